@@ -1,0 +1,343 @@
+"""The type rules: what Arrow type the values of a field get.
+
+A codec looks at documents and keeps a :class:`FieldSummary` per field: the kinds of value it
+saw, joined. Joining is commutative and associative, so documents may be looked at in any order
+and in parallel. :func:`infer_type` turns a summary into an Arrow type by one table:
+
+==========================================  ================================================
+values seen                                 Arrow type
+==========================================  ================================================
+only nil, or absent                         null
+bool                                        bool
+int in int64                                int64
+non-negative int, some above 2^63-1         uint64
+float, or float and int                     float64
+str, valid UTF-8                            string
+bin, str with invalid UTF-8, or both        binary
+timestamp                                   timestamp[us, UTC]; [ns, UTC] when a value needs
+                                            it and all fit
+array                                       list<join of the elements>
+map                                         struct of the joins; above 200 distinct keys with
+                                            one joined value type: map<string, T>
+anything else joined                        JSON text (``arrow.json`` on string)
+==========================================  ================================================
+
+Also JSON text: extension types other than the timestamp, timestamps outside the range of
+microseconds in an int64, and containers nested deeper than the Arrow C interface carries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from enum import IntFlag
+
+import pyarrow as pa
+
+from godb_arrow.errors import LimitExceeded, TypeConflict
+from godb_arrow.options import OnConflict
+
+__all__ = [
+    "ID_FIELD",
+    "JSON_TYPE",
+    "FieldSummary",
+    "Kind",
+    "infer_schema",
+    "infer_type",
+    "is_json",
+]
+
+ID_FIELD = "_id"
+
+MAP_FROM_KEYS = 200
+"""A map field with more distinct keys than this becomes a map column, if one type fits all."""
+
+MAX_STRUCT_KEYS = 10_000
+"""Above this many distinct keys a map field always becomes a map column."""
+
+MAX_COLUMNS = 100_000
+"""Distinct top-level fields that inference keeps before it refuses."""
+
+MAX_ARROW_LEVELS = 60
+"""Levels of nesting in a column. The C data interface of Arrow C++ carries 63, and consumers
+add some of their own; containers below become JSON text."""
+
+JSON_TYPE: pa.DataType = pa.json_(pa.string())
+
+
+def is_json(data_type: pa.DataType) -> bool:
+    """Whether an Arrow type is the ``arrow.json`` extension."""
+    return isinstance(data_type, pa.JsonType)
+
+
+class Kind(IntFlag):
+    """The kinds of value that a field was seen to hold."""
+
+    NULL = 1
+    BOOL = 2
+    NEGATIVE = 4
+    UNSIGNED = 8  # 0 to 2^63-1
+    ABOVE_INT64 = 16
+    FLOAT = 32
+    STRING = 64
+    BINARY = 128  # bin, or str that is not UTF-8
+    TIMESTAMP = 256
+    ARRAY = 512
+    MAP = 1024
+    EXTENSION = 2048
+    # Details of TIMESTAMP
+    NEEDS_NANOSECONDS = 4096
+    OUTSIDE_NANOSECONDS = 8192
+    OUTSIDE_MICROSECONDS = 16384
+    # Detail of MAP
+    ODD_KEY = 32768  # a key that is not a UTF-8 string
+
+
+# Plain ints: the flags are tested once per value, and IntFlag arithmetic is slow.
+_INTEGER = int(Kind.NEGATIVE | Kind.UNSIGNED | Kind.ABOVE_INT64)
+_NUMBER = _INTEGER | int(Kind.FLOAT)
+_TEXT = int(Kind.STRING | Kind.BINARY)
+
+# Kinds that one Arrow type holds together, with the name that messages use.
+_FAMILIES: tuple[tuple[int, str], ...] = (
+    (int(Kind.BOOL), "bool"),
+    (_NUMBER, "number"),
+    (_TEXT, "text"),
+    (int(Kind.TIMESTAMP), "timestamp"),
+    (int(Kind.ARRAY), "array"),
+    (int(Kind.MAP), "map"),
+    (int(Kind.EXTENSION), "extension type"),
+)
+
+_KIND_NAMES: tuple[tuple[int, str], ...] = (
+    (int(Kind.BOOL), "bool"),
+    (int(Kind.NEGATIVE), "negative int"),
+    (int(Kind.UNSIGNED), "int"),
+    (int(Kind.ABOVE_INT64), "int above 2^63-1"),
+    (int(Kind.FLOAT), "float"),
+    (int(Kind.STRING), "string"),
+    (int(Kind.BINARY), "binary"),
+    (int(Kind.TIMESTAMP), "timestamp"),
+    (int(Kind.ARRAY), "array"),
+    (int(Kind.MAP), "map"),
+    (int(Kind.EXTENSION), "extension type"),
+)
+
+
+class FieldSummary:
+    """What the values of one field have been, joined over the documents looked at.
+
+    Attributes
+    ----------
+    kinds : int
+        The :class:`Kind` flags seen.
+    first : dict of int to str
+        For each flag, the id of the first document that had it.
+    item : FieldSummary or None
+        The join of the elements of all arrays.
+    fields : dict of str to FieldSummary
+        The joins of the values of all maps, by key, in the order first seen.
+    values : FieldSummary or None
+        The join of the values of all maps, once their keys are too many to keep.
+    """
+
+    __slots__ = ("fields", "first", "item", "kinds", "values")
+
+    def __init__(self) -> None:
+        self.kinds = 0
+        self.first: dict[int, str] = {}
+        self.item: FieldSummary | None = None
+        self.fields: dict[str, FieldSummary] = {}
+        self.values: FieldSummary | None = None
+
+    def add(self, flag: int, document: str) -> None:
+        """Record that a value of this kind was seen."""
+        if not self.kinds & flag:
+            self.kinds |= flag
+            self.first[flag] = document
+
+    def field(self, name: str) -> FieldSummary:
+        """The summary for one key of a map; made when it is new."""
+        if self.values is not None:
+            return self.values
+        summary = self.fields.get(name)
+        if summary is None:
+            summary = FieldSummary()
+            self.fields[name] = summary
+            if len(self.fields) > MAX_STRUCT_KEYS:
+                self.values = self._joined_values()
+                self.fields = {}
+                return self.values
+        return summary
+
+    def element(self) -> FieldSummary:
+        """The summary for the elements of arrays."""
+        if self.item is None:
+            self.item = FieldSummary()
+        return self.item
+
+    def merge(self, other: FieldSummary) -> None:
+        """Join what another summary saw, of later documents, into this one."""
+        self.kinds |= other.kinds
+        for flag, document in other.first.items():
+            self.first.setdefault(flag, document)
+        if other.item is not None:
+            self.element().merge(other.item)
+        if other.values is not None and self.values is None:
+            self.values = self._joined_values()
+            self.fields = {}
+        if other.values is not None and self.values is not None:
+            self.values.merge(other.values)
+        for name, summary in other.fields.items():
+            self.field(name).merge(summary)
+
+    def _joined_values(self) -> FieldSummary:
+        joined = FieldSummary()
+        for summary in self.fields.values():
+            joined.merge(summary)
+        return joined
+
+
+class DocumentSummary(FieldSummary):
+    """The summary of whole documents: its fields become columns, never a map."""
+
+    __slots__ = ()
+
+    def field(self, name: str) -> FieldSummary:
+        """The summary for one top-level field; made when it is new."""
+        summary = self.fields.get(name)
+        if summary is None:
+            if len(self.fields) >= MAX_COLUMNS:
+                raise LimitExceeded(
+                    f"the documents have more than {MAX_COLUMNS} distinct fields",
+                    advice="name the fields that you need with schema=",
+                )
+            summary = self.fields[name] = FieldSummary()
+        return summary
+
+
+def infer_type(summary: FieldSummary, level: int = 0) -> pa.DataType:
+    """The Arrow type for what a field was seen to hold.
+
+    Parameters
+    ----------
+    summary : FieldSummary
+        The join of the field's values.
+    level : int
+        How many Arrow types enclose this one.
+
+    Returns
+    -------
+    pyarrow.DataType
+
+    Examples
+    --------
+    >>> summary = FieldSummary()
+    >>> summary.add(Kind.UNSIGNED, "1")
+    >>> summary.add(Kind.FLOAT, "2")
+    >>> infer_type(summary)
+    DataType(double)
+    """
+    kinds = summary.kinds
+    families = [flags for flags, _ in _FAMILIES if kinds & flags]
+    if not families:
+        return pa.null()
+    if len(families) > 1 or _is_number_conflict(kinds):
+        return JSON_TYPE
+    if kinds & Kind.BOOL:
+        return pa.bool_()
+    if kinds & _NUMBER:
+        if kinds & Kind.FLOAT:
+            return pa.float64()
+        return pa.uint64() if kinds & Kind.ABOVE_INT64 else pa.int64()
+    if kinds & _TEXT:
+        return pa.binary() if kinds & Kind.BINARY else pa.string()
+    if kinds & Kind.TIMESTAMP:
+        if kinds & Kind.OUTSIDE_MICROSECONDS:
+            return JSON_TYPE
+        nanoseconds = kinds & Kind.NEEDS_NANOSECONDS and not kinds & Kind.OUTSIDE_NANOSECONDS
+        return pa.timestamp("ns" if nanoseconds else "us", tz="UTC")
+    if level >= MAX_ARROW_LEVELS or kinds & Kind.EXTENSION:
+        return JSON_TYPE
+    if kinds & Kind.ARRAY:
+        item = summary.item
+        return pa.list_(pa.null() if item is None else infer_type(item, level + 1))
+    return _map_type(summary, level)
+
+
+def _map_type(summary: FieldSummary, level: int) -> pa.DataType:
+    values = summary.values
+    if values is None and len(summary.fields) > MAP_FROM_KEYS:
+        joined = summary._joined_values()
+        if not is_json(infer_type(joined, level + 2)):
+            values = joined
+    if values is not None:
+        # A map counts twice: it holds a struct of key and value.
+        return pa.map_(pa.string(), infer_type(values, level + 2))
+    return pa.struct(
+        [pa.field(name, infer_type(child, level + 1)) for name, child in summary.fields.items()]
+    )
+
+
+def _is_number_conflict(kinds: int) -> bool:
+    """Neither int64 nor uint64 holds a negative int and one above 2^63-1."""
+    return bool(kinds & Kind.NEGATIVE and kinds & Kind.ABOVE_INT64 and not kinds & Kind.FLOAT)
+
+
+def infer_schema(summary: FieldSummary, on_conflict: OnConflict = "json") -> pa.Schema:
+    """The schema for the documents that a summary has seen; ``_id`` comes first.
+
+    Parameters
+    ----------
+    summary : FieldSummary
+        The join of the documents.
+    on_conflict : {"json", "error"}
+        What becomes of a field whose values no single Arrow type can hold.
+
+    Returns
+    -------
+    pyarrow.Schema
+
+    Raises
+    ------
+    TypeConflict
+        With ``on_conflict="error"``: names the field, its types, and a document for each.
+
+    Examples
+    --------
+    >>> infer_schema(DocumentSummary()).names
+    ['_id']
+    """
+    if on_conflict == "error":
+        for path, conflict in _conflicts(summary, ""):
+            raise TypeConflict(
+                f"field {path!r} holds {conflict}",
+                advice='use on_conflict="json" to get such fields as JSON text, or give schema=',
+            )
+    identity = summary.fields.get(ID_FIELD)
+    fields = [pa.field(ID_FIELD, pa.string() if identity is None else infer_type(identity))]
+    fields += [
+        pa.field(name, infer_type(child))
+        for name, child in summary.fields.items()
+        if name != ID_FIELD
+    ]
+    return pa.schema(fields)
+
+
+def _conflicts(summary: FieldSummary, path: str) -> Iterator[tuple[str, str]]:
+    kinds = summary.kinds
+    families = [flags for flags, _ in _FAMILIES if kinds & flags]
+    if len(families) > 1 or _is_number_conflict(kinds):
+        seen = [
+            f"{name} (first in document {summary.first[flag]!r})"
+            for flag, name in _KIND_NAMES
+            if kinds & flag
+        ]
+        yield path, " and ".join(seen)
+        return
+    if summary.item is not None:
+        yield from _conflicts(summary.item, f"{path}[]")
+    prefix = f"{path}." if path else ""
+    for name, child in summary.fields.items():
+        yield from _conflicts(child, prefix + name)
+    if summary.values is not None:
+        yield from _conflicts(summary.values, f"{prefix}*")
