@@ -1,0 +1,101 @@
+"""Documents to columns and LZ4 to bytes, and back.
+
+There is one set of functions, and the codec that provides them is chosen here.
+
+Attributes
+----------
+BACKEND : str
+    ``"reference"``, the readable codec on msgpack, lz4 and pyarrow.
+"""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+from godb_arrow.codec.columns import ColumnPlan, DecodePlan, finish, plan_columns
+from godb_arrow.codec.entries import Entries
+from godb_arrow.codec.reference import (
+    BACKEND,
+    BlockDecoder,
+    BlockEncoder,
+    decode,
+    describe,
+    encode,
+    infer,
+    mismatch_error,
+    scan_entries,
+    skip_items,
+)
+from godb_arrow.codec.values import load, pack, pack_entry
+
+__all__ = [
+    "BACKEND",
+    "BlockDecoder",
+    "BlockEncoder",
+    "DecodePlan",
+    "Entries",
+    "decode_batch",
+    "describe",
+    "encode",
+    "infer",
+    "load",
+    "pack",
+    "pack_entry",
+    "plan_columns",
+    "scan_entries",
+    "skip_items",
+]
+
+
+def decode_batch(entries: Entries, plan: DecodePlan) -> pa.RecordBatch:
+    """Decode documents into a record batch of the plan's schema.
+
+    Parameters
+    ----------
+    entries : Entries
+        The documents, one row each.
+    plan : DecodePlan
+        The columns.
+
+    Returns
+    -------
+    pyarrow.RecordBatch
+
+    Raises
+    ------
+    TypeMismatch
+        A value does not fit the schema, and the plan does not make it null.
+    """
+    columns = []
+    for array, column in zip(decode(entries, plan), plan.columns, strict=True):
+        try:
+            columns.append(finish(array, column, plan.on_mismatch))
+        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+            index = _first_misfit(array, column)
+            found = f"{array[index].as_py()!r}"
+            raise mismatch_error(
+                entries.id(index), column.name, str(column.target), found
+            ) from error
+    for field, values in zip(plan.schema, columns, strict=True):
+        if not field.nullable and values.null_count:
+            index = values.is_null().to_pylist().index(True)
+            raise mismatch_error(entries.id(index), field.name, f"{field.type} not null", "nil")
+    return (
+        pa.RecordBatch.from_arrays(columns, schema=plan.schema)
+        if columns
+        else (_without_columns(len(entries), plan.schema))
+    )
+
+
+def _first_misfit(array: pa.Array, column: ColumnPlan) -> int:
+    for index in range(len(array)):
+        try:
+            finish(pa.concat_arrays([array.slice(index, 1)]), column)
+        except (pa.ArrowInvalid, pa.ArrowTypeError):
+            return index
+    return 0
+
+
+def _without_columns(rows: int, schema: pa.Schema) -> pa.RecordBatch:
+    struct = pa.StructArray.from_buffers(pa.struct([]), rows, [None])
+    return pa.RecordBatch.from_struct_array(struct).replace_schema_metadata(schema.metadata)

@@ -1,0 +1,389 @@
+"""From an Arrow schema to what a codec must decode, and from that to the schema's own types.
+
+A codec decodes into few *core* types (null, bool, int64, uint64, float64, string, binary,
+timestamp, list, struct, map, JSON text). :class:`ColumnPlan` says which, and
+:func:`finish` turns the core arrays into the types that the schema asks for: int32 from int64,
+decimals from their text, dictionaries, extension types, and so on. Both codecs share it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from enum import IntEnum
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from godb_arrow.errors import UnsupportedType
+from godb_arrow.options import OnMismatch
+from godb_arrow.schema import is_json
+
+__all__ = ["DICTIONARY_KEY", "ColumnPlan", "Core", "DecodePlan", "finish", "plan_columns"]
+
+DICTIONARY_KEY = b"godb_arrow.dictionary"
+"""Field metadata with the values of a dictionary column, as an Arrow IPC stream."""
+
+
+class Core(IntEnum):
+    """The types that a codec decodes into."""
+
+    NULL = 0
+    BOOL = 1
+    INT64 = 2
+    UINT64 = 3
+    FLOAT64 = 4
+    STRING = 5
+    BINARY = 6
+    TIMESTAMP = 7
+    LIST = 8
+    STRUCT = 9
+    MAP = 10
+    JSON = 11
+
+
+@dataclass(frozen=True, slots=True)
+class ColumnPlan:
+    """How one field is decoded.
+
+    Attributes
+    ----------
+    name : str
+        The field's name in the document, and in messages.
+    core : Core
+        What the codec makes of it.
+    core_type : pyarrow.DataType
+        The Arrow type of that.
+    target : pyarrow.DataType
+        The type that the schema asks for.
+    unit : int
+        For timestamps, units in a second.
+    children : tuple of ColumnPlan
+        A struct's fields; a list's elements; a map's values.
+    convert : callable, optional
+        Makes the target from the finished children, or from what `inner` finished.
+    inner : ColumnPlan, optional
+        The plan for the storage of an extension type, the values of a dictionary, and so on.
+    """
+
+    name: str
+    core: Core
+    core_type: pa.DataType
+    target: pa.DataType
+    unit: int = 0
+    children: tuple[ColumnPlan, ...] = ()
+    convert: Callable[[pa.Array], pa.Array] | None = None
+    inner: ColumnPlan | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DecodePlan:
+    """What a codec needs to know to decode documents.
+
+    Attributes
+    ----------
+    schema : pyarrow.Schema
+        The schema of the record batches.
+    columns : tuple of ColumnPlan
+        One for each field of the schema.
+    strict : bool
+        A field that the schema does not name is an error, so that a schema that was recorded
+        earlier cannot hide data.
+    on_mismatch : {"error", "null"}
+        What becomes of a value that does not fit.
+    """
+
+    schema: pa.Schema
+    columns: tuple[ColumnPlan, ...]
+    strict: bool = False
+    on_mismatch: OnMismatch = "error"
+
+
+_UNITS = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
+
+_Tests = Iterable[Callable[[pa.DataType], bool]]
+_INT64: _Tests = (pa.types.is_signed_integer, pa.types.is_uint8, pa.types.is_uint16,
+                  pa.types.is_uint32)  # fmt: skip
+_STRINGS: _Tests = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
+_BINARIES: _Tests = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view,
+                     pa.types.is_fixed_size_binary)  # fmt: skip
+_LISTS: _Tests = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list,
+                  pa.types.is_list_view, pa.types.is_large_list_view)  # fmt: skip
+
+
+def _is(data_type: pa.DataType, tests: _Tests) -> bool:
+    return any(test(data_type) for test in tests)
+
+
+def plan_columns(
+    schema: pa.Schema, *, strict: bool = False, on_mismatch: OnMismatch = "error"
+) -> DecodePlan:
+    """Plan how documents become record batches of a schema.
+
+    Parameters
+    ----------
+    schema : pyarrow.Schema
+        Any schema that documents can have.
+    strict : bool
+        Refuse fields that the schema does not name.
+    on_mismatch : {"error", "null"}
+        What becomes of a value that does not fit.
+
+    Returns
+    -------
+    DecodePlan
+
+    Raises
+    ------
+    UnsupportedType
+        Documents cannot hold one of the types; the message names the field.
+
+    Examples
+    --------
+    >>> plan_columns(pa.schema({"a": pa.int32()})).columns[0].core.name
+    'INT64'
+    """
+    columns = tuple(_plan_field(field, field.name) for field in schema)
+    return DecodePlan(schema, columns, strict, on_mismatch)
+
+
+def _plan_field(field: pa.Field, path: str) -> ColumnPlan:
+    return _plan(field.name, field.type, path, field.metadata)
+
+
+def _plan(
+    name: str, target: pa.DataType, path: str, metadata: dict[bytes, bytes] | None = None
+) -> ColumnPlan:
+    types = pa.types
+    if isinstance(target, pa.BaseExtensionType):
+        if is_json(target):
+            return ColumnPlan(name, Core.JSON, pa.string(), target, convert=_json(target))
+        storage = _plan(name, target.storage_type, path)
+        return _wrap(storage, target, lambda array: pa.ExtensionArray.from_storage(target, array))
+    if types.is_dictionary(target):
+        values = _plan(name, target.value_type, path)
+        return _wrap(values, target, _to_dictionary(target, metadata))
+    if types.is_run_end_encoded(target):
+        values = _plan(name, target.value_type, path)
+        return _wrap(values, target, lambda array: pc.run_end_encode(array, target.run_end_type))
+    scalar = _plan_scalar(name, target)
+    if scalar is not None:
+        return scalar
+    if _is(target, _LISTS):
+        item = _plan("item", target.value_type, f"{path}[]")
+        core_type = pa.list_(item.core_type)
+        return ColumnPlan(
+            name, Core.LIST, core_type, target, children=(item,), convert=_to_list(target)
+        )
+    if types.is_struct(target):
+        children = tuple(_plan_field(child, f"{path}.{child.name}") for child in target)
+        core_type = pa.struct([pa.field(child.name, child.core_type) for child in children])
+        return ColumnPlan(name, Core.STRUCT, core_type, target, children=children)
+    if types.is_map(target) and _is(target.key_type, _STRINGS):
+        item = _plan("value", target.item_type, f"{path}.*")
+        core_type = pa.map_(pa.string(), item.core_type)
+        return ColumnPlan(name, Core.MAP, core_type, target, children=(item,))
+    detail = "maps with keys other than strings" if types.is_map(target) else f"the type {target}"
+    raise UnsupportedType(
+        f"column {path!r}: documents cannot hold {detail}",
+        advice="cast the column to another type, such as a string or a list of structs",
+    )
+
+
+def _plan_scalar(name: str, target: pa.DataType) -> ColumnPlan | None:
+    types = pa.types
+    cast = _caster(target)
+    if types.is_null(target):
+        return ColumnPlan(name, Core.NULL, target, target)
+    if types.is_boolean(target):
+        return ColumnPlan(name, Core.BOOL, target, target)
+    if types.is_uint64(target):
+        return ColumnPlan(name, Core.UINT64, target, target)
+    if _is(target, _INT64):
+        return ColumnPlan(name, Core.INT64, pa.int64(), target, convert=cast)
+    if types.is_floating(target):
+        return ColumnPlan(name, Core.FLOAT64, pa.float64(), target, convert=cast)
+    if _is(target, _STRINGS):
+        return ColumnPlan(name, Core.STRING, pa.string(), target, convert=cast)
+    if _is(target, _BINARIES):
+        return ColumnPlan(name, Core.BINARY, pa.binary(), target, convert=cast)
+    if types.is_timestamp(target):
+        return ColumnPlan(name, Core.TIMESTAMP, target, target, unit=_UNITS[target.unit])
+    if types.is_date(target):
+        unit = "s" if types.is_date32(target) else "ms"
+        core_type = pa.timestamp(unit)
+        return ColumnPlan(name, Core.TIMESTAMP, core_type, target, _UNITS[unit], convert=cast)
+    if types.is_time(target):
+        return ColumnPlan(name, Core.INT64, pa.int64(), target, convert=_via("time64", target))
+    if types.is_duration(target):
+        return ColumnPlan(name, Core.INT64, pa.int64(), target, convert=_via("duration", target))
+    if types.is_decimal(target):
+        return ColumnPlan(name, Core.JSON, pa.string(), target, convert=_to_decimal(target))
+    return None
+
+
+def _wrap(
+    inner: ColumnPlan, target: pa.DataType, convert: Callable[[pa.Array], pa.Array]
+) -> ColumnPlan:
+    """A plan that decodes as `inner` does, and then makes something else of it."""
+    return replace(inner, target=target, convert=convert, inner=inner)
+
+
+def _caster(target: pa.DataType) -> Callable[[pa.Array], pa.Array]:
+    def cast(array: pa.Array) -> pa.Array:
+        return array if array.type == target else array.cast(target)
+
+    return cast
+
+
+def _via(kind: str, target: pa.DataType) -> Callable[[pa.Array], pa.Array]:
+    middle = pa.time64("ns") if kind == "time64" else pa.duration("ns")
+    return lambda array: array.cast(middle).cast(target)
+
+
+def _json(target: pa.DataType) -> Callable[[pa.Array], pa.Array]:
+    def wrap(array: pa.Array) -> pa.Array:
+        return pa.ExtensionArray.from_storage(target, array.cast(target.storage_type))
+
+    return wrap
+
+
+def _to_decimal(target: pa.DataType) -> Callable[[pa.Array], pa.Array]:
+    # The codec gives JSON text, so that a document may hold a decimal as text or as a number.
+    return lambda array: pc.utf8_trim(array, '"').cast(target)
+
+
+def _to_dictionary(
+    target: pa.DataType, metadata: dict[bytes, bytes] | None
+) -> Callable[[pa.Array], pa.Array]:
+    stored = (metadata or {}).get(DICTIONARY_KEY)
+    dictionary: pa.Array | None = None
+    if stored is not None:
+        with pa.ipc.open_stream(stored) as reader:
+            dictionary = reader.read_all().column(0).combine_chunks()
+        if dictionary.type != target.value_type:
+            dictionary = None
+
+    def encode(array: pa.Array) -> pa.Array:
+        if dictionary is not None:
+            indices = pc.index_in(array, value_set=dictionary)
+            if indices.null_count == array.null_count:
+                return pa.DictionaryArray.from_arrays(
+                    indices.cast(target.index_type), dictionary, ordered=target.ordered
+                )
+        encoded = array.dictionary_encode()
+        return pa.DictionaryArray.from_arrays(
+            encoded.indices.cast(target.index_type), encoded.dictionary, ordered=target.ordered
+        )
+
+    return encode
+
+
+def _to_list(target: pa.DataType) -> Callable[[pa.Array], pa.Array]:
+    """From list<finished element> to the other list types."""
+
+    def convert(array: pa.Array) -> pa.Array:
+        if pa.types.is_list_view(target) or pa.types.is_large_list_view(target):
+            kind = pa.ListViewArray if pa.types.is_list_view(target) else pa.LargeListViewArray
+            sizes = pc.fill_null(pc.list_value_length(array), 0)
+            index = pa.int32() if kind is pa.ListViewArray else pa.int64()
+            return kind.from_arrays(
+                array.offsets[:-1].cast(index),
+                sizes.cast(index),
+                array.values,
+                type=target,
+                mask=array.is_null(),
+            )
+        return array if array.type == target else array.cast(target)
+
+    return convert
+
+
+def finish(array: pa.Array, plan: ColumnPlan, on_mismatch: OnMismatch = "error") -> pa.Array:
+    """Make a column of the schema's type from what the codec decoded.
+
+    Parameters
+    ----------
+    array : pyarrow.Array
+        Of type ``plan.core_type``, with offset 0.
+    plan : ColumnPlan
+        The column.
+    on_mismatch : {"error", "null"}
+        What becomes of a value that the target type cannot hold.
+
+    Returns
+    -------
+    pyarrow.Array
+
+    Raises
+    ------
+    pyarrow.ArrowInvalid
+        A value does not fit, and `on_mismatch` is ``"error"``.
+
+    Examples
+    --------
+    >>> plan = plan_columns(pa.schema({"a": pa.int8()})).columns[0]
+    >>> finish(pa.array([1, None]), plan).type
+    DataType(int8)
+    """
+    return _finish(array, plan, on_mismatch)
+
+
+def _finish(array: pa.Array, plan: ColumnPlan, on_mismatch: OnMismatch) -> pa.Array:
+    if plan.core_type == plan.target:
+        return array
+    if plan.inner is not None:
+        array = _finish(array, plan.inner, on_mismatch)
+    elif plan.children:
+        array = _finish_children(array, plan, on_mismatch)
+    if plan.convert is None:
+        return array
+    try:
+        return plan.convert(array)
+    except (pa.ArrowInvalid, pa.ArrowTypeError):
+        if on_mismatch == "error":
+            raise
+        return _convert_each(array, plan)
+
+
+def _convert_each(array: pa.Array, plan: ColumnPlan) -> pa.Array:
+    """Convert value by value, with null for those that do not fit."""
+    assert plan.convert is not None
+    pieces = []
+    for index in range(len(array)):
+        one = pa.concat_arrays([array.slice(index, 1)])
+        try:
+            pieces.append(plan.convert(one))
+        except (pa.ArrowInvalid, pa.ArrowTypeError):
+            pieces.append(pa.nulls(1, plan.target))
+    return pa.concat_arrays(pieces)
+
+
+def _finish_children(array: pa.Array, plan: ColumnPlan, on_mismatch: OnMismatch) -> pa.Array:
+    target = plan.target
+    buffers = array.buffers()
+    if plan.core is Core.STRUCT:
+        children = [
+            _finish(array.field(index), child, on_mismatch)
+            for index, child in enumerate(plan.children)
+        ]
+        return pa.Array.from_buffers(
+            target, len(array), buffers[:1], array.null_count, children=children
+        )
+    (child,) = plan.children
+    if plan.core is Core.LIST:
+        values = _finish(array.values, child, on_mismatch)
+        of_list = pa.list_(target.value_field)
+        return pa.Array.from_buffers(
+            of_list, len(array), buffers[:2], array.null_count, children=[values]
+        )
+    keys = array.keys
+    items = _finish(array.items, child, on_mismatch)
+    if keys.type != target.key_type:
+        keys = keys.cast(target.key_type)
+    entries = pa.StructArray.from_arrays(
+        [keys, items], fields=[target.key_field, target.item_field]
+    )
+    return pa.Array.from_buffers(
+        target, len(array), buffers[:2], array.null_count, children=[entries]
+    )

@@ -1,0 +1,654 @@
+"""Documents to columns and back, written to be read, on msgpack and pyarrow.
+
+This is the rule that a faster codec must follow. Maps are decoded as tuples of pairs, so that
+keys of every type keep their own identity, and a list is always an array.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgpack
+import pyarrow as pa
+
+from godb_arrow.codec.columns import ColumnPlan, Core, DecodePlan
+from godb_arrow.codec.entries import Entries
+from godb_arrow.codec.jsontext import is_utf8, to_json_text
+from godb_arrow.codec.reference_lz4 import BlockDecoder, BlockEncoder
+from godb_arrow.codec.values import pack_entry, wire_values
+from godb_arrow.errors import CorruptFile, DepthExceeded, LimitExceeded, TypeMismatch
+from godb_arrow.options import MAX_DEPTH
+from godb_arrow.schema import ID_FIELD, FieldSummary, Kind
+
+__all__ = [
+    "BACKEND",
+    "BlockDecoder",
+    "BlockEncoder",
+    "decode",
+    "encode",
+    "infer",
+    "scan_entries",
+    "skip_items",
+]
+
+BACKEND = "reference"
+
+_MIN_INT64, _MAX_INT64, _MAX_UINT64 = -(2**63), 2**63 - 1, 2**64 - 1
+_MIN_NS_SECOND, _MAX_NS_SECOND = _MIN_INT64 // 10**9, _MAX_INT64 // 10**9
+_MIN_US_SECOND, _MAX_US_SECOND = _MIN_INT64 // 10**6, _MAX_INT64 // 10**6
+
+# --- Finding documents in bytes ---------------------------------------------------------------
+
+_STRING_HEADS = frozenset((*range(0xA0, 0xC0), 0xD9, 0xDA, 0xDB))
+_MAP_HEADS = frozenset((*range(0x80, 0x90), 0xDE, 0xDF))
+_CONTAINER_BYTES = bytes((*range(0x80, 0xA0), 0xDC, 0xDD, 0xDE, 0xDF))
+
+
+def scan_entries(data: bytes, start: int, count: int, max_bytes: int, base: int) -> Entries:
+    """Find the whole entries at the front of a buffer.
+
+    Parameters
+    ----------
+    data : bytes
+        Decompressed bytes of a collection.
+    start : int
+        Where the first entry begins.
+    count : int
+        Stop after this many entries.
+    max_bytes : int
+        Stop once the entries have this many bytes.
+    base : int
+        Offset of ``data[0]`` in the body, for messages.
+
+    Returns
+    -------
+    Entries
+        Those that are in the buffer to their last byte; perhaps none.
+
+    Raises
+    ------
+    CorruptFile
+        An id is not a string, a document not a map, or the bytes are not MessagePack.
+    DepthExceeded
+        A document nests deeper than 128 levels.
+    """
+    bounds = array("q", [start])
+    size = len(data)
+    unpacker = msgpack.Unpacker(max_buffer_size=size + 1)
+    unpacker.feed(memoryview(data)[start:])
+    position = start
+    try:
+        while len(bounds) // 2 < count and position - start < max_bytes and position < size:
+            if data[position] not in _STRING_HEADS:
+                raise CorruptFile(
+                    f"a document id is a string, but here is {describe(data[position])}",
+                    offset=base + position,
+                )
+            unpacker.skip()
+            document = start + unpacker.tell()
+            if document >= size:
+                break
+            if data[document] not in _MAP_HEADS:
+                raise CorruptFile(
+                    f"a document is a map, but here is {describe(data[document])}",
+                    offset=base + document,
+                )
+            unpacker.skip()
+            end = start + unpacker.tell()
+            _check_depth(data, document, end, base)
+            bounds.append(document)
+            bounds.append(end)
+            position = end
+    except msgpack.OutOfData:
+        pass
+    except msgpack.StackError as error:
+        raise _too_deep(base + position) from error
+    except (ValueError, msgpack.UnpackException) as error:
+        if isinstance(error, (CorruptFile, DepthExceeded)):
+            raise
+        raise CorruptFile(
+            "this document is not valid MessagePack", offset=base + position
+        ) from error
+    return Entries(data, bounds, base)
+
+
+def _too_deep(offset: int) -> DepthExceeded:
+    return DepthExceeded(
+        f"the document at byte {offset} of the decompressed body nests deeper than "
+        f"{MAX_DEPTH} levels",
+        advice="store it flatter",
+    )
+
+
+def _check_depth(data: bytes, start: int, end: int, base: int) -> None:
+    if end - start <= MAX_DEPTH:
+        return
+    document = data[start:end]
+    if len(document) - len(document.translate(None, _CONTAINER_BYTES)) <= MAX_DEPTH:
+        return
+    open_items = [1]  # items still to come, of each container that is open
+    position = start
+    while open_items:
+        position, payload, items = _item(data, position)
+        position += payload
+        open_items[-1] -= 1
+        if items >= 0:
+            open_items.append(items)
+            if len(open_items) - 1 > MAX_DEPTH:
+                raise _too_deep(base + start)
+        while open_items and not open_items[-1]:
+            open_items.pop()
+
+
+def skip_items(data: bytes, position: int, items: int) -> tuple[int, int, int]:
+    """Pass over MessagePack values without decoding them, however deep they nest.
+
+    Parameters
+    ----------
+    data : bytes
+        MessagePack.
+    position : int
+        Where to begin.
+    items : int
+        How many values to pass over.
+
+    Returns
+    -------
+    position : int
+        How far that went.
+    items : int
+        How many values are still to come; containers count for what they hold.
+    payload : int
+        Bytes of a string or binary beyond the end of `data`, to be passed over first.
+
+    Raises
+    ------
+    CorruptFile
+        A byte that begins no MessagePack value; ``offset`` counts in `data`.
+    """
+    size = len(data)
+    while items and position < size:
+        try:
+            body, payload, children = _item(data, position)
+        except IndexError:
+            break
+        items += max(children, 0) - 1
+        position = body + payload
+        if position > size:
+            return size, items, position - size
+    return position, items, 0
+
+
+# First byte: (bytes of length that follow, what the length counts); see the MessagePack
+# specification, https://github.com/msgpack/msgpack/blob/master/spec.md
+_BYTES, _ITEMS, _PAIRS = 0, 1, 2
+_SIZED: dict[int, tuple[int, int, int]] = {
+    0xC4: (1, _BYTES, 0), 0xC5: (2, _BYTES, 0), 0xC6: (4, _BYTES, 0),
+    0xC7: (1, _BYTES, 1), 0xC8: (2, _BYTES, 1), 0xC9: (4, _BYTES, 1),
+    0xD9: (1, _BYTES, 0), 0xDA: (2, _BYTES, 0), 0xDB: (4, _BYTES, 0),
+    0xDC: (2, _ITEMS, 0), 0xDD: (4, _ITEMS, 0),
+    0xDE: (2, _PAIRS, 0), 0xDF: (4, _PAIRS, 0),
+}  # fmt: skip
+_FIXED: dict[int, int] = {
+    0xC0: 0, 0xC2: 0, 0xC3: 0, 0xCA: 4, 0xCB: 8, 0xCC: 1, 0xCD: 2, 0xCE: 4, 0xCF: 8,
+    0xD0: 1, 0xD1: 2, 0xD2: 4, 0xD3: 8, 0xD4: 2, 0xD5: 3, 0xD6: 5, 0xD7: 9, 0xD8: 17,
+}  # fmt: skip
+
+
+def _item(data: bytes, position: int) -> tuple[int, int, int]:
+    """The end of a value's head, the bytes that follow, and its children (-1: none possible)."""
+    head = data[position]
+    if head < 0x80 or head >= 0xE0:
+        return position + 1, 0, -1
+    if head >= 0xC0:
+        fixed = _FIXED.get(head)
+        if fixed is not None:
+            return position + 1, fixed, -1
+        sized = _SIZED.get(head)
+        if sized is None:
+            raise CorruptFile("the byte c1 begins no MessagePack value", offset=position)
+        width, counts, extra = sized
+        end = position + 1 + width
+        if end > len(data):
+            raise IndexError
+        length = int.from_bytes(data[position + 1 : end], "big")
+        if counts == _BYTES:
+            return end, length + extra, -1
+        return end, 0, length * counts
+    if head >= 0xA0:
+        return position + 1, head & 0x1F, -1
+    if head >= 0x90:
+        return position + 1, 0, head & 0x0F
+    return position + 1, 0, 2 * (head & 0x0F)
+
+
+_KINDS_BY_HEAD: tuple[tuple[range, str], ...] = (
+    (range(0x80), "an int"), (range(0x80, 0x90), "a map"), (range(0x90, 0xA0), "an array"),
+    (range(0xA0, 0xC0), "a string"), (range(0xC0, 0xC1), "nil"),
+    (range(0xC1, 0xC2), "a byte that begins no value"), (range(0xC2, 0xC4), "a bool"),
+    (range(0xC4, 0xC7), "binary"), (range(0xC7, 0xCA), "an extension type"),
+    (range(0xCA, 0xCC), "a float"), (range(0xCC, 0xD4), "an int"),
+    (range(0xD4, 0xD9), "an extension type"), (range(0xD9, 0xDC), "a string"),
+    (range(0xDC, 0xDE), "an array"), (range(0xDE, 0xE0), "a map"), (range(0xE0, 0x100), "an int"),
+)  # fmt: skip
+
+
+def describe(head: int) -> str:
+    """What kind of MessagePack value a first byte begins, in words."""
+    return next(name for heads, name in _KINDS_BY_HEAD if head in heads)
+
+
+# --- Decoding -------------------------------------------------------------------------------
+
+_Pairs = tuple[tuple[Any, Any], ...]
+
+
+def _pairs(entries: Entries, index: int) -> _Pairs:
+    try:
+        pairs: _Pairs = msgpack.unpackb(
+            entries.document(index),
+            raw=False,
+            unicode_errors="surrogateescape",
+            strict_map_key=False,
+            object_pairs_hook=tuple,
+            timestamp=0,
+        )
+    except (ValueError, msgpack.UnpackException, OverflowError, TypeError) as error:
+        raise CorruptFile(
+            f"document {entries.id(index)!r} is not valid MessagePack: {error}",
+            offset=entries.base + entries.bounds[2 * index + 1],
+        ) from error
+    return pairs
+
+
+def _field_name(key: Any) -> str:
+    """The column or struct field for a map key; JSON text when it is no UTF-8 string."""
+    if type(key) is str and is_utf8(key):
+        return key
+    return to_json_text(key)
+
+
+def infer(entries: Entries, summary: FieldSummary) -> None:
+    """Join the kinds of value in documents into a summary.
+
+    Parameters
+    ----------
+    entries : Entries
+        The documents.
+    summary : FieldSummary
+        What was seen before; extended in place.
+    """
+    for index in range(len(entries)):
+        document = entries.id(index)
+        _observe(summary.field(ID_FIELD), document, document)
+        for key, value in _pairs(entries, index):
+            name = key if type(key) is str and key in summary.fields else _field_name(key)
+            if name == ID_FIELD:
+                continue
+            if name is not key:
+                summary.add(Kind.ODD_KEY, document)
+            _observe(summary.field(name), value, document)
+
+
+def _observe(summary: FieldSummary, value: Any, document: str) -> None:
+    kind = type(value)
+    if kind is str:
+        summary.add(Kind.STRING if is_utf8(value) else Kind.BINARY, document)
+    elif kind is int:
+        if value < 0:
+            summary.add(Kind.NEGATIVE, document)
+        else:
+            summary.add(Kind.UNSIGNED if value <= _MAX_INT64 else Kind.ABOVE_INT64, document)
+    elif kind is float:
+        summary.add(Kind.FLOAT, document)
+    elif value is None:
+        summary.add(Kind.NULL, document)
+    elif kind is bool:
+        summary.add(Kind.BOOL, document)
+    elif kind is tuple:
+        summary.add(Kind.MAP, document)
+        for key, child in value:
+            name = key if type(key) is str and key in summary.fields else _field_name(key)
+            if name is not key:
+                summary.add(Kind.ODD_KEY, document)
+            _observe(summary.field(name), child, document)
+    elif kind is list:
+        summary.add(Kind.ARRAY, document)
+        for element in value:
+            _observe(summary.element(), element, document)
+    elif kind is bytes:
+        summary.add(Kind.BINARY, document)
+    elif kind is msgpack.Timestamp:
+        _observe_timestamp(summary, value, document)
+    else:
+        summary.add(Kind.EXTENSION, document)
+
+
+def _observe_timestamp(summary: FieldSummary, value: msgpack.Timestamp, document: str) -> None:
+    summary.add(Kind.TIMESTAMP, document)
+    if value.nanoseconds % 1000:
+        summary.add(Kind.NEEDS_NANOSECONDS, document)
+    if not _fits(value, 10**9):
+        summary.add(Kind.OUTSIDE_NANOSECONDS, document)
+    if not _fits(value, 10**6):
+        summary.add(Kind.OUTSIDE_MICROSECONDS, document)
+
+
+def _ticks(value: msgpack.Timestamp, unit: int) -> int:
+    """Units since 1970; finer digits are cut towards the past."""
+    return int(value.seconds * unit + value.nanoseconds * unit // 10**9)
+
+
+def _fits(value: msgpack.Timestamp, unit: int) -> bool:
+    return _MIN_INT64 <= _ticks(value, unit) <= _MAX_INT64
+
+
+class _Mismatch(Exception):
+    def __init__(self, expected: str, found: str) -> None:
+        super().__init__()
+        self.expected = expected
+        self.found = found
+        self.path: list[str] = []
+
+
+_Converter = Callable[[Any], Any]
+
+
+def decode(entries: Entries, plan: DecodePlan) -> list[pa.Array]:
+    """Decode documents into the core arrays of a plan.
+
+    Parameters
+    ----------
+    entries : Entries
+        The documents.
+    plan : DecodePlan
+        The columns wanted.
+
+    Returns
+    -------
+    list of pyarrow.Array
+        One array of type ``core_type`` for each column.
+
+    Raises
+    ------
+    TypeMismatch
+        A value does not fit, and the plan does not say to make it null.
+    CorruptFile
+        The bytes of a document are not valid MessagePack.
+    """
+    names = [column.name for column in plan.columns]
+    converters = [_converter(column, plan) for column in plan.columns]
+    known = {*names, ID_FIELD} if plan.strict else None
+    values: list[list[Any]] = [[] for _ in names]
+    columns = list(zip(names, converters, values, strict=True))
+    for index in range(len(entries)):
+        fields = _fields(_pairs(entries, index))
+        fields[ID_FIELD] = entries.id(index)
+        if known is not None and not known.issuperset(fields):
+            unknown = next(name for name in fields if name not in known)
+            raise TypeMismatch(
+                f"document {entries.id(index)!r} has a field {unknown!r} that the schema "
+                "does not name",
+                advice="read with use_hints=False and without sample",
+            )
+        for name, convert, column in columns:
+            try:
+                column.append(convert(fields.get(name)))
+            except _Mismatch as mismatch:
+                path = name + "".join(reversed(mismatch.path))
+                raise mismatch_error(
+                    entries.id(index), path, mismatch.expected, mismatch.found
+                ) from None
+    return [
+        _array(column, plan_column.core_type)
+        for column, plan_column in zip(values, plan.columns, strict=True)
+    ]
+
+
+def mismatch_error(document: str, path: str, expected: str, found: str) -> TypeMismatch:
+    """The error for a value that does not fit a schema."""
+    return TypeMismatch(
+        f"document {document!r}, field {path!r}: expected {expected}, found {found}",
+        advice='change the schema, or use on_mismatch="null"',
+    )
+
+
+def _fields(pairs: _Pairs) -> dict[str, Any]:
+    """A map's values by field name; of equal keys the last wins, as in go-db."""
+    return {
+        key if type(key) is str and key.isascii() else _field_name(key): value
+        for key, value in pairs
+    }
+
+
+def _array(values: list[Any], data_type: pa.DataType) -> pa.Array:
+    made = pa.array(values, type=data_type)
+    if isinstance(made, pa.ChunkedArray):
+        raise LimitExceeded(
+            "a column of one record batch has more than 2 GiB of text or binary",
+            advice="use a smaller batch_size or batch_bytes",
+        )
+    return made
+
+
+def _converter(column: ColumnPlan, plan: DecodePlan) -> _Converter:
+    if column.core is Core.LIST:
+        convert = _list_converter(column, plan)
+    elif column.core is Core.STRUCT:
+        convert = _struct_converter(column, plan)
+    elif column.core is Core.MAP:
+        convert = _map_converter(column, plan)
+    elif column.core is Core.TIMESTAMP:
+        convert = _timestamp_converter(column)
+    else:
+        convert = _SCALARS[column.core]
+    if plan.on_mismatch == "error":
+        return convert
+
+    def or_null(value: Any) -> Any:
+        try:
+            return convert(value)
+        except _Mismatch:
+            return None
+
+    return or_null
+
+
+def _null(value: Any) -> Any:
+    if value is None:
+        return None
+    raise _Mismatch("null", type_name(value))
+
+
+def _bool(value: Any) -> Any:
+    if value is None or type(value) is bool:
+        return value
+    raise _Mismatch("bool", type_name(value))
+
+
+def _integer(expected: str, low: int, high: int) -> _Converter:
+    def convert(value: Any) -> Any:
+        kind = type(value)
+        if kind is int and low <= value <= high:
+            return value
+        if value is None:
+            return None
+        # go-db's HTTP interface stores every number as a float.
+        if kind is float and value.is_integer() and low <= value <= high:
+            return int(value)
+        raise _Mismatch(expected, type_name(value))
+
+    return convert
+
+
+def _float64(value: Any) -> Any:
+    kind = type(value)
+    if kind is float or value is None:
+        return value
+    if kind is int:
+        return float(value)
+    raise _Mismatch("float64", type_name(value))
+
+
+def _string(value: Any) -> Any:
+    if value is None or (type(value) is str and is_utf8(value)):
+        return value
+    raise _Mismatch("string", type_name(value))
+
+
+def _binary(value: Any) -> Any:
+    kind = type(value)
+    if kind is bytes or value is None:
+        return value
+    if kind is str:
+        return value.encode("utf-8", "surrogateescape")
+    raise _Mismatch("binary", type_name(value))
+
+
+def _json(value: Any) -> Any:
+    return None if value is None else to_json_text(value)
+
+
+_SCALARS: dict[Core, _Converter] = {
+    Core.NULL: _null,
+    Core.BOOL: _bool,
+    Core.INT64: _integer("int64", _MIN_INT64, _MAX_INT64),
+    Core.UINT64: _integer("uint64", 0, _MAX_UINT64),
+    Core.FLOAT64: _float64,
+    Core.STRING: _string,
+    Core.BINARY: _binary,
+    Core.JSON: _json,
+}
+
+
+def _timestamp_converter(column: ColumnPlan) -> _Converter:
+    def convert(value: Any) -> Any:
+        if value is None:
+            return None
+        if type(value) is msgpack.Timestamp and _fits(value, column.unit):
+            return _ticks(value, column.unit)
+        raise _Mismatch(str(column.core_type), type_name(value))
+
+    return convert
+
+
+def _list_converter(column: ColumnPlan, plan: DecodePlan) -> _Converter:
+    item = _converter(column.children[0], plan)
+
+    def convert(value: Any) -> Any:
+        if value is None:
+            return None
+        if type(value) is not list:
+            raise _Mismatch("list", type_name(value))
+        elements: list[Any] = []
+        try:
+            for element in value:
+                elements.append(item(element))  # noqa: PERF401 (counts up to a misfit)
+        except _Mismatch as mismatch:
+            mismatch.path.append(f"[{len(elements)}]")
+            raise
+        return elements
+
+    return convert
+
+
+def _struct_converter(column: ColumnPlan, plan: DecodePlan) -> _Converter:
+    children = [(child.name, _converter(child, plan)) for child in column.children]
+    known = {name for name, _ in children} if plan.strict else None
+
+    def convert(value: Any) -> Any:
+        if value is None:
+            return None
+        if type(value) is not tuple:
+            raise _Mismatch("struct", type_name(value))
+        fields = _fields(value)
+        if known is not None and not known.issuperset(fields):
+            unknown = next(name for name in fields if name not in known)
+            raise _Mismatch("a struct without it", f"the field {unknown!r}")
+        converted = {}
+        name = ""
+        try:
+            for name, child in children:
+                converted[name] = child(fields.get(name))
+        except _Mismatch as mismatch:
+            mismatch.path.append(f".{name}")
+            raise
+        return converted
+
+    return convert
+
+
+def _map_converter(column: ColumnPlan, plan: DecodePlan) -> _Converter:
+    item = _converter(column.children[0], plan)
+
+    def convert(value: Any) -> Any:
+        if value is None:
+            return None
+        if type(value) is not tuple:
+            raise _Mismatch("map", type_name(value))
+        entries = []
+        name = ""
+        try:
+            for key, element in value:
+                name = _field_name(key)
+                entries.append((name, item(element)))
+        except _Mismatch as mismatch:
+            mismatch.path.append(f".{name}")
+            raise
+        return entries
+
+    return convert
+
+
+_TYPE_NAMES: dict[type, str] = {
+    bool: "bool", float: "float", bytes: "binary", list: "array", tuple: "map",
+    msgpack.Timestamp: "timestamp", msgpack.ExtType: "extension type", type(None): "nil",
+}  # fmt: skip
+
+
+def type_name(value: Any) -> str:
+    """What a decoded value is, in the words of messages, with short values shown."""
+    if type(value) is str:
+        return "string" if is_utf8(value) else "string that is not UTF-8"
+    if type(value) is int:
+        return f"int {value}"
+    if type(value) is float:
+        return f"float {value!r}"
+    return _TYPE_NAMES.get(type(value), type(value).__name__)
+
+
+# --- Encoding -------------------------------------------------------------------------------
+
+
+def encode(batch: pa.RecordBatch, ids: Sequence[str], omit_nulls: bool) -> bytes:
+    """Encode the rows of a record batch as entries of a collection.
+
+    Parameters
+    ----------
+    batch : pyarrow.RecordBatch
+        Rows; a column ``_id`` is passed over.
+    ids : sequence of str
+        An id for each row.
+    omit_nulls : bool
+        Leave a null top-level field out of the document, instead of storing nil.
+
+    Returns
+    -------
+    bytes
+        Ids and documents in MessagePack, one after the other.
+    """
+    names = [name for name in batch.schema.names if name != ID_FIELD]
+    columns = [wire_values(batch.column(name), name) for name in names]
+    rows = zip(*columns, strict=True) if columns else iter([()] * batch.num_rows)
+    output = bytearray()
+    for identity, row in zip(ids, rows, strict=True):
+        document: dict[str, Any] = {ID_FIELD: identity}
+        document.update(
+            (name, value)
+            for name, value in zip(names, row, strict=True)
+            if value is not None or not omit_nulls
+        )
+        output += pack_entry(identity, document)
+    return bytes(output)

@@ -1,0 +1,410 @@
+"""One raw LZ4 block, read and written in pieces, on the ``lz4`` package.
+
+A GODB body is a single LZ4 block of unknown length, which ``lz4.block`` can only take whole.
+But a block is a row of sequences (literals, then a match that copies earlier output), and any
+run of whole sequences is a block of its own once it is ended properly and given the 64 KiB of
+output before it as a dictionary. So the decoder cuts the block between sequences, and the
+encoder joins blocks at their last literals.
+
+The block format: https://github.com/lz4/lz4/blob/dev/doc/lz4_Block_format.md
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from enum import Enum
+
+import lz4.block
+
+from godb_arrow.errors import CorruptFile
+
+__all__ = ["BlockDecoder", "BlockEncoder"]
+
+_HISTORY = 64 << 10
+_MIN_MATCH = 4
+_RUN = 15  # a length nibble of 15 is continued in further bytes
+_PIECE = 256 << 10  # aim at output pieces of this size
+_CHUNK = 256 << 10  # compress this much at a time
+# A final sequence of 12 literals: the format asks for at least 12 bytes after the last match
+# starts. The decoder adds it to every piece, and drops what it decodes to.
+_ENDING = bytes([12 << 4]) + bytes(12)
+
+
+class _Stage(Enum):
+    """How far the decoder is in the sequence at hand."""
+
+    TOKEN = 0
+    LITERAL_LENGTH = 1
+    LITERALS = 2
+    DISTANCE = 3
+    MATCH_LENGTH = 4
+    MATCH = 5
+
+
+class BlockDecoder:
+    """Decode one raw LZ4 block, given in pieces.
+
+    Memory is that of a piece and of 64 KiB of history, whatever the size of the block and
+    whatever lengths it claims.
+
+    Examples
+    --------
+    >>> decoder = BlockDecoder()
+    >>> decoder.decode(lz4.block.compress(b"abc" * 9, store_size=False))
+    b'abcabcabcabcabcabcabcabcabc'
+    >>> decoder.finish()
+    """
+
+    def __init__(self) -> None:
+        self._input = b""
+        self._position = 0  # bytes of the block before self._input
+        self._history = b""
+        self._stage = _Stage.TOKEN
+        self._literals = 0  # of the sequence at hand, still to come
+        self._match = 0  # of the sequence at hand, still to be copied
+        self._distance = 0
+
+    def decode(self, data: bytes) -> bytes:
+        """Decode the next bytes of the block.
+
+        Parameters
+        ----------
+        data : bytes
+            The next bytes of the block.
+
+        Returns
+        -------
+        bytes
+            The next bytes of output, perhaps none.
+
+        Raises
+        ------
+        CorruptFile
+            A match reaches back before the beginning; ``offset`` counts from the block's start.
+        """
+        return b"".join(self.pieces(data))
+
+    def pieces(self, data: bytes) -> Iterator[bytes]:
+        """Decode the next bytes of the block, in pieces of some 256 KiB of output."""
+        self._input = self._input + data if self._input else data
+        while True:
+            piece = self._whole_sequences() if self._stage is _Stage.TOKEN else b""
+            if not piece:
+                step = self._part_of_sequence()
+                if step is None:
+                    return
+                piece = step
+            if piece:
+                yield piece
+
+    def finish(self) -> None:
+        """Check that the block may end where its bytes ended.
+
+        Raises
+        ------
+        CorruptFile
+            The block ends inside a sequence.
+        """
+        complete = self._stage is _Stage.TOKEN or (
+            self._stage in (_Stage.LITERALS, _Stage.DISTANCE) and not self._literals
+        )
+        if self._input or not complete:
+            raise CorruptFile(
+                "the LZ4 block ends inside a sequence: the file is cut off or damaged",
+                offset=self._position + len(self._input),
+                where="file",
+            )
+
+    def _whole_sequences(self) -> bytes:
+        """Decode the sequences that are here to their last byte, a piece of them at once."""
+        data = self._input
+        size = len(data)
+        position = output = 0
+        reach = len(self._history)
+        while output < _PIECE and position < size:
+            token = data[position]
+            cursor = position + 1
+            literals = token >> 4
+            if literals == _RUN:
+                cursor, literals = _length(data, cursor)
+            cursor += literals
+            if cursor + 2 > size:
+                break
+            distance = data[cursor] | data[cursor + 1] << 8
+            cursor += 2
+            match = token & 15
+            if match == _RUN:
+                cursor, match = _length(data, cursor)
+                if cursor > size or match > _PIECE:
+                    break
+            output += literals
+            if distance == 0 or distance > reach + output:
+                raise _bad_distance(distance, self._position + position)
+            output += match + _MIN_MATCH
+            position = cursor
+        if not position:
+            return b""
+        piece = self._decompress(data[:position], output)
+        self._consume(position)
+        return piece
+
+    def _part_of_sequence(self) -> bytes | None:
+        """Go on with one sequence that is long, or not all here; None when input is needed."""
+        data = self._input
+        stage = self._stage
+        if stage is _Stage.MATCH:
+            return self._copy_match()
+        if stage is _Stage.LITERALS and not self._literals:
+            self._stage = _Stage.DISTANCE
+            return b""
+        if not data or (stage is _Stage.DISTANCE and len(data) < 2):
+            return None
+        if stage is _Stage.TOKEN:
+            self._literals, self._match = data[0] >> 4, data[0] & 15
+            long = self._literals == _RUN
+            self._stage = _Stage.LITERAL_LENGTH if long else _Stage.LITERALS
+            self._consume(1)
+        elif stage is _Stage.LITERAL_LENGTH:
+            more, ended = self._read_length()
+            self._literals += more
+            self._stage = _Stage.LITERALS if ended else stage
+        elif stage is _Stage.LITERALS:
+            piece = data[: self._literals]
+            self._literals -= len(piece)
+            self._consume(len(piece))
+            self._remember(piece)
+            return piece
+        elif stage is _Stage.DISTANCE:
+            self._distance = data[0] | data[1] << 8
+            if self._distance == 0 or self._distance > len(self._history):
+                raise _bad_distance(self._distance, self._position)
+            self._stage = _Stage.MATCH_LENGTH if self._match == _RUN else _Stage.MATCH
+            self._match += _MIN_MATCH
+            self._consume(2)
+        else:
+            more, ended = self._read_length()
+            self._match += more
+            self._stage = _Stage.MATCH if ended else stage
+        return b""
+
+    def _read_length(self) -> tuple[int, bool]:
+        data = self._input
+        full = len(data) - len(data.lstrip(b"\xff"))
+        if full == len(data):
+            self._consume(full)
+            return 255 * full, False
+        self._consume(full + 1)
+        return 255 * full + data[full], True
+
+    def _copy_match(self) -> bytes:
+        """Copy a part of a match. A long match is as good as several with the same distance."""
+        count = self._match
+        if count > _PIECE + _MIN_MATCH:
+            count = _PIECE
+        sequence = bytearray([_RUN if count >= _RUN + _MIN_MATCH else count - _MIN_MATCH])
+        sequence += self._distance.to_bytes(2, "little")
+        sequence += _extension(count - _MIN_MATCH)
+        self._match -= count
+        if not self._match:
+            self._stage = _Stage.TOKEN
+        return self._decompress(bytes(sequence), count)
+
+    def _decompress(self, sequences: bytes, output: int) -> bytes:
+        """Decode whole sequences of which the output's size is known."""
+        try:
+            decoded: bytes = lz4.block.decompress(
+                sequences + _ENDING,
+                uncompressed_size=output + len(_ENDING) - 1,
+                dict=self._history,
+            )
+        except lz4.block.LZ4BlockError as error:
+            raise CorruptFile(
+                "the LZ4 block is damaged", offset=self._position, where="file"
+            ) from error
+        piece = decoded[:output]
+        self._remember(piece)
+        return piece
+
+    def _consume(self, count: int) -> None:
+        self._input = self._input[count:]
+        self._position += count
+
+    def _remember(self, piece: bytes) -> None:
+        if len(piece) >= _HISTORY:
+            self._history = piece[-_HISTORY:]
+        else:
+            self._history = (self._history + piece)[-_HISTORY:]
+
+
+def _bad_distance(distance: int, offset: int) -> CorruptFile:
+    return CorruptFile(
+        f"an LZ4 match reaches back {distance} bytes, before the beginning"
+        if distance
+        else "an LZ4 match has the distance 0",
+        offset=offset,
+        where="file",
+    )
+
+
+def _length(data: bytes, cursor: int) -> tuple[int, int]:
+    """The end and the value of a length nibble of 15; beyond `data` when that ends first."""
+    length = _RUN
+    size = len(data)
+    while cursor < size:
+        byte = data[cursor]
+        cursor += 1
+        length += byte
+        if byte != 255:
+            return cursor, length
+    return size + 1, length
+
+
+class BlockEncoder:
+    """Encode one raw LZ4 block, given in pieces.
+
+    Parameters
+    ----------
+    max_ratio : int, optional
+        Never let the block decode to more than this many times its size: where the data are too
+        regular, some are stored as literals. go-db allocates ten times the size of a body.
+    high : bool
+        Search longer for better matches (LZ4 HC): smaller, many times slower, read as fast.
+
+    Examples
+    --------
+    >>> encoder = BlockEncoder(max_ratio=10)
+    >>> block = encoder.encode(bytes(100_000)) + encoder.finish(b"")
+    >>> 10_000 <= len(block) < 10_500
+    True
+    """
+
+    def __init__(self, max_ratio: int | None = None, high: bool = False) -> None:
+        self._max_ratio = max_ratio
+        self._mode = "high_compression" if high else "default"
+        self._input = bytearray()
+        self._history = b""
+        self._literals = bytearray()  # not yet written: they belong to the next sequence
+        self._taken = 0
+        self._written = 0
+
+    def encode(self, data: bytes | memoryview) -> bytes:
+        """Encode what is ready to be encoded.
+
+        Parameters
+        ----------
+        data : bytes
+            The next bytes to compress.
+
+        Returns
+        -------
+        bytes
+            The next bytes of the block, perhaps none.
+        """
+        self._input += data
+        output = bytearray()
+        done = 0
+        with memoryview(self._input) as view:
+            while len(self._input) - done >= _CHUNK:
+                output += self._chunk(bytes(view[done : done + _CHUNK]))
+                done += _CHUNK
+        del self._input[:done]
+        return bytes(output)
+
+    def finish(self, ending: bytes, reserve: int = 0) -> bytes:
+        """End the block with literals.
+
+        Parameters
+        ----------
+        ending : bytes
+            Stored as they are, at the end of the block.
+        reserve : int
+            Further literal bytes that the caller appends itself.
+
+        Returns
+        -------
+        bytes
+            The rest of the block, but for the reserved bytes.
+        """
+        output = bytearray(self._chunk(bytes(self._input))) if self._input else bytearray()
+        self._input.clear()
+        self._literals += ending
+        length = len(self._literals) + reserve
+        output.append(min(length, _RUN) << 4)
+        output += _extension(length)
+        output += self._literals
+        self._literals.clear()
+        return bytes(output)
+
+    def _chunk(self, data: bytes) -> bytes:
+        output = b""
+        stored = 0
+        block = self._compress(data)
+        if self._max_ratio is not None:
+            budget = self._written + len(self._literals) + len(block)
+            stored = -(-(self._taken + len(data)) // self._max_ratio) - budget
+        if stored > 0:
+            stored = min(stored, len(data))
+            self._literals += data[:stored]
+            self._remember(data[:stored])
+            data = data[stored:]
+            block = self._compress(data)
+        self._taken += stored if stored > 0 else 0
+        if data:
+            output = self._join(block)
+            self._taken += len(data)
+            self._remember(data)
+        self._written += len(output)
+        return output
+
+    def _compress(self, data: bytes) -> bytes:
+        block: bytes = lz4.block.compress(
+            data, mode=self._mode, store_size=False, dict=self._history
+        )
+        return block
+
+    def _join(self, block: bytes) -> bytes:
+        """Put a block behind the literals that wait; keep its own last literals waiting."""
+        cursor, literals = _literals(block, 0)
+        if cursor + literals == len(block):
+            self._literals += block[cursor:]
+            return b""
+        length = len(self._literals) + literals
+        output = bytearray([min(length, _RUN) << 4 | block[0] & 15])
+        output += _extension(length)
+        output += self._literals
+        last = _last_sequence(block)
+        output += block[cursor:last]
+        cursor, _ = _literals(block, last)
+        self._literals = bytearray(block[cursor:])
+        return bytes(output)
+
+    def _remember(self, data: bytes) -> None:
+        self._history = (self._history + data)[-_HISTORY:]
+
+
+def _extension(length: int) -> bytes:
+    """The bytes that continue a length nibble."""
+    if length < _RUN:
+        return b""
+    full, rest = divmod(length - _RUN, 255)
+    return b"\xff" * full + bytes([rest])
+
+
+def _literals(block: bytes, position: int) -> tuple[int, int]:
+    """Where the literals of the sequence at `position` begin, and how many they are."""
+    literals = block[position] >> 4
+    return _length(block, position + 1) if literals == _RUN else (position + 1, literals)
+
+
+def _last_sequence(block: bytes) -> int:
+    """Where the last sequence of a valid block begins."""
+    position = 0
+    size = len(block)
+    while True:
+        cursor, literals = _literals(block, position)
+        cursor += literals + 2
+        if cursor > size:
+            return position
+        if block[position] & 15 == _RUN:
+            cursor, _ = _length(block, cursor)
+        position = cursor
