@@ -1,0 +1,591 @@
+"""The GODB file: header, body, reader and writer, on any binary stream.
+
+=========  ==================================================================================
+bytes      what they are
+=========  ==================================================================================
+0 to 3     ``GODB``
+4, 5       version 1, little-endian
+6, 7       flags, little-endian; 0 is the body below
+8 to end   one raw LZ4 block: no size, no frame, no checksum
+=========  ==================================================================================
+
+The block holds one MessagePack map: ``collections`` (name: {document id: document}), and
+perhaps ``indexes``, ``metadata`` and keys that we do not know, in any order.
+
+What we add, where go-db looks over it:
+
+- ``metadata`` comes first and has a key ``godb_arrow``: for each collection the count of its
+  documents, the next generated id, and its Arrow schema.
+- ``file_checksum`` and ``checksum`` come last. ``checksum`` is the XXH3-64 of every
+  decompressed byte before its own key. ``file_checksum`` is the XXH3-64 of every byte of the
+  file before its own value: LZ4 can say the same thing in several ways, so that only a
+  checksum of the compressed bytes notices every flipped bit. Both are stored as literals at the
+  very end of the LZ4 block, so that a look at the last 41 bytes tells whether a file is as we
+  wrote it.
+- A body never decodes to more than ten times its size, which is what go-db allocates.
+"""
+
+from __future__ import annotations
+
+import logging
+from array import array
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, BinaryIO, Literal, NamedTuple
+
+import msgpack
+import pyarrow as pa
+import xxhash
+
+from godb_arrow import codec
+from godb_arrow.body import Body, read_exactly
+from godb_arrow.errors import (
+    ChecksumMismatch,
+    CorruptFile,
+    DocumentTooLarge,
+    EmptyFile,
+    TruncatedHeader,
+    UnsupportedFlags,
+    UnsupportedVersion,
+    WrongMagic,
+)
+from godb_arrow.options import ReadOptions
+
+__all__ = [
+    "HEADER_SIZE",
+    "TAIL_SIZE",
+    "CollectionData",
+    "CollectionHint",
+    "CollectionSection",
+    "Compression",
+    "GodbReader",
+    "Header",
+    "ValueSection",
+    "is_sealed",
+    "read_header",
+    "read_hints",
+    "write_file",
+]
+
+logger = logging.getLogger(__name__)
+
+MAGIC = b"GODB"
+VERSION = 1
+HEADER_SIZE = 8
+HINTS_KEY = "godb_arrow"
+
+Compression = Literal["lz4", "lz4hc"]
+
+_LEAST_GROWTH = 256 << 10
+
+_FILE_CHECKSUM_HEAD = codec.pack("file_checksum") + b"\xcf"
+_CHECKSUM_HEAD = codec.pack("checksum") + b"\xcf"
+_AFTER_FILE_HASH = 8 + len(_CHECKSUM_HEAD) + 8
+TAIL_SIZE = len(_FILE_CHECKSUM_HEAD) + _AFTER_FILE_HASH
+
+
+class Header(NamedTuple):
+    """The first eight bytes of a file."""
+
+    version: int
+    flags: int
+
+
+def read_header(stream: BinaryIO) -> Header:
+    """Read and check the header.
+
+    Parameters
+    ----------
+    stream : binary file
+        At the beginning of the GODB data.
+
+    Returns
+    -------
+    Header
+
+    Raises
+    ------
+    EmptyFile, TruncatedHeader, WrongMagic, UnsupportedVersion, UnsupportedFlags
+
+    Examples
+    --------
+    >>> import io
+    >>> read_header(io.BytesIO(b"GODB\\x01\\x00\\x00\\x00"))
+    Header(version=1, flags=0)
+    """
+    return _parse_header(read_exactly(stream, HEADER_SIZE))
+
+
+def _parse_header(data: bytes) -> Header:
+    if not data:
+        raise EmptyFile("the file is empty", advice="a GODB file has at least 8 bytes of header")
+    if data[:4] != MAGIC[: len(data)]:
+        raise WrongMagic(
+            f"the file begins with {data[:4]!r}, not with {MAGIC!r}", advice="give a GODB file"
+        )
+    if len(data) < HEADER_SIZE:
+        raise TruncatedHeader(
+            f"the file ends after {len(data)} bytes; the header has {HEADER_SIZE}",
+            advice="the file was cut off: get it again",
+        )
+    version = int.from_bytes(data[4:6], "little")
+    flags = int.from_bytes(data[6:8], "little")
+    if version != VERSION:
+        raise UnsupportedVersion(
+            f"the file has format version {version}; this program reads version {VERSION}",
+            advice="update godb-arrow, or have the file written as version 1",
+        )
+    if flags:
+        raise UnsupportedFlags(
+            f"the file has the flags 0x{flags:04x}; this program knows only 0",
+            advice="update godb-arrow, or have the file written with flags 0",
+        )
+    return Header(version, flags)
+
+
+@dataclass(frozen=True, slots=True)
+class CollectionHint:
+    """What ``metadata`` records of a collection.
+
+    Attributes
+    ----------
+    count : int
+        Documents.
+    next_id : int or None
+        The number that the next generated document id gets.
+    schema : pyarrow.Schema or None
+        The schema of its record batches.
+    """
+
+    count: int
+    next_id: int | None = None
+    schema: pa.Schema | None = None
+
+
+def is_sealed(tail: bytes) -> bool:
+    """Whether the last bytes of a file say that it is as godb_arrow wrote it.
+
+    Parameters
+    ----------
+    tail : bytes
+        The last `TAIL_SIZE` bytes of the file.
+
+    Returns
+    -------
+    bool
+    """
+    return (
+        len(tail) == TAIL_SIZE
+        and tail.startswith(_FILE_CHECKSUM_HEAD)
+        and tail[-_AFTER_FILE_HASH + 8 : -8] == _CHECKSUM_HEAD
+    )
+
+
+def read_hints(metadata: bytes) -> dict[str, CollectionHint]:
+    """Find the collections' hints in the MessagePack of ``metadata``.
+
+    Parameters
+    ----------
+    metadata : bytes
+        The value of the top-level key.
+
+    Returns
+    -------
+    dict of str to CollectionHint
+        Empty when there are none, or none that make sense: a hint is never needed.
+    """
+    try:
+        found = _unpack(metadata)
+        return {
+            name: CollectionHint(
+                int(hint["count"]),
+                _read_next_id(hint.get("next_id")),
+                None if hint.get("schema") is None else _read_schema(hint["schema"]),
+            )
+            for name, hint in found[HINTS_KEY]["collections"].items()
+        }
+    except (KeyError, TypeError, AttributeError, ValueError, pa.ArrowException, OSError) as error:
+        logger.debug("no usable hints in metadata: %r", error)
+        return {}
+
+
+def _read_next_id(value: object) -> int | None:
+    return value if isinstance(value, int) else None
+
+
+def _read_schema(data: bytes) -> pa.Schema:
+    return pa.ipc.read_schema(pa.py_buffer(data))
+
+
+def _unpack(data: bytes) -> Any:
+    return msgpack.unpackb(
+        data, raw=False, unicode_errors="surrogateescape", strict_map_key=False, timestamp=0
+    )
+
+
+@dataclass(slots=True)
+class CollectionSection:
+    """One collection of a file, to be read now or passed over.
+
+    Attributes
+    ----------
+    name : str
+        The collection.
+    count : int
+        How many documents the file says it has.
+    siblings : int
+        How many collections the file has, with this one.
+    """
+
+    name: str
+    count: int
+    siblings: int
+    _body: Body
+    _left: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._left = self.count
+
+    def entries(self, options: ReadOptions) -> Iterator[codec.Entries]:
+        """Read the documents in runs, bounded by the options' rows and bytes.
+
+        Parameters
+        ----------
+        options : ReadOptions
+            ``batch_size``, ``batch_bytes`` and ``max_document_bytes`` count here.
+
+        Yields
+        ------
+        Entries
+
+        Raises
+        ------
+        CorruptFile
+            The bytes are damaged, or end too early.
+        DocumentTooLarge
+            A document has more bytes than the options allow.
+        """
+        while self._left:
+            yield self._run(options)
+
+    def _run(self, options: ReadOptions) -> codec.Entries:
+        body = self._body
+        body.drop()
+        rows = min(options.batch_size, self._left)
+        bounds = array("q", [0])
+        while True:
+            end = bounds[-1]
+            found = codec.scan_entries(
+                body.data, end, rows - len(bounds) // 2, options.batch_bytes - end, body.base
+            )
+            bounds.extend(found.bounds[1:])
+            end = bounds[-1]
+            count = len(bounds) // 2
+            if count == rows or end >= options.batch_bytes:
+                break
+            waiting = len(body.data) - end
+            if waiting > options.max_document_bytes:
+                if count:
+                    break
+                raise DocumentTooLarge(
+                    f"the document at byte {body.base + end} of the decompressed body has more "
+                    f"than {options.max_document_bytes} bytes",
+                    advice="raise max_document_bytes if you trust the file",
+                )
+            if not body.grow(self._growth(end, count, rows, waiting, options)):
+                if count:
+                    break
+                raise CorruptFile(
+                    f"the body ends inside collection {self.name!r}, "
+                    f"{self._left} of {self.count} documents early",
+                    offset=body.base + len(body.data),
+                )
+        body.position = bounds[-1]
+        self._left -= len(bounds) // 2
+        return codec.Entries(body.data, bounds, body.base)
+
+    @staticmethod
+    def _growth(end: int, count: int, rows: int, waiting: int, options: ReadOptions) -> int:
+        """How much more to read: about what the run lacks, or double for a large document."""
+        if not count:
+            return max(_LEAST_GROWTH, waiting)
+        wanted = min(options.batch_bytes - end, (end // count + 1) * (rows - count)) - waiting
+        return max(_LEAST_GROWTH, waiting, min(wanted, options.batch_bytes))
+
+    def skip(self) -> None:
+        """Pass over the documents that were not read."""
+        self._body.skip_values(2 * self._left, f"collection {self.name!r}")
+        self._left = 0
+
+
+@dataclass(slots=True)
+class ValueSection:
+    """Another top-level key of a file, with a value that go-db or somebody else put there."""
+
+    key: str
+    _body: Body
+    _done: bool = False
+
+    def read(self) -> bytes:
+        """The value's MessagePack."""
+        kept: list[bytes] = []
+        self._body.skip_values(1, f"the top-level key {self.key!r}", kept)
+        self._done = True
+        return b"".join(kept)
+
+    def skip(self) -> None:
+        """Pass over the value, if it was not read."""
+        if not self._done:
+            self._body.skip_values(1, f"the top-level key {self.key!r}")
+            self._done = True
+
+
+class GodbReader:
+    """Read a GODB file from its beginning to its end, once.
+
+    Parameters
+    ----------
+    stream : binary file
+        At the beginning of the GODB data.
+    size : int, optional
+        Bytes of the file, where that is known: lengths that cannot be are refused sooner.
+
+    Attributes
+    ----------
+    header : Header
+        The first eight bytes.
+    checksum : bool
+        At the end: whether the file had a checksum; it was right, then.
+    trailing : int
+        At the end: bytes behind the MessagePack map, which go-db looks over.
+
+    Examples
+    --------
+    >>> import io
+    >>> file = io.BytesIO()
+    >>> write_file(file, [CollectionData("users", 1, [b"\\xa11\\x80"])])
+    >>> reader = GodbReader(io.BytesIO(file.getvalue()))
+    >>> [section.name for section in reader.sections() if isinstance(section, CollectionSection)]
+    ['users']
+    """
+
+    def __init__(self, stream: BinaryIO, size: int | None = None) -> None:
+        self._body = Body(stream, size, _AFTER_FILE_HASH)
+        self.header = _parse_header(self._body.fetch(HEADER_SIZE))
+        self._body.begin_block()
+        self.checksum = False
+        self.trailing = 0
+
+    @property
+    def offset(self) -> int:
+        """How many bytes of the decompressed body were gone through."""
+        return self._body.offset
+
+    def sections(self) -> Iterator[CollectionSection | ValueSection]:
+        """Go through the file's collections and other top-level keys, in the file's order.
+
+        What the caller does not read of one section is passed over before the next. When the
+        iteration ends by itself, the whole file was read and its checksums were right.
+
+        Yields
+        ------
+        CollectionSection or ValueSection
+
+        Raises
+        ------
+        CorruptFile
+            The body is damaged.
+        """
+        body = self._body
+        seen: set[str] = set()
+        file_checksum: int | None = None
+        for _ in range(body.read_map_head("the top level of the body")):
+            body.prefetch(64)
+            at = body.offset
+            key = body.read_string("a top-level key")
+            if key in seen or self.checksum:
+                problem = f"the top-level key {key!r} occurs twice or after the checksum"
+                raise CorruptFile(problem, offset=at)
+            if file_checksum is not None and key != "checksum":
+                raise CorruptFile("file_checksum is not followed by checksum", offset=at)
+            seen.add(key)
+            if key == "collections":
+                yield from self._collections()
+            elif key == "file_checksum":
+                file_checksum = body.read_checksum("file_checksum")
+            elif key == "checksum":
+                self._check_content(at)
+            else:
+                section = ValueSection(key, body)
+                yield section
+                section.skip()
+        if file_checksum is not None and not self.checksum:
+            raise CorruptFile("file_checksum is not followed by checksum", offset=body.offset)
+        at = body.offset
+        self.trailing = body.drain()
+        if self.checksum and self.trailing:
+            raise CorruptFile(f"{self.trailing} bytes follow the checksum", offset=at)
+        if file_checksum is not None:
+            self._check_file(file_checksum)
+
+    def _collections(self) -> Iterator[CollectionSection]:
+        body = self._body
+        names: set[str] = set()
+        siblings = body.read_map_head("the value of 'collections'")
+        for _ in range(siblings):
+            at = body.offset
+            name = body.read_string("a collection's name")
+            if name in names:
+                raise CorruptFile(f"the collection {name!r} occurs twice", offset=at)
+            names.add(name)
+            count = body.read_map_head(f"collection {name!r}")
+            section = CollectionSection(name, count, siblings, body)
+            yield section
+            section.skip()
+
+    def _check_content(self, key_offset: int) -> None:
+        body = self._body
+        after_key = body.position
+        body.position = key_offset - body.base
+        digest = body.content_digest()
+        body.position = after_key
+        if body.read_checksum("checksum") != digest:
+            raise ChecksumMismatch(
+                "the bytes differ from those that were written: the checksum is another one",
+                offset=key_offset,
+            )
+        self.checksum = True
+
+    def _check_file(self, expected: int) -> None:
+        digest, tail = self._body.file_digest()
+        if digest != expected or tail[:8] != expected.to_bytes(8, "big"):
+            raise ChecksumMismatch(
+                "the bytes differ from those that were written: the file's checksum is another one",
+                offset=0,
+                where="file",
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class CollectionData:
+    """A collection to be written.
+
+    Parameters
+    ----------
+    name : str
+        The collection.
+    count : int
+        How many entries the chunks have in all.
+    chunks : iterable of bytes
+        Entries (document id and document, in MessagePack), one after the other.
+    hint : CollectionHint, optional
+        To be recorded in ``metadata``.
+    """
+
+    name: str
+    count: int
+    chunks: Iterable[bytes | memoryview]
+    hint: CollectionHint | None = None
+
+
+class _Sink:
+    """Compress, checksum and write."""
+
+    def __init__(self, stream: BinaryIO, compression: Compression) -> None:
+        self._stream = stream
+        self._encoder = codec.BlockEncoder(max_ratio=10, high=compression == "lz4hc")
+        self._hash = xxhash.xxh3_64()
+        self._file_hash = xxhash.xxh3_64()
+        self._emit(MAGIC + VERSION.to_bytes(2, "little") + bytes(2))
+
+    def _emit(self, data: bytes) -> None:
+        self._file_hash.update(data)
+        self._stream.write(data)
+
+    def write(self, data: bytes | memoryview) -> None:
+        self._hash.update(data)
+        encoded = self._encoder.encode(data)
+        if encoded:
+            self._emit(encoded)
+
+    def finish(self) -> None:
+        """End the file with its two checksums, stored as literals."""
+        self._hash.update(_FILE_CHECKSUM_HEAD)
+        self._emit(self._encoder.finish(_FILE_CHECKSUM_HEAD, _AFTER_FILE_HASH))
+        value = self._file_hash.digest()
+        self._hash.update(value)
+        self._stream.write(value + _CHECKSUM_HEAD + self._hash.digest())
+
+
+def write_file(
+    stream: BinaryIO,
+    collections: Sequence[CollectionData],
+    *,
+    metadata: Mapping[bytes, bytes] | None = None,
+    others: Mapping[str, bytes] | None = None,
+    compression: Compression = "lz4",
+) -> None:
+    """Write a GODB file that go-db reads.
+
+    Parameters
+    ----------
+    stream : binary file
+        Where to write.
+    collections : sequence of CollectionData
+        The collections, in order.
+    metadata : mapping of bytes to bytes, optional
+        Further keys and values of ``metadata``, in MessagePack.
+    others : mapping of str to bytes, optional
+        Further top-level keys, such as ``indexes``, with their values in MessagePack.
+    compression : {"lz4", "lz4hc"}
+        How hard to look for matches; the format is the same.
+
+    Examples
+    --------
+    >>> import io
+    >>> file = io.BytesIO()
+    >>> write_file(file, [CollectionData("users", 1, [b"\\xa11\\x80"])])
+    >>> file.getvalue()[:8]
+    b'GODB\\x01\\x00\\x00\\x00'
+    """
+    sink = _Sink(stream, compression)
+    others = others or {}
+    sink.write(_map_head(4 + len(others)))
+    sink.write(codec.pack("metadata"))
+    metadata = metadata or {}
+    hints = _pack_hints({data.name: data.hint for data in collections if data.hint})
+    sink.write(_map_head(len(metadata) + 1))
+    sink.write(codec.pack(HINTS_KEY))
+    sink.write(hints)
+    for packed_key, packed_value in metadata.items():
+        sink.write(packed_key)
+        sink.write(packed_value)
+    sink.write(codec.pack("collections"))
+    sink.write(_map_head(len(collections)))
+    for data in collections:
+        sink.write(codec.pack(data.name))
+        sink.write(_map_head(data.count))
+        for chunk in data.chunks:
+            sink.write(chunk)
+    for key, raw in others.items():
+        sink.write(codec.pack(key))
+        sink.write(raw)
+    sink.finish()
+
+
+def _map_head(count: int) -> bytes:
+    packer = msgpack.Packer(autoreset=True)
+    head: bytes = packer.pack_map_header(count)
+    return head
+
+
+def _pack_hints(hints: Mapping[str, CollectionHint]) -> bytes:
+    collections = {}
+    for name, hint in hints.items():
+        recorded: dict[str, object] = {"count": hint.count}
+        if hint.next_id is not None:
+            recorded["next_id"] = hint.next_id
+        if hint.schema is not None:
+            recorded["schema"] = hint.schema.serialize().to_pybytes()
+        collections[name] = recorded
+    return codec.pack({"collections": collections})

@@ -1,0 +1,260 @@
+"""Where bytes live: local files, URLs, bytes in memory, open files; and how a file is replaced."""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import stat
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import IO, Any, BinaryIO, cast
+
+from godb_arrow.errors import InvalidOption, SourceNotFound, storage_errors
+
+__all__ = ["Location", "Source", "file_name", "open_source", "replace_file", "spool"]
+
+Location = str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes]
+"""What can be read: a path, a URL that fsspec knows, bytes, or an open binary file."""
+
+_SPOOL_IN_MEMORY = 64 << 20
+
+
+class Source:
+    """Something that can be read from its beginning, more than once.
+
+    Parameters
+    ----------
+    location : path, URL, bytes or open binary file
+        Where the bytes are. A file that cannot seek is copied to a temporary one.
+
+    Attributes
+    ----------
+    name : str
+        How messages call it.
+
+    Examples
+    --------
+    >>> source = Source(b"GODB")
+    >>> with source.open() as stream:
+    ...     stream.read()
+    b'GODB'
+    """
+
+    def __init__(self, location: Location) -> None:
+        self._bytes: bytes | memoryview | None = None
+        self._file: BinaryIO | None = None
+        self._start = 0
+        self._filesystem: Any = None
+        self._path = ""
+        if isinstance(location, (bytes, bytearray, memoryview)):
+            self.name = "<bytes>"
+            self._bytes = location if isinstance(location, bytes) else memoryview(location)
+        elif hasattr(location, "read"):
+            self._take_file(cast(BinaryIO, location))
+        elif isinstance(location, (str, os.PathLike)):
+            self.name = os.fspath(location)
+            self._filesystem, self._path = _resolve(self.name)
+        else:
+            raise InvalidOption(
+                f"cannot read from {type(location).__name__}",
+                advice="give a path, a URL, bytes, or a file that is open in binary mode",
+            )
+
+    def _take_file(self, file: BinaryIO) -> None:
+        self.name = str(getattr(file, "name", "<file>"))
+        if isinstance(file, io.TextIOBase):
+            raise InvalidOption(
+                f"{self.name} is open as text", advice="open it in binary mode, with open(…, 'rb')"
+            )
+        if file.seekable():
+            self._start = file.tell()
+            self._file = file
+        else:
+            copy = cast(BinaryIO, spool())
+            with storage_errors("read", self.name):
+                shutil.copyfileobj(file, copy, 1 << 20)
+            self._file = copy
+
+    @contextmanager
+    def open(self) -> Iterator[BinaryIO]:
+        """Open the source at its beginning."""
+        if self._bytes is not None:
+            yield io.BytesIO(self._bytes)
+        elif self._file is not None:
+            self._file.seek(self._start)
+            yield self._file
+        else:
+            with storage_errors("open", self.name):
+                stream: Any
+                if self._filesystem is None:
+                    stream = open(self._path, "rb")  # noqa: SIM115
+                else:
+                    stream = self._filesystem.open(self._path, "rb")
+            with stream, storage_errors("read", self.name):
+                yield stream
+
+    def size(self) -> int | None:
+        """Bytes of the source, where that is known."""
+        if self._bytes is not None:
+            return memoryview(self._bytes).nbytes
+        if self._file is not None:
+            position = self._file.tell()
+            end = self._file.seek(0, os.SEEK_END)
+            self._file.seek(position)
+            return end - self._start
+        with storage_errors("look at", self.name):
+            if self._filesystem is None:
+                return os.stat(self._path).st_size
+            size = self._filesystem.size(self._path)
+            return None if size is None else int(size)
+
+    def tail(self, count: int) -> bytes:
+        """The last bytes, at most `count`; none where the source cannot seek."""
+        with self.open() as stream:
+            try:
+                end = stream.seek(0, os.SEEK_END)
+                stream.seek(max(self._start, end - count))
+            except (OSError, ValueError):
+                return b""
+            return stream.read(count)
+
+
+def open_source(location: Location | Source) -> Source:
+    """A source for a location; a source is passed through."""
+    return location if isinstance(location, Source) else Source(location)
+
+
+def _resolve(name: str) -> tuple[Any, str]:
+    """The fsspec file system (None for local files) and the path on it."""
+    if name.startswith("file://"):
+        name = name[len("file://") :]
+    if "://" in name:
+        import fsspec
+
+        try:
+            filesystem, path = fsspec.core.url_to_fs(name)
+        except (ImportError, ValueError) as error:
+            raise InvalidOption(f"cannot open {name}: {error}") from error
+        return filesystem, path
+    return None, os.path.expanduser(name)
+
+
+_UNSAFE = {0x25, *b'/\\:*?"<>|', *range(0x20), 0x7F}
+
+
+def file_name(name: str) -> str:
+    """A file name for any name of a collection; different names give different file names.
+
+    Parameters
+    ----------
+    name : str
+        Any text.
+
+    Returns
+    -------
+    str
+        The name itself where it can be a file name, else with ``%XX`` for the bytes that cannot.
+
+    Examples
+    --------
+    >>> file_name("users"), file_name("a/b"), file_name(".."), file_name("")
+    ('users', 'a%2Fb', '%2E%2E', '%')
+    """
+    if not name:
+        return "%"
+    raw = name.encode("utf-8", "surrogateescape")
+    unsafe = {*_UNSAFE, 0x2E} if not name.strip(".") else _UNSAFE
+    if name.startswith("."):
+        raw, head = raw[1:], "%2E"
+    else:
+        head = ""
+    escaped = b"".join(b"%%%02X" % byte if byte in unsafe else bytes((byte,)) for byte in raw)
+    try:
+        return head + escaped.decode()
+    except UnicodeDecodeError:
+        return head + "".join(f"%{b:02X}" if b > 0x7F else chr(b) for b in escaped)
+
+
+def spool() -> IO[bytes]:
+    """A temporary file, in memory while it is small."""
+    return tempfile.SpooledTemporaryFile(max_size=_SPOOL_IN_MEMORY)
+
+
+@contextmanager
+def replace_file(target: str | os.PathLike[str] | IO[bytes]) -> Iterator[BinaryIO]:
+    """Write a file that takes the place of another at once, or not at all.
+
+    Locally the bytes go to a temporary file beside the target, which is flushed to the disk
+    and renamed. A URL gets them in one upload. An open file is written as it is.
+
+    Parameters
+    ----------
+    target : path, URL or open binary file
+        What to write.
+
+    Yields
+    ------
+    binary file
+        When the block ends without an error, the target has its new content.
+    """
+    if not isinstance(target, (str, os.PathLike)):
+        if not hasattr(target, "write"):
+            raise InvalidOption(
+                f"cannot write to {type(target).__name__}",
+                advice="give a path, a URL, or a file that is open for writing in binary mode",
+            )
+        with storage_errors("write", str(getattr(target, "name", "<file>"))):
+            yield cast(BinaryIO, target)
+        return
+    name = os.fspath(target)
+    filesystem, path = _resolve(name)
+    with storage_errors("write", name):
+        if filesystem is None:
+            with _replace_local(path) as stream:
+                yield stream
+        else:
+            with tempfile.NamedTemporaryFile(prefix="godb-arrow-") as temporary:
+                yield cast(BinaryIO, temporary)
+                temporary.flush()
+                filesystem.put_file(temporary.name, path)
+
+
+@contextmanager
+def _replace_local(path: str) -> Iterator[BinaryIO]:
+    path = os.path.realpath(path)  # a symbolic link stays one
+    folder = os.path.dirname(path)
+    if not os.path.isdir(folder):
+        raise SourceNotFound(f"there is no folder {folder}", advice="make it first")
+    descriptor, temporary = tempfile.mkstemp(prefix=".godb-arrow-", suffix=".tmp", dir=folder)
+    try:
+        with open(descriptor, "wb") as stream:
+            yield stream
+            os.fchmod(stream.fileno(), _mode_for(path))
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(temporary)
+        raise
+    _sync_folder(folder)
+
+
+def _mode_for(path: str) -> int:
+    """The mode of the file that is replaced, or that of a new file."""
+    try:
+        return stat.S_IMODE(os.stat(path).st_mode)
+    except FileNotFoundError:
+        mask = os.umask(0)
+        os.umask(mask)
+        return 0o666 & ~mask
+
+
+def _sync_folder(folder: str) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
