@@ -1,0 +1,224 @@
+"""GODB files as pandas DataFrames."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Literal, Unpack, overload
+
+import pandas as pd
+import pyarrow as pa
+
+from godb_arrow.errors import InvalidOption
+from godb_arrow.options import ReadKeywords
+from godb_arrow.projection import Filter
+from godb_arrow.reading import read_table, scan_godb
+from godb_arrow.storage import Location
+
+__all__ = ["DtypeBackend", "read_godb", "to_frame"]
+
+DtypeBackend = Literal["pyarrow", "numpy_nullable"]
+
+
+@overload
+def read_godb(
+    path: Location,
+    collection: str | None = None,
+    *,
+    columns: Sequence[str] | None = None,
+    filter: Filter | None = None,
+    schema: pa.Schema | None = None,
+    chunksize: None = None,
+    dtype_backend: DtypeBackend | None = None,
+    **options: Unpack[ReadKeywords],
+) -> pd.DataFrame: ...
+
+
+@overload
+def read_godb(
+    path: Location,
+    collection: str | None = None,
+    *,
+    columns: Sequence[str] | None = None,
+    filter: Filter | None = None,
+    schema: pa.Schema | None = None,
+    chunksize: int,
+    dtype_backend: DtypeBackend | None = None,
+    **options: Unpack[ReadKeywords],
+) -> Iterator[pd.DataFrame]: ...
+
+
+def read_godb(
+    path: Location,
+    collection: str | None = None,
+    *,
+    columns: Sequence[str] | None = None,
+    filter: Filter | None = None,
+    schema: pa.Schema | None = None,
+    chunksize: int | None = None,
+    dtype_backend: DtypeBackend | None = None,
+    **options: Unpack[ReadKeywords],
+) -> pd.DataFrame | Iterator[pd.DataFrame]:
+    """Load a collection of a GODB file into a DataFrame.
+
+    Parameters
+    ----------
+    path : path, URL, bytes or open binary file
+        The GODB file.
+    collection : str, optional
+        Which collection. May be left out when the file has one only.
+    columns : sequence of str, optional
+        Fields to read, and dotted paths into structs; all, if left out.
+    filter : pyarrow.compute.Expression or mapping, optional
+        Which documents to keep; ``{"city": "Berlin"}`` stands for an equality.
+    schema : pyarrow.Schema, optional
+        Instead of the inferred one.
+    chunksize : int, optional
+        Give an iterator of DataFrames with this many rows each (the last may have fewer);
+        memory is then that of a chunk.
+    dtype_backend : {"pyarrow", "numpy_nullable"}, optional
+        As in pandas. By default columns get pandas' own dtypes, but integers and booleans with
+        missing values get the nullable ones, so that 2**53 + 1 stays what it is.
+    **options
+        As for :func:`godb_arrow.scan_godb`.
+
+    Returns
+    -------
+    pandas.DataFrame or iterator of pandas.DataFrame
+        The index of a DataFrame that was written is restored. Structs become dicts, lists
+        become arrays, JSON text stays text.
+
+    Raises
+    ------
+    GodbError
+        See :mod:`godb_arrow.errors`.
+
+    Examples
+    --------
+    >>> import io, godb_arrow
+    >>> file = io.BytesIO()
+    >>> godb_arrow.write_godb([{"name": "Ada", "age": 36}], file, "users")
+    1
+    >>> godb_arrow.read_godb(file.getvalue(), columns=["name", "age"])
+      name  age
+    0  Ada   36
+    """
+    if dtype_backend not in (None, "pyarrow", "numpy_nullable"):
+        raise InvalidOption(
+            f"dtype_backend is {dtype_backend!r}", advice='use "pyarrow" or "numpy_nullable"'
+        )
+    if chunksize is None:
+        table = read_table(
+            path, collection, columns=columns, filter=filter, schema=schema, **options
+        )
+        return to_frame(table, dtype_backend)
+    if isinstance(chunksize, bool) or not isinstance(chunksize, int) or chunksize < 1:
+        raise InvalidOption(
+            f"chunksize is {chunksize!r}", advice="give a whole number of at least 1"
+        )
+    options.setdefault("batch_size", min(chunksize, 65_536))
+    reader = scan_godb(path, collection, columns=columns, filter=filter, schema=schema, **options)
+    return _frames(reader, chunksize, dtype_backend)
+
+
+def _frames(
+    reader: pa.RecordBatchReader, rows: int, backend: DtypeBackend | None
+) -> Iterator[pd.DataFrame]:
+    waiting: list[pa.RecordBatch] = []
+    count = 0
+    start = 0
+    for batch in reader:
+        while count + batch.num_rows >= rows:
+            taken = rows - count
+            waiting.append(batch.slice(0, taken))
+            batch = batch.slice(taken)
+            yield _chunk(waiting, reader.schema, backend, start)
+            start += rows
+            waiting, count = [], 0
+        if batch.num_rows:
+            waiting.append(batch)
+            count += batch.num_rows
+    if waiting:
+        yield _chunk(waiting, reader.schema, backend, start)
+
+
+def _chunk(
+    batches: list[pa.RecordBatch], schema: pa.Schema, backend: DtypeBackend | None, start: int
+) -> pd.DataFrame:
+    frame = to_frame(pa.Table.from_batches(batches, schema), backend)
+    if isinstance(frame.index, pd.RangeIndex):
+        frame.index = pd.RangeIndex(start, start + len(frame), name=frame.index.name)
+    return frame
+
+
+def to_frame(table: pa.Table, dtype_backend: DtypeBackend | None = None) -> pd.DataFrame:
+    """A table as a DataFrame, with the dtypes that :func:`read_godb` describes.
+
+    Parameters
+    ----------
+    table : pyarrow.Table
+        Any table.
+    dtype_backend : {"pyarrow", "numpy_nullable"}, optional
+        As in pandas.
+
+    Returns
+    -------
+    pandas.DataFrame
+
+    Examples
+    --------
+    >>> to_frame(pa.table({"a": [1, None]})).dtypes["a"]
+    Int64Dtype()
+    """
+    table = _fitting_index(table)
+    mapper = {"pyarrow": pd.ArrowDtype, "numpy_nullable": _NULLABLE.get, None: None}
+    frame: pd.DataFrame = table.to_pandas(types_mapper=mapper[dtype_backend])
+    if dtype_backend is not None:
+        return frame
+    for position, name in enumerate(_columns_of(table)):
+        values = table.column(name)
+        if values.null_count and values.type in _KEPT_WITH_NULLS:
+            dtype = _NULLABLE[values.type]
+            frame.isetitem(position, dtype.__from_arrow__(values))  # type: ignore[attr-defined]
+    return frame
+
+
+def _columns_of(table: pa.Table) -> list[str]:
+    """The table's columns that do not become a part of the index."""
+    metadata = table.schema.pandas_metadata or {}
+    index = [name for name in metadata.get("index_columns", []) if isinstance(name, str)]
+    return [name for name in table.column_names if name not in index]
+
+
+def _fitting_index(table: pa.Table) -> pa.Table:
+    """Without pandas' recorded range index where rows were filtered away."""
+    metadata = table.schema.pandas_metadata
+    if not metadata:
+        return table
+    for index in metadata.get("index_columns", []):
+        if isinstance(index, dict) and index.get("kind") == "range":
+            length = len(range(index["start"], index["stop"], index["step"]))
+            if length != table.num_rows:
+                kept = {k: v for k, v in (table.schema.metadata or {}).items() if k != b"pandas"}
+                return table.replace_schema_metadata(kept)
+    return table
+
+
+_NULLABLE: dict[pa.DataType, pd.api.extensions.ExtensionDtype] = {
+    pa.int8(): pd.Int8Dtype(),
+    pa.int16(): pd.Int16Dtype(),
+    pa.int32(): pd.Int32Dtype(),
+    pa.int64(): pd.Int64Dtype(),
+    pa.uint8(): pd.UInt8Dtype(),
+    pa.uint16(): pd.UInt16Dtype(),
+    pa.uint32(): pd.UInt32Dtype(),
+    pa.uint64(): pd.UInt64Dtype(),
+    pa.bool_(): pd.BooleanDtype(),
+    pa.float32(): pd.Float32Dtype(),
+    pa.float64(): pd.Float64Dtype(),
+    pa.string(): pd.StringDtype(),
+    pa.large_string(): pd.StringDtype(),
+}
+
+_KEPT_WITH_NULLS = frozenset(
+    kind for kind in _NULLABLE if pa.types.is_integer(kind) or pa.types.is_boolean(kind)
+)

@@ -1,0 +1,97 @@
+"""The document store for people who live in DataFrames.
+
+GODB files in, Arrow and DataFrames out, and back:
+
+>>> import io, godb_arrow
+>>> file = io.BytesIO()
+>>> godb_arrow.write_godb([{"name": "Ada", "age": 36}, {"name": "Bob"}], file, "users")
+2
+>>> godb_arrow.read_table(file.getvalue(), "users").column("age").to_pylist()
+[36, None]
+"""
+
+from godb_arrow._version import __version__
+from godb_arrow.connectors.pandas import read_godb
+from godb_arrow.errors import (
+    AccessDenied,
+    ChecksumMismatch,
+    CollectionExists,
+    CollectionNotFound,
+    CollectionRequired,
+    CorruptFile,
+    DepthExceeded,
+    DiskFull,
+    DocumentTooLarge,
+    DuplicateId,
+    EmptyFile,
+    FieldNotFound,
+    FormatError,
+    GodbError,
+    InvalidDocument,
+    InvalidFilter,
+    InvalidOption,
+    LimitExceeded,
+    MissingDependency,
+    SchemaError,
+    SourceNotFound,
+    StorageError,
+    TruncatedHeader,
+    TypeConflict,
+    TypeMismatch,
+    UnsupportedFlags,
+    UnsupportedType,
+    UnsupportedVersion,
+    WrongMagic,
+)
+from godb_arrow.reading import (
+    list_collections,
+    read_documents,
+    read_schema,
+    read_table,
+    scan_godb,
+)
+from godb_arrow.verify import inspect_godb, verify_godb
+from godb_arrow.writing import CompatibilityWarning, write_godb
+
+__all__ = [
+    "AccessDenied",
+    "ChecksumMismatch",
+    "CollectionExists",
+    "CollectionNotFound",
+    "CollectionRequired",
+    "CompatibilityWarning",
+    "CorruptFile",
+    "DepthExceeded",
+    "DiskFull",
+    "DocumentTooLarge",
+    "DuplicateId",
+    "EmptyFile",
+    "FieldNotFound",
+    "FormatError",
+    "GodbError",
+    "InvalidDocument",
+    "InvalidFilter",
+    "InvalidOption",
+    "LimitExceeded",
+    "MissingDependency",
+    "SchemaError",
+    "SourceNotFound",
+    "StorageError",
+    "TruncatedHeader",
+    "TypeConflict",
+    "TypeMismatch",
+    "UnsupportedFlags",
+    "UnsupportedType",
+    "UnsupportedVersion",
+    "WrongMagic",
+    "__version__",
+    "inspect_godb",
+    "list_collections",
+    "read_documents",
+    "read_godb",
+    "read_schema",
+    "read_table",
+    "scan_godb",
+    "verify_godb",
+    "write_godb",
+]

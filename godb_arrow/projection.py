@@ -1,0 +1,286 @@
+"""Which fields to decode for the columns and the filter that were asked for."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from godb_arrow.codec.columns import DICTIONARY_KEY
+from godb_arrow.errors import FieldNotFound, InvalidFilter, InvalidOption
+from godb_arrow.schema import ID_FIELD, is_json
+
+__all__ = ["Filter", "Projection", "project"]
+
+Filter: TypeAlias = pc.Expression | Mapping[str, Any]
+"""A ``pyarrow.compute`` expression, or field names and the values they must have."""
+
+_Path = tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Projection:
+    """What to decode, and what to make of it.
+
+    Attributes
+    ----------
+    decoded : pyarrow.Schema
+        The fields to decode: those asked for and those that the filter looks at.
+    schema : pyarrow.Schema
+        The schema of the result.
+    """
+
+    decoded: pa.Schema
+    schema: pa.Schema
+    _outputs: tuple[_Path, ...]
+    _filter: pc.Expression | None
+
+    def apply(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """Filter a decoded record batch, and take the columns asked for.
+
+        Raises
+        ------
+        InvalidFilter
+            The filter cannot be evaluated on the collection's types.
+        """
+        if self._filter is not None:
+            batch = self._filtered(batch, self._filter)
+        if batch.schema.equals(self.schema, check_metadata=True):
+            return batch
+        if not self._outputs:
+            return batch.select([])
+        columns = [_take(batch, path) for path in self._outputs]
+        return pa.RecordBatch.from_arrays(columns, schema=self.schema)
+
+    def _filtered(self, batch: pa.RecordBatch, condition: pc.Expression) -> pa.RecordBatch:
+        plain = pa.Table.from_batches([_without_json(batch)])
+        try:
+            rows = plain.append_column(_ROW, _row_numbers(batch)).filter(condition).column(_ROW)
+        except (pa.ArrowException, KeyError) as error:
+            raise _invalid(condition, error) from error
+        return batch if len(rows) == batch.num_rows else batch.take(rows.combine_chunks())
+
+
+_ROW = "\0row"
+
+
+def _row_numbers(batch: pa.RecordBatch) -> pa.Array:
+    return pa.array(range(batch.num_rows), pa.int64())
+
+
+def _invalid(condition: pc.Expression, error: Exception) -> InvalidFilter:
+    return InvalidFilter(
+        f"the filter {condition} does not fit the schema: {error}",
+        advice="compare fields with values of their own type; read_schema shows the types",
+    )
+
+
+def _without_json(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """JSON columns as plain text, which filters can compare."""
+    for index, field in enumerate(batch.schema):
+        if is_json(field.type):
+            column = batch.column(index).storage
+            batch = batch.set_column(index, field.name, column)
+    return batch
+
+
+def _take(batch: pa.RecordBatch, path: _Path) -> pa.Array:
+    column = batch.column(path[0])
+    return pc.struct_field(column, list(path[1:])) if len(path) > 1 else column
+
+
+def project(
+    schema: pa.Schema, columns: Sequence[str] | None, condition: Filter | None
+) -> Projection:
+    """Plan a projection and a filter.
+
+    Parameters
+    ----------
+    schema : pyarrow.Schema
+        What the collection has.
+    columns : sequence of str, optional
+        Fields, or dotted paths into structs; a path becomes a column named by the path.
+    condition : pyarrow.compute.Expression or mapping, optional
+        Which documents to keep. A mapping has fields or dotted paths, and the value that each
+        must have; a list of values means any of them, None means null.
+
+    Returns
+    -------
+    Projection
+
+    Raises
+    ------
+    FieldNotFound
+        The schema has no such field.
+    InvalidFilter
+        The filter names a field that is not there, or compares it with something else.
+
+    Examples
+    --------
+    >>> schema = pa.schema({"_id": pa.string(), "user": pa.struct({"id": pa.int64()})})
+    >>> project(schema, ["user.id"], None).schema.names
+    ['user.id']
+    """
+    if isinstance(columns, str):
+        raise InvalidOption(f"columns is the string {columns!r}", advice="give a list of names")
+    full = schema
+    if ID_FIELD not in schema.names:
+        full = pa.schema([pa.field(ID_FIELD, pa.string()), *schema], metadata=schema.metadata)
+    expression = _expression(full, condition)
+    if columns is None:
+        outputs: tuple[_Path, ...] = tuple((name,) for name in schema.names)
+    else:
+        outputs = tuple(_resolve(full, name) for name in columns)
+        if len(set(columns)) != len(columns):
+            raise InvalidOption("columns names a field twice", advice="name each field once")
+    needed = set() if expression is None else _fields_of(full, expression)
+    decoded = _prune(full, outputs, needed)
+    return Projection(decoded, _output_schema(full, outputs, columns), outputs, expression)
+
+
+def _resolve(schema: pa.Schema, name: str) -> _Path:
+    """The path for a name: a field of that very name, or a dotted path into structs."""
+    if name in schema.names:
+        return (name,)
+    path: list[str] = []
+    fields: Iterable[pa.Field] = schema
+    rest = name
+    while rest:
+        names = {field.name: field for field in fields}
+        head = next((n for n in names if rest == n or rest.startswith(f"{n}.")), None)
+        if head is None:
+            break
+        path.append(head)
+        rest = rest[len(head) + 1 :]
+        fields = names[head].type if pa.types.is_struct(names[head].type) else ()
+    else:
+        return tuple(path)
+    known = _paths(schema)
+    close = difflib.get_close_matches(name, known, n=3)
+    shown = ", ".join(repr(n) for n in (close or known[:20]))
+    raise FieldNotFound(
+        f"there is no field {name!r}",
+        advice=f"did you mean {shown}?" if close else f"the fields are {shown}",
+    )
+
+
+def _paths(schema: pa.Schema) -> list[str]:
+    def walk(fields: Iterable[pa.Field], prefix: str) -> Iterable[str]:
+        for field in fields:
+            yield prefix + field.name
+            if pa.types.is_struct(field.type):
+                yield from walk(field.type, f"{prefix}{field.name}.")
+
+    return list(walk(schema, ""))
+
+
+def _field_at(schema: pa.Schema, path: _Path) -> pa.Field:
+    field = schema.field(path[0])
+    for name in path[1:]:
+        field = field.type.field(name)
+    return field
+
+
+def _output_schema(
+    schema: pa.Schema, outputs: tuple[_Path, ...], columns: Sequence[str] | None
+) -> pa.Schema:
+    names = [path[0] for path in outputs] if columns is None else columns
+    fields = []
+    for name, path in zip(names, outputs, strict=True):
+        field = _field_at(schema, path).with_name(name)
+        if len(path) > 1:
+            field = field.with_nullable(True)
+        metadata = {k: v for k, v in (field.metadata or {}).items() if k != DICTIONARY_KEY}
+        fields.append(field.with_metadata(metadata or None))
+    return pa.schema(fields, metadata=schema.metadata)
+
+
+def _prune(schema: pa.Schema, outputs: tuple[_Path, ...], needed: set[str]) -> pa.Schema:
+    """The part of a schema that some paths and whole fields take."""
+    wanted: dict[str, set[_Path] | None] = dict.fromkeys(needed)
+    for head, *tail in outputs:
+        if not tail:
+            wanted[head] = None
+        elif wanted.get(head, ()) is not None:
+            wanted.setdefault(head, set()).add(tuple(tail))  # type: ignore[union-attr]
+    fields = []
+    for field in schema:
+        if field.name in wanted:
+            paths = wanted[field.name]
+            fields.append(field if paths is None else _prune_field(field, paths))
+    return pa.schema(fields, metadata=schema.metadata)
+
+
+def _prune_field(field: pa.Field, paths: set[_Path]) -> pa.Field:
+    inner = pa.schema(list(field.type))
+    return field.with_type(pa.struct(list(_prune(inner, tuple(sorted(paths)), set()))))
+
+
+def _expression(schema: pa.Schema, condition: Filter | None) -> pc.Expression | None:
+    if condition is None or isinstance(condition, pc.Expression):
+        expression = condition
+    elif isinstance(condition, Mapping):
+        expression = None
+        for name, value in condition.items():
+            path = _resolve(schema, name)
+            term = _equals(pc.field(*path), value, _field_at(schema, path).type)
+            expression = term if expression is None else expression & term
+    else:
+        raise InvalidOption(
+            f"filter is a {type(condition).__name__}",
+            advice="give a pyarrow.compute expression, or a mapping of fields to values",
+        )
+    if expression is not None:
+        _evaluate(schema, expression)
+    return expression
+
+
+def _equals(field: pc.Expression, value: Any, data_type: pa.DataType) -> pc.Expression:
+    if value is None:
+        return field.is_null()
+    storage = data_type.storage_type if isinstance(data_type, pa.BaseExtensionType) else data_type
+    if pa.types.is_dictionary(storage):
+        storage = storage.value_type
+    try:
+        if isinstance(value, (list, tuple, set, frozenset)):
+            return field.isin(pa.array(list(value), type=storage))
+        return field == pa.scalar(value, type=storage)
+    except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
+        raise InvalidFilter(
+            f"the filter compares {field}, of type {data_type}, with {value!r}",
+            advice="compare a field with a value of its own type",
+        ) from error
+
+
+def _evaluate(schema: pa.Schema, expression: pc.Expression) -> None:
+    empty = pa.RecordBatch.from_pylist([], schema=_plain_schema(schema))
+    try:
+        pa.Table.from_batches([empty]).filter(expression)
+    except (pa.ArrowException, KeyError) as error:
+        raise _invalid(expression, error) from error
+
+
+def _plain_schema(schema: pa.Schema) -> pa.Schema:
+    return pa.schema(
+        [
+            field.with_type(field.type.storage_type) if is_json(field.type) else field
+            for field in schema
+        ]
+    )
+
+
+def _fields_of(schema: pa.Schema, expression: pc.Expression) -> set[str]:
+    """The fields that an expression cannot do without."""
+    text = str(expression)
+    needed = set()
+    for index, field in enumerate(schema):
+        if field.name in text:
+            try:
+                _evaluate(schema.remove(index), expression)
+            except InvalidFilter:
+                needed.add(field.name)
+    return needed

@@ -1,0 +1,375 @@
+"""GODB files as record batches, tables, schemas and documents."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Unpack
+
+import pyarrow as pa
+
+from godb_arrow import codec
+from godb_arrow.errors import (
+    CollectionNotFound,
+    CollectionRequired,
+    CorruptFile,
+    TypeMismatch,
+    error_context,
+)
+from godb_arrow.format import (
+    TAIL_SIZE,
+    CollectionHint,
+    CollectionSection,
+    GodbReader,
+    ValueSection,
+    is_sealed,
+    read_hints,
+)
+from godb_arrow.options import ReadKeywords, ReadOptions
+from godb_arrow.projection import Filter, project
+from godb_arrow.schema import ID_FIELD, DocumentSummary, infer_schema
+from godb_arrow.storage import Location, Source, open_source
+
+__all__ = ["list_collections", "read_documents", "read_schema", "read_table", "scan_godb"]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Target:
+    """The collection to be read."""
+
+    source: Source
+    name: str
+    hint: CollectionHint | None
+    options: ReadOptions
+
+    def entries(self) -> Iterator[codec.Entries]:
+        """Its documents in runs; at the end, the whole file was read and checked."""
+        with error_context("read", self.source.name, self.name), self.source.open() as stream:
+            reader = GodbReader(stream, self.source.size())
+            for section in reader.sections():
+                if isinstance(section, CollectionSection) and section.name == self.name:
+                    yield from section.entries(self.options)
+
+    def schema(self) -> pa.Schema:
+        """The recorded schema, or else that of the documents."""
+        if self.hint is not None and self.hint.schema is not None:
+            return self.hint.schema
+        summary = DocumentSummary()
+        seen = 0
+        for entries in self.entries():
+            codec.infer(entries, summary)
+            seen += len(entries)
+            if self.options.sample is not None and seen >= self.options.sample:
+                break
+        with error_context("read", self.source.name, self.name):
+            return infer_schema(summary, self.options.on_conflict)
+
+
+def _locate(location: Location | Source, collection: str | None, options: ReadOptions) -> _Target:
+    source = open_source(location)
+    with error_context("read", source.name, collection):
+        names: list[str] = []
+        trusted = options.use_hints and is_sealed(source.tail(TAIL_SIZE))
+        with source.open() as stream:
+            for section in GodbReader(stream, source.size()).sections():
+                if isinstance(section, ValueSection):
+                    if section.key == "metadata" and trusted:
+                        hints = read_hints(section.read())
+                        if hints:
+                            name = _choose(list(hints), collection)
+                            return _Target(source, name, hints[name], options)
+                elif section.name == collection or (collection is None and section.siblings == 1):
+                    return _Target(source, section.name, None, options)
+                else:
+                    names.append(section.name)
+        return _Target(source, _choose(names, collection), None, options)
+
+
+def _choose(names: Sequence[str], collection: str | None) -> str:
+    shown = ", ".join(repr(name) for name in names[:20]) + (", …" if len(names) > 20 else "")
+    if collection is not None:
+        if collection in names:
+            return collection
+        raise CollectionNotFound(
+            f"there is no collection {collection!r}",
+            advice=f"the collections are {shown}" if names else "the file has no collections",
+        )
+    if len(names) == 1:
+        return names[0]
+    if not names:
+        raise CollectionRequired("the file has no collections", advice="write one with write_godb")
+    raise CollectionRequired(
+        f"the file has {len(names)} collections", advice=f"name one of them: {shown}"
+    )
+
+
+def scan_godb(
+    source: Location | Source,
+    collection: str | None = None,
+    *,
+    columns: Sequence[str] | None = None,
+    filter: Filter | None = None,
+    schema: pa.Schema | None = None,
+    **options: Unpack[ReadKeywords],
+) -> pa.RecordBatchReader:
+    """Stream a collection as Arrow record batches, in constant memory.
+
+    Parameters
+    ----------
+    source : path, URL, bytes or open binary file
+        The GODB file: a local path, any URL that fsspec knows, the bytes themselves, or a file
+        opened in binary mode.
+    collection : str, optional
+        Which collection. May be left out when the file has one only.
+    columns : sequence of str, optional
+        Fields to read, and dotted paths into structs (``"user.geo.cc"``); all, if left out.
+        What is not asked for is not decoded into columns.
+    filter : pyarrow.compute.Expression or mapping, optional
+        Which documents to keep; ``{"city": "Berlin"}`` stands for an equality, a list for any
+        of its values, None for null.
+    schema : pyarrow.Schema, optional
+        Instead of the inferred one. Fields outside it are not decoded; absent ones are null.
+    **options
+        The fields of :class:`~godb_arrow.options.ReadOptions`: ``batch_size`` (documents),
+        ``batch_bytes``, ``max_document_bytes``, ``on_conflict``, ``on_mismatch``, ``sample``
+        (documents) and ``use_hints``.
+
+    Returns
+    -------
+    pyarrow.RecordBatchReader
+        Single-pass; it has ``__arrow_c_stream__``. When it is exhausted, the whole file was
+        read and its checksum was right.
+
+    Raises
+    ------
+    GodbError
+        When the call itself fails, or while reading: see :mod:`godb_arrow.errors`.
+
+    Notes
+    -----
+    Without a `schema`, and without one that godb_arrow recorded in the file, the documents are
+    read twice: once to infer the schema.
+
+    Examples
+    --------
+    >>> import io, godb_arrow
+    >>> file = io.BytesIO()
+    >>> godb_arrow.write_godb([{"name": "Ada", "age": 36}], file, "users")
+    1
+    >>> with godb_arrow.scan_godb(file.getvalue(), columns=["age"]) as reader:
+    ...     for batch in reader:
+    ...         print(batch.num_rows, batch.schema.names)
+    1 ['age']
+    """
+    target = _locate(source, collection, ReadOptions(**options))
+    return _scan(target, columns, filter, schema)
+
+
+def _scan(
+    target: _Target,
+    columns: Sequence[str] | None,
+    condition: Filter | None,
+    schema: pa.Schema | None,
+) -> pa.RecordBatchReader:
+    with error_context("read", target.source.name, target.name):
+        options = target.options
+        # A recorded or sampled schema must not hide what it does not name.
+        strict = schema is None and columns is None
+        if schema is None:
+            schema = target.schema()
+            if options.sample is not None and options.on_mismatch == "null":
+                strict = False
+        projection = project(schema, columns, condition)
+        plan = codec.plan_columns(
+            projection.decoded, strict=strict, on_mismatch=options.on_mismatch
+        )
+    entries = target.entries()
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        with error_context("read", target.source.name, target.name):
+            for run in entries:
+                batch = projection.apply(codec.decode_batch(run, plan))
+                if batch.num_rows:
+                    yield batch
+
+    return pa.RecordBatchReader.from_batches(projection.schema, batches())
+
+
+def read_table(
+    source: Location | Source,
+    collection: str | None = None,
+    *,
+    columns: Sequence[str] | None = None,
+    filter: Filter | None = None,
+    schema: pa.Schema | None = None,
+    **options: Unpack[ReadKeywords],
+) -> pa.Table:
+    """Read a collection as an Arrow table.
+
+    Parameters
+    ----------
+    source, collection, columns, filter, schema, **options
+        As for :func:`scan_godb`.
+
+    Returns
+    -------
+    pyarrow.Table
+
+    Raises
+    ------
+    GodbError
+        See :mod:`godb_arrow.errors`.
+
+    Examples
+    --------
+    >>> import io, godb_arrow
+    >>> file = io.BytesIO()
+    >>> godb_arrow.write_godb([{"name": "Ada"}, {"name": "Bob"}], file, "users")
+    2
+    >>> godb_arrow.read_table(file.getvalue()).column("name").to_pylist()
+    ['Ada', 'Bob']
+    """
+    chosen = ReadOptions(**options)
+    target = _locate(source, collection, chosen)
+    try:
+        return _scan(target, columns, filter, schema).read_all()
+    except TypeMismatch:
+        if schema is not None or target.hint is None:
+            raise
+        logger.warning(
+            "%s, collection %r: the recorded schema does not fit the documents; inferring it",
+            target.source.name,
+            target.name,
+        )
+        target = _Target(target.source, target.name, None, chosen)
+        return _scan(target, columns, filter, None).read_all()
+
+
+def read_schema(
+    source: Location | Source,
+    collection: str | None = None,
+    **options: Unpack[ReadKeywords],
+) -> pa.Schema:
+    """The schema of a collection's record batches.
+
+    Parameters
+    ----------
+    source, collection, **options
+        As for :func:`scan_godb`.
+
+    Returns
+    -------
+    pyarrow.Schema
+        The recorded one, where godb_arrow wrote the file; else inferred from all documents.
+
+    Examples
+    --------
+    >>> import io, godb_arrow
+    >>> file = io.BytesIO()
+    >>> godb_arrow.write_godb([{"age": 1}, {"age": 1.5}], file, "users")
+    2
+    >>> godb_arrow.read_schema(file.getvalue()).field("age").type
+    DataType(double)
+    """
+    target = _locate(source, collection, ReadOptions(**options))
+    schema = target.schema()
+    return project(schema, None, None).schema
+
+
+def read_documents(
+    source: Location | Source,
+    collection: str | None = None,
+    **options: Unpack[ReadKeywords],
+) -> Iterator[dict[Any, Any]]:
+    """Iterate over a collection's documents as dicts, exactly as they are stored.
+
+    Parameters
+    ----------
+    source, collection, **options
+        As for :func:`scan_godb`.
+
+    Returns
+    -------
+    iterator of dict
+        In the file's order. ``_id`` is the id under which the collection has the document.
+        Timestamps are ``datetime`` in UTC, or ``msgpack.Timestamp`` where a datetime cannot
+        hold them; strings that are not UTF-8 have surrogate escapes; extension types are
+        ``msgpack.ExtType``.
+
+    Raises
+    ------
+    GodbError
+        When the call itself fails, or while reading.
+
+    Examples
+    --------
+    >>> import io, godb_arrow
+    >>> file = io.BytesIO()
+    >>> godb_arrow.write_godb([{"name": "Ada"}], file, "users")
+    1
+    >>> list(godb_arrow.read_documents(file.getvalue()))
+    [{'_id': '1', 'name': 'Ada'}]
+    """
+    target = _locate(source, collection, ReadOptions(**options))
+    return _documents(target)
+
+
+def _documents(target: _Target) -> Iterator[dict[Any, Any]]:
+    with error_context("read", target.source.name, target.name):
+        for entries in target.entries():
+            for index in range(len(entries)):
+                yield load_entry(entries, index)
+
+
+def load_entry(entries: codec.Entries, index: int) -> dict[Any, Any]:
+    """One document as a dict, under the id that the collection has it."""
+    identity = entries.id(index)
+    try:
+        document = codec.load(entries.document(index))
+    except CorruptFile as error:
+        error.offset += entries.base + entries.bounds[2 * index + 1]
+        error.message = f"document {identity!r} is {error.message}"
+        raise
+    if document.get(ID_FIELD) != identity:
+        document = {ID_FIELD: identity} | document
+        document[ID_FIELD] = identity
+    return document
+
+
+def list_collections(source: Location | Source) -> dict[str, int]:
+    """The collections of a file, and how many documents each has.
+
+    Parameters
+    ----------
+    source : path, URL, bytes or open binary file
+        The GODB file.
+
+    Returns
+    -------
+    dict of str to int
+
+    Examples
+    --------
+    >>> import io, godb_arrow
+    >>> file = io.BytesIO()
+    >>> godb_arrow.write_godb([{"name": "Ada"}], file, "users")
+    1
+    >>> godb_arrow.list_collections(file.getvalue())
+    {'users': 1}
+    """
+    source = open_source(source)
+    found: dict[str, int] = {}
+    with error_context("list", source.name):
+        sealed = is_sealed(source.tail(TAIL_SIZE))
+        with source.open() as stream:
+            for section in GodbReader(stream, source.size()).sections():
+                if isinstance(section, CollectionSection):
+                    found[section.name] = section.count
+                elif section.key == "metadata" and sealed:
+                    hints = read_hints(section.read())
+                    if hints:
+                        return {name: hint.count for name, hint in hints.items()}
+    return found

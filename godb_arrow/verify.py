@@ -1,0 +1,268 @@
+"""Looking at a whole file: what it holds, and whether every byte of it makes sense."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from godb_arrow import codec
+from godb_arrow.errors import FormatError, GodbError, LimitExceeded, TypeMismatch, error_context
+from godb_arrow.format import (
+    TAIL_SIZE,
+    CollectionHint,
+    CollectionSection,
+    GodbReader,
+    Header,
+    ValueSection,
+    is_sealed,
+    read_hints,
+)
+from godb_arrow.options import ReadOptions
+from godb_arrow.schema import ID_FIELD
+from godb_arrow.storage import Location, Source, open_source
+
+__all__ = ["CollectionReport", "FileReport", "inspect_godb", "verify_godb"]
+
+_MAX_PROBLEMS = 100
+
+
+@dataclass(slots=True)
+class CollectionReport:
+    """What a file holds of a collection.
+
+    Attributes
+    ----------
+    name : str
+        The collection.
+    count : int
+        Documents.
+    size : int
+        Bytes of MessagePack, ids included.
+    hint : CollectionHint or None
+        What the file's metadata record of it.
+    """
+
+    name: str
+    count: int
+    size: int = 0
+    hint: CollectionHint | None = None
+
+
+@dataclass(slots=True)
+class FileReport:
+    """What a GODB file holds, and what is wrong with it.
+
+    Attributes
+    ----------
+    name : str
+        The file.
+    size : int or None
+        Bytes of the file.
+    body_size : int
+        Bytes of the decompressed body.
+    header : Header or None
+        Version and flags.
+    checksum : bool
+        Whether the file has a checksum.
+    sealed : bool
+        Whether the file is as godb_arrow wrote it, by its last bytes.
+    collections : list of CollectionReport
+        In the file's order.
+    others : list of str
+        Top-level keys beside the collections.
+    problems : list of str
+        Damage; empty when the file is sound.
+    notes : list of str
+        Peculiarities that are no damage.
+    """
+
+    name: str
+    size: int | None = None
+    body_size: int = 0
+    header: Header | None = None
+    checksum: bool = False
+    sealed: bool = False
+    collections: list[CollectionReport] = field(default_factory=list)
+    others: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        """Whether no damage was found."""
+        return not self.problems
+
+    def _problem(self, text: str) -> None:
+        if len(self.problems) < _MAX_PROBLEMS:
+            self.problems.append(text)
+        elif len(self.problems) == _MAX_PROBLEMS:
+            self.problems.append("… and more")
+
+
+Progress = Callable[[int], object]
+"""Called with a number of documents that were gone through."""
+
+
+def inspect_godb(source: Location | Source) -> FileReport:
+    """Go through a file and say what it holds; nothing is decoded.
+
+    Parameters
+    ----------
+    source : path, URL, bytes or open binary file
+        The GODB file.
+
+    Returns
+    -------
+    FileReport
+
+    Raises
+    ------
+    GodbError
+        The file cannot be read.
+
+    Examples
+    --------
+    >>> import io, godb_arrow
+    >>> file = io.BytesIO()
+    >>> godb_arrow.write_godb([{"name": "Ada"}], file, "users")
+    1
+    >>> [(c.name, c.count) for c in inspect_godb(file.getvalue()).collections]
+    [('users', 1)]
+    """
+    source = open_source(source)
+    report = FileReport(source.name)
+    with error_context("inspect", source.name):
+        _go_through(source, report, lambda collection, section: None)
+    return report
+
+
+def verify_godb(source: Location | Source, *, progress: Progress | None = None) -> FileReport:
+    """Check every byte of a file: its checksums, its MessagePack, its hints, its ids.
+
+    Parameters
+    ----------
+    source : path, URL, bytes or open binary file
+        The GODB file.
+    progress : callable, optional
+        Called with a number of documents, as they are gone through.
+
+    Returns
+    -------
+    FileReport
+        ``problems`` has what is wrong.
+
+    Raises
+    ------
+    StorageError
+        The file cannot be read at all; damage is reported, not raised.
+
+    Examples
+    --------
+    >>> import io, godb_arrow
+    >>> file = io.BytesIO()
+    >>> godb_arrow.write_godb([{"name": "Ada"}], file, "users")
+    1
+    >>> data = bytearray(file.getvalue())
+    >>> verify_godb(bytes(data)).ok
+    True
+    >>> data[30] ^= 1
+    >>> verify_godb(bytes(data)).ok
+    False
+    """
+    source = open_source(source)
+    report = FileReport(source.name)
+
+    def check(collection: CollectionReport, section: CollectionSection) -> None:
+        _check_collection(report, collection, section, progress)
+
+    try:
+        with error_context("verify", source.name):
+            _go_through(source, report, check)
+    except (FormatError, LimitExceeded) as error:
+        report._problem(str(error))
+    return report
+
+
+_Visitor = Callable[[CollectionReport, CollectionSection], None]
+
+
+def _go_through(source: Source, report: FileReport, visit: _Visitor) -> None:
+    report.size = source.size()
+    report.sealed = is_sealed(source.tail(TAIL_SIZE))
+    hints: dict[str, CollectionHint] = {}
+    with source.open() as stream:
+        reader = GodbReader(stream, report.size)
+        report.header = reader.header
+        for section in reader.sections():
+            if isinstance(section, ValueSection):
+                report.others.append(section.key)
+                if section.key == "metadata":
+                    hints = read_hints(section.read())
+                continue
+            start = reader.offset
+            collection = CollectionReport(section.name, section.count, hint=hints.get(section.name))
+            report.collections.append(collection)
+            visit(collection, section)
+            section.skip()
+            collection.size = reader.offset - start
+        report.body_size = reader.offset
+        report.checksum = reader.checksum
+    names = {collection.name for collection in report.collections}
+    for name in sorted(set(hints) - names):
+        report._problem(f"the metadata record a collection {name!r} that is not there")
+    if reader.trailing:
+        report._problem(f"{reader.trailing} bytes follow the MessagePack map")
+
+
+def _check_collection(
+    report: FileReport,
+    collection: CollectionReport,
+    section: CollectionSection,
+    progress: Progress | None,
+) -> None:
+    hint = collection.hint
+    where = f"collection {collection.name!r}"
+    if hint is not None and hint.count != section.count:
+        report._problem(f"{where}: the metadata record {hint.count} documents, not {section.count}")
+    plan = None
+    if hint is not None and hint.schema is not None:
+        try:
+            plan = codec.plan_columns(hint.schema, strict=True)
+        except GodbError as error:
+            report._problem(f"{where}: the recorded schema is unusable: {error}")
+    seen: set[str] = set()
+    greatest = 0
+    for entries in section.entries(ReadOptions(max_document_bytes=1 << 30)):
+        for index in range(len(entries)):
+            identity = entries.id(index)
+            if identity in seen:
+                report._problem(f"{where}: the document id {identity!r} occurs twice")
+            seen.add(identity)
+            if identity.isascii() and identity.isdigit() and len(identity) < 19:
+                greatest = max(greatest, int(identity))
+            _check_document(report, where, entries, index)
+        if plan is not None:
+            try:
+                codec.decode_batch(entries, plan)
+            except (TypeMismatch, FormatError) as error:
+                report._problem(f"{where}: the recorded schema does not fit: {error}")
+                plan = None
+        if progress is not None:
+            progress(len(entries))
+    if hint is not None and hint.next_id is not None and hint.next_id <= greatest:
+        report._problem(
+            f"{where}: the next id is recorded as {hint.next_id}, but {greatest} is in use"
+        )
+
+
+def _check_document(report: FileReport, where: str, entries: codec.Entries, index: int) -> None:
+    identity = entries.id(index)
+    try:
+        document = codec.load(entries.document(index))
+    except FormatError as error:
+        report._problem(f"{where}, document {identity!r}: {error.args[0]}")
+        return
+    if document.get(ID_FIELD, identity) != identity and len(report.notes) < _MAX_PROBLEMS:
+        report.notes.append(
+            f"{where}: document {identity!r} says that its _id is {document[ID_FIELD]!r}"
+        )

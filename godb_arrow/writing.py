@@ -1,0 +1,628 @@
+"""Documents, tables and DataFrames to GODB files."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import IO, Any, Literal
+
+import msgpack
+import pyarrow as pa
+import pyarrow.compute as pc
+import xxhash
+
+from godb_arrow import codec
+from godb_arrow.codec.columns import DICTIONARY_KEY
+from godb_arrow.errors import (
+    CollectionExists,
+    DuplicateId,
+    GodbError,
+    InvalidDocument,
+    InvalidOption,
+    SourceNotFound,
+    UnsupportedType,
+    error_context,
+)
+from godb_arrow.format import (
+    HINTS_KEY,
+    TAIL_SIZE,
+    CollectionData,
+    CollectionHint,
+    CollectionSection,
+    Compression,
+    GodbReader,
+    is_sealed,
+    read_hints,
+    write_file,
+)
+from godb_arrow.options import ReadOptions
+from godb_arrow.schema import ID_FIELD, DocumentSummary, FieldSummary, Kind, infer_schema
+from godb_arrow.storage import Source, replace_file, spool
+
+__all__ = ["CompatibilityWarning", "write_godb"]
+
+IfExists = Literal["replace", "append", "fail"]
+
+_ROWS = 16_384  # rows of a table, or documents, that are encoded at once
+_MAX_DICTIONARY = 1 << 20
+_OPTIONS = ReadOptions(max_document_bytes=1 << 30)
+
+
+class CompatibilityWarning(UserWarning):
+    """Documents were stored that godb_arrow reads back, and go-db does not."""
+
+
+def write_godb(
+    data: Any,
+    path: str | os.PathLike[str] | IO[bytes],
+    collection: str,
+    *,
+    id_column: str | None = None,
+    if_exists: IfExists = "replace",
+    omit_nulls: bool = False,
+    compression: Compression = "lz4",
+) -> int:
+    """Write a collection to a GODB file that go-db reads, too.
+
+    The file is replaced at once or not at all. Other collections that it has, its indexes,
+    metadata and unknown keys stay; documents that are kept are copied byte by byte.
+
+    Parameters
+    ----------
+    data : DataFrame, Table, RecordBatch, RecordBatchReader, Arrow stream or iterable of dicts
+        The documents: a pandas DataFrame, anything of pyarrow with rows, any object that has
+        ``__arrow_c_stream__`` (Polars, DuckDB and many more), or dicts. Streams are not held in
+        memory.
+    path : path, URL or open binary file
+        Where to write. An open file gets this collection only.
+    collection : str
+        The collection's name.
+    id_column : str, optional
+        The field with the document ids; strings or integers. Without it ``_id`` is used where
+        there is one, and otherwise ids are generated as go-db does: "1", "2", …
+    if_exists : {"replace", "append", "fail"}
+        What to do when the file has that collection.
+    omit_nulls : bool
+        Leave nulls of a table out of the documents, instead of storing nil.
+    compression : {"lz4", "lz4hc"}
+        "lz4hc" looks harder for matches: smaller files, written many times slower, read as
+        fast, and by the same programs.
+
+    Returns
+    -------
+    int
+        How many documents were written.
+
+    Raises
+    ------
+    DuplicateId
+        Documents share an id; the message names such ids.
+    InvalidDocument
+        A value cannot be stored; the message has the document and the path to the value.
+    UnsupportedType
+        A column cannot be stored; the message names it.
+    StorageError
+        The file cannot be written. What was there before is still there.
+
+    Warns
+    -----
+    CompatibilityWarning
+        Documents have extension types, or keys other than strings, which go-db refuses.
+
+    Notes
+    -----
+    Types, and what becomes of them:
+
+    - bool, integers, floats, strings, binary, lists, structs, null and timestamps with a zone:
+      as they are. The file records the Arrow schema, so that they are read as what they were.
+    - datetimes without a zone: stored as if they were UTC; read without a zone again.
+    - dates: timestamps at midnight. Times of day and durations: integers, in nanoseconds.
+      Decimals: strings. Categoricals and dictionaries: their values; categories and their
+      order are recorded. All are read as what they were, as long as the file is not rewritten
+      by another program.
+    - a DataFrame's index: stored as columns, restored by ``read_godb``; a plain range is only
+      recorded. Its NaN in numeric columns are nulls, as in ``pyarrow.Table.from_pandas``.
+    - ``arrow.json`` columns: the values that the text stands for.
+    - maps with keys other than strings, unions, intervals, complex numbers, and object columns
+      of mixed types are refused with the column's name. ``df.to_dict("records")`` stores mixed
+      values as they are.
+    - dicts: also NumPy scalars, ``Decimal`` (as string), ``UUID`` (as string), dates, times and
+      timedeltas.
+
+    Examples
+    --------
+    >>> import io, godb_arrow
+    >>> import pandas as pd
+    >>> file = io.BytesIO()
+    >>> godb_arrow.write_godb(pd.DataFrame({"age": [36, 41]}), file, "users")
+    2
+    """
+    if if_exists not in ("replace", "append", "fail"):
+        raise InvalidOption(
+            f"if_exists is {if_exists!r}", advice="use one of replace, append, fail"
+        )
+    if compression not in ("lz4", "lz4hc"):
+        raise InvalidOption(f"compression is {compression!r}", advice="use lz4 or lz4hc")
+    if not isinstance(collection, str):
+        raise InvalidOption(f"the collection's name is {collection!r}", advice="give a string")
+    name = os.fspath(path) if isinstance(path, (str, os.PathLike)) else "<file>"
+    with error_context("write", name, collection):
+        existing = _existing(path, collection)
+        if existing.has_collection and if_exists == "fail":
+            raise CollectionExists(
+                "the file has that collection already",
+                advice='use if_exists="replace" or "append"',
+            )
+        rows = _rows(data, id_column)
+        draft = _Draft(rows.schema)
+        if if_exists == "append":
+            existing.copy_collection(draft)
+        kept = draft.count
+        draft.add(rows, id_column, omit_nulls)
+        draft.check_ids()
+        _warn_of_incompatible(draft.summary)
+        collections = [*existing.kept(), draft.data(collection)]
+        others = existing.with_index_of(draft)
+        with replace_file(path) as stream:
+            write_file(
+                stream,
+                collections,
+                metadata=existing.metadata,
+                others=others,
+                compression=compression,
+            )
+    return draft.count - kept
+
+
+@dataclass(slots=True)
+class _Rows:
+    """What is to be written: record batches of a schema, or documents."""
+
+    schema: pa.Schema | None
+    batches: Iterable[pa.RecordBatch] = ()
+    documents: Iterable[Mapping[Any, Any]] = ()
+
+
+def _rows(data: Any, id_column: str | None) -> _Rows:
+    if type(data).__module__.startswith("pandas.") and hasattr(data, "to_records"):
+        data = _from_pandas(data)
+    if isinstance(data, (pa.RecordBatch, pa.Table)):
+        table = pa.Table.from_batches([data]) if isinstance(data, pa.RecordBatch) else data
+        if any(pa.types.is_dictionary(kind) for kind in table.schema.types):
+            table = table.unify_dictionaries()
+        schema = _with_dictionaries(table)
+        return _Rows(_checked(schema, id_column), table.to_batches(max_chunksize=_ROWS))
+    if hasattr(data, "__arrow_c_stream__"):
+        reader = pa.RecordBatchReader.from_stream(data)
+        return _Rows(_checked(reader.schema, id_column), _sliced(reader))
+    if isinstance(data, (str, bytes, Mapping)) or not isinstance(data, Iterable):
+        raise InvalidOption(
+            f"cannot write a {type(data).__name__} as documents",
+            advice="give a DataFrame, a Table, a stream, or an iterable of dicts",
+        )
+    return _Rows(None, documents=data)
+
+
+def _from_pandas(frame: Any) -> pa.Table:
+    try:
+        return pa.Table.from_pandas(frame)
+    except (pa.ArrowException, ValueError, TypeError) as error:
+        raise UnsupportedType(
+            f"the DataFrame cannot become columns: {' '.join(str(part) for part in error.args)}",
+            advice='convert that column, or write df.to_dict("records") to store mixed values',
+        ) from error
+
+
+def _checked(schema: pa.Schema, id_column: str | None) -> pa.Schema:
+    names = schema.names
+    for name in names:
+        if names.count(name) > 1:
+            raise UnsupportedType(f"two columns have the name {name!r}", advice="rename one")
+    if id_column is not None and id_column not in names:
+        raise InvalidOption(
+            f"there is no column {id_column!r} for the ids", advice=f"the columns are {names}"
+        )
+    codec.plan_columns(schema)
+    return schema
+
+
+def _sliced(reader: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
+    for batch in reader:
+        for start in range(0, batch.num_rows, _ROWS):
+            yield batch.slice(start, _ROWS)
+
+
+def _with_dictionaries(table: pa.Table) -> pa.Schema:
+    """The schema, with the values of small dictionaries in the fields' metadata."""
+    schema = table.schema
+    for index, field_ in enumerate(schema):
+        column = table.column(index)
+        if pa.types.is_dictionary(field_.type) and column.num_chunks:
+            values = pa.table({"": column.chunk(0).dictionary})
+            sink = pa.BufferOutputStream()
+            with pa.ipc.new_stream(sink, values.schema) as writer:
+                writer.write_table(values)
+            stored = sink.getvalue().to_pybytes()
+            if len(stored) <= _MAX_DICTIONARY:
+                metadata = {**(field_.metadata or {}), DICTIONARY_KEY: stored}
+                schema = schema.set(index, field_.with_metadata(metadata))
+    return schema
+
+
+class _Draft:
+    """Entries of one collection on their way to a file, spooled, with what must be known first.
+
+    A GODB file begins with the counts and the schema, so that everything is encoded once
+    before the first byte is written.
+    """
+
+    def __init__(self, schema: pa.Schema | None) -> None:
+        self._schema = schema
+        self._file = spool()
+        self._chunks: list[tuple[int, int]] = []  # entries and bytes of each
+        self._hashes = array("Q")
+        self._generated = True  # no id was given
+        self.count = 0
+        self.next_id = 1
+        self.summary = DocumentSummary()
+        self._infer = schema is None
+
+    def add(self, rows: _Rows, id_column: str | None, omit_nulls: bool) -> None:
+        """Encode rows."""
+        if rows.schema is None:
+            self._add_documents(rows.documents, id_column or ID_FIELD)
+            return
+        column = id_column or (ID_FIELD if ID_FIELD in rows.schema.names else None)
+        for batch in rows.batches:
+            if column is None:
+                ids = self._next_ids(batch.num_rows)
+            else:
+                ids = _ids_of(batch.column(column), column, self.count)
+            if ids:
+                self._append(codec.encode(batch, ids, omit_nulls), ids, column is not None)
+
+    def _next_ids(self, count: int) -> list[str]:
+        first = self.next_id
+        self.next_id += count
+        return [str(number) for number in range(first, first + count)]
+
+    def _add_documents(self, documents: Iterable[Mapping[Any, Any]], id_field: str) -> None:
+        chunk = bytearray()
+        ids: list[str] = []
+        given = False
+        for index, found in enumerate(documents):
+            if not isinstance(found, Mapping):
+                raise InvalidDocument(
+                    f"document number {index} is a {type(found).__name__}, not a dict",
+                    advice="give an iterable of dicts",
+                )
+            document = dict(found)
+            if id_field in document:
+                identity = _id_of(document[id_field], f"document number {index}")
+                self._see_id(identity)
+                given = True
+            elif id_field == ID_FIELD:
+                (identity,) = self._next_ids(1)
+            else:
+                raise InvalidDocument(
+                    f"document number {index} has no field {id_field!r} for its id",
+                    advice="give every document one, or leave out id_column",
+                )
+            if document.get(ID_FIELD) != identity:
+                document = {ID_FIELD: identity, **document}
+                document[ID_FIELD] = identity
+            try:
+                chunk += codec.pack_entry(identity, document)
+            except GodbError as error:
+                error.message = f"document {identity!r} (number {index}): {error.message}"
+                raise
+            ids.append(identity)
+            if len(ids) == _ROWS or len(chunk) > _OPTIONS.batch_bytes:
+                self._append(bytes(chunk), ids, given)
+                chunk.clear()
+                ids = []
+        if ids:
+            self._append(bytes(chunk), ids, given)
+
+    def _see_id(self, identity: str) -> None:
+        if identity.isascii() and identity.isdigit() and len(identity) < 19:
+            self.next_id = max(self.next_id, int(identity) + 1)
+
+    def _append(self, chunk: bytes, ids: list[str], given: bool) -> None:
+        if given:
+            self._generated = False
+            for identity in ids:
+                self._see_id(identity)
+        self._hashes.extend(
+            xxhash.xxh3_64_intdigest(identity.encode("utf-8", "surrogateescape"))
+            for identity in ids
+        )
+        if self._infer:
+            codec.infer(_scan_all(chunk, len(ids)), self.summary)
+        self._spool(chunk, len(ids))
+
+    def _spool(self, chunk: bytes | memoryview, count: int) -> None:
+        self._file.write(chunk)
+        self._chunks.append((count, len(chunk)))
+        self.count += count
+
+    def add_existing(self, entries: codec.Entries) -> None:
+        """Copy entries of a file, as they are."""
+        self._append(bytes(entries.raw()), list(entries.ids()), True)
+
+    def infer_all(self) -> None:
+        """From now on, and for what is there, derive the schema from the documents."""
+        self._infer = True
+        self._schema = None
+
+    def chunks(self) -> Iterator[bytes]:
+        """The entries' bytes, in order."""
+        self._file.seek(0)
+        for _, size in self._chunks:
+            yield self._file.read(size)
+
+    def entries(self) -> Iterator[codec.Entries]:
+        """The entries, in runs."""
+        for (count, _), chunk in zip(self._chunks, self.chunks(), strict=True):
+            yield _scan_all(chunk, count)
+
+    def check_ids(self) -> None:
+        """Raise DuplicateId if an id occurs twice."""
+        if self._generated or not self._has_equal_hashes():
+            return
+        seen: set[str] = set()
+        twice: dict[str, None] = {}
+        for entries in self.entries():
+            for identity in entries.ids():
+                if identity in seen:
+                    twice[identity] = None
+                seen.add(identity)
+        if twice:
+            raise DuplicateId(list(twice))
+
+    def _has_equal_hashes(self) -> bool:
+        hashes = pa.Array.from_buffers(
+            pa.uint64(), len(self._hashes), [None, pa.py_buffer(self._hashes)]
+        )
+        return bool(pc.count_distinct(hashes).as_py() != len(self._hashes))
+
+    def data(self, name: str) -> CollectionData:
+        """What the file's writer needs."""
+        schema = self._hint_schema()
+        hint = CollectionHint(self.count, self.next_id, schema)
+        return CollectionData(name, self.count, self.chunks(), hint)
+
+    def _hint_schema(self) -> pa.Schema:
+        if self._schema is None:
+            return infer_schema(self.summary)
+        names = self._schema.names
+        if ID_FIELD not in names:
+            return self._schema
+        index = names.index(ID_FIELD)
+        return self._schema.set(index, pa.field(ID_FIELD, pa.string()))
+
+
+def _scan_all(chunk: bytes, count: int) -> codec.Entries:
+    return codec.scan_entries(chunk, 0, count, len(chunk) + 1, 0)
+
+
+def _id_of(value: Any, where: str) -> str:
+    if isinstance(value, str):
+        return value
+    if hasattr(value, "item") and not isinstance(value, (bytes, bytearray)):
+        value = value.item()  # a NumPy scalar
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    raise InvalidDocument(
+        f"{where} has the id {value!r}", advice="document ids are strings or integers"
+    )
+
+
+def _ids_of(column: pa.Array, name: str, before: int) -> list[str]:
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    if not (pa.types.is_integer(column.type) or _is_text(column.type)):
+        raise UnsupportedType(
+            f"column {name!r} of type {column.type} cannot give the ids",
+            advice="document ids are strings or integers",
+        )
+    if column.null_count:
+        row = before + column.is_null().to_pylist().index(True)
+        raise InvalidDocument(
+            f"row {row} has no id in column {name!r}", advice="give every row an id"
+        )
+    ids: list[str] = column.cast(pa.string()).to_pylist()
+    return ids
+
+
+def _is_text(data_type: pa.DataType) -> bool:
+    return bool(
+        pa.types.is_string(data_type)
+        or pa.types.is_large_string(data_type)
+        or pa.types.is_string_view(data_type)
+    )
+
+
+def _warn_of_incompatible(summary: FieldSummary) -> None:
+    found = _incompatible(summary, "")
+    if found is not None:
+        path, what, document = found
+        warnings.warn(
+            f"go-db cannot read this file: {what} in {path or 'the document'} "
+            f"(first in document {document!r})",
+            CompatibilityWarning,
+            stacklevel=3,
+        )
+
+
+def _incompatible(summary: FieldSummary, path: str) -> tuple[str, str, str] | None:
+    for flag, what in ((Kind.ODD_KEY, "a key that is not a UTF-8 string"),
+                       (Kind.EXTENSION, "an extension type")):  # fmt: skip
+        if summary.kinds & flag:
+            return path, what, summary.first[flag]
+    children = [(f"{path}.{name}".lstrip("."), child) for name, child in summary.fields.items()]
+    children += [(f"{path}[]", child) for child in (summary.item, summary.values) if child]
+    found = (_incompatible(child, child_path) for child_path, child in children)
+    return next((one for one in found if one is not None), None)
+
+
+@dataclass(slots=True)
+class _Existing:
+    """What a file holds before it is rewritten."""
+
+    source: Source | None = None
+    collection: str = ""
+    counts: dict[str, int] = field(default_factory=dict)
+    hints: dict[str, CollectionHint] = field(default_factory=dict)
+    metadata: dict[bytes, bytes] = field(default_factory=dict)
+    others: dict[str, bytes] = field(default_factory=dict)
+
+    @property
+    def has_collection(self) -> bool:
+        return self.collection in self.counts
+
+    def _sections(self, stream: Any) -> Iterator[CollectionSection]:
+        assert self.source is not None
+        for section in GodbReader(stream, self.source.size()).sections():
+            if isinstance(section, CollectionSection):
+                yield section
+
+    def copy_collection(self, draft: _Draft) -> None:
+        """Put the collection's documents at the front of a draft."""
+        if self.source is None or not self.has_collection:
+            return
+        hint = self.hints.get(self.collection)
+        recorded = None if hint is None else hint.schema
+        if draft._schema is not None and (
+            recorded is None or not recorded.equals(draft._schema, check_metadata=True)
+        ):
+            draft.infer_all()
+        if hint is not None and hint.next_id is not None:
+            draft.next_id = hint.next_id
+        with self.source.open() as stream:
+            for section in self._sections(stream):
+                if section.name == self.collection:
+                    for entries in section.entries(_OPTIONS):
+                        draft.add_existing(entries)
+
+    def kept(self) -> list[CollectionData]:
+        """The other collections, to be copied as they are."""
+        names = [name for name in self.counts if name != self.collection]
+        if not names:
+            return []
+        copier = self._copier()
+        return [
+            CollectionData(
+                name, self.counts[name], copier(name), self.hints.get(name) or
+                CollectionHint(self.counts[name])
+            )
+            for name in names
+        ]  # fmt: skip
+
+    def _copier(self) -> Callable[[str], Iterator[memoryview]]:
+        """Reads the file once, though each collection has an iterator of its own."""
+
+        def copies() -> Iterator[tuple[str, memoryview]]:
+            assert self.source is not None
+            with self.source.open() as stream:
+                for section in self._sections(stream):
+                    if section.name == self.collection:
+                        continue
+                    for entries in section.entries(_OPTIONS):
+                        yield section.name, entries.raw()
+
+        stream = copies()
+        ahead: list[tuple[str, memoryview]] = []
+
+        def copy(name: str) -> Iterator[memoryview]:
+            while True:
+                found = ahead.pop() if ahead else next(stream, None)
+                if found is None:
+                    return
+                if found[0] != name:
+                    ahead.append(found)
+                    return
+                yield found[1]
+
+        return copy
+
+    def with_index_of(self, draft: _Draft) -> dict[str, bytes]:
+        """The other top-level keys, with go-db's index of the collection made anew."""
+        raw = self.others.get("indexes")
+        if raw is None or not self.has_collection:
+            return self.others
+        indexes = _load_map(raw)
+        fields = indexes.get(self.collection)
+        if not isinstance(fields, dict) or not fields:
+            return self.others
+        ids: dict[Any, list[str] | None] = {name: [] for name in fields}
+        for entries in draft.entries():
+            for position in range(len(entries)):
+                _index(entries.id(position), codec.load(entries.document(position)), ids)
+        # go-db stops working on an index over a list or map.
+        indexes[self.collection] = {name: found for name, found in ids.items() if found is not None}
+        return {**self.others, "indexes": codec.pack(indexes)}
+
+
+def _index(identity: str, document: dict[Any, Any], ids: dict[Any, list[str] | None]) -> None:
+    for name, found in ids.items():
+        value = identity if name == ID_FIELD else document.get(name)
+        if isinstance(value, (list, dict)):
+            ids[name] = None
+        elif value is not None and found is not None:
+            found.append(identity)
+
+
+def _existing(path: Any, collection: str) -> _Existing:
+    existing = _Existing(collection=collection)
+    if not isinstance(path, (str, os.PathLike)):
+        return existing
+    source = Source(path)
+    try:
+        sealed = is_sealed(source.tail(TAIL_SIZE))
+    except SourceNotFound:
+        return existing
+    if source.size() == 0:
+        return existing
+    existing.source = source
+    with source.open() as stream:
+        for section in GodbReader(stream, source.size()).sections():
+            if isinstance(section, CollectionSection):
+                existing.counts[section.name] = section.count
+            elif section.key == "metadata":
+                raw = section.read()
+                existing.metadata = _split_map(raw)
+                existing.hints = read_hints(raw) if sealed else {}
+            else:
+                existing.others[section.key] = section.read()
+    return existing
+
+
+def _load_map(raw: bytes) -> dict[Any, Any]:
+    loaded: Any = msgpack.unpackb(
+        raw, raw=False, unicode_errors="surrogateescape", strict_map_key=False, timestamp=0
+    )
+    return loaded if isinstance(loaded, dict) else {}
+
+
+def _split_map(raw: bytes) -> dict[bytes, bytes]:
+    """The keys and values of a map, each in its own bytes; without our own key."""
+    if raw == b"\xc0":
+        return {}
+    unpacker = msgpack.Unpacker(max_buffer_size=len(raw) + 1)
+    unpacker.feed(raw)
+    count = unpacker.read_map_header()
+    parts: dict[bytes, bytes] = {}
+    ours = codec.pack(HINTS_KEY)
+    for _ in range(count):
+        start = unpacker.tell()
+        unpacker.skip()
+        middle = unpacker.tell()
+        unpacker.skip()
+        key = raw[start:middle]
+        if key != ours:
+            parts[key] = raw[middle : unpacker.tell()]
+    return parts
