@@ -1,0 +1,441 @@
+"""The ``godb-arrow`` command: what the library does, verb for verb."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from importlib.resources import as_file, files
+from typing import Any, TypeVar, cast
+
+import click
+import pyarrow as pa
+from tqdm import tqdm
+
+import godb_arrow
+from godb_arrow import codec
+from godb_arrow._version import __version__
+from godb_arrow.codec.jsontext import from_json_text, to_json_text
+from godb_arrow.connectors.files import FORMATS, export_file, format_of, open_file
+from godb_arrow.errors import GodbError, InvalidOption
+from godb_arrow.storage import file_name
+from godb_arrow.verify import inspect_godb, verify_godb
+
+__all__ = ["main"]
+
+DAMAGED = 1
+FAILED = 2
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+
+def _common(command: _Command) -> _Command:
+    """The options that every command has, and how errors are shown."""
+
+    @click.option("--quiet", "-q", is_flag=True, help="No progress bar and no summary.")
+    @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+    @wraps(command)
+    def run(*arguments: Any, debug: bool, **options: Any) -> Any:
+        try:
+            with warnings.catch_warnings():
+                if not debug:
+                    warnings.showwarning = _show_warning
+                return command(*arguments, **options)
+        except BrokenPipeError:
+            # Whoever read our output has seen enough. Python flushes stdout once more at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(0)
+        except GodbError as error:
+            if debug:
+                raise
+            click.echo(f"godb-arrow: {' '.join(str(error).split())}", err=True)
+            sys.exit(FAILED)
+        except KeyboardInterrupt:
+            click.echo("godb-arrow: interrupted", err=True)
+            sys.exit(130)
+
+    return cast(_Command, run)
+
+
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    click.echo(f"godb-arrow: warning: {message}", err=True)
+
+
+_collection = click.option(
+    "--collection", "-c", help="Which collection; not needed when the file has one only."
+)
+_columns = click.option(
+    "--columns",
+    help="Fields to read, separated by commas; dotted paths go into structs (user.geo.cc).",
+)
+_where = click.option(
+    "--where",
+    "-w",
+    multiple=True,
+    metavar="FIELD=VALUE",
+    help="Keep documents with this value (JSON, or else text). Can be given several times.",
+)
+
+
+@contextmanager
+def _progress(total: int | None, unit: str, quiet: bool) -> Iterator[Callable[[int], object]]:
+    """A bar on standard error, if that is a terminal."""
+    hidden = quiet or not sys.stderr.isatty()
+    with tqdm(total=total, unit=unit, unit_scale=True, disable=hidden, leave=False) as bar:
+        yield bar.update
+
+
+def _split(columns: str | None) -> list[str] | None:
+    return None if columns is None else [name for name in columns.split(",") if name]
+
+
+def _conditions(where: tuple[str, ...]) -> dict[str, Any] | None:
+    found = {}
+    for condition in where:
+        name, separator, value = condition.partition("=")
+        if not separator:
+            raise InvalidOption(f"--where {condition!r} has no =", advice="write FIELD=VALUE")
+        try:
+            found[name] = from_json_text(value)
+        except ValueError:
+            found[name] = value
+    return found or None
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="godb-arrow")
+def main() -> None:
+    """GODB files in, Arrow and DataFrames out, and back.
+
+    FILE is a path, or any URL that fsspec knows, such as s3://bucket/users.godb.
+
+    \b
+    Try it:
+      godb-arrow demo                                  a tour on real data
+      godb-arrow info users.godb                       what a file holds
+      godb-arrow export users.godb users.parquet       for everybody else
+      godb-arrow cat users.godb | jq .name             documents, one a line
+      godb-arrow import users.csv users.godb           and back
+    """
+
+
+@main.command()
+@click.argument("file")
+@_common
+def info(file: str, quiet: bool) -> None:
+    """Show a file's header, collections, sizes and schemas.
+
+    \b
+    Example:
+      godb-arrow info users.godb
+    """
+    report = inspect_godb(file)
+    assert report.header is not None
+    click.echo(f"{file}")
+    click.echo(f"  format       version {report.header.version}, flags {report.header.flags}")
+    if report.size is not None:
+        ratio = report.body_size / max(report.size - 8, 1)
+        click.echo(f"  size         {_bytes(report.size)} on disk, {_bytes(report.body_size)} of "
+                   f"MessagePack, ratio {ratio:.1f}")  # fmt: skip
+    written = "godb_arrow (sealed)" if report.sealed else "another program"
+    click.echo(f"  written by   {written}, {'with' if report.checksum else 'without'} checksum")
+    if report.others:
+        click.echo(f"  other keys   {', '.join(sorted(report.others))}")
+    click.echo(f"  codec        {codec.BACKEND}")
+    for collection in report.collections:
+        size = _bytes(collection.size)
+        click.echo(f"\n  {collection.name!r}: {collection.count:,} documents, {size}")
+        for line in _schema_lines(godb_arrow.read_schema(file, collection.name)):
+            click.echo(f"    {line}")
+
+
+def _bytes(count: float) -> str:
+    for unit in ("B", "KiB", "MiB"):
+        if count < 1024:
+            return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} GiB"
+
+
+def _schema_lines(schema: pa.Schema) -> list[str]:
+    width = max((len(name) for name in schema.names), default=0)
+    return [f"{field.name:<{width}}  {_type_name(field.type)}" for field in schema]
+
+
+def _type_name(data_type: pa.DataType) -> str:
+    return "json" if isinstance(data_type, pa.JsonType) else str(data_type)
+
+
+@main.command()
+@click.argument("file")
+@_collection
+@_common
+def schema(file: str, collection: str | None, quiet: bool) -> None:
+    """Show the Arrow schema of a collection, over all its documents.
+
+    \b
+    Example:
+      godb-arrow schema shop.godb -c orders
+    """
+    for line in _schema_lines(godb_arrow.read_schema(file, collection)):
+        click.echo(line)
+
+
+@main.command()
+@click.argument("file")
+@_collection
+@_columns
+@click.option("--rows", "-n", default=5, show_default=True, type=click.IntRange(1))
+@_common
+def head(file: str, collection: str | None, columns: str | None, rows: int, quiet: bool) -> None:
+    """Show the first documents as a table.
+
+    \b
+    Example:
+      godb-arrow head users.godb -n 3 --columns name,city
+    """
+    import pandas as pd
+
+    frames = godb_arrow.read_godb(
+        file,
+        collection,
+        columns=_split(columns),
+        chunksize=rows,
+        sample=rows,
+        on_mismatch="null",
+        dtype_backend="pyarrow",
+    )
+    with pd.option_context(
+        "display.max_columns", None, "display.width", None, "display.max_colwidth", 40
+    ):
+        frame = next(frames, None)
+        click.echo("no documents" if frame is None else frame.to_string(index=False))
+
+
+@main.command()
+@click.argument("file")
+@_collection
+@click.option("--limit", "-n", type=click.IntRange(0), help="Stop after this many documents.")
+@click.option(
+    "--plain",
+    is_flag=True,
+    help="Timestamps as text and binary as base64, for programs that know only JSON.",
+)
+@_common
+def cat(file: str, collection: str | None, limit: int | None, plain: bool, quiet: bool) -> None:
+    """Write documents to standard output as NDJSON, one a line, as they are stored.
+
+    What JSON has no word for is written as {"$time": …}, {"$bytes": …} and so on, and read back
+    by "import"; --plain gives simple text instead.
+
+    \b
+    Example:
+      godb-arrow cat users.godb | head -n 3
+    """
+    documents = godb_arrow.read_documents(file, collection)
+    out = sys.stdout.buffer
+    for document in itertools.islice(documents, limit):
+        out.write(to_json_text(document, plain=plain).encode() + b"\n")
+    out.flush()
+
+
+@main.command()
+@click.argument("file")
+@click.argument("target")
+@click.option("--collection", "-c", multiple=True, help="Which collections; all, if left out.")
+@_columns
+@_where
+@click.option(
+    "--format",
+    "format_",
+    type=click.Choice(sorted(set(FORMATS.values()))),
+    help="By the target's extension, if left out.",
+)
+@_common
+def export(
+    file: str,
+    target: str,
+    collection: tuple[str, ...],
+    columns: str | None,
+    where: tuple[str, ...],
+    format_: str | None,
+    quiet: bool,
+) -> None:
+    """Write collections to Parquet, Arrow IPC, CSV or NDJSON files.
+
+    With several collections, TARGET has {collection} in its name.
+
+    \b
+    Examples:
+      godb-arrow export users.godb users.parquet
+      godb-arrow export shop.godb 'out/{collection}.parquet'
+      godb-arrow export users.godb berlin.csv --where city=Berlin --columns name,age
+    """
+    counts = godb_arrow.list_collections(file)
+    names = list(collection) or list(counts)
+    if len(names) > 1 and "{collection}" not in target:
+        raise InvalidOption(
+            f"{file} has {len(names)} collections ({', '.join(map(repr, names[:10]))}) and there "
+            "is one target",
+            advice="name one with --collection, or put {collection} into the target's name",
+        )
+    for name in names:
+        path = target.replace("{collection}", file_name(name))
+        reader = godb_arrow.scan_godb(
+            file, name, columns=_split(columns), filter=_conditions(where)
+        )
+        with _progress(counts.get(name), " documents", quiet) as update:
+            rows = export_file(reader, path, format=format_, progress=update)
+        if not quiet:
+            click.echo(f"{path}: {rows:,} rows", err=True)
+
+
+@main.command("import")
+@click.argument("sources", nargs=-1, required=True)
+@click.argument("file")
+@click.option("--collection", "-c", help="By the source's name, if left out.")
+@click.option("--id", "id_column", help="The field with the document ids.")
+@click.option(
+    "--if-exists",
+    type=click.Choice(["replace", "append", "fail"]),
+    default="fail",
+    show_default=True,
+    help="What to do when FILE has the collection.",
+)
+@click.option("--format", "format_", type=click.Choice(sorted(set(FORMATS.values()))))
+@_common
+def import_(
+    sources: tuple[str, ...],
+    file: str,
+    collection: str | None,
+    id_column: str | None,
+    if_exists: Any,
+    format_: str | None,
+    quiet: bool,
+) -> None:
+    """Write Parquet, Arrow IPC, CSV or NDJSON files into a GODB file, a collection for each.
+
+    Other collections of FILE stay as they are.
+
+    \b
+    Examples:
+      godb-arrow import users.parquet users.godb
+      godb-arrow import users.csv orders.ndjson shop.godb
+      godb-arrow import more.csv users.godb -c users --if-exists append
+    """
+    for source in sources:
+        stem = os.path.splitext(os.path.basename(source))[0]
+        name = collection if collection is not None else stem
+        if format_ is None:
+            format_of(source)
+        with (
+            open_file(source, format=format_) as data,
+            _progress(None, " documents", quiet) as update,
+        ):
+            rows = godb_arrow.write_godb(
+                _counted(data, update), file, name, id_column=id_column, if_exists=if_exists
+            )
+        if not quiet:
+            click.echo(f"{file}: {rows:,} documents in {name!r}", err=True)
+
+
+def _counted(data: Any, update: Callable[[int], object]) -> Any:
+    """The same documents or record batches, with a progress bar that moves."""
+    if not isinstance(data, pa.RecordBatchReader):
+        return (document for document in data if update(1) is not data)
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        for batch in data:
+            update(batch.num_rows)
+            yield batch
+
+    return pa.RecordBatchReader.from_batches(data.schema, batches())
+
+
+@main.command()
+@click.argument("sources", metavar="FILES...", nargs=-1, required=True)
+@_common
+def verify(sources: tuple[str, ...], quiet: bool) -> None:
+    """Check every byte of files: checksums, MessagePack, document ids, recorded hints.
+
+    The exit status is 1 when a file is damaged.
+
+    \b
+    Example:
+      godb-arrow verify backup/*.godb
+    """
+    damaged = False
+    for source in sources:
+        with _progress(None, " documents", quiet) as update:
+            report = verify_godb(source, progress=update)
+        for problem in report.problems:
+            click.echo(problem if source in problem else f"{source}: {problem}", err=True)
+        for note in report.notes if not quiet else ():
+            click.echo(f"{source}: note: {note}", err=True)
+        damaged = damaged or not report.ok
+        if report.ok and not quiet:
+            documents = sum(collection.count for collection in report.collections)
+            checksum = "checksums match" if report.checksum else "no checksum in the file"
+            click.echo(f"{source}: sound, {documents:,} documents, {checksum}")
+    if damaged:
+        sys.exit(DAMAGED)
+
+
+@main.command()
+@_common
+def demo(quiet: bool) -> None:
+    """A tour on real data: the flights that left New York City in January 2013.
+
+    Streams them as record batches, loads them into pandas, writes them to Parquet, and reads
+    those back into a GODB file.
+    """
+    with as_file(files("godb_arrow.samples") / "flights.godb") as sample:
+        _demo(str(sample), quiet)
+
+
+def _demo(sample: str, quiet: bool) -> None:
+    size = os.path.getsize(sample)
+    (name, count), *_ = godb_arrow.list_collections(sample).items()
+    click.echo(f"flights.godb: {_bytes(size)}, collection {name!r}, {count:,} documents\n")
+    click.echo("Its Arrow schema:")
+    for line in _schema_lines(godb_arrow.read_schema(sample)):
+        click.echo(f"  {line}")
+
+    start = time.perf_counter()
+    batches = 0
+    with (
+        godb_arrow.scan_godb(sample, batch_size=8192) as reader,
+        _progress(count, " documents", quiet) as update,
+    ):
+        for batch in reader:
+            batches += 1
+            update(batch.num_rows)
+    seconds = time.perf_counter() - start
+    click.echo(
+        f"\nStreamed as {batches} record batches in {seconds:.2f} s: "
+        f"{count / seconds:,.0f} documents/s with the {codec.BACKEND} codec\n"
+    )
+
+    frame = godb_arrow.read_godb(sample, columns=["carrier", "dest", "distance", "dep_delay"])
+    click.echo(f"In pandas, 4 of {len(godb_arrow.read_schema(sample))} columns:")
+    click.echo(f"{frame.head()}\n")
+    delays = frame.groupby("dest")["dep_delay"].mean().sort_values(ascending=False)
+    click.echo(f"Latest on average: {', '.join(f'{k} {v:.0f} min' for k, v in delays[:3].items())}")
+
+    with tempfile.TemporaryDirectory() as folder:
+        parquet = os.path.join(folder, "flights.parquet")
+        back = os.path.join(folder, "flights.godb")
+        rows = export_file(godb_arrow.scan_godb(sample), parquet)
+        click.echo(f"\nTo Parquet: {rows:,} rows, {_bytes(os.path.getsize(parquet))}")
+        with open_file(parquet) as data:
+            rows = godb_arrow.write_godb(data, back, name)
+        same = godb_arrow.read_table(back).equals(godb_arrow.read_table(sample))
+        click.echo(f"And back:   {rows:,} documents, {'the same' if same else 'NOT the same'}")
+    if not same:
+        sys.exit(DAMAGED)

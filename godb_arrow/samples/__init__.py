@@ -1,0 +1,1 @@
+"""Real data that the package carries, for the demo and the examples."""
