@@ -1,0 +1,103 @@
+"""Runs peers side by side, each run in a process of its own, and prints medians and ratios.
+
+A process of its own is what shows the peak of memory of one operation: it is the process's
+peak less what it had when its libraries were imported. Runs of the peers alternate, so that
+what the machine does in between meets all of them.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import resource
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+MEBIBYTE = 1 << 20
+
+
+@dataclass
+class Peer:
+    """One way to do the work.
+
+    `function` is called with `arguments` in a new process, after `imports` and `setup`.
+    """
+
+    name: str
+    function: Callable[..., Any]
+    arguments: tuple[Any, ...] = ()
+    imports: Sequence[str] = ()
+    setup: Callable[..., Any] | None = None
+    seconds: list[float] = field(default_factory=list)
+    peaks: list[float] = field(default_factory=list)
+
+
+def _child(peer: Peer, connection: Connection) -> None:
+    import importlib
+
+    for name in peer.imports:
+        importlib.import_module(name)
+    arguments = peer.arguments
+    if peer.setup is not None:
+        arguments = (peer.setup(*arguments),)
+    before = _resident()
+    _reset_peak()
+    started = time.perf_counter()
+    peer.function(*arguments)
+    seconds = time.perf_counter() - started
+    connection.send((seconds, _peak() - before))
+    connection.close()
+
+
+def _status(key: str) -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(key):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
+def _resident() -> int:
+    return _status("VmRSS:")
+
+
+def _reset_peak() -> None:
+    with suppress(OSError):  # then the peak is that since the start
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def _peak() -> int:
+    return _status("VmHWM:") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def compare(title: str, peers: Sequence[Peer], *, rows: int, repeat: int) -> None:
+    """Run the peers in turn, and print a table with the first peer as the measure."""
+    context = multiprocessing.get_context("spawn")
+    for _ in range(repeat):
+        for peer in peers:
+            receiver, sender = context.Pipe(duplex=False)
+            process = context.Process(target=_child, args=(peer, sender))
+            process.start()
+            sender.close()
+            try:
+                seconds, peak = receiver.recv()
+            except EOFError:
+                raise SystemExit(f"{title}: {peer.name} failed") from None
+            process.join()
+            peer.seconds.append(seconds)
+            peer.peaks.append(peak / MEBIBYTE)
+    print(f"\n{title} (median of {repeat})\n")
+    print("| | seconds | times ours | documents/s | peak MiB |")
+    print("|---|---:|---:|---:|---:|")
+    ours = statistics.median(peers[0].seconds)
+    for peer in peers:
+        median = statistics.median(peer.seconds)
+        print(
+            f"| {peer.name} | {median:.3f} | {median / ours:.2f} | {rows / median:,.0f} "
+            f"| {statistics.median(peer.peaks):.0f} |",
+            flush=True,
+        )

@@ -1,0 +1,172 @@
+"""Read and write the same documents as GODB and as NDJSON, beside other libraries.
+
+    pip install -e '.[bench]'
+    python tests/benchmarks/read_write.py
+
+The peers read NDJSON with all cores, as they do by default.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from data import make_files, pack_documents
+from harness import Peer, compare
+
+import godb_arrow
+from godb_arrow import codec
+
+
+def godb_table(path: Path) -> Any:
+    return godb_arrow.read_table(path)
+
+
+def godb_inferred(path: Path) -> Any:
+    return godb_arrow.read_table(path, use_hints=False)
+
+
+def godb_stream(path: Path) -> int:
+    with godb_arrow.scan_godb(path) as reader:
+        return sum(batch.num_rows for batch in reader)
+
+
+def godb_two_columns(path: Path) -> Any:
+    names = godb_arrow.read_schema(path).names
+    return godb_arrow.read_table(path, columns=names[1:3])
+
+
+def godb_pandas(path: Path) -> Any:
+    return godb_arrow.read_godb(path)
+
+
+def arrow_json(path: Path) -> Any:
+    import pyarrow.json
+
+    return pyarrow.json.read_json(path)
+
+
+def polars_ndjson(path: Path) -> Any:
+    import polars as pl
+
+    return pl.read_ndjson(path)
+
+
+def polars_pandas(path: Path) -> Any:
+    import polars as pl
+
+    return pl.read_ndjson(path).to_pandas()
+
+
+def pandas_json(path: Path) -> Any:
+    import pandas as pd
+
+    return pd.read_json(path, lines=True)
+
+
+def msgpack_objects(documents: list[bytes]) -> Any:
+    import msgpack
+    import pyarrow as pa
+
+    rows = [msgpack.unpackb(document, timestamp=3) for document in documents]
+    return pa.Table.from_pylist(rows)
+
+
+def load_arrow(path: Path) -> Any:
+    import pyarrow as pa
+
+    with pa.ipc.open_file(path) as file:
+        return file.read_all()
+
+
+def load_pandas(path: Path) -> Any:
+    return load_arrow(path).to_pandas()
+
+
+def load_polars(path: Path) -> Any:
+    import polars as pl
+
+    return pl.DataFrame(load_arrow(path))
+
+
+def write_godb(table: Any) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        godb_arrow.write_godb(table, os.path.join(folder, "x.godb"), "c")
+
+
+def write_pandas(frame: Any) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        frame.to_json(os.path.join(folder, "x.ndjson"), orient="records", lines=True)
+
+
+def write_polars(frame: Any) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        frame.write_ndjson(os.path.join(folder, "x.ndjson"))
+
+
+def run(folder: Path, shape: str, rows: int, repeat: int) -> None:
+    files = make_files(folder, shape, rows)
+    sizes = ", ".join(f"{name} {path.stat().st_size / 2**20:.1f} MiB" for name, path in
+                      files.items() if name != "arrow")  # fmt: skip
+    print(f"\n## {rows:,} {shape} documents ({sizes})")
+    godb, ndjson, arrow = files["godb"], files["ndjson"], files["arrow"]
+    ours = ("godb_arrow", "pyarrow.compute", "pandas")
+    compare(
+        "File to Arrow table",
+        [
+            Peer("godb_arrow", godb_table, (godb,), ours),
+            Peer("godb_arrow, schema inferred", godb_inferred, (godb,), ours),
+            Peer("godb_arrow, streamed", godb_stream, (godb,), ours),
+            Peer("godb_arrow, 2 columns", godb_two_columns, (godb,), ours),
+            Peer("pyarrow.json.read_json", arrow_json, (ndjson,), ["pyarrow.json"]),
+            Peer("polars.read_ndjson", polars_ndjson, (ndjson,), ["polars"]),
+            Peer("msgpack, Table.from_pylist", msgpack_objects, (godb,), ["msgpack", "pyarrow"],
+                 pack_documents),
+        ],
+        rows=rows,
+        repeat=repeat,
+    )  # fmt: skip
+    compare(
+        "File to pandas",
+        [
+            Peer("godb_arrow.read_godb", godb_pandas, (godb,), ours),
+            Peer("pandas.read_json(lines=True)", pandas_json, (ndjson,), ["pandas"]),
+            Peer("polars to pandas", polars_pandas, (ndjson,), ["polars", "pandas"]),
+        ],
+        rows=rows,
+        repeat=repeat,
+    )
+    compare(
+        "Table to file",
+        [
+            Peer("godb_arrow.write_godb", write_godb, (arrow,), ours, load_arrow),
+            Peer("DataFrame.to_json(lines=True)", write_pandas, (arrow,), ["pandas"], load_pandas),
+            Peer("polars write_ndjson", write_polars, (arrow,), ["polars"], load_polars),
+        ],
+        rows=rows,
+        repeat=repeat,
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--flat", type=int, default=1_000_000, help="flat documents")
+    parser.add_argument("--nested", type=int, default=200_000, help="nested documents")
+    parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--folder", type=Path, help="keep the files here, and use them again")
+    arguments = parser.parse_args()
+    print(f"godb_arrow {godb_arrow.__version__}, {codec.BACKEND} codec, Python "
+          f"{platform.python_version()}, {os.cpu_count()} cores")  # fmt: skip
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = arguments.folder or Path(temporary)
+        folder.mkdir(parents=True, exist_ok=True)
+        run(folder, "flat", arguments.flat, arguments.repeat)
+        run(folder, "nested", arguments.nested, arguments.repeat)
+
+
+if __name__ == "__main__":
+    main()

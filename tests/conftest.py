@@ -1,0 +1,43 @@
+"""Settings and fixtures for all tests."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import hypothesis
+import pytest
+
+LONG = os.environ.get("GODB_ARROW_LONG") == "1"
+
+hypothesis.settings.register_profile(
+    "short", max_examples=60, deadline=None, derandomize=True, database=None
+)
+hypothesis.settings.register_profile("long", max_examples=3000, deadline=None)
+hypothesis.settings.load_profile("long" if LONG else "short")
+
+
+@pytest.fixture(autouse=True)
+def no_leaked_files() -> Iterator[None]:
+    """Fail a test that leaves a file open."""
+    folder = Path("/proc/self/fd")
+    if not folder.is_dir():
+        yield
+        return
+    before = _regular_files(folder)
+    yield
+    leaked = _regular_files(folder) - before
+    assert not leaked, f"left open: {leaked}"
+
+
+def _regular_files(folder: Path) -> set[str]:
+    found = set()
+    for entry in folder.iterdir():
+        try:
+            target = os.readlink(entry)
+        except OSError:
+            continue
+        if target.endswith(".godb") or "godb-arrow-" in target:
+            found.add(target)
+    return found

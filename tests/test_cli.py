@@ -1,0 +1,193 @@
+"""The godb-arrow command, as a program."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import pty
+import struct
+import subprocess
+import sys
+import termios
+from pathlib import Path
+
+import msgpack
+import pandas as pd
+import pyarrow.parquet
+import pytest
+from handmade import file_of
+
+import godb_arrow
+
+PROGRAM = [sys.executable, "-c", "from godb_arrow.cli import main; main(prog_name='godb-arrow')"]
+
+
+def run(*arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*PROGRAM, *map(str, arguments)],
+        capture_output=True, text=True, check=False, **options,  # type: ignore[call-overload]
+    )  # fmt: skip
+
+
+@pytest.fixture
+def users(tmp_path: Path) -> Path:
+    target = tmp_path / "users.godb"
+    rows = [{"name": f"n{i}", "age": i, "city": "Rome" if i % 2 else "Oslo"} for i in range(50)]
+    godb_arrow.write_godb(rows, target, "users")
+    return target
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Path:
+    target = tmp_path / "shop.godb"
+    collections = {"users": {"1": {"n": 1}}, "../escape": {"1": {"m": 2}}}
+    target.write_bytes(file_of(msgpack.packb({"collections": collections})))
+    return target
+
+
+def test_help_teaches() -> None:
+    found = run("--help")
+    assert found.returncode == 0
+    for word in (
+        "info",
+        "schema",
+        "head",
+        "cat",
+        "export",
+        "import",
+        "verify",
+        "demo",
+        "users.godb",
+    ):
+        assert word in found.stdout
+    assert "godb-arrow export users.godb" in run("export", "--help").stdout
+
+
+def test_info(users: Path, shop: Path) -> None:
+    found = run("info", users)
+    assert found.returncode == 0, found.stderr
+    for text in ("version 1, flags 0", "'users': 50 documents", "age", "int64", "ratio", "sealed"):
+        assert text in found.stdout
+    assert "another program" in run("info", shop).stdout
+
+
+def test_schema_and_head(users: Path) -> None:
+    assert run("schema", users).stdout.split() == [
+        "_id", "string", "name", "string", "age", "int64", "city", "string",
+    ]  # fmt: skip
+    lines = run("head", users, "-n", 2, "--columns", "name,age").stdout.splitlines()
+    assert [line.split() for line in lines] == [["name", "age"], ["n0", "0"], ["n1", "1"]]
+
+
+def test_cat(users: Path) -> None:
+    lines = run("cat", users, "-n", 3).stdout.splitlines()
+    assert [json.loads(line)["age"] for line in lines] == [0, 1, 2]
+
+
+def test_cat_into_a_closed_pipe_is_quiet(tmp_path: Path) -> None:
+    target = tmp_path / "big.godb"
+    godb_arrow.write_godb(({"s": "x" * 100, "n": n} for n in range(20_000)), target, "c")
+    program = subprocess.Popen(
+        [*PROGRAM, "cat", str(target)], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert program.stdout is not None
+    assert program.stderr is not None
+    with program.stdout as out, program.stderr as err:
+        out.readline()
+        out.close()
+        assert err.read() == b""
+    assert program.wait() == 0
+
+
+@pytest.mark.parametrize("extension", ["parquet", "arrow", "csv", "ndjson"])
+def test_export_and_import(users: Path, tmp_path: Path, extension: str) -> None:
+    target = tmp_path / f"people.{extension}"
+    done = run("export", users, target, "--where", "city=Rome", "--where", "age=[1,3,5]")
+    assert done.returncode == 0, done.stderr
+    assert "3 rows" in done.stderr
+    back = tmp_path / "back.godb"
+    done = run("import", target, back)
+    assert "3 documents in 'people'" in done.stderr
+    assert [row["age"] for row in godb_arrow.read_documents(back)] == [1, 3, 5]
+    again = run("import", target, back)
+    assert again.returncode == 2
+    assert "if_exists" in again.stderr
+    run("import", target, back, "-c", "people", "--if-exists", "append", "--id", "name")
+    assert godb_arrow.list_collections(back)["people"] in (3, 6)
+
+
+def test_export_of_several_collections_stays_in_its_folder(shop: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    refused = run("export", shop, out / "x.parquet")
+    assert refused.returncode == 2
+    assert "{collection}" in refused.stderr
+    done = run("export", shop, out / "{collection}.parquet")
+    assert done.returncode == 0, done.stderr
+    assert sorted(os.listdir(out)) == ["%2E.%2Fescape.parquet", "users.parquet"]
+    assert pyarrow.parquet.read_table(out / "users.parquet").num_rows == 1
+
+
+def test_export_with_columns_and_quiet(users: Path, tmp_path: Path) -> None:
+    target = tmp_path / "x.csv"
+    done = run("export", users, target, "--columns", "age,name", "--quiet")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert pd.read_csv(target).columns.tolist() == ["age", "name"]
+
+
+def test_verify(users: Path, shop: Path) -> None:
+    sound = run("verify", users, shop)
+    assert sound.returncode == 0
+    assert "sound, 50 documents, checksums match" in sound.stdout
+    damaged = bytearray(users.read_bytes())
+    damaged[100] ^= 1
+    users.write_bytes(damaged)
+    found = run("verify", users, shop)
+    assert found.returncode == 1
+    assert "users.godb" in found.stderr
+    assert "shop.godb: sound" in found.stdout
+
+
+def test_errors_are_one_line_and_exit_status_2(users: Path, tmp_path: Path) -> None:
+    for arguments in (
+        ("info", tmp_path / "nowhere.godb"),
+        ("head", users, "--columns", "nope"),
+        ("cat", users, "-c", "nope"),
+        ("export", users, tmp_path / "x.docx"),
+        ("export", users, tmp_path / "x.csv", "--where", "age"),
+        ("import", tmp_path / "gone.csv", tmp_path / "y.godb"),
+    ):
+        found = run(*arguments)
+        assert found.returncode == 2, arguments
+        assert len(found.stderr.splitlines()) == 1
+        assert found.stderr.startswith("godb-arrow: ")
+    assert run("frobnicate").returncode == 2
+
+
+def test_debug_shows_the_traceback(tmp_path: Path) -> None:
+    found = run("info", tmp_path / "nowhere.godb", "--debug")
+    assert found.returncode != 0
+    assert "Traceback" in found.stderr
+    assert "SourceNotFound" in found.stderr
+
+
+def test_demo() -> None:
+    found = run("demo")
+    assert found.returncode == 0, found.stderr
+    for text in ("27,004 documents", "record batches", "documents/s", "carrier", "the same"):
+        assert text in found.stdout
+
+
+def test_a_progress_bar_on_a_terminal_only(users: Path, tmp_path: Path) -> None:
+    controlling, terminal = pty.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    done = subprocess.run(
+        [*PROGRAM, "export", str(users), str(tmp_path / "x.csv")], stderr=terminal, check=True
+    )
+    os.close(terminal)
+    shown = os.read(controlling, 100_000).decode()
+    os.close(controlling)
+    assert done.returncode == 0
+    assert "documents" in shown
+    assert "%|" in shown

@@ -1,0 +1,96 @@
+"""Python values and documents as MessagePack."""
+
+from __future__ import annotations
+
+import datetime as dt
+import decimal
+import math
+import uuid
+from typing import Any
+
+import msgpack
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from strategies import documents
+from test_codec_jsontext import same
+
+from godb_arrow import DepthExceeded, InvalidDocument
+from godb_arrow.codec import load, pack
+
+
+@given(documents)
+def test_a_document_is_read_as_it_was_written(document: dict[str, Any]) -> None:
+    assert same(load(pack(document)), document)
+
+
+@pytest.mark.parametrize(
+    ("value", "stored"),
+    [
+        (np.int64(5), 5),
+        (np.float32(0.5), 0.5),
+        (np.bool_(True), True),
+        (np.array([1, 2]), [1, 2]),
+        (np.datetime64("1970-01-01T00:00:01"), msgpack.Timestamp(1, 0)),
+        (np.datetime64("NaT"), None),
+        (np.array(["1970-01-01", "NaT"], "datetime64[ns]"), [msgpack.Timestamp(0, 0), None]),
+        (pd.Timestamp("1970-01-01T00:00:00.000000001"), msgpack.Timestamp(0, 1)),
+        (pd.Timestamp("1970-01-01T01:00", tz="Europe/Berlin"), msgpack.Timestamp(0, 0)),
+        (pd.NaT, None),
+        (pd.NA, None),
+        (pd.Timedelta(5, "ns"), 5),
+        (dt.datetime(1970, 1, 1, 0, 0, 1), msgpack.Timestamp(1, 0)),
+        (dt.date(1970, 1, 2), msgpack.Timestamp(86400, 0)),
+        (dt.time(0, 0, 1, 5), 1_000_005_000),
+        (dt.timedelta(microseconds=-1), -1000),
+        (decimal.Decimal("1.50"), "1.50"),
+        (uuid.UUID(int=5), "00000000-0000-0000-0000-000000000005"),
+        ((1, 2), [1, 2]),
+    ],
+)
+def test_values_beyond_messagepack(value: Any, stored: Any) -> None:
+    packed = pack({"v": value})
+    assert msgpack.unpackb(packed, timestamp=0) == {"v": stored}
+
+
+@pytest.mark.parametrize(
+    ("document", "path"),
+    [
+        ({"a": {1, 2}}, "a"),
+        ({"a": [1, {"b": object()}]}, r"a\[1\]\.b"),
+        ({"a": 2**64}, "a"),
+        ({"a": {"x": -(2**63) - 1}}, r"a\.x"),
+        ({"a": 1j}, "a"),
+    ],
+)
+def test_what_cannot_be_stored_is_named_by_its_path(document: dict[str, Any], path: str) -> None:
+    with pytest.raises(InvalidDocument, match=f"at {path} ") as raised:
+        pack(document)
+    assert raised.value.__cause__ is not None
+
+
+def test_a_document_that_contains_itself_is_refused() -> None:
+    document: dict[str, Any] = {}
+    document["self"] = document
+    with pytest.raises(DepthExceeded):
+        pack(document)
+
+
+def test_times_that_a_datetime_cannot_hold_stay_exact() -> None:
+    stamps = [msgpack.Timestamp(0, 1), msgpack.Timestamp(2**40, 0), msgpack.Timestamp(1, 5000)]
+    loaded = load(pack({"v": stamps}))["v"]
+    assert loaded[:2] == stamps[:2]
+    assert loaded[2] == dt.datetime(1970, 1, 1, 0, 0, 1, 5, dt.UTC)
+
+
+def test_keys_that_python_cannot_hash_become_tuples() -> None:
+    raw = b"\x82\x91\x01\xa1a\x81\xa1k\x05\xc0"
+    assert load(raw) == {(1,): "a", (("k", 5),): None}
+
+
+def test_floats_keep_their_sign_and_nan() -> None:
+    loaded = load(pack({"v": [-0.0, math.nan, math.inf]}))["v"]
+    assert math.copysign(1, loaded[0]) == -1
+    assert math.isnan(loaded[1])
+    assert loaded[2] == math.inf

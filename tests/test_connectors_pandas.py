@@ -1,0 +1,91 @@
+"""DataFrames: dtypes, chunks."""
+
+from __future__ import annotations
+
+import io
+from typing import Any, cast
+
+import pandas as pd
+import pytest
+
+import godb_arrow
+
+
+def data(rows: list[dict[str, Any]] | pd.DataFrame) -> bytes:
+    file = io.BytesIO()
+    godb_arrow.write_godb(rows, file, "c")
+    return file.getvalue()
+
+
+MIXED = data(
+    [
+        {"i": 1, "j": 2**53 + 1, "b": True, "f": 1.5, "s": "x", "n": None},
+        {"i": 2, "j": None, "b": None, "f": None, "s": None, "n": None},
+    ]
+)
+
+
+def test_integers_and_booleans_with_missing_values_stay_what_they_are() -> None:
+    frame = godb_arrow.read_godb(MIXED)
+    kinds = {str(k): str(v) for k, v in frame.dtypes.items()}
+    assert (kinds["i"], kinds["j"], kinds["b"], kinds["f"]) == (
+        "int64", "Int64", "boolean", "float64",
+    )  # fmt: skip
+    assert frame["j"][0] == 2**53 + 1
+    assert frame["j"].isna().tolist() == [False, True]
+
+
+def test_dtype_backends() -> None:
+    arrow = godb_arrow.read_godb(MIXED, dtype_backend="pyarrow")
+    assert {type(kind) for kind in arrow.dtypes} == {pd.ArrowDtype}
+    nullable = godb_arrow.read_godb(MIXED, dtype_backend="numpy_nullable")
+    assert str(nullable["i"].dtype) == "Int64"
+    assert str(nullable["f"].dtype) == "Float64"
+    assert str(nullable["b"].dtype) == "boolean"
+    assert isinstance(nullable["s"].dtype, pd.StringDtype)
+    with pytest.raises(godb_arrow.InvalidOption, match="dtype_backend"):
+        godb_arrow.read_godb(MIXED, dtype_backend=cast(Any, "polars"))
+
+
+@pytest.mark.parametrize("size", [1, 3, 10, 64, 100, 101, 1000])
+def test_chunks_have_exactly_the_size_asked_for(size: int) -> None:
+    rows = [{"n": n} for n in range(100)]
+    chunks = list(godb_arrow.read_godb(data(rows), chunksize=size))
+    assert [len(chunk) for chunk in chunks] == [size] * (100 // size) + (
+        [100 % size] if 100 % size else []
+    )
+    whole = pd.concat(chunks)
+    assert whole["n"].tolist() == list(range(100))
+    assert whole.index.tolist() == list(range(100))
+
+
+def test_chunks_across_batches_and_filters() -> None:
+    rows = [{"n": n, "odd": n % 2 == 1} for n in range(100)]
+    chunks = godb_arrow.read_godb(data(rows), chunksize=20, filter={"odd": True}, batch_size=7)
+    assert [len(chunk) for chunk in chunks] == [20, 20, 10]
+
+
+def test_chunks_of_nothing() -> None:
+    assert list(godb_arrow.read_godb(data([]), chunksize=5)) == []
+    with pytest.raises(godb_arrow.InvalidOption, match="chunksize"):
+        godb_arrow.read_godb(data([]), chunksize=0)
+
+
+def test_a_filtered_frame_that_was_written_with_a_range_index() -> None:
+    frame = pd.DataFrame({"n": range(10)})
+    found = godb_arrow.read_godb(data(frame), filter={"n": [3, 4]})
+    assert found["n"].tolist() == [3, 4]
+    assert found.index.tolist() == [0, 1]
+
+
+def test_an_index_with_names_survives_filters_and_chunks() -> None:
+    frame = pd.DataFrame({"n": range(4)}, index=pd.Index(list("abcd"), name="k"))
+    found = godb_arrow.read_godb(data(frame), filter={"n": [1, 3]})
+    assert found.index.tolist() == ["b", "d"]
+    chunks = list(godb_arrow.read_godb(data(frame), chunksize=3))
+    assert chunks[1].index.tolist() == ["d"]
+
+
+def test_a_projection_without_the_index() -> None:
+    frame = pd.DataFrame({"n": range(4), "m": 1}, index=pd.Index(list("abcd"), name="k"))
+    assert godb_arrow.read_godb(data(frame), columns=["m"]).columns.tolist() == ["m"]

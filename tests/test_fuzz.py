@@ -1,0 +1,28 @@
+"""Damaged files: each variant reads correctly or raises a GodbError, in bounded memory."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from conftest import LONG
+
+PROGRAM = Path(__file__).parent / "fuzz" / "mutate.py"
+
+
+def test_damaged_files_never_crash_hang_or_take_memory() -> None:
+    count = 100_000 if LONG else 4_000
+    done = subprocess.run(
+        [sys.executable, str(PROGRAM), str(count), "7"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    report = json.loads(done.stdout)
+    assert sum(report["outcomes"].values()) == count
+    assert report["outcomes"]["CorruptFile"] > count / 10
+    assert report["outcomes"]["read"] > count / 100
+    assert report["grown"] <= report["allowed"]

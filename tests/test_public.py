@@ -1,0 +1,91 @@
+"""What the package shows to the world."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+import subprocess
+import sys
+from importlib.metadata import entry_points, metadata
+from pathlib import Path
+
+import click
+import pytest
+
+import godb_arrow
+from godb_arrow.cli import main
+
+ROOT = Path(__file__).parents[1]
+
+VERBS = {
+    "inspect_godb", "list_collections", "read_documents", "read_godb", "read_schema",
+    "read_table", "scan_godb", "verify_godb", "write_godb",
+}  # fmt: skip
+
+
+def test_the_public_names_are_these() -> None:
+    from godb_arrow import errors
+
+    kinds = {name for name in errors.__all__ if name[0].isupper()}
+    assert set(godb_arrow.__all__) == VERBS | kinds | {"CompatibilityWarning", "__version__"}
+    for name in godb_arrow.__all__:
+        assert hasattr(godb_arrow, name)
+
+
+def modules() -> list[str]:
+    found = pkgutil.walk_packages(godb_arrow.__path__, "godb_arrow.")
+    return [module.name for module in found]
+
+
+@pytest.mark.parametrize("name", modules())
+def test_every_public_function_has_a_docstring_and_every_module(name: str) -> None:
+    module = importlib.import_module(name)
+    assert module.__doc__
+    for public in getattr(module, "__all__", []):
+        member = getattr(module, public)
+        if inspect.isfunction(member) or inspect.isclass(member):
+            assert inspect.getdoc(member), f"{name}.{public}"
+
+
+@pytest.mark.parametrize("name", sorted(VERBS))
+def test_every_verb_shows_parameters_results_and_an_example(name: str) -> None:
+    text = inspect.getdoc(getattr(godb_arrow, name)) or ""
+    for heading in ("Parameters", "Returns", "Examples"):
+        assert f"{heading}\n---" in text
+    assert ">>>" in text
+
+
+def test_every_command_has_help_and_an_example() -> None:
+    context = click.Context(main)
+    for name in main.list_commands(context):
+        command = main.get_command(context, name)
+        assert command is not None
+        assert command.help
+        if name != "demo":
+            assert "Example" in command.help, name
+        readme = (ROOT / "README.md").read_text()
+        assert f"godb-arrow {name}" in readme, f"the README does not show {name}"
+
+
+def test_connectors_are_a_part_of_the_package_and_nothing_at_the_top() -> None:
+    import godb_arrow.connectors.pandas
+
+    assert godb_arrow.connectors.pandas.read_godb is godb_arrow.read_godb
+    code = "import importlib.util as u; assert u.find_spec('connectors') is None"
+    subprocess.run([sys.executable, "-c", code], cwd="/", check=True)
+
+
+def test_the_command_is_installed() -> None:
+    (command,) = entry_points(group="console_scripts", name="godb-arrow")
+    assert command.load() is main
+    assert metadata("godb-arrow")["Version"] == godb_arrow.__version__
+
+
+def test_importing_is_cheap_in_what_it_imports() -> None:
+    code = (
+        "import sys, godb_arrow; "
+        "heavy = {'polars', 'duckdb', 'dask', 'pyspark', 'fsspec', 'click', 'tqdm'}; "
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
