@@ -176,7 +176,8 @@ def to_frame(table: pa.Table, dtype_backend: DtypeBackend | None = None) -> pd.D
         return frame
     for position, name in enumerate(_columns_of(table)):
         values = table.column(name)
-        if values.null_count and values.type in _KEPT_WITH_NULLS:
+        kept = isinstance(frame.dtypes.iloc[position], pd.api.extensions.ExtensionDtype)
+        if values.null_count and values.type in _KEPT_WITH_NULLS and not kept:
             dtype = _NULLABLE[values.type]
             frame.isetitem(position, dtype.__from_arrow__(values))  # type: ignore[attr-defined]
     return frame

@@ -10,6 +10,8 @@ GODB files in, Arrow and DataFrames out, and back:
 [36, None]
 """
 
+import logging
+
 from godb_arrow._version import __version__
 from godb_arrow.connectors.pandas import read_godb
 from godb_arrow.errors import (
@@ -95,3 +97,5 @@ __all__ = [
     "verify_godb",
     "write_godb",
 ]
+
+logging.getLogger("godb_arrow").addHandler(logging.NullHandler())

@@ -15,7 +15,8 @@ perhaps ``indexes``, ``metadata`` and keys that we do not know, in any order.
 What we add, where go-db looks over it:
 
 - ``metadata`` comes first and has a key ``godb_arrow``: for each collection the count of its
-  documents, the next generated id, and its Arrow schema.
+  documents, the next generated id, and its Arrow schema; with a checksum of their own, since
+  they are used before the end of the file is seen.
 - ``file_checksum`` and ``checksum`` come last. ``checksum`` is the XXH3-64 of every
   decompressed byte before its own key. ``file_checksum`` is the XXH3-64 of every byte of the
   file before its own value: LZ4 can say the same thing in several ways, so that only a
@@ -44,6 +45,7 @@ from godb_arrow.errors import (
     CorruptFile,
     DocumentTooLarge,
     EmptyFile,
+    GodbError,
     TruncatedHeader,
     UnsupportedFlags,
     UnsupportedVersion,
@@ -64,6 +66,7 @@ __all__ = [
     "is_sealed",
     "read_header",
     "read_hints",
+    "split_map",
     "write_file",
 ]
 
@@ -78,6 +81,9 @@ Compression = Literal["lz4", "lz4hc"]
 
 _LEAST_GROWTH = 256 << 10
 
+_PACKED_HINTS_KEY = codec.pack(HINTS_KEY)
+_PACKED_COLLECTIONS = codec.pack("collections")
+_PACKED_CHECKSUM = codec.pack("checksum")
 _FILE_CHECKSUM_HEAD = codec.pack("file_checksum") + b"\xcf"
 _CHECKSUM_HEAD = codec.pack("checksum") + b"\xcf"
 _AFTER_FILE_HASH = 8 + len(_CHECKSUM_HEAD) + 8
@@ -195,32 +201,72 @@ def read_hints(metadata: bytes) -> dict[str, CollectionHint]:
         Empty when there are none, or none that make sense: a hint is never needed.
     """
     try:
-        found = _unpack(metadata)
-        return {
-            name: CollectionHint(
-                int(hint["count"]),
-                _read_next_id(hint.get("next_id")),
-                None if hint.get("schema") is None else _read_schema(hint["schema"]),
-            )
-            for name, hint in found[HINTS_KEY]["collections"].items()
-        }
-    except (KeyError, TypeError, AttributeError, ValueError, pa.ArrowException, OSError) as error:
+        ours = split_map(split_map(metadata)[_PACKED_HINTS_KEY])
+        packed = ours[_PACKED_COLLECTIONS]
+        if ours[_PACKED_CHECKSUM] != _pack_checksum(packed):
+            raise ValueError("the hints differ from those that were written")
+        return {name: _read_hint(hint) for name, hint in _unpack(packed).items()}
+    except _UNUSABLE as error:
         logger.debug("no usable hints in metadata: %r", error)
         return {}
 
 
-def _read_next_id(value: object) -> int | None:
-    return value if isinstance(value, int) else None
+_UNUSABLE = (
+    KeyError,
+    TypeError,
+    AttributeError,
+    ValueError,
+    OSError,
+    pa.ArrowException,
+    msgpack.UnpackException,
+    GodbError,
+)
 
 
-def _read_schema(data: bytes) -> pa.Schema:
-    return pa.ipc.read_schema(pa.py_buffer(data))
+def split_map(raw: bytes) -> dict[bytes, bytes]:
+    """Split a MessagePack map into its keys and values, each in its own bytes.
+
+    Parameters
+    ----------
+    raw : bytes
+        A map, or nil, which gives an empty one.
+
+    Returns
+    -------
+    dict of bytes to bytes
+    """
+    if raw == b"\xc0":
+        return {}
+    unpacker = msgpack.Unpacker(max_buffer_size=len(raw) + 1)
+    unpacker.feed(raw)
+    parts: dict[bytes, bytes] = {}
+    for _ in range(unpacker.read_map_header()):
+        start = unpacker.tell()
+        unpacker.skip()
+        middle = unpacker.tell()
+        unpacker.skip()
+        parts[raw[start:middle]] = raw[middle : unpacker.tell()]
+    return parts
+
+
+def _read_hint(hint: Any) -> CollectionHint:
+    next_id = hint.get("next_id")
+    schema = None
+    if hint.get("schema") is not None:
+        schema = pa.ipc.read_schema(pa.py_buffer(hint["schema"]))
+        codec.plan_columns(schema)
+        _ = schema.pandas_metadata  # raises if it is no JSON
+    return CollectionHint(int(hint["count"]), None if next_id is None else int(next_id), schema)
 
 
 def _unpack(data: bytes) -> Any:
     return msgpack.unpackb(
         data, raw=False, unicode_errors="surrogateescape", strict_map_key=False, timestamp=0
     )
+
+
+def _pack_checksum(data: bytes) -> bytes:
+    return b"\xcf" + xxhash.xxh3_64(data).digest()
 
 
 @dataclass(slots=True)
@@ -425,8 +471,17 @@ class GodbReader:
         self.trailing = body.drain()
         if self.checksum and self.trailing:
             raise CorruptFile(f"{self.trailing} bytes follow the checksum", offset=at)
-        if file_checksum is not None:
-            self._check_file(file_checksum)
+        digest, tail = body.file_digest()
+        if not self.checksum and tail[8:-8] == _CHECKSUM_HEAD:
+            raise CorruptFile("the body ends before the checksums that the file has", offset=at)
+        if file_checksum is not None and (
+            digest != file_checksum or tail[:8] != file_checksum.to_bytes(8, "big")
+        ):
+            raise ChecksumMismatch(
+                "the bytes differ from those that were written: the file's checksum is another one",
+                offset=0,
+                where="file",
+            )
 
     def _collections(self) -> Iterator[CollectionSection]:
         body = self._body
@@ -455,15 +510,6 @@ class GodbReader:
                 offset=key_offset,
             )
         self.checksum = True
-
-    def _check_file(self, expected: int) -> None:
-        digest, tail = self._body.file_digest()
-        if digest != expected or tail[:8] != expected.to_bytes(8, "big"):
-            raise ChecksumMismatch(
-                "the bytes differ from those that were written: the file's checksum is another one",
-                offset=0,
-                where="file",
-            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -555,7 +601,7 @@ def write_file(
     metadata = metadata or {}
     hints = _pack_hints({data.name: data.hint for data in collections if data.hint})
     sink.write(_map_head(len(metadata) + 1))
-    sink.write(codec.pack(HINTS_KEY))
+    sink.write(_PACKED_HINTS_KEY)
     sink.write(hints)
     for packed_key, packed_value in metadata.items():
         sink.write(packed_key)
@@ -588,4 +634,5 @@ def _pack_hints(hints: Mapping[str, CollectionHint]) -> bytes:
         if hint.schema is not None:
             recorded["schema"] = hint.schema.serialize().to_pybytes()
         collections[name] = recorded
-    return codec.pack({"collections": collections})
+    packed = codec.pack(collections)
+    return b"\x82" + _PACKED_COLLECTIONS + packed + _PACKED_CHECKSUM + _pack_checksum(packed)

@@ -157,7 +157,7 @@ def _resolve(schema: pa.Schema, name: str) -> _Path:
         path.append(head)
         rest = rest[len(head) + 1 :]
         fields = names[head].type if pa.types.is_struct(names[head].type) else ()
-    else:
+    if path and not rest:
         return tuple(path)
     known = _paths(schema)
     close = difflib.get_close_matches(name, known, n=3)

@@ -33,6 +33,8 @@ from godb_arrow.storage import Location, Source, open_source
 
 __all__ = ["list_collections", "read_documents", "read_schema", "read_table", "scan_godb"]
 
+_INFER = "infer it from all documents, with use_hints=False and sample=None"
+
 logger = logging.getLogger(__name__)
 
 
@@ -177,7 +179,8 @@ def _scan(
     with error_context("read", target.source.name, target.name):
         options = target.options
         # A recorded or sampled schema must not hide what it does not name.
-        strict = schema is None and columns is None
+        given = schema is not None
+        strict = not given and columns is None
         if schema is None:
             schema = target.schema()
             if options.sample is not None and options.on_mismatch == "null":
@@ -191,7 +194,12 @@ def _scan(
     def batches() -> Iterator[pa.RecordBatch]:
         with error_context("read", target.source.name, target.name):
             for run in entries:
-                batch = projection.apply(codec.decode_batch(run, plan))
+                try:
+                    batch = projection.apply(codec.decode_batch(run, plan))
+                except TypeMismatch as error:
+                    if not given:
+                        error.advice = "the recorded or sampled schema does not fit: " + _INFER
+                    raise
                 if batch.num_rows:
                     yield batch
 

@@ -7,6 +7,7 @@ import os
 import shutil
 import stat
 import tempfile
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import IO, Any, BinaryIO, cast
@@ -76,6 +77,7 @@ class Source:
             with storage_errors("read", self.name):
                 shutil.copyfileobj(file, copy, 1 << 20)
             self._file = copy
+            weakref.finalize(self, copy.close)
 
     @contextmanager
     def open(self) -> Iterator[BinaryIO]:

@@ -36,6 +36,7 @@ from godb_arrow.format import (
     GodbReader,
     is_sealed,
     read_hints,
+    split_map,
     write_file,
 )
 from godb_arrow.options import ReadOptions
@@ -157,23 +158,23 @@ def write_godb(
                 advice='use if_exists="replace" or "append"',
             )
         rows = _rows(data, id_column)
-        draft = _Draft(rows.schema)
-        if if_exists == "append":
-            existing.copy_collection(draft)
-        kept = draft.count
-        draft.add(rows, id_column, omit_nulls)
-        draft.check_ids()
-        _warn_of_incompatible(draft.summary)
-        collections = [*existing.kept(), draft.data(collection)]
-        others = existing.with_index_of(draft)
-        with replace_file(path) as stream:
-            write_file(
-                stream,
-                collections,
-                metadata=existing.metadata,
-                others=others,
-                compression=compression,
-            )
+        with _Draft(rows.schema) as draft:
+            if if_exists == "append":
+                existing.copy_collection(draft)
+            kept = draft.count
+            draft.add(rows, id_column, omit_nulls)
+            draft.check_ids()
+            _warn_of_incompatible(draft.summary)
+            collections = [*existing.kept(), draft.data(collection)]
+            others = existing.with_index_of(draft)
+            with replace_file(path) as stream:
+                write_file(
+                    stream,
+                    collections,
+                    metadata=existing.metadata,
+                    others=others,
+                    compression=compression,
+                )
     return draft.count - kept
 
 
@@ -187,7 +188,7 @@ class _Rows:
 
 
 def _rows(data: Any, id_column: str | None) -> _Rows:
-    if type(data).__module__.startswith("pandas.") and hasattr(data, "to_records"):
+    if type(data).__module__.partition(".")[0] == "pandas" and hasattr(data, "to_records"):
         data = _from_pandas(data)
     if isinstance(data, (pa.RecordBatch, pa.Table)):
         table = pa.Table.from_batches([data]) if isinstance(data, pa.RecordBatch) else data
@@ -269,6 +270,12 @@ class _Draft:
         self.next_id = 1
         self.summary = DocumentSummary()
         self._infer = schema is None
+
+    def __enter__(self) -> _Draft:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
 
     def add(self, rows: _Rows, id_column: str | None, omit_nulls: bool) -> None:
         """Encode rows."""
@@ -594,7 +601,8 @@ def _existing(path: Any, collection: str) -> _Existing:
                 existing.counts[section.name] = section.count
             elif section.key == "metadata":
                 raw = section.read()
-                existing.metadata = _split_map(raw)
+                existing.metadata = split_map(raw)
+                existing.metadata.pop(codec.pack(HINTS_KEY), None)
                 existing.hints = read_hints(raw) if sealed else {}
             else:
                 existing.others[section.key] = section.read()
@@ -606,23 +614,3 @@ def _load_map(raw: bytes) -> dict[Any, Any]:
         raw, raw=False, unicode_errors="surrogateescape", strict_map_key=False, timestamp=0
     )
     return loaded if isinstance(loaded, dict) else {}
-
-
-def _split_map(raw: bytes) -> dict[bytes, bytes]:
-    """The keys and values of a map, each in its own bytes; without our own key."""
-    if raw == b"\xc0":
-        return {}
-    unpacker = msgpack.Unpacker(max_buffer_size=len(raw) + 1)
-    unpacker.feed(raw)
-    count = unpacker.read_map_header()
-    parts: dict[bytes, bytes] = {}
-    ours = codec.pack(HINTS_KEY)
-    for _ in range(count):
-        start = unpacker.tell()
-        unpacker.skip()
-        middle = unpacker.tell()
-        unpacker.skip()
-        key = raw[start:middle]
-        if key != ours:
-            parts[key] = raw[middle : unpacker.tell()]
-    return parts

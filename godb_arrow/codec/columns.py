@@ -9,6 +9,7 @@ decimals from their text, dictionaries, extension types, and so on. Both codecs 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import IntEnum
 
@@ -259,9 +260,12 @@ def _to_dictionary(
     stored = (metadata or {}).get(DICTIONARY_KEY)
     dictionary: pa.Array | None = None
     if stored is not None:
-        with pa.ipc.open_stream(stored) as reader:
+        with (
+            suppress(pa.ArrowException, OSError, IndexError),
+            pa.ipc.open_stream(stored) as reader,
+        ):
             dictionary = reader.read_all().column(0).combine_chunks()
-        if dictionary.type != target.value_type:
+        if dictionary is not None and dictionary.type != target.value_type:
             dictionary = None
 
     def encode(array: pa.Array) -> pa.Array:
@@ -363,9 +367,10 @@ def _finish_children(array: pa.Array, plan: ColumnPlan, on_mismatch: OnMismatch)
     target = plan.target
     buffers = array.buffers()
     if plan.core is Core.STRUCT:
+        # flatten, not field: below a null struct there may be values that fit nothing.
         children = [
-            _finish(array.field(index), child, on_mismatch)
-            for index, child in enumerate(plan.children)
+            _finish(values, child, on_mismatch)
+            for values, child in zip(array.flatten(), plan.children, strict=True)
         ]
         return pa.Array.from_buffers(
             target, len(array), buffers[:1], array.null_count, children=children

@@ -390,8 +390,7 @@ def decode(entries: Entries, plan: DecodePlan) -> list[pa.Array]:
             unknown = next(name for name in fields if name not in known)
             raise TypeMismatch(
                 f"document {entries.id(index)!r} has a field {unknown!r} that the schema "
-                "does not name",
-                advice="read with use_hints=False and without sample",
+                "does not name"
             )
         for name, convert, column in columns:
             try:

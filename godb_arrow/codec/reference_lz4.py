@@ -131,6 +131,7 @@ class BlockDecoder:
             if cursor + 2 > size:
                 break
             distance = data[cursor] | data[cursor + 1] << 8
+            at = cursor
             cursor += 2
             match = token & 15
             if match == _RUN:
@@ -139,7 +140,7 @@ class BlockDecoder:
                     break
             output += literals
             if distance == 0 or distance > reach + output:
-                raise _bad_distance(distance, self._position + position)
+                raise _bad_distance(distance, self._position + at)
             output += match + _MIN_MATCH
             position = cursor
         if not position:
@@ -336,25 +337,26 @@ class BlockEncoder:
         return bytes(output)
 
     def _chunk(self, data: bytes) -> bytes:
-        output = b""
-        stored = 0
+        self._taken += len(data)
         block = self._compress(data)
-        if self._max_ratio is not None:
-            budget = self._written + len(self._literals) + len(block)
-            stored = -(-(self._taken + len(data)) // self._max_ratio) - budget
-        if stored > 0:
-            stored = min(stored, len(data))
-            self._literals += data[:stored]
-            self._remember(data[:stored])
-            data = data[stored:]
+        while data and (lacking := self._lacking(block)) > 0:
+            self._literals += data[:lacking]
+            self._remember(data[:lacking])
+            data = data[lacking:]
             block = self._compress(data)
-        self._taken += stored if stored > 0 else 0
-        if data:
-            output = self._join(block)
-            self._taken += len(data)
-            self._remember(data)
+        if not data:
+            return b""
+        output = self._join(block)
+        self._remember(data)
         self._written += len(output)
         return output
+
+    def _lacking(self, block: bytes) -> int:
+        """How many bytes more the output must have, if this block is the next."""
+        if self._max_ratio is None:
+            return 0
+        output = self._written + len(self._literals) + len(block)
+        return -(-self._taken // self._max_ratio) - output
 
     def _compress(self, data: bytes) -> bytes:
         block: bytes = lz4.block.compress(
