@@ -148,6 +148,12 @@ def info(file: str, quiet: bool) -> None:
     if report.others:
         click.echo(f"  other keys   {', '.join(sorted(report.others))}")
     click.echo(f"  codec        {codec.BACKEND}")
+    if codec.BACKEND == "reference":
+        click.echo(
+            "godb-arrow: warning: the compiled kernel is not in use, so that reading and writing "
+            "are many times slower; install a wheel, or install with a C++ compiler",
+            err=True,
+        )
     for collection in report.collections:
         size = _bytes(collection.size)
         click.echo(f"\n  {collection.name!r}: {collection.count:,} documents, {size}")

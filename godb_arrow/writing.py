@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import warnings
-from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import IO, Any, Literal
@@ -12,7 +11,6 @@ from typing import IO, Any, Literal
 import msgpack
 import pyarrow as pa
 import pyarrow.compute as pc
-import xxhash
 
 from godb_arrow import codec
 from godb_arrow.codec.columns import DICTIONARY_KEY
@@ -264,7 +262,7 @@ class _Draft:
         self._schema = schema
         self._file = spool()
         self._chunks: list[tuple[int, int]] = []  # entries and bytes of each
-        self._hashes = array("Q")
+        self._hashes = bytearray()
         self._generated = True  # no id was given
         self.count = 0
         self.next_id = 1
@@ -284,17 +282,18 @@ class _Draft:
             return
         column = id_column or (ID_FIELD if ID_FIELD in rows.schema.names else None)
         for batch in rows.batches:
+            if not batch.num_rows:
+                continue
             if column is None:
                 ids = self._next_ids(batch.num_rows)
             else:
                 ids = _ids_of(batch.column(column), column, self.count)
-            if ids:
-                self._append(codec.encode(batch, ids, omit_nulls), ids, column is not None)
+            self._append(codec.encode(batch, ids, omit_nulls), ids, column is not None)
 
-    def _next_ids(self, count: int) -> list[str]:
+    def _next_ids(self, count: int) -> pa.Array:
         first = self.next_id
         self.next_id += count
-        return [str(number) for number in range(first, first + count)]
+        return pa.array(range(first, first + count), pa.int64()).cast(pa.string()).cast(pa.binary())
 
     def _add_documents(self, documents: Iterable[Mapping[Any, Any]], id_field: str) -> None:
         chunk = bytearray()
@@ -312,7 +311,8 @@ class _Draft:
                 self._see_id(identity)
                 given = True
             elif id_field == ID_FIELD:
-                (identity,) = self._next_ids(1)
+                identity = str(self.next_id)
+                self.next_id += 1
             else:
                 raise InvalidDocument(
                     f"document number {index} has no field {id_field!r} for its id",
@@ -328,25 +328,21 @@ class _Draft:
                 raise
             ids.append(identity)
             if len(ids) == _ROWS or len(chunk) > _OPTIONS.batch_bytes:
-                self._append(bytes(chunk), ids, given)
+                self._append(bytes(chunk), _packed_ids(ids), given)
                 chunk.clear()
                 ids = []
         if ids:
-            self._append(bytes(chunk), ids, given)
+            self._append(bytes(chunk), _packed_ids(ids), given)
 
     def _see_id(self, identity: str) -> None:
         if identity.isascii() and identity.isdigit() and len(identity) < 19:
             self.next_id = max(self.next_id, int(identity) + 1)
 
-    def _append(self, chunk: bytes, ids: list[str], given: bool) -> None:
-        if given:
-            self._generated = False
-            for identity in ids:
-                self._see_id(identity)
-        self._hashes.extend(
-            xxhash.xxh3_64_intdigest(identity.encode("utf-8", "surrogateescape"))
-            for identity in ids
-        )
+    def _append(self, chunk: bytes, ids: pa.Array, given: bool) -> None:
+        self._generated = self._generated and not given
+        hashes, greatest = codec.survey_ids(ids)
+        self._hashes += hashes
+        self.next_id = max(self.next_id, greatest + 1)
         if self._infer:
             codec.infer(_scan_all(chunk, len(ids)), self.summary)
         self._spool(chunk, len(ids))
@@ -358,7 +354,7 @@ class _Draft:
 
     def add_existing(self, entries: codec.Entries) -> None:
         """Copy entries of a file, as they are."""
-        self._append(bytes(entries.raw()), list(entries.ids()), True)
+        self._append(bytes(entries.raw()), _packed_ids(entries.ids()), True)
 
     def infer_all(self) -> None:
         """From now on, and for what is there, derive the schema from the documents."""
@@ -392,9 +388,9 @@ class _Draft:
 
     def _has_equal_hashes(self) -> bool:
         hashes = pa.Array.from_buffers(
-            pa.uint64(), len(self._hashes), [None, pa.py_buffer(self._hashes)]
+            pa.uint64(), self.count, [None, pa.py_buffer(bytes(self._hashes))]
         )
-        return bool(pc.count_distinct(hashes).as_py() != len(self._hashes))
+        return bool(pc.count_distinct(hashes).as_py() != self.count)
 
     def data(self, name: str) -> CollectionData:
         """What the file's writer needs."""
@@ -416,6 +412,11 @@ def _scan_all(chunk: bytes, count: int) -> codec.Entries:
     return codec.scan_entries(chunk, 0, count, len(chunk) + 1, 0)
 
 
+def _packed_ids(ids: Iterable[str]) -> pa.Array:
+    raw = [identity.encode("utf-8", "surrogateescape") for identity in ids]
+    return pa.array(raw, pa.binary())
+
+
 def _id_of(value: Any, where: str) -> str:
     if isinstance(value, str):
         return value
@@ -428,7 +429,7 @@ def _id_of(value: Any, where: str) -> str:
     )
 
 
-def _ids_of(column: pa.Array, name: str, before: int) -> list[str]:
+def _ids_of(column: pa.Array, name: str, before: int) -> pa.Array:
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
     if not (pa.types.is_integer(column.type) or _is_text(column.type)):
@@ -441,8 +442,7 @@ def _ids_of(column: pa.Array, name: str, before: int) -> list[str]:
         raise InvalidDocument(
             f"row {row} has no id in column {name!r}", advice="give every row an id"
         )
-    ids: list[str] = column.cast(pa.string()).to_pylist()
-    return ids
+    return column.cast(pa.string()).cast(pa.binary())
 
 
 def _is_text(data_type: pa.DataType) -> bool:

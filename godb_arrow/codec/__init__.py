@@ -1,32 +1,54 @@
 """Documents to columns and LZ4 to bytes, and back.
 
-There is one set of functions, and the codec that provides them is chosen here.
+There is one set of functions, and the codec that provides them is chosen here: the compiled one
+where it was built, else the reference codec. The environment variable ``GODB_ARROW_CODEC`` forces
+``native`` or ``reference``.
 
 Attributes
 ----------
-BACKEND : str
-    ``"reference"``, the readable codec on msgpack, lz4 and pyarrow.
+BACKEND : {"native", "reference"}
+    Which codec runs.
 """
 
 from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
 from godb_arrow.codec.columns import ColumnPlan, DecodePlan, finish, plan_columns
 from godb_arrow.codec.entries import Entries
-from godb_arrow.codec.reference import (
-    BACKEND,
-    BlockDecoder,
-    BlockEncoder,
-    decode,
-    describe,
-    encode,
-    infer,
-    mismatch_error,
-    scan_entries,
-    skip_items,
-)
+from godb_arrow.codec.reference import describe, mismatch_error
 from godb_arrow.codec.values import load, pack, pack_entry
+from godb_arrow.errors import InvalidOption
+
+if TYPE_CHECKING:
+    from godb_arrow.codec import reference as _chosen
+else:
+    _wanted = os.environ.get("GODB_ARROW_CODEC", "")
+    if _wanted not in ("", "native", "reference"):
+        raise InvalidOption(
+            f"GODB_ARROW_CODEC is {_wanted!r}", advice="set it to native or reference"
+        )
+    try:
+        if _wanted == "reference":
+            raise ImportError
+        from godb_arrow.codec import native as _chosen
+    except ImportError:
+        if _wanted == "native":
+            raise
+        from godb_arrow.codec import reference as _chosen
+
+BACKEND = _chosen.BACKEND
+BlockDecoder = _chosen.BlockDecoder
+BlockEncoder = _chosen.BlockEncoder
+decode = _chosen.decode
+encode = _chosen.encode
+infer = _chosen.infer
+scan_entries = _chosen.scan_entries
+skip_items = _chosen.skip_items
+survey_ids = _chosen.survey_ids
 
 __all__ = [
     "BACKEND",
@@ -44,6 +66,7 @@ __all__ = [
     "plan_columns",
     "scan_entries",
     "skip_items",
+    "survey_ids",
 ]
 
 

@@ -20,7 +20,7 @@ from godb_arrow.errors import UnsupportedType
 from godb_arrow.options import OnMismatch
 from godb_arrow.schema import is_json
 
-__all__ = ["DICTIONARY_KEY", "ColumnPlan", "Core", "DecodePlan", "finish", "plan_columns"]
+__all__ = ["DICTIONARY_KEY", "UNITS", "ColumnPlan", "Core", "DecodePlan", "finish", "plan_columns"]
 
 DICTIONARY_KEY = b"godb_arrow.dictionary"
 """Field metadata with the values of a dictionary column, as an Arrow IPC stream."""
@@ -100,7 +100,7 @@ class DecodePlan:
     on_mismatch: OnMismatch = "error"
 
 
-_UNITS = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
+UNITS = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
 
 _Tests = Iterable[Callable[[pa.DataType], bool]]
 _INT64: _Tests = (pa.types.is_signed_integer, pa.types.is_uint8, pa.types.is_uint16,
@@ -209,11 +209,11 @@ def _plan_scalar(name: str, target: pa.DataType) -> ColumnPlan | None:
     if _is(target, _BINARIES):
         return ColumnPlan(name, Core.BINARY, pa.binary(), target, convert=cast)
     if types.is_timestamp(target):
-        return ColumnPlan(name, Core.TIMESTAMP, target, target, unit=_UNITS[target.unit])
+        return ColumnPlan(name, Core.TIMESTAMP, target, target, unit=UNITS[target.unit])
     if types.is_date(target):
         unit = "s" if types.is_date32(target) else "ms"
         core_type = pa.timestamp(unit)
-        return ColumnPlan(name, Core.TIMESTAMP, core_type, target, _UNITS[unit], convert=cast)
+        return ColumnPlan(name, Core.TIMESTAMP, core_type, target, UNITS[unit], convert=cast)
     if types.is_time(target):
         return ColumnPlan(name, Core.INT64, pa.int64(), target, convert=_via("time64", target))
     if types.is_duration(target):

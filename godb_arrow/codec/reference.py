@@ -7,11 +7,12 @@ keys of every type keep their own identity, and a list is always an array.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import msgpack
 import pyarrow as pa
+import xxhash
 
 from godb_arrow.codec.columns import ColumnPlan, Core, DecodePlan
 from godb_arrow.codec.entries import Entries
@@ -31,6 +32,7 @@ __all__ = [
     "infer",
     "scan_entries",
     "skip_items",
+    "survey_ids",
 ]
 
 BACKEND = "reference"
@@ -82,19 +84,13 @@ def scan_entries(data: bytes, start: int, count: int, max_bytes: int, base: int)
     try:
         while len(bounds) // 2 < count and position - start < max_bytes and position < size:
             if data[position] not in _STRING_HEADS:
-                raise CorruptFile(
-                    f"a document id is a string, but here is {describe(data[position])}",
-                    offset=base + position,
-                )
+                raise _bad_id(data, position, base)
             unpacker.skip()
             document = start + unpacker.tell()
             if document >= size:
                 break
             if data[document] not in _MAP_HEADS:
-                raise CorruptFile(
-                    f"a document is a map, but here is {describe(data[document])}",
-                    offset=base + document,
-                )
+                raise _bad_document(data, document, base)
             unpacker.skip()
             end = start + unpacker.tell()
             _check_depth(data, document, end, base)
@@ -104,22 +100,43 @@ def scan_entries(data: bytes, start: int, count: int, max_bytes: int, base: int)
     except msgpack.OutOfData:
         pass
     except msgpack.StackError as error:
-        raise _too_deep(base + position) from error
+        raise _too_deep(data, position, base) from error
     except (ValueError, msgpack.UnpackException) as error:
         if isinstance(error, (CorruptFile, DepthExceeded)):
             raise
-        raise CorruptFile(
-            "this document is not valid MessagePack", offset=base + position
-        ) from error
+        raise _not_messagepack(data, position, base) from error
     return Entries(data, bounds, base)
 
 
-def _too_deep(offset: int) -> DepthExceeded:
+def _bad_id(data: bytes, at: int, base: int) -> CorruptFile:
+    found = describe(data[at])
+    return CorruptFile(f"a document id is a string, but here is {found}", offset=base + at)
+
+
+def _bad_document(data: bytes, at: int, base: int) -> CorruptFile:
+    found = describe(data[at])
+    return CorruptFile(f"a document is a map, but here is {found}", offset=base + at)
+
+
+def _not_messagepack(data: bytes, at: int, base: int) -> CorruptFile:
+    return CorruptFile("this document is not valid MessagePack", offset=base + at)
+
+
+def _too_deep(data: bytes, at: int, base: int) -> DepthExceeded:
     return DepthExceeded(
-        f"the document at byte {offset} of the decompressed body nests deeper than "
+        f"the document at byte {base + at} of the decompressed body nests deeper than "
         f"{MAX_DEPTH} levels",
         advice="store it flatter",
     )
+
+
+SCAN_PROBLEMS: dict[int, Callable[[bytes, int, int], CorruptFile | DepthExceeded]] = {
+    1: _bad_id,
+    2: _bad_document,
+    3: _not_messagepack,
+    4: _too_deep,
+}
+"""The kernel's numbers for what can be wrong with entries."""
 
 
 def _check_depth(data: bytes, start: int, end: int, base: int) -> None:
@@ -137,7 +154,7 @@ def _check_depth(data: bytes, start: int, end: int, base: int) -> None:
         if items >= 0:
             open_items.append(items)
             if len(open_items) - 1 > MAX_DEPTH:
-                raise _too_deep(base + start)
+                raise _too_deep(data, start, base)
         while open_items and not open_items[-1]:
             open_items.pop()
 
@@ -197,6 +214,11 @@ _FIXED: dict[int, int] = {
 }  # fmt: skip
 
 
+def invalid_head(position: int) -> CorruptFile:
+    """The error for the one byte that begins no value."""
+    return CorruptFile("the byte c1 begins no MessagePack value", offset=position)
+
+
 def _item(data: bytes, position: int) -> tuple[int, int, int]:
     """The end of a value's head, the bytes that follow, and its children (-1: none possible)."""
     head = data[position]
@@ -208,7 +230,7 @@ def _item(data: bytes, position: int) -> tuple[int, int, int]:
             return position + 1, fixed, -1
         sized = _SIZED.get(head)
         if sized is None:
-            raise CorruptFile("the byte c1 begins no MessagePack value", offset=position)
+            raise invalid_head(position)
         width, counts, extra = sized
         end = position + 1 + width
         if end > len(data):
@@ -256,11 +278,16 @@ def _pairs(entries: Entries, index: int) -> _Pairs:
             timestamp=0,
         )
     except (ValueError, msgpack.UnpackException, OverflowError, TypeError) as error:
-        raise CorruptFile(
-            f"document {entries.id(index)!r} is not valid MessagePack: {error}",
-            offset=entries.base + entries.bounds[2 * index + 1],
-        ) from error
+        raise invalid_document(entries, index) from error
     return pairs
+
+
+def invalid_document(entries: Entries, index: int) -> CorruptFile:
+    """The error for a document with an extension that must not be, such as a bad timestamp."""
+    return CorruptFile(
+        f"document {entries.id(index)!r} is not valid MessagePack",
+        offset=entries.base + entries.bounds[2 * index + 1],
+    )
 
 
 def _field_name(key: Any) -> str:
@@ -388,10 +415,7 @@ def decode(entries: Entries, plan: DecodePlan) -> list[pa.Array]:
         fields[ID_FIELD] = entries.id(index)
         if known is not None and not known.issuperset(fields):
             unknown = next(name for name in fields if name not in known)
-            raise TypeMismatch(
-                f"document {entries.id(index)!r} has a field {unknown!r} that the schema "
-                "does not name"
-            )
+            raise unknown_field(entries.id(index), unknown)
         for name, convert, column in columns:
             try:
                 column.append(convert(fields.get(name)))
@@ -404,6 +428,19 @@ def decode(entries: Entries, plan: DecodePlan) -> list[pa.Array]:
         _array(column, plan_column.core_type)
         for column, plan_column in zip(values, plan.columns, strict=True)
     ]
+
+
+def unknown_field(document: str, path: str) -> TypeMismatch:
+    """The error for a field that a recorded schema would hide."""
+    return TypeMismatch(f"document {document!r} has a field {path!r} that the schema does not name")
+
+
+def too_large() -> LimitExceeded:
+    """The error for a column that is too large for one record batch."""
+    return LimitExceeded(
+        "a column of one record batch has more than 2 GiB of text or binary",
+        advice="use a smaller batch_size or batch_bytes",
+    )
 
 
 def mismatch_error(document: str, path: str, expected: str, found: str) -> TypeMismatch:
@@ -425,10 +462,7 @@ def _fields(pairs: _Pairs) -> dict[str, Any]:
 def _array(values: list[Any], data_type: pa.DataType) -> pa.Array:
     made = pa.array(values, type=data_type)
     if isinstance(made, pa.ChunkedArray):
-        raise LimitExceeded(
-            "a column of one record batch has more than 2 GiB of text or binary",
-            advice="use a smaller batch_size or batch_bytes",
-        )
+        raise too_large()
     return made
 
 
@@ -621,15 +655,15 @@ def type_name(value: Any) -> str:
 # --- Encoding -------------------------------------------------------------------------------
 
 
-def encode(batch: pa.RecordBatch, ids: Sequence[str], omit_nulls: bool) -> bytes:
+def encode(batch: pa.RecordBatch, ids: pa.Array, omit_nulls: bool) -> bytes:
     """Encode the rows of a record batch as entries of a collection.
 
     Parameters
     ----------
     batch : pyarrow.RecordBatch
         Rows; a column ``_id`` is passed over.
-    ids : sequence of str
-        An id for each row.
+    ids : pyarrow.BinaryArray
+        An id for each row, in UTF-8.
     omit_nulls : bool
         Leave a null top-level field out of the document, instead of storing nil.
 
@@ -642,7 +676,8 @@ def encode(batch: pa.RecordBatch, ids: Sequence[str], omit_nulls: bool) -> bytes
     columns = [wire_values(batch.column(name), name) for name in names]
     rows = zip(*columns, strict=True) if columns else iter([()] * batch.num_rows)
     output = bytearray()
-    for identity, row in zip(ids, rows, strict=True):
+    for raw, row in zip(ids.to_pylist(), rows, strict=True):
+        identity = raw.decode("utf-8", "surrogateescape")
         document: dict[str, Any] = {ID_FIELD: identity}
         document.update(
             (name, value)
@@ -651,3 +686,27 @@ def encode(batch: pa.RecordBatch, ids: Sequence[str], omit_nulls: bool) -> bytes
         )
         output += pack_entry(identity, document)
     return bytes(output)
+
+
+def survey_ids(ids: pa.Array) -> tuple[bytes, int]:
+    """Look at document ids before they are written.
+
+    Parameters
+    ----------
+    ids : pyarrow.BinaryArray
+        Ids, in UTF-8.
+
+    Returns
+    -------
+    hashes : bytes
+        A hash of 64 bits for each id.
+    greatest : int
+        The greatest id that is a decimal number of at most 18 digits; 0 if there is none.
+    """
+    greatest = 0
+    hashes = bytearray()
+    for raw in ids.to_pylist():
+        hashes += xxhash.xxh3_64_digest(raw)
+        if len(raw) < 19 and raw.isdigit():
+            greatest = max(greatest, int(raw))
+    return bytes(hashes), greatest

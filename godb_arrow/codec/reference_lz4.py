@@ -18,7 +18,7 @@ import lz4.block
 
 from godb_arrow.errors import CorruptFile
 
-__all__ = ["BlockDecoder", "BlockEncoder"]
+__all__ = ["BlockDecoder", "BlockEncoder", "bad_distance", "cut_off"]
 
 _HISTORY = 64 << 10
 _MIN_MATCH = 4
@@ -109,11 +109,7 @@ class BlockDecoder:
             self._stage in (_Stage.LITERALS, _Stage.DISTANCE) and not self._literals
         )
         if self._input or not complete:
-            raise CorruptFile(
-                "the LZ4 block ends inside a sequence: the file is cut off or damaged",
-                offset=self._position + len(self._input),
-                where="file",
-            )
+            raise cut_off(self._position + len(self._input))
 
     def _whole_sequences(self) -> bytes:
         """Decode the sequences that are here to their last byte, a piece of them at once."""
@@ -140,7 +136,7 @@ class BlockDecoder:
                     break
             output += literals
             if distance == 0 or distance > reach + output:
-                raise _bad_distance(distance, self._position + at)
+                raise bad_distance(distance, self._position + at)
             output += match + _MIN_MATCH
             position = cursor
         if not position:
@@ -178,7 +174,7 @@ class BlockDecoder:
         elif stage is _Stage.DISTANCE:
             self._distance = data[0] | data[1] << 8
             if self._distance == 0 or self._distance > len(self._history):
-                raise _bad_distance(self._distance, self._position)
+                raise bad_distance(self._distance, self._position)
             self._stage = _Stage.MATCH_LENGTH if self._match == _RUN else _Stage.MATCH
             self._match += _MIN_MATCH
             self._consume(2)
@@ -237,7 +233,17 @@ class BlockDecoder:
             self._history = (self._history + piece)[-_HISTORY:]
 
 
-def _bad_distance(distance: int, offset: int) -> CorruptFile:
+def cut_off(offset: int) -> CorruptFile:
+    """The error for a block that ends inside a sequence."""
+    return CorruptFile(
+        "the LZ4 block ends inside a sequence: the file is cut off or damaged",
+        offset=offset,
+        where="file",
+    )
+
+
+def bad_distance(distance: int, offset: int) -> CorruptFile:
+    """The error for a match that copies what is not there."""
     return CorruptFile(
         f"an LZ4 match reaches back {distance} bytes, before the beginning"
         if distance

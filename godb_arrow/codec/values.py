@@ -27,12 +27,13 @@ import msgpack
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from godb_arrow.codec.columns import UNITS
 from godb_arrow.codec.jsontext import from_json_text
 from godb_arrow.errors import CorruptFile, DepthExceeded, InvalidDocument, UnsupportedType
 from godb_arrow.options import MAX_DEPTH
 from godb_arrow.schema import is_json
 
-__all__ = ["load", "pack", "pack_entry", "wire_values"]
+__all__ = ["check_map_type", "check_struct_type", "load", "pack", "pack_entry", "wire_values"]
 
 _TIMESTAMP_HEADS = (b"\xd6\xff", b"\xd7\xff", b"\xc7\x0c\xff")
 
@@ -283,7 +284,7 @@ def wire_values(array: pa.Array, path: str) -> list[Any]:
     if types.is_decimal(data_type):
         return [None if value is None else format(value, "f") for value in array.to_pylist()]
     if types.is_timestamp(data_type):
-        return _timestamps(array.cast(pa.int64()), _UNITS[data_type.unit])
+        return _timestamps(array.cast(pa.int64()), UNITS[data_type.unit])
     if types.is_date32(data_type):
         return _timestamps(array.cast(pa.int32()), 1, 86_400)
     if types.is_date64(data_type):
@@ -307,9 +308,6 @@ def wire_values(array: pa.Array, path: str) -> list[Any]:
     if types.is_float16(data_type):
         return [None if value is None else float(value) for value in values]
     return values
-
-
-_UNITS = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
 
 
 def _timestamps(ticks: pa.Array, unit: int, scale: int = 1) -> list[Any]:
@@ -336,11 +334,8 @@ def _integers(array: pa.Array, nanoseconds: pa.DataType, path: str) -> list[Any]
 
 
 def _structs(array: pa.Array, path: str) -> list[Any]:
+    check_struct_type(array.type, path)
     names = [field.name for field in array.type]
-    if len(set(names)) != len(names):
-        raise UnsupportedType(
-            f"column {path!r}: the struct has fields of the same name", advice="rename them"
-        )
     columns = [
         wire_values(child, f"{path}.{name}")
         for child, name in zip(array.flatten(), names, strict=True)
@@ -350,6 +345,25 @@ def _structs(array: pa.Array, path: str) -> list[Any]:
         dict(zip(names, row, strict=True)) if valid else None
         for row, valid in zip(rows, array.is_valid().to_pylist(), strict=True)
     ]
+
+
+def check_struct_type(data_type: pa.DataType, path: str) -> None:
+    """Refuse a struct that has two fields of the same name."""
+    names = [field.name for field in data_type]
+    if len(set(names)) != len(names):
+        raise UnsupportedType(
+            f"column {path!r}: the struct has fields of the same name", advice="rename them"
+        )
+
+
+def check_map_type(data_type: pa.DataType, path: str) -> None:
+    """Refuse a map with keys other than strings."""
+    key_type = data_type.key_type
+    if not (pa.types.is_string(key_type) or pa.types.is_large_string(key_type)):
+        raise UnsupportedType(
+            f"column {path!r}: documents cannot hold maps with keys of type {key_type}",
+            advice="cast the keys to strings",
+        )
 
 
 def _lists(array: pa.Array, path: str) -> list[Any]:
@@ -365,12 +379,7 @@ def _lists(array: pa.Array, path: str) -> list[Any]:
 
 
 def _maps(array: pa.Array, path: str) -> list[Any]:
-    key_type = array.type.key_type
-    if not (pa.types.is_string(key_type) or pa.types.is_large_string(key_type)):
-        raise UnsupportedType(
-            f"column {path!r}: documents cannot hold maps with keys of type {key_type}",
-            advice="cast the keys to strings",
-        )
+    check_map_type(array.type, path)
     keys = array.keys.to_pylist()
     items = wire_values(array.items, f"{path}.*")
     offsets = array.offsets.to_pylist()

@@ -1,0 +1,462 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, freethreading_compatible=True
+# distutils: language = c++
+"""The compiled kernel: what takes long, on bytes, without the GIL.
+
+It is the C++ of the folder ``native`` with a face of plain Python objects. `godb_arrow.codec.native`
+makes of it the functions that every codec has.
+"""
+
+from array import array
+
+from cpython.buffer cimport PyBuffer_FillInfo
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.pycapsule cimport PyCapsule_GetPointer
+from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport free
+from libcpp cimport bool as cbool
+from libcpp.memory cimport unique_ptr
+from libcpp.string cimport string
+from libcpp.utility cimport move
+from libcpp.vector cimport vector
+
+
+cdef extern from "native/lz4.hpp" namespace "godb" nogil:
+    cdef enum class Status "godb::Lz4Decoder::Status":
+        NeedInput
+        HaveOutput
+        BadDistance
+
+    cdef cppclass Lz4Decoder:
+        Lz4Decoder() except +
+        const uint8_t* output()
+        size_t output_size()
+        uint64_t position()
+        uint32_t bad_distance()
+        cbool complete()
+        Status run(const uint8_t*& data, const uint8_t* end)
+
+    cdef cppclass Lz4Encoder:
+        Lz4Encoder(uint64_t max_ratio) except +
+        void encode(const uint8_t* data, size_t size, vector[uint8_t]& out) except +
+        void finish(const uint8_t* ending, size_t size, size_t reserve, vector[uint8_t]& out) except +
+
+
+cdef extern from "native/scan.hpp" namespace "godb" nogil:
+    cdef enum class Scanned:
+        Done
+        BadId
+        BadDocument
+        Invalid
+        TooDeep
+
+    cdef struct Skipped:
+        size_t position
+        uint64_t items
+        uint64_t payload
+        cbool invalid
+
+    Skipped c_skip_items "godb::skip_items"(
+        const uint8_t* data, size_t size, size_t position, uint64_t items)
+    Scanned c_scan_entries "godb::scan_entries"(
+        const uint8_t* data, size_t size, size_t start, size_t count, size_t max_bytes,
+        vector[int64_t]& bounds, size_t& at) except +
+
+
+cdef extern from "native/memory.hpp" namespace "godb" nogil:
+    cdef cppclass Buffer:
+        Buffer()
+        uint8_t* data()
+        size_t size()
+        void append(const void* data, size_t size) except +
+        uint8_t* release()
+
+    cdef cppclass Bitmap:
+        size_t size()
+        Buffer& bytes()
+
+
+cdef extern from "native/keys.hpp" namespace "godb" nogil:
+    cdef cppclass Keys:
+        size_t size()
+        const string& name(size_t index)
+        int add(const uint8_t* data, size_t size) except +
+
+
+cdef extern from "native/summary.hpp" namespace "godb" nogil:
+    int kKinds
+
+    cdef cppclass Summary:
+        uint32_t kinds
+        uint32_t* first
+        unique_ptr[Summary] item
+        Keys keys
+        vector[unique_ptr[Summary]] fields
+        unique_ptr[Summary] values
+
+    cdef enum class Inferred:
+        Done
+        Corrupt
+        TooManyColumns
+
+    cdef cppclass Inference:
+        Inference(size_t max_keys, size_t max_columns) except +
+        Summary& root()
+        Summary& id()
+        uint32_t document()
+        Inferred add(const uint8_t* data, const int64_t* bounds, size_t count) except +
+
+
+cdef extern from "native/decode.hpp" namespace "godb" nogil:
+    cdef enum class Core:
+        pass
+
+    cdef cppclass Column:
+        Column() except +
+        Core core
+        int64_t unit
+        string name
+        string type_name
+        vector[unique_ptr[Column]] children
+        Keys keys
+        size_t length
+        size_t nulls
+        Bitmap valid
+        Bitmap bits
+        Buffer values
+        Buffer offsets
+        void push_offset(size_t at) except +
+
+    cdef enum class Problem:
+        Nothing "godb::Problem::None"
+        Corrupt
+        Mismatch
+        UnknownField
+        TooLarge
+
+    cdef cppclass Failure:
+        Problem problem
+        size_t document
+        vector[string] parts
+        string expected
+        const uint8_t* value
+        const uint8_t* end
+        string field
+
+    cdef cppclass Decoder:
+        Decoder(Column& root, Column* id, cbool strict, cbool null_mismatch) except +
+        Failure& failure()
+        cbool run(const uint8_t* data, const int64_t* bounds, size_t count) except +
+
+
+cdef extern from "native/encode.hpp" nogil:
+    cdef struct ArrowArray:
+        int64_t length
+
+cdef extern from "native/encode.hpp" namespace "godb" nogil:
+    cdef enum class Wire:
+        pass
+
+    cdef cppclass WireColumn:
+        WireColumn() except +
+        Wire wire
+        int64_t unit
+        Buffer key
+        vector[unique_ptr[WireColumn]] children
+        cbool bind(const ArrowArray* array)
+
+    cdef cppclass Encoder:
+        Encoder(Buffer& out, cbool omit_nulls) except +
+        cbool run(const ArrowArray* ids, WireColumn& root) except +
+
+
+cdef extern from "native/ids.hpp" namespace "godb" nogil:
+    uint64_t c_survey_ids "godb::survey_ids"(const ArrowArray* ids, Buffer& hashes) except +
+
+
+cdef class OwnedBuffer:
+    """Memory that the kernel made, for an Arrow buffer to keep."""
+
+    cdef uint8_t* _data
+    cdef size_t _size
+
+    def __dealloc__(self):
+        free(self._data)
+
+    def __getbuffer__(self, Py_buffer* view, int flags):
+        PyBuffer_FillInfo(view, self, self._data, <Py_ssize_t>self._size, 1, flags)
+
+
+cdef bytes _bytes(const string& text):
+    return PyBytes_FromStringAndSize(text.data(), <Py_ssize_t>text.size())
+
+
+cdef OwnedBuffer _own(Buffer& buffer):
+    cdef OwnedBuffer owned = OwnedBuffer.__new__(OwnedBuffer)
+    owned._size = buffer.size()
+    owned._data = buffer.release()
+    return owned
+
+
+# --- LZ4 ------------------------------------------------------------------------------------
+
+
+cdef class BlockDecoder:
+    """See `godb_arrow.codec.native`."""
+
+    cdef Lz4Decoder* _decoder
+
+    def __cinit__(self):
+        self._decoder = new Lz4Decoder()
+
+    def __dealloc__(self):
+        del self._decoder
+
+    def step(self, bytes data not None, Py_ssize_t start):
+        """Decode from `start`; the output, where that ended, and a bad distance or -1."""
+        cdef const uint8_t* begin = <const uint8_t*>PyBytes_AS_STRING(data)
+        cdef const uint8_t* p = begin + start
+        cdef const uint8_t* end = begin + PyBytes_GET_SIZE(data)
+        cdef Status status
+        with nogil:
+            status = self._decoder.run(p, end)
+        bad = <object>self._decoder.bad_distance() if status == Status.BadDistance else -1
+        output = PyBytes_FromStringAndSize(
+            <const char*>self._decoder.output(), <Py_ssize_t>self._decoder.output_size())
+        return output, p - begin, bad, status == Status.HaveOutput
+
+    @property
+    def position(self):
+        return self._decoder.position()
+
+    @property
+    def complete(self):
+        return self._decoder.complete()
+
+
+cdef class BlockEncoder:
+    """See `godb_arrow.codec.native`."""
+
+    cdef Lz4Encoder* _encoder
+    cdef vector[uint8_t] _out
+
+    def __cinit__(self, uint64_t max_ratio):
+        self._encoder = new Lz4Encoder(max_ratio)
+
+    def __dealloc__(self):
+        del self._encoder
+
+    cdef bytes _take(self):
+        taken = PyBytes_FromStringAndSize(<const char*>self._out.data(), <Py_ssize_t>self._out.size())
+        self._out.clear()
+        return taken
+
+    def encode(self, const uint8_t[::1] data not None):
+        cdef size_t size = data.shape[0]
+        cdef const uint8_t* begin = &data[0] if size else NULL
+        with nogil:
+            self._encoder.encode(begin, size, self._out)
+        return self._take()
+
+    def finish(self, bytes ending not None, size_t reserve=0):
+        cdef const uint8_t* begin = <const uint8_t*>PyBytes_AS_STRING(ending)
+        cdef size_t size = PyBytes_GET_SIZE(ending)
+        with nogil:
+            self._encoder.finish(begin, size, reserve, self._out)
+        return self._take()
+
+
+# --- Finding documents ----------------------------------------------------------------------
+
+
+def scan(bytes data not None, size_t start, size_t count, size_t max_bytes):
+    """Bounds of the whole entries from `start`; a problem (0 is none) and where it is."""
+    cdef const uint8_t* begin = <const uint8_t*>PyBytes_AS_STRING(data)
+    cdef size_t size = PyBytes_GET_SIZE(data)
+    cdef vector[int64_t] bounds
+    cdef size_t at = start
+    cdef Scanned scanned
+    with nogil:
+        bounds.push_back(<int64_t>start)
+        scanned = c_scan_entries(begin, size, start, count, max_bytes, bounds, at)
+    found = array("q")
+    found.frombytes(PyBytes_FromStringAndSize(<const char*>bounds.data(), <Py_ssize_t>(bounds.size() * 8)))
+    return found, <int>scanned, at
+
+
+def skip(bytes data not None, size_t position, items):
+    """Position, items and payload as every codec's skip_items; and whether a byte is invalid."""
+    cdef const uint8_t* begin = <const uint8_t*>PyBytes_AS_STRING(data)
+    cdef size_t size = PyBytes_GET_SIZE(data)
+    cdef uint64_t count = items
+    cdef Skipped skipped
+    with nogil:
+        skipped = c_skip_items(begin, size, position, count)
+    return skipped.position, skipped.items, skipped.payload, skipped.invalid
+
+
+# --- Inference ------------------------------------------------------------------------------
+
+
+cdef object _summary(Summary* summary):
+    cdef int bit
+    cdef size_t index
+    firsts = [
+        (1 << bit, summary.first[bit]) for bit in range(kKinds) if summary.kinds >> bit & 1
+    ]
+    fields = []
+    for index in range(summary.fields.size()):
+        name = _bytes(summary.keys.name(index)).decode()
+        fields.append((name, _summary(summary.fields[index].get())))
+    item = _summary(summary.item.get()) if summary.item.get() != NULL else None
+    values = _summary(summary.values.get()) if summary.values.get() != NULL else None
+    return summary.kinds, firsts, item, fields, values
+
+
+def infer(bytes data not None, const int64_t[::1] bounds not None, size_t max_keys, size_t max_columns):
+    """Summaries of the ids and of the documents; a problem (0 is none) and its document."""
+    cdef const uint8_t* begin = <const uint8_t*>PyBytes_AS_STRING(data)
+    cdef size_t count = bounds.shape[0] // 2
+    cdef unique_ptr[Inference] inference
+    cdef Inferred result
+    inference.reset(new Inference(max_keys, max_columns))
+    with nogil:
+        result = inference.get().add(begin, &bounds[0], count)
+    if result != Inferred.Done:
+        return None, None, <int>result, inference.get().document()
+    return (_summary(&inference.get().id()), _summary(&inference.get().root()), 0, 0)
+
+
+# --- Decoding -------------------------------------------------------------------------------
+
+
+cdef void _fill(Column* column, object plan) except *:
+    """A column tree from tuples: core, unit, name, type name, children."""
+    core, unit, name, type_name, children = plan
+    cdef unique_ptr[Column] child
+    cdef bytes packed = name.encode()
+    cdef int number = core
+    column.core = <Core>number
+    column.unit = unit
+    column.name = packed
+    column.type_name = type_name.encode()
+    for one in children:
+        child.reset(new Column())
+        _fill(child.get(), one)
+        packed = one[2].encode()
+        if number == 9:
+            column.keys.add(<const uint8_t*>PyBytes_AS_STRING(packed), PyBytes_GET_SIZE(packed))
+        column.children.push_back(move(child))
+
+
+cdef object _finished(Column* column):
+    """Length, nulls, buffers and children, as pyarrow's from_buffers wants them."""
+    cdef int core = <int>column.core
+    cdef size_t index
+    buffers = [_own(column.valid.bytes()) if column.nulls else None]
+    if core == 1:
+        buffers.append(_own(column.bits.bytes()))
+    elif core in (5, 6, 8, 10, 11):
+        if column.offsets.size() == 0:
+            column.push_offset(0)
+            column.length = 0
+        buffers.append(_own(column.offsets))
+    if core in (2, 3, 4, 5, 6, 7, 11):
+        buffers.append(_own(column.values))
+    children = []
+    for index in range(column.children.size()):
+        children.append(_finished(column.children[index].get()))
+    return column.length, column.nulls, buffers, children
+
+
+def decode(
+    bytes data not None,
+    const int64_t[::1] bounds not None,
+    object plan,
+    Py_ssize_t id_column,
+    cbool strict,
+    cbool null_mismatch,
+):
+    """The finished columns, or None and a failure."""
+    cdef const uint8_t* begin = <const uint8_t*>PyBytes_AS_STRING(data)
+    cdef size_t count = bounds.shape[0] // 2
+    cdef unique_ptr[Column] root
+    cdef unique_ptr[Decoder] decoder
+    cdef Column* identity = NULL
+    cdef cbool done
+    root.reset(new Column())
+    _fill(root.get(), plan)
+    if id_column >= 0:
+        identity = root.get().children[<size_t>id_column].get()
+    decoder.reset(new Decoder(root.get()[0], identity, strict, null_mismatch))
+    with nogil:
+        done = decoder.get().run(begin, &bounds[0], count)
+    if done:
+        return _finished(root.get())[3], None
+    cdef Failure* failure = &decoder.get().failure()
+    cdef size_t index
+    parts = []
+    for index in range(failure.parts.size()):
+        parts.append(_bytes(failure.parts[index]).decode("utf-8", "replace"))
+    value = b""
+    if failure.value != NULL:
+        value = PyBytes_FromStringAndSize(
+            <const char*>failure.value, <Py_ssize_t>(failure.end - failure.value))
+    return None, (
+        <int>failure.problem,
+        failure.document,
+        "".join(reversed(parts)),
+        _bytes(failure.expected).decode(),
+        value,
+        _bytes(failure.field).decode("utf-8", "replace"),
+    )
+
+
+# --- Encoding -------------------------------------------------------------------------------
+
+
+cdef void _fill_wire(WireColumn* column, object plan) except *:
+    """A column tree from tuples: wire, unit, packed name, children."""
+    wire, unit, key, children = plan
+    cdef unique_ptr[WireColumn] child
+    cdef bytes packed = key
+    cdef int number = wire
+    column.wire = <Wire>number
+    column.unit = unit
+    column.key.append(PyBytes_AS_STRING(packed), PyBytes_GET_SIZE(packed))
+    for one in children:
+        child.reset(new WireColumn())
+        _fill_wire(child.get(), one)
+        column.children.push_back(move(child))
+
+
+def encode(object ids, object rows, object plan, cbool omit_nulls):
+    """Entries' bytes of a binary array of ids and a struct array of rows; None for a key twice."""
+    _, id_capsule = ids.__arrow_c_array__()
+    _, row_capsule = rows.__arrow_c_array__()
+    cdef ArrowArray* id_array = <ArrowArray*>PyCapsule_GetPointer(id_capsule, "arrow_array")
+    cdef ArrowArray* row_array = <ArrowArray*>PyCapsule_GetPointer(row_capsule, "arrow_array")
+    cdef unique_ptr[WireColumn] root
+    cdef unique_ptr[Encoder] encoder
+    cdef Buffer out
+    cdef cbool done
+    root.reset(new WireColumn())
+    _fill_wire(root.get(), plan)
+    if not root.get().bind(row_array) or id_array.length != row_array.length:
+        raise ValueError("the arrays are not shaped as planned")
+    encoder.reset(new Encoder(out, omit_nulls))
+    with nogil:
+        done = encoder.get().run(id_array, root.get()[0])
+    if not done:
+        return None
+    return PyBytes_FromStringAndSize(<const char*>out.data(), <Py_ssize_t>out.size())
+
+
+def survey_ids(object ids):
+    """A hash of 8 bytes for each id of a binary array, and the greatest number among the ids."""
+    _, capsule = ids.__arrow_c_array__()
+    cdef ArrowArray* array = <ArrowArray*>PyCapsule_GetPointer(capsule, "arrow_array")
+    cdef Buffer hashes
+    cdef uint64_t greatest
+    with nogil:
+        greatest = c_survey_ids(array, hashes)
+    return PyBytes_FromStringAndSize(<const char*>hashes.data(), <Py_ssize_t>hashes.size()), greatest

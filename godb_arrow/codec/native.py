@@ -1,0 +1,215 @@
+"""The compiled codec: the functions of :mod:`godb_arrow.codec.reference`, without the GIL.
+
+Documents become columns without becoming Python objects. This module only gives the kernel's
+results the form that all codecs share, and its failures their messages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import msgpack
+import pyarrow as pa
+
+import godb_arrow.codec._native as _native  # noqa: PLR0402 (mypy knows it by this name)
+from godb_arrow.codec import reference, reference_lz4
+from godb_arrow.codec.columns import ColumnPlan, Core, DecodePlan
+from godb_arrow.codec.entries import Entries
+from godb_arrow.codec.wire import wire_columns
+from godb_arrow.errors import CorruptFile, LimitExceeded, TypeMismatch, UnsupportedType
+from godb_arrow.schema import ID_FIELD, MAX_COLUMNS, MAX_STRUCT_KEYS, FieldSummary
+
+__all__ = [
+    "BACKEND",
+    "BlockDecoder",
+    "BlockEncoder",
+    "decode",
+    "encode",
+    "infer",
+    "scan_entries",
+    "skip_items",
+    "survey_ids",
+]
+
+BACKEND = "native"
+
+
+class BlockDecoder:
+    """Decode one raw LZ4 block, given in pieces; see :mod:`godb_arrow.codec.reference_lz4`."""
+
+    def __init__(self) -> None:
+        self._decoder = _native.BlockDecoder()
+
+    def decode(self, data: bytes) -> bytes:
+        """Decode the next bytes of the block."""
+        return b"".join(self.pieces(data))
+
+    def pieces(self, data: bytes) -> Iterator[bytes]:
+        """Decode the next bytes of the block, in pieces of some 512 KiB of output."""
+        at = 0
+        more = True
+        while more:
+            piece, at, bad_distance, more = self._decoder.step(data, at)
+            if bad_distance >= 0:
+                raise reference_lz4.bad_distance(bad_distance, self._decoder.position)
+            if piece:
+                yield piece
+
+    def finish(self) -> None:
+        """Check that the block may end where its bytes ended."""
+        if not self._decoder.complete:
+            raise reference_lz4.cut_off(self._decoder.position)
+
+
+def BlockEncoder(  # noqa: N802 (a class in every other codec)
+    max_ratio: int | None = None, high: bool = False
+) -> _native.BlockEncoder | reference_lz4.BlockEncoder:
+    """Encode one raw LZ4 block, given in pieces; see :mod:`godb_arrow.codec.reference_lz4`."""
+    if high:
+        return reference_lz4.BlockEncoder(max_ratio, high)
+    return _native.BlockEncoder(max_ratio or 0)
+
+
+def scan_entries(data: bytes, start: int, count: int, max_bytes: int, base: int) -> Entries:
+    """Find the whole entries at the front of a buffer."""
+    bounds, problem, at = _native.scan(data, start, max(count, 0), max(max_bytes, 0))
+    if problem:
+        raise reference.SCAN_PROBLEMS[problem](data, at, base)
+    return Entries(data, bounds, base)
+
+
+def skip_items(data: bytes, position: int, items: int) -> tuple[int, int, int]:
+    """Pass over MessagePack values without decoding them, however deep they nest."""
+    position, items, payload, invalid = _native.skip(data, position, items)
+    if invalid:
+        raise reference.invalid_head(position)
+    return position, items, payload
+
+
+def infer(entries: Entries, summary: FieldSummary) -> None:
+    """Join the kinds of value in documents into a summary."""
+    if not len(entries):
+        return
+    identity, found, problem, document = _native.infer(
+        entries.data, entries.bounds, MAX_STRUCT_KEYS, MAX_COLUMNS
+    )
+    if problem == 1:
+        raise reference.invalid_document(entries, document)
+    if problem:
+        # Python's own summary says it, with the field that is one too many.
+        reference.infer(entries, summary)
+    summary.field(ID_FIELD).merge(_summary(identity, entries))
+    summary.merge(_summary(found, entries))
+
+
+def _summary(found: Any, entries: Entries) -> FieldSummary:
+    kinds, firsts, item, fields, values = found
+    summary = FieldSummary()
+    summary.kinds = kinds
+    summary.first = {flag: entries.id(document) for flag, document in firsts}
+    summary.item = None if item is None else _summary(item, entries)
+    summary.values = None if values is None else _summary(values, entries)
+    summary.fields = {name: _summary(child, entries) for name, child in fields}
+    return summary
+
+
+def decode(entries: Entries, plan: DecodePlan) -> list[pa.Array]:
+    """Decode documents into the core arrays of a plan."""
+    names = [column.name for column in plan.columns]
+    root = (int(Core.STRUCT), 0, "", "", tuple(_column(column) for column in plan.columns))
+    columns, failure = _native.decode(
+        entries.data,
+        entries.bounds,
+        root,
+        names.index(ID_FIELD) if ID_FIELD in names else -1,
+        plan.strict,
+        plan.on_mismatch == "null",
+    )
+    if failure is not None:
+        raise _error(entries, *failure)
+    return [
+        _array(found, column.core_type) for found, column in zip(columns, plan.columns, strict=True)
+    ]
+
+
+def _column(column: ColumnPlan) -> tuple[Any, ...]:
+    children = tuple(_column(child) for child in column.children)
+    if column.core is Core.MAP:
+        children += ((int(Core.STRING), 0, "key", "", ()),)
+    type_name = str(column.core_type) if column.core is Core.TIMESTAMP else ""
+    return int(column.core), column.unit, column.name, type_name, children
+
+
+def _array(found: Any, data_type: pa.DataType) -> pa.Array:
+    length, nulls, owned, children = found
+    if pa.types.is_null(data_type):
+        return pa.nulls(length)
+    buffers = [None if memory is None else pa.py_buffer(memory) for memory in owned]
+    if pa.types.is_map(data_type):
+        items, keys = children
+        entries = pa.StructArray.from_arrays(
+            [_array(keys, pa.string()), _array(items, data_type.item_type)],
+            fields=[data_type.key_field, data_type.item_field],
+        )
+        arrays = [entries]
+    elif pa.types.is_list(data_type):
+        arrays = [_array(children[0], data_type.value_type)]
+    else:
+        arrays = [
+            _array(child, data_type.field(index).type) for index, child in enumerate(children)
+        ]
+    return pa.Array.from_buffers(data_type, length, buffers, nulls, children=arrays or None)
+
+
+_CORRUPT, _MISMATCH, _UNKNOWN_FIELD = 1, 2, 3
+
+
+def _error(
+    entries: Entries,
+    problem: int,
+    document: int,
+    path: str,
+    expected: str,
+    value: bytes,
+    field: str,
+) -> CorruptFile | TypeMismatch | LimitExceeded:
+    if problem == _CORRUPT:
+        return reference.invalid_document(entries, document)
+    if problem == _MISMATCH:
+        found = reference.type_name(_first_value(value))
+        return reference.mismatch_error(entries.id(document), path, expected, found)
+    if problem == _UNKNOWN_FIELD:
+        where = f"{path}.{field}" if path else field
+        return reference.unknown_field(entries.id(document), where)
+    return reference.too_large()
+
+
+def _first_value(data: bytes) -> Any:
+    unpacker = msgpack.Unpacker(
+        raw=False,
+        unicode_errors="surrogateescape",
+        strict_map_key=False,
+        object_pairs_hook=tuple,
+        timestamp=0,
+        max_buffer_size=len(data) + 1,
+    )
+    unpacker.feed(data)
+    return unpacker.unpack()
+
+
+def encode(batch: pa.RecordBatch, ids: pa.Array, omit_nulls: bool) -> bytes:
+    """Encode the rows of a record batch as entries of a collection."""
+    rows, plan = wire_columns(batch)
+    encoded: bytes | None = _native.encode(ids, rows, plan, omit_nulls)
+    if encoded is None:
+        # The reference finds out which column it is.
+        reference.encode(batch, ids, omit_nulls)
+        raise UnsupportedType("a map has the same key twice", advice="drop one of the two")
+    return encoded
+
+
+def survey_ids(ids: pa.Array) -> tuple[bytes, int]:
+    """Look at document ids before they are written: their hashes, and the greatest number."""
+    hashes, greatest = _native.survey_ids(ids)
+    return hashes, greatest

@@ -1,0 +1,142 @@
+// Columns in the making: what each core type of godb_arrow.codec.columns is built in.
+
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "keys.hpp"
+#include "memory.hpp"
+
+namespace godb {
+
+enum class Core : uint8_t {
+    Null, Bool, Int64, UInt64, Float64, String, Binary, Timestamp, List, Struct, Map, Json,
+};
+
+// One column, or a part of a nested one: its plan, and the values so far.
+struct Column {
+    Core core = Core::Null;
+    int64_t unit = 0;       // of timestamps: units in a second
+    std::string name;
+    std::string type_name;  // of timestamps, in messages
+    std::vector<std::unique_ptr<Column>> children;
+    Keys keys;              // of a struct: the children's names
+
+    size_t length = 0;
+    size_t nulls = 0;
+    Bitmap valid;           // empty while there are no nulls
+    Bitmap bits;            // bool
+    Buffer values;          // numbers, or text
+    Buffer offsets;         // of text, lists and maps: length + 1 of them
+    Column* map_keys() { return children[1].get(); }
+
+    bool has_offsets() const {
+        return core == Core::String || core == Core::Binary || core == Core::Json ||
+               core == Core::List || core == Core::Map;
+    }
+
+    void reserve(size_t rows) {
+        if (has_offsets()) {
+            offsets.reserve((rows + 1) * sizeof(int32_t));
+            if (offsets.size() == 0) offsets.push<int32_t>(0);
+        } else if (core == Core::Int64 || core == Core::UInt64 || core == Core::Float64 ||
+                   core == Core::Timestamp) {
+            values.reserve(rows * 8);
+        } else if (core == Core::Struct) {
+            for (auto& child : children) child->reserve(rows);
+        }
+    }
+
+    void mark_valid() {
+        if (nulls) valid.push(true);
+        ++length;
+    }
+    void push_offset(size_t at) {
+        if (offsets.size() == 0) offsets.push<int32_t>(0);
+        offsets.push<int32_t>(int32_t(at));
+    }
+
+    template <typename T>
+    void push_number(T value) {
+        values.push(value);
+        mark_valid();
+    }
+    void push_bool(bool value) {
+        bits.push(value);
+        mark_valid();
+    }
+    // After the text was appended to `values`.
+    void push_text_end() {
+        push_offset(values.size());
+        mark_valid();
+    }
+
+    void push_null() {
+        if (nulls == 0) valid.push_set(length);
+        valid.push(false);
+        ++nulls;
+        ++length;
+        switch (core) {
+            case Core::Bool: bits.push(false); break;
+            case Core::Int64:
+            case Core::UInt64:
+            case Core::Float64:
+            case Core::Timestamp: values.push<uint64_t>(0); break;
+            case Core::String:
+            case Core::Binary:
+            case Core::Json: push_offset(values.size()); break;
+            case Core::List:
+            case Core::Map: push_offset(children[0]->length); break;
+            case Core::Struct:
+                for (auto& child : children) child->push_null();
+                break;
+            case Core::Null: break;
+        }
+    }
+
+    // Drop what was added beyond `size` values: a later one with the same key takes its place.
+    void truncate(size_t size) {
+        if (size >= length) return;
+        if (nulls) {
+            for (size_t i = size; i < length; ++i) nulls -= !valid.at(i);
+            if (nulls) valid.truncate(size);
+            else valid.truncate(0);
+        }
+        length = size;
+        switch (core) {
+            case Core::Bool: bits.truncate(size); break;
+            case Core::Int64:
+            case Core::UInt64:
+            case Core::Float64:
+            case Core::Timestamp: values.truncate(size * 8); break;
+            case Core::String:
+            case Core::Binary:
+            case Core::Json:
+                offsets.truncate((size + 1) * sizeof(int32_t));
+                values.truncate(size_t(last_offset()));
+                break;
+            case Core::List:
+            case Core::Map:
+                offsets.truncate((size + 1) * sizeof(int32_t));
+                for (auto& child : children) child->truncate(size_t(last_offset()));
+                break;
+            case Core::Struct:
+                for (auto& child : children) child->truncate(size);
+                break;
+            case Core::Null: break;
+        }
+    }
+
+    bool too_large() const { return has_offsets() && values.size() > INT32_MAX; }
+
+  private:
+    int32_t last_offset() {
+        int32_t value;
+        std::memcpy(&value, offsets.data() + offsets.size() - sizeof value, sizeof value);
+        return value;
+    }
+};
+
+}  // namespace godb

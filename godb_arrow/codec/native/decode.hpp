@@ -1,0 +1,330 @@
+// Documents into columns.
+
+#pragma once
+
+#include "builders.hpp"
+
+namespace godb {
+
+enum class Problem : uint8_t { None, Corrupt, Mismatch, UnknownField, TooLarge };
+
+// What went wrong, for the message that Python makes of it.
+struct Failure {
+    Problem problem = Problem::None;
+    size_t document = 0;
+    std::vector<std::string> parts;  // of the path, innermost first
+    std::string expected;
+    const uint8_t* value = nullptr;  // the value that does not fit
+    const uint8_t* end = nullptr;
+    std::string field;     // of UnknownField
+};
+
+class Decoder {
+  public:
+    Decoder(Column& root, Column* id, bool strict, bool null_mismatch)
+        : root_(root), id_(id), strict_(strict), null_mismatch_(null_mismatch) {}
+
+    Failure& failure() { return failure_; }
+
+    // Decode documents into the root's children; false when there is a failure.
+    bool run(const uint8_t* data, const int64_t* bounds, size_t count) {
+        root_.reserve(count);
+        for (size_t i = 0; i < count; ++i) {
+            const uint8_t* const start = data + bounds[2 * i + 1];
+            const uint8_t* const end = data + bounds[2 * i + 2];
+            if (!document(data + bounds[2 * i], start, end)) {
+                failure_.document = i;
+                // A document that is damaged is damaged, whatever else is wrong with it.
+                const uint8_t* p = start;
+                if (pass_over<true>(p, end, kMaxDepth) != Passed::Whole)
+                    failure_.problem = Problem::Corrupt;
+                return false;
+            }
+        }
+        for (auto& child : root_.children)
+            if (oversized(*child)) {
+                failure_.problem = Problem::TooLarge;
+                return false;
+            }
+        return true;
+    }
+
+  private:
+    static bool oversized(const Column& column) {
+        if (column.too_large()) return true;
+        for (auto& child : column.children)
+            if (oversized(*child)) return true;
+        return false;
+    }
+
+    bool document(const uint8_t* id, const uint8_t* p, const uint8_t* end) {
+        const size_t row = root_.length;
+        if (id_ && !convert(*id_, id, end)) {
+            failure_.parts.push_back(id_->name);
+            return false;
+        }
+        const Head head = read_head(p, end);
+        p = head.body;
+        if (!fields(root_, row, head.size, p, end, true)) return false;
+        ++root_.length;
+        return true;
+    }
+
+    bool corrupt() {
+        failure_.problem = Problem::Corrupt;
+        return false;
+    }
+
+    // The fields of one map, each into its column; columns without one get a null.
+    bool fields(Column& column, size_t row, uint64_t count, const uint8_t*& p, const uint8_t* end,
+                bool top) {
+        size_t filled = 0;
+        for (uint64_t place = 0; place < count; ++place) {
+            const Head key = read_head(p, end);
+            int found = Keys::kNone;
+            if (key.token == Token::String) {
+                found = column.keys.find(key.body, key.size, place);
+                if (found != Keys::kNone) p = key.body + key.size;
+            }
+            if (found == Keys::kNone) {
+                KeyName name;
+                if (!read_key(p, end, scratch_, name)) return corrupt();
+                if (name.odd) found = column.keys.find(name.data, name.size, place);
+                if (found == Keys::kNone && strict_ && !(top && is_id(name)))
+                    return unknown_field(name);
+            }
+            if (found == Keys::kNone || (top && column.children[size_t(found)].get() == id_)) {
+                if (pass_over<true>(p, end, kMaxDepth) != Passed::Whole) return corrupt();
+                continue;
+            }
+            Column& child = *column.children[size_t(found)];
+            if (__builtin_expect(child.length > row, 0)) child.truncate(row);
+            else ++filled;
+            if (!convert(child, p, end)) {
+                failure_.parts.push_back(top ? child.name : "." + child.name);
+                return false;
+            }
+        }
+        if (filled < column.children.size())
+            for (auto& child : column.children)
+                if (child->length == row) child->push_null();
+        return true;
+    }
+
+    static bool is_id(const KeyName& name) {
+        return name.size == 3 && std::memcmp(name.data, "_id", 3) == 0;
+    }
+
+    // A recorded schema must not hide a field that it does not name.
+    bool unknown_field(const KeyName& name) {
+        failure_.problem = Problem::UnknownField;
+        failure_.field.assign(reinterpret_cast<const char*>(name.data), name.size);
+        return false;
+    }
+
+    bool misfit(Column& column, const uint8_t* value, const uint8_t*& p, const uint8_t* end,
+                const char* expected) {
+        if (null_mismatch_) {
+            const uint8_t* at = value;
+            if (pass_over<true>(at, end, kMaxDepth) != Passed::Whole) return corrupt();
+            p = at;
+            column.push_null();
+            return true;
+        }
+        failure_.problem = Problem::Mismatch;
+        failure_.expected = expected;
+        failure_.value = value;
+        failure_.end = end;
+        return false;
+    }
+
+    // One value into its column. Advances `p` behind it.
+    bool convert(Column& column, const uint8_t*& p, const uint8_t* end) {
+        const uint8_t* const value = p;
+        if (*p == 0xc0) {
+            ++p;
+            column.push_null();
+            return true;
+        }
+        switch (column.core) {
+            case Core::Json: {
+                JsonWriter writer(column.values);
+                if (!writer.value(p, end)) return corrupt();
+                column.push_text_end();
+                return true;
+            }
+            case Core::String: {
+                const Head head = read_head(p, end);
+                if (head.token != Token::String || !is_utf8(head.body, head.size))
+                    return misfit(column, value, p, end, "string");
+                column.values.append(head.body, head.size);
+                column.push_text_end();
+                p = head.body + head.size;
+                return true;
+            }
+            case Core::Binary: {
+                const Head head = read_head(p, end);
+                if (head.token != Token::String && head.token != Token::Binary)
+                    return misfit(column, value, p, end, "binary");
+                column.values.append(head.body, head.size);
+                column.push_text_end();
+                p = head.body + head.size;
+                return true;
+            }
+            case Core::Int64: return integer(column, p, end);
+            case Core::UInt64: return unsigned_integer(column, p, end);
+            case Core::Float64: return floating(column, p, end);
+            case Core::Bool:
+                if (*p != 0xc2 && *p != 0xc3) return misfit(column, value, p, end, "bool");
+                column.push_bool(*p++ == 0xc3);
+                return true;
+            case Core::Timestamp: return timestamp(column, p, end);
+            case Core::List: return list(column, p, end);
+            case Core::Struct: {
+                const Head head = read_head(p, end);
+                if (head.token != Token::Map) return misfit(column, value, p, end, "struct");
+                p = head.body;
+                if (!fields(column, column.length, head.size, p, end, false)) return false;
+                column.mark_valid();
+                return true;
+            }
+            case Core::Map: return map(column, p, end);
+            case Core::Null: return misfit(column, value, p, end, "null");
+        }
+        return false;
+    }
+
+    bool integer(Column& column, const uint8_t*& p, const uint8_t* end) {
+        const Head head = read_head(p, end);
+        int64_t number;
+        switch (head.token) {
+            case Token::Positive:
+            case Token::Negative:
+            case Token::Int: number = int64_t(head.bits); break;
+            case Token::UInt:
+                if (head.bits >> 63) return misfit(column, p, p, end, "int64");
+                number = int64_t(head.bits);
+                break;
+            case Token::Float32:
+            case Token::Float64: {
+                // go-db's HTTP interface stores every number as a float.
+                const double real = as_double(head);
+                if (!(real >= -9223372036854775808.0 && real < 9223372036854775808.0) ||
+                    double(int64_t(real)) != real)
+                    return misfit(column, p, p, end, "int64");
+                number = int64_t(real);
+                break;
+            }
+            default: return misfit(column, p, p, end, "int64");
+        }
+        column.push_number(number);
+        p = head.body;
+        return true;
+    }
+
+    bool unsigned_integer(Column& column, const uint8_t*& p, const uint8_t* end) {
+        const Head head = read_head(p, end);
+        uint64_t number;
+        switch (head.token) {
+            case Token::Positive:
+            case Token::UInt: number = head.bits; break;
+            case Token::Negative:
+            case Token::Int:
+                if (head.bits >> 63) return misfit(column, p, p, end, "uint64");
+                number = head.bits;
+                break;
+            case Token::Float32:
+            case Token::Float64: {
+                const double real = as_double(head);
+                if (!(real >= 0.0 && real < 18446744073709551616.0) ||
+                    double(uint64_t(real)) != real)
+                    return misfit(column, p, p, end, "uint64");
+                number = uint64_t(real);
+                break;
+            }
+            default: return misfit(column, p, p, end, "uint64");
+        }
+        column.push_number(number);
+        p = head.body;
+        return true;
+    }
+
+    bool floating(Column& column, const uint8_t*& p, const uint8_t* end) {
+        const Head head = read_head(p, end);
+        double number;
+        switch (head.token) {
+            case Token::Float32:
+            case Token::Float64: number = as_double(head); break;
+            case Token::Positive:
+            case Token::UInt: number = double(head.bits); break;
+            case Token::Negative:
+            case Token::Int: number = double(int64_t(head.bits)); break;
+            default: return misfit(column, p, p, end, "float64");
+        }
+        column.push_number(number);
+        p = head.body;
+        return true;
+    }
+
+    bool timestamp(Column& column, const uint8_t*& p, const uint8_t* end) {
+        const Head head = read_head(p, end);
+        if (head.token != Token::Extension || head.ext_type != -1)
+            return misfit(column, p, p, end, column.type_name.c_str());
+        Timestamp stamp;
+        if (!read_timestamp(head, stamp)) return corrupt();
+        int64_t value;
+        if (!ticks(stamp, column.unit, value))
+            return misfit(column, p, p, end, column.type_name.c_str());
+        column.push_number(value);
+        p = head.body + head.size;
+        return true;
+    }
+
+    bool list(Column& column, const uint8_t*& p, const uint8_t* end) {
+        const Head head = read_head(p, end);
+        if (head.token != Token::Array) return misfit(column, p, p, end, "list");
+        p = head.body;
+        Column& item = *column.children[0];
+        for (uint64_t i = 0; i < head.size; ++i)
+            if (!convert(item, p, end)) {
+                failure_.parts.push_back("[" + std::to_string(i) + "]");
+                return false;
+            }
+        column.push_offset(item.length);
+        column.mark_valid();
+        return true;
+    }
+
+    bool map(Column& column, const uint8_t*& p, const uint8_t* end) {
+        const Head head = read_head(p, end);
+        if (head.token != Token::Map) return misfit(column, p, p, end, "map");
+        p = head.body;
+        Column& item = *column.children[0];
+        Column& names = *column.map_keys();
+        for (uint64_t i = 0; i < head.size; ++i) {
+            KeyName name;
+            if (!read_key(p, end, scratch_, name)) return corrupt();
+            names.values.append(name.data, name.size);
+            names.push_text_end();
+            if (!convert(item, p, end)) {
+                failure_.parts.push_back(
+                    "." + std::string(reinterpret_cast<const char*>(names.values.data()) +
+                                          (names.values.size() - name.size),
+                                      name.size));
+                return false;
+            }
+        }
+        column.push_offset(item.length);
+        column.mark_valid();
+        return true;
+    }
+
+    Column& root_;
+    Column* id_;
+    bool strict_;
+    bool null_mismatch_;
+    Failure failure_;
+    Buffer scratch_;
+};
+
+}  // namespace godb

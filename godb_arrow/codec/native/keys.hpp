@@ -1,0 +1,150 @@
+// Finding the field for a key of a map.
+//
+// Go writes the keys of a map in random order, other programs always in the same one. So a key
+// is first looked for where the previous map had its key at this place, then by hash.
+
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "bytes.hpp"
+#include "jsontext.hpp"
+#include "memory.hpp"
+
+namespace godb {
+
+// A set of names, numbered in the order in which they came.
+class Keys {
+  public:
+    static constexpr int kNone = -1;
+
+    size_t size() const { return names_.size(); }
+    const std::string& name(size_t index) const { return names_[index]; }
+
+    int add(const uint8_t* data, size_t size) {
+        if ((names_.size() + 1) * 2 > table_.size()) rehash();
+        names_.emplace_back(reinterpret_cast<const char*>(data), size);
+        fingerprints_.push_back(fingerprint(data, size));
+        insert(int(names_.size()) - 1);
+        return int(names_.size()) - 1;
+    }
+
+    // The number of a name; `place` is how many keys came before it in the map.
+    int find(const uint8_t* data, size_t size, size_t place) {
+        const uint64_t print = fingerprint(data, size);
+        if (place < order_.size()) {
+            const int guess = order_[place];
+            if (equal(guess, print, data, size)) return guess;
+        }
+        const int found = look_up(print, data, size);
+        if (found != kNone) {
+            if (place < order_.size()) order_[place] = found;
+            else if (place == order_.size() && place < kMaxOrder) order_.push_back(found);
+        }
+        return found;
+    }
+
+  private:
+    static constexpr size_t kMaxOrder = 256;
+
+    // The size and the first seven bytes: all there is of a name below eight bytes.
+    static uint64_t fingerprint(const uint8_t* data, size_t size) {
+        uint64_t word = 0;
+        switch (size) {
+            case 0: break;
+            case 1: word = data[0]; break;
+            case 2: word = data[0] | uint64_t(data[1]) << 8; break;
+            case 3: word = data[0] | uint64_t(data[1]) << 8 | uint64_t(data[2]) << 16; break;
+            default:
+                if (size < 8) {
+                    uint32_t low, high;
+                    std::memcpy(&low, data, 4);
+                    std::memcpy(&high, data + size - 4, 4);
+                    word = low | uint64_t(high) << (8 * (size - 4));
+                } else {
+                    std::memcpy(&word, data, 8);
+                    word &= 0x00ffffffffffffffull;
+                }
+        }
+        return word | uint64_t(size < 255 ? size : 255) << 56;
+    }
+
+    bool equal(int index, uint64_t print, const uint8_t* data, size_t size) const {
+        if (fingerprints_[size_t(index)] != print) return false;
+        const std::string& name = names_[size_t(index)];
+        return size < 8 || (name.size() == size && std::memcmp(name.data() + 7, data + 7, size - 7) == 0);
+    }
+
+    static size_t mix(uint64_t print) { return size_t((print * 0x9e3779b97f4a7c15ull) >> 32); }
+
+    // Names that differ only behind the seventh byte share a fingerprint; the rest of them is
+    // mixed in, so that a file with many such keys is not slow.
+    static size_t hash(uint64_t print, const uint8_t* data, size_t size) {
+        for (size_t i = 7; i + 8 <= size; i += 8) {
+            uint64_t word;
+            std::memcpy(&word, data + i, 8);
+            print = (print ^ word) * 0xff51afd7ed558ccdull;
+        }
+        if (size > 15) {
+            uint64_t word;
+            std::memcpy(&word, data + size - 8, 8);
+            print = (print ^ word) * 0xc4ceb9fe1a85ec53ull;
+        } else {
+            for (size_t i = 7; i < size; ++i) print = (print ^ data[i]) * 0x100000001b3ull;
+        }
+        return mix(print ^ (print >> 29));
+    }
+
+    int look_up(uint64_t print, const uint8_t* data, size_t size) const {
+        if (table_.empty()) return kNone;
+        const size_t mask = table_.size() - 1;
+        for (size_t slot = hash(print, data, size) & mask;; slot = (slot + 1) & mask) {
+            const int index = table_[slot];
+            if (index == kNone) return kNone;
+            if (equal(index, print, data, size)) return index;
+        }
+    }
+
+    void insert(int index) {
+        const std::string& name = names_[size_t(index)];
+        const auto* data = reinterpret_cast<const uint8_t*>(name.data());
+        const size_t mask = table_.size() - 1;
+        size_t slot = hash(fingerprints_[size_t(index)], data, name.size()) & mask;
+        while (table_[slot] != kNone) slot = (slot + 1) & mask;
+        table_[slot] = index;
+    }
+
+    void rehash() {
+        table_.assign(table_.empty() ? 32 : table_.size() * 2, kNone);
+        for (size_t i = 0; i < names_.size(); ++i) insert(int(i));
+    }
+
+    std::vector<std::string> names_;
+    std::vector<uint64_t> fingerprints_;
+    std::vector<int> table_;  // open addressing; a power of two, at most half full
+    std::vector<int> order_;  // by place in the map: the key that was there the last time
+};
+
+// A key's name as a field: the key itself, or its JSON text where it is no UTF-8 string.
+// Advances `p` behind the key; false at an extension that must not be.
+struct KeyName {
+    const uint8_t* data;
+    size_t size;
+    bool odd;
+};
+
+inline bool read_key(const uint8_t*& p, const uint8_t* end, Buffer& scratch, KeyName& name) {
+    const Head head = read_head(p, end);
+    if (head.token == Token::String && is_utf8(head.body, head.size)) {
+        name = {head.body, size_t(head.size), false};
+        p = head.body + head.size;
+        return true;
+    }
+    scratch.truncate(0);
+    if (!JsonWriter(scratch).value(p, end)) return false;
+    name = {scratch.data(), scratch.size(), true};
+    return true;
+}
+
+}  // namespace godb

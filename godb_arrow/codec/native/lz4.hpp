@@ -1,0 +1,403 @@
+// One raw LZ4 block, decoded and encoded in pieces.
+//
+// The decoder keeps 64 KiB of history in front of its output and checks every length and
+// distance; it can stop and go on at any byte of the input. The encoder makes one block of any
+// length, and keeps its ratio below a limit by storing literals where the data are too regular.
+// The format: https://github.com/lz4/lz4/blob/dev/doc/lz4_Block_format.md
+
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <memory>
+#include <vector>
+
+namespace godb {
+
+constexpr size_t kHistory = 64 << 10;
+constexpr size_t kMinMatch = 4;
+constexpr unsigned kRun = 15;
+
+inline void copy16(uint8_t* to, const uint8_t* from) { std::memcpy(to, from, 16); }
+inline void copy8(uint8_t* to, const uint8_t* from) { std::memcpy(to, from, 8); }
+
+class Lz4Decoder {
+  public:
+    enum class Status { NeedInput, HaveOutput, BadDistance };
+
+    Lz4Decoder() : buffer_(new uint8_t[kHistory + kPiece + kSlack]) {}
+
+    // The bytes that the last call of run made.
+    const uint8_t* output() const { return buffer_.get() + start_; }
+    size_t output_size() const { return end_ - start_; }
+
+    uint64_t position() const { return position_; }   // bytes of the block that were used
+    uint32_t bad_distance() const { return distance_; }
+
+    // Whether the block may end where its bytes ended.
+    bool complete() const {
+        return stage_ == Stage::Token ||
+               ((stage_ == Stage::Literals || stage_ == Stage::Distance) && literals_ == 0 &&
+                !half_distance_);
+    }
+
+    // Decode until the input or the room for output is used up. Advances `in`.
+    Status run(const uint8_t*& in, const uint8_t* in_end) {
+        slide();
+        start_ = end_;
+        const uint8_t* const from = in;
+        const Status status = decode(in, in_end);
+        position_ += size_t(in - from);
+        return status;
+    }
+
+  private:
+    static constexpr size_t kPiece = 512 << 10;
+    static constexpr size_t kSlack = 64;
+
+    enum class Stage : uint8_t { Token, LiteralLength, Literals, Distance, MatchLength, Match };
+
+    // Keep the last 64 KiB, at the front, once half of the room is used.
+    void slide() {
+        if (end_ > kHistory + kPiece / 2) {
+            std::memmove(buffer_.get(), buffer_.get() + end_ - kHistory, kHistory);
+            end_ = kHistory;
+        }
+    }
+
+    Status decode(const uint8_t*& in, const uint8_t* in_end) {
+        uint8_t* const base = buffer_.get();
+        uint8_t* const limit = base + kHistory + kPiece;
+        uint8_t* out = base + end_;
+        Status status = Status::NeedInput;
+        for (;;) {
+            if (stage_ == Stage::Token) {
+                if (!fast(in, in_end, out, limit)) { status = Status::BadDistance; break; }
+            }
+            if (out >= limit) { status = Status::HaveOutput; break; }
+            if (stage_ == Stage::Match) {
+                const size_t count = std::min<uint64_t>(match_, size_t(limit - out));
+                out = copy_match(out, distance_, count);
+                match_ -= count;
+                if (match_ == 0) stage_ = Stage::Token;
+                continue;
+            }
+            if (stage_ == Stage::Literals && literals_ == 0) { stage_ = Stage::Distance; continue; }
+            if (in >= in_end) break;
+            switch (stage_) {
+                case Stage::Token:
+                    literals_ = *in >> 4;
+                    match_ = (*in & 15) + kMinMatch;
+                    long_match_ = (*in & 15) == kRun;
+                    stage_ = literals_ == kRun ? Stage::LiteralLength : Stage::Literals;
+                    ++in;
+                    break;
+                case Stage::LiteralLength:
+                    literals_ += *in;
+                    if (*in++ != 255) stage_ = Stage::Literals;
+                    break;
+                case Stage::Literals: {
+                    const size_t room = std::min(size_t(in_end - in), size_t(limit - out));
+                    const size_t count = size_t(std::min<uint64_t>(literals_, room));
+                    std::memcpy(out, in, count);
+                    out += count;
+                    in += count;
+                    literals_ -= count;
+                    break;
+                }
+                case Stage::Distance:
+                    if (!half_distance_) {
+                        distance_ = *in++;
+                        half_distance_ = true;
+                        break;
+                    }
+                    distance_ |= uint32_t(*in++) << 8;
+                    half_distance_ = false;
+                    if (distance_ == 0 || distance_ > size_t(out - base)) {
+                        in -= 2;  // to the distance, for the message
+                        end_ = size_t(out - base);
+                        return Status::BadDistance;
+                    }
+                    stage_ = long_match_ ? Stage::MatchLength : Stage::Match;
+                    break;
+                case Stage::MatchLength:
+                    match_ += *in;
+                    if (*in++ != 255) stage_ = Stage::Match;
+                    break;
+                default: break;
+            }
+        }
+        end_ = size_t(out - base);
+        return status;
+    }
+
+    // Decode sequences that are here to their last byte, with room for copying too much.
+    // Stops before any other sequence; false when a distance is bad, with `in` at its bytes.
+    bool fast(const uint8_t*& in, const uint8_t* in_end, uint8_t*& output, uint8_t* limit) {
+        uint8_t* const base = buffer_.get();
+        const uint8_t* p = in;
+        uint8_t* out = output;
+        // A sequence of short literals takes at most 1 + 14 + 2 bytes, and reads 16 too many.
+        const uint8_t* const in_safe = in_end - 48;
+        uint8_t* const out_safe = limit - 64;
+        if (in_end - in < 64) return true;
+        while (p < in_safe && out < out_safe) {
+            const uint8_t* const begin = p;
+            const unsigned token = *p++;
+            size_t literals = token >> 4;
+            const uint8_t* text;
+            if (literals != kRun) {
+                copy16(out, p);
+                text = p;
+                p += literals;
+            } else {
+                unsigned byte;
+                do {
+                    if (p >= in_safe) { p = begin; goto done; }
+                    byte = *p++;
+                    literals += byte;
+                } while (byte == 255);
+                if (literals > size_t(in_safe - p) || literals > size_t(out_safe - out)) {
+                    p = begin;
+                    break;
+                }
+                text = p;
+                uint8_t* to = out;
+                uint8_t* const to_end = out + literals;
+                do {
+                    copy16(to, text);
+                    to += 16;
+                    text += 16;
+                } while (to < to_end);
+                p += literals;
+            }
+            {
+                uint8_t* const after = out + literals;
+                const size_t distance = size_t(p[0]) | size_t(p[1]) << 8;
+                size_t match = token & 15;
+                const uint8_t* q = p + 2;
+                if (match == kRun) {
+                    unsigned byte;
+                    do {
+                        if (q >= in_safe) { p = begin; goto done; }
+                        byte = *q++;
+                        match += byte;
+                    } while (byte == 255);
+                }
+                match += kMinMatch;
+                if (__builtin_expect(distance == 0 || distance > size_t(after - base), 0)) {
+                    distance_ = uint32_t(distance);
+                    in = p;
+                    output = after;
+                    return false;
+                }
+                if (__builtin_expect(after >= out_safe || match > size_t(out_safe - after), 0)) {
+                    p = begin;
+                    break;
+                }
+                const uint8_t* from = after - distance;
+                if (distance >= 16) {
+                    uint8_t* to = after;
+                    uint8_t* const to_end = after + match;
+                    do {
+                        copy16(to, from);
+                        to += 16;
+                        from += 16;
+                    } while (to < to_end);
+                    out = to_end;
+                } else {
+                    out = copy_match(after, uint32_t(distance), match);
+                }
+                p = q;
+            }
+        }
+    done:
+        in = p;
+        output = out;
+        return true;
+    }
+
+    // Copy earlier output, which may overlap what is written; exact, without slack.
+    static uint8_t* copy_match(uint8_t* to, uint32_t distance, size_t count) {
+        uint8_t* const end = to + count;
+        size_t period = distance;
+        // Each round doubles what can be copied at once without overlapping.
+        while (size_t(end - to) > period) {
+            std::memcpy(to, to - period, period);
+            to += period;
+            if (period < 4096) period *= 2;
+        }
+        std::memcpy(to, to - period, size_t(end - to));
+        return end;
+    }
+
+    std::unique_ptr<uint8_t[]> buffer_;
+    size_t start_ = 0;
+    size_t end_ = 0;
+    uint64_t position_ = 0;
+    Stage stage_ = Stage::Token;
+    uint64_t literals_ = 0;
+    uint64_t match_ = 0;
+    uint32_t distance_ = 0;
+    bool half_distance_ = false;
+    bool long_match_ = false;
+};
+
+class Lz4Encoder {
+  public:
+    explicit Lz4Encoder(uint64_t max_ratio) : max_ratio_(max_ratio), table_(kTableSize, 0) {}
+
+    // Encode the next bytes; what is ready is appended to `out`.
+    void encode(const uint8_t* data, size_t size, std::vector<uint8_t>& out) {
+        while (size) {
+            const size_t count = std::min(size, kChunk - pending());
+            window_.insert(window_.end(), data, data + count);
+            data += count;
+            size -= count;
+            if (pending() == kChunk) chunk(out);
+        }
+    }
+
+    // End the block: `reserve` further literal bytes follow, which the caller appends.
+    void finish(const uint8_t* ending, size_t size, size_t reserve, std::vector<uint8_t>& out) {
+        if (pending()) chunk(out);
+        literals_.insert(literals_.end(), ending, ending + size);
+        const size_t count = literals_.size() + reserve;
+        out.push_back(uint8_t(std::min<size_t>(count, kRun) << 4));
+        extend(count, out);
+        out.insert(out.end(), literals_.begin(), literals_.end());
+        literals_.clear();
+    }
+
+  private:
+    static constexpr size_t kChunk = 256 << 10;
+    static constexpr unsigned kHashBits = 13;
+    static constexpr size_t kTableSize = size_t(1) << kHashBits;
+
+    size_t pending() const { return window_.size() - done_; }
+
+    static uint32_t read32(const uint8_t* p) {
+        uint32_t v;
+        std::memcpy(&v, p, 4);
+        return v;
+    }
+    static uint64_t read64(const uint8_t* p) {
+        uint64_t v;
+        std::memcpy(&v, p, 8);
+        return v;
+    }
+    // Five bytes hash better than four where matches are long, and MessagePack's are.
+    static uint32_t hash(const uint8_t* p) {
+        return uint32_t(((read64(p) << 24) * 889523592379ull) >> (64 - kHashBits));
+    }
+
+    static void extend(size_t length, std::vector<uint8_t>& out) {
+        if (length < kRun) return;
+        length -= kRun;
+        out.insert(out.end(), length / 255, 255);
+        out.push_back(uint8_t(length % 255));
+    }
+
+    // Whether the output would fall behind the limit if `taken` bytes were encoded by now.
+    size_t lacking(uint64_t taken, size_t written) const {
+        if (!max_ratio_) return 0;
+        const uint64_t needed = (taken + max_ratio_ - 1) / max_ratio_;
+        return needed > written ? size_t(needed - written) : 0;
+    }
+
+    void chunk(std::vector<uint8_t>& out) {
+        const size_t out_before = out.size();
+        const uint8_t* const base = window_.data();
+        const size_t size = window_.size();
+        const uint8_t* const end = base + size;
+        const uint8_t* anchor = base + done_;   // literals begin here
+        const uint8_t* p = anchor;
+        const uint8_t* floor = anchor;          // what is before must not go into a match
+        const uint64_t origin = origin_;
+        const uint8_t* const last_match = size > 12 ? end - 12 : base;
+        size_t misses = 0;
+        while (p < last_match && p + 8 < end) {
+            const uint32_t h = hash(p);
+            const uint32_t here = uint32_t(origin + size_t(p - base));
+            // Whatever the table says is only a guess: the distance and the bytes decide.
+            const uint32_t back = here - table_[h];
+            table_[h] = here;
+            if (back - 1 >= kHistory - 1 || back > size_t(p - base) ||
+                read32(p - back) != read32(p)) {
+                p += 1 + (misses++ >> 6);
+                continue;
+            }
+            const uint8_t* match = p - back;
+            while (p > floor && match > base && p[-1] == match[-1]) { --p; --match; }
+            const size_t run = size_t(p - anchor);
+            size_t length = kMinMatch + common(p + kMinMatch, match + kMinMatch, end - 5);
+            misses = 0;
+            if (max_ratio_) {
+                // Store part of a long match as literals, where the output must be longer.
+                const uint64_t taken = origin + size_t(p - base) + length;
+                const size_t written =
+                    size_t(written_) + (out.size() - out_before) + literals_.size() + run + 3;
+                const size_t missing = lacking(taken, written);
+                if (missing) {
+                    p += std::min(missing, size_t(last_match > p ? last_match - p : 1));
+                    floor = p;
+                    continue;
+                }
+            }
+            sequence(anchor, run, size_t(p - match), length, out);
+            if (p + length - 2 > base && p + length + 6 < end)
+                table_[hash(p + length - 2)] = uint32_t(origin + size_t(p + length - 2 - base));
+            p += length;
+            anchor = floor = p;
+        }
+        literals_.insert(literals_.end(), anchor, end);
+        written_ += out.size() - out_before;
+        // Keep 64 KiB for matches of the next chunk.
+        if (size > kHistory) {
+            const size_t drop = size - kHistory;
+            window_.erase(window_.begin(), window_.begin() + ptrdiff_t(drop));
+            origin_ += drop;
+        }
+        done_ = window_.size();
+    }
+
+    static size_t common(const uint8_t* p, const uint8_t* q, const uint8_t* end) {
+        const uint8_t* const start = p;
+        while (p + 8 <= end) {
+            const uint64_t difference = read64(p) ^ read64(q);
+            if (difference) return size_t(p - start) + size_t(__builtin_ctzll(difference) >> 3);
+            p += 8;
+            q += 8;
+        }
+        while (p < end && *p == *q) { ++p; ++q; }
+        return size_t(p - start);
+    }
+
+    void sequence(const uint8_t* text, size_t run, size_t distance, size_t match,
+                  std::vector<uint8_t>& out) {
+        const size_t literals = literals_.size() + run;
+        const size_t nibble = std::min<size_t>(match - kMinMatch, kRun);
+        out.push_back(uint8_t(std::min<size_t>(literals, kRun) << 4 | nibble));
+        extend(literals, out);
+        if (!literals_.empty()) {
+            out.insert(out.end(), literals_.begin(), literals_.end());
+            literals_.clear();
+        }
+        out.insert(out.end(), text, text + run);
+        out.push_back(uint8_t(distance));
+        out.push_back(uint8_t(distance >> 8));
+        extend(match - kMinMatch, out);
+    }
+
+    uint64_t max_ratio_;
+    std::vector<uint32_t> table_;    // hash of five bytes: their last position in the block
+    std::vector<uint8_t> window_;    // history, then bytes to encode
+    size_t done_ = 0;                // bytes of the window that are encoded
+    uint64_t origin_ = 0;            // position of the window in the block
+    uint64_t written_ = 0;
+    std::vector<uint8_t> literals_;  // encoded, but not yet written
+};
+
+}  // namespace godb

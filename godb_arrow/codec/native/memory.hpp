@@ -1,0 +1,104 @@
+// Growing memory that Arrow buffers are made of.
+
+#pragma once
+
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <new>
+#include <utility>
+
+namespace godb {
+
+// Bytes on the heap that grow, and that can be given away.
+class Buffer {
+  public:
+    Buffer() = default;
+    Buffer(const Buffer&) = delete;
+    Buffer& operator=(const Buffer&) = delete;
+    Buffer(Buffer&& other) noexcept { swap(other); }
+    Buffer& operator=(Buffer&& other) noexcept { swap(other); return *this; }
+    ~Buffer() { std::free(data_); }
+
+    uint8_t* data() { return data_; }
+    const uint8_t* data() const { return data_; }
+    size_t size() const { return size_; }
+
+    void reserve(size_t more) {
+        if (size_ + more > capacity_) grow(size_ + more);
+    }
+    // Room for `count` bytes at the end; counted as used.
+    uint8_t* extend(size_t count) {
+        reserve(count);
+        uint8_t* const at = data_ + size_;
+        size_ += count;
+        return at;
+    }
+    void append(const void* from, size_t count) {
+        if (count) std::memcpy(extend(count), from, count);
+    }
+    template <typename T>
+    void push(T value) { std::memcpy(extend(sizeof(T)), &value, sizeof(T)); }
+    void push_byte(uint8_t value) { *extend(1) = value; }
+    void truncate(size_t size) { size_ = size; }
+
+    // Give the memory away, cut to its size (and never null); it is freed with std::free.
+    uint8_t* release() {
+        void* fit = std::realloc(data_, size_ ? size_ : 1);
+        if (fit) data_ = static_cast<uint8_t*>(fit);
+        capacity_ = size_ = 0;
+        return std::exchange(data_, nullptr);
+    }
+
+  private:
+    void swap(Buffer& other) {
+        std::swap(data_, other.data_);
+        std::swap(size_, other.size_);
+        std::swap(capacity_, other.capacity_);
+    }
+    void grow(size_t needed) {
+        size_t capacity = capacity_ + capacity_ / 2;
+        if (capacity < needed) capacity = needed;
+        if (capacity < 64) capacity = 64;
+        void* fit = std::realloc(data_, capacity);
+        if (!fit) throw std::bad_alloc();
+        data_ = static_cast<uint8_t*>(fit);
+        capacity_ = capacity;
+    }
+
+    uint8_t* data_ = nullptr;
+    size_t size_ = 0;
+    size_t capacity_ = 0;
+};
+
+// A bitmap that grows bit by bit, lowest bit first, as Arrow has it.
+class Bitmap {
+  public:
+    size_t size() const { return size_; }
+    Buffer& bytes() { return bytes_; }
+
+    void push(bool bit) {
+        if ((size_ & 7) == 0) bytes_.push_byte(0);
+        if (bit) bytes_.data()[size_ >> 3] |= uint8_t(1u << (size_ & 7));
+        ++size_;
+    }
+    void push_set(size_t count) {
+        while (count && (size_ & 7)) { push(true); --count; }
+        const size_t whole = count / 8;
+        if (whole) std::memset(bytes_.extend(whole), 0xff, whole);
+        size_ += whole * 8;
+        for (count %= 8; count; --count) push(true);
+    }
+    bool at(size_t index) const { return bytes_.data()[index >> 3] >> (index & 7) & 1; }
+    void truncate(size_t size) {
+        size_ = size;
+        bytes_.truncate((size + 7) / 8);
+        if (size & 7) bytes_.data()[size >> 3] &= uint8_t((1u << (size & 7)) - 1);
+    }
+
+  private:
+    Buffer bytes_;
+    size_t size_ = 0;
+};
+
+}  // namespace godb

@@ -1,0 +1,207 @@
+// What the values of each field have been: the table of types, joined over documents.
+//
+// The kinds and the rules are those of godb_arrow.schema; the Python side turns the result into
+// its own FieldSummary.
+
+#pragma once
+
+#include <memory>
+
+#include "keys.hpp"
+
+namespace godb {
+
+enum Kind : uint32_t {
+    kNull = 1, kBool = 2, kNegative = 4, kUnsigned = 8, kAboveInt64 = 16, kFloat = 32,
+    kString = 64, kBinary = 128, kTimestamp = 256, kArray = 512, kMap = 1024, kExtension = 2048,
+    kNeedsNanoseconds = 4096, kOutsideNanoseconds = 8192, kOutsideMicroseconds = 16384,
+    kOddKey = 32768,
+};
+constexpr int kKinds = 16;
+
+struct Summary {
+    uint32_t kinds = 0;
+    uint32_t first[kKinds] = {};           // for each kind, the first document that had it
+    std::unique_ptr<Summary> item;         // the elements of arrays
+    Keys keys;                             // of maps
+    std::vector<std::unique_ptr<Summary>> fields;
+    std::unique_ptr<Summary> values;       // of maps, once their keys are too many
+
+    void add(uint32_t kind, uint32_t document) {
+        if (__builtin_expect((kinds & kind) == kind, 1)) return;
+        for (int bit = 0; bit < kKinds; ++bit)
+            if (kind >> bit & 1 && !(kinds >> bit & 1)) first[bit] = document;
+        kinds |= kind;
+    }
+
+    // Join what another summary saw, of later documents.
+    void merge(Summary& other, size_t max_keys) {
+        for (int bit = 0; bit < kKinds; ++bit)
+            if (other.kinds >> bit & 1 && !(kinds >> bit & 1)) first[bit] = other.first[bit];
+        kinds |= other.kinds;
+        if (other.item) {
+            if (!item) item = std::make_unique<Summary>();
+            item->merge(*other.item, max_keys);
+        }
+        if (other.values) {
+            collapse(max_keys);
+            values->merge(*other.values, max_keys);
+        }
+        for (size_t i = 0; i < other.fields.size(); ++i) {
+            const std::string& name = other.keys.name(i);
+            field(reinterpret_cast<const uint8_t*>(name.data()), name.size(), i, max_keys)
+                .merge(*other.fields[i], max_keys);
+        }
+    }
+
+    // The summary of a key that was seen before, with `p` moved behind the key; else null.
+    Summary* known(const uint8_t*& p, const uint8_t* end, size_t place) {
+        const Head key = read_head(p, end);
+        if (key.token != Token::String || values) return nullptr;
+        const int found = keys.find(key.body, key.size, place);
+        if (found == Keys::kNone) return nullptr;
+        p = key.body + key.size;
+        return fields[size_t(found)].get();
+    }
+
+    // The summary of one key's values; made when it is new.
+    Summary& field(const uint8_t* data, size_t size, size_t place, size_t max_keys) {
+        if (values) return *values;
+        const int found = keys.find(data, size, place);
+        if (found != Keys::kNone) return *fields[size_t(found)];
+        keys.add(data, size);
+        fields.push_back(std::make_unique<Summary>());
+        if (fields.size() <= max_keys) return *fields.back();
+        collapse(max_keys);
+        return *values;
+    }
+
+    void collapse(size_t max_keys) {
+        if (values) return;
+        auto joined = std::make_unique<Summary>();
+        for (auto& one : fields) joined->merge(*one, max_keys);
+        values = std::move(joined);
+        fields.clear();
+        keys = Keys();
+    }
+};
+
+enum class Inferred { Done, Corrupt, TooManyColumns };
+
+class Inference {
+  public:
+    Inference(size_t max_keys, size_t max_columns)
+        : max_keys_(max_keys), max_columns_(max_columns) {}
+
+    Summary& root() { return root_; }
+    Summary& id() { return id_; }
+    uint32_t document() const { return document_; }
+
+    // Look at documents: `bounds` are 2 n + 1 offsets, of each id and each document.
+    Inferred add(const uint8_t* data, const int64_t* bounds, size_t count) {
+        for (size_t i = 0; i < count; ++i) {
+            document_ = uint32_t(i);
+            const uint8_t* p = data + bounds[2 * i];
+            const uint8_t* const end = data + bounds[2 * i + 2];
+            if (!observe(id_, p, end)) return Inferred::Corrupt;
+            p = data + bounds[2 * i + 1];
+            const Head head = read_head(p, end);
+            p = head.body;
+            for (uint64_t place = 0; place < head.size; ++place) {
+                Summary* const known = root_.known(p, end, place);
+                if (known) {
+                    if (!observe(*known, p, end)) return Inferred::Corrupt;
+                    continue;
+                }
+                KeyName name;
+                if (!read_key(p, end, scratch_, name)) return Inferred::Corrupt;
+                if (name.size == 3 && std::memcmp(name.data, "_id", 3) == 0) {
+                    if (pass_over<true>(p, end, kMaxDepth) != Passed::Whole)
+                        return Inferred::Corrupt;
+                    continue;
+                }
+                if (name.odd) root_.add(kOddKey, document_);
+                Summary& field = root_.field(name.data, name.size, place, SIZE_MAX);
+                if (root_.fields.size() > max_columns_) return Inferred::TooManyColumns;
+                if (!observe(field, p, end)) return Inferred::Corrupt;
+            }
+        }
+        return Inferred::Done;
+    }
+
+  private:
+    bool observe(Summary& summary, const uint8_t*& p, const uint8_t* end) {
+        const Head head = read_head(p, end);
+        p = head.body;
+        switch (head.token) {
+            case Token::Nil: summary.add(kNull, document_); return true;
+            case Token::False:
+            case Token::True: summary.add(kBool, document_); return true;
+            case Token::Positive: summary.add(kUnsigned, document_); return true;
+            case Token::UInt:
+                summary.add(head.bits >> 63 ? kAboveInt64 : kUnsigned, document_);
+                return true;
+            case Token::Negative:
+            case Token::Int:
+                summary.add(head.bits >> 63 ? kNegative : kUnsigned, document_);
+                return true;
+            case Token::Float32:
+            case Token::Float64: summary.add(kFloat, document_); return true;
+            case Token::String:
+                p += head.size;
+                summary.add(is_utf8(head.body, head.size) ? kString : kBinary, document_);
+                return true;
+            case Token::Binary: p += head.size; summary.add(kBinary, document_); return true;
+            case Token::Extension: p += head.size; return extension(summary, head);
+            case Token::Array: {
+                summary.add(kArray, document_);
+                if (head.size && !summary.item) summary.item = std::make_unique<Summary>();
+                for (uint64_t i = 0; i < head.size; ++i)
+                    if (!observe(*summary.item, p, end)) return false;
+                return true;
+            }
+            case Token::Map: {
+                summary.add(kMap, document_);
+                for (uint64_t place = 0; place < head.size; ++place) {
+                    Summary* const known = summary.known(p, end, place);
+                    if (known) {
+                        if (!observe(*known, p, end)) return false;
+                        continue;
+                    }
+                    KeyName name;
+                    if (!read_key(p, end, scratch_, name)) return false;
+                    if (name.odd) summary.add(kOddKey, document_);
+                    Summary& field = summary.field(name.data, name.size, place, max_keys_);
+                    if (!observe(field, p, end)) return false;
+                }
+                return true;
+            }
+            default: return false;
+        }
+    }
+
+    bool extension(Summary& summary, const Head& head) {
+        if (head.ext_type != -1) {
+            summary.add(kExtension, document_);
+            return head.ext_type >= 0;
+        }
+        Timestamp stamp;
+        if (!read_timestamp(head, stamp)) return false;
+        uint32_t kinds = kTimestamp;
+        int64_t unused;
+        if (stamp.nanoseconds % 1000) kinds |= kNeedsNanoseconds;
+        if (!ticks(stamp, 1000000000, unused)) kinds |= kOutsideNanoseconds;
+        if (!ticks(stamp, 1000000, unused)) kinds |= kOutsideMicroseconds;
+        summary.add(kinds, document_);
+        return true;
+    }
+
+    Summary root_;
+    Summary id_;
+    size_t max_keys_;
+    size_t max_columns_;
+    uint32_t document_ = 0;
+    Buffer scratch_;
+};
+
+}  // namespace godb
