@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import BinaryIO
 
 import xxhash
@@ -12,7 +11,7 @@ from godb_arrow.errors import CorruptFile, LimitExceeded
 
 __all__ = ["Body", "read_exactly"]
 
-_READ_SIZE = 64 << 10
+_READ_SIZE = 128 << 10
 _LEAST_GROWTH = 256 << 10
 _MAX_EXPANSION = 255  # LZ4: a byte of the block stands for at most this many of output
 _MAX_VALUE = 1 << 30
@@ -48,9 +47,7 @@ class Body:
         self._unhashed = unhashed
         self._read = 0
         self._decoder = codec.BlockDecoder()
-        self._pieces: Iterator[bytes] = iter(())
         self._block_start = 0
-        self._ended = False
         self._file_hash = xxhash.xxh3_64()
         self._file_tail = b""  # the last bytes read, not hashed yet
         self._hash = xxhash.xxh3_64()
@@ -71,23 +68,6 @@ class Body:
     def begin_block(self) -> None:
         """Say that what follows in the file is the LZ4 block."""
         self._block_start = self._read
-
-    def _next_piece(self) -> bytes:
-        """The next decompressed bytes; none at the end."""
-        while not self._ended:
-            try:
-                for piece in self._pieces:
-                    return piece
-                data = self.fetch(_READ_SIZE)
-                if not data:
-                    self._decoder.finish()
-                    self._ended = True
-                self._pieces = self._decoder.pieces(data) if data else iter(())
-            except CorruptFile as error:
-                if error.where == "file":
-                    error.offset += self._block_start
-                raise
-        return b""
 
     @property
     def offset(self) -> int:
@@ -114,17 +94,17 @@ class Body:
 
     def grow(self, count: int) -> bool:
         """Add about `count` bytes to the window; False when there are none."""
-        pieces = [self.data]
-        added = 0
-        while added < count:
-            piece = self._next_piece()
-            if not piece:
-                break
-            pieces.append(piece)
-            added += len(piece)
-        if added:
-            self.data = b"".join(pieces)
-        return added > 0
+        before = len(self.data)
+        try:
+            self.data = self._decoder.gather(self.data, count, self._fetch_piece)
+        except CorruptFile as error:
+            if error.where == "file":
+                error.offset += self._block_start
+            raise
+        return len(self.data) > before
+
+    def _fetch_piece(self) -> bytes:
+        return self.fetch(_READ_SIZE)
 
     def need(self, count: int, expected: str) -> None:
         """Have at least `count` bytes in the window."""

@@ -52,6 +52,7 @@ from godb_arrow.errors import (
     WrongMagic,
 )
 from godb_arrow.options import ReadOptions
+from godb_arrow.parallel import ordered_map
 
 __all__ = [
     "HEADER_SIZE",
@@ -534,35 +535,6 @@ class CollectionData:
     hint: CollectionHint | None = None
 
 
-class _Sink:
-    """Compress, checksum and write."""
-
-    def __init__(self, stream: BinaryIO, compression: Compression) -> None:
-        self._stream = stream
-        self._encoder = codec.BlockEncoder(max_ratio=10, high=compression == "lz4hc")
-        self._hash = xxhash.xxh3_64()
-        self._file_hash = xxhash.xxh3_64()
-        self._emit(MAGIC + VERSION.to_bytes(2, "little") + bytes(2))
-
-    def _emit(self, data: bytes) -> None:
-        self._file_hash.update(data)
-        self._stream.write(data)
-
-    def write(self, data: bytes | memoryview) -> None:
-        self._hash.update(data)
-        encoded = self._encoder.encode(data)
-        if encoded:
-            self._emit(encoded)
-
-    def finish(self) -> None:
-        """End the file with its two checksums, stored as literals."""
-        self._hash.update(_FILE_CHECKSUM_HEAD)
-        self._emit(self._encoder.finish(_FILE_CHECKSUM_HEAD, _AFTER_FILE_HASH))
-        value = self._file_hash.digest()
-        self._hash.update(value)
-        self._stream.write(value + _CHECKSUM_HEAD + self._hash.digest())
-
-
 def write_file(
     stream: BinaryIO,
     collections: Sequence[CollectionData],
@@ -594,29 +566,56 @@ def write_file(
     >>> file.getvalue()[:8]
     b'GODB\\x01\\x00\\x00\\x00'
     """
-    sink = _Sink(stream, compression)
-    others = others or {}
-    sink.write(_map_head(4 + len(others)))
-    sink.write(codec.pack("metadata"))
-    metadata = metadata or {}
+    body = _body(collections, metadata or {}, others or {})
+    many = sum(data.count for data in collections) > _MANY
+    threads = 2 if many and codec.BACKEND == "native" else 1
+    # Compressing on one thread, writing on this one.
+    for data in ordered_map(_same, _sealed(body, compression), threads):
+        stream.write(data)
+
+
+_MANY = 50_000
+
+
+def _same(data: bytes) -> bytes:
+    return data
+
+
+def _body(
+    collections: Sequence[CollectionData],
+    metadata: Mapping[bytes, bytes],
+    others: Mapping[str, bytes],
+) -> Iterator[bytes | memoryview]:
+    """The body in pieces, without its checksums."""
     hints = _pack_hints({data.name: data.hint for data in collections if data.hint})
-    sink.write(_map_head(len(metadata) + 1))
-    sink.write(_PACKED_HINTS_KEY)
-    sink.write(hints)
-    for packed_key, packed_value in metadata.items():
-        sink.write(packed_key)
-        sink.write(packed_value)
-    sink.write(codec.pack("collections"))
-    sink.write(_map_head(len(collections)))
+    yield _map_head(4 + len(others)) + codec.pack("metadata") + _map_head(len(metadata) + 1)
+    yield _PACKED_HINTS_KEY + hints
+    yield from (key + value for key, value in metadata.items())
+    yield codec.pack("collections") + _map_head(len(collections))
     for data in collections:
-        sink.write(codec.pack(data.name))
-        sink.write(_map_head(data.count))
-        for chunk in data.chunks:
-            sink.write(chunk)
-    for key, raw in others.items():
-        sink.write(codec.pack(key))
-        sink.write(raw)
-    sink.finish()
+        yield codec.pack(data.name) + _map_head(data.count)
+        yield from data.chunks
+    yield from (codec.pack(key) + raw for key, raw in others.items())
+
+
+def _sealed(body: Iterator[bytes | memoryview], compression: Compression) -> Iterator[bytes]:
+    """The bytes of the file: header, compressed body, and the two checksums as literals."""
+    encoder = codec.BlockEncoder(max_ratio=10, high=compression == "lz4hc")
+    content_hash = xxhash.xxh3_64()
+    file_hash = xxhash.xxh3_64()
+    encoded = MAGIC + VERSION.to_bytes(2, "little") + bytes(2)
+    for piece in body:
+        if encoded:
+            file_hash.update(encoded)
+            yield encoded
+        content_hash.update(piece)
+        encoded = encoder.encode(piece)
+    encoded += encoder.finish(_FILE_CHECKSUM_HEAD, _AFTER_FILE_HASH)
+    file_hash.update(encoded)
+    content_hash.update(_FILE_CHECKSUM_HEAD)
+    value = file_hash.digest()
+    content_hash.update(value)
+    yield encoded + value + _CHECKSUM_HEAD + content_hash.digest()
 
 
 def _map_head(count: int) -> bytes:

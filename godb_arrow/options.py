@@ -38,6 +38,9 @@ class ReadOptions:
         Look at this many documents only when inferring the schema; None looks at all.
     use_hints : bool
         Trust the schema that godb_arrow recorded in a file that nobody changed since.
+    threads : int or None
+        Threads that decompress and decode; None takes as many as there are cores. Small files
+        are read without threads.
 
     Raises
     ------
@@ -52,18 +55,20 @@ class ReadOptions:
     """
 
     batch_size: int = 65_536
-    batch_bytes: int = 16 << 20
+    batch_bytes: int = 8 << 20
     max_document_bytes: int = 64 << 20
     on_conflict: OnConflict = "json"
     on_mismatch: OnMismatch = "error"
     sample: int | None = None
     use_hints: bool = True
+    threads: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "batch_bytes", "max_document_bytes"):
             _check_count(name, getattr(self, name))
-        if self.sample is not None:
-            _check_count("sample", self.sample)
+        for name in ("sample", "threads"):
+            if getattr(self, name) is not None:
+                _check_count(name, getattr(self, name))
         _check_choice("on_conflict", self.on_conflict, ("json", "error"))
         _check_choice("on_mismatch", self.on_mismatch, ("error", "null"))
 
@@ -78,6 +83,7 @@ class ReadKeywords(TypedDict, total=False):
     on_mismatch: OnMismatch
     sample: int | None
     use_hints: bool
+    threads: int | None
 
 
 def _check_count(name: str, value: object) -> None:

@@ -27,12 +27,15 @@ from godb_arrow.format import (
     read_hints,
 )
 from godb_arrow.options import ReadKeywords, ReadOptions
+from godb_arrow.parallel import available_cores, ordered_map
 from godb_arrow.projection import Filter, project
 from godb_arrow.schema import ID_FIELD, DocumentSummary, infer_schema
 from godb_arrow.storage import Location, Source, open_source
 
 __all__ = ["list_collections", "read_documents", "read_schema", "read_table", "scan_godb"]
 
+_SMALL_FILE = 256 << 10
+_MAX_KEPT = 512 << 20
 _INFER = "infer it from all documents, with use_hints=False and sample=None"
 
 logger = logging.getLogger(__name__)
@@ -55,19 +58,59 @@ class _Target:
                 if isinstance(section, CollectionSection) and section.name == self.name:
                     yield from section.entries(self.options)
 
-    def schema(self) -> pa.Schema:
+    def threads(self) -> int:
+        """How many threads are worth while."""
+        if codec.BACKEND == "reference":
+            return 1  # Python code runs on one core
+        size = self.source.size()
+        if size is not None and size < _SMALL_FILE:
+            return 1
+        return self.options.threads or available_cores()
+
+    def schema(self, kept: _Kept | None = None) -> pa.Schema:
         """The recorded schema, or else that of the documents."""
         if self.hint is not None and self.hint.schema is not None:
             return self.hint.schema
         summary = DocumentSummary()
         seen = 0
-        for entries in self.entries():
-            codec.infer(entries, summary)
-            seen += len(entries)
-            if self.options.sample is not None and seen >= self.options.sample:
-                break
+
+        def infer(entries: codec.Entries) -> tuple[codec.Entries, DocumentSummary]:
+            found = DocumentSummary()
+            codec.infer(entries, found)
+            return entries, found
+
         with error_context("read", self.source.name, self.name):
+            for entries, found in ordered_map(infer, self.entries(), self.threads()):
+                summary.merge(found)
+                seen += len(entries)
+                if kept is not None:
+                    kept.add(entries)
+                if self.options.sample is not None and seen >= self.options.sample:
+                    break
             return infer_schema(summary, self.options.on_conflict)
+
+
+class _Kept:
+    """Decompressed documents that need not be read a second time, as far as they are few."""
+
+    def __init__(self) -> None:
+        self.entries: list[codec.Entries] = []
+        self._room = _MAX_KEPT
+
+    def add(self, entries: codec.Entries) -> None:
+        self._room -= len(entries.data)
+        if self._room >= 0:
+            self.entries.append(entries)
+        else:
+            self.entries.clear()
+
+    def take(self) -> Iterator[codec.Entries] | None:
+        """The documents, each run given up when it was used; None when they were too many."""
+        if self._room < 0 or not self.entries:
+            return None
+        runs = iter(self.entries)
+        self.entries = []
+        return runs
 
 
 def _locate(location: Location | Source, collection: str | None, options: ReadOptions) -> _Target:
@@ -137,7 +180,7 @@ def scan_godb(
     **options
         The fields of :class:`~godb_arrow.options.ReadOptions`: ``batch_size`` (documents),
         ``batch_bytes``, ``max_document_bytes``, ``on_conflict``, ``on_mismatch``, ``sample``
-        (documents) and ``use_hints``.
+        (documents), ``use_hints`` and ``threads``.
 
     Returns
     -------
@@ -175,6 +218,7 @@ def _scan(
     columns: Sequence[str] | None,
     condition: Filter | None,
     schema: pa.Schema | None,
+    kept: _Kept | None = None,
 ) -> pa.RecordBatchReader:
     with error_context("read", target.source.name, target.name):
         options = target.options
@@ -182,24 +226,28 @@ def _scan(
         given = schema is not None
         strict = not given and columns is None
         if schema is None:
-            schema = target.schema()
+            schema = target.schema(kept)
             if options.sample is not None and options.on_mismatch == "null":
                 strict = False
         projection = project(schema, columns, condition)
         plan = codec.plan_columns(
-            projection.decoded, strict=strict, on_mismatch=options.on_mismatch
+            projection.decoded,
+            strict=strict,
+            on_mismatch=options.on_mismatch if given or options.sample else "error",
         )
-    entries = target.entries()
+    entries = (kept and kept.take()) or target.entries()
+
+    def decode(run: codec.Entries) -> pa.RecordBatch:
+        try:
+            return projection.apply(codec.decode_batch(run, plan))
+        except TypeMismatch as error:
+            if not given:
+                error.advice = "the recorded or sampled schema does not fit: " + _INFER
+            raise
 
     def batches() -> Iterator[pa.RecordBatch]:
         with error_context("read", target.source.name, target.name):
-            for run in entries:
-                try:
-                    batch = projection.apply(codec.decode_batch(run, plan))
-                except TypeMismatch as error:
-                    if not given:
-                        error.advice = "the recorded or sampled schema does not fit: " + _INFER
-                    raise
+            for batch in ordered_map(decode, entries, target.threads()):
                 if batch.num_rows:
                     yield batch
 
@@ -243,7 +291,7 @@ def read_table(
     chosen = ReadOptions(**options)
     target = _locate(source, collection, chosen)
     try:
-        return _scan(target, columns, filter, schema).read_all()
+        return _scan(target, columns, filter, schema, _Kept()).read_all()
     except TypeMismatch:
         if schema is not None or target.hint is None:
             raise
@@ -253,7 +301,7 @@ def read_table(
             target.name,
         )
         target = _Target(target.source, target.name, None, chosen)
-        return _scan(target, columns, filter, None).read_all()
+        return _scan(target, columns, filter, None, _Kept()).read_all()
 
 
 def read_schema(

@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import IO, Any, Literal
 
 import msgpack
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from godb_arrow import codec
 from godb_arrow.codec.columns import DICTIONARY_KEY
@@ -38,6 +37,7 @@ from godb_arrow.format import (
     write_file,
 )
 from godb_arrow.options import ReadOptions
+from godb_arrow.parallel import available_cores, ordered_map
 from godb_arrow.schema import ID_FIELD, DocumentSummary, FieldSummary, Kind, infer_schema
 from godb_arrow.storage import Source, replace_file, spool
 
@@ -182,6 +182,7 @@ class _Rows:
 
     schema: pa.Schema | None
     batches: Iterable[pa.RecordBatch] = ()
+    in_memory: bool = False  # so that the batches can be gone through a second time
     documents: Iterable[Mapping[Any, Any]] = ()
 
 
@@ -193,7 +194,8 @@ def _rows(data: Any, id_column: str | None) -> _Rows:
         if any(pa.types.is_dictionary(kind) for kind in table.schema.types):
             table = table.unify_dictionaries()
         schema = _with_dictionaries(table)
-        return _Rows(_checked(schema, id_column), table.to_batches(max_chunksize=_ROWS))
+        batches = table.to_batches(max_chunksize=_ROWS)
+        return _Rows(_checked(schema, id_column), batches, in_memory=True)
     if hasattr(data, "__arrow_c_stream__"):
         reader = pa.RecordBatchReader.from_stream(data)
         return _Rows(_checked(reader.schema, id_column), _sliced(reader))
@@ -251,17 +253,38 @@ def _with_dictionaries(table: pa.Table) -> pa.Schema:
     return schema
 
 
-class _Draft:
-    """Entries of one collection on their way to a file, spooled, with what must be known first.
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """Entries: spooled, or the rows of a table that is in memory anyway, to be encoded later."""
 
-    A GODB file begins with the counts and the schema, so that everything is encoded once
-    before the first byte is written.
+    count: int
+    size: int = 0
+    raw: bytes = b""
+    batch: pa.RecordBatch | None = None
+    ids: pa.Array | None = None
+    omit_nulls: bool = False
+
+    def encode(self) -> bytes:
+        if self.batch is None:
+            return self.raw
+        return codec.encode(self.batch, self.ids, self.omit_nulls)
+
+
+def _threads() -> int:
+    return available_cores() if codec.BACKEND == "native" else 1
+
+
+class _Draft:
+    """Entries of one collection on their way to a file, with what must be known first.
+
+    A GODB file begins with the counts and the schema. So documents and streams are encoded and
+    spooled before the first byte is written; of tables only the ids are looked at.
     """
 
     def __init__(self, schema: pa.Schema | None) -> None:
         self._schema = schema
         self._file = spool()
-        self._chunks: list[tuple[int, int]] = []  # entries and bytes of each
+        self._parts: list[_Part] = []
         self._hashes = bytearray()
         self._generated = True  # no id was given
         self.count = 0
@@ -281,14 +304,33 @@ class _Draft:
             self._add_documents(rows.documents, id_column or ID_FIELD)
             return
         column = id_column or (ID_FIELD if ID_FIELD in rows.schema.names else None)
-        for batch in rows.batches:
-            if not batch.num_rows:
-                continue
-            if column is None:
-                ids = self._next_ids(batch.num_rows)
-            else:
-                ids = _ids_of(batch.column(column), column, self.count)
-            self._append(codec.encode(batch, ids, omit_nulls), ids, column is not None)
+        given = column is not None
+        batches = self._with_ids(rows.batches, column)
+        if rows.in_memory and not self._infer:
+            for batch, ids in batches:
+                self._survey(ids, given)
+                self._parts.append(_Part(len(ids), batch=batch, ids=ids, omit_nulls=omit_nulls))
+                self.count += len(ids)
+            return
+
+        def encode(pair: tuple[pa.RecordBatch, pa.Array]) -> tuple[bytes, pa.Array]:
+            batch, ids = pair
+            return codec.encode(batch, ids, omit_nulls), ids
+
+        for chunk, ids in ordered_map(encode, batches, _threads()):
+            self._append(chunk, ids, given)
+
+    def _with_ids(
+        self, batches: Iterable[pa.RecordBatch], column: str | None
+    ) -> Iterator[tuple[pa.RecordBatch, pa.Array]]:
+        row = 0
+        for batch in batches:
+            if batch.num_rows:
+                if column is None:
+                    yield batch, self._next_ids(batch.num_rows)
+                else:
+                    yield batch, _ids_of(batch.column(column), column, row)
+                row += batch.num_rows
 
     def _next_ids(self, count: int) -> pa.Array:
         first = self.next_id
@@ -338,19 +380,19 @@ class _Draft:
         if identity.isascii() and identity.isdigit() and len(identity) < 19:
             self.next_id = max(self.next_id, int(identity) + 1)
 
-    def _append(self, chunk: bytes, ids: pa.Array, given: bool) -> None:
+    def _survey(self, ids: pa.Array, given: bool) -> None:
         self._generated = self._generated and not given
         hashes, greatest = codec.survey_ids(ids)
         self._hashes += hashes
         self.next_id = max(self.next_id, greatest + 1)
+
+    def _append(self, chunk: bytes, ids: pa.Array, given: bool) -> None:
+        self._survey(ids, given)
         if self._infer:
             codec.infer(_scan_all(chunk, len(ids)), self.summary)
-        self._spool(chunk, len(ids))
-
-    def _spool(self, chunk: bytes | memoryview, count: int) -> None:
         self._file.write(chunk)
-        self._chunks.append((count, len(chunk)))
-        self.count += count
+        self._parts.append(_Part(len(ids), size=len(chunk)))
+        self.count += len(ids)
 
     def add_existing(self, entries: codec.Entries) -> None:
         """Copy entries of a file, as they are."""
@@ -363,18 +405,21 @@ class _Draft:
 
     def chunks(self) -> Iterator[bytes]:
         """The entries' bytes, in order."""
+        return ordered_map(_Part.encode, self._loaded(), _threads() if self.count > _ROWS else 1)
+
+    def _loaded(self) -> Iterator[_Part]:
         self._file.seek(0)
-        for _, size in self._chunks:
-            yield self._file.read(size)
+        for part in self._parts:
+            yield part if part.batch is not None else replace(part, raw=self._file.read(part.size))
 
     def entries(self) -> Iterator[codec.Entries]:
         """The entries, in runs."""
-        for (count, _), chunk in zip(self._chunks, self.chunks(), strict=True):
-            yield _scan_all(chunk, count)
+        for part, chunk in zip(self._parts, self.chunks(), strict=True):
+            yield _scan_all(chunk, part.count)
 
     def check_ids(self) -> None:
         """Raise DuplicateId if an id occurs twice."""
-        if self._generated or not self._has_equal_hashes():
+        if self._generated or not codec.has_equal(self._hashes):
             return
         seen: set[str] = set()
         twice: dict[str, None] = {}
@@ -385,12 +430,6 @@ class _Draft:
                 seen.add(identity)
         if twice:
             raise DuplicateId(list(twice))
-
-    def _has_equal_hashes(self) -> bool:
-        hashes = pa.Array.from_buffers(
-            pa.uint64(), self.count, [None, pa.py_buffer(bytes(self._hashes))]
-        )
-        return bool(pc.count_distinct(hashes).as_py() != self.count)
 
     def data(self, name: str) -> CollectionData:
         """What the file's writer needs."""

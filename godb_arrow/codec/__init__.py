@@ -45,6 +45,7 @@ BlockDecoder = _chosen.BlockDecoder
 BlockEncoder = _chosen.BlockEncoder
 decode = _chosen.decode
 encode = _chosen.encode
+has_equal = _chosen.has_equal
 infer = _chosen.infer
 scan_entries = _chosen.scan_entries
 skip_items = _chosen.skip_items
@@ -59,6 +60,7 @@ __all__ = [
     "decode_batch",
     "describe",
     "encode",
+    "has_equal",
     "infer",
     "load",
     "pack",

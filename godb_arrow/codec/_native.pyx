@@ -13,6 +13,8 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from cpython.pycapsule cimport PyCapsule_GetPointer
 from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free
+from libc.string cimport memcpy
+from cpython.ref cimport PyObject
 from libcpp cimport bool as cbool
 from libcpp.memory cimport unique_ptr
 from libcpp.string cimport string
@@ -20,7 +22,29 @@ from libcpp.utility cimport move
 from libcpp.vector cimport vector
 
 
+cdef extern from "Python.h":
+    PyObject* PyBytes_FromStringAndSize_ "PyBytes_FromStringAndSize"(const char*, Py_ssize_t) except NULL
+    int _PyBytes_Resize(PyObject** bytes, Py_ssize_t size) except -1
+    void Py_DECREF_ "Py_DECREF"(PyObject*)
+
+
+cdef extern from "native/memory.hpp" namespace "godb" nogil:
+    cdef cppclass Buffer:
+        Buffer()
+        uint8_t* data()
+        size_t size()
+        void append(const void* data, size_t size) except +
+        void truncate(size_t size)
+        uint8_t* release()
+
+    cdef cppclass Bitmap:
+        size_t size()
+        Buffer& bytes()
+
+
 cdef extern from "native/lz4.hpp" namespace "godb" nogil:
+    size_t kMostOutput "godb::Lz4Decoder::kMostOutput"
+
     cdef enum class Status "godb::Lz4Decoder::Status":
         NeedInput
         HaveOutput
@@ -37,8 +61,8 @@ cdef extern from "native/lz4.hpp" namespace "godb" nogil:
 
     cdef cppclass Lz4Encoder:
         Lz4Encoder(uint64_t max_ratio) except +
-        void encode(const uint8_t* data, size_t size, vector[uint8_t]& out) except +
-        void finish(const uint8_t* ending, size_t size, size_t reserve, vector[uint8_t]& out) except +
+        void encode(const uint8_t* data, size_t size, Buffer& out) except +
+        void finish(const uint8_t* ending, size_t size, size_t reserve, Buffer& out) except +
 
 
 cdef extern from "native/scan.hpp" namespace "godb" nogil:
@@ -60,19 +84,6 @@ cdef extern from "native/scan.hpp" namespace "godb" nogil:
     Scanned c_scan_entries "godb::scan_entries"(
         const uint8_t* data, size_t size, size_t start, size_t count, size_t max_bytes,
         vector[int64_t]& bounds, size_t& at) except +
-
-
-cdef extern from "native/memory.hpp" namespace "godb" nogil:
-    cdef cppclass Buffer:
-        Buffer()
-        uint8_t* data()
-        size_t size()
-        void append(const void* data, size_t size) except +
-        uint8_t* release()
-
-    cdef cppclass Bitmap:
-        size_t size()
-        Buffer& bytes()
 
 
 cdef extern from "native/keys.hpp" namespace "godb" nogil:
@@ -171,6 +182,7 @@ cdef extern from "native/encode.hpp" namespace "godb" nogil:
 
 cdef extern from "native/ids.hpp" namespace "godb" nogil:
     uint64_t c_survey_ids "godb::survey_ids"(const ArrowArray* ids, Buffer& hashes) except +
+    cbool c_has_equal "godb::has_equal"(const uint64_t* hashes, size_t count) except +
 
 
 cdef class OwnedBuffer:
@@ -204,9 +216,16 @@ cdef class BlockDecoder:
     """See `godb_arrow.codec.native`."""
 
     cdef Lz4Decoder* _decoder
+    cdef bytes _input            # what gather fetched last
+    cdef const uint8_t* _at      # how far it was used
+    cdef const uint8_t* _end
+    cdef cbool _more             # there is output that needs no more input
 
     def __cinit__(self):
         self._decoder = new Lz4Decoder()
+        self._input = b""
+        self._at = self._end = NULL
+        self._more = False
 
     def __dealloc__(self):
         del self._decoder
@@ -224,6 +243,50 @@ cdef class BlockDecoder:
             <const char*>self._decoder.output(), <Py_ssize_t>self._decoder.output_size())
         return output, p - begin, bad, status == Status.HaveOutput
 
+    def gather(self, bytes window not None, Py_ssize_t count, object fetch):
+        """The window with decoded bytes added, a bad distance or -1, and whether input ended."""
+        cdef Py_ssize_t size = PyBytes_GET_SIZE(window)
+        cdef Py_ssize_t wanted = size + count
+        cdef Py_ssize_t room = wanted + kMostOutput
+        cdef PyObject* made = PyBytes_FromStringAndSize_(NULL, room)
+        cdef uint8_t* to = <uint8_t*>PyBytes_AS_STRING(<object>made)
+        cdef const uint8_t* p
+        cdef const uint8_t* end
+        cdef Status status = Status.NeedInput
+        cdef size_t produced
+        cdef cbool ended = False
+        try:
+            memcpy(to, PyBytes_AS_STRING(window), size)
+            while size < wanted:
+                if self._at == self._end and not self._more:
+                    self._input = fetch()
+                    self._at = <const uint8_t*>PyBytes_AS_STRING(self._input)
+                    self._end = self._at + PyBytes_GET_SIZE(self._input)
+                    if self._at == self._end:
+                        ended = True
+                        break
+                p = self._at
+                end = self._end
+                with nogil:
+                    while True:
+                        status = self._decoder.run(p, end)
+                        produced = self._decoder.output_size()
+                        memcpy(to + size, self._decoder.output(), produced)
+                        size += produced
+                        if status != Status.HaveOutput or size >= wanted:
+                            break
+                self._at = p
+                self._more = status == Status.HaveOutput
+                if status == Status.BadDistance:
+                    break
+        except:
+            Py_DECREF_(made)
+            raise
+        _PyBytes_Resize(&made, size)
+        result = <object>made
+        Py_DECREF_(made)
+        return result, self._decoder.bad_distance() if status == Status.BadDistance else -1, ended
+
     @property
     def position(self):
         return self._decoder.position()
@@ -237,7 +300,7 @@ cdef class BlockEncoder:
     """See `godb_arrow.codec.native`."""
 
     cdef Lz4Encoder* _encoder
-    cdef vector[uint8_t] _out
+    cdef Buffer _out
 
     def __cinit__(self, uint64_t max_ratio):
         self._encoder = new Lz4Encoder(max_ratio)
@@ -247,7 +310,7 @@ cdef class BlockEncoder:
 
     cdef bytes _take(self):
         taken = PyBytes_FromStringAndSize(<const char*>self._out.data(), <Py_ssize_t>self._out.size())
-        self._out.clear()
+        self._out.truncate(0)
         return taken
 
     def encode(self, const uint8_t[::1] data not None):
@@ -449,6 +512,16 @@ def encode(object ids, object rows, object plan, cbool omit_nulls):
     if not done:
         return None
     return PyBytes_FromStringAndSize(<const char*>out.data(), <Py_ssize_t>out.size())
+
+
+def has_equal(const uint8_t[::1] hashes not None):
+    """Whether two of the hashes, of 8 bytes each, are equal."""
+    cdef size_t count = hashes.shape[0] // 8
+    cdef cbool found = False
+    if count:
+        with nogil:
+            found = c_has_equal(<const uint64_t*>&hashes[0], count)
+    return found
 
 
 def survey_ids(object ids):

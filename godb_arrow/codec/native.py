@@ -6,7 +6,7 @@ results the form that all codecs share, and its failures their messages.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgpack
@@ -26,6 +26,7 @@ __all__ = [
     "BlockEncoder",
     "decode",
     "encode",
+    "has_equal",
     "infer",
     "scan_entries",
     "skip_items",
@@ -55,6 +56,15 @@ class BlockDecoder:
                 raise reference_lz4.bad_distance(bad_distance, self._decoder.position)
             if piece:
                 yield piece
+
+    def gather(self, window: bytes, count: int, fetch: Callable[[], bytes]) -> bytes:
+        """Add at least `count` decoded bytes to a window, unless the block ends."""
+        window, bad_distance, ended = self._decoder.gather(window, count, fetch)
+        if bad_distance >= 0:
+            raise reference_lz4.bad_distance(bad_distance, self._decoder.position)
+        if ended:
+            self.finish()
+        return window
 
     def finish(self) -> None:
         """Check that the block may end where its bytes ended."""
@@ -213,3 +223,9 @@ def survey_ids(ids: pa.Array) -> tuple[bytes, int]:
     """Look at document ids before they are written: their hashes, and the greatest number."""
     hashes, greatest = _native.survey_ids(ids)
     return hashes, greatest
+
+
+def has_equal(hashes: bytes | bytearray) -> bool:
+    """Whether two hashes of ids are equal."""
+    found: bool = _native.has_equal(hashes)
+    return found

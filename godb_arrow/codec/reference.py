@@ -12,6 +12,7 @@ from typing import Any
 
 import msgpack
 import pyarrow as pa
+import pyarrow.compute as pc
 import xxhash
 
 from godb_arrow.codec.columns import ColumnPlan, Core, DecodePlan
@@ -29,6 +30,7 @@ __all__ = [
     "BlockEncoder",
     "decode",
     "encode",
+    "has_equal",
     "infer",
     "scan_entries",
     "skip_items",
@@ -710,3 +712,20 @@ def survey_ids(ids: pa.Array) -> tuple[bytes, int]:
         if len(raw) < 19 and raw.isdigit():
             greatest = max(greatest, int(raw))
     return bytes(hashes), greatest
+
+
+def has_equal(hashes: bytes | bytearray) -> bool:
+    """Whether two hashes of ids are equal.
+
+    Parameters
+    ----------
+    hashes : bytes
+        As :func:`survey_ids` gives them, one after the other.
+
+    Returns
+    -------
+    bool
+    """
+    count = len(hashes) // 8
+    values = pa.Array.from_buffers(pa.uint64(), count, [None, pa.py_buffer(bytes(hashes))])
+    return bool(pc.count_distinct(values).as_py() != count)

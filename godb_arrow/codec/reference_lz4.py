@@ -11,7 +11,7 @@ The block format: https://github.com/lz4/lz4/blob/dev/doc/lz4_Block_format.md
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from enum import Enum
 
 import lz4.block
@@ -63,6 +63,7 @@ class BlockDecoder:
         self._literals = 0  # of the sequence at hand, still to come
         self._match = 0  # of the sequence at hand, still to be copied
         self._distance = 0
+        self._waiting: Iterator[bytes] = iter(())
 
     def decode(self, data: bytes) -> bytes:
         """Decode the next bytes of the block.
@@ -96,6 +97,42 @@ class BlockDecoder:
                 piece = step
             if piece:
                 yield piece
+
+    def gather(self, window: bytes, count: int, fetch: Callable[[], bytes]) -> bytes:
+        """Add decoded bytes to a window.
+
+        Parameters
+        ----------
+        window : bytes
+            What was decoded before, and is still needed.
+        count : int
+            Add at least so many bytes, unless the block ends.
+        fetch : callable
+            Gives the next bytes of the block; none at its end.
+
+        Returns
+        -------
+        bytes
+            The window and what was added.
+
+        Raises
+        ------
+        CorruptFile
+            The block is damaged, or ends inside a sequence.
+        """
+        pieces = [window]
+        added = 0
+        while added < count:
+            piece = next(self._waiting, b"")
+            if not piece:
+                data = fetch()
+                if not data:
+                    self.finish()
+                    break
+                self._waiting = self.pieces(data)
+            pieces.append(piece)
+            added += len(piece)
+        return b"".join(pieces)
 
     def finish(self) -> None:
         """Check that the block may end where its bytes ended.

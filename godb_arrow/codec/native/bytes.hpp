@@ -81,6 +81,12 @@ inline uint64_t load_width(const uint8_t* p, int width) {
 }
 }  // namespace detail
 
+// A string of fewer than 32 bytes, as most keys and many values are: its size, or -1 for anything
+// else, to be looked at with read_head. The bytes are those of a document that was found whole.
+inline int short_string(const uint8_t* p) {
+    return (*p & 0xe0) == 0xa0 ? *p & 0x1f : -1;
+}
+
 // Read a head. The token is Incomplete when the buffer ends inside the head or the bytes of a
 // string, binary or extension; containers may still lack elements.
 inline Head read_head(const uint8_t* p, const uint8_t* end) {

@@ -80,11 +80,17 @@ class Decoder {
                 bool top) {
         size_t filled = 0;
         for (uint64_t place = 0; place < count; ++place) {
-            const Head key = read_head(p, end);
             int found = Keys::kNone;
-            if (key.token == Token::String) {
-                found = column.keys.find(key.body, key.size, place);
-                if (found != Keys::kNone) p = key.body + key.size;
+            const int short_size = short_string(p);
+            if (__builtin_expect(short_size >= 0, 1)) {
+                found = column.keys.find(p + 1, size_t(short_size), place);
+                if (found != Keys::kNone) p += 1 + short_size;
+            } else {
+                const Head key = read_head(p, end);
+                if (key.token == Token::String) {
+                    found = column.keys.find(key.body, key.size, place);
+                    if (found != Keys::kNone) p = key.body + key.size;
+                }
             }
             if (found == Keys::kNone) {
                 KeyName name;
@@ -154,10 +160,17 @@ class Decoder {
                 return true;
             }
             case Core::String: {
+                const int size = short_string(p);
+                if (__builtin_expect(size >= 0 && is_utf8(p + 1, size_t(size)), 1)) {
+                    column.values.append_text(p + 1, size_t(size), size_t(end - p - 1));
+                    column.push_text_end();
+                    p += 1 + size;
+                    return true;
+                }
                 const Head head = read_head(p, end);
                 if (head.token != Token::String || !is_utf8(head.body, head.size))
                     return misfit(column, value, p, end, "string");
-                column.values.append(head.body, head.size);
+                column.values.append_text(head.body, head.size, size_t(end - head.body));
                 column.push_text_end();
                 p = head.body + head.size;
                 return true;
@@ -166,7 +179,7 @@ class Decoder {
                 const Head head = read_head(p, end);
                 if (head.token != Token::String && head.token != Token::Binary)
                     return misfit(column, value, p, end, "binary");
-                column.values.append(head.body, head.size);
+                column.values.append_text(head.body, head.size, size_t(end - head.body));
                 column.push_text_end();
                 p = head.body + head.size;
                 return true;
@@ -195,6 +208,10 @@ class Decoder {
     }
 
     bool integer(Column& column, const uint8_t*& p, const uint8_t* end) {
+        if (*p < 0x80) {
+            column.push_number(int64_t(*p++));
+            return true;
+        }
         const Head head = read_head(p, end);
         int64_t number;
         switch (head.token) {
@@ -250,6 +267,11 @@ class Decoder {
     }
 
     bool floating(Column& column, const uint8_t*& p, const uint8_t* end) {
+        if (*p == 0xcb) {
+            column.push_number(load64(p + 1));  // as bits
+            p += 9;
+            return true;
+        }
         const Head head = read_head(p, end);
         double number;
         switch (head.token) {

@@ -43,4 +43,27 @@ inline uint64_t survey_ids(const ArrowArray* ids, Buffer& hashes) {
     return greatest;
 }
 
+// Whether two of the hashes are equal.
+inline bool has_equal(const uint64_t* hashes, size_t count) {
+    size_t slots = 16;
+    while (slots < count * 2) slots *= 2;
+    std::vector<uint64_t> table(slots, 0);
+    bool zero = false;
+    for (size_t i = 0; i < count; ++i) {
+        const uint64_t hash = hashes[i];
+        if (hash == 0) {
+            if (zero) return true;
+            zero = true;
+            continue;
+        }
+        size_t slot = hash & (slots - 1);
+        while (table[slot] != 0) {
+            if (table[slot] == hash) return true;
+            slot = (slot + 1) & (slots - 1);
+        }
+        table[slot] = hash;
+    }
+    return false;
+}
+
 }  // namespace godb

@@ -14,6 +14,8 @@
 #include <memory>
 #include <vector>
 
+#include "memory.hpp"
+
 namespace godb {
 
 constexpr size_t kHistory = 64 << 10;
@@ -26,6 +28,9 @@ inline void copy8(uint8_t* to, const uint8_t* from) { std::memcpy(to, from, 8); 
 class Lz4Decoder {
   public:
     enum class Status { NeedInput, HaveOutput, BadDistance };
+
+    static constexpr size_t kPiece = 512 << 10;
+    static constexpr size_t kMostOutput = kHistory + kPiece;  // of one call
 
     Lz4Decoder() : buffer_(new uint8_t[kHistory + kPiece + kSlack]) {}
 
@@ -54,7 +59,6 @@ class Lz4Decoder {
     }
 
   private:
-    static constexpr size_t kPiece = 512 << 10;
     static constexpr size_t kSlack = 64;
 
     enum class Stage : uint8_t { Token, LiteralLength, Literals, Distance, MatchLength, Match };
@@ -250,7 +254,7 @@ class Lz4Encoder {
     explicit Lz4Encoder(uint64_t max_ratio) : max_ratio_(max_ratio), table_(kTableSize, 0) {}
 
     // Encode the next bytes; what is ready is appended to `out`.
-    void encode(const uint8_t* data, size_t size, std::vector<uint8_t>& out) {
+    void encode(const uint8_t* data, size_t size, Buffer& out) {
         while (size) {
             const size_t count = std::min(size, kChunk - pending());
             window_.insert(window_.end(), data, data + count);
@@ -261,13 +265,16 @@ class Lz4Encoder {
     }
 
     // End the block: `reserve` further literal bytes follow, which the caller appends.
-    void finish(const uint8_t* ending, size_t size, size_t reserve, std::vector<uint8_t>& out) {
+    void finish(const uint8_t* ending, size_t size, size_t reserve, Buffer& out) {
         if (pending()) chunk(out);
         literals_.insert(literals_.end(), ending, ending + size);
         const size_t count = literals_.size() + reserve;
-        out.push_back(uint8_t(std::min<size_t>(count, kRun) << 4));
-        extend(count, out);
-        out.insert(out.end(), literals_.begin(), literals_.end());
+        out.reserve(count / 255 + 8);
+        uint8_t* to = out.data() + out.size();
+        *to++ = uint8_t(std::min<size_t>(count, kRun) << 4);
+        to = extend(count, to);
+        out.extend(size_t(to - (out.data() + out.size())));
+        out.append(literals_.data(), literals_.size());
         literals_.clear();
     }
 
@@ -293,11 +300,12 @@ class Lz4Encoder {
         return uint32_t(((read64(p) << 24) * 889523592379ull) >> (64 - kHashBits));
     }
 
-    static void extend(size_t length, std::vector<uint8_t>& out) {
-        if (length < kRun) return;
-        length -= kRun;
-        out.insert(out.end(), length / 255, 255);
-        out.push_back(uint8_t(length % 255));
+    // The bytes that continue a length nibble.
+    static uint8_t* extend(size_t length, uint8_t* to) {
+        if (length < kRun) return to;
+        for (length -= kRun; length >= 255; length -= 255) *to++ = 255;
+        *to++ = uint8_t(length);
+        return to;
     }
 
     // Whether the output would fall behind the limit if `taken` bytes were encoded by now.
@@ -307,7 +315,7 @@ class Lz4Encoder {
         return needed > written ? size_t(needed - written) : 0;
     }
 
-    void chunk(std::vector<uint8_t>& out) {
+    void chunk(Buffer& out) {
         const size_t out_before = out.size();
         const uint8_t* const base = window_.data();
         const size_t size = window_.size();
@@ -375,20 +383,32 @@ class Lz4Encoder {
         return size_t(p - start);
     }
 
-    void sequence(const uint8_t* text, size_t run, size_t distance, size_t match,
-                  std::vector<uint8_t>& out) {
+    // `text` has at least 12 readable bytes behind its run: a match follows.
+    void sequence(const uint8_t* text, size_t run, size_t distance, size_t match, Buffer& out) {
         const size_t literals = literals_.size() + run;
-        const size_t nibble = std::min<size_t>(match - kMinMatch, kRun);
-        out.push_back(uint8_t(std::min<size_t>(literals, kRun) << 4 | nibble));
-        extend(literals, out);
-        if (!literals_.empty()) {
-            out.insert(out.end(), literals_.begin(), literals_.end());
-            literals_.clear();
+        const size_t more = match - kMinMatch;
+        out.reserve(literals + literals / 255 + more / 255 + 32);
+        uint8_t* to = out.data() + out.size();
+        if (__builtin_expect(literals < kRun && more < kRun && literals_.empty(), 1)) {
+            *to++ = uint8_t(literals << 4 | more);
+            copy8(to, text);
+            if (run > 8) copy8(to + run - 8, text + run - 8);
+            to += run;
+        } else {
+            *to++ = uint8_t(std::min<size_t>(literals, kRun) << 4 | std::min<size_t>(more, kRun));
+            to = extend(literals, to);
+            if (!literals_.empty()) {
+                std::memcpy(to, literals_.data(), literals_.size());
+                to += literals_.size();
+                literals_.clear();
+            }
+            std::memcpy(to, text, run);
+            to += run;
         }
-        out.insert(out.end(), text, text + run);
-        out.push_back(uint8_t(distance));
-        out.push_back(uint8_t(distance >> 8));
-        extend(match - kMinMatch, out);
+        *to++ = uint8_t(distance);
+        *to++ = uint8_t(distance >> 8);
+        to = extend(more, to);
+        out.extend(size_t(to - (out.data() + out.size())));
     }
 
     uint64_t max_ratio_;

@@ -37,6 +37,14 @@ class Buffer {
     void append(const void* from, size_t count) {
         if (count) std::memcpy(extend(count), from, count);
     }
+    // As append, for bytes that are mostly few: `readable` bytes may be read, and copied in vain.
+    void append_text(const uint8_t* from, size_t count, size_t readable) {
+        reserve(count + 16);
+        uint8_t* const to = data_ + size_;
+        if (__builtin_expect(count <= 16 && readable >= 16, 1)) std::memcpy(to, from, 16);
+        else if (count) std::memcpy(to, from, count);
+        size_ += count;
+    }
     template <typename T>
     void push(T value) { std::memcpy(extend(sizeof(T)), &value, sizeof(T)); }
     void push_byte(uint8_t value) { *extend(1) = value; }

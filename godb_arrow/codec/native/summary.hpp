@@ -56,8 +56,16 @@ struct Summary {
 
     // The summary of a key that was seen before, with `p` moved behind the key; else null.
     Summary* known(const uint8_t*& p, const uint8_t* end, size_t place) {
+        if (values) return nullptr;
+        const int size = short_string(p);
+        if (__builtin_expect(size >= 0, 1)) {
+            const int found = keys.find(p + 1, size_t(size), place);
+            if (found == Keys::kNone) return nullptr;
+            p += 1 + size;
+            return fields[size_t(found)].get();
+        }
         const Head key = read_head(p, end);
-        if (key.token != Token::String || values) return nullptr;
+        if (key.token != Token::String) return nullptr;
         const int found = keys.find(key.body, key.size, place);
         if (found == Keys::kNone) return nullptr;
         p = key.body + key.size;
@@ -131,6 +139,12 @@ class Inference {
 
   private:
     bool observe(Summary& summary, const uint8_t*& p, const uint8_t* end) {
+        const int size = short_string(p);
+        if (size >= 0) {
+            summary.add(is_utf8(p + 1, size_t(size)) ? kString : kBinary, document_);
+            p += 1 + size;
+            return true;
+        }
         const Head head = read_head(p, end);
         p = head.body;
         switch (head.token) {
