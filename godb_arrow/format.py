@@ -40,6 +40,7 @@ import xxhash
 
 from godb_arrow import codec
 from godb_arrow.body import Body, read_exactly
+from godb_arrow.codec.blocks import compress_block
 from godb_arrow.errors import (
     ChecksumMismatch,
     CorruptFile,
@@ -52,7 +53,7 @@ from godb_arrow.errors import (
     WrongMagic,
 )
 from godb_arrow.options import ReadOptions
-from godb_arrow.parallel import ordered_map
+from godb_arrow.parallel import available_cores
 
 __all__ = [
     "HEADER_SIZE",
@@ -567,18 +568,14 @@ def write_file(
     b'GODB\\x01\\x00\\x00\\x00'
     """
     body = _body(collections, metadata or {}, others or {})
-    many = sum(data.count for data in collections) > _MANY
-    threads = 2 if many and codec.BACKEND == "native" else 1
-    # Compressing on one thread, writing on this one.
-    for data in ordered_map(_same, _sealed(body, compression), threads):
+    threads = 1
+    if codec.BACKEND == "native" and sum(data.count for data in collections) > _MANY:
+        threads = available_cores()
+    for data in _sealed(body, compression, threads):
         stream.write(data)
 
 
-_MANY = 50_000
-
-
-def _same(data: bytes) -> bytes:
-    return data
+_MANY = 10_000
 
 
 def _body(
@@ -598,24 +595,35 @@ def _body(
     yield from (codec.pack(key) + raw for key, raw in others.items())
 
 
-def _sealed(body: Iterator[bytes | memoryview], compression: Compression) -> Iterator[bytes]:
+def _sealed(
+    body: Iterator[bytes | memoryview], compression: Compression, threads: int
+) -> Iterator[bytes]:
     """The bytes of the file: header, compressed body, and the two checksums as literals."""
-    encoder = codec.BlockEncoder(max_ratio=10, high=compression == "lz4hc")
     content_hash = xxhash.xxh3_64()
     file_hash = xxhash.xxh3_64()
-    encoded = MAGIC + VERSION.to_bytes(2, "little") + bytes(2)
-    for piece in body:
-        if encoded:
-            file_hash.update(encoded)
-            yield encoded
-        content_hash.update(piece)
-        encoded = encoder.encode(piece)
-    encoded += encoder.finish(_FILE_CHECKSUM_HEAD, _AFTER_FILE_HASH)
-    file_hash.update(encoded)
-    content_hash.update(_FILE_CHECKSUM_HEAD)
+
+    def hashed() -> Iterator[bytes | memoryview]:
+        for piece in body:
+            content_hash.update(piece)
+            yield piece
+
+    header = MAGIC + VERSION.to_bytes(2, "little") + bytes(2)
+    file_hash.update(header)
+    yield header
+    for encoded in compress_block(
+        codec.compress_piece,
+        hashed(),
+        max_ratio=10,
+        high=compression == "lz4hc",
+        threads=threads,
+        ending=_FILE_CHECKSUM_HEAD,
+        reserve=_AFTER_FILE_HASH,
+    ):
+        file_hash.update(encoded)
+        yield encoded
     value = file_hash.digest()
-    content_hash.update(value)
-    yield encoded + value + _CHECKSUM_HEAD + content_hash.digest()
+    content_hash.update(_FILE_CHECKSUM_HEAD + value)
+    yield value + _CHECKSUM_HEAD + content_hash.digest()
 
 
 def _map_head(count: int) -> bytes:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import lz4.block
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from godb_arrow.codec import BlockDecoder, BlockEncoder
+from godb_arrow.codec import BlockDecoder, compress_piece
+from godb_arrow.codec.blocks import compress_block
 from godb_arrow.errors import CorruptFile
 
 chunks = st.one_of(
@@ -37,13 +39,17 @@ def test_decodes_byte_by_byte() -> None:
     assert decode(lz4.block.compress(content, store_size=False), 1) == content
 
 
+def encode(content: bytes, step: int = 1 << 20, **options: Any) -> bytes:
+    chunks = (content[at : at + step] for at in range(0, len(content), step))
+    return b"".join(compress_block(compress_piece, chunks, **options))
+
+
 @given(contents, st.integers(1, 400_000), st.sampled_from([None, 2, 10]), st.booleans())
 def test_lz4_decodes_what_we_encode(
     content: bytes, step: int, ratio: int | None, high: bool
 ) -> None:
-    encoder = BlockEncoder(max_ratio=ratio, high=high)
-    block = b"".join(encoder.encode(content[at : at + step]) for at in range(0, len(content), step))
-    block += encoder.finish(b"the end", 3) + b"123"
+    options: dict[str, Any] = {"max_ratio": ratio, "high": high, "ending": b"the end"}
+    block = encode(content, step, reserve=3, threads=1 + step % 2, **options) + b"123"
     whole = content + b"the end123"
     assert lz4.block.decompress(block, uncompressed_size=len(whole)) == whole
     assert block.endswith(b"the end123")
@@ -52,19 +58,50 @@ def test_lz4_decodes_what_we_encode(
     assert decode(block, 65_536) == whole
 
 
+@pytest.mark.parametrize("size", [1_000_000, 3_000_000])
+def test_pieces_of_a_large_block_fit_together(size: int) -> None:
+    rng = random.Random(size)
+    words = [rng.randbytes(rng.randrange(1, 90)) for _ in range(500)]
+    content = b"".join(rng.choice(words) for _ in range(size // 45))
+    for threads in (1, 3):
+        block = encode(content, 70_001, threads=threads, max_ratio=10)
+        assert lz4.block.decompress(block, uncompressed_size=len(content)) == content
+        assert decode(block, 10_007) == content
+    assert len(block) < 1.1 * len(lz4.block.compress(content, store_size=False))
+
+
 def test_the_ratio_is_used_up() -> None:
-    encoder = BlockEncoder(max_ratio=10)
-    block = encoder.encode(bytes(5_000_000)) + encoder.finish(b"")
-    assert 500_000 <= len(block) < 510_000
+    block = encode(bytes(5_000_000), max_ratio=10)
+    assert 500_000 <= len(block) < 525_000
 
 
 def test_history_reaches_64_kib_across_pieces() -> None:
     noise = random.Random(3).randbytes(65_535)
     content = noise + noise + noise[:100]
-    encoder = BlockEncoder()
-    block = b"".join(encoder.encode(content[at : at + 1000]) for at in range(0, len(content), 1000))
-    block += encoder.finish(b"")
-    assert decode(block, 777) == content
+    assert decode(encode(content, 1000), 777) == content
+
+
+def test_gathering_adds_to_a_window() -> None:
+    content = random.Random(5).randbytes(300_000) * 5
+    block = encode(content)
+    parts = [block[at : at + 9999] for at in range(0, len(block), 9999)]
+    decoder = BlockDecoder()
+    fetch = iter(parts)
+    window = b"before"
+    while True:
+        grown = decoder.gather(window, 100_000, lambda: next(fetch, b""))
+        if len(grown) == len(window):
+            break
+        window = grown
+    assert window == b"before" + content
+
+
+def test_an_error_while_gathering_passes_through() -> None:
+    def fail() -> bytes:
+        raise OSError("gone")
+
+    with pytest.raises(OSError, match="gone"):
+        BlockDecoder().gather(b"x", 10, fail)
 
 
 @pytest.mark.parametrize(

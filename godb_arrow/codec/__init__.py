@@ -42,7 +42,7 @@ else:
 
 BACKEND = _chosen.BACKEND
 BlockDecoder = _chosen.BlockDecoder
-BlockEncoder = _chosen.BlockEncoder
+compress_piece = _chosen.compress_piece
 decode = _chosen.decode
 encode = _chosen.encode
 has_equal = _chosen.has_equal
@@ -54,9 +54,9 @@ survey_ids = _chosen.survey_ids
 __all__ = [
     "BACKEND",
     "BlockDecoder",
-    "BlockEncoder",
     "DecodePlan",
     "Entries",
+    "compress_piece",
     "decode_batch",
     "describe",
     "encode",

@@ -59,10 +59,9 @@ cdef extern from "native/lz4.hpp" namespace "godb" nogil:
         cbool complete()
         Status run(const uint8_t*& data, const uint8_t* end)
 
-    cdef cppclass Lz4Encoder:
-        Lz4Encoder(uint64_t max_ratio) except +
-        void encode(const uint8_t* data, size_t size, Buffer& out) except +
-        void finish(const uint8_t* ending, size_t size, size_t reserve, Buffer& out) except +
+    cdef cppclass Lz4Compressor:
+        Lz4Compressor(uint64_t max_ratio) except +
+        size_t run(const uint8_t* data, size_t size, size_t start, Buffer& out) except +
 
 
 cdef extern from "native/scan.hpp" namespace "godb" nogil:
@@ -296,36 +295,17 @@ cdef class BlockDecoder:
         return self._decoder.complete()
 
 
-cdef class BlockEncoder:
-    """See `godb_arrow.codec.native`."""
-
-    cdef Lz4Encoder* _encoder
-    cdef Buffer _out
-
-    def __cinit__(self, uint64_t max_ratio):
-        self._encoder = new Lz4Encoder(max_ratio)
-
-    def __dealloc__(self):
-        del self._encoder
-
-    cdef bytes _take(self):
-        taken = PyBytes_FromStringAndSize(<const char*>self._out.data(), <Py_ssize_t>self._out.size())
-        self._out.truncate(0)
-        return taken
-
-    def encode(self, const uint8_t[::1] data not None):
-        cdef size_t size = data.shape[0]
-        cdef const uint8_t* begin = &data[0] if size else NULL
-        with nogil:
-            self._encoder.encode(begin, size, self._out)
-        return self._take()
-
-    def finish(self, bytes ending not None, size_t reserve=0):
-        cdef const uint8_t* begin = <const uint8_t*>PyBytes_AS_STRING(ending)
-        cdef size_t size = PyBytes_GET_SIZE(ending)
-        with nogil:
-            self._encoder.finish(begin, size, reserve, self._out)
-        return self._take()
+def compress_piece(bytes window not None, size_t start, uint64_t max_ratio):
+    """The sequences of window[start:], and how many literals are left."""
+    cdef const uint8_t* data = <const uint8_t*>PyBytes_AS_STRING(window)
+    cdef size_t size = PyBytes_GET_SIZE(window)
+    cdef unique_ptr[Lz4Compressor] compressor
+    cdef Buffer out
+    cdef size_t left
+    compressor.reset(new Lz4Compressor(max_ratio))
+    with nogil:
+        left = compressor.get().run(data, size, start, out)
+    return PyBytes_FromStringAndSize(<const char*>out.data(), <Py_ssize_t>out.size()), left
 
 
 # --- Finding documents ----------------------------------------------------------------------

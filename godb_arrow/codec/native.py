@@ -23,7 +23,7 @@ from godb_arrow.schema import ID_FIELD, MAX_COLUMNS, MAX_STRUCT_KEYS, FieldSumma
 __all__ = [
     "BACKEND",
     "BlockDecoder",
-    "BlockEncoder",
+    "compress_piece",
     "decode",
     "encode",
     "has_equal",
@@ -72,13 +72,14 @@ class BlockDecoder:
             raise reference_lz4.cut_off(self._decoder.position)
 
 
-def BlockEncoder(  # noqa: N802 (a class in every other codec)
-    max_ratio: int | None = None, high: bool = False
-) -> _native.BlockEncoder | reference_lz4.BlockEncoder:
-    """Encode one raw LZ4 block, given in pieces; see :mod:`godb_arrow.codec.reference_lz4`."""
+def compress_piece(
+    window: bytes, start: int, max_ratio: int | None, high: bool
+) -> tuple[bytes, bytes]:
+    """Compress a piece of a block; see :mod:`godb_arrow.codec.reference_lz4`."""
     if high:
-        return reference_lz4.BlockEncoder(max_ratio, high)
-    return _native.BlockEncoder(max_ratio or 0)
+        return reference_lz4.compress_piece(window, start, max_ratio, high)
+    sequences, left = _native.compress_piece(window, start, max_ratio or 0)
+    return sequences, window[len(window) - left :]
 
 
 def scan_entries(data: bytes, start: int, count: int, max_bytes: int, base: int) -> Entries:

@@ -18,7 +18,7 @@ import xxhash
 from godb_arrow.codec.columns import ColumnPlan, Core, DecodePlan
 from godb_arrow.codec.entries import Entries
 from godb_arrow.codec.jsontext import is_utf8, to_json_text
-from godb_arrow.codec.reference_lz4 import BlockDecoder, BlockEncoder
+from godb_arrow.codec.reference_lz4 import BlockDecoder, compress_piece
 from godb_arrow.codec.values import pack_entry, wire_values
 from godb_arrow.errors import CorruptFile, DepthExceeded, LimitExceeded, TypeMismatch
 from godb_arrow.options import MAX_DEPTH
@@ -27,7 +27,7 @@ from godb_arrow.schema import ID_FIELD, FieldSummary, Kind
 __all__ = [
     "BACKEND",
     "BlockDecoder",
-    "BlockEncoder",
+    "compress_piece",
     "decode",
     "encode",
     "has_equal",

@@ -18,13 +18,12 @@ import lz4.block
 
 from godb_arrow.errors import CorruptFile
 
-__all__ = ["BlockDecoder", "BlockEncoder", "bad_distance", "cut_off"]
+__all__ = ["BlockDecoder", "bad_distance", "compress_piece", "cut_off", "extension", "join"]
 
 _HISTORY = 64 << 10
 _MIN_MATCH = 4
 _RUN = 15  # a length nibble of 15 is continued in further bytes
 _PIECE = 256 << 10  # aim at output pieces of this size
-_CHUNK = 256 << 10  # compress this much at a time
 # A final sequence of 12 literals: the format asks for at least 12 bytes after the last match
 # starts. The decoder adds it to every piece, and drops what it decodes to.
 _ENDING = bytes([12 << 4]) + bytes(12)
@@ -237,7 +236,7 @@ class BlockDecoder:
             count = _PIECE
         sequence = bytearray([_RUN if count >= _RUN + _MIN_MATCH else count - _MIN_MATCH])
         sequence += self._distance.to_bytes(2, "little")
-        sequence += _extension(count - _MIN_MATCH)
+        sequence += extension(count - _MIN_MATCH)
         self._match -= count
         if not self._match:
             self._stage = _Stage.TOKEN
@@ -303,131 +302,78 @@ def _length(data: bytes, cursor: int) -> tuple[int, int]:
     return size + 1, length
 
 
-class BlockEncoder:
-    """Encode one raw LZ4 block, given in pieces.
+def compress_piece(
+    window: bytes, start: int, max_ratio: int | None, high: bool
+) -> tuple[bytes, bytes]:
+    """Compress a piece of a block; :mod:`godb_arrow.codec.blocks` joins the pieces.
 
     Parameters
     ----------
+    window : bytes
+        Up to 64 KiB of what comes before, and the piece.
+    start : int
+        Where the piece begins in the window.
     max_ratio : int, optional
-        Never let the block decode to more than this many times its size: where the data are too
-        regular, some are stored as literals. go-db allocates ten times the size of a body.
+        Store bytes as literals, so that the piece decodes to no more than this many times what
+        it was compressed to.
     high : bool
-        Search longer for better matches (LZ4 HC): smaller, many times slower, read as fast.
+        Search longer for better matches (LZ4 HC).
 
-    Examples
-    --------
-    >>> encoder = BlockEncoder(max_ratio=10)
-    >>> block = encoder.encode(bytes(100_000)) + encoder.finish(b"")
-    >>> 10_000 <= len(block) < 10_500
-    True
+    Returns
+    -------
+    sequences : bytes
+        Whole sequences.
+    literals : bytes
+        What comes behind the last match.
     """
-
-    def __init__(self, max_ratio: int | None = None, high: bool = False) -> None:
-        self._max_ratio = max_ratio
-        self._mode = "high_compression" if high else "default"
-        self._input = bytearray()
-        self._history = b""
-        self._literals = bytearray()  # not yet written: they belong to the next sequence
-        self._taken = 0
-        self._written = 0
-
-    def encode(self, data: bytes | memoryview) -> bytes:
-        """Encode what is ready to be encoded.
-
-        Parameters
-        ----------
-        data : bytes
-            The next bytes to compress.
-
-        Returns
-        -------
-        bytes
-            The next bytes of the block, perhaps none.
-        """
-        self._input += data
-        output = bytearray()
-        done = 0
-        with memoryview(self._input) as view:
-            while len(self._input) - done >= _CHUNK:
-                output += self._chunk(bytes(view[done : done + _CHUNK]))
-                done += _CHUNK
-        del self._input[:done]
-        return bytes(output)
-
-    def finish(self, ending: bytes, reserve: int = 0) -> bytes:
-        """End the block with literals.
-
-        Parameters
-        ----------
-        ending : bytes
-            Stored as they are, at the end of the block.
-        reserve : int
-            Further literal bytes that the caller appends itself.
-
-        Returns
-        -------
-        bytes
-            The rest of the block, but for the reserved bytes.
-        """
-        output = bytearray(self._chunk(bytes(self._input))) if self._input else bytearray()
-        self._input.clear()
-        self._literals += ending
-        length = len(self._literals) + reserve
-        output.append(min(length, _RUN) << 4)
-        output += _extension(length)
-        output += self._literals
-        self._literals.clear()
-        return bytes(output)
-
-    def _chunk(self, data: bytes) -> bytes:
-        self._taken += len(data)
-        block = self._compress(data)
-        while data and (lacking := self._lacking(block)) > 0:
-            self._literals += data[:lacking]
-            self._remember(data[:lacking])
-            data = data[lacking:]
-            block = self._compress(data)
-        if not data:
-            return b""
-        output = self._join(block)
-        self._remember(data)
-        self._written += len(output)
-        return output
-
-    def _lacking(self, block: bytes) -> int:
-        """How many bytes more the output must have, if this block is the next."""
-        if self._max_ratio is None:
-            return 0
-        output = self._written + len(self._literals) + len(block)
-        return -(-self._taken // self._max_ratio) - output
-
-    def _compress(self, data: bytes) -> bytes:
+    stored = 0
+    while True:
+        data = window[start + stored :]
         block: bytes = lz4.block.compress(
-            data, mode=self._mode, store_size=False, dict=self._history
+            data,
+            mode="high_compression" if high else "default",
+            store_size=False,
+            dict=window[max(0, start + stored - _HISTORY) : start + stored],
         )
-        return block
-
-    def _join(self, block: bytes) -> bytes:
-        """Put a block behind the literals that wait; keep its own last literals waiting."""
-        cursor, literals = _literals(block, 0)
-        if cursor + literals == len(block):
-            self._literals += block[cursor:]
-            return b""
-        length = len(self._literals) + literals
-        output = bytearray([min(length, _RUN) << 4 | block[0] & 15])
-        output += _extension(length)
-        output += self._literals
-        last = _last_sequence(block)
-        output += block[cursor:last]
-        cursor, _ = _literals(block, last)
-        self._literals = bytearray(block[cursor:])
-        return bytes(output)
-
-    def _remember(self, data: bytes) -> None:
-        self._history = (self._history + data)[-_HISTORY:]
+        sequences, literals = _split(block)
+        if max_ratio is None:
+            break
+        # Joining pieces saves a few bytes, hence the reserve.
+        needed = -(-(len(window) - start + 64) // max_ratio)
+        lacking = min(needed - stored - len(sequences) - len(literals), len(data))
+        if lacking <= 0:
+            break
+        stored += lacking
+    return join(window[start : start + stored], sequences, literals)
 
 
-def _extension(length: int) -> bytes:
+def _split(block: bytes) -> tuple[bytes, bytes]:
+    """A block's sequences, and its last literals."""
+    last = _last_sequence(block)
+    cursor, _ = _literals(block, last)
+    return block[:last], block[cursor:]
+
+
+def join(waiting: bytes, sequences: bytes, literals: bytes) -> tuple[bytes, bytes]:
+    """Put literals in front of sequences that were compressed without them.
+
+    Returns
+    -------
+    sequences : bytes
+    literals : bytes
+        As of :func:`compress_piece`.
+    """
+    if not sequences:
+        return b"", waiting + literals
+    if not waiting:
+        return sequences, literals
+    cursor, own = _literals(sequences, 0)
+    count = len(waiting) + own
+    head = bytes([min(count, _RUN) << 4 | sequences[0] & 15]) + extension(count)
+    return head + waiting + sequences[cursor:], literals
+
+
+def extension(length: int) -> bytes:
     """The bytes that continue a length nibble."""
     if length < _RUN:
         return b""

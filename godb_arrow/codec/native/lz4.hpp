@@ -1,8 +1,9 @@
 // One raw LZ4 block, decoded and encoded in pieces.
 //
 // The decoder keeps 64 KiB of history in front of its output and checks every length and
-// distance; it can stop and go on at any byte of the input. The encoder makes one block of any
-// length, and keeps its ratio below a limit by storing literals where the data are too regular.
+// distance; it can stop and go on at any byte of the input. The compressor makes the sequences of
+// a piece, which godb_arrow.codec.blocks joins to one block of any length, and keeps the ratio
+// below a limit by storing literals where the data are too regular.
 // The format: https://github.com/lz4/lz4/blob/dev/doc/lz4_Block_format.md
 
 #pragma once
@@ -249,41 +250,60 @@ class Lz4Decoder {
     bool long_match_ = false;
 };
 
-class Lz4Encoder {
+// Compresses one piece of a block, given the 64 KiB before it.
+class Lz4Compressor {
   public:
-    explicit Lz4Encoder(uint64_t max_ratio) : max_ratio_(max_ratio), table_(kTableSize, 0) {}
+    explicit Lz4Compressor(uint64_t max_ratio) : max_ratio_(max_ratio), table_(kTableSize, 0) {}
 
-    // Encode the next bytes; what is ready is appended to `out`.
-    void encode(const uint8_t* data, size_t size, Buffer& out) {
-        while (size) {
-            const size_t count = std::min(size, kChunk - pending());
-            window_.insert(window_.end(), data, data + count);
-            data += count;
-            size -= count;
-            if (pending() == kChunk) chunk(out);
+    // Append the piece's sequences to `out`; returns how many literals are left at its end.
+    // `data` is history and then the piece, from `start`.
+    size_t run(const uint8_t* data, size_t size, size_t start, Buffer& out) {
+        const uint8_t* const base = data;
+        const uint8_t* const end = data + size;
+        const uint8_t* const last_match = size > start + 12 ? end - 12 : data + start;
+        for (const uint8_t* p = base; p < base + start && p + 8 <= end; p += 3) note(p, base);
+        const uint8_t* anchor = base + start;   // literals begin here
+        const uint8_t* p = anchor;
+        const uint8_t* floor = anchor;          // what is before must not go into a match
+        size_t misses = 0;
+        while (p < last_match) {
+            const uint32_t here = uint32_t(p - base);
+            const uint32_t h = hash(p);
+            // Whatever the table says is only a guess: the distance and the bytes decide.
+            const uint32_t back = here - table_[h];
+            table_[h] = here;
+            if (back - 1 >= kHistory - 1 || back > here || read32(p - back) != read32(p)) {
+                p += 1 + (misses++ >> 6);
+                continue;
+            }
+            const uint8_t* match = p - back;
+            while (p > floor && match > base && p[-1] == match[-1]) { --p; --match; }
+            const size_t run = size_t(p - anchor);
+            const size_t length = kMinMatch + common(p + kMinMatch, match + kMinMatch, end - 5);
+            misses = 0;
+            if (max_ratio_) {
+                // Store part of a long match as literals, where the output must be longer.
+                const size_t taken = size_t(p - base) - start + length + kReserve;
+                const size_t needed = (taken + max_ratio_ - 1) / max_ratio_;
+                const size_t written = out.size() + run + 3;
+                if (needed > written) {
+                    p += std::min(needed - written, size_t(last_match - p) + 1);
+                    floor = p;
+                    continue;
+                }
+            }
+            sequence(anchor, run, size_t(p - match), length, out);
+            p += length;
+            anchor = floor = p;
+            if (p + 8 <= end) note(p - 2, base);
         }
-    }
-
-    // End the block: `reserve` further literal bytes follow, which the caller appends.
-    void finish(const uint8_t* ending, size_t size, size_t reserve, Buffer& out) {
-        if (pending()) chunk(out);
-        literals_.insert(literals_.end(), ending, ending + size);
-        const size_t count = literals_.size() + reserve;
-        out.reserve(count / 255 + 8);
-        uint8_t* to = out.data() + out.size();
-        *to++ = uint8_t(std::min<size_t>(count, kRun) << 4);
-        to = extend(count, to);
-        out.extend(size_t(to - (out.data() + out.size())));
-        out.append(literals_.data(), literals_.size());
-        literals_.clear();
+        return size_t(end - anchor);
     }
 
   private:
-    static constexpr size_t kChunk = 256 << 10;
+    static constexpr uint64_t kReserve = 64;  // joining pieces saves a few bytes
     static constexpr unsigned kHashBits = 13;
     static constexpr size_t kTableSize = size_t(1) << kHashBits;
-
-    size_t pending() const { return window_.size() - done_; }
 
     static uint32_t read32(const uint8_t* p) {
         uint32_t v;
@@ -308,68 +328,7 @@ class Lz4Encoder {
         return to;
     }
 
-    // Whether the output would fall behind the limit if `taken` bytes were encoded by now.
-    size_t lacking(uint64_t taken, size_t written) const {
-        if (!max_ratio_) return 0;
-        const uint64_t needed = (taken + max_ratio_ - 1) / max_ratio_;
-        return needed > written ? size_t(needed - written) : 0;
-    }
-
-    void chunk(Buffer& out) {
-        const size_t out_before = out.size();
-        const uint8_t* const base = window_.data();
-        const size_t size = window_.size();
-        const uint8_t* const end = base + size;
-        const uint8_t* anchor = base + done_;   // literals begin here
-        const uint8_t* p = anchor;
-        const uint8_t* floor = anchor;          // what is before must not go into a match
-        const uint64_t origin = origin_;
-        const uint8_t* const last_match = size > 12 ? end - 12 : base;
-        size_t misses = 0;
-        while (p < last_match && p + 8 < end) {
-            const uint32_t h = hash(p);
-            const uint32_t here = uint32_t(origin + size_t(p - base));
-            // Whatever the table says is only a guess: the distance and the bytes decide.
-            const uint32_t back = here - table_[h];
-            table_[h] = here;
-            if (back - 1 >= kHistory - 1 || back > size_t(p - base) ||
-                read32(p - back) != read32(p)) {
-                p += 1 + (misses++ >> 6);
-                continue;
-            }
-            const uint8_t* match = p - back;
-            while (p > floor && match > base && p[-1] == match[-1]) { --p; --match; }
-            const size_t run = size_t(p - anchor);
-            size_t length = kMinMatch + common(p + kMinMatch, match + kMinMatch, end - 5);
-            misses = 0;
-            if (max_ratio_) {
-                // Store part of a long match as literals, where the output must be longer.
-                const uint64_t taken = origin + size_t(p - base) + length;
-                const size_t written =
-                    size_t(written_) + (out.size() - out_before) + literals_.size() + run + 3;
-                const size_t missing = lacking(taken, written);
-                if (missing) {
-                    p += std::min(missing, size_t(last_match > p ? last_match - p : 1));
-                    floor = p;
-                    continue;
-                }
-            }
-            sequence(anchor, run, size_t(p - match), length, out);
-            if (p + length - 2 > base && p + length + 6 < end)
-                table_[hash(p + length - 2)] = uint32_t(origin + size_t(p + length - 2 - base));
-            p += length;
-            anchor = floor = p;
-        }
-        literals_.insert(literals_.end(), anchor, end);
-        written_ += out.size() - out_before;
-        // Keep 64 KiB for matches of the next chunk.
-        if (size > kHistory) {
-            const size_t drop = size - kHistory;
-            window_.erase(window_.begin(), window_.begin() + ptrdiff_t(drop));
-            origin_ += drop;
-        }
-        done_ = window_.size();
-    }
+    void note(const uint8_t* p, const uint8_t* base) { table_[hash(p)] = uint32_t(p - base); }
 
     static size_t common(const uint8_t* p, const uint8_t* q, const uint8_t* end) {
         const uint8_t* const start = p;
@@ -385,26 +344,18 @@ class Lz4Encoder {
 
     // `text` has at least 12 readable bytes behind its run: a match follows.
     void sequence(const uint8_t* text, size_t run, size_t distance, size_t match, Buffer& out) {
-        const size_t literals = literals_.size() + run;
         const size_t more = match - kMinMatch;
-        out.reserve(literals + literals / 255 + more / 255 + 32);
+        out.reserve(run + run / 255 + more / 255 + 32);
         uint8_t* to = out.data() + out.size();
-        if (__builtin_expect(literals < kRun && more < kRun && literals_.empty(), 1)) {
-            *to++ = uint8_t(literals << 4 | more);
+        *to++ = uint8_t(std::min<size_t>(run, kRun) << 4 | std::min<size_t>(more, kRun));
+        if (__builtin_expect(run < kRun, 1)) {
             copy8(to, text);
             if (run > 8) copy8(to + run - 8, text + run - 8);
-            to += run;
         } else {
-            *to++ = uint8_t(std::min<size_t>(literals, kRun) << 4 | std::min<size_t>(more, kRun));
-            to = extend(literals, to);
-            if (!literals_.empty()) {
-                std::memcpy(to, literals_.data(), literals_.size());
-                to += literals_.size();
-                literals_.clear();
-            }
+            to = extend(run, to);
             std::memcpy(to, text, run);
-            to += run;
         }
+        to += run;
         *to++ = uint8_t(distance);
         *to++ = uint8_t(distance >> 8);
         to = extend(more, to);
@@ -412,12 +363,7 @@ class Lz4Encoder {
     }
 
     uint64_t max_ratio_;
-    std::vector<uint32_t> table_;    // hash of five bytes: their last position in the block
-    std::vector<uint8_t> window_;    // history, then bytes to encode
-    size_t done_ = 0;                // bytes of the window that are encoded
-    uint64_t origin_ = 0;            // position of the window in the block
-    uint64_t written_ = 0;
-    std::vector<uint8_t> literals_;  // encoded, but not yet written
+    std::vector<uint32_t> table_;  // hash of five bytes: where they were last
 };
 
 }  // namespace godb

@@ -1,0 +1,306 @@
+"""The kernel and the reference codec agree: on schemas, batches and errors, for any bytes."""
+
+from __future__ import annotations
+
+import random
+from array import array
+from collections.abc import Callable
+from typing import Any
+
+import msgpack
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from strategies import raw_values, tables
+
+from godb_arrow import GodbError, codec
+from godb_arrow.codec import BACKEND, Entries, finish, pack, pack_entry, plan_columns, reference
+from godb_arrow.schema import DocumentSummary, FieldSummary, infer_schema
+
+native = pytest.importorskip("godb_arrow.codec.native")
+
+
+def test_the_kernel_is_what_runs() -> None:
+    import os
+
+    if os.environ.get("GODB_ARROW_CODEC") != "reference":
+        assert BACKEND == "native"
+
+
+class Failed:
+    """What an error says, but for its words."""
+
+    def __init__(self, error: GodbError) -> None:
+        self.kind = type(error)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Failed) and other.kind is self.kind
+
+    def __hash__(self) -> int:
+        return hash(self.kind)
+
+    def __repr__(self) -> str:
+        return f"Failed({self.kind.__name__})"
+
+
+def outcome(function: Callable[..., Any], *arguments: Any) -> Any:
+    try:
+        return function(*arguments)
+    except GodbError as error:
+        str(error)
+        return Failed(error)
+
+
+documents = st.lists(
+    st.dictionaries(st.sampled_from(["a", "b", "_id", "long name of a field", "$time"]),
+                    raw_values, max_size=5),
+    max_size=5,
+)  # fmt: skip
+
+
+def entries_of(found: list[dict[str, Any]]) -> bytes:
+    return b"".join(pack_entry(f"d{n}", document) for n, document in enumerate(found))
+
+
+@st.composite
+def entry_bytes(draw: st.DrawFn) -> bytes:
+    """Entries, often damaged."""
+    data = bytearray(entries_of(draw(documents)))
+    for _ in range(draw(st.integers(0, 3))):
+        if not data:
+            break
+        at = draw(st.integers(0, len(data) - 1))
+        kind = draw(st.integers(0, 3))
+        if kind == 0:
+            data[at] = draw(st.integers(0, 255))
+        elif kind == 1:
+            del data[at:]
+        elif kind == 2:
+            data[at:at] = draw(st.sampled_from([b"\xd6\xff", b"\xc7\x0c\xff", b"\xc1", b"\xdf",
+                                                b"\x81", b"\xd4\xfb", b"\x91" * 130]))  # fmt: skip
+        else:
+            data[at] ^= 1 << draw(st.integers(0, 7))
+    return bytes(data)
+
+
+def scan(module: Any, data: bytes, count: int = 100) -> Any:
+    found = outcome(module.scan_entries, data, 0, count, len(data) + 1, 7)
+    return found if isinstance(found, Failed) else found.bounds
+
+
+@given(entry_bytes(), st.integers(0, 6))
+def test_the_same_documents_are_found(data: bytes, count: int) -> None:
+    assert scan(native, data, count) == scan(reference, data, count)
+
+
+@given(st.binary(max_size=60), st.integers(0, 5))
+def test_the_same_values_are_passed_over(data: bytes, items: int) -> None:
+    def walk(module: Any) -> Any:
+        found = outcome(module.skip_items, data, 0, items)
+        return found if isinstance(found, Failed) else _after(data, *found)
+
+    assert walk(native) == walk(reference)
+
+
+def _after(data: bytes, position: int, items: int, payload: int) -> Any:
+    """Where a number is cut off, one stops before it and the other wants its bytes."""
+    if payload or position == len(data):
+        return "more"
+    if items and position < len(data):
+        return "more"
+    return position, items
+
+
+def shape(summary: FieldSummary) -> Any:
+    return (
+        summary.kinds,
+        summary.first,
+        None if summary.item is None else shape(summary.item),
+        {name: shape(child) for name, child in summary.fields.items()},
+        list(summary.fields),
+    )
+
+
+def summarise(module: Any, entries: Entries) -> Any:
+    summary = DocumentSummary()
+    failed = outcome(module.infer, entries, summary)
+    return failed if isinstance(failed, Failed) else shape(summary)
+
+
+def whole(data: bytes) -> Entries | None:
+    """The undamaged entries at the front."""
+    bounds = scan(reference, data)
+    if isinstance(bounds, Failed) or len(bounds) < 3:
+        return None
+    return Entries(data, bounds, 7)
+
+
+@given(entry_bytes())
+def test_summaries_agree(data: bytes) -> None:
+    entries = whole(data)
+    if entries is not None:
+        assert summarise(native, entries) == summarise(reference, entries)
+
+
+SCHEMAS: list[pa.DataType] = [
+    pa.int64(), pa.uint64(), pa.float64(), pa.bool_(), pa.string(), pa.binary(), pa.null(),
+    pa.timestamp("us", "UTC"), pa.timestamp("ns"), pa.timestamp("s"), pa.json_(pa.string()),
+    pa.list_(pa.int64()), pa.list_(pa.json_(pa.string())), pa.struct([("a", pa.int64())]),
+    pa.map_(pa.string(), pa.json_(pa.string())), pa.map_(pa.string(), pa.int64()),
+    pa.struct([("a", pa.struct([("b", pa.string())])), ("c", pa.list_(pa.string()))]),
+    pa.int8(), pa.decimal128(9, 2), pa.dictionary(pa.int32(), pa.string()), pa.date32(),
+]  # fmt: skip
+
+
+@st.composite
+def plans(draw: st.DrawFn) -> Any:
+    names = draw(st.lists(st.sampled_from(["a", "b", "_id", "new", "$time"]), unique=True))
+    schema = pa.schema([(name, draw(st.sampled_from(SCHEMAS))) for name in names])
+    strict = draw(st.booleans())
+    mismatch = "error" if strict else draw(st.sampled_from(["error", "null"]))
+    return plan_columns(schema, strict=strict, on_mismatch=mismatch)
+
+
+def decoded(module: Any, entries: Entries, plan: Any) -> Any:
+    arrays = outcome(module.decode, entries, plan)
+    if isinstance(arrays, Failed):
+        return arrays
+    finished = []
+    for made, column in zip(arrays, plan.columns, strict=True):
+        made.validate(full=True)
+        assert made.type == column.core_type
+        finished.append(made)
+    return finished
+
+
+def equal(left: Any, right: Any) -> bool:
+    if isinstance(left, Failed) or isinstance(right, Failed):
+        return bool(left == right)
+    return len(left) == len(right) and all(
+        one.equals(other) or repr(one) == repr(other)  # NaN is not equal to itself
+        for one, other in zip(left, right, strict=True)
+    )
+
+
+@given(entry_bytes(), plans())
+def test_columns_agree_for_any_schema(data: bytes, plan: Any) -> None:
+    entries = whole(data)
+    if entries is None:
+        return
+    left, right = decoded(native, entries, plan), decoded(reference, entries, plan)
+    assert equal(left, right), (left, right)
+
+
+@given(entry_bytes(), st.booleans())
+def test_columns_agree_for_the_inferred_schema(data: bytes, strict: bool) -> None:
+    entries = whole(data)
+    if entries is None:
+        return
+    summary = DocumentSummary()
+    if isinstance(outcome(reference.infer, entries, summary), Failed):
+        return
+    plan = plan_columns(infer_schema(summary), strict=strict)
+    left, right = decoded(native, entries, plan), decoded(reference, entries, plan)
+    assert not isinstance(left, Failed)
+    assert equal(left, right), (left, right)
+    for column, made in zip(plan.columns, left, strict=True):
+        finish(made, column).validate(full=True)
+
+
+@given(tables(), st.booleans())
+def test_entries_agree_byte_by_byte(table: pa.Table, omit_nulls: bool) -> None:
+    for batch in table.to_batches():
+        for part in (batch, batch.slice(1), batch.slice(0, 2)):
+            ids = pa.array([f"{n}".encode() for n in range(part.num_rows)], pa.binary())
+            left = outcome(native.encode, part, ids, omit_nulls)
+            assert left == outcome(reference.encode, part, ids, omit_nulls)
+
+
+@given(st.lists(st.binary(max_size=20) | st.integers(0, 10**20).map(lambda n: str(n).encode())))
+def test_ids_are_surveyed_alike(ids: list[bytes]) -> None:
+    column = pa.array(ids, pa.binary())
+    hashes, greatest = native.survey_ids(column)
+    assert greatest == reference.survey_ids(column)[1]
+    assert native.has_equal(hashes) == (len(set(ids)) != len(ids))
+    assert reference.has_equal(hashes) == native.has_equal(hashes)
+
+
+def test_keys_in_any_order_and_number() -> None:
+    """More keys than are remembered in order, keys that begin alike, and keys in random order."""
+    rng = random.Random(4)
+    names = [f"field number {n}" for n in range(400)] + ["", "a", "ab", "abcdefg", "abcdefgh"]
+    found = []
+    for _ in range(30):
+        chosen = rng.sample(names, rng.randrange(len(names)))
+        found.append({name: names.index(name) for name in chosen})
+    data = entries_of(found)
+    entries = Entries(data, scan(native, data), 0)
+    assert summarise(native, entries) == summarise(reference, entries)
+    plan = plan_columns(pa.schema([(name, pa.int64()) for name in names]))
+    assert equal(decoded(native, entries, plan), decoded(reference, entries, plan))
+
+
+@pytest.mark.parametrize("keys", [9_990, 10_001])
+def test_too_many_keys_are_collapsed_alike(keys: int) -> None:
+    found = [{"m": {f"k{n}": n if n % 7 else None for n in range(keys)}}, {"m": {"k3": "x"}}]
+    data = entries_of(found)
+    entries = Entries(data, scan(native, data), 0)
+    both = []
+    for module in (native, reference):
+        summary = DocumentSummary()
+        module.infer(entries, summary)
+        both.append(infer_schema(summary))
+    assert both[0] == both[1]
+
+
+def test_of_equal_keys_the_last_wins_in_every_kind_of_column() -> None:
+    kinds: list[tuple[Any, Any]] = [
+        (1, 2), (True, False), ("a", "bb"), (b"a", b"bb"), (1.5, 2.5), ([1, 2], [3]),
+        ({"x": 1, "y": [1]}, {"y": [2, 3]}), (None, 1), (1, None), ("a", None), ([1], None),
+        (msgpack.Timestamp(1, 0), msgpack.Timestamp(2, 0)), ({"x": 1}, None),
+    ]  # fmt: skip
+    raw = b""
+    for number, (first, second) in enumerate(kinds):
+        field = pack(f"f{number}")
+        raw += field + pack(first) + field + pack(second)
+    document = b"\xde" + (2 * len(kinds)).to_bytes(2, "big") + raw
+    data = (pack("d0") + document) * 3 + entries_of([{}])
+    entries = Entries(data, scan(native, data), 0)
+    summary = DocumentSummary()
+    native.infer(entries, summary)
+    plan = plan_columns(infer_schema(summary))
+    left = decoded(native, entries, plan)
+    assert equal(left, decoded(reference, entries, plan))
+    assert [made[0].as_py() for made in left][1] in (2, b"d0", "d0")
+
+
+@given(st.integers(0, 2**64 - 1).map(lambda bits: bits.to_bytes(8, "big")))
+@settings(max_examples=300)
+def test_floats_have_the_text_that_python_gives_them(bits: bytes) -> None:
+    data = pack("d0") + b"\x81\xa1a\xcb" + bits
+    entries = Entries(data, array("q", [0, 3, len(data)]), 0)
+    plan = plan_columns(pa.schema({"a": pa.json_(pa.string())}))
+    assert (
+        native.decode(entries, plan)[0].to_pylist()
+        == reference.decode(entries, plan)[0].to_pylist()
+    )
+
+
+def test_codec_is_a_choice(monkeypatch: pytest.MonkeyPatch) -> None:
+    import subprocess
+    import sys
+
+    code = "import godb_arrow.codec as c; print(c.BACKEND)"
+    for wanted in ("native", "reference"):
+        done = subprocess.run(
+            [sys.executable, "-c", code], env={"GODB_ARROW_CODEC": wanted, "PATH": ""},
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        assert done.stdout.strip() == wanted
+    failed = subprocess.run(
+        [sys.executable, "-c", code], env={"GODB_ARROW_CODEC": "fast"},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert "set it to native or reference" in failed.stderr
+    assert codec.BACKEND in ("native", "reference")
