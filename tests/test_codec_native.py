@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import random
+import sys
 from array import array
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import msgpack
@@ -17,6 +19,9 @@ from strategies import raw_values, tables
 from godb_arrow import GodbError, codec
 from godb_arrow.codec import BACKEND, Entries, finish, pack, pack_entry, plan_columns, reference
 from godb_arrow.schema import DocumentSummary, FieldSummary, infer_schema
+
+sys.path.insert(0, str(Path(__file__).parent / "fuzz"))
+from differential import same
 
 native = pytest.importorskip("godb_arrow.codec.native")
 
@@ -178,8 +183,7 @@ def equal(left: Any, right: Any) -> bool:
     if isinstance(left, Failed) or isinstance(right, Failed):
         return bool(left == right)
     return len(left) == len(right) and all(
-        one.equals(other) or repr(one) == repr(other)  # NaN is not equal to itself
-        for one, other in zip(left, right, strict=True)
+        same(one, other) for one, other in zip(left, right, strict=True)
     )
 
 
@@ -289,7 +293,6 @@ def test_floats_have_the_text_that_python_gives_them(bits: bytes) -> None:
 
 def test_codec_is_a_choice(monkeypatch: pytest.MonkeyPatch) -> None:
     import subprocess
-    import sys
 
     code = "import godb_arrow.codec as c; print(c.BACKEND)"
     for wanted in ("native", "reference"):

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from conftest import LONG
 
 PROGRAM = Path(__file__).parent / "fuzz" / "mutate.py"
@@ -26,3 +27,16 @@ def test_damaged_files_never_crash_hang_or_take_memory() -> None:
     assert report["outcomes"]["CorruptFile"] > count / 10
     assert report["outcomes"]["read"] > count / 100
     assert report["grown"] <= report["allowed"]
+
+
+def test_the_two_codecs_agree_on_damaged_documents() -> None:
+    pytest.importorskip("godb_arrow.codec.native")
+    count = 100_000 if LONG else 3_000
+    program = PROGRAM.with_name("differential.py")
+    done = subprocess.run(
+        [sys.executable, str(program), str(count), "3"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    report = json.loads(done.stdout)
+    assert sum(report.values()) == count
+    assert report["decoded"] > count / 20

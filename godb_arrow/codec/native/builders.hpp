@@ -96,10 +96,11 @@ struct Column {
         }
     }
 
-    // Drop what was added beyond `size` values: a later one with the same key takes its place.
+    // Drop what was added beyond `size` values, and parts of a value that was not finished: a
+    // later one with the same key takes their place.
     void truncate(size_t size) {
-        if (size >= length) return;
-        if (nulls) {
+        if (size > length) return;
+        if (nulls && size < length) {
             for (size_t i = size; i < length; ++i) nulls -= !valid.at(i);
             if (nulls) valid.truncate(size);
             else valid.truncate(0);
@@ -114,14 +115,14 @@ struct Column {
             case Core::String:
             case Core::Binary:
             case Core::Json:
-                offsets.truncate((size + 1) * sizeof(int32_t));
-                values.truncate(size_t(last_offset()));
+                values.truncate(cut_offsets(size));
                 break;
             case Core::List:
-            case Core::Map:
-                offsets.truncate((size + 1) * sizeof(int32_t));
-                for (auto& child : children) child->truncate(size_t(last_offset()));
+            case Core::Map: {
+                const size_t kept = cut_offsets(size);
+                for (auto& child : children) child->truncate(kept);
                 break;
+            }
             case Core::Struct:
                 for (auto& child : children) child->truncate(size);
                 break;
@@ -132,10 +133,13 @@ struct Column {
     bool too_large() const { return has_offsets() && values.size() > INT32_MAX; }
 
   private:
-    int32_t last_offset() {
+    // Keep the offsets of `size` values; returns where they end.
+    size_t cut_offsets(size_t size) {
+        if (offsets.size() == 0) return 0;
+        offsets.truncate((size + 1) * sizeof(int32_t));
         int32_t value;
         std::memcpy(&value, offsets.data() + offsets.size() - sizeof value, sizeof value);
-        return value;
+        return size_t(value);
     }
 };
 

@@ -78,7 +78,6 @@ class Decoder {
     // The fields of one map, each into its column; columns without one get a null.
     bool fields(Column& column, size_t row, uint64_t count, const uint8_t*& p, const uint8_t* end,
                 bool top) {
-        size_t filled = 0;
         for (uint64_t place = 0; place < count; ++place) {
             int found = Keys::kNone;
             const int short_size = short_string(p);
@@ -105,16 +104,34 @@ class Decoder {
             }
             Column& child = *column.children[size_t(found)];
             if (__builtin_expect(child.length > row, 0)) child.truncate(row);
-            else ++filled;
+            const uint8_t* const value = p;
             if (!convert(child, p, end)) {
-                failure_.parts.push_back(top ? child.name : "." + child.name);
-                return false;
+                // Of equal keys the last wins, so that a misfit before it does not count.
+                if (failure_.problem == Problem::Corrupt ||
+                    !comes_again(column.keys, found, count - place - 1, value, end)) {
+                    failure_.parts.push_back(top ? child.name : "." + child.name);
+                    return false;
+                }
+                failure_ = Failure();
+                child.truncate(row);
+                p = value;
+                if (pass_over<true>(p, end, kMaxDepth) != Passed::Whole) return corrupt();
             }
         }
-        if (filled < column.children.size())
-            for (auto& child : column.children)
-                if (child->length == row) child->push_null();
+        for (auto& child : column.children)
+            if (child->length == row) child->push_null();
         return true;
+    }
+
+    // Whether a key that was found is among the `count` pairs behind the value at `p`.
+    bool comes_again(Keys& keys, int key, uint64_t count, const uint8_t* p, const uint8_t* end) {
+        for (; count; --count) {
+            if (pass_over<true>(p, end, kMaxDepth) != Passed::Whole) return false;
+            KeyName name;
+            if (!read_key(p, end, scratch_, name)) return false;
+            if (keys.find(name.data, name.size, SIZE_MAX) == key) return true;
+        }
+        return false;
     }
 
     static bool is_id(const KeyName& name) {

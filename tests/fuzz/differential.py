@@ -1,0 +1,137 @@
+"""Give damaged documents to the kernel and to the reference codec, and compare what they say.
+
+    python tests/fuzz/differential.py EXECUTIONS SEED
+
+A corpus of documents is mutated byte by byte; each variant is scanned, summarised and decoded
+with schemas of its own and of others. With atheris installed, `coverage.py` does the same guided
+by coverage.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import sys
+from collections import Counter
+from typing import Any
+
+import msgpack
+import pyarrow as pa
+
+from godb_arrow import GodbError
+from godb_arrow.codec import Entries, native, pack_entry, plan_columns, reference
+from godb_arrow.schema import DocumentSummary, infer_schema
+
+JSON = pa.json_(pa.string())
+PLANS = [
+    plan_columns(pa.schema(fields), on_mismatch=mismatch)
+    for mismatch in ("error", "null")
+    for fields in (
+        {"a": pa.int64(), "b": pa.string(), "_id": pa.string()},
+        {"a": JSON, "b": JSON, "c": JSON},
+        {"a": pa.list_(pa.float64()), "b": pa.map_(pa.string(), JSON), "c": pa.timestamp("ns")},
+        {"a": pa.struct({"x": pa.uint64(), "y": pa.list_(pa.binary())}), "b": pa.bool_()},
+    )
+]
+
+
+def corpus() -> list[bytes]:
+    """Entries with every kind of value."""
+    values: list[Any] = [
+        None, True, 0, -1, 127, 128, -33, 2**31, 2**63, 2**64 - 1, -(2**63), 1.5, float("nan"),
+        "", "text", "é" * 20, "x" * 300, b"", b"\xff" * 40, msgpack.Timestamp(1, 2),
+        msgpack.Timestamp(2**40, 0), msgpack.ExtType(5, b"abc"), [], [1, "a", [None]], {},
+        {"x": 1, "y": [b"z"]}, {1: 2, "k": {"deep": [1.5]}}, {"$time": 1}, list(range(20)),
+    ]  # fmt: skip
+    found = []
+    for first in values:
+        for second in (first, 1, "x", {"x": 2, "y": [b"q"]}):
+            documents = [{"a": first, "b": second}, {"b": first, "c": second}, {"a": None}]
+            found.append(b"".join(pack_entry(str(n), d) for n, d in enumerate(documents)))
+    return found
+
+
+def mutate(data: bytes, others: list[bytes], rng: random.Random) -> bytes:
+    changed = bytearray(data)
+    for _ in range(rng.choice((0, 1, 1, 2, 4))):
+        at = rng.randrange(len(changed) + 1)
+        kind = rng.randrange(6)
+        if kind == 0 and at < len(changed):
+            changed[at] ^= 1 << rng.randrange(8)
+        elif kind == 1 and at < len(changed):
+            changed[at] = rng.randrange(256)
+        elif kind == 2:
+            del changed[at : at + rng.randrange(1, 6)]
+        elif kind == 3:
+            other = rng.choice(others)
+            start = rng.randrange(len(other))
+            changed[at:at] = other[start : start + rng.randrange(30)]
+        elif kind == 4:
+            heads = b"\xdf\xdd\xdb\xc6\xc9\xd6\xd7\xc7\xc1\x8f\x9f\xbf"
+            changed[at:at] = bytes([rng.choice(heads)]) + rng.randbytes(rng.randrange(5))
+        else:
+            del changed[at:]
+    return bytes(changed)
+
+
+def outcome(function: Any, *arguments: Any) -> Any:
+    try:
+        return function(*arguments)
+    except GodbError as error:
+        str(error)
+        return type(error)
+
+
+def summary_of(module: Any, entries: Entries) -> Any:
+    summary = DocumentSummary()
+    failed = outcome(module.infer, entries, summary)
+    return failed or infer_schema(summary)
+
+
+def same(left: pa.Array, right: pa.Array) -> bool:
+    """Whether two arrays have the same values; NaN is one, unlike in ``equals``."""
+    if left.equals(right):
+        return True
+    try:
+        return str(left.to_pylist()) == str(right.to_pylist())
+    except (ValueError, OverflowError):  # a timestamp that a datetime cannot hold
+        return str(left) == str(right)
+
+
+def check(data: bytes, plan: Any) -> str:
+    """Compare the two codecs on one input; the name of what happened."""
+    both = [outcome(m.scan_entries, data, 0, 100, len(data) + 1, 0) for m in (native, reference)]
+    if isinstance(both[0], type) or isinstance(both[1], type):
+        assert both[0] == both[1], (both, data.hex())
+        return f"scan {both[0].__name__}"
+    assert both[0].bounds == both[1].bounds, data.hex()
+    entries = both[0]
+    if not len(entries):
+        return "no document"
+    schemas = [summary_of(module, entries) for module in (native, reference)]
+    assert schemas[0] == schemas[1], (schemas, data.hex())
+    plans = [plan]
+    if not isinstance(schemas[0], type):
+        plans.append(plan_columns(schemas[0], strict=True))
+    for one in plans:
+        arrays = [outcome(module.decode, entries, one) for module in (native, reference)]
+        if isinstance(arrays[0], type) or isinstance(arrays[1], type):
+            assert arrays[0] == arrays[1], (arrays, one.schema, data.hex())
+            return f"decode {arrays[0].__name__}"
+        for left, right in zip(*arrays, strict=True):
+            left.validate(full=True)
+            assert same(left, right), (left, right, data.hex())
+    return "decoded"
+
+
+def main(executions: int, seed: int) -> None:
+    rng = random.Random(seed)
+    seeds = corpus()
+    outcomes: Counter[str] = Counter()
+    for _ in range(executions):
+        outcomes[check(mutate(rng.choice(seeds), seeds, rng), rng.choice(PLANS))] += 1
+    print(json.dumps(outcomes))
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]))
