@@ -23,6 +23,7 @@ from godb_arrow.errors import (
     CorruptFile,
     DepthExceeded,
     DiskFull,
+    DocumentNotFound,
     DocumentTooLarge,
     DuplicateId,
     EmptyFile,
@@ -47,6 +48,7 @@ from godb_arrow.errors import (
 )
 from godb_arrow.reading import (
     list_collections,
+    read_document,
     read_documents,
     read_schema,
     read_table,
@@ -65,6 +67,7 @@ __all__ = [
     "CorruptFile",
     "DepthExceeded",
     "DiskFull",
+    "DocumentNotFound",
     "DocumentTooLarge",
     "DuplicateId",
     "EmptyFile",
@@ -89,6 +92,7 @@ __all__ = [
     "__version__",
     "inspect_godb",
     "list_collections",
+    "read_document",
     "read_documents",
     "read_godb",
     "read_schema",

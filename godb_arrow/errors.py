@@ -12,6 +12,7 @@
     │   └── CorruptFile                       has ``offset`` and ``where``
     │       └── ChecksumMismatch
     ├── CollectionNotFound (KeyError)
+    ├── DocumentNotFound (KeyError)
     ├── CollectionRequired (ValueError)       several collections, none was named
     ├── SchemaError (ValueError)
     │   ├── TypeConflict (TypeError)          on_conflict="error"
@@ -53,6 +54,7 @@ __all__ = [
     "CorruptFile",
     "DepthExceeded",
     "DiskFull",
+    "DocumentNotFound",
     "DocumentTooLarge",
     "DuplicateId",
     "EmptyFile",
@@ -198,6 +200,12 @@ class ChecksumMismatch(CorruptFile):
 
 class CollectionNotFound(GodbError, KeyError):
     """The file has no collection of that name."""
+
+    __str__ = GodbError.__str__
+
+
+class DocumentNotFound(GodbError, KeyError):
+    """The collection has no document of that id."""
 
     __str__ = GodbError.__str__
 

@@ -14,6 +14,7 @@ from godb_arrow.errors import (
     CollectionNotFound,
     CollectionRequired,
     CorruptFile,
+    DocumentNotFound,
     TypeMismatch,
     error_context,
 )
@@ -32,7 +33,14 @@ from godb_arrow.projection import Filter, project
 from godb_arrow.schema import ID_FIELD, DocumentSummary, infer_schema
 from godb_arrow.storage import Location, Source, open_source
 
-__all__ = ["list_collections", "read_documents", "read_schema", "read_table", "scan_godb"]
+__all__ = [
+    "list_collections",
+    "read_document",
+    "read_documents",
+    "read_schema",
+    "read_table",
+    "scan_godb",
+]
 
 _SMALL_FILE = 256 << 10
 _MAX_KEPT = 512 << 20
@@ -378,6 +386,56 @@ def _documents(target: _Target) -> Iterator[dict[Any, Any]]:
         for entries in target.entries():
             for index in range(len(entries)):
                 yield load_entry(entries, index)
+
+
+def read_document(
+    source: Location | Source,
+    identity: str,
+    collection: str | None = None,
+    **options: Unpack[ReadKeywords],
+) -> dict[Any, Any]:
+    """Read one document by its id; no other is decoded.
+
+    Parameters
+    ----------
+    source, collection, **options
+        As for :func:`scan_godb`.
+    identity : str
+        The document id.
+
+    Returns
+    -------
+    dict
+        As :func:`read_documents` gives it. Should the file have the id twice, the last one
+        counts, as in go-db.
+
+    Raises
+    ------
+    DocumentNotFound
+        The collection has no such document.
+
+    Examples
+    --------
+    >>> import io, godb_arrow
+    >>> file = io.BytesIO()
+    >>> godb_arrow.write_godb([{"name": "Ada"}, {"name": "Bob"}], file, "users")
+    2
+    >>> godb_arrow.read_document(file.getvalue(), "2")
+    {'_id': '2', 'name': 'Bob'}
+    """
+    target = _locate(source, collection, ReadOptions(**options))
+
+    def find(entries: codec.Entries) -> dict[Any, Any] | None:
+        index = codec.find_entry(entries, identity)
+        return None if index < 0 else load_entry(entries, index)
+
+    with error_context("read", target.source.name, target.name):
+        found = [one for one in ordered_map(find, target.entries(), target.threads()) if one]
+        if not found:
+            raise DocumentNotFound(
+                f"there is no document {identity!r}", advice="document ids are strings, such as '1'"
+            )
+        return found[-1]
 
 
 def load_entry(entries: codec.Entries, index: int) -> dict[Any, Any]:

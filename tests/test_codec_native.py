@@ -141,6 +141,15 @@ def whole(data: bytes) -> Entries | None:
     return Entries(data, bounds, 7)
 
 
+@given(entry_bytes(), st.integers(0, 5))
+def test_the_same_document_is_found(data: bytes, number: int) -> None:
+    entries = whole(data)
+    if entries is not None:
+        for identity in (f"d{number}", "", "nope", entries.id(0)):
+            expected = reference.find_entry(entries, identity)
+            assert native.find_entry(entries, identity) == expected
+
+
 @given(entry_bytes())
 def test_summaries_agree(data: bytes) -> None:
     entries = whole(data)

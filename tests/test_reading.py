@@ -231,6 +231,20 @@ def test_a_reader_is_an_arrow_stream(path: Path) -> None:
     assert again.read_all().num_rows == 100
 
 
+def test_one_document_by_its_id(path: Path) -> None:
+    found = godb_arrow.read_document(path, "17")
+    assert found == {"_id": "17", **ROWS[16]}
+    with pytest.raises(godb_arrow.DocumentNotFound, match="'101'") as raised:
+        godb_arrow.read_document(path, "101", "users")
+    assert isinstance(raised.value, KeyError)
+
+
+def test_of_two_documents_with_one_id_the_last_counts() -> None:
+    entries = b"\xa11\x81\xa1a\x01" + b"\xa11\x81\xa1a\x02"
+    data = file_of(b"\x81\xabcollections\x81\xa1c\x82" + entries)
+    assert godb_arrow.read_document(data, "1") == {"_id": "1", "a": 2}
+
+
 def test_errors_while_streaming_are_ours(path: Path) -> None:
     damaged = bytearray(path.read_bytes())
     damaged[-1] ^= 1

@@ -45,6 +45,7 @@ BlockDecoder = _chosen.BlockDecoder
 compress_piece = _chosen.compress_piece
 decode = _chosen.decode
 encode = _chosen.encode
+find_entry = _chosen.find_entry
 has_equal = _chosen.has_equal
 infer = _chosen.infer
 scan_entries = _chosen.scan_entries
@@ -60,6 +61,7 @@ __all__ = [
     "decode_batch",
     "describe",
     "encode",
+    "find_entry",
     "has_equal",
     "infer",
     "load",

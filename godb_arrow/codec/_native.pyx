@@ -83,6 +83,8 @@ cdef extern from "native/scan.hpp" namespace "godb" nogil:
     Scanned c_scan_entries "godb::scan_entries"(
         const uint8_t* data, size_t size, size_t start, size_t count, size_t max_bytes,
         vector[int64_t]& bounds, size_t& at) except +
+    int64_t c_find_entry "godb::find_entry"(
+        const uint8_t* data, const int64_t* bounds, size_t count, const uint8_t* id, size_t size)
 
 
 cdef extern from "native/keys.hpp" namespace "godb" nogil:
@@ -335,6 +337,18 @@ def skip(bytes data not None, size_t position, items):
     with nogil:
         skipped = c_skip_items(begin, size, position, count)
     return skipped.position, skipped.items, skipped.payload, skipped.invalid
+
+
+def find(bytes data not None, const int64_t[::1] bounds not None, bytes identity not None):
+    """The last entry with this id, or -1."""
+    cdef const uint8_t* begin = <const uint8_t*>PyBytes_AS_STRING(data)
+    cdef const uint8_t* id = <const uint8_t*>PyBytes_AS_STRING(identity)
+    cdef size_t size = PyBytes_GET_SIZE(identity)
+    cdef size_t count = bounds.shape[0] // 2
+    cdef int64_t found
+    with nogil:
+        found = c_find_entry(begin, &bounds[0], count, id, size)
+    return found
 
 
 # --- Inference ------------------------------------------------------------------------------

@@ -26,6 +26,7 @@ __all__ = [
     "compress_piece",
     "decode",
     "encode",
+    "find_entry",
     "has_equal",
     "infer",
     "scan_entries",
@@ -96,6 +97,13 @@ def skip_items(data: bytes, position: int, items: int) -> tuple[int, int, int]:
     if invalid:
         raise reference.invalid_head(position)
     return position, items, payload
+
+
+def find_entry(entries: Entries, identity: str) -> int:
+    """The last entry with this id, or -1."""
+    raw = identity.encode("utf-8", "surrogateescape")
+    found: int = _native.find(entries.data, entries.bounds, raw)
+    return found
 
 
 def infer(entries: Entries, summary: FieldSummary) -> None:

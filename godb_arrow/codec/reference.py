@@ -30,6 +30,7 @@ __all__ = [
     "compress_piece",
     "decode",
     "encode",
+    "find_entry",
     "has_equal",
     "infer",
     "scan_entries",
@@ -262,6 +263,27 @@ _KINDS_BY_HEAD: tuple[tuple[range, str], ...] = (
 def describe(head: int) -> str:
     """What kind of MessagePack value a first byte begins, in words."""
     return next(name for heads, name in _KINDS_BY_HEAD if head in heads)
+
+
+def find_entry(entries: Entries, identity: str) -> int:
+    """Find an entry by its id.
+
+    Parameters
+    ----------
+    entries : Entries
+        The documents.
+    identity : str
+        A document id.
+
+    Returns
+    -------
+    int
+        The last entry with this id, or -1.
+    """
+    for index in reversed(range(len(entries))):
+        if entries.id(index) == identity:
+            return index
+    return -1
 
 
 # --- Decoding -------------------------------------------------------------------------------

@@ -21,6 +21,8 @@ from harness import Peer, compare
 import godb_arrow
 from godb_arrow import codec
 
+OURS = ("godb_arrow", "pyarrow.compute", "pandas", "xxhash", "lz4.block")
+
 
 def godb_table(path: Path) -> Any:
     return godb_arrow.read_table(path)
@@ -44,6 +46,10 @@ def godb_pandas(path: Path) -> Any:
     return godb_arrow.read_godb(path)
 
 
+def godb_pandas_arrow(path: Path) -> Any:
+    return godb_arrow.read_godb(path, dtype_backend="pyarrow")
+
+
 def arrow_json(path: Path) -> Any:
     import pyarrow.json
 
@@ -54,6 +60,19 @@ def polars_ndjson(path: Path) -> Any:
     import polars as pl
 
     return pl.read_ndjson(path)
+
+
+def duckdb_json(path: Path) -> Any:
+    import duckdb
+
+    return duckdb.sql(f"select * from read_json('{path}')").to_arrow_table()
+
+
+def lz4_body(path: Path) -> Any:
+    import lz4.block
+
+    body = path.read_bytes()[8:]
+    return lz4.block.decompress(body, uncompressed_size=10 * len(body))
 
 
 def polars_pandas(path: Path) -> Any:
@@ -109,21 +128,24 @@ def write_polars(frame: Any) -> None:
 
 
 def run(folder: Path, shape: str, rows: int, repeat: int) -> None:
-    files = make_files(folder, shape, rows)
+    files = make_files(folder, shape, rows, shuffled=True)
     sizes = ", ".join(f"{name} {path.stat().st_size / 2**20:.1f} MiB" for name, path in
                       files.items() if name != "arrow")  # fmt: skip
     print(f"\n## {rows:,} {shape} documents ({sizes})")
-    godb, ndjson, arrow = files["godb"], files["ndjson"], files["arrow"]
-    ours = ("godb_arrow", "pyarrow.compute", "pandas")
+    godb, ndjson, arrow, shuffled = (files[n] for n in ("godb", "ndjson", "arrow", "shuffled"))
     compare(
         "File to Arrow table",
         [
-            Peer("godb_arrow", godb_table, (godb,), ours),
-            Peer("godb_arrow, schema inferred", godb_inferred, (godb,), ours),
-            Peer("godb_arrow, streamed", godb_stream, (godb,), ours),
-            Peer("godb_arrow, 2 columns", godb_two_columns, (godb,), ours),
-            Peer("pyarrow.json.read_json", arrow_json, (ndjson,), ["pyarrow.json"]),
+            Peer("godb_arrow", godb_table, (godb,), OURS),
+            Peer("godb_arrow, keys in random order", godb_table, (shuffled,), OURS),
+            Peer("godb_arrow, schema inferred", godb_inferred, (godb,), OURS),
+            Peer("godb_arrow, random order, inferred", godb_inferred, (shuffled,), OURS),
+            Peer("godb_arrow, streamed", godb_stream, (godb,), OURS),
+            Peer("godb_arrow, 2 columns", godb_two_columns, (godb,), OURS),
+            Peer("lz4.block.decompress of the body", lz4_body, (godb,), ["lz4.block"]),
             Peer("polars.read_ndjson", polars_ndjson, (ndjson,), ["polars"]),
+            Peer("pyarrow.json.read_json", arrow_json, (ndjson,), ["pyarrow.json"]),
+            Peer("DuckDB read_json", duckdb_json, (ndjson,), ["duckdb", "pyarrow"]),
             Peer("msgpack, Table.from_pylist", msgpack_objects, (godb,), ["msgpack", "pyarrow"],
                  pack_documents),
         ],
@@ -133,7 +155,8 @@ def run(folder: Path, shape: str, rows: int, repeat: int) -> None:
     compare(
         "File to pandas",
         [
-            Peer("godb_arrow.read_godb", godb_pandas, (godb,), ours),
+            Peer("godb_arrow.read_godb", godb_pandas, (godb,), OURS),
+            Peer("godb_arrow, dtype_backend='pyarrow'", godb_pandas_arrow, (godb,), OURS),
             Peer("pandas.read_json(lines=True)", pandas_json, (ndjson,), ["pandas"]),
             Peer("polars to pandas", polars_pandas, (ndjson,), ["polars", "pandas"]),
         ],
@@ -143,7 +166,7 @@ def run(folder: Path, shape: str, rows: int, repeat: int) -> None:
     compare(
         "Table to file",
         [
-            Peer("godb_arrow.write_godb", write_godb, (arrow,), ours, load_arrow),
+            Peer("godb_arrow.write_godb", write_godb, (arrow,), OURS, load_arrow),
             Peer("DataFrame.to_json(lines=True)", write_pandas, (arrow,), ["pandas"], load_pandas),
             Peer("polars write_ndjson", write_polars, (arrow,), ["polars"], load_polars),
         ],
@@ -152,13 +175,30 @@ def run(folder: Path, shape: str, rows: int, repeat: int) -> None:
     )
 
 
+def stream_memory(folder: Path, rows: int) -> None:
+    """What streaming takes, for a file and for one five times as large."""
+    files = []
+    for count in (rows, 5 * rows):
+        path = folder / f"stream-{count}.godb"
+        if not path.exists():
+            documents = (
+                {"n": n, "name": f"user {n:07d}", "score": n / 7, "on": n % 2 == 0}
+                for n in range(count)
+            )
+            godb_arrow.write_godb(documents, path, "c")
+        files.append(Peer(f"{count:,} documents", godb_stream, (path,), OURS))
+    compare("Streaming: memory", files, rows=rows, repeat=3)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--flat", type=int, default=1_000_000, help="flat documents")
-    parser.add_argument("--nested", type=int, default=200_000, help="nested documents")
-    parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--nested", type=int, default=1_000_000, help="nested documents")
+    parser.add_argument("--repeat", type=int, default=5)
     parser.add_argument("--folder", type=Path, help="keep the files here, and use them again")
     arguments = parser.parse_args()
+    # Threads of BLAS would count as memory, and have nothing to do here.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     print(f"godb_arrow {godb_arrow.__version__}, {codec.BACKEND} codec, Python "
           f"{platform.python_version()}, {os.cpu_count()} cores")  # fmt: skip
     with tempfile.TemporaryDirectory() as temporary:
@@ -166,6 +206,7 @@ def main() -> None:
         folder.mkdir(parents=True, exist_ok=True)
         run(folder, "flat", arguments.flat, arguments.repeat)
         run(folder, "nested", arguments.nested, arguments.repeat)
+        stream_memory(folder, arguments.flat)
 
 
 if __name__ == "__main__":

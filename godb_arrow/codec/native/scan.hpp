@@ -91,4 +91,17 @@ inline Scanned scan_entries(const uint8_t* data, size_t size, size_t start, size
     return Scanned::Done;
 }
 
+// The last entry with this id, or -1.
+inline int64_t find_entry(const uint8_t* data, const int64_t* bounds, size_t count,
+                          const uint8_t* id, size_t size) {
+    for (size_t i = count; i-- > 0;) {
+        const uint8_t* const end = data + bounds[2 * i + 1];
+        if (size_t(end - (data + bounds[2 * i])) < size) continue;
+        if (std::memcmp(end - size, id, size) != 0) continue;
+        const Head head = read_head(data + bounds[2 * i], end);
+        if (head.size == size) return int64_t(i);
+    }
+    return -1;
+}
+
 }  // namespace godb
