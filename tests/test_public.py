@@ -18,20 +18,18 @@ from godb_arrow.cli import main
 
 ROOT = Path(__file__).parents[1]
 
-VERBS = set(
-    [
-        "inspect_godb",
-        "list_collections",
-        "read_document",
-        "read_documents",
-        "read_godb",
-        "read_schema",
-        "read_table",
-        "scan_godb",
-        "verify_godb",
-        "write_godb",
-    ]
-)
+VERBS = {
+    "inspect_godb",
+    "list_collections",
+    "read_document",
+    "read_documents",
+    "read_godb",
+    "read_schema",
+    "read_table",
+    "scan_godb",
+    "verify_godb",
+    "write_godb",
+}
 
 
 def test_the_public_names_are_these() -> None:
