@@ -113,8 +113,8 @@ class _Work(Generic[_Item, _Result]):
     def _start_threads(self) -> None:
         while self._has_room() and len(self._running) < self._threads:
             thread = threading.Thread(target=self._run, name="godb-arrow-worker", daemon=True)
-            self._running.add(thread)
             thread.start()
+            self._running.add(thread)  # it cannot end before: that takes the lock we hold
 
     def _run(self) -> None:
         while True:

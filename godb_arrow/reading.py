@@ -91,7 +91,7 @@ class _Target:
             for entries, found in ordered_map(infer, self.entries(), self.threads()):
                 summary.merge(found)
                 seen += len(entries)
-                if kept is not None:
+                if kept is not None and self.options.sample is None:
                     kept.add(entries)
                 if self.options.sample is not None and seen >= self.options.sample:
                     break

@@ -276,6 +276,12 @@ def test_a_sampled_schema_hides_nothing() -> None:
         godb_arrow.scan_godb(data, sample=1, batch_size=10).read_all()
 
 
+def test_a_sampled_schema_reads_all_documents() -> None:
+    rows = {str(n): {"a": n} for n in range(50)}
+    data = file_of(msgpack.packb({"collections": {"c": rows}}))
+    assert godb_arrow.read_table(data, sample=5, batch_size=10).num_rows == 50
+
+
 def test_options_are_checked(path: Path) -> None:
     for options in ({"batch_size": 0}, {"batch_bytes": -1}, {"sample": True},
                     {"on_conflict": "x"}, {"on_mismatch": None}):  # fmt: skip
