@@ -99,6 +99,16 @@ def test_the_same_documents_are_found(data: bytes, count: int) -> None:
     assert scan(native, data, count) == scan(reference, data, count)
 
 
+def test_an_extension_of_four_gigabytes_is_not_one_of_none() -> None:
+    """msgpack takes a length of 2^32-1, to which it adds the type's byte, for 0."""
+    data = pack("d0") + b"\x82\xa1a\xc9\xff\xff\xff\xff\x05\xa1b\x01" + entries_of([{}])
+    for module in (native, reference):
+        assert list(scan(module, data)) == [0]
+    harmless = entries_of([{"text": b"\xc9\xff\xff\xff\xff"}, {"a": [1, {"b": 2}]}])
+    assert scan(native, harmless) == scan(reference, harmless)
+    assert len(scan(native, harmless)) == 5
+
+
 @given(st.binary(max_size=60), st.integers(0, 5))
 def test_the_same_values_are_passed_over(data: bytes, items: int) -> None:
     def walk(module: Any) -> Any:

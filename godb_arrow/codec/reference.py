@@ -81,8 +81,11 @@ def scan_entries(data: bytes, start: int, count: int, max_bytes: int, base: int)
     """
     bounds = array("q", [start])
     size = len(data)
-    unpacker = msgpack.Unpacker(max_buffer_size=size + 1)
-    unpacker.feed(memoryview(data)[start:])
+    if _LARGEST_EXTENSION in data:
+        unpacker: Any = _Skipper(data, start)
+    else:
+        unpacker = msgpack.Unpacker(max_buffer_size=size + 1)
+        unpacker.feed(memoryview(data)[start:])
     position = start
     try:
         while len(bounds) // 2 < count and position - start < max_bytes and position < size:
@@ -109,6 +112,28 @@ def scan_entries(data: bytes, start: int, count: int, max_bytes: int, base: int)
             raise
         raise _not_messagepack(data, position, base) from error
     return Entries(data, bounds, base)
+
+
+# msgpack adds the byte of an extension's type to its length in 32 bits, and takes the largest
+# length for none at all. Where these bytes are, documents are passed over without it.
+_LARGEST_EXTENSION = b"\xc9\xff\xff\xff\xff"
+
+
+class _Skipper:
+    """The part of msgpack's Unpacker that finding documents needs."""
+
+    def __init__(self, data: bytes, start: int) -> None:
+        self._data = data
+        self._start = self._position = start
+
+    def skip(self) -> None:
+        end, items, payload = skip_items(self._data, self._position, 1)
+        if items or payload:
+            raise msgpack.OutOfData
+        self._position = end
+
+    def tell(self) -> int:
+        return self._position - self._start
 
 
 def _bad_id(data: bytes, at: int, base: int) -> CorruptFile:
