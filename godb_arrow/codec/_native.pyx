@@ -29,6 +29,8 @@ cdef extern from "Python.h":
 
 
 cdef extern from "native/memory.hpp" namespace "godb" nogil:
+    void prefer_large_pages(void* data, size_t size)
+
     cdef cppclass Buffer:
         Buffer()
         uint8_t* data()
@@ -256,6 +258,7 @@ cdef class BlockDecoder:
         cdef Status status = Status.NeedInput
         cdef size_t produced
         cdef cbool ended = False
+        prefer_large_pages(to, room)
         try:
             memcpy(to, PyBytes_AS_STRING(window), size)
             while size < wanted:

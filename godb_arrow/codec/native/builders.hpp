@@ -49,6 +49,20 @@ struct Column {
         }
     }
 
+    bool is_text() const {
+        return core == Core::String || core == Core::Binary || core == Core::Json;
+    }
+    size_t count_text() const {
+        size_t count = is_text();
+        for (auto& child : children) count += child->count_text();
+        return count;
+    }
+    // Memory that is not touched costs nothing, and growing step by step touches it all again.
+    void reserve_text(size_t bytes) {
+        if (is_text()) values.reserve(bytes);
+        for (auto& child : children) child->reserve_text(bytes);
+    }
+
     void mark_valid() {
         if (nulls) valid.push(true);
         ++length;

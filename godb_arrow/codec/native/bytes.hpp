@@ -220,6 +220,17 @@ inline bool is_utf8_slow(const uint8_t* p, const uint8_t* end) {
     return true;
 }
 
+// Whether the first `size` bytes, at most 16, are ASCII; 16 bytes can be read.
+inline bool is_short_ascii(const uint8_t* p, size_t size) {
+    uint64_t low, high;
+    std::memcpy(&low, p, 8);
+    std::memcpy(&high, p + 8, 8);
+    const size_t in_low = size < 8 ? size : 8, in_high = size - in_low;
+    low &= in_low ? ~uint64_t(0) >> (64 - 8 * in_low) : 0;
+    high &= in_high ? ~uint64_t(0) >> (64 - 8 * in_high) : 0;
+    return ((low | high) & 0x8080808080808080ull) == 0;
+}
+
 inline bool is_utf8(const uint8_t* p, size_t size) {
     const uint8_t* end = p + size;
     while (end - p >= 8) {

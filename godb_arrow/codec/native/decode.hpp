@@ -28,7 +28,10 @@ class Decoder {
 
     // Decode documents into the root's children; false when there is a failure.
     bool run(const uint8_t* data, const int64_t* bounds, size_t count) {
+        limit_ = data + bounds[2 * count];
         root_.reserve(count);
+        if (const size_t texts = root_.count_text())
+            root_.reserve_text(size_t(bounds[2 * count] - bounds[0]) / texts * 3 / 2);
         for (size_t i = 0; i < count; ++i) {
             const uint8_t* const start = data + bounds[2 * i + 1];
             const uint8_t* const end = data + bounds[2 * i + 2];
@@ -82,7 +85,7 @@ class Decoder {
             int found = Keys::kNone;
             const int short_size = short_string(p);
             if (__builtin_expect(short_size >= 0, 1)) {
-                found = column.keys.find(p + 1, size_t(short_size), place);
+                found = column.keys.find(p + 1, size_t(short_size), place, size_t(limit_ - p - 1));
                 if (found != Keys::kNone) p += 1 + short_size;
             } else {
                 const Head key = read_head(p, end);
@@ -178,8 +181,11 @@ class Decoder {
             }
             case Core::String: {
                 const int size = short_string(p);
-                if (__builtin_expect(size >= 0 && is_utf8(p + 1, size_t(size)), 1)) {
-                    column.values.append_text(p + 1, size_t(size), size_t(end - p - 1));
+                const size_t readable = size_t(limit_ - p - 1);
+                if (__builtin_expect(size >= 0 && size <= 16 && readable >= 16, 1)
+                        ? is_short_ascii(p + 1, size_t(size)) || is_utf8(p + 1, size_t(size))
+                        : size >= 0 && is_utf8(p + 1, size_t(size))) {
+                    column.values.append_text(p + 1, size_t(size), readable);
                     column.push_text_end();
                     p += 1 + size;
                     return true;
@@ -362,6 +368,7 @@ class Decoder {
     Column* id_;
     bool strict_;
     bool null_mismatch_;
+    const uint8_t* limit_ = nullptr;  // the end of all documents: bytes before it may be read
     Failure failure_;
     Buffer scratch_;
 };

@@ -30,9 +30,17 @@ class Keys {
         return int(names_.size()) - 1;
     }
 
-    // The number of a name; `place` is how many keys came before it in the map.
-    int find(const uint8_t* data, size_t size, size_t place) {
-        const uint64_t print = fingerprint(data, size);
+    // The number of a name; `place` is how many keys came before it in the map. So many bytes as
+    // `readable` may be read from `data`.
+    int find(const uint8_t* data, size_t size, size_t place, size_t readable = 0) {
+        uint64_t print;
+        if (__builtin_expect(readable >= 8 && size < 255, 1)) {
+            std::memcpy(&print, data, 8);
+            const size_t kept = size < 7 ? size : 7;
+            print = (print & ((uint64_t(1) << (8 * kept)) - 1)) | uint64_t(size) << 56;
+        } else {
+            print = fingerprint(data, size);
+        }
         if (place < order_.size()) {
             const int guess = order_[place];
             if (equal(guess, print, data, size)) return guess;

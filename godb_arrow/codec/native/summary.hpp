@@ -55,11 +55,11 @@ struct Summary {
     }
 
     // The summary of a key that was seen before, with `p` moved behind the key; else null.
-    Summary* known(const uint8_t*& p, const uint8_t* end, size_t place) {
+    Summary* known(const uint8_t*& p, const uint8_t* end, size_t place, const uint8_t* limit) {
         if (values) return nullptr;
         const int size = short_string(p);
         if (__builtin_expect(size >= 0, 1)) {
-            const int found = keys.find(p + 1, size_t(size), place);
+            const int found = keys.find(p + 1, size_t(size), place, size_t(limit - p - 1));
             if (found == Keys::kNone) return nullptr;
             p += 1 + size;
             return fields[size_t(found)].get();
@@ -107,6 +107,7 @@ class Inference {
 
     // Look at documents: `bounds` are 2 n + 1 offsets, of each id and each document.
     Inferred add(const uint8_t* data, const int64_t* bounds, size_t count) {
+        limit_ = data + bounds[2 * count];
         for (size_t i = 0; i < count; ++i) {
             document_ = uint32_t(i);
             const uint8_t* p = data + bounds[2 * i];
@@ -116,7 +117,7 @@ class Inference {
             const Head head = read_head(p, end);
             p = head.body;
             for (uint64_t place = 0; place < head.size; ++place) {
-                Summary* const known = root_.known(p, end, place);
+                Summary* const known = root_.known(p, end, place, limit_);
                 if (known) {
                     if (!observe(*known, p, end)) return Inferred::Corrupt;
                     continue;
@@ -141,7 +142,9 @@ class Inference {
     bool observe(Summary& summary, const uint8_t*& p, const uint8_t* end) {
         const int size = short_string(p);
         if (size >= 0) {
-            summary.add(is_utf8(p + 1, size_t(size)) ? kString : kBinary, document_);
+            const bool ascii =
+                size <= 16 && limit_ - p > 16 && is_short_ascii(p + 1, size_t(size));
+            summary.add(ascii || is_utf8(p + 1, size_t(size)) ? kString : kBinary, document_);
             p += 1 + size;
             return true;
         }
@@ -177,7 +180,7 @@ class Inference {
             case Token::Map: {
                 summary.add(kMap, document_);
                 for (uint64_t place = 0; place < head.size; ++place) {
-                    Summary* const known = summary.known(p, end, place);
+                    Summary* const known = summary.known(p, end, place, limit_);
                     if (known) {
                         if (!observe(*known, p, end)) return false;
                         continue;
@@ -215,6 +218,7 @@ class Inference {
     size_t max_keys_;
     size_t max_columns_;
     uint32_t document_ = 0;
+    const uint8_t* limit_ = nullptr;  // the end of all documents: bytes before it may be read
     Buffer scratch_;
 };
 
