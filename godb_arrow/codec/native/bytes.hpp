@@ -25,7 +25,7 @@ inline uint64_t load64(const uint8_t* p) {
     return __builtin_bswap64(v);
 }
 
-// What the first byte of a value says.
+// What the first byte of a value says; up to Float64, all that follows are a number's bytes.
 enum class Token : uint8_t {
     Nil, False, True, Positive, Negative, UInt, Int, Float32, Float64,
     String, Binary, Extension, Array, Map, Invalid, Incomplete,
@@ -194,6 +194,17 @@ inline bool ticks(const Timestamp& stamp, int64_t unit, int64_t& result) {
     return !__builtin_add_overflow(whole, fraction, &result);
 }
 
+// Pass over a value that is no container or extension, of a document that was found whole; null
+// for the others, which take more care.
+inline const uint8_t* behind_scalar(const uint8_t* p) {
+    const uint8_t first = *p;
+    const detail::Entry entry = detail::kTable.at[first];
+    if (entry.token <= Token::Float64) return p + 1 + entry.width;
+    if (entry.token != Token::String) return nullptr;
+    return p + 1 + entry.width +
+           (entry.width ? detail::load_width(p + 1, entry.width) : first & 0x1f);
+}
+
 // Whether bytes are UTF-8 (RFC 3629: no surrogates, no overlong forms, nothing above U+10FFFF).
 inline bool is_utf8_slow(const uint8_t* p, const uint8_t* end) {
     while (p < end) {
@@ -266,6 +277,10 @@ Passed pass_over(const uint8_t*& p, const uint8_t* end, int depth) {
             const size_t size = 1 + (first & 0x1f);
             if (size_t(end - at) < size) return Passed::Incomplete;
             at += size;
+        } else if (const detail::Entry entry = detail::kTable.at[first];
+                   entry.token <= Token::Float64) {
+            if (size_t(end - at) <= entry.width) return Passed::Incomplete;
+            at += 1 + entry.width;
         } else {
             const Head head = read_head(at, end);
             switch (head.token) {

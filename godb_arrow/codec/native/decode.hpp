@@ -100,9 +100,13 @@ class Decoder {
                 if (name.odd) found = column.keys.find(name.data, name.size, place);
                 if (found == Keys::kNone && strict_ && !(top && is_id(name)))
                     return unknown_field(name);
+                // The next document has the same field: know that it is not wanted.
+                if (!name.odd && column.keys.size() < column.children.size() + kMaxUnwanted)
+                    column.keys.add(name.data, name.size);
             }
-            if (found == Keys::kNone || (top && column.children[size_t(found)].get() == id_)) {
-                if (pass_over<true>(p, end, kMaxDepth) != Passed::Whole) return corrupt();
+            if (size_t(found) >= column.children.size() ||
+                (top && column.children[size_t(found)].get() == id_)) {
+                if (!skip(p, end)) return corrupt();
                 continue;
             }
             Column& child = *column.children[size_t(found)];
@@ -135,6 +139,16 @@ class Decoder {
             if (keys.find(name.data, name.size, SIZE_MAX) == key) return true;
         }
         return false;
+    }
+
+    static constexpr size_t kMaxUnwanted = 256;
+
+    static bool skip(const uint8_t*& p, const uint8_t* end) {
+        if (const uint8_t* const behind = behind_scalar(p)) {
+            p = behind;
+            return true;
+        }
+        return pass_over<true>(p, end, kMaxDepth) == Passed::Whole;
     }
 
     static bool is_id(const KeyName& name) {
