@@ -19,7 +19,8 @@ import pyarrow as pa
 
 from godb_arrow.codec.columns import ColumnPlan, DecodePlan, finish, plan_columns
 from godb_arrow.codec.entries import Entries
-from godb_arrow.codec.reference import describe, mismatch_error
+from godb_arrow.codec.reference import mismatch_error
+from godb_arrow.codec.reference_scan import describe
 from godb_arrow.codec.values import load, pack, pack_entry
 from godb_arrow.errors import InvalidOption
 

@@ -13,7 +13,7 @@ import msgpack
 import pyarrow as pa
 
 import godb_arrow.codec._native as _native  # noqa: PLR0402 (mypy knows it by this name)
-from godb_arrow.codec import reference, reference_lz4
+from godb_arrow.codec import reference, reference_lz4, reference_scan
 from godb_arrow.codec.columns import ColumnPlan, Core, DecodePlan
 from godb_arrow.codec.entries import Entries
 from godb_arrow.codec.wire import wire_columns
@@ -87,7 +87,7 @@ def scan_entries(data: bytes, start: int, count: int, max_bytes: int, base: int)
     """Find the whole entries at the front of a buffer."""
     bounds, problem, at = _native.scan(data, start, max(count, 0), max(max_bytes, 0))
     if problem:
-        raise reference.SCAN_PROBLEMS[problem](data, at, base)
+        raise reference_scan.SCAN_PROBLEMS[problem](data, at, base)
     return Entries(data, bounds, base)
 
 
@@ -95,7 +95,7 @@ def skip_items(data: bytes, position: int, items: int) -> tuple[int, int, int]:
     """Pass over MessagePack values without decoding them, however deep they nest."""
     position, items, payload, invalid = _native.skip(data, position, items)
     if invalid:
-        raise reference.invalid_head(position)
+        raise reference_scan.invalid_head(position)
     return position, items, payload
 
 

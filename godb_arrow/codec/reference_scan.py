@@ -1,0 +1,286 @@
+"""Finding documents in bytes: the part of the reference codec that looks at MessagePack's heads."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable
+from typing import Any
+
+import msgpack
+
+from godb_arrow.codec.entries import Entries
+from godb_arrow.errors import CorruptFile, DepthExceeded
+from godb_arrow.options import MAX_DEPTH
+
+__all__ = [
+    "SCAN_PROBLEMS",
+    "describe",
+    "find_entry",
+    "invalid_head",
+    "scan_entries",
+    "skip_items",
+]
+
+_STRING_HEADS = frozenset((*range(0xA0, 0xC0), 0xD9, 0xDA, 0xDB))
+_MAP_HEADS = frozenset((*range(0x80, 0x90), 0xDE, 0xDF))
+_CONTAINER_BYTES = bytes((*range(0x80, 0xA0), 0xDC, 0xDD, 0xDE, 0xDF))
+
+
+def scan_entries(data: bytes, start: int, count: int, max_bytes: int, base: int) -> Entries:
+    """Find the whole entries at the front of a buffer.
+
+    Parameters
+    ----------
+    data : bytes
+        Decompressed bytes of a collection.
+    start : int
+        Where the first entry begins.
+    count : int
+        Stop after this many entries.
+    max_bytes : int
+        Stop once the entries have this many bytes.
+    base : int
+        Offset of ``data[0]`` in the body, for messages.
+
+    Returns
+    -------
+    Entries
+        Those that are in the buffer to their last byte; perhaps none.
+
+    Raises
+    ------
+    CorruptFile
+        An id is not a string, a document not a map, or the bytes are not MessagePack.
+    DepthExceeded
+        A document nests deeper than 128 levels.
+    """
+    bounds = array("q", [start])
+    size = len(data)
+    if _LARGEST_EXTENSION in data:
+        unpacker: Any = _Skipper(data, start)
+    else:
+        unpacker = msgpack.Unpacker(max_buffer_size=size + 1)
+        unpacker.feed(memoryview(data)[start:])
+    position = start
+    try:
+        while len(bounds) // 2 < count and position - start < max_bytes and position < size:
+            if data[position] not in _STRING_HEADS:
+                raise _bad_id(data, position, base)
+            unpacker.skip()
+            document = start + unpacker.tell()
+            if document >= size:
+                break
+            if data[document] not in _MAP_HEADS:
+                raise _bad_document(data, document, base)
+            unpacker.skip()
+            end = start + unpacker.tell()
+            _check_depth(data, document, end, base)
+            bounds.append(document)
+            bounds.append(end)
+            position = end
+    except msgpack.OutOfData:
+        pass
+    except msgpack.StackError as error:
+        raise _too_deep(data, position, base) from error
+    except (ValueError, msgpack.UnpackException) as error:
+        if isinstance(error, (CorruptFile, DepthExceeded)):
+            raise
+        raise _not_messagepack(data, position, base) from error
+    return Entries(data, bounds, base)
+
+
+# msgpack adds the byte of an extension's type to its length in 32 bits, and takes the largest
+# length for none at all. Where these bytes are, documents are passed over without it.
+_LARGEST_EXTENSION = b"\xc9\xff\xff\xff\xff"
+
+
+class _Skipper:
+    """The part of msgpack's Unpacker that finding documents needs."""
+
+    def __init__(self, data: bytes, start: int) -> None:
+        self._data = data
+        self._start = self._position = start
+
+    def skip(self) -> None:
+        end, items, payload = skip_items(self._data, self._position, 1)
+        if items or payload:
+            raise msgpack.OutOfData
+        self._position = end
+
+    def tell(self) -> int:
+        return self._position - self._start
+
+
+def _bad_id(data: bytes, at: int, base: int) -> CorruptFile:
+    found = describe(data[at])
+    return CorruptFile(f"a document id is a string, but here is {found}", offset=base + at)
+
+
+def _bad_document(data: bytes, at: int, base: int) -> CorruptFile:
+    found = describe(data[at])
+    return CorruptFile(f"a document is a map, but here is {found}", offset=base + at)
+
+
+def _not_messagepack(data: bytes, at: int, base: int) -> CorruptFile:
+    return CorruptFile("this document is not valid MessagePack", offset=base + at)
+
+
+def _too_deep(data: bytes, at: int, base: int) -> DepthExceeded:
+    return DepthExceeded(
+        f"the document at byte {base + at} of the decompressed body nests deeper than "
+        f"{MAX_DEPTH} levels",
+        advice="store it flatter",
+    )
+
+
+SCAN_PROBLEMS: dict[int, Callable[[bytes, int, int], CorruptFile | DepthExceeded]] = {
+    1: _bad_id,
+    2: _bad_document,
+    3: _not_messagepack,
+    4: _too_deep,
+}
+"""The kernel's numbers for what can be wrong with entries."""
+
+
+def _check_depth(data: bytes, start: int, end: int, base: int) -> None:
+    if end - start <= MAX_DEPTH:
+        return
+    document = data[start:end]
+    if len(document) - len(document.translate(None, _CONTAINER_BYTES)) <= MAX_DEPTH:
+        return
+    open_items = [1]  # items still to come, of each container that is open
+    position = start
+    while open_items:
+        position, payload, items = _item(data, position)
+        position += payload
+        open_items[-1] -= 1
+        if items >= 0:
+            open_items.append(items)
+            if len(open_items) - 1 > MAX_DEPTH:
+                raise _too_deep(data, start, base)
+        while open_items and not open_items[-1]:
+            open_items.pop()
+
+
+def skip_items(data: bytes, position: int, items: int) -> tuple[int, int, int]:
+    """Pass over MessagePack values without decoding them, however deep they nest.
+
+    Parameters
+    ----------
+    data : bytes
+        MessagePack.
+    position : int
+        Where to begin.
+    items : int
+        How many values to pass over.
+
+    Returns
+    -------
+    position : int
+        How far that went.
+    items : int
+        How many values are still to come; containers count for what they hold.
+    payload : int
+        Bytes of a string or binary beyond the end of `data`, to be passed over first.
+
+    Raises
+    ------
+    CorruptFile
+        A byte that begins no MessagePack value; ``offset`` counts in `data`.
+    """
+    size = len(data)
+    while items and position < size:
+        try:
+            body, payload, children = _item(data, position)
+        except IndexError:
+            break
+        items += max(children, 0) - 1
+        position = body + payload
+        if position > size:
+            return size, items, position - size
+    return position, items, 0
+
+
+# First byte: (bytes of length that follow, what the length counts); see the MessagePack
+# specification, https://github.com/msgpack/msgpack/blob/master/spec.md
+_BYTES, _ITEMS, _PAIRS = 0, 1, 2
+_SIZED: dict[int, tuple[int, int, int]] = {
+    0xC4: (1, _BYTES, 0), 0xC5: (2, _BYTES, 0), 0xC6: (4, _BYTES, 0),
+    0xC7: (1, _BYTES, 1), 0xC8: (2, _BYTES, 1), 0xC9: (4, _BYTES, 1),
+    0xD9: (1, _BYTES, 0), 0xDA: (2, _BYTES, 0), 0xDB: (4, _BYTES, 0),
+    0xDC: (2, _ITEMS, 0), 0xDD: (4, _ITEMS, 0),
+    0xDE: (2, _PAIRS, 0), 0xDF: (4, _PAIRS, 0),
+}  # fmt: skip
+_FIXED: dict[int, int] = {
+    0xC0: 0, 0xC2: 0, 0xC3: 0, 0xCA: 4, 0xCB: 8, 0xCC: 1, 0xCD: 2, 0xCE: 4, 0xCF: 8,
+    0xD0: 1, 0xD1: 2, 0xD2: 4, 0xD3: 8, 0xD4: 2, 0xD5: 3, 0xD6: 5, 0xD7: 9, 0xD8: 17,
+}  # fmt: skip
+
+
+def invalid_head(position: int) -> CorruptFile:
+    """The error for the one byte that begins no value."""
+    return CorruptFile("the byte c1 begins no MessagePack value", offset=position)
+
+
+def _item(data: bytes, position: int) -> tuple[int, int, int]:
+    """The end of a value's head, the bytes that follow, and its children (-1: none possible)."""
+    head = data[position]
+    if head < 0x80 or head >= 0xE0:
+        return position + 1, 0, -1
+    if head >= 0xC0:
+        fixed = _FIXED.get(head)
+        if fixed is not None:
+            return position + 1, fixed, -1
+        sized = _SIZED.get(head)
+        if sized is None:
+            raise invalid_head(position)
+        width, counts, extra = sized
+        end = position + 1 + width
+        if end > len(data):
+            raise IndexError
+        length = int.from_bytes(data[position + 1 : end], "big")
+        if counts == _BYTES:
+            return end, length + extra, -1
+        return end, 0, length * counts
+    if head >= 0xA0:
+        return position + 1, head & 0x1F, -1
+    if head >= 0x90:
+        return position + 1, 0, head & 0x0F
+    return position + 1, 0, 2 * (head & 0x0F)
+
+
+_KINDS_BY_HEAD: tuple[tuple[range, str], ...] = (
+    (range(0x80), "an int"), (range(0x80, 0x90), "a map"), (range(0x90, 0xA0), "an array"),
+    (range(0xA0, 0xC0), "a string"), (range(0xC0, 0xC1), "nil"),
+    (range(0xC1, 0xC2), "a byte that begins no value"), (range(0xC2, 0xC4), "a bool"),
+    (range(0xC4, 0xC7), "binary"), (range(0xC7, 0xCA), "an extension type"),
+    (range(0xCA, 0xCC), "a float"), (range(0xCC, 0xD4), "an int"),
+    (range(0xD4, 0xD9), "an extension type"), (range(0xD9, 0xDC), "a string"),
+    (range(0xDC, 0xDE), "an array"), (range(0xDE, 0xE0), "a map"), (range(0xE0, 0x100), "an int"),
+)  # fmt: skip
+
+
+def describe(head: int) -> str:
+    """What kind of MessagePack value a first byte begins, in words."""
+    return next(name for heads, name in _KINDS_BY_HEAD if head in heads)
+
+
+def find_entry(entries: Entries, identity: str) -> int:
+    """Find an entry by its id.
+
+    Parameters
+    ----------
+    entries : Entries
+        The documents.
+    identity : str
+        A document id.
+
+    Returns
+    -------
+    int
+        The last entry with this id, or -1.
+    """
+    for index in reversed(range(len(entries))):
+        if entries.id(index) == identity:
+            return index
+    return -1
