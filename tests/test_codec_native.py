@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import raw_values, tables
 
-from godb_arrow import GodbError, codec
+from godb_arrow import GodbError, LimitExceeded, codec
 from godb_arrow.codec import BACKEND, Entries, finish, pack, pack_entry, plan_columns, reference
 from godb_arrow.schema import DocumentSummary, FieldSummary, infer_schema
 
@@ -275,6 +275,15 @@ def test_too_many_keys_are_collapsed_alike(keys: int) -> None:
         module.infer(entries, summary)
         both.append(infer_schema(summary))
     assert both[0] == both[1]
+
+
+def test_the_kernel_stops_at_too_many_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("godb_arrow.codec.native.MAX_COLUMNS", 20)
+    monkeypatch.setattr("godb_arrow.schema.MAX_COLUMNS", 20)
+    data = entries_of([{f"k{n}": 1 for n in range(30)}])
+    entries = Entries(data, scan(native, data), 0)
+    with pytest.raises(LimitExceeded, match="more than 20"):
+        native.infer(entries, DocumentSummary())
 
 
 def test_of_equal_keys_the_last_wins_in_every_kind_of_column() -> None:
