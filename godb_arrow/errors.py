@@ -23,13 +23,20 @@
     ├── InvalidOption (ValueError)
     ├── InvalidDocument (ValueError)          a document that cannot be stored
     ├── DuplicateId (ValueError)              has ``ids``
-    ├── CollectionExists (ValueError)
+    ├── CollectionExists (FileExistsError, ValueError)
+    ├── InvalidCollectionName (ValueError)
+    ├── InvalidCursor (ValueError)
     ├── LimitExceeded (ValueError)
     │   ├── DepthExceeded
-    │   └── DocumentTooLarge
+    │   ├── DocumentTooLarge
+    │   └── MemoryLimitExceeded (MemoryError)
+    ├── EngineClosed (RuntimeError)
+    ├── WorkerNotFound (KeyError)
     ├── StorageError (OSError)
     │   ├── SourceNotFound (FileNotFoundError)
     │   ├── AccessDenied (PermissionError)
+    │   │   └── ReadOnly
+    │   ├── DirectoryLocked (BlockingIOError)
     │   └── DiskFull
     └── MissingDependency (ImportError)
 
@@ -53,19 +60,25 @@ __all__ = [
     "CollectionRequired",
     "CorruptFile",
     "DepthExceeded",
+    "DirectoryLocked",
     "DiskFull",
     "DocumentNotFound",
     "DocumentTooLarge",
     "DuplicateId",
     "EmptyFile",
+    "EngineClosed",
     "FieldNotFound",
     "FormatError",
     "GodbError",
+    "InvalidCollectionName",
+    "InvalidCursor",
     "InvalidDocument",
     "InvalidFilter",
     "InvalidOption",
     "LimitExceeded",
+    "MemoryLimitExceeded",
     "MissingDependency",
+    "ReadOnly",
     "SchemaError",
     "SourceNotFound",
     "StorageError",
@@ -75,6 +88,7 @@ __all__ = [
     "UnsupportedFlags",
     "UnsupportedType",
     "UnsupportedVersion",
+    "WorkerNotFound",
     "WrongMagic",
     "error_context",
     "storage_errors",
@@ -214,8 +228,28 @@ class CollectionRequired(GodbError, ValueError):
     """The file has several collections, or none, and no name was given."""
 
 
-class CollectionExists(GodbError, ValueError):
+class CollectionExists(GodbError, FileExistsError, ValueError):
     """The collection is there already."""
+
+    __str__ = GodbError.__str__
+
+
+class InvalidCollectionName(GodbError, ValueError):
+    """A collection cannot have that name."""
+
+
+class InvalidCursor(GodbError, ValueError):
+    """A cursor is not one that this program gave out."""
+
+
+class EngineClosed(GodbError, RuntimeError):
+    """The engine was closed before."""
+
+
+class WorkerNotFound(GodbError, KeyError):
+    """There is no background worker of that name."""
+
+    __str__ = GodbError.__str__
 
 
 class SchemaError(GodbError, ValueError):
@@ -282,6 +316,10 @@ class DocumentTooLarge(LimitExceeded):
     """A document has more bytes than ``max_document_bytes``."""
 
 
+class MemoryLimitExceeded(LimitExceeded, MemoryError):
+    """What was asked for does not fit into the memory that the engine may take."""
+
+
 class StorageError(GodbError, OSError):
     """The file system or object store refused."""
 
@@ -294,6 +332,14 @@ class SourceNotFound(StorageError, FileNotFoundError):
 
 class AccessDenied(StorageError, PermissionError):
     """The file may not be read or written."""
+
+
+class ReadOnly(AccessDenied):
+    """The engine was opened to read only."""
+
+
+class DirectoryLocked(StorageError, BlockingIOError):
+    """Another process writes the data directory."""
 
 
 class DiskFull(StorageError):

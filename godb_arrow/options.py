@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+import datetime as dt
+import re
+import warnings
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal, TypedDict
+from typing import Any, Literal, TypedDict
 
 from godb_arrow.errors import InvalidOption
 
-__all__ = ["MAX_DEPTH", "OnConflict", "OnMismatch", "ReadKeywords", "ReadOptions"]
+__all__ = [
+    "MAX_DEPTH",
+    "Durability",
+    "EngineOptions",
+    "OnConflict",
+    "OnMismatch",
+    "OptionWarning",
+    "ReadKeywords",
+    "ReadOptions",
+    "parse_duration",
+    "parse_size",
+]
 
 OnConflict = Literal["json", "error"]
 OnMismatch = Literal["error", "null"]
@@ -94,3 +109,141 @@ def _check_count(name: str, value: object) -> None:
 def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise InvalidOption(f"{name} is {value!r}", advice=f"use one of {', '.join(choices)}")
+
+
+Durability = Literal["commit", "interval", "checkpoint"]
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """How a :class:`~godb_arrow.StorageEngine` works.
+
+    Parameters
+    ----------
+    max_memory : int
+        Bytes that cached views, unsaved documents and stream buffers may take together.
+    background_save : float or None
+        Seconds between two background saves; None saves at memory pressure, ``save`` and
+        ``close`` only.
+    durability : {"commit", "interval", "checkpoint"}
+        What an acknowledged write survives: a power cut; a crash of the process, and a power
+        cut but for the last `sync_interval`; or nothing but what was saved.
+    sync_interval : float
+        Seconds between two syncs of the journal, with ``durability="interval"``.
+    threads : int or None
+        Threads of a stream; None takes as many as there are cores.
+
+    Examples
+    --------
+    >>> EngineOptions.checked(max_memory="64MB", background_save="5min").max_memory
+    64000000
+    """
+
+    max_memory: int = 1_000_000_000
+    background_save: float | None = None
+    durability: Durability = "interval"
+    sync_interval: float = 1.0
+    threads: int | None = None
+
+    @classmethod
+    def checked(cls, **given: Any) -> EngineOptions:
+        """Take options as a user writes them; a bad one is replaced by the default, with a warning.
+
+        Parameters
+        ----------
+        **given
+            The fields; sizes as numbers of bytes or such as ``"1GB"``, times as seconds,
+            ``timedelta`` or such as ``"5min"``.
+
+        Returns
+        -------
+        EngineOptions
+
+        Warns
+        -----
+        OptionWarning
+            Names the option, its value and the default taken instead.
+        """
+        good: dict[str, Any] = {}
+        for name, value in given.items():
+            default = cls.__dataclass_fields__[name].default
+            try:
+                good[name] = _ENGINE_PARSERS[name](name, value)
+            except InvalidOption as error:
+                warnings.warn(
+                    f"{error}; using the default, {default!r}", OptionWarning, stacklevel=4
+                )
+        return cls(**good)
+
+
+class OptionWarning(UserWarning):
+    """An option has a value that makes no sense; the default is used."""
+
+
+_SIZE_UNITS = {
+    "": 1, "b": 1,
+    "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12,
+    "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40,
+}  # fmt: skip
+_TIME_UNITS = {
+    "": 1.0, "ms": 0.001, "s": 1.0, "sec": 1.0, "min": 60.0, "m": 60.0, "h": 3600.0, "d": 86400.0,
+}  # fmt: skip
+_LEAST_MEMORY = 1 << 20
+
+
+def _quantity(text: str, units: Mapping[str, float]) -> float | None:
+    match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([a-z]*)\s*", text.lower())
+    if match is None or match[2] not in units:
+        return None
+    return float(match[1]) * units[match[2]]
+
+
+def parse_size(name: str, value: object) -> int:
+    """Bytes, given as a number or with a unit, such as ``"512MB"`` or ``"1GiB"``."""
+    size = _quantity(value, _SIZE_UNITS) if isinstance(value, str) else value
+    if isinstance(size, bool) or not isinstance(size, (int, float)) or not size >= _LEAST_MEMORY:
+        raise InvalidOption(
+            f"{name} is {value!r}", advice="give at least 1 MiB, in bytes or such as '1GB'"
+        )
+    return int(size)
+
+
+def parse_duration(name: str, value: object) -> float:
+    """Seconds, given as a number, a timedelta, or with a unit, such as ``"5min"``."""
+    seconds: object = value
+    if isinstance(value, str):
+        seconds = _quantity(value, _TIME_UNITS)
+    elif isinstance(value, dt.timedelta):
+        seconds = value.total_seconds()
+    if (
+        isinstance(seconds, bool)
+        or not isinstance(seconds, (int, float))
+        or not 0.001 <= seconds <= 366 * 86400
+    ):
+        raise InvalidOption(
+            f"{name} is {value!r}", advice="give seconds, a timedelta, or such as '5min'"
+        )
+    return float(seconds)
+
+
+def _optional(parse: Callable[[str, object], Any]) -> Callable[[str, object], Any]:
+    return lambda name, value: None if value is None else parse(name, value)
+
+
+def _parse_durability(name: str, value: object) -> object:
+    _check_choice(name, value, ("commit", "interval", "checkpoint"))
+    return value
+
+
+def _parse_count(name: str, value: object) -> object:
+    _check_count(name, value)
+    return value
+
+
+_ENGINE_PARSERS: dict[str, Callable[[str, object], Any]] = {
+    "max_memory": parse_size,
+    "background_save": _optional(parse_duration),
+    "durability": _parse_durability,
+    "sync_interval": parse_duration,
+    "threads": _optional(_parse_count),
+}

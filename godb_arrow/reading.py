@@ -10,6 +10,7 @@ from typing import Any, Unpack
 import pyarrow as pa
 
 from godb_arrow import codec
+from godb_arrow.encoding import with_id
 from godb_arrow.errors import (
     CollectionNotFound,
     CollectionRequired,
@@ -30,7 +31,7 @@ from godb_arrow.format import (
 from godb_arrow.options import ReadKeywords, ReadOptions
 from godb_arrow.parallel import available_cores, ordered_map
 from godb_arrow.projection import Filter, project
-from godb_arrow.schema import ID_FIELD, DocumentSummary, infer_schema
+from godb_arrow.schema import DocumentSummary, infer_schema
 from godb_arrow.storage import Location, Source, open_source
 
 __all__ = [
@@ -447,10 +448,7 @@ def load_entry(entries: codec.Entries, index: int) -> dict[Any, Any]:
         error.offset += entries.base + entries.bounds[2 * index + 1]
         error.message = f"document {identity!r} is {error.message}"
         raise
-    if document.get(ID_FIELD) != identity:
-        document = {ID_FIELD: identity} | document
-        document[ID_FIELD] = identity
-    return document
+    return with_id(document, identity)
 
 
 def list_collections(source: Location | Source) -> dict[str, int]:

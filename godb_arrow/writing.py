@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import IO, Any, Literal
 
@@ -12,15 +12,23 @@ import msgpack
 import pyarrow as pa
 
 from godb_arrow import codec
-from godb_arrow.codec.columns import DICTIONARY_KEY
+from godb_arrow.encoding import (
+    ROWS,
+    Encoded,
+    IdSequence,
+    Rows,
+    batches_with_ids,
+    encode_rows,
+    id_column_of,
+    ids_of,
+    rows_of,
+    threads,
+)
 from godb_arrow.errors import (
     CollectionExists,
     DuplicateId,
-    GodbError,
-    InvalidDocument,
     InvalidOption,
     SourceNotFound,
-    UnsupportedType,
     error_context,
 )
 from godb_arrow.format import (
@@ -37,7 +45,7 @@ from godb_arrow.format import (
     write_file,
 )
 from godb_arrow.options import ReadOptions
-from godb_arrow.parallel import available_cores, ordered_map
+from godb_arrow.parallel import ordered_map
 from godb_arrow.schema import ID_FIELD, DocumentSummary, FieldSummary, Kind, infer_schema
 from godb_arrow.storage import Source, replace_file, spool
 
@@ -45,8 +53,6 @@ __all__ = ["CompatibilityWarning", "write_godb"]
 
 IfExists = Literal["replace", "append", "fail"]
 
-_ROWS = 16_384  # rows of a table, or documents, that are encoded at once
-_MAX_DICTIONARY = 1 << 20
 _OPTIONS = ReadOptions(max_document_bytes=1 << 30)
 
 
@@ -155,7 +161,7 @@ def write_godb(
                 "the file has that collection already",
                 advice='use if_exists="replace" or "append"',
             )
-        rows = _rows(data, id_column)
+        rows = rows_of(data, id_column)
         with _Draft(rows.schema) as draft:
             if if_exists == "append":
                 existing.copy_collection(draft)
@@ -176,83 +182,6 @@ def write_godb(
     return draft.count - kept
 
 
-@dataclass(slots=True)
-class _Rows:
-    """What is to be written: record batches of a schema, or documents."""
-
-    schema: pa.Schema | None
-    batches: Iterable[pa.RecordBatch] = ()
-    in_memory: bool = False  # so that the batches can be gone through a second time
-    documents: Iterable[Mapping[Any, Any]] = ()
-
-
-def _rows(data: Any, id_column: str | None) -> _Rows:
-    if type(data).__module__.partition(".")[0] == "pandas" and hasattr(data, "to_records"):
-        data = _from_pandas(data)
-    if isinstance(data, (pa.RecordBatch, pa.Table)):
-        table = pa.Table.from_batches([data]) if isinstance(data, pa.RecordBatch) else data
-        if any(pa.types.is_dictionary(kind) for kind in table.schema.types):
-            table = table.unify_dictionaries()
-        schema = _with_dictionaries(table)
-        batches = table.to_batches(max_chunksize=_ROWS)
-        return _Rows(_checked(schema, id_column), batches, in_memory=True)
-    if hasattr(data, "__arrow_c_stream__"):
-        reader = pa.RecordBatchReader.from_stream(data)
-        return _Rows(_checked(reader.schema, id_column), _sliced(reader))
-    if isinstance(data, (str, bytes, Mapping)) or not isinstance(data, Iterable):
-        raise InvalidOption(
-            f"cannot write a {type(data).__name__} as documents",
-            advice="give a DataFrame, a Table, a stream, or an iterable of dicts",
-        )
-    return _Rows(None, documents=data)
-
-
-def _from_pandas(frame: Any) -> pa.Table:
-    try:
-        return pa.Table.from_pandas(frame)
-    except (pa.ArrowException, ValueError, TypeError) as error:
-        raise UnsupportedType(
-            f"the DataFrame cannot become columns: {' '.join(str(part) for part in error.args)}",
-            advice='convert that column, or write df.to_dict("records") to store mixed values',
-        ) from error
-
-
-def _checked(schema: pa.Schema, id_column: str | None) -> pa.Schema:
-    names = schema.names
-    for name in names:
-        if names.count(name) > 1:
-            raise UnsupportedType(f"two columns have the name {name!r}", advice="rename one")
-    if id_column is not None and id_column not in names:
-        raise InvalidOption(
-            f"there is no column {id_column!r} for the ids", advice=f"the columns are {names}"
-        )
-    codec.plan_columns(schema)
-    return schema
-
-
-def _sliced(reader: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
-    for batch in reader:
-        for start in range(0, batch.num_rows, _ROWS):
-            yield batch.slice(start, _ROWS)
-
-
-def _with_dictionaries(table: pa.Table) -> pa.Schema:
-    """The schema, with the values of small dictionaries in the fields' metadata."""
-    schema = table.schema
-    for index, field_ in enumerate(schema):
-        column = table.column(index)
-        if pa.types.is_dictionary(field_.type) and column.num_chunks:
-            values = pa.table({"": column.chunk(0).dictionary})
-            sink = pa.BufferOutputStream()
-            with pa.ipc.new_stream(sink, values.schema) as writer:
-                writer.write_table(values)
-            stored = sink.getvalue().to_pybytes()
-            if len(stored) <= _MAX_DICTIONARY:
-                metadata = {**(field_.metadata or {}), DICTIONARY_KEY: stored}
-                schema = schema.set(index, field_.with_metadata(metadata))
-    return schema
-
-
 @dataclass(frozen=True, slots=True)
 class _Part:
     """Entries: spooled, or the rows of a table that is in memory anyway, to be encoded later."""
@@ -270,10 +199,6 @@ class _Part:
         return codec.encode(self.batch, self.ids, self.omit_nulls)
 
 
-def _threads() -> int:
-    return available_cores() if codec.BACKEND == "native" else 1
-
-
 class _Draft:
     """Entries of one collection on their way to a file, with what must be known first.
 
@@ -288,7 +213,7 @@ class _Draft:
         self._hashes = bytearray()
         self._generated = True  # no id was given
         self.count = 0
-        self.next_id = 1
+        self.sequence = IdSequence()
         self.summary = DocumentSummary()
         self._infer = schema is None
 
@@ -298,105 +223,35 @@ class _Draft:
     def __exit__(self, *_: object) -> None:
         self._file.close()
 
-    def add(self, rows: _Rows, id_column: str | None, omit_nulls: bool) -> None:
+    def add(self, rows: Rows, id_column: str | None, omit_nulls: bool) -> None:
         """Encode rows."""
-        if rows.schema is None:
-            self._add_documents(rows.documents, id_column or ID_FIELD)
-            return
-        column = id_column or (ID_FIELD if ID_FIELD in rows.schema.names else None)
-        given = column is not None
-        batches = self._with_ids(rows.batches, column)
         if rows.in_memory and not self._infer:
-            for batch, ids in batches:
+            given = id_column_of(rows, id_column) is not None
+            for batch, ids in batches_with_ids(rows, id_column, self.sequence):
                 self._survey(ids, given)
                 self._parts.append(_Part(len(ids), batch=batch, ids=ids, omit_nulls=omit_nulls))
                 self.count += len(ids)
             return
-
-        def encode(pair: tuple[pa.RecordBatch, pa.Array]) -> tuple[bytes, pa.Array]:
-            batch, ids = pair
-            return codec.encode(batch, ids, omit_nulls), ids
-
-        for chunk, ids in ordered_map(encode, batches, _threads()):
-            self._append(chunk, ids, given)
-
-    def _with_ids(
-        self, batches: Iterable[pa.RecordBatch], column: str | None
-    ) -> Iterator[tuple[pa.RecordBatch, pa.Array]]:
-        row = 0
-        for batch in batches:
-            if batch.num_rows:
-                if column is None:
-                    yield batch, self._next_ids(batch.num_rows)
-                else:
-                    yield batch, _ids_of(batch.column(column), column, row)
-                row += batch.num_rows
-
-    def _next_ids(self, count: int) -> pa.Array:
-        first = self.next_id
-        self.next_id += count
-        return pa.array(range(first, first + count), pa.int64()).cast(pa.string()).cast(pa.binary())
-
-    def _add_documents(self, documents: Iterable[Mapping[Any, Any]], id_field: str) -> None:
-        chunk = bytearray()
-        ids: list[str] = []
-        given = False
-        for index, found in enumerate(documents):
-            if not isinstance(found, Mapping):
-                raise InvalidDocument(
-                    f"document number {index} is a {type(found).__name__}, not a dict",
-                    advice="give an iterable of dicts",
-                )
-            document = dict(found)
-            if id_field in document:
-                identity = _id_of(document[id_field], f"document number {index}")
-                self._see_id(identity)
-                given = True
-            elif id_field == ID_FIELD:
-                identity = str(self.next_id)
-                self.next_id += 1
-            else:
-                raise InvalidDocument(
-                    f"document number {index} has no field {id_field!r} for its id",
-                    advice="give every document one, or leave out id_column",
-                )
-            if document.get(ID_FIELD) != identity:
-                document = {ID_FIELD: identity, **document}
-                document[ID_FIELD] = identity
-            try:
-                chunk += codec.pack_entry(identity, document)
-            except GodbError as error:
-                error.message = f"document {identity!r} (number {index}): {error.message}"
-                raise
-            ids.append(identity)
-            if len(ids) == _ROWS or len(chunk) > _OPTIONS.batch_bytes:
-                self._append(bytes(chunk), _packed_ids(ids), given)
-                chunk.clear()
-                ids = []
-        if ids:
-            self._append(bytes(chunk), _packed_ids(ids), given)
-
-    def _see_id(self, identity: str) -> None:
-        if identity.isascii() and identity.isdigit() and len(identity) < 19:
-            self.next_id = max(self.next_id, int(identity) + 1)
+        for encoded in encode_rows(rows, id_column, omit_nulls, self.sequence):
+            self._append(encoded)
 
     def _survey(self, ids: pa.Array, given: bool) -> None:
         self._generated = self._generated and not given
         hashes, greatest = codec.survey_ids(ids)
         self._hashes += hashes
-        self.next_id = max(self.next_id, greatest + 1)
+        self.sequence.see_greatest(greatest)
 
-    def _append(self, chunk: bytes, ids: pa.Array, given: bool) -> None:
-        self._survey(ids, given)
+    def _append(self, encoded: Encoded) -> None:
+        self._survey(encoded.ids, encoded.given)
         if self._infer:
-            codec.infer(_scan_all(chunk, len(ids)), self.summary)
-        self._file.write(chunk)
-        self._parts.append(_Part(len(ids), size=len(chunk)))
-        self.count += len(ids)
+            codec.infer(encoded.entries(), self.summary)
+        self._file.write(encoded.chunk)
+        self._parts.append(_Part(len(encoded.ids), size=len(encoded.chunk)))
+        self.count += len(encoded.ids)
 
     def add_existing(self, entries: codec.Entries) -> None:
         """Copy entries of a file, as they are."""
-        self._append(bytes(entries.raw()), _packed_ids(entries.ids()), True)
+        self._append(Encoded(bytes(entries.raw()), ids_of(entries), given=True))
 
     def infer_all(self) -> None:
         """From now on, and for what is there, derive the schema from the documents."""
@@ -405,7 +260,7 @@ class _Draft:
 
     def chunks(self) -> Iterator[bytes]:
         """The entries' bytes, in order."""
-        return ordered_map(_Part.encode, self._loaded(), _threads() if self.count > _ROWS else 1)
+        return ordered_map(_Part.encode, self._loaded(), threads() if self.count > ROWS else 1)
 
     def _loaded(self) -> Iterator[_Part]:
         self._file.seek(0)
@@ -415,7 +270,7 @@ class _Draft:
     def entries(self) -> Iterator[codec.Entries]:
         """The entries, in runs."""
         for part, chunk in zip(self._parts, self.chunks(), strict=True):
-            yield _scan_all(chunk, part.count)
+            yield codec.scan_entries(chunk, 0, part.count, len(chunk) + 1, 0)
 
     def check_ids(self) -> None:
         """Raise DuplicateId if an id occurs twice."""
@@ -434,7 +289,7 @@ class _Draft:
     def data(self, name: str) -> CollectionData:
         """What the file's writer needs."""
         schema = self._hint_schema()
-        hint = CollectionHint(self.count, self.next_id, schema)
+        hint = CollectionHint(self.count, self.sequence.next_id, schema)
         return CollectionData(name, self.count, self.chunks(), hint)
 
     def _hint_schema(self) -> pa.Schema:
@@ -445,51 +300,6 @@ class _Draft:
             return self._schema
         index = names.index(ID_FIELD)
         return self._schema.set(index, pa.field(ID_FIELD, pa.string()))
-
-
-def _scan_all(chunk: bytes, count: int) -> codec.Entries:
-    return codec.scan_entries(chunk, 0, count, len(chunk) + 1, 0)
-
-
-def _packed_ids(ids: Iterable[str]) -> pa.Array:
-    raw = [identity.encode("utf-8", "surrogateescape") for identity in ids]
-    return pa.array(raw, pa.binary())
-
-
-def _id_of(value: Any, where: str) -> str:
-    if isinstance(value, str):
-        return value
-    if hasattr(value, "item") and not isinstance(value, (bytes, bytearray)):
-        value = value.item()  # a NumPy scalar
-    if isinstance(value, int) and not isinstance(value, bool):
-        return str(value)
-    raise InvalidDocument(
-        f"{where} has the id {value!r}", advice="document ids are strings or integers"
-    )
-
-
-def _ids_of(column: pa.Array, name: str, before: int) -> pa.Array:
-    if pa.types.is_dictionary(column.type):
-        column = column.dictionary_decode()
-    if not (pa.types.is_integer(column.type) or _is_text(column.type)):
-        raise UnsupportedType(
-            f"column {name!r} of type {column.type} cannot give the ids",
-            advice="document ids are strings or integers",
-        )
-    if column.null_count:
-        row = before + column.is_null().to_pylist().index(True)
-        raise InvalidDocument(
-            f"row {row} has no id in column {name!r}", advice="give every row an id"
-        )
-    return column.cast(pa.string()).cast(pa.binary())
-
-
-def _is_text(data_type: pa.DataType) -> bool:
-    return bool(
-        pa.types.is_string(data_type)
-        or pa.types.is_large_string(data_type)
-        or pa.types.is_string_view(data_type)
-    )
 
 
 def _warn_of_incompatible(summary: FieldSummary) -> None:
@@ -547,7 +357,7 @@ class _Existing:
         ):
             draft.infer_all()
         if hint is not None and hint.next_id is not None:
-            draft.next_id = hint.next_id
+            draft.sequence.next_id = hint.next_id
         with self.source.open() as stream:
             for section in self._sections(stream):
                 if section.name == self.collection:
