@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import secrets
 import shutil
 import stat
 import tempfile
@@ -14,12 +15,90 @@ from typing import IO, Any, BinaryIO, cast
 
 from godb_arrow.errors import InvalidOption, SourceNotFound, storage_errors
 
-__all__ = ["Location", "Source", "file_name", "open_source", "replace_file", "spool"]
+__all__ = [
+    "Disk",
+    "HeldFile",
+    "Location",
+    "Source",
+    "disk",
+    "file_name",
+    "open_source",
+    "replace_file",
+    "spool",
+]
 
 Location = str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes]
 """What can be read: a path, a URL that fsspec knows, bytes, or an open binary file."""
 
 _SPOOL_IN_MEMORY = 64 << 20
+TEMPORARY_PREFIX, TEMPORARY_SUFFIX = ".godb-arrow-", ".tmp"
+
+
+class Disk:
+    """What changes the local disk, each operation by a name: tests put another one in its place."""
+
+    def open(self, path: str, flags: int, mode: int = 0o666) -> int:
+        """Open or make a file."""
+        return os.open(path, flags | os.O_CLOEXEC, mode)
+
+    def write(self, descriptor: int, data: bytes | memoryview) -> int:
+        """Write some of the bytes; returns how many."""
+        return os.write(descriptor, data)
+
+    def fsync(self, descriptor: int) -> None:
+        """Wait until the file's bytes are on the disk."""
+        os.fsync(descriptor)
+
+    def truncate(self, descriptor: int, size: int) -> None:
+        """Cut the file."""
+        os.ftruncate(descriptor, size)
+
+    def close(self, descriptor: int) -> None:
+        """Close the file."""
+        os.close(descriptor)
+
+    def replace(self, source: str, target: str) -> None:
+        """Rename a file, over another if there is one."""
+        os.replace(source, target)
+
+    def unlink(self, path: str) -> None:
+        """Remove a file."""
+        os.unlink(path)
+
+    def make_folder(self, path: str) -> None:
+        """Make a folder, and those above it, unless they are there."""
+        os.makedirs(path, exist_ok=True)
+
+    def sync_folder(self, path: str) -> None:
+        """Wait until the folder's entries are on the disk."""
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def write_all(self, descriptor: int, data: bytes | memoryview) -> None:
+        """Write all of the bytes."""
+        view = memoryview(data)
+        while view:
+            view = view[self.write(descriptor, view) :]
+
+
+disk = Disk()
+"""The disk of this process."""
+
+
+class _DiskWriter(io.RawIOBase):
+    """A file descriptor as the raw side of a buffered stream; it is not closed with it."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        return disk.write(self._descriptor, data)
 
 
 class Source:
@@ -121,6 +200,58 @@ class Source:
             except (OSError, ValueError):
                 return b""
             return stream.read(count)
+
+
+class HeldFile(Source):
+    """A local file that stays readable when it is replaced or removed, by many at once.
+
+    Parameters
+    ----------
+    path : str
+        The file. It is open until this object is collected.
+    """
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+        with storage_errors("open", path):
+            self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        weakref.finalize(self, os.close, self._descriptor)
+
+    @contextmanager
+    def open(self) -> Iterator[BinaryIO]:
+        """The file at its beginning, with a position of its own."""
+        with storage_errors("read", self.name):
+            yield cast(BinaryIO, io.BufferedReader(_PositionedReader(self), 128 << 10))
+
+    def size(self) -> int:
+        """Bytes of the file."""
+        return os.fstat(self._descriptor).st_size
+
+    def read_at(self, buffer: Any, position: int) -> int:
+        """Read into a buffer from a position of the file; returns how many bytes."""
+        return os.preadv(self._descriptor, [buffer], position)
+
+
+class _PositionedReader(io.RawIOBase):
+    def __init__(self, file: HeldFile) -> None:
+        self._file = file
+        self._position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        count = self._file.read_at(buffer, self._position)
+        self._position += count
+        return count
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        start = (0, self._position, self._file.size())[whence]
+        self._position = max(0, start + offset)
+        return self._position
 
 
 def open_source(location: Location | Source) -> Source:
@@ -229,19 +360,22 @@ def _replace_local(path: str) -> Iterator[BinaryIO]:
     folder = os.path.dirname(path)
     if not os.path.isdir(folder):
         raise SourceNotFound(f"there is no folder {folder}", advice="make it first")
-    descriptor, temporary = tempfile.mkstemp(prefix=".godb-arrow-", suffix=".tmp", dir=folder)
+    temporary = os.path.join(folder, f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}{TEMPORARY_SUFFIX}")
+    descriptor = disk.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
-        with open(descriptor, "wb") as stream:
-            yield stream
-            os.fchmod(stream.fileno(), _mode_for(path))
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, path)
+        try:
+            with io.BufferedWriter(_DiskWriter(descriptor), 1 << 20) as stream:
+                yield cast(BinaryIO, stream)
+            os.fchmod(descriptor, _mode_for(path))
+            disk.fsync(descriptor)
+        finally:
+            disk.close(descriptor)
+        disk.replace(temporary, path)
     except BaseException:
         with suppress(OSError):
             os.unlink(temporary)
         raise
-    _sync_folder(folder)
+    disk.sync_folder(folder)
 
 
 def _mode_for(path: str) -> int:
@@ -252,11 +386,3 @@ def _mode_for(path: str) -> int:
         mask = os.umask(0)
         os.umask(mask)
         return 0o666 & ~mask
-
-
-def _sync_folder(folder: str) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
