@@ -13,7 +13,9 @@ GODB files in, Arrow and DataFrames out, and back:
 import logging
 
 from godb_arrow._version import __version__
+from godb_arrow.collection import Collection, CollectionInfo, CollectionState
 from godb_arrow.connectors.pandas import read_godb
+from godb_arrow.engine import EngineStats, MemoryStats, StorageEngine
 from godb_arrow.errors import (
     AccessDenied,
     ChecksumMismatch,
@@ -53,6 +55,9 @@ from godb_arrow.errors import (
     WorkerNotFound,
     WrongMagic,
 )
+from godb_arrow.lru import LFU, LRU, TTL, EvictionPolicy, LRUCache
+from godb_arrow.options import OptionWarning
+from godb_arrow.query import Explanation, Page
 from godb_arrow.reading import (
     list_collections,
     read_document,
@@ -65,11 +70,17 @@ from godb_arrow.verify import inspect_godb, verify_godb
 from godb_arrow.writing import CompatibilityWarning, write_godb
 
 __all__ = [
+    "LFU",
+    "LRU",
+    "TTL",
     "AccessDenied",
     "ChecksumMismatch",
+    "Collection",
     "CollectionExists",
+    "CollectionInfo",
     "CollectionNotFound",
     "CollectionRequired",
+    "CollectionState",
     "CompatibilityWarning",
     "CorruptFile",
     "DepthExceeded",
@@ -80,6 +91,9 @@ __all__ = [
     "DuplicateId",
     "EmptyFile",
     "EngineClosed",
+    "EngineStats",
+    "EvictionPolicy",
+    "Explanation",
     "FieldNotFound",
     "FormatError",
     "GodbError",
@@ -88,12 +102,17 @@ __all__ = [
     "InvalidDocument",
     "InvalidFilter",
     "InvalidOption",
+    "LRUCache",
     "LimitExceeded",
     "MemoryLimitExceeded",
+    "MemoryStats",
     "MissingDependency",
+    "OptionWarning",
+    "Page",
     "ReadOnly",
     "SchemaError",
     "SourceNotFound",
+    "StorageEngine",
     "StorageError",
     "TruncatedHeader",
     "TypeConflict",

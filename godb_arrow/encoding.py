@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -126,26 +127,30 @@ class IdSequence:
 
     def __init__(self, next_id: int = 1) -> None:
         self.next_id = next_id
+        self._lock = threading.Lock()
 
     def take(self, count: int) -> pa.Array:
         """The next ids, as a binary array."""
-        first = self.next_id
-        self.next_id += count
+        with self._lock:
+            first = self.next_id
+            self.next_id += count
         return pa.array(range(first, first + count), pa.int64()).cast(pa.string()).cast(pa.binary())
 
     def take_one(self) -> str:
         """The next id."""
-        self.next_id += 1
-        return str(self.next_id - 1)
+        with self._lock:
+            self.next_id += 1
+            return str(self.next_id - 1)
 
     def see(self, identity: str) -> None:
         """Stay behind an id that somebody else chose."""
         if identity.isascii() and identity.isdigit() and len(identity) < 19:
-            self.next_id = max(self.next_id, int(identity) + 1)
+            self.see_greatest(int(identity))
 
     def see_greatest(self, number: int) -> None:
         """Stay behind a number."""
-        self.next_id = max(self.next_id, number + 1)
+        with self._lock:
+            self.next_id = max(self.next_id, number + 1)
 
 
 class Encoded(NamedTuple):
@@ -292,6 +297,13 @@ def pack_ids(ids: Iterable[str]) -> pa.Array:
     """Ids as a binary array."""
     raw = [identity.encode("utf-8", "surrogateescape") for identity in ids]
     return pa.array(raw, pa.binary())
+
+
+def stored_schema(schema: pa.Schema) -> pa.Schema:
+    """The schema of a table, as its documents are read again: ids are strings."""
+    if ID_FIELD not in schema.names:
+        return schema
+    return schema.set(schema.names.index(ID_FIELD), pa.field(ID_FIELD, pa.string()))
 
 
 _ID_PLAN = codec.plan_columns(pa.schema({ID_FIELD: pa.string()}))

@@ -163,11 +163,23 @@ class CollectionHint:
         The number that the next generated document id gets.
     schema : pyarrow.Schema or None
         The schema of its record batches.
+    size : int or None
+        Bytes of its entries, decompressed.
+    record : int
+        The last record of the journal that it holds.
+    indexes : tuple of str
+        Fields that the engine keeps indexes on.
+    plain : bool
+        Whether the file has nothing but this collection and its indexes.
     """
 
     count: int
     next_id: int | None = None
     schema: pa.Schema | None = None
+    size: int | None = None
+    record: int = 0
+    indexes: tuple[str, ...] = ()
+    plain: bool = False
 
 
 def is_sealed(tail: bytes) -> bool:
@@ -258,7 +270,16 @@ def _read_hint(hint: Any) -> CollectionHint:
         schema = pa.ipc.read_schema(pa.py_buffer(hint["schema"]))
         codec.plan_columns(schema)
         _ = schema.pandas_metadata  # raises if it is no JSON
-    return CollectionHint(int(hint["count"]), None if next_id is None else int(next_id), schema)
+    size = hint.get("size")
+    return CollectionHint(
+        count=int(hint["count"]),
+        next_id=None if next_id is None else int(next_id),
+        schema=schema,
+        size=None if size is None else int(size),
+        record=int(hint.get("record", 0)),
+        indexes=tuple(str(field) for field in hint.get("indexes", ())),
+        plain=bool(hint.get("plain", False)),
+    )
 
 
 def _unpack(data: bytes) -> Any:
@@ -640,6 +661,14 @@ def _pack_hints(hints: Mapping[str, CollectionHint]) -> bytes:
             recorded["next_id"] = hint.next_id
         if hint.schema is not None:
             recorded["schema"] = hint.schema.serialize().to_pybytes()
+        if hint.size is not None:
+            recorded["size"] = hint.size
+        if hint.record:
+            recorded["record"] = hint.record
+        if hint.indexes:
+            recorded["indexes"] = list(hint.indexes)
+        if hint.plain:
+            recorded["plain"] = True
         collections[name] = recorded
     packed = codec.pack(collections)
     return b"\x82" + _PACKED_COLLECTIONS + packed + _PACKED_CHECKSUM + _pack_checksum(packed)

@@ -278,6 +278,7 @@ class Journal:
         self._needed: dict[object, int] = {}  # oldest record that is in no checkpoint yet
         self.syncs = 0
         self.torn = 0
+        self.was_missing = False
 
     @property
     def last(self) -> int:
@@ -299,6 +300,7 @@ class Journal:
     def _go_on(self, found: _Replayed) -> None:
         self._segments = found.segments
         self.torn = found.torn
+        self.was_missing = not found.segments
         if found.torn:
             segment = found.segments[-1]
             logger.warning(

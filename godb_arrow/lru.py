@@ -194,8 +194,7 @@ class LRUCache(Generic[_Key, _Value]):
     def __contains__(self, key: _Key) -> bool:
         return key in self._entries
 
-    def keys(self) -> Iterator[_Key]:
-        """The keys, in no order."""
+    def __iter__(self) -> Iterator[_Key]:
         return iter(list(self._entries))
 
     def get(self, key: _Key) -> _Value | None:
@@ -274,6 +273,10 @@ class LRUCache(Generic[_Key, _Value]):
             if found is not None and (entry is None or found is entry):
                 del self._entries[key]
                 self._bytes -= found[_SIZE]
+
+    def size_of(self, chosen: Callable[[_Key], bool]) -> int:
+        """Bytes of the values whose keys are chosen."""
+        return sum(entry[_SIZE] for key, entry in list(self._entries.items()) if chosen(key))
 
     def stats(self) -> CacheStats:
         """Exact counts."""

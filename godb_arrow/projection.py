@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -14,7 +15,7 @@ from godb_arrow.codec.columns import DICTIONARY_KEY
 from godb_arrow.errors import FieldNotFound, InvalidFilter, InvalidOption
 from godb_arrow.schema import ID_FIELD, is_json
 
-__all__ = ["Filter", "Projection", "project"]
+__all__ = ["Filter", "Projection", "field_at", "project"]
 
 Filter: TypeAlias = pc.Expression | Mapping[str, Any]
 """A ``pyarrow.compute`` expression, or field names and the values they must have."""
@@ -32,12 +33,17 @@ class Projection:
         The fields to decode: those asked for and those that the filter looks at.
     schema : pyarrow.Schema
         The schema of the result.
+    condition : pyarrow.compute.Expression or None
+        The filter.
+    needed : frozenset of str
+        The fields that the filter looks at.
     """
 
     decoded: pa.Schema
     schema: pa.Schema
+    condition: pc.Expression | None
+    needed: frozenset[str]
     _outputs: tuple[_Path, ...]
-    _filter: pc.Expression | None
 
     def apply(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         """Filter a decoded record batch, and take the columns asked for.
@@ -47,8 +53,9 @@ class Projection:
         InvalidFilter
             The filter cannot be evaluated on the collection's types.
         """
-        if self._filter is not None:
-            batch = self._filtered(batch, self._filter)
+        rows = self.matching(batch)
+        if rows is not None and len(rows) < batch.num_rows:
+            batch = batch.take(rows)
         if batch.schema.equals(self.schema, check_metadata=True):
             return batch
         if not self._outputs:
@@ -56,20 +63,29 @@ class Projection:
         columns = [_take(batch, path) for path in self._outputs]
         return pa.RecordBatch.from_arrays(columns, schema=self.schema)
 
-    def _filtered(self, batch: pa.RecordBatch, condition: pc.Expression) -> pa.RecordBatch:
+    def matching(self, batch: pa.RecordBatch) -> pa.Array | None:
+        """The rows of a decoded record batch that the filter keeps; None without a filter.
+
+        Raises
+        ------
+        InvalidFilter
+            The filter cannot be evaluated on the collection's types.
+        """
+        if self.condition is None:
+            return None
         plain = pa.Table.from_batches([_without_json(batch)])
         try:
-            rows = plain.append_column(_ROW, _row_numbers(batch)).filter(condition).column(_ROW)
+            numbered = plain.append_column(_ROW, _row_numbers(batch))
+            return numbered.filter(self.condition).column(_ROW).combine_chunks()
         except (pa.ArrowException, KeyError) as error:
-            raise _invalid(condition, error) from error
-        return batch if len(rows) == batch.num_rows else batch.take(rows.combine_chunks())
+            raise _invalid(self.condition, error) from error
 
 
 _ROW = "\0row"
 
 
 def _row_numbers(batch: pa.RecordBatch) -> pa.Array:
-    return pa.array(range(batch.num_rows), pa.int64())
+    return pa.array(np.arange(batch.num_rows))
 
 
 def _invalid(condition: pc.Expression, error: Exception) -> InvalidFilter:
@@ -139,7 +155,8 @@ def project(
             raise InvalidOption("columns names a field twice", advice="name each field once")
     needed = set() if expression is None else _fields_of(full, expression)
     decoded = _prune(full, outputs, needed)
-    return Projection(decoded, _output_schema(full, outputs, columns), outputs, expression)
+    result = _output_schema(full, outputs, columns)
+    return Projection(decoded, result, expression, frozenset(needed), outputs)
 
 
 def _resolve(schema: pa.Schema, name: str) -> _Path:
@@ -176,6 +193,17 @@ def _paths(schema: pa.Schema) -> list[str]:
                 yield from walk(field.type, f"{prefix}{field.name}.")
 
     return list(walk(schema, ""))
+
+
+def field_at(schema: pa.Schema, name: str) -> pa.Field:
+    """The field of a name or dotted path.
+
+    Raises
+    ------
+    FieldNotFound
+        The schema has no such field.
+    """
+    return _field_at(schema, _resolve(schema, name))
 
 
 def _field_at(schema: pa.Schema, path: _Path) -> pa.Field:

@@ -35,7 +35,10 @@ from godb_arrow.schema import DocumentSummary, infer_schema
 from godb_arrow.storage import Location, Source, open_source
 
 __all__ = [
+    "StoredCollection",
     "list_collections",
+    "load_entry",
+    "locate",
     "read_document",
     "read_documents",
     "read_schema",
@@ -51,8 +54,20 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class _Target:
-    """The collection to be read."""
+class StoredCollection:
+    """A collection in a file, to be read.
+
+    Attributes
+    ----------
+    source : Source
+        The file.
+    name : str
+        The collection's name there.
+    hint : CollectionHint or None
+        What the file records of it.
+    options : ReadOptions
+        How to read.
+    """
 
     source: Source
     name: str
@@ -68,7 +83,7 @@ class _Target:
                     yield from section.entries(self.options)
 
     def threads(self) -> int:
-        """How many threads are worth while."""
+        """How many threads are worthwhile."""
         if codec.BACKEND == "reference":
             return 1  # Python code runs on one core
         size = self.source.size()
@@ -76,7 +91,7 @@ class _Target:
             return 1
         return self.options.threads or available_cores()
 
-    def schema(self, kept: _Kept | None = None) -> pa.Schema:
+    def schema(self, kept: KeptEntries | None = None) -> pa.Schema:
         """The recorded schema, or else that of the documents."""
         if self.hint is not None and self.hint.schema is not None:
             return self.hint.schema
@@ -99,7 +114,7 @@ class _Target:
             return infer_schema(summary, self.options.on_conflict)
 
 
-class _Kept:
+class KeptEntries:
     """Decompressed documents that need not be read a second time, as far as they are few."""
 
     def __init__(self) -> None:
@@ -122,7 +137,28 @@ class _Kept:
         return runs
 
 
-def _locate(location: Location | Source, collection: str | None, options: ReadOptions) -> _Target:
+def locate(
+    location: Location | Source, collection: str | None, options: ReadOptions
+) -> StoredCollection:
+    """Find a collection in a file, reading no more than its front where that has hints.
+
+    Parameters
+    ----------
+    location : path, URL, bytes, open binary file or Source
+        The file.
+    collection : str or None
+        Its name; None where the file has one only.
+    options : ReadOptions
+        How it will be read.
+
+    Returns
+    -------
+    StoredCollection
+
+    Raises
+    ------
+    CollectionNotFound, CollectionRequired, FormatError, StorageError
+    """
     source = open_source(location)
     with error_context("read", source.name, collection):
         names: list[str] = []
@@ -134,12 +170,12 @@ def _locate(location: Location | Source, collection: str | None, options: ReadOp
                         hints = read_hints(section.read())
                         if hints:
                             name = _choose(list(hints), collection)
-                            return _Target(source, name, hints[name], options)
+                            return StoredCollection(source, name, hints[name], options)
                 elif section.name == collection or (collection is None and section.siblings == 1):
-                    return _Target(source, section.name, None, options)
+                    return StoredCollection(source, section.name, None, options)
                 else:
                     names.append(section.name)
-        return _Target(source, _choose(names, collection), None, options)
+        return StoredCollection(source, _choose(names, collection), None, options)
 
 
 def _choose(names: Sequence[str], collection: str | None) -> str:
@@ -218,16 +254,16 @@ def scan_godb(
     ...         print(batch.num_rows, batch.schema.names)
     1 ['age']
     """
-    target = _locate(source, collection, ReadOptions(**options))
+    target = locate(source, collection, ReadOptions(**options))
     return _scan(target, columns, filter, schema)
 
 
 def _scan(
-    target: _Target,
+    target: StoredCollection,
     columns: Sequence[str] | None,
     condition: Filter | None,
     schema: pa.Schema | None,
-    kept: _Kept | None = None,
+    kept: KeptEntries | None = None,
 ) -> pa.RecordBatchReader:
     with error_context("read", target.source.name, target.name):
         options = target.options
@@ -298,9 +334,9 @@ def read_table(
     ['Ada', 'Bob']
     """
     chosen = ReadOptions(**options)
-    target = _locate(source, collection, chosen)
+    target = locate(source, collection, chosen)
     try:
-        return _scan(target, columns, filter, schema, _Kept()).read_all()
+        return _scan(target, columns, filter, schema, KeptEntries()).read_all()
     except TypeMismatch:
         if schema is not None or target.hint is None:
             raise
@@ -309,8 +345,8 @@ def read_table(
             target.source.name,
             target.name,
         )
-        target = _Target(target.source, target.name, None, chosen)
-        return _scan(target, columns, filter, None, _Kept()).read_all()
+        target = StoredCollection(target.source, target.name, None, chosen)
+        return _scan(target, columns, filter, None, KeptEntries()).read_all()
 
 
 def read_schema(
@@ -339,7 +375,7 @@ def read_schema(
     >>> godb_arrow.read_schema(file.getvalue()).field("age").type
     DataType(double)
     """
-    target = _locate(source, collection, ReadOptions(**options))
+    target = locate(source, collection, ReadOptions(**options))
     schema = target.schema()
     return project(schema, None, None).schema
 
@@ -378,11 +414,11 @@ def read_documents(
     >>> list(godb_arrow.read_documents(file.getvalue()))
     [{'_id': '1', 'name': 'Ada'}]
     """
-    target = _locate(source, collection, ReadOptions(**options))
+    target = locate(source, collection, ReadOptions(**options))
     return _documents(target)
 
 
-def _documents(target: _Target) -> Iterator[dict[Any, Any]]:
+def _documents(target: StoredCollection) -> Iterator[dict[Any, Any]]:
     with error_context("read", target.source.name, target.name):
         for entries in target.entries():
             for index in range(len(entries)):
@@ -424,7 +460,7 @@ def read_document(
     >>> godb_arrow.read_document(file.getvalue(), "2")
     {'_id': '2', 'name': 'Bob'}
     """
-    target = _locate(source, collection, ReadOptions(**options))
+    target = locate(source, collection, ReadOptions(**options))
 
     def find(entries: codec.Entries) -> dict[Any, Any] | None:
         index = codec.find_entry(entries, identity)

@@ -22,6 +22,7 @@ from godb_arrow.encoding import (
     id_column_of,
     ids_of,
     rows_of,
+    stored_schema,
     threads,
 )
 from godb_arrow.errors import (
@@ -47,7 +48,7 @@ from godb_arrow.format import (
 from godb_arrow.options import ReadOptions
 from godb_arrow.parallel import ordered_map
 from godb_arrow.schema import ID_FIELD, DocumentSummary, FieldSummary, Kind, infer_schema
-from godb_arrow.storage import Source, replace_file, spool
+from godb_arrow.storage import Source, open_source, replace_file, spool
 
 __all__ = ["CompatibilityWarning", "write_godb"]
 
@@ -155,7 +156,7 @@ def write_godb(
         raise InvalidOption(f"the collection's name is {collection!r}", advice="give a string")
     name = os.fspath(path) if isinstance(path, (str, os.PathLike)) else "<file>"
     with error_context("write", name, collection):
-        existing = _existing(path, collection)
+        existing = read_existing(path, collection)
         if existing.has_collection and if_exists == "fail":
             raise CollectionExists(
                 "the file has that collection already",
@@ -293,13 +294,7 @@ class _Draft:
         return CollectionData(name, self.count, self.chunks(), hint)
 
     def _hint_schema(self) -> pa.Schema:
-        if self._schema is None:
-            return infer_schema(self.summary)
-        names = self._schema.names
-        if ID_FIELD not in names:
-            return self._schema
-        index = names.index(ID_FIELD)
-        return self._schema.set(index, pa.field(ID_FIELD, pa.string()))
+        return infer_schema(self.summary) if self._schema is None else stored_schema(self._schema)
 
 
 def _warn_of_incompatible(summary: FieldSummary) -> None:
@@ -326,7 +321,7 @@ def _incompatible(summary: FieldSummary, path: str) -> tuple[str, str, str] | No
 
 
 @dataclass(slots=True)
-class _Existing:
+class ExistingFile:
     """What a file holds before it is rewritten."""
 
     source: Source | None = None
@@ -432,11 +427,12 @@ def _index(identity: str, document: dict[Any, Any], ids: dict[Any, list[str] | N
             found.append(identity)
 
 
-def _existing(path: Any, collection: str) -> _Existing:
-    existing = _Existing(collection=collection)
-    if not isinstance(path, (str, os.PathLike)):
+def read_existing(path: Any, collection: str) -> ExistingFile:
+    """What a file has beside a collection; nothing, if there is no such file."""
+    existing = ExistingFile(collection=collection)
+    if not isinstance(path, (str, os.PathLike, Source)):
         return existing
-    source = Source(path)
+    source = open_source(path)
     try:
         sealed = is_sealed(source.tail(TAIL_SIZE))
     except SourceNotFound:

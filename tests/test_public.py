@@ -32,11 +32,29 @@ VERBS = {
 }
 
 
+ENGINE = {
+    "LFU",
+    "LRU",
+    "TTL",
+    "Collection",
+    "CollectionInfo",
+    "CollectionState",
+    "EngineStats",
+    "EvictionPolicy",
+    "Explanation",
+    "LRUCache",
+    "MemoryStats",
+    "Page",
+    "StorageEngine",
+}
+
+
 def test_the_public_names_are_these() -> None:
     from godb_arrow import errors
 
     kinds = {name for name in errors.__all__ if name[0].isupper()}
-    assert set(godb_arrow.__all__) == VERBS | kinds | {"CompatibilityWarning", "__version__"}
+    warnings = {"CompatibilityWarning", "OptionWarning"}
+    assert set(godb_arrow.__all__) == VERBS | ENGINE | kinds | warnings | {"__version__"}
     for name in godb_arrow.__all__:
         assert hasattr(godb_arrow, name)
 

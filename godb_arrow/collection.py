@@ -1,0 +1,1107 @@
+"""A collection: documents that change, over a file that does not."""
+
+from __future__ import annotations
+
+import datetime as dt
+import logging
+import os
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING, Any, Protocol, Unpack
+
+import pyarrow as pa
+
+from godb_arrow import codec
+from godb_arrow.encoding import (
+    Encoded,
+    IdSequence,
+    encode_rows,
+    id_of,
+    rows_of,
+    stored_schema,
+    with_id,
+)
+from godb_arrow.errors import (
+    CollectionNotFound,
+    DocumentNotFound,
+    DuplicateId,
+    InvalidDocument,
+    InvalidOption,
+    error_context,
+)
+from godb_arrow.journal import Record
+from godb_arrow.memory import Memory
+from godb_arrow.options import EngineOptions, ReadKeywords, ReadOptions
+from godb_arrow.persistence import DataDirectory, write_snapshots
+from godb_arrow.projection import Filter
+from godb_arrow.query import Explanation, Page, check_indexable, explain, matching, page_after, pick
+from godb_arrow.schema import ID_FIELD
+from godb_arrow.snapshot import Base, Overlay, Snapshot, Version, scan
+from godb_arrow.streaming import BatchStream, DocumentStream
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from godb_arrow.connectors.pandas import DtypeBackend
+
+__all__ = ["Collection", "CollectionInfo", "CollectionState", "Services"]
+
+logger = logging.getLogger(__name__)
+
+_FEW = 64  # documents that are kept one by one in an overlay
+
+
+class CollectionState(Enum):
+    """Where a collection's documents are."""
+
+    UNLOADED = "unloaded"
+    """In the file only."""
+    LOADING = "loading"
+    """Being read into memory."""
+    LOADED = "loaded"
+    """In memory, and the same as in the file."""
+    DIRTY = "dirty"
+    """Changed since the file was written."""
+
+
+@dataclass(frozen=True, slots=True)
+class CollectionInfo:
+    """What is known of a collection without reading its documents.
+
+    Attributes
+    ----------
+    name : str
+        The collection.
+    state : CollectionState
+        Where its documents are.
+    documents : int
+        How many there are.
+    disk_bytes : int
+        Bytes of its file.
+    memory_bytes : int
+        Bytes of memory that its views and changes take.
+    last_modified, last_accessed : datetime or None
+        In UTC; of this engine, and of the file.
+    access_count : int
+        How often it was read or changed by this engine.
+    """
+
+    name: str
+    state: CollectionState
+    documents: int
+    disk_bytes: int
+    memory_bytes: int
+    last_modified: dt.datetime | None
+    last_accessed: dt.datetime | None
+    access_count: int
+
+
+class _Relief(Protocol):
+    def __call__(self, size: int) -> None: ...
+
+
+@dataclass(slots=True)
+class Services:
+    """What the collections of an engine share.
+
+    Attributes
+    ----------
+    options : EngineOptions
+        How the engine works.
+    directory : DataDirectory
+        Where files and journal are.
+    memory : Memory
+        What may be taken.
+    make_room : callable
+        Called before some bytes are taken for changes; checkpoints others where needed.
+    check_writable : callable
+        Raises when the engine is closed or may not write.
+    check_open : callable
+        Raises when the engine is closed.
+    streams : WeakSet
+        The streams that are open.
+    """
+
+    options: EngineOptions
+    directory: DataDirectory
+    memory: Memory
+    make_room: _Relief
+    check_writable: Callable[[], None]
+    check_open: Callable[[], None]
+    streams: weakref.WeakSet[Any] = field(default_factory=weakref.WeakSet)
+
+
+class Collection:
+    """A collection of an engine.
+
+    It is made by :class:`~godb_arrow.StorageEngine`; a handle stays good when the collection is
+    renamed, and raises :class:`~godb_arrow.CollectionNotFound` when it was dropped.
+
+    Examples
+    --------
+    >>> import tempfile, godb_arrow
+    >>> engine = godb_arrow.StorageEngine(tempfile.mkdtemp())
+    >>> users = engine.create_collection("users")
+    >>> users.insert({"name": "Ada", "age": 36})
+    '1'
+    >>> users.get("1")
+    {'_id': '1', 'name': 'Ada', 'age': 36}
+    >>> len(users)
+    1
+    >>> engine.close()
+    """
+
+    def __init__(
+        self,
+        services: Services,
+        name: str,
+        base: Base,
+        *,
+        indexes: tuple[str, ...] | None = None,
+        record: int = 0,
+        stale: bool = False,
+    ) -> None:
+        self._services = services
+        self._name = name
+        self._base = base
+        self._overlay = Overlay()
+        self._lock = threading.RLock()  # guards all that follows
+        self._storing = threading.Lock()  # one checkpoint at a time
+        self._count: int | None = None
+        self._sequence: IdSequence | None = None
+        self._indexes = indexes
+        self._record = record  # the journal's last record of this collection
+        self._needs: int | None = None  # the oldest one beside the overlay's, such as a rename
+        self._stale = stale  # whether the file must be written though no document changed
+        self._changes = 0
+        self._replayed: list[Record] = []
+        self._taken = 0
+        self._dropped = False
+        self._last_modified: float | None = None
+        self._last_accessed: float | None = None
+        self._accesses = 0
+
+    # --- what it is ---------------------------------------------------------------------------
+
+    @property
+    def name(self) -> str:
+        """The collection's name."""
+        return self._name
+
+    @property
+    def state(self) -> CollectionState:
+        """Where its documents are."""
+        if self.is_dirty:
+            return CollectionState.DIRTY
+        if self._base.is_loading:
+            return CollectionState.LOADING
+        return CollectionState.LOADED if self._base.is_loaded else CollectionState.UNLOADED
+
+    @property
+    def is_dirty(self) -> bool:
+        """Whether it changed since its file was written."""
+        return self._stale or bool(self._replayed) or len(self._overlay) > 0
+
+    @property
+    def dirty_documents(self) -> int:
+        """How many documents changed since the file was written."""
+        return len(self._overlay)
+
+    @property
+    def changed_bytes(self) -> int:
+        """Bytes of memory that its changes take."""
+        return self._taken
+
+    @property
+    def next_id(self) -> int:
+        """The number that the next generated document id gets."""
+        return self._ids().next_id
+
+    @property
+    def indexes(self) -> tuple[str, ...]:
+        """The fields that have an index."""
+        if self._indexes is None:
+            self._indexes = self._base.hint.indexes
+        return self._indexes
+
+    def info(self) -> CollectionInfo:
+        """What is known without reading the documents."""
+        path = self._base.path
+        modified = self._last_modified
+        if modified is None and path is not None and os.path.exists(path):
+            modified = os.stat(path).st_mtime
+        return CollectionInfo(
+            name=self._name,
+            state=self.state,
+            documents=len(self),
+            disk_bytes=self._base.file_size,
+            memory_bytes=self._base.held_bytes() + self._taken,
+            last_modified=_moment(modified),
+            last_accessed=_moment(self._last_accessed),
+            access_count=self._accesses,
+        )
+
+    def __len__(self) -> int:
+        self._services.check_open()
+        with self._lock:
+            self._check_there()
+            self._prepare()
+            assert self._count is not None
+            return self._count
+
+    def __repr__(self) -> str:
+        if self._dropped:
+            return f"<Collection {self._name!r}, dropped>"
+        return f"<Collection {self._name!r}, {self.state.value}>"
+
+    # --- reading ------------------------------------------------------------------------------
+
+    def snapshot(self) -> Snapshot:
+        """The collection as it is now, whatever happens to it later."""
+        with self._reading(), self._lock:
+            self._check_there()
+            self._prepare()
+            return self._snapshot()
+
+    def _snapshot(self) -> Snapshot:
+        if self._base.path is not None:
+            self._base.open()
+        assert self._count is not None
+        return Snapshot(self._base, self._overlay, self._count, self._record)
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        self._services.check_open()
+        with error_context("read", collection=self._name):
+            self._accesses += 1
+            self._last_accessed = time.time()
+            yield
+
+    def get(self, identity: str | int) -> dict[Any, Any]:
+        """One document by its id.
+
+        Parameters
+        ----------
+        identity : str or int
+            The document id.
+
+        Returns
+        -------
+        dict
+
+        Raises
+        ------
+        DocumentNotFound
+            There is no such document.
+        """
+        key = id_of(identity, "the document to get")
+        with self._reading():
+            found = self._find(key)
+            if found is None:
+                raise _not_found(key)
+            return with_id(codec.load(found), key)
+
+    def __contains__(self, identity: object) -> bool:
+        if not isinstance(identity, (str, int)) or isinstance(identity, bool):
+            return False
+        with self._reading():
+            return self._find(str(identity)) is not None
+
+    def _find(self, identity: str) -> bytes | None:
+        """The bytes of a document."""
+        with self._lock:
+            self._check_there()
+            self._prepare()
+            version = self._overlay.find(identity)
+            if version is not False:
+                return None if version is None else self._overlay.document(version)
+            base = self._base
+            if base.path is not None:
+                base.open()
+        base.documents()
+        rows = base.rows_of([identity]).get(identity)
+        return None if rows is None else base.document(rows[-1])
+
+    def find(
+        self,
+        filter: Filter | None = None,
+        *,
+        columns: Sequence[str] | None = None,
+        limit: int | None = None,
+        offset: int = 0,
+    ) -> list[dict[Any, Any]]:
+        """The documents that a filter keeps.
+
+        Parameters
+        ----------
+        filter : pyarrow.compute.Expression or mapping, optional
+            Which documents; ``{"city": "Berlin"}`` stands for an equality, a list for any of
+            its values, None for null or absent.
+        columns : sequence of str, optional
+            Fields to give, and dotted paths into maps; all, if left out.
+        limit : int, optional
+            How many documents at most.
+        offset : int
+            How many to leave out before.
+
+        Returns
+        -------
+        list of dict
+        """
+        for name, value in (("limit", limit), ("offset", offset)):
+            if value is not None and (
+                isinstance(value, bool) or not isinstance(value, int) or value < 0
+            ):
+                raise InvalidOption(f"{name} is {value!r}", advice="give a whole number")
+        with self.find_all_stream(filter, columns=columns) as stream:
+            found: list[dict[Any, Any]] = []
+            if limit == 0:
+                return found
+            for position, document in enumerate(stream):
+                if position >= offset:
+                    found.append(document)
+                    if limit is not None and len(found) == limit:
+                        break
+            return found
+
+    def find_all(self) -> list[dict[Any, Any]]:
+        """All documents; :meth:`find_all_stream` gives them one by one."""
+        return self.find()
+
+    def find_page(
+        self, filter: Filter | None = None, *, limit: int = 100, cursor: str | None = None
+    ) -> Page:
+        """A page of documents in the order of their ids.
+
+        Parameters
+        ----------
+        filter : pyarrow.compute.Expression or mapping, optional
+            Which documents.
+        limit : int
+            How many documents at most, from 1.
+        cursor : str, optional
+            The cursor of the page before; it stays good whatever changes in between.
+
+        Returns
+        -------
+        Page
+
+        Raises
+        ------
+        InvalidCursor
+            The cursor is not one that a page had.
+        """
+        if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
+            raise InvalidOption(f"limit is {limit!r}", advice="give a whole number of at least 1")
+        snapshot = self.snapshot()
+        with error_context("read", collection=self._name):
+            snapshot.base.documents()
+            return page_after(snapshot, cursor, limit, filter, self.indexes)
+
+    def find_all_stream(
+        self, filter: Filter | None = None, *, columns: Sequence[str] | None = None
+    ) -> DocumentStream:
+        """The documents one by one, in constant memory; an iterator, also with ``async for``.
+
+        Parameters
+        ----------
+        filter, columns
+            As for :meth:`find`.
+
+        Returns
+        -------
+        DocumentStream
+            It sees the collection as it was when it was opened.
+        """
+        if isinstance(columns, str):
+            raise InvalidOption(f"columns is the string {columns!r}", advice="give a list of names")
+        shape = None if columns is None else lambda document: pick(document, columns)
+        return DocumentStream(
+            self.snapshot(),
+            self._name,
+            condition=filter,
+            indexed=self.indexes,
+            shape=shape,
+            opened=self._services.streams,
+        )
+
+    def __iter__(self) -> Iterator[dict[Any, Any]]:
+        return iter(self.find_all_stream())
+
+    def count(self, filter: Filter | None = None) -> int:
+        """How many documents there are, or that a filter keeps."""
+        if filter is None:
+            return len(self)
+        snapshot = self.snapshot()
+        with error_context("read", collection=self._name):
+            return sum(len(rows) for _, rows in matching(snapshot, filter, self.indexes))
+
+    def stream(
+        self,
+        columns: Sequence[str] | None = None,
+        filter: Filter | None = None,
+        schema: pa.Schema | None = None,
+        **options: Unpack[ReadKeywords],
+    ) -> BatchStream:
+        """The documents as record batches, in constant memory.
+
+        Parameters
+        ----------
+        columns, filter, schema, **options
+            As for :func:`~godb_arrow.scan_godb`.
+
+        Returns
+        -------
+        BatchStream
+            An iterator, also with ``async for``; ``reader()`` makes a
+            ``pyarrow.RecordBatchReader`` of it. It sees the collection as it was when it was
+            opened.
+        """
+        options.setdefault("threads", self._services.options.threads)
+        return BatchStream(
+            self.snapshot(),
+            self._name,
+            columns=columns,
+            condition=filter,
+            schema=schema,
+            options=ReadOptions(**options),
+            indexed=self.indexes,
+            opened=self._services.streams,
+        )
+
+    def stream_batches(
+        self,
+        columns: Sequence[str] | None = None,
+        filter: Filter | None = None,
+        **options: Unpack[ReadKeywords],
+    ) -> pa.RecordBatchReader:
+        """The documents as a ``pyarrow.RecordBatchReader``; see :meth:`stream`."""
+        return self.stream(columns, filter, **options).reader()
+
+    def __arrow_c_stream__(self, requested_schema: object = None) -> object:
+        return self.stream().__arrow_c_stream__(requested_schema)
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The schema of the record batches."""
+        with error_context("read", collection=self._name):
+            return self.snapshot().schema()
+
+    def to_arrow(
+        self, columns: Sequence[str] | None = None, filter: Filter | None = None
+    ) -> pa.Table:
+        """The documents as a table."""
+        return self.stream_batches(columns, filter).read_all()
+
+    def to_pandas(
+        self,
+        columns: Sequence[str] | None = None,
+        filter: Filter | None = None,
+        dtype_backend: DtypeBackend | None = None,
+    ) -> pd.DataFrame:
+        """The documents as a DataFrame; see :func:`~godb_arrow.read_godb` for the dtypes."""
+        from godb_arrow.connectors.pandas import to_frame
+
+        return to_frame(self.to_arrow(columns, filter), dtype_backend)
+
+    def explain(self, filter: Filter | None = None) -> Explanation:
+        """How a filter would be evaluated, and whether an index helps."""
+        snapshot = self.snapshot()
+        with error_context("explain", collection=self._name):
+            return explain(snapshot, filter, self.indexes)
+
+    # --- changing -----------------------------------------------------------------------------
+
+    def insert(self, document: Mapping[Any, Any]) -> str:
+        """Insert a document.
+
+        Parameters
+        ----------
+        document : mapping
+            With an ``_id`` of its own, or without: then it gets a number that none had before.
+
+        Returns
+        -------
+        str
+            The document id.
+
+        Raises
+        ------
+        DuplicateId
+            There is a document with that id.
+        InvalidDocument
+            A value cannot be stored.
+        """
+        with self._writing("insert"):
+            (encoded,) = self._encode([document], None)
+            (identity,) = _texts(encoded.ids)
+            self._put(encoded, [identity], None, replace=False)
+            return identity
+
+    def insert_many(
+        self, data: Any, *, id_column: str | None = None, omit_nulls: bool = False
+    ) -> list[str]:
+        """Insert documents: all of them or, on an error, none.
+
+        Parameters
+        ----------
+        data : iterable of dicts, DataFrame, Table, RecordBatchReader or Arrow stream
+            The documents.
+        id_column : str, optional
+            The field with the ids, strings or integers, in place of ``_id``.
+        omit_nulls : bool
+            Leave nulls of a table out of the documents, instead of storing nil.
+
+        Returns
+        -------
+        list of str
+            The document ids.
+
+        Raises
+        ------
+        DuplicateId
+            Ids occur twice, or are there already.
+        """
+        return self._insert_all("insert", data, id_column, omit_nulls, replace=False)
+
+    def upsert_many(
+        self, data: Any, *, id_column: str | None = None, omit_nulls: bool = False
+    ) -> list[str]:
+        """Insert documents, in place of those that have the same id: all or none.
+
+        Parameters
+        ----------
+        data, id_column, omit_nulls
+            As for :meth:`insert_many`.
+
+        Returns
+        -------
+        list of str
+            The document ids.
+        """
+        return self._insert_all("upsert", data, id_column, omit_nulls, replace=True)
+
+    def _insert_all(
+        self, operation: str, data: Any, id_column: str | None, omit_nulls: bool, *, replace: bool
+    ) -> list[str]:
+        with self._writing(operation):
+            rows = rows_of(data, id_column)
+            schema = None if rows.schema is None else _with_id_field(stored_schema(rows.schema))
+            encoded = list(encode_rows(rows, id_column, omit_nulls, self._ids()))
+            if not encoded:
+                return []
+            joined = Encoded(
+                b"".join(one.chunk for one in encoded),
+                pa.chunked_array([one.ids for one in encoded]).combine_chunks(),
+                any(one.given for one in encoded),
+            )
+            del encoded
+            ids = _texts(joined.ids)
+            self._put(joined, ids, schema, replace=replace)
+            return ids
+
+    def _encode(self, documents: list[Any], id_field: str | None) -> Iterable[Encoded]:
+        return encode_rows(rows_of(documents, id_field), id_field, False, self._ids())
+
+    def _ids(self) -> IdSequence:
+        """Gives ids that no document had."""
+        with self._lock:
+            self._check_there()
+            self._prepare()
+            if self._sequence is None:
+                next_id = self._base.hint.next_id
+                if next_id is None:
+                    next_id = self._base.ids().greatest + 1
+                self._sequence = IdSequence(next_id)
+            return self._sequence
+
+    def _put(
+        self, encoded: Encoded, ids: list[str], schema: pa.Schema | None, *, replace: bool
+    ) -> None:
+        positions = dict.fromkeys(ids)
+        if len(positions) < len(ids) and not replace:
+            raise DuplicateId(_twice(ids))
+        entries = encoded.entries()
+        self._services.make_room(len(encoded.chunk) + 8 * len(entries.bounds))
+        sequence = self._ids()
+        if encoded.given:
+            sequence.see_greatest(codec.survey_ids(encoded.ids)[1])
+        # Who generates ids gets none that is there; else look, and first without the lock.
+        if encoded.given and self._base.path is not None:
+            self._base.ids()
+        with self._lock:
+            self._check_there()
+            changed = self._overlay.find_any(positions)
+            shadows = self._base.rows_of(positions) if encoded.given else {}
+            for identity in changed:
+                shadows.pop(identity, None)
+            there = {i for i, version in changed.items() if version is not None}
+            there.update(shadows)
+            if there and not replace:
+                raise DuplicateId(
+                    sorted(there)[:10], advice="replace them with upsert_many, or leave them out"
+                )
+            meta: dict[str, Any] = {"op": "write", "n": sequence.next_id, "k": [len(ids)]}
+            if schema is not None:
+                meta["s"] = schema.serialize().to_pybytes()
+            number = self._append(meta, [encoded.chunk])
+            rows = [row for found in shadows.values() for row in found]
+            self._apply(entries, ids, schema, rows, number)
+            gone = sum(len(found) - 1 for found in shadows.values())
+            self._changed(len(positions) - len(there) - gone)
+        self._sync(number)
+
+    def _apply(
+        self,
+        entries: codec.Entries,
+        ids: list[str],
+        schema: pa.Schema | None,
+        shadows: list[int],
+        number: int | None,
+    ) -> None:
+        if len(ids) <= _FEW and schema is None:
+            versions = {one: entries.document(index) for index, one in enumerate(ids)}
+            self._overlay.change(versions, shadows, number)
+        else:
+            self._overlay.add(ids, entries, schema, shadows, number)
+
+    def update(self, identity: str | int, fields: Mapping[Any, Any]) -> dict[Any, Any]:
+        """Merge fields into a document.
+
+        Parameters
+        ----------
+        identity : str or int
+            The document id.
+        fields : mapping
+            They take the place of the document's fields of the same names; others stay.
+
+        Returns
+        -------
+        dict
+            The document as it is now.
+
+        Raises
+        ------
+        DocumentNotFound
+            There is no such document.
+        """
+        key = id_of(identity, "the document to update")
+        return self._update({key: fields}, "update")[key]
+
+    def update_many(self, changes: Mapping[str, Mapping[Any, Any]]) -> int:
+        """Merge fields into documents: into all of them or, on an error, none.
+
+        Parameters
+        ----------
+        changes : mapping of str to mapping
+            Document ids, and the fields to merge into each.
+
+        Returns
+        -------
+        int
+            How many documents were changed.
+        """
+        if not isinstance(changes, Mapping):
+            raise InvalidOption(
+                f"cannot update by a {type(changes).__name__}", advice="give {id: fields, …}"
+            )
+        keyed = {id_of(key, "a document to update"): fields for key, fields in changes.items()}
+        return len(self._update(keyed, "update"))
+
+    def _update(
+        self, changes: Mapping[str, Mapping[Any, Any]], operation: str
+    ) -> dict[str, dict[Any, Any]]:
+        for key, fields in changes.items():
+            if not isinstance(fields, Mapping):
+                raise InvalidDocument(
+                    f"the fields of {key!r} are a {type(fields).__name__}", advice="give a mapping"
+                )
+            if ID_FIELD in fields and id_of(fields[ID_FIELD], f"document {key!r}") != key:
+                raise InvalidDocument(
+                    f"the fields of {key!r} have another id", advice="an id never changes"
+                )
+
+        def merge(key: str, before: bytes) -> dict[Any, Any]:
+            return with_id(codec.load(before) | dict(changes[key]), key)
+
+        return self._replace(list(changes), merge, operation)
+
+    def replace(self, identity: str | int, document: Mapping[Any, Any]) -> None:
+        """Put another document in the place of one.
+
+        Parameters
+        ----------
+        identity : str or int
+            The document id, which stays.
+        document : mapping
+            The new document.
+
+        Raises
+        ------
+        DocumentNotFound
+            There is no such document.
+        """
+        key = id_of(identity, "the document to replace")
+        if not isinstance(document, Mapping):
+            raise InvalidDocument(
+                f"the document is a {type(document).__name__}", advice="give a mapping"
+            )
+        self._replace([key], lambda _, __: with_id(dict(document), key), "replace")
+
+    def _replace(
+        self,
+        ids: list[str],
+        change: Callable[[str, bytes], dict[Any, Any]],
+        operation: str,
+    ) -> dict[str, dict[Any, Any]]:
+        with self._writing(operation):
+            self._services.make_room(1024 * len(ids))
+            if self._base.path is not None:
+                self._base.documents()
+                self._base.ids()
+            with self._lock:
+                self._check_there()
+                self._prepare()
+                present, shadows = self._present(ids)
+                for key in ids:
+                    if key not in present:
+                        raise _not_found(key)
+                made = {key: change(key, present[key]) for key in ids}
+                packed = {}
+                for key, document in made.items():
+                    with _named(key):
+                        packed[key] = codec.pack(document)
+                number = self._write_few(packed, shadows)
+            self._sync(number)
+            return made
+
+    def _present(self, ids: Iterable[str]) -> tuple[dict[str, bytes], list[int]]:
+        """The bytes of those documents that are there, and the rows of the base they are in."""
+        wanted = dict.fromkeys(ids)
+        changed: dict[str, Version] = self._overlay.find_any(wanted)
+        found = {
+            key: self._overlay.document(version)
+            for key, version in changed.items()
+            if version is not None
+        }
+        shadows: list[int] = []
+        for key, rows in self._base.rows_of([k for k in wanted if k not in changed]).items():
+            found[key] = self._base.document(rows[-1])
+            shadows += rows
+        return found, shadows
+
+    def _write_few(self, versions: Mapping[str, bytes | None], shadows: list[int]) -> int | None:
+        """Put and delete documents that are there."""
+        puts = [codec.pack(key) + raw for key, raw in versions.items() if raw is not None]
+        deleted = [key for key, raw in versions.items() if raw is None]
+        meta = {"op": "write", "n": self._ids().next_id, "k": [len(puts)], "d": deleted}
+        number = self._append(meta, [b"".join(puts)])
+        self._overlay.change(versions, shadows, number)
+        self._changed(-len(deleted))
+        return number
+
+    def delete(self, identity: str | int) -> None:
+        """Delete a document.
+
+        Raises
+        ------
+        DocumentNotFound
+            There is no such document.
+        """
+        key = id_of(identity, "the document to delete")
+        if not self._delete([key]):
+            raise _not_found(key)
+
+    def delete_many(self, filter: Filter | None) -> int:
+        """Delete the documents that a filter keeps, or all with None: all at once.
+
+        Returns
+        -------
+        int
+            How many were deleted.
+        """
+        snapshot = self.snapshot()
+        with error_context("delete", collection=self._name):
+            ids = [
+                run.id(int(row))
+                for run, rows in matching(snapshot, filter, self.indexes)
+                for row in rows
+            ]
+        return self._delete(ids)
+
+    def _delete(self, ids: list[str]) -> int:
+        with self._writing("delete"):
+            self._services.make_room(128 * len(ids))
+            if self._base.path is not None:
+                self._base.ids()
+            with self._lock:
+                self._check_there()
+                self._prepare()
+                changed = self._overlay.find_any(dict.fromkeys(ids))
+                there = self._base.rows_of([key for key in ids if key not in changed])
+                gone = [key for key, version in changed.items() if version is not None]
+                gone += there
+                if not gone:
+                    return 0
+                shadows = [row for rows in there.values() for row in rows]
+                number = self._write_few(dict.fromkeys(gone), shadows)
+                # A file of somebody else may have an id twice.
+                self._changed(len(there) - len(shadows))
+            self._sync(number)
+            return len(gone)
+
+    def create_index(self, field: str) -> None:
+        """Keep an index on a field, or a dotted path into maps.
+
+        Filters on that field then decode only the documents that it leaves over.
+
+        Raises
+        ------
+        InvalidFilter
+            The field has lists, maps or mixed types.
+        """
+        with self._writing("create an index"):
+            check_indexable(self.schema, field)
+            with self._lock:
+                if field not in self.indexes:
+                    self._set_indexes((*self.indexes, field))
+
+    def drop_index(self, field: str) -> None:
+        """Give up the index on a field, if there is one."""
+        with self._writing("drop an index"), self._lock:
+            if field in self.indexes:
+                self._set_indexes(tuple(name for name in self.indexes if name != field))
+
+    def _set_indexes(self, fields: tuple[str, ...]) -> None:
+        number = self._append({"op": "index", "i": list(fields)}, [])
+        self._indexes = fields
+        self._note_need(number)
+        self._stale = True
+        self._sync(number)
+
+    # --- under the verbs ----------------------------------------------------------------------
+
+    @contextmanager
+    def _writing(self, operation: str) -> Iterator[None]:
+        self._services.check_writable()
+        with error_context(operation, collection=self._name):
+            self._accesses += 1
+            self._last_accessed = time.time()
+            yield
+
+    def _check_there(self) -> None:
+        if self._dropped:
+            raise CollectionNotFound(
+                f"the collection {self._name!r} was dropped", advice="create it again"
+            )
+
+    def _append(self, meta: dict[str, Any], parts: Sequence[bytes]) -> int | None:
+        """Journal a change; the caller holds the lock."""
+        if self._services.options.durability == "checkpoint":
+            return None
+        number = self._services.directory.journal.append(self, {**meta, "c": self._name}, parts)
+        self._record = number
+        return number
+
+    def _sync(self, number: int | None) -> None:
+        if number is not None and self._services.options.durability == "commit":
+            self._services.directory.journal.sync(number)
+
+    def _changed(self, added: int) -> None:
+        assert self._count is not None
+        self._count += added
+        self._changes += 1
+        self._last_modified = time.time()
+        self._account()
+
+    def _account(self) -> None:
+        size = self._overlay.size
+        self._services.memory.take("changes", size - self._taken)
+        self._taken = size
+
+    def _note_need(self, number: int | None) -> None:
+        if self._needs is None:
+            self._needs = number
+
+    # --- recovery -----------------------------------------------------------------------------
+
+    def replay(self, record: Record) -> None:
+        """Take a change from the journal; it counts from the first use on."""
+        self._replayed.append(record)
+        self._record = record.number
+
+    @property
+    def stored_record(self) -> int:
+        """The last record of the journal that the file holds."""
+        return self._base.hint.record
+
+    def _prepare(self) -> None:
+        """Before the first use: count, and apply what the journal had."""
+        if self._count is not None and not self._replayed:
+            return
+        base = self._base
+        if self._count is None:
+            self._count = base.count
+        stored = base.hint.record
+        records = [record for record in self._replayed if record.number > stored]
+        for record in records:
+            self._replay_one(record)
+        if records:
+            self._overlay.rebase(base)
+            snapshot = self._snapshot()
+            changed = sum(len(run) for run in snapshot.overlay_runs())
+            self._count = base.count - len(snapshot.dead_rows()) + changed
+            self._account()
+        elif self._replayed and not self._services.directory.read_only:
+            self._services.directory.journal.release(self, self._needs)
+        self._replayed = []
+
+    def _replay_one(self, record: Record) -> None:
+        meta = record.meta
+        if meta["op"] == "index":
+            self._indexes = tuple(meta["i"])
+            self._note_need(record.number)
+            self._stale = True
+            return
+        if self._sequence is None:
+            self._sequence = IdSequence(max(meta["n"], self._base.hint.next_id or 1))
+        self._sequence.see_greatest(meta["n"] - 1)
+        schema = None
+        if "s" in meta:
+            schema = pa.ipc.read_schema(pa.py_buffer(meta["s"]))
+        for count, part in zip(meta["k"], record.parts, strict=True):
+            if count:
+                entries = scan(part, count)
+                self._apply(entries, list(entries.ids()), schema, [], record.number)
+        self._overlay.change(dict.fromkeys(meta.get("d", ())), [], record.number)
+
+    # --- saving -------------------------------------------------------------------------------
+
+    def checkpoint(self) -> bool:
+        """Write the file, if anything changed; returns whether it was written.
+
+        Writers and readers go on meanwhile.
+
+        Raises
+        ------
+        StorageError
+            The disk refused: the file, the changes and the journal are as they were.
+        """
+        with self._storing, error_context("save", collection=self._name):
+            with self._lock:
+                if self._dropped:
+                    return False
+                self._prepare()
+                if not self.is_dirty:
+                    return False
+                snapshot = self._snapshot()
+                self._overlay.pin()
+                base, name, needs = self._base, self._name, self._needs
+                next_id, indexes, taken = self._ids().next_id, self.indexes, self._changes
+            target = self._services.directory.path_of(name)
+            try:
+                write_snapshots(
+                    target, [(name, snapshot, next_id, indexes)], keep_extras=base.path == target
+                )
+                stored = Base(self._services.memory, target, None)
+                stored.open()
+                stored.ids()
+                if base.path is not None and base.path != target:
+                    # Before the journal forgets that the collection was renamed.
+                    self._services.directory.remove(base.path)
+            except BaseException:
+                with self._lock:
+                    self._overlay.unpin()
+                raise
+            with self._lock:
+                self._finish(stored, needs, name)
+            base.forget()
+            logger.info("saved %r: %d documents, %d changes", name, snapshot.count, taken)
+            return True
+
+    def _finish(self, stored: Base, needs: int | None, name: str) -> None:
+        self._overlay.drop_pinned()
+        self._base = stored
+        if len(self._overlay):
+            self._overlay.rebase(stored)
+        if self._name == name and self._needs == needs:
+            self._needs, self._stale = None, False
+        self._account()
+        if not self._services.directory.read_only:
+            first = self._overlay.first
+            needed = [number for number in (first, self._needs) if number is not None]
+            self._services.directory.journal.release(self, min(needed, default=None))
+
+    def drop(self) -> None:
+        """The collection's part of being dropped: handles are no good any more."""
+        self._dropped = True
+        self._services.memory.take("changes", -self._taken)
+        self._taken = 0
+        self._base.forget()
+
+    def rename(self, name: str, number: int) -> None:
+        """The collection's part of being renamed: the file follows with the next checkpoint."""
+        self._name = name
+        self._stale = True
+        self._note_need(number)
+        self._record = max(self._record, number)
+
+    @property
+    def path(self) -> str | None:
+        """The file that it is over."""
+        return self._base.path
+
+    @contextmanager
+    def at_rest(self) -> Iterator[None]:
+        """Nobody changes or saves the collection meanwhile."""
+        with self._storing, self._lock:
+            self._check_there()
+            yield
+
+
+@contextmanager
+def _named(identity: str) -> Iterator[None]:
+    try:
+        yield
+    except InvalidDocument as error:
+        error.message = f"document {identity!r}: {error.message}"
+        raise
+
+
+def _not_found(identity: str) -> DocumentNotFound:
+    return DocumentNotFound(
+        f"there is no document {identity!r}", advice="document ids are strings, such as '1'"
+    )
+
+
+def _with_id_field(schema: pa.Schema) -> pa.Schema:
+    if ID_FIELD in schema.names:
+        return schema
+    return pa.schema([pa.field(ID_FIELD, pa.string()), *schema], metadata=schema.metadata)
+
+
+def _texts(ids: pa.Array) -> list[str]:
+    try:
+        texts: list[str] = ids.cast(pa.string()).to_pylist()
+    except pa.ArrowInvalid:
+        texts = [raw.decode("utf-8", "surrogateescape") for raw in ids.to_pylist()]
+    return texts
+
+
+def _twice(ids: list[str]) -> list[str]:
+    seen: set[str] = set()
+    twice: dict[str, None] = {}
+    for identity in ids:
+        if identity in seen:
+            twice[identity] = None
+        seen.add(identity)
+    return list(twice)[:10]
+
+
+def _moment(seconds: float | None) -> dt.datetime | None:
+    return None if seconds is None else dt.datetime.fromtimestamp(seconds, dt.UTC)

@@ -1,0 +1,851 @@
+"""The storage engine: collections in a data directory, cached, journalled, saved."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self, Unpack
+
+import pyarrow as pa
+
+from godb_arrow.background import WorkerHealth, Workers, close_at_exit
+from godb_arrow.collection import Collection, CollectionInfo, Services
+from godb_arrow.errors import (
+    CollectionExists,
+    CollectionNotFound,
+    EngineClosed,
+    GodbError,
+    MemoryLimitExceeded,
+    ReadOnly,
+    StorageError,
+    error_context,
+)
+from godb_arrow.journal import Record
+from godb_arrow.lru import EvictionPolicy
+from godb_arrow.memory import Memory
+from godb_arrow.options import EngineOptions, ReadKeywords, parse_duration
+from godb_arrow.persistence import DataDirectory, check_name, write_snapshots
+from godb_arrow.projection import Filter
+from godb_arrow.query import Explanation, Page
+from godb_arrow.reading import list_collections
+from godb_arrow.snapshot import Base
+from godb_arrow.streaming import DocumentStream
+
+if TYPE_CHECKING:
+    import datetime as dt
+
+    import pandas as pd
+
+    from godb_arrow.connectors.pandas import DtypeBackend
+    from godb_arrow.options import Durability
+
+__all__ = ["EngineStats", "MemoryStats", "StorageEngine"]
+
+logger = logging.getLogger(__name__)
+
+_MEBIBYTE = 1 << 20
+_SYNCER, _SAVER = "journal-sync", "saver"
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryStats:
+    """What an engine holds in memory.
+
+    Attributes
+    ----------
+    alloc_mb : float
+        MiB of views, changes and stream buffers.
+    peak_mb : float
+        The most that was.
+    limit_mb : float
+        What may be.
+    cache_size : int
+        Views that are held.
+    cache_bytes, changes_bytes, stream_bytes : int
+        Bytes of views, of changes that are not saved, and of batches that wait in streams.
+    hits, misses, evictions : int
+        Of the cache.
+    collections : int
+        How many there are.
+    streams : int
+        How many are open.
+    threads : int
+        Threads of the process.
+    journal_bytes : int
+        Bytes of the journal on the disk.
+    dirty_documents : int
+        Documents that changed since their file was written.
+    """
+
+    alloc_mb: float
+    peak_mb: float
+    limit_mb: float
+    cache_size: int
+    cache_bytes: int
+    changes_bytes: int
+    stream_bytes: int
+    hits: int
+    misses: int
+    evictions: int
+    collections: int
+    streams: int
+    threads: int
+    journal_bytes: int
+    dirty_documents: int
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStats:
+    """How an engine is getting on.
+
+    Attributes
+    ----------
+    memory : MemoryStats
+        What it holds.
+    workers : list of WorkerHealth
+        Its background workers.
+    checkpoints, failed_checkpoints : int
+        Files that were written, or could not be.
+    journal_syncs : int
+        How often the journal was synced.
+    recovered_records : int
+        Changes that the journal had when the engine was opened.
+    torn_bytes : int
+        Bytes that were cut off the journal then.
+    """
+
+    memory: MemoryStats
+    workers: list[WorkerHealth]
+    checkpoints: int
+    failed_checkpoints: int
+    journal_syncs: int
+    recovered_records: int
+    torn_bytes: int
+
+
+class StorageEngine:
+    """Collections of documents in a data directory.
+
+    Parameters
+    ----------
+    data_dir : path
+        The folder; made if need be.
+    max_memory : int or str
+        Bytes, or such as ``"1GB"``, for cached views, unsaved changes and stream buffers together.
+    background_save : None, float, timedelta or str
+        How often the saver writes what changed, such as ``"5min"``; with None there is no saver.
+        It works after :meth:`start_background_workers`.
+    durability : {"interval", "commit", "checkpoint"}
+        What an acknowledged change survives. ``"commit"``: a power cut, since the journal is
+        synced before the call returns. ``"interval"``: a crash of the process, and a power cut
+        but for the last `sync_interval`. ``"checkpoint"``: only what was saved survives.
+    sync_interval : float, timedelta or str
+        How often the journal is synced with ``"interval"``; a second by default.
+    read_only : bool
+        Read a directory that another process may write at the same time, as it was saved and
+        journalled when this engine was opened.
+    eviction_policy : EvictionPolicy, optional
+        Which views go first: ``LRU()``, ``LFU()``, ``TTL(seconds)`` or your own.
+    threads : int, optional
+        Threads of a stream; as many as there are cores, if left out.
+
+    Raises
+    ------
+    DirectoryLocked
+        Somebody else writes the directory.
+    CorruptFile
+        The journal lacks changes that were acknowledged.
+
+    Warns
+    -----
+    OptionWarning
+        An optional value makes no sense; the default is used.
+
+    Examples
+    --------
+    >>> import tempfile, godb_arrow
+    >>> with godb_arrow.StorageEngine(tempfile.mkdtemp(), max_memory="64MB") as engine:
+    ...     _ = engine.create_collection("users")
+    ...     _ = engine.insert_many("users", [{"name": "Ada", "age": 36}, {"name": "Bob"}])
+    ...     engine.update("users", "2", {"age": 41})["age"]
+    ...     engine.to_arrow("users", columns=["age"]).column("age").to_pylist()
+    41
+    [36, 41]
+    """
+
+    def __init__(
+        self,
+        data_dir: str | os.PathLike[str] = ".",
+        *,
+        max_memory: int | str = "1GB",
+        background_save: float | str | dt.timedelta | None = None,
+        durability: Durability = "interval",
+        sync_interval: float | str | dt.timedelta = 1.0,
+        read_only: bool = False,
+        eviction_policy: EvictionPolicy | None = None,
+        threads: int | None = None,
+    ) -> None:
+        self._closed = True  # until it is open
+        self.options = EngineOptions.checked(
+            max_memory=max_memory,
+            background_save=background_save,
+            durability=durability,
+            sync_interval=sync_interval,
+            threads=threads,
+        )
+        self._memory = Memory(self.options.max_memory, eviction_policy)
+        self._directory = DataDirectory(data_dir, read_only=read_only)
+        self._services = Services(
+            options=self.options,
+            directory=self._directory,
+            memory=self._memory,
+            make_room=self._make_room,
+            check_writable=self._check_writable,
+            check_open=self._check_open,
+        )
+        self._lock = threading.RLock()  # guards the collections' names
+        self._relieving = threading.Lock()
+        self._closing = threading.Lock()
+        self._collections: dict[str, Collection] = {}
+        self._leftovers: dict[str, object] = {}  # files of dropped collections, and whose
+        self._failure: GodbError | None = None  # of the background, to be raised
+        self._checkpoints = self._failed = self._recovered = 0
+        self._workers, self._syncer = Workers(), Workers()
+        try:
+            with error_context("open", self._directory.path):
+                self._recover()
+        except BaseException:
+            self._directory.close()
+            raise
+        self._closed = False
+        if not read_only:
+            if self.options.background_save is not None:
+                self._workers.add(_SAVER, self.options.background_save, self._save_in_background)
+            if self.options.durability == "interval":
+                self._syncer.add(_SYNCER, self.options.sync_interval, self._sync_in_background)
+                self._syncer.start()
+            close_at_exit(self)
+
+    # --- opening and closing ------------------------------------------------------------------
+
+    def _recover(self) -> None:
+        for name, path in self._directory.files().items():
+            self._collections[name] = Collection(
+                self._services, name, Base(self._memory, path), record=0
+            )
+        needs: dict[Collection, int] = {}
+        for record in self._directory.recover():
+            self._recovered += 1
+            self._replay(record, needs)
+        if self._directory.read_only:
+            return
+        journal = self._directory.journal
+        if journal.was_missing:  # the files may know of changes that it had
+            known = (one.stored_record for one in self._collections.values())
+            journal.skip_to(max(known, default=0) + 1)
+        for collection, number in needs.items():
+            journal.release(collection, number)
+        for path in list(self._leftovers):
+            self._remove_leftover(path)
+
+    def _replay(self, record: Record, needs: dict[Collection, int]) -> None:
+        op, name = record.meta["op"], record.meta["c"]
+        collection = self._collections.get(name)
+        if op in ("create", "attach"):
+            if collection is not None and collection.stored_record >= record.number:
+                return
+            base = Base(self._memory)
+            if op == "attach":
+                base = Base(self._memory, record.meta["path"], record.meta["as"])
+            collection = Collection(self._services, name, base, record=record.number, stale=True)
+            self._collections[name] = collection
+        elif collection is None:
+            return  # dropped later, and its file is gone
+        elif op == "drop":
+            if collection.stored_record < record.number:
+                if collection.path is not None:
+                    self._leftovers[collection.path] = None
+                del self._collections[name]
+                needs.pop(collection, None)
+            return
+        elif op == "rename":
+            if collection.stored_record >= record.number:
+                return
+            target = self._collections.get(record.meta["to"])
+            del self._collections[name]
+            if target is not None and target.stored_record >= record.number:
+                # It has its new file already; the old one is what is left.
+                if collection.path is not None:
+                    self._leftovers[collection.path] = None
+                needs.pop(collection, None)
+                return
+            collection.rename(record.meta["to"], record.number)
+            self._collections[record.meta["to"]] = collection
+        else:
+            collection.replay(record)
+        needs.setdefault(collection, record.number)
+
+    def close(self) -> None:
+        """Save what changed, end the workers, and let others write the directory.
+
+        Closing twice does nothing. An engine that cannot save stays open, so that nothing is
+        lost: close it again when the disk has room.
+
+        Raises
+        ------
+        GodbError
+            Something could not be saved, now or in the background before.
+        """
+        with self._closing:
+            if self._closed:
+                return
+            self._workers.stop()
+            failed = None if self._directory.read_only else self._save_all()
+            if failed is not None:
+                raise failed
+            self._syncer.stop()
+            self._closed = True
+            for stream in list(self._services.streams):
+                stream.abort(self._check_open)
+            self._directory.close()
+            self._memory.cache.shrink(0)
+            if self._failure is not None:
+                raise self._failure
+
+    def __enter__(self) -> Self:
+        self._check_open()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else f"{len(self._collections)} collections"
+        return f"<StorageEngine {self._directory.path!r}, {state}>"
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed."""
+        return self._closed
+
+    @property
+    def data_dir(self) -> str:
+        """The data directory."""
+        return self._directory.path
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise EngineClosed(
+                f"the engine of {self._directory.path} was closed", advice="open another one"
+            )
+
+    def _check_writable(self) -> None:
+        self._check_open()
+        if self._directory.read_only:
+            raise ReadOnly(
+                "the engine was opened to read only", advice="open it without read_only=True"
+            )
+
+    # --- collections --------------------------------------------------------------------------
+
+    def create_collection(self, name: str) -> Collection:
+        """Make an empty collection.
+
+        Parameters
+        ----------
+        name : str
+            1 to 255 bytes of UTF-8, any characters.
+
+        Returns
+        -------
+        Collection
+
+        Raises
+        ------
+        CollectionExists
+            There is one of that name.
+        InvalidCollectionName
+        """
+        self._check_writable()
+        with error_context("create", collection=name if isinstance(name, str) else None):
+            check_name(name)
+            with self._lock:
+                self._check_free(name)
+                self._free_path(name)
+                collection = Collection(
+                    self._services, name, Base(self._memory), indexes=(), stale=True
+                )
+                self._journal(collection, {"op": "create", "c": name})
+                self._collections[name] = collection
+                return collection
+
+    def _journal(self, collection: Collection, meta: dict[str, Any]) -> int:
+        """Journal what happens to a collection as a whole: it is synced whatever the durability."""
+        journal = self._directory.journal
+        number = journal.append(collection, meta)
+        journal.sync(number)
+        return number
+
+    def _check_free(self, name: str) -> None:
+        if name in self._collections:
+            raise CollectionExists(
+                f"there is a collection {name!r}", advice="choose another name, or drop it first"
+            )
+
+    def drop_collection(self, name: str) -> None:
+        """Remove a collection; streams that are open still see it.
+
+        Raises
+        ------
+        CollectionNotFound
+        """
+        self._check_writable()
+        with error_context("drop", collection=name):
+            collection = self[name]
+            with collection.at_rest(), self._lock:
+                if self._collections.get(collection.name) is not collection:
+                    raise self._not_found(name)
+                self._journal(collection, {"op": "drop", "c": collection.name})
+                del self._collections[collection.name]
+                path = collection.path
+                collection.drop()
+                if path is not None:
+                    self._leftovers[path] = collection
+                    self._remove_leftover(path)
+                else:
+                    self._directory.journal.release(collection, None)
+
+    def _remove_leftover(self, path: str) -> None:
+        """Remove the file of a collection that was dropped; tried again with each save."""
+        heirs = [one for one in self._collections.values()
+                 if self._directory.path_of(one.name) == path]  # fmt: skip
+        if any(one.path != path for one in heirs):
+            return  # it is replaced soon
+        try:
+            if not heirs:
+                self._directory.remove(path)
+        except StorageError:
+            logger.warning("the file of a dropped collection stays for now", exc_info=True)
+            return
+        owner = self._leftovers.pop(path)
+        self._directory.journal.release(owner, None)
+
+    def _free_path(self, name: str) -> None:
+        """Make sure that nothing is in the file that a new collection will have."""
+        path = self._directory.path_of(name)
+        for other in list(self._collections.values()):
+            if other.path == path:  # it was renamed, and its file did not follow yet
+                self._checkpoint(other)
+        if path in self._leftovers:
+            self._directory.remove(path)
+            self._directory.journal.release(self._leftovers.pop(path), None)
+
+    def rename_collection(self, name: str, new_name: str) -> None:
+        """Give a collection another name; handles and streams stay good.
+
+        Raises
+        ------
+        CollectionNotFound, CollectionExists, InvalidCollectionName
+        """
+        self._check_writable()
+        with error_context("rename", collection=name):
+            check_name(new_name)
+            collection = self[name]
+            with collection.at_rest(), self._lock:
+                if self._collections.get(collection.name) is not collection:
+                    raise self._not_found(name)
+                self._check_free(new_name)
+                self._free_path(new_name)
+                meta = {"op": "rename", "c": collection.name, "to": new_name}
+                number = self._journal(collection, meta)
+                del self._collections[collection.name]
+                collection.rename(new_name, number)
+                self._collections[new_name] = collection
+
+    def collections(self) -> list[str]:
+        """The names of the collections, sorted; nothing is read."""
+        self._check_open()
+        with self._lock:
+            return sorted(self._collections)
+
+    def info(self, name: str) -> CollectionInfo:
+        """What is known of a collection without reading its documents."""
+        return self[name].info()
+
+    def infos(self) -> list[CollectionInfo]:
+        """What is known of each collection; reads the front of each file."""
+        return [self[name].info() for name in self.collections()]
+
+    def __getitem__(self, name: str) -> Collection:
+        self._check_open()
+        with self._lock:
+            collection = self._collections.get(name)
+        if collection is None:
+            raise self._not_found(name)
+        return collection
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._collections
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.collections())
+
+    def __len__(self) -> int:
+        return len(self._collections)
+
+    def _ipython_key_completions_(self) -> list[str]:
+        return self.collections()
+
+    def _not_found(self, name: object) -> CollectionNotFound:
+        shown = ", ".join(repr(one) for one in self.collections()[:20])
+        return CollectionNotFound(
+            f"there is no collection {name!r}",
+            advice=f"the collections are {shown}" if shown else "make it with create_collection",
+        )
+
+    # --- documents: the verbs of Collection ---------------------------------------------------
+
+    def insert(self, name: str, document: Mapping[Any, Any]) -> str:
+        """See :meth:`Collection.insert`."""
+        return self[name].insert(document)
+
+    def insert_many(
+        self, name: str, data: Any, *, id_column: str | None = None, omit_nulls: bool = False
+    ) -> list[str]:
+        """See :meth:`Collection.insert_many`."""
+        return self[name].insert_many(data, id_column=id_column, omit_nulls=omit_nulls)
+
+    def upsert_many(
+        self, name: str, data: Any, *, id_column: str | None = None, omit_nulls: bool = False
+    ) -> list[str]:
+        """See :meth:`Collection.upsert_many`."""
+        return self[name].upsert_many(data, id_column=id_column, omit_nulls=omit_nulls)
+
+    def get(self, name: str, identity: str | int) -> dict[Any, Any]:
+        """See :meth:`Collection.get`."""
+        return self[name].get(identity)
+
+    def find(
+        self,
+        name: str,
+        filter: Filter | None = None,
+        *,
+        columns: Sequence[str] | None = None,
+        limit: int | None = None,
+        offset: int = 0,
+    ) -> list[dict[Any, Any]]:
+        """See :meth:`Collection.find`."""
+        return self[name].find(filter, columns=columns, limit=limit, offset=offset)
+
+    def find_all(self, name: str) -> list[dict[Any, Any]]:
+        """See :meth:`Collection.find_all`."""
+        return self[name].find_all()
+
+    def find_page(
+        self,
+        name: str,
+        filter: Filter | None = None,
+        *,
+        limit: int = 100,
+        cursor: str | None = None,
+    ) -> Page:
+        """See :meth:`Collection.find_page`."""
+        return self[name].find_page(filter, limit=limit, cursor=cursor)
+
+    def find_all_stream(
+        self,
+        name: str,
+        filter: Filter | None = None,
+        *,
+        columns: Sequence[str] | None = None,
+    ) -> DocumentStream:
+        """See :meth:`Collection.find_all_stream`."""
+        return self[name].find_all_stream(filter, columns=columns)
+
+    def stream_batches(
+        self,
+        name: str,
+        columns: Sequence[str] | None = None,
+        filter: Filter | None = None,
+        **options: Unpack[ReadKeywords],
+    ) -> pa.RecordBatchReader:
+        """See :meth:`Collection.stream_batches`."""
+        return self[name].stream_batches(columns, filter, **options)
+
+    def to_arrow(
+        self, name: str, columns: Sequence[str] | None = None, filter: Filter | None = None
+    ) -> pa.Table:
+        """See :meth:`Collection.to_arrow`."""
+        return self[name].to_arrow(columns, filter)
+
+    def to_pandas(
+        self,
+        name: str,
+        columns: Sequence[str] | None = None,
+        filter: Filter | None = None,
+        dtype_backend: DtypeBackend | None = None,
+    ) -> pd.DataFrame:
+        """See :meth:`Collection.to_pandas`."""
+        return self[name].to_pandas(columns, filter, dtype_backend)
+
+    def count(self, name: str, filter: Filter | None = None) -> int:
+        """See :meth:`Collection.count`."""
+        return self[name].count(filter)
+
+    def update(self, name: str, identity: str | int, fields: Mapping[Any, Any]) -> dict[Any, Any]:
+        """See :meth:`Collection.update`."""
+        return self[name].update(identity, fields)
+
+    def update_many(self, name: str, changes: Mapping[str, Mapping[Any, Any]]) -> int:
+        """See :meth:`Collection.update_many`."""
+        return self[name].update_many(changes)
+
+    def replace(self, name: str, identity: str | int, document: Mapping[Any, Any]) -> None:
+        """See :meth:`Collection.replace`."""
+        self[name].replace(identity, document)
+
+    def delete(self, name: str, identity: str | int) -> None:
+        """See :meth:`Collection.delete`."""
+        self[name].delete(identity)
+
+    def delete_many(self, name: str, filter: Filter | None) -> int:
+        """See :meth:`Collection.delete_many`."""
+        return self[name].delete_many(filter)
+
+    def create_index(self, name: str, field: str) -> None:
+        """See :meth:`Collection.create_index`."""
+        self[name].create_index(field)
+
+    def drop_index(self, name: str, field: str) -> None:
+        """See :meth:`Collection.drop_index`."""
+        self[name].drop_index(field)
+
+    def explain(self, name: str, filter: Filter | None = None) -> Explanation:
+        """See :meth:`Collection.explain`."""
+        return self[name].explain(filter)
+
+    # --- saving -------------------------------------------------------------------------------
+
+    def save(self) -> None:
+        """Write the files of all collections that changed.
+
+        Raises
+        ------
+        GodbError
+            A file could not be written: it, the changes and the journal are as they were, and
+            the others were written all the same. Also an error of the background since the last
+            save.
+        """
+        self._check_writable()
+        failed = self._save_all()
+        background, self._failure = self._failure, None
+        if failed is not None:
+            raise failed
+        if background is not None:
+            raise background
+
+    def _save_all(self) -> GodbError | None:
+        """Checkpoint everything; the first error, when all were tried."""
+        failed: GodbError | None = None
+        for path in list(self._leftovers):
+            self._remove_leftover(path)
+        with self._lock:
+            collections = list(self._collections.values())
+        for collection in collections:
+            try:
+                self._checkpoint(collection)
+            except GodbError as error:
+                logger.warning("saving %r failed: %s", collection.name, error)
+                failed = failed or error
+        try:
+            self._directory.journal.trim()
+        except StorageError as error:
+            failed = failed or error
+        return failed
+
+    def _checkpoint(self, collection: Collection) -> None:
+        try:
+            if collection.checkpoint():
+                self._checkpoints += 1
+        except GodbError:
+            self._failed += 1
+            raise
+
+    def _save_in_background(self) -> None:
+        failed = self._save_all()
+        if failed is not None:
+            self._failure = failed
+            raise failed
+
+    def _sync_in_background(self) -> None:
+        try:
+            self._directory.journal.sync()
+        except GodbError as error:
+            self._failure = self._failure or error
+            raise
+
+    def _make_room(self, size: int) -> None:
+        """Before changes take some bytes: save others' changes until there is room."""
+        memory = self._memory
+        half = memory.limit // 2
+        if memory.taken("changes") + size <= half:
+            return
+        with self._relieving:
+            with self._lock:
+                collections = sorted(
+                    self._collections.values(), key=lambda one: one.changed_bytes, reverse=True
+                )
+            for collection in collections:
+                if memory.taken("changes") + size <= half or not collection.changed_bytes:
+                    break
+                self._checkpoint(collection)
+            with suppress(StorageError):  # the next save says it
+                self._directory.journal.trim()
+        if size > memory.room:
+            raise MemoryLimitExceeded(
+                f"the change takes {size} bytes, and {max(0, memory.room)} of "
+                f"max_memory={memory.limit} are left",
+                advice="insert fewer documents at a time, or raise max_memory",
+            )
+
+    def save_to_file(self, path: str | os.PathLike[str]) -> int:
+        """Write all collections to one file, which go-db reads, too.
+
+        Parameters
+        ----------
+        path : path
+            The file; replaced at once or not at all.
+
+        Returns
+        -------
+        int
+            How many documents were written.
+        """
+        self._check_open()
+        with error_context("save", os.fspath(path)):
+            collections = [self[name] for name in self.collections()]
+            snapshots = [
+                (one.name, one.snapshot(), one.next_id, one.indexes) for one in collections
+            ]
+            return write_snapshots(os.fspath(path), snapshots, keep_extras=False)
+
+    def load_collection_metadata(self, path: str | os.PathLike[str]) -> dict[str, int]:
+        """Take in the collections of a single file; their documents are read at first use.
+
+        The file stays as it is: what changes goes to the data directory.
+
+        Parameters
+        ----------
+        path : path
+            A GODB file, of godb_arrow or go-db.
+
+        Returns
+        -------
+        dict of str to int
+            The names, and how many documents each has.
+
+        Raises
+        ------
+        CollectionExists
+            There is a collection of the same name: nothing was taken in.
+        """
+        self._check_writable()
+        location = os.path.abspath(os.path.expanduser(os.fspath(path)))
+        with error_context("load", location):
+            found = list_collections(location)
+            with self._lock:
+                for name in found:
+                    check_name(name)
+                    self._check_free(name)
+                    self._free_path(name)
+                for name in found:
+                    base = Base(self._memory, location, name)
+                    base.open()
+                    collection = Collection(self._services, name, base, stale=True)
+                    meta = {"op": "attach", "c": name, "path": location, "as": name}
+                    self._journal(collection, meta)
+                    self._collections[name] = collection
+            return found
+
+    # --- background ---------------------------------------------------------------------------
+
+    def start_background_workers(self) -> None:
+        """Start the saver, where there is one, and the workers that were added."""
+        self._check_open()
+        self._workers.start()
+
+    def stop_background_workers(self) -> None:
+        """Stop them, each after the run that is under way."""
+        self._workers.stop()
+
+    def add_worker(
+        self, name: str, interval: float | str | dt.timedelta, function: Callable[[], Any]
+    ) -> None:
+        """Have a function called again and again in the background.
+
+        Parameters
+        ----------
+        name : str
+            For :meth:`stats` and messages.
+        interval : float, timedelta or str
+            Time between two calls, such as ``"30s"``.
+        function : callable
+            Without arguments; its errors are logged and counted.
+        """
+        self._check_open()
+        self._workers.add(name, parse_duration("interval", interval), function)
+
+    def remove_worker(self, name: str) -> None:
+        """Stop a worker and forget it."""
+        self._workers.remove(name)
+
+    # --- how it is getting on -----------------------------------------------------------------
+
+    def memory_stats(self) -> MemoryStats:
+        """What the engine holds in memory."""
+        cache = self._memory.cache.stats()
+        with self._lock:
+            collections = list(self._collections.values())
+        read_only = self._directory.read_only
+        return MemoryStats(
+            alloc_mb=self._memory.used / _MEBIBYTE,
+            peak_mb=self._memory.peak / _MEBIBYTE,
+            limit_mb=self._memory.limit / _MEBIBYTE,
+            cache_size=cache.values,
+            cache_bytes=cache.bytes,
+            changes_bytes=self._memory.taken("changes"),
+            stream_bytes=self._memory.taken("streams"),
+            hits=cache.hits,
+            misses=cache.misses,
+            evictions=cache.evictions,
+            collections=len(collections),
+            streams=len(self._services.streams),
+            threads=threading.active_count(),
+            journal_bytes=0 if read_only else self._directory.journal.size,
+            dirty_documents=sum(one.dirty_documents for one in collections),
+        )
+
+    def stats(self) -> EngineStats:
+        """How the engine is getting on."""
+        journal = None if self._directory.read_only else self._directory.journal
+        workers = self._workers.health()
+        workers += self._syncer.health()
+        return EngineStats(
+            memory=self.memory_stats(),
+            workers=workers,
+            checkpoints=self._checkpoints,
+            failed_checkpoints=self._failed,
+            journal_syncs=journal.syncs if journal else 0,
+            recovered_records=self._recovered,
+            torn_bytes=journal.torn if journal else 0,
+        )

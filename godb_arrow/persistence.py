@@ -1,0 +1,307 @@
+"""The data directory: who writes it, what is in it, and how a collection gets into its file.
+
+::
+
+    data_dir/
+        godb_arrow.lock             held by the one process that writes
+        collections/NAME.godb       one collection each, replaced atomically
+        journal/00000001.journal    changes that are in no file yet
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from typing import Any, BinaryIO
+
+import filelock
+import pyarrow as pa
+import pyarrow.compute as pc
+import xxhash
+
+from godb_arrow import codec, storage
+from godb_arrow.errors import (
+    DirectoryLocked,
+    GodbError,
+    InvalidCollectionName,
+    SourceNotFound,
+    storage_errors,
+)
+from godb_arrow.format import CollectionData, CollectionHint, write_file
+from godb_arrow.journal import Journal, Record, read_journal
+from godb_arrow.projection import project
+from godb_arrow.schema import ID_FIELD
+from godb_arrow.snapshot import Snapshot
+from godb_arrow.storage import TEMPORARY_PREFIX, TEMPORARY_SUFFIX, file_name, replace_file
+from godb_arrow.writing import read_existing
+
+__all__ = ["DataDirectory", "check_name", "write_snapshots"]
+
+logger = logging.getLogger(__name__)
+
+_SUFFIX = ".godb"
+_MAX_NAME = 255
+_MAX_STEM = 200
+_HASHED = "%~"  # an escaped name never has it
+
+
+def check_name(name: object) -> str:
+    """A name that a collection may have: 1 to 255 bytes of UTF-8.
+
+    Raises
+    ------
+    InvalidCollectionName
+    """
+    problem = None
+    if not isinstance(name, str):
+        raise InvalidCollectionName(f"the name is {name!r}", advice="give a string")
+    try:
+        size = len(name.encode())
+    except UnicodeEncodeError:
+        problem = "is not valid UTF-8"
+    else:
+        if not 1 <= size <= _MAX_NAME:
+            problem = f"has {size} bytes"
+    if problem:
+        raise InvalidCollectionName(
+            f"the name {name[:50]!r} {problem}", advice="a name has 1 to 255 bytes of UTF-8"
+        )
+    return name
+
+
+def _stem(name: str) -> str:
+    stem = file_name(name)
+    if len(stem.encode()) <= _MAX_STEM:
+        return stem
+    return (
+        stem.encode()[:80].decode(errors="ignore")
+        + _HASHED
+        + xxhash.xxh3_128_hexdigest(name.encode())
+    )
+
+
+def _name_of(stem: str) -> str | None:
+    """The collection's name for a file's; None where only the file itself can tell."""
+    if _HASHED in stem:
+        return None
+    raw = re.sub(
+        rb"%([0-9A-F]{2})",
+        lambda match: bytes([int(match[1], 16)]),
+        stem.encode("utf-8", "surrogateescape"),
+    )
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        return None
+
+
+class DataDirectory:
+    """A data directory that is open.
+
+    Parameters
+    ----------
+    path : path
+        The folder; made, unless it is opened to read only.
+    read_only : bool
+        Whether to leave everything as it is.
+
+    Raises
+    ------
+    DirectoryLocked
+        Another process, or another engine of this one, writes it.
+    StorageError
+        The disk refused.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, read_only: bool = False) -> None:
+        self.path = os.path.abspath(os.path.expanduser(os.fspath(path)))
+        self.read_only = read_only
+        self._collections = os.path.join(self.path, "collections")
+        self._journal_folder = os.path.join(self.path, "journal")
+        self._lock: filelock.BaseFileLock | None = None
+        self._journal: Journal | None = None
+        if read_only:
+            if not os.path.isdir(self.path):
+                raise SourceNotFound(f"there is no folder {self.path}", advice="check the path")
+            return
+        with storage_errors("open", self.path):
+            for folder in (self._collections, self._journal_folder):
+                if not os.path.isdir(folder):
+                    storage.disk.make_folder(folder)
+                    storage.disk.sync_folder(os.path.dirname(folder))
+            self._lock = self._acquire()
+            try:
+                self._remove_temporaries()
+            except BaseException:
+                self._lock.release()
+                raise
+
+    def _acquire(self) -> filelock.BaseFileLock:
+        lock = filelock.FileLock(
+            os.path.join(self.path, "godb_arrow.lock"), timeout=0, thread_local=False
+        )
+        try:
+            lock.acquire()
+        except filelock.Timeout as error:
+            locked = DirectoryLocked(
+                "another process writes this data directory",
+                advice="close it there, or open it with read_only=True",
+            )
+            locked.operation, locked.source = "open", self.path
+            raise locked from error
+        return lock
+
+    def _remove_temporaries(self) -> None:
+        for name in os.listdir(self._collections):
+            if name.startswith(TEMPORARY_PREFIX) and name.endswith(TEMPORARY_SUFFIX):
+                storage.disk.unlink(os.path.join(self._collections, name))
+
+    @property
+    def journal(self) -> Journal:
+        """The journal, of a directory that may be written."""
+        assert self._journal is not None
+        return self._journal
+
+    def recover(self) -> Iterator[Record]:
+        """The changes that may be in no file yet; at the end the journal goes on."""
+        if self.read_only:
+            if os.path.isdir(self._journal_folder):
+                yield from read_journal(self._journal_folder)
+            return
+        journal = Journal(self._journal_folder)
+        yield from journal.recover()
+        self._journal = journal
+
+    def files(self) -> dict[str, str]:
+        """The collections that have a file, and its path."""
+        found: dict[str, str] = {}
+        if not os.path.isdir(self._collections):
+            return found
+        with storage_errors("list", self._collections):
+            names = sorted(os.listdir(self._collections))
+        for file in names:
+            if not file.endswith(_SUFFIX) or file.startswith(TEMPORARY_PREFIX):
+                continue
+            path = os.path.join(self._collections, file)
+            name = _name_of(file.removesuffix(_SUFFIX)) or _stored_name(path)
+            if name is not None:
+                found[name] = path
+        return found
+
+    def path_of(self, name: str) -> str:
+        """Where a collection's file belongs."""
+        return os.path.join(self._collections, _stem(name) + _SUFFIX)
+
+    def remove(self, path: str) -> None:
+        """Remove a collection's file, if it is there and belongs to the directory."""
+        if os.path.dirname(path) != self._collections:
+            return
+        with storage_errors("remove", path):
+            with suppress(FileNotFoundError):
+                storage.disk.unlink(path)
+            storage.disk.sync_folder(self._collections)
+
+    def close(self) -> None:
+        """Let others write the directory."""
+        try:
+            if self._journal is not None:
+                self._journal.close()
+        finally:
+            if self._lock is not None:
+                self._lock.release()
+
+
+def _stored_name(path: str) -> str | None:
+    from godb_arrow.reading import list_collections
+
+    try:
+        names = list(list_collections(path))
+    except GodbError as error:
+        logger.warning("%s is left alone: %s", path, error)
+        return None
+    return names[0] if len(names) == 1 else None
+
+
+def write_snapshots(
+    target: str | BinaryIO,
+    snapshots: Sequence[tuple[str, Snapshot, int, tuple[str, ...]]],
+    *,
+    keep_extras: bool,
+) -> int:
+    """Write collections to a file, which takes the place of an earlier one at once.
+
+    Documents that nobody changed are copied as bytes.
+
+    Parameters
+    ----------
+    target : path or binary file
+        The file.
+    snapshots : sequence of tuples
+        Name, snapshot, next generated id, and indexed fields of each collection.
+    keep_extras : bool
+        Whether the first one's file has other keys, which are kept.
+
+    Returns
+    -------
+    int
+        How many documents were written.
+    """
+    collections, indexes = [], {}
+    metadata: dict[bytes, bytes] = {}
+    others: dict[str, bytes] = {}
+    for name, snapshot, next_id, fields in snapshots:
+        base = snapshot.base
+        if keep_extras and base.path is not None and not base.hint.plain:
+            existing = read_existing(base.open().source, base.open().name)
+            metadata, others = existing.metadata, existing.others
+        hint = CollectionHint(
+            snapshot.live_count(), next_id, snapshot.schema(), _size_of(snapshot),
+            snapshot.record, fields, plain=not metadata and not set(others) - {"indexes"},
+        )  # fmt: skip
+        collections.append(CollectionData(name, hint.count, snapshot.raw(), hint))
+        shown = _go_indexes(snapshot, fields)
+        if shown:
+            indexes[name] = shown
+    others.pop("indexes", None)
+    if indexes:
+        others["indexes"] = codec.pack(indexes)
+    with replace_file(target) as stream:
+        write_file(stream, collections, metadata=metadata, others=others)
+    return sum(data.count for data in collections)
+
+
+def _size_of(snapshot: Snapshot) -> int | None:
+    """About how many bytes the entries have."""
+    base, dead = snapshot.base, len(snapshot.dead_rows())
+    changed = sum(len(run.raw()) for run in snapshot.overlay_runs())
+    size = base.hint.size
+    if base.count == dead:
+        return changed
+    return None if size is None else size - size * dead // base.count + changed
+
+
+def _go_indexes(snapshot: Snapshot, fields: Sequence[str]) -> dict[str, list[Any]]:
+    """Indexes in go-db's shape: the ids of the documents that have a value.
+
+    go-db indexes fields of the document itself, and stops working on lists and maps.
+    """
+    schema = snapshot.schema()
+    names = [
+        name for name in fields
+        if name in schema.names and not isinstance(schema.field(name).type, pa.BaseExtensionType)
+        and not pa.types.is_nested(schema.field(name).type)
+    ]  # fmt: skip
+    found: dict[str, list[Any]] = {name: [] for name in names}
+    if not names:
+        return found
+    projection = project(schema, list(dict.fromkeys([ID_FIELD, *names])), None)
+    plan = codec.plan_columns(projection.decoded)
+    for entries in snapshot.entries():
+        batch = projection.apply(codec.decode_batch(entries, plan))
+        for name in names:
+            has_value = pc.is_valid(batch.column(name))
+            found[name].extend(batch.column(ID_FIELD).filter(has_value).to_pylist())
+    return found

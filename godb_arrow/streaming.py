@@ -1,0 +1,313 @@
+"""Snapshots as record batches and as documents, prefetched, in constant memory."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import weakref
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from typing import Any, Generic, Self, TypeVar
+
+import numpy as np
+import pyarrow as pa
+
+from godb_arrow import codec
+from godb_arrow.codec import DecodePlan
+from godb_arrow.errors import error_context
+from godb_arrow.options import ReadOptions
+from godb_arrow.parallel import available_cores, ordered_map
+from godb_arrow.projection import Filter, Projection, project
+from godb_arrow.query import candidate_runs, matching
+from godb_arrow.reading import load_entry
+from godb_arrow.snapshot import Rows, Snapshot
+
+__all__ = ["BatchStream", "DocumentStream"]
+
+_Item = TypeVar("_Item")
+_BATCHES = "batches"
+_Run = tuple[codec.Entries, Rows | None]  # entries, and which of them are no more
+
+
+class _Stream(Generic[_Item]):
+    """Something to iterate over once, also with ``async for``, and to close early.
+
+    A stream that is neither exhausted nor closed frees everything when it is collected.
+    """
+
+    def __init__(self, items: Iterator[_Item], opened: weakref.WeakSet[Any] | None) -> None:
+        self._items = items
+        self._taking = threading.Lock()
+        if opened is not None:
+            opened.add(self)
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> _Item:
+        with self._taking:
+            return next(self._items)
+
+    def __aiter__(self) -> AsyncIterator[_Item]:
+        return self._items_async()
+
+    async def _items_async(self) -> AsyncIterator[_Item]:
+        try:
+            while True:
+                found = await asyncio.to_thread(self._some)
+                if not found:
+                    return
+                for item in found:
+                    yield item
+        finally:
+            self.close()
+
+    def _some(self) -> list[_Item]:
+        """The next items, at least one unless there are no more."""
+        return [item for _, item in zip(range(self._at_once), self, strict=False)]
+
+    _at_once = 1
+
+    def close(self) -> None:
+        """Stop: threads end, buffers and files are given up."""
+        with self._taking:
+            close = getattr(self._items, "close", None)
+            if close is not None:
+                close()
+            self._items = iter(())
+
+    def abort(self, check: Callable[[], None]) -> None:
+        """Stop, and raise what a check raises when more is asked for."""
+        self.close()
+        self._items = _raising(check)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _raising(check: Callable[[], None]) -> Iterator[Any]:
+    check()
+    yield from ()
+
+
+class BatchStream(_Stream[pa.RecordBatch]):
+    """A snapshot as record batches: an iterator, an async iterator, and an Arrow stream.
+
+    Parameters
+    ----------
+    snapshot : Snapshot
+        What to read.
+    name : str
+        The collection's, for messages.
+    columns : sequence of str, optional
+        Fields, and dotted paths into structs; all, if left out.
+    condition : pyarrow.compute.Expression or mapping, optional
+        Which documents to keep.
+    schema : pyarrow.Schema, optional
+        Instead of the documents' own.
+    options : ReadOptions
+        Limits of a batch, and threads.
+    indexed : sequence of str
+        Fields that have an index.
+    opened : WeakSet, optional
+        Where to be counted while it is there.
+
+    Attributes
+    ----------
+    schema : pyarrow.Schema
+        Of the batches.
+    """
+
+    def __init__(
+        self,
+        snapshot: Snapshot,
+        name: str,
+        *,
+        columns: Sequence[str] | None = None,
+        condition: Filter | None = None,
+        schema: pa.Schema | None = None,
+        options: ReadOptions,
+        indexed: Sequence[str] = (),
+        opened: weakref.WeakSet[Any] | None = None,
+    ) -> None:
+        with error_context("stream", collection=name):
+            given = schema is not None
+            projection = project(
+                snapshot.schema() if schema is None else schema, columns, condition
+            )
+            plan = codec.plan_columns(
+                projection.decoded,
+                strict=not given and columns is None,
+                on_mismatch=options.on_mismatch if given else "error",
+            )
+        self.schema: pa.Schema = projection.schema
+        work = _Work(snapshot, projection, plan, options)
+        if not given:
+            work.runs = candidate_runs(snapshot, condition, projection, indexed)
+            work.may_hold = work.runs is None and projection.decoded.equals(snapshot.base.schema())
+        super().__init__(_in_context(work.batches(), name), opened)
+
+    def reader(self) -> pa.RecordBatchReader:
+        """The stream as a reader of pyarrow."""
+        return pa.RecordBatchReader.from_batches(self.schema, self)
+
+    def __arrow_c_stream__(self, requested_schema: object = None) -> object:
+        return self.reader().__arrow_c_stream__(requested_schema)
+
+
+def _in_context(items: Iterator[_Item], name: str) -> Iterator[_Item]:
+    with error_context("stream", collection=name):
+        yield from items
+
+
+class _Work:
+    """Decodes a snapshot's runs, or takes the batches that are held in memory."""
+
+    def __init__(
+        self, snapshot: Snapshot, projection: Projection, plan: DecodePlan, options: ReadOptions
+    ) -> None:
+        self.snapshot = snapshot
+        self.projection = projection
+        self.plan = plan
+        self.options = options
+        self.runs: Iterator[codec.Entries] | None = None  # what an index leaves over
+        self.may_hold = False
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        for batch in self._unbounded():
+            for start in range(0, batch.num_rows, self.options.batch_size):
+                yield batch.slice(start, self.options.batch_size)
+
+    def _unbounded(self) -> Iterator[pa.RecordBatch]:
+        if self.runs is not None:
+            yield from self._decoded((run, None) for run in self.runs)
+            return
+        held: list[pa.RecordBatch] | None = self.snapshot.base.view(_BATCHES)
+        if held and _covers(held[0].schema, self.projection.decoded):
+            yield from self._from_held(held)
+        else:
+            yield from self._decoded(self._base_runs(), hold=self.may_hold)
+        yield from self._decoded((run, None) for run in self.snapshot.overlay_runs())
+
+    def _base_runs(self) -> Iterator[_Run]:
+        for start, run in self.snapshot.base.runs():
+            yield run, self.snapshot.dead_in(start, len(run))
+
+    def _from_held(self, held: list[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        names = self.projection.decoded.names
+        whole = held[0].schema.names == names
+        start = 0
+        for batch in held:
+            live = _alive(batch, self.snapshot.dead_in(start, batch.num_rows))
+            start += batch.num_rows
+            yield self.projection.apply(live if whole else live.select(names))
+
+    def _decoded(self, runs: Iterator[_Run], *, hold: bool = False) -> Iterator[pa.RecordBatch]:
+        base = self.snapshot.base
+        memory = base.memory
+        kept: list[pa.RecordBatch] = []
+        kept_bytes = waiting = 0
+        lock = threading.Lock()
+
+        def decode(
+            item: tuple[codec.Entries, Rows | None],
+        ) -> tuple[pa.RecordBatch, pa.RecordBatch]:
+            nonlocal waiting
+            run, dead = item
+            whole = codec.decode_batch(run, self.plan)
+            live = whole if dead is None else _alive(whole, dead)
+            result = self.projection.apply(live)
+            with lock:
+                waiting += result.nbytes
+            memory.take("streams", result.nbytes)
+            return whole, result
+
+        threads = self.options.threads or available_cores()
+        if codec.BACKEND == "reference" or self.snapshot.count < _FEW:
+            threads = 1
+        try:
+            for whole, result in ordered_map(decode, runs, threads):
+                with lock:
+                    waiting -= result.nbytes
+                memory.take("streams", -result.nbytes)
+                if hold:
+                    kept_bytes += whole.nbytes
+                    kept.append(whole)
+                    if kept_bytes > memory.room_for_one:
+                        hold = False
+                        kept.clear()
+                if result.num_rows:
+                    yield result
+                del whole, result
+        finally:
+            memory.take("streams", -waiting)
+        if hold:
+            base.hold(_BATCHES, kept, kept_bytes)
+
+
+_FEW = 1000
+
+
+def _covers(held: pa.Schema, wanted: pa.Schema) -> bool:
+    names = set(held.names)
+    return all(
+        f.name in names and held.field(f.name).equals(f, check_metadata=True) for f in wanted
+    )
+
+
+def _alive(batch: pa.RecordBatch, dead: Rows) -> pa.RecordBatch:
+    if not len(dead):
+        return batch
+    keep = np.ones(batch.num_rows, bool)
+    keep[dead] = False
+    return batch.filter(pa.array(keep))
+
+
+class DocumentStream(_Stream[dict[Any, Any]]):
+    """A snapshot as documents: an iterator and an async iterator of dicts.
+
+    Parameters
+    ----------
+    snapshot : Snapshot
+        What to read.
+    name : str
+        The collection's, for messages.
+    condition : pyarrow.compute.Expression or mapping, optional
+        Which documents to keep.
+    indexed : sequence of str
+        Fields that have an index.
+    shape : callable, optional
+        What to make of each document.
+    opened : WeakSet, optional
+        Where to be counted while it is there.
+    """
+
+    _at_once = 256
+
+    def __init__(
+        self,
+        snapshot: Snapshot,
+        name: str,
+        *,
+        condition: Filter | None = None,
+        indexed: Sequence[str] = (),
+        shape: Callable[[dict[Any, Any]], dict[Any, Any]] | None = None,
+        opened: weakref.WeakSet[Any] | None = None,
+    ) -> None:
+        documents = _documents(snapshot, condition, indexed)
+        if shape is not None:
+            documents = map(shape, documents)
+        super().__init__(_in_context(documents, name), opened)
+
+
+def _documents(
+    snapshot: Snapshot, condition: Filter | None, indexed: Sequence[str]
+) -> Iterator[dict[Any, Any]]:
+    found = matching(snapshot, condition, indexed)
+    # Two at a time: the next run is read while the caller works on the documents of this one.
+    ahead = 1 if codec.BACKEND == "reference" or snapshot.count < _FEW else 2
+    for run, rows in ordered_map(lambda one: one, found, ahead):
+        for index in rows:
+            yield load_entry(run, int(index))

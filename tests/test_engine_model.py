@@ -1,0 +1,302 @@
+"""The engine beside a dict: whatever is done, with reopening and crashes in between."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+from conftest import LONG
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+)
+
+import godb_arrow
+from godb_arrow import StorageEngine
+
+NAMES = st.sampled_from(["users", "a/b", "..", "%7E", "é" * 120])
+IDS = st.sampled_from(["1", "2", "3", "10", "x", "y", "ü"])
+VALUES = st.one_of(st.integers(-5, 5), st.text(max_size=3), st.none(), st.floats(0, 1))
+FIELDS = st.dictionaries(st.sampled_from(["n", "s", "m"]), VALUES, max_size=3)
+Documents = dict[str, dict[Any, Any]]
+
+
+def crash(engine: StorageEngine) -> None:
+    """Leave the engine as a killed process leaves it: what is on the disk stays, the rest goes."""
+    engine._closed = True
+    engine._workers.stop()
+    engine._syncer.stop()
+    engine._directory.close()
+
+
+class EngineMachine(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = tempfile.mkdtemp()
+        self.model: dict[str, Documents] = {}
+        self.used: dict[str, set[str]] = {}  # ids that were ever there
+        self.snapshots: list[tuple[Any, list[dict[Any, Any]]]] = []
+        self.engine = self.open()
+
+    def open(self) -> StorageEngine:
+        return StorageEngine(self.folder, max_memory="2MiB", sync_interval=60)
+
+    @initialize()
+    def begin(self) -> None:
+        self.engine.create_collection("users")
+        self.model["users"] = {}
+        self.used["users"] = set()
+
+    def exists(self, name: str) -> bool:
+        if name in self.model:
+            return True
+        with pytest.raises(godb_arrow.CollectionNotFound):
+            self.engine[name]
+        return False
+
+    @rule(name=NAMES)
+    def create(self, name: str) -> None:
+        if name in self.model:
+            with pytest.raises(godb_arrow.CollectionExists):
+                self.engine.create_collection(name)
+            return
+        self.engine.create_collection(name)
+        self.model[name] = {}
+        self.used[name] = set()
+
+    @rule(name=NAMES)
+    def drop(self, name: str) -> None:
+        if self.exists(name):
+            self.engine.drop_collection(name)
+            del self.model[name]
+
+    @rule(name=NAMES, new=NAMES)
+    def rename(self, name: str, new: str) -> None:
+        if not self.exists(name):
+            return
+        if new in self.model:
+            with pytest.raises(godb_arrow.CollectionExists):
+                self.engine.rename_collection(name, new)
+            return
+        self.engine.rename_collection(name, new)
+        self.model[new] = self.model.pop(name)
+        self.used[new] = self.used.pop(name)
+
+    @rule(name=NAMES, identity=st.none() | IDS, fields=FIELDS)
+    def insert(self, name: str, identity: str | None, fields: dict[str, Any]) -> None:
+        if not self.exists(name):
+            return
+        if identity is None:
+            made = self.engine.insert(name, fields)
+            assert made not in self.used[name], "an id was given twice"
+            self.put(name, made, fields)
+        elif identity in self.model[name]:
+            with pytest.raises(godb_arrow.DuplicateId):
+                self.engine.insert(name, {"_id": identity, **fields})
+        else:
+            self.engine.insert(name, {"_id": identity, **fields})
+            self.put(name, identity, fields)
+
+    def put(self, name: str, identity: str, fields: dict[str, Any]) -> None:
+        self.model[name].pop(identity, None)
+        self.model[name][identity] = {"_id": identity, **fields}
+        self.used[name].add(identity)
+
+    @rule(name=NAMES, count=st.integers(0, 200), table=st.booleans())
+    def insert_many(self, name: str, count: int, table: bool) -> None:
+        if not self.exists(name):
+            return
+        rows = [{"n": i, "s": str(i)} for i in range(count)]
+        data: Any = pa.Table.from_pylist(rows) if table and rows else rows
+        made = self.engine.insert_many(name, data)
+        assert not set(made) & self.used[name]
+        for identity, fields in zip(made, rows, strict=True):
+            self.put(name, identity, fields)
+
+    @rule(name=NAMES, ids=st.lists(IDS, max_size=4), upsert=st.booleans(), fields=FIELDS)
+    def insert_given(self, name: str, ids: list[str], upsert: bool, fields: dict[str, Any]) -> None:
+        if not self.exists(name):
+            return
+        documents = [{"_id": one, **fields, "k": i} for i, one in enumerate(ids)]
+        if upsert:
+            self.engine.upsert_many(name, documents)
+        elif len(set(ids)) < len(ids) or set(ids) & self.model[name].keys():
+            with pytest.raises(godb_arrow.DuplicateId):
+                self.engine.insert_many(name, documents)
+            return
+        else:
+            self.engine.insert_many(name, documents)
+        for document in documents:
+            self.put(name, str(document["_id"]), {k: v for k, v in document.items() if k != "_id"})
+
+    @rule(name=NAMES, identity=IDS, fields=FIELDS, replace=st.booleans())
+    def change(self, name: str, identity: str, fields: dict[str, Any], replace: bool) -> None:
+        if not self.exists(name):
+            return
+        verb = self.engine.replace if replace else self.engine.update
+        if identity not in self.model[name]:
+            with pytest.raises(godb_arrow.DocumentNotFound):
+                verb(name, identity, fields)
+            return
+        verb(name, identity, fields)
+        before = {} if replace else self.model[name][identity]
+        self.put(name, identity, {k: v for k, v in (before | fields).items() if k != "_id"})
+
+    @rule(name=NAMES, ids=st.lists(IDS, min_size=1, max_size=3, unique=True))
+    def update_many(self, name: str, ids: list[str]) -> None:
+        if not self.exists(name):
+            return
+        changes = {one: {"u": i} for i, one in enumerate(ids)}
+        if not set(ids) <= self.model[name].keys():
+            with pytest.raises(godb_arrow.DocumentNotFound):
+                self.engine.update_many(name, changes)
+            return
+        assert self.engine.update_many(name, changes) == len(ids)
+        for identity, fields in changes.items():
+            merged = self.model[name][identity] | fields
+            self.put(name, identity, {k: v for k, v in merged.items() if k != "_id"})
+
+    @rule(name=NAMES, identity=IDS)
+    def delete(self, name: str, identity: str) -> None:
+        if not self.exists(name):
+            return
+        if identity not in self.model[name]:
+            with pytest.raises(godb_arrow.DocumentNotFound):
+                self.engine.delete(name, identity)
+            return
+        self.engine.delete(name, identity)
+        del self.model[name][identity]
+
+    @rule(name=NAMES, number=st.integers(0, 100))
+    def delete_many(self, name: str, number: int) -> None:
+        if not self.exists(name):
+            return
+        documents = self.model[name]
+        if not any(isinstance(one.get("n"), int) for one in documents.values()):
+            return
+        try:
+            deleted = self.engine.delete_many(name, pc.field("n") >= number)
+        except godb_arrow.InvalidFilter:
+            return  # the field has mixed types
+        gone = [k for k, one in documents.items()
+                if isinstance(one.get("n"), (int, float)) and one["n"] >= number]  # fmt: skip
+        assert deleted == len(gone)
+        for identity in gone:
+            del documents[identity]
+
+    @rule(name=NAMES, field=st.sampled_from(["n", "s", "_id"]))
+    def index(self, name: str, field: str) -> None:
+        if self.exists(name):
+            try:
+                self.engine.create_index(name, field)
+            except godb_arrow.InvalidFilter:
+                return
+
+    @rule(name=NAMES)
+    def find_by_text(self, name: str) -> None:
+        if not self.exists(name):
+            return
+        found = {one["_id"] for one in self.engine.find(name, {"_id": ["1", "2", "x"]})}
+        assert found == {"1", "2", "x"} & self.model[name].keys()
+
+    @rule(name=NAMES, limit=st.integers(1, 50))
+    def pages(self, name: str, limit: int) -> None:
+        if not self.exists(name):
+            return
+        found, cursor = [], None
+        while True:
+            page = self.engine.find_page(name, limit=limit, cursor=cursor)
+            found += [one["_id"] for one in page.documents]
+            cursor = page.cursor
+            if cursor is None:
+                break
+        assert found == sorted(self.model[name])
+
+    @rule(name=NAMES)
+    def snapshot(self, name: str) -> None:
+        if self.exists(name) and len(self.snapshots) < 3:
+            wanted = [dict(one) for one in self.model[name].values()]
+            self.snapshots.append((self.engine.find_all_stream(name), wanted))
+
+    @precondition(lambda self: self.snapshots)
+    @rule()
+    def read_snapshot(self) -> None:
+        stream, wanted = self.snapshots.pop()
+        assert by_id(stream) == by_id(wanted)
+
+    @rule()
+    def save(self) -> None:
+        self.engine.save()
+
+    @rule(name=NAMES)
+    def checkpoint(self, name: str) -> None:
+        if self.exists(name):
+            self.engine[name].checkpoint()
+
+    @rule(clean=st.booleans())
+    def reopen(self, clean: bool) -> None:
+        self.snapshots.clear()
+        if clean:
+            self.engine.close()
+        else:
+            crash(self.engine)
+        self.engine = self.open()
+
+    @rule()
+    def evict(self) -> None:
+        self.engine._memory.cache.shrink(0)
+
+    @rule()
+    def single_file(self) -> None:
+        path = Path(self.folder) / "all.godb"
+        self.engine.save_to_file(path)
+        assert godb_arrow.list_collections(path) == {k: len(v) for k, v in self.model.items()}
+        for name, documents in self.model.items():
+            assert by_id(godb_arrow.read_documents(path, name)) == by_id(documents.values())
+
+    @invariant()
+    def same(self) -> None:
+        assert self.engine.collections() == sorted(self.model)
+        for name, documents in self.model.items():
+            assert len(self.engine[name]) == len(documents)
+            assert by_id(self.engine[name]) == by_id(documents.values())
+            for identity in ("1", "x"):
+                assert (identity in self.engine[name]) == (identity in documents)
+            table = self.engine.to_arrow(name)
+            assert sorted(table.column("_id").to_pylist() if documents else []) == sorted(documents)
+
+    def teardown(self) -> None:
+        self.snapshots.clear()
+        self.engine.close()
+        for path in Path(self.folder, "collections").iterdir():
+            assert not godb_arrow.verify_godb(path).problems
+        shutil.rmtree(self.folder)
+
+
+def by_id(documents: Any) -> dict[str, Any]:
+    found = {}
+    for document in documents:
+        assert document["_id"] not in found
+        found[document["_id"]] = document
+    return found
+
+
+TestEngine = EngineMachine.TestCase
+TestEngine.settings = settings(
+    max_examples=1000 if LONG else 15,
+    stateful_step_count=60 if LONG else 30,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    phases=set(Phase) - ({Phase.shrink, Phase.explain} if not LONG else set()),
+    report_multiple_bugs=False,
+)
