@@ -177,6 +177,7 @@ class Collection:
         self._indexes = indexes
         self._record = record  # the journal's last record of this collection
         self._needs: int | None = None  # the oldest one beside the overlay's, such as a rename
+        self._former: list[str] = []  # files under other names, to be removed
         self._stale = stale  # whether the file must be written though no document changed
         self._changes = 0
         self._replayed: list[Record] = []
@@ -205,7 +206,7 @@ class Collection:
     @property
     def is_dirty(self) -> bool:
         """Whether it changed since its file was written."""
-        return self._stale or bool(self._replayed) or len(self._overlay) > 0
+        return bool(self._stale or self._replayed or self._former or len(self._overlay))
 
     @property
     def dirty_documents(self) -> int:
@@ -1004,6 +1005,8 @@ class Collection:
                 base, name, needs = self._base, self._name, self._needs
                 next_id, indexes, taken = self._ids().next_id, self.indexes, self._changes
             target = self._services.directory.path_of(name)
+            if target != base.path and target not in self._former:
+                self._former.append(target)  # should it not become ours, it must not stay
             try:
                 write_snapshots(
                     target, [(name, snapshot, next_id, indexes)], keep_extras=base.path == target
@@ -1011,31 +1014,36 @@ class Collection:
                 stored = Base(self._services.memory, target, None)
                 stored.open()
                 stored.ids()
-                if base.path is not None and base.path != target:
-                    # Before the journal forgets that the collection was renamed.
-                    self._services.directory.remove(base.path)
             except BaseException:
                 with self._lock:
                     self._overlay.unpin()
                 raise
             with self._lock:
-                self._finish(stored, needs, name)
+                self._adopt(stored)
+                if self._name == name and self._needs == needs:
+                    self._needs, self._stale = None, False
             base.forget()
+            # The journal must know of the earlier name as long as that file is there.
+            for path in self._former[:]:
+                self._services.directory.remove(path)
+                self._former.remove(path)
+            with self._lock:
+                needed = [one for one in (self._overlay.first, self._needs) if one is not None]
+                self._services.directory.journal.release(self, min(needed, default=None))
             logger.info("saved %r: %d documents, %d changes", name, snapshot.count, taken)
             return True
 
-    def _finish(self, stored: Base, needs: int | None, name: str) -> None:
+    def _adopt(self, stored: Base) -> None:
+        """Go on with a new file."""
+        before = self._base.path
+        if before is not None:
+            self._former.append(before)
+        self._former = [path for path in self._former if path != stored.path]
         self._overlay.drop_pinned()
         self._base = stored
         if len(self._overlay):
             self._overlay.rebase(stored)
-        if self._name == name and self._needs == needs:
-            self._needs, self._stale = None, False
         self._account()
-        if not self._services.directory.read_only:
-            first = self._overlay.first
-            needed = [number for number in (first, self._needs) if number is not None]
-            self._services.directory.journal.release(self, min(needed, default=None))
 
     def drop(self) -> None:
         """The collection's part of being dropped: handles are no good any more."""
@@ -1043,6 +1051,11 @@ class Collection:
         self._services.memory.take("changes", -self._taken)
         self._taken = 0
         self._base.forget()
+
+    def close(self) -> None:
+        """The collection's part of closing the engine."""
+        with self._lock:
+            self._base.close()
 
     def rename(self, name: str, number: int) -> None:
         """The collection's part of being renamed: the file follows with the next checkpoint."""
@@ -1055,6 +1068,11 @@ class Collection:
     def path(self) -> str | None:
         """The file that it is over."""
         return self._base.path
+
+    @property
+    def paths(self) -> list[str]:
+        """That file, and those that it had under other names and that are still there."""
+        return [path for path in (self._base.path, *self._former) if path is not None]
 
     @contextmanager
     def at_rest(self) -> Iterator[None]:

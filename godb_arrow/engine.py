@@ -312,6 +312,8 @@ class StorageEngine:
             self._closed = True
             for stream in list(self._services.streams):
                 stream.abort(self._check_open)
+            for collection in self._collections.values():
+                collection.close()
             self._directory.close()
             self._memory.cache.shrink(0)
             if self._failure is not None:
@@ -417,12 +419,12 @@ class StorageEngine:
                     raise self._not_found(name)
                 self._journal(collection, {"op": "drop", "c": collection.name})
                 del self._collections[collection.name]
-                path = collection.path
+                paths = collection.paths
                 collection.drop()
-                if path is not None:
-                    self._leftovers[path] = collection
+                self._leftovers.update(dict.fromkeys(paths, collection))
+                for path in paths:
                     self._remove_leftover(path)
-                else:
+                if not paths:
                     self._directory.journal.release(collection, None)
 
     def _remove_leftover(self, path: str) -> None:
@@ -437,18 +439,22 @@ class StorageEngine:
         except StorageError:
             logger.warning("the file of a dropped collection stays for now", exc_info=True)
             return
+        self._forget_leftover(path)
+
+    def _forget_leftover(self, path: str) -> None:
         owner = self._leftovers.pop(path)
-        self._directory.journal.release(owner, None)
+        if owner not in self._leftovers.values():
+            self._directory.journal.release(owner, None)
 
     def _free_path(self, name: str) -> None:
         """Make sure that nothing is in the file that a new collection will have."""
         path = self._directory.path_of(name)
         for other in list(self._collections.values()):
-            if other.path == path:  # it was renamed, and its file did not follow yet
+            if path in other.paths:  # it was renamed, and its file did not follow yet
                 self._checkpoint(other)
         if path in self._leftovers:
             self._directory.remove(path)
-            self._directory.journal.release(self._leftovers.pop(path), None)
+            self._forget_leftover(path)
 
     def rename_collection(self, name: str, new_name: str) -> None:
         """Give a collection another name; handles and streams stay good.

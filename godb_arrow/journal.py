@@ -24,6 +24,7 @@ import os
 import struct
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -139,7 +140,7 @@ def read_journal(folder: str, found: _Replayed | None = None) -> Iterator[Record
         with storage_errors("recover", path), open(path, "rb") as stream:
             size = os.fstat(stream.fileno()).st_size
             segment = _open_segment(stream, path, index, is_last=index == indices[-1])
-            if segment is None:
+            if segment is None or _is_unused(segment, found, size, index == indices[-1]):
                 found.torn = size
                 found.segments.append(_Segment(index, path, _next_number(found), -1, 0))
                 return
@@ -153,6 +154,12 @@ def read_journal(folder: str, found: _Replayed | None = None) -> Iterator[Record
                     raise _hole(path, segment.size, "is damaged, and others follow")
                 _refuse_hole(stream, segment, size)
                 found.torn = size - segment.size
+
+
+def _is_unused(segment: _Segment, found: _Replayed, size: int, is_last: bool) -> bool:
+    """Whether a segment was made and never used, while records went on in the one before."""
+    before = found.segments and segment.first < _next_number(found)
+    return bool(is_last and before and size == _HEADER.size)
 
 
 def _next_number(found: _Replayed) -> int:
@@ -343,7 +350,10 @@ class Journal:
             storage.disk.fsync(descriptor)
             storage.disk.sync_folder(self._folder)
         except BaseException:
-            storage.disk.close(descriptor)
+            with suppress(OSError):
+                os.close(descriptor)
+            with suppress(OSError):
+                os.unlink(path)  # records go on in the segment before
             raise
         previous, self._descriptor = self._descriptor, descriptor
         self._segments.append(_Segment(index, path, first, first - 1))

@@ -153,6 +153,11 @@ class Base:
                 self._stored = locate(HeldFile(self.path), self._name, self._options)
             return self._stored
 
+    def close(self) -> None:
+        """Let go of the file; snapshots that read it keep it open."""
+        with self._lock:
+            self._stored = None
+
     @property
     def hint(self) -> CollectionHint:
         """What the file records."""

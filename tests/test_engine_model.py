@@ -36,6 +36,8 @@ def crash(engine: StorageEngine) -> None:
     engine._closed = True
     engine._workers.stop()
     engine._syncer.stop()
+    for collection in engine._collections.values():
+        collection.close()
     engine._directory.close()
 
 
