@@ -1,0 +1,166 @@
+"""A process that writes is killed at any moment: what it acknowledged is there."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import LONG
+
+from godb_arrow import StorageEngine, verify_godb
+
+WRITER = """
+import sys, threading
+from godb_arrow import StorageEngine
+
+folder, durability, first = sys.argv[1], sys.argv[2], int(sys.argv[3])
+engine = StorageEngine(folder, durability=durability, max_memory="2MiB", background_save=0.05)
+engine.start_background_workers()
+said = threading.Lock()
+
+def say(*words):
+    with said:
+        sys.stdout.write(" ".join(map(str, words)) + "\\n")
+        sys.stdout.flush()
+
+def write(thread):
+    events = engine[f"events{thread % 2}"]
+    number = first
+    while True:
+        key = f"{thread}-{number}"
+        events.insert({"_id": key, "v": number, "text": "x" * 50})
+        say("put", events.name, key, number)
+        if number % 5 == 0:
+            events.update(key, {"v": -number})
+            say("put", events.name, key, -number)
+        if number % 7 == 0:
+            events.delete(key)
+            say("gone", events.name, key)
+        if number % 20 == 0:
+            batch = [{"_id": f"{key}-{i}", "v": i, "text": "y" * 200} for i in range(100)]
+            events.insert_many(batch)
+            say("batch", events.name, key)
+        number += 1
+
+for name in ("events0", "events1"):
+    if name not in engine:
+        engine.create_collection(name)
+say("ready")
+for thread in range(4):
+    threading.Thread(target=write, args=(thread,), daemon=True).start()
+threading.Event().wait()
+"""
+
+
+@pytest.mark.parametrize("durability", ["commit", "interval"])
+def test_killed_at_any_moment_nothing_acknowledged_is_lost(durability: str, tmp_path: Path) -> None:
+    script = tmp_path / "writer.py"
+    script.write_text(WRITER)
+    folder = tmp_path / "data"
+    number = random.Random(4)
+    there: dict[tuple[str, str], int] = {}
+    unsure: set[tuple[str, str]] = set()
+    acknowledged = 0
+    for kill in range(150 if LONG else 3):
+        first = 1 + kill * 100_000
+        process = subprocess.Popen(
+            [sys.executable, str(script), str(folder), durability, str(first)],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        time.sleep(number.uniform(0.01, 0.6))
+        process.send_signal(signal.SIGKILL)
+        lines = process.stdout.read().split("\n")
+        process.wait()
+        process.stdout.close()
+        last: dict[str, int] = {}
+        for line in lines[:-1]:
+            what, name, key, *value = line.split(" ")
+            acknowledged += 1
+            last[key.split("-")[0]] = int(key.split("-")[1])
+            if what == "put":
+                there[name, key] = int(value[0])
+            elif what == "gone":
+                del there[name, key]
+            else:
+                there.update({(name, f"{key}-{i}"): i for i in range(100)})
+        with StorageEngine(folder) as engine:  # no help is needed
+            found = {}
+            for name in engine.collections():
+                for document in engine[name]:
+                    place = (name, document["_id"])
+                    assert place not in found, "twice"
+                    found[place] = document["v"]
+                assert len(engine[name]) == sum(place[0] == name for place in found)
+        # Each thread was in the middle of one document, which may be there in any state.
+        for thread in range(4):
+            at = last.get(str(thread), first - 1)
+            for name in engine_names():
+                for key in (f"{thread}-{at}", f"{thread}-{at + 1}"):
+                    unsure.add((name, key))
+                    unsure.update((name, f"{key}-{i}") for i in range(100))
+        wrong = {
+            place: (found.get(place), there.get(place))
+            for place in found.keys() | there.keys()
+            if found.get(place) != there.get(place) and place not in unsure
+        }
+        assert not wrong, f"kill {kill}: found and expected {dict(list(wrong.items())[:5])}"
+        for place in unsure & there.keys() - found.keys():
+            # Put and acknowledged, and perhaps deleted without a word.
+            assert int(place[1].split("-")[1]) % 7 == 0 and place[1].count("-") == 1
+        for place in unsure:
+            there.pop(place, None)
+            if place in found:
+                there[place] = found[place]
+    assert acknowledged > 10 * (kill + 1)
+    for path in (folder / "collections").iterdir():
+        assert not verify_godb(path).problems
+    if LONG:
+        print(json.dumps({"kills": kill + 1, "acknowledged": acknowledged}))
+
+
+def engine_names() -> tuple[str, str]:
+    return ("events0", "events1")
+
+
+def test_sigterm_saves_everything(tmp_path: Path) -> None:
+    code = (
+        "import sys, time; from godb_arrow import StorageEngine\n"
+        "engine = StorageEngine(sys.argv[1], durability='checkpoint')\n"
+        "engine.create_collection('c').insert({'a': 1}); print('ready', flush=True)\n"
+        "time.sleep(60)"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    process.terminate()
+    assert process.wait(30) == 128 + signal.SIGTERM
+    process.stdout.close()
+    with StorageEngine(tmp_path) as engine:
+        assert engine.find_all("c") == [{"_id": "1", "a": 1}]
+
+
+def test_a_handler_of_the_application_stays_the_only_one(tmp_path: Path) -> None:
+    code = (
+        "import os, signal, sys; from godb_arrow import StorageEngine\n"
+        "signal.signal(signal.SIGTERM, lambda *_: print('mine', flush=True))\n"
+        "engine = StorageEngine(sys.argv[1])\n"
+        "engine.create_collection('c').insert({'a': 1})\n"
+        "os.kill(os.getpid(), signal.SIGTERM); print('on', flush=True)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "mine\non\n"
+    assert os.listdir(tmp_path / "collections") == ["c.godb"]  # closed at exit
