@@ -463,7 +463,9 @@ class Collection:
             ``pyarrow.RecordBatchReader`` of it. It sees the collection as it was when it was
             opened.
         """
-        options.setdefault("threads", self._services.options.threads)
+        options.setdefault(
+            "threads", self._services.options.threads or self._services.memory.threads
+        )
         return BatchStream(
             self.snapshot(),
             self._name,
@@ -1009,7 +1011,10 @@ class Collection:
                 self._former.append(target)  # should it not become ours, it must not stay
             try:
                 write_snapshots(
-                    target, [(name, snapshot, next_id, indexes)], keep_extras=base.path == target
+                    target,
+                    [(name, snapshot, next_id, indexes)],
+                    keep_extras=base.path == target,
+                    threads=self._services.memory.threads,
                 )
                 stored = Base(self._services.memory, target, None)
                 stored.open()

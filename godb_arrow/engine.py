@@ -27,7 +27,7 @@ from godb_arrow.errors import (
 )
 from godb_arrow.journal import Record
 from godb_arrow.lru import EvictionPolicy
-from godb_arrow.memory import Memory
+from godb_arrow.memory import Memory, give_back
 from godb_arrow.options import EngineOptions, ReadKeywords, parse_duration
 from godb_arrow.persistence import DataDirectory, check_name, write_snapshots
 from godb_arrow.projection import Filter
@@ -209,7 +209,7 @@ class StorageEngine:
             check_open=self._check_open,
         )
         self._lock = threading.RLock()  # guards the collections' names
-        self._relieving = threading.Lock()
+        self._relieving, self._saving = threading.Lock(), threading.Lock()
         self._closing = threading.Lock()
         self._collections: dict[str, Collection] = {}
         self._leftovers: dict[str, object] = {}  # files of dropped collections, and whose
@@ -680,12 +680,14 @@ class StorageEngine:
         return failed
 
     def _checkpoint(self, collection: Collection) -> None:
-        try:
-            if collection.checkpoint():
-                self._checkpoints += 1
-        except GodbError:
-            self._failed += 1
-            raise
+        with self._saving:  # one at a time: together they would only take more memory
+            try:
+                if collection.checkpoint():
+                    self._checkpoints += 1
+                    give_back()
+            except GodbError:
+                self._failed += 1
+                raise
 
     def _save_in_background(self) -> None:
         failed = self._save_all()
@@ -743,7 +745,9 @@ class StorageEngine:
             snapshots = [
                 (one.name, one.snapshot(), one.next_id, one.indexes) for one in collections
             ]
-            return write_snapshots(os.fspath(path), snapshots, keep_extras=False)
+            return write_snapshots(
+                os.fspath(path), snapshots, keep_extras=False, threads=self._memory.threads
+            )
 
     def load_collection_metadata(self, path: str | os.PathLike[str]) -> dict[str, int]:
         """Take in the collections of a single file; their documents are read at first use.

@@ -564,6 +564,7 @@ def write_file(
     metadata: Mapping[bytes, bytes] | None = None,
     others: Mapping[str, bytes] | None = None,
     compression: Compression = "lz4",
+    threads: int | None = None,
 ) -> None:
     """Write a GODB file that go-db reads.
 
@@ -579,6 +580,8 @@ def write_file(
         Further top-level keys, such as ``indexes``, with their values in MessagePack.
     compression : {"lz4", "lz4hc"}
         How hard to look for matches; the format is the same.
+    threads : int, optional
+        How many compress at the same time; as many as there are cores, where that is worthwhile.
 
     Examples
     --------
@@ -589,10 +592,9 @@ def write_file(
     b'GODB\\x01\\x00\\x00\\x00'
     """
     body = _body(collections, metadata or {}, others or {})
-    threads = 1
-    if codec.BACKEND == "native" and sum(data.count for data in collections) > _MANY:
-        threads = available_cores()
-    for data in _sealed(body, compression, threads):
+    if codec.BACKEND == "reference" or sum(data.count for data in collections) <= _MANY:
+        threads = 1
+    for data in _sealed(body, compression, threads or available_cores()):
         stream.write(data)
 
 

@@ -142,7 +142,8 @@ def read_journal(folder: str, found: _Replayed | None = None) -> Iterator[Record
             segment = _open_segment(stream, path, index, is_last=index == indices[-1])
             if segment is None or _is_unused(segment, found, size, index == indices[-1]):
                 found.torn = size
-                found.segments.append(_Segment(index, path, _next_number(found), -1, 0))
+                first = _next_number(found)
+                found.segments.append(_Segment(index, path, first, first - 1, size=0))
                 return
             if found.segments and segment.first != _next_number(found):
                 raise _hole(path, 0, f"begins with record {segment.first}, but record "
@@ -307,23 +308,20 @@ class Journal:
     def _go_on(self, found: _Replayed) -> None:
         self._segments = found.segments
         self.torn = found.torn
-        self.was_missing = not found.segments
+        first = _next_number(found)
         if found.torn:
-            segment = found.segments[-1]
             logger.warning(
                 "%s: %d bytes behind record %d were cut off in the middle of writing",
-                segment.path, found.torn, segment.last,
+                found.segments[-1].path, found.torn, first - 1,
             )  # fmt: skip
-            if segment.size < _HEADER.size:
-                found.segments.pop()
-                storage.disk.unlink(segment.path)
-            else:
-                descriptor = storage.disk.open(segment.path, os.O_WRONLY)
-                try:
-                    storage.disk.truncate(descriptor, segment.size)
-                    storage.disk.fsync(descriptor)
-                finally:
-                    storage.disk.close(descriptor)
+        if found.segments and found.segments[-1].size < _HEADER.size:
+            storage.disk.unlink(found.segments.pop().path)
+        elif found.torn:
+            descriptor = storage.disk.open(found.segments[-1].path, os.O_WRONLY)
+            try:
+                storage.disk.truncate(descriptor, found.segments[-1].size)
+            finally:
+                storage.disk.close(descriptor)
         # What is there was perhaps not synced before a crash; a new segment begins behind it.
         for segment in found.segments[-1:]:
             descriptor = storage.disk.open(segment.path, os.O_RDONLY)
@@ -331,7 +329,7 @@ class Journal:
                 storage.disk.fsync(descriptor)
             finally:
                 storage.disk.close(descriptor)
-        first = found.segments[-1].last + 1 if found.segments else 1
+        self.was_missing = not found.segments
         self._durable_number = first - 1
         self._begin_segment(first)
 

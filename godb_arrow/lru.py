@@ -240,11 +240,12 @@ class LRUCache(Generic[_Key, _Value]):
             found = self._entries.get(key)
             if found is None or found[_SIZE] != size:
                 if found is not None:
+                    del self._entries[key]
                     self._bytes -= found[_SIZE]
+                if self._bytes + size > self._limit:
+                    evicted = self._evict(self._limit - size)
                 self._entries[key] = [value, size, self._tick(), key, 0, self._clock()]
                 self._bytes += size
-                if self._bytes > self._limit:
-                    evicted = self._evict(self._limit)
             else:
                 found[_VALUE] = value
                 found[_TICK] = self._tick()

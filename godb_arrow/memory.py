@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import ctypes
 import threading
+from functools import cache
 from typing import Any
 
 from godb_arrow.lru import EvictionPolicy, LRUCache
+from godb_arrow.parallel import available_cores
 
-__all__ = ["Memory"]
+__all__ = ["Memory", "give_back"]
+
+_LEAST_RUN = 256 << 10
+_MOST_RUN = 8 << 20
+_OF_A_THREAD = 32 << 20
 
 
 class Memory:
@@ -28,6 +35,10 @@ class Memory:
         The views: the first part of a key says whose they are.
     peak : int
         The most bytes that were taken at a time.
+    run_bytes : int
+        Bytes that are read from a file at once: several runs are on their way in each stream.
+    threads : int
+        How many threads work for one stream or checkpoint: with little memory, fewer than cores.
 
     Examples
     --------
@@ -45,6 +56,8 @@ class Memory:
         self._lock = threading.Lock()
         self._taken: dict[str, int] = {"changes": 0, "streams": 0}
         self.peak = 0
+        self.run_bytes = min(max(limit // 32, _LEAST_RUN), _MOST_RUN)
+        self.threads = max(1, min(available_cores(), limit // _OF_A_THREAD))
 
     def taken(self, purpose: str) -> int:
         """Bytes that changes or streams have."""
@@ -88,3 +101,19 @@ class Memory:
         if self.cache.bytes > room:
             self.cache.shrink(room)
         self.peak = max(self.peak, self.used)
+
+
+@cache
+def _trim() -> Any:
+    return getattr(ctypes.CDLL(None), "malloc_trim", None)
+
+
+def give_back() -> None:
+    """Give what was freed back to the system, where its C library keeps it.
+
+    glibc keeps several MiB for each thread that once took memory, which adds up beyond the limit
+    of an engine that many threads use.
+    """
+    trim = _trim()
+    if trim is not None:
+        trim(0)

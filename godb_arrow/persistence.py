@@ -230,6 +230,7 @@ def write_snapshots(
     snapshots: Sequence[tuple[str, Snapshot, int, tuple[str, ...]]],
     *,
     keep_extras: bool,
+    threads: int,
 ) -> int:
     """Write collections to a file, which takes the place of an earlier one at once.
 
@@ -243,6 +244,8 @@ def write_snapshots(
         Name, snapshot, next generated id, and indexed fields of each collection.
     keep_extras : bool
         Whether the first one's file has other keys, which are kept.
+    threads : int
+        How many compress at the same time.
 
     Returns
     -------
@@ -269,7 +272,7 @@ def write_snapshots(
     if indexes:
         others["indexes"] = codec.pack(indexes)
     with replace_file(target) as stream:
-        write_file(stream, collections, metadata=metadata, others=others)
+        write_file(stream, collections, metadata=metadata, others=others, threads=threads)
     return sum(data.count for data in collections)
 
 

@@ -120,8 +120,6 @@ class Base:
         The file; without one the base is empty.
     name : str, optional
         The collection's name in the file; None where the file has one only.
-    options : ReadOptions, optional
-        How to read it.
     """
 
     def __init__(
@@ -129,11 +127,10 @@ class Base:
         memory: Memory,
         path: str | None = None,
         name: str | None = None,
-        options: ReadOptions | None = None,
     ) -> None:
         self.path = path
         self._name = name
-        self._options = options or ReadOptions()
+        self._options = ReadOptions(batch_bytes=memory.run_bytes, threads=memory.threads)
         self.memory = memory
         self._key = next(_NUMBERS)
         self._lock = threading.Lock()

@@ -1,0 +1,215 @@
+"""The journal: what was appended is read again, torn tails are cut, holes are refused."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from godb_arrow import CorruptFile, StorageError, UnsupportedVersion, storage
+from godb_arrow.journal import Journal, read_journal
+
+metas = st.dictionaries(
+    st.text(max_size=3).filter(lambda key: key != "parts"),
+    st.one_of(st.integers(-5, 5), st.text(max_size=5), st.lists(st.text(max_size=2))),
+    max_size=3,
+)
+records = st.lists(st.tuples(metas, st.lists(st.binary(max_size=100), max_size=3)), max_size=8)
+
+
+def fresh(folder: Path) -> Journal:
+    journal = Journal(str(folder))
+    assert list(journal.recover()) == []
+    return journal
+
+
+def contents(folder: Path) -> list[tuple[dict[str, Any], list[bytes]]]:
+    return [(record.meta, record.parts) for record in read_journal(str(folder))]
+
+
+def segment(folder: Path) -> Path:
+    return max(folder.iterdir(), key=lambda path: path.stat().st_size)
+
+
+@given(records)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_records_are_read_as_they_were_appended(
+    tmp_path_factory: pytest.TempPathFactory, appended: list[Any]
+) -> None:
+    folder = tmp_path_factory.mktemp("journal")
+    journal = fresh(folder)
+    numbers = [journal.append("key", meta, parts) for meta, parts in appended]
+    journal.close()
+    assert numbers == list(range(1, len(appended) + 1))
+    assert contents(folder) == appended
+    again = Journal(str(folder))
+    assert [record.number for record in again.recover()] == numbers
+    assert again.append("key", {}) == len(appended) + 1
+    again.close()
+    assert len(contents(folder)) == len(appended) + 1
+
+
+@given(st.data())
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
+def test_a_tail_that_is_cut_off_anywhere_leaves_the_records_before_it(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    folder = tmp_path_factory.mktemp("journal")
+    journal = fresh(folder)
+    ends = [journal.size]
+    for number in range(5):
+        journal.append("key", {"n": number}, [b"x" * (37 * number)])
+        ends.append(journal.size)
+    journal.close()
+    path = segment(folder)
+    cut = data.draw(st.integers(0, ends[-1]))
+    os.truncate(path, cut)
+    whole = sum(end <= cut for end in ends[1:])
+    assert [meta["n"] for meta, _ in contents(folder)] == list(range(whole))
+    again = Journal(str(folder))
+    assert len(list(again.recover())) == whole
+    assert again.torn == (0 if cut in ends else cut - max([0, *(e for e in ends if e <= cut)]))
+    assert again.append("key", {"n": "more"}) == whole + 1
+    again.close()
+    assert [meta["n"] for meta, _ in contents(folder)][whole:] == ["more"]
+
+
+def test_a_damaged_record_that_was_durable_is_refused(tmp_path: Path) -> None:
+    journal = fresh(tmp_path)
+    for number in range(3):
+        journal.append("key", {"n": number}, [b"x" * 50])
+        journal.sync()
+    journal.close()
+    path = segment(tmp_path)
+    good = path.read_bytes()
+    # The third record says that the first two were durable.
+    end = path.stat().st_size
+    for at in range(32, 32 + 2 * (end - 32) // 3):
+        path.write_bytes(good[:at] + bytes([good[at] ^ 0x10]) + good[at + 1 :])
+        with pytest.raises(CorruptFile, match="restore the data directory") as raised:
+            list(read_journal(str(tmp_path)))
+        assert raised.value.where == "file"
+        assert 0 < raised.value.offset <= at
+
+
+def test_a_damaged_record_that_was_not_durable_ends_the_journal(tmp_path: Path) -> None:
+    journal = fresh(tmp_path)
+    for number in range(3):
+        journal.append("key", {"n": number})
+    journal.close()
+    path = segment(tmp_path)
+    data = bytearray(path.read_bytes())
+    data[40] ^= 1
+    path.write_bytes(data)
+    assert contents(tmp_path) == []
+
+
+def test_a_missing_or_damaged_segment_is_refused(tmp_path: Path) -> None:
+    for _ in range(3):
+        journal = Journal(str(tmp_path))
+        list(journal.recover())
+        journal.append("key", {})
+        journal.close()
+    first, second, third = sorted(tmp_path.iterdir())
+    kept = second.read_bytes()
+    second.unlink()
+    with pytest.raises(CorruptFile, match="begins with record 3"):
+        list(read_journal(str(tmp_path)))
+    second.write_bytes(kept[:-1])
+    with pytest.raises(CorruptFile, match="is damaged, and others follow"):
+        list(read_journal(str(tmp_path)))
+    second.write_bytes(b"GODB" + kept[4:])
+    second.write_bytes(kept[:8] + b"\x09" + kept[9:])
+    with pytest.raises(CorruptFile, match="does not begin as a segment"):
+        list(read_journal(str(tmp_path)))
+    second.write_bytes(kept)
+    assert len(contents(tmp_path)) == 3
+    assert first.exists()
+    assert third.exists()
+
+
+def test_a_later_version_is_refused(tmp_path: Path) -> None:
+    import xxhash
+
+    journal = fresh(tmp_path)
+    journal.close()
+    path = segment(tmp_path)
+    head = path.read_bytes()[:8] + b"\x02" + path.read_bytes()[9:24]
+    path.write_bytes(head + xxhash.xxh3_64_intdigest(head).to_bytes(8, "little"))
+    with pytest.raises(UnsupportedVersion, match="version 2"):
+        list(read_journal(str(tmp_path)))
+
+
+def test_segments_go_when_nobody_needs_them(tmp_path: Path) -> None:
+    journal = fresh(tmp_path)
+    journal.append("a", {})
+    journal.append("b", {})
+    journal.release("a", None)
+    journal.trim()
+    assert len(contents(tmp_path)) == 2, "b needs its record"
+    journal.append("a", {})
+    journal.release("b", None)
+    journal.trim()
+    assert len(contents(tmp_path)) == 3
+    journal.release("a", None)
+    journal.trim()
+    assert contents(tmp_path) == []
+    assert journal.append("a", {}) == 4
+    journal.close()
+    assert [record.number for record in read_journal(str(tmp_path))] == [4]
+
+
+def test_threads_that_wait_share_a_sync(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    journal = fresh(tmp_path)
+    entered, go = threading.Event(), threading.Event()
+    fsync = storage.disk.fsync
+
+    def slow(descriptor: int) -> None:
+        entered.set()
+        go.wait(10)
+        fsync(descriptor)
+
+    monkeypatch.setattr(storage.disk, "fsync", slow)
+
+    def write() -> None:
+        journal.sync(journal.append("key", {}))
+
+    threads = [threading.Thread(target=write)]
+    threads[0].start()
+    assert entered.wait(10)
+    more = [threading.Thread(target=write) for _ in range(8)]
+    for thread in more:
+        thread.start()
+    while journal.last < 9:
+        pass
+    go.set()
+    for thread in threads + more:
+        thread.join(10)
+    assert journal.syncs == 2
+    journal.close()
+
+
+def test_after_a_failed_sync_nothing_is_taken_until_a_new_journal_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = fresh(tmp_path)
+    journal.append("key", {})
+
+    def fail(_: int) -> None:
+        raise OSError(5, "the disk is broken")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(storage.disk, "fsync", fail)
+        with pytest.raises(StorageError, match="broken"):
+            journal.sync()
+    with pytest.raises(StorageError, match="call save"):
+        journal.append("key", {})
+    journal.release("key", None)
+    journal.trim()
+    journal.append("key", {})
+    journal.close()

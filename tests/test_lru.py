@@ -1,0 +1,138 @@
+"""The cache: its weight, its policies, and exact counts under threads."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections import OrderedDict
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from godb_arrow import LFU, LRU, TTL, LRUCache
+from godb_arrow.lru import CacheEntry, EvictionPolicy
+
+POLICIES: list[EvictionPolicy] = [LRU(), LFU(), TTL(60)]
+
+operations = st.lists(
+    st.tuples(st.sampled_from(["get", "put", "remove", "shrink"]), st.integers(0, 6),
+              st.integers(0, 12)),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("policy", POLICIES, ids=lambda policy: type(policy).__name__)
+@given(operations)
+def test_it_holds_what_was_put_last_and_never_too_much(
+    policy: EvictionPolicy, steps: list[tuple[str, int, int]]
+) -> None:
+    evicted = []
+    cache: LRUCache[int, object] = LRUCache(20, policy, lambda key, value: evicted.append(key))
+    model: dict[int, tuple[object, int]] = {}
+    hits = misses = 0
+    for what, key, size in steps:
+        if what == "put":
+            value = object()
+            assert cache.put(key, value, size)
+            model[key] = (value, size)
+        elif what == "get":
+            found = cache.get(key)
+            assert found is None or found is model[key][0]
+            hits, misses = hits + (found is not None), misses + (found is None)
+        elif what == "remove":
+            cache.remove(key)
+            model.pop(key, None)
+        else:
+            cache.shrink(size)
+            assert cache.bytes <= size
+        for gone in model.keys() - set(cache):
+            assert gone in evicted
+            del model[gone]
+        assert set(cache) == model.keys()
+        assert cache.bytes == sum(weight for _, weight in model.values()) <= 20
+    stats = cache.stats()
+    assert (stats.hits, stats.misses, stats.evictions) == (hits, misses, len(evicted))
+    assert (stats.values, stats.bytes) == (len(cache), cache.bytes)
+
+
+@given(operations)
+def test_the_least_recently_used_goes_first(steps: list[tuple[str, int, int]]) -> None:
+    cache: LRUCache[int, int] = LRUCache(20)
+    model: OrderedDict[int, int] = OrderedDict()
+    for what, key, size in steps:
+        if what == "put":
+            cache.put(key, key, size)
+            model.pop(key, None)
+            model[key] = size
+            while sum(model.values()) > 20:
+                model.popitem(last=False)
+        elif what == "get" and cache.get(key) is not None:
+            model.move_to_end(key)
+        assert set(cache) == set(model)
+
+
+def test_the_least_frequently_used_goes_first() -> None:
+    cache: LRUCache[str, int] = LRUCache(3, LFU())
+    for key in "abc":
+        cache.put(key, 1, 1)
+    for key in "aabcc":
+        cache.get(key)
+    cache.put("d", 1, 1)
+    assert set(cache) == {"a", "c", "d"}
+
+
+def test_what_is_too_old_is_not_given_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    cache: LRUCache[str, int] = LRUCache(3, TTL(10))
+    cache.put("a", 1, 1)
+    now += 9
+    assert cache.get("a") == 1
+    now += 2
+    assert cache.get("a") is None
+    assert len(cache) == 0
+
+
+def test_what_is_larger_than_the_limit_is_not_held() -> None:
+    cache: LRUCache[str, int] = LRUCache(10)
+    cache.put("a", 1, 5)
+    assert not cache.put("a", 2, 11)
+    assert cache.get("a") is None
+
+
+def test_a_policy_of_ones_own() -> None:
+    class LargestFirst:
+        def rank(self, entry: CacheEntry) -> int:
+            return -entry.size
+
+        def lifetime(self) -> float | None:
+            return None
+
+    cache: LRUCache[str, int] = LRUCache(10, LargestFirst())
+    for key, size in (("a", 2), ("b", 6), ("c", 2), ("d", 2)):
+        cache.put(key, 1, size)
+    assert set(cache) == {"a", "c", "d"}
+
+
+def test_counts_are_exact_under_threads() -> None:
+    cache: LRUCache[int, int] = LRUCache(50)
+    gets = 20_000
+    found = [0] * 8
+
+    def work(thread: int) -> None:
+        chance = random.Random(thread)
+        for _ in range(gets):
+            found[thread] += cache.get(chance.randrange(100)) is not None
+            if chance.random() < 0.1:
+                cache.put(chance.randrange(100), 1, 1)
+
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    stats = cache.stats()
+    assert stats.hits == sum(found)
+    assert stats.hits + stats.misses == 8 * gets
+    assert stats.bytes == stats.values <= 50
