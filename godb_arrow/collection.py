@@ -981,7 +981,8 @@ class Collection:
             if count:
                 entries = scan(part, count)
                 self._apply(entries, list(entries.ids()), schema, [], record.number)
-        self._overlay.change(dict.fromkeys(meta.get("d", ())), [], record.number)
+        if meta.get("d"):
+            self._overlay.change(dict.fromkeys(meta["d"]), [], record.number)
 
     # --- saving -------------------------------------------------------------------------------
 
@@ -997,10 +998,10 @@ class Collection:
         """
         with self._storing, error_context("save", collection=self._name):
             with self._lock:
-                if self._dropped:
+                if self._dropped or not self.is_dirty:
                     return False
                 self._prepare()
-                if not self.is_dirty:
+                if not self.is_dirty:  # the file had all that the journal had
                     return False
                 snapshot = self._snapshot()
                 self._overlay.pin()

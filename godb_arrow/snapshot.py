@@ -430,13 +430,13 @@ class Overlay:
         """
         layer = self._active
         self._note(layer, number)
-        layer.singles = True
         for identity, version in versions.items():
             before = layer.versions.pop(identity, 0)  # an updated document moves to the end
             if not isinstance(before, int):
                 layer.size -= _weight(identity, before)
             layer.versions[identity] = version
             layer.size += _weight(identity, version)
+            layer.singles = layer.singles or version is not None
         layer.shadows.extend(shadows)
 
     def add(
