@@ -174,6 +174,7 @@ class Collection:
         self._storing = threading.Lock()  # one checkpoint at a time
         self._count: int | None = None
         self._sequence: IdSequence | None = None
+        self._greatest_given = 0  # of the ids that callers chose
         self._indexes = indexes
         self._record = record  # the journal's last record of this collection
         self._needs: int | None = None  # the oldest one beside the overlay's, such as a rename
@@ -324,9 +325,7 @@ class Collection:
             base = self._base
             if base.path is not None:
                 base.open()
-        base.documents()
-        rows = base.rows_of([identity]).get(identity)
-        return None if rows is None else base.document(rows[-1])
+        return base.find(identity)
 
     def find(
         self,
@@ -626,21 +625,30 @@ class Collection:
     def _put(
         self, encoded: Encoded, ids: list[str], schema: pa.Schema | None, *, replace: bool
     ) -> None:
+        entries = encoded.entries()
+        self._services.make_room(len(encoded.chunk) + 8 * len(entries.bounds))
+        given = encoded.given
+        if not given and len(ids) > _FEW and int(ids[-1]) - int(ids[0]) == len(ids) - 1:
+            if self._put_range(int(ids[0]), entries, schema, encoded.chunk):
+                return
+            given = True
         positions = dict.fromkeys(ids)
         if len(positions) < len(ids) and not replace:
             raise DuplicateId(_twice(ids))
-        entries = encoded.entries()
-        self._services.make_room(len(encoded.chunk) + 8 * len(entries.bounds))
         sequence = self._ids()
-        if encoded.given:
-            sequence.see_greatest(codec.survey_ids(encoded.ids)[1])
-        # Who generates ids gets none that is there; else look, and first without the lock.
-        if encoded.given and self._base.path is not None:
-            self._base.ids()
+        greatest = codec.survey_ids(encoded.ids)[1]
+        if given:
+            sequence.see_greatest(greatest)
+            if self._base.path is not None:
+                self._base.ids()  # while nobody has to wait for it
         with self._lock:
             self._check_there()
+            if given:
+                self._greatest_given = max(self._greatest_given, greatest)
+            # Nobody has a generated id, but for who chose that very number meanwhile.
+            given = given or int(ids[0]) <= self._greatest_given
             changed = self._overlay.find_any(positions)
-            shadows = self._base.rows_of(positions) if encoded.given else {}
+            shadows = self._base.rows_of(positions) if given else {}
             for identity in changed:
                 shadows.pop(identity, None)
             there = {i for i, version in changed.items() if version is not None}
@@ -649,15 +657,33 @@ class Collection:
                 raise DuplicateId(
                     sorted(there)[:10], advice="replace them with upsert_many, or leave them out"
                 )
-            meta: dict[str, Any] = {"op": "write", "n": sequence.next_id, "k": [len(ids)]}
-            if schema is not None:
-                meta["s"] = schema.serialize().to_pybytes()
-            number = self._append(meta, [encoded.chunk])
+            number = self._append(self._bulk_meta(len(ids), schema), [encoded.chunk])
             rows = [row for found in shadows.values() for row in found]
             self._apply(entries, ids, schema, rows, number)
             gone = sum(len(found) - 1 for found in shadows.values())
             self._changed(len(positions) - len(there) - gone)
         self._sync(number)
+
+    def _put_range(
+        self, first_id: int, entries: codec.Entries, schema: pa.Schema | None, chunk: bytes
+    ) -> bool:
+        """Put documents with generated ids; False if somebody may have chosen one meanwhile."""
+        with self._lock:
+            self._check_there()
+            if first_id <= self._greatest_given:
+                return False
+            meta = self._bulk_meta(len(entries), schema) | {"g": first_id}
+            number = self._append(meta, [chunk])
+            self._overlay.add_range(first_id, entries, schema, number)
+            self._changed(len(entries))
+        self._sync(number)
+        return True
+
+    def _bulk_meta(self, count: int, schema: pa.Schema | None) -> dict[str, Any]:
+        meta: dict[str, Any] = {"op": "write", "n": self._ids().next_id, "k": [count]}
+        if schema is not None:
+            meta["s"] = schema.serialize().to_pybytes()
+        return meta
 
     def _apply(
         self,
@@ -978,8 +1004,12 @@ class Collection:
         if "s" in meta:
             schema = pa.ipc.read_schema(pa.py_buffer(meta["s"]))
         for count, part in zip(meta["k"], record.parts, strict=True):
-            if count:
-                entries = scan(part, count)
+            if not count:
+                continue
+            entries = scan(part, count)
+            if "g" in meta:
+                self._overlay.add_range(meta["g"], entries, schema, record.number)
+            else:
                 self._apply(entries, list(entries.ids()), schema, [], record.number)
         if meta.get("d"):
             self._overlay.change(dict.fromkeys(meta["d"]), [], record.number)

@@ -183,6 +183,10 @@ def matching(
         return
     if snapshot.count == 0:
         return
+    exact = _exact(snapshot, condition, indexed)
+    if exact is not None:
+        yield exact
+        return
     projection = project(snapshot.schema(), [], condition)
     plan = codec.plan_columns(projection.decoded)
     candidates = _candidates(snapshot, condition, projection, indexed)
@@ -190,6 +194,28 @@ def matching(
         if len(run):
             rows = projection.matching(codec.decode_batch(run, plan))
             yield run, np.arange(len(run)) if rows is None else rows.to_numpy()
+
+
+def _exact(
+    snapshot: Snapshot, condition: Filter, indexed: Sequence[str]
+) -> tuple[codec.Entries, Rows] | None:
+    """The few documents that equal a value by an index alone; None where that does not do."""
+    if not isinstance(condition, Mapping) or len(condition) != 1 or not snapshot.is_clean:
+        return None
+    ((name, value),) = condition.items()
+    if name not in indexed or not isinstance(value, (str, int, float, bool)):
+        return None
+    index = field_index(snapshot, name)
+    if index is None:
+        return None
+    try:
+        rows = index.equal_to(value)
+    except (pa.ArrowException, TypeError, ValueError, OverflowError):
+        return None  # the common way says what is wrong
+    if len(rows) > _GATHERED:
+        return None
+    run = gather(snapshot.base.entries_at(rows))
+    return run, np.arange(len(run))
 
 
 def _runs(snapshot: Snapshot, candidates: _Candidates | None) -> Iterator[codec.Entries]:

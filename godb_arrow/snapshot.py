@@ -5,9 +5,9 @@ from __future__ import annotations
 import itertools
 import sys
 import threading
-from bisect import bisect_right
+from bisect import bisect_right, insort
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -67,6 +67,14 @@ class IdIndex:
     def nbytes(self) -> int:
         """Bytes that it holds."""
         return self.hashes.nbytes + self.rows.nbytes
+
+    def candidates_of(self, identity: str) -> Rows:
+        """Rows that may have an id."""
+        wanted = np.uint64(codec.hash_id(identity))
+        first = at = int(self.hashes.searchsorted(wanted))
+        while at < len(self.hashes) and self.hashes[at] == wanted:
+            at += 1
+        return self.rows[first:at]
 
     def candidates(self, ids: pa.Array) -> tuple[Rows, Rows]:
         """Rows that may have one of some ids, and which of the ids each may have."""
@@ -275,6 +283,20 @@ class Base:
                 found.setdefault(identity, []).append(row)
         return found
 
+    def find(self, identity: str) -> bytes | None:
+        """The bytes of a document; of several with that id the last."""
+        documents = self.documents()
+        rows = self.ids().candidates_of(identity)
+        if documents is None:
+            found = [run.document(i) for run, i in self.entries_at(np.sort(rows))
+                     if run.id(i) == identity]  # fmt: skip
+            return found[-1] if found else None
+        for row in rows[::-1].tolist():
+            run, index = documents.locate(row)
+            if run.id(index) == identity:
+                return run.document(index)
+        return None
+
     def document(self, row: int) -> bytes:
         """The bytes of the document in a row."""
         ((run, index),) = self.entries_at(np.array([row]))
@@ -358,15 +380,48 @@ class _Layer:
     first: int | None = None  # the journal's record of its first change
     size: int = 0
     singles: bool = False  # whether there are others than those inserted in bulk
+    ranges: list[_Bulk] = field(default_factory=list)  # with generated ids, in their order
+
+    def find(self, identity: str) -> Version | bool:
+        """The version of a document; False when it is not here."""
+        version = self.versions.get(identity, False)
+        if version is not False or not self.ranges:
+            return version
+        number = _number_of(identity)
+        if number is None:
+            return False
+        at = bisect_right(self.ranges, number, key=_first_id) - 1
+        bulk = self.ranges[at]
+        row = number - _first_id(bulk)
+        return bulk.start + row if at >= 0 and row < len(bulk.entries) else False
+
+    def __len__(self) -> int:
+        return len(self.versions) + sum(len(bulk.entries) for bulk in self.ranges)
 
 
 @dataclass(slots=True)
 class _Bulk:
-    """Entries that were inserted at once, and their rows' numbers in the overlay."""
+    """Entries that were inserted at once, and their rows' numbers in the overlay.
+
+    Where the ids are generated ones that follow each other, only the first is noted.
+    """
 
     start: int
     entries: codec.Entries
     schema: pa.Schema | None
+    first_id: int | None = None
+
+
+def _first_id(bulk: _Bulk) -> int:
+    assert bulk.first_id is not None
+    return bulk.first_id
+
+
+def _number_of(identity: str) -> int | None:
+    """The number that an id is, written as ids are generated."""
+    if identity.isdigit() and identity.isascii() and identity[0] != "0" and len(identity) < 19:
+        return int(identity)
+    return None
 
 
 class Overlay:
@@ -393,21 +448,25 @@ class Overlay:
         return None
 
     def __len__(self) -> int:
-        return sum(len(layer.versions) for layer in self._layers) + len(self._active.versions)
+        return sum(map(len, self._layers)) + len(self._active)
 
     def find(self, identity: str) -> Version | bool:
         """The version of a document; False when it was not changed."""
         for layer in (self._active, *reversed(self._layers)):
-            if identity in layer.versions:
-                return layer.versions[identity]
+            version = layer.find(identity)
+            if version is not False:
+                return version
         return False
 
     def find_any(self, ids: Mapping[str, Any]) -> dict[str, Version]:
         """The versions of those of some documents that were changed."""
         found: dict[str, Version] = {}
         for layer in (*self._layers, self._active):
-            if not ids.keys().isdisjoint(layer.versions):
-                found |= {i: layer.versions[i] for i in ids.keys() & layer.versions.keys()}
+            if layer.ranges:
+                versions = ((one, layer.find(one)) for one in ids)
+                found |= {one: version for one, version in versions if version is not False}
+            elif not ids.keys().isdisjoint(layer.versions):
+                found |= {one: layer.versions[one] for one in ids.keys() & layer.versions.keys()}
         return found
 
     def document(self, version: bytes | int) -> bytes:
@@ -456,6 +515,18 @@ class Overlay:
         layer.size += len(entries.data) + 8 * len(entries.bounds) + _bulk_overhead(ids)
         layer.shadows.extend(shadows)
 
+    def add_range(
+        self, first_id: int, entries: codec.Entries, schema: pa.Schema | None, number: int | None
+    ) -> None:
+        """Put documents that have generated ids, each one more than the one before."""
+        layer = self._active
+        self._note(layer, number)
+        bulk = _Bulk(self._rows, entries, schema, first_id)
+        self._bulks.append(bulk)
+        insort(layer.ranges, bulk, key=_first_id)
+        self._rows += len(entries)
+        layer.size += len(entries.data) + 8 * len(entries.bounds)
+
     @staticmethod
     def _note(layer: _Layer, number: int | None) -> None:
         if layer.first is None:
@@ -463,7 +534,7 @@ class Overlay:
 
     def freeze(self) -> tuple[tuple[_Layer, ...], list[_Bulk]]:
         """The changes until now, which stay as they are."""
-        if self._active.versions:
+        if len(self._active):
             self._layers.append(self._active)
             self._active = _Layer()
             self._merge()
@@ -479,6 +550,7 @@ class Overlay:
             merged = _Layer(
                 dict(older.versions), older.shadows + newer.shadows, older.first,
                 older.size + newer.size, older.singles or newer.singles,
+                sorted(older.ranges + newer.ranges, key=_first_id),
             )  # fmt: skip
             for identity, version in newer.versions.items():
                 merged.versions.pop(identity, None)
@@ -500,6 +572,7 @@ class Overlay:
         layers = [*self._layers, self._active]
         used = {version for layer in layers for version in layer.versions.values()
                 if isinstance(version, int)}  # fmt: skip
+        used.update(bulk.start for layer in layers for bulk in layer.ranges)
         least = min(used, default=self._rows)
         self._bulks = [b for b in self._bulks if b.start + len(b.entries) > least]
 
@@ -511,9 +584,7 @@ class Overlay:
             rows = set(itertools.chain(*base.rows_of(layer.versions).values())) - seen
             seen |= rows
             # Snapshots may have the layer, with the rows of the base before.
-            layers.append(
-                _Layer(layer.versions, sorted(rows), layer.first, layer.size, layer.singles)
-            )
+            layers.append(replace(layer, shadows=sorted(rows)))
         *self._layers, self._active = layers
 
 
@@ -603,7 +674,8 @@ class Snapshot:
         versions = self.versions()
         with self._lock:
             if self._runs is None:
-                self._runs = list(_runs_of(versions, self._bulks))
+                ranges = [bulk for layer in self._layers for bulk in layer.ranges]
+                self._runs = [*_range_runs(versions, ranges), *_runs_of(versions, self._bulks)]
             return self._runs
 
     def live_count(self) -> int:
@@ -700,6 +772,18 @@ def gather(entries: Iterable[tuple[codec.Entries, int]]) -> codec.Entries:
 
 
 _RUN = 16_384
+
+
+def _range_runs(versions: dict[str, Version], ranges: list[_Bulk]) -> Iterator[codec.Entries]:
+    """The documents with generated ids that were inserted in bulk and not changed since."""
+    if not ranges:
+        return
+    numbers = sorted(number for one in versions if (number := _number_of(one)) is not None)
+    changed = np.array(numbers, np.int64)
+    for bulk in sorted(ranges, key=_first_id):
+        first = _first_id(bulk)
+        low, high = np.searchsorted(changed, (first, first + len(bulk.entries)))
+        yield without(bulk.entries, changed[low:high] - first)
 
 
 def _runs_of(versions: dict[str, Version], bulks: list[_Bulk]) -> Iterator[codec.Entries]:

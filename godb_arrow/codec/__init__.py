@@ -48,6 +48,7 @@ decode = _chosen.decode
 encode = _chosen.encode
 find_entry = _chosen.find_entry
 has_equal = _chosen.has_equal
+hash_id = _chosen.hash_id
 infer = _chosen.infer
 scan_entries = _chosen.scan_entries
 skip_items = _chosen.skip_items
@@ -64,6 +65,7 @@ __all__ = [
     "encode",
     "find_entry",
     "has_equal",
+    "hash_id",
     "infer",
     "load",
     "pack",

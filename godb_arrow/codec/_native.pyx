@@ -185,6 +185,7 @@ cdef extern from "native/encode.hpp" namespace "godb" nogil:
 
 cdef extern from "native/ids.hpp" namespace "godb" nogil:
     uint64_t c_survey_ids "godb::survey_ids"(const ArrowArray* ids, Buffer& hashes) except +
+    uint64_t c_hash_id "godb::hash_id"(const uint8_t* data, size_t size)
     cbool c_has_equal "godb::has_equal"(const uint64_t* hashes, size_t count) except +
 
 
@@ -519,6 +520,11 @@ def has_equal(const uint8_t[::1] hashes not None):
         with nogil:
             found = c_has_equal(<const uint64_t*>&hashes[0], count)
     return found
+
+
+def hash_id(bytes identity not None):
+    """The hash that survey_ids gives an id."""
+    return c_hash_id(<const uint8_t*>PyBytes_AS_STRING(identity), PyBytes_GET_SIZE(identity))
 
 
 def survey_ids(object ids):

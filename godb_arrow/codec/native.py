@@ -28,6 +28,7 @@ __all__ = [
     "encode",
     "find_entry",
     "has_equal",
+    "hash_id",
     "infer",
     "scan_entries",
     "skip_items",
@@ -232,6 +233,12 @@ def survey_ids(ids: pa.Array) -> tuple[bytes, int]:
     """Look at document ids before they are written: their hashes, and the greatest number."""
     hashes, greatest = _native.survey_ids(ids)
     return hashes, greatest
+
+
+def hash_id(identity: str) -> int:
+    """The hash that :func:`survey_ids` gives an id."""
+    found: int = _native.hash_id(identity.encode("utf-8", "surrogateescape"))
+    return found
 
 
 def has_equal(hashes: bytes | bytearray) -> bool:

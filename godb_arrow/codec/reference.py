@@ -6,6 +6,7 @@ keys of every type keep their own identity, and a list is always an array.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -31,6 +32,7 @@ __all__ = [
     "encode",
     "find_entry",
     "has_equal",
+    "hash_id",
     "infer",
     "scan_entries",
     "skip_items",
@@ -491,6 +493,12 @@ def survey_ids(ids: pa.Array) -> tuple[bytes, int]:
         if len(raw) < 19 and raw.isdigit():
             greatest = max(greatest, int(raw))
     return bytes(hashes), greatest
+
+
+def hash_id(identity: str) -> int:
+    """The hash that :func:`survey_ids` gives an id."""
+    raw = identity.encode("utf-8", "surrogateescape")
+    return int.from_bytes(xxhash.xxh3_64_digest(raw), sys.byteorder)
 
 
 def has_equal(hashes: bytes | bytearray) -> bool:
