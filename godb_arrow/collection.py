@@ -22,6 +22,8 @@ from godb_arrow.encoding import (
     IdSequence,
     encode_rows,
     id_of,
+    identify,
+    number_of,
     rows_of,
     stored_schema,
     with_id,
@@ -540,10 +542,32 @@ class Collection:
             A value cannot be stored.
         """
         with self._writing("insert"):
-            (encoded,) = self._encode([document], None)
-            (identity,) = _texts(encoded.ids)
-            self._put(encoded, [identity], None, replace=False)
+            identity, made, given = identify(document, self._ids())
+            with _named(identity):
+                raw = codec.pack(made)
+            self._services.make_room(len(raw))
+            with self._lock:
+                self._check_there()
+                if self._has(identity, given):
+                    raise DuplicateId(
+                        [identity], advice="replace it with upsert_many, or leave it out"
+                    )
+                number = self._write_few({identity: raw}, [])
+                self._changed(1)
+            self._sync(number)
             return identity
+
+    def _has(self, identity: str, given: bool) -> bool:
+        """Whether there is a document with an id that a caller chose, or that was generated."""
+        number = number_of(identity)
+        if given and number is not None:
+            self._greatest_given = max(self._greatest_given, number)
+        version = self._overlay.find(identity)
+        if version is not False:
+            return version is not None
+        # Nobody has a generated id, but for who chose that very number meanwhile.
+        chosen = given or (number is not None and number <= self._greatest_given)
+        return chosen and self._base.has(identity)
 
     def insert_many(
         self, data: Any, *, id_column: str | None = None, omit_nulls: bool = False
@@ -606,9 +630,6 @@ class Collection:
             ids = _texts(joined.ids)
             self._put(joined, ids, schema, replace=replace)
             return ids
-
-    def _encode(self, documents: list[Any], id_field: str | None) -> Iterable[Encoded]:
-        return encode_rows(rows_of(documents, id_field), id_field, False, self._ids())
 
     def _ids(self) -> IdSequence:
         """Gives ids that no document had."""
@@ -825,7 +846,7 @@ class Collection:
         return found, shadows
 
     def _write_few(self, versions: Mapping[str, bytes | None], shadows: list[int]) -> int | None:
-        """Put and delete documents that are there."""
+        """Put and delete documents; of what is deleted, all were there."""
         puts = [codec.pack(key) + raw for key, raw in versions.items() if raw is not None]
         deleted = [key for key, raw in versions.items() if raw is None]
         meta = {"op": "write", "n": self._ids().next_id, "k": [len(puts)], "d": deleted}
@@ -1049,7 +1070,8 @@ class Collection:
                 )
                 stored = Base(self._services.memory, target, None)
                 stored.open()
-                stored.ids()
+                if len(self._overlay) > snapshot.changes:
+                    stored.ids()  # they are needed below, while writers wait
             except BaseException:
                 with self._lock:
                     self._overlay.unpin()

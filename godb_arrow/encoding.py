@@ -245,7 +245,7 @@ def _encode_documents(
     ids: list[str] = []
     given = False
     for index, found in enumerate(documents):
-        identity, document, was_given = _identify(found, index, id_field, sequence)
+        identity, document, was_given = identify(found, sequence, id_field, index)
         given = given or was_given
         try:
             chunk += codec.pack_entry(identity, document)
@@ -261,10 +261,34 @@ def _encode_documents(
         yield Encoded(bytes(chunk), pack_ids(ids), given)
 
 
-def _identify(
-    found: Any, index: int, id_field: str, sequence: IdSequence
+def number_of(identity: str) -> int | None:
+    """The number that an id is, written as ids are generated."""
+    if identity.isdigit() and identity.isascii() and identity[0] != "0" and len(identity) < 19:
+        return int(identity)
+    return None
+
+
+def identify(
+    found: Any, sequence: IdSequence, id_field: str = ID_FIELD, index: int = 0
 ) -> tuple[str, dict[Any, Any], bool]:
-    """The id of a document, the document with it, and whether it had one."""
+    """The id of a document, the document with it, and whether it had one.
+
+    Parameters
+    ----------
+    found : mapping
+        A document, as a caller gives it.
+    sequence : IdSequence
+        Gives it an id where it has none.
+    id_field : str
+        The field with the id.
+    index : int
+        Its number, for messages.
+
+    Raises
+    ------
+    InvalidDocument
+        It is no mapping, or has no good id.
+    """
     if not isinstance(found, Mapping):
         raise InvalidDocument(
             f"document number {index} is a {type(found).__name__}, not a dict",

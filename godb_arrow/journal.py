@@ -32,7 +32,7 @@ import msgpack
 import numpy as np
 import xxhash
 
-from godb_arrow import codec, storage
+from godb_arrow import storage
 from godb_arrow.errors import CorruptFile, StorageError, UnsupportedVersion, storage_errors
 
 __all__ = ["Journal", "Record", "read_journal"]
@@ -89,7 +89,8 @@ def _pack_header(first: int) -> bytes:
 def _pack_record(
     number: int, durable: int, meta: dict[str, Any], parts: Sequence[bytes]
 ) -> list[bytes]:
-    packed = codec.pack({**meta, "parts": [len(part) for part in parts]})
+    meta = {**meta, "parts": [len(part) for part in parts]}
+    packed: bytes = msgpack.packb(meta, unicode_errors="surrogateescape")
     length = _META.size + len(packed) + sum(map(len, parts))
     head = _HEAD.pack(length, number, durable, 0)[:24]
     payload = [_META.pack(len(packed)), packed, *parts]

@@ -168,6 +168,7 @@ class LRUCache(Generic[_Key, _Value]):
         self._clock: Callable[[], float] = float if self._is_lru else time.monotonic
         self._on_evict = on_evict
         self._entries: dict[_Key, _Entry] = {}
+        self._entry = self._entries.get
         self._lock = threading.Lock()
         self._round: list[tuple[int, _Entry]] = []  # to be evicted next, last first
         self._bytes = 0
@@ -199,9 +200,8 @@ class LRUCache(Generic[_Key, _Value]):
 
     def get(self, key: _Key) -> _Value | None:
         """The value of a key, or None."""
-        try:
-            entry = self._entries[key]
-        except KeyError:
+        entry = self._entry(key)
+        if entry is None:
             self._miss()
             return None
         if not self._is_lru:
@@ -235,22 +235,21 @@ class LRUCache(Generic[_Key, _Value]):
             self._forget(key, None)
             return False
         evicted = None
+        entries = self._entries
         with self._lock:
             self._puts += 1
-            found = self._entries.get(key)
-            if found is None or found[_SIZE] != size:
-                if found is not None:
-                    del self._entries[key]
-                    self._bytes -= found[_SIZE]
-                if self._bytes + size > self._limit:
-                    evicted = self._evict(self._limit - size)
-                self._entries[key] = [value, size, self._tick(), key, 0, self._clock()]
-                self._bytes += size
-            else:
+            found = self._entry(key)
+            if found is not None and found[_SIZE] == size and self._is_lru:
                 found[_VALUE] = value
                 found[_TICK] = self._tick()
-                found[_USES] = 0
-                found[_BORN] = self._clock()
+                return True
+            if found is not None:
+                del entries[key]
+                self._bytes -= found[_SIZE]
+            if self._bytes + size > self._limit:
+                evicted = self._evict(self._limit - size)
+            entries[key] = [value, size, self._tick(), key, 0, self._clock()]
+            self._bytes += size
         if evicted:
             self._tell(evicted)
         return True

@@ -31,13 +31,14 @@ from godb_arrow.format import (
 from godb_arrow.options import ReadKeywords, ReadOptions
 from godb_arrow.parallel import available_cores, ordered_map
 from godb_arrow.projection import Filter, project
-from godb_arrow.schema import DocumentSummary, infer_schema
+from godb_arrow.schema import ID_FIELD, DocumentSummary, infer_schema
 from godb_arrow.storage import Location, Source, open_source
 
 __all__ = [
     "StoredCollection",
     "list_collections",
     "load_entry",
+    "load_run",
     "locate",
     "read_document",
     "read_documents",
@@ -421,8 +422,7 @@ def read_documents(
 def _documents(target: StoredCollection) -> Iterator[dict[Any, Any]]:
     with error_context("read", target.source.name, target.name):
         for entries in target.entries():
-            for index in range(len(entries)):
-                yield load_entry(entries, index)
+            yield from load_run(entries)
 
 
 def read_document(
@@ -485,6 +485,20 @@ def load_entry(entries: codec.Entries, index: int) -> dict[Any, Any]:
         error.message = f"document {identity!r} is {error.message}"
         raise
     return with_id(document, identity)
+
+
+def load_run(entries: codec.Entries) -> Iterator[dict[Any, Any]]:
+    """All documents of a run as dicts, each under the id that the collection has it."""
+    loaded = codec.load_entries(bytes(entries.raw()), len(entries))
+    if loaded is None:
+        for index in range(len(entries)):
+            yield load_entry(entries, index)
+        return
+    for identity, document in zip(loaded[::2], loaded[1::2], strict=True):
+        if document.get(ID_FIELD) == identity:
+            yield document
+        else:
+            yield with_id(document, identity)
 
 
 def list_collections(source: Location | Source) -> dict[str, int]:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from godb_arrow import codec
-from godb_arrow.encoding import ids_of, pack_ids
+from godb_arrow.encoding import ids_of, number_of, pack_ids
 from godb_arrow.errors import GodbError
 from godb_arrow.format import CollectionHint
 from godb_arrow.memory import Memory
@@ -283,6 +283,12 @@ class Base:
                 found.setdefault(identity, []).append(row)
         return found
 
+    def has(self, identity: str) -> bool:
+        """Whether there is a document with an id."""
+        if self.path is None or not len(self.ids().candidates_of(identity)):
+            return False
+        return self.find(identity) is not None
+
     def find(self, identity: str) -> bytes | None:
         """The bytes of a document; of several with that id the last."""
         documents = self.documents()
@@ -387,7 +393,7 @@ class _Layer:
         version = self.versions.get(identity, False)
         if version is not False or not self.ranges:
             return version
-        number = _number_of(identity)
+        number = number_of(identity)
         if number is None:
             return False
         at = bisect_right(self.ranges, number, key=_first_id) - 1
@@ -415,13 +421,6 @@ class _Bulk:
 def _first_id(bulk: _Bulk) -> int:
     assert bulk.first_id is not None
     return bulk.first_id
-
-
-def _number_of(identity: str) -> int | None:
-    """The number that an id is, written as ids are generated."""
-    if identity.isdigit() and identity.isascii() and identity[0] != "0" and len(identity) < 19:
-        return int(identity)
-    return None
 
 
 class Overlay:
@@ -465,7 +464,7 @@ class Overlay:
             if layer.ranges:
                 versions = ((one, layer.find(one)) for one in ids)
                 found |= {one: version for one, version in versions if version is not False}
-            elif not ids.keys().isdisjoint(layer.versions):
+            elif not ids.keys().isdisjoint(layer.versions.keys()):
                 found |= {one: layer.versions[one] for one in ids.keys() & layer.versions.keys()}
         return found
 
@@ -623,6 +622,11 @@ class Snapshot:
         How many documents there are.
     record : int
         The journal's last record that is in it.
+
+    Attributes
+    ----------
+    changes : int
+        How many changes the overlay has.
     """
 
     def __init__(self, base: Base, overlay: Overlay, count: int, record: int) -> None:
@@ -630,6 +634,7 @@ class Snapshot:
         self.count = count
         self.record = record
         self._layers, self._bulks = overlay.freeze()
+        self.changes = len(overlay)
         self._lock = threading.Lock()
         self._versions: dict[str, Version] | None = None
         self._runs: list[codec.Entries] | None = None
@@ -778,7 +783,7 @@ def _range_runs(versions: dict[str, Version], ranges: list[_Bulk]) -> Iterator[c
     """The documents with generated ids that were inserted in bulk and not changed since."""
     if not ranges:
         return
-    numbers = sorted(number for one in versions if (number := _number_of(one)) is not None)
+    numbers = sorted(number for one in versions if (number := number_of(one)) is not None)
     changed = np.array(numbers, np.int64)
     for bulk in sorted(ranges, key=_first_id):
         first = _first_id(bulk)

@@ -18,7 +18,7 @@ from godb_arrow.options import ReadOptions
 from godb_arrow.parallel import available_cores, ordered_map
 from godb_arrow.projection import Filter, Projection, project
 from godb_arrow.query import candidate_runs, matching
-from godb_arrow.reading import load_entry
+from godb_arrow.reading import load_entry, load_run
 from godb_arrow.snapshot import Rows, Snapshot
 
 __all__ = ["BatchStream", "DocumentStream"]
@@ -306,8 +306,12 @@ def _documents(
     snapshot: Snapshot, condition: Filter | None, indexed: Sequence[str]
 ) -> Iterator[dict[Any, Any]]:
     found = matching(snapshot, condition, indexed)
-    # Two at a time: the next run is read while the caller works on the documents of this one.
-    ahead = 1 if codec.BACKEND == "reference" or snapshot.count < _FEW else 2
+    # The next run is read from the file while the caller works on the documents of this one.
+    from_file = not snapshot.base.is_loaded and snapshot.count >= _FEW
+    ahead = 2 if from_file and codec.BACKEND == "native" else 1
     for run, rows in ordered_map(lambda one: one, found, ahead):
-        for index in rows:
-            yield load_entry(run, int(index))
+        if len(rows) == len(run):
+            yield from load_run(run)
+        else:
+            for index in rows:
+                yield load_entry(run, int(index))

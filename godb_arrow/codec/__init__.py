@@ -21,7 +21,7 @@ from godb_arrow.codec.columns import ColumnPlan, DecodePlan, finish, plan_column
 from godb_arrow.codec.entries import Entries
 from godb_arrow.codec.reference import mismatch_error
 from godb_arrow.codec.reference_scan import describe
-from godb_arrow.codec.values import load, pack, pack_entry
+from godb_arrow.codec.values import load, load_entries, pack, pack_entry
 from godb_arrow.errors import InvalidOption
 
 if TYPE_CHECKING:
@@ -68,6 +68,7 @@ __all__ = [
     "hash_id",
     "infer",
     "load",
+    "load_entries",
     "pack",
     "pack_entry",
     "plan_columns",

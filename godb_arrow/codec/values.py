@@ -33,7 +33,15 @@ from godb_arrow.errors import CorruptFile, DepthExceeded, InvalidDocument, Unsup
 from godb_arrow.options import MAX_DEPTH
 from godb_arrow.schema import is_json
 
-__all__ = ["check_map_type", "check_struct_type", "load", "pack", "pack_entry", "wire_values"]
+__all__ = [
+    "check_map_type",
+    "check_struct_type",
+    "load",
+    "load_entries",
+    "pack",
+    "pack_entry",
+    "wire_values",
+]
 
 _TIMESTAMP_HEADS = (b"\xd6\xff", b"\xd7\xff", b"\xc7\x0c\xff")
 
@@ -74,6 +82,30 @@ def load(data: bytes) -> dict[Any, Any]:
     if any(head in data for head in _TIMESTAMP_HEADS):
         document = _with_datetimes(document)
     return document  # type: ignore[no-any-return]
+
+
+def load_entries(data: bytes, count: int) -> list[Any] | None:
+    """Decode entries all at once: ids and documents in turn.
+
+    Parameters
+    ----------
+    data : bytes
+        The entries, one after the other.
+    count : int
+        How many there are.
+
+    Returns
+    -------
+    list or None
+        As :func:`load` gives documents; None when one of them needs a look of its own.
+    """
+    if any(head in data for head in _TIMESTAMP_HEADS):
+        return None
+    try:
+        entries: list[Any] = _unpack(b"\xdd" + (2 * count).to_bytes(4, "big") + data)
+    except (ValueError, msgpack.UnpackException, OverflowError, TypeError):
+        return None
+    return entries
 
 
 def _unpack(data: bytes, **options: Any) -> Any:
