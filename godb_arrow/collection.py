@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Unpack
 import pyarrow as pa
 
 from godb_arrow import codec
+from godb_arrow.base import Base
 from godb_arrow.encoding import (
     Encoded,
     IdSequence,
@@ -39,11 +40,12 @@ from godb_arrow.errors import (
 from godb_arrow.journal import Record
 from godb_arrow.memory import Memory
 from godb_arrow.options import EngineOptions, ReadKeywords, ReadOptions
+from godb_arrow.overlay import Overlay, Version
 from godb_arrow.persistence import DataDirectory, write_snapshots
 from godb_arrow.projection import Filter
 from godb_arrow.query import Explanation, Page, check_indexable, explain, matching, page_after, pick
 from godb_arrow.schema import ID_FIELD
-from godb_arrow.snapshot import Base, Overlay, Snapshot, Version, scan
+from godb_arrow.snapshot import Snapshot, scan
 from godb_arrow.streaming import BatchStream, DocumentStream
 
 if TYPE_CHECKING:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Self, Unpack
 import pyarrow as pa
 
 from godb_arrow.background import WorkerHealth, Workers, close_at_exit
+from godb_arrow.base import Base
 from godb_arrow.collection import Collection, CollectionInfo, Services
 from godb_arrow.errors import (
     CollectionExists,
@@ -33,7 +34,6 @@ from godb_arrow.persistence import DataDirectory, check_name, write_snapshots
 from godb_arrow.projection import Filter
 from godb_arrow.query import Explanation, Page
 from godb_arrow.reading import list_collections
-from godb_arrow.snapshot import Base
 from godb_arrow.streaming import DocumentStream
 
 if TYPE_CHECKING:

@@ -14,11 +14,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from godb_arrow import codec
+from godb_arrow.base import Base, Rows
 from godb_arrow.errors import FieldNotFound, InvalidCursor, InvalidFilter
 from godb_arrow.projection import Filter, Projection, field_at, project
 from godb_arrow.reading import load_entry
 from godb_arrow.schema import ID_FIELD
-from godb_arrow.snapshot import Base, Rows, Snapshot, gather
+from godb_arrow.snapshot import Snapshot, gather
 
 __all__ = ["Explanation", "FieldIndex", "Page", "explain", "matching", "page_after"]
 

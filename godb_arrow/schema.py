@@ -28,7 +28,7 @@ microseconds in an int64, and containers nested deeper than the Arrow C interfac
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from enum import IntFlag
 
 import pyarrow as pa
@@ -41,6 +41,7 @@ __all__ = [
     "JSON_TYPE",
     "FieldSummary",
     "Kind",
+    "fields_fit",
     "infer_schema",
     "infer_type",
     "is_json",
@@ -341,3 +342,27 @@ def _conflicts(summary: FieldSummary, path: str) -> Iterator[tuple[str, str]]:
         yield from _conflicts(child, prefix + name)
     if summary.values is not None:
         yield from _conflicts(summary.values, f"{prefix}*")
+
+
+def fits(found: pa.DataType, wanted: pa.DataType) -> bool:
+    """Whether values of one type are values of another as they are."""
+    if found.equals(wanted) or pa.types.is_null(found):
+        return True
+    if pa.types.is_integer(found) and pa.types.is_float64(wanted):
+        return True
+    if pa.types.is_struct(found) and pa.types.is_struct(wanted):
+        return fields_fit(found, wanted)
+    if pa.types.is_list(found) and pa.types.is_list(wanted):
+        return fits(found.value_type, wanted.value_type)
+    return False
+
+
+def fields_fit(found: Iterable[pa.Field], wanted: Iterable[pa.Field]) -> bool:
+    """Whether documents with some fields are documents of a schema, as they are."""
+    types = {field.name: field for field in wanted}
+    return all(
+        field.name in types
+        and fits(field.type, types[field.name].type)
+        and (types[field.name].nullable or not field.nullable)
+        for field in found
+    )

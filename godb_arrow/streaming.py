@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from godb_arrow import codec
+from godb_arrow.base import Rows
 from godb_arrow.codec import DecodePlan
 from godb_arrow.errors import error_context
 from godb_arrow.options import ReadOptions
@@ -19,7 +20,7 @@ from godb_arrow.parallel import available_cores, ordered_map
 from godb_arrow.projection import Filter, Projection, project
 from godb_arrow.query import candidate_runs, matching
 from godb_arrow.reading import load_entry, load_run
-from godb_arrow.snapshot import Rows, Snapshot
+from godb_arrow.snapshot import Snapshot
 
 __all__ = ["BatchStream", "DocumentStream"]
 

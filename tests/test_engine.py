@@ -112,7 +112,7 @@ def test_states(tmp_path: Path) -> None:
 def test_loading_is_a_state_that_others_see(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from godb_arrow.snapshot import Base
+    from godb_arrow.base import Base
 
     with StorageEngine(tmp_path) as engine:
         people(engine)

@@ -1,0 +1,345 @@
+"""The immutable side of a collection: the documents of its file, and where each is."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from bisect import bisect_right
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from godb_arrow import codec
+from godb_arrow.encoding import ids_of, pack_ids
+from godb_arrow.format import CollectionHint
+from godb_arrow.memory import Memory
+from godb_arrow.options import ReadOptions
+from godb_arrow.parallel import ordered_map
+from godb_arrow.reading import StoredCollection, locate
+from godb_arrow.schema import DocumentSummary, infer_schema
+from godb_arrow.storage import HeldFile
+
+__all__ = ["Base", "Documents", "IdIndex", "Rows"]
+
+Rows = npt.NDArray[np.int64]
+
+_NUMBERS = itertools.count(1)
+_NO_ROWS: Rows = np.empty(0, np.int64)
+
+
+@dataclass(frozen=True, slots=True)
+class IdIndex:
+    """Where the ids of a base are: a sorted hash and the row of each, 16 bytes a document.
+
+    Attributes
+    ----------
+    hashes : array of uint64
+        Sorted.
+    rows : array of int64
+        The row of each hash.
+    greatest : int
+        The greatest id that is a number.
+    """
+
+    hashes: npt.NDArray[np.uint64]
+    rows: Rows
+    greatest: int
+
+    @classmethod
+    def build(cls, ids: Iterable[pa.Array]) -> IdIndex:
+        """Index ids, given in order as binary arrays."""
+        found = [codec.survey_ids(array) for array in ids]
+        hashes = np.frombuffer(b"".join(hashes for hashes, _ in found), np.uint64)
+        order = np.argsort(hashes, kind="stable")
+        greatest = max((number for _, number in found), default=0)
+        return cls(hashes[order], order.astype(np.int64), greatest)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that it holds."""
+        return self.hashes.nbytes + self.rows.nbytes
+
+    def candidates_of(self, identity: str) -> Rows:
+        """Rows that may have an id."""
+        wanted = np.uint64(codec.hash_id(identity))
+        first = at = int(self.hashes.searchsorted(wanted))
+        while at < len(self.hashes) and self.hashes[at] == wanted:
+            at += 1
+        return self.rows[first:at]
+
+    def candidates(self, ids: pa.Array) -> tuple[Rows, Rows]:
+        """Rows that may have one of some ids, and which of the ids each may have."""
+        wanted = np.frombuffer(codec.survey_ids(ids)[0], np.uint64)
+        first = np.searchsorted(self.hashes, wanted, "left")
+        last = np.searchsorted(self.hashes, wanted, "right")
+        hits = np.flatnonzero(last > first)
+        if not len(hits):
+            return _NO_ROWS, _NO_ROWS
+        spans = [self.rows[first[hit] : last[hit]] for hit in hits]
+        return np.concatenate(spans), np.repeat(hits, [len(span) for span in spans])
+
+
+@dataclass(frozen=True, slots=True)
+class Documents:
+    """The entries of a base, in memory.
+
+    Attributes
+    ----------
+    runs : list of Entries
+        In order.
+    starts : list of int
+        The row of each run's first document.
+    """
+
+    runs: list[codec.Entries]
+    starts: list[int]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that they hold."""
+        return sum(len(run.data) + 8 * len(run.bounds) for run in self.runs)
+
+    def locate(self, row: int) -> tuple[codec.Entries, int]:
+        """The run that has a row, and its index there."""
+        run = bisect_right(self.starts, row) - 1
+        return self.runs[run], row - self.starts[run]
+
+
+class Base:
+    """The documents of a collection's file, or none; immutable.
+
+    The file is opened at first use and stays open, so that it can be replaced or removed
+    while somebody reads.
+
+    Parameters
+    ----------
+    memory : Memory
+        Holds what is read, as far as there is room.
+    path : str, optional
+        The file; without one the base is empty.
+    name : str, optional
+        The collection's name in the file; None where the file has one only.
+    """
+
+    def __init__(
+        self,
+        memory: Memory,
+        path: str | None = None,
+        name: str | None = None,
+    ) -> None:
+        self.path = path
+        self._name = name
+        self._options = ReadOptions(batch_bytes=memory.run_bytes, threads=memory.threads)
+        self.memory = memory
+        self._key = next(_NUMBERS)
+        self._lock = threading.Lock()
+        self._loading = threading.Lock()
+        self._stored: StoredCollection | None = None
+        self._count: int | None = 0 if path is None else None
+        self._schema: pa.Schema | None = None
+        self._summary: DocumentSummary | None = None
+
+    # --- the file -----------------------------------------------------------------------------
+
+    def open(self) -> StoredCollection:
+        """The collection in its file, which is open from now on."""
+        assert self.path is not None
+        with self._lock:
+            if self._stored is None:
+                self._stored = locate(HeldFile(self.path), self._name, self._options)
+            return self._stored
+
+    def close(self) -> None:
+        """Let go of the file; snapshots that read it keep it open."""
+        with self._lock:
+            self._stored = None
+
+    @property
+    def hint(self) -> CollectionHint:
+        """What the file records."""
+        if self.path is None:
+            return CollectionHint(0, plain=True)
+        return self.open().hint or CollectionHint(self.count)
+
+    @property
+    def count(self) -> int:
+        """How many documents it has."""
+        if self._count is None:
+            hint = self.open().hint
+            self._count = hint.count if hint else sum(len(run) for run in self.open().entries())
+        return self._count
+
+    @property
+    def file_size(self) -> int:
+        """Bytes of the file."""
+        return 0 if self.path is None else self.open().source.size() or 0
+
+    # --- what is held in memory ---------------------------------------------------------------
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether the documents are in memory."""
+        return self.path is None or self._documents_key in self.memory.cache
+
+    @property
+    def is_loading(self) -> bool:
+        """Whether the documents are being read into memory."""
+        return self._loading.locked()
+
+    @property
+    def _documents_key(self) -> tuple[int, str]:
+        return self._key, "documents"
+
+    def forget(self) -> None:
+        """Give up what is held in memory."""
+        for key in self.memory.cache:
+            if key[0] == self._key:
+                self.memory.cache.remove(key)
+
+    def held_bytes(self) -> int:
+        """Bytes that are held in memory."""
+        return self.memory.held(self._key)
+
+    def documents(self) -> Documents | None:
+        """The documents in memory; None when there is no room for them."""
+        found: Documents | None = self.memory.cache.get(self._documents_key)
+        if found is not None:
+            return found
+        if self.path is None:
+            return Documents([], [])
+        size = self.hint.size
+        if size is not None and size > self.memory.room_for_one:
+            return None
+        with self._loading:
+            found = self.memory.cache.get(self._documents_key)
+            return found or self._load()
+
+    def _load(self) -> Documents | None:
+        documents = Documents([], [])
+        rows = size = 0
+        for run in self.open().entries():
+            documents.starts.append(rows)
+            documents.runs.append(run)
+            rows += len(run)
+            size += len(run.data) + 8 * len(run.bounds)
+            if size > self.memory.room_for_one:
+                return None
+        self.memory.hold(self._documents_key, documents, documents.nbytes)
+        return documents
+
+    def runs(self) -> Iterator[tuple[int, codec.Entries]]:
+        """The entries in runs, and the row of each run's first."""
+        if self.path is None:
+            return
+        held: Documents | None = self.memory.cache.get(self._documents_key)
+        row = 0
+        for run in self.open().entries() if held is None else held.runs:
+            yield row, run
+            row += len(run)
+
+    def ids(self) -> IdIndex:
+        """Where the ids are."""
+        key = (self._key, "ids")
+        found: IdIndex | None = self.memory.cache.get(key)
+        if found is None:
+            runs = (run for _, run in self.runs())
+            threads = self.open().threads() if self.path else 1
+            found = IdIndex.build(ordered_map(ids_of, runs, threads))
+            self.memory.hold(key, found, found.nbytes)
+        return found
+
+    def view(self, kind: str) -> Any:
+        """Something else that is held in memory for this base, or None."""
+        return self.memory.cache.get((self._key, kind))
+
+    def hold(self, kind: str, value: Any, size: int) -> None:
+        """Hold something in memory for this base, as long as there is room."""
+        self.memory.hold((self._key, kind), value, size)
+
+    # --- documents ----------------------------------------------------------------------------
+
+    def rows_of(self, ids: Collection[str]) -> dict[str, list[int]]:
+        """The rows of those of some ids that it has: of each one, but for files of others."""
+        if self.path is None or not ids:
+            return {}
+        rows, _ = self.ids().candidates(pack_ids(ids))
+        if not len(rows):
+            return {}
+        rows = np.unique(rows)
+        wanted = frozenset(ids)
+        found: dict[str, list[int]] = {}
+        for row, (run, index) in zip(rows.tolist(), self.entries_at(rows), strict=True):
+            identity = run.id(index)
+            if identity in wanted:  # else another id has the same hash
+                found.setdefault(identity, []).append(row)
+        return found
+
+    def has(self, identity: str) -> bool:
+        """Whether there is a document with an id."""
+        if self.path is None or not len(self.ids().candidates_of(identity)):
+            return False
+        return self.find(identity) is not None
+
+    def find(self, identity: str) -> bytes | None:
+        """The bytes of a document; of several with that id the last."""
+        documents = self.documents()
+        rows = self.ids().candidates_of(identity)
+        if documents is None:
+            found = [run.document(i) for run, i in self.entries_at(np.sort(rows))
+                     if run.id(i) == identity]  # fmt: skip
+            return found[-1] if found else None
+        for row in rows[::-1].tolist():
+            run, index = documents.locate(row)
+            if run.id(index) == identity:
+                return run.document(index)
+        return None
+
+    def document(self, row: int) -> bytes:
+        """The bytes of the document in a row."""
+        ((run, index),) = self.entries_at(np.array([row]))
+        return run.document(index)
+
+    def entries_at(self, rows: Rows) -> Iterator[tuple[codec.Entries, int]]:
+        """The runs that have some rows, given in order, and the index of each there."""
+        documents = self.documents()
+        if documents is not None:
+            yield from (documents.locate(int(row)) for row in rows)
+            return
+        at = 0
+        for start, run in self.runs():
+            while at < len(rows) and rows[at] < start + len(run):
+                yield run, int(rows[at]) - start
+                at += 1
+            if at == len(rows):
+                return
+
+    # --- its schema ---------------------------------------------------------------------------
+
+    def summary(self) -> DocumentSummary:
+        """The kinds of value in its documents."""
+        if self._summary is None:
+            summary = DocumentSummary()
+            threads = self.open().threads() if self.path else 1
+            runs = (run for _, run in self.runs())
+            for found in ordered_map(summarize, runs, threads):
+                summary.merge(found)
+            self._summary = summary
+        return self._summary
+
+    def schema(self) -> pa.Schema:
+        """The schema of its documents."""
+        if self._schema is None:
+            recorded = self.hint.schema
+            self._schema = infer_schema(self.summary()) if recorded is None else recorded
+        return self._schema
+
+
+def summarize(entries: codec.Entries) -> DocumentSummary:
+    """The kinds of value in documents."""
+    summary = DocumentSummary()
+    codec.infer(entries, summary)
+    return summary
