@@ -1,0 +1,109 @@
+"""An engine's statistics for Prometheus."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from godb_arrow.engine import StorageEngine
+from godb_arrow.errors import MissingDependency
+
+if TYPE_CHECKING:
+    from prometheus_client import CollectorRegistry
+    from prometheus_client.metrics_core import Metric
+
+__all__ = ["register"]
+
+_GAUGES = {
+    "cache_bytes": "Bytes of the views that are held",
+    "changes_bytes": "Bytes of the changes that are not saved",
+    "stream_bytes": "Bytes of the batches that wait in streams",
+    "collections": "Collections",
+    "streams": "Streams that are open",
+    "journal_bytes": "Bytes of the journal",
+    "dirty_documents": "Documents that changed since their file was written",
+}
+_COUNTERS = {
+    "hits": "Views that were in the cache",
+    "misses": "Views that were not in the cache",
+    "evictions": "Views that were evicted",
+}
+
+
+def register(engine: StorageEngine, registry: CollectorRegistry | None = None) -> None:
+    """Have Prometheus' exposition show an engine's statistics.
+
+    Parameters
+    ----------
+    engine : StorageEngine
+        Held weakly: when it is closed or gone, it is shown no more.
+    registry : prometheus_client.CollectorRegistry, optional
+        The process's own, if left out.
+
+    Raises
+    ------
+    MissingDependency
+        prometheus-client is not installed.
+
+    Examples
+    --------
+    >>> import tempfile, godb_arrow, prometheus_client
+    >>> from godb_arrow.connectors.prometheus import register
+    >>> registry = prometheus_client.CollectorRegistry()
+    >>> with godb_arrow.StorageEngine(tempfile.mkdtemp()) as engine:
+    ...     register(engine, registry)
+    ...     registry.get_sample_value("godb_arrow_collections", {"data_dir": engine.data_dir})
+    0
+    """
+    try:
+        import prometheus_client
+    except ImportError as error:
+        raise MissingDependency(
+            "prometheus-client is not installed",
+            advice="install it with: pip install 'godb-arrow[metrics]'",
+        ) from error
+    if registry is None:
+        registry = prometheus_client.REGISTRY
+    registry.register(_Collector(engine))
+
+
+class _Collector:
+    def __init__(self, engine: StorageEngine) -> None:
+        self._engine = weakref.ref(engine)
+
+    def describe(self) -> list[Any]:
+        """Nothing: an engine's names are known when it is asked."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        """The families of metrics, as prometheus-client asks for them."""
+        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+        engine = self._engine()
+        if engine is None or engine.closed:
+            return
+        stats = engine.stats()
+        where = [engine.data_dir]
+        for name, text in _GAUGES.items():
+            gauge = GaugeMetricFamily(f"godb_arrow_{name}", text, labels=["data_dir"])
+            gauge.add_metric(where, getattr(stats.memory, name))
+            yield gauge
+        counts = {name: getattr(stats.memory, name) for name in _COUNTERS} | {
+            "checkpoints": stats.checkpoints,
+            "failed_checkpoints": stats.failed_checkpoints,
+            "journal_syncs": stats.journal_syncs,
+        }
+        for name, count in counts.items():
+            text = _COUNTERS.get(name, name.replace("_", " ").capitalize())
+            counter = CounterMetricFamily(f"godb_arrow_{name}", text, labels=["data_dir"])
+            counter.add_metric(where, count)
+            yield counter
+        for name in ("runs", "failures"):
+            family = CounterMetricFamily(
+                f"godb_arrow_worker_{name}", f"Background workers: {name}",
+                labels=["data_dir", "worker"],
+            )  # fmt: skip
+            for health in stats.workers:
+                family.add_metric([*where, health.name], getattr(health, name))
+            yield family
