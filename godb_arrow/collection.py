@@ -58,6 +58,8 @@ __all__ = ["Collection", "CollectionInfo", "CollectionState", "Services"]
 logger = logging.getLogger(__name__)
 
 _FEW = 64  # documents that are kept one by one in an overlay
+_TRIES = 3
+_OF_A_DELETE = 200  # bytes of memory that it takes
 
 
 class CollectionState(Enum):
@@ -866,6 +868,8 @@ class Collection:
             There is no such document.
         """
         key = id_of(identity, "the document to delete")
+        self._services.check_writable()
+        self._services.make_room(_OF_A_DELETE)
         if not self._delete([key]):
             raise _not_found(key)
 
@@ -877,26 +881,36 @@ class Collection:
         int
             How many were deleted.
         """
-        snapshot = self.snapshot()
-        with error_context("delete", collection=self._name):
-            ids = [
-                run.id(int(row))
-                for run, rows in matching(snapshot, filter, self.indexes)
-                for row in rows
-            ]
-        return self._delete(ids)
+        for _ in range(_TRIES):
+            with self._lock:
+                snapshot, version = self.snapshot(), self._changes
+            ids = self._ids_in(snapshot, filter)
+            self._services.check_writable()
+            self._services.make_room(_OF_A_DELETE * len(ids))
+            deleted = self._delete(ids, version)
+            if deleted is not None:
+                return deleted
+        with self._lock:  # others change it all the time: now they wait
+            return self._delete(self._ids_in(self.snapshot(), filter)) or 0
 
-    def _delete(self, ids: list[str]) -> int:
+    def _ids_in(self, snapshot: Snapshot, condition: Filter | None) -> list[str]:
+        with error_context("delete", collection=self._name):
+            found = matching(snapshot, condition, self.indexes)
+            return [run.id(int(row)) for run, rows in found for row in rows]
+
+    def _delete(self, ids: list[str], version: int | None = None) -> int | None:
+        """Delete those that are there; None if there were changes since a version."""
         with self._writing("delete"):
-            self._services.make_room(128 * len(ids))
             if self._base.path is not None:
                 self._base.ids()
             with self._lock:
                 self._check_there()
                 self._prepare()
+                if version not in (None, self._changes):
+                    return None
                 changed = self._overlay.find_any(dict.fromkeys(ids))
                 there = self._base.rows_of([key for key in ids if key not in changed])
-                gone = [key for key, version in changed.items() if version is not None]
+                gone = [key for key, found in changed.items() if found is not None]
                 gone += there
                 if not gone:
                     return 0

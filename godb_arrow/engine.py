@@ -49,6 +49,7 @@ __all__ = ["EngineStats", "MemoryStats", "StorageEngine"]
 logger = logging.getLogger(__name__)
 
 _MEBIBYTE = 1 << 20
+_MOST_JOURNAL = 256 << 20
 _SYNCER, _SAVER = "journal-sync", "saver"
 
 
@@ -703,12 +704,19 @@ class StorageEngine:
             raise
 
     def _make_room(self, size: int) -> None:
-        """Before changes take some bytes: save others' changes until there is room."""
+        """Before changes take some bytes: save what changed until there is room.
+
+        Also when the journal has grown large, by changes that took each other's place.
+        """
         memory = self._memory
         half = memory.limit // 2
-        if memory.taken("changes") + size <= half:
+        has_room = memory.taken("changes") + size <= half
+        if has_room and self._directory.journal.size <= _MOST_JOURNAL:
             return
+        failed: GodbError | None = None
         with self._relieving:
+            if self._directory.journal.size > _MOST_JOURNAL:
+                failed = self._save_all()
             with self._lock:
                 collections = sorted(
                     self._collections.values(), key=lambda one: one.changed_bytes, reverse=True
@@ -716,15 +724,22 @@ class StorageEngine:
             for collection in collections:
                 if memory.taken("changes") + size <= half or not collection.changed_bytes:
                     break
-                self._checkpoint(collection)
+                try:
+                    self._checkpoint(collection)
+                except GodbError as error:
+                    failed = error
+                    break
             with suppress(StorageError):  # the next save says it
                 self._directory.journal.trim()
+        if failed is not None:
+            logger.warning("saving under pressure failed: %s", failed)
+            self._failure = self._failure or failed
         if size > memory.room:
             raise MemoryLimitExceeded(
                 f"the change takes {size} bytes, and {max(0, memory.room)} of "
                 f"max_memory={memory.limit} are left",
                 advice="insert fewer documents at a time, or raise max_memory",
-            )
+            ) from failed
 
     def save_to_file(self, path: str | os.PathLike[str]) -> int:
         """Write all collections to one file, which go-db reads, too.

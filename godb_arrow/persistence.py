@@ -44,6 +44,7 @@ logger = logging.getLogger(__name__)
 
 _SUFFIX = ".godb"
 _MAX_NAME = 255
+_TRIES = 10
 _MAX_STEM = 200
 _HASHED = "%~"  # an escaped name never has it
 
@@ -168,12 +169,22 @@ class DataDirectory:
     def recover(self) -> Iterator[Record]:
         """The changes that may be in no file yet; at the end the journal goes on."""
         if self.read_only:
-            if os.path.isdir(self._journal_folder):
-                yield from read_journal(self._journal_folder)
+            yield from self._read_while_written()
             return
         journal = Journal(self._journal_folder)
         yield from journal.recover()
         self._journal = journal
+
+    def _read_while_written(self) -> list[Record]:
+        """The records of a journal whose segments somebody else may remove meanwhile."""
+        for _ in range(_TRIES):
+            if not os.path.isdir(self._journal_folder):
+                return []
+            try:
+                return list(read_journal(self._journal_folder))
+            except SourceNotFound:
+                continue
+        return list(read_journal(self._journal_folder))
 
     def files(self) -> dict[str, str]:
         """The collections that have a file, and its path."""

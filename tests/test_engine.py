@@ -531,6 +531,51 @@ def test_a_collection_larger_than_the_limit_is_streamed(tmp_path: Path) -> None:
         assert len(collection) == 10_000
 
 
+def test_a_journal_of_changes_to_the_same_document_stays_short(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from godb_arrow import engine as module
+
+    monkeypatch.setattr(module, "_MOST_JOURNAL", 20_000)
+    with StorageEngine(tmp_path) as engine:
+        collection = people(engine)
+        for number in range(2000):
+            collection.update("a", {"age": number})
+        assert engine.memory_stats().journal_bytes < 25_000
+        assert engine.stats().checkpoints > 3
+        crash(engine)
+    with StorageEngine(tmp_path) as engine:
+        assert engine.get("people", "a")["age"] == 1999
+
+
+def test_a_full_disk_stops_writers_only_when_memory_is_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from godb_arrow import storage
+
+    def fail(source: str, target: str) -> None:
+        raise OSError(28, "no space left")
+
+    engine = StorageEngine(tmp_path, max_memory="1MiB")
+    collection = engine.create_collection("c")
+    inserted = 0
+    with monkeypatch.context() as patch:
+        patch.setattr(storage.disk, "replace", fail)
+        with pytest.raises(godb_arrow.MemoryLimitExceeded) as raised:
+            while True:
+                collection.insert({"n": inserted, "t": "x" * 2000})
+                inserted += 1
+        assert isinstance(raised.value.__cause__, godb_arrow.DiskFull)
+        assert inserted > 300
+    assert len(collection) == inserted
+    with pytest.raises(godb_arrow.DiskFull):
+        engine.save()
+    collection.insert({})
+    engine.close()
+    with StorageEngine(tmp_path) as engine:
+        assert len(engine["c"]) == inserted + 1
+
+
 @pytest.mark.parametrize("policy", [godb_arrow.LRU(), godb_arrow.LFU(), godb_arrow.TTL(60)])
 def test_views_of_many_collections_stay_within_the_limit(tmp_path: Path, policy: Any) -> None:
     with StorageEngine(tmp_path, max_memory="1MiB", eviction_policy=policy) as engine:
