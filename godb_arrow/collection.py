@@ -1072,7 +1072,9 @@ class Collection:
                     return False
                 snapshot = self._snapshot()
                 self._overlay.pin()
-                base, name, needs = self._base, self._name, self._needs
+                base, name = self._base, self._name
+                needs, stale = self._needs, self._stale
+                self._needs, self._stale = None, False  # what comes from now on is for the next
                 next_id, indexes, taken = self._ids().next_id, self.indexes, self._changes
             target = self._services.directory.path_of(name)
             if target != base.path and target not in self._former:
@@ -1091,11 +1093,11 @@ class Collection:
             except BaseException:
                 with self._lock:
                     self._overlay.unpin()
+                    self._stale = self._stale or stale
+                    self._needs = self._needs if needs is None else needs
                 raise
             with self._lock:
                 self._adopt(stored)
-                if self._name == name and self._needs == needs:
-                    self._needs, self._stale = None, False
             base.forget()
             # The journal must know of the earlier name as long as that file is there.
             for path in self._former[:]:

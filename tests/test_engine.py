@@ -531,6 +531,49 @@ def test_a_collection_larger_than_the_limit_is_streamed(tmp_path: Path) -> None:
         assert len(collection) == 10_000
 
 
+@pytest.mark.parametrize(
+    "change", ["insert", "update", "delete", "rename", "index", "index after rename"]
+)
+def test_what_changes_while_the_file_is_written_stays_in_the_journal(
+    change: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from godb_arrow import collection as module
+
+    write = module.write_snapshots
+    engine = StorageEngine(tmp_path)
+    collection = people(engine)
+    if change == "index after rename":
+        engine.rename_collection("people", "staff")
+
+    def meanwhile(*arguments: Any, **options: Any) -> int:
+        written = write(*arguments, **options)
+        monkeypatch.undo()
+        if change == "insert":
+            collection.insert({"_id": "late"})
+        elif change == "update":
+            collection.update("a", {"age": 0})
+        elif change == "delete":
+            collection.delete("b")
+        elif change.startswith("index"):
+            collection.create_index("age")
+        return written
+
+    monkeypatch.setattr(module, "write_snapshots", meanwhile)
+    engine.save()
+    if change == "rename":
+        engine.rename_collection("people", "staff")
+    expected = collection.find_all()
+    assert collection.state is CollectionState.DIRTY
+    crash(engine)
+    with StorageEngine(tmp_path) as engine:
+        (name,) = engine.collections()
+        assert name == collection.name
+        found = {one["_id"]: one for one in engine.find_all(name)}
+        assert found == {one["_id"]: one for one in expected}
+        assert engine[name].indexes == collection.indexes
+        assert len(engine[name]) == len(expected)
+
+
 def test_a_journal_of_changes_to_the_same_document_stays_short(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
