@@ -212,7 +212,7 @@ class Base:
         if self.path is None:
             return Documents([], [])
         size = self.hint.size
-        if size is not None and size > self.memory.room_for_one:
+        if size is not None and size > self.memory.room:
             return None
         with self._loading:
             found = self.memory.cache.get(self._documents_key)
@@ -226,7 +226,7 @@ class Base:
             documents.runs.append(run)
             rows += len(run)
             size += len(run.data) + 8 * len(run.bounds)
-            if size > self.memory.room_for_one:
+            if size > self.memory.room:
                 return None
         self.memory.hold(self._documents_key, documents, documents.nbytes)
         return documents

@@ -282,13 +282,11 @@ class Collection:
         assert self._count is not None
         return Snapshot(self._base, self._overlay, self._count, self._record)
 
-    @contextmanager
-    def _reading(self) -> Iterator[None]:
+    def _reading(self) -> error_context:
         self._services.check_open()
-        with error_context("read", collection=self._name):
-            self._accesses += 1
-            self._last_accessed = time.time()
-            yield
+        self._accesses += 1
+        self._last_accessed = time.time()
+        return error_context("read", collection=self._name)
 
     def get(self, identity: str | int) -> dict[Any, Any]:
         """One document by its id.
@@ -952,13 +950,11 @@ class Collection:
 
     # --- under the verbs ----------------------------------------------------------------------
 
-    @contextmanager
-    def _writing(self, operation: str) -> Iterator[None]:
+    def _writing(self, operation: str) -> error_context:
         self._services.check_writable()
-        with error_context(operation, collection=self._name):
-            self._accesses += 1
-            self._last_accessed = time.time()
-            yield
+        self._accesses += 1
+        self._last_accessed = time.time()
+        return error_context(operation, collection=self._name)
 
     def _check_there(self) -> None:
         if self._dropped:
@@ -987,7 +983,7 @@ class Collection:
 
     def _account(self) -> None:
         size = self._overlay.size
-        self._services.memory.take("changes", size - self._taken)
+        self._services.memory.take(changes=size - self._taken)
         self._taken = size
 
     def _note_need(self, number: int | None) -> None:
@@ -1124,7 +1120,7 @@ class Collection:
     def drop(self) -> None:
         """The collection's part of being dropped: handles are no good any more."""
         self._dropped = True
-        self._services.memory.take("changes", -self._taken)
+        self._services.memory.take(changes=-self._taken)
         self._taken = 0
         self._base.forget()
 

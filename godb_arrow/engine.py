@@ -710,7 +710,7 @@ class StorageEngine:
         """
         memory = self._memory
         half = memory.limit // 2
-        has_room = memory.taken("changes") + size <= half
+        has_room = memory.changes + size <= half
         if has_room and self._directory.journal.size <= _MOST_JOURNAL:
             return
         failed: GodbError | None = None
@@ -722,7 +722,7 @@ class StorageEngine:
                     self._collections.values(), key=lambda one: one.changed_bytes, reverse=True
                 )
             for collection in collections:
-                if memory.taken("changes") + size <= half or not collection.changed_bytes:
+                if memory.changes + size <= half or not collection.changed_bytes:
                     break
                 try:
                     self._checkpoint(collection)
@@ -736,7 +736,7 @@ class StorageEngine:
             self._failure = self._failure or failed
         if size > memory.room:
             raise MemoryLimitExceeded(
-                f"the change takes {size} bytes, and {max(0, memory.room)} of "
+                f"the change takes {size} bytes, and {memory.room} of "
                 f"max_memory={memory.limit} are left",
                 advice="insert fewer documents at a time, or raise max_memory",
             ) from failed
@@ -848,8 +848,8 @@ class StorageEngine:
             limit_mb=self._memory.limit / _MEBIBYTE,
             cache_size=cache.values,
             cache_bytes=cache.bytes,
-            changes_bytes=self._memory.taken("changes"),
-            stream_bytes=self._memory.taken("streams"),
+            changes_bytes=self._memory.changes,
+            stream_bytes=self._memory.streams,
             hits=cache.hits,
             misses=cache.misses,
             evictions=cache.evictions,

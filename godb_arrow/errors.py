@@ -350,19 +350,36 @@ class MissingDependency(GodbError, ImportError):
     """A package is needed that is not installed; the message names the extra."""
 
 
-@contextmanager
-def error_context(
-    operation: str | None = None, source: str | None = None, collection: str | None = None
-) -> Iterator[None]:
-    """Fill in where an error of ours happened, for the floors that cannot know it."""
-    try:
-        yield
-    except GodbError as error:
-        error.operation = error.operation or operation
-        error.source = error.source or source
-        if error.collection is None:
-            error.collection = collection
-        raise
+class error_context:  # noqa: N801 (used like contextlib's functions; a class is faster)
+    """Fill in where an error of ours happened, for the floors that cannot know it.
+
+    Parameters
+    ----------
+    operation, source, collection : str, optional
+        What an error gets that does not have it yet.
+    """
+
+    __slots__ = ("_collection", "_operation", "_source")
+
+    def __init__(
+        self,
+        operation: str | None = None,
+        source: str | None = None,
+        collection: str | None = None,
+    ) -> None:
+        self._operation = operation
+        self._source = source
+        self._collection = collection
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if isinstance(error, GodbError):
+            error.operation = error.operation or self._operation
+            error.source = error.source or self._source
+            if error.collection is None:
+                error.collection = self._collection
 
 
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}

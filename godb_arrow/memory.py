@@ -45,7 +45,7 @@ class Memory:
     >>> memory = Memory(100)
     >>> memory.hold((1, "view"), "…", 60)
     True
-    >>> memory.take("changes", 50)
+    >>> memory.take(changes=50)
     >>> memory.used, len(memory.cache)
     (50, 0)
     """
@@ -54,39 +54,41 @@ class Memory:
         self.limit = limit
         self.cache: LRUCache[tuple[Any, str], Any] = LRUCache(limit, policy)
         self._lock = threading.Lock()
-        self._taken: dict[str, int] = {"changes": 0, "streams": 0}
+        self._changes = self._streams = 0
         self.peak = 0
         self.run_bytes = min(max(limit // 32, _LEAST_RUN), _MOST_RUN)
         self.threads = max(1, min(available_cores(), limit // _OF_A_THREAD))
 
-    def taken(self, purpose: str) -> int:
-        """Bytes that changes or streams have."""
-        return self._taken[purpose]
+    @property
+    def changes(self) -> int:
+        """Bytes that changes have."""
+        return self._changes
+
+    @property
+    def streams(self) -> int:
+        """Bytes that wait in streams."""
+        return self._streams
 
     @property
     def used(self) -> int:
         """Bytes that are taken in all."""
-        return sum(self._taken.values()) + self.cache.bytes
+        return self._changes + self._streams + self.cache.bytes
 
     @property
     def room(self) -> int:
-        """Bytes that are left, were all views given up."""
-        return self.limit - sum(self._taken.values())
+        """Bytes that are left, were all views given up; not below 0."""
+        return max(0, self.limit - self._changes - self._streams)
 
-    @property
-    def room_for_one(self) -> int:
-        """Bytes that one view may have."""
-        return max(0, self.room)
-
-    def take(self, purpose: str, size: int) -> None:
-        """Count bytes (or fewer, when negative) for ``"changes"`` or ``"streams"``."""
+    def take(self, *, changes: int = 0, streams: int = 0) -> None:
+        """Count bytes (or fewer, when negative) for changes or for streams."""
         with self._lock:
-            self._taken[purpose] += size
+            self._changes += changes
+            self._streams += streams
         self._make_room()
 
     def hold(self, key: tuple[Any, str], value: Any, size: int) -> bool:
         """Hold a view, if there is room for it; others go first."""
-        if size > self.room_for_one:
+        if size > self.room:
             return False
         held = self.cache.put(key, value, size)
         self._make_room()
@@ -97,10 +99,11 @@ class Memory:
         return self.cache.size_of(lambda key: key[0] == owner)
 
     def _make_room(self) -> None:
-        room = max(0, self.room)
-        if self.cache.bytes > room:
-            self.cache.shrink(room)
-        self.peak = max(self.peak, self.used)
+        used = self.used
+        if used > self.limit:
+            self.cache.shrink(self.room)
+            used = self.used
+        self.peak = max(self.peak, used)
 
 
 @cache

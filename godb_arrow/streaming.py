@@ -222,7 +222,7 @@ class _Work:
             result = self.projection.apply(live)
             with lock:
                 waiting += result.nbytes
-            memory.take("streams", result.nbytes)
+            memory.take(streams=result.nbytes)
             return whole, result
 
         threads = self.options.threads or available_cores()
@@ -232,18 +232,18 @@ class _Work:
             for whole, result in ordered_map(decode, runs, threads):
                 with lock:
                     waiting -= result.nbytes
-                memory.take("streams", -result.nbytes)
+                memory.take(streams=-result.nbytes)
                 if hold:
                     kept_bytes += whole.nbytes
                     kept.append(whole)
-                    if kept_bytes > memory.room_for_one:
+                    if kept_bytes > memory.room:
                         hold = False
                         kept.clear()
                 if result.num_rows:
                     yield result
                 del whole, result
         finally:
-            memory.take("streams", -waiting)
+            memory.take(streams=-waiting)
         if hold:
             base.hold(_BATCHES, kept, kept_bytes)
 

@@ -435,7 +435,7 @@ def caches(report: Report, count: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=1_000_000)
-    parser.add_argument("--inserts", type=int, default=4_000)
+    parser.add_argument("--inserts", type=int, default=10_000)
     parser.add_argument("--collections", type=int, default=10_000)
     parser.add_argument("--repeat", type=int, default=3)
     arguments = parser.parse_args()
