@@ -13,7 +13,7 @@ GODB files in, Arrow and DataFrames out, and back:
 import logging
 
 from godb_arrow._version import __version__
-from godb_arrow.collection import Collection, CollectionInfo, CollectionState
+from godb_arrow.collection import Collection
 from godb_arrow.connectors.pandas import read_godb
 from godb_arrow.engine import EngineStats, MemoryStats, StorageEngine
 from godb_arrow.errors import (
@@ -66,6 +66,7 @@ from godb_arrow.reading import (
     read_table,
     scan_godb,
 )
+from godb_arrow.store import CollectionInfo, CollectionState
 from godb_arrow.verify import inspect_godb, verify_godb
 from godb_arrow.writing import CompatibilityWarning, write_godb
 

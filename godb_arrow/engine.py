@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from godb_arrow.background import WorkerHealth, Workers, close_at_exit
 from godb_arrow.base import Base
-from godb_arrow.collection import Collection, CollectionInfo, Services
+from godb_arrow.collection import Collection
 from godb_arrow.errors import (
     CollectionExists,
     CollectionNotFound,
@@ -34,6 +34,7 @@ from godb_arrow.persistence import DataDirectory, check_name, write_snapshots
 from godb_arrow.projection import Filter
 from godb_arrow.query import Explanation, Page
 from godb_arrow.reading import list_collections
+from godb_arrow.store import CollectionInfo, Services
 from godb_arrow.streaming import DocumentStream
 
 if TYPE_CHECKING:
@@ -285,7 +286,7 @@ class StorageEngine:
                     self._leftovers[collection.path] = None
                 needs.pop(collection, None)
                 return
-            collection.rename(record.meta["to"], record.number)
+            collection.mark_renamed(record.meta["to"], record.number)
             self._collections[record.meta["to"]] = collection
         else:
             collection.replay(record)
@@ -314,7 +315,7 @@ class StorageEngine:
             for stream in list(self._services.streams):
                 stream.abort(self._check_open)
             for collection in self._collections.values():
-                collection.close()
+                collection.let_go()
             self._directory.close()
             self._memory.cache.shrink(0)
             if self._failure is not None:
@@ -421,7 +422,7 @@ class StorageEngine:
                 self._journal(collection, {"op": "drop", "c": collection.name})
                 del self._collections[collection.name]
                 paths = collection.paths
-                collection.drop()
+                collection.mark_dropped()
                 self._leftovers.update(dict.fromkeys(paths, collection))
                 for path in paths:
                     self._remove_leftover(path)
@@ -476,7 +477,7 @@ class StorageEngine:
                 meta = {"op": "rename", "c": collection.name, "to": new_name}
                 number = self._journal(collection, meta)
                 del self._collections[collection.name]
-                collection.rename(new_name, number)
+                collection.mark_renamed(new_name, number)
                 self._collections[new_name] = collection
 
     def collections(self) -> list[str]:

@@ -537,7 +537,7 @@ def test_a_collection_larger_than_the_limit_is_streamed(tmp_path: Path) -> None:
 def test_what_changes_while_the_file_is_written_stays_in_the_journal(
     change: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from godb_arrow import collection as module
+    from godb_arrow import store as module
 
     write = module.write_snapshots
     engine = StorageEngine(tmp_path)

@@ -37,7 +37,7 @@ def crash(engine: StorageEngine) -> None:
     engine._workers.stop()
     engine._syncer.stop()
     for collection in engine._collections.values():
-        collection.close()
+        collection.let_go()
     engine._directory.close()
 
 
