@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
+import weakref
 from bisect import bisect_right
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
@@ -109,11 +110,15 @@ class Documents:
         return self.runs[run], row - self.starts[run]
 
 
+class _Pin:
+    """Somebody who reads a base."""
+
+
 class Base:
     """The documents of a collection's file, or none; immutable.
 
-    The file is opened at first use and stays open, so that it can be replaced or removed
-    while somebody reads.
+    The file is opened at first use. It stays open as long as somebody has it pinned, so that it
+    can be replaced or removed meanwhile; of the others, the ones used last.
 
     Parameters
     ----------
@@ -123,6 +128,8 @@ class Base:
         The file; without one the base is empty.
     name : str, optional
         The collection's name in the file; None where the file has one only.
+    is_ours : bool
+        Whether nobody else replaces the file, so that it need not be open all the time.
     """
 
     def __init__(
@@ -130,14 +137,18 @@ class Base:
         memory: Memory,
         path: str | None = None,
         name: str | None = None,
+        *,
+        is_ours: bool = True,
     ) -> None:
         self.path = path
+        self._is_ours = is_ours
         self._name = name
         self._options = ReadOptions(batch_bytes=memory.run_bytes, threads=memory.threads)
         self.memory = memory
         self._key = next(_NUMBERS)
         self._lock = threading.Lock()
         self._loading = threading.Lock()
+        self._pins: weakref.WeakSet[_Pin] = weakref.WeakSet()
         self._stored: StoredCollection | None = None
         self._count: int | None = 0 if path is None else None
         self._schema: pa.Schema | None = None
@@ -149,14 +160,30 @@ class Base:
         """The collection in its file, which is open from now on."""
         assert self.path is not None
         with self._lock:
-            if self._stored is None:
-                self._stored = locate(HeldFile(self.path), self._name, self._options)
-            return self._stored
+            stored = self._stored
+            if stored is None:
+                stored = self._stored = locate(HeldFile(self.path), self._name, self._options)
+        if self._is_ours and self.memory.files.get(self._key) is None:
+            self.memory.files.put(self._key, self, 1)
+        return stored
 
-    def close(self) -> None:
-        """Let go of the file; snapshots that read it keep it open."""
+    def pin(self) -> object:
+        """Keep the file open as long as the result is there."""
+        pin = _Pin()
+        if self.path is not None:
+            with self._lock:
+                self._pins.add(pin)
+            self.open()
+        return pin
+
+    def close_if_idle(self) -> None:
+        """Close the file unless somebody reads it: who opens it again finds the same.
+
+        Of a base that was replaced that would not be true; whoever still has it, has it pinned.
+        """
         with self._lock:
-            self._stored = None
+            if not self._pins:
+                self._stored = None
 
     @property
     def hint(self) -> CollectionHint:
@@ -195,7 +222,9 @@ class Base:
         return self._key, "documents"
 
     def forget(self) -> None:
-        """Give up what is held in memory."""
+        """Give up what is held in memory, and close the file when nobody reads it."""
+        self.memory.files.remove(self._key)
+        self.close_if_idle()
         for key in self.memory.cache:
             if key[0] == self._key:
                 self.memory.cache.remove(key)

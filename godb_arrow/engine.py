@@ -238,7 +238,9 @@ class StorageEngine:
     def _recover(self) -> None:
         for name, path in self._directory.files().items():
             self._collections[name] = Collection(
-                self._services, name, Base(self._memory, path), record=0
+                self._services,
+                name,
+                Base(self._memory, path, is_ours=not self._directory.read_only),
             )
         needs: dict[Collection, int] = {}
         for record in self._directory.recover():
@@ -263,7 +265,7 @@ class StorageEngine:
                 return
             base = Base(self._memory)
             if op == "attach":
-                base = Base(self._memory, record.meta["path"], record.meta["as"])
+                base = Base(self._memory, record.meta["path"], record.meta["as"], is_ours=False)
             collection = Collection(self._services, name, base, record=record.number, stale=True)
             self._collections[name] = collection
         elif collection is None:
@@ -795,7 +797,7 @@ class StorageEngine:
                     self._check_free(name)
                     self._free_path(name)
                 for name in found:
-                    base = Base(self._memory, location, name)
+                    base = Base(self._memory, location, name, is_ours=False)
                     base.open()
                     collection = Collection(self._services, name, base, stale=True)
                     meta = {"op": "attach", "c": name, "path": location, "as": name}

@@ -5,16 +5,29 @@ from __future__ import annotations
 import ctypes
 import threading
 from functools import cache
-from typing import Any
+from typing import Any, Protocol
 
 from godb_arrow.lru import EvictionPolicy, LRUCache
 from godb_arrow.parallel import available_cores
 
-__all__ = ["Memory", "give_back"]
+__all__ = ["IdleFile", "Memory", "give_back"]
 
 _LEAST_RUN = 256 << 10
 _MOST_RUN = 8 << 20
 _OF_A_THREAD = 32 << 20
+_MOST_FILES = 200
+
+
+class IdleFile(Protocol):
+    """What has a file open that it can open again."""
+
+    def close_if_idle(self) -> None:
+        """Close it, unless it is in use."""
+        ...
+
+
+def _close(_: int, file: IdleFile) -> None:
+    file.close_if_idle()
 
 
 class Memory:
@@ -33,6 +46,8 @@ class Memory:
     ----------
     cache : LRUCache
         The views: the first part of a key says whose they are.
+    files : LRUCache
+        The files that are open: a process may have only so many.
     peak : int
         The most bytes that were taken at a time.
     run_bytes : int
@@ -53,6 +68,7 @@ class Memory:
     def __init__(self, limit: int, policy: EvictionPolicy | None = None) -> None:
         self.limit = limit
         self.cache: LRUCache[tuple[Any, str], Any] = LRUCache(limit, policy)
+        self.files: LRUCache[int, IdleFile] = LRUCache(_MOST_FILES, on_evict=_close)
         self._lock = threading.Lock()
         self._changes = self._streams = 0
         self.peak = 0

@@ -24,7 +24,7 @@ class Snapshot:
     Parameters
     ----------
     base : Base
-        Its file, which must be open.
+        Its file.
     overlay : Overlay
         The changes, which are frozen here.
     count : int
@@ -40,6 +40,7 @@ class Snapshot:
 
     def __init__(self, base: Base, overlay: Overlay, count: int, record: int) -> None:
         self.base = base
+        self._pin = base.pin()
         self.count = count
         self.record = record
         self._layers, self._bulks = overlay.freeze()

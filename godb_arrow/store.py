@@ -257,8 +257,6 @@ class CollectionStore:
             return self._snapshot()
 
     def _snapshot(self) -> Snapshot:
-        if self._base.path is not None:
-            self._base.open()
         assert self._count is not None
         return Snapshot(self._base, self._overlay, self._count, self._record)
 
@@ -277,8 +275,7 @@ class CollectionStore:
             if version is not False:
                 return None if version is None else self._overlay.document(version)
             base = self._base
-            if base.path is not None:
-                base.open()
+            pin = base.pin()  # noqa: F841 (it works by being there)
         return base.find(identity)
 
     def _has(self, identity: str, given: bool) -> bool:
@@ -593,7 +590,7 @@ class CollectionStore:
     def let_go(self) -> None:
         """The engine is closed: the file need not be open any more."""
         with self._lock:
-            self._base.close()
+            self._base.forget()
 
     def mark_renamed(self, name: str, number: int) -> None:
         """The engine renamed it: the file follows with the next checkpoint."""

@@ -164,6 +164,25 @@ def test_opening_many_collections_reads_none(tmp_path: Path) -> None:
             engine.find_all("2")
 
 
+def test_more_collections_than_files_that_may_be_open(tmp_path: Path) -> None:
+    with StorageEngine(tmp_path) as engine:
+        engine.create_collection("0").insert_many([{"n": n} for n in range(3)])
+    made = (tmp_path / "collections" / "0.godb").read_bytes()
+    for number in range(1, 400):
+        (tmp_path / "collections" / f"{number}.godb").write_bytes(made)
+    with StorageEngine(tmp_path) as engine:
+        streams = [engine.find_all_stream(name) for name in engine.collections()[:50]]
+        for name in engine.collections():
+            engine.update(name, "1", {"n": name})
+        engine.save()
+        assert sum(info.documents for info in engine.infos()) == 1200
+        assert all(engine.get(name, "1")["n"] == name for name in engine)
+        assert [[one["n"] for one in stream] for stream in streams] == [[0, 1, 2]] * 50
+        del streams
+        if Path("/proc/self/fd").exists():
+            assert len(os.listdir("/proc/self/fd")) < 300
+
+
 def test_renamed_and_dropped_handles_and_streams(engine: StorageEngine) -> None:
     collection = people(engine)
     stream = collection.find_all_stream()
