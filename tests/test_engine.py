@@ -183,6 +183,20 @@ def test_more_collections_than_files_that_may_be_open(tmp_path: Path) -> None:
             assert len(os.listdir("/proc/self/fd")) < 300
 
 
+@pytest.mark.parametrize("ending", ["close", "crash"])
+def test_renamed_there_and_back(ending: str, tmp_path: Path) -> None:
+    engine = StorageEngine(tmp_path)
+    people(engine)
+    engine.save()
+    engine.rename_collection("people", "staff")
+    engine.rename_collection("staff", "people")
+    engine.insert("people", {"_id": "d"})
+    engine.close() if ending == "close" else crash(engine)
+    with StorageEngine(tmp_path) as engine:
+        assert ids(engine.find_all("people")) == ["a", "b", "c", "d"]
+        assert engine.collections() == ["people"]
+
+
 def test_renamed_and_dropped_handles_and_streams(engine: StorageEngine) -> None:
     collection = people(engine)
     stream = collection.find_all_stream()

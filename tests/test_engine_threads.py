@@ -158,3 +158,48 @@ def test_eight_threads(tmp_path: Path) -> None:
         assert work.check(again["shared"]) == expected
     if LONG:
         print(f"{work.operations} operations, {highest / MEBIBYTE:.0f} MiB, {stats}")
+
+
+def test_names_come_and_go_while_files_are_written(tmp_path: Path) -> None:
+    """Whoever creates, renames and drops takes the locks in the same order as who saves."""
+    engine = StorageEngine(tmp_path, max_memory=LIMIT)
+    ends = time.monotonic() + (10 if LONG else 2)
+    errors: list[BaseException] = []
+    expected = (godb_arrow.CollectionExists, godb_arrow.CollectionNotFound)
+
+    steps: list[Callable[[str, str], Any]] = [
+        lambda name, _: engine.create_collection(name),
+        lambda name, other: engine.rename_collection(name, other),
+        lambda name, _: engine.drop_collection(name),
+        lambda name, _: engine.insert_many(name, [{"t": "x" * 100}] * 50),
+        lambda *_: engine.save(),
+        lambda name, _: engine.find_all(name),
+        lambda name, _: engine[name].checkpoint(),
+    ]
+
+    def work(number: int) -> None:
+        chance = random.Random(number)
+        while time.monotonic() < ends:
+            names = chance.sample(["a", "b", "c"], 2)
+            step = chance.choice(steps)
+            try:
+                step(*names)
+            except expected:
+                continue
+            except BaseException as error:
+                errors.append(error)
+                return
+
+    threads = [threading.Thread(target=work, args=(n,), daemon=True) for n in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+        assert not thread.is_alive(), "they wait for each other"
+    if errors:
+        raise errors[0]
+    counts = {name: len(engine.find_all(name)) for name in engine.collections()}
+    engine.close()
+    with StorageEngine(tmp_path) as again:
+        assert {name: len(again[name]) for name in again} == counts
+    assert len(list((tmp_path / "collections").iterdir())) == len(counts)
