@@ -416,9 +416,10 @@ class StorageEngine:
         CollectionNotFound
         """
         self._check_writable()
-        with error_context("drop", collection=name):
-            with self._lock, self[name].at_rest():  # in this order, as everywhere
-                collection = self[name]
+        # The engine's lock comes first, as everywhere.
+        with error_context("drop", collection=name), self._lock:
+            collection = self[name]
+            with collection.at_rest():
                 self._journal(collection, {"op": "drop", "c": collection.name})
                 del self._collections[collection.name]
                 paths = collection.paths

@@ -169,7 +169,7 @@ def test_names_come_and_go_while_files_are_written(tmp_path: Path) -> None:
 
     steps: list[Callable[[str, str], Any]] = [
         lambda name, _: engine.create_collection(name),
-        lambda name, other: engine.rename_collection(name, other),
+        engine.rename_collection,
         lambda name, _: engine.drop_collection(name),
         lambda name, _: engine.insert_many(name, [{"t": "x" * 100}] * 50),
         lambda *_: engine.save(),
