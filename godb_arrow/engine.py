@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from godb_arrow.background import WorkerHealth, Workers, close_at_exit
 from godb_arrow.base import Base
+from godb_arrow.catalog import Catalog
 from godb_arrow.collection import Collection
 from godb_arrow.errors import (
     CollectionExists,
@@ -213,7 +214,7 @@ class StorageEngine:
         self._lock = threading.RLock()  # guards the collections' names
         self._relieving, self._saving = threading.Lock(), threading.Lock()
         self._closing = threading.Lock()
-        self._collections: dict[str, Collection] = {}
+        self._collections = Catalog({}, self._make)
         self._leftovers: dict[str, object] = {}  # files of dropped collections, and whose
         self._failure: GodbError | None = None  # of the background, to be raised
         self._checkpoints = self._failed = self._recovered = 0
@@ -236,12 +237,7 @@ class StorageEngine:
     # --- opening and closing ------------------------------------------------------------------
 
     def _recover(self) -> None:
-        for name, path in self._directory.files().items():
-            self._collections[name] = Collection(
-                self._services,
-                name,
-                Base(self._memory, path, is_ours=not self._directory.read_only),
-            )
+        self._collections = Catalog(self._directory.files(), self._make)
         needs: dict[Collection, int] = {}
         for record in self._directory.recover():
             self._recovered += 1
@@ -250,12 +246,16 @@ class StorageEngine:
             return
         journal = self._directory.journal
         if journal.was_missing:  # the files may know of changes that it had
-            known = (one.stored_record for one in self._collections.values())
+            known = (one.stored_record for one in self._collections.all())
             journal.skip_to(max(known, default=0) + 1)
         for collection, number in needs.items():
             journal.release(collection, number)
         for path in list(self._leftovers):
             self._remove_leftover(path)
+
+    def _make(self, name: str, path: str) -> Collection:
+        base = Base(self._memory, path, is_ours=not self._directory.read_only)
+        return Collection(self._services, name, base)
 
     def _replay(self, record: Record, needs: dict[Collection, int]) -> None:
         op, name = record.meta["op"], record.meta["c"]
@@ -316,7 +316,7 @@ class StorageEngine:
             self._closed = True
             for stream in list(self._services.streams):
                 stream.abort(self._check_open)
-            for collection in self._collections.values():
+            for collection in self._collections.made():
                 collection.let_go()
             self._directory.close()
             self._memory.cache.shrink(0)
@@ -432,7 +432,7 @@ class StorageEngine:
 
     def _remove_leftover(self, path: str) -> None:
         """Remove the file of a collection that was dropped; tried again with each save."""
-        heirs = [one for one in self._collections.values()
+        heirs = [one for one in self._collections.made()
                  if self._directory.path_of(one.name) == path]  # fmt: skip
         if any(one.path != path for one in heirs):
             return  # it is replaced soon
@@ -452,7 +452,7 @@ class StorageEngine:
     def _free_path(self, name: str, owner: Collection | None = None) -> None:
         """Make sure that nothing of others is in the file that a collection will have."""
         path = self._directory.path_of(name)
-        for other in list(self._collections.values()):
+        for other in self._collections.made():
             if (
                 path in other.paths and other is not owner
             ):  # it was renamed, and its file did not follow yet
@@ -485,7 +485,7 @@ class StorageEngine:
     def collections(self) -> list[str]:
         """The names of the collections, sorted; nothing is read."""
         self._check_open()
-        return sorted(list(self._collections))  # noqa: C414 (a copy that no thread disturbs)
+        return self._collections.names()
 
     def info(self, name: str) -> CollectionInfo:
         """What is known of a collection without reading its documents."""
@@ -668,7 +668,7 @@ class StorageEngine:
         with self._lock:
             for path in list(self._leftovers):
                 self._remove_leftover(path)
-            collections = list(self._collections.values())
+            collections = self._collections.made()
         for collection in collections:
             try:
                 self._checkpoint(collection)
@@ -720,7 +720,7 @@ class StorageEngine:
                 failed = self._save_all()
             with self._lock:
                 collections = sorted(
-                    self._collections.values(), key=lambda one: one.changed_bytes, reverse=True
+                    self._collections.made(), key=lambda one: one.changed_bytes, reverse=True
                 )
             for collection in collections:
                 if memory.changes + size <= half or not collection.changed_bytes:
@@ -841,7 +841,7 @@ class StorageEngine:
         """What the engine holds in memory."""
         cache = self._memory.cache.stats()
         with self._lock:
-            collections = list(self._collections.values())
+            collections = self._collections.made()
         read_only = self._directory.read_only
         return MemoryStats(
             alloc_mb=self._memory.used / _MEBIBYTE,
@@ -854,7 +854,7 @@ class StorageEngine:
             hits=cache.hits,
             misses=cache.misses,
             evictions=cache.evictions,
-            collections=len(collections),
+            collections=len(self._collections),
             streams=len(self._services.streams),
             threads=threading.active_count(),
             journal_bytes=0 if read_only else self._directory.journal.size,

@@ -262,8 +262,7 @@ class CollectionStore:
 
     def _reading(self) -> error_context:
         self._services.check_open()
-        self._accesses += 1
-        self._last_accessed = time.time()
+        self._note_access()
         return error_context("read", collection=self._name)
 
     def _find(self, identity: str) -> bytes | None:
@@ -415,9 +414,13 @@ class CollectionStore:
 
     def _writing(self, operation: str) -> error_context:
         self._services.check_writable()
-        self._accesses += 1
-        self._last_accessed = time.time()
+        self._note_access()
         return error_context(operation, collection=self._name)
+
+    def _note_access(self) -> None:
+        with self._lock:
+            self._accesses += 1
+            self._last_accessed = time.time()
 
     def _check_there(self) -> None:
         if self._dropped:

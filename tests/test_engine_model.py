@@ -36,7 +36,7 @@ def crash(engine: StorageEngine) -> None:
     engine._closed = True
     engine._workers.stop()
     engine._syncer.stop()
-    for collection in engine._collections.values():
+    for collection in engine._collections.made():
         collection.let_go()
     engine._directory.close()
 
