@@ -121,6 +121,16 @@ class Collection(CollectionStore):
         Returns
         -------
         list of dict
+
+        Examples
+        --------
+        >>> import tempfile, godb_arrow
+        >>> engine = godb_arrow.StorageEngine(tempfile.mkdtemp())
+        >>> users = engine.create_collection("users")
+        >>> _ = users.insert_many([{"name": "Ada", "age": 36}, {"name": "Bob", "age": 41}])
+        >>> users.find({"name": "Ada"}, columns=["age"])
+        [{'age': 36}]
+        >>> engine.close()
         """
         for name, value in (("limit", limit), ("offset", offset)):
             if value is not None and (
@@ -164,6 +174,19 @@ class Collection(CollectionStore):
         ------
         InvalidCursor
             The cursor is not one that a page had.
+
+        Examples
+        --------
+        >>> import tempfile, godb_arrow
+        >>> engine = godb_arrow.StorageEngine(tempfile.mkdtemp())
+        >>> users = engine.create_collection("users")
+        >>> _ = users.insert_many([{"name": "Ada", "age": 36}, {"name": "Bob", "age": 41}])
+        >>> page = users.find_page(limit=1)
+        >>> page.documents
+        [{'_id': '1', 'name': 'Ada', 'age': 36}]
+        >>> users.find_page(cursor=page.cursor).documents
+        [{'_id': '2', 'name': 'Bob', 'age': 41}]
+        >>> engine.close()
         """
         if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
             raise InvalidOption(f"limit is {limit!r}", advice="give a whole number of at least 1")
@@ -230,6 +253,16 @@ class Collection(CollectionStore):
             An iterator, also with ``async for``; ``reader()`` makes a
             ``pyarrow.RecordBatchReader`` of it. It sees the collection as it was when it was
             opened.
+
+        Examples
+        --------
+        >>> import tempfile, godb_arrow
+        >>> engine = godb_arrow.StorageEngine(tempfile.mkdtemp())
+        >>> users = engine.create_collection("users")
+        >>> _ = users.insert_many([{"name": "Ada", "age": 36}, {"name": "Bob", "age": 41}])
+        >>> [batch.num_rows for batch in users.stream(columns=["age"])]
+        [2]
+        >>> engine.close()
         """
         options.setdefault(
             "threads", self._services.options.threads or self._services.memory.threads
@@ -347,6 +380,16 @@ class Collection(CollectionStore):
         ------
         DuplicateId
             Ids occur twice, or are there already.
+
+        Examples
+        --------
+        >>> import tempfile, godb_arrow
+        >>> engine = godb_arrow.StorageEngine(tempfile.mkdtemp())
+        >>> users = engine.create_collection("users")
+        >>> import pandas as pd
+        >>> users.insert_many(pd.DataFrame({"name": ["Ada", "Bob"]}))
+        ['1', '2']
+        >>> engine.close()
         """
         return self._insert_all("insert", data, id_column, omit_nulls, replace=False)
 
@@ -364,6 +407,18 @@ class Collection(CollectionStore):
         -------
         list of str
             The document ids.
+
+        Examples
+        --------
+        >>> import tempfile, godb_arrow
+        >>> engine = godb_arrow.StorageEngine(tempfile.mkdtemp())
+        >>> users = engine.create_collection("users")
+        >>> _ = users.insert_many([{"name": "Ada", "age": 36}, {"name": "Bob", "age": 41}])
+        >>> users.upsert_many([{"_id": 2, "name": "Bo"}, {"_id": 3, "name": "Cy"}])
+        ['2', '3']
+        >>> len(users)
+        3
+        >>> engine.close()
         """
         return self._insert_all("upsert", data, id_column, omit_nulls, replace=True)
 
@@ -405,6 +460,16 @@ class Collection(CollectionStore):
         ------
         DocumentNotFound
             There is no such document.
+
+        Examples
+        --------
+        >>> import tempfile, godb_arrow
+        >>> engine = godb_arrow.StorageEngine(tempfile.mkdtemp())
+        >>> users = engine.create_collection("users")
+        >>> _ = users.insert_many([{"name": "Ada", "age": 36}, {"name": "Bob", "age": 41}])
+        >>> users.update("1", {"age": 37})
+        {'_id': '1', 'name': 'Ada', 'age': 37}
+        >>> engine.close()
         """
         key = id_of(identity, "the document to update")
         return self._update({key: fields}, "update")[key]
@@ -421,6 +486,16 @@ class Collection(CollectionStore):
         -------
         int
             How many documents were changed.
+
+        Examples
+        --------
+        >>> import tempfile, godb_arrow
+        >>> engine = godb_arrow.StorageEngine(tempfile.mkdtemp())
+        >>> users = engine.create_collection("users")
+        >>> _ = users.insert_many([{"name": "Ada", "age": 36}, {"name": "Bob", "age": 41}])
+        >>> users.update_many({"1": {"age": 37}, "2": {"age": 42}})
+        2
+        >>> engine.close()
         """
         if not isinstance(changes, Mapping):
             raise InvalidOption(
@@ -517,6 +592,16 @@ class Collection(CollectionStore):
         -------
         int
             How many were deleted.
+
+        Examples
+        --------
+        >>> import tempfile, godb_arrow
+        >>> engine = godb_arrow.StorageEngine(tempfile.mkdtemp())
+        >>> users = engine.create_collection("users")
+        >>> _ = users.insert_many([{"name": "Ada", "age": 36}, {"name": "Bob", "age": 41}])
+        >>> users.delete_many({"name": ["Ada", "Eve"]})
+        1
+        >>> engine.close()
         """
         for _ in range(_TRIES):
             with self._lock:
@@ -561,12 +646,25 @@ class Collection(CollectionStore):
     def create_index(self, field: str) -> None:
         """Keep an index on a field, or a dotted path into maps.
 
-        Filters on that field then decode only the documents that it leaves over.
+        Filters on that field then decode only the documents that it leaves over, and those that
+        changed since the last save.
 
         Raises
         ------
         InvalidFilter
             The field has lists, maps or mixed types.
+
+        Examples
+        --------
+        >>> import tempfile, godb_arrow
+        >>> engine = godb_arrow.StorageEngine(tempfile.mkdtemp())
+        >>> users = engine.create_collection("users")
+        >>> _ = users.insert_many([{"name": "Ada", "age": 36}, {"name": "Bob", "age": 41}])
+        >>> users.create_index("name")
+        >>> engine.save()
+        >>> users.explain({"name": "Ada"}).index
+        'name'
+        >>> engine.close()
         """
         with self._writing("create an index"):
             check_indexable(self.schema, field)

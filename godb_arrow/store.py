@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
@@ -90,10 +90,6 @@ class CollectionInfo:
     access_count: int
 
 
-class _Relief(Protocol):
-    def __call__(self, size: int) -> None: ...
-
-
 @dataclass(slots=True)
 class Services:
     """What the collections of an engine share.
@@ -107,7 +103,7 @@ class Services:
     memory : Memory
         What may be taken.
     make_room : callable
-        Called before some bytes are taken for changes; checkpoints others where needed.
+        Called with the bytes that a change will take; saves others' changes where needed.
     check_writable : callable
         Raises when the engine is closed or may not write.
     check_open : callable
@@ -119,7 +115,7 @@ class Services:
     options: EngineOptions
     directory: DataDirectory
     memory: Memory
-    make_room: _Relief
+    make_room: Callable[[int], None]
     check_writable: Callable[[], None]
     check_open: Callable[[], None]
     streams: weakref.WeakSet[Any] = field(default_factory=weakref.WeakSet)
