@@ -428,7 +428,13 @@ class Collection(CollectionStore):
         with self._writing(operation):
             rows = rows_of(data, id_column)
             schema = None if rows.schema is None else _with_id_field(stored_schema(rows.schema))
-            encoded = list(encode_rows(rows, id_column, omit_nulls, self._ids()))
+            encoded = []
+            size = 0
+            for one in encode_rows(rows, id_column, omit_nulls, self._ids()):
+                encoded.append(one)
+                size += len(one.chunk)
+                if size > self._services.memory.limit:
+                    self._services.make_room(size)  # refuses it, before all is read
             if not encoded:
                 return []
             joined = Encoded(
