@@ -185,8 +185,11 @@ class _Work:
         if self.runs is not None:
             yield from self._decoded((run, None) for run in self.runs)
             return
-        held: list[pa.RecordBatch] | None = self.snapshot.base.view(_BATCHES)
-        if held and _covers(held[0].schema, self.projection.decoded):
+        base = self.snapshot.base
+        held: list[pa.RecordBatch] | None = base.view(_BATCHES)
+        if len(self.snapshot.dead_rows()) == base.count:
+            pass  # what is not there any more may not fit the schema of what is
+        elif held and _covers(held[0].schema, self.projection.decoded):
             yield from self._from_held(held)
         else:
             yield from self._decoded(self._base_runs(), hold=self.may_hold)

@@ -376,6 +376,17 @@ def test_types_of_a_table_are_kept_through_saving_and_crashing(tmp_path: Path) -
         assert engine.count("c") == 3
 
 
+def test_a_type_that_no_document_has_any_more_is_forgotten(engine: StorageEngine) -> None:
+    collection = engine.create_collection("c")
+    collection.insert({"_id": "2", "n": 0})
+    for value in (None, "text", [1]):
+        engine.save()
+        collection.replace("2", {"n": value})
+        assert collection.to_arrow(["n"]).column("n").to_pylist() == [value]
+        assert collection.find({"_id": "2"}) == [{"_id": "2", "n": value}]
+        assert collection.count(pc.field("n").is_valid()) == (value is not None)
+
+
 def test_find(engine: StorageEngine) -> None:
     collection = people(engine)
     for _ in range(2):
