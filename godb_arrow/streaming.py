@@ -20,7 +20,7 @@ from godb_arrow.parallel import available_cores, ordered_map
 from godb_arrow.projection import Filter, Projection, project
 from godb_arrow.query import candidate_runs, matching
 from godb_arrow.reading import load_entry, load_run
-from godb_arrow.snapshot import Snapshot
+from godb_arrow.snapshot import Snapshot, without
 
 __all__ = ["BatchStream", "DocumentStream"]
 
@@ -211,6 +211,7 @@ class _Work:
     def _decoded(self, runs: Iterator[_Run], *, hold: bool = False) -> Iterator[pa.RecordBatch]:
         base = self.snapshot.base
         memory = base.memory
+        whole_runs = hold  # what is gone fits the base's own schema, but not any other
         kept: list[pa.RecordBatch] = []
         kept_bytes = waiting = 0
         lock = threading.Lock()
@@ -220,6 +221,8 @@ class _Work:
         ) -> tuple[pa.RecordBatch, pa.RecordBatch]:
             nonlocal waiting
             run, dead = item
+            if dead is not None and not whole_runs:
+                run, dead = without(run, dead), None
             whole = codec.decode_batch(run, self.plan)
             live = whole if dead is None else _alive(whole, dead)
             result = self.projection.apply(live)

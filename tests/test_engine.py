@@ -387,6 +387,16 @@ def test_a_type_that_no_document_has_any_more_is_forgotten(engine: StorageEngine
         assert collection.count(pc.field("n").is_valid()) == (value is not None)
 
 
+def test_a_given_schema_need_not_fit_what_is_gone(engine: StorageEngine) -> None:
+    collection = engine.create_collection("c")
+    collection.insert_many([{"n": "text"}, {"n": 2}, {"n": 3}])
+    engine.save()
+    collection.replace("1", {"n": 1})
+    schema = pa.schema({"_id": pa.string(), "n": pa.int64()})
+    table = collection.stream(schema=schema).reader().read_all()
+    assert sorted(table.column("n").to_pylist()) == [1, 2, 3]
+
+
 def test_find(engine: StorageEngine) -> None:
     collection = people(engine)
     for _ in range(2):
