@@ -16,6 +16,7 @@ _LEAST_RUN = 256 << 10
 _MOST_RUN = 8 << 20
 _OF_A_THREAD = 32 << 20
 _MOST_FILES = 200
+_SHORT = 64 << 20
 
 
 class IdleFile(Protocol):
@@ -109,6 +110,11 @@ class Memory:
         held = self.cache.put(key, value, size)
         self._make_room()
         return held
+
+    def tidy(self) -> None:
+        """After a stream: where memory is short, give back what it does not need any more."""
+        if self.limit < _SHORT:
+            give_back()
 
     def held(self, owner: Any) -> int:
         """Bytes of the views of one owner."""

@@ -250,6 +250,7 @@ class _Work:
                 del whole, result
         finally:
             memory.take(streams=-waiting)
+            memory.tidy()
         if hold:
             base.hold(_BATCHES, kept, kept_bytes)
 
@@ -316,9 +317,12 @@ def _documents(
     # The next run is read from the file while the caller works on the documents of this one.
     from_file = not snapshot.base.is_loaded and snapshot.count >= _FEW
     ahead = 2 if from_file and codec.BACKEND == "native" else 1
-    for run, rows in ordered_map(lambda one: one, found, ahead):
-        if len(rows) == len(run):
-            yield from load_run(run)
-        else:
-            for index in rows:
-                yield load_entry(run, int(index))
+    try:
+        for run, rows in ordered_map(lambda one: one, found, ahead):
+            if len(rows) == len(run):
+                yield from load_run(run)
+            else:
+                for index in rows:
+                    yield load_entry(run, int(index))
+    finally:
+        snapshot.base.memory.tidy()
