@@ -69,8 +69,7 @@ class Worker:
         self.name = name
         self.interval = interval
         self._function = function
-        self._wake = threading.Event()
-        self._stopping = False
+        self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
         self._runs = self._failures = 0
@@ -82,8 +81,7 @@ class Worker:
         """Begin, unless it runs already."""
         with self._lock:
             if self._thread is None:
-                self._stopping = False
-                self._wake.clear()
+                self._stopping.clear()
                 self._thread = threading.Thread(
                     target=self._loop, name=f"godb-arrow-{self.name}", daemon=True
                 )
@@ -93,21 +91,12 @@ class Worker:
         """End, after the run that is under way."""
         with self._lock:
             thread, self._thread = self._thread, None
-            self._stopping = True
-            self._wake.set()
+            self._stopping.set()
         if thread is not None and thread is not threading.current_thread():
             thread.join()
 
-    def wake(self) -> None:
-        """Run now."""
-        self._wake.set()
-
     def _loop(self) -> None:
-        while True:
-            self._wake.wait(self.interval)
-            self._wake.clear()
-            if self._stopping:
-                return
+        while not self._stopping.wait(self.interval):
             self.run_once()
 
     def run_once(self) -> None:

@@ -72,16 +72,15 @@ class IdIndex:
             at += 1
         return self.rows[first:at]
 
-    def candidates(self, ids: pa.Array) -> tuple[Rows, Rows]:
-        """Rows that may have one of some ids, and which of the ids each may have."""
+    def candidates(self, ids: pa.Array) -> Rows:
+        """Rows that may have one of some ids, in order."""
         wanted = np.frombuffer(codec.survey_ids(ids)[0], np.uint64)
         first = np.searchsorted(self.hashes, wanted, "left")
         last = np.searchsorted(self.hashes, wanted, "right")
         hits = np.flatnonzero(last > first)
         if not len(hits):
-            return _NO_ROWS, _NO_ROWS
-        spans = [self.rows[first[hit] : last[hit]] for hit in hits]
-        return np.concatenate(spans), np.repeat(hits, [len(span) for span in spans])
+            return _NO_ROWS
+        return np.unique(np.concatenate([self.rows[first[hit] : last[hit]] for hit in hits]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +140,7 @@ class Base:
         is_ours: bool = True,
     ) -> None:
         self.path = path
-        self._is_ours = is_ours
+        self.is_ours = is_ours
         self._name = name
         self._options = ReadOptions(batch_bytes=memory.run_bytes, threads=memory.threads)
         self.memory = memory
@@ -151,6 +150,7 @@ class Base:
         self._pins: weakref.WeakSet[_Pin] = weakref.WeakSet()
         self._stored: StoredCollection | None = None
         self._count: int | None = 0 if path is None else None
+        self._least_size = 0  # of the documents, seen when they did not fit
         self._schema: pa.Schema | None = None
         self._summary: DocumentSummary | None = None
 
@@ -163,7 +163,7 @@ class Base:
             stored = self._stored
             if stored is None:
                 stored = self._stored = locate(HeldFile(self.path), self._name, self._options)
-        if self._is_ours and self.memory.files.get(self._key) is None:
+        if self.is_ours and self.memory.files.get(self._key) is None:
             self.memory.files.put(self._key, self, 1)
         return stored
 
@@ -240,8 +240,7 @@ class Base:
             return found
         if self.path is None:
             return Documents([], [])
-        size = self.hint.size
-        if size is not None and size > self.memory.room:
+        if max(self.hint.size or 0, self._least_size) > self.memory.room:
             return None
         with self._loading:
             found = self.memory.cache.get(self._documents_key)
@@ -256,6 +255,7 @@ class Base:
             rows += len(run)
             size += len(run.data) + 8 * len(run.bounds)
             if size > self.memory.room:
+                self._least_size = size
                 return None
         self.memory.hold(self._documents_key, documents, documents.nbytes)
         return documents
@@ -293,19 +293,31 @@ class Base:
 
     def rows_of(self, ids: Collection[str]) -> dict[str, list[int]]:
         """The rows of those of some ids that it has: of each one, but for files of others."""
-        if self.path is None or not ids:
-            return {}
-        rows, _ = self.ids().candidates(pack_ids(ids))
-        if not len(rows):
-            return {}
-        rows = np.unique(rows)
-        wanted = frozenset(ids)
         found: dict[str, list[int]] = {}
+        for identity, row, _, _ in self._located(ids):
+            found.setdefault(identity, []).append(row)
+        return found
+
+    def find_all(self, ids: Collection[str]) -> dict[str, tuple[list[int], bytes]]:
+        """The rows of those of some ids that it has, and the document in the last one of each."""
+        found: dict[str, tuple[list[int], bytes]] = {}
+        for identity, row, run, index in self._located(ids):
+            rows = found[identity][0] if identity in found else []
+            found[identity] = ([*rows, row], run.document(index))
+        return found
+
+    def _located(self, ids: Collection[str]) -> Iterator[tuple[str, int, codec.Entries, int]]:
+        """Id, row, run and index there of the documents that have some ids, in order."""
+        if self.path is None or not ids:
+            return
+        rows = self.ids().candidates(pack_ids(ids))
+        if not len(rows):
+            return
+        wanted = frozenset(ids)
         for row, (run, index) in zip(rows.tolist(), self.entries_at(rows), strict=True):
             identity = run.id(index)
             if identity in wanted:  # else another id has the same hash
-                found.setdefault(identity, []).append(row)
-        return found
+                yield identity, row, run, index
 
     def has(self, identity: str) -> bool:
         """Whether there is a document with an id."""
@@ -326,11 +338,6 @@ class Base:
             if run.id(index) == identity:
                 return run.document(index)
         return None
-
-    def document(self, row: int) -> bytes:
-        """The bytes of the document in a row."""
-        ((run, index),) = self.entries_at(np.array([row]))
-        return run.document(index)
 
     def entries_at(self, rows: Rows) -> Iterator[tuple[codec.Entries, int]]:
         """The runs that have some rows, given in order, and the index of each there."""

@@ -352,8 +352,7 @@ class Collection(CollectionStore):
                     raise DuplicateId(
                         [identity], advice="replace it with upsert_many, or leave it out"
                     )
-                number = self._write_few({identity: raw}, [])
-                self._changed(1)
+                number = self._write_few({identity: raw}, [], 1)
             self._sync(number)
             return identity
 
@@ -564,7 +563,7 @@ class Collection(CollectionStore):
             with self._lock:
                 self._check_there()
                 self._prepare()
-                present, shadows = self._present(ids)
+                present, shadows, stored = self._present(ids)
                 for key in ids:
                     if key not in present:
                         raise _not_found(key)
@@ -573,7 +572,8 @@ class Collection(CollectionStore):
                 for key, document in made.items():
                     with _named(key):
                         packed[key] = codec.pack(document)
-                number = self._write_few(packed, shadows)
+                # A file of somebody else may have an id twice.
+                number = self._write_few(packed, shadows, stored - len(shadows))
             self._sync(number)
             return made
 
@@ -643,9 +643,10 @@ class Collection(CollectionStore):
                 if not gone:
                     return 0
                 shadows = [row for rows in there.values() for row in rows]
-                number = self._write_few(dict.fromkeys(gone), shadows)
                 # A file of somebody else may have an id twice.
-                self._changed(len(there) - len(shadows))
+                number = self._write_few(
+                    dict.fromkeys(gone), shadows, len(there) - len(shadows) - len(gone)
+                )
             self._sync(number)
             return len(gone)
 

@@ -399,6 +399,7 @@ class StorageEngine:
         """Journal what happens to a collection as a whole: it is synced whatever the durability."""
         journal = self._directory.journal
         number = journal.append(collection, meta)
+        collection.note_record(number)
         journal.sync(number)
         return number
 
@@ -453,10 +454,8 @@ class StorageEngine:
         """Make sure that nothing of others is in the file that a collection will have."""
         path = self._directory.path_of(name)
         for other in self._collections.made():
-            if (
-                path in other.paths and other is not owner
-            ):  # it was renamed, and its file did not follow yet
-                self._checkpoint(other)
+            if other is not owner and path in other.paths:
+                self._checkpoint(other)  # it was renamed, and its file did not follow yet
         if path in self._leftovers:
             self._directory.remove(path)
             self._forget_leftover(path)

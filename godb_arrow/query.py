@@ -23,6 +23,7 @@ from godb_arrow.snapshot import Snapshot, gather
 
 __all__ = ["Explanation", "FieldIndex", "Page", "explain", "matching", "page_after"]
 
+_NO_ROWS: Rows = np.empty(0, np.int64)
 _GATHERED = 16_384  # documents of an index's candidates that are decoded at once
 
 
@@ -118,19 +119,8 @@ def _candidates(
     if condition is None:
         return None
     if isinstance(condition, Mapping):
-        for name, value in condition.items():
-            if name not in fields or value is None:
-                continue
-            index = field_index(snapshot, name)
-            if index is None:
-                continue
-            wanted = value if isinstance(value, (list, tuple, set, frozenset)) else [value]
-            found = [index.equal_to(one) for one in wanted if one is not None]
-            if len(found) < len(wanted):
-                continue
-            rows = np.unique(np.concatenate(found)) if found else np.empty(0, np.int64)
-            return _Candidates(name, rows)
-        return None
+        found = (_equal(snapshot, name, condition[name], fields) for name in condition)
+        return next((one for one in found if one is not None), None)
     for name in fields:
         path = name.split(".")
         # Of a struct, the filter may look at more than the field that is indexed.
@@ -143,6 +133,18 @@ def _candidates(
                 except (pa.ArrowException, KeyError):
                     continue  # such as another field of the struct
     return None
+
+
+def _equal(snapshot: Snapshot, field: str, value: Any, fields: Sequence[str]) -> _Candidates | None:
+    """The rows of the base that have a value or one of a list; None if no index knows."""
+    wanted = value if isinstance(value, (list, tuple, set, frozenset)) else [value]
+    if field not in fields or None in wanted:
+        return None
+    index = field_index(snapshot, field)
+    if index is None:
+        return None
+    found = [index.equal_to(one) for one in wanted]
+    return _Candidates(field, np.unique(np.concatenate(found)) if found else _NO_ROWS)
 
 
 def field_index(snapshot: Snapshot, field: str) -> FieldIndex | None:
@@ -204,18 +206,15 @@ def _exact(
     if not isinstance(condition, Mapping) or len(condition) != 1 or not snapshot.is_clean:
         return None
     ((name, value),) = condition.items()
-    if name not in indexed or not isinstance(value, (str, int, float, bool)):
-        return None
-    index = field_index(snapshot, name)
-    if index is None:
+    if not isinstance(value, (str, int, float, bool)):
         return None
     try:
-        rows = index.equal_to(value)
+        found = _equal(snapshot, name, value, indexed)
     except (pa.ArrowException, TypeError, ValueError, OverflowError):
         return None  # the common way says what is wrong
-    if len(rows) > _GATHERED:
+    if found is None or len(found.rows) > _GATHERED:
         return None
-    run = gather(snapshot.base.entries_at(rows))
+    run = gather(snapshot.base.entries_at(found.rows))
     return run, np.arange(len(run))
 
 

@@ -12,31 +12,20 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 
 from godb_arrow import codec
 from godb_arrow.base import Base
-from godb_arrow.encoding import (
-    Encoded,
-    IdSequence,
-    number_of,
-)
-from godb_arrow.errors import (
-    CollectionNotFound,
-    DuplicateId,
-    error_context,
-)
+from godb_arrow.encoding import Encoded, IdSequence, number_of
+from godb_arrow.errors import CollectionNotFound, DuplicateId, error_context
 from godb_arrow.journal import Record
 from godb_arrow.memory import Memory
 from godb_arrow.options import EngineOptions
 from godb_arrow.overlay import Overlay, Version
 from godb_arrow.persistence import DataDirectory, write_snapshots
 from godb_arrow.snapshot import Snapshot, scan
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["CollectionInfo", "CollectionState", "CollectionStore", "Services"]
 
@@ -374,8 +363,8 @@ class CollectionStore:
         else:
             self._overlay.add(ids, entries, schema, shadows, number)
 
-    def _present(self, ids: Iterable[str]) -> tuple[dict[str, bytes], list[int]]:
-        """The bytes of those documents that are there, and the rows of the base they are in."""
+    def _present(self, ids: Iterable[str]) -> tuple[dict[str, bytes], list[int], int]:
+        """The bytes of those documents that are there, and the rows and number of the base's."""
         wanted = dict.fromkeys(ids)
         changed: dict[str, Version] = self._overlay.find_any(wanted)
         found = {
@@ -383,20 +372,20 @@ class CollectionStore:
             for key, version in changed.items()
             if version is not None
         }
-        shadows: list[int] = []
-        for key, rows in self._base.rows_of([k for k in wanted if k not in changed]).items():
-            found[key] = self._base.document(rows[-1])
-            shadows += rows
-        return found, shadows
+        stored = self._base.find_all([key for key in wanted if key not in changed])
+        found.update((key, raw) for key, (_, raw) in stored.items())
+        return found, [row for rows, _ in stored.values() for row in rows], len(stored)
 
-    def _write_few(self, versions: Mapping[str, bytes | None], shadows: list[int]) -> int | None:
-        """Put and delete documents; of what is deleted, all were there."""
+    def _write_few(
+        self, versions: Mapping[str, bytes | None], shadows: list[int], added: int
+    ) -> int | None:
+        """Put and delete documents in place of some rows; there are so many more afterwards."""
         puts = [codec.pack(key) + raw for key, raw in versions.items() if raw is not None]
         deleted = [key for key, raw in versions.items() if raw is None]
         meta = {"op": "write", "n": self._ids().next_id, "k": [len(puts)], "d": deleted}
         number = self._append(meta, [b"".join(puts)])
         self._overlay.change(versions, shadows, number)
-        self._changed(-len(deleted))
+        self._changed(added)
         return number
 
     def _set_indexes(self, fields: tuple[str, ...]) -> None:
@@ -541,7 +530,7 @@ class CollectionStore:
                 write_snapshots(
                     target,
                     [(name, snapshot, next_id, indexes)],
-                    keep_extras=base.path == target,
+                    keep_extras=base.is_ours,
                     threads=self._services.memory.threads,
                 )
                 stored = Base(self._services.memory, target, None)
@@ -579,6 +568,11 @@ class CollectionStore:
             self._overlay.rebase(stored)
         self._account()
 
+    def note_record(self, number: int) -> None:
+        """The journal has a record of it as a whole: what is saved from now on holds that."""
+        with self._lock:
+            self._record = max(self._record, number)
+
     def mark_dropped(self) -> None:
         """The engine dropped it: handles are no good any more."""
         self._dropped = True
@@ -596,7 +590,7 @@ class CollectionStore:
         self._name = name
         self._stale = True
         self._note_need(number)
-        self._record = max(self._record, number)
+        self.note_record(number)
 
     @property
     def path(self) -> str | None:

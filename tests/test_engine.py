@@ -765,6 +765,71 @@ def test_a_single_file_is_taken_in_lazily_and_written_back(tmp_path: Path) -> No
     assert godb_arrow.list_collections(tmp_path / "out.godb") == {"numbers": 3, "people": 3}
 
 
+def test_a_renamed_file_of_somebody_else_keeps_what_it_has(tmp_path: Path) -> None:
+    import lz4.block
+    import msgpack
+    from handmade import file_of
+
+    folder = tmp_path / "collections"
+    folder.mkdir()
+    content = {"collections": {"c": {"7": {"a": 1}}}, "metadata": {"owner": "me"}, "more": [1]}
+    (folder / "c.godb").write_bytes(file_of(msgpack.packb(content)))
+    with StorageEngine(tmp_path) as engine:
+        engine.rename_collection("c", "d")
+    raw = (folder / "d.godb").read_bytes()
+    body = msgpack.unpackb(lz4.block.decompress(raw[8:], uncompressed_size=10 * len(raw)))
+    assert (body["more"], body["metadata"]["owner"]) == ([1], "me")
+    assert body["collections"] == {"d": {"7": {"a": 1}}}
+
+
+def test_a_file_of_somebody_else_with_an_id_twice(tmp_path: Path) -> None:
+    from handmade import file_of, mapping, string
+
+    entries = [(string(key), mapping((string("v"), bytes([n])))) for n, key in enumerate("aab")]
+    body = mapping((string("collections"), mapping((string("c"), mapping(*entries)))))
+    for change in ("update", "upsert", "delete"):
+        folder = tmp_path / change / "collections"
+        folder.mkdir(parents=True)
+        (folder / "c.godb").write_bytes(file_of(body))
+        with StorageEngine(tmp_path / change) as engine:
+            assert engine.get("c", "a")["v"] == 1, "the last one counts, as in go-db"
+            if change == "update":
+                engine.update("c", "a", {"v": 9})
+            elif change == "upsert":
+                engine.upsert_many("c", [{"_id": "a", "v": 9}])
+            else:
+                engine.delete("c", "a")
+            engine.save()
+            found = {one["_id"]: one["v"] for one in engine.find_all("c")}
+            assert found == ({"b": 2} if change == "delete" else {"a": 9, "b": 2})
+            assert len(engine["c"]) == len(found)
+
+
+def test_documents_that_do_not_fit_are_read_in_one_pass(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from godb_arrow.base import Base
+
+    with StorageEngine(tmp_path, max_memory="1MiB") as engine:
+        collection = engine.create_collection("c")
+        for part in range(10):
+            collection.insert_many([{"_id": f"{part}-{n}", "t": "x" * 900} for n in range(400)])
+        engine.save()
+        passes = 0
+        runs = Base.runs
+
+        def counted(self: Base) -> Any:
+            nonlocal passes
+            passes += 1
+            return runs(self)
+
+        monkeypatch.setattr(Base, "runs", counted)
+        assert collection.update_many({f"{n}-7": {"t": n} for n in range(10)}) == 10
+        assert passes <= 3
+        monkeypatch.undo()
+        assert [one["t"] for one in collection.find({"_id": ["0-7", "9-7"]})] == [0, 9]
+
+
 def test_a_file_of_somebody_else_keeps_what_it_has(tmp_path: Path) -> None:
     import msgpack
     from handmade import file_of
@@ -873,6 +938,38 @@ def test_durability_checkpoint_keeps_what_was_saved(tmp_path: Path) -> None:
     crash(engine)
     with StorageEngine(tmp_path) as engine:
         assert engine.find_all("people") == PEOPLE
+
+
+@pytest.mark.parametrize("durability", ["commit", "interval", "checkpoint"])
+@pytest.mark.parametrize("again", [False, True])
+def test_what_was_saved_survives_a_journal_that_was_not_trimmed(
+    durability: Any, again: bool, tmp_path: Path
+) -> None:
+    engine = StorageEngine(tmp_path, durability=durability)
+    if again:
+        people(engine).checkpoint()
+        engine.drop_collection("people")
+    collection = people(engine)
+    assert collection.checkpoint()  # unlike save, it leaves the journal as it is
+    crash(engine)
+    with StorageEngine(tmp_path) as engine:
+        assert engine.find_all("people") == PEOPLE
+
+
+@pytest.mark.parametrize("durability", ["interval", "checkpoint"])
+def test_what_was_taken_in_and_saved_survives_a_journal_that_was_not_trimmed(
+    durability: Any, tmp_path: Path
+) -> None:
+    path = tmp_path / "all.godb"
+    godb_arrow.write_godb(PEOPLE, path, "people")
+    engine = StorageEngine(tmp_path / "data", durability=durability)
+    engine.load_collection_metadata(path)
+    engine.update("people", "a", {"age": 1})
+    engine["people"].checkpoint()
+    path.unlink()
+    crash(engine)
+    with StorageEngine(tmp_path / "data") as engine:
+        assert engine.get("people", "a")["age"] == 1
 
 
 def test_nothing_is_left_open_without_closing(tmp_path: Path) -> None:
