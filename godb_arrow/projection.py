@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -11,14 +11,44 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from godb_arrow import codec
 from godb_arrow.codec.columns import DICTIONARY_KEY
 from godb_arrow.errors import FieldNotFound, InvalidFilter, InvalidOption
+from godb_arrow.options import OnMismatch
 from godb_arrow.schema import ID_FIELD, is_json
 
-__all__ = ["Filter", "Projection", "field_at", "project"]
+__all__ = ["Filter", "Projection", "ProjectionDecoder", "RowFilter", "field_at", "project"]
 
-Filter: TypeAlias = pc.Expression | Mapping[str, Any]
-"""A ``pyarrow.compute`` expression, or field names and the values they must have."""
+
+@dataclass(frozen=True, slots=True)
+class RowFilter:
+    """A filter that somebody else evaluates, such as another library's expression.
+
+    Parameters
+    ----------
+    fields : sequence of str
+        The fields that it looks at.
+    keep : callable
+        Gets a record batch of those fields, and returns which rows to keep, as a boolean array;
+        from several threads at the same time.
+
+    Examples
+    --------
+    >>> import godb_arrow, io
+    >>> file = io.BytesIO()
+    >>> godb_arrow.write_godb([{"n": 1}, {"n": 2}], file, "c")
+    2
+    >>> odd = RowFilter(["n"], lambda batch: pc.equal(pc.bit_wise_and(batch["n"], 1), 1))
+    >>> godb_arrow.read_table(file.getvalue(), filter=odd).column("n").to_pylist()
+    [1]
+    """
+
+    fields: Sequence[str]
+    keep: Callable[[pa.RecordBatch], pa.Array]
+
+
+Filter: TypeAlias = pc.Expression | Mapping[str, Any] | RowFilter
+"""A ``pyarrow.compute`` expression, field names and the values they must have, or a row filter."""
 
 _Path = tuple[str, ...]
 
@@ -33,7 +63,7 @@ class Projection:
         The fields to decode: those asked for and those that the filter looks at.
     schema : pyarrow.Schema
         The schema of the result.
-    condition : pyarrow.compute.Expression or None
+    condition : pyarrow.compute.Expression, RowFilter or None
         The filter.
     needed : frozenset of str
         The fields that the filter looks at.
@@ -41,7 +71,7 @@ class Projection:
 
     decoded: pa.Schema
     schema: pa.Schema
-    condition: pc.Expression | None
+    condition: pc.Expression | RowFilter | None
     needed: frozenset[str]
     _outputs: tuple[_Path, ...]
 
@@ -53,7 +83,10 @@ class Projection:
         InvalidFilter
             The filter cannot be evaluated on the collection's types.
         """
-        rows = self.matching(batch)
+        return self.pick(batch, self.matching(batch))
+
+    def pick(self, batch: pa.RecordBatch, rows: pa.Array | None) -> pa.RecordBatch:
+        """Take some rows (all with None) and the columns asked for."""
         if rows is not None and len(rows) < batch.num_rows:
             batch = batch.take(rows)
         if batch.schema.equals(self.schema, check_metadata=True):
@@ -73,6 +106,8 @@ class Projection:
         """
         if self.condition is None:
             return None
+        if isinstance(self.condition, RowFilter):
+            return pc.indices_nonzero(self.condition.keep(batch.select(self.condition.fields)))
         plain = pa.Table.from_batches([_without_json(batch)])
         try:
             numbered = plain.append_column(_ROW, _row_numbers(batch))
@@ -81,6 +116,46 @@ class Projection:
             raise _invalid(self.condition, error) from error
 
 
+class ProjectionDecoder:
+    """Decodes runs of documents for a projection.
+
+    Where a filter keeps few documents of a run, only what it looks at is decoded of the others.
+
+    Parameters
+    ----------
+    projection : Projection
+        What to decode.
+    strict : bool
+        Whether a field that the schema does not have is an error.
+    on_mismatch : {"error", "null"}
+        What becomes of a value that does not fit.
+    """
+
+    def __init__(self, projection: Projection, *, strict: bool, on_mismatch: OnMismatch) -> None:
+        self._projection = projection
+        self._plan = codec.plan_columns(projection.decoded, strict=strict, on_mismatch=on_mismatch)
+        self._first: codec.DecodePlan | None = None
+        looked_at = [field for field in projection.decoded if field.name in projection.needed]
+        if 0 < len(looked_at) < len(projection.decoded):
+            self._first = codec.plan_columns(pa.schema(looked_at), on_mismatch=on_mismatch)
+
+    def whole(self, run: codec.Entries) -> pa.RecordBatch:
+        """All documents of a run, and all that the filter looks at."""
+        return codec.decode_batch(run, self._plan)
+
+    def decode(self, run: codec.Entries) -> pa.RecordBatch:
+        """The documents that the filter keeps, and the columns asked for."""
+        if self._first is None:
+            return self._projection.apply(self.whole(run))
+        rows = self._projection.matching(codec.decode_batch(run, self._first))
+        assert rows is not None
+        if len(rows) * _SPARSE > len(run):
+            return self._projection.pick(self.whole(run), rows)
+        kept = run.take(rows.to_numpy().astype(np.int64))
+        return self._projection.pick(self.whole(kept), None)
+
+
+_SPARSE = 4  # below one document in so many, those that are kept are decoded on their own
 _ROW = "\0row"
 
 
@@ -146,14 +221,19 @@ def project(
     full = schema
     if ID_FIELD not in schema.names:
         full = pa.schema([pa.field(ID_FIELD, pa.string()), *schema], metadata=schema.metadata)
-    expression = _expression(full, condition)
+    expression: pc.Expression | RowFilter | None
+    if isinstance(condition, RowFilter):
+        expression = condition
+        needed = {_resolve(full, name)[0] for name in condition.fields}
+    else:
+        expression = _expression(full, condition)
+        needed = set() if expression is None else _fields_of(full, expression)
     if columns is None:
         outputs: tuple[_Path, ...] = tuple((name,) for name in schema.names)
     else:
         outputs = tuple(_resolve(full, name) for name in columns)
         if len(set(columns)) != len(columns):
             raise InvalidOption("columns names a field twice", advice="name each field once")
-    needed = set() if expression is None else _fields_of(full, expression)
     decoded = _prune(full, outputs, needed)
     result = _output_schema(full, outputs, columns)
     return Projection(decoded, result, expression, frozenset(needed), outputs)
@@ -248,7 +328,9 @@ def _prune_field(field: pa.Field, paths: set[_Path]) -> pa.Field:
     return field.with_type(pa.struct(list(_prune(inner, tuple(sorted(paths)), set()))))
 
 
-def _expression(schema: pa.Schema, condition: Filter | None) -> pc.Expression | None:
+def _expression(
+    schema: pa.Schema, condition: pc.Expression | Mapping[str, Any] | None
+) -> pc.Expression | None:
     if condition is None or isinstance(condition, pc.Expression):
         expression = condition
     elif isinstance(condition, Mapping):

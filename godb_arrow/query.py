@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from godb_arrow import codec
 from godb_arrow.base import Base, Rows
 from godb_arrow.errors import FieldNotFound, InvalidCursor, InvalidFilter
-from godb_arrow.projection import Filter, Projection, field_at, project
+from godb_arrow.projection import Filter, Projection, RowFilter, field_at, project
 from godb_arrow.reading import load_entry
 from godb_arrow.schema import ID_FIELD
 from godb_arrow.snapshot import Snapshot, gather
@@ -116,7 +116,7 @@ def _candidates(
     snapshot: Snapshot, condition: Filter | None, projection: Projection, fields: Sequence[str]
 ) -> _Candidates | None:
     """The rows of the base that an index leaves over, if one can."""
-    if condition is None:
+    if condition is None or isinstance(condition, RowFilter):
         return None
     if isinstance(condition, Mapping):
         found = (_equal(snapshot, name, condition[name], fields) for name in condition)
@@ -126,10 +126,9 @@ def _candidates(
         # Of a struct, the filter may look at more than the field that is indexed.
         if projection.needed == {path[0]}:
             index = field_index(snapshot, name)
-            assert projection.condition is not None
             if index is not None:
                 try:
-                    return _Candidates(name, index.kept_by(projection.condition, tuple(path)))
+                    return _Candidates(name, index.kept_by(condition, tuple(path)))
                 except (pa.ArrowException, KeyError):
                     continue  # such as another field of the struct
     return None

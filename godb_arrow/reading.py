@@ -30,7 +30,7 @@ from godb_arrow.format import (
 )
 from godb_arrow.options import ReadKeywords, ReadOptions
 from godb_arrow.parallel import available_cores, ordered_map
-from godb_arrow.projection import Filter, project
+from godb_arrow.projection import Filter, ProjectionDecoder, project
 from godb_arrow.schema import ID_FIELD, DocumentSummary, infer_schema
 from godb_arrow.storage import Location, Source, open_source
 
@@ -276,8 +276,8 @@ def _scan(
             if options.sample is not None and options.on_mismatch == "null":
                 strict = False
         projection = project(schema, columns, condition)
-        plan = codec.plan_columns(
-            projection.decoded,
+        decoder = ProjectionDecoder(
+            projection,
             strict=strict,
             on_mismatch=options.on_mismatch if given or options.sample else "error",
         )
@@ -285,7 +285,7 @@ def _scan(
 
     def decode(run: codec.Entries) -> pa.RecordBatch:
         try:
-            return projection.apply(codec.decode_batch(run, plan))
+            return decoder.decode(run)
         except TypeMismatch as error:
             if not given:
                 error.advice = "the recorded or sampled schema does not fit: " + _INFER

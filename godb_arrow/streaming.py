@@ -13,11 +13,10 @@ import pyarrow as pa
 
 from godb_arrow import codec
 from godb_arrow.base import Rows
-from godb_arrow.codec import DecodePlan
 from godb_arrow.errors import error_context
 from godb_arrow.options import ReadOptions
 from godb_arrow.parallel import available_cores, ordered_map
-from godb_arrow.projection import Filter, Projection, project
+from godb_arrow.projection import Filter, Projection, ProjectionDecoder, project
 from godb_arrow.query import candidate_runs, matching
 from godb_arrow.reading import load_entry, load_run
 from godb_arrow.snapshot import Snapshot, without
@@ -138,13 +137,13 @@ class BatchStream(_Stream[pa.RecordBatch]):
             projection = project(
                 snapshot.schema() if schema is None else schema, columns, condition
             )
-            plan = codec.plan_columns(
-                projection.decoded,
+            decoder = ProjectionDecoder(
+                projection,
                 strict=not given and columns is None,
                 on_mismatch=options.on_mismatch if given else "error",
             )
         self.schema: pa.Schema = projection.schema
-        work = _Work(snapshot, projection, plan, options)
+        work = _Work(snapshot, projection, decoder, options)
         if not given:
             work.runs = candidate_runs(snapshot, condition, projection, indexed)
             work.may_hold = work.runs is None and projection.decoded.equals(snapshot.base.schema())
@@ -167,11 +166,15 @@ class _Work:
     """Decodes a snapshot's runs, or takes the batches that are held in memory."""
 
     def __init__(
-        self, snapshot: Snapshot, projection: Projection, plan: DecodePlan, options: ReadOptions
+        self,
+        snapshot: Snapshot,
+        projection: Projection,
+        decoder: ProjectionDecoder,
+        options: ReadOptions,
     ) -> None:
         self.snapshot = snapshot
         self.projection = projection
-        self.plan = plan
+        self.decoder = decoder
         self.options = options
         self.runs: Iterator[codec.Entries] | None = None  # what an index leaves over
         self.may_hold = False
@@ -218,14 +221,15 @@ class _Work:
 
         def decode(
             item: tuple[codec.Entries, Rows | None],
-        ) -> tuple[pa.RecordBatch, pa.RecordBatch]:
+        ) -> tuple[pa.RecordBatch | None, pa.RecordBatch]:
             nonlocal waiting
             run, dead = item
-            if dead is not None and not whole_runs:
-                run, dead = without(run, dead), None
-            whole = codec.decode_batch(run, self.plan)
-            live = whole if dead is None else _alive(whole, dead)
-            result = self.projection.apply(live)
+            whole = None
+            if whole_runs:
+                whole = self.decoder.whole(run)
+                result = self.projection.apply(whole if dead is None else _alive(whole, dead))
+            else:
+                result = self.decoder.decode(run if dead is None else without(run, dead))
             with lock:
                 waiting += result.nbytes
             memory.take(streams=result.nbytes)
@@ -239,7 +243,7 @@ class _Work:
                 with lock:
                     waiting -= result.nbytes
                 memory.take(streams=-result.nbytes)
-                if hold:
+                if hold and whole is not None:
                     kept_bytes += whole.nbytes
                     kept.append(whole)
                     if kept_bytes > memory.room:

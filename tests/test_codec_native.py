@@ -12,7 +12,7 @@ from typing import Any
 import msgpack
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from strategies import raw_values, tables
 
@@ -240,6 +240,7 @@ def test_entries_agree_byte_by_byte(table: pa.Table, omit_nulls: bool) -> None:
             assert left == outcome(reference.encode, part, ids, omit_nulls)
 
 
+@example([b"", b"\x01"])
 @given(st.lists(st.binary(max_size=20) | st.integers(0, 10**20).map(lambda n: str(n).encode())))
 def test_ids_are_surveyed_alike(ids: list[bytes]) -> None:
     column = pa.array(ids, pa.binary())

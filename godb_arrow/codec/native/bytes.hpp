@@ -81,6 +81,56 @@ inline uint64_t load_width(const uint8_t* p, int width) {
 }
 }  // namespace detail
 
+// The sizes of values without others inside, where the first byte tells them; else 0.
+struct ScalarSizes {
+    uint8_t at[256];
+    constexpr ScalarSizes() : at{} {
+        for (int i = 0; i < 256; ++i) {
+            const detail::Entry entry = detail::kTable.at[i];
+            if (entry.token <= Token::Float64) at[i] = uint8_t(1 + entry.width);
+            else if (entry.token == Token::String && entry.width == 0)
+                at[i] = uint8_t(1 + (i & 0x1f));
+        }
+    }
+};
+inline constexpr ScalarSizes kScalarSizes{};
+
+// What the size of a value will be, from values that were at the same place in other documents.
+// The processor predicts that a first byte is the same and goes on behind the value, where
+// otherwise it would wait for that byte. Where the first bytes differ often, that is given up.
+class SizeGuess {
+  public:
+    // A container's head that is always the same; of others nothing is known.
+    static SizeGuess head(uint8_t first) {
+        SizeGuess guess;
+        guess.first_ = first;
+        guess.size_ = 1;
+        guess.container_ = true;
+        return guess;
+    }
+
+    // The size of the value (or head) with this first byte; 0 where it takes more than that.
+    uint8_t size_of(uint8_t first) {
+        if (first == first_) return size_;
+        const uint8_t size = kScalarSizes.at[first];
+        if (size == 0 || container_) return 0;
+        if (misses_ < kMisses) {
+            first_ = ++misses_ == kMisses ? kNone : first;
+            size_ = size;
+        }
+        return size;
+    }
+
+  private:
+    static constexpr uint8_t kMisses = 8;
+    static constexpr uint16_t kNone = 256;
+
+    uint16_t first_ = kNone;
+    uint8_t size_ = 0;
+    uint8_t misses_ = 0;
+    bool container_ = false;
+};
+
 // A string of fewer than 32 bytes, as most keys and many values are: its size, or -1 for anything
 // else, to be looked at with read_head. The bytes are those of a document that was found whole.
 inline int short_string(const uint8_t* p) {

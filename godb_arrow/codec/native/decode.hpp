@@ -81,17 +81,21 @@ class Decoder {
     // The fields of one map, each into its column; columns without one get a null.
     bool fields(Column& column, size_t row, uint64_t count, const uint8_t*& p, const uint8_t* end,
                 bool top) {
+        const bool readable = size_t(limit_ - end) >= 8;
         for (uint64_t place = 0; place < count; ++place) {
-            int found = Keys::kNone;
-            const int short_size = short_string(p);
-            if (__builtin_expect(short_size >= 0, 1)) {
-                found = column.keys.find(p + 1, size_t(short_size), place, size_t(limit_ - p - 1));
-                if (found != Keys::kNone) p += 1 + short_size;
-            } else {
-                const Head key = read_head(p, end);
-                if (key.token == Token::String) {
-                    found = column.keys.find(key.body, key.size, place);
-                    if (found != Keys::kNone) p = key.body + key.size;
+            int found = readable ? column.keys.expected(p, place) : Keys::kNone;
+            if (found == Keys::kNone) {
+                const int short_size = short_string(p);
+                if (__builtin_expect(short_size >= 0, 1)) {
+                    found = column.keys.find(p + 1, size_t(short_size), place,
+                                             size_t(limit_ - p - 1));
+                    if (found != Keys::kNone) p += 1 + short_size;
+                } else {
+                    const Head key = read_head(p, end);
+                    if (key.token == Token::String) {
+                        found = column.keys.find(key.body, key.size, place);
+                        if (found != Keys::kNone) p = key.body + key.size;
+                    }
                 }
             }
             if (found == Keys::kNone) {
@@ -106,7 +110,10 @@ class Decoder {
             }
             if (size_t(found) >= column.children.size() ||
                 (top && column.children[size_t(found)].get() == id_)) {
-                if (!skip(p, end)) return corrupt();
+                SizeGuess* const guess = column.keys.value_at(place);
+                const uint8_t size = guess ? guess->size_of(*p) : 0;
+                if (size) p += size;
+                else if (!skip(p, end)) return corrupt();
                 continue;
             }
             Column& child = *column.children[size_t(found)];

@@ -8,7 +8,7 @@ namespace godb {
 
 // A hash that finds equal ids; they are compared before anybody says so.
 inline uint64_t hash_id(const uint8_t* data, size_t size) {
-    uint64_t hash = 0x9e3779b97f4a7c15ull ^ size;
+    uint64_t hash = 0x9e3779b97f4a7c15ull * (uint64_t(size) + 1);
     for (; size >= 8; data += 8, size -= 8) {
         uint64_t word;
         std::memcpy(&word, data, 8);

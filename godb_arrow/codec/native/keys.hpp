@@ -26,6 +26,7 @@ class Keys {
         if ((names_.size() + 1) * 2 > table_.size()) rehash();
         names_.emplace_back(reinterpret_cast<const char*>(data), size);
         fingerprints_.push_back(fingerprint(data, size));
+        heads_.push_back(Head8(data, size));
         insert(int(names_.size()) - 1);
         return int(names_.size()) - 1;
     }
@@ -41,20 +42,64 @@ class Keys {
         } else {
             print = fingerprint(data, size);
         }
-        if (place < order_.size()) {
-            const int guess = order_[place];
+        if (place < places_.size()) {
+            const int guess = places_[place].found;
             if (equal(guess, print, data, size)) return guess;
         }
         const int found = look_up(print, data, size);
         if (found != kNone) {
-            if (place < order_.size()) order_[place] = found;
-            else if (place == order_.size() && place < kMaxOrder) order_.push_back(found);
+            if (place < places_.size()) places_[place].found = found;
+            else if (place == places_.size() && place < kMaxOrder)
+                places_.push_back({found, SizeGuess()});
         }
         return found;
     }
 
+    // The number of the name that the map before had at this place, if it is here again as a short
+    // string: then `p` advances behind it. Eight bytes more than the map has can be read.
+    int expected(const uint8_t*& p, size_t place) const {
+        if (place >= places_.size()) return kNone;
+        const int guess = places_[place].found;
+        const Head8& head = heads_[size_t(guess)];
+        uint64_t here;
+        std::memcpy(&here, p, 8);
+        if ((here & head.mask) != head.word) return kNone;
+        if (head.size > 8 &&
+            std::memcmp(p + 8, names_[size_t(guess)].data() + 7, head.size - 8u) != 0)
+            return kNone;
+        p += head.size;
+        return guess;
+    }
+
+    // What size the value behind the key at this place will have; null where that is not kept.
+    SizeGuess* value_at(size_t place) {
+        return place < places_.size() ? &places_[place].value : nullptr;
+    }
+
   private:
     static constexpr size_t kMaxOrder = 256;
+
+    // What was at a place in the map before.
+    struct Place {
+        int found;
+        SizeGuess value;
+    };
+
+    // The first eight bytes of a name as a short string, head and all, and which bits count.
+    struct Head8 {
+        uint64_t word = 1, mask = 0;  // of a longer name: nothing is equal to them
+        uint8_t size = 0;
+
+        Head8(const uint8_t* data, size_t length) {
+            if (length >= 32) return;
+            uint8_t bytes[8] = {uint8_t(0xa0 | length)};
+            const size_t kept = length < 7 ? length : 7;
+            std::memcpy(bytes + 1, data, kept);
+            std::memcpy(&word, bytes, 8);
+            mask = kept == 7 ? ~uint64_t(0) : (uint64_t(1) << (8 * (kept + 1))) - 1;
+            size = uint8_t(1 + length);
+        }
+    };
 
     // The size and the first seven bytes: all there is of a name below eight bytes.
     static uint64_t fingerprint(const uint8_t* data, size_t size) {
@@ -131,7 +176,8 @@ class Keys {
     std::vector<std::string> names_;
     std::vector<uint64_t> fingerprints_;
     std::vector<int> table_;  // open addressing; a power of two, at most half full
-    std::vector<int> order_;  // by place in the map: the key that was there the last time
+    std::vector<Head8> heads_;
+    std::vector<Place> places_;  // by place in the map
 };
 
 // A key's name as a field: the key itself, or its JSON text where it is no UTF-8 string.

@@ -54,12 +54,86 @@ inline Skipped skip_items(const uint8_t* data, size_t size, size_t position, uin
     return {position, items, 0, false};
 }
 
+// Passes over documents that are made like one before: as many fields, and mostly values of the
+// same size at the same places. The processor then predicts the comparison of a first byte and goes
+// on, where otherwise the place of each value waits until the one before it was read.
+class Repeats {
+  public:
+    // Behind the document at `p`; null where it is made differently, or ends too near to `end`.
+    const uint8_t* pass(const uint8_t* p, const uint8_t* end) {
+        const size_t count = steps_.size();
+        if (count == 0 || size_t(end - p) < (count + 1) * kLongest) return nullptr;
+        const Head head = read_head(p, end);
+        if (head.token != Token::Map || head.size != fields_) return nullptr;
+        p = head.body;
+        for (size_t i = 0; i < count;) {
+            Step& step = steps_[i];
+            if (const uint8_t size = step.value.size_of(*p)) {
+                p += size;
+                ++i;
+                continue;
+            }
+            if (pass_over<false>(p, end, kMaxDepth - step.level) != Passed::Whole) return nullptr;
+            i = step.after;
+            if (size_t(end - p) < (count - i) * kLongest) return nullptr;
+        }
+        return p;
+    }
+
+    // Be ready for documents like one that was found whole.
+    void learn(const uint8_t* p, const uint8_t* end) {
+        steps_.clear();
+        if (tries_ == 0) return;
+        --tries_;
+        const Head head = read_head(p, end);
+        p = head.body;
+        fields_ = head.size;
+        values(p, end, 2 * head.size, 1);
+        if (steps_.size() > kMostSteps) steps_.clear();
+    }
+
+  private:
+    static constexpr size_t kLongest = 32;  // bytes of a value whose first byte tells its size
+    static constexpr size_t kMostSteps = 512;
+
+    struct Step {
+        SizeGuess value;  // or a container's head
+        uint8_t level;    // containers around it
+        uint32_t after;   // the step behind what is inside
+    };
+
+    void values(const uint8_t*& p, const uint8_t* end, uint64_t count, int level) {
+        for (; count && steps_.size() <= kMostSteps; --count) {
+            const size_t index = steps_.size();
+            const detail::Entry entry = detail::kTable.at[*p];
+            const bool container = entry.token == Token::Map || entry.token == Token::Array;
+            steps_.push_back({SizeGuess(), uint8_t(level), 0});
+            if (container && entry.width == 0) {
+                steps_[index].value = SizeGuess::head(*p);
+                const uint64_t inside = uint64_t(*p & 0x0f) << (entry.token == Token::Map);
+                ++p;
+                values(p, end, inside, level + 1);
+            } else if (const uint8_t size = steps_[index].value.size_of(*p)) {
+                p += size;
+            } else {
+                pass_over<false>(p, end, kMaxDepth);
+            }
+            steps_[index].after = uint32_t(steps_.size());
+        }
+    }
+
+    std::vector<Step> steps_;
+    uint64_t fields_ = 0;
+    size_t tries_ = 64;  // where no two documents are alike, they are passed over one by one
+};
+
 // Find whole entries: an id and a document each. `bounds` gets the start of every id and
 // document behind the first id, and the end; `at` is where a problem is.
 inline Scanned scan_entries(const uint8_t* data, size_t size, size_t start, size_t count,
                             size_t max_bytes, std::vector<int64_t>& bounds, size_t& at) {
     const uint8_t* const end = data + size;
     const uint8_t* p = data + start;
+    Repeats repeats;
     for (size_t found = 0; found < count && size_t(p - data) - start < max_bytes && p < end;
          ++found) {
         at = size_t(p - data);
@@ -73,6 +147,12 @@ inline Scanned scan_entries(const uint8_t* data, size_t size, size_t start, size
             at = size_t(document - data);
             return Scanned::BadDocument;
         }
+        if (const uint8_t* const behind = repeats.pass(document, end)) {
+            bounds.push_back(document - data);
+            bounds.push_back(behind - data);
+            p = behind;
+            continue;
+        }
         const uint8_t* next = document;
         const Passed passed = pass_over<false>(next, end, kMaxDepth);
         if (passed == Passed::Incomplete) break;
@@ -84,6 +164,7 @@ inline Scanned scan_entries(const uint8_t* data, size_t size, size_t start, size
             at = size_t(document - data);
             return Scanned::TooDeep;
         }
+        repeats.learn(document, next);
         bounds.push_back(document - data);
         bounds.push_back(next - data);
         p = next;
