@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Literal, Unpack, overload
+import itertools
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from typing import IO, Any, Literal, Unpack, overload
 
 import pandas as pd
 import pyarrow as pa
 
-from godb_arrow.errors import InvalidOption
+from godb_arrow.errors import InvalidOption, UnsupportedType
 from godb_arrow.options import ReadKeywords
 from godb_arrow.projection import Filter
 from godb_arrow.reading import read_table, scan_godb
 from godb_arrow.storage import Location
+from godb_arrow.writing import IfExists, write_godb
 
-__all__ = ["DtypeBackend", "read_godb", "to_frame"]
+__all__ = ["DtypeBackend", "GodbAccessor", "read_godb", "to_frame", "to_godb"]
 
 DtypeBackend = Literal["pyarrow", "numpy_nullable"]
 
@@ -202,6 +205,96 @@ def _fitting_index(table: pa.Table) -> pa.Table:
                 kept = {k: v for k, v in (table.schema.metadata or {}).items() if k != b"pandas"}
                 return table.replace_schema_metadata(kept)
     return table
+
+
+def to_godb(
+    frames: pd.DataFrame | Iterable[pd.DataFrame],
+    path: str | os.PathLike[str] | IO[bytes],
+    collection: str,
+    *,
+    if_exists: IfExists = "replace",
+    **options: Any,
+) -> int:
+    """Write a DataFrame, or chunks of one, into a GODB file.
+
+    Parameters
+    ----------
+    frames : DataFrame or iterable of DataFrame
+        The rows; of chunks, such as ``pandas.read_csv(…, chunksize=…)`` gives them, one is in
+        memory at a time. All of them have the types of the first one.
+    path, collection, if_exists, **options
+        As for :func:`godb_arrow.write_godb`, which says what becomes of every dtype.
+
+    Returns
+    -------
+    int
+        How many documents were written.
+
+    Raises
+    ------
+    UnsupportedType
+        A chunk has a column that does not fit the types of the first one.
+
+    Examples
+    --------
+    >>> import io
+    >>> file = io.BytesIO()
+    >>> to_godb((pd.DataFrame({"n": [part, part + 1]}) for part in (0, 2)), file, "numbers")
+    4
+    >>> read_godb(file.getvalue(), columns=["n"])["n"].tolist()
+    [0, 1, 2, 3]
+    """
+    if isinstance(frames, pd.DataFrame):
+        return write_godb(frames, path, collection, if_exists=if_exists, **options)
+    chunks = iter(frames)
+    first = next(chunks, None)
+    if first is None:
+        return write_godb([], path, collection, if_exists=if_exists, **options)
+    schema = pa.Table.from_pandas(first).schema
+    # A plain index is not stored: that of the first chunk would be wrong for all.
+    if isinstance(first.index, pd.RangeIndex):
+        schema = schema.remove_metadata()
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        for number, frame in enumerate(itertools.chain([first], chunks)):
+            try:
+                table = pa.Table.from_pandas(frame, schema=schema)
+            except (pa.ArrowInvalid, pa.ArrowTypeError, KeyError) as error:
+                raise UnsupportedType(
+                    f"chunk {number} does not have the types of the first: {error}",
+                    advice="give the first one the dtypes that all have, such as with astype",
+                ) from error
+            yield from table.cast(schema).to_batches()
+
+    reader = pa.RecordBatchReader.from_batches(schema, batches())
+    return write_godb(reader, path, collection, if_exists=if_exists, **options)
+
+
+@pd.api.extensions.register_dataframe_accessor("godb")
+class GodbAccessor:
+    """``df.godb``: what godb_arrow does with a DataFrame.
+
+    Examples
+    --------
+    >>> import io, godb_arrow
+    >>> file = io.BytesIO()
+    >>> pd.DataFrame({"n": [1, 2]}).godb.write(file, "numbers")
+    2
+    """
+
+    def __init__(self, frame: pd.DataFrame) -> None:
+        self._frame = frame
+
+    def write(
+        self,
+        path: str | os.PathLike[str] | IO[bytes],
+        collection: str,
+        *,
+        if_exists: IfExists = "replace",
+        **options: Any,
+    ) -> int:
+        """Write the DataFrame into a GODB file; see :func:`godb_arrow.write_godb`."""
+        return to_godb(self._frame, path, collection, if_exists=if_exists, **options)
 
 
 _NULLABLE: dict[pa.DataType, pd.api.extensions.ExtensionDtype] = {

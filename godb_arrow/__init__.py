@@ -57,6 +57,8 @@ from godb_arrow.errors import (
 )
 from godb_arrow.lru import LFU, LRU, TTL, EvictionPolicy, LRUCache
 from godb_arrow.options import OptionWarning
+from godb_arrow.profile import FieldProfile, Profile
+from godb_arrow.projection import RowFilter
 from godb_arrow.query import Explanation, Page
 from godb_arrow.reading import (
     list_collections,
@@ -66,6 +68,7 @@ from godb_arrow.reading import (
     read_table,
     scan_godb,
 )
+from godb_arrow.scannable import FileCollection, Scannable, open_godb
 from godb_arrow.store import CollectionInfo, CollectionState
 from godb_arrow.verify import inspect_godb, verify_godb
 from godb_arrow.writing import CompatibilityWarning, write_godb
@@ -96,6 +99,8 @@ __all__ = [
     "EvictionPolicy",
     "Explanation",
     "FieldNotFound",
+    "FieldProfile",
+    "FileCollection",
     "FormatError",
     "GodbError",
     "InvalidCollectionName",
@@ -110,7 +115,10 @@ __all__ = [
     "MissingDependency",
     "OptionWarning",
     "Page",
+    "Profile",
     "ReadOnly",
+    "RowFilter",
+    "Scannable",
     "SchemaError",
     "SourceNotFound",
     "StorageEngine",
@@ -126,6 +134,7 @@ __all__ = [
     "__version__",
     "inspect_godb",
     "list_collections",
+    "open_godb",
     "read_document",
     "read_documents",
     "read_godb",

@@ -196,8 +196,7 @@ class Base:
     def count(self) -> int:
         """How many documents it has."""
         if self._count is None:
-            hint = self.open().hint
-            self._count = hint.count if hint else sum(len(run) for run in self.open().entries())
+            self._count = self.open().count
         return self._count
 
     @property

@@ -23,6 +23,7 @@ from godb_arrow import codec
 from godb_arrow._version import __version__
 from godb_arrow.codec.jsontext import from_json_text, to_json_text
 from godb_arrow.connectors.files import FORMATS, export_file, format_of, open_file
+from godb_arrow.display import quantity
 from godb_arrow.errors import GodbError, InvalidOption
 from godb_arrow.storage import file_name
 from godb_arrow.verify import inspect_godb, verify_godb
@@ -141,8 +142,8 @@ def info(file: str, quiet: bool) -> None:
     click.echo(f"  format       version {report.header.version}, flags {report.header.flags}")
     if report.size is not None:
         ratio = report.body_size / max(report.size - 8, 1)
-        click.echo(f"  size         {_bytes(report.size)} on disk, {_bytes(report.body_size)} of "
-                   f"MessagePack, ratio {ratio:.1f}")  # fmt: skip
+        sizes = f"{quantity(report.size)} on disk, {quantity(report.body_size)} of MessagePack"
+        click.echo(f"  size         {sizes}, ratio {ratio:.1f}")
     written = "godb_arrow (sealed)" if report.sealed else "another program"
     click.echo(f"  written by   {written}, {'with' if report.checksum else 'without'} checksum")
     if report.others:
@@ -155,18 +156,10 @@ def info(file: str, quiet: bool) -> None:
             err=True,
         )
     for collection in report.collections:
-        size = _bytes(collection.size)
+        size = quantity(collection.size)
         click.echo(f"\n  {collection.name!r}: {collection.count:,} documents, {size}")
         for line in _schema_lines(godb_arrow.read_schema(file, collection.name)):
             click.echo(f"    {line}")
-
-
-def _bytes(count: float) -> str:
-    for unit in ("B", "KiB", "MiB"):
-        if count < 1024:
-            return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1024
-    return f"{count:.1f} GiB"
 
 
 def _schema_lines(schema: pa.Schema) -> list[str]:
@@ -408,7 +401,7 @@ def demo(quiet: bool) -> None:
 def _demo(sample: str, quiet: bool) -> None:
     size = os.path.getsize(sample)
     (name, count), *_ = godb_arrow.list_collections(sample).items()
-    click.echo(f"flights.godb: {_bytes(size)}, collection {name!r}, {count:,} documents\n")
+    click.echo(f"flights.godb: {quantity(size)}, collection {name!r}, {count:,} documents\n")
     click.echo("Its Arrow schema:")
     for line in _schema_lines(godb_arrow.read_schema(sample)):
         click.echo(f"  {line}")
@@ -438,7 +431,7 @@ def _demo(sample: str, quiet: bool) -> None:
         parquet = os.path.join(folder, "flights.parquet")
         back = os.path.join(folder, "flights.godb")
         rows = export_file(godb_arrow.scan_godb(sample), parquet)
-        click.echo(f"\nTo Parquet: {rows:,} rows, {_bytes(os.path.getsize(parquet))}")
+        click.echo(f"\nTo Parquet: {rows:,} rows, {quantity(os.path.getsize(parquet))}")
         with open_file(parquet) as data:
             rows = godb_arrow.write_godb(data, back, name)
         same = godb_arrow.read_table(back).equals(godb_arrow.read_table(sample))

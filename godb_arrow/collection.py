@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import Any, Unpack
 
 import pyarrow as pa
 
@@ -28,15 +28,11 @@ from godb_arrow.errors import (
 from godb_arrow.options import ReadKeywords, ReadOptions
 from godb_arrow.projection import Filter
 from godb_arrow.query import Explanation, Page, check_indexable, explain, matching, page_after, pick
+from godb_arrow.scannable import Scannable
 from godb_arrow.schema import ID_FIELD
 from godb_arrow.snapshot import Snapshot
 from godb_arrow.store import CollectionStore
 from godb_arrow.streaming import BatchStream, DocumentStream
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from godb_arrow.connectors.pandas import DtypeBackend
 
 __all__ = ["Collection"]
 
@@ -44,7 +40,7 @@ _TRIES = 3
 _OF_A_DELETE = 200  # bytes of memory that it takes
 
 
-class Collection(CollectionStore):
+class Collection(CollectionStore, Scannable):
     """A collection of an engine.
 
     It is made by :class:`~godb_arrow.StorageEngine`; a handle stays good when the collection is
@@ -282,36 +278,21 @@ class Collection(CollectionStore):
         self,
         columns: Sequence[str] | None = None,
         filter: Filter | None = None,
+        schema: pa.Schema | None = None,
         **options: Unpack[ReadKeywords],
     ) -> pa.RecordBatchReader:
         """The documents as a ``pyarrow.RecordBatchReader``; see :meth:`stream`."""
-        return self.stream(columns, filter, **options).reader()
+        return self.stream(columns, filter, schema, **options).reader()
 
-    def __arrow_c_stream__(self, requested_schema: object = None) -> object:
-        return self.stream().__arrow_c_stream__(requested_schema)
+    def _entries(self) -> tuple[pa.Schema, Iterator[codec.Entries]]:
+        snapshot = self.snapshot()
+        return snapshot.schema(), snapshot.entries()
 
     @property
     def schema(self) -> pa.Schema:
         """The schema of the record batches."""
         with error_context("read", collection=self._name):
             return self.snapshot().schema()
-
-    def to_arrow(
-        self, columns: Sequence[str] | None = None, filter: Filter | None = None
-    ) -> pa.Table:
-        """The documents as a table."""
-        return self.stream_batches(columns, filter).read_all()
-
-    def to_pandas(
-        self,
-        columns: Sequence[str] | None = None,
-        filter: Filter | None = None,
-        dtype_backend: DtypeBackend | None = None,
-    ) -> pd.DataFrame:
-        """The documents as a DataFrame; see :func:`~godb_arrow.read_godb` for the dtypes."""
-        from godb_arrow.connectors.pandas import to_frame
-
-        return to_frame(self.to_arrow(columns, filter), dtype_backend)
 
     def explain(self, filter: Filter | None = None) -> Explanation:
         """How a filter would be evaluated, and whether an index helps."""

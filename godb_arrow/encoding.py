@@ -59,8 +59,11 @@ def rows_of(data: Any, id_column: str | None) -> Rows:
         schema = _with_dictionaries(table)
         batches = table.to_batches(max_chunksize=ROWS)
         return Rows(_checked(schema, id_column), batches, in_memory=True)
+    if hasattr(data, "stream_batches"):  # a collection, whose own errors a C stream would lose
+        data = data.stream_batches()
     if hasattr(data, "__arrow_c_stream__"):
-        reader = pa.RecordBatchReader.from_stream(data)
+        given = isinstance(data, pa.RecordBatchReader)
+        reader = data if given else pa.RecordBatchReader.from_stream(data)
         return Rows(_checked(reader.schema, id_column), _sliced(reader))
     if isinstance(data, (str, bytes, Mapping)) or not isinstance(data, Iterable):
         raise InvalidOption(
@@ -94,7 +97,16 @@ def _checked(schema: pa.Schema, id_column: str | None) -> pa.Schema:
 
 
 def _sliced(reader: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
-    for batch in reader:
+    batches = iter(reader)
+    while True:
+        try:
+            batch = next(batches, None)
+        except pa.ArrowException as error:
+            raise InvalidDocument(
+                f"the stream of documents failed: {error}", advice="mend where it comes from"
+            ) from error
+        if batch is None:
+            return
         for start in range(0, batch.num_rows, ROWS):
             yield batch.slice(start, ROWS)
 

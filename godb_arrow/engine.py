@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import logging
 import os
 import threading
@@ -17,6 +18,7 @@ from godb_arrow.background import WorkerHealth, Workers, close_at_exit
 from godb_arrow.base import Base
 from godb_arrow.catalog import Catalog
 from godb_arrow.collection import Collection
+from godb_arrow.display import Table, quantity
 from godb_arrow.errors import (
     CollectionExists,
     CollectionNotFound,
@@ -51,6 +53,7 @@ __all__ = ["EngineStats", "MemoryStats", "StorageEngine"]
 logger = logging.getLogger(__name__)
 
 _MEBIBYTE = 1 << 20
+_SHOWN = 100  # collections of a table
 _MOST_JOURNAL = 256 << 20
 _SYNCER, _SAVER = "journal-sync", "saver"
 
@@ -101,6 +104,16 @@ class MemoryStats:
     journal_bytes: int
     dirty_documents: int
 
+    def _repr_html_(self) -> str:
+        table = Table(["memory", ""], f"{self.alloc_mb:.1f} of {self.limit_mb:.1f} MiB")
+        table.add("views", f"{self.cache_size} of {quantity(self.cache_bytes)}")
+        table.add("changes", f"{self.dirty_documents} of {quantity(self.changes_bytes)}")
+        table.add("streams", f"{self.streams} with {quantity(self.stream_bytes)}")
+        table.add("hits, misses", f"{self.hits}, {self.misses}")
+        table.add("evictions", self.evictions)
+        table.add("journal", quantity(self.journal_bytes))
+        return table.html()
+
 
 @dataclass(frozen=True, slots=True)
 class EngineStats:
@@ -129,6 +142,16 @@ class EngineStats:
     journal_syncs: int
     recovered_records: int
     torn_bytes: int
+
+    def _repr_html_(self) -> str:
+        table = Table(["worker", "running", "runs", "failures", "last error"])
+        for one in self.workers:
+            table.add(one.name, one.running, one.runs, one.failures, one.last_error or "")
+        done = Table(["engine", ""])
+        done.add("checkpoints", f"{self.checkpoints}, {self.failed_checkpoints} failed")
+        done.add("journal syncs", self.journal_syncs)
+        done.add("recovered changes", self.recovered_records)
+        return self.memory._repr_html_() + table.html() + done.html()
 
 
 class StorageEngine:
@@ -512,6 +535,17 @@ class StorageEngine:
 
     def _ipython_key_completions_(self) -> list[str]:
         return self.collections()
+
+    def _repr_html_(self) -> str:
+        if self._closed:
+            return f"<pre>{html.escape(repr(self))}</pre>"
+        shown = self.collections()[:_SHOWN]
+        table = Table(CollectionInfo.HEADS, f"{self._directory.path}: {len(self)} collections")
+        for name in shown:
+            table.add(*self[name].info().cells())
+        if len(shown) < len(self):
+            table.add(f"… and {len(self) - len(shown)} more")
+        return table.html()
 
     def _not_found(self, name: object) -> CollectionNotFound:
         shown = ", ".join(repr(one) for one in self.collections()[:20])

@@ -15,7 +15,7 @@ from godb_arrow import codec
 from godb_arrow.codec.columns import DICTIONARY_KEY
 from godb_arrow.errors import FieldNotFound, InvalidFilter, InvalidOption
 from godb_arrow.options import OnMismatch
-from godb_arrow.schema import ID_FIELD, is_json
+from godb_arrow.schema import ID_FIELD, is_json, storage_schema
 
 __all__ = ["Filter", "Projection", "ProjectionDecoder", "RowFilter", "field_at", "project"]
 
@@ -367,20 +367,11 @@ def _equals(field: pc.Expression, value: Any, data_type: pa.DataType) -> pc.Expr
 
 
 def _evaluate(schema: pa.Schema, expression: pc.Expression) -> None:
-    empty = pa.RecordBatch.from_pylist([], schema=_plain_schema(schema))
+    empty = pa.RecordBatch.from_pylist([], schema=storage_schema(schema))
     try:
         pa.Table.from_batches([empty]).filter(expression)
     except (pa.ArrowException, KeyError) as error:
         raise _invalid(expression, error) from error
-
-
-def _plain_schema(schema: pa.Schema) -> pa.Schema:
-    return pa.schema(
-        [
-            field.with_type(field.type.storage_type) if is_json(field.type) else field
-            for field in schema
-        ]
-    )
 
 
 def _fields_of(schema: pa.Schema, expression: pc.Expression) -> set[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Unpack
 
 import pyarrow as pa
@@ -64,6 +64,8 @@ class StoredCollection:
         The file.
     name : str
         The collection's name there.
+    count : int
+        How many documents it has.
     hint : CollectionHint or None
         What the file records of it.
     options : ReadOptions
@@ -72,6 +74,7 @@ class StoredCollection:
 
     source: Source
     name: str
+    count: int
     hint: CollectionHint | None
     options: ReadOptions
 
@@ -162,7 +165,7 @@ def locate(
     """
     source = open_source(location)
     with error_context("read", source.name, collection):
-        names: list[str] = []
+        counts: dict[str, int] = {}
         trusted = options.use_hints and is_sealed(source.tail(TAIL_SIZE))
         with source.open() as stream:
             for section in GodbReader(stream, source.size()).sections():
@@ -171,12 +174,14 @@ def locate(
                         hints = read_hints(section.read())
                         if hints:
                             name = _choose(list(hints), collection)
-                            return StoredCollection(source, name, hints[name], options)
+                            hint = hints[name]
+                            return StoredCollection(source, name, hint.count, hint, options)
                 elif section.name == collection or (collection is None and section.siblings == 1):
-                    return StoredCollection(source, section.name, None, options)
+                    return StoredCollection(source, section.name, section.count, None, options)
                 else:
-                    names.append(section.name)
-        return StoredCollection(source, _choose(names, collection), None, options)
+                    counts[section.name] = section.count
+        name = _choose(list(counts), collection)
+        return StoredCollection(source, name, counts[name], None, options)
 
 
 def _choose(names: Sequence[str], collection: str | None) -> str:
@@ -346,7 +351,7 @@ def read_table(
             target.source.name,
             target.name,
         )
-        target = StoredCollection(target.source, target.name, None, chosen)
+        target = replace(target, hint=None)
         return _scan(target, columns, filter, None, KeptEntries()).read_all()
 
 

@@ -45,6 +45,7 @@ __all__ = [
     "infer_schema",
     "infer_type",
     "is_json",
+    "storage_schema",
 ]
 
 ID_FIELD = "_id"
@@ -68,6 +69,30 @@ JSON_TYPE: pa.DataType = pa.json_(pa.string())
 def is_json(data_type: pa.DataType) -> bool:
     """Whether an Arrow type is the ``arrow.json`` extension."""
     return isinstance(data_type, pa.JsonType)
+
+
+def storage_schema(schema: pa.Schema) -> pa.Schema:
+    """A schema with what extension types (JSON text) are stored as, at every depth.
+
+    For systems that do not know them; record batches and readers can be cast to it.
+    """
+    return pa.schema([_storage_field(field) for field in schema], metadata=schema.metadata)
+
+
+def _storage_field(field: pa.Field) -> pa.Field:
+    return field.with_type(_storage_type(field.type))
+
+
+def _storage_type(kind: pa.DataType) -> pa.DataType:
+    if isinstance(kind, pa.BaseExtensionType):
+        return _storage_type(kind.storage_type)
+    if pa.types.is_struct(kind):
+        return pa.struct([_storage_field(child) for child in kind])
+    if pa.types.is_map(kind):
+        return pa.map_(_storage_field(kind.key_field), _storage_field(kind.item_field))
+    if pa.types.is_list(kind):
+        return pa.list_(_storage_field(kind.value_field))
+    return kind
 
 
 class Kind(IntFlag):

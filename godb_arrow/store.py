@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import html
 import logging
 import os
 import threading
@@ -12,12 +13,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any
+from typing import Any, ClassVar
 
 import pyarrow as pa
 
 from godb_arrow import codec
 from godb_arrow.base import Base
+from godb_arrow.display import Table, quantity
 from godb_arrow.encoding import Encoded, IdSequence, number_of
 from godb_arrow.errors import CollectionNotFound, DuplicateId, error_context
 from godb_arrow.journal import Record
@@ -77,6 +79,24 @@ class CollectionInfo:
     last_modified: dt.datetime | None
     last_accessed: dt.datetime | None
     access_count: int
+
+    HEADS: ClassVar[list[str]] = [
+        "collection", "state", "documents", "on disk", "in memory", "last modified"
+    ]  # fmt: skip
+
+    def cells(self) -> list[str]:
+        """What a table shows under :attr:`HEADS`."""
+        modified = self.last_modified
+        return [
+            self.name, self.state.value, f"{self.documents:,}", quantity(self.disk_bytes),
+            quantity(self.memory_bytes),
+            "" if modified is None else f"{modified:%Y-%m-%d %H:%M:%S} UTC",
+        ]  # fmt: skip
+
+    def _repr_html_(self) -> str:
+        table = Table(self.HEADS)
+        table.add(*self.cells())
+        return table.html()
 
 
 @dataclass(slots=True)
@@ -233,6 +253,11 @@ class CollectionStore:
         if self._dropped:
             return f"<Collection {self._name!r}, dropped>"
         return f"<Collection {self._name!r}, {self.state.value}>"
+
+    def _repr_html_(self) -> str:
+        if self._dropped:
+            return f"<pre>{html.escape(repr(self))}</pre>"
+        return self.info()._repr_html_()
 
     def snapshot(self) -> Snapshot:
         """The collection as it is now, whatever happens to it later."""

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, cast
 
 import pandas as pd
@@ -89,3 +92,35 @@ def test_an_index_with_names_survives_filters_and_chunks() -> None:
 def test_a_projection_without_the_index() -> None:
     frame = pd.DataFrame({"n": range(4), "m": 1}, index=pd.Index(list("abcd"), name="k"))
     assert godb_arrow.read_godb(data(frame), columns=["m"]).columns.tolist() == ["m"]
+
+
+def test_chunks_are_written_one_at_a_time(tmp_path: Path) -> None:
+    from godb_arrow.connectors.pandas import to_godb
+
+    alive: list[weakref.ref[pd.DataFrame]] = []
+
+    def chunks() -> Iterator[pd.DataFrame]:
+        for part in range(5):
+            assert sum(one() is not None for one in alive) <= 2
+            frame = pd.DataFrame({"n": [part, part + 10], "s": ["x", None]})
+            alive.append(weakref.ref(frame))
+            yield frame
+
+    assert to_godb(chunks(), tmp_path / "c.godb", "c") == 10
+    frame = godb_arrow.read_godb(tmp_path / "c.godb", columns=["n", "s"])
+    assert frame["n"].tolist() == [0, 10, 1, 11, 2, 12, 3, 13, 4, 14]
+    parts = godb_arrow.read_godb(tmp_path / "c.godb", columns=["n"], chunksize=4)
+    assert to_godb(parts, tmp_path / "d.godb", "d") == 10
+    assert to_godb(iter([]), tmp_path / "e.godb", "e") == 0
+    wrong = iter([pd.DataFrame({"n": [1]}), pd.DataFrame({"n": ["x"]})])
+    with pytest.raises(godb_arrow.UnsupportedType, match="chunk 1"):
+        to_godb(wrong, tmp_path / "e.godb", "e")
+    assert godb_arrow.read_godb(tmp_path / "e.godb").empty
+
+
+def test_the_accessor_writes(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"n": [1, 2]}, index=pd.Index(["a", "b"], name="key"))
+    assert frame.godb.write(tmp_path / "a.godb", "a") == 2
+    assert godb_arrow.read_godb(tmp_path / "a.godb").equals(frame)
+    with pytest.raises(godb_arrow.CollectionExists):
+        frame.godb.write(tmp_path / "a.godb", "a", if_exists="fail")

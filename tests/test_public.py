@@ -21,6 +21,7 @@ ROOT = Path(__file__).parents[1]
 VERBS = {
     "inspect_godb",
     "list_collections",
+    "open_godb",
     "read_document",
     "read_documents",
     "read_godb",
@@ -42,9 +43,14 @@ ENGINE = {
     "EngineStats",
     "EvictionPolicy",
     "Explanation",
+    "FieldProfile",
+    "FileCollection",
     "LRUCache",
     "MemoryStats",
     "Page",
+    "Profile",
+    "RowFilter",
+    "Scannable",
     "StorageEngine",
 }
 

@@ -447,3 +447,18 @@ def test_a_stream_larger_than_the_spool(monkeypatch: pytest.MonkeyPatch) -> None
     rows = [{"n": n, "s": "x" * 100} for n in range(40_000)]
     table = godb_arrow.read_table(back(iter(rows)))
     assert table.column("n").to_pylist() == list(range(40_000))
+
+
+def test_a_stream_that_fails_is_an_error_of_ours(tmp_path: Path) -> None:
+    class Stream:
+        def __arrow_c_stream__(self, requested_schema: object = None) -> object:
+            def batches() -> Iterator[pa.RecordBatch]:
+                yield pa.record_batch({"n": [1]})
+                raise RuntimeError("no more")
+
+            reader = pa.RecordBatchReader.from_batches(pa.schema({"n": pa.int64()}), batches())
+            return reader.__arrow_c_stream__()
+
+    with pytest.raises(godb_arrow.GodbError, match="no more"):
+        godb_arrow.write_godb(Stream(), tmp_path / "s.godb", "s")
+    assert not (tmp_path / "s.godb").exists()

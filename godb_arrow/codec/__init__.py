@@ -46,6 +46,7 @@ BlockDecoder = _chosen.BlockDecoder
 compress_piece = _chosen.compress_piece
 decode = _chosen.decode
 encode = _chosen.encode
+count_present = _chosen.count_present
 find_entry = _chosen.find_entry
 has_equal = _chosen.has_equal
 hash_id = _chosen.hash_id
@@ -60,6 +61,7 @@ __all__ = [
     "DecodePlan",
     "Entries",
     "compress_piece",
+    "count_present",
     "decode_batch",
     "describe",
     "encode",

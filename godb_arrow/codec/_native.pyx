@@ -96,6 +96,12 @@ cdef extern from "native/keys.hpp" namespace "godb" nogil:
         int add(const uint8_t* data, size_t size) except +
 
 
+cdef extern from "native/presence.hpp" namespace "godb" nogil:
+    void c_count_present "godb::count_present"(
+        const uint8_t* data, const int64_t* bounds, size_t count, Keys& names,
+        vector[int64_t]& counts) except +
+
+
 cdef extern from "native/summary.hpp" namespace "godb" nogil:
     int kKinds
 
@@ -353,6 +359,19 @@ def find(bytes data not None, const int64_t[::1] bounds not None, bytes identity
     with nogil:
         found = c_find_entry(begin, &bounds[0], count, id, size)
     return found
+
+
+def count_present(bytes data not None, const int64_t[::1] bounds not None, names):
+    """For each name (bytes, no two the same), how many documents have such a field."""
+    cdef const uint8_t* begin = <const uint8_t*>PyBytes_AS_STRING(data)
+    cdef size_t count = bounds.shape[0] // 2
+    cdef Keys keys
+    cdef vector[int64_t] counts
+    for name in names:
+        keys.add(<const uint8_t*>PyBytes_AS_STRING(name), PyBytes_GET_SIZE(name))
+    with nogil:
+        c_count_present(begin, &bounds[0], count, keys, counts)
+    return list(counts)
 
 
 # --- Inference ------------------------------------------------------------------------------

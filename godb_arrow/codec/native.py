@@ -6,7 +6,7 @@ results the form that all codecs share, and its failures their messages.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import msgpack
@@ -24,6 +24,7 @@ __all__ = [
     "BACKEND",
     "BlockDecoder",
     "compress_piece",
+    "count_present",
     "decode",
     "encode",
     "find_entry",
@@ -105,6 +106,13 @@ def find_entry(entries: Entries, identity: str) -> int:
     raw = identity.encode("utf-8", "surrogateescape")
     found: int = _native.find(entries.data, entries.bounds, raw)
     return found
+
+
+def count_present(entries: Entries, names: Sequence[str]) -> list[int]:
+    """How many documents have each of some fields, with whatever value."""
+    raw = [name.encode("utf-8", "surrogateescape") for name in names]
+    counts: list[int] = _native.count_present(entries.data, entries.bounds, raw)
+    return counts
 
 
 def infer(entries: Entries, summary: FieldSummary) -> None:

@@ -19,7 +19,7 @@ from godb_arrow.codec.columns import ColumnPlan, Core, DecodePlan
 from godb_arrow.codec.entries import Entries
 from godb_arrow.codec.jsontext import is_utf8, to_json_text
 from godb_arrow.codec.reference_lz4 import BlockDecoder, compress_piece
-from godb_arrow.codec.reference_scan import find_entry, scan_entries, skip_items
+from godb_arrow.codec.reference_scan import count_present, find_entry, scan_entries, skip_items
 from godb_arrow.codec.values import pack_entry, wire_values
 from godb_arrow.errors import CorruptFile, LimitExceeded, TypeMismatch
 from godb_arrow.schema import ID_FIELD, FieldSummary, Kind
@@ -28,6 +28,7 @@ __all__ = [
     "BACKEND",
     "BlockDecoder",
     "compress_piece",
+    "count_present",
     "decode",
     "encode",
     "find_entry",

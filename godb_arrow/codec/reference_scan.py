@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgpack
 
 from godb_arrow.codec.entries import Entries
+from godb_arrow.codec.values import load
 from godb_arrow.errors import CorruptFile, DepthExceeded
 from godb_arrow.options import MAX_DEPTH
 
 __all__ = [
     "SCAN_PROBLEMS",
+    "count_present",
     "describe",
     "find_entry",
     "invalid_head",
@@ -263,6 +265,28 @@ _KINDS_BY_HEAD: tuple[tuple[range, str], ...] = (
 def describe(head: int) -> str:
     """What kind of MessagePack value a first byte begins, in words."""
     return next(name for heads, name in _KINDS_BY_HEAD if head in heads)
+
+
+def count_present(entries: Entries, names: Sequence[str]) -> list[int]:
+    """How many documents have each of some fields, with whatever value.
+
+    Parameters
+    ----------
+    entries : Entries
+        The documents.
+    names : sequence of str
+        Fields, no two of them the same.
+
+    Returns
+    -------
+    list of int
+    """
+    counts = dict.fromkeys(names, 0)
+    for index in range(len(entries)):
+        for name in load(entries.document(index)):
+            if isinstance(name, str) and name in counts:
+                counts[name] += 1
+    return list(counts.values())
 
 
 def find_entry(entries: Entries, identity: str) -> int:

@@ -1,0 +1,286 @@
+"""What every collection can do for a reader, wherever its documents are; and those in a file."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Unpack
+
+import pyarrow as pa
+
+from godb_arrow import codec
+from godb_arrow.display import Table, quantity
+from godb_arrow.errors import InvalidOption
+from godb_arrow.options import ReadKeywords, ReadOptions
+from godb_arrow.profile import Profile, profile_entries
+from godb_arrow.projection import Filter, project
+from godb_arrow.reading import (
+    locate,
+    read_document,
+    read_documents,
+    read_schema,
+    read_table,
+    scan_godb,
+)
+from godb_arrow.storage import Location, Source, open_source
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from godb_arrow.connectors.pandas import DtypeBackend
+    from godb_arrow.dataset import CollectionDataset
+
+__all__ = ["FileCollection", "Scannable", "open_godb"]
+
+
+class Scannable(ABC):
+    """A collection that can be read as columns, as often as wanted.
+
+    Everything that takes an Arrow stream takes it as it is: each time it is read anew.
+    """
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """The collection's name."""
+
+    @property
+    @abstractmethod
+    def schema(self) -> pa.Schema:
+        """The schema of the record batches."""
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def __iter__(self) -> Iterator[dict[Any, Any]]: ...
+
+    @abstractmethod
+    def stream_batches(
+        self,
+        columns: Sequence[str] | None = None,
+        filter: Filter | None = None,
+        schema: pa.Schema | None = None,
+        **options: Unpack[ReadKeywords],
+    ) -> pa.RecordBatchReader:
+        """The documents as a ``pyarrow.RecordBatchReader``, in constant memory.
+
+        Parameters
+        ----------
+        columns, filter, schema, **options
+            As for :func:`~godb_arrow.scan_godb`.
+
+        Returns
+        -------
+        pyarrow.RecordBatchReader
+        """
+
+    def to_arrow(
+        self, columns: Sequence[str] | None = None, filter: Filter | None = None
+    ) -> pa.Table:
+        """The documents as a table."""
+        return self.stream_batches(columns, filter).read_all()
+
+    def to_pandas(
+        self,
+        columns: Sequence[str] | None = None,
+        filter: Filter | None = None,
+        dtype_backend: DtypeBackend | None = None,
+    ) -> pd.DataFrame:
+        """The documents as a DataFrame; see :func:`~godb_arrow.read_godb` for the dtypes."""
+        from godb_arrow.connectors.pandas import to_frame
+
+        return to_frame(self.to_arrow(columns, filter), dtype_backend)
+
+    def to_dataset(self) -> CollectionDataset:
+        """The collection as a ``pyarrow.dataset.Dataset``, with projection and filter pushed down.
+
+        Returns
+        -------
+        CollectionDataset
+
+        Examples
+        --------
+        >>> import io, godb_arrow
+        >>> import pyarrow.dataset as ds
+        >>> file = io.BytesIO()
+        >>> godb_arrow.write_godb([{"n": 1}, {"n": 2}], file, "c")
+        2
+        >>> dataset = godb_arrow.open_godb(file.getvalue()).to_dataset()
+        >>> dataset.to_table(columns=["n"], filter=ds.field("n") > 1).to_pydict()
+        {'n': [2]}
+        """
+        from godb_arrow.dataset import CollectionDataset
+
+        return CollectionDataset(self)
+
+    def __arrow_c_stream__(self, requested_schema: object = None) -> object:
+        if requested_schema is None:
+            return self.stream_batches().__arrow_c_stream__()
+        wanted = pa.Schema._import_from_c_capsule(requested_schema)
+        own = self.schema
+        if not set(wanted.names) <= set(own.names):
+            return self.stream_batches().__arrow_c_stream__()  # the protocol: best effort
+        return self.stream_batches(wanted.names).cast(wanted).__arrow_c_stream__()
+
+    def __arrow_c_schema__(self) -> object:
+        return self.schema.__arrow_c_schema__()
+
+    def profile(self, columns: Sequence[str] | None = None, *, progress: bool = False) -> Profile:
+        """What the fields have: types, nulls, extremes, frequent and distinct values.
+
+        Parameters
+        ----------
+        columns : sequence of str, optional
+            Fields, and dotted paths into structs; all, if left out.
+        progress : bool
+            Whether to show a progress bar, in a terminal or a notebook.
+
+        Returns
+        -------
+        Profile
+            One pass over the documents, in constant memory.
+
+        Examples
+        --------
+        >>> import io, godb_arrow
+        >>> file = io.BytesIO()
+        >>> godb_arrow.write_godb([{"n": 1}, {"n": 2}, {}], file, "c")
+        3
+        >>> profile = godb_arrow.open_godb(file.getvalue()).profile(["n"])
+        >>> field = profile["n"]
+        >>> field.type, field.absent, field.min, field.max, field.distinct
+        ('int64', 1, 1, 2, 2)
+        """
+        full, entries = self._entries()
+        schema = project(full, columns, None).decoded if columns is not None else full
+        return profile_entries(self.name, schema, entries, total=len(self), progress=progress)
+
+    @abstractmethod
+    def _entries(self) -> tuple[pa.Schema, Iterator[codec.Entries]]:
+        """The documents' own bytes in runs, and the schema of all."""
+
+    def _ipython_key_completions_(self) -> list[str]:
+        return list(self.schema.names)
+
+
+class FileCollection(Scannable):
+    """A collection in a GODB file, which is read anew each time; nothing of it is kept.
+
+    Made by :func:`open_godb`.
+
+    Examples
+    --------
+    >>> import io, godb_arrow
+    >>> file = io.BytesIO()
+    >>> godb_arrow.write_godb([{"name": "Ada", "age": 36}], file, "users")
+    1
+    >>> users = godb_arrow.open_godb(file.getvalue())
+    >>> users
+    <FileCollection 'users' of <bytes>, 1 documents>
+    >>> users.to_arrow(["age"]).to_pydict()
+    {'age': [36]}
+    """
+
+    def __init__(self, source: Source, name: str, count: int, options: ReadKeywords) -> None:
+        self._source = source
+        self._name = name
+        self._count = count
+        self._options = options
+
+    @property
+    def name(self) -> str:
+        """The collection's name."""
+        return self._name
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The schema of the record batches."""
+        return read_schema(self._source, self._name, **self._options)
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[dict[Any, Any]]:
+        return read_documents(self._source, self._name, **self._options)
+
+    def get(self, identity: str) -> dict[Any, Any]:
+        """One document by its id; see :func:`~godb_arrow.read_document`."""
+        return read_document(self._source, identity, self._name, **self._options)
+
+    def stream_batches(
+        self,
+        columns: Sequence[str] | None = None,
+        filter: Filter | None = None,
+        schema: pa.Schema | None = None,
+        **options: Unpack[ReadKeywords],
+    ) -> pa.RecordBatchReader:
+        """See :func:`~godb_arrow.scan_godb`."""
+        chosen: ReadKeywords = {**self._options, **options}
+        return scan_godb(
+            self._source, self._name, columns=columns, filter=filter, schema=schema, **chosen
+        )
+
+    def _entries(self) -> tuple[pa.Schema, Iterator[codec.Entries]]:
+        stored = locate(self._source, self._name, ReadOptions(**self._options))
+        return self.schema, stored.entries()
+
+    def to_arrow(
+        self, columns: Sequence[str] | None = None, filter: Filter | None = None
+    ) -> pa.Table:
+        """The documents as a table."""
+        return read_table(self._source, self._name, columns=columns, filter=filter, **self._options)
+
+    def __repr__(self) -> str:
+        return f"<FileCollection {self._name!r} of {self._source.name}, {self._count:,} documents>"
+
+    def _repr_html_(self) -> str:
+        table = Table(["collection", "documents", "file", "size"])
+        size = self._source.size()
+        table.add(
+            self._name,
+            f"{self._count:,}",
+            self._source.name,
+            "" if size is None else quantity(size),
+        )
+        return table.html()
+
+
+def open_godb(
+    source: Location | Source, collection: str | None = None, **options: Unpack[ReadKeywords]
+) -> FileCollection:
+    """Open a collection of a GODB file, to be read as often as wanted.
+
+    Parameters
+    ----------
+    source : path, URL, bytes or open binary file
+        The GODB file.
+    collection : str, optional
+        Which collection. May be left out when the file has one only.
+    **options
+        As for :func:`scan_godb`.
+
+    Returns
+    -------
+    FileCollection
+
+    Raises
+    ------
+    CollectionNotFound, CollectionRequired, FormatError, StorageError
+
+    Examples
+    --------
+    >>> import io, godb_arrow
+    >>> file = io.BytesIO()
+    >>> godb_arrow.write_godb([{"name": "Ada", "age": 36}], file, "users")
+    1
+    >>> users = godb_arrow.open_godb(file.getvalue())
+    >>> import pyarrow as pa
+    >>> pa.table(users).num_rows  # anything that takes an Arrow stream takes it
+    1
+    """
+    if isinstance(collection, (list, tuple)):
+        raise InvalidOption("collection is several names", advice="open them one by one")
+    held = open_source(source)
+    stored = locate(held, collection, ReadOptions(**options))
+    return FileCollection(held, stored.name, stored.count, options)
