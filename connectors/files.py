@@ -1,13 +1,13 @@
-"""Files of other formats, as record batches: Parquet, Arrow IPC, CSV and NDJSON.
+"""Files of other formats: Parquet, Arrow IPC and CSV hold columns; NDJSON and BSON, documents.
 
-NDJSON keeps what documents have (:mod:`godb_arrow.codec.jsontext` says how); the others hold
-columns.
+NDJSON keeps what documents have (:mod:`godb_arrow.codec.jsontext` says how). BSON files are those
+of ``mongodump``; they need the extra ``mongo``.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, BinaryIO
 
@@ -27,7 +27,18 @@ from godb_arrow.errors import (
 from godb_arrow.schema import is_json
 from godb_arrow.storage import Source, replace_file
 
-__all__ = ["FORMATS", "export_file", "format_of", "open_file"]
+__all__ = [
+    "DOCUMENT_FORMATS",
+    "FORMATS",
+    "documents_of",
+    "export_documents",
+    "export_file",
+    "flattened",
+    "format_of",
+    "has_no_children",
+    "is_nested_or_binary",
+    "open_file",
+]
 
 _CSV_BLOCK = 16 << 20  # column types are those of the first block
 
@@ -43,8 +54,12 @@ FORMATS: dict[str, str] = {
     ".csv": "csv",
     ".ndjson": "ndjson",
     ".jsonl": "ndjson",
+    ".bson": "bson",
 }
 """The format for each file name's extension."""
+
+DOCUMENT_FORMATS = frozenset({"ndjson", "bson"})
+"""Formats that hold documents; the others hold columns."""
 
 
 def format_of(path: str | os.PathLike[str]) -> str:
@@ -84,7 +99,7 @@ def export_file(
         The rows.
     path : path or URL
         Where to write.
-    format : {"parquet", "ipc", "csv", "ndjson"}, optional
+    format : {"parquet", "ipc", "csv", "ndjson", "bson"}, optional
         By the name's extension, if left out.
     progress : callable, optional
         Called with a number of rows, as they are written.
@@ -108,9 +123,11 @@ def export_file(
     2
     """
     name = os.fspath(path)
-    format = format or format_of(path)
-    if format not in _WRITERS:
-        raise InvalidOption(f"format is {format!r}", advice=f"use one of {', '.join(_WRITERS)}")
+    format = _checked_format(path, format)
+    if format in DOCUMENT_FORMATS:
+        return export_documents(documents_of(reader), path, format=format, progress=progress)
+    if format in _UNFIT:
+        reader = flattened(reader, _UNFIT[format])
     rows = 0
     with error_context("export to", name), replace_file(path) as stream:
         try:
@@ -128,14 +145,115 @@ def export_file(
     return rows
 
 
+def export_documents(
+    documents: Iterable[dict[str, Any]],
+    path: str | os.PathLike[str],
+    *,
+    format: str | None = None,
+    progress: Progress | None = None,
+) -> int:
+    """Write documents to an NDJSON or BSON file, which is replaced at once or not at all.
+
+    Parameters
+    ----------
+    documents : iterable of dict
+        The documents.
+    path : path or URL
+        Where to write.
+    format : {"ndjson", "bson"}, optional
+        By the name's extension, if left out.
+    progress : callable, optional
+        Called with a number of documents, as they are written.
+
+    Returns
+    -------
+    int
+        How many documents were written.
+
+    Raises
+    ------
+    InvalidDocument
+        BSON cannot hold a value; the message has the document.
+
+    Examples
+    --------
+    >>> import tempfile, os
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     export_documents([{"n": 1}], os.path.join(folder, "a.ndjson"))
+    1
+    """
+    name = os.fspath(path)
+    encode = _ENCODERS[_checked_format(path, format)]()
+    count = 0
+    with error_context("export to", name), replace_file(path) as stream:
+        for document in documents:
+            stream.write(encode(document))
+            count += 1
+            if progress is not None and count % _REPORTED == 0:
+                progress(_REPORTED)
+        if progress is not None:
+            progress(count % _REPORTED)
+    return count
+
+
+def _checked_format(path: str | os.PathLike[str], format: str | None) -> str:
+    format = format or format_of(path)
+    known = [*_WRITERS, *_ENCODERS]
+    if format not in known:
+        raise InvalidOption(f"format is {format!r}", advice=f"use one of {', '.join(known)}")
+    return format
+
+
+def documents_of(reader: pa.RecordBatchReader) -> Iterator[dict[str, Any]]:
+    """The rows as documents, with the values that GODB would store.
+
+    Parameters
+    ----------
+    reader : pyarrow.RecordBatchReader
+        Record batches.
+
+    Yields
+    ------
+    dict
+
+    Examples
+    --------
+    >>> list(documents_of(pa.table({"a": [1]}).to_reader()))
+    [{'a': 1}]
+    """
+    names = reader.schema.names
+    for batch in reader:
+        columns = [
+            wire_values(column, name) for name, column in zip(names, batch.columns, strict=True)
+        ]
+        rows = zip(*columns, strict=True) if columns else iter([()] * batch.num_rows)
+        for row in rows:
+            yield dict(zip(names, row, strict=True))
+
+
+def _ndjson() -> Callable[[dict[str, Any]], bytes]:
+    return lambda document: to_json_text(document).encode() + b"\n"
+
+
+def _bson() -> Callable[[dict[str, Any]], bytes]:
+    from godb_arrow.connectors.bson import encode
+
+    return encode
+
+
+_ENCODERS: dict[str, Callable[[], Callable[[dict[str, Any]], bytes]]] = {
+    "ndjson": _ndjson,
+    "bson": _bson,
+}
+_REPORTED = 1000
+
 _Write = Callable[[pa.RecordBatch], Any]
 
 
 @contextmanager
 def _parquet(stream: BinaryIO, schema: pa.Schema) -> Iterator[_Write]:
-    plan = _Flattened(schema, _has_no_children, "an empty struct")
-    with pyarrow.parquet.ParquetWriter(stream, plan.schema) as writer:
-        yield lambda batch: writer.write_batch(plan.apply(batch))
+    with pyarrow.parquet.ParquetWriter(stream, schema) as writer:
+        yield writer.write_batch
 
 
 @contextmanager
@@ -146,82 +264,88 @@ def _ipc(stream: BinaryIO, schema: pa.Schema) -> Iterator[_Write]:
 
 @contextmanager
 def _csv(stream: BinaryIO, schema: pa.Schema) -> Iterator[_Write]:
-    plan = _Flattened(schema, _is_nested_or_binary, "nested or binary")
-    with pyarrow.csv.CSVWriter(stream, plan.schema) as writer:
-        yield lambda batch: writer.write_batch(plan.apply(batch))
-
-
-@contextmanager
-def _ndjson(stream: BinaryIO, schema: pa.Schema) -> Iterator[_Write]:
-    names = schema.names
-
-    def write(batch: pa.RecordBatch) -> None:
-        columns = [
-            wire_values(column, name) for name, column in zip(names, batch.columns, strict=True)
-        ]
-        rows = zip(*columns, strict=True) if columns else iter([()] * batch.num_rows)
-        for row in rows:
-            document = dict(zip(names, row, strict=True))
-            stream.write(to_json_text(document).encode() + b"\n")
-
-    yield write
+    with pyarrow.csv.CSVWriter(stream, schema) as writer:
+        yield writer.write_batch
 
 
 _WRITERS: dict[str, Callable[..., Any]] = {
     "parquet": _parquet,
     "ipc": _ipc,
     "csv": _csv,
-    "ndjson": _ndjson,
 }
 
 
-class _Flattened:
-    """Turns the columns that a format cannot hold into JSON text."""
+def flattened(
+    reader: pa.RecordBatchReader, unfit: Callable[[pa.DataType], bool]
+) -> pa.RecordBatchReader:
+    """Turn the columns that a format cannot hold into JSON text.
 
-    def __init__(
-        self, schema: pa.Schema, unfit: Callable[[pa.DataType], bool], reason: str
-    ) -> None:
-        self.reason = reason
-        self._unfit = [unfit(field.type) for field in schema]
-        fields = []
-        for field, is_unfit in zip(schema, self._unfit, strict=True):
-            if is_unfit or is_json(field.type):
-                fields.append(pa.field(field.name, pa.string(), field.nullable))
-            else:
-                fields.append(field)
-        self.schema = pa.schema(fields, metadata=schema.metadata)
+    Parameters
+    ----------
+    reader : pyarrow.RecordBatchReader
+        Record batches.
+    unfit : callable
+        Whether a type cannot be held.
 
-    def apply(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        columns = []
-        for column, is_unfit, field in zip(batch.columns, self._unfit, self.schema, strict=True):
-            if is_unfit:
-                values = wire_values(column, field.name)
-                texts = [None if value is None else to_json_text(value) for value in values]
-                columns.append(pa.array(texts, pa.string()))
-            else:
-                columns.append(column.storage if is_json(column.type) else column)
-        return pa.RecordBatch.from_arrays(columns, schema=self.schema)
+    Returns
+    -------
+    pyarrow.RecordBatchReader
+        JSON text is plain text in it.
+
+    Examples
+    --------
+    >>> reader = pa.table({"a": [{"b": 1}]}).to_reader()
+    >>> flattened(reader, pa.types.is_struct).read_all().to_pydict()
+    {'a': ['{"b":1}']}
+    """
+    are_unfit = [unfit(field.type) for field in reader.schema]
+    fields = [
+        field.with_type(pa.string()) if is_unfit or is_json(field.type) else field
+        for field, is_unfit in zip(reader.schema, are_unfit, strict=True)
+    ]
+    schema = pa.schema(fields, metadata=reader.schema.metadata)
+
+    def flat(column: pa.Array, is_unfit: bool, name: str) -> pa.Array:
+        if not is_unfit:
+            return column.storage if is_json(column.type) else column
+        values = wire_values(column, name)
+        texts = [None if value is None else to_json_text(value) for value in values]
+        return pa.array(texts, pa.string())
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        for batch in reader:
+            columns = map(flat, batch.columns, are_unfit, schema.names)
+            yield pa.RecordBatch.from_arrays(list(columns), schema=schema)
+
+    return pa.RecordBatchReader.from_batches(schema, batches())
 
 
-def _has_no_children(data_type: pa.DataType) -> bool:
+def has_no_children(data_type: pa.DataType) -> bool:
     """Parquet has no way to store a struct without fields, at any depth."""
     if pa.types.is_struct(data_type):
         children = list(data_type)
-        return not children or any(_has_no_children(child.type) for child in children)
+        return not children or any(has_no_children(child.type) for child in children)
     if pa.types.is_map(data_type):
-        return _has_no_children(data_type.item_type)
+        return has_no_children(data_type.item_type)
     if pa.types.is_nested(data_type) and data_type.num_fields == 1:
-        return _has_no_children(data_type.value_type)
+        return has_no_children(data_type.value_type)
     return False
 
 
-def _is_nested_or_binary(data_type: pa.DataType) -> bool:
+def is_nested_or_binary(data_type: pa.DataType) -> bool:
+    """CSV has neither."""
     return bool(
         pa.types.is_nested(data_type)
         or pa.types.is_binary(data_type)
         or pa.types.is_fixed_size_binary(data_type)
         or pa.types.is_large_binary(data_type)
     )
+
+
+_UNFIT: dict[str, Callable[[pa.DataType], bool]] = {
+    "parquet": has_no_children,
+    "csv": is_nested_or_binary,
+}
 
 
 @contextmanager
@@ -234,13 +358,13 @@ def open_file(
     ----------
     path : path or URL
         The file.
-    format : {"parquet", "ipc", "csv", "ndjson"}, optional
+    format : {"parquet", "ipc", "csv", "ndjson", "bson"}, optional
         By the name's extension, if left out.
 
     Yields
     ------
     pyarrow.RecordBatchReader or iterator of dict
-        NDJSON gives documents, the others record batches.
+        NDJSON and BSON give documents, the others record batches.
 
     Raises
     ------
@@ -259,14 +383,17 @@ def open_file(
     ...         reader.read_all().num_rows
     2
     """
-    format = format or format_of(path)
+    format = _checked_format(path, format)
     source = Source(path)
-    if format not in _WRITERS:
-        raise InvalidOption(f"format is {format!r}", advice=f"use one of {', '.join(_WRITERS)}")
     with error_context("read", source.name), ExitStack() as stack:
         stream = stack.enter_context(source.open())
         if format == "ndjson":
             yield _lines(stream, source.name)
+            return
+        if format == "bson":
+            from godb_arrow.connectors.bson import decode_file
+
+            yield decode_file(stream, source.name)
             return
         try:
             reader = _open_columns(stream, format, stack)

@@ -344,6 +344,66 @@ def import_(
             click.echo(f"{file}: {rows:,} documents in {name!r}", err=True)
 
 
+@main.command()
+@click.argument("source")
+@click.argument("target")
+@_columns
+@_where
+@click.option(
+    "--mode",
+    type=click.Choice(["error", "append", "overwrite", "upsert"]),
+    default="error",
+    show_default=True,
+    help="What to do when the target is there.",
+)
+@click.option("--id", "id_column", help="The field with the document ids, if not _id.")
+@click.option("--partition-by", help="Columns, separated by commas, that part a folder or table.")
+@click.option("--batch-size", type=click.IntRange(1), help="Documents in a record batch, at most.")
+@click.option("--format", "format_", help="What the target is, if its name does not tell.")
+@_common
+def copy(
+    source: str,
+    target: str,
+    columns: str | None,
+    where: tuple[str, ...],
+    mode: Any,
+    id_column: str | None,
+    partition_by: str | None,
+    batch_size: int | None,
+    format_: str | None,
+    quiet: bool,
+) -> None:
+    """Copy between GODB, Parquet, Arrow, CSV, NDJSON, BSON, Delta tables and databases.
+
+    SOURCE and TARGET are paths or URLs, with #NAME where a file, data directory or database has
+    several collections or tables. The target has all of it afterwards, or what it had before.
+
+    \b
+    Examples:
+      godb-arrow copy shop.godb#orders orders.parquet --columns total,user.geo.cc
+      godb-arrow copy dump/shop/orders.bson shop.godb#orders
+      godb-arrow copy users.ndjson sqlite:///shop.db#users --mode upsert
+      godb-arrow copy s3://bucket/users.godb lake/users --partition-by city
+      godb-arrow copy data#users users-table --format delta
+    """
+    from godb_arrow.connectors import etl
+
+    summary = etl.copy(
+        source,
+        target,
+        columns=_split(columns),
+        filter=_conditions(where),
+        mode=mode,
+        id_column=id_column,
+        partition_by=_split(partition_by) or (),
+        batch_size=batch_size,
+        format=format_,
+        progress=not quiet and sys.stderr.isatty(),
+    )
+    if not quiet:
+        click.echo(str(summary), err=True)
+
+
 def _counted(data: Any, update: Callable[[int], object]) -> Any:
     """The same documents or record batches, with a progress bar that moves."""
     if not isinstance(data, pa.RecordBatchReader):

@@ -37,6 +37,7 @@
     │   ├── AccessDenied (PermissionError)
     │   │   └── ReadOnly
     │   ├── DirectoryLocked (BlockingIOError)
+    │   ├── TargetExists (FileExistsError)
     │   └── DiskFull
     └── MissingDependency (ImportError)
 
@@ -82,6 +83,7 @@ __all__ = [
     "SchemaError",
     "SourceNotFound",
     "StorageError",
+    "TargetExists",
     "TruncatedHeader",
     "TypeConflict",
     "TypeMismatch",
@@ -340,6 +342,10 @@ class ReadOnly(AccessDenied):
 
 class DirectoryLocked(StorageError, BlockingIOError):
     """Another process writes the data directory."""
+
+
+class TargetExists(StorageError, FileExistsError):
+    """What is to be written is there already."""
 
 
 class DiskFull(StorageError):

@@ -17,7 +17,15 @@ from godb_arrow.errors import FieldNotFound, InvalidFilter, InvalidOption
 from godb_arrow.options import OnMismatch
 from godb_arrow.schema import ID_FIELD, is_json, storage_schema
 
-__all__ = ["Filter", "Projection", "ProjectionDecoder", "RowFilter", "field_at", "project"]
+__all__ = [
+    "Filter",
+    "Projection",
+    "ProjectionDecoder",
+    "RowFilter",
+    "field_at",
+    "narrow",
+    "project",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,6 +245,45 @@ def project(
     decoded = _prune(full, outputs, needed)
     result = _output_schema(full, outputs, columns)
     return Projection(decoded, result, expression, frozenset(needed), outputs)
+
+
+def narrow(
+    reader: pa.RecordBatchReader, columns: Sequence[str] | None, condition: Filter | None
+) -> pa.RecordBatchReader:
+    """Record batches of somewhere else, with the same words: projection and filter.
+
+    Parameters
+    ----------
+    reader : pyarrow.RecordBatchReader
+        Any record batches.
+    columns, condition
+        As for :func:`project`.
+
+    Returns
+    -------
+    pyarrow.RecordBatchReader
+
+    Raises
+    ------
+    FieldNotFound, InvalidFilter
+
+    Examples
+    --------
+    >>> reader = pa.table({"a": [1, 2], "b": ["x", "y"]}).to_reader()
+    >>> narrow(reader, ["b"], {"a": 2}).read_all().to_pydict()
+    {'b': ['y']}
+    """
+    if columns is None and condition is None:
+        return reader
+    projection = project(reader.schema, columns, condition)
+    names = projection.decoded.names
+    if not set(names) <= set(reader.schema.names):
+        raise FieldNotFound(
+            f"there is no field {ID_FIELD!r}",
+            advice=f"the fields are {', '.join(reader.schema.names[:20])}",
+        )
+    batches = (projection.apply(batch.select(names)) for batch in reader)
+    return pa.RecordBatchReader.from_batches(projection.schema, batches)
 
 
 def _resolve(schema: pa.Schema, name: str) -> _Path:

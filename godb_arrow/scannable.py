@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Unpack
 
+import numpy as np
 import pyarrow as pa
 
 from godb_arrow import codec
@@ -159,6 +160,19 @@ class Scannable(ABC):
     @abstractmethod
     def _entries(self) -> tuple[pa.Schema, Iterator[codec.Entries]]:
         """The documents' own bytes in runs, and the schema of all."""
+
+    def stored_entries(self, filter: Filter | None = None) -> Iterator[codec.Entries]:
+        """The documents that a filter keeps as they are stored, in runs: for exact copies."""
+        schema, runs = self._entries()
+        if filter is None:
+            yield from runs
+            return
+        projection = project(schema, [], filter)
+        plan = codec.plan_columns(projection.decoded)
+        for run in runs:
+            rows = projection.matching(codec.decode_batch(run, plan))
+            if rows is not None and len(rows):
+                yield run.take(rows.to_numpy().astype(np.int64))
 
     def _ipython_key_completions_(self) -> list[str]:
         return list(self.schema.names)

@@ -6,10 +6,12 @@ import os
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import IO, Any, Literal
+from typing import IO, Any, Literal, get_args
 
 import msgpack
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from godb_arrow import codec
 from godb_arrow.encoding import (
@@ -52,7 +54,7 @@ from godb_arrow.storage import Source, open_source, replace_file, spool
 
 __all__ = ["CompatibilityWarning", "write_godb"]
 
-IfExists = Literal["replace", "append", "fail"]
+IfExists = Literal["replace", "append", "upsert", "fail"]
 
 _OPTIONS = ReadOptions(max_document_bytes=1 << 30)
 
@@ -79,7 +81,8 @@ def write_godb(
     Parameters
     ----------
     data : DataFrame, Table, RecordBatch, RecordBatchReader, Arrow stream or iterable of dicts
-        The documents: a pandas DataFrame, anything of pyarrow with rows, any object that has
+        The documents: a collection of an engine or of ``open_godb``, which is copied byte by
+        byte, a pandas DataFrame, anything of pyarrow with rows, any object that has
         ``__arrow_c_stream__`` (Polars, DuckDB and many more), or dicts. Streams are not held in
         memory.
     path : path, URL or open binary file
@@ -89,8 +92,9 @@ def write_godb(
     id_column : str, optional
         The field with the document ids; strings or integers. Without it ``_id`` is used where
         there is one, and otherwise ids are generated as go-db does: "1", "2", …
-    if_exists : {"replace", "append", "fail"}
-        What to do when the file has that collection.
+    if_exists : {"replace", "append", "upsert", "fail"}
+        What to do when the file has that collection. "upsert" puts documents in the place of
+        those with the same id, and the others behind; their ids are in memory meanwhile.
     omit_nulls : bool
         Leave nulls of a table out of the documents, instead of storing nil.
     compression : {"lz4", "lz4hc"}
@@ -146,9 +150,9 @@ def write_godb(
     >>> godb_arrow.write_godb(pd.DataFrame({"age": [36, 41]}), file, "users")
     2
     """
-    if if_exists not in ("replace", "append", "fail"):
+    if if_exists not in get_args(IfExists):
         raise InvalidOption(
-            f"if_exists is {if_exists!r}", advice="use one of replace, append, fail"
+            f"if_exists is {if_exists!r}", advice=f"use one of {', '.join(get_args(IfExists))}"
         )
     if compression not in ("lz4", "lz4hc"):
         raise InvalidOption(f"compression is {compression!r}", advice="use lz4 or lz4hc")
@@ -162,12 +166,22 @@ def write_godb(
                 "the file has that collection already",
                 advice='use if_exists="replace" or "append"',
             )
-        rows = rows_of(data, id_column)
-        with _Draft(rows.schema) as draft:
+        stored = getattr(data, "stored_entries", None)  # a collection's: copied byte by byte
+        rows = rows_of(data, id_column) if stored is None or id_column else None
+        with _Draft(data.schema if rows is None else rows.schema) as draft:
+            if if_exists in ("append", "upsert"):
+                existing.agree_on_schema(draft)
             if if_exists == "append":
                 existing.copy_collection(draft)
             kept = draft.count
-            draft.add(rows, id_column, omit_nulls)
+            draft.replaced = [] if if_exists == "upsert" else None
+            if rows is not None:
+                draft.add(rows, id_column, omit_nulls)
+            else:
+                for entries in data.stored_entries():
+                    draft.add_existing(entries)
+            if draft.replaced is not None:
+                kept = existing.copy_others(draft)
             draft.check_ids()
             _warn_of_incompatible(draft.summary)
             collections = [*existing.kept(), draft.data(collection)]
@@ -188,6 +202,7 @@ class _Part:
     """Entries: spooled, or the rows of a table that is in memory anyway, to be encoded later."""
 
     count: int
+    start: int = 0
     size: int = 0
     raw: bytes = b""
     batch: pa.RecordBatch | None = None
@@ -211,8 +226,10 @@ class _Draft:
         self._schema = schema
         self._file = spool()
         self._parts: list[_Part] = []
+        self._written = 0
         self._hashes = bytearray()
         self._generated = True  # no id was given
+        self.replaced: list[pa.Array] | None = None  # ids of documents that take others' place
         self.count = 0
         self.sequence = IdSequence()
         self.summary = DocumentSummary()
@@ -237,6 +254,13 @@ class _Draft:
             self._append(encoded)
 
     def _survey(self, ids: pa.Array, given: bool) -> None:
+        if self.replaced is not None:
+            if not given:
+                raise InvalidOption(
+                    "documents without ids cannot take the place of others",
+                    advice='give them ids, or use if_exists="append"',
+                )
+            self.replaced.append(ids)
         self._generated = self._generated and not given
         hashes, greatest = codec.survey_ids(ids)
         self._hashes += hashes
@@ -247,8 +271,15 @@ class _Draft:
         if self._infer:
             codec.infer(encoded.entries(), self.summary)
         self._file.write(encoded.chunk)
-        self._parts.append(_Part(len(encoded.ids), size=len(encoded.chunk)))
+        self._parts.append(_Part(len(encoded.ids), self._written, len(encoded.chunk)))
+        self._written += len(encoded.chunk)
         self.count += len(encoded.ids)
+
+    def in_front(self, add: Callable[[], None]) -> None:
+        """Put what a function adds before what is there."""
+        there, self._parts = self._parts, []
+        add()
+        self._parts += there
 
     def add_existing(self, entries: codec.Entries) -> None:
         """Copy entries of a file, as they are."""
@@ -264,9 +295,11 @@ class _Draft:
         return ordered_map(_Part.encode, self._loaded(), threads() if self.count > ROWS else 1)
 
     def _loaded(self) -> Iterator[_Part]:
-        self._file.seek(0)
         for part in self._parts:
-            yield part if part.batch is not None else replace(part, raw=self._file.read(part.size))
+            if part.batch is None:
+                self._file.seek(part.start)
+                part = replace(part, raw=self._file.read(part.size))
+            yield part
 
     def entries(self) -> Iterator[codec.Entries]:
         """The entries, in runs."""
@@ -341,9 +374,9 @@ class ExistingFile:
             if isinstance(section, CollectionSection):
                 yield section
 
-    def copy_collection(self, draft: _Draft) -> None:
-        """Put the collection's documents at the front of a draft."""
-        if self.source is None or not self.has_collection:
+    def agree_on_schema(self, draft: _Draft) -> None:
+        """Before the collection's documents go into a draft with others."""
+        if not self.has_collection:
             return
         hint = self.hints.get(self.collection)
         recorded = None if hint is None else hint.schema
@@ -353,11 +386,29 @@ class ExistingFile:
             draft.infer_all()
         if hint is not None and hint.next_id is not None:
             draft.sequence.next_id = hint.next_id
+
+    def copy_others(self, draft: _Draft) -> int:
+        """Put those of the collection's documents in front that the draft's do not replace."""
+        new, draft.replaced = draft.replaced or [], None
+        ids = pa.chunked_array(new, pa.binary()).combine_chunks()
+        before = draft.count
+        draft.in_front(lambda: self.copy_collection(draft, ids))
+        return draft.count - before
+
+    def copy_collection(self, draft: _Draft, without: pa.Array | None = None) -> None:
+        """Put the collection's documents, but for those with some ids, into a draft."""
+        if self.source is None or not self.has_collection:
+            return
         with self.source.open() as stream:
             for section in self._sections(stream):
                 if section.name == self.collection:
                     for entries in section.entries(_OPTIONS):
-                        draft.add_existing(entries)
+                        if without is not None:
+                            replaced = pc.is_in(ids_of(entries), value_set=without)
+                            rows = np.flatnonzero(~replaced.to_numpy(zero_copy_only=False))
+                            entries = entries.take(rows)
+                        if len(entries):
+                            draft.add_existing(entries)
 
     def kept(self) -> list[CollectionData]:
         """The other collections, to be copied as they are."""

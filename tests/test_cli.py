@@ -191,3 +191,18 @@ def test_a_progress_bar_on_a_terminal_only(users: Path, tmp_path: Path) -> None:
     assert done.returncode == 0
     assert "documents" in shown
     assert "%|" in shown
+
+
+def test_copy(tmp_path: Path) -> None:
+    source, target = tmp_path / "a.ndjson", tmp_path / "shop.godb"
+    source.write_text('{"_id": "a", "n": 1}\n{"_id": "b", "n": 2}\n')
+    result = run("copy", str(source), f"{target}#orders")
+    assert result.returncode == 0, result.stderr
+    assert "2 documents" in result.stderr
+    result = run("copy", f"{target}#orders", str(tmp_path / "o.parquet"), "-w", "n=2")
+    assert "1 documents" in result.stderr
+    result = run("copy", str(source), f"{target}#orders")
+    assert result.returncode == 2
+    assert "it is there already" in result.stderr
+    result = run("copy", str(source), f"{target}#orders", "--mode", "upsert", "-q")
+    assert (result.returncode, result.stderr) == (0, "")

@@ -462,3 +462,41 @@ def test_a_stream_that_fails_is_an_error_of_ours(tmp_path: Path) -> None:
     with pytest.raises(godb_arrow.GodbError, match="no more"):
         godb_arrow.write_godb(Stream(), tmp_path / "s.godb", "s")
     assert not (tmp_path / "s.godb").exists()
+
+
+def test_upsert_takes_the_place_of_the_same_ids(tmp_path: Path) -> None:
+    path = tmp_path / "u.godb"
+    first = [{"_id": "a", "v": 1}, {"_id": "b", "v": 2}, {"_id": "7", "v": 3}]
+    assert godb_arrow.write_godb(first, path, "c", if_exists="upsert") == 3
+    godb_arrow.write_godb([{"n": 1}], path, "other")
+    new = [{"_id": "b", "v": "x"}, {"_id": "c", "w": 3}]
+    assert godb_arrow.write_godb(new, path, "c", if_exists="upsert") == 2
+    expected = [first[0], first[2], *new]
+    assert list(godb_arrow.read_documents(path, "c")) == expected
+    assert isinstance(godb_arrow.read_schema(path, "c").field("v").type, pa.JsonType)
+    assert godb_arrow.list_collections(path) == {"c": 4, "other": 1}
+    table = pa.table({"_id": ["a", "d"], "v": ["t", None]})
+    assert godb_arrow.write_godb(table, path, "c", if_exists="upsert", omit_nulls=True) == 2
+    found = {one["_id"]: one for one in godb_arrow.read_documents(path, "c")}
+    assert found["a"] == {"_id": "a", "v": "t"}
+    assert set(found) == {"a", "b", "c", "d", "7"}
+    before = path.read_bytes()
+    with pytest.raises(godb_arrow.InvalidOption, match="without ids"):
+        godb_arrow.write_godb([{"v": 1}], path, "c", if_exists="upsert")
+    with pytest.raises(godb_arrow.DuplicateId):
+        godb_arrow.write_godb([new[0], new[0]], path, "c", if_exists="upsert")
+    assert path.read_bytes() == before
+    godb_arrow.write_godb([{"v": 1}], path, "c", if_exists="append")
+    assert {one["_id"] for one in godb_arrow.read_documents(path, "c")} == {*found, "8"}
+    assert godb_arrow.verify_godb(path).ok
+
+
+def test_a_collection_is_copied_as_it_is(tmp_path: Path) -> None:
+    documents = [{"_id": "a", "v": None}, {"_id": "b"}, {"_id": "c", "v": msgpack.ExtType(9, b"x")}]
+    with pytest.warns(godb_arrow.CompatibilityWarning):
+        godb_arrow.write_godb(documents, tmp_path / "a.godb", "a")
+    collection = godb_arrow.open_godb(tmp_path / "a.godb")
+    assert godb_arrow.write_godb(collection, tmp_path / "b.godb", "b") == 3
+    assert list(godb_arrow.read_documents(tmp_path / "b.godb")) == documents
+    kept = [one.id(0) for one in collection.stored_entries({"_id": "b"})]
+    assert kept == ["b"]

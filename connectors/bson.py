@@ -1,0 +1,139 @@
+"""Documents of MongoDB: the BSON files that ``mongodump`` writes and ``mongorestore`` reads."""
+
+from __future__ import annotations
+
+import datetime as dt
+import uuid
+from collections.abc import Iterator, Mapping
+from typing import Any, BinaryIO
+
+from godb_arrow.connectors import missing
+from godb_arrow.errors import InvalidDocument
+from godb_arrow.schema import ID_FIELD
+
+try:
+    import bson
+    from bson.binary import UuidRepresentation
+    from bson.codec_options import CodecOptions, DatetimeConversion
+except ImportError as error:
+    raise missing("mongo", "pymongo, which has BSON,") from error
+
+__all__ = ["decode_file", "encode"]
+
+_OPTIONS: CodecOptions[dict[str, Any]] = CodecOptions(
+    tz_aware=True,
+    tzinfo=dt.UTC,
+    uuid_representation=UuidRepresentation.STANDARD,
+    datetime_conversion=DatetimeConversion.DATETIME_AUTO,
+)
+_LARGEST = 64 << 20
+
+
+def decode_file(stream: BinaryIO, name: str) -> Iterator[dict[str, Any]]:
+    """The documents of a BSON file.
+
+    Parameters
+    ----------
+    stream : binary file
+        Open at its beginning.
+    name : str
+        For messages.
+
+    Yields
+    ------
+    dict
+        Object ids are their 24 hexadecimal digits, decimals and UUIDs are text; what only
+        MongoDB knows is a map such as ``{"$regex": …}``.
+
+    Raises
+    ------
+    InvalidDocument
+        The file is no BSON; the message has the document's number.
+
+    Examples
+    --------
+    >>> import io
+    >>> list(decode_file(io.BytesIO(encode({"_id": "a", "n": 1})), "dump.bson"))
+    [{'_id': 'a', 'n': 1}]
+    """
+    number = 0
+    while head := stream.read(4):
+        size = int.from_bytes(head, "little", signed=True)
+        number += 1
+        if len(head) < 4 or not 5 <= size <= _LARGEST:
+            raise _bad(name, number, f"its size is {size} bytes")
+        raw = head + stream.read(size - 4)
+        if len(raw) < size:
+            raise _bad(name, number, "the file ends inside it")
+        try:
+            document: dict[str, Any] = bson.decode(raw, _OPTIONS)
+        except (bson.errors.BSONError, ValueError, OverflowError) as error:
+            raise _bad(name, number, str(error)) from error
+        yield {key: _plain(value) for key, value in document.items()}
+
+
+def _bad(name: str, number: int, why: str) -> InvalidDocument:
+    return InvalidDocument(
+        f"document {number} of {name} is no BSON: {why}",
+        advice="give a file of mongodump, unpacked if it was compressed",
+    )
+
+
+def _plain(value: Any) -> Any:
+    """A value in Python's own types."""
+    if isinstance(value, Mapping):
+        return {key: _plain(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_plain(one) for one in value]
+    if isinstance(value, bson.ObjectId):
+        return str(value)
+    if isinstance(value, bson.Decimal128):
+        return str(value.to_decimal())
+    if isinstance(value, bson.Int64):
+        return int(value)
+    if isinstance(value, bson.Code):
+        return {"$code": str(value)}
+    if isinstance(value, bson.Regex):
+        return {"$regex": value.pattern}
+    if isinstance(value, bson.Timestamp):
+        return {"$timestamp": {"t": value.time, "i": value.inc}}
+    if isinstance(value, bson.DatetimeMS):
+        return {"$date": int(value)}
+    if isinstance(value, bson.DBRef):
+        return {"$ref": value.collection, "$id": _plain(value.id)}
+    if isinstance(value, (bson.MinKey, bson.MaxKey)):
+        return {f"${type(value).__name__.lower()}": 1}
+    if isinstance(value, (bson.Binary, bytes)):
+        return bytes(value)
+    return str(value) if isinstance(value, uuid.UUID) else value
+
+
+def encode(document: Mapping[str, Any]) -> bytes:
+    """One document as BSON.
+
+    Parameters
+    ----------
+    document : mapping
+        As :func:`~godb_arrow.read_documents` gives it.
+
+    Returns
+    -------
+    bytes
+
+    Raises
+    ------
+    InvalidDocument
+        BSON cannot hold a value, such as an integer above 2^63-1 or an extension type.
+
+    Examples
+    --------
+    >>> len(encode({"n": 1}))
+    12
+    """
+    try:
+        return bson.encode(document, codec_options=_OPTIONS)
+    except (bson.errors.BSONError, OverflowError, TypeError, ValueError) as error:
+        raise InvalidDocument(
+            f"document {document.get(ID_FIELD)!r} cannot be BSON: {error}",
+            advice="leave that field out with columns=, or export to NDJSON",
+        ) from error
