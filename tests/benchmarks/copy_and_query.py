@@ -1,0 +1,167 @@
+"""Copies to Parquet, and queries of Polars and DuckDB with pushdown, beside the obvious other ways.
+
+    pip install -e '.[bench]'
+    python tests/benchmarks/copy_and_query.py
+
+Each copy runs in a process of its own, whose peak memory is taken; queries run in turn in one
+process. Documents have twelve fields: four integers, four reals, four texts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+import polars as pl
+import pyarrow as pa
+
+import godb_arrow
+from godb_arrow.connectors import duckdb as in_duckdb
+from godb_arrow.connectors import polars as in_polars
+
+_PART = 100_000
+
+
+def documents(rows: int, first: int = 0) -> pa.Table:
+    random = np.random.default_rng(first)
+    words = np.array([f"word {n} of many" for n in range(10_000)])
+    return pa.table({
+        **{f"n{i}": random.integers(0, 1000, rows) for i in range(4)},
+        **{f"f{i}": random.random(rows) for i in range(4)},
+        **{f"t{i}": words[random.integers(0, 10_000, rows)] for i in range(4)},
+    })  # fmt: skip
+
+
+def batches(rows: int) -> pa.RecordBatchReader:
+    schema = documents(1).schema
+    parts = (documents(min(_PART, rows - at), at) for at in range(0, rows, _PART))
+    return pa.RecordBatchReader.from_batches(
+        schema, (batch for part in parts for batch in part.to_batches())
+    )
+
+
+_MEASURED = """
+import json, sys, time
+import pyarrow as pa
+import godb_arrow
+from godb_arrow.connectors.etl import copy
+from godb_arrow.connectors import files
+
+def resident():
+    return int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0])
+
+def made(rows):
+    # What the decoder gives, without decoding.
+    with godb_arrow.scan_godb(sys.argv[1]) as reader:
+        batch = next(reader)
+    starts = range(0, rows, len(batch))
+    again = (batch.slice(0, min(len(batch), rows - at)) for at in starts)
+    return pa.RecordBatchReader.from_batches(batch.schema, again)
+
+before = resident()
+rows = godb_arrow.list_collections(sys.argv[1])["c"]
+started = time.perf_counter()
+if sys.argv[3] == "copy":
+    copy(sys.argv[1], sys.argv[2], mode="overwrite", progress=False)
+elif sys.argv[3] == "decode":
+    for batch in godb_arrow.scan_godb(sys.argv[1]):
+        pass
+else:
+    files.export_file(made(rows), sys.argv[2])
+print(json.dumps([time.perf_counter() - started, (resident() - before) / 1024, rows]))
+"""
+
+
+def copies(folder: Path, rows: int, repeat: int) -> None:
+    source, target = folder / "copied.godb", folder / "copied.parquet"
+    godb_arrow.write_godb(batches(rows), source, "c")
+    found: dict[str, list[list[float]]] = {}
+    for _ in range(repeat):
+        for what in ("copy", "decode", "write"):
+            command = [sys.executable, "-c", _MEASURED, str(source), str(target), what]
+            ran = subprocess.run(command, capture_output=True, text=True, check=True)
+            found.setdefault(what, []).append(json.loads(ran.stdout))
+    print(f"\nCopy {rows:,} documents to Parquet\n\n| | documents/s | peak MiB above the start |")
+    print("|---|---:|---:|")
+    for what, runs in found.items():
+        seconds, peak, _ = (statistics.median(column) for column in zip(*runs, strict=True))
+        print(f"| {what} | {rows / seconds:,.0f} | {peak:.0f} |")
+
+
+def seconds(function: Callable[[], Any], repeat: int) -> tuple[float, Any]:
+    times = []
+    for _ in range(repeat):
+        started = time.perf_counter()
+        result = function()
+        times.append(time.perf_counter() - started)
+    return statistics.median(times), result
+
+
+def queries(folder: Path, rows: int, repeat: int) -> None:
+    path, lines = folder / "wide.godb", folder / "wide.ndjson"
+    godb_arrow.write_godb(batches(rows), path, "wide")
+    pl.DataFrame(godb_arrow.read_table(path)).write_ndjson(lines)
+    wide = godb_arrow.open_godb(path)
+    sql = "select n0, t0 from {} where n1 < 10"
+    connection = in_duckdb.connect({"wide": wide})
+
+    def polars(frame: pl.LazyFrame) -> pl.DataFrame:
+        return frame.filter(pl.col("n1") < 10).select("n0", "t0").collect()
+
+    def duck(table: str) -> Any:
+        return connection.sql(sql.format(table)).to_arrow_table()
+
+    def duck_on_table() -> Any:
+        connection.register("whole", wide.to_arrow())
+        return duck("whole")
+
+    peers: dict[str, dict[str, Callable[[], Any]]] = {
+        "Polars": {
+            "pushed down": lambda: polars(in_polars.scan_godb(path)),
+            "through a full table": lambda: polars(pl.DataFrame(wide.to_arrow()).lazy()),
+            "on NDJSON": lambda: polars(pl.scan_ndjson(lines)),
+        },
+        "DuckDB": {
+            "pushed down": lambda: duck("wide"),
+            "through a full table": duck_on_table,
+            "on NDJSON": lambda: duck(f"read_json('{lines}')"),
+        },
+    }
+    for engine, ways in peers.items():
+        print(f"\n{engine}, 2 of 12 columns and 1 % of {rows:,} documents\n")
+        print("| | s | times ours |\n|---|---:|---:|")
+        ours, expected = 0.0, 0
+        for way, run in ways.items():
+            taken, result = seconds(run, repeat)
+            ours, expected = ours or taken, expected or len(result)
+            assert len(result) == expected
+            print(f"| {way} | {taken:.3f} | {taken / ours:.2f} |")
+    connection.close()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--copied", type=int, default=5_000_000)
+    parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--repeat", type=int, default=5)
+    arguments = parser.parse_args()
+    print(f"godb_arrow {godb_arrow.__version__}, {os.cpu_count()} cores, "
+          f"Polars {pl.__version__}, DuckDB {duckdb.__version__}")  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+        queries(Path(folder), arguments.rows, arguments.repeat)
+        copies(Path(folder), arguments.copied, max(1, arguments.repeat // 2))
+
+
+if __name__ == "__main__":
+    main()
