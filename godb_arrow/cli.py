@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import itertools
 import os
+import signal
 import sys
 import tempfile
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -25,6 +27,7 @@ from godb_arrow.codec.jsontext import from_json_text, to_json_text
 from godb_arrow.connectors.files import FORMATS, export_file, format_of, open_file
 from godb_arrow.display import quantity
 from godb_arrow.errors import GodbError, InvalidOption
+from godb_arrow.options import parse_duration, parse_size
 from godb_arrow.storage import file_name
 from godb_arrow.verify import inspect_godb, verify_godb
 
@@ -402,6 +405,105 @@ def copy(
     )
     if not quiet:
         click.echo(str(summary), err=True)
+
+
+@main.command()
+@click.argument("directory")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Where to listen.")
+@click.option("--port", default=8815, show_default=True, type=click.IntRange(0, 65535))
+@click.option(
+    "--token-file",
+    type=click.Path(exists=True, dir_okay=False),
+    help="A file with the token that clients must have, of at least 16 characters.",
+)
+@click.option("--insecure", is_flag=True, help="Ask for no token; on a loopback address only.")
+@click.option("--tls-cert", type=click.Path(exists=True), help="Certificate chain, in PEM.")
+@click.option("--tls-key", type=click.Path(exists=True), help="Its private key, in PEM.")
+@click.option(
+    "--tls-client-ca",
+    type=click.Path(exists=True),
+    help="Certificates that sign those which clients must have.",
+)
+@click.option("--max-streams", default=16, show_default=True, type=click.IntRange(1))
+@click.option("--max-message", default="64MiB", show_default=True, help="Of a record batch.")
+@click.option("--max-memory", default="1GB", show_default=True, help="Of the engine.")
+@click.option("--save", default="1min", show_default=True, help="How often changes are saved.")
+@click.option("--read-only", is_flag=True, help="Take no uploads; others may write meanwhile.")
+@click.option(
+    "--grace", default="30s", show_default=True, help="How long streams may go on after SIGTERM."
+)
+@_common
+def serve(
+    directory: str,
+    host: str,
+    port: int,
+    token_file: str | None,
+    insecure: bool,
+    tls_cert: str | None,
+    tls_key: str | None,
+    tls_client_ca: str | None,
+    max_streams: int,
+    max_message: str,
+    max_memory: str,
+    save: str,
+    read_only: bool,
+    grace: str,
+    quiet: bool,
+) -> None:
+    """Serve the collections of a data directory by Arrow Flight, until SIGTERM or Ctrl-C.
+
+    Clients list, read (with columns and filter) and upload: with godb_arrow.connectors.flight, or
+    with any Flight library.
+
+    \b
+    Examples:
+      godb-arrow serve data --token-file token
+      godb-arrow serve data --host 0.0.0.0 --token-file token --tls-cert c.pem --tls-key k.pem
+    """
+    from godb_arrow.connectors.flight import FlightServer
+
+    if (token_file is None) == (not insecure):
+        raise InvalidOption(
+            "nobody, or everybody, could read and write",
+            advice="give --token-file, or --insecure on a loopback address",
+        )
+    if (tls_cert is None) != (tls_key is None):
+        raise InvalidOption("a certificate needs its key", advice="give --tls-cert and --tls-key")
+    tls = None if tls_cert is None or tls_key is None else (_content(tls_cert), _content(tls_key))
+    seconds = parse_duration("--grace", grace)
+    ending = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: ending.set())
+    with godb_arrow.StorageEngine(
+        directory, max_memory=max_memory, background_save=save, read_only=read_only
+    ) as engine:
+        server = FlightServer(
+            engine,
+            host,
+            port,
+            token=None if token_file is None else _content(token_file).decode().strip(),
+            tls=tls,
+            client_authority=None if tls_client_ca is None else _content(tls_client_ca),
+            max_streams=max_streams,
+            max_message_bytes=parse_size("--max-message", max_message),
+        )
+        if not read_only:
+            engine.start_background_workers()
+        if not quiet:
+            click.echo(f"serving {len(engine)} collections on {host}:{server.port}", err=True)
+        ending.wait()
+        stopping = threading.Thread(target=server.shutdown, daemon=True)
+        stopping.start()
+        stopping.join(seconds)
+    if not quiet:
+        click.echo("saved and closed", err=True)
+    if stopping.is_alive():
+        os._exit(0)  # a client that reads no more must not keep the process
+
+
+def _content(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return file.read()
 
 
 def _counted(data: Any, update: Callable[[int], object]) -> Any:

@@ -1,0 +1,312 @@
+"""The server on the network: what is right is served, everything else refused."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.flight as fl
+import pytest
+
+import godb_arrow
+from godb_arrow import StorageEngine
+from godb_arrow.connectors.flight import FlightServer, RemoteEngine, connect
+
+TOKEN = "a token for the tests"
+DAY = dt.datetime(2024, 1, 1, tzinfo=dt.UTC)
+DOCUMENTS = [
+    {"_id": "a", "name": "Ada", "age": 36, "at": DAY, "geo": {"cc": "GB"}, "mixed": 1},
+    {"_id": "b", "name": "Bob", "age": None, "geo": {"cc": "DE"}, "mixed": "two"},
+    {"_id": "c", "name": "Cy", "age": 9},
+]
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Iterator[StorageEngine]:
+    with StorageEngine(tmp_path / "data") as engine:
+        engine.create_collection("people").insert_many(DOCUMENTS)
+        numbers = pa.table({"n": list(range(50_000)), "t": [f"text {n}" for n in range(50_000)]})
+        engine.create_collection("numbers").insert_many(numbers)
+        engine.save()
+        yield engine
+
+
+@pytest.fixture
+def server(engine: StorageEngine) -> Iterator[FlightServer]:
+    with FlightServer(engine, token=TOKEN, max_streams=2, max_message_bytes=200_000) as server:
+        yield server
+
+
+@pytest.fixture
+def remote(server: FlightServer) -> Iterator[RemoteEngine]:
+    with connect(f"grpc://127.0.0.1:{server.port}", token=TOKEN) as remote:
+        yield remote
+
+
+def plain(server: FlightServer, token: str | None = TOKEN) -> tuple[Any, Any]:
+    """pyarrow.flight alone, as in the README."""
+    client = fl.connect(f"grpc://127.0.0.1:{server.port}")
+    headers = [] if token is None else [(b"authorization", f"Bearer {token}".encode())]
+    return client, fl.FlightCallOptions(headers=headers)
+
+
+def test_collections_are_here_as_they_are_there(engine: StorageEngine, remote: Any) -> None:
+    assert sorted(remote) == ["numbers", "people"]
+    assert len(remote) == 2
+    people = remote["people"]
+    assert len(people) == 3
+    assert people.schema.equals(engine["people"].schema)
+    assert people.to_arrow().equals(engine["people"].to_arrow())
+    assert people.to_arrow(["name", "geo.cc"]).to_pydict() == {
+        "name": ["Ada", "Bob", "Cy"], "geo.cc": ["GB", "DE", None],
+    }  # fmt: skip
+    assert pa.table(people).num_rows == 3
+    assert [one["_id"] for one in people] == ["a", "b", "c"]
+    assert people.to_pandas(["age"])["age"].tolist()[0] == 36
+    assert people.profile(["age"])["age"].max == 36
+    assert remote["numbers"].to_arrow().num_rows == 50_000
+    assert remote.health()["status"] == "ok"
+
+
+@pytest.mark.parametrize(
+    ("condition", "expected"),
+    [
+        ({"name": "Ada"}, ["Ada"]),
+        ({"name": ["Cy", "Ada"]}, ["Ada", "Cy"]),
+        ({"age": None}, ["Bob"]),
+        ({"at": DAY}, ["Ada"]),
+        ({"mixed": '"two"'}, ["Bob"]),
+        (pc.field("age") > 10, ["Ada"]),
+        ((pc.field("geo", "cc") == "DE") | (pc.field("age") < 10), ["Bob", "Cy"]),
+        (pc.starts_with(pc.field("name"), "A") & pc.field("age").is_valid(), ["Ada"]),
+        (
+            godb_arrow.RowFilter(["name"], lambda b: pc.equal(pc.utf8_length(b["name"]), 2)),
+            ["Cy"],
+        ),
+    ],
+)
+def test_filters_are_evaluated_there(remote: Any, condition: Any, expected: list[str]) -> None:
+    assert remote["people"].to_arrow(["name"], condition).column("name").to_pylist() == expected
+
+
+def test_polars_and_duckdb_on_a_server(remote: Any) -> None:
+    pl = pytest.importorskip("polars")
+    pytest.importorskip("duckdb")
+    from godb_arrow.connectors import duckdb, polars
+
+    lazy = polars.scan_godb(remote["numbers"]).filter(pl.col("n") > 49_990).select("t")
+    assert len(lazy.collect()) == 9
+    with duckdb.connect(remote) as sql:
+        assert sql.sql("select count(*) from numbers where n < 7").fetchall() == [(7,)]
+
+
+def test_any_flight_client_will_do(server: FlightServer) -> None:
+    client, options = plain(server)
+    names = [info.descriptor.path[0].decode() for info in client.list_flights(options=options)]
+    assert names == ["numbers", "people"]
+    info = client.get_flight_info(fl.FlightDescriptor.for_path("people"), options)
+    assert info.total_records == 3
+    table = client.do_get(info.endpoints[0].ticket, options).read_all()
+    assert table.num_rows == 3
+    ticket = {"collection": "people", "columns": ["name"], "filter": {"geo.cc": "DE"}}
+    table = client.do_get(fl.Ticket(json.dumps(ticket).encode()), options).read_all()
+    assert table.to_pydict() == {"name": ["Bob"]}
+    command = fl.FlightDescriptor.for_command(json.dumps(ticket).encode())
+    assert client.get_schema(command, options).schema.names == sorted(DOCUMENTS[0], key=list(
+        client.get_schema(command, options).schema.names).index)  # fmt: skip
+    assert client.get_flight_info(command, options).schema.names == ["name"]
+    (health,) = client.do_action(fl.Action("health", b""), options)
+    assert json.loads(health.body.to_pybytes())["collections"] == 2
+    assert [action.type for action in client.list_actions(options)] == ["health"]
+    client.close()
+
+
+def test_uploads(engine: StorageEngine, remote: Any) -> None:
+    assert remote.insert_many("new", [{"_id": "x", "n": 1}, {"_id": "y", "n": 2}]) == 2
+    assert remote.insert_many("new", pa.table({"_id": ["y"], "n": [3]}), mode="upsert") == 1
+    assert engine.find_all("new") == [{"_id": "x", "n": 1}, {"_id": "y", "n": 3}]
+    assert remote.insert_many("keyed", pa.table({"k": ["a"]}), id_column="k") == 1
+    before = engine.find_all("new")
+    with pytest.raises(godb_arrow.InvalidOption, match="'x'"):
+        remote.insert_many("new", [{"_id": "z"}, {"_id": "x"}])
+    with pytest.raises(godb_arrow.InvalidOption, match="mode"):
+        remote.insert_many("new", [{"_id": "z"}], mode="replace")
+    with pytest.raises(godb_arrow.InvalidOption, match="smaller batches"):
+        remote.insert_many("large", [{"t": "x" * 300_000}])
+    assert engine.find_all("new") == before
+    assert "large" not in engine, "nothing was made for what was refused"
+
+
+@pytest.mark.parametrize("token", [None, "", "a token for the test", TOKEN + "x"])
+def test_who_has_no_token_gets_nothing(server: FlightServer, token: str | None) -> None:
+    client, options = plain(server, token)
+    people = fl.FlightDescriptor.for_path("people")
+    ticket = fl.Ticket(b'{"collection": "people"}')
+    for request in (
+        lambda: list(client.list_flights(options=options)),
+        lambda: client.get_flight_info(people, options),
+        lambda: client.get_schema(people, options),
+        lambda: client.do_get(ticket, options).read_all(),
+        lambda: list(client.do_action(fl.Action("health", b""), options)),
+        lambda: client.list_actions(options),
+        lambda: uploaded(client, people, options),
+    ):
+        # pyarrow's get_schema raises a plain OSError.
+        with pytest.raises((fl.FlightUnauthenticatedError, OSError), match="missing or wrong"):
+            request()
+    client.close()
+    if token:
+        with (
+            connect(f"grpc://127.0.0.1:{server.port}", token=token) as remote,
+            pytest.raises(godb_arrow.AccessDenied, match="missing or wrong"),
+        ):
+            remote["people"]
+
+
+def uploaded(client: Any, descriptor: Any, options: Any) -> None:
+    table = pa.table({"n": [1]})
+    writer, _ = client.do_put(descriptor, table.schema, options)
+    with writer:
+        writer.write_table(table)
+
+
+@pytest.mark.parametrize(
+    "ticket",
+    [
+        b"", b"\xff\xfe", b"[]", b"{}", b'{"collection": 1}', b"[" * 100_000,
+        b'{"collection": "people", "columns": "name"}',
+        b'{"collection": "people", "columns": [1]}',
+        b'{"collection": "people", "columns": ["nothing"]}',
+        b'{"collection": "people", "filter": {"nothing": 1}}',
+        b'{"collection": "people", "filter": {"age": "x"}}',
+        b'{"collection": "people", "substrait": "!", "fields": ["age"]}',
+        b'{"collection": "people", "substrait": "AAAA", "fields": ["age"]}',
+        b'{"collection": "people", "other": 1}',
+        b'{"collection": "people", "columns": ["' + b"x" * (1 << 20) + b'"]}',
+    ],
+)  # fmt: skip
+def test_bad_tickets_are_refused(server: FlightServer, ticket: bytes) -> None:
+    client, options = plain(server)
+    with pytest.raises((pa.ArrowInvalid, fl.FlightError)) as caught:
+        client.do_get(fl.Ticket(ticket), options).read_all()
+    assert "Traceback" not in str(caught.value).partition("Detail")[0]
+    with pytest.raises(KeyError, match="there is no collection"):
+        client.do_get(fl.Ticket(b'{"collection": "../people"}'), options).read_all()
+    assert client.get_flight_info(fl.FlightDescriptor.for_path("people"), options)
+    client.close()
+
+
+def test_streams_are_counted_and_given_back(engine: StorageEngine, remote: Any) -> None:
+    # More than what is on its way without anybody reading.
+    engine.create_collection("large").insert_many(pa.table({"t": ["x" * 100] * 400_000}))
+    first = remote["large"].stream_batches()
+    second = remote["large"].stream_batches()
+    next(first), next(second)
+    with pytest.raises(godb_arrow.StorageError, match="too many"):
+        remote["people"].to_arrow()
+    assert sum(len(batch) for batch in first) > 300_000
+    assert remote["people"].to_arrow().num_rows == 3, "one ended"
+    del second
+    for _ in range(5):
+        assert remote["people"].to_arrow().num_rows == 3
+    with pytest.raises(godb_arrow.FieldNotFound):
+        remote["people"].stream_batches(schema=pa.schema({"nothing": pa.int8()}))
+    ages = remote["people"].stream_batches(schema=pa.schema({"age": pa.int8()})).read_all()
+    assert ages.schema.field("age").type == pa.int8()
+    for _ in range(5):  # what is refused takes no place
+        with pytest.raises(godb_arrow.GodbError):
+            remote.stream({"collection": "nothing"}).read_all()
+
+
+def test_a_server_without_a_token_listens_to_itself_only(engine: StorageEngine) -> None:
+    with pytest.raises(godb_arrow.InvalidOption, match="everybody"):
+        FlightServer(engine, "0.0.0.0", token=None)
+    with pytest.raises(godb_arrow.InvalidOption, match="characters"):
+        FlightServer(engine, token="short")
+    with FlightServer(engine, token=None) as server:
+        with connect(f"grpc://127.0.0.1:{server.port}") as remote:
+            assert len(remote["people"]) == 3
+        with pytest.raises(godb_arrow.InvalidOption, match="cannot listen"):
+            FlightServer(engine, port=server.port, token=None)
+    with (
+        connect(f"grpc://127.0.0.1:{server.port}") as remote,
+        pytest.raises(godb_arrow.StorageError),
+    ):
+        remote["people"]
+
+
+def test_a_read_only_server(engine: StorageEngine, tmp_path: Path) -> None:
+    with (
+        StorageEngine(tmp_path / "data", read_only=True) as reading,
+        FlightServer(reading, token=None) as server,
+        connect(f"grpc://127.0.0.1:{server.port}") as remote,
+    ):
+        assert len(remote["people"]) == 3
+        with pytest.raises(godb_arrow.AccessDenied, match="read only"):
+            remote.insert_many("people", [{"n": 1}])
+
+
+def certificate(folder: Path) -> tuple[bytes, bytes]:
+    done = subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj",
+         "/CN=localhost", "-addext", "subjectAltName=DNS:localhost", "-keyout",
+         str(folder / "key.pem"), "-out", str(folder / "cert.pem")],
+        capture_output=True, check=False,
+    )  # fmt: skip
+    if done.returncode:
+        pytest.skip("openssl is not there")
+    return (folder / "cert.pem").read_bytes(), (folder / "key.pem").read_bytes()
+
+
+def test_tls(engine: StorageEngine, tmp_path: Path) -> None:
+    made = certificate(tmp_path)
+    with FlightServer(engine, "localhost", token=TOKEN, tls=made) as server:
+        location = f"grpc+tls://localhost:{server.port}"
+        with connect(location, token=TOKEN, tls_authority=made[0]) as remote:
+            assert len(remote["people"]) == 3
+        with connect(location, token=TOKEN) as remote, pytest.raises(godb_arrow.StorageError):
+            remote["people"]  # a certificate that nobody knows
+        with (
+            connect(f"grpc://localhost:{server.port}", token=TOKEN) as remote,
+            pytest.raises(godb_arrow.StorageError),
+        ):
+            remote["people"]
+
+
+def test_the_command_serves_until_it_is_told_to_end(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text(TOKEN + "\n")
+    main = "from godb_arrow.cli import main; main(prog_name='godb-arrow')"
+    serve = [sys.executable, "-c", main, "serve", str(tmp_path / "data"), "--port", "0"]
+    refused = subprocess.run(serve, capture_output=True, text=True, check=False)
+    assert refused.returncode == 2
+    assert "--token-file" in refused.stderr
+    command = [*serve, "--token-file", str(tmp_path / "token")]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        line = process.stderr.readline()
+        assert line.startswith("serving 0 collections on 127.0.0.1:")
+        with connect(f"grpc://127.0.0.1:{line.rpartition(':')[2].strip()}", token=TOKEN) as remote:
+            count = 200_000
+            table = pa.table({"n": list(range(count)), "t": ["some text"] * count})
+            assert remote.insert_many("numbers", table) == count
+            reader = remote["numbers"].stream_batches()
+            rows = next(reader).num_rows
+            process.send_signal(signal.SIGTERM)
+            time.sleep(0.3)
+            rows += sum(batch.num_rows for batch in reader)
+            assert rows == count, "a stream that runs is not cut off"
+        assert "saved and closed" in process.stderr.read()
+        assert process.wait(30) == 0
+    with StorageEngine(tmp_path / "data") as engine:
+        assert engine.count("numbers") == count
+    assert threading.active_count() < 20
