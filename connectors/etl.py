@@ -59,6 +59,7 @@ from godb_arrow.errors import (
 )
 from godb_arrow.projection import Filter, narrow
 from godb_arrow.reading import load_run
+from godb_arrow.remote import Expected
 from godb_arrow.scannable import Scannable, open_godb
 from godb_arrow.schema import ID_FIELD, is_json, storage_schema
 from godb_arrow.storage import Source
@@ -554,11 +555,15 @@ class _FileTarget(_Target):
         super().__init__(name)
         self._place, self._format = place, format
         self.takes_documents = format in DOCUMENT_FORMATS
+        self._expected: Expected = None  # of what is there when it was looked at
 
     def exists(self) -> bool:
         try:
-            Source(self._place).size()
+            source = Source(self._place)
+            source.size()
+            self._expected = source.version()
         except SourceNotFound:
+            self._expected = "absent"
             return False
         return True
 
@@ -580,8 +585,8 @@ class _FileTarget(_Target):
 
     def _export(self, data: Any) -> int:
         if isinstance(data, pa.RecordBatchReader):
-            return export_file(data, self._place, format=self._format)
-        return export_documents(data, self._place, format=self._format)
+            return export_file(data, self._place, format=self._format, expected=self._expected)
+        return export_documents(data, self._place, format=self._format, expected=self._expected)
 
     def size(self) -> int | None:
         return Source(self._place).size()

@@ -24,6 +24,7 @@ from godb_arrow.errors import (
     UnsupportedType,
     error_context,
 )
+from godb_arrow.remote import Expected
 from godb_arrow.schema import is_json
 from godb_arrow.storage import Source, replace_file
 
@@ -90,6 +91,7 @@ def export_file(
     *,
     format: str | None = None,
     progress: Progress | None = None,
+    expected: Expected = None,
 ) -> int:
     """Write record batches to a file, which is replaced at once or not at all.
 
@@ -103,6 +105,8 @@ def export_file(
         By the name's extension, if left out.
     progress : callable, optional
         Called with a number of rows, as they are written.
+    expected : str, "absent" or None
+        Of a URL: the version that is replaced, nothing at all, or whatever is there.
 
     Returns
     -------
@@ -125,11 +129,13 @@ def export_file(
     name = os.fspath(path)
     format = _checked_format(path, format)
     if format in DOCUMENT_FORMATS:
-        return export_documents(documents_of(reader), path, format=format, progress=progress)
+        return export_documents(
+            documents_of(reader), path, format=format, progress=progress, expected=expected
+        )
     if format in _UNFIT:
         reader = flattened(reader, _UNFIT[format])
     rows = 0
-    with error_context("export to", name), replace_file(path) as stream:
+    with error_context("export to", name), replace_file(path, expected=expected) as stream:
         try:
             with _WRITERS[format](stream, reader.schema) as write:
                 for batch in reader:
@@ -151,6 +157,7 @@ def export_documents(
     *,
     format: str | None = None,
     progress: Progress | None = None,
+    expected: Expected = None,
 ) -> int:
     """Write documents to an NDJSON or BSON file, which is replaced at once or not at all.
 
@@ -164,6 +171,8 @@ def export_documents(
         By the name's extension, if left out.
     progress : callable, optional
         Called with a number of documents, as they are written.
+    expected : str, "absent" or None
+        As for :func:`export_file`.
 
     Returns
     -------
@@ -185,7 +194,7 @@ def export_documents(
     name = os.fspath(path)
     encode = _ENCODERS[_checked_format(path, format)]()
     count = 0
-    with error_context("export to", name), replace_file(path) as stream:
+    with error_context("export to", name), replace_file(path, expected=expected) as stream:
         for document in documents:
             stream.write(encode(document))
             count += 1

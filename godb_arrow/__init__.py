@@ -54,6 +54,7 @@ from godb_arrow.errors import (
     UnsupportedType,
     UnsupportedVersion,
     WorkerNotFound,
+    WriteConflict,
     WrongMagic,
 )
 from godb_arrow.lru import LFU, LRU, TTL, EvictionPolicy, LRUCache
@@ -132,6 +133,7 @@ __all__ = [
     "UnsupportedType",
     "UnsupportedVersion",
     "WorkerNotFound",
+    "WriteConflict",
     "WrongMagic",
     "__version__",
     "inspect_godb",

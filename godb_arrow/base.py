@@ -21,6 +21,7 @@ from godb_arrow.memory import Memory
 from godb_arrow.options import ReadOptions
 from godb_arrow.parallel import ordered_map
 from godb_arrow.reading import StoredCollection, locate
+from godb_arrow.remote import is_url
 from godb_arrow.schema import DocumentSummary, infer_schema
 from godb_arrow.storage import HeldFile
 
@@ -162,8 +163,8 @@ class Base:
         with self._lock:
             stored = self._stored
             if stored is None:
-                stored = self._stored = locate(HeldFile(self.path), self._name, self._options)
-        if self.is_ours and self.memory.files.get(self._key) is None:
+                stored = self._stored = locate(HeldFile.hold(self.path), self._name, self._options)
+        if self.is_ours and not is_url(self.path) and self.memory.files.get(self._key) is None:
             self.memory.files.put(self._key, self, 1)
         return stored
 
@@ -203,6 +204,11 @@ class Base:
     def file_size(self) -> int:
         """Bytes of the file."""
         return 0 if self.path is None else self.open().source.size() or 0
+
+    @property
+    def modified(self) -> float | None:
+        """When the file was written, where that is known."""
+        return None if self.path is None else self.open().source.modified()
 
     # --- what is held in memory ---------------------------------------------------------------
 

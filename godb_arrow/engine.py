@@ -8,7 +8,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
@@ -33,10 +33,11 @@ from godb_arrow.journal import Record
 from godb_arrow.lru import EvictionPolicy
 from godb_arrow.memory import Memory, give_back
 from godb_arrow.options import EngineOptions, ReadKeywords, parse_duration
-from godb_arrow.persistence import DataDirectory, check_name, write_snapshots
+from godb_arrow.persistence import check_name, open_directory, write_snapshots
 from godb_arrow.projection import Filter
 from godb_arrow.query import Explanation, Page
 from godb_arrow.reading import list_collections
+from godb_arrow.remote import is_url
 from godb_arrow.store import CollectionInfo, Services
 from godb_arrow.streaming import DocumentStream
 
@@ -159,8 +160,10 @@ class StorageEngine:
 
     Parameters
     ----------
-    data_dir : path
-        The folder; made if need be.
+    data_dir : path or URL
+        The folder; made if need be. On an object store (``"s3://bucket/data"``) the durability is
+        ``"checkpoint"``, and nobody is locked out: who saves a collection that somebody else has
+        saved meanwhile gets :class:`~godb_arrow.WriteConflict`.
     max_memory : int or str
         Bytes, or such as ``"1GB"``, for cached views, unsaved changes and stream buffers together.
     background_save : None, float, timedelta or str
@@ -225,7 +228,9 @@ class StorageEngine:
             threads=threads,
         )
         self._memory = Memory(self.options.max_memory, eviction_policy)
-        self._directory = DataDirectory(data_dir, read_only=read_only)
+        self._directory = open_directory(data_dir, read_only=read_only)
+        if not self._directory.keeps_journal:
+            self.options = replace(self.options, durability="checkpoint")
         self._services = Services(
             options=self.options,
             directory=self._directory,
@@ -268,7 +273,8 @@ class StorageEngine:
         if self._directory.read_only:
             return
         journal = self._directory.journal
-        if journal.was_missing:  # the files may know of changes that it had
+        # Of a journal that is missing, the files may know changes.
+        if journal.was_missing and self._directory.keeps_journal:
             known = (one.stored_record for one in self._collections.all())
             journal.skip_to(max(known, default=0) + 1)
         for collection, number in needs.items():
@@ -317,11 +323,17 @@ class StorageEngine:
             collection.replay(record)
         needs.setdefault(collection, record.number)
 
-    def close(self) -> None:
+    def close(self, *, discard: bool = False) -> None:
         """Save what changed, end the workers, and let others write the directory.
 
         Closing twice does nothing. An engine that cannot save stays open, so that nothing is
         lost: close it again when the disk has room.
+
+        Parameters
+        ----------
+        discard : bool
+            Do not save. What is in the journal is there again when the directory is opened; on an
+            object store, what was not saved is lost.
 
         Raises
         ------
@@ -332,7 +344,7 @@ class StorageEngine:
             if self._closed:
                 return
             self._workers.stop()
-            failed = None if self._directory.read_only else self._save_all()
+            failed = None if discard or self._directory.read_only else self._save_all()
             if failed is not None:
                 raise failed
             self._syncer.stop()
@@ -343,7 +355,7 @@ class StorageEngine:
                 collection.let_go()
             self._directory.close()
             self._memory.cache.shrink(0)
-            if self._failure is not None:
+            if self._failure is not None and not discard:
                 raise self._failure
 
     def __enter__(self) -> Self:
@@ -819,7 +831,9 @@ class StorageEngine:
             There is a collection of the same name: nothing was taken in.
         """
         self._check_writable()
-        location = os.path.abspath(os.path.expanduser(os.fspath(path)))
+        location = os.fspath(path)
+        if not is_url(location):
+            location = os.path.abspath(os.path.expanduser(location))
         with error_context("load", location):
             found = list_collections(location)
             with self._lock:

@@ -38,6 +38,7 @@
     │   │   └── ReadOnly
     │   ├── DirectoryLocked (BlockingIOError)
     │   ├── TargetExists (FileExistsError)
+    │   ├── WriteConflict                     somebody else wrote it meanwhile
     │   └── DiskFull
     └── MissingDependency (ImportError)
 
@@ -91,6 +92,7 @@ __all__ = [
     "UnsupportedType",
     "UnsupportedVersion",
     "WorkerNotFound",
+    "WriteConflict",
     "WrongMagic",
     "error_context",
     "storage_errors",
@@ -346,6 +348,10 @@ class DirectoryLocked(StorageError, BlockingIOError):
 
 class TargetExists(StorageError, FileExistsError):
     """What is to be written is there already."""
+
+
+class WriteConflict(StorageError):
+    """Somebody else wrote an object since it was read; nothing was written."""
 
 
 class DiskFull(StorageError):

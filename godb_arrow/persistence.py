@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import Any, BinaryIO
@@ -23,6 +24,7 @@ import pyarrow.compute as pc
 import xxhash
 
 from godb_arrow import codec, storage
+from godb_arrow.base import Base
 from godb_arrow.errors import (
     DirectoryLocked,
     GodbError,
@@ -33,12 +35,13 @@ from godb_arrow.errors import (
 from godb_arrow.format import CollectionData, CollectionHint, write_file
 from godb_arrow.journal import Journal, Record, read_journal
 from godb_arrow.projection import project
+from godb_arrow.remote import Expected, RemoteStore, is_url
 from godb_arrow.schema import ID_FIELD
 from godb_arrow.snapshot import Snapshot
 from godb_arrow.storage import TEMPORARY_PREFIX, TEMPORARY_SUFFIX, file_name, replace_file
 from godb_arrow.writing import read_existing
 
-__all__ = ["DataDirectory", "check_name", "write_snapshots"]
+__all__ = ["DataDirectory", "RemoteDirectory", "check_name", "open_directory", "write_snapshots"]
 
 logger = logging.getLogger(__name__)
 
@@ -161,6 +164,11 @@ class DataDirectory:
                 storage.disk.unlink(os.path.join(self._collections, name))
 
     @property
+    def keeps_journal(self) -> bool:
+        """Whether the journal is there after a crash."""
+        return True
+
+    @property
     def journal(self) -> Journal:
         """The journal, of a directory that may be written."""
         assert self._journal is not None
@@ -188,19 +196,12 @@ class DataDirectory:
 
     def files(self) -> dict[str, str]:
         """The collections that have a file, and its path."""
-        found: dict[str, str] = {}
         if not os.path.isdir(self._collections):
-            return found
+            return {}
         with storage_errors("list", self._collections):
             names = sorted(os.listdir(self._collections))
-        for file in names:
-            if not file.endswith(_SUFFIX) or file.startswith(TEMPORARY_PREFIX):
-                continue
-            path = os.path.join(self._collections, file)
-            name = _name_of(file.removesuffix(_SUFFIX)) or _stored_name(path)
-            if name is not None:
-                found[name] = path
-        return found
+        files = [f for f in names if f.endswith(_SUFFIX) and not f.startswith(TEMPORARY_PREFIX)]
+        return _named({file: os.path.join(self._collections, file) for file in files})
 
     def path_of(self, name: str) -> str:
         """Where a collection's file belongs."""
@@ -215,6 +216,10 @@ class DataDirectory:
                 storage.disk.unlink(path)
             storage.disk.sync_folder(self._collections)
 
+    def expected_at(self, path: str, base: Base) -> Expected:
+        """What must be in the place of a file that takes the place of a base; locally, anything."""
+        return None
+
     def close(self) -> None:
         """Let others write the directory."""
         try:
@@ -223,6 +228,83 @@ class DataDirectory:
         finally:
             if self._lock is not None:
                 self._lock.release()
+
+
+class RemoteDirectory(DataDirectory):
+    """A data directory on an object store.
+
+    A collection's file is replaced by one upload, on the condition that it is the one that was
+    read: of two writers the second is told so (:class:`~godb_arrow.WriteConflict`), and nothing is
+    lost unseen. There is no lock, and the journal is a local temporary one: what was not saved is
+    lost in a crash.
+    """
+
+    def __init__(self, url: str, *, read_only: bool = False) -> None:
+        self.path = url.rstrip("/")
+        self.read_only = read_only
+        self._collections = f"{self.path}/collections"
+        self._lock = None
+        self._journal = None
+        self._temporary: tempfile.TemporaryDirectory[str] | None = None
+        RemoteStore(self.path)  # that the protocol is known
+
+    @property
+    def keeps_journal(self) -> bool:
+        """It is a temporary one."""
+        return False
+
+    def recover(self) -> Iterator[Record]:
+        """Nothing: what was not saved is gone."""
+        if not self.read_only:
+            self._temporary = tempfile.TemporaryDirectory(prefix="godb-arrow-journal-")
+            journal = Journal(self._temporary.name)
+            list(journal.recover())
+            self._journal = journal
+        yield from ()
+
+    def files(self) -> dict[str, str]:
+        """The collections that have a file, and its URL."""
+        names = RemoteStore(self._collections).names()
+        paths = {name: f"{self._collections}/{name}" for name in names if name.endswith(_SUFFIX)}
+        return _named(paths)
+
+    def path_of(self, name: str) -> str:
+        """Where a collection's file belongs."""
+        return f"{self._collections}/{_stem(name)}{_SUFFIX}"
+
+    def remove(self, path: str) -> None:
+        """Remove a collection's file, if it is there and belongs to the directory."""
+        if path.rpartition("/")[0] == self._collections:
+            RemoteStore(path).remove()
+
+    def expected_at(self, path: str, base: Base) -> Expected:
+        """The version of the base, or nothing where the file is new."""
+        if base.path != path:
+            return "absent"
+        return base.open().source.version()
+
+    def close(self) -> None:
+        """Give up the temporary journal."""
+        super().close()
+        if self._temporary is not None:
+            self._temporary.cleanup()
+
+
+def open_directory(path: str | os.PathLike[str], *, read_only: bool = False) -> DataDirectory:
+    """Open a data directory: a folder, or the URL of one on an object store."""
+    name = os.fspath(path)
+    kind = RemoteDirectory if is_url(name) else DataDirectory
+    return kind(name, read_only=read_only)
+
+
+def _named(paths: dict[str, str]) -> dict[str, str]:
+    """The collections in files, given by the files' names."""
+    found = {}
+    for file, path in paths.items():
+        name = _name_of(file.removesuffix(_SUFFIX)) or _stored_name(path)
+        if name is not None:
+            found[name] = path
+    return found
 
 
 def _stored_name(path: str) -> str | None:
@@ -242,6 +324,7 @@ def write_snapshots(
     *,
     keep_extras: bool,
     threads: int,
+    expected: Expected = None,
 ) -> int:
     """Write collections to a file, which takes the place of an earlier one at once.
 
@@ -257,6 +340,8 @@ def write_snapshots(
         Whether the first one's file has other keys, which are kept.
     threads : int
         How many compress at the same time.
+    expected : str, "absent" or None
+        As for :func:`~godb_arrow.storage.replace_file`.
 
     Returns
     -------
@@ -282,7 +367,7 @@ def write_snapshots(
     others.pop("indexes", None)
     if indexes:
         others["indexes"] = codec.pack(indexes)
-    with replace_file(target) as stream:
+    with replace_file(target, expected=expected) as stream:
         write_file(stream, collections, metadata=metadata, others=others, threads=threads)
     return sum(data.count for data in collections)
 

@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from typing import IO, Any, BinaryIO, cast
 
 from godb_arrow.errors import InvalidOption, SourceNotFound, storage_errors
+from godb_arrow.remote import Expected, LocalCopy, RemoteStore, is_url
 
 __all__ = [
     "Disk",
@@ -126,7 +127,7 @@ class Source:
         self._bytes: bytes | memoryview | None = None
         self._file: BinaryIO | None = None
         self._start = 0
-        self._filesystem: Any = None
+        self._store: RemoteStore | None = None
         self._path = ""
         if isinstance(location, (bytes, bytearray, memoryview)):
             self.name = "<bytes>"
@@ -135,7 +136,7 @@ class Source:
             self._take_file(cast(BinaryIO, location))
         elif isinstance(location, (str, os.PathLike)):
             self.name = os.fspath(location)
-            self._filesystem, self._path = _resolve(self.name)
+            self._store, self._path = _resolve(self.name)
         else:
             raise InvalidOption(
                 f"cannot read from {type(location).__name__}",
@@ -166,15 +167,14 @@ class Source:
         elif self._file is not None:
             self._file.seek(self._start)
             yield self._file
+        elif self._store is not None:
+            with self._store.open() as stream:
+                yield stream
         else:
             with storage_errors("open", self.name):
-                stream: Any
-                if self._filesystem is None:
-                    stream = open(self._path, "rb")  # noqa: SIM115
-                else:
-                    stream = self._filesystem.open(self._path, "rb")
-            with stream, storage_errors("read", self.name):
-                yield stream
+                file = open(self._path, "rb")  # noqa: SIM115
+            with file, storage_errors("read", self.name):
+                yield file
 
     def size(self) -> int | None:
         """Bytes of the source, where that is known."""
@@ -185,11 +185,24 @@ class Source:
             end = self._file.seek(0, os.SEEK_END)
             self._file.seek(position)
             return end - self._start
+        if self._store is not None:
+            return self._store.size()
         with storage_errors("look at", self.name):
-            if self._filesystem is None:
-                return os.stat(self._path).st_size
-            size = self._filesystem.size(self._path)
-            return None if size is None else int(size)
+            return os.stat(self._path).st_size
+
+    def modified(self) -> float | None:
+        """When it was written, in seconds since 1970, where that is known."""
+        if not self._path:
+            return None
+        if self._store is not None:
+            return self._store.modified()
+        with suppress(OSError):
+            return os.stat(self._path).st_mtime
+        return None
+
+    def version(self) -> str | None:
+        """Of a URL: what changes whenever the content does; None when nothing is there."""
+        return None if self._store is None else self._store.version()
 
     def tail(self, count: int) -> bytes:
         """The last bytes, at most `count`; none where the source cannot seek."""
@@ -217,6 +230,11 @@ class HeldFile(Source):
             self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         weakref.finalize(self, os.close, self._descriptor)
 
+    @classmethod
+    def hold(cls, path: str) -> HeldFile:
+        """A local file, or one of a URL."""
+        return _HeldRemoteFile(path) if is_url(path) else cls(path)
+
     @contextmanager
     def open(self) -> Iterator[BinaryIO]:
         """The file at its beginning, with a position of its own."""
@@ -230,6 +248,24 @@ class HeldFile(Source):
     def read_at(self, buffer: Any, position: int) -> int:
         """Read into a buffer from a position of the file; returns how many bytes."""
         return os.preadv(self._descriptor, [buffer], position)
+
+
+class _HeldRemoteFile(HeldFile):
+    """A file of a URL that stays as it was when it was opened."""
+
+    def __init__(self, path: str) -> None:
+        Source.__init__(self, path)
+        assert self._store is not None
+        self._copy = LocalCopy(self._store)
+
+    def size(self) -> int:
+        return self._copy.size
+
+    def version(self) -> str:
+        return self._copy.version
+
+    def read_at(self, buffer: Any, position: int) -> int:
+        return self._copy.read_at(buffer, position)
 
 
 class _PositionedReader(io.RawIOBase):
@@ -259,19 +295,12 @@ def open_source(location: Location | Source) -> Source:
     return location if isinstance(location, Source) else Source(location)
 
 
-def _resolve(name: str) -> tuple[Any, str]:
-    """The fsspec file system (None for local files) and the path on it."""
-    if name.startswith("file://"):
-        name = name[len("file://") :]
-    if "://" in name:
-        import fsspec
-
-        try:
-            filesystem, path = fsspec.core.url_to_fs(name)
-        except (ImportError, ValueError) as error:
-            raise InvalidOption(f"cannot open {name}: {error}") from error
-        return filesystem, path
-    return None, os.path.expanduser(name)
+def _resolve(name: str) -> tuple[RemoteStore | None, str]:
+    """The store of a URL, or None and the path of a local file."""
+    if is_url(name):
+        store = RemoteStore(name)
+        return store, store.path
+    return None, os.path.expanduser(name.removeprefix("file://"))
 
 
 _UNSAFE = {0x25, *b'/\\:*?"<>|', *range(0x20), 0x7F}
@@ -316,7 +345,9 @@ def spool() -> IO[bytes]:
 
 
 @contextmanager
-def replace_file(target: str | os.PathLike[str] | IO[bytes]) -> Iterator[BinaryIO]:
+def replace_file(
+    target: str | os.PathLike[str] | IO[bytes], *, expected: Expected = None
+) -> Iterator[BinaryIO]:
     """Write a file that takes the place of another at once, or not at all.
 
     Locally the bytes go to a temporary file beside the target, which is flushed to the disk
@@ -326,11 +357,18 @@ def replace_file(target: str | os.PathLike[str] | IO[bytes]) -> Iterator[BinaryI
     ----------
     target : path, URL or open binary file
         What to write.
+    expected : str, "absent" or None
+        Of a URL: the version that is replaced, nothing at all, or whatever is there.
 
     Yields
     ------
     binary file
         When the block ends without an error, the target has its new content.
+
+    Raises
+    ------
+    WriteConflict
+        Somebody else wrote the object since.
     """
     if not isinstance(target, (str, os.PathLike)):
         if not hasattr(target, "write"):
@@ -342,16 +380,16 @@ def replace_file(target: str | os.PathLike[str] | IO[bytes]) -> Iterator[BinaryI
             yield cast(BinaryIO, target)
         return
     name = os.fspath(target)
-    filesystem, path = _resolve(name)
+    store, path = _resolve(name)
     with storage_errors("write", name):
-        if filesystem is None:
+        if store is None:
             with _replace_local(path) as stream:
                 yield stream
         else:
             with tempfile.NamedTemporaryFile(prefix="godb-arrow-") as temporary:
                 yield cast(BinaryIO, temporary)
                 temporary.flush()
-                filesystem.put_file(temporary.name, path)
+                store.put(temporary.name, expected=expected)
 
 
 @contextmanager

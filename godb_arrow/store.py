@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime as dt
 import html
 import logging
-import os
 import threading
 import time
 import weakref
@@ -21,7 +20,7 @@ from godb_arrow import codec
 from godb_arrow.base import Base
 from godb_arrow.display import Table, quantity
 from godb_arrow.encoding import Encoded, IdSequence, number_of
-from godb_arrow.errors import CollectionNotFound, DuplicateId, error_context
+from godb_arrow.errors import CollectionNotFound, DuplicateId, WriteConflict, error_context
 from godb_arrow.journal import Record
 from godb_arrow.memory import Memory
 from godb_arrow.options import EngineOptions
@@ -226,10 +225,7 @@ class CollectionStore:
 
     def info(self) -> CollectionInfo:
         """What is known without reading the documents."""
-        path = self._base.path
-        modified = self._last_modified
-        if modified is None and path is not None and os.path.exists(path):
-            modified = os.stat(path).st_mtime
+        modified = self._last_modified or self._base.modified
         return CollectionInfo(
             name=self._name,
             state=self.state,
@@ -552,14 +548,17 @@ class CollectionStore:
             if target != base.path and target not in self._former:
                 self._former.append(target)  # should it not become ours, it must not stay
             try:
+                directory = self._services.directory
                 write_snapshots(
                     target,
                     [(name, snapshot, next_id, indexes)],
                     keep_extras=base.is_ours,
                     threads=self._services.memory.threads,
+                    expected=directory.expected_at(target, base),
                 )
                 stored = Base(self._services.memory, target, None)
-                stored.open()
+                if (stored.count, stored.hint.record) != (snapshot.count, snapshot.record):
+                    raise WriteConflict("somebody else wrote the file at the same time")
                 if len(self._overlay) > snapshot.changes:
                     stored.ids()  # they are needed below, while writers wait
             except BaseException:

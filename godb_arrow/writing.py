@@ -49,6 +49,7 @@ from godb_arrow.format import (
 )
 from godb_arrow.options import ReadOptions
 from godb_arrow.parallel import ordered_map
+from godb_arrow.remote import Expected, is_url
 from godb_arrow.schema import ID_FIELD, DocumentSummary, FieldSummary, Kind, infer_schema
 from godb_arrow.storage import Source, open_source, replace_file, spool
 
@@ -186,7 +187,7 @@ def write_godb(
             _warn_of_incompatible(draft.summary)
             collections = [*existing.kept(), draft.data(collection)]
             others = existing.with_index_of(draft)
-            with replace_file(path) as stream:
+            with replace_file(path, expected=existing.version) as stream:
                 write_file(
                     stream,
                     collections,
@@ -363,6 +364,7 @@ class ExistingFile:
     hints: dict[str, CollectionHint] = field(default_factory=dict)
     metadata: dict[bytes, bytes] = field(default_factory=dict)
     others: dict[str, bytes] = field(default_factory=dict)
+    version: Expected = None
 
     @property
     def has_collection(self) -> bool:
@@ -484,6 +486,9 @@ def read_existing(path: Any, collection: str) -> ExistingFile:
     if not isinstance(path, (str, os.PathLike, Source)):
         return existing
     source = open_source(path)
+    if isinstance(path, (str, os.PathLike)) and is_url(os.fspath(path)):
+        # Of what is read from now on; if it is replaced meanwhile, the new file is not written.
+        existing.version = source.version() or "absent"
     try:
         sealed = is_sealed(source.tail(TAIL_SIZE))
     except SourceNotFound:

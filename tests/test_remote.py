@@ -1,0 +1,254 @@
+"""Object storage: a real S3 protocol server on loopback, with two writers and broken requests."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+import godb_arrow
+from godb_arrow import StorageEngine, WriteConflict
+from godb_arrow.connectors.etl import copy
+from godb_arrow.remote import RemoteStore
+
+fsspec = pytest.importorskip("fsspec")
+PEOPLE = [{"_id": "a", "name": "Ada", "age": 36}, {"_id": "b", "name": "Bob"}]
+
+
+class Faulty:
+    """A WSGI application that answers as it is told, and else as the server would."""
+
+    def __init__(self, app: Any) -> None:
+        self._app = app
+        self.fault: Callable[[str, str], str | None] = lambda method, path: None
+        self.requests: list[str] = []
+
+    def __call__(self, environ: dict[str, Any], start_response: Any) -> Any:
+        method, path = environ["REQUEST_METHOD"], environ["PATH_INFO"]
+        self.requests.append(f"{method} {path}")
+        fault = self.fault(method, path)
+        if fault == "refuse":
+            start_response("500 Internal Server Error", [("Content-Length", "0")])
+            return [b""]
+        if fault == "lose the answer":
+            list(self._app(environ, lambda *_: None))
+            start_response("500 Internal Server Error", [("Content-Length", "0")])
+            return [b""]
+        return self._app(environ, start_response)
+
+
+@pytest.fixture(scope="module")
+def faulty() -> Iterator[Faulty]:
+    pytest.importorskip("s3fs")
+    server = pytest.importorskip("moto.server")
+    serving = pytest.importorskip("werkzeug.serving")
+    app = Faulty(server.DomainDispatcherApplication(server.create_backend_app))
+    made = serving.make_server("127.0.0.1", 0, app, threaded=True)
+    made.log_startup = lambda: None
+    made.RequestHandlerClass.log_request = lambda *_: None
+    thread = threading.Thread(target=made.serve_forever, daemon=True)
+    thread.start()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{made.server_port}")
+        patch.setenv("AWS_ACCESS_KEY_ID", "x")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "y")
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        patch.setenv("AWS_MAX_ATTEMPTS", "1")
+        import s3fs
+
+        s3fs.S3FileSystem.clear_instance_cache()
+        patch.setattr(s3fs.S3FileSystem, "retries", 1)
+        yield app
+    made.shutdown()
+    thread.join()
+
+
+@pytest.fixture(params=["s3", "memory"])
+def folder(request: pytest.FixtureRequest) -> Iterator[str]:
+    name = f"b{abs(hash(request.node.name)) % 10**9}"
+    if request.param == "memory":
+        yield f"memory://{name}"
+        filesystem = fsspec.filesystem("memory")
+        if filesystem.exists(f"/{name}"):
+            filesystem.rm(f"/{name}", recursive=True)
+        return
+    app = request.getfixturevalue("faulty")
+    fsspec.filesystem("s3").mkdir(name)
+    yield f"s3://{name}/data"
+    app.fault = lambda *_: None
+
+
+def test_files(folder: str) -> None:
+    path = f"{folder}/people.godb"
+    assert godb_arrow.write_godb(PEOPLE, path, "people") == 2
+    assert godb_arrow.write_godb([{"n": 1}], path, "numbers") == 1
+    assert list(godb_arrow.read_documents(path, "people")) == PEOPLE
+    assert godb_arrow.open_godb(path, "people").to_arrow(["age"]).to_pydict() == {"age": [36, None]}
+    assert godb_arrow.verify_godb(path).ok
+    with pytest.raises(godb_arrow.SourceNotFound):
+        godb_arrow.read_table(f"{folder}/none.godb")
+    assert copy(f"{path}#people", f"{folder}/p.parquet", progress=False).documents == 2
+    assert copy(f"{folder}/p.parquet", f"{folder}/q.ndjson", progress=False).documents == 2
+
+
+def test_two_writers_of_a_file(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = f"{folder}/shared.godb"
+    godb_arrow.write_godb(PEOPLE, path, "people")
+
+    def late() -> Iterator[dict[str, Any]]:
+        yield {"_id": "c"}
+        godb_arrow.write_godb([{"n": 1}], path, "other")  # somebody else
+
+    with pytest.raises(WriteConflict, match="read it again"):
+        godb_arrow.write_godb(late(), path, "people", if_exists="append")
+    assert godb_arrow.list_collections(path) == {"people": 2, "other": 1}
+    new = f"{folder}/new.godb"
+
+    def first() -> Iterator[dict[str, Any]]:
+        yield {"_id": "c"}
+        godb_arrow.write_godb(PEOPLE, new, "people")
+
+    with pytest.raises(WriteConflict):
+        godb_arrow.write_godb(first(), new, "people")
+    assert godb_arrow.list_collections(new) == {"people": 2}
+
+
+def test_a_data_directory(folder: str) -> None:
+    with StorageEngine(folder, durability="commit") as engine:
+        assert engine.options.durability == "checkpoint"
+        people = engine.create_collection("people/of \u00fc")
+        people.insert_many(PEOPLE)
+        engine.create_collection("empty")
+        engine.save()
+        people.update("a", {"age": 37})
+        engine.save()
+        stream = people.find_all_stream()
+        assert next(stream) == PEOPLE[1]
+        people.delete("b")
+        engine.save()
+        assert list(stream) == [{**PEOPLE[0], "age": 37}], "a snapshot, whatever was saved since"
+        engine.rename_collection("empty", "still empty")
+    with StorageEngine(folder, read_only=True) as engine:
+        assert engine.collections() == ["people/of \u00fc", "still empty"]
+        assert engine.find_all("people/of \u00fc") == [{**PEOPLE[0], "age": 37}]
+        assert engine.infos()[0].last_modified is not None
+        with pytest.raises(godb_arrow.ReadOnly):
+            engine.create_collection("x")
+    with StorageEngine(folder) as engine:
+        engine.drop_collection("still empty")
+        numbers = pa.table({"n": list(range(100_000)), "t": ["some text"] * 100_000})
+        engine.create_collection("numbers").insert_many(numbers)
+    with StorageEngine(folder, max_memory="1MiB") as engine:
+        assert engine.collections() == ["numbers", "people/of \u00fc"]
+        assert engine.to_arrow("numbers", ["n"]).num_rows == 100_000
+        assert engine.find("numbers", {"n": 77_777})[0]["_id"] == "77778"
+        engine.update("numbers", "5", {"n": -1})
+    assert copy(f"{folder}/collections/numbers.godb", f"{folder}/c.godb", progress=False,
+                filter={"n": -1}).documents == 1  # fmt: skip
+
+
+def test_two_engines_do_not_overwrite_each_other_unseen(folder: str) -> None:
+    with StorageEngine(folder) as engine:
+        engine.create_collection("people").insert_many(PEOPLE)
+    first, second = StorageEngine(folder), StorageEngine(folder)
+    first.insert("people", {"_id": "first"})
+    second.insert("people", {"_id": "second"})
+    first.save()
+    with pytest.raises(WriteConflict, match="people"):
+        second.save()
+    with pytest.raises(WriteConflict):
+        second.save()
+    assert second.count("people") == 3, "its own change is still there"
+    first.create_collection("new").insert({"_id": "1"})
+    second.create_collection("new").insert({"_id": "2"})
+    first.close()
+    with pytest.raises(WriteConflict):
+        second.close()
+    second.close(discard=True)
+    with StorageEngine(folder, read_only=True) as engine:
+        assert {one["_id"] for one in engine.find_all("people")} == {"a", "b", "first"}
+        assert engine.find_all("new") == [{"_id": "1"}]
+
+
+def test_a_reader_of_what_was_replaced_is_told(folder: str) -> None:
+    big = pa.table({"t": [f"{n} some text {n * 7919 % 99991}" for n in range(60_000)]})
+    with StorageEngine(folder) as engine:
+        engine.create_collection("big").insert_many(big)
+    with StorageEngine(folder, read_only=True) as reader:
+        assert reader.count("big") == 60_000  # from the front
+        with StorageEngine(folder) as engine:
+            engine.insert("big", {"t": "new"})
+        with pytest.raises(WriteConflict):
+            reader.to_arrow("big")
+
+
+@pytest.mark.parametrize("fault", ["refuse", "lose the answer"])
+def test_requests_that_fail_in_the_middle(faulty: Faulty, fault: str) -> None:
+    bucket = f"faults-{fault.split(maxsplit=1)[0]}"
+    fsspec.filesystem("s3").mkdir(bucket)
+    folder = f"s3://{bucket}/data"
+    with StorageEngine(folder) as engine:
+        engine.create_collection("people").insert_many(PEOPLE)
+    engine = StorageEngine(folder)
+    engine.insert("people", {"_id": "c"})
+    broken = [True]
+
+    def fails(method: str, path: str) -> str | None:
+        return fault if method == "PUT" and broken and broken.pop() else None
+
+    faulty.fault = fails
+    with pytest.raises(godb_arrow.StorageError):
+        engine.save()
+    assert engine["people"].state.value == "dirty"
+    faulty.fault = lambda *_: None
+    engine.save()  # also where the first upload was done and only its answer was lost
+    engine.close()
+    with StorageEngine(folder, read_only=True) as engine:
+        assert {one["_id"] for one in engine.find_all("people")} == {"a", "b", "c"}
+
+
+def test_reads_that_fail_are_errors_and_can_be_repeated(faulty: Faulty) -> None:
+    fsspec.filesystem("s3").mkdir("broken-reads")
+    big = pa.table({"t": [f"{n} some text {n * 7919 % 99991}" for n in range(60_000)]})
+    godb_arrow.write_godb(big, "s3://broken-reads/data/collections/big.godb", "big")
+    with StorageEngine("s3://broken-reads/data", read_only=True) as engine:
+        assert engine.count("big") == 60_000
+        faulty.fault = lambda method, path: "refuse" if method == "GET" else None
+        with pytest.raises(godb_arrow.StorageError):
+            engine.to_arrow("big")
+        with pytest.raises(godb_arrow.StorageError):
+            godb_arrow.read_table("s3://broken-reads/data/collections/big.godb")
+        faulty.fault = lambda *_: None
+        assert engine.to_arrow("big").num_rows == 60_000
+
+
+def test_the_front_is_enough_for_what_is_known(faulty: Faulty) -> None:
+    fsspec.filesystem("s3").mkdir("fronts")
+    big = pa.table({"t": [f"{n} some text {n * 7919 % 99991}" for n in range(60_000)]})
+    godb_arrow.write_godb(big, "s3://fronts/data/collections/big.godb", "big")
+    with StorageEngine("s3://fronts/data", read_only=True) as engine:
+        before = len(faulty.requests)
+        assert engine.collections() == ["big"]
+        assert engine.info("big").documents == 60_000
+        assert engine["big"].schema.names == ["t"]
+        assert len([one for one in faulty.requests[before:] if one.startswith("GET")]) <= 4
+
+
+def test_errors_of_any_library_are_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = RemoteStore("memory://odd/x")
+
+    class Odd(Exception):
+        pass
+
+    def fails(*_: object, **__: object) -> None:
+        raise Odd("no")
+
+    monkeypatch.setattr(type(store.filesystem), "info", fails)
+    with pytest.raises(godb_arrow.StorageError, match="Odd: no") as caught:
+        store.version()
+    assert isinstance(caught.value.__cause__, Odd)
+    with pytest.raises(godb_arrow.InvalidOption):
+        RemoteStore("nothing-like-it://x")
