@@ -37,15 +37,19 @@ class _Stream(Generic[_Item]):
     def __init__(self, items: Iterator[_Item], opened: weakref.WeakSet[Any] | None) -> None:
         self._items = items
         self._taking = threading.Lock()
-        if opened is not None:
-            opened.add(self)
+        self._opened = weakref.WeakSet() if opened is None else opened
+        self._opened.add(self)
 
     def __iter__(self) -> Self:
         return self
 
     def __next__(self) -> _Item:
         with self._taking:
-            return next(self._items)
+            try:
+                return next(self._items)
+            except BaseException:  # it ended, or failed
+                self._opened.discard(self)
+                raise
 
     def __aiter__(self) -> AsyncIterator[_Item]:
         return self._items_async()
@@ -74,6 +78,7 @@ class _Stream(Generic[_Item]):
             if close is not None:
                 close()
             self._items = iter(())
+            self._opened.discard(self)
 
     def abort(self, check: Callable[[], None]) -> None:
         """Stop, and raise what a check raises when more is asked for."""
