@@ -372,7 +372,12 @@ class StorageEngine:
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else f"{len(self._collections)} collections"
-        return f"<StorageEngine {self._directory.path!r}, {state}>"
+        return f"<StorageEngine {self._shown_path()!r}, {state}>"
+
+    def _shown_path(self) -> str:
+        """The data directory as people write it: relative, where it is below the current folder."""
+        here = os.path.join(os.getcwd(), "")
+        return self._directory.path.removeprefix(here)
 
     @property
     def closed(self) -> bool:
@@ -552,7 +557,7 @@ class StorageEngine:
         if self._closed:
             return f"<pre>{html.escape(repr(self))}</pre>"
         shown = self.collections()[:_SHOWN]
-        table = Table(CollectionInfo.HEADS, f"{self._directory.path}: {len(self)} collections")
+        table = Table(CollectionInfo.HEADS, f"{self._shown_path()}: {len(self)} collections")
         for name in shown:
             table.add(*self[name].info().cells())
         if len(shown) < len(self):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime as dt
+import io
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -158,7 +160,14 @@ class Profile(Mapping[str, FieldProfile]):
             ) from error
         drawn = [one for one in self._fields.values() if one.histogram is not None or one.top]
         rows = max(1, -(-len(drawn) // columns))
-        figure = Figure(figsize=(4 * columns, 2.4 * rows), layout="constrained")
+
+        class Shown(Figure):  # in a notebook also where nobody has imported pyplot
+            def _repr_png_(self) -> bytes:
+                raw = io.BytesIO()
+                self.savefig(raw, format="png", dpi=80)
+                return raw.getvalue()
+
+        figure = Shown(figsize=(4 * columns, 2.4 * rows), layout="constrained")
         axes = figure.subplots(rows, columns, squeeze=False).ravel()
         for axis in axes[len(drawn) :]:
             axis.set_axis_off()
@@ -184,6 +193,8 @@ _HEADS = ["field", "type", "nulls", "absent", "distinct", "min", "max", "most fr
 
 
 def _short(value: object) -> str:
+    if isinstance(value, dt.datetime):
+        return f"{value:%Y-%m-%d %H:%M:%S}"
     text = "" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
     return text if len(text) <= 24 else text[:23] + "…"
 

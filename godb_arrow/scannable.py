@@ -154,7 +154,12 @@ class Scannable(ABC):
         ('int64', 1, 1, 2, 2)
         """
         full, entries = self._entries()
-        schema = project(full, columns, None).decoded if columns is not None else full
+        schema = full
+        if columns is not None:
+            decoded = project(full, columns, None).decoded
+            order = dict.fromkeys(name for name in columns if name in decoded.names)
+            order |= dict.fromkeys(decoded.names)
+            schema = pa.schema([decoded.field(name) for name in order], metadata=full.metadata)
         return profile_entries(self.name, schema, entries, total=len(self), progress=progress)
 
     @abstractmethod

@@ -1,0 +1,48 @@
+"""The notebooks run from top to bottom, and are committed with what they show."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+LONG = os.environ.get("GODB_ARROW_LONG") == "1"
+FOLDER = Path(__file__).parents[1] / "notebooks"
+NOTEBOOKS = sorted(path.stem for path in FOLDER.glob("*.ipynb"))
+
+
+def read(name: str) -> Any:
+    nbformat = pytest.importorskip("nbformat")
+    return nbformat.read(FOLDER / f"{name}.ipynb", as_version=4)
+
+
+def test_there_are_five() -> None:
+    assert NOTEBOOKS == [
+        "01_quickstart", "02_pandas_loading", "03_batch_etl", "04_exploration",
+        "05_engine_internals",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_it_is_committed_with_outputs(name: str) -> None:
+    cells = [cell for cell in read(name).cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
+    outputs = [output for cell in cells for output in cell.outputs]
+    assert not [one for one in outputs if one.output_type == "error"]
+    assert any("image/png" in one.get("data", {}) for one in outputs), "a picture"
+    text = (FOLDER / f"{name}.ipynb").read_text()
+    assert not re.findall(r"/(?:tmp|home|root|work)/[a-z]", text), "no paths of a machine"
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_it_runs(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    nbclient = pytest.importorskip("nbclient")
+    for needed in ("ipykernel", "matplotlib", "duckdb", "polars", "moto", "s3fs", "deltalake"):
+        pytest.importorskip(needed)
+    monkeypatch.setenv("GODB_ARROW_NOTEBOOK_SCALE", "1" if LONG else "0.05")
+    monkeypatch.setenv("PYTHONWARNINGS", "ignore")
+    resources = {"metadata": {"path": str(FOLDER)}}
+    nbclient.NotebookClient(read(name), timeout=600, resources=resources).execute()
