@@ -7,9 +7,10 @@ import hashlib
 import os
 import tempfile
 import threading
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import IO, Any, BinaryIO, Literal
+from typing import Any, BinaryIO, Literal
 
 from godb_arrow.errors import (
     GodbError,
@@ -137,10 +138,10 @@ class RemoteStore:
             found: bytes = self.filesystem.cat_file(self.path, start=start, end=end)
             return found
 
-    def fetch(self, target: IO[bytes]) -> None:
-        """All of it, into a local file."""
+    def fetch(self, local: str) -> None:
+        """All of it, into a local file, which is written as it is."""
         with _remote_errors("read", self.url):
-            self.filesystem.get_file(self.path, target.name)
+            self.filesystem.get_file(self.path, local)
 
     def put(self, local: str, *, expected: Expected = None) -> str:
         """Upload a local file in its place, at once or not at all.
@@ -272,7 +273,7 @@ class LocalCopy:
         self.version = store._version_in(info)
         self._lock = threading.Lock()
         self._pieces: list[tuple[int, bytes]] = []
-        self._file: IO[bytes] | None = None
+        self._descriptor: int | None = None
 
     def read_at(self, buffer: Any, position: int) -> int:
         """Read into a buffer from a position; returns how many bytes."""
@@ -289,7 +290,7 @@ class LocalCopy:
 
     def _piece(self, position: int, count: int) -> bytes | None:
         """Bytes of the front or the end; None for what has to be copied."""
-        if self._file is not None:
+        if self._descriptor is not None:
             return None
         if not self._pieces:
             front = self._store.read(0, min(_EDGE, self.size))
@@ -303,21 +304,23 @@ class LocalCopy:
         return None
 
     def _local(self) -> int:
-        if self._file is None:
-            file = tempfile.NamedTemporaryFile(prefix="godb-arrow-")  # noqa: SIM115
+        if self._descriptor is None:
+            descriptor, path = tempfile.mkstemp(prefix="godb-arrow-")
+            closing = weakref.finalize(self, os.close, descriptor)
             try:
-                self._store.fetch(file)
+                self._store.fetch(path)
                 self._check()
-                if os.fstat(file.fileno()).st_size != self.size:
-                    raise StorageError(
-                        f"{os.fstat(file.fileno()).st_size} bytes came of {self.size}"
-                    )
+                came = os.fstat(descriptor).st_size
+                if came != self.size:
+                    raise StorageError(f"{came} bytes came of {self.size}")
             except BaseException:
-                file.close()
+                closing()
                 raise
-            self._file = file
+            finally:
+                os.unlink(path)
+            self._descriptor = descriptor
             self._pieces = []
-        return self._file.fileno()
+        return self._descriptor
 
     def _check(self) -> None:
         if self._store.version() != self.version:
