@@ -311,17 +311,24 @@ class CollectionSection:
     siblings: int
     _body: Body
     _left: int = field(init=False)
+    _fields: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         self._left = self.count
 
-    def entries(self, options: ReadOptions) -> Iterator[codec.Entries]:
+    def entries(
+        self, options: ReadOptions, *, ahead: bool = False, fields: tuple[str, ...] = ()
+    ) -> Iterator[codec.Entries]:
         """Read the documents in runs, bounded by the options' rows and bytes.
 
         Parameters
         ----------
         options : ReadOptions
             ``batch_size``, ``batch_bytes`` and ``max_document_bytes`` count here.
+        ahead : bool
+            Whether to decompress on a thread of its own.
+        fields : tuple of str
+            Fields that are wanted first: where their values are is noted, as far as that is cheap.
 
         Yields
         ------
@@ -334,19 +341,26 @@ class CollectionSection:
         DocumentTooLarge
             A document has more bytes than the options allow.
         """
+        self._fields = fields
+        if ahead and self._body.known_size > options.batch_bytes:
+            self._body.read_ahead(options.batch_bytes)
         while self._left:
             yield self._run(options)
+        self._body.read_ahead(0)
 
     def _run(self, options: ReadOptions) -> codec.Entries:
         body = self._body
         body.drop()
         rows = min(options.batch_size, self._left)
         bounds = array("q", [0])
+        places = b""
         while True:
             end = bounds[-1]
             found = codec.scan_entries(
-                body.data, end, rows - len(bounds) // 2, options.batch_bytes - end, body.base
-            )
+                body.data, end, rows - len(bounds) // 2, options.batch_bytes - end, body.base,
+                self._fields,
+            )  # fmt: skip
+            places += found.places
             bounds.extend(found.bounds[1:])
             end = bounds[-1]
             count = len(bounds) // 2
@@ -371,7 +385,7 @@ class CollectionSection:
                 )
         body.position = bounds[-1]
         self._left -= len(bounds) // 2
-        return codec.Entries(body.data, bounds, body.base)
+        return codec.Entries(body.data, bounds, body.base, self._fields if places else (), places)
 
     @staticmethod
     def _growth(end: int, count: int, rows: int, waiting: int, options: ReadOptions) -> int:
@@ -444,6 +458,10 @@ class GodbReader:
         self._body.begin_block()
         self.checksum = False
         self.trailing = 0
+
+    def close(self) -> None:
+        """End what reads ahead; the file may be closed then."""
+        self._body.close()
 
     @property
     def offset(self) -> int:

@@ -24,6 +24,8 @@ __all__ = [
     "RowFilter",
     "field_at",
     "narrow",
+    "path_of",
+    "paths_of",
     "project",
 ]
 
@@ -147,6 +149,13 @@ class ProjectionDecoder:
         if 0 < len(looked_at) < len(projection.decoded):
             self._first = codec.plan_columns(pa.schema(looked_at), on_mismatch=on_mismatch)
 
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The fields whose places should be noted when documents are found; none for most."""
+        first = self._plan if self._first is None else self._first
+        names = tuple(name for name in first.schema.names if name != ID_FIELD)
+        return () if first.strict or len(names) > _FEW_FIELDS else names
+
     def whole(self, run: codec.Entries) -> pa.RecordBatch:
         """All documents of a run, and all that the filter looks at."""
         return codec.decode_batch(run, self._plan)
@@ -163,6 +172,7 @@ class ProjectionDecoder:
         return self._projection.pick(self.whole(kept), None)
 
 
+_FEW_FIELDS = 8
 _SPARSE = 4  # below one document in so many, those that are kept are decoded on their own
 _ROW = "\0row"
 
@@ -232,14 +242,14 @@ def project(
     expression: pc.Expression | RowFilter | None
     if isinstance(condition, RowFilter):
         expression = condition
-        needed = {_resolve(full, name)[0] for name in condition.fields}
+        needed = {path_of(full, name)[0] for name in condition.fields}
     else:
         expression = _expression(full, condition)
         needed = set() if expression is None else _fields_of(full, expression)
     if columns is None:
         outputs: tuple[_Path, ...] = tuple((name,) for name in schema.names)
     else:
-        outputs = tuple(_resolve(full, name) for name in columns)
+        outputs = tuple(path_of(full, name) for name in columns)
         if len(set(columns)) != len(columns):
             raise InvalidOption("columns names a field twice", advice="name each field once")
     decoded = _prune(full, outputs, needed)
@@ -286,8 +296,14 @@ def narrow(
     return pa.RecordBatchReader.from_batches(projection.schema, batches)
 
 
-def _resolve(schema: pa.Schema, name: str) -> _Path:
-    """The path for a name: a field of that very name, or a dotted path into structs."""
+def path_of(schema: pa.Schema, name: str) -> _Path:
+    """The path for a name: a field of that very name, or a dotted path into structs.
+
+    Raises
+    ------
+    FieldNotFound
+        The schema has no such field.
+    """
     if name in schema.names:
         return (name,)
     path: list[str] = []
@@ -303,7 +319,7 @@ def _resolve(schema: pa.Schema, name: str) -> _Path:
         fields = names[head].type if pa.types.is_struct(names[head].type) else ()
     if path and not rest:
         return tuple(path)
-    known = _paths(schema)
+    known = paths_of(schema)
     close = difflib.get_close_matches(name, known, n=3)
     shown = ", ".join(repr(n) for n in (close or known[:20]))
     raise FieldNotFound(
@@ -312,7 +328,9 @@ def _resolve(schema: pa.Schema, name: str) -> _Path:
     )
 
 
-def _paths(schema: pa.Schema) -> list[str]:
+def paths_of(schema: pa.Schema) -> list[str]:
+    """All fields, and those inside structs by their dotted paths."""
+
     def walk(fields: Iterable[pa.Field], prefix: str) -> Iterable[str]:
         for field in fields:
             yield prefix + field.name
@@ -330,7 +348,7 @@ def field_at(schema: pa.Schema, name: str) -> pa.Field:
     FieldNotFound
         The schema has no such field.
     """
-    return _field_at(schema, _resolve(schema, name))
+    return _field_at(schema, path_of(schema, name))
 
 
 def _field_at(schema: pa.Schema, path: _Path) -> pa.Field:
@@ -383,7 +401,7 @@ def _expression(
     elif isinstance(condition, Mapping):
         expression = None
         for name, value in condition.items():
-            path = _resolve(schema, name)
+            path = path_of(schema, name)
             term = _equals(pc.field(*path), value, _field_at(schema, path).type)
             expression = term if expression is None else expression & term
     else:

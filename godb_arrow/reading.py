@@ -78,13 +78,21 @@ class StoredCollection:
     hint: CollectionHint | None
     options: ReadOptions
 
-    def entries(self) -> Iterator[codec.Entries]:
-        """Its documents in runs; at the end, the whole file was read and checked."""
+    def entries(self, fields: tuple[str, ...] = ()) -> Iterator[codec.Entries]:
+        """Its documents in runs; at the end, the whole file was read and checked.
+
+        The places of values of some fields are noted on the way, for who looks at these first.
+        """
         with error_context("read", self.source.name, self.name), self.source.open() as stream:
             reader = GodbReader(stream, self.source.size())
-            for section in reader.sections():
-                if isinstance(section, CollectionSection) and section.name == self.name:
-                    yield from section.entries(self.options)
+            try:
+                for section in reader.sections():
+                    if isinstance(section, CollectionSection) and section.name == self.name:
+                        yield from section.entries(
+                            self.options, ahead=bool(fields) and self.threads() > 1, fields=fields
+                        )
+            finally:
+                reader.close()
 
     def threads(self) -> int:
         """How many threads are worthwhile."""
@@ -286,7 +294,7 @@ def _scan(
             strict=strict,
             on_mismatch=options.on_mismatch if given or options.sample else "error",
         )
-    entries = (kept and kept.take()) or target.entries()
+    entries = (kept and kept.take()) or target.entries(decoder.fields)
 
     def decode(run: codec.Entries) -> pa.RecordBatch:
         try:

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from godb_arrow import codec
 from godb_arrow.display import Table, quantity
 from godb_arrow.errors import InvalidOption
 from godb_arrow.options import ReadKeywords, ReadOptions
 from godb_arrow.profile import Profile, profile_entries
-from godb_arrow.projection import Filter, project
+from godb_arrow.projection import Filter, path_of, paths_of, project
 from godb_arrow.reading import (
     locate,
     read_document,
@@ -115,6 +116,35 @@ class Scannable(ABC):
 
         return CollectionDataset(self)
 
+    def __getitem__(self, field: str) -> pc.Expression:
+        """A field, to be compared: a part of a filter.
+
+        Parameters
+        ----------
+        field : str
+            A field, or a dotted path into structs.
+
+        Returns
+        -------
+        pyarrow.compute.Expression
+
+        Raises
+        ------
+        FieldNotFound
+            There is no such field.
+
+        Examples
+        --------
+        >>> import io, godb_arrow
+        >>> file = io.BytesIO()
+        >>> godb_arrow.write_godb([{"n": 1}, {"n": 2}], file, "c")
+        2
+        >>> c = godb_arrow.open_godb(file.getvalue())
+        >>> c.to_arrow(["n"], (c["n"] > 1) & c["n"].is_valid()).to_pydict()
+        {'n': [2]}
+        """
+        return pc.field(*path_of(self.schema, field))
+
     def __arrow_c_stream__(self, requested_schema: object = None) -> object:
         if requested_schema is None:
             return self.stream_batches().__arrow_c_stream__()
@@ -180,7 +210,7 @@ class Scannable(ABC):
                 yield run.take(rows.to_numpy().astype(np.int64))
 
     def _ipython_key_completions_(self) -> list[str]:
-        return list(self.schema.names)
+        return paths_of(self.schema)
 
 
 class FileCollection(Scannable):

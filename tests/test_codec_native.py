@@ -10,15 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import msgpack
+import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from strategies import raw_values, tables
 
-from godb_arrow import GodbError, LimitExceeded, codec
+from godb_arrow import CorruptFile, GodbError, LimitExceeded, codec
 from godb_arrow.codec import BACKEND, Entries, finish, pack, pack_entry, plan_columns, reference
-from godb_arrow.schema import DocumentSummary, FieldSummary, infer_schema
+from godb_arrow.schema import DocumentSummary, FieldSummary, Kind, infer_schema
 
 sys.path.insert(0, str(Path(__file__).parent / "fuzz"))
 from differential import same
@@ -336,3 +337,71 @@ def test_codec_is_a_choice(monkeypatch: pytest.MonkeyPatch) -> None:
     )  # fmt: skip
     assert "set it to native or reference" in failed.stderr
     assert codec.BACKEND in ("native", "reference")
+
+
+FIELDS = ("a", "b", "name of more than seven bytes", "c")
+
+
+@st.composite
+def alike(draw: st.DrawFn) -> list[dict[Any, Any]]:
+    """Documents that are mostly made like each other, with some that are not."""
+    values = st.one_of(
+        st.none(), st.booleans(), st.integers(-(2**63), 2**64 - 1), st.floats(),
+        st.text(max_size=50),
+        st.binary(max_size=4), st.lists(st.integers(0, 300), max_size=3),
+        st.dictionaries(st.sampled_from(["x", "a"]), st.integers(0, 9), max_size=2),
+        st.just(msgpack.ExtType(5, b"12345678")), st.just(msgpack.ExtType(121, b"1234")),
+    )  # fmt: skip
+    names = [*FIELDS, "d", "\u00e9", "x" * 40]
+    base = draw(st.lists(st.sampled_from(names), unique=True, max_size=6))
+    kinds = {name: draw(values) for name in names}
+    documents = []
+    for _ in range(draw(st.integers(1, 60))):
+        order = draw(st.permutations(base)) if draw(st.integers(0, 5)) == 0 else base
+        if draw(st.integers(0, 5)) == 0:
+            order = [*order, draw(st.sampled_from(names))]
+        changed = draw(st.integers(0, 3)) == 0
+        documents.append({name: draw(values) if changed else kinds[name] for name in order})
+    return documents
+
+
+@given(alike(), st.lists(st.sampled_from(FIELDS), unique=True, min_size=1), st.booleans())
+def test_places_that_were_noted_give_what_looking_for_fields_gives(
+    documents: list[dict[Any, Any]], fields: list[str], nulls: bool
+) -> None:
+    data = b"".join(
+        msgpack.packb(str(n)) + msgpack.packb(one) for n, one in enumerate(documents)
+    ) + bytes(20_000)  # so that nothing is near the end
+    data = data.replace(b"\xd6\x791234", b"\xd6\xf91234")  # a type that nobody may use
+    plain = native.scan_entries(data, 0, len(documents), 1 << 40, 0)
+    noted = native.scan_entries(data, 0, len(documents), 1 << 40, 0, tuple(fields))
+    assert noted.bounds == plain.bounds
+    assert len(noted.places) == 4 * len(fields) * len(documents)
+    summary = DocumentSummary()
+    try:
+        reference.infer(plain, summary)
+    except CorruptFile:
+        summary = DocumentSummary()  # an extension that must not be: no schema of it
+        for name in fields:
+            summary.field(name).add(int(Kind.UNSIGNED), "0")
+    full = infer_schema(summary)
+    schema = pa.schema([full.field(name) if name in full.names else pa.field(name, pa.null())
+                        for name in ["_id", *fields]])  # fmt: skip
+    plan = plan_columns(schema, on_mismatch="null" if nulls else "error")
+    left, right = outcome(native.decode, noted, plan), outcome(native.decode, plain, plan)
+    assert equal(left, right), (left, right)
+
+
+def test_places_are_noted_of_documents_that_are_alike() -> None:
+    documents = [{"a": n, "b": "text" * (n % 5), "c": [n], "d": None} for n in range(1000)]
+    data = b"".join(msgpack.packb(str(n)) + msgpack.packb(d) for n, d in enumerate(documents))
+    entries = native.scan_entries(data, 0, 1000, 1 << 40, 0, ("b", "none"))
+    places = np.frombuffer(entries.places, np.uint32).reshape(-1, 2)
+    known = places[:, 0] != 0
+    assert known[5:-10].all()
+    assert (places[known, 1] == 2**32 - 1).all(), "the documents do not have it"
+    assert all(
+        msgpack.unpackb(data[place : place + 1 + data[place] % 32]) == documents[row]["b"]
+        for row, place in enumerate(places[:, 0].tolist())
+        if place
+    )

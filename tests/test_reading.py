@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -314,3 +315,44 @@ def test_streaming_takes_constant_memory(tmp_path: Path) -> None:
         )
         peaks.append(int(done.stdout))
     assert peaks[1] - peaks[0] < 10_000  # KiB; the documents are 25 MiB
+
+
+def test_what_is_read_ahead_is_the_same(tmp_path: Path) -> None:
+    path = tmp_path / "long.godb"
+    rows = 60_000
+    table = pa.table({
+        "n": list(range(rows)),
+        "t": [f"text {n * 7919 % 99991}" for n in range(rows)],
+        "l": [[n] * (n % 3) for n in range(rows)],
+    })  # fmt: skip
+    godb_arrow.write_godb(table, path, "long")
+    options: Any = {"batch_bytes": 100_000, "threads": 2}
+    for columns in (["n"], ["t", "l"], ["_id"], []):
+        found = godb_arrow.read_table(path, columns=columns, **options)
+        assert found.num_rows == rows
+        if columns and columns != ["_id"]:
+            assert found.equals(table.select(columns).cast(found.schema))
+    few = pc.field("n") > rows - 10
+    assert godb_arrow.read_table(path, columns=["t"], filter=few, **options).num_rows == 9
+
+    before = threading.active_count()
+    reader = godb_arrow.scan_godb(path, columns=["n"], **options)
+    next(reader)
+    reader.close()
+    del reader
+    ends = time.monotonic() + 5
+    while threading.active_count() > before and time.monotonic() < ends:
+        time.sleep(0.01)
+    assert threading.active_count() <= before
+
+    raw = bytearray(path.read_bytes())
+    for at in (len(raw) // 3, len(raw) // 2, len(raw) - 100):
+        damaged = bytes(raw[:at]) + bytes([raw[at] ^ 0x55]) + bytes(raw[at + 1 :])
+        kinds = []
+        for threads in (1, 2):
+            with pytest.raises(godb_arrow.FormatError) as caught:
+                godb_arrow.read_table(damaged, columns=["n"], batch_bytes=100_000, threads=threads)
+            kinds.append((type(caught.value), str(caught.value)))
+        assert kinds[0] == kinds[1]
+    with pytest.raises(godb_arrow.FormatError):
+        godb_arrow.read_table(bytes(raw[: len(raw) // 2]), columns=["n"], **options)

@@ -62,6 +62,14 @@ def test_it_is_read_anew_by_each_consumer(people: Scannable) -> None:
     assert [one["_id"] for one in people] == ["a", "b", "c"]
 
 
+def test_fields_are_parts_of_filters(people: Scannable) -> None:
+    table = people.to_arrow(["name"], (people["age"] > 10) | (people["geo.cc"] == "DE"))
+    assert table.column("name").to_pylist() == ["Ada", "Bob"]
+    assert "geo.cc" in people._ipython_key_completions_()
+    with pytest.raises(FieldNotFound):
+        people["nothing"]
+
+
 def test_a_requested_schema_is_honoured(people: Scannable) -> None:
     wanted = pa.schema({"age": pa.int16(), "name": pa.large_string(), "mixed": pa.string()})
     table = Consumer(people, wanted).table

@@ -84,7 +84,8 @@ cdef extern from "native/scan.hpp" namespace "godb" nogil:
         const uint8_t* data, size_t size, size_t position, uint64_t items)
     Scanned c_scan_entries "godb::scan_entries"(
         const uint8_t* data, size_t size, size_t start, size_t count, size_t max_bytes,
-        vector[int64_t]& bounds, size_t& at) except +
+        const vector[string]& wanted, vector[int64_t]& bounds, vector[uint32_t]& places,
+        size_t& at) except +
     int64_t c_find_entry "godb::find_entry"(
         const uint8_t* data, const int64_t* bounds, size_t count, const uint8_t* id, size_t size)
 
@@ -165,7 +166,9 @@ cdef extern from "native/decode.hpp" namespace "godb" nogil:
     cdef cppclass Decoder:
         Decoder(Column& root, Column* id, cbool strict, cbool null_mismatch) except +
         Failure& failure()
-        cbool run(const uint8_t* data, const int64_t* bounds, size_t count) except +
+        cbool run(
+            const uint8_t* data, const int64_t* bounds, size_t count, const uint32_t* places,
+            size_t width, const int* order) except +
 
 
 cdef extern from "native/encode.hpp" nogil:
@@ -323,19 +326,25 @@ def compress_piece(bytes window not None, size_t start, uint64_t max_ratio):
 # --- Finding documents ----------------------------------------------------------------------
 
 
-def scan(bytes data not None, size_t start, size_t count, size_t max_bytes):
-    """Bounds of the whole entries from `start`; a problem (0 is none) and where it is."""
+def scan(bytes data not None, size_t start, size_t count, size_t max_bytes, fields=()):
+    """Bounds of the whole entries from `start`; a problem (0 is none) and where it is; and, of each
+    document, the places of the values of some fields (0 is unknown)."""
     cdef const uint8_t* begin = <const uint8_t*>PyBytes_AS_STRING(data)
     cdef size_t size = PyBytes_GET_SIZE(data)
     cdef vector[int64_t] bounds
+    cdef vector[uint32_t] places
+    cdef vector[string] wanted
     cdef size_t at = start
     cdef Scanned scanned
+    for field in fields:
+        wanted.push_back(<bytes>field)
     with nogil:
         bounds.push_back(<int64_t>start)
-        scanned = c_scan_entries(begin, size, start, count, max_bytes, bounds, at)
+        scanned = c_scan_entries(begin, size, start, count, max_bytes, wanted, bounds, places, at)
     found = array("q")
     found.frombytes(PyBytes_FromStringAndSize(<const char*>bounds.data(), <Py_ssize_t>(bounds.size() * 8)))
-    return found, <int>scanned, at
+    noted = PyBytes_FromStringAndSize(<const char*>places.data(), <Py_ssize_t>(places.size() * 4))
+    return found, <int>scanned, at, noted
 
 
 def skip(bytes data not None, size_t position, items):
@@ -455,21 +464,31 @@ def decode(
     Py_ssize_t id_column,
     cbool strict,
     cbool null_mismatch,
+    bytes places=None,
+    order=(),
 ):
-    """The finished columns, or None and a failure."""
+    """The finished columns, or None and a failure; `order` says which place is a column's."""
     cdef const uint8_t* begin = <const uint8_t*>PyBytes_AS_STRING(data)
     cdef size_t count = bounds.shape[0] // 2
     cdef unique_ptr[Column] root
     cdef unique_ptr[Decoder] decoder
     cdef Column* identity = NULL
     cdef cbool done
+    cdef const uint32_t* noted = NULL
+    cdef size_t width = 0
+    cdef vector[int] which
+    if places is not None and count:
+        noted = <const uint32_t*>PyBytes_AS_STRING(places)
+        width = PyBytes_GET_SIZE(places) // 4 // count
+        for place in order:
+            which.push_back(<int>place)
     root.reset(new Column())
     _fill(root.get(), plan)
     if id_column >= 0:
         identity = root.get().children[<size_t>id_column].get()
     decoder.reset(new Decoder(root.get()[0], identity, strict, null_mismatch))
     with nogil:
-        done = decoder.get().run(begin, &bounds[0], count)
+        done = decoder.get().run(begin, &bounds[0], count, noted, width, which.data())
     if done:
         return _finished(root.get())[3], None
     cdef Failure* failure = &decoder.get().failure()

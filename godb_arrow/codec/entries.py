@@ -25,6 +25,11 @@ class Entries:
         ``2 n + 1`` offsets into `data`: where each id and each document begin, and the end.
     base : int
         Offset of ``data[0]`` in the decompressed body, for error messages.
+    fields : tuple of str
+        Fields whose places were noted when the entries were found.
+    places : bytes
+        For each entry, the offset in `data` of each of these fields' values, in 32 bits: 0 where
+        it is not known, 2^32-1 where the document does not have the field.
 
     Examples
     --------
@@ -36,6 +41,8 @@ class Entries:
     data: bytes
     bounds: array[int]
     base: int = 0
+    fields: tuple[str, ...] = ()
+    places: bytes = b""
 
     def __len__(self) -> int:
         return len(self.bounds) // 2

@@ -85,12 +85,15 @@ def compress_piece(
     return sequences, window[len(window) - left :]
 
 
-def scan_entries(data: bytes, start: int, count: int, max_bytes: int, base: int) -> Entries:
+def scan_entries(
+    data: bytes, start: int, count: int, max_bytes: int, base: int, fields: tuple[str, ...] = ()
+) -> Entries:
     """Find the whole entries at the front of a buffer."""
-    bounds, problem, at = _native.scan(data, start, max(count, 0), max(max_bytes, 0))
+    raw = [name.encode("utf-8", "surrogateescape") for name in fields]
+    bounds, problem, at, places = _native.scan(data, start, max(count, 0), max(max_bytes, 0), raw)
     if problem:
         raise reference_scan.SCAN_PROBLEMS[problem](data, at, base)
-    return Entries(data, bounds, base)
+    return Entries(data, bounds, base, fields, places)
 
 
 def skip_items(data: bytes, position: int, items: int) -> tuple[int, int, int]:
@@ -146,6 +149,11 @@ def decode(entries: Entries, plan: DecodePlan) -> list[pa.Array]:
     """Decode documents into the core arrays of a plan."""
     names = [column.name for column in plan.columns]
     root = (int(Core.STRUCT), 0, "", "", tuple(_column(column) for column in plan.columns))
+    places: bytes | None = None
+    order: tuple[int, ...] = ()
+    if not plan.strict and entries.fields and set(names) <= {ID_FIELD, *entries.fields}:
+        places = entries.places
+        order = tuple(-1 if n == ID_FIELD else entries.fields.index(n) for n in names)
     columns, failure = _native.decode(
         entries.data,
         entries.bounds,
@@ -153,6 +161,8 @@ def decode(entries: Entries, plan: DecodePlan) -> list[pa.Array]:
         names.index(ID_FIELD) if ID_FIELD in names else -1,
         plan.strict,
         plan.on_mismatch == "null",
+        places,
+        order,
     )
     if failure is not None:
         raise _error(entries, *failure)

@@ -28,7 +28,9 @@ _MAP_HEADS = frozenset((*range(0x80, 0x90), 0xDE, 0xDF))
 _CONTAINER_BYTES = bytes((*range(0x80, 0xA0), 0xDC, 0xDD, 0xDE, 0xDF))
 
 
-def scan_entries(data: bytes, start: int, count: int, max_bytes: int, base: int) -> Entries:
+def scan_entries(
+    data: bytes, start: int, count: int, max_bytes: int, base: int, fields: tuple[str, ...] = ()
+) -> Entries:
     """Find the whole entries at the front of a buffer.
 
     Parameters
@@ -43,6 +45,8 @@ def scan_entries(data: bytes, start: int, count: int, max_bytes: int, base: int)
         Stop once the entries have this many bytes.
     base : int
         Offset of ``data[0]`` in the body, for messages.
+    fields : tuple of str
+        Fields whose places a compiled codec notes; this one does not.
 
     Returns
     -------

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "builders.hpp"
+#include "scan.hpp"
 
 namespace godb {
 
@@ -26,8 +27,11 @@ class Decoder {
 
     Failure& failure() { return failure_; }
 
-    // Decode documents into the root's children; false when there is a failure.
-    bool run(const uint8_t* data, const int64_t* bounds, size_t count) {
+    // Decode documents into the root's children; false when there is a failure. `places`, if given,
+    // has the places of the children's values, `width` of them for each document, of which `order`
+    // says which is a child's (-1 for the id).
+    bool run(const uint8_t* data, const int64_t* bounds, size_t count,
+             const uint32_t* places = nullptr, size_t width = 0, const int* order = nullptr) {
         limit_ = data + bounds[2 * count];
         root_.reserve(count);
         if (const size_t texts = root_.count_text())
@@ -35,6 +39,8 @@ class Decoder {
         for (size_t i = 0; i < count; ++i) {
             const uint8_t* const start = data + bounds[2 * i + 1];
             const uint8_t* const end = data + bounds[2 * i + 2];
+            if (places && at_places(data + bounds[2 * i], data, end, places + i * width, order))
+                continue;
             if (!document(data + bounds[2 * i], start, end)) {
                 failure_.document = i;
                 // A document that is damaged is damaged, whatever else is wrong with it.
@@ -69,6 +75,36 @@ class Decoder {
         const Head head = read_head(p, end);
         p = head.body;
         if (!fields(root_, row, head.size, p, end, true)) return false;
+        ++root_.length;
+        return true;
+    }
+
+    // A document whose values' places are known; false if one is not, or does not fit: then the
+    // document is looked at from its beginning.
+    bool at_places(const uint8_t* id, const uint8_t* data, const uint8_t* end,
+                   const uint32_t* places, const int* order) {
+        const size_t row = root_.length;
+        bool whole = true;
+        for (size_t i = 0; whole && i < root_.children.size(); ++i) {
+            Column& child = *root_.children[i];
+            const uint8_t* p = id;
+            if (order[i] >= 0) {
+                const uint32_t place = places[order[i]];
+                if (place == kNoPlace) {
+                    child.push_null();
+                    continue;
+                }
+                whole = place != kUnknownPlace;
+                p = data + place;
+            }
+            whole = whole && convert(child, p, end);
+        }
+        if (!whole) {
+            failure_ = Failure();
+            for (auto& child : root_.children)
+                if (child->length > row) child->truncate(row);
+            return false;
+        }
         ++root_.length;
         return true;
     }

@@ -14,6 +14,31 @@
 
 namespace godb {
 
+// The first eight bytes of a name as a short string, head and all, and which bits count.
+struct Head8 {
+    uint64_t word = 1, mask = 0;  // of a longer name: nothing is equal to them
+    uint8_t size = 0;
+
+    Head8() = default;
+    Head8(const uint8_t* data, size_t length) {
+        if (length >= 32) return;
+        uint8_t bytes[8] = {uint8_t(0xa0 | length)};
+        const size_t kept = length < 7 ? length : 7;
+        std::memcpy(bytes + 1, data, kept);
+        std::memcpy(&word, bytes, 8);
+        mask = kept == 7 ? ~uint64_t(0) : (uint64_t(1) << (8 * (kept + 1))) - 1;
+        size = uint8_t(1 + length);
+    }
+
+    // Whether the name is here; eight bytes can be read.
+    bool is_at(const uint8_t* p, const uint8_t* name) const {
+        uint64_t here;
+        std::memcpy(&here, p, 8);
+        return (here & mask) == word &&
+               (size <= 8 || std::memcmp(p + 8, name + 7, size - 8u) == 0);
+    }
+};
+
 // A set of names, numbered in the order in which they came.
 class Keys {
   public:
@@ -61,12 +86,8 @@ class Keys {
         if (place >= places_.size()) return kNone;
         const int guess = places_[place].found;
         const Head8& head = heads_[size_t(guess)];
-        uint64_t here;
-        std::memcpy(&here, p, 8);
-        if ((here & head.mask) != head.word) return kNone;
-        if (head.size > 8 &&
-            std::memcmp(p + 8, names_[size_t(guess)].data() + 7, head.size - 8u) != 0)
-            return kNone;
+        const auto* name = reinterpret_cast<const uint8_t*>(names_[size_t(guess)].data());
+        if (!head.is_at(p, name)) return kNone;
         p += head.size;
         return guess;
     }
@@ -85,21 +106,6 @@ class Keys {
         SizeGuess value;
     };
 
-    // The first eight bytes of a name as a short string, head and all, and which bits count.
-    struct Head8 {
-        uint64_t word = 1, mask = 0;  // of a longer name: nothing is equal to them
-        uint8_t size = 0;
-
-        Head8(const uint8_t* data, size_t length) {
-            if (length >= 32) return;
-            uint8_t bytes[8] = {uint8_t(0xa0 | length)};
-            const size_t kept = length < 7 ? length : 7;
-            std::memcpy(bytes + 1, data, kept);
-            std::memcpy(&word, bytes, 8);
-            mask = kept == 7 ? ~uint64_t(0) : (uint64_t(1) << (8 * (kept + 1))) - 1;
-            size = uint8_t(1 + length);
-        }
-    };
 
     // The size and the first seven bytes: all there is of a name below eight bytes.
     static uint64_t fingerprint(const uint8_t* data, size_t size) {

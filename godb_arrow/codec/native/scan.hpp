@@ -2,9 +2,10 @@
 
 #pragma once
 
+#include <string>
 #include <vector>
 
-#include "bytes.hpp"
+#include "keys.hpp"
 
 namespace godb {
 
@@ -54,29 +55,57 @@ inline Skipped skip_items(const uint8_t* data, size_t size, size_t position, uin
     return {position, items, 0, false};
 }
 
+// Where the values of some fields are in a document that was passed over: offsets into the data.
+constexpr uint32_t kUnknownPlace = 0;  // look for the field
+constexpr uint32_t kNoPlace = UINT32_MAX;  // the document does not have it
+
 // Passes over documents that are made like one before: as many fields, and mostly values of the
 // same size at the same places. The processor then predicts the comparison of a first byte and goes
-// on, where otherwise the place of each value waits until the one before it was read.
+// on, where otherwise the place of each value waits until the one before it was read. If the fields
+// are the same, too, the places of those that are wanted are noted on the way.
 class Repeats {
   public:
+    explicit Repeats(const std::vector<std::string>& wanted) : wanted_(wanted) {}
+
     // Behind the document at `p`; null where it is made differently, or ends too near to `end`.
-    const uint8_t* pass(const uint8_t* p, const uint8_t* end) {
+    // Of the wanted fields, `places` gets the offsets from `data`, or that they are not known.
+    const uint8_t* pass(const uint8_t* p, const uint8_t* end, const uint8_t* data,
+                        uint32_t* places) {
         const size_t count = steps_.size();
         if (count == 0 || size_t(end - p) < (count + 1) * kLongest) return nullptr;
         const Head head = read_head(p, end);
         if (head.token != Token::Map || head.size != fields_) return nullptr;
         p = head.body;
+        bool same_fields = knows_places_;
         for (size_t i = 0; i < count;) {
             Step& step = steps_[i];
+            if (step.field >= 0) {
+                const Field& field = names_[size_t(step.field)];
+                if (field.head.is_at(p, field.name)) {
+                    p += field.head.size;
+                    if (field.wanted >= 0) places[field.wanted] = uint32_t(p - data);
+                    ++i;
+                    continue;
+                }
+                same_fields = false;
+            }
             if (const uint8_t size = step.value.size_of(*p)) {
                 p += size;
                 ++i;
                 continue;
             }
-            if (pass_over<false>(p, end, kMaxDepth - step.level) != Passed::Whole) return nullptr;
+            // Where places are noted, nobody looks at the other values again.
+            if ((wanted_.empty() ? pass_over<false>(p, end, kMaxDepth - step.level)
+                                 : pass_over<true>(p, end, kMaxDepth - step.level)) !=
+                Passed::Whole)
+                return nullptr;
             i = step.after;
             if (size_t(end - p) < (count - i) * kLongest) return nullptr;
         }
+        if (!same_fields || size_t(p - data) >= kNoPlace)
+            for (size_t i = 0; i < wanted_.size(); ++i) places[i] = kUnknownPlace;
+        else
+            for (const size_t absent : absent_) places[absent] = kNoPlace;
         return p;
     }
 
@@ -86,28 +115,72 @@ class Repeats {
         if (tries_ == 0) return;
         --tries_;
         const Head head = read_head(p, end);
-        p = head.body;
         fields_ = head.size;
-        values(p, end, 2 * head.size, 1);
+        names_.clear();
+        knows_places_ = !wanted_.empty() && fields_ <= kMostFields;
+        std::vector<bool> found(wanted_.size(), false);
+        p = head.body;
+        for (uint64_t place = 0; place < fields_ && steps_.size() <= kMostSteps; ++place) {
+            const size_t key = steps_.size();
+            const uint8_t* const name = p;
+            values(p, end, 1, 1);
+            if (knows_places_) note_field(key, name, end, found);
+            values(p, end, 1, 1);
+        }
         if (steps_.size() > kMostSteps) steps_.clear();
+        absent_.clear();
+        for (size_t i = 0; i < found.size(); ++i)
+            if (!found[i]) absent_.push_back(i);
     }
 
   private:
     static constexpr size_t kLongest = 32;  // bytes of a value whose first byte tells its size
     static constexpr size_t kMostSteps = 512;
+    static constexpr size_t kMostFields = 64;
 
     struct Step {
         SizeGuess value;  // or a container's head
         uint8_t level;    // containers around it
+        int16_t field;    // a key of the document itself: which; else -1
         uint32_t after;   // the step behind what is inside
     };
+
+    struct Field {
+        Head8 head;
+        const uint8_t* name;  // in the document that was learnt from
+        int wanted;           // which of the wanted ones; -1 for the others
+    };
+
+    void note_field(size_t step, const uint8_t* p, const uint8_t* end, std::vector<bool>& found) {
+        const Head key = read_head(p, end);
+        // A key that is long or odd, or is there twice: such documents are looked at as a whole.
+        if (short_string(p) < 0 || steps_.size() != step + 1) {
+            knows_places_ = false;
+            return;
+        }
+        for (const Field& other : names_)
+            if (other.head.size == key.size + 1 &&
+                std::memcmp(other.name, key.body, key.size) == 0) {
+                knows_places_ = false;
+                return;
+            }
+        Field field{Head8(key.body, key.size), key.body, -1};
+        for (size_t i = 0; i < wanted_.size(); ++i)
+            if (wanted_[i].size() == key.size &&
+                std::memcmp(wanted_[i].data(), key.body, key.size) == 0) {
+                field.wanted = int(i);
+                found[i] = true;
+            }
+        steps_[step].field = int16_t(names_.size());
+        names_.push_back(field);
+    }
 
     void values(const uint8_t*& p, const uint8_t* end, uint64_t count, int level) {
         for (; count && steps_.size() <= kMostSteps; --count) {
             const size_t index = steps_.size();
             const detail::Entry entry = detail::kTable.at[*p];
             const bool container = entry.token == Token::Map || entry.token == Token::Array;
-            steps_.push_back({SizeGuess(), uint8_t(level), 0});
+            steps_.push_back({SizeGuess(), uint8_t(level), -1, 0});
             if (container && entry.width == 0) {
                 steps_[index].value = SizeGuess::head(*p);
                 const uint64_t inside = uint64_t(*p & 0x0f) << (entry.token == Token::Map);
@@ -122,18 +195,27 @@ class Repeats {
         }
     }
 
+    const std::vector<std::string>& wanted_;
     std::vector<Step> steps_;
+    std::vector<Field> names_;
+    std::vector<size_t> absent_;  // wanted fields that the documents do not have
+    bool knows_places_ = false;
     uint64_t fields_ = 0;
     size_t tries_ = 64;  // where no two documents are alike, they are passed over one by one
 };
 
 // Find whole entries: an id and a document each. `bounds` gets the start of every id and
-// document behind the first id, and the end; `at` is where a problem is.
+// document behind the first id, and the end; `at` is where a problem is. `places` gets the places of
+// the wanted fields of each document.
 inline Scanned scan_entries(const uint8_t* data, size_t size, size_t start, size_t count,
-                            size_t max_bytes, std::vector<int64_t>& bounds, size_t& at) {
+                            size_t max_bytes, const std::vector<std::string>& wanted,
+                            std::vector<int64_t>& bounds, std::vector<uint32_t>& places,
+                            size_t& at) {
     const uint8_t* const end = data + size;
     const uint8_t* p = data + start;
-    Repeats repeats;
+    Repeats repeats(wanted);
+    std::vector<uint32_t> here(wanted.size(), kUnknownPlace);
+    const std::vector<uint32_t> unknown(wanted.size(), kUnknownPlace);
     for (size_t found = 0; found < count && size_t(p - data) - start < max_bytes && p < end;
          ++found) {
         at = size_t(p - data);
@@ -147,7 +229,8 @@ inline Scanned scan_entries(const uint8_t* data, size_t size, size_t start, size
             at = size_t(document - data);
             return Scanned::BadDocument;
         }
-        if (const uint8_t* const behind = repeats.pass(document, end)) {
+        if (const uint8_t* const behind = repeats.pass(document, end, data, here.data())) {
+            places.insert(places.end(), here.begin(), here.end());
             bounds.push_back(document - data);
             bounds.push_back(behind - data);
             p = behind;
@@ -165,6 +248,7 @@ inline Scanned scan_entries(const uint8_t* data, size_t size, size_t start, size
             return Scanned::TooDeep;
         }
         repeats.learn(document, next);
+        places.insert(places.end(), unknown.begin(), unknown.end());
         bounds.push_back(document - data);
         bounds.push_back(next - data);
         p = next;
