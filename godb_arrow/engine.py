@@ -87,6 +87,15 @@ class MemoryStats:
         Bytes of the journal on the disk.
     dirty_documents : int
         Documents that changed since their file was written.
+
+    Examples
+    --------
+    >>> import tempfile, godb_arrow
+    >>> with godb_arrow.StorageEngine(tempfile.mkdtemp(), max_memory="64MiB") as engine:
+    ...     _ = engine.create_collection("users").insert({"name": "Ada"})
+    ...     stats = engine.memory_stats()
+    >>> stats.limit_mb, stats.collections, stats.dirty_documents
+    (64.0, 1, 1)
     """
 
     alloc_mb: float
@@ -134,6 +143,15 @@ class EngineStats:
         Changes that the journal had when the engine was opened.
     torn_bytes : int
         Bytes that were cut off the journal then.
+
+    Examples
+    --------
+    >>> import tempfile, godb_arrow
+    >>> with godb_arrow.StorageEngine(tempfile.mkdtemp()) as engine:
+    ...     _ = engine.create_collection("users").insert({"name": "Ada"})
+    ...     engine.save()
+    ...     engine.stats().checkpoints
+    1
     """
 
     memory: MemoryStats

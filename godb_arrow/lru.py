@@ -48,6 +48,18 @@ class EvictionPolicy(Protocol):
 
     Values are ranked in rounds: all at once, and when each was evicted, or was used since, all
     again. So what is put or used in a round is safe until the next.
+
+    Examples
+    --------
+    >>> class LargestFirst:
+    ...     def rank(self, entry):
+    ...         return -entry.size
+    ...     def lifetime(self):
+    ...         return None
+    >>> cache = LRUCache(10, LargestFirst())
+    >>> _ = cache.put("large", "…", 8), cache.put("small", "…", 1), cache.put("new", "…", 3)
+    >>> sorted(cache)
+    ['new', 'small']
     """
 
     def rank(self, entry: CacheEntry) -> Any:
@@ -60,7 +72,15 @@ class EvictionPolicy(Protocol):
 
 
 class LRU:
-    """The value that was not used for longest goes first."""
+    """The value that was not used for longest goes first.
+
+    Examples
+    --------
+    >>> cache = LRUCache(2, LRU())
+    >>> _ = cache.put("a", 1, 1), cache.put("b", 2, 1), cache.get("a"), cache.put("c", 3, 1)
+    >>> sorted(cache)
+    ['a', 'c']
+    """
 
     def rank(self, entry: CacheEntry) -> int:
         """When it was used last."""
@@ -72,7 +92,15 @@ class LRU:
 
 
 class LFU:
-    """The value that was used least often goes first, and of equals the older."""
+    """The value that was used least often goes first, and of equals the older.
+
+    Examples
+    --------
+    >>> cache = LRUCache(2, LFU())
+    >>> _ = cache.put("a", 1, 1), cache.get("a"), cache.put("b", 2, 1), cache.put("c", 3, 1)
+    >>> sorted(cache)
+    ['a', 'c']
+    """
 
     def rank(self, entry: CacheEntry) -> tuple[int, int]:
         """How often it was used, and when last."""
@@ -90,6 +118,15 @@ class TTL:
     ----------
     seconds : float
         How long a value lives.
+
+    Examples
+    --------
+    >>> import time
+    >>> cache = LRUCache(10, TTL(0.001))
+    >>> _ = cache.put("a", 1, 1)
+    >>> time.sleep(0.01)
+    >>> print(cache.get("a"))
+    None
     """
 
     def __init__(self, seconds: float) -> None:

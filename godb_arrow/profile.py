@@ -58,6 +58,14 @@ class FieldProfile:
         The most frequent values; their counts are lower bounds where more than 1,000 are distinct.
     histogram : tuple of arrays or None
         Counts and bin edges, as of ``numpy.histogram``, of numbers and (as seconds) timestamps.
+
+    Examples
+    --------
+    >>> import godb_arrow
+    >>> from godb_arrow.samples import FLIGHTS
+    >>> field = godb_arrow.open_godb(FLIGHTS).profile(["carrier"])["carrier"]
+    >>> field.type, field.distinct, field.top[0]
+    ('string', 16, ('UA', 4637))
     """
 
     name: str
@@ -81,6 +89,16 @@ class Profile(Mapping[str, FieldProfile]):
         The collection.
     documents : int
         How many there were.
+
+    Examples
+    --------
+    >>> import godb_arrow
+    >>> from godb_arrow.samples import FLIGHTS
+    >>> godb_arrow.open_godb(FLIGHTS).profile(["origin", "distance"])
+    flights: 27,004 documents
+    field     type    nulls  absent  distinct  min  max   most frequent
+    origin    string  0      0       3         EWR  LGA   EWR (9,893), JFK (9,161), LGA (7,950)
+    distance  int64   0      0       177       80   4983  2475 (937), 762 (878), 2586 (671)
     """
 
     def __init__(self, name: str, documents: int, fields: dict[str, FieldProfile]) -> None:

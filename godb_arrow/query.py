@@ -98,6 +98,18 @@ class Explanation:
         Documents of the collection.
     source : {"memory", "file"}
         Where the documents are read from.
+
+    Examples
+    --------
+    >>> import tempfile, godb_arrow
+    >>> with godb_arrow.StorageEngine(tempfile.mkdtemp()) as engine:
+    ...     users = engine.create_collection("users")
+    ...     _ = users.insert_many([{"name": "Ada"}, {"name": "Bob"}])
+    ...     users.create_index("name")
+    ...     engine.save()
+    ...     found = users.explain({"name": "Ada"})
+    >>> found.index, found.candidates, found.documents
+    ('name', 1, 2)
     """
 
     index: str | None
@@ -262,6 +274,19 @@ class Page:
         In the order of their ids, compared as text.
     cursor : str or None
         What to give to get the next page; None when this is the last.
+
+    Examples
+    --------
+    >>> import tempfile, godb_arrow
+    >>> with godb_arrow.StorageEngine(tempfile.mkdtemp()) as engine:
+    ...     users = engine.create_collection("users")
+    ...     _ = users.insert_many([{"name": "Ada"}, {"name": "Bob"}, {"name": "Cy"}])
+    ...     page = users.find_page(limit=2)
+    ...     last = users.find_page(limit=2, cursor=page.cursor)
+    >>> [one["name"] for one in page.documents], [one["name"] for one in last.documents]
+    (['Ada', 'Bob'], ['Cy'])
+    >>> print(last.cursor)
+    None
     """
 
     documents: list[dict[Any, Any]]

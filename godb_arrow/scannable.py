@@ -39,6 +39,16 @@ class Scannable(ABC):
     """A collection that can be read as columns, as often as wanted.
 
     Everything that takes an Arrow stream takes it as it is: each time it is read anew.
+
+    Examples
+    --------
+    >>> import godb_arrow, pyarrow as pa
+    >>> from godb_arrow.samples import FLIGHTS
+    >>> flights = godb_arrow.open_godb(FLIGHTS)
+    >>> isinstance(flights, Scannable), pa.table(flights).num_rows
+    (True, 27004)
+    >>> flights.to_arrow(["dest"], flights["distance"] > 4000).num_rows
+    62
     """
 
     @property

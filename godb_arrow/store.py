@@ -36,7 +36,19 @@ _FEW = 64  # documents that are kept one by one in an overlay
 
 
 class CollectionState(Enum):
-    """Where a collection's documents are."""
+    """Where a collection's documents are.
+
+    Examples
+    --------
+    >>> import tempfile, godb_arrow
+    >>> engine = godb_arrow.StorageEngine(tempfile.mkdtemp())
+    >>> users = engine.create_collection("users")
+    >>> users.insert({"name": "Ada"})
+    '1'
+    >>> users.state
+    <CollectionState.DIRTY: 'dirty'>
+    >>> engine.close()
+    """
 
     UNLOADED = "unloaded"
     """In the file only."""
@@ -68,6 +80,15 @@ class CollectionInfo:
         In UTC; of this engine, and of the file.
     access_count : int
         How often it was read or changed by this engine.
+
+    Examples
+    --------
+    >>> import tempfile, godb_arrow
+    >>> with godb_arrow.StorageEngine(tempfile.mkdtemp()) as engine:
+    ...     _ = engine.create_collection("users").insert({"name": "Ada"})
+    ...     info = engine.info("users")
+    >>> info.name, info.documents, info.state.value
+    ('users', 1, 'dirty')
     """
 
     name: str

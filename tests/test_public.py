@@ -88,6 +88,15 @@ def test_every_verb_shows_parameters_results_and_an_example(name: str) -> None:
     assert ">>>" in text
 
 
+def test_every_public_name_but_errors_shows_an_example() -> None:
+    for name in godb_arrow.__all__:
+        member = getattr(godb_arrow, name)
+        if inspect.isclass(member) and issubclass(member, BaseException):
+            continue
+        if inspect.isclass(member) or inspect.isfunction(member):
+            assert ">>>" in (inspect.getdoc(member) or ""), name
+
+
 def test_every_command_has_help_and_an_example() -> None:
     context = click.Context(main)
     for name in main.list_commands(context):
