@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable
 from typing import BinaryIO
 
 import xxhash
@@ -13,7 +11,7 @@ from godb_arrow.errors import CorruptFile, LimitExceeded
 
 __all__ = ["Body", "read_exactly"]
 
-_READ_SIZE = 512 << 10
+_READ_SIZE = 128 << 10
 _LEAST_GROWTH = 256 << 10
 _MAX_EXPANSION = 255  # LZ4: a byte of the block stands for at most this many of output
 _MAX_VALUE = 1 << 30
@@ -28,33 +26,6 @@ def read_exactly(stream: BinaryIO, count: int) -> bytes:
             break
         data += more
     return data
-
-
-class _Ahead:
-    """The next bytes, while they are decompressed on a thread of their own."""
-
-    def __init__(self, gather: Callable[[bytes, int], bytes], count: int) -> None:
-        self._found = b""
-        self._error: BaseException | None = None
-        self._thread = threading.Thread(
-            target=self._run, args=(gather, count), name="godb-arrow-ahead", daemon=True
-        )
-        self._thread.start()
-
-    def _run(self, gather: Callable[[bytes, int], bytes], count: int) -> None:
-        try:
-            self._found = gather(b"", count)
-        except BaseException as error:
-            self._error = error
-
-    def join(self) -> None:
-        self._thread.join()
-
-    def result(self) -> bytes:
-        self.join()
-        if self._error is not None:
-            raise self._error
-        return self._found
 
 
 class Body:
@@ -84,8 +55,6 @@ class Body:
         self.data = b""
         self.position = 0
         self.base = 0  # offset of data[0] in the body
-        self._ahead: _Ahead | None = None
-        self._ahead_size = 0
 
     def fetch(self, count: int) -> bytes:
         """Read bytes of the file as they are: the header, before anything else."""
@@ -99,11 +68,6 @@ class Body:
     def begin_block(self) -> None:
         """Say that what follows in the file is the LZ4 block."""
         self._block_start = self._read
-
-    @property
-    def known_size(self) -> int:
-        """Bytes of the file; 0 where that is not known."""
-        return self._size or 0
 
     @property
     def offset(self) -> int:
@@ -131,34 +95,13 @@ class Body:
     def grow(self, count: int) -> bool:
         """Add about `count` bytes to the window; False when there are none."""
         before = len(self.data)
-        if self._ahead is not None:
-            ahead, self._ahead = self._ahead, None
-            self.data += ahead.result()
-        else:
-            self.data = self._gather(self.data, count)
-        grown = len(self.data) > before
-        if grown and self._ahead_size:
-            self._ahead = _Ahead(self._gather, self._ahead_size)
-        return grown
-
-    def _gather(self, window: bytes, count: int) -> bytes:
         try:
-            return self._decoder.gather(window, count, self._fetch_piece)
+            self.data = self._decoder.gather(self.data, count, self._fetch_piece)
         except CorruptFile as error:
             if error.where == "file":
                 error.offset += self._block_start
             raise
-
-    def read_ahead(self, count: int) -> None:
-        """From now on decompress `count` bytes while those before are worked on."""
-        self._ahead_size = count
-
-    def close(self) -> None:
-        """Wait for what is being read ahead: the file may be closed then."""
-        self._ahead_size = 0
-        if self._ahead is not None:
-            self._ahead.join()
-            self._ahead = None
+        return len(self.data) > before
 
     def _fetch_piece(self) -> bytes:
         return self.fetch(_READ_SIZE)
@@ -168,10 +111,8 @@ class Body:
         if self.available >= count:
             return
         self.drop()
-        if self._ahead is not None:
-            self.grow(0)
         missing = count - self.available
-        if self._size is not None and missing > 0:
+        if self._size is not None:
             # What LZ4 holds back is at most one long match, and that is bounded by its bytes.
             possible = (self._size - self._read + _READ_SIZE) * _MAX_EXPANSION
             if missing > possible + _LEAST_GROWTH:
@@ -179,8 +120,7 @@ class Body:
                     f"{expected} claims {count} bytes, more than the file can hold",
                     offset=self.offset,
                 )
-        while self.available < count and self.grow(count - self.available):
-            pass
+        self.grow(missing)
         if self.available < count:
             raise CorruptFile(f"the body ends inside {expected}", offset=self.base + len(self.data))
 
@@ -257,8 +197,8 @@ class Body:
     def prefetch(self, count: int) -> None:
         """Begin the window at the position, with `count` bytes in it if there are as many."""
         self.drop()
-        while self.available < count and self.grow(count - self.available):
-            pass
+        if self.available < count:
+            self.grow(count - self.available)
 
     def _keep(self, count: int, kept: list[bytes] | None) -> None:
         if kept is not None:

@@ -317,7 +317,7 @@ class CollectionSection:
         self._left = self.count
 
     def entries(
-        self, options: ReadOptions, *, ahead: bool = False, fields: tuple[str, ...] = ()
+        self, options: ReadOptions, fields: tuple[str, ...] = ()
     ) -> Iterator[codec.Entries]:
         """Read the documents in runs, bounded by the options' rows and bytes.
 
@@ -325,8 +325,6 @@ class CollectionSection:
         ----------
         options : ReadOptions
             ``batch_size``, ``batch_bytes`` and ``max_document_bytes`` count here.
-        ahead : bool
-            Whether to decompress on a thread of its own.
         fields : tuple of str
             Fields that are wanted first: where their values are is noted, as far as that is cheap.
 
@@ -342,11 +340,8 @@ class CollectionSection:
             A document has more bytes than the options allow.
         """
         self._fields = fields
-        if ahead and self._body.known_size > options.batch_bytes:
-            self._body.read_ahead(options.batch_bytes)
         while self._left:
             yield self._run(options)
-        self._body.read_ahead(0)
 
     def _run(self, options: ReadOptions) -> codec.Entries:
         body = self._body
@@ -458,10 +453,6 @@ class GodbReader:
         self._body.begin_block()
         self.checksum = False
         self.trailing = 0
-
-    def close(self) -> None:
-        """End what reads ahead; the file may be closed then."""
-        self._body.close()
 
     @property
     def offset(self) -> int:

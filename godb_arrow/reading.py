@@ -85,14 +85,9 @@ class StoredCollection:
         """
         with error_context("read", self.source.name, self.name), self.source.open() as stream:
             reader = GodbReader(stream, self.source.size())
-            try:
-                for section in reader.sections():
-                    if isinstance(section, CollectionSection) and section.name == self.name:
-                        yield from section.entries(
-                            self.options, ahead=bool(fields) and self.threads() > 1, fields=fields
-                        )
-            finally:
-                reader.close()
+            for section in reader.sections():
+                if isinstance(section, CollectionSection) and section.name == self.name:
+                    yield from section.entries(self.options, fields)
 
     def threads(self) -> int:
         """How many threads are worthwhile."""

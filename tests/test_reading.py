@@ -317,7 +317,7 @@ def test_streaming_takes_constant_memory(tmp_path: Path) -> None:
     assert peaks[1] - peaks[0] < 10_000  # KiB; the documents are 25 MiB
 
 
-def test_what_is_read_ahead_is_the_same(tmp_path: Path) -> None:
+def test_few_columns_of_many_pieces(tmp_path: Path) -> None:
     path = tmp_path / "long.godb"
     rows = 60_000
     table = pa.table({
