@@ -389,8 +389,7 @@ def _of_folder(name: str, place: str, part: str | None, batch_size: int | None) 
     if os.path.isdir(os.path.join(place, "_delta_log")):
         dataset = _delta().DeltaTable(place).to_pyarrow_dataset()
     elif os.path.isdir(os.path.join(place, "collections")):
-        engine = StorageEngine(place, read_only=True)
-        return _OfEngine(engine, engine[_needed(part, name)], name, batch_size)
+        return _OfEngine(place, _needed(part, name), name, batch_size)
     else:
         dataset = ds.dataset(place, format="parquet", partitioning="hive")
 
@@ -402,15 +401,22 @@ def _of_folder(name: str, place: str, part: str | None, batch_size: int | None) 
     return _OfColumns(name, opened, batch_size, dataset.count_rows())
 
 
-class _OfEngine(_OfCollection):
-    """A collection of an engine that was opened for the copy."""
+class _OfEngine(_Source):
+    """A collection of a data directory, which is open only while it is read."""
 
-    def __init__(
-        self, engine: StorageEngine, collection: Scannable, name: str, batch_size: int | None
-    ) -> None:
-        super().__init__(collection, name, batch_size)
-        self._engine = engine
-        self._mixed = super().conflicts()
+    def __init__(self, place: str, collection: str, name: str, batch_size: int | None) -> None:
+        self.name = name
+        self._place, self._collection, self._batch_size = place, collection, batch_size
+        with self._source() as source:
+            self._total, self._mixed = source.total(), source.conflicts()
+
+    @contextmanager
+    def _source(self) -> Iterator[_OfCollection]:
+        with StorageEngine(self._place, read_only=True) as engine:
+            yield _OfCollection(engine[self._collection], self.name, self._batch_size)
+
+    def total(self) -> int:
+        return self._total
 
     def conflicts(self) -> list[str]:
         return self._mixed
@@ -419,7 +425,7 @@ class _OfEngine(_OfCollection):
     def opened(
         self, as_documents: bool, columns: Sequence[str] | None, filter: Filter | None
     ) -> Iterator[_Data]:
-        with self._engine, super().opened(as_documents, columns, filter) as data:
+        with self._source() as source, source.opened(as_documents, columns, filter) as data:
             yield data
 
 

@@ -80,7 +80,8 @@ def format_of(path: str | os.PathLike[str]) -> str:
     extension = os.path.splitext(name)[1].lower()
     if extension not in FORMATS:
         raise InvalidOption(
-            f"no format is known for {name!r}", advice=f"end the name in {', '.join(FORMATS)}"
+            f"no format is known for {name!r}",
+            advice=f"end the name in .godb, {', '.join(FORMATS)}",
         )
     return FORMATS[extension]
 
