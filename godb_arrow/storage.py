@@ -8,6 +8,7 @@ import secrets
 import shutil
 import stat
 import tempfile
+import time
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -32,6 +33,7 @@ Location = str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes]
 """What can be read: a path, a URL that fsspec knows, bytes, or an open binary file."""
 
 _SPOOL_IN_MEMORY = 64 << 20
+_ABANDONED = 60.0  # seconds without a write, after which nobody's temporary file is removed
 TEMPORARY_PREFIX, TEMPORARY_SUFFIX = ".godb-arrow-", ".tmp"
 
 
@@ -398,9 +400,11 @@ def _replace_local(path: str) -> Iterator[BinaryIO]:
     folder = os.path.dirname(path)
     if not os.path.isdir(folder):
         raise SourceNotFound(f"there is no folder {folder}", advice="make it first")
+    _remove_abandoned(folder)
     temporary = os.path.join(folder, f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}{TEMPORARY_SUFFIX}")
     descriptor = disk.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
+        _lock(descriptor)
         try:
             with io.BufferedWriter(_DiskWriter(descriptor), 1 << 20) as stream:
                 yield cast(BinaryIO, stream)
@@ -414,6 +418,41 @@ def _replace_local(path: str) -> Iterator[BinaryIO]:
             os.unlink(temporary)
         raise
     disk.sync_folder(folder)
+
+
+_tidied: set[str] = set()
+
+
+def _remove_abandoned(folder: str) -> None:
+    """Remove temporary files of writers that were killed: nobody has them locked any more."""
+    if folder in _tidied:
+        return
+    _tidied.add(folder)  # once is enough for a process
+    oldest = time.time() - _ABANDONED
+    with suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            is_ours = entry.name.startswith(TEMPORARY_PREFIX)
+            if not is_ours or not entry.name.endswith(TEMPORARY_SUFFIX):
+                continue
+            if entry.stat().st_mtime > oldest:
+                continue  # its writer may not have locked it yet
+            descriptor = os.open(entry.path, os.O_RDONLY)
+            try:
+                if _lock(descriptor):
+                    os.unlink(entry.path)
+            finally:
+                os.close(descriptor)
+
+
+def _lock(descriptor: int) -> bool:
+    """Lock a file until it is closed; False where somebody has it, or where that is unknown."""
+    try:
+        import fcntl
+
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (ImportError, OSError):
+        return False
+    return True
 
 
 def _mode_for(path: str) -> int:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import stat
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -115,3 +119,40 @@ def test_different_names_become_different_file_names(pair: list[str]) -> None:
 def test_ordinary_names_stay_as_they_are() -> None:
     for name in ("users", "naïve name", "名前", "a-b_c.d", "v1.2"):
         assert file_name(name) == name
+
+
+def test_what_a_killed_writer_left_is_removed(tmp_path: Path) -> None:
+    def left(name: str, age: float) -> Path:
+        path = tmp_path / f".godb-arrow-{name}.tmp"
+        path.write_bytes(b"half")
+        os.utime(path, (time.time() - age, time.time() - age))
+        return path
+
+    old, young, locked = left("old", 3600), left("young", 1), left("locked", 3600)
+    other = tmp_path / "other.tmp"
+    other.write_bytes(b"somebody's")
+    os.utime(other, (0, 0))
+    code = (
+        "import fcntl, sys; file = open(sys.argv[1]); fcntl.flock(file, fcntl.LOCK_EX);"
+        "print('locked', flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(locked)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as holder:
+        assert holder.stdout is not None
+        holder.stdout.readline()
+        with replace_file(tmp_path / "new") as stream:
+            stream.write(b"x")
+        assert not old.exists()
+        assert young.exists()
+        assert locked.exists(), "its writer is alive"
+        assert other.exists()
+        holder.communicate()
+
+
+def test_a_file_that_is_being_written_is_locked(tmp_path: Path) -> None:
+    with replace_file(tmp_path / "new") as stream:
+        stream.write(b"x")
+        (path,) = tmp_path.iterdir()
+        with path.open() as file, pytest.raises(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
