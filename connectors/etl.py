@@ -196,7 +196,14 @@ def copy(
             progress_bar(origin.total(), shown=progress) as count,
             origin.opened(to.takes_documents, columns, filter) as data,
         ):
-            documents = to.write(_counted(data, count), mode)
+            documents = 0
+
+            def note(more: int) -> None:
+                nonlocal documents
+                documents += more
+                count(more)
+
+            to.write(_counted(data, note), mode)
     summary = CopySummary(
         origin.name,
         to.name,
@@ -239,7 +246,13 @@ def _counted(data: _Data, count: Count) -> _Data:
         return _Documents(data.schema, tallied(data.stored_entries()))
     if isinstance(data, pa.RecordBatchReader):
         return pa.RecordBatchReader.from_batches(data.schema, tallied(data))
-    return (document for document in data if count(1) is not data)
+
+    def documents() -> Iterator[dict[str, Any]]:
+        for document in data:
+            yield document
+            count(1)
+
+    return documents()
 
 
 # --- where from -------------------------------------------------------------------------------
@@ -462,8 +475,8 @@ class _Target(ABC):
         """Whether it is there already."""
 
     @abstractmethod
-    def write(self, data: _Data, mode: Mode) -> int:
-        """Write it all or nothing; returns how many documents."""
+    def write(self, data: _Data, mode: Mode) -> None:
+        """Write it all or nothing."""
 
     def size(self) -> int | None:
         """Bytes that it has, where that is known."""
@@ -515,8 +528,8 @@ class _GodbTarget(_Target):
             return False
         return True
 
-    def write(self, data: _Data, mode: Mode) -> int:
-        return write_godb(
+    def write(self, data: _Data, mode: Mode) -> None:
+        write_godb(
             data, self._place, self._collection,
             if_exists=_IF_EXISTS[mode], id_column=self._id_column,
         )  # fmt: skip
@@ -538,22 +551,22 @@ class _EngineTarget(_Target):
         with StorageEngine(self._place, read_only=True) as engine:
             return self._collection in engine
 
-    def write(self, data: _Data, mode: Mode) -> int:
+    def write(self, data: _Data, mode: Mode) -> None:
         name = self._collection
         with StorageEngine(self._place) as engine:
             if mode in ("append", "upsert") and name in engine:
                 insert = engine.upsert_many if mode == "upsert" else engine.insert_many
                 found = iter(data) if isinstance(data, _Documents) else data
-                return len(insert(name, found, id_column=self._id_column))
+                insert(name, found, id_column=self._id_column)
+                return
             # It comes as a whole: a file beside the others, which the engine takes in.
             with tempfile.TemporaryDirectory(prefix=_STAGED, dir=self._place) as folder:
                 path = os.path.join(folder, "copy.godb")
-                documents = write_godb(data, path, name, id_column=self._id_column)
+                write_godb(data, path, name, id_column=self._id_column)
                 if name in engine:
                     engine.drop_collection(name)
                 engine.load_collection_metadata(path)
                 engine.save()
-            return documents
 
 
 class _FileTarget(_Target):
@@ -573,35 +586,28 @@ class _FileTarget(_Target):
             return False
         return True
 
-    def write(self, data: _Data, mode: Mode) -> int:
+    def write(self, data: _Data, mode: Mode) -> None:
         if mode == "upsert":
             raise self.refuse(mode, "copy to a GODB file or a database")
         if mode == "append" and self.exists():
             with open_file(self._place, format=self._format) as before:
-                kept = [0]
                 if isinstance(before, pa.RecordBatchReader):
-                    tallied = _tallied(before, kept)
-                    there = pa.RecordBatchReader.from_batches(before.schema, tallied)
-                    return self._export(_chained(there, data)) - kept[0]
-                if isinstance(data, pa.RecordBatchReader):
-                    data = documents_of(data)
-                counted = (one for one in before if kept.__setitem__(0, kept[0] + 1) is None)
-                return self._export(itertools.chain(counted, data)) - kept[0]
-        return self._export(data)
+                    assert isinstance(data, pa.RecordBatchReader)
+                    self._export(_chained(before, data))
+                    return
+                rows = documents_of(data) if isinstance(data, pa.RecordBatchReader) else data
+                self._export(itertools.chain(before, rows))
+                return
+        self._export(data)
 
-    def _export(self, data: Any) -> int:
+    def _export(self, data: Any) -> None:
         if isinstance(data, pa.RecordBatchReader):
-            return export_file(data, self._place, format=self._format, expected=self._expected)
-        return export_documents(data, self._place, format=self._format, expected=self._expected)
+            export_file(data, self._place, format=self._format, expected=self._expected)
+        else:
+            export_documents(data, self._place, format=self._format, expected=self._expected)
 
     def size(self) -> int | None:
         return Source(self._place).size()
-
-
-def _tallied(batches: Iterable[pa.RecordBatch], count: list[int]) -> Iterator[pa.RecordBatch]:
-    for batch in batches:
-        count[0] += batch.num_rows
-        yield batch
 
 
 def _chained(first: pa.RecordBatchReader, second: pa.RecordBatchReader) -> pa.RecordBatchReader:
@@ -633,7 +639,7 @@ class _FolderTarget(_Target):
     def exists(self) -> bool:
         return os.path.lexists(self._place)
 
-    def write(self, data: _Data, mode: Mode) -> int:
+    def write(self, data: _Data, mode: Mode) -> None:
         if mode in ("append", "upsert") and self.exists():
             raise self.refuse(mode, 'a Delta table can be appended to: format="delta"')
         assert isinstance(data, pa.RecordBatchReader)
@@ -651,13 +657,11 @@ class _FolderTarget(_Target):
                 if left.startswith(prefix):
                     shutil.rmtree(os.path.join(parent, left))
             staged = os.path.join(parent, f"{prefix}{secrets.token_hex(8)}")
-            rows = [0]
             try:
                 reader = flattened(data, has_no_children)
                 ds.write_dataset(
-                    _tallied(reader, rows),
+                    reader,
                     staged,
-                    schema=reader.schema,
                     format="parquet",
                     partitioning=self._partition_by or None,
                     partitioning_flavor="hive" if self._partition_by else None,
@@ -677,7 +681,6 @@ class _FolderTarget(_Target):
                 raise UnsupportedType(f"Parquet cannot hold it: {error}") from error
             finally:
                 shutil.rmtree(staged, ignore_errors=True)
-        return rows[0]
 
     def size(self) -> int:
         return sum(
@@ -720,17 +723,15 @@ class _DeltaTarget(_Target):
     def exists(self) -> bool:
         return bool(self._delta.DeltaTable.is_deltatable(self._place))
 
-    def write(self, data: _Data, mode: Mode) -> int:
+    def write(self, data: _Data, mode: Mode) -> None:
         assert isinstance(data, pa.RecordBatchReader)
         reader = flattened(data, lambda kind: pa.types.is_null(kind) or has_no_children(kind))
-        rows = [0]
-        counted = pa.RecordBatchReader.from_batches(reader.schema, _tallied(reader, rows))
         try:
             if mode == "upsert" and self.exists():
                 if ID_FIELD not in reader.schema.names:
                     raise FieldNotFound(f"there is no {ID_FIELD!r}", advice="copy it, too")
                 merge = self._delta.DeltaTable(self._place).merge(
-                    counted,
+                    reader,
                     predicate=f"target.{ID_FIELD} = source.{ID_FIELD}",
                     source_alias="source",
                     target_alias="target",
@@ -739,7 +740,7 @@ class _DeltaTarget(_Target):
             else:
                 self._delta.write_deltalake(
                     self._place,
-                    counted,
+                    reader,
                     mode="overwrite"
                     if mode == "overwrite"
                     else "append"
@@ -750,7 +751,6 @@ class _DeltaTarget(_Target):
                 )
         except self._delta.exceptions.DeltaError as error:
             raise StorageError(f"the Delta table was not written: {error}") from error
-        return rows[0]
 
 
 # --- databases --------------------------------------------------------------------------------
@@ -819,11 +819,9 @@ class _SqlTarget(_Target):
             return False
         return True
 
-    def write(self, data: _Data, mode: Mode) -> int:
+    def write(self, data: _Data, mode: Mode) -> None:
         assert isinstance(data, pa.RecordBatchReader)
         reader = flattened(data, lambda kind: is_nested_or_binary(kind) and not _is_bytes(kind))
-        rows = [0]
-        counted = pa.RecordBatchReader.from_batches(reader.schema, _tallied(reader, rows))
         with (
             _sql_errors("write"),
             _connect(self._place) as connection,
@@ -831,15 +829,14 @@ class _SqlTarget(_Target):
         ):
             there = self._is_there(connection)
             if mode == "upsert" and there:
-                self._upsert(cursor, counted)
+                self._upsert(cursor, reader)
             else:
                 if mode == "overwrite" and there:
                     cursor.execute(f"DROP TABLE {_quoted(self._table)}")
                 cursor.adbc_ingest(
-                    self._table, counted, mode="append" if mode == "append" and there else "create"
+                    self._table, reader, mode="append" if mode == "append" and there else "create"
                 )
             connection.commit()
-        return rows[0]
 
     def _upsert(self, cursor: Any, reader: pa.RecordBatchReader) -> None:
         key, table = _quoted(self._id_column), _quoted(self._table)

@@ -13,15 +13,17 @@ from __future__ import annotations
 
 import base64
 import hmac
+import io
 import ipaddress
 import json
 import logging
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Self, Unpack
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.flight as fl
@@ -38,10 +40,11 @@ from godb_arrow.errors import (
     StorageError,
 )
 from godb_arrow.options import ReadKeywords
-from godb_arrow.projection import Filter, RowFilter, narrow, project
-from godb_arrow.reading import load_run
+from godb_arrow.projection import Filter, RowFilter, narrow, project, rows_where
+from godb_arrow.reading import load_run, read_table
 from godb_arrow.scannable import Scannable
-from godb_arrow.schema import storage_schema
+from godb_arrow.schema import ID_FIELD, storage_schema
+from godb_arrow.writing import write_godb
 
 __all__ = ["FlightServer", "RemoteCollection", "RemoteEngine", "connect"]
 
@@ -381,13 +384,9 @@ def _filter_of(wanted: dict[str, Any]) -> Filter | None:
 
 
 def _kept(batch: pa.RecordBatch, expression: pc.Expression) -> pa.Array:
-    plain = pa.Table.from_batches([batch.cast(storage_schema(batch.schema))])
-    numbered = plain.append_column("\0row", pa.array(range(batch.num_rows), pa.int64()))
-    try:
-        rows = numbered.filter(expression).column("\0row")
-    except (pa.ArrowException, IndexError) as error:
-        raise InvalidOption(f"the expression does not fit the collection: {error}") from error
-    return pc.is_in(numbered.column("\0row").combine_chunks(), value_set=rows.combine_chunks())
+    kept = np.zeros(batch.num_rows, bool)
+    kept[rows_where(batch.cast(storage_schema(batch.schema)), expression).to_numpy()] = True
+    return pa.array(kept)
 
 
 # --- the client -------------------------------------------------------------------------------
@@ -473,8 +472,9 @@ class RemoteEngine(Mapping[str, "RemoteCollection"]):
             How many documents were inserted.
         """
         rows = rows_of(data, id_column)
-        table = pa.Table.from_pylist([dict(one) for one in rows.documents])
-        if rows.schema is not None:
+        if rows.schema is None:
+            table = _as_columns(rows.documents, id_column)
+        else:
             table = pa.Table.from_batches(rows.batches, rows.schema)
         wanted = {"collection": name, "mode": mode, "id_column": id_column}
         descriptor = fl.FlightDescriptor.for_command(json.dumps(wanted).encode())
@@ -505,6 +505,25 @@ class RemoteEngine(Mapping[str, "RemoteCollection"]):
 
     def __repr__(self) -> str:
         return f"<RemoteEngine {self.location!r}>"
+
+
+def _as_columns(documents: Iterable[Any], id_column: str | None) -> pa.Table:
+    """Documents as the columns that a GODB file of them has: mixed types as JSON text."""
+    has_ids = False
+
+    def looked_at() -> Iterator[Any]:
+        nonlocal has_ids
+        for document in documents:
+            has_ids = has_ids or (isinstance(document, Mapping) and ID_FIELD in document)
+            yield document
+
+    with io.BytesIO() as file:
+        write_godb(looked_at(), file, "upload", id_column=id_column)
+        table = read_table(file.getvalue(), "upload")
+    # Ids that were generated here are not the server's.
+    return (
+        table if has_ids or ID_FIELD not in table.column_names else table.drop_columns([ID_FIELD])
+    )
 
 
 def _received(reader: pa.RecordBatchReader, location: str) -> Iterator[pa.RecordBatch]:

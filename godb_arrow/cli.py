@@ -11,23 +11,22 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from functools import wraps
-from importlib.resources import as_file, files
 from typing import Any, TypeVar, cast
 
 import click
 import pyarrow as pa
-from tqdm import tqdm
 
 import godb_arrow
 from godb_arrow import codec
 from godb_arrow._version import __version__
 from godb_arrow.codec.jsontext import from_json_text, to_json_text
 from godb_arrow.connectors.files import FORMATS, export_file, format_of, open_file
-from godb_arrow.display import quantity
+from godb_arrow.display import progress_bar, quantity
 from godb_arrow.errors import GodbError, InvalidOption
 from godb_arrow.options import parse_duration, parse_size
+from godb_arrow.samples import FLIGHTS
 from godb_arrow.storage import file_name
 from godb_arrow.verify import inspect_godb, verify_godb
 
@@ -87,12 +86,11 @@ _where = click.option(
 )
 
 
-@contextmanager
-def _progress(total: int | None, unit: str, quiet: bool) -> Iterator[Callable[[int], object]]:
+def _progress(
+    total: int | None, unit: str, quiet: bool
+) -> AbstractContextManager[Callable[[int], Any]]:
     """A bar on standard error, if that is a terminal."""
-    hidden = quiet or not sys.stderr.isatty()
-    with tqdm(total=total, unit=unit, unit_scale=True, disable=hidden, leave=False) as bar:
-        yield bar.update
+    return progress_bar(total, unit=unit, shown=not quiet and sys.stderr.isatty())
 
 
 def _split(columns: str | None) -> list[str] | None:
@@ -556,8 +554,7 @@ def demo(quiet: bool) -> None:
     Streams them as record batches, loads them into pandas, writes them to Parquet, and reads
     those back into a GODB file.
     """
-    with as_file(files("godb_arrow.samples") / "flights.godb") as sample:
-        _demo(str(sample), quiet)
+    _demo(FLIGHTS, quiet)
 
 
 def _demo(sample: str, quiet: bool) -> None:

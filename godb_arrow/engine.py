@@ -394,8 +394,10 @@ class StorageEngine:
 
     def _shown_path(self) -> str:
         """The data directory as people write it: relative, where it is below the current folder."""
-        here = os.path.join(os.getcwd(), "")
-        return self._directory.path.removeprefix(here)
+        path = self._directory.path
+        with suppress(OSError):  # the current folder may be gone
+            return path.removeprefix(os.path.join(os.getcwd(), ""))
+        return path
 
     @property
     def closed(self) -> bool:

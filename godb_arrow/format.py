@@ -311,7 +311,6 @@ class CollectionSection:
     siblings: int
     _body: Body
     _left: int = field(init=False)
-    _fields: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         self._left = self.count
@@ -339,11 +338,10 @@ class CollectionSection:
         DocumentTooLarge
             A document has more bytes than the options allow.
         """
-        self._fields = fields
         while self._left:
-            yield self._run(options)
+            yield self._run(options, fields)
 
-    def _run(self, options: ReadOptions) -> codec.Entries:
+    def _run(self, options: ReadOptions, fields: tuple[str, ...]) -> codec.Entries:
         body = self._body
         body.drop()
         rows = min(options.batch_size, self._left)
@@ -353,7 +351,7 @@ class CollectionSection:
             end = bounds[-1]
             found = codec.scan_entries(
                 body.data, end, rows - len(bounds) // 2, options.batch_bytes - end, body.base,
-                self._fields,
+                fields,
             )  # fmt: skip
             places += found.places
             bounds.extend(found.bounds[1:])
@@ -380,7 +378,7 @@ class CollectionSection:
                 )
         body.position = bounds[-1]
         self._left -= len(bounds) // 2
-        return codec.Entries(body.data, bounds, body.base, self._fields if places else (), places)
+        return codec.Entries(body.data, bounds, body.base, fields if places else (), places)
 
     @staticmethod
     def _growth(end: int, count: int, rows: int, waiting: int, options: ReadOptions) -> int:

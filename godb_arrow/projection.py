@@ -27,6 +27,7 @@ __all__ = [
     "path_of",
     "paths_of",
     "project",
+    "rows_where",
 ]
 
 
@@ -118,12 +119,7 @@ class Projection:
             return None
         if isinstance(self.condition, RowFilter):
             return pc.indices_nonzero(self.condition.keep(batch.select(self.condition.fields)))
-        plain = pa.Table.from_batches([_without_json(batch)])
-        try:
-            numbered = plain.append_column(_ROW, _row_numbers(batch))
-            return numbered.filter(self.condition).column(_ROW).combine_chunks()
-        except (pa.ArrowException, KeyError) as error:
-            raise _invalid(self.condition, error) from error
+        return rows_where(batch, self.condition)
 
 
 class ProjectionDecoder:
@@ -175,6 +171,22 @@ class ProjectionDecoder:
 _FEW_FIELDS = 8
 _SPARSE = 4  # below one document in so many, those that are kept are decoded on their own
 _ROW = "\0row"
+
+
+def rows_where(batch: pa.RecordBatch, condition: pc.Expression) -> pa.Array:
+    """The rows of a record batch for which an expression is true.
+
+    Raises
+    ------
+    InvalidFilter
+        The expression cannot be evaluated on the columns.
+    """
+    plain = pa.Table.from_batches([_without_json(batch)])
+    try:
+        numbered = plain.append_column(_ROW, _row_numbers(batch))
+        return numbered.filter(condition).column(_ROW).combine_chunks()
+    except (pa.ArrowException, KeyError, IndexError) as error:
+        raise _invalid(condition, error) from error
 
 
 def _row_numbers(batch: pa.RecordBatch) -> pa.Array:

@@ -136,6 +136,16 @@ def test_uploads(engine: StorageEngine, remote: Any) -> None:
     assert remote.insert_many("new", pa.table({"_id": ["y"], "n": [3]}), mode="upsert") == 1
     assert engine.find_all("new") == [{"_id": "x", "n": 1}, {"_id": "y", "n": 3}]
     assert remote.insert_many("keyed", pa.table({"k": ["a"]}), id_column="k") == 1
+    odd = [{"_id": "1", "n": 1}, {"_id": "2", "late": [1], "n": "text"}, {"_id": "3", "n": 1.5}]
+    assert remote.insert_many("odd", iter(odd)) == 3
+    found = {one["_id"]: one for one in engine.find_all("odd")}
+    assert [found[key]["n"] for key in "123"] == [1, "text", 1.5], "mixed types stay whole"
+    assert found["2"]["late"] == [1], "also a field that the first document does not have"
+    assert remote.insert_many("none", []) == 0
+    assert remote.insert_many("numbered", [{"n": 1}]) == remote.insert_many("numbered", [{"n": 2}])
+    assert [one["_id"] for one in engine.find_all("numbered")] == ["1", "2"], "the server's ids"
+    with pytest.raises(godb_arrow.InvalidDocument):
+        remote.insert_many("odd", [{"_id": "4", "n": object()}])
     before = engine.find_all("new")
     with pytest.raises(godb_arrow.InvalidOption, match="'x'"):
         remote.insert_many("new", [{"_id": "z"}, {"_id": "x"}])
