@@ -1,0 +1,189 @@
+"""Copies from and to databases with an ADBC driver, and Delta tables: each one transaction."""
+
+from __future__ import annotations
+
+import importlib
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pyarrow as pa
+
+from godb_arrow.connectors import missing
+from godb_arrow.connectors.files import (
+    flattened,
+    has_no_children,
+    is_nested_or_binary,
+)
+from godb_arrow.connectors.places import Data, Mode, Target
+from godb_arrow.errors import (
+    FieldNotFound,
+    StorageError,
+)
+from godb_arrow.schema import ID_FIELD
+
+__all__ = ["DeltaTarget", "SqlTarget", "deltalake_module", "is_database", "open_sql"]
+
+
+def deltalake_module() -> Any:
+    """The package deltalake.
+
+    Raises
+    ------
+    MissingDependency
+    """
+    try:
+        import deltalake
+    except ImportError as error:
+        raise missing("delta", "deltalake") from error
+    return deltalake
+
+
+class DeltaTarget(Target):
+    """A Delta table: each copy is one version of it."""
+
+    def __init__(self, name: str, place: str, partition_by: list[str]) -> None:
+        super().__init__(name)
+        self._delta = deltalake_module()
+        self._place = place
+        self._partition_by = partition_by
+
+    def exists(self) -> bool:
+        """Whether the table is there."""
+        return bool(self._delta.DeltaTable.is_deltatable(self._place))
+
+    def write(self, data: Data, mode: Mode) -> None:
+        """Write it in one transaction."""
+        assert isinstance(data, pa.RecordBatchReader)
+        reader = flattened(data, lambda kind: pa.types.is_null(kind) or has_no_children(kind))
+        try:
+            if mode == "upsert" and self.exists():
+                if ID_FIELD not in reader.schema.names:
+                    raise FieldNotFound(f"there is no {ID_FIELD!r}", advice="copy it, too")
+                merge = self._delta.DeltaTable(self._place).merge(
+                    reader,
+                    predicate=f"target.{ID_FIELD} = source.{ID_FIELD}",
+                    source_alias="source",
+                    target_alias="target",
+                )
+                merge.when_matched_update_all().when_not_matched_insert_all().execute()
+            else:
+                self._delta.write_deltalake(
+                    self._place,
+                    reader,
+                    mode="overwrite"
+                    if mode == "overwrite"
+                    else "append"
+                    if mode == "append"
+                    else "error",
+                    schema_mode="overwrite" if mode == "overwrite" else None,
+                    partition_by=self._partition_by or None,
+                )
+        except self._delta.exceptions.DeltaError as error:
+            raise StorageError(f"the Delta table was not written: {error}") from error
+
+
+# --- databases --------------------------------------------------------------------------------
+
+_DRIVERS = {
+    "sqlite": "adbc_driver_sqlite.dbapi",
+    "postgresql": "adbc_driver_postgresql.dbapi",
+    "snowflake": "adbc_driver_snowflake.dbapi",
+    "flightsql": "adbc_driver_flightsql.dbapi",
+}
+
+
+def is_database(place: str) -> bool:
+    """Whether an address is one of a database."""
+    return place.partition("://")[0] in _DRIVERS
+
+
+def _connect(place: str) -> Any:
+    scheme, _, rest = place.partition("://")
+    try:
+        driver: Any = importlib.import_module(_DRIVERS[scheme])
+    except ImportError as error:
+        raise missing("sql", f"the ADBC driver for {scheme}") from error
+    # sqlite:///shop.db is a relative path and sqlite:////shop.db an absolute one.
+    return driver.connect(rest.removeprefix("/") if scheme == "sqlite" else place)
+
+
+@contextmanager
+def _sql_errors(what: str) -> Iterator[None]:
+    from adbc_driver_manager import Error
+
+    try:
+        yield
+    except Error as error:
+        raise StorageError(f"the database refused to {what}: {error}") from error
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+@contextmanager
+def open_sql(place: str, table: str) -> Iterator[pa.RecordBatchReader]:
+    """The rows of a table, as a context."""
+    with _sql_errors("read"), _connect(place) as connection, connection.cursor() as cursor:
+        cursor.execute(f"SELECT * FROM {_quoted(table)}")
+        yield cursor.fetch_record_batch()
+
+
+class SqlTarget(Target):
+    """A table of a database: each copy is one transaction."""
+
+    def __init__(self, name: str, place: str, table: str, id_column: str | None) -> None:
+        super().__init__(name)
+        self._place, self._table = place, table
+        self._id_column = id_column or ID_FIELD
+
+    def exists(self) -> bool:
+        """Whether the table is there."""
+        with _sql_errors("look at the table"), _connect(self._place) as connection:
+            return self._is_there(connection)
+
+    def _is_there(self, connection: Any) -> bool:
+        from adbc_driver_manager import Error
+
+        try:
+            connection.adbc_get_table_schema(self._table)
+        except Error:
+            return False
+        return True
+
+    def write(self, data: Data, mode: Mode) -> None:
+        """Write it in one transaction."""
+        assert isinstance(data, pa.RecordBatchReader)
+        reader = flattened(data, lambda kind: is_nested_or_binary(kind) and not _is_bytes(kind))
+        with (
+            _sql_errors("write"),
+            _connect(self._place) as connection,
+            connection.cursor() as cursor,
+        ):
+            there = self._is_there(connection)
+            if mode == "upsert" and there:
+                self._upsert(cursor, reader)
+            else:
+                if mode == "overwrite" and there:
+                    cursor.execute(f"DROP TABLE {_quoted(self._table)}")
+                cursor.adbc_ingest(
+                    self._table, reader, mode="append" if mode == "append" and there else "create"
+                )
+            connection.commit()
+
+    def _upsert(self, cursor: Any, reader: pa.RecordBatchReader) -> None:
+        key, table = _quoted(self._id_column), _quoted(self._table)
+        if self._id_column not in reader.schema.names:
+            raise FieldNotFound(f"there is no {self._id_column!r}", advice="copy it, too")
+        staged = f"godb_arrow_{secrets.token_hex(8)}"
+        columns = ", ".join(_quoted(name) for name in reader.schema.names)
+        cursor.adbc_ingest(staged, reader, mode="create")
+        cursor.execute(f"DELETE FROM {table} WHERE {key} IN (SELECT {key} FROM {_quoted(staged)})")
+        cursor.execute(f"INSERT INTO {table} ({columns}) SELECT {columns} FROM {_quoted(staged)}")
+        cursor.execute(f"DROP TABLE {_quoted(staged)}")
+
+
+def _is_bytes(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
