@@ -109,13 +109,20 @@ def _connect(place: str) -> Any:
     return driver.connect(rest.removeprefix("/") if scheme == "sqlite" else place)
 
 
+def _adbc_error() -> type[Exception]:
+    try:
+        from adbc_driver_manager import Error
+    except ImportError as error:
+        raise missing("sql", "ADBC's driver manager") from error
+    return Error
+
+
 @contextmanager
 def _sql_errors(what: str) -> Iterator[None]:
-    from adbc_driver_manager import Error
-
+    error_of_adbc = _adbc_error()
     try:
         yield
-    except Error as error:
+    except error_of_adbc as error:
         raise StorageError(f"the database refused to {what}: {error}") from error
 
 
@@ -145,11 +152,9 @@ class SqlTarget(Target):
             return self._is_there(connection)
 
     def _is_there(self, connection: Any) -> bool:
-        from adbc_driver_manager import Error
-
         try:
             connection.adbc_get_table_schema(self._table)
-        except Error:
+        except _adbc_error():
             return False
         return True
 

@@ -367,3 +367,24 @@ def ids_in(where: str, folder: Path) -> list[str]:
     with files.open_file(target) as reader:
         assert isinstance(reader, pa.RecordBatchReader)
         return sorted(reader.read_all().column("_id").to_pylist())
+
+
+@pytest.mark.parametrize(
+    ("lacking", "extra", "target"),
+    [
+        ("adbc_driver_manager", "sql", "sqlite:///t.db#t"),
+        ("adbc_driver_sqlite.dbapi", "sql", "sqlite:///t.db#t"),
+        ("deltalake", "delta", "table"),
+        ("bson", "mongo", "t.bson"),
+    ],
+)
+def test_what_is_not_installed_is_named(
+    people: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    lacking: str, extra: str, target: str,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, lacking, None)
+    monkeypatch.delitem(sys.modules, "godb_arrow.connectors.bson", raising=False)
+    options = {"format": "delta"} if extra == "delta" else {}
+    with pytest.raises(godb_arrow.MissingDependency, match=rf"godb-arrow\[{extra}\]"):
+        copy(people, target, **options)
