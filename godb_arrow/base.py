@@ -20,6 +20,7 @@ from godb_arrow.format import CollectionHint
 from godb_arrow.memory import Memory
 from godb_arrow.options import ReadOptions
 from godb_arrow.parallel import ordered_map
+from godb_arrow.pieces import Run
 from godb_arrow.reading import StoredCollection, locate
 from godb_arrow.remote import is_url
 from godb_arrow.schema import DocumentSummary, infer_schema
@@ -265,24 +266,31 @@ class Base:
         self.memory.hold(self._documents_key, documents, documents.nbytes)
         return documents
 
-    def runs(self) -> Iterator[tuple[int, codec.Entries]]:
-        """The entries in runs, and the row of each run's first."""
+    def runs(self) -> Iterator[Run]:
+        """The documents in runs, to be loaded by whoever works on them."""
         if self.path is None:
             return
         held: Documents | None = self.memory.cache.get(self._documents_key)
-        row = 0
-        for run in self.open().entries() if held is None else held.runs:
-            yield row, run
-            row += len(run)
+        if held is None:
+            yield from self.open().runs()
+        else:
+            yield from map(Run.of, held.runs, held.starts)
+
+    def loaded(self) -> Iterator[tuple[int, codec.Entries]]:
+        """The entries in runs, and the row of each run's first."""
+        if self.path is None:
+            return
+        ahead = 1 if self._documents_key in self.memory.cache else self.open().ahead()
+        yield from ordered_map(lambda run: (run.start, run.load()), self.runs(), ahead)
 
     def ids(self) -> IdIndex:
         """Where the ids are."""
         key = (self._key, "ids")
         found: IdIndex | None = self.memory.cache.get(key)
         if found is None:
-            runs = (run for _, run in self.runs())
             threads = self.open().threads() if self.path else 1
-            found = IdIndex.build(ordered_map(ids_of, runs, threads))
+            ids = ordered_map(lambda run: ids_of(run.load()), self.runs(), threads)
+            found = IdIndex.build(ids)
             self.memory.hold(key, found, found.nbytes)
         return found
 
@@ -351,9 +359,10 @@ class Base:
             yield from (documents.locate(int(row)) for row in rows)
             return
         at = 0
-        for start, run in self.runs():
-            while at < len(rows) and rows[at] < start + len(run):
-                yield run, int(rows[at]) - start
+        for run in self.open().runs(rows=rows):
+            entries = run.load()
+            while at < len(rows) and rows[at] < run.start + len(entries):
+                yield entries, int(rows[at]) - run.start
                 at += 1
             if at == len(rows):
                 return
@@ -365,8 +374,7 @@ class Base:
         if self._summary is None:
             summary = DocumentSummary()
             threads = self.open().threads() if self.path else 1
-            runs = (run for _, run in self.runs())
-            for found in ordered_map(summarize, runs, threads):
+            for found in ordered_map(lambda run: summarize(run.load()), self.runs(), threads):
                 summary.merge(found)
             self._summary = summary
         return self._summary

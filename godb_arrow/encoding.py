@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from godb_arrow import codec
 from godb_arrow.codec.columns import DICTIONARY_KEY
+from godb_arrow.codec.entries import CHUNK_BYTES
 from godb_arrow.errors import GodbError, InvalidDocument, InvalidOption, UnsupportedType
 from godb_arrow.parallel import available_cores, ordered_map
 from godb_arrow.schema import ID_FIELD
@@ -18,7 +19,6 @@ from godb_arrow.schema import ID_FIELD
 __all__ = ["Encoded", "IdSequence", "Rows", "encode_rows", "id_of", "ids_of", "pack_ids", "rows_of"]
 
 ROWS = 16_384  # rows of a table, or documents, that are encoded at once
-_MAX_CHUNK = 8 << 20
 _MAX_DICTIONARY = 1 << 20
 
 
@@ -57,7 +57,7 @@ def rows_of(data: Any, id_column: str | None) -> Rows:
         if any(pa.types.is_dictionary(kind) for kind in table.schema.types):
             table = table.unify_dictionaries()
         schema = _with_dictionaries(table)
-        batches = table.to_batches(max_chunksize=ROWS)
+        batches = table.to_batches(max_chunksize=_rows_at_once(table))
         return Rows(_checked(schema, id_column), batches, in_memory=True)
     if hasattr(data, "stream_batches"):  # a collection, whose own errors a C stream would lose
         data = data.stream_batches()
@@ -107,8 +107,17 @@ def _sliced(reader: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
             ) from error
         if batch is None:
             return
-        for start in range(0, batch.num_rows, ROWS):
-            yield batch.slice(start, ROWS)
+        rows = _rows_at_once(batch)
+        for start in range(0, batch.num_rows, rows):
+            yield batch.slice(start, rows)
+
+
+def _rows_at_once(data: pa.Table | pa.RecordBatch) -> int:
+    """How many rows to encode at once, so that a chunk does not become much too large."""
+    names = sum(len(name) + 1 for name in data.schema.names)
+    size: int = data.nbytes + data.num_rows * names
+    rows: int = data.num_rows * CHUNK_BYTES // max(1, size)
+    return max(1, min(ROWS, rows))
 
 
 def _with_dictionaries(table: pa.Table) -> pa.Schema:
@@ -265,7 +274,7 @@ def _encode_documents(
             error.message = f"document {identity!r} (number {index}): {error.message}"
             raise
         ids.append(identity)
-        if len(ids) == ROWS or len(chunk) > _MAX_CHUNK:
+        if len(ids) == ROWS or len(chunk) > CHUNK_BYTES:
             yield Encoded(bytes(chunk), pack_ids(ids), given)
             chunk.clear()
             ids = []

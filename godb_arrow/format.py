@@ -24,14 +24,18 @@ What we add, where go-db looks over it:
   very end of the LZ4 block, so that a look at the last 41 bytes tells whether a file is as we
   wrote it.
 - A body never decodes to more than ten times its size, which is what go-db allocates.
+- Where there are many documents, the block is cut into pieces that refer to nothing before them
+  and begin with a document; ``godb_arrow_pieces``, before ``file_checksum`` and stored as literals
+  too, says where they are: see :mod:`godb_arrow.pieces`.
 """
 
 from __future__ import annotations
 
+import itertools
 import logging
 from array import array
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, BinaryIO, Literal, NamedTuple
 
 import msgpack
@@ -40,7 +44,8 @@ import xxhash
 
 from godb_arrow import codec
 from godb_arrow.body import Body, read_exactly
-from godb_arrow.codec.blocks import compress_block
+from godb_arrow.codec.blocks import Compressed, compress_block
+from godb_arrow.codec.entries import CHUNK_BYTES, Chunk
 from godb_arrow.errors import (
     ChecksumMismatch,
     CorruptFile,
@@ -54,6 +59,7 @@ from godb_arrow.errors import (
 )
 from godb_arrow.options import ReadOptions
 from godb_arrow.parallel import available_cores
+from godb_arrow.pieces import FOOT_SIZE, PIECES_KEY, PieceIndex
 
 __all__ = [
     "HEADER_SIZE",
@@ -68,6 +74,7 @@ __all__ = [
     "is_sealed",
     "read_header",
     "read_hints",
+    "read_piece_index",
     "split_map",
     "write_file",
 ]
@@ -199,6 +206,31 @@ def is_sealed(tail: bytes) -> bool:
         and tail.startswith(_FILE_CHECKSUM_HEAD)
         and tail[-_AFTER_FILE_HASH + 8 : -8] == _CHECKSUM_HEAD
     )
+
+
+def read_piece_index(read_tail: Callable[[int], bytes]) -> PieceIndex | None:
+    """Find the index of pieces at the end of a file that is sealed.
+
+    Parameters
+    ----------
+    read_tail : callable
+        Gives so many bytes of the file's end.
+
+    Returns
+    -------
+    PieceIndex or None
+        None when there is none, or none that makes sense: it is never needed.
+    """
+    tail = read_tail(_INDEX_GUESS)
+    if not is_sealed(tail[-TAIL_SIZE:]):
+        return None
+    size = PieceIndex.size_in(tail[: len(tail) - TAIL_SIZE][-FOOT_SIZE:]) + TAIL_SIZE
+    if size > len(tail):
+        tail = read_tail(size)
+    return PieceIndex.unpack(tail[len(tail) - size : len(tail) - TAIL_SIZE])
+
+
+_INDEX_GUESS = 32 << 10
 
 
 def read_hints(metadata: bytes) -> dict[str, CollectionHint]:
@@ -439,7 +471,7 @@ class GodbReader:
     --------
     >>> import io
     >>> file = io.BytesIO()
-    >>> write_file(file, [CollectionData("users", 1, [b"\\xa11\\x80"])])
+    >>> write_file(file, [CollectionData("users", 1, [Chunk(b"\\xa11\\x80", 1)])])
     >>> reader = GodbReader(io.BytesIO(file.getvalue()))
     >>> [section.name for section in reader.sections() if isinstance(section, CollectionSection)]
     ['users']
@@ -491,6 +523,8 @@ class GodbReader:
                 file_checksum = body.read_checksum("file_checksum")
             elif key == "checksum":
                 self._check_content(at)
+            elif key == PIECES_KEY:
+                body.skip_values(1, "the index of pieces")
             else:
                 section = ValueSection(key, body)
                 yield section
@@ -552,7 +586,7 @@ class CollectionData:
         The collection.
     count : int
         How many entries the chunks have in all.
-    chunks : iterable of bytes
+    chunks : iterable of Chunk
         Entries (document id and document, in MessagePack), one after the other.
     hint : CollectionHint, optional
         To be recorded in ``metadata``.
@@ -560,7 +594,7 @@ class CollectionData:
 
     name: str
     count: int
-    chunks: Iterable[bytes | memoryview]
+    chunks: Iterable[Chunk]
     hint: CollectionHint | None = None
 
 
@@ -594,48 +628,118 @@ def write_file(
     --------
     >>> import io
     >>> file = io.BytesIO()
-    >>> write_file(file, [CollectionData("users", 1, [b"\\xa11\\x80"])])
+    >>> write_file(file, [CollectionData("users", 1, [Chunk(b"\\xa11\\x80", 1)])])
     >>> file.getvalue()[:8]
     b'GODB\\x01\\x00\\x00\\x00'
     """
-    body = _body(collections, metadata or {}, others or {})
-    if codec.BACKEND == "reference" or sum(data.count for data in collections) <= _MANY:
+    collections = list(collections)
+    layout = _Layout() if _are_many(collections) else None
+    body = _body(collections, metadata or {}, others or {}, indexed=layout is not None)
+    if codec.BACKEND == "reference" or layout is None:
         threads = 1
-    for data in _sealed(body, compression, threads or available_cores()):
+    for data in _sealed(_cut(body, layout), layout, compression, threads or available_cores()):
         stream.write(data)
 
 
-_MANY = 10_000
+def _are_many(collections: list[CollectionData]) -> bool:
+    """Whether there are so many documents that pieces are worthwhile."""
+    size = 0
+    for index, data in enumerate(collections):
+        chunks = iter(data.chunks)
+        ahead: list[Chunk] = []
+        collections[index] = replace(data, chunks=itertools.chain(ahead, chunks))
+        for chunk in chunks:
+            ahead.append(chunk)
+            size += len(chunk.data)
+            if size > CHUNK_BYTES:
+                return True
+    return False
+
+
+@dataclass(slots=True)
+class _Layout:
+    """What is in each piece of a body."""
+
+    documents: list[int] = field(default_factory=list)
+    collections: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+    def add(self, collection: str | None, documents: int) -> None:
+        if collection is not None:
+            first, count = self.collections.get(collection, (len(self.documents), 0))
+            self.collections[collection] = (first, count + 1)
+        self.documents.append(documents)
+
+    def index(self, compressed: list[Compressed]) -> bytes:
+        packed = PieceIndex.of(compressed, self.documents, self.collections).pack()
+        return codec.pack(PIECES_KEY) + b"\xc6" + len(packed).to_bytes(4, "big") + packed
+
+
+_Part = tuple[str | None, Chunk]  # of a body; and the collection whose documents these are
 
 
 def _body(
     collections: Sequence[CollectionData],
     metadata: Mapping[bytes, bytes],
     others: Mapping[str, bytes],
-) -> Iterator[bytes | memoryview]:
-    """The body in pieces, without its checksums."""
+    *,
+    indexed: bool,
+) -> Iterator[_Part]:
+    """The body in parts, without its index and checksums."""
+
+    def plain(data: bytes) -> _Part:
+        return None, Chunk(data, 0)
+
     hints = _pack_hints({data.name: data.hint for data in collections if data.hint})
-    yield _map_head(4 + len(others)) + codec.pack("metadata") + _map_head(len(metadata) + 1)
-    yield _PACKED_HINTS_KEY + hints
-    yield from (key + value for key, value in metadata.items())
-    yield codec.pack("collections") + _map_head(len(collections))
+    yield plain(_map_head(4 + len(others) + indexed) + codec.pack("metadata"))
+    yield plain(_map_head(len(metadata) + 1) + _PACKED_HINTS_KEY + hints)
+    yield from (plain(key + value) for key, value in metadata.items())
+    yield plain(codec.pack("collections") + _map_head(len(collections)))
     for data in collections:
-        yield codec.pack(data.name) + _map_head(data.count)
-        yield from data.chunks
-    yield from (codec.pack(key) + raw for key, raw in others.items())
+        yield plain(codec.pack(data.name) + _map_head(data.count))
+        yield from ((data.name, chunk) for chunk in data.chunks)
+    yield from (plain(codec.pack(key) + raw) for key, raw in others.items())
+
+
+def _cut(body: Iterator[_Part], layout: _Layout | None) -> Iterator[bytes]:
+    """The body in pieces; with a layout, each begins with a document, or has none."""
+    gathered: list[bytes | memoryview] = []
+    size = count = 0
+    owner: str | None = None
+    for collection, chunk in body:
+        if size >= _FULL_PIECE or (layout is not None and gathered and collection != owner):
+            if layout is not None:
+                layout.add(owner, count)
+            yield b"".join(gathered)
+            gathered, size, count = [], 0, 0
+        owner = collection
+        gathered.append(chunk.data)
+        size += len(chunk.data)
+        count += chunk.documents
+    if layout is not None:
+        layout.add(owner, count)
+    yield b"".join(gathered)
+
+
+_FULL_PIECE = 3 * CHUNK_BYTES // 4
 
 
 def _sealed(
-    body: Iterator[bytes | memoryview], compression: Compression, threads: int
+    pieces: Iterator[bytes], layout: _Layout | None, compression: Compression, threads: int
 ) -> Iterator[bytes]:
-    """The bytes of the file: header, compressed body, and the two checksums as literals."""
+    """The bytes of the file: header, compressed body, and its index and checksums as literals."""
     content_hash = xxhash.xxh3_64()
     file_hash = xxhash.xxh3_64()
 
-    def hashed() -> Iterator[bytes | memoryview]:
-        for piece in body:
+    def hashed() -> Iterator[bytes]:
+        for piece in pieces:
             content_hash.update(piece)
             yield piece
+
+    def ending(compressed: list[Compressed]) -> bytes:
+        literals = b"" if layout is None else layout.index(compressed)
+        literals += _FILE_CHECKSUM_HEAD
+        content_hash.update(literals)
+        return literals
 
     header = MAGIC + VERSION.to_bytes(2, "little") + bytes(2)
     file_hash.update(header)
@@ -646,13 +750,13 @@ def _sealed(
         max_ratio=10,
         high=compression == "lz4hc",
         threads=threads,
-        ending=_FILE_CHECKSUM_HEAD,
+        ending=ending,
         reserve=_AFTER_FILE_HASH,
     ):
         file_hash.update(encoded)
         yield encoded
     value = file_hash.digest()
-    content_hash.update(_FILE_CHECKSUM_HEAD + value)
+    content_hash.update(value)
     yield value + _CHECKSUM_HEAD + content_hash.digest()
 
 

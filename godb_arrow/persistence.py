@@ -360,7 +360,7 @@ def write_snapshots(
             snapshot.live_count(), next_id, snapshot.schema(), _size_of(snapshot),
             snapshot.record, fields, plain=not metadata and not set(others) - {"indexes"},
         )  # fmt: skip
-        collections.append(CollectionData(name, hint.count, snapshot.raw(), hint))
+        collections.append(CollectionData(name, hint.count, snapshot.chunks(), hint))
         shown = _go_indexes(snapshot, fields)
         if shown:
             indexes[name] = shown

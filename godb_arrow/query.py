@@ -57,7 +57,7 @@ class FieldIndex:
             return None
         plan = codec.plan_columns(projection.decoded)
         parts = [
-            projection.apply(codec.decode_batch(run, plan)).column(0) for _, run in base.runs()
+            projection.apply(codec.decode_batch(run, plan)).column(0) for _, run in base.loaded()
         ]
         values = pa.chunked_array(parts, kind).combine_chunks()
         order = pc.sort_indices(values)

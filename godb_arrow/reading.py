@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Unpack
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from godb_arrow import codec
@@ -20,6 +22,7 @@ from godb_arrow.errors import (
     error_context,
 )
 from godb_arrow.format import (
+    HEADER_SIZE,
     TAIL_SIZE,
     CollectionHint,
     CollectionSection,
@@ -27,9 +30,11 @@ from godb_arrow.format import (
     ValueSection,
     is_sealed,
     read_hints,
+    read_piece_index,
 )
 from godb_arrow.options import ReadKeywords, ReadOptions
 from godb_arrow.parallel import available_cores, ordered_map
+from godb_arrow.pieces import CollectionPieces, Run
 from godb_arrow.projection import Filter, ProjectionDecoder, project
 from godb_arrow.schema import ID_FIELD, DocumentSummary, infer_schema
 from godb_arrow.storage import Location, Source, open_source
@@ -77,17 +82,67 @@ class StoredCollection:
     count: int
     hint: CollectionHint | None
     options: ReadOptions
+    _found: dict[str, CollectionPieces | None] = field(default_factory=dict)
 
     def entries(self, fields: tuple[str, ...] = ()) -> Iterator[codec.Entries]:
-        """Its documents in runs; at the end, the whole file was read and checked.
+        """Its documents in runs, in memory; the next ones are read ahead, where that is cheap."""
+        return ordered_map(Run.loaded, self.runs(fields), self.ahead())
 
-        The places of values of some fields are noted on the way, for who looks at these first.
+    def ahead(self) -> int:
+        """How many threads are worthwhile for loading runs and nothing else."""
+        pieces = self.pieces()
+        return self.threads() if pieces is not None and self._fits(pieces) else 1
+
+    def _fits(self, pieces: CollectionPieces) -> bool:
+        """Whether every piece has no more bytes than a batch may have."""
+        return pieces.largest <= self.options.batch_bytes
+
+    def runs(
+        self, fields: tuple[str, ...] = (), rows: npt.NDArray[np.int64] | None = None
+    ) -> Iterator[Run]:
+        """Its documents in runs, to be loaded by whoever works on them.
+
+        Everything that is loaded was checked, by the end at the latest. The places of values of
+        some fields are noted on the way, for who looks at these first. Of the runs in which none
+        of some rows is, those are left out that need not be read.
         """
         with error_context("read", self.source.name, self.name), self.source.open() as stream:
+            pieces = self.pieces()
+            if pieces is not None and (rows is not None or self._fits(pieces)):
+                wanted = None if rows is None else pieces.with_rows(rows)
+                yield from pieces.read(stream, self.options, fields, wanted)
+                return
             reader = GodbReader(stream, self.source.size())
+            row = 0
             for section in reader.sections():
                 if isinstance(section, CollectionSection) and section.name == self.name:
-                    yield from section.entries(self.options, fields)
+                    for entries in section.entries(self.options, fields):
+                        yield Run.of(entries, row)
+                        row += len(entries)
+
+    def pieces(self) -> CollectionPieces | None:
+        """Its pieces, where the file has an index of them that can be used."""
+        if self.hint is None:  # the file has none, or shall not be trusted
+            return None
+        if self.name not in self._found:
+            self._found[self.name] = self._find_pieces()
+        return self._found[self.name]
+
+    def _find_pieces(self) -> CollectionPieces | None:
+        size = self.source.size()
+        if size is not None and size < _SMALL_FILE:
+            return None
+        index = read_piece_index(self.source.tail)
+        if index is None:
+            return None
+        with self.source.open() as stream:
+            pieces = index.find(self.name, self.count, stream.tell() + HEADER_SIZE)
+            if pieces is None or pieces.largest > self.options.max_document_bytes:
+                return None
+            if not pieces.is_right(stream):
+                logger.warning("%s: the index of its pieces is wrong; not used", self.source.name)
+                return None
+        return pieces
 
     def threads(self) -> int:
         """How many threads are worthwhile."""
@@ -105,13 +160,13 @@ class StoredCollection:
         summary = DocumentSummary()
         seen = 0
 
-        def infer(entries: codec.Entries) -> tuple[codec.Entries, DocumentSummary]:
-            found = DocumentSummary()
+        def infer(run: Run) -> tuple[codec.Entries, DocumentSummary]:
+            entries, found = run.load(), DocumentSummary()
             codec.infer(entries, found)
             return entries, found
 
         with error_context("read", self.source.name, self.name):
-            for entries, found in ordered_map(infer, self.entries(), self.threads()):
+            for entries, found in ordered_map(infer, self.runs(), self.threads()):
                 summary.merge(found)
                 seen += len(entries)
                 if kept is not None and self.options.sample is None:
@@ -239,8 +294,8 @@ def scan_godb(
     Returns
     -------
     pyarrow.RecordBatchReader
-        Single-pass; it has ``__arrow_c_stream__``. When it is exhausted, the whole file was
-        read and its checksum was right.
+        Single-pass; it has ``__arrow_c_stream__``. When it is exhausted, all that it gave was
+        checked against the file's checksums, as far as it has any.
 
     Raises
     ------
@@ -289,11 +344,12 @@ def _scan(
             strict=strict,
             on_mismatch=options.on_mismatch if given or options.sample else "error",
         )
-    entries = (kept and kept.take()) or target.entries(decoder.fields)
+    in_memory = kept and kept.take()
+    runs = map(Run.of, in_memory) if in_memory else target.runs(decoder.fields)
 
-    def decode(run: codec.Entries) -> pa.RecordBatch:
+    def decode(run: Run) -> pa.RecordBatch:
         try:
-            return decoder.decode(run)
+            return decoder.decode(run.load())
         except TypeMismatch as error:
             if not given:
                 error.advice = "the recorded or sampled schema does not fit: " + _INFER
@@ -301,9 +357,9 @@ def _scan(
 
     def batches() -> Iterator[pa.RecordBatch]:
         with error_context("read", target.source.name, target.name):
-            for batch in ordered_map(decode, entries, target.threads()):
-                if batch.num_rows:
-                    yield batch
+            for batch in ordered_map(decode, runs, target.threads()):
+                for start in range(0, batch.num_rows, options.batch_size):
+                    yield batch.slice(start, options.batch_size)
 
     return pa.RecordBatchReader.from_batches(projection.schema, batches())
 
@@ -470,12 +526,13 @@ def read_document(
     """
     target = locate(source, collection, ReadOptions(**options))
 
-    def find(entries: codec.Entries) -> dict[Any, Any] | None:
+    def find(run: Run) -> dict[Any, Any] | None:
+        entries = run.load()
         index = codec.find_entry(entries, identity)
         return None if index < 0 else load_entry(entries, index)
 
     with error_context("read", target.source.name, target.name):
-        found = [one for one in ordered_map(find, target.entries(), target.threads()) if one]
+        found = [one for one in ordered_map(find, target.runs(), target.threads()) if one]
         if not found:
             raise DocumentNotFound(
                 f"there is no document {identity!r}", advice="document ids are strings, such as '1'"

@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from godb_arrow import codec
 from godb_arrow.base import Base, Rows
+from godb_arrow.codec.entries import Chunk
 from godb_arrow.encoding import number_of
 from godb_arrow.errors import GodbError
 from godb_arrow.overlay import Bulk, Overlay, Version, bulk_of, first_id
@@ -144,22 +145,20 @@ class Snapshot:
 
     def entries(self) -> Iterator[codec.Entries]:
         """All entries in runs: the base's without those that changed, then these."""
-        for start, run in self.base.runs():
+        for start, run in self.base.loaded():
             yield without(run, self.dead_in(start, len(run)))
         yield from self.overlay_runs()
 
-    def raw(self) -> Iterator[memoryview]:
+    def chunks(self) -> Iterator[Chunk]:
         """The bytes of all entries, copied nowhere."""
-        for start, run in self.base.runs():
-            view, bounds = run.raw(), run.bounds
-            at = first = bounds[0]
+        for start, run in self.base.loaded():
+            at = 0
             for index in self.dead_in(start, len(run)).tolist():
-                if bounds[2 * index] > at:
-                    yield view[at - first : bounds[2 * index] - first]
-                at = bounds[2 * index + 2]
-            if bounds[-1] > at:
-                yield view[at - first :]
-        yield from (run.raw() for run in self.overlay_runs())
+                yield from run.chunks(at, index)
+                at = index + 1
+            yield from run.chunks(at)
+        for run in self.overlay_runs():
+            yield from run.chunks()
 
 
 def without(entries: codec.Entries, dead: Rows) -> codec.Entries:

@@ -16,6 +16,7 @@ from godb_arrow.base import Rows
 from godb_arrow.errors import error_context
 from godb_arrow.options import ReadOptions
 from godb_arrow.parallel import available_cores, ordered_map
+from godb_arrow.pieces import Run
 from godb_arrow.projection import Filter, Projection, ProjectionDecoder, project
 from godb_arrow.query import candidate_runs, matching
 from godb_arrow.reading import load_entry, load_run
@@ -25,7 +26,7 @@ __all__ = ["BatchStream", "DocumentStream"]
 
 _Item = TypeVar("_Item")
 _BATCHES = "batches"
-_Run = tuple[codec.Entries, Rows | None]  # entries, and which of them are no more
+_Part = tuple[Run, Rows | None]  # documents, and which of them are no more
 
 
 class _Stream(Generic[_Item]):
@@ -191,7 +192,7 @@ class _Work:
 
     def _unbounded(self) -> Iterator[pa.RecordBatch]:
         if self.runs is not None:
-            yield from self._decoded((run, None) for run in self.runs)
+            yield from self._decoded((Run.of(run), None) for run in self.runs)
             return
         base = self.snapshot.base
         held: list[pa.RecordBatch] | None = base.view(_BATCHES)
@@ -201,11 +202,11 @@ class _Work:
             yield from self._from_held(held)
         else:
             yield from self._decoded(self._base_runs(), hold=self.may_hold)
-        yield from self._decoded((run, None) for run in self.snapshot.overlay_runs())
+        yield from self._decoded((Run.of(run), None) for run in self.snapshot.overlay_runs())
 
-    def _base_runs(self) -> Iterator[_Run]:
-        for start, run in self.snapshot.base.runs():
-            yield run, self.snapshot.dead_in(start, len(run))
+    def _base_runs(self) -> Iterator[_Part]:
+        for run in self.snapshot.base.runs():
+            yield run, self.snapshot.dead_in(run.start, run.documents)
 
     def _from_held(self, held: list[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         names = self.projection.decoded.names
@@ -216,7 +217,7 @@ class _Work:
             start += batch.num_rows
             yield self.projection.apply(live if whole else live.select(names))
 
-    def _decoded(self, runs: Iterator[_Run], *, hold: bool = False) -> Iterator[pa.RecordBatch]:
+    def _decoded(self, runs: Iterator[_Part], *, hold: bool = False) -> Iterator[pa.RecordBatch]:
         base = self.snapshot.base
         memory = base.memory
         whole_runs = hold  # what is gone fits the base's own schema, but not any other
@@ -224,11 +225,9 @@ class _Work:
         kept_bytes = waiting = 0
         lock = threading.Lock()
 
-        def decode(
-            item: tuple[codec.Entries, Rows | None],
-        ) -> tuple[pa.RecordBatch | None, pa.RecordBatch]:
+        def decode(part: _Part) -> tuple[pa.RecordBatch | None, pa.RecordBatch]:
             nonlocal waiting
-            run, dead = item
+            run, dead = part[0].load(), part[1]
             whole = None
             if whole_runs:
                 whole = self.decoder.whole(run)

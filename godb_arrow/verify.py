@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import xxhash
+
 from godb_arrow import codec
 from godb_arrow.errors import FormatError, GodbError, LimitExceeded, TypeMismatch, error_context
 from godb_arrow.format import (
+    HEADER_SIZE,
     TAIL_SIZE,
     CollectionHint,
     CollectionSection,
@@ -16,6 +19,7 @@ from godb_arrow.format import (
     ValueSection,
     is_sealed,
     read_hints,
+    read_piece_index,
 )
 from godb_arrow.options import ReadOptions
 from godb_arrow.schema import ID_FIELD
@@ -40,12 +44,15 @@ class CollectionReport:
         Bytes of MessagePack, ids included.
     hint : CollectionHint or None
         What the file's metadata record of it.
+    digest : int
+        The XXH3-64 of these bytes, where they were verified.
     """
 
     name: str
     count: int
     size: int = 0
     hint: CollectionHint | None = None
+    digest: int = 0
 
 
 @dataclass(slots=True)
@@ -178,6 +185,7 @@ def verify_godb(source: Location | Source, *, progress: Progress | None = None) 
     try:
         with error_context("verify", source.name):
             _go_through(source, report, check)
+            _check_pieces(source, report)
     except (FormatError, LimitExceeded) as error:
         report._problem(str(error))
     return report
@@ -232,7 +240,9 @@ def _check_collection(
             report._problem(f"{where}: the recorded schema is unusable: {error}")
     seen: set[str] = set()
     greatest = 0
+    content = xxhash.xxh3_64()
     for entries in section.entries(ReadOptions(max_document_bytes=1 << 30)):
+        content.update(entries.raw())
         for index in range(len(entries)):
             identity = entries.id(index)
             if identity in seen:
@@ -249,10 +259,37 @@ def _check_collection(
                 plan = None
         if progress is not None:
             progress(len(entries))
+    collection.digest = content.intdigest()
     if hint is not None and hint.next_id is not None and hint.next_id <= greatest:
         report._problem(
             f"{where}: the next id is recorded as {hint.next_id}, but {greatest} is in use"
         )
+
+
+def _check_pieces(source: Source, report: FileReport) -> None:
+    """What is read by pieces is the same as what is read from the beginning."""
+    index = read_piece_index(source.tail) if report.sealed else None
+    if index is None:
+        return
+    with source.open() as stream:
+        origin = stream.tell() + HEADER_SIZE
+        for collection in report.collections:
+            if not collection.count:
+                continue
+            where = f"collection {collection.name!r}"
+            pieces = index.find(collection.name, collection.count, origin)
+            if pieces is None or not pieces.is_right(stream):
+                report._problem(f"{where}: the index of pieces does not fit")
+                continue
+            content = xxhash.xxh3_64()
+            try:
+                for run in pieces.read(stream, ReadOptions()):
+                    content.update(run.load().raw())
+            except FormatError as error:
+                report._problem(f"{where}: the index of pieces is wrong: {error}")
+                continue
+            if content.intdigest() != collection.digest:
+                report._problem(f"{where}: the index of pieces leads to other documents")
 
 
 def _check_document(report: FileReport, where: str, entries: codec.Entries, index: int) -> None:

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from godb_arrow import codec
+from godb_arrow.codec.entries import Chunk
 from godb_arrow.encoding import (
     ROWS,
     Encoded,
@@ -210,10 +211,10 @@ class _Part:
     ids: pa.Array | None = None
     omit_nulls: bool = False
 
-    def encode(self) -> bytes:
+    def encode(self) -> Chunk:
         if self.batch is None:
-            return self.raw
-        return codec.encode(self.batch, self.ids, self.omit_nulls)
+            return Chunk(self.raw, self.count)
+        return Chunk(codec.encode(self.batch, self.ids, self.omit_nulls), self.count)
 
 
 class _Draft:
@@ -284,14 +285,18 @@ class _Draft:
 
     def add_existing(self, entries: codec.Entries) -> None:
         """Copy entries of a file, as they are."""
-        self._append(Encoded(bytes(entries.raw()), ids_of(entries), given=True))
+        ids = ids_of(entries)
+        at = 0
+        for data, count in entries.chunks():
+            self._append(Encoded(bytes(data), ids.slice(at, count), given=True))
+            at += count
 
     def infer_all(self) -> None:
         """From now on, and for what is there, derive the schema from the documents."""
         self._infer = True
         self._schema = None
 
-    def chunks(self) -> Iterator[bytes]:
+    def chunks(self) -> Iterator[Chunk]:
         """The entries' bytes, in order."""
         return ordered_map(_Part.encode, self._loaded(), threads() if self.count > ROWS else 1)
 
@@ -304,8 +309,8 @@ class _Draft:
 
     def entries(self) -> Iterator[codec.Entries]:
         """The entries, in runs."""
-        for part, chunk in zip(self._parts, self.chunks(), strict=True):
-            yield codec.scan_entries(chunk, 0, part.count, len(chunk) + 1, 0)
+        for data, count in self.chunks():
+            yield codec.scan_entries(bytes(data), 0, count, len(data) + 1, 0)
 
     def check_ids(self) -> None:
         """Raise DuplicateId if an id occurs twice."""
@@ -426,22 +431,22 @@ class ExistingFile:
             for name in names
         ]  # fmt: skip
 
-    def _copier(self) -> Callable[[str], Iterator[memoryview]]:
+    def _copier(self) -> Callable[[str], Iterator[Chunk]]:
         """Reads the file once, though each collection has an iterator of its own."""
 
-        def copies() -> Iterator[tuple[str, memoryview]]:
+        def copies() -> Iterator[tuple[str, Chunk]]:
             assert self.source is not None
             with self.source.open() as stream:
                 for section in self._sections(stream):
                     if section.name == self.collection:
                         continue
                     for entries in section.entries(_OPTIONS):
-                        yield section.name, entries.raw()
+                        yield from ((section.name, chunk) for chunk in entries.chunks())
 
         stream = copies()
-        ahead: list[tuple[str, memoryview]] = []
+        ahead: list[tuple[str, Chunk]] = []
 
-        def copy(name: str) -> Iterator[memoryview]:
+        def copy(name: str) -> Iterator[Chunk]:
             while True:
                 found = ahead.pop() if ahead else next(stream, None)
                 if found is None:

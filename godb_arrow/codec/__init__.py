@@ -45,6 +45,7 @@ BACKEND = _chosen.BACKEND
 BlockDecoder = _chosen.BlockDecoder
 compress_piece = _chosen.compress_piece
 decode = _chosen.decode
+decode_pieces = _chosen.decode_pieces
 encode = _chosen.encode
 count_present = _chosen.count_present
 find_entry = _chosen.find_entry
@@ -63,6 +64,7 @@ __all__ = [
     "compress_piece",
     "count_present",
     "decode_batch",
+    "decode_pieces",
     "describe",
     "encode",
     "find_entry",

@@ -63,7 +63,18 @@ cdef extern from "native/lz4.hpp" namespace "godb" nogil:
 
     cdef cppclass Lz4Compressor:
         Lz4Compressor(uint64_t max_ratio) except +
-        size_t run(const uint8_t* data, size_t size, size_t start, Buffer& out) except +
+        size_t run(const uint8_t* data, size_t size, Buffer& out) except +
+
+    cdef struct Piece:
+        size_t at
+        size_t length
+        size_t skip
+        size_t tail
+        size_t size
+
+    cdef cppclass PieceDecoder:
+        PieceDecoder(const uint8_t* data, size_t size)
+        cbool run(const Piece& piece, uint8_t* out)
 
 
 cdef extern from "native/scan.hpp" namespace "godb" nogil:
@@ -310,17 +321,43 @@ cdef class BlockDecoder:
         return self._decoder.complete()
 
 
-def compress_piece(bytes window not None, size_t start, uint64_t max_ratio):
-    """The sequences of window[start:], and how many literals are left."""
-    cdef const uint8_t* data = <const uint8_t*>PyBytes_AS_STRING(window)
-    cdef size_t size = PyBytes_GET_SIZE(window)
+def compress_piece(bytes content not None, uint64_t max_ratio):
+    """The sequences of a piece, and how many literals are left."""
+    cdef const uint8_t* data = <const uint8_t*>PyBytes_AS_STRING(content)
+    cdef size_t size = PyBytes_GET_SIZE(content)
     cdef unique_ptr[Lz4Compressor] compressor
     cdef Buffer out
     cdef size_t left
     compressor.reset(new Lz4Compressor(max_ratio))
     with nogil:
-        left = compressor.get().run(data, size, start, out)
+        left = compressor.get().run(data, size, out)
     return PyBytes_FromStringAndSize(<const char*>out.data(), <Py_ssize_t>out.size()), left
+
+
+def decode_pieces(bytes data not None, pieces):
+    """What pieces (at, length, skip, tail, size) decode to; or None and which one is damaged."""
+    cdef const uint8_t* begin = <const uint8_t*>PyBytes_AS_STRING(data)
+    cdef size_t size = PyBytes_GET_SIZE(data)
+    cdef vector[Piece] found
+    cdef Piece piece
+    cdef size_t total = 0
+    for at, length, skip, tail, decoded in pieces:
+        piece.at, piece.length, piece.skip, piece.tail, piece.size = at, length, skip, tail, decoded
+        total += piece.size
+        found.push_back(piece)
+    cdef PyObject* made = PyBytes_FromStringAndSize_(NULL, <Py_ssize_t>total)
+    cdef uint8_t* to = <uint8_t*>PyBytes_AS_STRING(<object>made)
+    cdef unique_ptr[PieceDecoder] decoder
+    cdef size_t index = 0
+    result = <object>made
+    Py_DECREF_(made)
+    decoder.reset(new PieceDecoder(begin, size))
+    with nogil:
+        prefer_large_pages(to, total)
+        while index < found.size() and decoder.get().run(found[index], to):
+            to += found[index].size
+            index += 1
+    return (result, -1) if index == found.size() else (None, index)
 
 
 # --- Finding documents ----------------------------------------------------------------------

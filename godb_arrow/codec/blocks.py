@@ -1,41 +1,63 @@
 """One LZ4 block of any length, compressed in pieces on several threads.
 
-A piece needs only the 64 KiB before it, so that pieces can be compressed at the same time. What
-is left of each behind its last match are literals of the next piece's first sequence.
+No piece refers to what comes before it, so that pieces can be compressed, and later be found and
+decoded, at the same time. What is left of each behind its last match are literals of the next
+piece's first sequence.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import xxhash
 
 from godb_arrow.codec.reference_lz4 import extension, join
 from godb_arrow.parallel import ordered_map
 
-__all__ = ["CompressPiece", "compress_block"]
+__all__ = ["CompressPiece", "Compressed", "compress_block"]
 
-_HISTORY = 64 << 10
-_PIECE = 1 << 20
+CompressPiece = Callable[[bytes, int | None, bool], tuple[bytes, bytes]]
 
-CompressPiece = Callable[[bytes, int, int | None, bool], tuple[bytes, bytes]]
+
+class Compressed(NamedTuple):
+    """What became of a piece of a block.
+
+    Attributes
+    ----------
+    length : int
+        Bytes of its sequences; they follow those of the piece before.
+    tail : int
+        Literals behind them, at the beginning of the next sequence that there is.
+    size : int
+        Bytes that it was compressed from.
+    checksum : int
+        The XXH3-64 of what it was compressed from.
+    """
+
+    length: int
+    tail: int
+    size: int
+    checksum: int
 
 
 def compress_block(
     compress: CompressPiece,
-    chunks: Iterator[bytes | memoryview],
+    pieces: Iterator[bytes],
     *,
     max_ratio: int | None = None,
     high: bool = False,
     threads: int = 1,
-    ending: bytes = b"",
+    ending: Callable[[list[Compressed]], bytes] = lambda compressed: b"",
     reserve: int = 0,
 ) -> Iterator[bytes]:
-    """Compress bytes to one raw LZ4 block that ends with literals.
+    """Compress pieces to one raw LZ4 block that ends with literals.
 
     Parameters
     ----------
     compress : callable
         A codec's ``compress_piece``.
-    chunks : iterator of bytes
+    pieces : iterator of bytes
         What to compress.
     max_ratio : int, optional
         The block never decodes to more than this many times its size: where the data are too
@@ -44,8 +66,8 @@ def compress_block(
         Search longer for better matches (LZ4 HC): smaller, many times slower, read as fast.
     threads : int
         How many threads compress.
-    ending : bytes
-        Further bytes at the end, stored as they are.
+    ending : callable
+        Gets what became of each piece; returns further bytes at the end, stored as they are.
     reserve : int
         How many literal bytes the caller appends to the block itself.
 
@@ -62,32 +84,17 @@ def compress_block(
     True
     """
 
-    def work(piece: tuple[bytes, int]) -> tuple[bytes, bytes]:
-        return compress(*piece, max_ratio, high)
+    def work(piece: bytes) -> tuple[int, int, bytes, bytes]:
+        sequences, literals = compress(piece, max_ratio, high)
+        return len(piece), xxhash.xxh3_64_intdigest(piece), sequences, literals
 
+    compressed: list[Compressed] = []
     waiting = b""
-    for sequences, literals in ordered_map(work, _pieces(chunks), threads):
+    for size, checksum, sequences, literals in ordered_map(work, pieces, threads):
         joined, waiting = join(waiting, sequences, literals)
+        compressed.append(Compressed(len(joined), len(literals), size, checksum))
         if joined:
             yield joined
-    waiting += ending
+    waiting += ending(compressed)
     count = len(waiting) + reserve
     yield bytes([min(count, 15) << 4]) + extension(count) + waiting
-
-
-def _pieces(chunks: Iterator[bytes | memoryview]) -> Iterator[tuple[bytes, int]]:
-    """The bytes in pieces, each behind the history that it needs, and where it begins there."""
-    history = b""
-    gathered: list[bytes | memoryview] = []
-    size = 0
-    for chunk in chunks:
-        for at in range(0, len(chunk), _PIECE):
-            part = memoryview(chunk)[at : at + _PIECE]
-            gathered.append(part)
-            size += len(part)
-            if size >= _PIECE:
-                window = b"".join([history, *gathered])
-                yield window, len(history)
-                history, gathered, size = window[-_HISTORY:], [], 0
-    if size:
-        yield b"".join([history, *gathered]), len(history)

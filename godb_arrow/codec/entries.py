@@ -5,12 +5,31 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import msgpack
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Entries"]
+__all__ = ["CHUNK_BYTES", "Chunk", "Entries"]
+
+CHUNK_BYTES = 1 << 20
+"""About how many bytes of documents go into a chunk, where they can be divided so."""
+
+
+class Chunk(NamedTuple):
+    """Whole entries on their way to a file.
+
+    Attributes
+    ----------
+    data : bytes or memoryview
+        The entries, one after the other.
+    documents : int
+        How many they are.
+    """
+
+    data: bytes | memoryview
+    documents: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,3 +94,14 @@ class Entries:
     def raw(self) -> memoryview:
         """The bytes of all entries."""
         return memoryview(self.data)[self.bounds[0] : self.bounds[-1]]
+
+    def chunks(self, first: int = 0, last: int | None = None) -> Iterator[Chunk]:
+        """The bytes of some entries, copied nowhere, in chunks."""
+        edges = np.frombuffer(self.bounds, np.int64)[::2]
+        view = memoryview(self.data)
+        last = len(self) if last is None else last
+        while first < last:
+            end = int(np.searchsorted(edges, edges[first] + CHUNK_BYTES))
+            end = min(max(end, first + 1), last)
+            yield Chunk(view[edges[first] : edges[end]], end - first)
+            first = end

@@ -16,6 +16,7 @@ import godb_arrow.codec._native as _native  # noqa: PLR0402 (mypy knows it by th
 from godb_arrow.codec import reference, reference_lz4, reference_scan
 from godb_arrow.codec.columns import ColumnPlan, Core, DecodePlan
 from godb_arrow.codec.entries import Entries
+from godb_arrow.codec.reference_lz4 import Piece
 from godb_arrow.codec.wire import wire_columns
 from godb_arrow.errors import CorruptFile, LimitExceeded, TypeMismatch, UnsupportedType
 from godb_arrow.schema import ID_FIELD, MAX_COLUMNS, MAX_STRUCT_KEYS, FieldSummary
@@ -26,6 +27,7 @@ __all__ = [
     "compress_piece",
     "count_present",
     "decode",
+    "decode_pieces",
     "encode",
     "find_entry",
     "has_equal",
@@ -75,14 +77,21 @@ class BlockDecoder:
             raise reference_lz4.cut_off(self._decoder.position)
 
 
-def compress_piece(
-    window: bytes, start: int, max_ratio: int | None, high: bool
-) -> tuple[bytes, bytes]:
+def compress_piece(content: bytes, max_ratio: int | None, high: bool) -> tuple[bytes, bytes]:
     """Compress a piece of a block; see :mod:`godb_arrow.codec.reference_lz4`."""
     if high:
-        return reference_lz4.compress_piece(window, start, max_ratio, high)
-    sequences, left = _native.compress_piece(window, start, max_ratio or 0)
-    return sequences, window[len(window) - left :]
+        return reference_lz4.compress_piece(content, max_ratio, high)
+    sequences, left = _native.compress_piece(content, max_ratio or 0)
+    return sequences, content[len(content) - left :]
+
+
+def decode_pieces(data: bytes, pieces: Sequence[Piece]) -> bytes:
+    """Decode pieces of a block that refer to nothing before them."""
+    decoded, damaged = _native.decode_pieces(data, pieces)
+    if decoded is None:
+        raise reference_lz4.damaged_piece(pieces[damaged])
+    found: bytes = decoded
+    return found
 
 
 def scan_entries(

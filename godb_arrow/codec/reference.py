@@ -18,7 +18,7 @@ import xxhash
 from godb_arrow.codec.columns import ColumnPlan, Core, DecodePlan
 from godb_arrow.codec.entries import Entries
 from godb_arrow.codec.jsontext import is_utf8, to_json_text
-from godb_arrow.codec.reference_lz4 import BlockDecoder, compress_piece
+from godb_arrow.codec.reference_lz4 import BlockDecoder, compress_piece, decode_pieces
 from godb_arrow.codec.reference_scan import count_present, find_entry, scan_entries, skip_items
 from godb_arrow.codec.values import pack_entry, wire_values
 from godb_arrow.errors import CorruptFile, LimitExceeded, TypeMismatch
@@ -30,6 +30,7 @@ __all__ = [
     "compress_piece",
     "count_present",
     "decode",
+    "decode_pieces",
     "encode",
     "find_entry",
     "has_equal",

@@ -11,14 +11,25 @@ The block format: https://github.com/lz4/lz4/blob/dev/doc/lz4_Block_format.md
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from enum import Enum
+from typing import NamedTuple
 
 import lz4.block
 
 from godb_arrow.errors import CorruptFile
 
-__all__ = ["BlockDecoder", "bad_distance", "compress_piece", "cut_off", "extension", "join"]
+__all__ = [
+    "BlockDecoder",
+    "Piece",
+    "bad_distance",
+    "compress_piece",
+    "cut_off",
+    "damaged_piece",
+    "decode_pieces",
+    "extension",
+    "join",
+]
 
 _HISTORY = 64 << 10
 _MIN_MATCH = 4
@@ -146,6 +157,11 @@ class BlockDecoder:
         )
         if self._input or not complete:
             raise cut_off(self._position + len(self._input))
+
+    @property
+    def at_token(self) -> bool:
+        """Whether all that was given are whole sequences."""
+        return self._stage is _Stage.TOKEN and not self._input
 
     def _whole_sequences(self) -> bytes:
         """Decode the sequences that are here to their last byte, a piece of them at once."""
@@ -302,17 +318,13 @@ def _length(data: bytes, cursor: int) -> tuple[int, int]:
     return size + 1, length
 
 
-def compress_piece(
-    window: bytes, start: int, max_ratio: int | None, high: bool
-) -> tuple[bytes, bytes]:
+def compress_piece(content: bytes, max_ratio: int | None, high: bool) -> tuple[bytes, bytes]:
     """Compress a piece of a block; :mod:`godb_arrow.codec.blocks` joins the pieces.
 
     Parameters
     ----------
-    window : bytes
-        Up to 64 KiB of what comes before, and the piece.
-    start : int
-        Where the piece begins in the window.
+    content : bytes
+        The piece. Nothing in it will refer to what comes before.
     max_ratio : int, optional
         Store bytes as literals, so that the piece decodes to no more than this many times what
         it was compressed to.
@@ -328,23 +340,121 @@ def compress_piece(
     """
     stored = 0
     while True:
-        data = window[start + stored :]
+        data = content[stored:]
         block: bytes = lz4.block.compress(
             data,
             mode="high_compression" if high else "default",
             store_size=False,
-            dict=window[max(0, start + stored - _HISTORY) : start + stored],
+            dict=content[max(0, stored - _HISTORY) : stored],
         )
         sequences, literals = _split(block)
         if max_ratio is None:
             break
         # Joining pieces saves a few bytes, hence the reserve.
-        needed = -(-(len(window) - start + 64) // max_ratio)
+        needed = -(-(len(content) + 64) // max_ratio)
         lacking = min(needed - stored - len(sequences) - len(literals), len(data))
         if lacking <= 0:
             break
         stored += lacking
-    return join(window[start : start + stored], sequences, literals)
+    return join(content[:stored], sequences, literals)
+
+
+class Piece(NamedTuple):
+    """Where a piece is in the bytes of a block.
+
+    Attributes
+    ----------
+    at : int
+        Where its first sequence begins.
+    length : int
+        Bytes of its sequences.
+    skip : int
+        Literals at the beginning of these that belong to pieces before.
+    tail : int
+        Literals of its own behind them, at the beginning of the next sequence.
+    size : int
+        Bytes that it decodes to.
+    """
+
+    at: int
+    length: int
+    skip: int
+    tail: int
+    size: int
+
+
+def decode_pieces(data: bytes, pieces: Sequence[Piece]) -> bytes:
+    """Decode pieces of a block that refer to nothing before them.
+
+    Parameters
+    ----------
+    data : bytes
+        Bytes of the block.
+    pieces : sequence of Piece
+        Where the pieces are in them.
+
+    Returns
+    -------
+    bytes
+        What the pieces decode to, one after the other.
+
+    Raises
+    ------
+    CorruptFile
+        A piece is not there, refers to what comes before it, or has another size; ``offset``
+        counts from the beginning of `data`.
+
+    Examples
+    --------
+    >>> sequences, literals = compress_piece(b"abc" * 99, None, False)
+    >>> block = sequences + bytes([len(literals) << 4]) + literals
+    >>> piece = Piece(0, len(sequences), 0, len(literals), 297)
+    >>> decode_pieces(block, [piece]) == b"abc" * 99
+    True
+    """
+    return b"".join(_decode_piece(data, piece) for piece in pieces)
+
+
+def _decode_piece(data: bytes, piece: Piece) -> bytes:
+    sequences = data[piece.at : piece.at + piece.length]
+    following = data[piece.at + piece.length :]
+    skip = 0 if sequences else piece.skip
+    decoder = BlockDecoder()
+    try:
+        if sequences:
+            cursor, literals = _literals(sequences, 0)
+            own = literals - piece.skip
+            if own < 0 or cursor + literals > len(sequences):
+                raise damaged_piece(piece)
+            head = bytes([min(own, _RUN) << 4 | sequences[0] & 15]) + extension(own)
+            sequences = head + sequences[cursor + piece.skip :]
+        decoded = b""
+        for part in decoder.pieces(sequences):
+            decoded += part
+            if len(decoded) > piece.size:
+                raise damaged_piece(piece)
+        if not decoder.at_token:
+            raise damaged_piece(piece)
+        if piece.tail:
+            cursor, literals = _literals(following, 0)
+            behind = following[cursor + skip : cursor + skip + piece.tail]
+            if skip + piece.tail > literals or len(behind) < piece.tail:
+                raise damaged_piece(piece)
+            decoded += behind
+    except (CorruptFile, IndexError) as error:
+        raise damaged_piece(piece) from error
+    if len(decoded) != piece.size:
+        raise damaged_piece(piece)
+    return decoded
+
+
+def damaged_piece(piece: Piece) -> CorruptFile:
+    """The error for a piece that does not decode to its size."""
+    return CorruptFile(
+        f"a piece of the LZ4 block does not decode to {piece.size} bytes by itself",
+        offset=piece.at,
+        where="file",
+    )
 
 
 def _split(block: bytes) -> tuple[bytes, bytes]:

@@ -26,6 +26,106 @@ constexpr unsigned kRun = 15;
 inline void copy16(uint8_t* to, const uint8_t* from) { std::memcpy(to, from, 16); }
 inline void copy8(uint8_t* to, const uint8_t* from) { std::memcpy(to, from, 8); }
 
+// Copy earlier output, which may overlap what is written; exact, without slack.
+inline uint8_t* copy_match(uint8_t* to, uint32_t distance, size_t count) {
+    uint8_t* const end = to + count;
+    size_t period = distance;
+    // Each round doubles what can be copied at once without overlapping.
+    while (size_t(end - to) > period) {
+        std::memcpy(to, to - period, period);
+        to += period;
+        if (period < 4096) period *= 2;
+    }
+    std::memcpy(to, to - period, size_t(end - to));
+    return end;
+}
+
+// Decode sequences that are here to their last byte, with room for copying too much.
+// Stops before any other sequence; false when a distance is bad, with `in` at its bytes.
+inline bool decode_sequences(const uint8_t*& in, const uint8_t* in_end, const uint8_t* base,
+                             uint8_t*& output, uint8_t* limit, uint32_t& bad_distance) {
+    const uint8_t* p = in;
+    uint8_t* out = output;
+    // A sequence of short literals takes at most 1 + 14 + 2 bytes, and reads 16 too many.
+    const uint8_t* const in_safe = in_end - 48;
+    uint8_t* const out_safe = limit - 64;
+    if (in_end - in < 64 || limit - out < 64) return true;
+    while (p < in_safe && out < out_safe) {
+        const uint8_t* const begin = p;
+        const unsigned token = *p++;
+        size_t literals = token >> 4;
+        const uint8_t* text;
+        if (literals != kRun) {
+            copy16(out, p);
+            text = p;
+            p += literals;
+        } else {
+            unsigned byte;
+            do {
+                if (p >= in_safe) { p = begin; goto done; }
+                byte = *p++;
+                literals += byte;
+            } while (byte == 255);
+            if (literals > size_t(in_safe - p) || literals > size_t(out_safe - out)) {
+                p = begin;
+                break;
+            }
+            text = p;
+            uint8_t* to = out;
+            uint8_t* const to_end = out + literals;
+            do {
+                copy16(to, text);
+                to += 16;
+                text += 16;
+            } while (to < to_end);
+            p += literals;
+        }
+        {
+            uint8_t* const after = out + literals;
+            const size_t distance = size_t(p[0]) | size_t(p[1]) << 8;
+            size_t match = token & 15;
+            const uint8_t* q = p + 2;
+            if (match == kRun) {
+                unsigned byte;
+                do {
+                    if (q >= in_safe) { p = begin; goto done; }
+                    byte = *q++;
+                    match += byte;
+                } while (byte == 255);
+            }
+            match += kMinMatch;
+            if (__builtin_expect(distance == 0 || distance > size_t(after - base), 0)) {
+                bad_distance = uint32_t(distance);
+                in = p;
+                output = after;
+                return false;
+            }
+            if (__builtin_expect(after >= out_safe || match > size_t(out_safe - after), 0)) {
+                p = begin;
+                break;
+            }
+            const uint8_t* from = after - distance;
+            if (distance >= 16) {
+                uint8_t* to = after;
+                uint8_t* const to_end = after + match;
+                do {
+                    copy16(to, from);
+                    to += 16;
+                    from += 16;
+                } while (to < to_end);
+                out = to_end;
+            } else {
+                out = copy_match(after, uint32_t(distance), match);
+            }
+            p = q;
+        }
+    }
+done:
+    in = p;
+    output = out;
+    return true;
+}
+
 class Lz4Decoder {
   public:
     enum class Status { NeedInput, HaveOutput, BadDistance };
@@ -79,7 +179,7 @@ class Lz4Decoder {
         Status status = Status::NeedInput;
         for (;;) {
             if (stage_ == Stage::Token) {
-                if (!fast(in, in_end, out, limit)) { status = Status::BadDistance; break; }
+                if (!decode_sequences(in, in_end, base, out, limit, distance_)) { status = Status::BadDistance; break; }
             }
             if (out >= limit) { status = Status::HaveOutput; break; }
             if (stage_ == Stage::Match) {
@@ -138,106 +238,6 @@ class Lz4Decoder {
         return status;
     }
 
-    // Decode sequences that are here to their last byte, with room for copying too much.
-    // Stops before any other sequence; false when a distance is bad, with `in` at its bytes.
-    bool fast(const uint8_t*& in, const uint8_t* in_end, uint8_t*& output, uint8_t* limit) {
-        uint8_t* const base = buffer_.get();
-        const uint8_t* p = in;
-        uint8_t* out = output;
-        // A sequence of short literals takes at most 1 + 14 + 2 bytes, and reads 16 too many.
-        const uint8_t* const in_safe = in_end - 48;
-        uint8_t* const out_safe = limit - 64;
-        if (in_end - in < 64) return true;
-        while (p < in_safe && out < out_safe) {
-            const uint8_t* const begin = p;
-            const unsigned token = *p++;
-            size_t literals = token >> 4;
-            const uint8_t* text;
-            if (literals != kRun) {
-                copy16(out, p);
-                text = p;
-                p += literals;
-            } else {
-                unsigned byte;
-                do {
-                    if (p >= in_safe) { p = begin; goto done; }
-                    byte = *p++;
-                    literals += byte;
-                } while (byte == 255);
-                if (literals > size_t(in_safe - p) || literals > size_t(out_safe - out)) {
-                    p = begin;
-                    break;
-                }
-                text = p;
-                uint8_t* to = out;
-                uint8_t* const to_end = out + literals;
-                do {
-                    copy16(to, text);
-                    to += 16;
-                    text += 16;
-                } while (to < to_end);
-                p += literals;
-            }
-            {
-                uint8_t* const after = out + literals;
-                const size_t distance = size_t(p[0]) | size_t(p[1]) << 8;
-                size_t match = token & 15;
-                const uint8_t* q = p + 2;
-                if (match == kRun) {
-                    unsigned byte;
-                    do {
-                        if (q >= in_safe) { p = begin; goto done; }
-                        byte = *q++;
-                        match += byte;
-                    } while (byte == 255);
-                }
-                match += kMinMatch;
-                if (__builtin_expect(distance == 0 || distance > size_t(after - base), 0)) {
-                    distance_ = uint32_t(distance);
-                    in = p;
-                    output = after;
-                    return false;
-                }
-                if (__builtin_expect(after >= out_safe || match > size_t(out_safe - after), 0)) {
-                    p = begin;
-                    break;
-                }
-                const uint8_t* from = after - distance;
-                if (distance >= 16) {
-                    uint8_t* to = after;
-                    uint8_t* const to_end = after + match;
-                    do {
-                        copy16(to, from);
-                        to += 16;
-                        from += 16;
-                    } while (to < to_end);
-                    out = to_end;
-                } else {
-                    out = copy_match(after, uint32_t(distance), match);
-                }
-                p = q;
-            }
-        }
-    done:
-        in = p;
-        output = out;
-        return true;
-    }
-
-    // Copy earlier output, which may overlap what is written; exact, without slack.
-    static uint8_t* copy_match(uint8_t* to, uint32_t distance, size_t count) {
-        uint8_t* const end = to + count;
-        size_t period = distance;
-        // Each round doubles what can be copied at once without overlapping.
-        while (size_t(end - to) > period) {
-            std::memcpy(to, to - period, period);
-            to += period;
-            if (period < 4096) period *= 2;
-        }
-        std::memcpy(to, to - period, size_t(end - to));
-        return end;
-    }
-
     std::unique_ptr<uint8_t[]> buffer_;
     size_t start_ = 0;
     size_t end_ = 0;
@@ -250,19 +250,108 @@ class Lz4Decoder {
     bool long_match_ = false;
 };
 
-// Compresses one piece of a block, given the 64 KiB before it.
+// A part of a block that refers to nothing before it: whole sequences, without the first literals,
+// and then the first literals of the sequence that follows.
+struct Piece {
+    size_t at;      // where its first sequence begins
+    size_t length;  // bytes of its sequences
+    size_t skip;    // literals at the beginning that are not its own
+    size_t tail;    // literals behind the sequences
+    size_t size;    // bytes that it decodes to
+};
+
+// Decodes one piece; false when it does not decode to exactly its size.
+class PieceDecoder {
+  public:
+    PieceDecoder(const uint8_t* data, size_t size) : data_(data), end_(data + size) {}
+
+    bool run(const Piece& piece, uint8_t* out) {
+        const size_t size = size_t(end_ - data_);
+        if (piece.at > size || piece.length > size - piece.at) return false;
+        base_ = out_ = out;
+        limit_ = out + piece.size;
+        const uint8_t* p = data_ + piece.at;
+        const uint8_t* const sequences_end = p + piece.length;
+        size_t skip = piece.skip;
+        while (p < sequences_end) {
+            if (skip == 0) {
+                uint32_t distance;
+                if (!decode_sequences(p, sequences_end, base_, out_, limit_, distance)) return false;
+                if (p == sequences_end) break;
+            }
+            if (!sequence(p, sequences_end, skip)) return false;
+            skip = 0;
+        }
+        return tail(p, skip, piece.tail) && out_ == limit_;
+    }
+
+  private:
+    // The length that a nibble of 15 begins; false when the bytes end first.
+    static bool extend(const uint8_t*& p, const uint8_t* end, size_t& length) {
+        unsigned byte;
+        do {
+            if (p >= end) return false;
+            byte = *p++;
+            length += byte;
+        } while (byte == 255);
+        return true;
+    }
+
+    bool copy_literals(const uint8_t*& p, const uint8_t* end, size_t count) {
+        if (count > size_t(end - p) || count > size_t(limit_ - out_)) return false;
+        std::memcpy(out_, p, count);
+        out_ += count;
+        p += count;
+        return true;
+    }
+
+    bool sequence(const uint8_t*& p, const uint8_t* end, size_t skip) {
+        const unsigned token = *p++;
+        size_t literals = token >> 4;
+        if (literals == kRun && !extend(p, end, literals)) return false;
+        if (skip > literals || skip > size_t(end - p)) return false;
+        p += skip;
+        if (!copy_literals(p, end, literals - skip) || end - p < 2) return false;
+        const size_t distance = size_t(p[0]) | size_t(p[1]) << 8;
+        p += 2;
+        size_t match = token & 15;
+        if (match == kRun && !extend(p, end, match)) return false;
+        match += kMinMatch;
+        if (distance == 0 || distance > size_t(out_ - base_) || match > size_t(limit_ - out_)) {
+            return false;
+        }
+        out_ = copy_match(out_, uint32_t(distance), match);
+        return true;
+    }
+
+    bool tail(const uint8_t* p, size_t skip, size_t count) {
+        if (count == 0) return true;
+        if (p >= end_) return false;
+        size_t literals = *p++ >> 4;
+        if (literals == kRun && !extend(p, end_, literals)) return false;
+        if (skip > literals || count > literals - skip || skip > size_t(end_ - p)) return false;
+        p += skip;
+        return copy_literals(p, end_, count);
+    }
+
+    const uint8_t* const data_;
+    const uint8_t* const end_;
+    uint8_t* base_ = nullptr;
+    uint8_t* out_ = nullptr;
+    uint8_t* limit_ = nullptr;
+};
+
+// Compresses one piece of a block, which refers to nothing before it.
 class Lz4Compressor {
   public:
     explicit Lz4Compressor(uint64_t max_ratio) : max_ratio_(max_ratio), table_(kTableSize, 0) {}
 
     // Append the piece's sequences to `out`; returns how many literals are left at its end.
-    // `data` is history and then the piece, from `start`.
-    size_t run(const uint8_t* data, size_t size, size_t start, Buffer& out) {
+    size_t run(const uint8_t* data, size_t size, Buffer& out) {
         const uint8_t* const base = data;
         const uint8_t* const end = data + size;
-        const uint8_t* const last_match = size > start + 12 ? end - 12 : data + start;
-        for (const uint8_t* p = base; p < base + start && p + 8 <= end; p += 3) note(p, base);
-        const uint8_t* anchor = base + start;   // literals begin here
+        const uint8_t* const last_match = size > 12 ? end - 12 : data;
+        const uint8_t* anchor = base;           // literals begin here
         const uint8_t* p = anchor;
         const uint8_t* floor = anchor;          // what is before must not go into a match
         size_t misses = 0;
@@ -283,7 +372,7 @@ class Lz4Compressor {
             misses = 0;
             if (max_ratio_) {
                 // Store part of a long match as literals, where the output must be longer.
-                const size_t taken = size_t(p - base) - start + length + kReserve;
+                const size_t taken = size_t(p - base) + length + kReserve;
                 const size_t needed = (taken + max_ratio_ - 1) / max_ratio_;
                 const size_t written = out.size() + run + 3;
                 if (needed > written) {

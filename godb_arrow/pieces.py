@@ -1,0 +1,359 @@
+"""The pieces of a file: what can be decompressed by itself, found by an index at the file's end.
+
+A body is one LZ4 block, which can only be decoded from its beginning. But where the writer cuts
+it into pieces that begin with a whole document and refer to nothing before them, a piece can be
+decoded by itself, once it is known where it is. So pieces are read on several threads at the same
+time, and those that are not needed are not read at all.
+
+The index says of each piece how many bytes of the file and of the body it has, how many literals
+of it stand behind its sequences, how many documents it has, and a checksum of these. Where a
+piece begins follows from those before: pieces that are read one after the other give what reading
+from the beginning gives, whatever the index says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import accumulate
+from typing import BinaryIO, NamedTuple
+
+import msgpack
+import numpy as np
+import numpy.typing as npt
+import xxhash
+
+from godb_arrow import codec
+from godb_arrow.body import read_exactly
+from godb_arrow.codec.blocks import Compressed
+from godb_arrow.codec.reference_lz4 import Piece
+from godb_arrow.errors import ChecksumMismatch, CorruptFile
+from godb_arrow.options import ReadOptions
+
+__all__ = ["FOOT_SIZE", "PIECES_KEY", "CollectionPieces", "PieceIndex", "Run"]
+
+PIECES_KEY = "godb_arrow_pieces"
+FOOT_SIZE = 12  # a checksum and a length, behind the index
+
+_FIELDS = 5  # length, tail, size, documents, checksum
+_MAX_EXPANSION = 255  # LZ4: a byte of the block stands for at most this many of output
+_UNUSABLE = (KeyError, TypeError, AttributeError, ValueError, msgpack.UnpackException)
+
+
+class Run(NamedTuple):
+    """Consecutive documents of a collection, which may still be compressed.
+
+    Attributes
+    ----------
+    start : int
+        The row of the first one.
+    documents : int
+        How many they are.
+    load : callable
+        Gives their entries.
+    """
+
+    start: int
+    documents: int
+    load: Callable[[], codec.Entries]
+
+    @classmethod
+    def of(cls, entries: codec.Entries, start: int = 0) -> Run:
+        """Documents that are in memory."""
+        return cls(start, len(entries), lambda: entries)
+
+    def loaded(self) -> codec.Entries:
+        """The entries."""
+        return self.load()
+
+
+@dataclass(frozen=True, slots=True)
+class PieceIndex:
+    """Where the pieces of a file are.
+
+    Parameters
+    ----------
+    pieces : array of uint64
+        A row for each piece of the body: its length in the file, its literals behind that, its
+        size in the body, its documents, and the XXH3-64 of its bytes in the body.
+    collections : mapping of str to tuple
+        The first piece with documents of a collection, and how many pieces there are.
+
+    Examples
+    --------
+    >>> index = PieceIndex.of([Compressed(40, 12, 90, 7)], [3], {"users": (0, 1)})
+    >>> PieceIndex.unpack(index.pack()).collections
+    {'users': (0, 1)}
+    """
+
+    pieces: npt.NDArray[np.uint64]
+    collections: Mapping[str, tuple[int, int]]
+
+    @classmethod
+    def of(
+        cls,
+        compressed: Sequence[Compressed],
+        documents: Sequence[int],
+        collections: Mapping[str, tuple[int, int]],
+    ) -> PieceIndex:
+        """The index of what was just compressed."""
+        rows = [
+            (piece.length, piece.tail, piece.size, count, piece.checksum)
+            for piece, count in zip(compressed, documents, strict=True)
+        ]
+        return cls(np.array(rows, np.uint64).reshape(-1, _FIELDS), dict(collections))
+
+    def pack(self) -> bytes:
+        """The index as it stands in a file, with its foot."""
+        packed: bytes = msgpack.packb({
+            "pieces": self.pieces.astype("<u8").tobytes(),
+            "collections": {name: list(span) for name, span in self.collections.items()},
+        }, unicode_errors="surrogateescape")  # fmt: skip
+        return packed + xxhash.xxh3_64_digest(packed) + len(packed).to_bytes(4, "little")
+
+    @classmethod
+    def size_in(cls, foot: bytes) -> int:
+        """How many bytes the index has, with its foot."""
+        return int.from_bytes(foot[-4:], "little") + FOOT_SIZE
+
+    @classmethod
+    def unpack(cls, packed: bytes) -> PieceIndex | None:
+        """The index that was packed; None where the bytes make no sense: it is never needed."""
+        body, foot = packed[:-FOOT_SIZE], packed[-FOOT_SIZE:]
+        if len(foot) < FOOT_SIZE or xxhash.xxh3_64_digest(body) != foot[:8]:
+            return None
+        try:
+            found = msgpack.unpackb(body, raw=False, unicode_errors="surrogateescape")
+            pieces = np.frombuffer(found["pieces"], "<u8").reshape(-1, _FIELDS).astype(np.uint64)
+            if (pieces[:, :-1] >> 48).any():  # so that no sum overflows
+                return None
+            collections = {}
+            for name, (first, count) in found["collections"].items():
+                if not 0 <= first <= first + count <= len(pieces):
+                    return None
+                collections[str(name)] = (int(first), int(count))
+            return cls(pieces, collections)
+        except _UNUSABLE:
+            return None
+
+    def find(self, name: str, count: int, block_start: int) -> CollectionPieces | None:
+        """The pieces of a collection; None where they cannot be used.
+
+        Parameters
+        ----------
+        name : str
+            The collection.
+        count : int
+            How many documents it has.
+        block_start : int
+            Where the LZ4 block begins in the stream that the pieces are read from.
+        """
+        first, number = self.collections.get(name, (0, 0))
+        if not first or not number:
+            return None
+        length, tail, size, documents, checksum = (
+            column.astype(object).tolist() for column in self.pieces.T
+        )
+        pieces: list[Piece] = []
+        at, skip = block_start, 0
+        for index in range(first + number):
+            piece = Piece(at, length[index], skip, tail[index], size[index])
+            pieces.append(piece)
+            at += piece.length
+            skip = piece.tail + (0 if piece.length else piece.skip)
+            if piece.size > _MAX_EXPANSION * (piece.length + piece.tail):
+                return None
+        last = first + number
+        if sum(documents[first:last]) != count or not all(documents[first:last]):
+            return None
+        behind = []
+        room = len(self.pieces) * 8 * _FIELDS + sum(size[last:]) + (1 << 16)
+        for index in reversed(range(first, last)):
+            behind.append(room)
+            room = size[index] + (0 if length[index] else room)
+        return CollectionPieces(
+            name,
+            count,
+            pieces[:first],
+            pieces[first:],
+            documents[first:last],
+            checksum[first:last],
+            behind[::-1],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class CollectionPieces:
+    """The pieces of one collection.
+
+    Attributes
+    ----------
+    name : str
+        The collection.
+    count : int
+        How many documents it has.
+    before : list of Piece
+        What stands in front of them in the file.
+    pieces : list of Piece
+        Where its pieces are in the file.
+    documents : list of int
+        How many documents each has.
+    checksums : list of int
+        The XXH3-64 of each one's bytes in the body.
+    behind : list of int
+        At most how many literals the sequence behind each has.
+    """
+
+    name: str
+    count: int
+    before: list[Piece]
+    pieces: list[Piece]
+    documents: list[int]
+    checksums: list[int]
+    behind: list[int]
+
+    @property
+    def largest(self) -> int:
+        """Bytes of the largest piece."""
+        return max(piece.size for piece in self.pieces)
+
+    def is_right(self, stream: BinaryIO) -> bool:
+        """Whether the collection begins where its first piece does, with so many documents.
+
+        Of a collection behind others, that is seen from its name and count in front of it.
+        """
+        head = _packed_head(self.name, self.count)
+        first = len(self.before) == 1
+        piece = self.before[-1]
+        if piece.size > _MAX_FRONT:
+            return False
+        try:
+            data = _read(stream, piece, piece, self.pieces[0].size + self.behind[0])
+            front = codec.decode_pieces(data, [piece._replace(at=0)])
+        except CorruptFile:
+            return False
+        return _without_front(front) == head if first else front == head
+
+    def with_rows(self, rows: npt.NDArray[np.int64]) -> list[bool]:
+        """Which pieces have any of some rows, given in order."""
+        edges = np.searchsorted(rows, [0, *accumulate(self.documents)])
+        found: list[bool] = (edges[1:] > edges[:-1]).tolist()
+        return found
+
+    def read(
+        self,
+        stream: BinaryIO,
+        options: ReadOptions,
+        fields: tuple[str, ...] = (),
+        wanted: Sequence[bool] | None = None,
+    ) -> Iterator[Run]:
+        """Read pieces in order, as many at once as the options allow.
+
+        Parameters
+        ----------
+        stream : binary file
+            The file, at its beginning.
+        options : ReadOptions
+            ``batch_size`` and ``batch_bytes`` count here.
+        fields : tuple of str
+            As for :meth:`~godb_arrow.format.CollectionSection.entries`.
+        wanted : sequence of bool, optional
+            Which pieces are needed; all, if left out.
+
+        Yields
+        ------
+        Run
+            Loading it decompresses it and checks it.
+
+        Raises
+        ------
+        CorruptFile
+            The file ends too early.
+        """
+        rows = [0, *accumulate(self.documents)]
+        front = sum(piece.size for piece in self.before)
+        bases = [front, *accumulate((piece.size for piece in self.pieces), initial=front)][1:]
+        for first, last in self._groups(options, wanted):
+            begin, end = self.pieces[first], self.pieces[last - 1]
+            data = _read(stream, begin, end, self.behind[last - 1])
+            load = partial(self._load, data, first, last, bases[first], fields)
+            yield Run(rows[first], rows[last] - rows[first], load)
+
+    def _groups(
+        self, options: ReadOptions, wanted: Sequence[bool] | None
+    ) -> Iterator[tuple[int, int]]:
+        first, count, size = 0, 0, 0
+        for index, piece in enumerate(self.pieces):
+            needed = wanted is None or wanted[index]
+            more = count + self.documents[index] > options.batch_size
+            if first < index and (not needed or more or size + piece.size > options.batch_bytes):
+                yield first, index
+                first, count, size = index, 0, 0
+            if not needed:
+                first = index + 1
+                continue
+            count += self.documents[index]
+            size += piece.size
+        if first < len(self.pieces):
+            yield first, len(self.pieces)
+
+    def _load(
+        self, data: bytes, first: int, last: int, base: int, fields: tuple[str, ...]
+    ) -> codec.Entries:
+        start = self.pieces[first].at
+        pieces = [piece._replace(at=piece.at - start) for piece in self.pieces[first:last]]
+        try:
+            decoded = codec.decode_pieces(data, pieces)
+        except CorruptFile as error:
+            error.offset += start
+            raise
+        view = memoryview(decoded)
+        at = 0
+        for piece, checksum in zip(pieces, self.checksums[first:last], strict=True):
+            if xxhash.xxh3_64_intdigest(view[at : at + piece.size]) != checksum:
+                raise ChecksumMismatch(
+                    "the bytes differ from those that were written: a piece's checksum is "
+                    "another one",
+                    offset=start + piece.at,
+                    where="file",
+                )
+            at += piece.size
+        count = sum(self.documents[first:last])
+        entries = codec.scan_entries(decoded, 0, count, len(decoded) + 1, base, fields)
+        if len(entries) != count or entries.bounds[-1] != len(decoded):
+            raise CorruptFile(
+                f"the index promises {count} documents here, and there are others", offset=base
+            )
+        return entries
+
+
+_MAX_FRONT = 64 << 20
+
+
+def _read(stream: BinaryIO, first: Piece, last: Piece, behind: int) -> bytes:
+    """The bytes from a piece to the end of another."""
+    head = 2 + (last.skip + last.tail + behind) // 255
+    size = last.at - first.at + last.length + head + last.skip + last.tail
+    stream.seek(first.at)
+    return read_exactly(stream, size)
+
+
+def _packed_head(name: str, count: int) -> bytes:
+    head: bytes = msgpack.Packer().pack_map_header(count)
+    return codec.pack(name) + head
+
+
+def _without_front(body: bytes) -> bytes | None:
+    """What follows the head of the collections at a body's beginning."""
+    unpacker = msgpack.Unpacker(raw=False, unicode_errors="surrogateescape", max_buffer_size=0)
+    unpacker.feed(body)
+    try:
+        for _ in range(unpacker.read_map_header()):
+            if unpacker.unpack() == "collections":
+                unpacker.read_map_header()
+                return body[unpacker.tell() :]
+            unpacker.skip()
+    except (*_UNUSABLE, msgpack.OutOfData):
+        pass
+    return None

@@ -1,0 +1,214 @@
+"""The pieces of large files: the same documents as from the beginning, whatever the index says."""
+
+from __future__ import annotations
+
+import io
+import os
+import random
+from pathlib import Path
+from typing import Any
+
+import lz4.block
+import numpy as np
+import pyarrow as pa
+import pytest
+import xxhash
+from conftest import LONG
+from handmade import go_read
+
+import godb_arrow
+from godb_arrow import GodbError, StorageEngine, verify_godb
+from godb_arrow.codec import pack
+from godb_arrow.format import TAIL_SIZE, read_piece_index
+from godb_arrow.options import ReadOptions
+from godb_arrow.pieces import FOOT_SIZE, PIECES_KEY, PieceIndex
+from godb_arrow.reading import locate
+
+ROWS = 40_000
+
+
+def table(rows: int = ROWS, seed: int = 1) -> pa.Table:
+    rng = np.random.default_rng(seed)
+    words = np.array([f"word {n}" for n in range(300)])
+    return pa.table({
+        "n": rng.integers(0, 10**6, rows), "f": rng.random(rows),
+        "t": words[rng.integers(0, 300, rows)], "at": np.arange(rows),
+    })  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two collections of several pieces each, a small one between, and other keys."""
+    path = tmp_path_factory.mktemp("pieces") / "many.godb"
+    godb_arrow.write_godb(table(), path, "first")
+    godb_arrow.write_godb([{"a": 1}], path, "small")
+    godb_arrow.write_godb(table(seed=2), path, "second")
+    return path
+
+
+def index_of(data: bytes) -> PieceIndex:
+    found = read_piece_index(lambda count: data[-count:])
+    assert found is not None
+    return found
+
+
+def reindexed(data: bytes, index: PieceIndex) -> bytes:
+    """The file with another index, and checksums that are right in spite of it."""
+    old, new = index_of(data).pack(), index.pack()
+    assert len(old) == len(new)
+    at = len(data) - TAIL_SIZE - len(old)
+    assert data[at : at + len(old)] == old
+    changed = bytearray(data[:at] + new + data[at + len(new) :])
+    changed[-26:-18] = xxhash.xxh3_64_digest(bytes(changed[:-26]))
+    body = lz4.block.decompress(bytes(changed[8:]), uncompressed_size=64 << 20)
+    changed[-8:] = xxhash.xxh3_64_digest(body[:-18])
+    return bytes(changed)
+
+
+def serially(source: Any, collection: str) -> pa.Table:
+    # Pieces that are larger than a batch may be are not used.
+    return godb_arrow.read_table(source, collection, batch_bytes=1 << 19)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("name", ["first", "second", "small"])
+def test_pieces_hold_the_same_documents(file: Path, name: str, threads: int) -> None:
+    found = locate(file, name, ReadOptions()).pieces()
+    assert found is not None
+    assert (name == "small") == (len(found.pieces) == 1)
+    by_pieces = godb_arrow.read_table(file, name, threads=threads)
+    assert by_pieces.equals(serially(file, name))
+    assert list(godb_arrow.read_documents(file, name)) == list(
+        godb_arrow.read_documents(file, name, batch_bytes=1 << 19)
+    )
+
+
+@pytest.mark.parametrize("options", [{"batch_size": 77}, {"batch_bytes": 1 << 16}])
+def test_limits_of_batches_hold(file: Path, options: dict[str, int]) -> None:
+    with godb_arrow.scan_godb(file, "first", **options) as reader:
+        batches = list(reader)
+    assert max(len(batch) for batch in batches) <= options.get("batch_size", 4000)
+    assert pa.Table.from_batches(batches).equals(serially(file, "first"))
+
+
+def test_a_file_inside_another_file(file: Path) -> None:
+    stream = io.BytesIO(b"something else" + file.read_bytes())
+    stream.seek(14)
+    assert locate(stream, "second", ReadOptions()).pieces() is not None
+    stream.seek(14)
+    assert godb_arrow.read_table(stream, "second").equals(serially(file, "second"))
+
+
+def test_go_db_reads_a_file_with_pieces(file: Path) -> None:
+    found = go_read(file.read_bytes())["collections"]
+    assert {name: len(documents) for name, documents in found.items()} == {
+        "first": ROWS, "small": 1, "second": ROWS
+    }  # fmt: skip
+
+
+def test_a_rewritten_file_has_one_index(file: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy.godb"
+    copy.write_bytes(file.read_bytes())
+    godb_arrow.write_godb([{"b": 2}], copy, "small", if_exists="append")
+    data = copy.read_bytes()
+    assert data.count(pack(PIECES_KEY)) == 1
+    assert verify_godb(copy).ok
+    assert godb_arrow.read_table(copy, "second").equals(serially(file, "second"))
+
+
+def test_small_files_have_no_index() -> None:
+    stream = io.BytesIO()
+    godb_arrow.write_godb([{"a": 1}], stream, "c")
+    assert pack(PIECES_KEY) not in stream.getvalue()
+
+
+def test_incompressible_documents_and_large_ones(tmp_path: Path) -> None:
+    noise = random.Random(4)
+    sizes = [10, 3_000_000, 70_000, 1_200_000, 5, 900_000] * 2
+    given = [{"_id": str(n), "b": noise.randbytes(size)} for n, size in enumerate(sizes)]
+    given += [{"_id": f"r{n}", "b": bytes(400_000)} for n in range(9)]
+    path = tmp_path / "noise.godb"
+    godb_arrow.write_godb(given, path, "c")
+    assert locate(path, "c", ReadOptions()).pieces() is not None
+    assert list(godb_arrow.read_documents(path)) == given
+    assert godb_arrow.read_table(path).equals(serially(path, "c"))
+    assert verify_godb(path).ok
+
+
+def test_every_damage_is_an_error_or_changes_nothing(file: Path) -> None:
+    data = file.read_bytes()
+    right = serially(data, "second")
+    rng = random.Random(7)
+    spots = [rng.randrange(len(data)) for _ in range(4000 if LONG else 40)]
+    spots += range(len(data) - 2 * TAIL_SIZE - FOOT_SIZE, len(data), 1 if LONG else 7)
+    noticed = 0
+    for spot in spots:
+        damaged = bytearray(data)
+        damaged[spot] ^= 1 << rng.randrange(8)
+        try:
+            found = godb_arrow.read_table(bytes(damaged), "second")
+        except GodbError:
+            noticed += 1
+        else:
+            assert found.equals(right), spot
+    assert noticed > len(spots) // 4
+
+
+@pytest.mark.parametrize("seed", range(400 if LONG else 12))
+def test_an_index_that_lies_changes_nothing(file: Path, seed: int) -> None:
+    data = file.read_bytes()
+    index = index_of(data)
+    rng = random.Random(seed)
+    pieces = index.pieces.copy()
+    for _ in range(rng.randrange(1, 3)):
+        row, column = rng.randrange(len(pieces)), rng.randrange(4)
+        value = int(pieces[row, column])
+        change = rng.choice([1, -1, 100, -value, value, (1 << 40) - value])
+        pieces[row, column] = max(0, value + change)
+        if rng.random() < 0.5 and row + 1 < len(pieces):  # so that the sum is the same
+            pieces[row + 1, column] = max(0, int(pieces[row + 1, column]) - change)
+    lying = reindexed(data, PieceIndex(pieces, index.collections))
+    for name in ("first", "second"):
+        try:
+            found = godb_arrow.read_table(lying, name)
+        except GodbError:
+            continue
+        assert found.equals(serially(file, name))
+
+
+def test_collections_that_were_exchanged_in_the_index(file: Path) -> None:
+    data = file.read_bytes()
+    index = index_of(data)
+    swapped = {"first": index.collections["second"], "second": index.collections["first"]}
+    lying = reindexed(data, PieceIndex(index.pieces, {**index.collections, **swapped}))
+    assert godb_arrow.read_table(lying, "first").equals(serially(file, "first"))
+
+
+def test_verify_reports_an_index_that_lies(file: Path) -> None:
+    data = file.read_bytes()
+    index = index_of(data)
+    pieces = index.pieces.copy()
+    pieces[2, 4] ^= np.uint64(1)
+    report = verify_godb(reindexed(data, PieceIndex(pieces, index.collections)))
+    assert any("piece" in problem for problem in report.problems), report.problems
+    assert verify_godb(data).ok
+
+
+def test_a_point_read_reads_one_piece(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[int] = []
+    original = os.preadv
+
+    def counted(descriptor: int, buffers: Any, position: int) -> int:
+        count = original(descriptor, buffers, position)
+        read.append(count)
+        return count
+
+    with StorageEngine(file.parent / "data", max_memory=1 << 20) as engine:
+        engine.load_collection_metadata(file)
+        collection = engine["second"]
+        assert collection.get("20000")["at"] == 19_999  # finds where the ids are, too
+        monkeypatch.setattr(os, "preadv", counted)
+        for number in (1, 777, 30_000, 40_000):
+            read.clear()
+            assert collection.get(str(number))["at"] == number - 1
+            assert 0 < sum(read) < file.stat().st_size / 2
