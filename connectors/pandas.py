@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from typing import IO, Any, Literal, Unpack, overload
 
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 
+from godb_arrow import codec
 from godb_arrow.errors import InvalidOption, UnsupportedType
 from godb_arrow.options import ReadKeywords
 from godb_arrow.projection import Filter
@@ -174,7 +178,16 @@ def to_frame(table: pa.Table, dtype_backend: DtypeBackend | None = None) -> pd.D
     """
     table = _fitting_index(table)
     mapper = {"pyarrow": pd.ArrowDtype, "numpy_nullable": _NULLABLE.get, None: None}
+    nested = {}
+    if dtype_backend != "pyarrow":
+        for position, name in enumerate(_columns_of(table)):
+            if _becomes_dicts(table.column(name).type):
+                nested[position] = table.column(name)
+                index = table.column_names.index(name)
+                table = table.set_column(index, name, pa.nulls(table.num_rows))
     frame: pd.DataFrame = table.to_pandas(types_mapper=mapper[dtype_backend])
+    for position, structs in nested.items():
+        frame.isetitem(position, _dicts(structs))
     if dtype_backend is not None:
         return frame
     for position, name in enumerate(_columns_of(table)):
@@ -184,6 +197,48 @@ def to_frame(table: pa.Table, dtype_backend: DtypeBackend | None = None) -> pd.D
             dtype = _NULLABLE[values.type]
             frame.isetitem(position, dtype.__from_arrow__(values))  # type: ignore[attr-defined]
     return frame
+
+
+def _becomes_dicts(data_type: pa.DataType) -> bool:
+    return bool(pa.types.is_struct(data_type)) and all(
+        _becomes_dicts(field.type)
+        or pa.types.is_integer(field.type)
+        or field.type in (pa.float64(), pa.bool_(), pa.string())
+        for field in data_type
+    )
+
+
+def _dicts(structs: pa.ChunkedArray) -> npt.NDArray[np.object_]:
+    """Structs as dicts, several times as fast as pyarrow, and integers with nulls stay integers."""
+    objects = np.empty(len(structs), object)
+    # What is made here has no cycles; looking for some takes as long as making it.
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        at = 0
+        for chunk in structs.chunks:
+            objects[at : at + len(chunk)] = _objects(chunk)
+            at += len(chunk)
+    finally:
+        if collecting:
+            gc.enable()
+    return objects
+
+
+def _objects(values: pa.Array) -> list[Any]:
+    if pa.types.is_struct(values.type):
+        names = [field.name for field in values.type]
+        columns = [_objects(child) for child in values.flatten()]
+        found = codec.to_dicts(names, columns, len(values))
+    elif pa.types.is_string(values.type):
+        return values.to_numpy(zero_copy_only=False).tolist()  # type: ignore[no-any-return]
+    else:
+        zero = pa.scalar(0).cast(values.type)
+        found = values.fill_null(zero).to_numpy(zero_copy_only=False).tolist()
+    if values.null_count:
+        for row in np.flatnonzero(values.is_null().to_numpy(zero_copy_only=False)).tolist():
+            found[row] = None
+    return found
 
 
 def _columns_of(table: pa.Table) -> list[str]:

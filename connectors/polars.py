@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 from typing import IO, TYPE_CHECKING, Any, Unpack
 
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
 
 from godb_arrow.connectors import missing
 from godb_arrow.options import ReadKeywords
@@ -90,7 +92,9 @@ class _Scan:
             options = {**options, "batch_size": max(rows, 1)}
         elif batch_size is not None:
             options = {**options, "batch_size": max(batch_size, _LEAST_BATCH)}
-        condition = None if predicate is None else _row_filter(predicate)
+        condition = None
+        if predicate is not None:
+            condition = _row_filter(predicate, storage_schema(self._collection.schema))
         with self._collection.stream_batches(columns, condition, **options) as reader:
             for batch in reader:
                 frame = _frame(batch)
@@ -102,11 +106,35 @@ class _Scan:
                     return
 
 
-def _row_filter(predicate: pl.Expr) -> RowFilter:
+def _row_filter(predicate: pl.Expr, schema: pa.Schema) -> RowFilter:
     def keep(batch: pa.RecordBatch) -> pa.Array:
         return _frame(batch).select(predicate.alias("keep"))["keep"].to_arrow()
 
-    return RowFilter(predicate.meta.root_names(), keep)
+    fields = list(dict.fromkeys(predicate.meta.root_names()))
+    asked = _Asked(pa.schema([schema.field(name) for name in fields]))
+    pl.scan_pyarrow_dataset(asked).filter(predicate).collect()
+    return RowFilter(fields, keep, asked.filter)
+
+
+class _Asked(ds.Dataset):  # type: ignore[misc]
+    """An empty dataset that notes what Polars asks of it: its own translation of a predicate."""
+
+    def __init__(self, schema: pa.Schema) -> None:
+        self._schema = schema
+        self.filter: pc.Expression | None = None
+
+    @property
+    def schema(self) -> pa.Schema:
+        return self._schema
+
+    def to_batches(
+        self, *, filter: pc.Expression | None = None, **options: Any
+    ) -> Iterator[pa.RecordBatch]:
+        self.filter = filter
+        return iter(())
+
+    def to_table(self, **options: Any) -> pa.Table:
+        return pa.Table.from_batches(self.to_batches(**options), self._schema)
 
 
 def _frame(batch: pa.RecordBatch) -> pl.DataFrame:

@@ -6,7 +6,7 @@ import itertools
 import threading
 import weakref
 from bisect import bisect_right
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,8 @@ from godb_arrow.format import CollectionHint
 from godb_arrow.memory import Memory
 from godb_arrow.options import ReadOptions
 from godb_arrow.parallel import ordered_map
-from godb_arrow.pieces import Run
+from godb_arrow.pieces import CollectionPieces, Run
+from godb_arrow.projection import Projection
 from godb_arrow.reading import StoredCollection, locate
 from godb_arrow.remote import is_url
 from godb_arrow.schema import DocumentSummary, infer_schema
@@ -266,22 +267,25 @@ class Base:
         self.memory.hold(self._documents_key, documents, documents.nbytes)
         return documents
 
-    def runs(self) -> Iterator[Run]:
-        """The documents in runs, to be loaded by whoever works on them."""
+    def runs(self, wanted: Sequence[bool] | None = None) -> Iterator[Run]:
+        """The documents in runs, to be loaded by whoever works on them.
+
+        Of the file's pieces, those that are not wanted may be left out.
+        """
         if self.path is None:
             return
         held: Documents | None = self.memory.cache.get(self._documents_key)
         if held is None:
-            yield from self.open().runs()
+            yield from self.open().runs(wanted=wanted)
         else:
             yield from map(Run.of, held.runs, held.starts)
 
-    def loaded(self) -> Iterator[tuple[int, codec.Entries]]:
-        """The entries in runs, and the row of each run's first."""
+    def loaded(self, wanted: Sequence[bool] | None = None) -> Iterator[tuple[int, codec.Entries]]:
+        """The entries in runs, as :meth:`runs` has them, and the row of each run's first."""
         if self.path is None:
             return
         ahead = 1 if self._documents_key in self.memory.cache else self.open().ahead()
-        yield from ordered_map(lambda run: (run.start, run.load()), self.runs(), ahead)
+        yield from ordered_map(lambda run: (run.start, run.load()), self.runs(wanted), ahead)
 
     def ids(self) -> IdIndex:
         """Where the ids are."""
@@ -293,6 +297,14 @@ class Base:
             found = IdIndex.build(ids)
             self.memory.hold(key, found, found.nbytes)
         return found
+
+    def pieces(self) -> CollectionPieces | None:
+        """The pieces of the file, where there are any that can be used."""
+        return None if self.path is None else self.open().pieces()
+
+    def pieces_matching(self, projection: Projection) -> Sequence[bool] | None:
+        """Which pieces may have documents that a filter keeps; None when it could be any."""
+        return None if self.path is None else self.open().pieces_matching(projection)
 
     def view(self, kind: str) -> Any:
         """Something else that is held in memory for this base, or None."""
@@ -359,7 +371,7 @@ class Base:
             yield from (documents.locate(int(row)) for row in rows)
             return
         at = 0
-        for run in self.open().runs(rows=rows):
+        for run in self.open().runs(wanted=self.open().pieces_with(rows)):
             entries = run.load()
             while at < len(rows) and rows[at] < run.start + len(entries):
                 yield entries, int(rows[at]) - run.start

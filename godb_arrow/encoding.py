@@ -15,6 +15,7 @@ from godb_arrow.codec.entries import CHUNK_BYTES
 from godb_arrow.errors import GodbError, InvalidDocument, InvalidOption, UnsupportedType
 from godb_arrow.parallel import available_cores, ordered_map
 from godb_arrow.schema import ID_FIELD
+from godb_arrow.statistics import Row, statistics_of
 
 __all__ = ["Encoded", "IdSequence", "Rows", "encode_rows", "id_of", "ids_of", "pack_ids", "rows_of"]
 
@@ -185,11 +186,14 @@ class Encoded(NamedTuple):
         The documents' ids.
     given : bool
         Whether ids are the caller's; else all are generated.
+    statistics : Row or None
+        Where they were cheap.
     """
 
     chunk: bytes
     ids: pa.Array
     given: bool
+    statistics: Row | None = None
 
     def entries(self) -> codec.Entries:
         """The entries with their bounds."""
@@ -197,7 +201,11 @@ class Encoded(NamedTuple):
 
 
 def encode_rows(
-    rows: Rows, id_column: str | None, omit_nulls: bool, sequence: IdSequence
+    rows: Rows,
+    id_column: str | None,
+    omit_nulls: bool,
+    sequence: IdSequence,
+    fields: pa.Schema | None = None,
 ) -> Iterator[Encoded]:
     """Encode documents or record batches, in runs.
 
@@ -211,6 +219,8 @@ def encode_rows(
         Leave nulls of a table out, instead of storing nil.
     sequence : IdSequence
         Gives ids to documents that have none.
+    fields : pyarrow.Schema, optional
+        Those of which statistics are made, where that is cheap.
 
     Yields
     ------
@@ -228,7 +238,8 @@ def encode_rows(
 
     def encode(pair: tuple[pa.RecordBatch, pa.Array]) -> Encoded:
         batch, ids = pair
-        return Encoded(codec.encode(batch, ids, omit_nulls), ids, given)
+        statistics = statistics_of(batch, fields) if fields else None
+        return Encoded(codec.encode(batch, ids, omit_nulls), ids, given, statistics)
 
     yield from ordered_map(encode, batches_with_ids(rows, id_column, sequence), threads())
 

@@ -60,6 +60,7 @@ from godb_arrow.errors import (
 from godb_arrow.options import ReadOptions
 from godb_arrow.parallel import available_cores
 from godb_arrow.pieces import FOOT_SIZE, PIECES_KEY, PieceIndex
+from godb_arrow.statistics import Row, covered, pack_statistics, per_piece
 
 __all__ = [
     "HEADER_SIZE",
@@ -633,7 +634,11 @@ def write_file(
     b'GODB\\x01\\x00\\x00\\x00'
     """
     collections = list(collections)
-    layout = _Layout() if _are_many(collections) else None
+    fields = {
+        data.name: covered(data.hint.schema) for data in collections
+        if data.hint is not None and data.hint.schema is not None
+    }  # fmt: skip
+    layout = _Layout(fields) if _are_many(collections) else None
     body = _body(collections, metadata or {}, others or {}, indexed=layout is not None)
     if codec.BACKEND == "reference" or layout is None:
         threads = 1
@@ -660,17 +665,34 @@ def _are_many(collections: list[CollectionData]) -> bool:
 class _Layout:
     """What is in each piece of a body."""
 
+    fields: dict[str, pa.Schema]  # of each collection, those with statistics
     documents: list[int] = field(default_factory=list)
     collections: dict[str, tuple[int, int]] = field(default_factory=dict)
+    chunks: dict[str, list[tuple[int, Row | None]]] = field(default_factory=dict)
+
+    def note(self, collection: str | None, chunk: Chunk) -> None:
+        """A chunk goes into the next piece."""
+        if collection is not None:
+            noted = self.chunks.setdefault(collection, [])
+            noted.append((len(self.documents), chunk.statistics))
 
     def add(self, collection: str | None, documents: int) -> None:
+        """A piece is complete."""
         if collection is not None:
             first, count = self.collections.get(collection, (len(self.documents), 0))
             self.collections[collection] = (first, count + 1)
         self.documents.append(documents)
 
     def index(self, compressed: list[Compressed]) -> bytes:
-        packed = PieceIndex.of(compressed, self.documents, self.collections).pack()
+        """The index as a top-level key and its value."""
+        statistics = {}
+        for name, noted in self.chunks.items():
+            if any(row is not None for _, row in noted):
+                rows, pieces = [row for _, row in noted], [piece for piece, _ in noted]
+                joined = per_piece(rows, pieces, self.fields[name])
+                statistics[name] = pack_statistics(joined)
+        index = PieceIndex.of(compressed, self.documents, self.collections, statistics)
+        packed = index.pack()
         return codec.pack(PIECES_KEY) + b"\xc6" + len(packed).to_bytes(4, "big") + packed
 
 
@@ -712,6 +734,8 @@ def _cut(body: Iterator[_Part], layout: _Layout | None) -> Iterator[bytes]:
             yield b"".join(gathered)
             gathered, size, count = [], 0, 0
         owner = collection
+        if layout is not None:
+            layout.note(collection, chunk)
         gathered.append(chunk.data)
         size += len(chunk.data)
         count += chunk.documents

@@ -14,6 +14,7 @@ __all__ = ["IdleFile", "Memory", "give_back"]
 
 _LEAST_RUN = 256 << 10
 _MOST_RUN = 8 << 20
+_OF_A_PIECE = 7 << 18  # bytes that most pieces of a file are below
 _OF_A_THREAD = 32 << 20
 _MOST_FILES = 200
 _SHORT = 64 << 20
@@ -73,7 +74,8 @@ class Memory:
         self._lock = threading.Lock()
         self._changes = self._streams = 0
         self.peak = 0
-        self.run_bytes = min(max(limit // 32, _LEAST_RUN), _MOST_RUN)
+        pieces = min(limit // 4, _OF_A_PIECE)
+        self.run_bytes = min(max(limit // 32, pieces, _LEAST_RUN), _MOST_RUN)
         self.threads = max(1, min(available_cores(), limit // _OF_A_THREAD))
 
     @property

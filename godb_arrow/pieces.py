@@ -13,15 +13,18 @@ from the beginning gives, whatever the index says.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import accumulate
+from types import MappingProxyType
 from typing import BinaryIO, NamedTuple
 
 import msgpack
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
 import xxhash
 
 from godb_arrow import codec
@@ -30,6 +33,7 @@ from godb_arrow.codec.blocks import Compressed
 from godb_arrow.codec.reference_lz4 import Piece
 from godb_arrow.errors import ChecksumMismatch, CorruptFile
 from godb_arrow.options import ReadOptions
+from godb_arrow.statistics import may_match, unpack_statistics
 
 __all__ = ["FOOT_SIZE", "PIECES_KEY", "CollectionPieces", "PieceIndex", "Run"]
 
@@ -37,6 +41,7 @@ PIECES_KEY = "godb_arrow_pieces"
 FOOT_SIZE = 12  # a checksum and a length, behind the index
 
 _FIELDS = 5  # length, tail, size, documents, checksum
+_MOST_BEHIND = 1 << 10  # bytes of the file behind the index
 _MAX_EXPANSION = 255  # LZ4: a byte of the block stands for at most this many of output
 _UNUSABLE = (KeyError, TypeError, AttributeError, ValueError, msgpack.UnpackException)
 
@@ -79,6 +84,10 @@ class PieceIndex:
         size in the body, its documents, and the XXH3-64 of its bytes in the body.
     collections : mapping of str to tuple
         The first piece with documents of a collection, and how many pieces there are.
+    statistics : mapping of str to bytes
+        The packed statistics of a collection's pieces.
+    packed_size : int
+        Bytes that the index has in the file, where it is from one.
 
     Examples
     --------
@@ -89,6 +98,8 @@ class PieceIndex:
 
     pieces: npt.NDArray[np.uint64]
     collections: Mapping[str, tuple[int, int]]
+    statistics: Mapping[str, bytes] = field(default_factory=dict)
+    packed_size: int = 0
 
     @classmethod
     def of(
@@ -96,19 +107,22 @@ class PieceIndex:
         compressed: Sequence[Compressed],
         documents: Sequence[int],
         collections: Mapping[str, tuple[int, int]],
+        statistics: Mapping[str, bytes] = MappingProxyType({}),
     ) -> PieceIndex:
         """The index of what was just compressed."""
         rows = [
             (piece.length, piece.tail, piece.size, count, piece.checksum)
             for piece, count in zip(compressed, documents, strict=True)
         ]
-        return cls(np.array(rows, np.uint64).reshape(-1, _FIELDS), dict(collections))
+        pieces = np.array(rows, np.uint64).reshape(-1, _FIELDS)
+        return cls(pieces, dict(collections), dict(statistics))
 
     def pack(self) -> bytes:
         """The index as it stands in a file, with its foot."""
         packed: bytes = msgpack.packb({
             "pieces": self.pieces.astype("<u8").tobytes(),
             "collections": {name: list(span) for name, span in self.collections.items()},
+            "statistics": dict(self.statistics),
         }, unicode_errors="surrogateescape")  # fmt: skip
         return packed + xxhash.xxh3_64_digest(packed) + len(packed).to_bytes(4, "little")
 
@@ -133,7 +147,8 @@ class PieceIndex:
                 if not 0 <= first <= first + count <= len(pieces):
                     return None
                 collections[str(name)] = (int(first), int(count))
-            return cls(pieces, collections)
+            statistics = {str(name): bytes(raw) for name, raw in found["statistics"].items()}
+            return cls(pieces, collections, statistics, len(packed))
         except _UNUSABLE:
             return None
 
@@ -168,7 +183,7 @@ class PieceIndex:
         if sum(documents[first:last]) != count or not all(documents[first:last]):
             return None
         behind = []
-        room = len(self.pieces) * 8 * _FIELDS + sum(size[last:]) + (1 << 16)
+        room = sum(size[last:]) + self.packed_size + _MOST_BEHIND
         for index in reversed(range(first, last)):
             behind.append(room)
             room = size[index] + (0 if length[index] else room)
@@ -180,6 +195,7 @@ class PieceIndex:
             documents[first:last],
             checksum[first:last],
             behind[::-1],
+            self.statistics.get(name, b""),
         )
 
 
@@ -203,6 +219,8 @@ class CollectionPieces:
         The XXH3-64 of each one's bytes in the body.
     behind : list of int
         At most how many literals the sequence behind each has.
+    packed_statistics : bytes
+        Their statistics; empty, if there are none.
     """
 
     name: str
@@ -212,6 +230,22 @@ class CollectionPieces:
     documents: list[int]
     checksums: list[int]
     behind: list[int]
+    packed_statistics: bytes
+
+    def statistics(self) -> pa.RecordBatch | None:
+        """The statistics, a row for each piece; None where there are none."""
+        if not self.packed_statistics:
+            return None
+        return unpack_statistics(self.packed_statistics, len(self.pieces))
+
+    def matching(
+        self, condition: pc.Expression | None, needed: Collection[str], schema: pa.Schema
+    ) -> list[bool] | None:
+        """Which pieces may have documents that a filter keeps; None when it could be any."""
+        statistics = self.statistics() if condition is not None and needed else None
+        if statistics is None:
+            return None
+        return may_match(statistics, condition, needed, schema)
 
     @property
     def largest(self) -> int:
@@ -235,9 +269,13 @@ class CollectionPieces:
             return False
         return _without_front(front) == head if first else front == head
 
+    def rows(self) -> list[int]:
+        """The row of each piece's first document, and how many rows there are."""
+        return [0, *accumulate(self.documents)]
+
     def with_rows(self, rows: npt.NDArray[np.int64]) -> list[bool]:
         """Which pieces have any of some rows, given in order."""
-        edges = np.searchsorted(rows, [0, *accumulate(self.documents)])
+        edges = np.searchsorted(rows, self.rows())
         found: list[bool] = (edges[1:] > edges[:-1]).tolist()
         return found
 
@@ -271,7 +309,7 @@ class CollectionPieces:
         CorruptFile
             The file ends too early.
         """
-        rows = [0, *accumulate(self.documents)]
+        rows = self.rows()
         front = sum(piece.size for piece in self.before)
         bases = [front, *accumulate((piece.size for piece in self.pieces), initial=front)][1:]
         for first, last in self._groups(options, wanted):

@@ -42,6 +42,9 @@ class RowFilter:
     keep : callable
         Gets a record batch of those fields, and returns which rows to keep, as a boolean array;
         from several threads at the same time.
+    implied : pyarrow.compute.Expression, optional
+        True for every row that is kept, and perhaps for others: where statistics say that it is
+        true for none, nothing is read.
 
     Examples
     --------
@@ -56,6 +59,7 @@ class RowFilter:
 
     fields: Sequence[str]
     keep: Callable[[pa.RecordBatch], pa.Array]
+    implied: pc.Expression | None = None
 
 
 Filter: TypeAlias = pc.Expression | Mapping[str, Any] | RowFilter
@@ -85,6 +89,13 @@ class Projection:
     condition: pc.Expression | RowFilter | None
     needed: frozenset[str]
     _outputs: tuple[_Path, ...]
+
+    @property
+    def implied(self) -> pc.Expression | None:
+        """An expression that is true for every document that the filter keeps."""
+        if isinstance(self.condition, RowFilter):
+            return self.condition.implied
+        return self.condition
 
     def apply(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         """Filter a decoded record batch, and take the columns asked for.
@@ -170,7 +181,7 @@ class ProjectionDecoder:
 
 _FEW_FIELDS = 8
 _SPARSE = 4  # below one document in so many, those that are kept are decoded on their own
-_ROW = "\0row"
+_KEEP = "keep"
 
 
 def rows_where(batch: pa.RecordBatch, condition: pc.Expression) -> pa.Array:
@@ -181,16 +192,18 @@ def rows_where(batch: pa.RecordBatch, condition: pc.Expression) -> pa.Array:
     InvalidFilter
         The expression cannot be evaluated on the columns.
     """
+    from pyarrow import acero  # not before it is needed: it takes a while
+
     plain = pa.Table.from_batches([_without_json(batch)])
     try:
-        numbered = plain.append_column(_ROW, _row_numbers(batch))
-        return numbered.filter(condition).column(_ROW).combine_chunks()
+        # What Table.filter does, without its threads: others work on other batches.
+        plan = acero.Declaration.from_sequence([
+            acero.Declaration("table_source", acero.TableSourceNodeOptions(plain)),
+            acero.Declaration("project", acero.ProjectNodeOptions([condition], [_KEEP])),
+        ])  # fmt: skip
+        return pc.indices_nonzero(plan.to_table(use_threads=False).column(_KEEP))
     except (pa.ArrowException, KeyError, IndexError) as error:
         raise _invalid(condition, error) from error
-
-
-def _row_numbers(batch: pa.RecordBatch) -> pa.Array:
-    return pa.array(np.arange(batch.num_rows))
 
 
 def _invalid(condition: pc.Expression, error: Exception) -> InvalidFilter:

@@ -6,7 +6,8 @@ import base64
 import binascii
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import compress
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ import pyarrow.compute as pc
 from godb_arrow import codec
 from godb_arrow.base import Base, Rows
 from godb_arrow.errors import FieldNotFound, InvalidCursor, InvalidFilter
+from godb_arrow.pieces import CollectionPieces
 from godb_arrow.projection import Filter, Projection, RowFilter, field_at, project
 from godb_arrow.reading import load_entry
 from godb_arrow.schema import ID_FIELD
@@ -98,6 +100,10 @@ class Explanation:
         Documents of the collection.
     source : {"memory", "file"}
         Where the documents are read from.
+    pieces, pieces_read : int
+        Of how many pieces the file consists, and how many of them are read: statistics say of the
+        others that the filter keeps nothing of them. 0 where the documents are in memory, found by
+        an index, or in a file without pieces.
 
     Examples
     --------
@@ -116,6 +122,19 @@ class Explanation:
     candidates: int
     documents: int
     source: str
+    pieces: int = 0
+    pieces_read: int = 0
+
+    @classmethod
+    def of_pieces(
+        cls, pieces: CollectionPieces | None, wanted: Sequence[bool] | None, count: int
+    ) -> Explanation:
+        """How a filter is evaluated on a file alone."""
+        if pieces is None:
+            return cls(None, count, count, "file")
+        chosen = [True] * len(pieces.pieces) if wanted is None else wanted
+        left = sum(compress(pieces.documents, chosen))
+        return cls(None, left, count, "file", len(pieces.pieces), sum(chosen))
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,7 +223,7 @@ def matching(
     projection = project(snapshot.schema(), [], condition)
     plan = codec.plan_columns(projection.decoded)
     candidates = _candidates(snapshot, condition, projection, indexed)
-    for run in _runs(snapshot, candidates):
+    for run in _runs(snapshot, candidates, snapshot.base.pieces_matching(projection)):
         if len(run):
             rows = projection.matching(codec.decode_batch(run, plan))
             yield run, np.arange(len(run)) if rows is None else rows.to_numpy()
@@ -229,9 +248,11 @@ def _exact(
     return run, np.arange(len(run))
 
 
-def _runs(snapshot: Snapshot, candidates: _Candidates | None) -> Iterator[codec.Entries]:
+def _runs(
+    snapshot: Snapshot, candidates: _Candidates | None, wanted: Sequence[bool] | None = None
+) -> Iterator[codec.Entries]:
     if candidates is None:
-        yield from snapshot.entries()
+        yield from snapshot.entries(wanted)
         return
     rows = np.setdiff1d(candidates.rows, snapshot.dead_rows(), assume_unique=True)
     for start in range(0, len(rows), _GATHERED):
@@ -249,14 +270,19 @@ def candidate_runs(
 
 def explain(snapshot: Snapshot, condition: Filter | None, indexed: Sequence[str]) -> Explanation:
     """How :func:`matching` would go about it."""
-    found = None
+    found = wanted = None
+    base = snapshot.base
     if condition is not None and snapshot.count:
         projection = project(snapshot.schema(), [], condition)
         found = _candidates(snapshot, condition, projection, indexed)
+        wanted = base.pieces_matching(projection)
     changed = sum(len(run) for run in snapshot.overlay_runs())
-    source = "memory" if snapshot.base.is_loaded else "file"
-    if found is None:
+    source = "memory" if base.is_loaded else "file"
+    if found is None and base.is_loaded:
         return Explanation(None, snapshot.count, snapshot.count, source)
+    if found is None:
+        known = Explanation.of_pieces(base.pieces(), wanted, base.count)
+        return replace(known, candidates=known.candidates + changed, documents=snapshot.count)
     left = len(np.setdiff1d(found.rows, snapshot.dead_rows(), assume_unique=True))
     return Explanation(found.field, left + changed, snapshot.count, source)
 

@@ -35,7 +35,7 @@ from godb_arrow.format import (
 from godb_arrow.options import ReadKeywords, ReadOptions
 from godb_arrow.parallel import available_cores, ordered_map
 from godb_arrow.pieces import CollectionPieces, Run
-from godb_arrow.projection import Filter, ProjectionDecoder, project
+from godb_arrow.projection import Filter, Projection, ProjectionDecoder, project
 from godb_arrow.schema import ID_FIELD, DocumentSummary, infer_schema
 from godb_arrow.storage import Location, Source, open_source
 
@@ -98,18 +98,17 @@ class StoredCollection:
         return pieces.largest <= self.options.batch_bytes
 
     def runs(
-        self, fields: tuple[str, ...] = (), rows: npt.NDArray[np.int64] | None = None
+        self, fields: tuple[str, ...] = (), wanted: Sequence[bool] | None = None
     ) -> Iterator[Run]:
         """Its documents in runs, to be loaded by whoever works on them.
 
         Everything that is loaded was checked, by the end at the latest. The places of values of
-        some fields are noted on the way, for who looks at these first. Of the runs in which none
-        of some rows is, those are left out that need not be read.
+        some fields are noted on the way, for who looks at these first. Of its pieces, those that
+        are not wanted are left out.
         """
         with error_context("read", self.source.name, self.name), self.source.open() as stream:
             pieces = self.pieces()
-            if pieces is not None and (rows is not None or self._fits(pieces)):
-                wanted = None if rows is None else pieces.with_rows(rows)
+            if pieces is not None and (wanted is not None or self._fits(pieces)):
                 yield from pieces.read(stream, self.options, fields, wanted)
                 return
             reader = GodbReader(stream, self.source.size())
@@ -119,6 +118,21 @@ class StoredCollection:
                     for entries in section.entries(self.options, fields):
                         yield Run.of(entries, row)
                         row += len(entries)
+
+    def pieces_with(self, rows: npt.NDArray[np.int64]) -> Sequence[bool] | None:
+        """Which pieces have any of some rows; None where that is not known."""
+        pieces = self.pieces()
+        return None if pieces is None else pieces.with_rows(rows)
+
+    def pieces_matching(self, projection: Projection) -> Sequence[bool] | None:
+        """Which pieces may have documents that a filter keeps; None when it could be any."""
+        if projection.implied is None:
+            return None
+        pieces = self.pieces()
+        if pieces is None:
+            return None
+        found = pieces.matching(projection.implied, projection.needed, projection.decoded)
+        return None if found is None or all(found) else found
 
     def pieces(self) -> CollectionPieces | None:
         """Its pieces, where the file has an index of them that can be used."""
@@ -345,7 +359,11 @@ def _scan(
             on_mismatch=options.on_mismatch if given or options.sample else "error",
         )
     in_memory = kept and kept.take()
-    runs = map(Run.of, in_memory) if in_memory else target.runs(decoder.fields)
+    runs = (
+        map(Run.of, in_memory)
+        if in_memory
+        else target.runs(decoder.fields, target.pieces_matching(projection))
+    )
 
     def decode(run: Run) -> pa.RecordBatch:
         try:

@@ -16,6 +16,7 @@ from godb_arrow.errors import InvalidOption
 from godb_arrow.options import ReadKeywords, ReadOptions
 from godb_arrow.profile import Profile, profile_entries
 from godb_arrow.projection import Filter, path_of, paths_of, project
+from godb_arrow.query import Explanation
 from godb_arrow.reading import (
     locate,
     read_document,
@@ -283,6 +284,14 @@ class FileCollection(Scannable):
     def _entries(self) -> tuple[pa.Schema, Iterator[codec.Entries]]:
         stored = locate(self._source, self._name, ReadOptions(**self._options))
         return self.schema, stored.entries()
+
+    def explain(self, filter: Filter | None = None) -> Explanation:
+        """How a filter would be evaluated: how much of the file need not be read."""
+        stored = locate(self._source, self._name, ReadOptions(**self._options))
+        wanted = None
+        if filter is not None:
+            wanted = stored.pieces_matching(project(stored.schema(), [], filter))
+        return Explanation.of_pieces(stored.pieces(), wanted, self._count)
 
     def to_arrow(
         self, columns: Sequence[str] | None = None, filter: Filter | None = None

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
@@ -14,7 +15,9 @@ from godb_arrow.codec.entries import Chunk
 from godb_arrow.encoding import number_of
 from godb_arrow.errors import GodbError
 from godb_arrow.overlay import Bulk, Overlay, Version, bulk_of, first_id
+from godb_arrow.parallel import ordered_map
 from godb_arrow.schema import DocumentSummary, fields_fit, infer_schema
+from godb_arrow.statistics import Row, covered, decode_statistics, row_of
 
 __all__ = ["Snapshot", "gather", "scan", "without"]
 
@@ -143,35 +146,71 @@ class Snapshot:
                 return None
         return first
 
-    def entries(self) -> Iterator[codec.Entries]:
-        """All entries in runs: the base's without those that changed, then these."""
-        for start, run in self.base.loaded():
+    def entries(self, wanted: Sequence[bool] | None = None) -> Iterator[codec.Entries]:
+        """All entries in runs: the base's without those that changed, then these.
+
+        Of the base's pieces, those that are not wanted may be left out.
+        """
+        for start, run in self.base.loaded(wanted):
             yield without(run, self.dead_in(start, len(run)))
         yield from self.overlay_runs()
 
     def chunks(self) -> Iterator[Chunk]:
-        """The bytes of all entries, copied nowhere."""
+        """The bytes of all entries, with statistics, which what did not change keeps."""
+        fields = covered(self.schema())
+
+        def describe(part: _Part) -> Chunk:
+            entries, dead, row = part
+            if row is None:
+                entries = without(entries, dead)
+                return Chunk(entries.raw(), len(entries), decode_statistics(entries, fields))
+            return Chunk(_kept(entries, dead), len(entries) - len(dead), row)
+
+        threads = self.base.memory.threads if codec.BACKEND == "native" else 1
+        chunks = ordered_map(describe, self._parts(), threads)
+        return (chunk for chunk in chunks if chunk.documents)
+
+    def _parts(self) -> Iterator[_Part]:
+        """The documents in parts, each from one piece of the file, which may have statistics."""
+        pieces = self.base.pieces()
+        statistics = None if pieces is None else pieces.statistics()
+        edges = np.array([0] if pieces is None else pieces.rows(), np.int64)
         for start, run in self.base.loaded():
-            at = 0
-            for index in self.dead_in(start, len(run)).tolist():
-                yield from run.chunks(at, index)
-                at = index + 1
-            yield from run.chunks(at)
+            end = start + len(run)
+            first, last = np.searchsorted(edges, start, "right"), np.searchsorted(edges, end)
+            cuts = [start, *edges[first:last].tolist(), end]
+            for piece, (low, high) in enumerate(pairwise(cuts), int(first) - 1):
+                entries = run.between(low - start, high - start)
+                row = None if statistics is None else row_of(statistics, piece)
+                if pieces is not None:
+                    yield entries, self.dead_in(low, high - low), row
+                    continue
+                for part in entries.split():
+                    yield part, self.dead_in(low, len(part)), None
+                    low += len(part)
         for run in self.overlay_runs():
-            yield from run.chunks()
+            yield from ((part, _NO_ROWS, None) for part in run.split())
+
+
+_Part = tuple[codec.Entries, Rows, Row | None]  # some are dead
+_NO_ROWS: Rows = np.empty(0, np.int64)
 
 
 def without(entries: codec.Entries, dead: Rows) -> codec.Entries:
     """Entries without some of them."""
+    return scan(bytes(_kept(entries, dead)), len(entries) - len(dead)) if len(dead) else entries
+
+
+def _kept(entries: codec.Entries, dead: Rows) -> bytes | memoryview:
+    """The bytes of entries without some of them."""
     if not len(dead):
-        return entries
+        return entries.raw()
     bounds = np.frombuffer(entries.bounds, np.int64)
     edges = np.empty(2 * len(dead) + 2, np.int64)
     edges[0], edges[-1] = bounds[0], bounds[-1]
     edges[1:-1:2], edges[2:-1:2] = bounds[2 * dead], bounds[2 * dead + 2]
     view = memoryview(entries.data)
-    kept = [view[first:last] for first, last in edges.reshape(-1, 2).tolist()]
-    return scan(b"".join(kept), len(entries) - len(dead))
+    return b"".join([view[first:last] for first, last in edges.reshape(-1, 2).tolist()])
 
 
 def scan(data: bytes, count: int) -> codec.Entries:
@@ -234,7 +273,4 @@ def _runs_of(versions: dict[str, Version], bulks: list[Bulk]) -> Iterator[codec.
 
 def _neighbours(bulks: list[Bulk], first: int, after: int) -> codec.Entries:
     bulk = bulk_of(bulks, first)
-    low, high = first - bulk.start, after - bulk.start
-    if high - low == len(bulk.entries):
-        return bulk.entries
-    return codec.Entries(bulk.entries.data, bulk.entries.bounds[2 * low : 2 * high + 1])
+    return bulk.entries.between(first - bulk.start, after - bulk.start)

@@ -201,11 +201,13 @@ class _Work:
         elif held and _covers(held[0].schema, self.projection.decoded):
             yield from self._from_held(held)
         else:
-            yield from self._decoded(self._base_runs(), hold=self.may_hold)
+            wanted = base.pieces_matching(self.projection)
+            hold = self.may_hold and wanted is None  # what is held must be all of it
+            yield from self._decoded(self._base_runs(wanted), hold=hold)
         yield from self._decoded((Run.of(run), None) for run in self.snapshot.overlay_runs())
 
-    def _base_runs(self) -> Iterator[_Part]:
-        for run in self.snapshot.base.runs():
+    def _base_runs(self, wanted: Sequence[bool] | None) -> Iterator[_Part]:
+        for run in self.snapshot.base.runs(wanted):
             yield run, self.snapshot.dead_in(run.start, run.documents)
 
     def _from_held(self, held: list[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:

@@ -52,6 +52,7 @@ from godb_arrow.options import ReadOptions
 from godb_arrow.parallel import ordered_map
 from godb_arrow.remote import Expected, is_url
 from godb_arrow.schema import ID_FIELD, DocumentSummary, FieldSummary, Kind, infer_schema
+from godb_arrow.statistics import Row, covered, decode_statistics, statistics_of
 from godb_arrow.storage import Source, open_source, replace_file, spool
 
 __all__ = ["CompatibilityWarning", "write_godb"]
@@ -210,11 +211,24 @@ class _Part:
     batch: pa.RecordBatch | None = None
     ids: pa.Array | None = None
     omit_nulls: bool = False
+    statistics: Row | None = None
 
-    def encode(self) -> Chunk:
-        if self.batch is None:
-            return Chunk(self.raw, self.count)
-        return Chunk(codec.encode(self.batch, self.ids, self.omit_nulls), self.count)
+    def encode(self, fields: pa.Schema | None) -> Chunk:
+        """The entries, with the statistics of some fields."""
+        raw = self.raw
+        if self.batch is not None:
+            raw = codec.encode(self.batch, self.ids, self.omit_nulls)
+        if not fields:
+            return Chunk(raw, self.count)
+        if self.batch is not None:
+            return Chunk(raw, self.count, statistics_of(self.batch, fields))
+        if self.statistics is not None:
+            return Chunk(raw, self.count, self.statistics)
+        entries = codec.scan_entries(raw, 0, self.count, len(raw) + 1, 0)
+        return Chunk(raw, self.count, decode_statistics(entries, fields))
+
+
+_MANY = 1000  # documents, below which statistics are not worthwhile
 
 
 class _Draft:
@@ -252,7 +266,8 @@ class _Draft:
                 self._parts.append(_Part(len(ids), batch=batch, ids=ids, omit_nulls=omit_nulls))
                 self.count += len(ids)
             return
-        for encoded in encode_rows(rows, id_column, omit_nulls, self.sequence):
+        fields = None if self._infer else covered(self._hint_schema())
+        for encoded in encode_rows(rows, id_column, omit_nulls, self.sequence, fields):
             self._append(encoded)
 
     def _survey(self, ids: pa.Array, given: bool) -> None:
@@ -273,7 +288,10 @@ class _Draft:
         if self._infer:
             codec.infer(encoded.entries(), self.summary)
         self._file.write(encoded.chunk)
-        self._parts.append(_Part(len(encoded.ids), self._written, len(encoded.chunk)))
+        part = _Part(
+            len(encoded.ids), self._written, len(encoded.chunk), statistics=encoded.statistics
+        )
+        self._parts.append(part)
         self._written += len(encoded.chunk)
         self.count += len(encoded.ids)
 
@@ -287,18 +305,20 @@ class _Draft:
         """Copy entries of a file, as they are."""
         ids = ids_of(entries)
         at = 0
-        for data, count in entries.chunks():
-            self._append(Encoded(bytes(data), ids.slice(at, count), given=True))
-            at += count
+        for part in entries.split():
+            self._append(Encoded(bytes(part.raw()), ids.slice(at, len(part)), given=True))
+            at += len(part)
 
     def infer_all(self) -> None:
         """From now on, and for what is there, derive the schema from the documents."""
         self._infer = True
         self._schema = None
 
-    def chunks(self) -> Iterator[Chunk]:
-        """The entries' bytes, in order."""
-        return ordered_map(_Part.encode, self._loaded(), threads() if self.count > ROWS else 1)
+    def chunks(self, fields: pa.Schema | None = None) -> Iterator[Chunk]:
+        """The entries' bytes, in order, with the statistics of some fields."""
+        return ordered_map(
+            lambda part: part.encode(fields), self._loaded(), threads() if self.count > ROWS else 1
+        )
 
     def _loaded(self) -> Iterator[_Part]:
         for part in self._parts:
@@ -309,7 +329,7 @@ class _Draft:
 
     def entries(self) -> Iterator[codec.Entries]:
         """The entries, in runs."""
-        for data, count in self.chunks():
+        for data, count, _ in self.chunks():
             yield codec.scan_entries(bytes(data), 0, count, len(data) + 1, 0)
 
     def check_ids(self) -> None:
@@ -330,7 +350,8 @@ class _Draft:
         """What the file's writer needs."""
         schema = self._hint_schema()
         hint = CollectionHint(self.count, self.sequence.next_id, schema)
-        return CollectionData(name, self.count, self.chunks(), hint)
+        fields = covered(schema) if self.count > _MANY else None
+        return CollectionData(name, self.count, self.chunks(fields), hint)
 
     def _hint_schema(self) -> pa.Schema:
         return infer_schema(self.summary) if self._schema is None else stored_schema(self._schema)
@@ -434,16 +455,23 @@ class ExistingFile:
     def _copier(self) -> Callable[[str], Iterator[Chunk]]:
         """Reads the file once, though each collection has an iterator of its own."""
 
-        def copies() -> Iterator[tuple[str, Chunk]]:
+        def copies() -> Iterator[tuple[str, codec.Entries]]:
             assert self.source is not None
             with self.source.open() as stream:
                 for section in self._sections(stream):
-                    if section.name == self.collection:
-                        continue
-                    for entries in section.entries(_OPTIONS):
-                        yield from ((section.name, chunk) for chunk in entries.chunks())
+                    if section.name != self.collection:
+                        for entries in section.entries(_OPTIONS):
+                            yield from ((section.name, part) for part in entries.split())
 
-        stream = copies()
+        def describe(found: tuple[str, codec.Entries]) -> tuple[str, Chunk]:
+            name, entries = found
+            hint = self.hints.get(name)
+            known = None
+            if hint is not None and hint.schema is not None and hint.count > _MANY:
+                known = decode_statistics(entries, covered(hint.schema))
+            return name, Chunk(entries.raw(), len(entries), known)
+
+        stream = ordered_map(describe, copies(), threads())
         ahead: list[tuple[str, Chunk]] = []
 
         def copy(name: str) -> Iterator[Chunk]:

@@ -9,9 +9,13 @@ from pathlib import Path
 from typing import Any, cast
 
 import pandas as pd
+import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import godb_arrow
+from godb_arrow.connectors import pandas as adapter
 
 
 def data(rows: list[dict[str, Any]] | pd.DataFrame) -> bytes:
@@ -124,3 +128,39 @@ def test_the_accessor_writes(tmp_path: Path) -> None:
     assert godb_arrow.read_godb(tmp_path / "a.godb").equals(frame)
     with pytest.raises(godb_arrow.CollectionExists):
         frame.godb.write(tmp_path / "a.godb", "a", if_exists="fail")
+
+
+LEAVES: dict[pa.DataType, st.SearchStrategy[Any]] = {
+    pa.int64(): st.integers(-(2**63), 2**63 - 1),
+    pa.uint64(): st.integers(0, 2**64 - 1),
+    pa.float64(): st.floats(),
+    pa.bool_(): st.booleans(),
+    pa.string(): st.text(max_size=3),
+}
+leaf_types = st.sampled_from(list(LEAVES))
+struct_types = st.recursive(
+    st.lists(leaf_types, max_size=3).map(lambda kinds: pa.struct(
+        [(f"k{n}", kind) for n, kind in enumerate(kinds)]
+    )),
+    lambda inner: st.tuples(leaf_types, inner).map(lambda kinds: pa.struct(
+        [("leaf", kinds[0]), ("inner", kinds[1])]
+    )),
+    max_leaves=3,
+)  # fmt: skip
+
+
+def values_of(kind: pa.DataType) -> st.SearchStrategy[Any]:
+    if kind in LEAVES:
+        return st.none() | LEAVES[kind]
+    return st.none() | st.fixed_dictionaries({f.name: values_of(f.type) for f in kind})
+
+
+@given(st.data(), struct_types)
+def test_structs_become_dicts_that_lose_nothing(data: st.DataObject, kind: pa.DataType) -> None:
+    structs = data.draw(st.lists(values_of(kind), max_size=6))
+    cut = data.draw(st.integers(0, len(structs)))
+    chunks = [pa.array(part, kind) for part in (structs[:cut], structs[cut:])]
+    table = pa.table({"a": list(range(len(structs))), "s": pa.chunked_array(chunks, kind)})
+    found = adapter.to_frame(table)
+    assert list(found.columns) == ["a", "s"]
+    assert repr(found["s"].tolist()) == repr(table["s"].to_pylist())

@@ -55,6 +55,8 @@ infer = _chosen.infer
 scan_entries = _chosen.scan_entries
 skip_items = _chosen.skip_items
 survey_ids = _chosen.survey_ids
+text_extremes = _chosen.text_extremes
+to_dicts = _chosen.to_dicts
 
 __all__ = [
     "BACKEND",
@@ -79,6 +81,8 @@ __all__ = [
     "scan_entries",
     "skip_items",
     "survey_ids",
+    "text_extremes",
+    "to_dicts",
 ]
 
 

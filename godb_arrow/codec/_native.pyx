@@ -209,6 +209,11 @@ cdef extern from "native/ids.hpp" namespace "godb" nogil:
     cbool c_has_equal "godb::has_equal"(const uint64_t* hashes, size_t count) except +
 
 
+cdef extern from "native/extremes.hpp" namespace "godb" nogil:
+    void c_text_extremes "godb::text_extremes"(
+        const ArrowArray* texts, int64_t& least, int64_t& greatest)
+
+
 cdef class OwnedBuffer:
     """Memory that the kernel made, for an Arrow buffer to keep."""
 
@@ -611,3 +616,30 @@ def survey_ids(object ids):
     with nogil:
         greatest = c_survey_ids(array, hashes)
     return PyBytes_FromStringAndSize(<const char*>hashes.data(), <Py_ssize_t>hashes.size()), greatest
+
+
+def text_extremes(object texts):
+    """Rows of the least and the greatest text of a string array; -1 where all are null."""
+    _, capsule = texts.__arrow_c_array__()
+    cdef ArrowArray* array = <ArrowArray*>PyCapsule_GetPointer(capsule, "arrow_array")
+    cdef int64_t least, greatest
+    with nogil:
+        c_text_extremes(array, least, greatest)
+    return least, greatest
+
+
+def to_dicts(tuple names not None, list columns not None, Py_ssize_t count):
+    """Rows as dicts, of columns that are lists of `count` objects."""
+    cdef list rows = [None] * count
+    cdef Py_ssize_t width = len(columns)
+    cdef Py_ssize_t row, column
+    cdef dict made
+    for found in columns:
+        if len(<list?>found) != count:
+            raise ValueError("the columns have not the same length")
+    for row in range(count):
+        made = {}
+        for column in range(width):
+            made[names[column]] = (<list>columns[column])[row]
+        rows[row] = made
+    return rows

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgpack
 import numpy as np
@@ -26,10 +26,13 @@ class Chunk(NamedTuple):
         The entries, one after the other.
     documents : int
         How many they are.
+    statistics : Row or None
+        Of :mod:`godb_arrow.statistics`.
     """
 
     data: bytes | memoryview
     documents: int
+    statistics: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,13 +98,18 @@ class Entries:
         """The bytes of all entries."""
         return memoryview(self.data)[self.bounds[0] : self.bounds[-1]]
 
-    def chunks(self, first: int = 0, last: int | None = None) -> Iterator[Chunk]:
-        """The bytes of some entries, copied nowhere, in chunks."""
+    def between(self, first: int, last: int) -> Entries:
+        """Some of the entries, over the same bytes."""
+        if (first, last) == (0, len(self)):
+            return self
+        return Entries(self.data, self.bounds[2 * first : 2 * last + 1], self.base)
+
+    def split(self) -> Iterator[Entries]:
+        """The same entries in parts of about `CHUNK_BYTES` at most, over the same bytes."""
         edges = np.frombuffer(self.bounds, np.int64)[::2]
-        view = memoryview(self.data)
-        last = len(self) if last is None else last
-        while first < last:
-            end = int(np.searchsorted(edges, edges[first] + CHUNK_BYTES))
-            end = min(max(end, first + 1), last)
-            yield Chunk(view[edges[first] : edges[end]], end - first)
-            first = end
+        first = 0
+        while first < len(self):
+            last = int(np.searchsorted(edges, edges[first] + CHUNK_BYTES))
+            last = min(max(last, first + 1), len(self))
+            yield self.between(first, last)
+            first = last

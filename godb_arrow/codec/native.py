@@ -36,6 +36,8 @@ __all__ = [
     "scan_entries",
     "skip_items",
     "survey_ids",
+    "text_extremes",
+    "to_dicts",
 ]
 
 BACKEND = "native"
@@ -260,6 +262,18 @@ def survey_ids(ids: pa.Array) -> tuple[bytes, int]:
     """Look at document ids before they are written: their hashes, and the greatest number."""
     hashes, greatest = _native.survey_ids(ids)
     return hashes, greatest
+
+
+def text_extremes(texts: pa.Array) -> tuple[int, int]:
+    """Rows of the least and the greatest text that is not null."""
+    least, greatest = _native.text_extremes(texts)
+    return least, greatest
+
+
+def to_dicts(names: Sequence[str], columns: Sequence[list[Any]], count: int) -> list[Any]:
+    """Rows as dicts, of columns that are lists of objects."""
+    rows: list[Any] = _native.to_dicts(tuple(names), list(columns), count)
+    return rows
 
 
 def hash_id(identity: str) -> int:

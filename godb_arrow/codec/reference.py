@@ -7,7 +7,7 @@ keys of every type keep their own identity, and a list is always an array.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgpack
@@ -39,6 +39,8 @@ __all__ = [
     "scan_entries",
     "skip_items",
     "survey_ids",
+    "text_extremes",
+    "to_dicts",
 ]
 
 BACKEND = "reference"
@@ -495,6 +497,48 @@ def survey_ids(ids: pa.Array) -> tuple[bytes, int]:
         if len(raw) < 19 and raw.isdigit():
             greatest = max(greatest, int(raw))
     return bytes(hashes), greatest
+
+
+def text_extremes(texts: pa.Array) -> tuple[int, int]:
+    """Rows of the least and the greatest text that is not null, by their bytes.
+
+    Parameters
+    ----------
+    texts : pyarrow.StringArray
+        Texts, and perhaps nulls.
+
+    Returns
+    -------
+    least, greatest : int
+        -1 where all are null.
+    """
+    bounds = pc.min_max(texts.cast(pa.binary()))
+    if not bounds["min"].is_valid:
+        return -1, -1
+    return texts.index(bounds["min"].cast(texts.type)).as_py(), texts.index(
+        bounds["max"].cast(texts.type)
+    ).as_py()
+
+
+def to_dicts(names: Sequence[str], columns: Sequence[list[Any]], count: int) -> list[Any]:
+    """Rows as dicts, of columns that are lists of objects.
+
+    Parameters
+    ----------
+    names : sequence of str
+        The keys.
+    columns : sequence of list
+        The values of each key.
+    count : int
+        How many rows there are.
+
+    Returns
+    -------
+    list of dict
+    """
+    if not columns:
+        return [{} for _ in range(count)]
+    return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
 
 
 def hash_id(identity: str) -> int:

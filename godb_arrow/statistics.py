@@ -1,0 +1,300 @@
+"""Least and greatest values of pieces, so that a filter need not read all of them.
+
+Of some documents they are the least and the greatest value of a field that is not null, and how
+many values are null or absent. They are bounds: documents may go without changing them. Of all
+pieces they are a record batch, with three columns for each field; a count of null stands for a
+piece of which nothing is known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import NamedTuple
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from godb_arrow import codec
+from godb_arrow.errors import GodbError
+from godb_arrow.schema import storage_schema
+
+__all__ = [
+    "Bounds",
+    "Row",
+    "covered",
+    "decode_statistics",
+    "may_match",
+    "pack_statistics",
+    "per_piece",
+    "row_of",
+    "statistics_of",
+    "unpack_statistics",
+]
+
+_MAX_FIELDS = 64
+_MAX_TEXT = 64  # bytes of a text's bound; of longer ones nothing is known
+_LEAST, _GREATEST, _NULLS = "\0least", "\0greatest", "\0nulls"
+_PIECE = "\0piece"
+
+
+def covered(schema: pa.Schema) -> pa.Schema:
+    """The fields of a schema that have statistics.
+
+    Parameters
+    ----------
+    schema : pyarrow.Schema
+        Of a collection.
+
+    Returns
+    -------
+    pyarrow.Schema
+
+    Examples
+    --------
+    >>> covered(pa.schema({"age": pa.int64(), "tags": pa.list_(pa.string())})).names
+    ['age']
+    """
+    fields = [pa.field(field.name, field.type) for field in schema if _is_ordered(field.type)]
+    return pa.schema(fields[:_MAX_FIELDS])
+
+
+def _is_ordered(data_type: pa.DataType) -> bool:
+    return bool(
+        pa.types.is_integer(data_type)
+        or pa.types.is_floating(data_type)
+        or pa.types.is_boolean(data_type)
+        or pa.types.is_string(data_type)
+        or pa.types.is_large_string(data_type)
+        or pa.types.is_timestamp(data_type)
+        or pa.types.is_date(data_type)
+    )
+
+
+class Bounds(NamedTuple):
+    """What is known of a field's values in some documents.
+
+    Attributes
+    ----------
+    least, greatest : pyarrow.Scalar
+        Of those that are not null; null where there are none.
+    nulls : int
+        How many are null or absent.
+    """
+
+    least: pa.Scalar
+    greatest: pa.Scalar
+    nulls: int
+
+
+Row = Mapping[str, Bounds]
+"""The statistics of some documents: bounds of those fields of which anything is known."""
+
+
+def statistics_of(batch: pa.RecordBatch, fields: pa.Schema) -> Row:
+    """The statistics of documents.
+
+    Parameters
+    ----------
+    batch : pyarrow.RecordBatch
+        The documents' columns.
+    fields : pyarrow.Schema
+        What :func:`covered` gave.
+
+    Returns
+    -------
+    dict of str to Bounds
+
+    Examples
+    --------
+    >>> fields = pa.schema({"age": pa.int64()})
+    >>> found = statistics_of(pa.record_batch({"age": [36, None, 41]}), fields)
+    >>> found["age"].least.as_py(), found["age"].greatest.as_py(), found["age"].nulls
+    (36, 41, 1)
+    """
+    found = {}
+    for field in fields:
+        index = batch.schema.get_field_index(field.name)
+        if index >= 0 and batch.schema.field(index).type.equals(field.type):
+            bounds = _bounds(batch.column(index))
+            if bounds is not None:
+                found[field.name] = bounds
+    return found
+
+
+def _bounds(column: pa.Array) -> Bounds | None:
+    data_type, nulls = column.type, column.null_count
+    if nulls == len(column):
+        nothing = pa.scalar(None, data_type)
+        return Bounds(nothing, nothing, nulls)
+    if pa.types.is_string(data_type):
+        least, greatest = codec.text_extremes(column)
+        texts = column[least], column[greatest]
+        if any(len(text.as_buffer()) > _MAX_TEXT for text in texts):
+            return None
+        return Bounds(*texts, nulls)
+    if pa.types.is_floating(data_type) or pa.types.is_integer(data_type):
+        values = column.drop_null().to_numpy()
+        low, high = values.min(), values.max()
+        # A NaN is not between any bounds, and yet differs from everything.
+        if low != low:  # noqa: PLR0124
+            return None
+        return Bounds(pa.scalar(low, data_type), pa.scalar(high, data_type), nulls)
+    found = pc.min_max(column)
+    return Bounds(found["min"], found["max"], nulls)
+
+
+def decode_statistics(entries: codec.Entries, fields: pa.Schema) -> Row | None:
+    """The statistics of entries; None where they do not fit the fields."""
+    try:
+        return statistics_of(codec.decode_batch(entries, codec.plan_columns(fields)), fields)
+    except GodbError:
+        return None
+
+
+def row_of(statistics: pa.RecordBatch, piece: int) -> Row:
+    """The statistics of one piece."""
+    found = {}
+    for index in range(0, statistics.num_columns, 3):
+        least, greatest, nulls = (column[piece] for column in statistics.columns[index : index + 3])
+        if nulls.is_valid:
+            name = statistics.schema.field(index).name.removesuffix(_LEAST)
+            found[name] = Bounds(least, greatest, nulls.as_py())
+    return found
+
+
+def per_piece(
+    rows: Sequence[Row | None], pieces: Sequence[int], fields: pa.Schema
+) -> pa.RecordBatch:
+    """Join the statistics of chunks to those of the pieces that they are in.
+
+    Parameters
+    ----------
+    rows : sequence of Row or None
+        The statistics of each chunk; None where nothing is known.
+    pieces : sequence of int
+        The piece of each chunk, in order.
+    fields : pyarrow.Schema
+        What :func:`covered` gave.
+
+    Returns
+    -------
+    pyarrow.RecordBatch
+        A row for each piece.
+    """
+    columns: dict[str, pa.Array] = {_PIECE: pa.array(pieces, pa.int64())}
+    asked = []
+    for field in fields:
+        name, data_type = field.name, field.type
+        found = [None if row is None else row.get(name) for row in rows]
+        found = [
+            one if one is not None and one.least.type.equals(data_type) else None for one in found
+        ]
+        for suffix, how, values, stored in (
+            (_LEAST, "min", [one and one.least for one in found], data_type),
+            (_GREATEST, "max", [one and one.greatest for one in found], data_type),
+            (_NULLS, "sum", [one and one.nulls for one in found], pa.int64()),
+        ):
+            columns[name + suffix] = pa.array(values, stored)
+            skip = pc.ScalarAggregateOptions(skip_nulls=how != "sum")
+            asked.append((name + suffix, how, skip))
+    joined = pa.table(columns).group_by(_PIECE).aggregate(asked).sort_by(_PIECE)
+    return pa.RecordBatch.from_arrays(
+        [joined[f"{name}_{how}"].combine_chunks() for name, how, _ in asked],
+        names=[name for name, _, _ in asked],
+    )
+
+
+def pack_statistics(statistics: pa.RecordBatch) -> bytes:
+    """Statistics as bytes: an Arrow IPC stream."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, statistics.schema) as writer:
+        writer.write_batch(statistics)
+    packed: bytes = sink.getvalue().to_pybytes()
+    return packed
+
+
+def unpack_statistics(packed: bytes, count: int) -> pa.RecordBatch | None:
+    """The statistics that were packed; None where they make no sense, or are of other pieces."""
+    try:
+        with pa.ipc.open_stream(pa.py_buffer(packed)) as reader:
+            batch = reader.read_next_batch()
+        batch.validate(full=True)
+    except (pa.ArrowException, OSError, StopIteration, EOFError):
+        return None
+    return batch if batch.num_rows == count else None
+
+
+def may_match(
+    statistics: pa.RecordBatch,
+    condition: pc.Expression,
+    needed: Collection[str],
+    schema: pa.Schema,
+) -> list[bool]:
+    """Which pieces may have documents that a filter keeps.
+
+    Parameters
+    ----------
+    statistics : pyarrow.RecordBatch
+        A row for each piece.
+    condition : pyarrow.compute.Expression
+        The filter.
+    needed : collection of str
+        The fields that it looks at.
+    schema : pyarrow.Schema
+        What these are decoded to.
+
+    Returns
+    -------
+    list of bool
+
+    Notes
+    -----
+    Arrow itself finds out what bounds say about an expression, as it does for the row groups of
+    Parquet files: each piece is a file of a dataset here, which is never opened.
+
+    Examples
+    --------
+    >>> fields = pa.schema({"n": pa.int64()})
+    >>> batches = [pa.record_batch({"n": [1, 5]}), pa.record_batch({"n": [6, 9]})]
+    >>> found = per_piece([statistics_of(batch, fields) for batch in batches], [0, 1], fields)
+    >>> may_match(found, pc.field("n") > 7, ["n"], fields)
+    [False, True]
+    """
+    pieces = range(len(statistics))
+    import pyarrow.dataset as ds  # not before it is needed: it takes a while
+    from pyarrow.fs import LocalFileSystem
+
+    guarantees: list[list[pc.Expression]] = [[] for _ in pieces]
+    for name in sorted(needed):
+        index = statistics.schema.get_field_index(name + _LEAST)
+        if index < 0 or statistics.schema.field(index).type != schema.field(name).type:
+            continue
+        least, greatest, nulls = statistics.columns[index : index + 3]
+        field = pc.field(name)
+        for piece, known in enumerate(nulls.to_pylist()):
+            if known is None:
+                continue
+            if not least[piece].is_valid:
+                guarantees[piece].append(field.is_null())
+                continue
+            bounds = [field >= least[piece], field <= greatest[piece]]
+            guarantees[piece] += [one | field.is_null() for one in bounds] if known else bounds
+    if not any(guarantees):
+        return [True for _ in pieces]
+    joined = [_all_of(found) for found in guarantees]
+    dataset = ds.FileSystemDataset.from_paths(
+        [str(piece) for piece in pieces],
+        schema=storage_schema(schema),
+        format=ds.IpcFileFormat(),
+        filesystem=LocalFileSystem(),
+        partitions=joined,
+    )
+    left = {int(fragment.path) for fragment in dataset.get_fragments(filter=condition)}
+    return [piece in left for piece in pieces]
+
+
+def _all_of(terms: list[pc.Expression]) -> pc.Expression:
+    joined = pc.scalar(True)
+    for index, term in enumerate(terms):
+        joined = term if index == 0 else joined & term
+    return joined

@@ -1,0 +1,256 @@
+"""Statistics of pieces: they never change what a filter finds, and save reading where they can."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable
+from functools import reduce
+from operator import and_, or_
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import godb_arrow
+from godb_arrow import StorageEngine, pieces
+from godb_arrow.connectors import duckdb as in_duckdb
+from godb_arrow.connectors import polars as in_polars
+from godb_arrow.options import ReadOptions
+from godb_arrow.reading import locate
+from godb_arrow.statistics import (
+    covered,
+    may_match,
+    pack_statistics,
+    per_piece,
+    statistics_of,
+    unpack_statistics,
+)
+
+ROWS = 50_000
+FIELDS = pa.schema({
+    "i": pa.int64(), "u": pa.uint64(), "f": pa.float64(), "s": pa.string(), "b": pa.bool_(),
+    "t": pa.timestamp("us", "UTC"), "d": pa.date32(),
+})  # fmt: skip
+
+moments = st.datetimes(dt.datetime(2000, 1, 1), dt.datetime(2000, 1, 4)).map(
+    lambda moment: moment.replace(tzinfo=dt.UTC)
+)
+VALUES: dict[str, st.SearchStrategy[Any]] = {
+    "i": st.sampled_from([-(2**63), -1, 0, 1, 2, 2**63 - 1]),
+    "u": st.sampled_from([0, 1, 2**63, 2**64 - 1]),
+    "f": st.sampled_from([0.0, -0.0, 1.5, float("nan"), float("inf"), -float("inf")]),
+    "s": st.sampled_from(["", "a", "aa", "b", "ä", "z" * 65, "\U0010ffff", "\0"]),
+    "b": st.booleans(),
+    "t": moments,
+    "d": st.dates(dt.date(2000, 1, 1), dt.date(2000, 1, 4)),
+}
+rows = st.fixed_dictionaries({name: st.none() | values for name, values in VALUES.items()})
+batches = st.lists(st.lists(rows, min_size=1, max_size=4), min_size=1, max_size=4)
+
+
+def comparisons(name: str) -> st.SearchStrategy[pc.Expression]:
+    field, kind = pc.field(name), FIELDS.field(name).type
+    compare = st.sampled_from([pc.equal, pc.not_equal, pc.less, pc.less_equal, pc.greater,
+                               pc.greater_equal])  # fmt: skip
+    return st.one_of(
+        st.builds(lambda how, value: how(field, pa.scalar(value, kind)), compare, VALUES[name]),
+        st.builds(lambda values: field.isin(pa.array(values, kind)), st.lists(VALUES[name])),
+        st.sampled_from([field.is_null(), field.is_valid(), field.is_null(nan_is_null=True)]),
+    )
+
+
+conditions = st.recursive(
+    st.sampled_from(FIELDS.names).flatmap(comparisons),
+    lambda inner: st.one_of(
+        st.lists(inner, min_size=2, max_size=3).map(lambda terms: reduce(and_, terms)),
+        st.lists(inner, min_size=2, max_size=3).map(lambda terms: reduce(or_, terms)),
+        inner.map(lambda term: ~term),
+    ),
+    max_leaves=5,
+)
+
+
+@given(batches, conditions)
+def test_what_is_left_out_has_nothing_that_the_filter_keeps(
+    contents: list[list[dict[str, Any]]], condition: pc.Expression
+) -> None:
+    found = [pa.RecordBatch.from_pylist(content, schema=FIELDS) for content in contents]
+    known = [statistics_of(batch, covered(FIELDS)) for batch in found]
+    packed = pack_statistics(per_piece(known, range(len(found)), covered(FIELDS)))
+    statistics = unpack_statistics(packed, len(found))
+    assert statistics is not None
+    needed = [name for name in FIELDS.names if name in str(condition)]
+    wanted = may_match(statistics, condition, needed, FIELDS)
+    for batch, may in zip(found, wanted, strict=True):
+        kept = pa.Table.from_batches([batch]).filter(condition)
+        assert may or not len(kept), (batch.to_pylist(), condition)
+
+
+@given(st.lists(st.lists(rows, min_size=1, max_size=3), min_size=2, max_size=5), conditions)
+def test_chunks_of_one_piece_are_joined(
+    contents: list[list[dict[str, Any]]], condition: pc.Expression
+) -> None:
+    found = [pa.RecordBatch.from_pylist(content, schema=FIELDS) for content in contents]
+    known = [statistics_of(batch, covered(FIELDS)) for batch in found]
+    joined = per_piece([*known, None], [0] * len(found) + [1], covered(FIELDS))
+    assert len(joined) == 2
+    needed = [name for name in FIELDS.names if name in str(condition)]
+    may, unknown = may_match(joined, condition, needed, FIELDS)
+    assert unknown
+    assert may or not len(pa.Table.from_batches(found).filter(condition))
+
+
+def test_statistics_that_make_no_sense_are_not_used() -> None:
+    assert unpack_statistics(b"", 1) is None
+    assert unpack_statistics(b"\0" * 100, 1) is None
+    whole = pack_statistics(per_piece([None, None], [0, 1], covered(FIELDS)))
+    assert unpack_statistics(whole, 3) is None
+    assert unpack_statistics(whole[:-20], 2) is None
+
+
+def table(first: int = 0, rows: int = ROWS) -> pa.Table:
+    numbers = np.arange(first, first + rows)
+    days = [f"2026-{n // 5000:04}" for n in numbers]
+    some = [n if n % 3 else None for n in numbers.tolist()]
+    return pa.table({
+        "n": numbers, "day": days, "scattered": numbers * 7919 % 1000, "f": numbers / 3,
+        "maybe": pa.array(some),
+    })  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("statistics") / "t.godb"
+    godb_arrow.write_godb(table(), path, "t")
+    return path
+
+
+@pytest.fixture
+def loaded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many documents each run has that is decompressed."""
+    found: list[int] = []
+    original = pieces.CollectionPieces._load
+
+    def counted(self: Any, *arguments: Any) -> Any:
+        entries = original(self, *arguments)
+        found.append(len(entries))
+        return entries
+
+    monkeypatch.setattr(pieces.CollectionPieces, "_load", counted)
+    return found
+
+
+QUERIES: list[tuple[pc.Expression, int]] = [
+    (pc.field("n") < 100, 100),
+    (pc.field("day") == "2026-0003", 5000),
+    ((pc.field("f") > 16_000.0) & (pc.field("scattered") < 500), -1),
+    (pc.field("maybe") == 40_000, 1),
+    (pc.field("n").isin([7, 49_999]), 2),
+    (pc.field("n") < 0, 0),
+]
+
+
+@pytest.mark.parametrize(("condition", "count"), QUERIES)
+def test_pieces_are_left_out(
+    file: Path, loaded: list[int], condition: pc.Expression, count: int
+) -> None:
+    found = godb_arrow.read_table(file, filter=condition)
+    assert sum(loaded) < ROWS
+    right = table().filter(condition)
+    assert found.equals(right)
+    assert count in (-1, len(found))
+    assert (not loaded) == (len(found) == 0)
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        pytest.param(lambda path: godb_arrow.write_godb(table(), path, "t"), id="table"),
+        pytest.param(
+            lambda path: godb_arrow.write_godb(table().to_reader(1000), path, "t"), id="stream"
+        ),
+        pytest.param(
+            lambda path: godb_arrow.write_godb(table().to_pylist(), path, "t"), id="dicts"
+        ),
+    ],
+)
+def test_every_way_of_writing_makes_them(
+    write: Callable[[Path], object], tmp_path: Path, loaded: list[int]
+) -> None:
+    path = tmp_path / "t.godb"
+    write(path)
+    godb_arrow.write_godb(table(ROWS, 3000), path, "t", if_exists="append")
+    loaded.clear()
+    assert (
+        godb_arrow.read_table(path, columns=["n"], filter=pc.field("n") > 45_000).num_rows == 7999
+    )
+    assert 7999 <= sum(loaded) < ROWS
+
+
+def test_polars_and_duckdb_leave_pieces_out(file: Path, loaded: list[int]) -> None:
+    handle = godb_arrow.open_godb(file)
+    lazy = in_polars.scan_godb(handle).filter((pl.col("n") < 50) & (pl.col("n") % 2 == 0))
+    assert lazy.select(pl.col("n").sum()).collect().item() == sum(range(0, 50, 2))
+    assert 0 < sum(loaded) < ROWS
+    loaded.clear()
+    with in_duckdb.connect({"t": handle}) as connection:
+        found = connection.sql("select count(*) from t where day = '2026-0007'").fetchall()
+        assert found == [(5000,)]
+    assert 0 < sum(loaded) < ROWS
+
+
+def test_an_engine_keeps_them_through_checkpoints(tmp_path: Path, loaded: list[int]) -> None:
+    with StorageEngine(tmp_path / "data", max_memory=2 << 20) as engine:
+        collection = engine.create_collection("t")
+        for first in range(0, ROWS, 10_000):
+            collection.insert_many(table(first, 10_000))
+            engine.save()
+        collection.delete_many({"n": [3, 20_000, 45_000]})
+        collection.update("18", {"n": -5})
+        for number in range(4):
+            collection.insert({"n": 10**6 + number})
+            engine.save()
+        known = locate(tmp_path / "data" / "collections" / "t.godb", "t", ReadOptions()).pieces()
+        assert known is not None
+        statistics = known.statistics()
+        assert statistics is not None
+        assert statistics.column("n\0nulls").null_count == 0, "something is known of each piece"
+        loaded.clear()
+        for low, high, count in ((40_000, 41_000, 1000), (10**6, 10**7, 4), (-9, 0, 1),
+                                 (19_999, 20_001, 1)):  # fmt: skip
+            condition = (pc.field("n") >= low) & (pc.field("n") < high)
+            loaded.clear()
+            assert collection.to_arrow(filter=condition).num_rows == count
+            assert sum(loaded) < ROWS, (low, loaded)
+
+
+def test_another_type_than_the_recorded_one(file: Path) -> None:
+    schema = pa.schema({"n": pa.float64(), "day": pa.string()})
+    found = godb_arrow.read_table(file, schema=schema, filter=pc.field("n") < 2.5)
+    assert found["n"].to_pylist() == [0.0, 1.0, 2.0]
+
+
+def test_explain_says_what_is_left_out(file: Path, tmp_path: Path, loaded: list[int]) -> None:
+    handle = godb_arrow.open_godb(file)
+    whole = handle.explain()
+    assert (whole.pieces_read, whole.candidates, whole.documents) == (whole.pieces, ROWS, ROWS)
+    assert whole.pieces > 2
+    part = handle.explain(pc.field("n") < 100)
+    assert part.pieces_read == 1
+    handle.to_arrow(filter=pc.field("n") < 100)
+    assert sum(loaded) == part.candidates
+    with StorageEngine(tmp_path, max_memory=2 << 20) as engine:
+        engine.load_collection_metadata(file)
+        assert engine["t"].explain(pc.field("n") < 100).pieces_read == 1
+        engine["t"].insert({"n": 5})
+        changed = engine["t"].explain(pc.field("n") < 100)
+        assert (changed.candidates, changed.documents) == (part.candidates + 1, ROWS + 1)
+        loaded.clear()
+        assert len(list(engine["t"].find(pc.field("n") == 5))) == 2
+        assert 0 < sum(loaded) < ROWS
