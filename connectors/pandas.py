@@ -185,9 +185,16 @@ def to_frame(table: pa.Table, dtype_backend: DtypeBackend | None = None) -> pd.D
                 nested[position] = table.column(name)
                 index = table.column_names.index(name)
                 table = table.set_column(index, name, pa.nulls(table.num_rows))
-    frame: pd.DataFrame = table.to_pandas(types_mapper=mapper[dtype_backend])
-    for position, structs in nested.items():
-        frame.isetitem(position, _dicts(structs))
+    # What is made here has no cycles; looking for some takes as long as making it.
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        frame: pd.DataFrame = table.to_pandas(types_mapper=mapper[dtype_backend])
+        for position, structs in nested.items():
+            frame.isetitem(position, _dicts(structs))
+    finally:
+        if collecting:
+            gc.enable()
     if dtype_backend is not None:
         return frame
     for position, name in enumerate(_columns_of(table)):
@@ -211,17 +218,10 @@ def _becomes_dicts(data_type: pa.DataType) -> bool:
 def _dicts(structs: pa.ChunkedArray) -> npt.NDArray[np.object_]:
     """Structs as dicts, several times as fast as pyarrow, and integers with nulls stay integers."""
     objects = np.empty(len(structs), object)
-    # What is made here has no cycles; looking for some takes as long as making it.
-    collecting = gc.isenabled()
-    gc.disable()
-    try:
-        at = 0
-        for chunk in structs.chunks:
-            objects[at : at + len(chunk)] = _objects(chunk)
-            at += len(chunk)
-    finally:
-        if collecting:
-            gc.enable()
+    at = 0
+    for chunk in structs.chunks:
+        objects[at : at + len(chunk)] = _objects(chunk)
+        at += len(chunk)
     return objects
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 
 from godb_arrow import codec
@@ -156,7 +157,8 @@ class IdSequence:
         with self._lock:
             first = self.next_id
             self.next_id += count
-        return pa.array(range(first, first + count), pa.int64()).cast(pa.string()).cast(pa.binary())
+        numbers = pa.array(np.arange(first, first + count, dtype=np.int64))
+        return numbers.cast(pa.string()).cast(pa.binary())
 
     def take_one(self) -> str:
         """The next id."""

@@ -44,7 +44,7 @@ import xxhash
 
 from godb_arrow import codec
 from godb_arrow.body import Body, read_exactly
-from godb_arrow.codec.blocks import Compressed, compress_block
+from godb_arrow.codec.blocks import Compressed, Content, compress_block
 from godb_arrow.codec.entries import CHUNK_BYTES, Chunk
 from godb_arrow.errors import (
     ChecksumMismatch,
@@ -722,41 +722,49 @@ def _body(
     yield from (plain(codec.pack(key) + raw) for key, raw in others.items())
 
 
-def _cut(body: Iterator[_Part], layout: _Layout | None) -> Iterator[bytes]:
+def _cut(body: Iterator[_Part], layout: _Layout | None) -> Iterator[Content]:
     """The body in pieces; with a layout, each begins with a document, or has none."""
     gathered: list[bytes | memoryview] = []
     size = count = 0
     owner: str | None = None
     for collection, chunk in body:
-        if size >= _FULL_PIECE or (layout is not None and gathered and collection != owner):
+        was_piece = chunk.compressed is not None and len(chunk.data) >= _FULL_PIECE
+        # It stays one, unless a few documents would become a piece for its sake.
+        full = _FULL_PIECE // 2 if was_piece else _FULL_PIECE
+        if gathered and (size >= full or (layout is not None and collection != owner)):
             if layout is not None:
                 layout.add(owner, count)
-            yield b"".join(gathered)
+            yield Content(b"".join(gathered))
             gathered, size, count = [], 0, 0
         owner = collection
         if layout is not None:
             layout.note(collection, chunk)
+            if was_piece and not gathered:
+                layout.add(collection, chunk.documents)
+                yield Content(bytes(chunk.data), chunk.compressed)
+                continue
         gathered.append(chunk.data)
         size += len(chunk.data)
         count += chunk.documents
-    if layout is not None:
-        layout.add(owner, count)
-    yield b"".join(gathered)
+    if gathered:
+        if layout is not None:
+            layout.add(owner, count)
+        yield Content(b"".join(gathered))
 
 
 _FULL_PIECE = 3 * CHUNK_BYTES // 4
 
 
 def _sealed(
-    pieces: Iterator[bytes], layout: _Layout | None, compression: Compression, threads: int
+    pieces: Iterator[Content], layout: _Layout | None, compression: Compression, threads: int
 ) -> Iterator[bytes]:
     """The bytes of the file: header, compressed body, and its index and checksums as literals."""
     content_hash = xxhash.xxh3_64()
     file_hash = xxhash.xxh3_64()
 
-    def hashed() -> Iterator[bytes]:
+    def hashed() -> Iterator[Content]:
         for piece in pieces:
-            content_hash.update(piece)
+            content_hash.update(piece.data)
             yield piece
 
     def ending(compressed: list[Compressed]) -> bytes:

@@ -30,12 +30,13 @@ import xxhash
 from godb_arrow import codec
 from godb_arrow.body import read_exactly
 from godb_arrow.codec.blocks import Compressed
-from godb_arrow.codec.reference_lz4 import Piece
+from godb_arrow.codec.entries import Chunk
+from godb_arrow.codec.reference_lz4 import Piece, cut_out
 from godb_arrow.errors import ChecksumMismatch, CorruptFile
 from godb_arrow.options import ReadOptions
-from godb_arrow.statistics import may_match, unpack_statistics
+from godb_arrow.statistics import Row, may_match, unpack_statistics
 
-__all__ = ["FOOT_SIZE", "PIECES_KEY", "CollectionPieces", "PieceIndex", "Run"]
+__all__ = ["FOOT_SIZE", "PIECES_KEY", "CollectionPieces", "PieceIndex", "Run", "StoredPiece"]
 
 PIECES_KEY = "godb_arrow_pieces"
 FOOT_SIZE = 12  # a checksum and a length, behind the index
@@ -339,6 +340,21 @@ class CollectionPieces:
     def _load(
         self, data: bytes, first: int, last: int, base: int, fields: tuple[str, ...]
     ) -> codec.Entries:
+        decoded = self._decode(data, first, last)
+        count = sum(self.documents[first:last])
+        entries = codec.scan_entries(decoded, 0, count, len(decoded) + 1, base, fields)
+        if len(entries) != count or entries.bounds[-1] != len(decoded):
+            raise CorruptFile(
+                f"the index promises {count} documents here, and there are others", offset=base
+            )
+        return entries
+
+    def stored(self, stream: BinaryIO) -> Iterator[StoredPiece]:
+        """Read the pieces one by one, to be written to another file."""
+        for index, piece in enumerate(self.pieces):
+            yield StoredPiece(self, index, _read(stream, piece, piece, self.behind[index]))
+
+    def _decode(self, data: bytes, first: int, last: int) -> bytes:
         start = self.pieces[first].at
         pieces = [piece._replace(at=piece.at - start) for piece in self.pieces[first:last]]
         try:
@@ -357,13 +373,27 @@ class CollectionPieces:
                     where="file",
                 )
             at += piece.size
-        count = sum(self.documents[first:last])
-        entries = codec.scan_entries(decoded, 0, count, len(decoded) + 1, base, fields)
-        if len(entries) != count or entries.bounds[-1] != len(decoded):
-            raise CorruptFile(
-                f"the index promises {count} documents here, and there are others", offset=base
-            )
-        return entries
+        return decoded
+
+
+@dataclass(frozen=True, slots=True)
+class StoredPiece:
+    """One piece, as its file has it."""
+
+    _pieces: CollectionPieces
+    _index: int
+    _data: bytes
+
+    def entries(self) -> codec.Entries:
+        """Its documents."""
+        return self._pieces._load(self._data, self._index, self._index + 1, 0, ())
+
+    def chunk(self, statistics: Row) -> Chunk:
+        """All of it, checked, as it was compressed."""
+        decoded = self._pieces._decode(self._data, self._index, self._index + 1)
+        piece = self._pieces.pieces[self._index]._replace(at=0)
+        documents = self._pieces.documents[self._index]
+        return Chunk(decoded, documents, statistics, cut_out(self._data, piece))
 
 
 _MAX_FRONT = 64 << 20

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +15,7 @@ from godb_arrow.encoding import number_of
 from godb_arrow.errors import GodbError
 from godb_arrow.overlay import Bulk, Overlay, Version, bulk_of, first_id
 from godb_arrow.parallel import ordered_map
+from godb_arrow.pieces import CollectionPieces, StoredPiece
 from godb_arrow.schema import DocumentSummary, fields_fit, infer_schema
 from godb_arrow.statistics import Row, covered, decode_statistics, row_of
 
@@ -156,43 +156,51 @@ class Snapshot:
         yield from self.overlay_runs()
 
     def chunks(self) -> Iterator[Chunk]:
-        """The bytes of all entries, with statistics, which what did not change keeps."""
+        """The bytes of all entries, with statistics, which what did not change keeps.
+
+        Pieces of the file of which no document changed are copied as they were compressed.
+        """
         fields = covered(self.schema())
 
-        def describe(part: _Part) -> Chunk:
+        def give(part: _Part) -> Chunk:
             entries, dead, row = part
+            if isinstance(entries, StoredPiece):
+                if row is not None and not len(dead):
+                    return entries.chunk(row)
+                entries = entries.entries()
             if row is None:
                 entries = without(entries, dead)
                 return Chunk(entries.raw(), len(entries), decode_statistics(entries, fields))
             return Chunk(_kept(entries, dead), len(entries) - len(dead), row)
 
         threads = self.base.memory.threads if codec.BACKEND == "native" else 1
-        chunks = ordered_map(describe, self._parts(), threads)
+        chunks = ordered_map(give, self._parts(), threads)
         return (chunk for chunk in chunks if chunk.documents)
 
     def _parts(self) -> Iterator[_Part]:
-        """The documents in parts, each from one piece of the file, which may have statistics."""
+        """The documents in parts, of about the size of a piece."""
         pieces = self.base.pieces()
-        statistics = None if pieces is None else pieces.statistics()
-        edges = np.array([0] if pieces is None else pieces.rows(), np.int64)
-        for start, run in self.base.loaded():
-            end = start + len(run)
-            first, last = np.searchsorted(edges, start, "right"), np.searchsorted(edges, end)
-            cuts = [start, *edges[first:last].tolist(), end]
-            for piece, (low, high) in enumerate(pairwise(cuts), int(first) - 1):
-                entries = run.between(low - start, high - start)
-                row = None if statistics is None else row_of(statistics, piece)
-                if pieces is not None:
-                    yield entries, self.dead_in(low, high - low), row
-                    continue
-                for part in entries.split():
-                    yield part, self.dead_in(low, len(part)), None
-                    low += len(part)
+        if pieces is not None:
+            yield from self._parts_of(pieces)
+        else:
+            for start, run in self.base.loaded():
+                for part in run.split():
+                    yield part, self.dead_in(start, len(part)), None
+                    start += len(part)
         for run in self.overlay_runs():
             yield from ((part, _NO_ROWS, None) for part in run.split())
 
+    def _parts_of(self, pieces: CollectionPieces) -> Iterator[_Part]:
+        statistics = pieces.statistics()
+        rows = pieces.rows()
+        with self.base.open().source.open() as stream:
+            for index, piece in enumerate(pieces.stored(stream)):
+                dead = self.dead_in(rows[index], pieces.documents[index])
+                if len(dead) < pieces.documents[index]:
+                    yield piece, dead, None if statistics is None else row_of(statistics, index)
 
-_Part = tuple[codec.Entries, Rows, Row | None]  # some are dead
+
+_Part = tuple[codec.Entries | StoredPiece, Rows, Row | None]  # some rows are dead
 _NO_ROWS: Rows = np.empty(0, np.int64)
 
 

@@ -187,8 +187,10 @@ def write_godb(
                 kept = existing.copy_others(draft)
             draft.check_ids()
             _warn_of_incompatible(draft.summary)
-            collections = [*existing.kept(), draft.data(collection)]
+            kept_as_is = existing.kept()
             others = existing.with_index_of(draft)
+            plain = not (kept_as_is or others or existing.metadata)
+            collections = [*kept_as_is, draft.data(collection, plain=plain)]
             with replace_file(path, expected=existing.version) as stream:
                 write_file(
                     stream,
@@ -329,8 +331,9 @@ class _Draft:
 
     def entries(self) -> Iterator[codec.Entries]:
         """The entries, in runs."""
-        for data, count, _ in self.chunks():
-            yield codec.scan_entries(bytes(data), 0, count, len(data) + 1, 0)
+        for chunk in self.chunks():
+            data = bytes(chunk.data)
+            yield codec.scan_entries(data, 0, chunk.documents, len(data) + 1, 0)
 
     def check_ids(self) -> None:
         """Raise DuplicateId if an id occurs twice."""
@@ -346,10 +349,10 @@ class _Draft:
         if twice:
             raise DuplicateId(list(twice))
 
-    def data(self, name: str) -> CollectionData:
+    def data(self, name: str, *, plain: bool) -> CollectionData:
         """What the file's writer needs."""
         schema = self._hint_schema()
-        hint = CollectionHint(self.count, self.sequence.next_id, schema)
+        hint = CollectionHint(self.count, self.sequence.next_id, schema, plain=plain)
         fields = covered(schema) if self.count > _MANY else None
         return CollectionData(name, self.count, self.chunks(fields), hint)
 
@@ -446,11 +449,15 @@ class ExistingFile:
         copier = self._copier()
         return [
             CollectionData(
-                name, self.counts[name], copier(name), self.hints.get(name) or
-                CollectionHint(self.counts[name])
+                name, self.counts[name], copier(name), self._hint_of(name)
             )
             for name in names
         ]  # fmt: skip
+
+    def _hint_of(self, name: str) -> CollectionHint:
+        """That of a collection that is kept, beside another one."""
+        hint = self.hints.get(name)
+        return CollectionHint(self.counts[name]) if hint is None else replace(hint, plain=False)
 
     def _copier(self) -> Callable[[str], Iterator[Chunk]]:
         """Reads the file once, though each collection has an iterator of its own."""
@@ -538,6 +545,11 @@ def read_existing(path: Any, collection: str) -> ExistingFile:
                 existing.metadata = split_map(raw)
                 existing.metadata.pop(codec.pack(HINTS_KEY), None)
                 existing.hints = read_hints(raw) if sealed else {}
+                if len(existing.hints) == 1:
+                    ((name, hint),) = existing.hints.items()
+                    if hint.plain and not hint.indexes:  # there is nothing else in the file
+                        existing.counts[name] = hint.count
+                        return existing
             else:
                 existing.others[section.key] = section.read()
     return existing

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from godb_arrow.codec import BlockDecoder, compress_piece, decode_pieces, reference
-from godb_arrow.codec.blocks import Compressed, compress_block
-from godb_arrow.codec.reference_lz4 import Piece
+from godb_arrow.codec.blocks import Compressed, Content, compress_block
+from godb_arrow.codec.reference_lz4 import Piece, cut_out
 from godb_arrow.errors import CorruptFile
 
 chunks = st.one_of(
@@ -41,7 +41,7 @@ def test_decodes_byte_by_byte() -> None:
 
 
 def encode(content: bytes, step: int = 1 << 20, **options: Any) -> bytes:
-    chunks = (content[at : at + step] for at in range(0, len(content), step))
+    chunks = (Content(content[at : at + step]) for at in range(0, len(content), step))
     return b"".join(compress_block(compress_piece, chunks, **options))
 
 
@@ -141,7 +141,9 @@ def blocks_and_pieces(contents: list[bytes], **options: Any) -> tuple[bytes, lis
         found.extend(compressed)
         return b"behind"
 
-    block = b"".join(compress_block(compress_piece, iter(contents), ending=ending, **options))
+    block = b"".join(
+        compress_block(compress_piece, map(Content, contents), ending=ending, **options)
+    )
     pieces = []
     at = skip = 0
     for length, tail, size, _ in found:
@@ -150,12 +152,24 @@ def blocks_and_pieces(contents: list[bytes], **options: Any) -> tuple[bytes, lis
     return block, pieces
 
 
+def _refuse(content: bytes, max_ratio: int | None, high: bool) -> tuple[bytes, bytes]:
+    raise AssertionError("it was compressed before")
+
+
 @given(st.lists(chunks, min_size=1, max_size=6), st.booleans())
 def test_each_piece_decodes_by_itself(contents: list[bytes], high: bool) -> None:
     block, pieces = blocks_and_pieces(contents, high=high, max_ratio=10)
     for codec in (decode_pieces, reference.decode_pieces):
         assert [codec(block, [piece]) for piece in pieces] == contents
         assert codec(block, pieces) == b"".join(contents)
+    # What was cut out of one block can be put into another one, without being compressed again.
+    again = [
+        Content(content, cut_out(block, piece))
+        for content, piece in zip(contents, pieces, strict=True)
+    ]
+    block = b"".join(compress_block(_refuse, iter(again[::-1])))
+    whole = b"".join(contents[::-1])
+    assert lz4.block.decompress(block, uncompressed_size=len(whole)) == whole
 
 
 @given(st.lists(chunks, min_size=1, max_size=4), st.data())

@@ -14,11 +14,12 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
+from handmade import go_read
 from hypothesis import given
 from hypothesis import strategies as st
 
 import godb_arrow
-from godb_arrow import StorageEngine, pieces
+from godb_arrow import StorageEngine, codec, pieces, verify_godb
 from godb_arrow.connectors import duckdb as in_duckdb
 from godb_arrow.connectors import polars as in_polars
 from godb_arrow.options import ReadOptions
@@ -228,6 +229,41 @@ def test_an_engine_keeps_them_through_checkpoints(tmp_path: Path, loaded: list[i
             loaded.clear()
             assert collection.to_arrow(filter=condition).num_rows == count
             assert sum(loaded) < ROWS, (low, loaded)
+
+
+def test_a_checkpoint_copies_pieces_that_did_not_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compressed: list[int] = []
+    original = codec.compress_piece
+
+    def counted(content: bytes, max_ratio: int | None, high: bool) -> tuple[bytes, bytes]:
+        compressed.append(len(content))
+        return original(content, max_ratio, high)
+
+    monkeypatch.setattr(codec, "compress_piece", counted)
+    path = tmp_path / "collections" / "t.godb"
+    with StorageEngine(tmp_path) as engine:
+        collection = engine.create_collection("t")
+        collection.insert_many(table())
+        engine.save()
+        whole = sum(compressed)
+        assert whole > 3_000_000
+        expected = {document["n"]: document for document in collection.find_all_stream()}
+        for number in range(3):  # always in the same piece
+            compressed.clear()
+            collection.delete(str(number + 1))
+            expected.pop(number)
+            expected[10**6 + number] = {"n": 10**6 + number}
+            collection.insert(expected[10**6 + number])
+            engine.save()
+            assert sum(compressed) < 2_000_000
+            assert verify_godb(path).ok
+        found = {document["n"]: document for document in collection.find_all_stream()}
+        assert found == expected | {n: found[n] for n in range(10**6, 10**6 + 3)}
+        assert go_read(path.read_bytes())["collections"]["t"].keys() == {
+            document["_id"] for document in found.values()
+        }
 
 
 def test_another_type_than_the_recorded_one(file: Path) -> None:

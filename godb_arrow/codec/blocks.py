@@ -15,9 +15,24 @@ import xxhash
 from godb_arrow.codec.reference_lz4 import extension, join
 from godb_arrow.parallel import ordered_map
 
-__all__ = ["CompressPiece", "Compressed", "compress_block"]
+__all__ = ["CompressPiece", "Compressed", "Content", "compress_block"]
 
 CompressPiece = Callable[[bytes, int | None, bool], tuple[bytes, bytes]]
+
+
+class Content(NamedTuple):
+    """What a piece of a block will decode to.
+
+    Attributes
+    ----------
+    data : bytes
+        The bytes.
+    compressed : tuple of bytes or None
+        What ``compress_piece`` made of them, where they were a piece before.
+    """
+
+    data: bytes
+    compressed: tuple[bytes, bytes] | None = None
 
 
 class Compressed(NamedTuple):
@@ -43,7 +58,7 @@ class Compressed(NamedTuple):
 
 def compress_block(
     compress: CompressPiece,
-    pieces: Iterator[bytes],
+    pieces: Iterator[Content],
     *,
     max_ratio: int | None = None,
     high: bool = False,
@@ -57,7 +72,7 @@ def compress_block(
     ----------
     compress : callable
         A codec's ``compress_piece``.
-    pieces : iterator of bytes
+    pieces : iterator of Content
         What to compress.
     max_ratio : int, optional
         The block never decodes to more than this many times its size: where the data are too
@@ -79,14 +94,15 @@ def compress_block(
     Examples
     --------
     >>> from godb_arrow.codec.reference_lz4 import BlockDecoder, compress_piece
-    >>> block = b"".join(compress_block(compress_piece, iter([b"abc" * 99])))
+    >>> block = b"".join(compress_block(compress_piece, iter([Content(b"abc" * 99)])))
     >>> BlockDecoder().decode(block) == b"abc" * 99
     True
     """
 
-    def work(piece: bytes) -> tuple[int, int, bytes, bytes]:
-        sequences, literals = compress(piece, max_ratio, high)
-        return len(piece), xxhash.xxh3_64_intdigest(piece), sequences, literals
+    def work(piece: Content) -> tuple[int, int, bytes, bytes]:
+        data, compressed = piece
+        sequences, literals = compressed or compress(data, max_ratio, high)
+        return len(data), xxhash.xxh3_64_intdigest(data), sequences, literals
 
     compressed: list[Compressed] = []
     waiting = b""

@@ -28,11 +28,14 @@ class Chunk(NamedTuple):
         How many they are.
     statistics : Row or None
         Of :mod:`godb_arrow.statistics`.
+    compressed : tuple of bytes or None
+        What ``compress_piece`` made of the data, where they are a piece of another file.
     """
 
     data: bytes | memoryview
     documents: int
     statistics: Mapping[str, Any] | None = None
+    compressed: tuple[bytes, bytes] | None = None
 
 
 @dataclass(frozen=True, slots=True)

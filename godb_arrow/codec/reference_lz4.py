@@ -25,6 +25,7 @@ __all__ = [
     "bad_distance",
     "compress_piece",
     "cut_off",
+    "cut_out",
     "damaged_piece",
     "decode_pieces",
     "extension",
@@ -416,36 +417,63 @@ def decode_pieces(data: bytes, pieces: Sequence[Piece]) -> bytes:
 
 
 def _decode_piece(data: bytes, piece: Piece) -> bytes:
-    sequences = data[piece.at : piece.at + piece.length]
-    following = data[piece.at + piece.length :]
-    skip = 0 if sequences else piece.skip
     decoder = BlockDecoder()
+    decoded = b""
     try:
-        if sequences:
-            cursor, literals = _literals(sequences, 0)
-            own = literals - piece.skip
-            if own < 0 or cursor + literals > len(sequences):
-                raise damaged_piece(piece)
-            head = bytes([min(own, _RUN) << 4 | sequences[0] & 15]) + extension(own)
-            sequences = head + sequences[cursor + piece.skip :]
-        decoded = b""
+        sequences, literals = cut_out(data, piece)
         for part in decoder.pieces(sequences):
             decoded += part
             if len(decoded) > piece.size:
                 raise damaged_piece(piece)
-        if not decoder.at_token:
-            raise damaged_piece(piece)
-        if piece.tail:
-            cursor, literals = _literals(following, 0)
-            behind = following[cursor + skip : cursor + skip + piece.tail]
-            if skip + piece.tail > literals or len(behind) < piece.tail:
-                raise damaged_piece(piece)
-            decoded += behind
-    except (CorruptFile, IndexError) as error:
+    except CorruptFile as error:
         raise damaged_piece(piece) from error
-    if len(decoded) != piece.size:
+    if not decoder.at_token or len(decoded) + len(literals) != piece.size:
         raise damaged_piece(piece)
-    return decoded
+    return decoded + literals
+
+
+def cut_out(data: bytes, piece: Piece) -> tuple[bytes, bytes]:
+    """A piece as it was compressed, before it was joined to those around it.
+
+    Parameters
+    ----------
+    data : bytes
+        Bytes of a block.
+    piece : Piece
+        Where the piece is in them.
+
+    Returns
+    -------
+    sequences, literals : bytes
+        As of :func:`compress_piece`.
+
+    Raises
+    ------
+    CorruptFile
+        The piece is not there.
+    """
+    sequences = data[piece.at : piece.at + piece.length]
+    end = piece.at + piece.length
+    skip = piece.skip
+    if len(sequences) < piece.length:
+        raise damaged_piece(piece)
+    if sequences:
+        cursor, count = _literals(sequences, 0)
+        own = count - skip
+        if own < 0 or cursor + count > len(sequences):
+            raise damaged_piece(piece)
+        head = bytes([min(own, _RUN) << 4 | sequences[0] & 15]) + extension(own)
+        sequences = head + sequences[cursor + skip :]
+        skip = 0
+    if not piece.tail:
+        return sequences, b""
+    if end >= len(data):
+        raise damaged_piece(piece)
+    cursor, count = _literals(data, end)
+    literals = data[cursor + skip : cursor + skip + piece.tail]
+    if skip + piece.tail > count or len(literals) < piece.tail:
+        raise damaged_piece(piece)
+    return sequences, literals
 
 
 def damaged_piece(piece: Piece) -> CorruptFile:

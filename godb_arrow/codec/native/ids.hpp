@@ -2,6 +2,8 @@
 
 #pragma once
 
+#include <algorithm>
+
 #include "encode.hpp"
 
 namespace godb {
@@ -43,25 +45,38 @@ inline uint64_t survey_ids(const ArrowArray* ids, Buffer& hashes) {
     return greatest;
 }
 
-// Whether two of the hashes are equal.
+// Whether two of the hashes are equal. A bit for each hash, several times as many as there are,
+// tells most of them apart without leaving the cache; the few that meet another one are counted.
 inline bool has_equal(const uint64_t* hashes, size_t count) {
-    size_t slots = 16;
-    while (slots < count * 2) slots *= 2;
-    std::vector<uint64_t> table(slots, 0);
-    bool zero = false;
+    unsigned width = 10;
+    while ((size_t(1) << width) < count * 8 && width < 30) ++width;
+    const unsigned shift = 64 - width;
+    std::vector<uint64_t> seen(size_t(1) << (width - 6), 0);
+    std::vector<uint64_t> met;
     for (size_t i = 0; i < count; ++i) {
-        const uint64_t hash = hashes[i];
-        if (hash == 0) {
-            if (zero) return true;
-            zero = true;
-            continue;
-        }
-        size_t slot = hash & (slots - 1);
-        while (table[slot] != 0) {
-            if (table[slot] == hash) return true;
-            slot = (slot + 1) & (slots - 1);
-        }
-        table[slot] = hash;
+        const size_t slot = size_t(hashes[i] >> shift);
+        const uint64_t bit = uint64_t(1) << (slot & 63);
+        if (seen[slot >> 6] & bit) met.push_back(hashes[i]);
+        seen[slot >> 6] |= bit;
+    }
+    if (met.empty()) return false;
+    std::sort(met.begin(), met.end());
+    if (std::adjacent_find(met.begin(), met.end()) != met.end()) return true;
+    // Each is here once; it has an equal if all the hashes have it twice.
+    std::fill(seen.begin(), seen.end(), 0);
+    for (const uint64_t hash : met) {
+        const size_t slot = size_t(hash >> shift);
+        seen[slot >> 6] |= uint64_t(1) << (slot & 63);
+    }
+    std::vector<bool> found(met.size(), false);
+    for (size_t i = 0; i < count; ++i) {
+        const size_t slot = size_t(hashes[i] >> shift);
+        if (!(seen[slot >> 6] >> (slot & 63) & 1)) continue;
+        const auto at = std::lower_bound(met.begin(), met.end(), hashes[i]);
+        if (at == met.end() || *at != hashes[i]) continue;
+        const size_t index = size_t(at - met.begin());
+        if (found[index]) return true;
+        found[index] = true;
     }
     return false;
 }
