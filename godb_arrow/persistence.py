@@ -32,7 +32,8 @@ from godb_arrow.errors import (
     SourceNotFound,
     storage_errors,
 )
-from godb_arrow.format import CollectionData, CollectionHint, write_file
+from godb_arrow.file_writer import CollectionData, write_file
+from godb_arrow.format import CollectionHint
 from godb_arrow.journal import Journal, Record, read_journal
 from godb_arrow.projection import project
 from godb_arrow.remote import Expected, RemoteStore, is_url

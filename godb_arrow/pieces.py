@@ -153,7 +153,9 @@ class PieceIndex:
         except _UNUSABLE:
             return None
 
-    def find(self, name: str, count: int, block_start: int) -> CollectionPieces | None:
+    def find(
+        self, name: str, count: int, block_start: int, file_size: int | None
+    ) -> CollectionPieces | None:
         """The pieces of a collection; None where they cannot be used.
 
         Parameters
@@ -164,6 +166,8 @@ class PieceIndex:
             How many documents it has.
         block_start : int
             Where the LZ4 block begins in the stream that the pieces are read from.
+        file_size : int or None
+            Bytes of the file, where that is known.
         """
         first, number = self.collections.get(name, (0, 0))
         if not first or not number:
@@ -173,29 +177,31 @@ class PieceIndex:
         )
         pieces: list[Piece] = []
         at, skip = block_start, 0
-        for index in range(first + number):
+        for index in range(len(self.pieces)):
             piece = Piece(at, length[index], skip, tail[index], size[index])
             pieces.append(piece)
             at += piece.length
             skip = piece.tail + (0 if piece.length else piece.skip)
-            if piece.size > _MAX_EXPANSION * (piece.length + piece.tail):
+            if piece.size > _MAX_EXPANSION * (piece.length + piece.tail) or (
+                file_size is not None and at + piece.tail > block_start + file_size
+            ):
                 return None
         last = first + number
         if sum(documents[first:last]) != count or not all(documents[first:last]):
             return None
         behind = []
-        room = sum(size[last:]) + self.packed_size + _MOST_BEHIND
-        for index in reversed(range(first, last)):
+        room = self.packed_size + _MOST_BEHIND
+        for index in reversed(range(len(self.pieces))):
             behind.append(room)
             room = size[index] + (0 if length[index] else room)
         return CollectionPieces(
             name,
             count,
             pieces[:first],
-            pieces[first:],
+            pieces[first:last],
             documents[first:last],
             checksum[first:last],
-            behind[::-1],
+            behind[::-1][first:last],
             self.statistics.get(name, b""),
         )
 

@@ -150,7 +150,7 @@ class StoredCollection:
         if index is None:
             return None
         with self.source.open() as stream:
-            pieces = index.find(self.name, self.count, stream.tell() + HEADER_SIZE)
+            pieces = index.find(self.name, self.count, stream.tell() + HEADER_SIZE, size)
             if pieces is None or pieces.largest > self.options.max_document_bytes:
                 return None
             if not pieces.is_right(stream):

@@ -21,6 +21,7 @@ from godb_arrow.schema import storage_schema
 __all__ = [
     "Bounds",
     "Row",
+    "contradiction",
     "covered",
     "decode_statistics",
     "may_match",
@@ -162,6 +163,26 @@ def row_of(statistics: pa.RecordBatch, piece: int) -> Row:
     return found
 
 
+def contradiction(row: Row, entries: codec.Entries) -> str | None:
+    """A field of which statistics say what is not true of documents, with what they have there."""
+    fields = pa.schema([(name, bounds.least.type) for name, bounds in row.items()])
+    found = decode_statistics(entries, fields)
+    for name, bounds in row.items():
+        known = None if found is None else found.get(name)
+        if known is None:
+            return f"{name!r}"
+        outside = known.nulls > bounds.nulls
+        if known.least.is_valid:
+            outside = outside or not (
+                bounds.least.is_valid
+                and pc.less_equal(bounds.least, known.least).as_py()
+                and pc.less_equal(known.greatest, bounds.greatest).as_py()
+            )
+        if outside:
+            return f"{name!r}: {known.least} to {known.greatest}, {known.nulls} nulls"
+    return None
+
+
 def per_piece(
     rows: Sequence[Row | None], pieces: Sequence[int], fields: pa.Schema
 ) -> pa.RecordBatch:
@@ -221,7 +242,23 @@ def unpack_statistics(packed: bytes, count: int) -> pa.RecordBatch | None:
         batch.validate(full=True)
     except (pa.ArrowException, OSError, StopIteration, EOFError):
         return None
-    return batch if batch.num_rows == count else None
+    return batch if batch.num_rows == count and _is_sound(batch.schema) else None
+
+
+def _is_sound(schema: pa.Schema) -> bool:
+    """Whether the columns are those that statistics have."""
+    if len(schema) % 3 or len(set(schema.names)) < len(schema):
+        return False
+    for index in range(0, len(schema), 3):
+        least, greatest, nulls = (schema.field(index + place) for place in range(3))
+        name = least.name.removesuffix(_LEAST)
+        if [least.name, greatest.name, nulls.name] != [
+            name + _LEAST, name + _GREATEST, name + _NULLS
+        ]:  # fmt: skip
+            return False
+        if least.type != greatest.type or nulls.type != pa.int64() or not _is_ordered(least.type):
+            return False
+    return True
 
 
 def may_match(

@@ -23,6 +23,7 @@ from godb_arrow.format import (
 )
 from godb_arrow.options import ReadOptions
 from godb_arrow.schema import ID_FIELD
+from godb_arrow.statistics import contradiction, row_of
 from godb_arrow.storage import Location, Source, open_source
 
 __all__ = ["CollectionReport", "FileReport", "inspect_godb", "verify_godb"]
@@ -277,14 +278,22 @@ def _check_pieces(source: Source, report: FileReport) -> None:
             if not collection.count:
                 continue
             where = f"collection {collection.name!r}"
-            pieces = index.find(collection.name, collection.count, origin)
+            pieces = index.find(collection.name, collection.count, origin, report.size)
             if pieces is None or not pieces.is_right(stream):
                 report._problem(f"{where}: the index of pieces does not fit")
                 continue
             content = xxhash.xxh3_64()
+            statistics = pieces.statistics()
             try:
-                for run in pieces.read(stream, ReadOptions()):
-                    content.update(run.load().raw())
+                for number, piece in enumerate(pieces.stored(stream)):
+                    entries = piece.entries()
+                    content.update(entries.raw())
+                    if statistics is not None:
+                        wrong = contradiction(row_of(statistics, number), entries)
+                        if wrong is not None:
+                            report._problem(
+                                f"{where}: the statistics of piece {number} are wrong about {wrong}"
+                            )
             except FormatError as error:
                 report._problem(f"{where}: the index of pieces is wrong: {error}")
                 continue

@@ -35,18 +35,16 @@ from godb_arrow.errors import (
     SourceNotFound,
     error_context,
 )
+from godb_arrow.file_writer import CollectionData, Compression, write_file
 from godb_arrow.format import (
     HINTS_KEY,
     TAIL_SIZE,
-    CollectionData,
     CollectionHint,
     CollectionSection,
-    Compression,
     GodbReader,
     is_sealed,
     read_hints,
     split_map,
-    write_file,
 )
 from godb_arrow.options import ReadOptions
 from godb_arrow.parallel import ordered_map

@@ -12,6 +12,7 @@ from typing import Any
 import lz4.block
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 import xxhash
 from conftest import LONG
@@ -24,6 +25,7 @@ from godb_arrow.format import TAIL_SIZE, read_piece_index
 from godb_arrow.options import ReadOptions
 from godb_arrow.pieces import FOOT_SIZE, PIECES_KEY, PieceIndex
 from godb_arrow.reading import locate
+from godb_arrow.statistics import pack_statistics, unpack_statistics
 
 ROWS = 40_000
 
@@ -193,6 +195,34 @@ def test_verify_reports_an_index_that_lies(file: Path) -> None:
     report = verify_godb(reindexed(data, replace(index, pieces=pieces)))
     assert any("piece" in problem for problem in report.problems), report.problems
     assert verify_godb(data).ok
+
+
+def test_verify_reports_statistics_that_lie(file: Path) -> None:
+    data = file.read_bytes()
+    index = index_of(data)
+    packed = index.statistics["second"]
+    count = index.collections["second"][1]
+    statistics = unpack_statistics(packed, count)
+    assert statistics is not None
+    place = statistics.schema.get_field_index("n\0greatest")
+    lower = pc.subtract(statistics.column(place), 100)
+    lying = pack_statistics(statistics.set_column(place, "n\0greatest", lower))
+    assert len(lying) == len(packed)
+    changed = replace(index, statistics={**index.statistics, "second": lying})
+    report = verify_godb(reindexed(data, changed))
+    assert len(report.problems) == count
+    assert all("statistics" in problem and "'n'" in problem for problem in report.problems)
+
+
+def test_sizes_that_cannot_be_take_no_memory(file: Path) -> None:
+    data = file.read_bytes()
+    index = index_of(data)
+    for column in range(3):
+        for row in range(len(index.pieces)):
+            pieces = index.pieces.copy()
+            pieces[row, column] = (1 << 48) - 1
+            lying = reindexed(data, replace(index, pieces=pieces))
+            assert godb_arrow.read_table(lying, "second").num_rows == ROWS
 
 
 def test_a_point_read_reads_one_piece(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -115,6 +115,21 @@ def test_statistics_that_make_no_sense_are_not_used() -> None:
     assert unpack_statistics(whole[:-20], 2) is None
 
 
+def test_statistics_of_other_columns_are_not_used() -> None:
+    right = per_piece([None], [0], pa.schema({"i": pa.int64()}))
+    names = right.schema.names
+    strange = [
+        pa.record_batch([pa.array(["x"]), *right.columns[1:]], names),
+        pa.record_batch([*right.columns[:2], pa.array(["x"])], names),
+        pa.record_batch(right.columns[:2], names[:2]),
+        pa.record_batch(right.columns, names[::-1]),
+        pa.record_batch(right.columns * 2, names * 2),
+    ]
+    assert unpack_statistics(pack_statistics(right), 1) is not None
+    for batch in strange:
+        assert unpack_statistics(pack_statistics(batch), 1) is None
+
+
 def table(first: int = 0, rows: int = ROWS) -> pa.Table:
     numbers = np.arange(first, first + rows)
     days = [f"2026-{n // 5000:04}" for n in numbers]

@@ -1,0 +1,277 @@
+"""Writing a GODB file: its collections cut into pieces, compressed, indexed and sealed."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import BinaryIO, Literal
+
+import msgpack
+import pyarrow as pa
+import xxhash
+
+from godb_arrow import codec
+from godb_arrow.codec.blocks import Compressed, Content, compress_block
+from godb_arrow.codec.entries import CHUNK_BYTES, Chunk
+from godb_arrow.format import (
+    AFTER_FILE_HASH,
+    CHECKSUM_HEAD,
+    FILE_CHECKSUM_HEAD,
+    MAGIC,
+    PACKED_CHECKSUM,
+    PACKED_COLLECTIONS,
+    PACKED_HINTS_KEY,
+    VERSION,
+    CollectionHint,
+    pack_checksum,
+)
+from godb_arrow.parallel import available_cores
+from godb_arrow.pieces import PIECES_KEY, PieceIndex
+from godb_arrow.statistics import Row, covered, pack_statistics, per_piece
+
+__all__ = ["CollectionData", "Compression", "write_file"]
+
+Compression = Literal["lz4", "lz4hc"]
+
+
+@dataclass(frozen=True, slots=True)
+class CollectionData:
+    """A collection to be written.
+
+    Parameters
+    ----------
+    name : str
+        The collection.
+    count : int
+        How many entries the chunks have in all.
+    chunks : iterable of Chunk
+        Entries (document id and document, in MessagePack), one after the other.
+    hint : CollectionHint, optional
+        To be recorded in ``metadata``.
+    """
+
+    name: str
+    count: int
+    chunks: Iterable[Chunk]
+    hint: CollectionHint | None = None
+
+
+def write_file(
+    stream: BinaryIO,
+    collections: Sequence[CollectionData],
+    *,
+    metadata: Mapping[bytes, bytes] | None = None,
+    others: Mapping[str, bytes] | None = None,
+    compression: Compression = "lz4",
+    threads: int | None = None,
+) -> None:
+    """Write a GODB file that go-db reads.
+
+    Parameters
+    ----------
+    stream : binary file
+        Where to write.
+    collections : sequence of CollectionData
+        The collections, in order.
+    metadata : mapping of bytes to bytes, optional
+        Further keys and values of ``metadata``, in MessagePack.
+    others : mapping of str to bytes, optional
+        Further top-level keys, such as ``indexes``, with their values in MessagePack.
+    compression : {"lz4", "lz4hc"}
+        How hard to look for matches; the format is the same.
+    threads : int, optional
+        How many compress at the same time; as many as there are cores, where that is worthwhile.
+
+    Examples
+    --------
+    >>> import io
+    >>> file = io.BytesIO()
+    >>> write_file(file, [CollectionData("users", 1, [Chunk(b"\\xa11\\x80", 1)])])
+    >>> file.getvalue()[:8]
+    b'GODB\\x01\\x00\\x00\\x00'
+    """
+    collections = list(collections)
+    fields = {
+        data.name: covered(data.hint.schema) for data in collections
+        if data.hint is not None and data.hint.schema is not None
+    }  # fmt: skip
+    layout = _Layout(fields) if _are_many(collections) else None
+    body = _body(collections, metadata or {}, others or {}, indexed=layout is not None)
+    if codec.BACKEND == "reference" or layout is None:
+        threads = 1
+    for data in _sealed(_cut(body, layout), layout, compression, threads or available_cores()):
+        stream.write(data)
+
+
+def _are_many(collections: list[CollectionData]) -> bool:
+    """Whether there are so many documents that pieces are worthwhile."""
+    size = 0
+    for index, data in enumerate(collections):
+        chunks = iter(data.chunks)
+        ahead: list[Chunk] = []
+        collections[index] = replace(data, chunks=itertools.chain(ahead, chunks))
+        for chunk in chunks:
+            ahead.append(chunk)
+            size += len(chunk.data)
+            if size > CHUNK_BYTES:
+                return True
+    return False
+
+
+@dataclass(slots=True)
+class _Layout:
+    """What is in each piece of a body."""
+
+    fields: dict[str, pa.Schema]  # of each collection, those with statistics
+    documents: list[int] = field(default_factory=list)
+    collections: dict[str, tuple[int, int]] = field(default_factory=dict)
+    chunks: dict[str, list[tuple[int, Row | None]]] = field(default_factory=dict)
+
+    def note(self, collection: str | None, chunk: Chunk) -> None:
+        """A chunk goes into the next piece."""
+        if collection is not None:
+            noted = self.chunks.setdefault(collection, [])
+            noted.append((len(self.documents), chunk.statistics))
+
+    def add(self, collection: str | None, documents: int) -> None:
+        """A piece is complete."""
+        if collection is not None:
+            first, count = self.collections.get(collection, (len(self.documents), 0))
+            self.collections[collection] = (first, count + 1)
+        self.documents.append(documents)
+
+    def index(self, compressed: list[Compressed]) -> bytes:
+        """The index as a top-level key and its value."""
+        statistics = {}
+        for name, noted in self.chunks.items():
+            if any(row is not None for _, row in noted):
+                rows, pieces = [row for _, row in noted], [piece for piece, _ in noted]
+                joined = per_piece(rows, pieces, self.fields[name])
+                statistics[name] = pack_statistics(joined)
+        index = PieceIndex.of(compressed, self.documents, self.collections, statistics)
+        packed = index.pack()
+        return codec.pack(PIECES_KEY) + b"\xc6" + len(packed).to_bytes(4, "big") + packed
+
+
+_Part = tuple[str | None, Chunk]  # of a body; and the collection whose documents these are
+
+
+def _body(
+    collections: Sequence[CollectionData],
+    metadata: Mapping[bytes, bytes],
+    others: Mapping[str, bytes],
+    *,
+    indexed: bool,
+) -> Iterator[_Part]:
+    """The body in parts, without its index and checksums."""
+
+    def plain(data: bytes) -> _Part:
+        return None, Chunk(data, 0)
+
+    hints = _pack_hints({data.name: data.hint for data in collections if data.hint})
+    yield plain(_map_head(4 + len(others) + indexed) + codec.pack("metadata"))
+    yield plain(_map_head(len(metadata) + 1) + PACKED_HINTS_KEY + hints)
+    yield from (plain(key + value) for key, value in metadata.items())
+    yield plain(codec.pack("collections") + _map_head(len(collections)))
+    for data in collections:
+        yield plain(codec.pack(data.name) + _map_head(data.count))
+        yield from ((data.name, chunk) for chunk in data.chunks)
+    yield from (plain(codec.pack(key) + raw) for key, raw in others.items())
+
+
+def _cut(body: Iterator[_Part], layout: _Layout | None) -> Iterator[Content]:
+    """The body in pieces; with a layout, each begins with a document, or has none."""
+    gathered: list[bytes | memoryview] = []
+    size = count = 0
+    owner: str | None = None
+    for collection, chunk in body:
+        was_piece = chunk.compressed is not None and len(chunk.data) >= _FULL_PIECE
+        # It stays one, unless a few documents would become a piece for its sake.
+        full = _FULL_PIECE // 2 if was_piece else _FULL_PIECE
+        if gathered and (size >= full or (layout is not None and collection != owner)):
+            if layout is not None:
+                layout.add(owner, count)
+            yield Content(b"".join(gathered))
+            gathered, size, count = [], 0, 0
+        owner = collection
+        if layout is not None:
+            layout.note(collection, chunk)
+            if was_piece and not gathered:
+                layout.add(collection, chunk.documents)
+                yield Content(bytes(chunk.data), chunk.compressed)
+                continue
+        gathered.append(chunk.data)
+        size += len(chunk.data)
+        count += chunk.documents
+    if gathered:
+        if layout is not None:
+            layout.add(owner, count)
+        yield Content(b"".join(gathered))
+
+
+_FULL_PIECE = 3 * CHUNK_BYTES // 4
+
+
+def _sealed(
+    pieces: Iterator[Content], layout: _Layout | None, compression: Compression, threads: int
+) -> Iterator[bytes]:
+    """The bytes of the file: header, compressed body, and its index and checksums as literals."""
+    content_hash = xxhash.xxh3_64()
+    file_hash = xxhash.xxh3_64()
+
+    def hashed() -> Iterator[Content]:
+        for piece in pieces:
+            content_hash.update(piece.data)
+            yield piece
+
+    def ending(compressed: list[Compressed]) -> bytes:
+        literals = b"" if layout is None else layout.index(compressed)
+        literals += FILE_CHECKSUM_HEAD
+        content_hash.update(literals)
+        return literals
+
+    header = MAGIC + VERSION.to_bytes(2, "little") + bytes(2)
+    file_hash.update(header)
+    yield header
+    for encoded in compress_block(
+        codec.compress_piece,
+        hashed(),
+        max_ratio=10,
+        high=compression == "lz4hc",
+        threads=threads,
+        ending=ending,
+        reserve=AFTER_FILE_HASH,
+    ):
+        file_hash.update(encoded)
+        yield encoded
+    value = file_hash.digest()
+    content_hash.update(value)
+    yield value + CHECKSUM_HEAD + content_hash.digest()
+
+
+def _map_head(count: int) -> bytes:
+    packer = msgpack.Packer(autoreset=True)
+    head: bytes = packer.pack_map_header(count)
+    return head
+
+
+def _pack_hints(hints: Mapping[str, CollectionHint]) -> bytes:
+    collections = {}
+    for name, hint in hints.items():
+        recorded: dict[str, object] = {"count": hint.count}
+        if hint.next_id is not None:
+            recorded["next_id"] = hint.next_id
+        if hint.schema is not None:
+            recorded["schema"] = hint.schema.serialize().to_pybytes()
+        if hint.size is not None:
+            recorded["size"] = hint.size
+        if hint.record:
+            recorded["record"] = hint.record
+        if hint.indexes:
+            recorded["indexes"] = list(hint.indexes)
+        if hint.plain:
+            recorded["plain"] = True
+        collections[name] = recorded
+    packed = codec.pack(collections)
+    return b"\x82" + PACKED_COLLECTIONS + packed + PACKED_CHECKSUM + pack_checksum(packed)
