@@ -214,6 +214,18 @@ def test_verify_reports_statistics_that_lie(file: Path) -> None:
     assert all("statistics" in problem and "'n'" in problem for problem in report.problems)
 
 
+def test_numbers_of_documents_that_lie_are_an_error(file: Path) -> None:
+    data = file.read_bytes()
+    index = index_of(data)
+    first, _ = index.collections["second"]
+    pieces = index.pieces.copy()
+    pieces[first, 3] -= np.uint64(1)
+    pieces[first + 1, 3] += np.uint64(1)
+    lying = reindexed(data, replace(index, pieces=pieces))
+    with pytest.raises(godb_arrow.CorruptFile, match="promises"):
+        godb_arrow.read_table(lying, "second", batch_size=10_000)
+
+
 def test_sizes_that_cannot_be_take_no_memory(file: Path) -> None:
     data = file.read_bytes()
     index = index_of(data)

@@ -3,7 +3,7 @@
     python tests/fuzz/differential.py EXECUTIONS SEED
 
 A corpus of documents is mutated byte by byte; each variant is scanned, summarised and decoded
-with schemas of its own and of others. With atheris installed, `coverage.py` does the same guided
+with schemas of its own and of others. Beside each, a damaged LZ4 block is decoded in pieces. With atheris installed, `coverage.py` does the same guided
 by coverage.
 """
 
@@ -20,6 +20,8 @@ import pyarrow as pa
 
 from godb_arrow import GodbError
 from godb_arrow.codec import Entries, native, pack_entry, plan_columns, reference
+from godb_arrow.codec.blocks import Compressed, Content, compress_block
+from godb_arrow.codec.reference_lz4 import Piece
 from godb_arrow.schema import DocumentSummary, infer_schema
 
 JSON = pa.json_(pa.string())
@@ -124,11 +126,55 @@ def check(data: bytes, plan: Any) -> str:
     return "decoded"
 
 
+def blocks(seeds: list[bytes]) -> list[tuple[bytes, list[Piece]]]:
+    """LZ4 blocks of several pieces each, with matches of every kind, and where the pieces are."""
+    rng = random.Random(9)
+    found = []
+    for _ in range(8):
+        contents = [
+            b"".join(rng.choice(seeds) * rng.choice((1, 2, 60)) for _ in range(rng.randrange(1, 5)))
+            + rng.randbytes(rng.choice((0, 3, 600)))
+            for _ in range(rng.randrange(1, 5))
+        ]
+        compressed: list[Compressed] = []
+
+        def ending(made: list[Compressed], kept: list[Compressed] = compressed) -> bytes:
+            kept += made
+            return b"behind"
+
+        given = map(Content, contents)
+        block = b"".join(compress_block(native.compress_piece, given, ending=ending))
+        pieces = []
+        at = skip = 0
+        for length, tail, size, _ in compressed:
+            pieces.append(Piece(at, length, skip, tail, size))
+            at, skip = at + length, tail + (0 if length else skip)
+        found.append((block, pieces))
+    return found
+
+
+def check_pieces(block: bytes, pieces: list[Piece], rng: random.Random) -> None:
+    """Compare the two codecs on a damaged block, or on a piece that is not where it is said."""
+    damaged = bytearray(block)
+    for _ in range(rng.randrange(4)):
+        damaged[rng.randrange(len(block))] = rng.choice((0, 0xFF, 0xF0, rng.randrange(256)))
+    piece = rng.choice(pieces)
+    if rng.random() < 0.5:
+        name = rng.choice(Piece._fields)
+        value = getattr(piece, name) + rng.choice((1, -1, 9, -9, 255, 4000))
+        piece = piece._replace(**{name: max(0, value)})
+    data = bytes(damaged[: rng.choice((len(block), rng.randrange(len(block) + 1)))])
+    both = [outcome(module.decode_pieces, data, [piece]) for module in (native, reference)]
+    assert both[0] == both[1], (data.hex(), piece)
+
+
 def main(executions: int, seed: int) -> None:
     rng = random.Random(seed)
     seeds = corpus()
+    in_pieces = blocks(seeds)
     outcomes: Counter[str] = Counter()
     for _ in range(executions):
+        check_pieces(*rng.choice(in_pieces), rng)
         outcomes[check(mutate(rng.choice(seeds), seeds, rng), rng.choice(PLANS))] += 1
     print(json.dumps(outcomes))
 
