@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import random
 from collections.abc import Callable
 from functools import reduce
 from operator import and_, or_
@@ -14,6 +15,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
+from conftest import LONG
 from handmade import go_read
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -288,6 +290,43 @@ def test_a_checkpoint_copies_pieces_that_did_not_change(
         assert go_read(path.read_bytes())["collections"]["t"].keys() == {
             document["_id"] for document in found.values()
         }
+
+
+def test_anything_between_checkpoints(tmp_path: Path) -> None:
+    """Deletions, updates and insertions, here and there or all in one piece; reopened each time."""
+    rng = random.Random(8)
+    expected: dict[str, dict[str, Any]] = {}
+    for number in range(60 if LONG else 5):
+        with StorageEngine(tmp_path, max_memory=rng.choice([24 << 20, 1 << 30])) as engine:
+            collection = engine["t"] if number else engine.create_collection("t")
+            for _ in range(rng.randrange(1, 4)):
+                kind = rng.randrange(4)
+                ids = sorted(expected, key=int)
+                start = rng.randrange(max(1, len(ids) - 9000))
+                chosen = rng.sample(ids, len(ids) // 100) if kind % 2 else ids[start : start + 9000]
+                if kind < 2 or not chosen:
+                    rows = table(number * 100_000, rng.randrange(1, 25_000)).select(["n", "day"])
+                    given = collection.insert_many(rows)
+                    expected.update(zip(given, rows.to_pylist(), strict=True))
+                elif rng.random() < 0.5:
+                    collection.delete_many({"_id": chosen})
+                    for one in chosen:
+                        del expected[one]
+                else:
+                    collection.update_many({one: {"n": -number} for one in chosen})
+                    for one in chosen:
+                        expected[one] = {**expected[one], "n": -number}
+                if rng.random() < 0.7:
+                    engine.save()
+            low = rng.choice([-number, number * 100_000, 50])
+            condition = pc.field("n") == low
+            assert len(list(collection.find(condition))) == sum(
+                document["n"] == low for document in expected.values()
+            )
+        path = tmp_path / "collections" / "t.godb"
+        found = {one.pop("_id"): one for one in godb_arrow.read_documents(path)}
+        assert found == expected
+        assert verify_godb(path).ok
 
 
 def test_another_type_than_the_recorded_one(file: Path) -> None:
