@@ -59,28 +59,29 @@ inline Skipped skip_items(const uint8_t* data, size_t size, size_t position, uin
 constexpr uint32_t kUnknownPlace = 0;  // look for the field
 constexpr uint32_t kNoPlace = UINT32_MAX;  // the document does not have it
 
-// Passes over documents that are made like one before: as many fields, and mostly values of the
-// same size at the same places. The processor then predicts the comparison of a first byte and goes
-// on, where otherwise the place of each value waits until the one before it was read. If the fields
-// are the same, too, the places of those that are wanted are noted on the way.
-class Repeats {
+// How documents of one make look: mostly values of the same size at the same places. The processor
+// then predicts the comparison of a first byte and goes on, where otherwise the place of each value
+// waits until the one before it was read. If the fields are the same, too, the places of those that
+// are wanted are noted on the way.
+class Shape {
   public:
-    explicit Repeats(const std::vector<std::string>& wanted) : wanted_(wanted) {}
+    explicit Shape(const std::vector<std::string>& wanted) : wanted_(wanted) {}
 
-    // Behind the document at `p`; null where it is made differently, or ends too near to `end`.
-    // Of the wanted fields, `places` gets the offsets from `data`, or that they are not known.
-    const uint8_t* pass(const uint8_t* p, const uint8_t* end, const uint8_t* data,
+    // Behind the document with this head; null where it is made differently, or ends too near to
+    // `end`. Of the wanted fields, `places` gets the offsets from `data`, or that they are unknown.
+    const uint8_t* pass(const Head& head, const uint8_t* end, const uint8_t* data,
                         uint32_t* places) {
         const size_t count = steps_.size();
-        if (count == 0 || size_t(end - p) < (count + 1) * kLongest) return nullptr;
-        const Head head = read_head(p, end);
-        if (head.token != Token::Map || head.size != fields_) return nullptr;
-        p = head.body;
+        const uint8_t* p = head.body;
+        if (count == 0 || head.size != fields_ || size_t(end - p) < count * kLongest)
+            return nullptr;
+        Step* const steps = steps_.data();
+        const Field* const names = names_.data();
         bool same_fields = knows_places_;
         for (size_t i = 0; i < count;) {
-            Step& step = steps_[i];
+            Step& step = steps[i];
             if (step.field >= 0) {
-                const Field& field = names_[size_t(step.field)];
+                const Field& field = names[size_t(step.field)];
                 if (field.head.is_at(p, field.name)) {
                     p += field.head.size;
                     if (field.wanted >= 0) places[field.wanted] = uint32_t(p - data);
@@ -110,16 +111,15 @@ class Repeats {
     }
 
     // Be ready for documents like one that was found whole.
-    void learn(const uint8_t* p, const uint8_t* end) {
+    void learn(const Head& head, const uint8_t* end) {
         steps_.clear();
         if (tries_ == 0) return;
         --tries_;
-        const Head head = read_head(p, end);
         fields_ = head.size;
         names_.clear();
         knows_places_ = !wanted_.empty() && fields_ <= kMostFields;
         std::vector<bool> found(wanted_.size(), false);
-        p = head.body;
+        const uint8_t* p = head.body;
         for (uint64_t place = 0; place < fields_ && steps_.size() <= kMostSteps; ++place) {
             const size_t key = steps_.size();
             const uint8_t* const name = p;
@@ -204,6 +204,35 @@ class Repeats {
     size_t tries_ = 64;  // where no two documents are alike, they are passed over one by one
 };
 
+// Passes over documents that are made like one before with as many fields.
+class Repeats {
+  public:
+    explicit Repeats(const std::vector<std::string>& wanted) : shapes_(kShapes, Shape(wanted)) {}
+
+    // As for a shape; the document is at `p`.
+    const uint8_t* pass(const uint8_t* p, const uint8_t* end, const uint8_t* data,
+                        uint32_t* places) {
+        const Head head = read_head(p, end);
+        if (head.token != Token::Map) return nullptr;
+        return shape(head).pass(head, end, data, places);
+    }
+
+    // Be ready for documents like one that was found whole.
+    void learn(const uint8_t* p, const uint8_t* end) {
+        const Head head = read_head(p, end);
+        shape(head).learn(head, end);
+    }
+
+  private:
+    static constexpr size_t kShapes = 16;
+
+    Shape& shape(const Head& head) { return shapes_[size_t(head.size % kShapes)]; }
+
+    std::vector<Shape> shapes_;
+};
+
+constexpr size_t kMostExpected = 1 << 16;  // documents for which there is room at once
+
 // Find whole entries: an id and a document each. `bounds` gets the start of every id and
 // document behind the first id, and the end; `at` is where a problem is. `places` gets the places of
 // the wanted fields of each document.
@@ -214,6 +243,10 @@ inline Scanned scan_entries(const uint8_t* data, size_t size, size_t start, size
     const uint8_t* const end = data + size;
     const uint8_t* p = data + start;
     Repeats repeats(wanted);
+    if (count <= kMostExpected && count <= size - start) {
+        bounds.reserve(bounds.size() + 2 * count);
+        places.reserve(wanted.size() * count);
+    }
     std::vector<uint32_t> here(wanted.size(), kUnknownPlace);
     const std::vector<uint32_t> unknown(wanted.size(), kUnknownPlace);
     for (size_t found = 0; found < count && size_t(p - data) - start < max_bytes && p < end;
