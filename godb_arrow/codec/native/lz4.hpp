@@ -350,18 +350,22 @@ class Lz4Compressor {
     size_t run(const uint8_t* data, size_t size, Buffer& out) {
         const uint8_t* const base = data;
         const uint8_t* const end = data + size;
-        const uint8_t* const last_match = size > 12 ? end - 12 : data;
+        const uint8_t* const last_match = size > 16 ? end - 16 : data;
         const uint8_t* anchor = base;           // literals begin here
         const uint8_t* p = anchor;
         const uint8_t* floor = anchor;          // what is before must not go into a match
         size_t misses = 0;
+        uint16_t* const table = table_.data();
+        out.reserve(size + size / 255 + 64);    // no block has more
+        uint8_t* const begin = out.data() + out.size();
+        uint8_t* to = begin;
         while (p < last_match) {
-            const uint32_t here = uint32_t(p - base);
+            const size_t here = size_t(p - base);
             const uint32_t h = hash(p);
             // Whatever the table says is only a guess: the distance and the bytes decide.
-            const uint32_t back = here - table_[h];
-            table_[h] = here;
-            if (back - 1 >= kHistory - 1 || back > here || read32(p - back) != read32(p)) {
+            const size_t back = uint16_t(here - table[h]);
+            table[h] = uint16_t(here);
+            if (back == 0 || back > here || first_bytes(p - back) != first_bytes(p)) {
                 p += 1 + (misses++ >> 6);
                 continue;
             }
@@ -374,39 +378,37 @@ class Lz4Compressor {
                 // Store part of a long match as literals, where the output must be longer.
                 const size_t taken = size_t(p - base) + length + kReserve;
                 const size_t needed = (taken + max_ratio_ - 1) / max_ratio_;
-                const size_t written = out.size() + run + 3;
+                const size_t written = size_t(to - begin) + run + 3;
                 if (needed > written) {
                     p += std::min(needed - written, size_t(last_match - p) + 1);
                     floor = p;
                     continue;
                 }
             }
-            sequence(anchor, run, size_t(p - match), length, out);
+            to = sequence(anchor, run, size_t(p - match), length, to);
             p += length;
             anchor = floor = p;
-            if (p + 8 <= end) note(p - 2, base);
+            if (p + 8 <= end) table[hash(p - 2)] = uint16_t(p - 2 - base);
         }
+        out.extend(size_t(to - begin));
         return size_t(end - anchor);
     }
 
   private:
     static constexpr uint64_t kReserve = 64;  // joining pieces saves a few bytes
-    static constexpr unsigned kHashBits = 13;
+    static constexpr unsigned kHashBits = 14;
     static constexpr size_t kTableSize = size_t(1) << kHashBits;
 
-    static uint32_t read32(const uint8_t* p) {
-        uint32_t v;
-        std::memcpy(&v, p, 4);
-        return v;
-    }
     static uint64_t read64(const uint8_t* p) {
         uint64_t v;
         std::memcpy(&v, p, 8);
         return v;
     }
-    // Five bytes hash better than four where matches are long, and MessagePack's are.
+    // LZ4 could have matches of four bytes. But MessagePack's keys give longer ones: those are found
+    // sooner, and make fewer sequences, where short ones do not get in the way.
+    static uint64_t first_bytes(const uint8_t* p) { return read64(p) << 8; }
     static uint32_t hash(const uint8_t* p) {
-        return uint32_t(((read64(p) << 24) * 889523592379ull) >> (64 - kHashBits));
+        return uint32_t((first_bytes(p) * 58295818150454627ull) >> (64 - kHashBits));
     }
 
     // The bytes that continue a length nibble.
@@ -416,8 +418,6 @@ class Lz4Compressor {
         *to++ = uint8_t(length);
         return to;
     }
-
-    void note(const uint8_t* p, const uint8_t* base) { table_[hash(p)] = uint32_t(p - base); }
 
     static size_t common(const uint8_t* p, const uint8_t* q, const uint8_t* end) {
         const uint8_t* const start = p;
@@ -431,15 +431,14 @@ class Lz4Compressor {
         return size_t(p - start);
     }
 
-    // `text` has at least 12 readable bytes behind its run: a match follows.
-    void sequence(const uint8_t* text, size_t run, size_t distance, size_t match, Buffer& out) {
+    // Write a sequence; `text` has at least 16 readable bytes behind its run: a match follows.
+    static uint8_t* sequence(const uint8_t* text, size_t run, size_t distance, size_t match,
+                             uint8_t* to) {
         const size_t more = match - kMinMatch;
-        out.reserve(run + run / 255 + more / 255 + 32);
-        uint8_t* to = out.data() + out.size();
         *to++ = uint8_t(std::min<size_t>(run, kRun) << 4 | std::min<size_t>(more, kRun));
         if (__builtin_expect(run < kRun, 1)) {
             copy8(to, text);
-            if (run > 8) copy8(to + run - 8, text + run - 8);
+            copy8(to + 8, text + 8);
         } else {
             to = extend(run, to);
             std::memcpy(to, text, run);
@@ -447,12 +446,11 @@ class Lz4Compressor {
         to += run;
         *to++ = uint8_t(distance);
         *to++ = uint8_t(distance >> 8);
-        to = extend(more, to);
-        out.extend(size_t(to - (out.data() + out.size())));
+        return extend(more, to);
     }
 
     uint64_t max_ratio_;
-    std::vector<uint32_t> table_;  // hash of five bytes: where they were last
+    std::vector<uint16_t> table_;  // hash of seven bytes: where they were last, modulo 64 KiB
 };
 
 }  // namespace godb
