@@ -2,6 +2,7 @@
 
 #pragma once
 
+#include <algorithm>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -32,87 +33,94 @@ enum class Wire : uint8_t {
     Null, Bool, Int64, UInt64, Float64, String, Binary, Timestamp, List, Struct, Map, Json, Packed,
 };
 
-class Packer {
-  public:
-    explicit Packer(Buffer& out) : out_(out) {}
+// Writing one value where there is room for it; each function returns where the next one goes.
+// A head has nine bytes at most.
+namespace pack {
 
-    void nil() { out_.push_byte(0xc0); }
-    void boolean(bool value) { out_.push_byte(value ? 0xc3 : 0xc2); }
-    void unsigned_integer(uint64_t value) {
-        if (value < 0x80) out_.push_byte(uint8_t(value));
-        else if (value <= 0xff) sized<1>(0xcc, value);
-        else if (value <= 0xffff) sized<2>(0xcd, value);
-        else if (value <= 0xffffffff) sized<4>(0xce, value);
-        else sized<8>(0xcf, value);
-    }
-    void integer(int64_t value) {
-        if (value >= 0) unsigned_integer(uint64_t(value));
-        else if (value >= -32) out_.push_byte(uint8_t(value));
-        else if (value >= INT8_MIN) sized<1>(0xd0, uint64_t(value));
-        else if (value >= INT16_MIN) sized<2>(0xd1, uint64_t(value));
-        else if (value >= INT32_MIN) sized<4>(0xd2, uint64_t(value));
-        else sized<8>(0xd3, uint64_t(value));
-    }
-    void floating(double value) {
-        uint64_t bits;
-        std::memcpy(&bits, &value, 8);
-        sized<8>(0xcb, bits);
-    }
-    void string(const uint8_t* data, size_t size) {
-        if (size < 32) out_.push_byte(uint8_t(0xa0 | size));
-        else if (size <= 0xff) sized<1>(0xd9, size);
-        else if (size <= 0xffff) sized<2>(0xda, size);
-        else sized<4>(0xdb, size);
-        out_.append(data, size);
-    }
-    void binary(const uint8_t* data, size_t size) {
-        if (size <= 0xff) sized<1>(0xc4, size);
-        else if (size <= 0xffff) sized<2>(0xc5, size);
-        else sized<4>(0xc6, size);
-        out_.append(data, size);
-    }
-    void array_head(size_t count) { head(count, 0x90, 0xdc); }
-    void map_head(size_t count) { head(count, 0x80, 0xde); }
-    void timestamp(int64_t tick, int64_t unit) {
-        int64_t seconds = tick / unit;
-        int64_t rest = tick % unit;
-        if (rest < 0) { rest += unit; --seconds; }
-        const uint64_t nanoseconds = uint64_t(rest) * uint64_t(1000000000 / unit);
-        if (seconds >= 0 && seconds >> 34 == 0) {
-            const uint64_t both = nanoseconds << 34 | uint64_t(seconds);
-            if (both >> 32 == 0) {
-                out_.push_byte(0xd6);
-                sized<4>(0xff, both);
-            } else {
-                out_.push_byte(0xd7);
-                sized<8>(0xff, both);
-            }
-        } else {
-            out_.push_byte(0xc7);
-            out_.push_byte(12);
-            sized<4>(0xff, nanoseconds);
-            uint64_t swapped = __builtin_bswap64(uint64_t(seconds));
-            out_.append(&swapped, 8);
-        }
-    }
-    void raw(const uint8_t* data, size_t size) { out_.append(data, size); }
+constexpr size_t kMostHead = 16;
 
-  private:
-    template <int width>
-    void sized(uint8_t first, uint64_t value) {
-        uint8_t* to = out_.extend(1 + width);
-        *to++ = first;
-        const uint64_t swapped = __builtin_bswap64(value) >> (64 - 8 * width);
-        std::memcpy(to, &swapped, width);
+template <int width>
+inline uint8_t* sized(uint8_t* to, uint8_t first, uint64_t value) {
+    *to++ = first;
+    const uint64_t swapped = __builtin_bswap64(value) >> (64 - 8 * width);
+    std::memcpy(to, &swapped, width);
+    return to + width;
+}
+inline uint8_t* byte(uint8_t* to, uint8_t value) {
+    *to = value;
+    return to + 1;
+}
+inline uint8_t* nil(uint8_t* to) { return byte(to, 0xc0); }
+inline uint8_t* unsigned_integer(uint8_t* to, uint64_t value) {
+    if (value < 0x80) return byte(to, uint8_t(value));
+    if (value <= 0xff) return sized<1>(to, 0xcc, value);
+    if (value <= 0xffff) return sized<2>(to, 0xcd, value);
+    if (value <= 0xffffffff) return sized<4>(to, 0xce, value);
+    return sized<8>(to, 0xcf, value);
+}
+inline uint8_t* integer(uint8_t* to, int64_t value) {
+    if (value >= 0) return unsigned_integer(to, uint64_t(value));
+    if (value >= -32) return byte(to, uint8_t(value));
+    if (value >= INT8_MIN) return sized<1>(to, 0xd0, uint64_t(value));
+    if (value >= INT16_MIN) return sized<2>(to, 0xd1, uint64_t(value));
+    if (value >= INT32_MIN) return sized<4>(to, 0xd2, uint64_t(value));
+    return sized<8>(to, 0xd3, uint64_t(value));
+}
+inline uint8_t* floating(uint8_t* to, double value) {
+    uint64_t bits;
+    std::memcpy(&bits, &value, 8);
+    return sized<8>(to, 0xcb, bits);
+}
+inline uint8_t* string_head(uint8_t* to, size_t size) {
+    if (size < 32) return byte(to, uint8_t(0xa0 | size));
+    if (size <= 0xff) return sized<1>(to, 0xd9, size);
+    if (size <= 0xffff) return sized<2>(to, 0xda, size);
+    return sized<4>(to, 0xdb, size);
+}
+inline uint8_t* binary_head(uint8_t* to, size_t size) {
+    if (size <= 0xff) return sized<1>(to, 0xc4, size);
+    if (size <= 0xffff) return sized<2>(to, 0xc5, size);
+    return sized<4>(to, 0xc6, size);
+}
+inline uint8_t* head(uint8_t* to, size_t count, uint8_t small, uint8_t large) {
+    if (count < 16) return byte(to, uint8_t(small | count));
+    if (count <= 0xffff) return sized<2>(to, large, count);
+    return sized<4>(to, uint8_t(large + 1), count);
+}
+inline uint8_t* array_head(uint8_t* to, size_t count) { return head(to, count, 0x90, 0xdc); }
+inline uint8_t* map_head(uint8_t* to, size_t count) { return head(to, count, 0x80, 0xde); }
+template <int64_t unit>
+inline uint8_t* timestamp(uint8_t* to, int64_t tick) {
+    int64_t seconds = tick / unit;
+    int64_t rest = tick % unit;
+    if (rest < 0) { rest += unit; --seconds; }
+    const uint64_t nanoseconds = uint64_t(rest * (1000000000 / unit));
+    if (seconds >= 0 && seconds >> 34 == 0) {
+        const uint64_t both = nanoseconds << 34 | uint64_t(seconds);
+        if (both >> 32 == 0) return sized<4>(byte(to, 0xd6), 0xff, both);
+        return sized<8>(byte(to, 0xd7), 0xff, both);
     }
-    void head(size_t count, uint8_t small, uint8_t large) {
-        if (count < 16) out_.push_byte(uint8_t(small | count));
-        else if (count <= 0xffff) sized<2>(large, count);
-        else sized<4>(uint8_t(large + 1), count);
+    to = sized<4>(byte(byte(to, 0xc7), 12), 0xff, nanoseconds);
+    const uint64_t swapped = __builtin_bswap64(uint64_t(seconds));
+    std::memcpy(to, &swapped, 8);
+    return to + 8;
+}
+inline uint8_t* timestamp(uint8_t* to, int64_t tick, int64_t unit) {
+    switch (unit) {  // division by a constant is several times faster
+        case 1: return timestamp<1>(to, tick);
+        case 1000: return timestamp<1000>(to, tick);
+        case 1000000: return timestamp<1000000>(to, tick);
+        default: return timestamp<1000000000>(to, tick);
     }
+}
+// Bytes that are mostly few: there is room for 16, and so many as `readable` may be read.
+inline uint8_t* few(uint8_t* to, const uint8_t* from, size_t size, size_t readable) {
+    if (__builtin_expect(size <= 16 && readable >= 16, 1)) std::memcpy(to, from, 16);
+    else if (size) std::memcpy(to, from, size);
+    return to + size;
+}
 
-    Buffer& out_;
-};
+}  // namespace pack
 
 // An Arrow array, with how it is written.
 struct WireColumn {
@@ -120,11 +128,14 @@ struct WireColumn {
     int64_t unit = 0;
     Buffer key;  // the field's name, packed
     const ArrowArray* array = nullptr;
+    const uint8_t* text_end = nullptr;  // of an array of texts
     std::vector<std::unique_ptr<WireColumn>> children;
 
     // Take the array and its children; false when they are not shaped as planned.
     bool bind(const ArrowArray* bound) {
         array = bound;
+        if (has_text() && bound->length)
+            text_end = buffer<uint8_t>(2) + buffer<int32_t>(1)[bound->offset + bound->length];
         const ArrowArray* from = bound;
         if (wire == Wire::Map) {
             if (from->n_children != 1) return false;
@@ -136,6 +147,11 @@ struct WireColumn {
         for (size_t i = 0; i < children.size(); ++i)
             if (!children[i]->bind(from->children[i])) return false;
         return true;
+    }
+
+    bool has_text() const {
+        return wire == Wire::String || wire == Wire::Binary || wire == Wire::Json ||
+               wire == Wire::Packed;
     }
 
     bool is_null(int64_t row) const {
@@ -150,53 +166,72 @@ struct WireColumn {
 
 class Encoder {
   public:
-    Encoder(Buffer& out, bool omit_nulls) : out_(out), packer_(out), omit_nulls_(omit_nulls) {}
+    Encoder(Buffer& out, bool omit_nulls) : out_(out), omit_nulls_(omit_nulls) {}
 
     // Write entries: `ids` is a binary array, `root` a struct with the documents' other fields.
-    // False when a map has the same key twice; `repeated` is then the column.
+    // False when a map has the same key twice.
     bool run(const ArrowArray* ids, WireColumn& root) {
         const auto* offsets = static_cast<const int32_t*>(ids->buffers[1]) + ids->offset;
         const auto* text = static_cast<const uint8_t*>(ids->buffers[2]);
-        static const uint8_t id_key[] = {0xa3, '_', 'i', 'd'};
-        for (int64_t row = 0; row < ids->length; ++row) {
+        const uint8_t* const text_end = text + offsets[ids->length];
+        static const uint8_t id_key[16] = {0xa3, '_', 'i', 'd'};
+        uint8_t* to = room(nullptr, 1);
+        for (int64_t row = 0; to && row < ids->length; ++row) {
             const uint8_t* id = text + offsets[row];
             const size_t id_size = size_t(offsets[row + 1] - offsets[row]);
-            packer_.string(id, id_size);
+            const size_t readable = size_t(text_end - id);
+            to = room(to, 2 * id_size + 6 * pack::kMostHead);
+            to = pack::few(pack::string_head(to, id_size), id, id_size, readable);
             size_t count = root.children.size();
             if (omit_nulls_)
                 for (auto& child : root.children) count -= child->is_null(row);
-            packer_.map_head(count + 1);
-            packer_.raw(id_key, sizeof id_key);
-            packer_.string(id, id_size);
-            for (auto& child : root.children) {
-                const bool null = child->is_null(row);
-                if (null && omit_nulls_) continue;
-                packer_.raw(child->key.data(), child->key.size());
-                if (null) packer_.nil();
-                else if (!value(*child, row)) { repeated_ = child.get(); return false; }
-            }
+            to = pack::few(pack::map_head(to, count + 1), id_key, 4, 16);
+            to = pack::few(pack::string_head(to, id_size), id, id_size, readable);
+            to = fields(root, row, to, omit_nulls_);
+            // Rows are mostly alike: have room for the others, so as not to grow step by step.
+            if (row == kSample && to)
+                to = room(to, size_t(to - out_.data()) / kSample * size_t(ids->length - row));
         }
-        return true;
+        if (to) out_.truncate(size_t(to - out_.data()));
+        return to != nullptr;
     }
 
-    const WireColumn* repeated() const { return repeated_; }
-
   private:
-    bool value(const WireColumn& column, int64_t row) {
+    // Where to write, with so much room; what is before `to` stays.
+    uint8_t* room(uint8_t* to, size_t needed) {
+        if (__builtin_expect(size_t(limit_ - to) >= needed && to, 1)) return to;
+        if (to) out_.truncate(size_t(to - out_.data()));
+        const size_t used = out_.size();
+        out_.extend(needed + std::max(used / 2, kLeastRoom));
+        limit_ = out_.data() + out_.size();
+        return out_.data() + used;
+    }
+
+    uint8_t* fields(const WireColumn& column, int64_t row, uint8_t* to, bool omit_nulls) {
+        for (auto& child : column.children) {
+            const bool null = child->is_null(row);
+            if (null && omit_nulls) continue;
+            const size_t size = child->key.size();
+            to = room(to, size + 3 * pack::kMostHead);
+            to = pack::few(to, child->key.data(), size, child->key.capacity());
+            to = null ? pack::nil(to) : value(*child, row, to);
+            if (!to) return nullptr;
+        }
+        return to;
+    }
+
+    // There is room for two heads; null when a map has a key twice.
+    uint8_t* value(const WireColumn& column, int64_t row, uint8_t* to) {
         const int64_t at = row + column.array->offset;
         switch (column.wire) {
-            case Wire::Null: packer_.nil(); return true;
+            case Wire::Null: return pack::nil(to);
             case Wire::Bool:
-                packer_.boolean(column.buffer<uint8_t>(1)[at >> 3] >> (at & 7) & 1);
-                return true;
-            case Wire::Int64: packer_.integer(column.buffer<int64_t>(1)[at]); return true;
-            case Wire::UInt64:
-                packer_.unsigned_integer(column.buffer<uint64_t>(1)[at]);
-                return true;
-            case Wire::Float64: packer_.floating(column.buffer<double>(1)[at]); return true;
+                return pack::byte(to, 0xc2 | (column.buffer<uint8_t>(1)[at >> 3] >> (at & 7) & 1));
+            case Wire::Int64: return pack::integer(to, column.buffer<int64_t>(1)[at]);
+            case Wire::UInt64: return pack::unsigned_integer(to, column.buffer<uint64_t>(1)[at]);
+            case Wire::Float64: return pack::floating(to, column.buffer<double>(1)[at]);
             case Wire::Timestamp:
-                packer_.timestamp(column.buffer<int64_t>(1)[at], column.unit);
-                return true;
+                return pack::timestamp(to, column.buffer<int64_t>(1)[at], column.unit);
             case Wire::String:
             case Wire::Binary:
             case Wire::Json:
@@ -204,60 +239,55 @@ class Encoder {
                 const auto* offsets = column.buffer<int32_t>(1) + at;
                 const uint8_t* data = column.buffer<uint8_t>(2) + offsets[0];
                 const size_t size = size_t(offsets[1] - offsets[0]);
-                if (column.wire == Wire::String) packer_.string(data, size);
-                else if (column.wire == Wire::Binary) packer_.binary(data, size);
-                else packer_.raw(data, size);
-                return true;
+                to = room(to, size + 2 * pack::kMostHead);
+                if (column.wire == Wire::String) to = pack::string_head(to, size);
+                else if (column.wire == Wire::Binary) to = pack::binary_head(to, size);
+                return pack::few(to, data, size, size_t(column.text_end - data));
             }
             case Wire::List: {
                 const auto* offsets = column.buffer<int32_t>(1) + at;
-                packer_.array_head(size_t(offsets[1] - offsets[0]));
-                for (int64_t i = offsets[0]; i < offsets[1]; ++i)
-                    if (!element(*column.children[0], i)) return false;
-                return true;
+                to = pack::array_head(to, size_t(offsets[1] - offsets[0]));
+                for (int64_t i = offsets[0]; to && i < offsets[1]; ++i)
+                    to = element(*column.children[0], i, to);
+                return to;
             }
             case Wire::Struct:
-                packer_.map_head(column.children.size());
-                for (auto& child : column.children) {
-                    packer_.raw(child->key.data(), child->key.size());
-                    if (!element(*child, at)) return false;
-                }
-                return true;
-            case Wire::Map: return map(column, at);
+                return fields(column, at, pack::map_head(to, column.children.size()), false);
+            case Wire::Map: return map(column, at, to);
         }
-        return false;
+        return nullptr;
     }
 
-    bool element(const WireColumn& column, int64_t row) {
-        if (column.is_null(row)) {
-            packer_.nil();
-            return true;
-        }
-        return value(column, row);
+    uint8_t* element(const WireColumn& column, int64_t row, uint8_t* to) {
+        to = room(to, 2 * pack::kMostHead);
+        return column.is_null(row) ? pack::nil(to) : value(column, row, to);
     }
 
-    bool map(const WireColumn& column, int64_t at) {
+    uint8_t* map(const WireColumn& column, int64_t at, uint8_t* to) {
         const auto* offsets = column.buffer<int32_t>(1) + at;
         const ArrowArray* keys = column.array->children[0]->children[0];
         const int64_t shift = column.array->children[0]->offset;
         const auto* key_offsets = static_cast<const int32_t*>(keys->buffers[1]) + keys->offset;
         const auto* text = static_cast<const uint8_t*>(keys->buffers[2]);
-        packer_.map_head(size_t(offsets[1] - offsets[0]));
+        to = pack::map_head(to, size_t(offsets[1] - offsets[0]));
         std::unordered_set<std::string_view> seen;
-        for (int64_t i = offsets[0] + shift; i < offsets[1] + shift; ++i) {
+        for (int64_t i = offsets[0] + shift; to && i < offsets[1] + shift; ++i) {
             const uint8_t* key = text + key_offsets[i];
             const size_t size = size_t(key_offsets[i + 1] - key_offsets[i]);
-            packer_.string(key, size);
-            if (!seen.emplace(reinterpret_cast<const char*>(key), size).second) return false;
-            if (!element(*column.children[0], i)) return false;
+            if (!seen.emplace(reinterpret_cast<const char*>(key), size).second) return nullptr;
+            to = room(to, size + 2 * pack::kMostHead);
+            to = pack::few(pack::string_head(to, size), key, size, 0);
+            to = element(*column.children[0], i, to);
         }
-        return true;
+        return to;
     }
 
+    static constexpr size_t kLeastRoom = 4096;
+    static constexpr int64_t kSample = 64;
+
     Buffer& out_;
-    Packer packer_;
+    uint8_t* limit_ = nullptr;
     bool omit_nulls_;
-    const WireColumn* repeated_ = nullptr;
 };
 
 }  // namespace godb

@@ -40,6 +40,7 @@ class Buffer {
     uint8_t* data() { return data_; }
     const uint8_t* data() const { return data_; }
     size_t size() const { return size_; }
+    size_t capacity() const { return capacity_; }
 
     void reserve(size_t more) {
         if (size_ + more > capacity_) grow(size_ + more);
@@ -95,6 +96,15 @@ class Buffer {
     size_t size_ = 0;
     size_t capacity_ = 0;
 };
+
+// A buffer of this thread, empty, for results that are copied from it: its memory is touched once.
+inline Buffer& scratch() {
+    constexpr size_t most_kept = size_t(8) << 20;
+    thread_local Buffer kept;
+    if (kept.capacity() > most_kept) kept = Buffer();
+    kept.truncate(0);
+    return kept;
+}
 
 // A bitmap that grows bit by bit, lowest bit first, as Arrow has it.
 class Bitmap {
