@@ -30,7 +30,7 @@ from godb_arrow.parallel import available_cores
 from godb_arrow.pieces import PIECES_KEY, PieceIndex
 from godb_arrow.statistics import Row, covered, pack_statistics, per_piece
 
-__all__ = ["CollectionData", "Compression", "write_file"]
+__all__ = ["CollectionData", "Compression", "compressed_chunk", "write_file"]
 
 Compression = Literal["lz4", "lz4hc"]
 
@@ -102,6 +102,19 @@ def write_file(
         threads = 1
     for data in _sealed(_cut(body, layout), layout, compression, threads or available_cores()):
         stream.write(data)
+
+
+def compressed_chunk(chunk: Chunk, compression: Compression) -> Chunk:
+    """A chunk with what a piece of it is compressed to, where it will become one.
+
+    So whoever makes chunks on several threads compresses them there, too, while they are in the
+    processor's cache.
+    """
+    if chunk.compressed is not None or len(chunk.data) < _FULL_PIECE:
+        return chunk
+    data = bytes(chunk.data)
+    made = codec.compress_piece(data, _MAX_RATIO, compression == "lz4hc")
+    return chunk._replace(data=data, compressed=made)
 
 
 def _are_many(collections: list[CollectionData]) -> bool:
@@ -211,6 +224,7 @@ def _cut(body: Iterator[_Part], layout: _Layout | None) -> Iterator[Content]:
 
 
 _FULL_PIECE = 3 * CHUNK_BYTES // 4
+_MAX_RATIO = 10  # go-db allocates ten times the size of a body
 
 
 def _sealed(
@@ -237,7 +251,7 @@ def _sealed(
     for encoded in compress_block(
         codec.compress_piece,
         hashed(),
-        max_ratio=10,
+        max_ratio=_MAX_RATIO,
         high=compression == "lz4hc",
         threads=threads,
         ending=ending,

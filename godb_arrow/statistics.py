@@ -8,9 +8,12 @@ piece of which nothing is known.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Collection, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -35,7 +38,6 @@ __all__ = [
 _MAX_FIELDS = 64
 _MAX_TEXT = 64  # bytes of a text's bound; of longer ones nothing is known
 _LEAST, _GREATEST, _NULLS = "\0least", "\0greatest", "\0nulls"
-_PIECE = "\0piece"
 
 
 def covered(schema: pa.Schema) -> pa.Schema:
@@ -134,14 +136,22 @@ def _bounds(column: pa.Array) -> Bounds | None:
             return None
         return Bounds(*texts, nulls)
     if pa.types.is_floating(data_type) or pa.types.is_integer(data_type):
-        values = column.drop_null().to_numpy()
-        low, high = values.min(), values.max()
+        known = column.drop_null() if nulls else column
+        values = _numbers(known)
+        low, high = int(values.argmin()), int(values.argmax())
         # A NaN is not between any bounds, and yet differs from everything.
-        if low != low:  # noqa: PLR0124
+        if values[low] != values[low]:  # noqa: PLR0124
             return None
-        return Bounds(pa.scalar(low, data_type), pa.scalar(high, data_type), nulls)
+        return Bounds(known[low], known[high], nulls)
     found = pc.min_max(column)
     return Bounds(found["min"], found["max"], nulls)
+
+
+def _numbers(column: pa.Array) -> npt.NDArray[Any]:
+    """A column without nulls; `to_numpy` would first import what pyarrow knows of pandas."""
+    dtype = np.dtype(column.type.to_pandas_dtype())
+    offset = column.offset * dtype.itemsize
+    return np.frombuffer(column.buffers()[1], dtype, len(column), offset)
 
 
 def decode_statistics(entries: codec.Entries, fields: pa.Schema) -> Row | None:
@@ -202,27 +212,31 @@ def per_piece(
     pyarrow.RecordBatch
         A row for each piece.
     """
-    columns: dict[str, pa.Array] = {_PIECE: pa.array(pieces, pa.int64())}
-    asked = []
+    edges = [index for index, piece in enumerate(pieces) if not index or piece != pieces[index - 1]]
+    spans = list(itertools.pairwise([*edges, len(pieces)]))
+    columns: dict[str, pa.Array] = {}
     for field in fields:
         name, data_type = field.name, field.type
         found = [None if row is None else row.get(name) for row in rows]
         found = [
             one if one is not None and one.least.type.equals(data_type) else None for one in found
         ]
-        for suffix, how, values, stored in (
-            (_LEAST, "min", [one and one.least for one in found], data_type),
-            (_GREATEST, "max", [one and one.greatest for one in found], data_type),
-            (_NULLS, "sum", [one and one.nulls for one in found], pa.int64()),
+        for suffix, join, values, stored in (
+            (_LEAST, pc.min, [one and one.least for one in found], data_type),
+            (_GREATEST, pc.max, [one and one.greatest for one in found], data_type),
+            (_NULLS, _sum_of_known, [one and one.nulls for one in found], pa.int64()),
         ):
-            columns[name + suffix] = pa.array(values, stored)
-            skip = pc.ScalarAggregateOptions(skip_nulls=how != "sum")
-            asked.append((name + suffix, how, skip))
-    joined = pa.table(columns).group_by(_PIECE).aggregate(asked).sort_by(_PIECE)
-    return pa.RecordBatch.from_arrays(
-        [joined[f"{name}_{how}"].combine_chunks() for name, how, _ in asked],
-        names=[name for name, _, _ in asked],
-    )
+            column = pa.array(values, stored)
+            if len(spans) < len(column):
+                joined = [join(column.slice(first, last - first)) for first, last in spans]
+                column = pa.array(joined, stored)
+            columns[name + suffix] = column
+    return pa.RecordBatch.from_pydict(columns)
+
+
+def _sum_of_known(counts: pa.Array) -> pa.Scalar:
+    """The sum; null where one of the counts is not known."""
+    return pc.sum(counts, skip_nulls=False)
 
 
 def pack_statistics(statistics: pa.RecordBatch) -> bytes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import IO, Any, Literal, get_args
 
@@ -35,7 +35,7 @@ from godb_arrow.errors import (
     SourceNotFound,
     error_context,
 )
-from godb_arrow.file_writer import CollectionData, Compression, write_file
+from godb_arrow.file_writer import CollectionData, Compression, compressed_chunk, write_file
 from godb_arrow.format import (
     HINTS_KEY,
     TAIL_SIZE,
@@ -188,7 +188,7 @@ def write_godb(
             kept_as_is = existing.kept()
             others = existing.with_index_of(draft)
             plain = not (kept_as_is or others or existing.metadata)
-            collections = [*kept_as_is, draft.data(collection, plain=plain)]
+            collections = [*kept_as_is, draft.data(collection, compression, plain=plain)]
             with replace_file(path, expected=existing.version) as stream:
                 write_file(
                     stream,
@@ -196,6 +196,7 @@ def write_godb(
                     metadata=existing.metadata,
                     others=others,
                     compression=compression,
+                    threads=None if kept_as_is else draft.left_to_compress(),
                 )
     return draft.count - kept
 
@@ -228,6 +229,22 @@ class _Part:
         return Chunk(raw, self.count, decode_statistics(entries, fields))
 
 
+def _greatest_if_ascending(ids: Sequence[pa.Array]) -> int | None:
+    """The greatest number among ids that each come behind the one before; else None."""
+    greatest = 0
+    last: bytes | None = None
+    for array in ids:
+        first = array[0].as_py()
+        if last is not None and (len(first), first) <= (len(last), last):
+            return None
+        found = codec.ids_ascend(array)
+        if found is None:
+            return None
+        greatest = max(greatest, found)
+        last = array[-1].as_py()
+    return greatest
+
+
 _MANY = 1000  # documents, below which statistics are not worthwhile
 
 
@@ -244,7 +261,8 @@ class _Draft:
         self._parts: list[_Part] = []
         self._written = 0
         self._hashes = bytearray()
-        self._generated = True  # no id was given
+        self._all_differ = True  # ids were generated, or each comes behind the one before
+        self._unhashed: list[pa.Array] = []  # which therefore are not remembered
         self.replaced: list[pa.Array] | None = None  # ids of documents that take others' place
         self.count = 0
         self.sequence = IdSequence()
@@ -261,8 +279,16 @@ class _Draft:
         """Encode rows."""
         if rows.in_memory and not self._infer:
             given = id_column_of(rows, id_column) is not None
-            for batch, ids in batches_with_ids(rows, id_column, self.sequence):
-                self._survey(ids, given)
+            pairs = list(batches_with_ids(rows, id_column, self.sequence))
+            first = self.replaced is None and not self._parts
+            greatest = _greatest_if_ascending([ids for _, ids in pairs]) if first else None
+            if greatest is None:
+                for _, ids in pairs:
+                    self._note(ids, given, codec.survey_ids(ids))
+            else:
+                self._unhashed.extend(ids for _, ids in pairs)
+                self.sequence.see_greatest(greatest)
+            for batch, ids in pairs:
                 self._parts.append(_Part(len(ids), batch=batch, ids=ids, omit_nulls=omit_nulls))
                 self.count += len(ids)
             return
@@ -270,7 +296,7 @@ class _Draft:
         for encoded in encode_rows(rows, id_column, omit_nulls, self.sequence, fields):
             self._append(encoded)
 
-    def _survey(self, ids: pa.Array, given: bool) -> None:
+    def _note(self, ids: pa.Array, given: bool, survey: tuple[bytes, int]) -> None:
         if self.replaced is not None:
             if not given:
                 raise InvalidOption(
@@ -278,13 +304,13 @@ class _Draft:
                     advice='give them ids, or use if_exists="append"',
                 )
             self.replaced.append(ids)
-        self._generated = self._generated and not given
-        hashes, greatest = codec.survey_ids(ids)
+        self._all_differ = self._all_differ and not given
+        hashes, greatest = survey
         self._hashes += hashes
         self.sequence.see_greatest(greatest)
 
     def _append(self, encoded: Encoded) -> None:
-        self._survey(encoded.ids, encoded.given)
+        self._note(encoded.ids, encoded.given, codec.survey_ids(encoded.ids))
         if self._infer:
             codec.infer(encoded.entries(), self.summary)
         self._file.write(encoded.chunk)
@@ -314,11 +340,20 @@ class _Draft:
         self._infer = True
         self._schema = None
 
-    def chunks(self, fields: pa.Schema | None = None) -> Iterator[Chunk]:
+    def chunks(
+        self, fields: pa.Schema | None = None, compression: Compression | None = None
+    ) -> Iterator[Chunk]:
         """The entries' bytes, in order, with the statistics of some fields."""
-        return ordered_map(
-            lambda part: part.encode(fields), self._loaded(), threads() if self.count > ROWS else 1
-        )
+
+        def encode(part: _Part) -> Chunk:
+            chunk = part.encode(fields)
+            return chunk if compression is None else compressed_chunk(chunk, compression)
+
+        return ordered_map(encode, self._loaded(), threads() if self.count > ROWS else 1)
+
+    def left_to_compress(self) -> int | None:
+        """How many threads the file's writer needs: one, where chunks come compressed."""
+        return 1 if self.count > ROWS else None
 
     def _loaded(self) -> Iterator[_Part]:
         for part in self._parts:
@@ -335,7 +370,11 @@ class _Draft:
 
     def check_ids(self) -> None:
         """Raise DuplicateId if an id occurs twice."""
-        if self._generated or not codec.has_equal(self._hashes):
+        if self._all_differ:
+            return
+        for ids in self._unhashed:
+            self._hashes += codec.survey_ids(ids)[0]
+        if not codec.has_equal(self._hashes):
             return
         seen: set[str] = set()
         twice: dict[str, None] = {}
@@ -347,12 +386,12 @@ class _Draft:
         if twice:
             raise DuplicateId(list(twice))
 
-    def data(self, name: str, *, plain: bool) -> CollectionData:
+    def data(self, name: str, compression: Compression, *, plain: bool) -> CollectionData:
         """What the file's writer needs."""
         schema = self._hint_schema()
         hint = CollectionHint(self.count, self.sequence.next_id, schema, plain=plain)
         fields = covered(schema) if self.count > _MANY else None
-        return CollectionData(name, self.count, self.chunks(fields), hint)
+        return CollectionData(name, self.count, self.chunks(fields, compression), hint)
 
     def _hint_schema(self) -> pa.Schema:
         return infer_schema(self.summary) if self._schema is None else stored_schema(self._schema)

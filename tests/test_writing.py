@@ -126,6 +126,13 @@ def test_duplicate_ids_are_named(data: Any, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("ids", [[["1", "2"], ["2", "3"]], [[""], [""]], [["1", "2"], ["1"]]])
+def test_duplicates_at_the_edges_of_batches_are_found(ids: list[list[str]]) -> None:
+    batches = [pa.record_batch({"_id": part}) for part in ids]
+    with pytest.raises(godb_arrow.DuplicateId):
+        back(pa.Table.from_batches(batches))
+
+
 def test_ids_with_the_same_hash_are_no_duplicates(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("godb_arrow.codec.survey_ids", lambda ids: (bytes(8 * len(ids)), 0))
     assert len(list(godb_arrow.read_documents(back([{"_id": "a"}, {"_id": "b"}])))) == 2

@@ -51,6 +51,7 @@ count_present = _chosen.count_present
 find_entry = _chosen.find_entry
 has_equal = _chosen.has_equal
 hash_id = _chosen.hash_id
+ids_ascend = _chosen.ids_ascend
 infer = _chosen.infer
 scan_entries = _chosen.scan_entries
 skip_items = _chosen.skip_items
@@ -72,6 +73,7 @@ __all__ = [
     "find_entry",
     "has_equal",
     "hash_id",
+    "ids_ascend",
     "infer",
     "load",
     "load_entries",

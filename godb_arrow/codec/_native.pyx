@@ -8,6 +8,7 @@ makes of it the functions that every codec has.
 
 from array import array
 
+from cpython cimport array as c_array
 from cpython.buffer cimport PyBuffer_FillInfo
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.pycapsule cimport PyCapsule_GetPointer
@@ -38,6 +39,8 @@ cdef extern from "native/memory.hpp" namespace "godb" nogil:
         void append(const void* data, size_t size) except +
         void truncate(size_t size)
         uint8_t* release()
+
+    Buffer& scratch() except +
 
     cdef cppclass Bitmap:
         size_t size()
@@ -205,6 +208,7 @@ cdef extern from "native/encode.hpp" namespace "godb" nogil:
 
 cdef extern from "native/ids.hpp" namespace "godb" nogil:
     uint64_t c_survey_ids "godb::survey_ids"(const ArrowArray* ids, Buffer& hashes) except +
+    cbool c_ids_ascend "godb::ids_ascend"(const ArrowArray* ids, uint64_t& greatest)
     uint64_t c_hash_id "godb::hash_id"(const uint8_t* data, size_t size)
     cbool c_has_equal "godb::has_equal"(const uint64_t* hashes, size_t count) except +
 
@@ -331,11 +335,11 @@ def compress_piece(bytes content not None, uint64_t max_ratio):
     cdef const uint8_t* data = <const uint8_t*>PyBytes_AS_STRING(content)
     cdef size_t size = PyBytes_GET_SIZE(content)
     cdef unique_ptr[Lz4Compressor] compressor
-    cdef Buffer out
+    cdef Buffer* out = &scratch()
     cdef size_t left
     compressor.reset(new Lz4Compressor(max_ratio))
     with nogil:
-        left = compressor.get().run(data, size, out)
+        left = compressor.get().run(data, size, out[0])
     return PyBytes_FromStringAndSize(<const char*>out.data(), <Py_ssize_t>out.size()), left
 
 
@@ -368,6 +372,9 @@ def decode_pieces(bytes data not None, pieces):
 # --- Finding documents ----------------------------------------------------------------------
 
 
+cdef c_array.array _INT64S = array("q")
+
+
 def scan(bytes data not None, size_t start, size_t count, size_t max_bytes, fields=()):
     """Bounds of the whole entries from `start`; a problem (0 is none) and where it is; and, of each
     document, the places of the values of some fields (0 is unknown)."""
@@ -383,8 +390,8 @@ def scan(bytes data not None, size_t start, size_t count, size_t max_bytes, fiel
     with nogil:
         bounds.push_back(<int64_t>start)
         scanned = c_scan_entries(begin, size, start, count, max_bytes, wanted, bounds, places, at)
-    found = array("q")
-    found.frombytes(PyBytes_FromStringAndSize(<const char*>bounds.data(), <Py_ssize_t>(bounds.size() * 8)))
+    cdef c_array.array found = c_array.clone(_INT64S, <Py_ssize_t>bounds.size(), False)
+    memcpy(found.data.as_voidptr, bounds.data(), bounds.size() * 8)
     noted = PyBytes_FromStringAndSize(<const char*>places.data(), <Py_ssize_t>(places.size() * 4))
     return found, <int>scanned, at, noted
 
@@ -578,13 +585,13 @@ def encode(object ids, object rows, object plan, cbool omit_nulls):
     cdef ArrowArray* row_array = <ArrowArray*>PyCapsule_GetPointer(row_capsule, "arrow_array")
     cdef unique_ptr[WireColumn] root
     cdef unique_ptr[Encoder] encoder
-    cdef Buffer out
+    cdef Buffer* out = &scratch()
     cdef cbool done
     root.reset(new WireColumn())
     _fill_wire(root.get(), plan)
     if not root.get().bind(row_array) or id_array.length != row_array.length:
         raise ValueError("the arrays are not shaped as planned")
-    encoder.reset(new Encoder(out, omit_nulls))
+    encoder.reset(new Encoder(out[0], omit_nulls))
     with nogil:
         done = encoder.get().run(id_array, root.get()[0])
     if not done:
@@ -616,6 +623,17 @@ def survey_ids(object ids):
     with nogil:
         greatest = c_survey_ids(array, hashes)
     return PyBytes_FromStringAndSize(<const char*>hashes.data(), <Py_ssize_t>hashes.size()), greatest
+
+
+def ids_ascend(object ids):
+    """Whether each id comes behind the one before it, and the greatest number among the ids."""
+    _, capsule = ids.__arrow_c_array__()
+    cdef ArrowArray* array = <ArrowArray*>PyCapsule_GetPointer(capsule, "arrow_array")
+    cdef uint64_t greatest = 0
+    cdef cbool ascend
+    with nogil:
+        ascend = c_ids_ascend(array, greatest)
+    return ascend, greatest
 
 
 def text_extremes(object texts):

@@ -32,6 +32,7 @@ __all__ = [
     "find_entry",
     "has_equal",
     "hash_id",
+    "ids_ascend",
     "infer",
     "scan_entries",
     "skip_items",
@@ -262,6 +263,12 @@ def survey_ids(ids: pa.Array) -> tuple[bytes, int]:
     """Look at document ids before they are written: their hashes, and the greatest number."""
     hashes, greatest = _native.survey_ids(ids)
     return hashes, greatest
+
+
+def ids_ascend(ids: pa.Array) -> int | None:
+    """The greatest number among ids that each come behind the one before; else None."""
+    ascend, greatest = _native.ids_ascend(ids)
+    return greatest if ascend else None
 
 
 def text_extremes(texts: pa.Array) -> tuple[int, int]:

@@ -6,6 +6,7 @@ keys of every type keep their own identity, and a list is always an array.
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -35,6 +36,7 @@ __all__ = [
     "find_entry",
     "has_equal",
     "hash_id",
+    "ids_ascend",
     "infer",
     "scan_entries",
     "skip_items",
@@ -494,9 +496,34 @@ def survey_ids(ids: pa.Array) -> tuple[bytes, int]:
     hashes = bytearray()
     for raw in ids.to_pylist():
         hashes += xxhash.xxh3_64_digest(raw)
-        if len(raw) < 19 and raw.isdigit():
-            greatest = max(greatest, int(raw))
+        greatest = max(greatest, _number_of(raw))
     return bytes(hashes), greatest
+
+
+def _number_of(identity: bytes) -> int:
+    return int(identity) if len(identity) < 19 and identity.isdigit() else 0
+
+
+def ids_ascend(ids: pa.Array) -> int | None:
+    """Whether each id comes behind the one before it, by size and then by bytes.
+
+    Of such ids no two are the same, which is known without remembering them.
+
+    Parameters
+    ----------
+    ids : pyarrow.BinaryArray
+        Ids, in UTF-8.
+
+    Returns
+    -------
+    int or None
+        The greatest id that is a number, as of :func:`survey_ids`; None where an id does not.
+    """
+    found = ids.to_pylist()
+    keys = [(len(raw), raw) for raw in found]
+    if any(before >= after for before, after in itertools.pairwise(keys)):
+        return None
+    return max(map(_number_of, found), default=0)
 
 
 def text_extremes(texts: pa.Array) -> tuple[int, int]:

@@ -9,7 +9,9 @@
 namespace godb {
 
 // A hash that finds equal ids; they are compared before anybody says so.
-inline uint64_t hash_id(const uint8_t* data, size_t size) {
+// So many bytes as `readable` may be read.
+inline uint64_t hash_id(const uint8_t* data, size_t size, size_t readable = 0) {
+    const uint8_t* const readable_end = data + std::max(size, readable);
     uint64_t hash = 0x9e3779b97f4a7c15ull * (uint64_t(size) + 1);
     for (; size >= 8; data += 8, size -= 8) {
         uint64_t word;
@@ -18,38 +20,95 @@ inline uint64_t hash_id(const uint8_t* data, size_t size) {
         hash ^= hash >> 32;
     }
     uint64_t word = 0;
-    if (size) std::memcpy(&word, data, size);
+    if (__builtin_expect(readable_end - data >= 8, 1)) {
+        std::memcpy(&word, data, 8);
+        word &= (uint64_t(1) << (8 * size)) - 1;
+    } else if (size) {
+        std::memcpy(&word, data, size);
+    }
     hash = (hash ^ word) * 0xc4ceb9fe1a85ec53ull;
     hash ^= hash >> 29;
     hash *= 0x9e3779b97f4a7c15ull;
     return hash ^ (hash >> 32);
 }
 
+// An id that is a number of at most 18 digits; of others 0.
+inline uint64_t number_of(const uint8_t* id, size_t size, size_t readable) {
+    if (size == 0 || size > 18) return 0;
+    if (size <= 8 && readable >= 8) {
+        // Eight digits at once, with zeros in front.
+        constexpr uint64_t zeros = 0x3030303030303030ull;
+        uint64_t word;
+        std::memcpy(&word, id, 8);
+        if (size < 8) word = word << (64 - 8 * size) | zeros >> (8 * size);
+        word -= zeros;
+        if ((word | (word + 0x7676767676767676ull)) & 0x8080808080808080ull) return 0;
+        word = word * 10 + (word >> 8);
+        constexpr uint64_t mask = 0x000000ff000000ffull;
+        return (((word & mask) * 0x000f424000000064ull) +
+                ((word >> 16 & mask) * 0x0000271000000001ull)) >> 32;
+    }
+    uint64_t number = 0;
+    for (size_t i = 0; i < size; ++i) {
+        if (id[i] < '0' || id[i] > '9') return 0;
+        number = number * 10 + (id[i] - '0');
+    }
+    return number;
+}
+
+// The ids of a binary array, one after the other.
+struct Ids {
+    explicit Ids(const ArrowArray* ids)
+        : offsets(static_cast<const int32_t*>(ids->buffers[1]) + ids->offset),
+          text(static_cast<const uint8_t*>(ids->buffers[2])),
+          end(text + (ids->length ? offsets[ids->length] : 0)),
+          count(ids->length) {}
+
+    const uint8_t* data(int64_t row) const { return text + offsets[row]; }
+    size_t size(int64_t row) const { return size_t(offsets[row + 1] - offsets[row]); }
+    size_t readable(int64_t row) const { return size_t(end - data(row)); }
+
+    const int32_t* offsets;
+    const uint8_t* text;
+    const uint8_t* end;
+    int64_t count;
+};
+
 // Appends a hash of each id; returns the greatest that is a number of at most 18 digits.
-inline uint64_t survey_ids(const ArrowArray* ids, Buffer& hashes) {
-    const auto* offsets = static_cast<const int32_t*>(ids->buffers[1]) + ids->offset;
-    const auto* text = static_cast<const uint8_t*>(ids->buffers[2]);
+inline uint64_t survey_ids(const ArrowArray* array, Buffer& hashes) {
+    const Ids ids(array);
     uint64_t greatest = 0;
-    hashes.reserve(size_t(ids->length) * 8);
-    for (int64_t row = 0; row < ids->length; ++row) {
-        const uint8_t* id = text + offsets[row];
-        const size_t size = size_t(offsets[row + 1] - offsets[row]);
-        hashes.push(hash_id(id, size));
-        if (size == 0 || size > 18) continue;
-        uint64_t number = 0;
-        size_t digits = 0;
-        while (digits < size && id[digits] >= '0' && id[digits] <= '9')
-            number = number * 10 + (id[digits++] - '0');
-        if (digits == size && number > greatest) greatest = number;
+    hashes.reserve(size_t(ids.count) * 8);
+    for (int64_t row = 0; row < ids.count; ++row) {
+        const uint8_t* id = ids.data(row);
+        hashes.push(hash_id(id, ids.size(row), ids.readable(row)));
+        greatest = std::max(greatest, number_of(id, ids.size(row), ids.readable(row)));
     }
     return greatest;
+}
+
+// Whether each id comes behind the one before it, by size and then by bytes; `greatest` as above.
+inline bool ids_ascend(const ArrowArray* array, uint64_t& greatest) {
+    const Ids ids(array);
+    greatest = 0;
+    for (int64_t row = 0; row < ids.count; ++row) {
+        const uint8_t* id = ids.data(row);
+        const size_t size = ids.size(row);
+        if (row) {
+            const size_t before = ids.size(row - 1);
+            if (size < before) return false;
+            if (size == before && std::memcmp(ids.data(row - 1), id, size) >= 0) return false;
+        }
+        greatest = std::max(greatest, number_of(id, size, ids.readable(row)));
+    }
+    return true;
 }
 
 // Whether two of the hashes are equal. A bit for each hash, several times as many as there are,
 // tells most of them apart without leaving the cache; the few that meet another one are counted.
 inline bool has_equal(const uint64_t* hashes, size_t count) {
     unsigned width = 10;
-    while ((size_t(1) << width) < count * 8 && width < 30) ++width;
+    while ((size_t(1) << width) < count * 32 && width < 30) ++width;
     const unsigned shift = 64 - width;
     std::vector<uint64_t> seen(size_t(1) << (width - 6), 0);
     std::vector<uint64_t> met;
