@@ -140,7 +140,7 @@ def _bounds(column: pa.Array) -> Bounds | None:
         values = _numbers(known)
         low, high = int(values.argmin()), int(values.argmax())
         # A NaN is not between any bounds, and yet differs from everything.
-        if values[low] != values[low]:  # noqa: PLR0124
+        if values[low] != values[low]:
             return None
         return Bounds(known[low], known[high], nulls)
     found = pc.min_max(column)
