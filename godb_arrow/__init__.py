@@ -53,6 +53,7 @@ from godb_arrow.errors import (
     UnsupportedFlags,
     UnsupportedType,
     UnsupportedVersion,
+    VersionNotFound,
     WorkerNotFound,
     WriteConflict,
     WrongMagic,
@@ -73,6 +74,7 @@ from godb_arrow.reading import (
 from godb_arrow.scannable import FileCollection, Scannable, open_godb
 from godb_arrow.store import CollectionInfo, CollectionState
 from godb_arrow.verify import inspect_godb, verify_godb
+from godb_arrow.versions import CollectionVersion, VersionInfo
 from godb_arrow.writing import CompatibilityWarning, write_godb
 
 __all__ = [
@@ -87,6 +89,7 @@ __all__ = [
     "CollectionNotFound",
     "CollectionRequired",
     "CollectionState",
+    "CollectionVersion",
     "CompatibilityWarning",
     "CorruptFile",
     "DepthExceeded",
@@ -132,6 +135,8 @@ __all__ = [
     "UnsupportedFlags",
     "UnsupportedType",
     "UnsupportedVersion",
+    "VersionInfo",
+    "VersionNotFound",
     "WorkerNotFound",
     "WriteConflict",
     "WrongMagic",

@@ -147,6 +147,11 @@ class Workers:
         self._lock = threading.RLock()
         self._running = False
 
+    @property
+    def running(self) -> bool:
+        """Whether they were started, and not stopped since."""
+        return self._running
+
     def add(self, name: str, interval: float, function: Callable[[], Any]) -> None:
         """Add a worker; it starts with the others, or now if they run."""
         if not callable(function):

@@ -8,7 +8,7 @@ import weakref
 from bisect import bisect_right
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -27,9 +27,12 @@ from godb_arrow.remote import is_url
 from godb_arrow.schema import DocumentSummary, infer_schema
 from godb_arrow.storage import HeldFile
 
-__all__ = ["Base", "Documents", "IdIndex", "Rows"]
+__all__ = ["Base", "Documents", "IdIndex", "Pin", "Rows", "Wanted"]
 
 Rows = npt.NDArray[np.int64]
+
+Wanted: TypeAlias = Sequence[Any]
+"""Which of a file's pieces are needed; of several files, of each either that, or all or nothing."""
 
 _NUMBERS = itertools.count(1)
 _NO_ROWS: Rows = np.empty(0, np.int64)
@@ -73,7 +76,7 @@ class IdIndex:
         first = at = int(self.hashes.searchsorted(wanted))
         while at < len(self.hashes) and self.hashes[at] == wanted:
             at += 1
-        return self.rows[first:at]
+        return self.rows[first:at].astype(np.int64)
 
     def candidates(self, ids: pa.Array) -> Rows:
         """Rows that may have one of some ids, in order."""
@@ -83,7 +86,8 @@ class IdIndex:
         hits = np.flatnonzero(last > first)
         if not len(hits):
             return _NO_ROWS
-        return np.unique(np.concatenate([self.rows[first[hit] : last[hit]] for hit in hits]))
+        found = np.concatenate([self.rows[first[hit] : last[hit]] for hit in hits])
+        return np.unique(found).astype(np.int64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +116,7 @@ class Documents:
         return self.runs[run], row - self.starts[run]
 
 
-class _Pin:
+class Pin:
     """Somebody who reads a base."""
 
 
@@ -150,7 +154,7 @@ class Base:
         self._key = next(_NUMBERS)
         self._lock = threading.Lock()
         self._loading = threading.Lock()
-        self._pins: weakref.WeakSet[_Pin] = weakref.WeakSet()
+        self._pins: weakref.WeakSet[Pin] = weakref.WeakSet()
         self._stored: StoredCollection | None = None
         self._count: int | None = 0 if path is None else None
         self._least_size = 0  # of the documents, seen when they did not fit
@@ -170,9 +174,9 @@ class Base:
             self.memory.files.put(self._key, self, 1)
         return stored
 
-    def pin(self) -> object:
+    def pin(self) -> Pin:
         """Keep the file open as long as the result is there."""
-        pin = _Pin()
+        pin = Pin()
         if self.path is not None:
             with self._lock:
                 self._pins.add(pin)
@@ -203,6 +207,24 @@ class Base:
         return self._count
 
     @property
+    def deleted(self) -> Rows:
+        """The rows that the file says are no more: a single file has none."""
+        return _NO_ROWS
+
+    @property
+    def live(self) -> int:
+        """How many documents are left."""
+        return self.count - len(self.deleted)
+
+    def files(self) -> list[tuple[int, Base]]:
+        """The row of each file's first document, and the file."""
+        return [(0, self)]
+
+    def selected(self, wanted: Wanted | None) -> Iterator[tuple[int, Base, Wanted | None]]:
+        """The files that are needed: first row, file, and what of it (all with None)."""
+        yield 0, self, wanted
+
+    @property
     def file_size(self) -> int:
         """Bytes of the file."""
         return 0 if self.path is None else self.open().source.size() or 0
@@ -228,8 +250,11 @@ class Base:
     def _documents_key(self) -> tuple[int, str]:
         return self._key, "documents"
 
-    def forget(self) -> None:
-        """Give up what is held in memory, and close the file when nobody reads it."""
+    def forget(self, successor: Base | None = None) -> None:
+        """Give up what is held in memory, but for what a successor has, too.
+
+        The file is closed when nobody reads it.
+        """
         self.memory.files.remove(self._key)
         self.close_if_idle()
         for key in self.memory.cache:
@@ -267,7 +292,7 @@ class Base:
         self.memory.hold(self._documents_key, documents, documents.nbytes)
         return documents
 
-    def runs(self, wanted: Sequence[bool] | None = None) -> Iterator[Run]:
+    def runs(self, wanted: Wanted | None = None) -> Iterator[Run]:
         """The documents in runs, to be loaded by whoever works on them.
 
         Of the file's pieces, those that are not wanted may be left out.
@@ -280,7 +305,7 @@ class Base:
         else:
             yield from map(Run.of, held.runs, held.starts)
 
-    def loaded(self, wanted: Sequence[bool] | None = None) -> Iterator[tuple[int, codec.Entries]]:
+    def loaded(self, wanted: Wanted | None = None) -> Iterator[tuple[int, codec.Entries]]:
         """The entries in runs, as :meth:`runs` has them, and the row of each run's first."""
         if self.path is None:
             return
@@ -298,11 +323,20 @@ class Base:
             self.memory.hold(key, found, found.nbytes)
         return found
 
+    def prepare_ids(self) -> None:
+        """Have the index of ids at hand."""
+        if self.path is not None:
+            self.ids()
+
+    def greatest_id(self) -> int:
+        """The greatest id that is a number."""
+        return self.ids().greatest
+
     def pieces(self) -> CollectionPieces | None:
         """The pieces of the file, where there are any that can be used."""
         return None if self.path is None else self.open().pieces()
 
-    def pieces_matching(self, projection: Projection) -> Sequence[bool] | None:
+    def pieces_matching(self, projection: Projection) -> Wanted | None:
         """Which pieces may have documents that a filter keeps; None when it could be any."""
         return None if self.path is None else self.open().pieces_matching(projection)
 

@@ -26,6 +26,7 @@ from godb_arrow.errors import (
     error_context,
 )
 from godb_arrow.options import ReadKeywords, ReadOptions
+from godb_arrow.parts import PartedBase
 from godb_arrow.projection import Filter
 from godb_arrow.query import Explanation, Page, check_indexable, explain, matching, page_after, pick
 from godb_arrow.scannable import Scannable
@@ -33,6 +34,7 @@ from godb_arrow.schema import ID_FIELD
 from godb_arrow.snapshot import Snapshot
 from godb_arrow.store import CollectionStore
 from godb_arrow.streaming import BatchStream, DocumentStream
+from godb_arrow.versions import CollectionVersion, VersionInfo, versions_of
 
 __all__ = ["Collection"]
 
@@ -294,6 +296,38 @@ class Collection(CollectionStore, Scannable):
         with error_context("read", collection=self._name):
             return self.snapshot().schema()
 
+    def versions(self) -> list[VersionInfo]:
+        """The saved states that can be read: of a collection that has several files the last ones.
+
+        Returns
+        -------
+        list of VersionInfo
+            In order; the last one is what was saved last.
+        """
+        self._services.check_open()
+        base = self._base
+        return versions_of(base.folder) if isinstance(base, PartedBase) else []
+
+    def at_version(self, version: int) -> CollectionVersion:
+        """The collection as it was saved once.
+
+        Parameters
+        ----------
+        version : int
+            As :meth:`versions` has it.
+
+        Returns
+        -------
+        CollectionVersion
+
+        Raises
+        ------
+        VersionNotFound
+            There is no such version, or not any more.
+        """
+        with self._reading():
+            return CollectionVersion(self._name, self.version_base(version))
+
     def explain(self, filter: Filter | None = None) -> Explanation:
         """How a filter would be evaluated, and whether an index helps."""
         snapshot = self.snapshot()
@@ -538,9 +572,8 @@ class Collection(CollectionStore, Scannable):
     ) -> dict[str, dict[Any, Any]]:
         with self._writing(operation):
             self._services.make_room(1024 * len(ids))
-            if self._base.path is not None:
-                self._base.documents()
-                self._base.ids()
+            self._base.documents()
+            self._base.prepare_ids()
             with self._lock:
                 self._check_there()
                 self._prepare()
@@ -610,8 +643,7 @@ class Collection(CollectionStore, Scannable):
     def _delete(self, ids: list[str], version: int | None = None) -> int | None:
         """Delete those that are there; None if there were changes since a version."""
         with self._writing("delete"):
-            if self._base.path is not None:
-                self._base.ids()
+            self._base.prepare_ids()
             with self._lock:
                 self._check_there()
                 self._prepare()

@@ -40,6 +40,7 @@ from godb_arrow.reading import list_collections
 from godb_arrow.remote import is_url
 from godb_arrow.store import CollectionInfo, Services
 from godb_arrow.streaming import DocumentStream
+from godb_arrow.versions import CollectionVersion, VersionInfo
 
 if TYPE_CHECKING:
     import datetime as dt
@@ -56,7 +57,9 @@ logger = logging.getLogger(__name__)
 _MEBIBYTE = 1 << 20
 _SHOWN = 100  # collections of a table
 _MOST_JOURNAL = 256 << 20
-_SYNCER, _SAVER = "journal-sync", "saver"
+_SYNCER, _SAVER, _COMPACTOR = "journal-sync", "saver", "compactor"
+_COMPACTING = 10.0  # seconds between two looks for files that should be joined
+_BUDGET = 256 << 20  # bytes of files that are written then
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,6 +203,15 @@ class StorageEngine:
         Which views go first: ``LRU()``, ``LFU()``, ``TTL(seconds)`` or your own.
     threads : int, optional
         Threads of a stream; as many as there are cores, if left out.
+    part_size : int or str
+        Bytes of documents that a file has at most; 128 MiB by default. A larger collection is a
+        folder of files, to which saving adds what changed, and rewrites nothing.
+    keep_versions : int
+        How many of the last saved states of such a collection stay readable: see
+        :meth:`versions`.
+    part_grace : float, timedelta or str
+        How long files stay that no state needs any more, for who reads the directory from another
+        process; ten minutes by default.
 
     Raises
     ------
@@ -236,6 +248,9 @@ class StorageEngine:
         read_only: bool = False,
         eviction_policy: EvictionPolicy | None = None,
         threads: int | None = None,
+        part_size: int | str = 128 << 20,
+        keep_versions: int = 5,
+        part_grace: float | str | dt.timedelta = 600.0,
     ) -> None:
         self._closed = True  # until it is open
         self.options = EngineOptions.checked(
@@ -244,9 +259,12 @@ class StorageEngine:
             durability=durability,
             sync_interval=sync_interval,
             threads=threads,
+            part_size=part_size,
+            keep_versions=keep_versions,
+            part_grace=part_grace,
         )
         self._memory = Memory(self.options.max_memory, eviction_policy)
-        self._directory = open_directory(data_dir, read_only=read_only)
+        self._directory = open_directory(data_dir, self._memory, read_only=read_only)
         if not self._directory.keeps_journal:
             self.options = replace(self.options, durability="checkpoint")
         self._services = Services(
@@ -278,12 +296,17 @@ class StorageEngine:
             if self.options.durability == "interval":
                 self._syncer.add(_SYNCER, self.options.sync_interval, self._sync_in_background)
                 self._syncer.start()
+            if self._directory.keeps_parts:
+                self._workers.add(_COMPACTOR, _COMPACTING, self._compact_in_background)
             close_at_exit(self)
 
     # --- opening and closing ------------------------------------------------------------------
 
     def _recover(self) -> None:
-        self._collections = Catalog(self._directory.files(), self._make)
+        files = self._directory.files()
+        if not self._directory.read_only:
+            self._directory.remove_older(files)
+        self._collections = Catalog(files, self._make)
         needs: dict[Collection, int] = {}
         for record in self._directory.recover():
             self._recovered += 1
@@ -301,8 +324,7 @@ class StorageEngine:
             self._remove_leftover(path)
 
     def _make(self, name: str, path: str) -> Collection:
-        base = Base(self._memory, path, is_ours=not self._directory.read_only)
-        return Collection(self._services, name, base)
+        return Collection(self._services, name, self._directory.base(path))
 
     def _replay(self, record: Record, needs: dict[Collection, int]) -> None:
         op, name = record.meta["op"], record.meta["c"]
@@ -494,11 +516,11 @@ class StorageEngine:
     def _remove_leftover(self, path: str) -> None:
         """Remove the file of a collection that was dropped; tried again with each save."""
         heirs = [one for one in self._collections.made()
-                 if self._directory.path_of(one.name) == path]  # fmt: skip
-        if any(one.path != path for one in heirs):
+                 if path in self._directory.paths_of(one.name)]  # fmt: skip
+        if any(one.path not in self._directory.paths_of(one.name) for one in heirs):
             return  # it is replaced soon
         try:
-            if not heirs:
+            if not any(one.path == path for one in heirs):
                 self._directory.remove(path)
         except StorageError:
             logger.warning("the file of a dropped collection stays for now", exc_info=True)
@@ -512,13 +534,13 @@ class StorageEngine:
 
     def _free_path(self, name: str, owner: Collection | None = None) -> None:
         """Make sure that nothing of others is in the file that a collection will have."""
-        path = self._directory.path_of(name)
-        for other in self._collections.made():
-            if other is not owner and path in other.paths:
-                self._checkpoint(other)  # it was renamed, and its file did not follow yet
-        if path in self._leftovers:
-            self._directory.remove(path)
-            self._forget_leftover(path)
+        for path in self._directory.paths_of(name):
+            for other in self._collections.made():
+                if other is not owner and path in other.paths:
+                    self._checkpoint(other)  # it was renamed, and its file did not follow yet
+            if path in self._leftovers:
+                self._directory.remove(path)
+                self._forget_leftover(path)
 
     def rename_collection(self, name: str, new_name: str) -> None:
         """Give a collection another name; handles and streams stay good.
@@ -756,6 +778,8 @@ class StorageEngine:
             try:
                 if collection.checkpoint():
                     self._checkpoints += 1
+                    if not self._workers.running:
+                        collection.compact(pause=lambda: True)
                     give_back()
             except GodbError:
                 self._failed += 1
@@ -811,6 +835,93 @@ class StorageEngine:
                 f"max_memory={memory.limit} are left",
                 advice="insert fewer documents at a time, or raise max_memory",
             ) from failed
+
+    def compact(self, name: str | None = None) -> int:
+        """Leave out of the files what is gone, and join those that are small.
+
+        Collections that have several files are compacted in the background, too, where workers
+        run, and otherwise a little with each save; this does all that can be done.
+
+        Parameters
+        ----------
+        name : str, optional
+            The collection; all of them, if left out.
+
+        Returns
+        -------
+        int
+            Bytes of files that were written.
+
+        Examples
+        --------
+        >>> import tempfile, godb_arrow
+        >>> with godb_arrow.StorageEngine(tempfile.mkdtemp(), part_size="1KiB") as engine:
+        ...     numbers = engine.create_collection("numbers")
+        ...     _ = numbers.insert_many([{"n": n} for n in range(1000)])
+        ...     engine.save()
+        ...     _ = numbers.delete_many(numbers["n"] > 9)
+        ...     engine.save()
+        ...     _ = engine.compact("numbers")
+        ...     numbers.versions()[-1].parts
+        1
+        """
+        self._check_writable()
+        chosen = self._collections.all() if name is None else [self[name]]
+        return sum(collection.compact(thorough=True) for collection in chosen)
+
+    def _compact_in_background(self) -> None:
+        left = _BUDGET
+
+        def pause() -> bool:
+            return left <= 0
+
+        with self._lock:
+            collections = self._collections.made()
+        for collection in collections:
+            left -= collection.compact(pause=pause)
+            if pause():
+                return
+
+    def pack(self, name: str) -> None:
+        """Write a collection that has several files into a single one, which go-db reads.
+
+        It becomes several again when it is saved with changes and is larger than `part_size`.
+
+        Parameters
+        ----------
+        name : str
+            The collection.
+        """
+        self._check_writable()
+        self[name].pack()
+
+    def versions(self, name: str) -> list[VersionInfo]:
+        """See :meth:`Collection.versions`."""
+        return self[name].versions()
+
+    def snapshot(self, name: str, version: int) -> CollectionVersion:
+        """A collection as it was saved once: see :meth:`Collection.at_version`."""
+        return self[name].at_version(version)
+
+    def restore(self, name: str, version: int) -> None:
+        """Go back to an earlier state of a collection.
+
+        What there is now is saved before, and stays readable as the version before.
+
+        Parameters
+        ----------
+        name : str
+            The collection.
+        version : int
+            As :meth:`versions` has it.
+
+        Raises
+        ------
+        VersionNotFound
+            There is no such version, or not any more.
+        """
+        self._check_writable()
+        self[name].restore(version)
 
     def save_to_file(self, path: str | os.PathLike[str]) -> int:
         """Write all collections to one file, which go-db reads, too.

@@ -13,6 +13,7 @@
     │       └── ChecksumMismatch
     ├── CollectionNotFound (KeyError)
     ├── DocumentNotFound (KeyError)
+    ├── VersionNotFound (KeyError)            no such state of a collection, or not any more
     ├── CollectionRequired (ValueError)       several collections, none was named
     ├── SchemaError (ValueError)
     │   ├── TypeConflict (TypeError)          on_conflict="error"
@@ -91,6 +92,7 @@ __all__ = [
     "UnsupportedFlags",
     "UnsupportedType",
     "UnsupportedVersion",
+    "VersionNotFound",
     "WorkerNotFound",
     "WriteConflict",
     "WrongMagic",
@@ -224,6 +226,12 @@ class CollectionNotFound(GodbError, KeyError):
 
 class DocumentNotFound(GodbError, KeyError):
     """The collection has no document of that id."""
+
+    __str__ = GodbError.__str__
+
+
+class VersionNotFound(GodbError, KeyError):
+    """The collection has no such version, or not any more."""
 
     __str__ = GodbError.__str__
 

@@ -286,6 +286,8 @@ def _pack_hints(hints: Mapping[str, CollectionHint]) -> bytes:
             recorded["indexes"] = list(hint.indexes)
         if hint.plain:
             recorded["plain"] = True
+        if hint.version:
+            recorded["version"] = hint.version
         collections[name] = recorded
     packed = codec.pack(collections)
     return b"\x82" + PACKED_COLLECTIONS + packed + PACKED_CHECKSUM + pack_checksum(packed)

@@ -169,6 +169,8 @@ class CollectionHint:
         Fields that the engine keeps indexes on.
     plain : bool
         Whether the file has nothing but this collection and its indexes.
+    version : int
+        How often the collection was saved: of two files of it, the one with more counts.
     """
 
     count: int
@@ -178,6 +180,7 @@ class CollectionHint:
     record: int = 0
     indexes: tuple[str, ...] = ()
     plain: bool = False
+    version: int = 0
 
 
 def is_sealed(tail: bytes) -> bool:
@@ -302,6 +305,7 @@ def _read_hint(hint: Any) -> CollectionHint:
         record=int(hint.get("record", 0)),
         indexes=tuple(str(field) for field in hint.get("indexes", ())),
         plain=bool(hint.get("plain", False)),
+        version=int(hint.get("version", 0)),
     )
 
 

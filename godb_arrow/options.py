@@ -132,6 +132,13 @@ class EngineOptions:
         Seconds between two syncs of the journal, with ``durability="interval"``.
     threads : int or None
         Threads of a stream; None takes as many as there are cores.
+    part_size : int
+        Bytes of documents, decompressed, that a file has at most: a larger collection has several.
+    keep_versions : int
+        How many of the last saved states of a collection that has several files stay readable.
+    part_grace : float
+        Seconds for which files stay that no state needs any more, for who reads from another
+        process.
 
     Examples
     --------
@@ -144,6 +151,9 @@ class EngineOptions:
     durability: Durability = "interval"
     sync_interval: float = 1.0
     threads: int | None = None
+    part_size: int = 128 << 20
+    keep_versions: int = 5
+    part_grace: float = 600.0
 
     @classmethod
     def checked(cls, **given: Any) -> EngineOptions:
@@ -189,6 +199,7 @@ _TIME_UNITS = {
     "": 1.0, "ms": 0.001, "s": 1.0, "sec": 1.0, "min": 60.0, "m": 60.0, "h": 3600.0, "d": 86400.0,
 }  # fmt: skip
 _LEAST_MEMORY = 1 << 20
+_LEAST_PART = 1 << 10
 
 
 def _quantity(text: str, units: Mapping[str, float]) -> float | None:
@@ -198,12 +209,13 @@ def _quantity(text: str, units: Mapping[str, float]) -> float | None:
     return float(match[1]) * units[match[2]]
 
 
-def parse_size(name: str, value: object) -> int:
+def parse_size(name: str, value: object, least: int = _LEAST_MEMORY) -> int:
     """Bytes, given as a number or with a unit, such as ``"512MB"`` or ``"1GiB"``."""
     size = _quantity(value, _SIZE_UNITS) if isinstance(value, str) else value
-    if isinstance(size, bool) or not isinstance(size, (int, float)) or not size >= _LEAST_MEMORY:
+    if isinstance(size, bool) or not isinstance(size, (int, float)) or not size >= least:
         raise InvalidOption(
-            f"{name} is {value!r}", advice="give at least 1 MiB, in bytes or such as '1GB'"
+            f"{name} is {value!r}",
+            advice=f"give at least {least >> 10} KiB, in bytes or such as '1GB'",
         )
     return int(size)
 
@@ -230,6 +242,10 @@ def _optional(parse: Callable[[str, object], Any]) -> Callable[[str, object], An
     return lambda name, value: None if value is None else parse(name, value)
 
 
+def _parse_part_size(name: str, value: object) -> object:
+    return parse_size(name, value, _LEAST_PART)
+
+
 def _parse_durability(name: str, value: object) -> object:
     _check_choice(name, value, ("commit", "interval", "checkpoint"))
     return value
@@ -246,4 +262,7 @@ _ENGINE_PARSERS: dict[str, Callable[[str, object], Any]] = {
     "durability": _parse_durability,
     "sync_interval": parse_duration,
     "threads": _optional(_parse_count),
+    "part_size": _parse_part_size,
+    "keep_versions": _parse_count,
+    "part_grace": parse_duration,
 }

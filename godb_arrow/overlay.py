@@ -9,10 +9,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from godb_arrow import codec
-from godb_arrow.base import Base
+from godb_arrow.base import Base, Rows
 from godb_arrow.encoding import number_of
 
 __all__ = ["Bulk", "Layer", "Overlay", "Version", "bulk_document", "bulk_of", "first_id"]
@@ -221,6 +222,19 @@ class Overlay:
         used.update(bulk.start for layer in layers for bulk in layer.ranges)
         least = min(used, default=self._rows)
         self._bulks = [b for b in self._bulks if b.start + len(b.entries) > least]
+
+    @property
+    def has_ids_to_find(self) -> bool:
+        """Whether a new base must be asked for ids of changes that are not pinned."""
+        return any(layer.versions for layer in (*self._layers[self._pinned :], self._active))
+
+    def renumber(self, gone: Rows) -> None:
+        """Take note that rows of the base were left out, which were no more: others follow up."""
+        layers = []
+        for layer in (*self._layers, self._active):
+            rows = np.array(layer.shadows, np.int64)
+            layers.append(replace(layer, shadows=(rows - gone.searchsorted(rows)).tolist()))
+        *self._layers, self._active = layers
 
     def rebase(self, base: Base) -> None:
         """Find anew which rows of a base are no more."""

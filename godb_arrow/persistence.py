@@ -5,6 +5,7 @@
     data_dir/
         godb_arrow.lock             held by the one process that writes
         collections/NAME.godb       one collection each, replaced atomically
+        collections/NAME.parts/     a large one: several files, and manifests that name them
         journal/00000001.journal    changes that are in no file yet
 """
 
@@ -14,40 +15,58 @@ import logging
 import os
 import re
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any, BinaryIO
 
 import filelock
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import xxhash
 
 from godb_arrow import codec, storage
-from godb_arrow.base import Base
+from godb_arrow.base import Base, Rows
 from godb_arrow.errors import (
     DirectoryLocked,
     GodbError,
     InvalidCollectionName,
     SourceNotFound,
+    WriteConflict,
     storage_errors,
 )
 from godb_arrow.file_writer import CollectionData, write_file
 from godb_arrow.format import CollectionHint
 from godb_arrow.journal import Journal, Record, read_journal
+from godb_arrow.manifest import Manifest, Part
+from godb_arrow.memory import Memory
+from godb_arrow.parts import PartedBase, PartFolder
 from godb_arrow.projection import project
 from godb_arrow.remote import Expected, RemoteStore, is_url
 from godb_arrow.schema import ID_FIELD
 from godb_arrow.snapshot import Snapshot
+from godb_arrow.statistics import Row
 from godb_arrow.storage import TEMPORARY_PREFIX, TEMPORARY_SUFFIX, file_name, replace_file
 from godb_arrow.writing import read_existing
 
-__all__ = ["DataDirectory", "RemoteDirectory", "check_name", "open_directory", "write_snapshots"]
+__all__ = [
+    "DataDirectory",
+    "RemoteDirectory",
+    "check_name",
+    "join_parts",
+    "open_directory",
+    "place_for",
+    "save_snapshot",
+    "write_snapshots",
+]
 
 logger = logging.getLogger(__name__)
 
 _SUFFIX = ".godb"
+_PARTS = ".parts"
 _MAX_NAME = 255
+_LEAST_MEMORY = 64 << 20
 _TRIES = 10
 _MAX_STEM = 200
 _HASHED = "%~"  # an escaped name never has it
@@ -110,6 +129,8 @@ class DataDirectory:
     ----------
     path : path
         The folder; made, unless it is opened to read only.
+    memory : Memory, optional
+        Holds what is read of its files.
     read_only : bool
         Whether to leave everything as it is.
 
@@ -121,7 +142,15 @@ class DataDirectory:
         The disk refused.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, read_only: bool = False) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        memory: Memory | None = None,
+        *,
+        read_only: bool = False,
+    ) -> None:
+        self.memory = memory or Memory(_LEAST_MEMORY)
+        self._folders: dict[str, PartFolder] = {}
         self.path = os.path.abspath(os.path.expanduser(os.fspath(path)))
         self.read_only = read_only
         self._collections = os.path.join(self.path, "collections")
@@ -202,15 +231,71 @@ class DataDirectory:
         with storage_errors("list", self._collections):
             names = sorted(os.listdir(self._collections))
         files = [f for f in names if f.endswith(_SUFFIX) and not f.startswith(TEMPORARY_PREFIX)]
-        return _named({file: os.path.join(self._collections, file) for file in files})
+        found = _named({file: os.path.join(self._collections, file) for file in files})
+        for folder in names:
+            path = os.path.join(self._collections, folder)
+            if folder.endswith(_PARTS) and (name := self._name_of_folder(path)) is not None:
+                found[name] = self._newer(path, found[name]) if name in found else path
+        return found
+
+    def _name_of_folder(self, path: str) -> str | None:
+        """The collection that a folder has; None where it has none."""
+        folder = self.folder(path)
+        if not folder.versions():
+            return None
+        name = _name_of(os.path.basename(path).removesuffix(_PARTS))
+        if name is None:
+            parts = folder.current().parts
+            name = _stored_name(os.path.join(path, parts[0].file)) if parts else None
+        return name
+
+    def _newer(self, folder: str, file: str) -> str:
+        """Which of the two has the collection: a crash left both."""
+        with suppress(GodbError):  # a folder is always whole
+            if self.base(file).hint.version > self.base(folder).hint.version:
+                return file
+        return folder
+
+    def remove_older(self, files: Mapping[str, str]) -> None:
+        """Remove what a crash left beside the files that count."""
+        for name, path in files.items():
+            for other in self.paths_of(name):
+                if other != path and os.path.exists(other):
+                    logger.info("%s is older than %s: removed", other, path)
+                    self.remove(other)
+
+    def base(self, path: str) -> Base:
+        """The documents of a collection's file or folder."""
+        if path.endswith(_PARTS):
+            return PartedBase(self.folder(path))
+        return Base(self.memory, path, is_ours=not self.read_only)
+
+    def folder(self, path: str) -> PartFolder:
+        """The folder of a collection that has several files."""
+        if path not in self._folders:
+            self._folders[path] = PartFolder(self.memory, path, is_ours=not self.read_only)
+        return self._folders[path]
+
+    @property
+    def keeps_parts(self) -> bool:
+        """Whether a collection may have several files."""
+        return True
+
+    def paths_of(self, name: str) -> tuple[str, ...]:
+        """Where a collection may be: in a file, or in a folder."""
+        file = self.path_of(name)
+        return file, file.removesuffix(_SUFFIX) + _PARTS
 
     def path_of(self, name: str) -> str:
         """Where a collection's file belongs."""
         return os.path.join(self._collections, _stem(name) + _SUFFIX)
 
     def remove(self, path: str) -> None:
-        """Remove a collection's file, if it is there and belongs to the directory."""
+        """Remove a collection's file or folder, if it is there and belongs to the directory."""
         if os.path.dirname(path) != self._collections:
+            return
+        if path.endswith(_PARTS):
+            self.folder(path).remove()
             return
         with storage_errors("remove", path):
             with suppress(FileNotFoundError):
@@ -240,7 +325,11 @@ class RemoteDirectory(DataDirectory):
     lost in a crash.
     """
 
-    def __init__(self, url: str, *, read_only: bool = False) -> None:
+    def __init__(
+        self, url: str, memory: Memory | None = None, *, read_only: bool = False
+    ) -> None:
+        self.memory = memory or Memory(_LEAST_MEMORY)
+        self._folders = {}
         self.path = url.rstrip("/")
         self.read_only = read_only
         self._collections = f"{self.path}/collections"
@@ -253,6 +342,18 @@ class RemoteDirectory(DataDirectory):
     def keeps_journal(self) -> bool:
         """It is a temporary one."""
         return False
+
+    @property
+    def keeps_parts(self) -> bool:
+        """Each collection is one object, which is replaced on condition."""
+        return False
+
+    def paths_of(self, name: str) -> tuple[str, ...]:
+        """Where a collection may be."""
+        return (self.path_of(name),)
+
+    def remove_older(self, files: Mapping[str, str]) -> None:
+        """There is nothing: each collection is one object."""
 
     def recover(self) -> Iterator[Record]:
         """Nothing: what was not saved is gone."""
@@ -291,11 +392,13 @@ class RemoteDirectory(DataDirectory):
             self._temporary.cleanup()
 
 
-def open_directory(path: str | os.PathLike[str], *, read_only: bool = False) -> DataDirectory:
+def open_directory(
+    path: str | os.PathLike[str], memory: Memory, *, read_only: bool = False
+) -> DataDirectory:
     """Open a data directory: a folder, or the URL of one on an object store."""
     name = os.fspath(path)
     kind = RemoteDirectory if is_url(name) else DataDirectory
-    return kind(name, read_only=read_only)
+    return kind(name, memory, read_only=read_only)
 
 
 def _named(paths: dict[str, str]) -> dict[str, str]:
@@ -317,6 +420,166 @@ def _stored_name(path: str) -> str | None:
         logger.warning("%s is left alone: %s", path, error)
         return None
     return names[0] if len(names) == 1 else None
+
+
+def place_for(directory: DataDirectory, name: str, snapshot: Snapshot, part_size: int) -> str:
+    """Where a snapshot is to be saved: in a file or, where it is large, in a folder of several."""
+    *_, last = directory.paths_of(name)
+    first = directory.path_of(name)
+    if not directory.keeps_parts or isinstance(snapshot.base, PartedBase):
+        return last
+    size = _size_of(snapshot)
+    if size is None:  # somebody else wrote the file: documents take several times its size
+        size = 3 * snapshot.base.file_size
+    return last if size > part_size else first
+
+
+def save_snapshot(
+    directory: DataDirectory,
+    target: str,
+    name: str,
+    snapshot: Snapshot,
+    next_id: int,
+    indexes: tuple[str, ...],
+    part_size: int,
+) -> Base:
+    """Save a collection; documents that nobody changed are copied as bytes, or left where they are.
+
+    Parameters
+    ----------
+    directory : DataDirectory
+        Where it is.
+    target : str
+        The collection's file or folder there.
+    name : str
+        The collection.
+    snapshot : Snapshot
+        What to save.
+    next_id : int
+        The number that the next generated id gets.
+    indexes : tuple of str
+        The fields that have an index.
+    part_size : int
+        Bytes of documents that a file of several has at most.
+
+    Returns
+    -------
+    Base
+        What was saved.
+
+    Raises
+    ------
+    WriteConflict
+        Somebody else wrote the file.
+    StorageError
+        The disk refused: what was saved before is as it was.
+    """
+    if target.endswith(_PARTS):
+        return _save_parts(
+            directory.folder(target), name, snapshot, next_id, indexes, part_size
+        )
+    base = snapshot.base
+    write_snapshots(
+        target,
+        [(name, snapshot, next_id, indexes)],
+        keep_extras=base.is_ours,
+        threads=base.memory.threads,
+        expected=directory.expected_at(target, base),
+    )
+    stored = directory.base(target)
+    if (stored.count, stored.hint.record) != (snapshot.count, snapshot.record):
+        raise WriteConflict("somebody else wrote the file at the same time")
+    return stored
+
+
+def _save_parts(
+    folder: PartFolder,
+    name: str,
+    snapshot: Snapshot,
+    next_id: int,
+    indexes: tuple[str, ...],
+    part_size: int,
+) -> Base:
+    """Write what changed to new files, and a manifest that names them beside those before."""
+    base, schema = snapshot.base, snapshot.schema()
+    parts: list[Part] = []
+    statistics: list[Row | None] = []
+    count = snapshot.live_count()
+    if isinstance(base, PartedBase):
+        if base.folder is not folder:  # it was renamed
+            folder.take_over(base)
+        for (start, _), part, row in zip(
+            base.files(), base.manifest.parts, base.part_statistics(), strict=True
+        ):
+            part = replace(part, deleted=snapshot.dead_in(start, part.documents))
+            if part.live:
+                parts.append(part)
+                statistics.append(row)
+        size = sum(len(run.raw()) for run in snapshot.overlay_runs())
+        files: list[tuple[int, Base]] | None = []
+    else:
+        size = _size_of(snapshot) or 3 * base.file_size
+        files = None
+    left = count - sum(part.live for part in parts)
+    added = folder.write_parts(
+        name, snapshot, files, changes=True, count=left, size=size, part_size=part_size,
+        schema=schema,
+    )  # fmt: skip
+    parts += [part for part, _ in added]
+    statistics += [row for _, row in added]
+    manifest = Manifest(
+        base.hint.version + 1, tuple(parts), schema, next_id, snapshot.record, indexes
+    )
+    return folder.commit(manifest, statistics)
+
+
+def join_parts(
+    snapshot: Snapshot, name: str, first: int, last: int, part_size: int
+) -> tuple[Base, Rows, int]:
+    """Write some parts of a collection anew, without what is gone, and a manifest that says so.
+
+    Parameters
+    ----------
+    snapshot : Snapshot
+        The collection as it was saved.
+    name : str
+        The collection.
+    first, last : int
+        The parts, from an index to before another.
+    part_size : int
+        Bytes of documents that a part has at most.
+
+    Returns
+    -------
+    base : Base
+        What there is now.
+    gone : array of int64
+        The rows of the snapshot's base that were left out.
+    written : int
+        Bytes of the new files.
+    """
+    base = snapshot.base
+    assert isinstance(base, PartedBase)
+    old, manifest = base.manifest.parts, base.manifest
+    files = base.files()
+    statistics = base.part_statistics()
+    chosen = old[first:last]
+    added = base.folder.write_parts(
+        name, snapshot, files[first:last], changes=False,
+        count=sum(part.live for part in chosen), size=sum(part.live_size for part in chosen),
+        part_size=part_size, schema=manifest.schema,
+    )  # fmt: skip
+    stored = base.folder.commit(
+        replace(
+            manifest,
+            version=manifest.version + 1,
+            parts=(*old[:first], *(part for part, _ in added), *old[last:]),
+        ),
+        [*statistics[:first], *(row for _, row in added), *statistics[last:]],
+    )
+    gone = [part.deleted + start
+            for (start, _), part in zip(files[first:last], chosen, strict=True)]  # fmt: skip
+    return stored, np.concatenate(gone), sum(part.file_size for part, _ in added)
 
 
 def write_snapshots(
@@ -360,6 +623,7 @@ def write_snapshots(
         hint = CollectionHint(
             snapshot.live_count(), next_id, snapshot.schema(), _size_of(snapshot),
             snapshot.record, fields, plain=not metadata and not set(others) - {"indexes"},
+            version=base.hint.version + 1,
         )  # fmt: skip
         collections.append(CollectionData(name, hint.count, snapshot.chunks(), hint))
         shown = _go_indexes(snapshot, fields)

@@ -390,6 +390,9 @@ class StoredPiece:
     _index: int
     _data: bytes
 
+    def __len__(self) -> int:
+        return self._pieces.documents[self._index]
+
     def entries(self) -> codec.Entries:
         """Its documents."""
         return self._pieces._load(self._data, self._index, self._index + 1, 0, ())

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from godb_arrow import codec
-from godb_arrow.base import Base, Rows
+from godb_arrow.base import Base, Rows, Wanted
 from godb_arrow.errors import FieldNotFound, InvalidCursor, InvalidFilter
 from godb_arrow.pieces import CollectionPieces
 from godb_arrow.projection import Filter, Projection, RowFilter, field_at, project
@@ -104,6 +104,8 @@ class Explanation:
         Of how many pieces the file consists, and how many of them are read: statistics say of the
         others that the filter keeps nothing of them. 0 where the documents are in memory, found by
         an index, or in a file without pieces.
+    parts, parts_read : int
+        Of how many files the collection consists, and how many of them are looked into.
 
     Examples
     --------
@@ -124,6 +126,8 @@ class Explanation:
     source: str
     pieces: int = 0
     pieces_read: int = 0
+    parts: int = 1
+    parts_read: int = 1
 
     @classmethod
     def of_pieces(
@@ -135,6 +139,17 @@ class Explanation:
         chosen = [True] * len(pieces.pieces) if wanted is None else wanted
         left = sum(compress(pieces.documents, chosen))
         return cls(None, left, count, "file", len(pieces.pieces), sum(chosen))
+
+    @classmethod
+    def of_base(cls, base: Base, wanted: Wanted | None) -> Explanation:
+        """How a filter is evaluated on all files that a collection has."""
+        found = [cls.of_pieces(file.pieces(), part, file.count)
+                 for _, file, part in base.selected(wanted)]  # fmt: skip
+        return cls(
+            None, sum(one.candidates for one in found), base.count, "file",
+            sum(one.pieces for one in found), sum(one.pieces_read for one in found),
+            len(base.files()), len(found),
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,7 +264,7 @@ def _exact(
 
 
 def _runs(
-    snapshot: Snapshot, candidates: _Candidates | None, wanted: Sequence[bool] | None = None
+    snapshot: Snapshot, candidates: _Candidates | None, wanted: Wanted | None = None
 ) -> Iterator[codec.Entries]:
     if candidates is None:
         yield from snapshot.entries(wanted)
@@ -281,7 +296,7 @@ def explain(snapshot: Snapshot, condition: Filter | None, indexed: Sequence[str]
     if found is None and base.is_loaded:
         return Explanation(None, snapshot.count, snapshot.count, source)
     if found is None:
-        known = Explanation.of_pieces(base.pieces(), wanted, base.count)
+        known = Explanation.of_base(base, wanted)
         return replace(known, candidates=known.candidates + changed, documents=snapshot.count)
     left = len(np.setdiff1d(found.rows, snapshot.dead_rows(), assume_unique=True))
     return Explanation(found.field, left + changed, snapshot.count, source)

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from godb_arrow import codec
-from godb_arrow.base import Base, Rows
+from godb_arrow.base import Base, Rows, Wanted
 from godb_arrow.codec.entries import Chunk
 from godb_arrow.encoding import number_of
 from godb_arrow.errors import GodbError
@@ -76,10 +76,10 @@ class Snapshot:
             return self._versions
 
     def dead_rows(self) -> Rows:
-        """The rows of the base that were changed or deleted, in order."""
+        """The rows of the base that are no more, in order."""
         if self._dead is None:
             shadows = [row for layer in self._layers for row in layer.shadows]
-            self._dead = np.unique(np.array(shadows, np.int64))
+            self._dead = np.union1d(self.base.deleted, np.array(shadows, np.int64))
         return self._dead
 
     def dead_in(self, start: int, count: int) -> Rows:
@@ -146,7 +146,7 @@ class Snapshot:
                 return None
         return first
 
-    def entries(self, wanted: Sequence[bool] | None = None) -> Iterator[codec.Entries]:
+    def entries(self, wanted: Wanted | None = None) -> Iterator[codec.Entries]:
         """All entries in runs: the base's without those that changed, then these.
 
         Of the base's pieces, those that are not wanted may be left out.
@@ -155,10 +155,29 @@ class Snapshot:
             yield without(run, self.dead_in(start, len(run)))
         yield from self.overlay_runs()
 
-    def chunks(self) -> Iterator[Chunk]:
-        """The bytes of all entries, with statistics, which what did not change keeps.
+    def chunks(
+        self,
+        files: Sequence[tuple[int, Base]] | None = None,
+        *,
+        changes: bool = True,
+        every: int | None = None,
+    ) -> Iterator[Chunk]:
+        """The bytes of entries, with statistics, which what did not change keeps.
 
-        Pieces of the file of which no document changed are copied as they were compressed.
+        Pieces of a file of which no document changed are copied as they were compressed.
+
+        Parameters
+        ----------
+        files : sequence of tuples
+            First row and base of those files of the base that are taken; all, if left out.
+        changes : bool
+            Whether the changed documents follow.
+        every : int, optional
+            A chunk ends after so many documents, twice as many, and so on.
+
+        Yields
+        ------
+        Chunk
         """
         fields = covered(self.schema())
 
@@ -174,34 +193,54 @@ class Snapshot:
             return Chunk(_kept(entries, dead), len(entries) - len(dead), row)
 
         threads = self.base.memory.threads if codec.BACKEND == "native" else 1
-        chunks = ordered_map(give, self._parts(), threads)
+        parts = self._parts(self.base.files() if files is None else files, changes)
+        if every is not None:
+            parts = _cut_after(every, parts)
+        chunks = ordered_map(give, parts, threads)
         return (chunk for chunk in chunks if chunk.documents)
 
-    def _parts(self) -> Iterator[_Part]:
+    def _parts(self, files: Sequence[tuple[int, Base]], changes: bool) -> Iterator[_Part]:
         """The documents in parts, of about the size of a piece."""
-        pieces = self.base.pieces()
-        if pieces is not None:
-            yield from self._parts_of(pieces)
-        else:
-            for start, run in self.base.loaded():
+        for start, file in files:
+            pieces = file.pieces()
+            if pieces is not None:
+                yield from self._parts_of(file, start, pieces)
+                continue
+            for row, run in file.loaded():
                 for part in run.split():
-                    yield part, self.dead_in(start, len(part)), None
-                    start += len(part)
-        for run in self.overlay_runs():
-            yield from ((part, _NO_ROWS, None) for part in run.split())
+                    yield part, self.dead_in(start + row, len(part)), None
+                    row += len(part)
+        if changes:
+            for run in self.overlay_runs():
+                yield from ((part, _NO_ROWS, None) for part in run.split())
 
-    def _parts_of(self, pieces: CollectionPieces) -> Iterator[_Part]:
+    def _parts_of(self, file: Base, start: int, pieces: CollectionPieces) -> Iterator[_Part]:
         statistics = pieces.statistics()
         rows = pieces.rows()
-        with self.base.open().source.open() as stream:
+        with file.open().source.open() as stream:
             for index, piece in enumerate(pieces.stored(stream)):
-                dead = self.dead_in(rows[index], pieces.documents[index])
+                dead = self.dead_in(start + rows[index], pieces.documents[index])
                 if len(dead) < pieces.documents[index]:
                     yield piece, dead, None if statistics is None else row_of(statistics, index)
 
 
 _Part = tuple[codec.Entries | StoredPiece, Rows, Row | None]  # some rows are dead
 _NO_ROWS: Rows = np.empty(0, np.int64)
+
+
+def _cut_after(every: int, parts: Iterator[_Part]) -> Iterator[_Part]:
+    """The same parts, cut in two where so many documents are reached."""
+    room = every
+    for entries, dead, row in parts:
+        while (live := len(entries) - len(dead)) > room:
+            if isinstance(entries, StoredPiece):
+                entries, row = entries.entries(), None
+            cut = int(np.delete(np.arange(len(entries)), dead)[room])
+            yield entries.between(0, cut), dead[dead < cut], row
+            entries, dead = entries.between(cut, len(entries)), dead[dead >= cut] - cut
+            room = every
+        yield entries, dead, row
+        room = room - live or every
 
 
 def without(entries: codec.Entries, dead: Rows) -> codec.Entries:

@@ -76,6 +76,14 @@ class Disk:
         """Remove a file."""
         os.unlink(path)
 
+    def link(self, source: str, target: str) -> None:
+        """Give a file a second name."""
+        os.link(source, target)
+
+    def remove_folder(self, path: str) -> None:
+        """Remove an empty folder."""
+        os.rmdir(path)
+
     def make_folder(self, path: str) -> None:
         """Make a folder, and those above it, unless they are there."""
         os.makedirs(path, exist_ok=True)

@@ -10,7 +10,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any, ClassVar
 
@@ -18,14 +18,24 @@ import pyarrow as pa
 
 from godb_arrow import codec
 from godb_arrow.base import Base
+from godb_arrow.compaction import choose_parts
 from godb_arrow.display import Table, quantity
 from godb_arrow.encoding import Encoded, IdSequence, number_of
-from godb_arrow.errors import CollectionNotFound, DuplicateId, WriteConflict, error_context
+from godb_arrow.errors import (
+    CollectionNotFound,
+    DuplicateId,
+    GodbError,
+    StorageError,
+    VersionNotFound,
+    error_context,
+)
 from godb_arrow.journal import Record
+from godb_arrow.manifest import read_manifest
 from godb_arrow.memory import Memory
 from godb_arrow.options import EngineOptions
 from godb_arrow.overlay import Overlay, Version
-from godb_arrow.persistence import DataDirectory, write_snapshots
+from godb_arrow.parts import PartedBase
+from godb_arrow.persistence import DataDirectory, join_parts, place_for, save_snapshot
 from godb_arrow.snapshot import Snapshot, scan
 
 __all__ = ["CollectionInfo", "CollectionState", "CollectionStore", "Services"]
@@ -193,6 +203,7 @@ class CollectionStore:
         self._needs: int | None = None  # the oldest one beside the overlay's, such as a rename
         self._former: list[str] = []  # files under other names, to be removed
         self._stale = stale  # whether the file must be written though no document changed
+        self._packing = False  # whether it shall be a single one, however large
         self._changes = 0
         self._replayed: list[Record] = []
         self._taken = 0
@@ -324,7 +335,7 @@ class CollectionStore:
             if self._sequence is None:
                 next_id = self._base.hint.next_id
                 if next_id is None:
-                    next_id = self._base.ids().greatest + 1
+                    next_id = self._base.greatest_id() + 1
                 self._sequence = IdSequence(next_id)
             return self._sequence
 
@@ -345,8 +356,7 @@ class CollectionStore:
         greatest = codec.survey_ids(encoded.ids)[1]
         if given:
             sequence.see_greatest(greatest)
-            if self._base.path is not None:
-                self._base.ids()  # while nobody has to wait for it
+            self._base.prepare_ids()  # while nobody has to wait for it
         with self._lock:
             self._check_there()
             if given:
@@ -501,7 +511,7 @@ class CollectionStore:
             return
         base = self._base
         if self._count is None:
-            self._count = base.count
+            self._count = base.live
         stored = base.hint.record
         records = [record for record in self._replayed if record.number > stored]
         for record in records:
@@ -564,24 +574,20 @@ class CollectionStore:
                 base, name = self._base, self._name
                 needs, stale = self._needs, self._stale
                 self._needs, self._stale = None, False  # what comes from now on is for the next
+                packing, self._packing = self._packing, False
                 next_id, indexes, taken = self._ids().next_id, self.indexes, self._changes
-            target = self._services.directory.path_of(name)
+            options, directory = self._services.options, self._services.directory
+            target = place_for(directory, name, snapshot, options.part_size)
+            if packing:
+                target = directory.path_of(name)
             if target != base.path and target not in self._former:
                 self._former.append(target)  # should it not become ours, it must not stay
             try:
-                directory = self._services.directory
-                write_snapshots(
-                    target,
-                    [(name, snapshot, next_id, indexes)],
-                    keep_extras=base.is_ours,
-                    threads=self._services.memory.threads,
-                    expected=directory.expected_at(target, base),
+                stored = save_snapshot(
+                    directory, target, name, snapshot, next_id, indexes, options.part_size
                 )
-                stored = Base(self._services.memory, target, None)
-                if (stored.count, stored.hint.record) != (snapshot.count, snapshot.record):
-                    raise WriteConflict("somebody else wrote the file at the same time")
-                if len(self._overlay) > snapshot.changes:
-                    stored.ids()  # they are needed below, while writers wait
+                if self._overlay.has_ids_to_find:
+                    stored.prepare_ids()  # they are needed below, while writers wait
             except BaseException:
                 with self._lock:
                     self._overlay.unpin()
@@ -590,7 +596,8 @@ class CollectionStore:
                 raise
             with self._lock:
                 self._adopt(stored)
-            base.forget()
+            base.forget(stored)
+            del base, snapshot
             # The journal must know of the earlier name as long as that file is there.
             for path in self._former[:]:
                 self._services.directory.remove(path)
@@ -598,8 +605,119 @@ class CollectionStore:
             with self._lock:
                 needed = [one for one in (self._overlay.first, self._needs) if one is not None]
                 self._services.directory.journal.release(self, min(needed, default=None))
-            logger.info("saved %r: %d documents, %d changes", name, snapshot.count, taken)
+            logger.info("saved %r: %d documents, %d changes", name, stored.live, taken)
+            self._sweep()
             return True
+
+    def compact(self, *, thorough: bool = False, pause: Callable[[], bool] = lambda: False) -> int:
+        """Write files anew that are small, or of which much is gone.
+
+        Readers and writers go on meanwhile; only saving waits, for one file at a time.
+
+        Parameters
+        ----------
+        thorough : bool
+            Whether to leave out everything that is gone, and to join whatever can be joined.
+        pause : callable
+            Whether to leave the rest for later; asked after each step.
+
+        Returns
+        -------
+        int
+            Bytes of files that were written.
+        """
+        written = 0
+        while True:
+            with self._storing, error_context("compact", collection=self._name):
+                step = self._compact_once(thorough)
+            if step is None:
+                return written
+            written += step
+            if pause():
+                return written
+
+    def _compact_once(self, thorough: bool) -> int | None:
+        """Join some files; bytes that were written, or None where nothing is worth it."""
+        options = self._services.options
+        with self._lock:
+            base = self._base
+            if self._dropped or not isinstance(base, PartedBase):
+                return None
+            chosen = choose_parts(base.manifest.parts, options.part_size, thorough=thorough)
+            if chosen is None:
+                return None
+            # As it was saved: what changed since may be in no file yet.
+            snapshot = Snapshot(base, Overlay(), base.live, base.hint.record)
+        stored, gone, written = join_parts(snapshot, self._name, *chosen, options.part_size)
+        with self._lock:
+            self._base = stored
+            self._overlay.renumber(gone)
+        base.forget(stored)
+        del base, snapshot
+        self._sweep()
+        return written
+
+    def pack(self) -> None:
+        """Write all into one file, which go-db reads, too; it grows into several again later."""
+        with self._lock:
+            if not isinstance(self._base, PartedBase):
+                return
+            self._stale = self._packing = True
+        self.checkpoint()
+
+    def restore(self, version: int) -> None:
+        """Go back to a version; what there is now stays readable as the version before.
+
+        Raises
+        ------
+        VersionNotFound
+            There is no such version, or not any more.
+        """
+        self.checkpoint()
+        with self._storing, error_context("restore", collection=self._name), self._lock:
+            self._check_there()
+            if len(self._overlay):
+                raise GodbError("somebody changed the collection meanwhile", advice="try again")
+            base = self._base
+            earlier = self.version_base(version)
+            manifest = replace(
+                earlier.manifest, version=base.hint.version + 1, next_id=self._ids().next_id,
+                record=max(self._record, base.hint.record),
+            )  # fmt: skip
+            self._base = earlier.folder.commit(manifest, earlier.part_statistics())
+            self._count = self._base.live
+            self._indexes = manifest.indexes
+            self._changes += 1
+            self._last_modified = time.time()
+            base.forget(self._base)
+            self._services.directory.journal.release(self, None)
+
+    def version_base(self, version: int) -> PartedBase:
+        """The documents of a version.
+
+        Raises
+        ------
+        VersionNotFound
+        """
+        base = self._base
+        known = base.folder.versions() if isinstance(base, PartedBase) else []
+        if not isinstance(base, PartedBase) or version not in known:
+            shown = ", ".join(map(str, known))
+            raise VersionNotFound(
+                f"there is no version {version!r}",
+                advice=f"the versions are {shown}" if known else "a collection that has several "
+                "files keeps its last versions; see part_size and keep_versions",
+            )
+        return PartedBase(base.folder, read_manifest(base.folder.path, version))
+
+    def _sweep(self) -> None:
+        """Remove files that no state and no reader needs; what cannot be removed stays for now."""
+        base, options = self._base, self._services.options
+        if isinstance(base, PartedBase):
+            try:
+                base.folder.sweep(options.keep_versions, options.part_grace)
+            except StorageError:
+                logger.warning("files of %r that nobody needs stay", self._name, exc_info=True)
 
     def _adopt(self, stored: Base) -> None:
         """Go on with a new file."""

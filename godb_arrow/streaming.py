@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from godb_arrow import codec
-from godb_arrow.base import Rows
+from godb_arrow.base import Base, Rows, Wanted
 from godb_arrow.errors import error_context
 from godb_arrow.options import ReadOptions
 from godb_arrow.parallel import available_cores, ordered_map
@@ -195,34 +195,42 @@ class _Work:
             yield from self._decoded((Run.of(run), None) for run in self.runs)
             return
         base = self.snapshot.base
-        held: list[pa.RecordBatch] | None = base.view(_BATCHES)
-        if len(self.snapshot.dead_rows()) == base.count:
-            pass  # what is not there any more may not fit the schema of what is
-        elif held and _covers(held[0].schema, self.projection.decoded):
-            yield from self._from_held(held)
-        else:
-            wanted = base.pieces_matching(self.projection)
-            hold = self.may_hold and wanted is None  # what is held must be all of it
-            yield from self._decoded(self._base_runs(wanted), hold=hold)
+        # What is not there any more may not fit the schema of what is.
+        if len(self.snapshot.dead_rows()) < base.count:
+            held = all(self._held(file) for _, file in base.files())
+            wanted = None if held else base.pieces_matching(self.projection)
+            for start, file, part in base.selected(wanted):
+                batches = self._held(file)
+                if batches:
+                    yield from self._from_held(batches, start)
+                else:
+                    hold = self.may_hold and part is None  # what is held must be all of it
+                    runs = self._file_runs(file, start, part)
+                    yield from self._decoded(runs, file if hold else None)
         yield from self._decoded((Run.of(run), None) for run in self.snapshot.overlay_runs())
 
-    def _base_runs(self, wanted: Sequence[bool] | None) -> Iterator[_Part]:
-        for run in self.snapshot.base.runs(wanted):
-            yield run, self.snapshot.dead_in(run.start, run.documents)
+    def _held(self, file: Base) -> list[pa.RecordBatch] | None:
+        """The batches of a file that are in memory, if they have all that is wanted."""
+        found: list[pa.RecordBatch] | None = file.view(_BATCHES)
+        return found if found and _covers(found[0].schema, self.projection.decoded) else None
 
-    def _from_held(self, held: list[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    def _file_runs(self, file: Base, start: int, wanted: Wanted | None) -> Iterator[_Part]:
+        for run in file.runs(wanted):
+            yield run, self.snapshot.dead_in(start + run.start, run.documents)
+
+    def _from_held(self, held: list[pa.RecordBatch], start: int) -> Iterator[pa.RecordBatch]:
         names = self.projection.decoded.names
         whole = held[0].schema.names == names
-        start = 0
         for batch in held:
             live = _alive(batch, self.snapshot.dead_in(start, batch.num_rows))
             start += batch.num_rows
             yield self.projection.apply(live if whole else live.select(names))
 
-    def _decoded(self, runs: Iterator[_Part], *, hold: bool = False) -> Iterator[pa.RecordBatch]:
-        base = self.snapshot.base
-        memory = base.memory
-        whole_runs = hold  # what is gone fits the base's own schema, but not any other
+    def _decoded(
+        self, runs: Iterator[_Part], holder: Base | None = None
+    ) -> Iterator[pa.RecordBatch]:
+        memory = self.snapshot.base.memory
+        hold = whole_runs = holder is not None  # what is gone fits the base's own schema, but not any other
         kept: list[pa.RecordBatch] = []
         kept_bytes = waiting = 0
         lock = threading.Lock()
@@ -261,8 +269,8 @@ class _Work:
         finally:
             memory.take(streams=-waiting)
             memory.tidy()
-        if hold:
-            base.hold(_BATCHES, kept, kept_bytes)
+        if hold and holder is not None:
+            holder.hold(_BATCHES, kept, kept_bytes)
 
 
 _FEW = 1000

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import numpy as np
 import xxhash
 
 from godb_arrow import codec
-from godb_arrow.errors import FormatError, GodbError, LimitExceeded, TypeMismatch, error_context
+from godb_arrow.base import IdIndex
+from godb_arrow.encoding import ids_of
+from godb_arrow.errors import (
+    FormatError,
+    GodbError,
+    LimitExceeded,
+    StorageError,
+    TypeMismatch,
+    error_context,
+)
 from godb_arrow.format import (
     HEADER_SIZE,
     TAIL_SIZE,
@@ -21,7 +32,10 @@ from godb_arrow.format import (
     read_hints,
     read_piece_index,
 )
+from godb_arrow.manifest import read_manifest
+from godb_arrow.memory import Memory
 from godb_arrow.options import ReadOptions
+from godb_arrow.parts import PartedBase, PartFolder
 from godb_arrow.schema import ID_FIELD
 from godb_arrow.statistics import contradiction, row_of
 from godb_arrow.storage import Location, Source, open_source
@@ -150,7 +164,8 @@ def verify_godb(source: Location | Source, *, progress: Progress | None = None) 
     Parameters
     ----------
     source : path, URL, bytes or open binary file
-        The GODB file.
+        The GODB file; or the folder of a collection that has several, ``NAME.parts``: then also
+        whether the manifest fits the files, and the files of ids the documents.
     progress : callable, optional
         Called with a number of documents, as they are gone through.
 
@@ -177,6 +192,8 @@ def verify_godb(source: Location | Source, *, progress: Progress | None = None) 
     >>> verify_godb(bytes(data)).ok
     False
     """
+    if isinstance(source, (str, os.PathLike)) and os.path.isdir(source):
+        return _verify_parts(os.fspath(source), progress)
     source = open_source(source)
     report = FileReport(source.name)
 
@@ -189,6 +206,59 @@ def verify_godb(source: Location | Source, *, progress: Progress | None = None) 
             _check_pieces(source, report)
     except (FormatError, LimitExceeded) as error:
         report._problem(str(error))
+    return report
+
+
+def _verify_parts(path: str, progress: Progress | None) -> FileReport:
+    """Check a collection that has several files."""
+    report = FileReport(path, checksum=True, sealed=True)
+    folder = PartFolder(Memory(1 << 26), path, is_ours=False)
+    for version in folder.versions()[:-1]:
+        try:
+            read_manifest(path, version)
+        except (FormatError, StorageError) as error:
+            report._problem(f"version {version}: {error}")
+    try:
+        base = PartedBase(folder, folder.current())
+        manifest = base.manifest
+    except FormatError as error:
+        report._problem(str(error))
+        return report
+    total = CollectionReport(os.path.basename(path).removesuffix(".parts"), manifest.count)
+    seen: set[str] = set()
+    for part, file in zip(manifest.parts, base.parts, strict=True):
+        try:
+            found = verify_godb(os.path.join(path, part.file), progress=progress)
+        except StorageError as error:
+            report._problem(str(error))
+            continue
+        for problem in found.problems:
+            report._problem(problem)
+        if not found.ok:
+            continue
+        report.body_size += found.body_size
+        total.size += part.live_size
+        if [one.count for one in found.collections] != [part.documents]:
+            report._problem(f"{part.file} has not the {part.documents} documents of the manifest")
+            continue
+        made = IdIndex.build(ids_of(run.load()) for run in file.runs())
+        kept = file.ids()
+        if not (
+            np.array_equal(made.hashes, kept.hashes)
+            and np.array_equal(made.rows, kept.rows)
+            and made.greatest == kept.greatest
+        ):
+            report._problem(f"{part.ids_file} leads to other documents")
+        alive = np.ones(part.documents, bool)
+        alive[part.deleted] = False
+        for row, run in file.loaded():
+            for index in np.flatnonzero(alive[row : row + len(run)]).tolist():
+                identity = run.id(index)
+                if identity in seen:
+                    report._problem(f"the document id {identity!r} occurs twice")
+                seen.add(identity)
+    report.size = sum(part.file_size for part in manifest.parts)
+    report.collections.append(total)
     return report
 
 

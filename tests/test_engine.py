@@ -594,7 +594,7 @@ def test_what_changes_while_the_file_is_written_stays_in_the_journal(
 ) -> None:
     from godb_arrow import store as module
 
-    write = module.write_snapshots
+    write = module.save_snapshot
     engine = StorageEngine(tmp_path)
     collection = people(engine)
     if change == "index after rename":
@@ -613,7 +613,7 @@ def test_what_changes_while_the_file_is_written_stays_in_the_journal(
             collection.create_index("age")
         return written
 
-    monkeypatch.setattr(module, "write_snapshots", meanwhile)
+    monkeypatch.setattr(module, "save_snapshot", meanwhile)
     engine.save()
     if change == "rename":
         engine.rename_collection("people", "staff")

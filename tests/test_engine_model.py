@@ -293,8 +293,84 @@ def by_id(documents: Any) -> dict[str, Any]:
     return found
 
 
-TestEngine = EngineMachine.TestCase
-TestEngine.settings = settings(
+class PartsMachine(EngineMachine):
+    """The same with collections that soon have several files, and with their earlier states."""
+
+    def __init__(self) -> None:
+        # Of the collection whose ids these are (names are given again), the version, and what it had.
+        self.states: list[tuple[set[str], int, list[dict[Any, Any]]]] = []
+        super().__init__()
+
+    def open(self) -> StorageEngine:
+        return StorageEngine(
+            self.folder, max_memory="2MiB", sync_interval=60, part_size="1KiB", keep_versions=3,
+            part_grace=0.001,
+        )  # fmt: skip
+
+    @rule(name=NAMES)
+    def remember(self, name: str) -> None:
+        """What is saved now can be read later, as long as its version is there."""
+        if self.exists(name):
+            self.engine.save()
+            versions = self.engine.versions(name)
+            if versions:
+                wanted = [dict(one) for one in self.model[name].values()]
+                assert versions[-1].documents == len(wanted)
+                self.states.append((self.used[name], versions[-1].version, wanted))
+
+    @rule(name=NAMES, go_back=st.booleans())
+    def look_back(self, name: str, go_back: bool) -> None:
+        if not self.exists(name):
+            return
+        versions = {info.version for info in self.engine.versions(name)}
+        known = [(version, wanted) for used, version, wanted in self.states
+                 if used is self.used[name] and version in versions]  # fmt: skip
+        for version, wanted in known:
+            assert by_id(self.engine.snapshot(name, version)) == by_id(wanted)
+        if go_back and known:
+            version, wanted = known[0]
+            self.engine.restore(name, version)
+            self.model[name] = by_id(dict(one) for one in wanted)
+
+    @precondition(lambda self: self.model)
+    @rule(
+        count=st.integers(0, 150),
+        places=st.lists(st.integers(0, 400), max_size=40),
+        save=st.booleans(),
+        then=st.sampled_from(["nothing", "compact", "a step", "pack"]),
+    )
+    def work(self, count: int, places: list[int], save: bool, then: str) -> None:
+        """A day of a collection that has several files."""
+        name = min(self.model)
+        documents = self.model[name]
+        for first in range(0, count, 50):
+            rows = [{"n": n, "s": "x" * (n % 9)} for n in range(first, min(count, first + 50))]
+            made = self.engine.insert_many(name, rows)
+            for identity, fields in zip(made, rows, strict=True):
+                self.put(name, identity, fields)
+            self.engine.save()
+        ids = list(documents)
+        chosen = list(dict.fromkeys(ids[place % len(ids)] for place in places)) if ids else []
+        updated, deleted = chosen[::2], chosen[1::2]
+        assert self.engine.update_many(name, {one: {"w": 1} for one in updated}) == len(updated)
+        for identity in updated:
+            merged = documents[identity] | {"w": 1}
+            self.put(name, identity, {k: v for k, v in merged.items() if k != "_id"})
+        for identity in deleted:
+            self.engine.delete(name, identity)
+            del documents[identity]
+        if save:
+            self.engine.save()
+        if then == "compact":
+            self.engine.compact(name)
+        elif then == "a step":
+            self.engine[name].compact(pause=lambda: True)
+        elif then == "pack":
+            self.engine.pack(name)
+        assert self.engine[name].get(updated[-1])["w"] == 1 if updated else True
+        assert not (deleted and deleted[-1] in self.engine[name])
+
+SETTINGS = settings(
     max_examples=1000 if LONG else 15,
     stateful_step_count=60 if LONG else 30,
     deadline=None,
@@ -302,3 +378,7 @@ TestEngine.settings = settings(
     phases=set(Phase) - ({Phase.shrink, Phase.explain} if not LONG else set()),
     report_multiple_bugs=False,
 )
+TestEngine = EngineMachine.TestCase
+TestEngine.settings = SETTINGS
+TestParts = PartsMachine.TestCase
+TestParts.settings = SETTINGS

@@ -1,0 +1,576 @@
+"""A collection of several files: their documents, one file behind the other, as one base."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import weakref
+from bisect import bisect_right
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import replace
+
+import numpy as np
+import pyarrow as pa
+import xxhash
+
+from godb_arrow import codec, storage
+from godb_arrow.base import Base, Documents, IdIndex, Pin, Rows, Wanted
+from godb_arrow.codec.entries import Chunk
+from godb_arrow.encoding import ids_of
+from godb_arrow.errors import CorruptFile, SourceNotFound, storage_errors
+from godb_arrow.file_writer import CollectionData, write_file
+from godb_arrow.format import CollectionHint
+from godb_arrow.manifest import Manifest, Part, read_manifest, versions_in, write_manifest
+from godb_arrow.memory import Memory
+from godb_arrow.pieces import Run
+from godb_arrow.projection import Projection
+from godb_arrow.schema import DocumentSummary
+from godb_arrow.snapshot import Snapshot
+from godb_arrow.statistics import Row, covered, may_match, pack_statistics, per_piece, row_of
+from godb_arrow.storage import TEMPORARY_PREFIX, replace_file
+
+__all__ = ["PartFile", "PartFolder", "PartedBase"]
+
+_IDS_MAGIC = b"GODI\x01\x00\x00\x00"
+_IDS_HEAD = 24
+_ID_BYTES = 12
+
+
+class PartFile(Base):
+    """One file of a collection, and beside it a file that says where its ids are."""
+
+    def __init__(self, memory: Memory, folder: str, part: Part, *, is_ours: bool) -> None:
+        super().__init__(memory, os.path.join(folder, part.file), is_ours=is_ours)
+        self._ids_path = os.path.join(folder, part.ids_file)
+        self._ids_checksum = part.ids_checksum
+
+    def ids(self) -> IdIndex:
+        """Where the ids are: mapped from their file, so that only what is looked at is read."""
+        found: IdIndex | None = self.view("ids")
+        if found is None:
+            found = _read_ids(self._ids_path, self._ids_checksum)
+            if found is None:
+                return super().ids()
+            self.hold("ids", found, 0)  # the system can take these pages back
+        return found
+
+
+def _read_ids(path: str, checksum: int) -> IdIndex | None:
+    """The index of ids in a file; None where it is not as it was written: it can be made anew."""
+    try:
+        data = np.memmap(path, np.uint8, "r")
+    except (OSError, ValueError):
+        return None
+    if xxhash.xxh3_64_intdigest(data.data) != checksum or bytes(data[:8]) != _IDS_MAGIC:
+        return None
+    count, greatest = (int(one) for one in data[8:_IDS_HEAD].view("<u8"))
+    if len(data) != _IDS_HEAD + _ID_BYTES * count:
+        return None
+    middle = _IDS_HEAD + 8 * count
+    return IdIndex(data[_IDS_HEAD:middle].view("<u8"), data[middle:].view("<u4"), greatest)
+
+
+def _pack_ids(index: IdIndex) -> bytes:
+    head = _IDS_MAGIC + len(index.hashes).to_bytes(8, "little")
+    head += index.greatest.to_bytes(8, "little")
+    return head + index.hashes.astype("<u8").tobytes() + index.rows.astype("<u4").tobytes()
+
+
+class PartFolder:
+    """The folder of a collection that has several files.
+
+    Parameters
+    ----------
+    memory : Memory
+        Holds what is read, as far as there is room.
+    path : str
+        The folder.
+    is_ours : bool
+        Whether nobody else writes it.
+    """
+
+    def __init__(self, memory: Memory, path: str, *, is_ours: bool = True) -> None:
+        self.path = path
+        self.memory = memory
+        self.is_ours = is_ours
+        self._lock = threading.Lock()
+        self._files: weakref.WeakValueDictionary[int, PartFile] = weakref.WeakValueDictionary()
+        self._pins: weakref.WeakSet[_PartPin] = weakref.WeakSet()
+
+    def versions(self) -> list[int]:
+        """The versions that can be read, in order."""
+        try:
+            return versions_in(os.listdir(self.path))
+        except FileNotFoundError:
+            return []
+
+    def current(self) -> Manifest:
+        """The manifest that counts.
+
+        Raises
+        ------
+        SourceNotFound
+            There is none.
+        """
+        for _ in range(10):  # who only reads may be overtaken by who writes
+            versions = self.versions()
+            if not versions:
+                break
+            with suppress(SourceNotFound):
+                return read_manifest(self.path, versions[-1])
+        raise SourceNotFound(f"there is no manifest in {self.path}", advice="check the path")
+
+    def file(self, part: Part) -> PartFile:
+        """A part as a base; the same one as long as somebody has it."""
+        with self._lock:
+            found = self._files.get(part.number)
+            if found is None:
+                found = PartFile(self.memory, self.path, part, is_ours=self.is_ours)
+                self._files[part.number] = found
+            return found
+
+    def pin(self, base: PartedBase) -> Pin:
+        """Keep the files of a base as long as the result is there."""
+        pin = _PartPin(base)
+        with self._lock:
+            self._pins.add(pin)
+        return pin
+
+    def hold_open(self) -> None:
+        """Before the folder is removed: open what somebody still reads."""
+        with self._lock:
+            pins = list(self._pins)
+        for pin in pins:
+            pin.files = [file.pin() for file in pin.base.parts]
+
+    # --- writing ------------------------------------------------------------------------------
+
+    def next_number(self) -> int:
+        """The number of the next part: greater than that of any file here."""
+        self.make()
+        numbers = [int(name[:-5]) for name in os.listdir(self.path)
+                   if name.endswith(".godb") and name[:-5].isdigit()]  # fmt: skip
+        return max(numbers, default=0) + 1
+
+    def make(self) -> None:
+        """Make the folder, unless it is there."""
+        if not os.path.isdir(self.path):
+            storage.disk.make_folder(self.path)
+            storage.disk.sync_folder(os.path.dirname(self.path))
+
+    def write_parts(
+        self,
+        name: str,
+        snapshot: Snapshot,
+        files: Sequence[tuple[int, Base]] | None,
+        *,
+        changes: bool,
+        count: int,
+        size: int,
+        part_size: int,
+        schema: pa.Schema,
+    ) -> list[tuple[Part, Row | None]]:
+        """Write documents of a snapshot as new parts of about the same size.
+
+        Parameters
+        ----------
+        name : str
+            The collection.
+        snapshot : Snapshot
+            Where the documents are.
+        files, changes
+            Which ones: see :meth:`~godb_arrow.snapshot.Snapshot.chunks`.
+        count, size : int
+            How many they are, and about how many bytes.
+        part_size : int
+            Bytes of a part, at most.
+        schema : pyarrow.Schema
+            That of the collection.
+
+        Returns
+        -------
+        list of tuples
+            Each part, and its statistics.
+        """
+        if not count:
+            return []
+        number = self.next_number()
+        every = -(-count // max(1, -(-size // part_size)))
+        chunks = snapshot.chunks(files, changes=changes, every=every)
+        written = []
+        for first in range(0, count, every):
+            documents = min(every, count - first)
+            written.append(
+                self._write_part(
+                    number, name, _take(chunks, documents), documents, schema,
+                    threads=self.memory.threads,
+                )
+            )  # fmt: skip
+            number += 1
+        return written
+
+    def _write_part(
+        self,
+        number: int,
+        name: str,
+        chunks: Iterator[Chunk],
+        count: int,
+        schema: pa.Schema,
+        *,
+        threads: int,
+    ) -> tuple[Part, Row | None]:
+        """Write a part, with the file that says where its ids are; no manifest knows it yet."""
+        part = Part(number, count, 0, 0)
+        path = os.path.join(self.path, part.file)
+        size = 0
+        rows: list[Row | None] = []
+        ids: list[pa.Array] = []
+
+        def noted() -> Iterator[Chunk]:
+            nonlocal size
+            for chunk in chunks:
+                size += len(chunk.data)
+                rows.append(chunk.statistics)
+                data = bytes(chunk.data)
+                entries = codec.scan_entries(data, 0, chunk.documents, len(data) + 1, 0)
+                ids.append(ids_of(entries))
+                yield chunk
+
+        hint = CollectionHint(count, None, schema, plain=True)
+        with replace_file(path) as stream:
+            data = CollectionData(name, count, noted(), hint)
+            write_file(stream, [data], threads=threads)
+        index = _pack_ids(IdIndex.build(ids))
+        with replace_file(os.path.join(self.path, part.ids_file)) as stream:
+            stream.write(index)
+        part = replace(
+            part,
+            size=size,
+            file_size=os.path.getsize(path),
+            ids_checksum=xxhash.xxh3_64_intdigest(index),
+        )
+        fields = covered(schema)
+        joined = per_piece(rows, [0] * len(rows), fields) if rows and len(fields) else None
+        return part, None if joined is None else row_of(joined, 0)
+
+    def commit(self, manifest: Manifest, statistics: Sequence[Row | None]) -> PartedBase:
+        """Make a manifest the collection's state.
+
+        Parameters
+        ----------
+        manifest : Manifest
+            The state, but for its statistics.
+        statistics : sequence of Row or None
+            Those of each part.
+
+        Returns
+        -------
+        PartedBase
+        """
+        fields = covered(manifest.schema)
+        packed = b""
+        if len(fields) and any(row is not None for row in statistics):
+            joined = per_piece(statistics, range(len(statistics)), fields)
+            packed = pack_statistics(joined)
+        manifest = replace(manifest, packed_statistics=packed, created=time.time())
+        write_manifest(self.path, manifest)
+        return PartedBase(self, manifest)
+
+    def sweep(self, keep: int, grace: float) -> int:
+        """Remove manifests that are too old, and files that no manifest or reader needs.
+
+        Parameters
+        ----------
+        keep : int
+            How many of the last versions stay readable.
+        grace : float
+            Seconds for which a file stays that was just written: who reads the folder from
+            another process may have begun with an earlier manifest.
+
+        Returns
+        -------
+        int
+            How many files were removed.
+        """
+        versions = self.versions()
+        needed: set[str] = set()
+        for version in versions[-keep:]:
+            for part in read_manifest(self.path, version).parts:
+                needed |= {part.file, part.ids_file}
+        with self._lock:
+            for pin in self._pins:
+                for part in pin.base.manifest.parts:
+                    needed |= {part.file, part.ids_file}
+        old = {f"{version:08d}.manifest" for version in versions[:-keep]}
+        removed = 0
+        oldest = time.time() - grace
+        with storage_errors("remove", self.path):
+            for name in sorted(os.listdir(self.path)):
+                is_file = name.endswith((".godb", ".ids")) and name[:8].isdigit()
+                is_temporary = name.startswith(TEMPORARY_PREFIX)
+                if not (name in old or (is_file and name not in needed) or is_temporary):
+                    continue
+                path = os.path.join(self.path, name)
+                with suppress(FileNotFoundError):
+                    if grace and os.stat(path).st_mtime > oldest:
+                        continue
+                    storage.disk.unlink(path)
+                    removed += 1
+        return removed
+
+    def remove(self) -> None:
+        """Remove the folder with all that is in it; who reads it goes on."""
+        self.hold_open()
+        with self._lock:
+            self._files = weakref.WeakValueDictionary()  # numbers are given again
+        with storage_errors("remove", self.path), suppress(FileNotFoundError):
+            for name in sorted(os.listdir(self.path)):
+                storage.disk.unlink(os.path.join(self.path, name))
+            storage.disk.remove_folder(self.path)
+            storage.disk.sync_folder(os.path.dirname(self.path))
+
+    def take_over(self, base: PartedBase) -> None:
+        """Have the files of a collection's former folder here, too."""
+        self.make()
+        with storage_errors("rename", self.path):
+            for part in base.manifest.parts:
+                for name in (part.file, part.ids_file):
+                    target = os.path.join(self.path, name)
+                    if not os.path.exists(target):
+                        storage.disk.link(os.path.join(base.folder.path, name), target)
+            storage.disk.sync_folder(self.path)
+
+
+def _take(chunks: Iterator[Chunk], documents: int) -> Iterator[Chunk]:
+    """The next chunks, until they have so many documents."""
+    while documents:
+        chunk = next(chunks)
+        documents -= chunk.documents
+        yield chunk
+
+
+class _PartPin(Pin):
+    """Somebody who reads a base of several files."""
+
+    def __init__(self, base: PartedBase) -> None:
+        self.base = base
+        self.files: list[Pin] = []
+
+
+class PartedBase(Base):
+    """The documents of several files, one behind the other; immutable.
+
+    Rows are numbered through all files; those that were deleted keep their numbers.
+
+    Parameters
+    ----------
+    folder : PartFolder
+        Where the files are.
+    manifest : Manifest, optional
+        Which version; read at first use, if left out: the current one.
+    """
+
+    def __init__(self, folder: PartFolder, manifest: Manifest | None = None) -> None:
+        super().__init__(folder.memory, folder.path, is_ours=folder.is_ours)
+        self.folder = folder
+        self._manifest = manifest
+        self._parts: list[PartFile] | None = None
+        self._deleted: Rows | None = None
+
+    @property
+    def manifest(self) -> Manifest:
+        """Which files there are, and what of them is deleted."""
+        if self._manifest is None:
+            self._manifest = self.folder.current()
+        return self._manifest
+
+    @property
+    def parts(self) -> list[PartFile]:
+        """The files; each is opened at first use."""
+        if self._parts is None:
+            self._parts = [self.folder.file(part) for part in self.manifest.parts]
+        return self._parts
+
+    def files(self) -> list[tuple[int, Base]]:
+        """The row of each file's first document, and the file."""
+        found: list[tuple[int, Base]] = []
+        start = 0
+        for part, file in zip(self.manifest.parts, self.parts, strict=True):
+            found.append((start, file))
+            start += part.documents
+        return found
+
+    def pin(self) -> Pin:
+        """Keep the files as long as the result is there."""
+        return self.folder.pin(self)
+
+    def close_if_idle(self) -> None:
+        """Nothing: each file is closed by itself."""
+
+    @property
+    def hint(self) -> CollectionHint:
+        """What the manifest records."""
+        found = self.manifest
+        return CollectionHint(
+            found.count, found.next_id, found.schema, found.size, found.record, found.indexes,
+            plain=True, version=found.version,
+        )  # fmt: skip
+
+    @property
+    def count(self) -> int:
+        """How many rows there are, with those that were deleted."""
+        return sum(part.documents for part in self.manifest.parts)
+
+    @property
+    def deleted(self) -> Rows:
+        """The rows that were deleted, in order."""
+        if self._deleted is None:
+            starts = [start for start, _ in self.files()]
+            rows = [part.deleted + start
+                    for start, part in zip(starts, self.manifest.parts, strict=True)]  # fmt: skip
+            self._deleted = np.concatenate(rows) if rows else np.empty(0, np.int64)
+        return self._deleted
+
+    @property
+    def file_size(self) -> int:
+        """Bytes of all files."""
+        return sum(part.file_size for part in self.manifest.parts)
+
+    @property
+    def modified(self) -> float | None:
+        """When the manifest was written."""
+        return self.manifest.created
+
+    # --- what is held in memory ---------------------------------------------------------------
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether the documents are in memory."""
+        return self._parts is not None and all(file.is_loaded for file in self._parts)
+
+    @property
+    def is_loading(self) -> bool:
+        """Whether documents are being read into memory."""
+        return self._parts is not None and any(file.is_loading for file in self._parts)
+
+    def forget(self, successor: Base | None = None) -> None:
+        """Give up what is held in memory, but for what a successor has, too."""
+        super().forget()
+        kept = set(successor.parts) if isinstance(successor, PartedBase) else set()
+        for file in self._parts or ():
+            if file not in kept:
+                file.forget()
+
+    def held_bytes(self) -> int:
+        """Bytes that are held in memory."""
+        return super().held_bytes() + sum(file.held_bytes() for file in self._parts or ())
+
+    def documents(self) -> Documents | None:
+        """Never all of them at once: each file has its own."""
+        return None
+
+    def prepare_ids(self) -> None:
+        """Have all indexes of ids at hand."""
+        for file in self.parts:
+            file.ids()
+
+    def pieces_matching(self, projection: Projection) -> Wanted | None:
+        """Of each file, whether it, or which of its pieces, may have what a filter keeps."""
+        condition = projection.implied
+        if condition is None:
+            return None
+        statistics = self.manifest.statistics() if projection.needed else None
+        wanted: list[bool | Wanted] = [True] * len(self.parts)
+        if statistics is not None:
+            wanted = list(may_match(statistics, condition, projection.needed, projection.decoded))
+        for index, file in enumerate(self.parts):
+            if wanted[index]:
+                found = file.pieces_matching(projection)
+                wanted[index] = True if found is None else found
+        return None if all(one is True for one in wanted) else wanted
+
+    def selected(self, wanted: Wanted | None) -> Iterator[tuple[int, Base, Wanted | None]]:
+        """The files that are needed: first row, file, and what of it (all with None)."""
+        for index, (start, file) in enumerate(self.files()):
+            part = True if wanted is None else wanted[index]
+            if part is not False:
+                yield start, file, None if part is True else part
+
+    def runs(self, wanted: Wanted | None = None) -> Iterator[Run]:
+        """The documents in runs, to be loaded by whoever works on them."""
+        for start, file, part in self.selected(wanted):
+            for run in file.runs(part):
+                yield run._replace(start=run.start + start)
+
+    def loaded(self, wanted: Wanted | None = None) -> Iterator[tuple[int, codec.Entries]]:
+        """The entries in runs, and the row of each run's first."""
+        for start, file, part in self.selected(wanted):
+            for row, entries in file.loaded(part):
+                yield row + start, entries
+
+    # --- documents ----------------------------------------------------------------------------
+
+    def _located(self, ids: Collection[str]) -> Iterator[tuple[str, int, codec.Entries, int]]:
+        deleted = self.deleted
+        for start, file in self.files():
+            for identity, row, run, index in file._located(ids):
+                at = int(deleted.searchsorted(row + start))
+                if at == len(deleted) or deleted[at] != row + start:
+                    yield identity, row + start, run, index
+
+    def has(self, identity: str) -> bool:
+        """Whether there is a document with an id."""
+        return next(self._located([identity]), None) is not None
+
+    def find(self, identity: str) -> bytes | None:
+        """The bytes of a document."""
+        found = [run.document(index) for _, _, run, index in self._located([identity])]
+        return found[-1] if found else None
+
+    def entries_at(self, rows: Rows) -> Iterator[tuple[codec.Entries, int]]:
+        """The runs that have some rows, given in order, and the index of each there."""
+        files = self.files()
+        starts = [start for start, _ in files]
+        at = 0
+        while at < len(rows):
+            index = bisect_right(starts, int(rows[at])) - 1
+            start, file = files[index]
+            last = int(np.searchsorted(rows, start + file.count))
+            yield from file.entries_at(rows[at:last] - start)
+            at = last
+
+    def greatest_id(self) -> int:
+        """The greatest id that is a number."""
+        return max((file.greatest_id() for file in self.parts), default=0)
+
+    # --- its schema ---------------------------------------------------------------------------
+
+    def summary(self) -> DocumentSummary:
+        """The kinds of value in its documents, with those that were deleted."""
+        if self._summary is None:
+            summary = DocumentSummary()
+            for file in self.parts:
+                summary.merge(file.summary())
+            self._summary = summary
+        return self._summary
+
+    def part_statistics(self) -> list[Row | None]:
+        """The statistics of each file."""
+        found = self.manifest.statistics()
+        if found is None:
+            return [None] * len(self.manifest.parts)
+        return [row_of(found, index) for index in range(len(found))]
+
+    def verify(self) -> None:
+        """Raise if a file is not the one that the manifest names."""
+        for part, file in zip(self.manifest.parts, self.parts, strict=True):
+            if (file.count, file.file_size) != (part.documents, part.file_size):
+                raise CorruptFile(
+                    f"{part.file} has {file.count} documents in {file.file_size} bytes; the "
+                    f"manifest says {part.documents} in {part.file_size}",
+                    offset=0,
+                    where="file",
+                    advice="restore it from a backup",
+                )
