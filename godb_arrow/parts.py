@@ -22,7 +22,14 @@ from godb_arrow.encoding import ids_of
 from godb_arrow.errors import CorruptFile, SourceNotFound, storage_errors
 from godb_arrow.file_writer import CollectionData, write_file
 from godb_arrow.format import CollectionHint
-from godb_arrow.manifest import Manifest, Part, read_manifest, versions_in, write_manifest
+from godb_arrow.manifest import (
+    Manifest,
+    Part,
+    manifest_path,
+    read_manifest,
+    versions_in,
+    write_manifest,
+)
 from godb_arrow.memory import Memory
 from godb_arrow.pieces import Run
 from godb_arrow.projection import Projection
@@ -150,15 +157,18 @@ class PartFolder:
     def next_number(self) -> int:
         """The number of the next part: greater than that of any file here."""
         self.make()
-        numbers = [int(name[:-5]) for name in os.listdir(self.path)
+        with storage_errors("list", self.path):
+            names = os.listdir(self.path)
+        numbers = [int(name[:-5]) for name in names
                    if name.endswith(".godb") and name[:-5].isdigit()]  # fmt: skip
         return max(numbers, default=0) + 1
 
     def make(self) -> None:
         """Make the folder, unless it is there."""
-        if not os.path.isdir(self.path):
-            storage.disk.make_folder(self.path)
-            storage.disk.sync_folder(os.path.dirname(self.path))
+        with storage_errors("make", self.path):
+            if not os.path.isdir(self.path):
+                storage.disk.make_folder(self.path)
+                storage.disk.sync_folder(os.path.dirname(self.path))
 
     def write_parts(
         self,
@@ -303,19 +313,20 @@ class PartFolder:
             for pin in self._pins:
                 for part in pin.base.manifest.parts:
                     needed |= {part.file, part.ids_file}
-        old = {f"{version:08d}.manifest" for version in versions[:-keep]}
         removed = 0
         oldest = time.time() - grace
         with storage_errors("remove", self.path):
+            for version in versions[:-keep]:
+                storage.disk.unlink(manifest_path(self.path, version))
+                removed += 1
+            if removed:  # no manifest must be there without its files
+                storage.disk.sync_folder(self.path)
             for name in sorted(os.listdir(self.path)):
                 is_file = name.endswith((".godb", ".ids")) and name[:8].isdigit()
-                is_temporary = name.startswith(TEMPORARY_PREFIX)
-                if not (name in old or (is_file and name not in needed) or is_temporary):
+                if not (is_file and name not in needed) and not name.startswith(TEMPORARY_PREFIX):
                     continue
                 path = os.path.join(self.path, name)
-                with suppress(FileNotFoundError):
-                    if grace and os.stat(path).st_mtime > oldest:
-                        continue
+                if os.stat(path).st_mtime <= oldest:
                     storage.disk.unlink(path)
                     removed += 1
         return removed

@@ -73,6 +73,14 @@ class FaultyDisk(Disk):
         self._call("unlink")
         super().unlink(path)
 
+    def link(self, source: str, target: str) -> None:
+        self._call("link")
+        super().link(source, target)
+
+    def remove_folder(self, path: str) -> None:
+        self._call("remove_folder")
+        super().remove_folder(path)
+
     def make_folder(self, path: str) -> None:
         self._call("make_folder")
         super().make_folder(path)
@@ -177,6 +185,12 @@ class RecordingDisk(Disk):
         super().unlink(path)
         del self.names[path]
         self.pending.append((os.path.dirname(path), path, None))
+        self._remember()
+
+    def link(self, source: str, target: str) -> None:
+        super().link(source, target)
+        self.names[target] = self.names[source]
+        self.pending.append((os.path.dirname(target), target, self.names[target]))
         self._remember()
 
     def sync_folder(self, path: str) -> None:

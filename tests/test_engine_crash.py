@@ -20,8 +20,11 @@ WRITER = """
 import sys, threading
 from godb_arrow import StorageEngine
 
-folder, durability, first = sys.argv[1], sys.argv[2], int(sys.argv[3])
-engine = StorageEngine(folder, durability=durability, max_memory="2MiB", background_save=0.05)
+folder, durability, first, part_size = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4]
+engine = StorageEngine(
+    folder, durability=durability, max_memory="2MiB", background_save=0.05,
+    part_size=part_size, keep_versions=2, part_grace=0.05,
+)
 engine.start_background_workers()
 said = threading.Lock()
 
@@ -55,12 +58,17 @@ for name in ("events0", "events1"):
 say("ready")
 for thread in range(4):
     threading.Thread(target=write, args=(thread,), daemon=True).start()
-threading.Event().wait()
+while True:
+    threading.Event().wait(0.1)
+    engine.compact()
 """
 
 
+@pytest.mark.parametrize("part_size", ["128MiB", "32KiB"])
 @pytest.mark.parametrize("durability", ["commit", "interval"])
-def test_killed_at_any_moment_nothing_acknowledged_is_lost(durability: str, tmp_path: Path) -> None:
+def test_killed_at_any_moment_nothing_acknowledged_is_lost(
+    durability: str, part_size: str, tmp_path: Path
+) -> None:
     script = tmp_path / "writer.py"
     script.write_text(WRITER)
     folder = tmp_path / "data"
@@ -68,10 +76,10 @@ def test_killed_at_any_moment_nothing_acknowledged_is_lost(durability: str, tmp_
     there: dict[tuple[str, str], int] = {}
     unsure: set[tuple[str, str]] = set()
     acknowledged = 0
-    for kill in range(150 if LONG else 3):
+    for kill in range(150 if LONG else 2):
         first = 1 + kill * 100_000
         process = subprocess.Popen(
-            [sys.executable, str(script), str(folder), durability, str(first)],
+            [sys.executable, str(script), str(folder), durability, str(first), part_size],
             stdout=subprocess.PIPE,
             text=True,
         )
