@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Unpack
@@ -373,13 +374,14 @@ class Collection(CollectionStore, Scannable):
 
     def insert_many(
         self, data: Any, *, id_column: str | None = None, omit_nulls: bool = False
-    ) -> list[str]:
+    ) -> Sequence[str]:
         """Insert documents: all of them or, on an error, none.
 
         Parameters
         ----------
         data : iterable of dicts, DataFrame, Table, RecordBatchReader or Arrow stream
-            The documents.
+            The documents. Where they are more than memory holds, they become files of the
+            collection as they come, and are there when the last one has come.
         id_column : str, optional
             The field with the ids, strings or integers, in place of ``_id``.
         omit_nulls : bool
@@ -387,8 +389,8 @@ class Collection(CollectionStore, Scannable):
 
         Returns
         -------
-        list of str
-            The document ids.
+        sequence of str
+            The document ids: a list or, of very many documents, something that takes less memory.
 
         Raises
         ------
@@ -409,7 +411,7 @@ class Collection(CollectionStore, Scannable):
 
     def upsert_many(
         self, data: Any, *, id_column: str | None = None, omit_nulls: bool = False
-    ) -> list[str]:
+    ) -> Sequence[str]:
         """Insert documents, in place of those that have the same id: all or none.
 
         Parameters
@@ -436,17 +438,24 @@ class Collection(CollectionStore, Scannable):
         """
         return self._insert_all("upsert", data, id_column, omit_nulls, replace=True)
 
+    def _is_bulk(self, size: int) -> bool:
+        """Whether so many bytes of documents had better become files at once."""
+        return size > self._services.memory.limit // 4 and self._services.directory.keeps_parts
+
     def _insert_all(
         self, operation: str, data: Any, id_column: str | None, omit_nulls: bool, *, replace: bool
-    ) -> list[str]:
+    ) -> Sequence[str]:
         with self._writing(operation):
             rows = rows_of(data, id_column)
             schema = None if rows.schema is None else _with_id_field(stored_schema(rows.schema))
             encoded = []
             size = 0
-            for one in encode_rows(rows, id_column, omit_nulls, self._ids()):
+            runs = encode_rows(rows, id_column, omit_nulls, self._ids())
+            for one in runs:
                 encoded.append(one)
                 size += len(one.chunk)
+                if not replace and self._is_bulk(size):
+                    return self._put_bulk(itertools.chain(_popped(encoded), runs), schema)
                 if size > self._services.memory.limit:
                     self._services.make_room(size)  # refuses it, before all is read
             if not encoded:
@@ -706,6 +715,12 @@ def _named(identity: str) -> Iterator[None]:
     except InvalidDocument as error:
         error.message = f"document {identity!r}: {error.message}"
         raise
+
+
+def _popped(items: list[Encoded]) -> Iterator[Encoded]:
+    """The items, which nobody else holds any more."""
+    while items:
+        yield items.pop(0)
 
 
 def _not_found(identity: str) -> DocumentNotFound:

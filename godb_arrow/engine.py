@@ -621,13 +621,13 @@ class StorageEngine:
 
     def insert_many(
         self, name: str, data: Any, *, id_column: str | None = None, omit_nulls: bool = False
-    ) -> list[str]:
+    ) -> Sequence[str]:
         """See :meth:`Collection.insert_many`."""
         return self[name].insert_many(data, id_column=id_column, omit_nulls=omit_nulls)
 
     def upsert_many(
         self, name: str, data: Any, *, id_column: str | None = None, omit_nulls: bool = False
-    ) -> list[str]:
+    ) -> Sequence[str]:
         """See :meth:`Collection.upsert_many`."""
         return self[name].upsert_many(data, id_column=id_column, omit_nulls=omit_nulls)
 

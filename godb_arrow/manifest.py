@@ -19,6 +19,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,9 +30,9 @@ import pyarrow as pa
 import xxhash
 
 from godb_arrow.codec import pack
-from godb_arrow.errors import CorruptFile, GodbError, UnsupportedVersion, error_context
+from godb_arrow.errors import CorruptFile, UnsupportedVersion, error_context
 from godb_arrow.statistics import unpack_statistics
-from godb_arrow.storage import replace_file
+from godb_arrow.storage import Source, replace_file
 
 __all__ = ["Manifest", "Part", "manifest_path", "read_manifest", "versions_in", "write_manifest"]
 
@@ -252,8 +253,6 @@ def read_manifest(folder: str, version: int) -> Manifest:
     ------
     SourceNotFound, CorruptFile, StorageError
     """
-    from godb_arrow.storage import Source
-
     path = manifest_path(folder, version)
     with error_context("read", path), Source(path).open() as stream:
         manifest = Manifest.unpack(stream.read())
@@ -271,10 +270,10 @@ def write_manifest(folder: str, manifest: Manifest) -> None:
         The disk refused: the state is the one before.
     """
     path = manifest_path(folder, manifest.version)
-    if os.path.exists(path):
-        raise GodbError(
-            f"there is a version {manifest.version} already",
-            advice="nothing was written; this is an error of godb_arrow: please report it",
-        )
-    with replace_file(path) as stream:
-        stream.write(manifest.pack())
+    try:
+        with replace_file(path) as stream:
+            stream.write(manifest.pack())
+    except BaseException:
+        with suppress(OSError):  # should it be there all the same
+            os.unlink(path)
+        raise

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import sys
 from bisect import bisect_right, insort
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -227,6 +227,12 @@ class Overlay:
     def has_ids_to_find(self) -> bool:
         """Whether a new base must be asked for ids of changes that are not pinned."""
         return any(layer.versions for layer in (*self._layers[self._pinned :], self._active))
+
+    def generated_ids(self) -> Iterator[int]:
+        """The ids of documents that were inserted in bulk, with generated ids."""
+        for layer in (*self._layers, self._active):
+            for bulk in layer.ranges:
+                yield from range(first_id(bulk), first_id(bulk) + len(bulk.entries))
 
     def renumber(self, gone: Rows) -> None:
         """Take note that rows of the base were left out, which were no more: others follow up."""

@@ -213,23 +213,13 @@ class PartFolder:
         for first in range(0, count, every):
             documents = min(every, count - first)
             written.append(
-                self._write_part(
-                    number, name, _take(chunks, documents), documents, schema,
-                    threads=self.memory.threads,
-                )
-            )  # fmt: skip
+                self.write_part(number, name, _take(chunks, documents), documents, schema)
+            )
             number += 1
         return written
 
-    def _write_part(
-        self,
-        number: int,
-        name: str,
-        chunks: Iterator[Chunk],
-        count: int,
-        schema: pa.Schema,
-        *,
-        threads: int,
+    def write_part(
+        self, number: int, name: str, chunks: Iterator[Chunk], count: int, schema: pa.Schema
     ) -> tuple[Part, Row | None]:
         """Write a part, with the file that says where its ids are; no manifest knows it yet."""
         part = Part(number, count, 0, 0)
@@ -251,7 +241,7 @@ class PartFolder:
         hint = CollectionHint(count, None, schema, plain=True)
         with replace_file(path) as stream:
             data = CollectionData(name, count, noted(), hint)
-            write_file(stream, [data], threads=threads)
+            write_file(stream, [data], threads=self.memory.threads)
         index = _pack_ids(IdIndex.build(ids))
         with replace_file(os.path.join(self.path, part.ids_file)) as stream:
             stream.write(index)
@@ -285,6 +275,7 @@ class PartFolder:
             joined = per_piece(statistics, range(len(statistics)), fields)
             packed = pack_statistics(joined)
         manifest = replace(manifest, packed_statistics=packed, created=time.time())
+        self.make()
         write_manifest(self.path, manifest)
         return PartedBase(self, manifest)
 
@@ -330,6 +321,13 @@ class PartFolder:
                     storage.disk.unlink(path)
                     removed += 1
         return removed
+
+    def remove_files(self, parts: Sequence[Part]) -> None:
+        """Remove the files of parts that no manifest names."""
+        with storage_errors("remove", self.path):
+            for part in parts:
+                for name in (part.file, part.ids_file):
+                    storage.disk.unlink(os.path.join(self.path, name))
 
     def remove(self) -> None:
         """Remove the folder with all that is in it; who reads it goes on."""

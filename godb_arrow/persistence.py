@@ -325,9 +325,7 @@ class RemoteDirectory(DataDirectory):
     lost in a crash.
     """
 
-    def __init__(
-        self, url: str, memory: Memory | None = None, *, read_only: bool = False
-    ) -> None:
+    def __init__(self, url: str, memory: Memory | None = None, *, read_only: bool = False) -> None:
         self.memory = memory or Memory(_LEAST_MEMORY)
         self._folders = {}
         self.path = url.rstrip("/")
@@ -422,10 +420,17 @@ def _stored_name(path: str) -> str | None:
     return names[0] if len(names) == 1 else None
 
 
-def place_for(directory: DataDirectory, name: str, snapshot: Snapshot, part_size: int) -> str:
-    """Where a snapshot is to be saved: in a file or, where it is large, in a folder of several."""
+def place_for(
+    directory: DataDirectory, name: str, snapshot: Snapshot, part_size: int, form: str | None
+) -> str:
+    """Where a snapshot is to be saved: in a file or, where it is large, in a folder of several.
+
+    Which of the two may be given as `form`: "file" or "folder".
+    """
     *_, last = directory.paths_of(name)
     first = directory.path_of(name)
+    if form is not None:
+        return first if form == "file" else last
     if not directory.keeps_parts or isinstance(snapshot.base, PartedBase):
         return last
     size = _size_of(snapshot)
@@ -475,9 +480,7 @@ def save_snapshot(
         The disk refused: what was saved before is as it was.
     """
     if target.endswith(_PARTS):
-        return _save_parts(
-            directory.folder(target), name, snapshot, next_id, indexes, part_size
-        )
+        return _save_parts(directory.folder(target), name, snapshot, next_id, indexes, part_size)
     base = snapshot.base
     write_snapshots(
         target,

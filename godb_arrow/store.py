@@ -18,6 +18,7 @@ import pyarrow as pa
 
 from godb_arrow import codec
 from godb_arrow.base import Base
+from godb_arrow.bulk import BulkInsert, DocumentIds
 from godb_arrow.compaction import choose_parts
 from godb_arrow.display import Table, quantity
 from godb_arrow.encoding import Encoded, IdSequence, number_of
@@ -43,6 +44,7 @@ __all__ = ["CollectionInfo", "CollectionState", "CollectionStore", "Services"]
 logger = logging.getLogger(__name__)
 
 _FEW = 64  # documents that are kept one by one in an overlay
+_OF_BULK = 8  # of the memory that there may be, for documents that become a file at once
 
 
 class CollectionState(Enum):
@@ -203,7 +205,7 @@ class CollectionStore:
         self._needs: int | None = None  # the oldest one beside the overlay's, such as a rename
         self._former: list[str] = []  # files under other names, to be removed
         self._stale = stale  # whether the file must be written though no document changed
-        self._packing = False  # whether it shall be a single one, however large
+        self._form: str | None = None  # what it shall be then, however large: a file or a folder
         self._changes = 0
         self._replayed: list[Record] = []
         self._taken = 0
@@ -574,12 +576,10 @@ class CollectionStore:
                 base, name = self._base, self._name
                 needs, stale = self._needs, self._stale
                 self._needs, self._stale = None, False  # what comes from now on is for the next
-                packing, self._packing = self._packing, False
+                form, self._form = self._form, None
                 next_id, indexes, taken = self._ids().next_id, self.indexes, self._changes
             options, directory = self._services.options, self._services.directory
-            target = place_for(directory, name, snapshot, options.part_size)
-            if packing:
-                target = directory.path_of(name)
+            target = place_for(directory, name, snapshot, options.part_size, form)
             if target != base.path and target not in self._former:
                 self._former.append(target)  # should it not become ours, it must not stay
             try:
@@ -662,8 +662,50 @@ class CollectionStore:
         with self._lock:
             if not isinstance(self._base, PartedBase):
                 return
-            self._stale = self._packing = True
+            self._stale, self._form = True, "file"
         self.checkpoint()
+
+    def _put_bulk(self, encoded: Iterator[Encoded], schema: pa.Schema | None) -> DocumentIds:
+        """Insert documents that memory cannot hold: all of them or, on an error, none."""
+        if not isinstance(self._base, PartedBase):
+            with self._lock:
+                self._stale, self._form = True, "folder"
+            self.checkpoint()
+        with self._storing:
+            base = self._base
+            assert isinstance(base, PartedBase)
+            options = self._services.options
+            part_bytes = min(options.part_size, self._services.memory.limit // _OF_BULK)
+            bulk = BulkInsert(base.folder, self._name, base, schema, part_bytes)
+            try:
+                for one in encoded:
+                    bulk.add(one)
+                bulk.finish()
+                with self._lock:
+                    self._check_there()
+                    self._check_no_change_has(bulk)
+                    stored = bulk.commit(self._ids().next_id)
+                    self._base = stored
+                    self._greatest_given = max(self._greatest_given, bulk.greatest)
+                    self._changed(bulk.count)
+            except BaseException:
+                bulk.discard()
+                raise
+            base.forget(stored)
+            self._sweep()
+            return bulk.ids()
+
+    def _check_no_change_has(self, bulk: BulkInsert) -> None:
+        """Raise if a document that was put meanwhile has an id of a bulk of others."""
+        generated = bulk.least_generated
+        if not bulk.given and (generated is None or generated > self._greatest_given):
+            return
+        changed = [one for one, version in self._snapshot().versions().items()
+                   if version is not None]  # fmt: skip
+        changed += [str(number) for number in self._overlay.generated_ids()]
+        twice = bulk.has_any(changed)
+        if twice:
+            raise DuplicateId(twice[:10], advice="somebody else inserted them meanwhile")
 
     def restore(self, version: int) -> None:
         """Go back to a version; what there is now stays readable as the version before.
@@ -705,7 +747,9 @@ class CollectionStore:
             shown = ", ".join(map(str, known))
             raise VersionNotFound(
                 f"there is no version {version!r}",
-                advice=f"the versions are {shown}" if known else "a collection that has several "
+                advice=f"the versions are {shown}"
+                if known
+                else "a collection that has several "
                 "files keeps its last versions; see part_size and keep_versions",
             )
         return PartedBase(base.folder, read_manifest(base.folder.path, version))

@@ -230,7 +230,9 @@ class _Work:
         self, runs: Iterator[_Part], holder: Base | None = None
     ) -> Iterator[pa.RecordBatch]:
         memory = self.snapshot.base.memory
-        hold = whole_runs = holder is not None  # what is gone fits the base's own schema, but not any other
+        hold = whole_runs = (
+            holder is not None
+        )  # what is gone fits the base's own schema, but not any other
         kept: list[pa.RecordBatch] = []
         kept_bytes = waiting = 0
         lock = threading.Lock()

@@ -297,7 +297,7 @@ class PartsMachine(EngineMachine):
     """The same with collections that soon have several files, and with their earlier states."""
 
     def __init__(self) -> None:
-        # Of the collection whose ids these are (names are given again), the version, and what it had.
+        # Ids of a collection (names are given again), a version of it, and what that had.
         self.states: list[tuple[set[str], int, list[dict[Any, Any]]]] = []
         super().__init__()
 
@@ -369,6 +369,7 @@ class PartsMachine(EngineMachine):
             self.engine.pack(name)
         assert self.engine[name].get(updated[-1])["w"] == 1 if updated else True
         assert not (deleted and deleted[-1] in self.engine[name])
+
 
 SETTINGS = settings(
     max_examples=1000 if LONG else 15,
