@@ -40,8 +40,6 @@ cdef extern from "native/memory.hpp" namespace "godb" nogil:
         void truncate(size_t size)
         uint8_t* release()
 
-    Buffer& scratch() except +
-
     cdef cppclass Bitmap:
         size_t size()
         Buffer& bytes()
@@ -335,11 +333,11 @@ def compress_piece(bytes content not None, uint64_t max_ratio):
     cdef const uint8_t* data = <const uint8_t*>PyBytes_AS_STRING(content)
     cdef size_t size = PyBytes_GET_SIZE(content)
     cdef unique_ptr[Lz4Compressor] compressor
-    cdef Buffer* out = &scratch()
+    cdef Buffer out
     cdef size_t left
     compressor.reset(new Lz4Compressor(max_ratio))
     with nogil:
-        left = compressor.get().run(data, size, out[0])
+        left = compressor.get().run(data, size, out)
     return PyBytes_FromStringAndSize(<const char*>out.data(), <Py_ssize_t>out.size()), left
 
 
@@ -585,13 +583,13 @@ def encode(object ids, object rows, object plan, cbool omit_nulls):
     cdef ArrowArray* row_array = <ArrowArray*>PyCapsule_GetPointer(row_capsule, "arrow_array")
     cdef unique_ptr[WireColumn] root
     cdef unique_ptr[Encoder] encoder
-    cdef Buffer* out = &scratch()
+    cdef Buffer out
     cdef cbool done
     root.reset(new WireColumn())
     _fill_wire(root.get(), plan)
     if not root.get().bind(row_array) or id_array.length != row_array.length:
         raise ValueError("the arrays are not shaped as planned")
-    encoder.reset(new Encoder(out[0], omit_nulls))
+    encoder.reset(new Encoder(out, omit_nulls))
     with nogil:
         done = encoder.get().run(id_array, root.get()[0])
     if not done:

@@ -97,15 +97,6 @@ class Buffer {
     size_t capacity_ = 0;
 };
 
-// A buffer of this thread, empty, for results that are copied from it: its memory is touched once.
-inline Buffer& scratch() {
-    constexpr size_t most_kept = size_t(8) << 20;
-    thread_local Buffer kept;
-    if (kept.capacity() > most_kept) kept = Buffer();
-    kept.truncate(0);
-    return kept;
-}
-
 // A bitmap that grows bit by bit, lowest bit first, as Arrow has it.
 class Bitmap {
   public:
