@@ -18,6 +18,8 @@ _OF_A_PIECE = 7 << 18  # bytes that most pieces of a file are below
 _OF_A_THREAD = 32 << 20
 _MOST_FILES = 200
 _SHORT = 64 << 20
+_MMAP_THRESHOLD = -3  # M_MMAP_THRESHOLD of glibc's malloc.h
+_LARGE = 256 << 10
 
 
 class IdleFile(Protocol):
@@ -74,6 +76,8 @@ class Memory:
         self._lock = threading.Lock()
         self._changes = self._streams = 0
         self.peak = 0
+        if limit < _SHORT:
+            keep_large_apart()
         pieces = min(limit // 4, _OF_A_PIECE)
         self.run_bytes = min(max(limit // 32, pieces, _LEAST_RUN), _MOST_RUN)
         self.threads = max(1, min(available_cores(), limit // _OF_A_THREAD))
@@ -133,6 +137,18 @@ class Memory:
 @cache
 def _trim() -> Any:
     return getattr(ctypes.CDLL(None), "malloc_trim", None)
+
+
+@cache
+def keep_large_apart() -> None:
+    """Have large buffers go back to the system when they are freed, for the whole process.
+
+    glibc does so in the beginning, but once one was freed it keeps others of its size among the
+    small ones, for each thread.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None and _trim() is not None:  # glibc: others have other numbers
+        mallopt(_MMAP_THRESHOLD, _LARGE)
 
 
 def give_back() -> None:

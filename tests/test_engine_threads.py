@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow.acero
+import pyarrow.dataset  # noqa: F401 (what a first filter loads is not the engine's memory)
 import pytest
 from conftest import LONG
 

@@ -2,6 +2,7 @@
 
 #pragma once
 
+#include <algorithm>
 #include <string>
 #include <vector>
 
@@ -231,7 +232,7 @@ class Repeats {
     std::vector<Shape> shapes_;
 };
 
-constexpr size_t kMostExpected = 1 << 16;  // documents for which there is room at once
+constexpr size_t kUsualSize = 64;  // bytes of most documents, at least: room is made for so many
 
 // Find whole entries: an id and a document each. `bounds` gets the start of every id and
 // document behind the first id, and the end; `at` is where a problem is. `places` gets the places of
@@ -243,10 +244,9 @@ inline Scanned scan_entries(const uint8_t* data, size_t size, size_t start, size
     const uint8_t* const end = data + size;
     const uint8_t* p = data + start;
     Repeats repeats(wanted);
-    if (count <= kMostExpected && count <= size - start) {
-        bounds.reserve(bounds.size() + 2 * count);
-        places.reserve(wanted.size() * count);
-    }
+    const size_t expected = std::min(count, (size - start) / kUsualSize);
+    bounds.reserve(bounds.size() + 2 * expected);
+    places.reserve(wanted.size() * expected);
     std::vector<uint32_t> here(wanted.size(), kUnknownPlace);
     const std::vector<uint32_t> unknown(wanted.size(), kUnknownPlace);
     for (size_t found = 0; found < count && size_t(p - data) - start < max_bytes && p < end;
