@@ -23,7 +23,7 @@ from godb_arrow.parts import PartedBase, PartFolder
 from godb_arrow.schema import DocumentSummary, fields_fit, infer_schema
 from godb_arrow.statistics import Row, covered, decode_statistics
 
-__all__ = ["BulkInsert", "DocumentIds"]
+__all__ = ["BulkInsert", "DocumentIds", "join_bases"]
 
 
 class DocumentIds(Sequence[str]):
@@ -219,25 +219,9 @@ class BulkInsert:
         PartedBase
             The collection with them.
         """
-        before = self._base.manifest
-        manifest = Manifest(
-            before.version + 1, (*before.parts, *self._parts), self._joined_schema(), next_id,
-            before.record, before.indexes,
-        )  # fmt: skip
-        return self._folder.commit(manifest, [*self._base.part_statistics(), *self._statistics])
-
-    def _joined_schema(self) -> pa.Schema:
-        """The join of the collection's documents and the new ones."""
-        before, schema = self._base.manifest, self._schema_so_far()
-        if not before.count:
-            return schema
-        if fields_fit(schema, before.schema):
-            return before.schema
-        added = Manifest(0, tuple(self._parts), schema, 0)
-        summary = DocumentSummary()
-        summary.merge(self._base.summary())
-        summary.merge(PartedBase(self._folder, added).summary())
-        return infer_schema(summary)
+        schemas = [self._schema_so_far()] if self._parts else []
+        joined = _with_parts(self._base, self._parts, self._statistics, schemas, next_id)
+        return self._folder.commit(*joined)
 
     def discard(self) -> None:
         """Remove the files: the documents are not wanted."""
@@ -247,3 +231,66 @@ class BulkInsert:
             self._folder.remove_files(self._parts)
         except GodbError:  # the next save removes them
             return
+
+
+def join_bases(
+    base: PartedBase,
+    parts: Sequence[Part],
+    statistics: Sequence[Row | None],
+    schemas: Sequence[pa.Schema],
+    next_id: int,
+) -> tuple[Manifest, list[Row | None]]:
+    """A manifest of a collection with further files, and the statistics of all.
+
+    Parameters
+    ----------
+    base : PartedBase
+        The collection.
+    parts, statistics, schemas : sequences
+        The further files.
+    next_id : int
+        The number that the next generated id gets.
+
+    Raises
+    ------
+    DuplicateId
+        Documents share an id.
+    """
+    joined = _with_parts(base, parts, statistics, schemas, next_id)
+    together = PartedBase(base.folder, joined[0])
+    hashes = b"".join(file.ids().hashes.tobytes() for file in together.parts)
+    if codec.has_equal(hashes):
+        seen: set[str] = set()
+        twice: dict[str, None] = {}
+        deleted = set(together.deleted.tolist())
+        for row, run in together.loaded():
+            for index, identity in enumerate(run.ids()):
+                if row + index in deleted:
+                    continue
+                if identity in seen:
+                    twice[identity] = None
+                seen.add(identity)
+        if twice:
+            raise DuplicateId(list(twice)[:10])
+    return joined
+
+
+def _with_parts(
+    base: PartedBase,
+    parts: Sequence[Part],
+    statistics: Sequence[Row | None],
+    schemas: Sequence[pa.Schema],
+    next_id: int,
+) -> tuple[Manifest, list[Row | None]]:
+    before = base.manifest
+    schema = schemas[0] if schemas and not before.parts else before.schema
+    if not all(fields_fit(one, schema) for one in schemas):
+        summary = DocumentSummary()
+        summary.merge(base.summary())
+        added = Manifest(0, tuple(parts), schema, 0)
+        summary.merge(PartedBase(base.folder, added).summary())
+        schema = infer_schema(summary)
+    manifest = Manifest(
+        before.version + 1, (*before.parts, *parts), schema, next_id, before.record, before.indexes
+    )
+    return manifest, [*base.part_statistics()[: len(before.parts)], *statistics]

@@ -219,11 +219,15 @@ class PartFolder:
         return written
 
     def write_part(
-        self, number: int, name: str, chunks: Iterator[Chunk], count: int, schema: pa.Schema
+        self, number: int | str, name: str, chunks: Iterator[Chunk], count: int, schema: pa.Schema
     ) -> tuple[Part, Row | None]:
-        """Write a part, with the file that says where its ids are; no manifest knows it yet."""
-        part = Part(number, count, 0, 0)
-        path = os.path.join(self.path, part.file)
+        """Write a part, with the file that says where its ids are; no manifest knows it yet.
+
+        With a text in place of its number it is given one by :meth:`give_number`.
+        """
+        part = Part(0, count, 0, 0)
+        stem = f"{number:08d}" if isinstance(number, int) else TEMPORARY_PREFIX + number
+        path = os.path.join(self.path, stem + ".godb")
         size = 0
         rows: list[Row | None] = []
         ids: list[pa.Array] = []
@@ -243,10 +247,11 @@ class PartFolder:
             data = CollectionData(name, count, noted(), hint)
             write_file(stream, [data], threads=self.memory.threads)
         index = _pack_ids(IdIndex.build(ids))
-        with replace_file(os.path.join(self.path, part.ids_file)) as stream:
+        with replace_file(os.path.join(self.path, stem + ".ids")) as stream:
             stream.write(index)
         part = replace(
             part,
+            number=number if isinstance(number, int) else 0,
             size=size,
             file_size=os.path.getsize(path),
             ids_checksum=xxhash.xxh3_64_intdigest(index),
@@ -254,6 +259,25 @@ class PartFolder:
         fields = covered(schema)
         joined = per_piece(rows, [0] * len(rows), fields) if rows and len(fields) else None
         return part, None if joined is None else row_of(joined, 0)
+
+    def give_number(self, token: str, part: Part, number: int) -> Part:
+        """Give a part that another process wrote its number."""
+        part = replace(part, number=number)
+        with storage_errors("rename", self.path):
+            for suffix, name in ((".godb", part.file), (".ids", part.ids_file)):
+                source = os.path.join(self.path, TEMPORARY_PREFIX + token + suffix)
+                storage.disk.replace(source, os.path.join(self.path, name))
+            storage.disk.sync_folder(self.path)
+        return part
+
+    def packed(self, manifest: Manifest, statistics: Sequence[Row | None]) -> bytes:
+        """A manifest with the statistics of its parts, as a file has it."""
+        fields = covered(manifest.schema)
+        packed = b""
+        if len(fields) and any(row is not None for row in statistics):
+            joined = per_piece(statistics, range(len(statistics)), fields)
+            packed = pack_statistics(joined)
+        return replace(manifest, packed_statistics=packed).pack()
 
     def commit(self, manifest: Manifest, statistics: Sequence[Row | None]) -> PartedBase:
         """Make a manifest the collection's state.
@@ -269,12 +293,7 @@ class PartFolder:
         -------
         PartedBase
         """
-        fields = covered(manifest.schema)
-        packed = b""
-        if len(fields) and any(row is not None for row in statistics):
-            joined = per_piece(statistics, range(len(statistics)), fields)
-            packed = pack_statistics(joined)
-        manifest = replace(manifest, packed_statistics=packed, created=time.time())
+        manifest = Manifest.unpack(self.packed(replace(manifest, created=time.time()), statistics))
         self.make()
         write_manifest(self.path, manifest)
         return PartedBase(self, manifest)

@@ -12,13 +12,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from enum import Enum
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import pyarrow as pa
 
 from godb_arrow import codec
 from godb_arrow.base import Base
-from godb_arrow.bulk import BulkInsert, DocumentIds
+from godb_arrow.bulk import BulkInsert, DocumentIds, join_bases
 from godb_arrow.compaction import choose_parts
 from godb_arrow.display import Table, quantity
 from godb_arrow.encoding import Encoded, IdSequence, number_of
@@ -38,6 +38,9 @@ from godb_arrow.overlay import Overlay, Version
 from godb_arrow.parts import PartedBase
 from godb_arrow.persistence import DataDirectory, join_parts, place_for, save_snapshot
 from godb_arrow.snapshot import Snapshot, scan
+
+if TYPE_CHECKING:
+    from godb_arrow.fragments import WrittenPart
 
 __all__ = ["CollectionInfo", "CollectionState", "CollectionStore", "Services"]
 
@@ -667,10 +670,7 @@ class CollectionStore:
 
     def _put_bulk(self, encoded: Iterator[Encoded], schema: pa.Schema | None) -> DocumentIds:
         """Insert documents that memory cannot hold: all of them or, on an error, none."""
-        if not isinstance(self._base, PartedBase):
-            with self._lock:
-                self._stale, self._form = True, "folder"
-            self.checkpoint()
+        self.to_folder()
         with self._storing:
             base = self._base
             assert isinstance(base, PartedBase)
@@ -694,6 +694,52 @@ class CollectionStore:
             base.forget(stored)
             self._sweep()
             return bulk.ids()
+
+    def to_folder(self) -> None:
+        """Have several files from now on, however small it is."""
+        if not isinstance(self._base, PartedBase):
+            with self._lock:
+                self._stale, self._form = True, "folder"
+            self.checkpoint()
+
+    def take_parts(self, written: Sequence[WrittenPart], *, overwrite: bool) -> int:
+        """Make files that other processes wrote part of the collection: all at once, or none.
+
+        Returns
+        -------
+        int
+            How many documents they have.
+
+        Raises
+        ------
+        DuplicateId
+            Documents share an id, or have one that is there.
+        """
+        self.to_folder()
+        self.checkpoint()
+        with self._storing, self._lock, error_context("write", collection=self._name):
+            base = self._base
+            assert isinstance(base, PartedBase)
+            if len(self._overlay):
+                raise GodbError("somebody changed the collection meanwhile", advice="try again")
+            sequence = self._ids()
+            for one in written:
+                sequence.see_greatest(one.greatest)
+            kept = replace(base.manifest, parts=()) if overwrite else base.manifest
+            before = PartedBase(base.folder, kept)
+            number = base.folder.next_number()
+            parts = [base.folder.give_number(one.token, one.part, number + index)
+                     for index, one in enumerate(written)]  # fmt: skip
+            schemas = [pa.ipc.read_schema(pa.py_buffer(one.schema)) for one in written]
+            rows = [one.statistics for one in written]
+            joined = join_bases(before, parts, rows, schemas, sequence.next_id)
+            self._base = base.folder.commit(*joined)
+            self._count = self._base.live
+            self._changes += 1
+            self._last_modified = time.time()
+            base.forget(self._base)
+        self._sweep()
+        return sum(part.documents for part in parts)
 
     def _check_no_change_has(self, bulk: BulkInsert) -> None:
         """Raise if a document that was put meanwhile has an id of a bulk of others."""

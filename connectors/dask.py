@@ -1,0 +1,166 @@
+"""Collections as Dask DataFrames: a partition for each file, and back, written in parallel."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from godb_arrow.connectors import missing
+from godb_arrow.connectors.pandas import to_frame
+from godb_arrow.fragments import (
+    Fragment,
+    PartWriter,
+    WriteMode,
+    WrittenPart,
+    commit_parts,
+    fragments_of,
+)
+from godb_arrow.projection import Filter, project
+
+try:
+    import dask.dataframe as dd
+    from dask.base import compute
+    from dask.delayed import delayed
+except ImportError as error:
+    raise missing("dask", "Dask") from error
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from godb_arrow.connectors.pandas import DtypeBackend
+
+__all__ = ["read_godb", "to_godb"]
+
+
+class _Read:
+    """What Dask calls for each partition; it says itself which columns it needs."""
+
+    def __init__(
+        self, schema: pa.Schema, condition: Filter | None, dtype_backend: DtypeBackend | None
+    ) -> None:
+        self._schema = schema
+        self._condition = condition
+        self._dtype_backend = dtype_backend
+
+    def __call__(self, fragment: Fragment, columns: Sequence[str] | None = None) -> pd.DataFrame:
+        reader = fragment.open().stream_batches(
+            self._schema.names if columns is None else list(columns),
+            self._condition,
+            self._schema,
+        )
+        return to_frame(reader.read_all(), self._dtype_backend)
+
+    def meta(self) -> pd.DataFrame:
+        """No rows of all columns."""
+        schema = project(self._schema, self._schema.names, None).schema
+        return to_frame(schema.empty_table(), self._dtype_backend)
+
+
+def read_godb(
+    source: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
+    collection: str | None = None,
+    *,
+    columns: Sequence[str] | None = None,
+    filter: Filter | None = None,
+    dtype_backend: DtypeBackend | None = "pyarrow",
+) -> dd.DataFrame:
+    """A collection as a Dask DataFrame, with a partition for each of its files.
+
+    Workers read the files themselves: they must see the same paths. Columns that a computation
+    does not use are not decoded, and files of which statistics say that the filter keeps nothing
+    are not read.
+
+    Parameters
+    ----------
+    source : path or URL, or several
+        A GODB file, many of them, a data directory, or the folder of a collection that has several
+        files. Of a data directory, what was saved is read.
+    collection : str, optional
+        Which collection. May be left out where there is one only.
+    columns : sequence of str, optional
+        Fields; all, if left out.
+    filter : pyarrow.compute.Expression or mapping, optional
+        Which documents to keep.
+    dtype_backend : {"pyarrow", "numpy_nullable"} or None
+        As in pandas. With None a partition with nulls may have other dtypes than one without.
+
+    Returns
+    -------
+    dask.dataframe.DataFrame
+
+    Examples
+    --------
+    >>> from godb_arrow.samples import FLIGHTS
+    >>> flights = read_godb(FLIGHTS)
+    >>> int(flights[flights.distance > 4000].dep_delay.count().compute())
+    62
+    """
+    fragments, schema = fragments_of(source, collection)
+    if columns is not None:
+        needed = project(schema, columns, filter).decoded
+        names = [name for name in schema.names if name in needed.names]
+        schema = pa.schema([schema.field(name) for name in names], metadata=schema.metadata)
+    read = _Read(schema, filter, dtype_backend)
+    frame = dd.from_map(  # type: ignore[no-untyped-call]
+        read, fragments, meta=read.meta(), enforce_metadata=False
+    )
+    chosen: dd.DataFrame = frame if columns is None else frame[list(columns)]
+    return chosen
+
+
+def to_godb(
+    frame: dd.DataFrame,
+    directory: str | os.PathLike[str],
+    collection: str,
+    *,
+    mode: WriteMode = "error",
+) -> int:
+    """Write a Dask DataFrame into a data directory: all of it or, on an error, nothing.
+
+    Each partition becomes a file, written where it is computed; one manifest then names them all.
+    A partition that is computed again leaves a file that nobody knows, which is removed some time.
+
+    Parameters
+    ----------
+    frame : dask.dataframe.DataFrame
+        The rows. A column ``_id`` gives the document ids; else they are generated, and have gaps.
+    directory : path
+        The data directory, which all workers see. No engine may have it open to write.
+    collection : str
+        The collection.
+    mode : {"error", "append", "overwrite"}
+        What to do when the collection is there.
+
+    Returns
+    -------
+    int
+        How many documents were written.
+
+    Raises
+    ------
+    CollectionExists, DuplicateId, DirectoryLocked
+
+    Examples
+    --------
+    >>> import tempfile, pandas as pd, dask.dataframe as dd
+    >>> frame = dd.from_pandas(pd.DataFrame({"n": range(10)}), npartitions=2)
+    >>> folder = tempfile.mkdtemp()
+    >>> to_godb(frame, folder, "numbers")
+    10
+    >>> int(read_godb(folder, "numbers").n.sum().compute())
+    45
+    """
+    writer = PartWriter.of(directory, collection, mode)
+    write = delayed(_write, pure=False)
+    partitions: list[Any] = frame.to_delayed()  # type: ignore[no-untyped-call]
+    tasks = [write(writer, part, index) for index, part in enumerate(partitions)]
+    written: Sequence[WrittenPart | None] = compute(*tasks)  # type: ignore[no-untyped-call]
+    return commit_parts(directory, collection, written, mode)
+
+
+def _write(writer: PartWriter, frame: pd.DataFrame, index: int) -> Any:
+    table = pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata()
+    return writer.write(table, index)

@@ -1,0 +1,149 @@
+"""Dask reads and writes collections of several files, in several processes."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow.compute as pc
+import pytest
+
+import godb_arrow
+from godb_arrow import StorageEngine
+
+dd = pytest.importorskip("dask.dataframe")
+
+from godb_arrow.connectors.dask import read_godb, to_godb  # noqa: E402
+from godb_arrow.fragments import PartWriter, commit_parts, fragments_of  # noqa: E402
+
+
+@pytest.fixture(params=["synchronous", "processes"])
+def scheduler(request: pytest.FixtureRequest) -> Iterator[str]:
+    import dask
+
+    with dask.config.set(scheduler=request.param, num_workers=2), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Dask's own
+        yield request.param
+
+
+def filled(folder: Path) -> StorageEngine:
+    engine = StorageEngine(folder, part_size="16KiB")
+    users = engine.create_collection("users")
+    for first in range(0, 4000, 1000):
+        rows = [{"n": n, "city": f"city {n % 7}"} for n in range(first, first + 1000)]
+        users.insert_many(rows)
+        engine.save()
+    users.delete_many(pc.field("n") >= 3990)
+    users.update("1", {"n": -1})
+    engine.save()
+    return engine
+
+
+def test_a_partition_for_each_file_and_the_same_result(tmp_path: Path, scheduler: str) -> None:
+    with filled(tmp_path) as engine:
+        frame = read_godb(tmp_path, "users")
+        assert frame.npartitions == len(engine["users"]._base.parts) > 3  # type: ignore[attr-defined]
+        expected = engine["users"].to_pandas()
+        assert len(frame) == len(expected) == 3990
+        assert int(frame.n.sum().compute()) == int(expected.n.sum())
+        by_city = frame.groupby("city").n.sum().compute()
+        assert by_city.to_dict() == expected.groupby("city").n.sum().to_dict()
+        few = read_godb(tmp_path, "users", columns=["city"], filter=pc.field("n") >= 3980)
+        assert list(few.columns) == ["city"]
+        assert len(few.compute()) == 10
+
+
+def test_columns_that_are_not_used_are_not_decoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import dask
+
+    filled(tmp_path).close()
+    seen: set[str] = set()
+    decode = godb_arrow.codec.decode_batch
+
+    def noted(entries: Any, plan: Any) -> Any:
+        seen.update(plan.schema.names)
+        return decode(entries, plan)
+
+    frame = read_godb(tmp_path, "users")
+    monkeypatch.setattr("godb_arrow.codec.decode_batch", noted)
+    with dask.config.set(scheduler="synchronous"):
+        assert int(frame["n"].max().compute()) == 3989
+    assert seen == {"n"}
+
+
+def test_partitions_are_written_in_parallel_and_named_at_once(
+    tmp_path: Path, scheduler: str
+) -> None:
+    source = pd.DataFrame({"n": range(1000), "s": [f"x{n}" for n in range(1000)]})
+    frame = dd.from_pandas(source, npartitions=4)
+    assert to_godb(frame, tmp_path, "c") == 1000
+    with pytest.raises(godb_arrow.CollectionExists):
+        to_godb(frame, tmp_path, "c")
+    assert to_godb(frame, tmp_path, "c", mode="append") == 1000
+    with StorageEngine(tmp_path) as engine:
+        assert sorted(engine["c"].to_arrow(["n"]).column("n").to_pylist()) == sorted(
+            [*range(1000)] * 2
+        )
+        assert len({document["_id"] for document in engine["c"]}) == 2000
+        before = engine["c"].versions()[-1].version
+        with pytest.raises(godb_arrow.DirectoryLocked):
+            to_godb(frame, tmp_path, "c", mode="append")
+    assert to_godb(frame[frame.n < 10], tmp_path, "c", mode="overwrite") == 10
+    with StorageEngine(tmp_path) as engine:
+        assert len(engine["c"]) == 10
+        assert len(engine.snapshot("c", before)) == 2000
+        assert not godb_arrow.verify_godb(engine["c"].path or "").problems
+
+
+def test_ids_of_ones_own_occur_once(tmp_path: Path) -> None:
+    import dask
+
+    source = pd.DataFrame({"_id": ["a", "b", "c", "a"], "n": range(4)})
+    with dask.config.set(scheduler="synchronous"):
+        with pytest.raises(godb_arrow.DuplicateId, match="'a'"):
+            to_godb(dd.from_pandas(source, npartitions=2), tmp_path, "c")
+        assert to_godb(dd.from_pandas(source[:3], npartitions=2), tmp_path, "c", mode="append") == 3
+        with pytest.raises(godb_arrow.DuplicateId, match="'c'"):
+            more = pd.DataFrame({"_id": ["c", "d"], "n": [1, 2]})
+            to_godb(dd.from_pandas(more, npartitions=1), tmp_path, "c", mode="append")
+    with StorageEngine(tmp_path) as engine:
+        assert [document["_id"] for document in engine["c"]] == ["a", "b", "c"]
+
+
+def test_a_writer_that_was_killed_leaves_the_version_before_and_the_retry_commits_once(
+    tmp_path: Path,
+) -> None:
+    filled(tmp_path).close()
+    writer = PartWriter.of(tmp_path, "users", "append")
+    lost = writer.write(pd.DataFrame({"n": [1]}), 0)  # and its process was killed
+    again = writer.write(pd.DataFrame({"n": [1]}), 0)
+    other = writer.write(pd.DataFrame({"n": [2]}), 1)
+    assert lost is not None
+    with StorageEngine(tmp_path) as engine:
+        assert len(engine["users"]) == 3990
+    assert commit_parts(tmp_path, "users", [again, other, None]) == 2
+    with StorageEngine(tmp_path, part_grace=0.001) as engine:
+        assert len(engine["users"]) == 3992
+        engine["users"].insert({"n": 3})
+        engine.save()
+        folder = Path(engine["users"].path or "")
+        assert not [path for path in folder.iterdir() if lost.token in path.name]
+    assert not godb_arrow.verify_godb(folder).problems
+
+
+def test_files_and_folders_are_fragments(tmp_path: Path) -> None:
+    engine = filled(tmp_path / "data")
+    engine.save_to_file(tmp_path / "one.godb")
+    engine.close()
+    fragments, schema = fragments_of([tmp_path / "one.godb", tmp_path / "data"], "users")
+    assert sum(one.documents for one in fragments) == 2 * 3990
+    assert schema.names == ["_id", "n", "city"]
+    with pytest.raises(godb_arrow.SourceNotFound, match="'users'"):
+        fragments_of(tmp_path / "data", "others")
+    with pytest.raises(godb_arrow.InvalidOption):
+        fragments_of([])
