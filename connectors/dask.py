@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -157,8 +158,8 @@ def to_godb(
     write = delayed(_write, pure=False)
     partitions: list[Any] = frame.to_delayed()  # type: ignore[no-untyped-call]
     tasks = [write(writer, part, index) for index, part in enumerate(partitions)]
-    written: Sequence[WrittenPart | None] = compute(*tasks)  # type: ignore[no-untyped-call]
-    return commit_parts(directory, collection, written, mode)
+    written: Sequence[list[WrittenPart]] = compute(*tasks)  # type: ignore[no-untyped-call]
+    return commit_parts(directory, collection, list(itertools.chain(*written)), mode)
 
 
 def _write(writer: PartWriter, frame: pd.DataFrame, index: int) -> Any:

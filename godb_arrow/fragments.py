@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from godb_arrow import codec
 from godb_arrow.codec.entries import Chunk
-from godb_arrow.encoding import IdSequence, encode_rows, id_column_of, rows_of, stored_schema
+from godb_arrow.encoding import Encoded, IdSequence, encode_rows, rows_of, stored_schema
 from godb_arrow.errors import CollectionExists, InvalidOption, SourceNotFound, error_context
 from godb_arrow.manifest import Manifest, Part
 from godb_arrow.memory import Memory
@@ -25,6 +25,7 @@ from godb_arrow.parts import PartedBase, PartFolder
 from godb_arrow.persistence import DataDirectory
 from godb_arrow.remote import is_url
 from godb_arrow.scannable import Scannable, open_godb
+from godb_arrow.schema import DocumentSummary, infer_schema
 from godb_arrow.statistics import Row, covered, decode_statistics
 from godb_arrow.versions import CollectionVersion
 
@@ -33,6 +34,7 @@ __all__ = ["Fragment", "PartWriter", "WriteMode", "WrittenPart", "commit_parts",
 WriteMode = Literal["error", "append", "overwrite"]
 
 _MEMORY = 256 << 20  # of a process that reads or writes a fragment
+_PART = 64 << 20  # bytes of documents that are held until they become a file
 _IDS_OF_A_WRITER = 1 << 32  # generated ids that each may give
 
 
@@ -207,8 +209,8 @@ class PartWriter:
             found.to_folder()
             return cls(path, collection, found.next_id)
 
-    def write(self, data: Any, index: int) -> WrittenPart | None:
-        """Write documents as a file; None where there are none.
+    def write(self, data: Any, index: int) -> list[WrittenPart]:
+        """Write documents as files, of about the usual size each.
 
         Parameters
         ----------
@@ -219,50 +221,53 @@ class PartWriter:
 
         Returns
         -------
-        WrittenPart or None
+        list of WrittenPart
             For :func:`commit_parts`.
         """
         with error_context("write", self.directory, self.collection):
             rows = rows_of(data, None)
             sequence = IdSequence(self.first_id + index * _IDS_OF_A_WRITER)
-            given = rows.schema is not None and id_column_of(rows, None) is not None
             schema = None if rows.schema is None else stored_schema(rows.schema)
             fields = None if schema is None else covered(schema)
-            encoded = list(encode_rows(rows, None, False, sequence, fields))
-            if not encoded:
-                return None
-            if schema is None:
-                from godb_arrow.schema import DocumentSummary, infer_schema
-
-                summary = DocumentSummary()
-                for one in encoded:
-                    codec.infer(one.entries(), summary)
-                schema = infer_schema(summary)
-                given = any(one.given for one in encoded)
-
-            def chunks() -> Iterator[Chunk]:
-                for one in encoded:
-                    known = one.statistics
-                    if known is None:
-                        known = decode_statistics(one.entries(), covered(schema))
-                    yield Chunk(one.chunk, len(one.ids), known)
-
-            token = secrets.token_hex(16)
             directory = DataDirectory(self.directory, Memory(_MEMORY), read_only=True)
             folder = directory.folder(directory.paths_of(self.collection)[-1])
-            count = sum(len(one.ids) for one in encoded)
-            part, statistics = folder.write_part(token, self.collection, chunks(), count, schema)
-            greatest = max(codec.survey_ids(one.ids)[1] for one in encoded) if given else 0
-            return WrittenPart(
-                token, part, schema.serialize().to_pybytes(), statistics,
-                max(greatest, sequence.next_id - 1),
-            )  # fmt: skip
+            written: list[WrittenPart] = []
+            waiting: list[Encoded] = []
+            for one in encode_rows(rows, None, False, sequence, fields):
+                waiting.append(one)
+                if sum(len(encoded.chunk) for encoded in waiting) >= _PART:
+                    written.append(self._write(folder, waiting, schema))
+                    waiting = []
+            if waiting:
+                written.append(self._write(folder, waiting, schema))
+            return written
+
+    def _write(
+        self, folder: PartFolder, encoded: list[Encoded], schema: pa.Schema | None
+    ) -> WrittenPart:
+        if schema is None:
+            summary = DocumentSummary()
+            for one in encoded:
+                codec.infer(one.entries(), summary)
+            schema = infer_schema(summary)
+        fields = covered(schema)
+
+        def chunks() -> Iterator[Chunk]:
+            for one in encoded:
+                known = one.statistics or decode_statistics(one.entries(), fields)
+                yield Chunk(one.chunk, len(one.ids), known)
+
+        token = secrets.token_hex(16)
+        count = sum(len(one.ids) for one in encoded)
+        part, statistics = folder.write_part(token, self.collection, chunks(), count, schema)
+        greatest = max(codec.survey_ids(one.ids)[1] for one in encoded)
+        return WrittenPart(token, part, schema.serialize().to_pybytes(), statistics, greatest)
 
 
 def commit_parts(
     directory: str | os.PathLike[str],
     collection: str,
-    written: Sequence[WrittenPart | None],
+    written: Sequence[WrittenPart],
     mode: WriteMode = "append",
 ) -> int:
     """Make files that processes wrote part of a collection: all of them at once, or none.
@@ -273,8 +278,8 @@ def commit_parts(
         The data directory; no engine may have it open to write.
     collection : str
         The collection.
-    written : sequence of WrittenPart or None
-        What each process gave back; files of others are forgotten, and removed some time.
+    written : sequence of WrittenPart
+        What the processes gave back; files of others are forgotten, and removed some time.
     mode : {"append", "overwrite", "error"}
         Whether they take the place of what is there.
 
@@ -292,6 +297,5 @@ def commit_parts(
     """
     from godb_arrow.engine import StorageEngine
 
-    found = [one for one in written if one is not None]
     with StorageEngine(directory) as engine:
-        return engine[collection].take_parts(found, overwrite=mode == "overwrite")
+        return engine[collection].take_parts(written, overwrite=mode == "overwrite")

@@ -1,0 +1,228 @@
+"""Collections in Spark: ``spark.read.format("godb")``, and ``df.write.format("godb")``.
+
+Register it once with a session: ``spark.dataSource.register(GodbDataSource)``. Options:
+
+- ``collection``: which one; may be left out where there is one only.
+- ``columns``: names separated by commas, of those that are decoded (Spark does not say which it
+  uses).
+
+A path is a data directory, a GODB file, or several of these separated by commas.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import reduce
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from godb_arrow.connectors import missing
+from godb_arrow.errors import InvalidOption
+from godb_arrow.fragments import (
+    Fragment,
+    PartWriter,
+    WriteMode,
+    WrittenPart,
+    commit_parts,
+    fragments_of,
+)
+from godb_arrow.projection import project
+from godb_arrow.schema import storage_schema
+
+try:
+    from pyspark import TaskContext
+    from pyspark.sql import datasource as spark
+    from pyspark.sql.pandas.types import from_arrow_schema, to_arrow_schema
+    from pyspark.sql.types import StructType
+except ImportError as error:
+    raise missing("spark", "PySpark") from error
+
+__all__ = ["GodbDataSource"]
+
+
+def _spark_field(field: pa.Field) -> pa.Field:
+    """A field in a type that Spark has."""
+    if pa.types.is_null(field.type):
+        return field.with_type(pa.string())
+    if pa.types.is_uint64(field.type):
+        return field.with_type(pa.decimal128(20, 0))
+    if pa.types.is_timestamp(field.type):
+        return field.with_type(pa.timestamp("us", field.type.tz))
+    return field
+
+
+def _spark_schema(schema: pa.Schema) -> pa.Schema:
+    return pa.schema([_spark_field(field) for field in storage_schema(schema)])
+
+
+class GodbDataSource(spark.DataSource):
+    """GODB as a data source of Spark 4.
+
+    Parameters
+    ----------
+    options : dict
+        What Spark hands over.
+
+    Examples
+    --------
+    >>> GodbDataSource.name()
+    'godb'
+    """
+
+    @classmethod
+    def name(cls) -> str:
+        """What ``format`` takes."""
+        return "godb"
+
+    def _sources(self) -> list[str]:
+        path = self.options.get("path")
+        if not path:
+            raise InvalidOption("there is no path", advice='give it to load or save: "data"')
+        return [part.strip().removeprefix("file:") for part in path.split(",")]
+
+    def _found(self) -> tuple[list[Fragment], pa.Schema]:
+        fragments, schema = fragments_of(self._sources(), self.options.get("collection"))
+        columns = self.options.get("columns")
+        if columns:
+            schema = project(schema, [name.strip() for name in columns.split(",")], None).schema
+        return fragments, schema
+
+    def schema(self) -> StructType:
+        """The schema that was saved."""
+        return from_arrow_schema(_spark_schema(self._found()[1]))
+
+    def reader(self, schema: StructType) -> _Reader:
+        """A reader of the saved documents."""
+        fragments, found = self._found()
+        return _Reader(fragments, found, to_arrow_schema(schema, timezone="UTC"))
+
+    def writer(self, schema: StructType, overwrite: bool) -> _Writer:
+        """A writer to a collection of a data directory."""
+        name = self.options.get("collection")
+        if not name:
+            raise InvalidOption("there is no collection", advice='give option("collection", …)')
+        (directory,) = self._sources()
+        mode: WriteMode = "overwrite" if overwrite else "append"
+        return _Writer(PartWriter.of(directory, name, mode), mode)
+
+
+@dataclass
+class _Share(spark.InputPartition):
+    """The fragment that a task reads."""
+
+    fragment: Fragment
+
+
+class _Reader(spark.DataSourceReader):
+    def __init__(self, fragments: list[Fragment], own: pa.Schema, wanted: pa.Schema) -> None:
+        self._fragments = fragments
+        self._own = own
+        self._wanted = wanted
+        self._conditions: list[pc.Expression] = []
+
+    def pushFilters(self, filters: list[spark.Filter]) -> Iterable[spark.Filter]:  # noqa: N802
+        """Take the filters that mean the same here and there; Spark applies the others."""
+        for one in filters:
+            condition = _expression(one, self._own)
+            if condition is None:
+                yield one
+            else:
+                self._conditions.append(condition)
+
+    def partitions(self) -> Sequence[spark.InputPartition]:
+        """One for each file."""
+        return [_Share(fragment) for fragment in self._fragments]
+
+    def read(self, partition: spark.InputPartition) -> Iterator[pa.RecordBatch]:
+        """The record batches of a file."""
+        assert isinstance(partition, _Share)
+        condition = reduce(lambda a, b: a & b, self._conditions) if self._conditions else None
+        names = self._wanted.names
+        schema = pa.schema([self._own.field(name) for name in names])
+        opened = partition.fragment.open()
+        needed = project(self._own, names, condition).decoded if condition is not None else schema
+        with opened.stream_batches(names, condition, needed) as reader:
+            for batch in reader:
+                plain = batch.cast(storage_schema(batch.schema))
+                yield plain.cast(self._wanted, safe=False)
+
+
+def _expression(one: spark.Filter, schema: pa.Schema) -> pc.Expression | None:
+    """A filter of Spark as an expression of Arrow; None where they do not mean the same."""
+    if isinstance(one, spark.Not):
+        inner = _expression(one.child, schema)
+        return None if inner is None else ~inner
+    path: tuple[str, ...] = getattr(one, "attribute", ())
+    if len(path) != 1 or path[0] not in schema.names:
+        return None
+    kind = storage_schema(schema).field(path[0]).type
+    field = pc.field(path[0])
+    if isinstance(one, spark.IsNull):
+        return field.is_null()
+    if isinstance(one, spark.IsNotNull):
+        return field.is_valid()
+    # Of reals NaN equals itself in Spark, and is greater than anything; others differ there, too.
+    exact = pa.types.is_int64(kind) or pa.types.is_string(kind) or pa.types.is_boolean(kind)
+    if not exact:
+        return None
+    try:
+        if isinstance(one, spark.In):
+            known = [value for value in one.value if value is not None]
+            return field.isin(pa.array(known, kind)) if known else None
+        value = pa.scalar(getattr(one, "value", None), kind)
+    except (pa.ArrowException, TypeError, ValueError, OverflowError):
+        return None
+    if not value.is_valid:
+        return None
+    for of, compare in (
+        (spark.EqualTo, field == value),
+        (spark.GreaterThan, field > value),
+        (spark.GreaterThanOrEqual, field >= value),
+        (spark.LessThan, field < value),
+        (spark.LessThanOrEqual, field <= value),
+    ):
+        if isinstance(one, of):
+            return compare
+    return None
+
+
+@dataclass
+class _Message(spark.WriterCommitMessage):
+    """What a task wrote."""
+
+    written: list[WrittenPart]
+
+
+class _Writer(spark.DataSourceArrowWriter):
+    def __init__(self, writer: PartWriter, mode: WriteMode) -> None:
+        self._writer = writer
+        self._mode = mode
+
+    def write(self, iterator: Iterator[pa.RecordBatch]) -> _Message:
+        """Write a task's rows as files that nobody knows yet."""
+        context = TaskContext.get()
+        assert context is not None
+        first = next(iterator, None)
+        if first is None:
+            return _Message([])
+        batches = (_storable(batch) for batch in itertools.chain([first], iterator))
+        schema = _storable(first).schema
+        reader = pa.RecordBatchReader.from_batches(schema, batches)
+        return _Message(self._writer.write(reader, context.partitionId()))
+
+    def commit(self, messages: Sequence[spark.WriterCommitMessage | None]) -> None:
+        """Make what all tasks wrote part of the collection, at once."""
+        written = [part for one in messages if isinstance(one, _Message) for part in one.written]
+        commit_parts(self._writer.directory, self._writer.collection, written, self._mode)
+
+    def abort(self, messages: Sequence[spark.WriterCommitMessage | None]) -> None:
+        """Nothing is named: the files are removed some time."""
+
+
+def _storable(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """A record batch without what only Spark's Arrow has."""
+    fields = [field.with_metadata(None) for field in batch.schema]
+    return pa.RecordBatch.from_arrays(batch.columns, schema=pa.schema(fields))

@@ -1,0 +1,143 @@
+"""Spark reads and writes collections, in several worker processes.
+
+PySpark is a very large download: these tests run where it is installed, in CI in a step of its own.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+
+import godb_arrow
+from godb_arrow import StorageEngine
+
+pytest.importorskip("pyspark")
+
+from godb_arrow.connectors.spark import GodbDataSource
+
+
+@pytest.fixture(scope="module")
+def spark() -> Iterator[Any]:
+    from pyspark.sql import SparkSession
+
+    os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
+    os.environ["PYSPARK_PYTHON"] = sys.executable
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        session = (
+            SparkSession.builder.master("local[2,3]")  # two tasks at a time, each tried three times
+            .config("spark.ui.enabled", "false")
+            .config("spark.sql.python.filterPushdown.enabled", "true")
+            .config("spark.driver.host", "127.0.0.1")
+            .config("spark.sql.shuffle.partitions", "2")
+            .config("spark.sql.session.timeZone", "UTC")
+            .getOrCreate()
+        )
+        session.sparkContext.setLogLevel("OFF")
+        session.dataSource.register(GodbDataSource)
+        yield session
+        session.stop()
+
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+def rows_of(frame: Any) -> list[dict[str, Any]]:
+    return [row.asDict(recursive=True) for row in frame.collect()]
+
+
+def test_spark_reads_what_the_engine_saved(spark: Any, tmp_path: Path) -> None:
+    with StorageEngine(tmp_path, part_size="16KiB") as engine:
+        users = engine.create_collection("users")
+        for first in range(0, 3000, 1000):
+            numbers = range(first, first + 1000)
+            users.insert_many(
+                [{"n": n, "city": f"city {n % 7}", "x": n / 2, "tags": ["a"]} for n in numbers]
+            )
+            engine.save()
+        users.update("1", {"city": 5})  # mixed types are JSON text
+        users.delete_many(pc.field("n") >= 2990)
+        engine.save()
+        frame = spark.read.format("godb").option("collection", "users").load(str(tmp_path))
+        assert frame.rdd.getNumPartitions() == len(users._base.parts) > 2  # type: ignore[attr-defined]
+        expected = {one["_id"]: one for one in users.to_arrow().to_pylist()}
+        assert {one["_id"]: one for one in rows_of(frame)} == expected
+        few = frame.where("n >= 100 and n < 110 and x > 52").select("n")
+        assert sorted(one["n"] for one in rows_of(few)) == [105, 106, 107, 108, 109]
+        assert (
+            "n >= 100" not in few._jdf.queryExecution().executedPlan().toString().split("Scan")[0]
+        )
+        columns = spark.read.format("godb").option("columns", "n").load(str(tmp_path))
+        assert columns.columns == ["n"]
+        assert columns.agg({"n": "sum"}).collect()[0][0] == sum(range(2990))
+
+
+def test_spark_writes_all_or_nothing(spark: Any, tmp_path: Path) -> None:
+    source = spark.range(1000).selectExpr("id as n", "concat('text ', id) as s").repartition(3)
+    writing = source.write.format("godb").option("collection", "c")
+    writing.mode("append").save(str(tmp_path))
+    writing.mode("append").save(str(tmp_path))
+    with StorageEngine(tmp_path) as engine:
+        assert len(engine["c"]) == len({one["_id"] for one in engine["c"]}) == 2000
+        before = engine["c"].versions()[-1].version
+
+    def fail(batches: Any) -> Any:
+        for batch in batches:
+            if pc.max(batch["n"]).as_py() > 900:
+                raise ValueError("this task fails, each time")
+            yield batch
+
+    broken = source.mapInArrow(fail, source.schema)
+    with pytest.raises(Exception, match="this task fails"):
+        broken.write.format("godb").option("collection", "c").mode("append").save(str(tmp_path))
+    with StorageEngine(tmp_path) as engine:
+        assert len(engine["c"]) == 2000
+    writing.mode("overwrite").save(str(tmp_path))
+    with StorageEngine(tmp_path) as engine:
+        assert sorted(engine["c"].to_arrow(["n"]).column("n").to_pylist()) == list(range(1000))
+        assert len(engine.snapshot("c", before)) == 2000
+        assert not godb_arrow.verify_godb(engine["c"].path or "").problems
+
+
+def test_a_worker_that_is_killed_is_tried_again_and_commits_once(
+    spark: Any, tmp_path: Path
+) -> None:
+    once = tmp_path / "killed"
+    source = spark.range(1000).selectExpr("id as n").repartition(3)
+
+    def kill_once(batches: Any) -> Any:
+        import signal
+
+        for batch in batches:
+            if pc.max(batch["n"]).as_py() == 999 and not once.exists():
+                once.touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            yield batch
+
+    killed = source.mapInArrow(kill_once, source.schema)
+    target = tmp_path / "data"
+    killed.write.format("godb").option("collection", "c").mode("append").save(str(target))
+    assert once.exists()
+    with StorageEngine(target) as engine:
+        assert sorted(engine["c"].to_arrow(["n"]).column("n").to_pylist()) == list(range(1000))
+
+
+def test_types_that_spark_has_not(spark: Any, tmp_path: Path) -> None:
+    path = tmp_path / "x.godb"
+    table = pa.table({
+        "u": pa.array([2**64 - 1, 1], pa.uint64()),
+        "t": pa.array([1_500_000_000_123_456_789, None], pa.timestamp("ns", "UTC")),
+        "z": pa.nulls(2),
+    })  # fmt: skip
+    godb_arrow.write_godb(table, path, "c")
+    found = rows_of(spark.read.format("godb").load(str(path)).orderBy("u"))
+    assert [int(one["u"]) for one in found] == [1, 2**64 - 1]
+    assert found[1]["z"] is None and found[1]["t"].microsecond == 123_456
