@@ -13,6 +13,7 @@ GODB files in, Arrow and DataFrames out, and back:
 import logging
 
 from godb_arrow._version import __version__
+from godb_arrow.backup import BackupInfo, list_backups, restore_backup
 from godb_arrow.collection import Collection
 from godb_arrow.connectors.pandas import read_godb
 from godb_arrow.engine import EngineStats, MemoryStats, StorageEngine
@@ -82,6 +83,7 @@ __all__ = [
     "LRU",
     "TTL",
     "AccessDenied",
+    "BackupInfo",
     "ChecksumMismatch",
     "Collection",
     "CollectionExists",
@@ -142,6 +144,7 @@ __all__ = [
     "WrongMagic",
     "__version__",
     "inspect_godb",
+    "list_backups",
     "list_collections",
     "open_godb",
     "read_document",
@@ -149,6 +152,7 @@ __all__ = [
     "read_godb",
     "read_schema",
     "read_table",
+    "restore_backup",
     "scan_godb",
     "verify_godb",
     "write_godb",

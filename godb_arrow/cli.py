@@ -547,6 +547,100 @@ def verify(sources: tuple[str, ...], quiet: bool) -> None:
 
 
 @main.command()
+@click.argument("directory")
+@click.argument("collections", nargs=-1)
+@_common
+def compact(directory: str, collections: tuple[str, ...], quiet: bool) -> None:
+    """Join the small files of collections that have several, and leave out what was deleted.
+
+    \b
+    Example:
+      godb-arrow compact data events
+    """
+    with godb_arrow.StorageEngine(directory) as engine:
+        for name in collections or engine.collections():
+            written = engine.compact(name)
+            if not quiet:
+                files = len(engine.versions(name)[-1:]) and engine.versions(name)[-1].parts
+                click.echo(f"{name}: {quantity(written)} written, {files or 1} files")
+
+
+@main.command()
+@click.argument("directory")
+@click.argument("collections", nargs=-1, required=True)
+@_common
+def pack(directory: str, collections: tuple[str, ...], quiet: bool) -> None:
+    """Write collections that have several files into one each, which go-db reads.
+
+    \b
+    Example:
+      godb-arrow pack data events
+    """
+    with godb_arrow.StorageEngine(directory) as engine:
+        for name in collections:
+            engine.pack(name)
+            if not quiet:
+                click.echo(f"{name}: {quantity(engine.info(name).disk_bytes)} in one file")
+
+
+@main.command()
+@click.argument("directory")
+@click.argument("collection")
+@click.option("--restore", type=int, help="Go back to this version.")
+@_common
+def versions(directory: str, collection: str, restore: int | None, quiet: bool) -> None:
+    """Show the saved states of a collection that has several files, and go back to one.
+
+    \b
+    Examples:
+      godb-arrow versions data events
+      godb-arrow versions data events --restore 41
+    """
+    with godb_arrow.StorageEngine(directory, read_only=restore is None) as engine:
+        if restore is not None:
+            engine.restore(collection, restore)
+        for info in engine.versions(collection) if not quiet else ():
+            click.echo("  ".join(info.cells()))
+
+
+@main.command()
+@click.argument("directory")
+@click.argument("target")
+@_common
+def backup(directory: str, target: str, quiet: bool) -> None:
+    """Copy a data directory to a folder or URL: only what is not there from the time before.
+
+    \b
+    Example:
+      godb-arrow backup data s3://bucket/backups
+    """
+    with godb_arrow.StorageEngine(directory) as engine:
+        info = engine.backup(target)
+    if not quiet:
+        click.echo(
+            f"backup {info.number}: {len(info.collections)} collections, {info.files} files of "
+            f"{quantity(info.size)}; {info.copied_files} of {quantity(info.copied_size)} were new"
+        )
+
+
+@main.command()
+@click.argument("source")
+@click.argument("directory")
+@click.option("--number", "-n", type=int, help="Which backup; the last one, if left out.")
+@_common
+def restore(source: str, directory: str, number: int | None, quiet: bool) -> None:
+    """Make a data directory of a backup; every byte is checked.
+
+    \b
+    Example:
+      godb-arrow restore s3://bucket/backups data
+    """
+    info = godb_arrow.restore_backup(source, directory, number)
+    if not quiet:
+        click.echo(f"backup {info.number} of {info.created:%Y-%m-%d %H:%M} UTC: {info.files} files")
+
+
+@main.command()
 @_common
 def demo(quiet: bool) -> None:
     """A tour on real data: the flights that left New York City in January 2013.

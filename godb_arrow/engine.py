@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Self, Unpack
 import pyarrow as pa
 
 from godb_arrow.background import WorkerHealth, Workers, close_at_exit
+from godb_arrow.backup import BackupInfo, backup_collections
 from godb_arrow.base import Base
 from godb_arrow.catalog import Catalog
 from godb_arrow.collection import Collection
@@ -922,6 +923,33 @@ class StorageEngine:
         """
         self._check_writable()
         self[name].restore(version)
+
+    def backup(self, target: str | os.PathLike[str]) -> BackupInfo:
+        """Save, and copy all collections as they were saved; writers go on meanwhile.
+
+        Files that a backup in the same place has already are not copied again: of a collection
+        that has several files only the new ones are.
+
+        Parameters
+        ----------
+        target : path or URL
+            A folder, or a place on an object store; it takes any number of backups.
+
+        Returns
+        -------
+        BackupInfo
+
+        Examples
+        --------
+        >>> import tempfile, godb_arrow
+        >>> place = tempfile.mkdtemp()
+        >>> with godb_arrow.StorageEngine(tempfile.mkdtemp()) as engine:
+        ...     _ = engine.create_collection("users").insert({"name": "Ada"})
+        ...     engine.backup(place).copied_files, engine.backup(place).copied_files
+        (1, 0)
+        """
+        self.save()
+        return backup_collections([self[name] for name in self.collections()], os.fspath(target))
 
     def save_to_file(self, path: str | os.PathLike[str]) -> int:
         """Write all collections to one file, which go-db reads, too.

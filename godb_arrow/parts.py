@@ -105,6 +105,7 @@ class PartFolder:
         self._lock = threading.Lock()
         self._files: weakref.WeakValueDictionary[int, PartFile] = weakref.WeakValueDictionary()
         self._pins: weakref.WeakSet[_PartPin] = weakref.WeakSet()
+        self._needed: dict[int, frozenset[str]] = {}  # files of the versions that stay
 
     def versions(self) -> list[int]:
         """The versions that can be read, in order."""
@@ -315,14 +316,15 @@ class PartFolder:
             How many files were removed.
         """
         versions = self.versions()
-        needed: set[str] = set()
-        for version in versions[-keep:]:
-            for part in read_manifest(self.path, version).parts:
-                needed |= {part.file, part.ids_file}
+        kept = versions[-keep:]
+        self._needed = {
+            version: self._needed.get(version) or _names_of(read_manifest(self.path, version))
+            for version in kept
+        }
+        needed = set().union(*self._needed.values())
         with self._lock:
             for pin in self._pins:
-                for part in pin.base.manifest.parts:
-                    needed |= {part.file, part.ids_file}
+                needed |= _names_of(pin.base.manifest)
         removed = 0
         oldest = time.time() - grace
         with storage_errors("remove", self.path):
@@ -353,6 +355,7 @@ class PartFolder:
         self.hold_open()
         with self._lock:
             self._files = weakref.WeakValueDictionary()  # numbers are given again
+            self._needed = {}  # and so are versions
         with storage_errors("remove", self.path), suppress(FileNotFoundError):
             for name in sorted(os.listdir(self.path)):
                 storage.disk.unlink(os.path.join(self.path, name))
@@ -369,6 +372,11 @@ class PartFolder:
                     if not os.path.exists(target):
                         storage.disk.link(os.path.join(base.folder.path, name), target)
             storage.disk.sync_folder(self.path)
+
+
+def _names_of(manifest: Manifest) -> frozenset[str]:
+    """The files that a manifest names."""
+    return frozenset(name for part in manifest.parts for name in (part.file, part.ids_file))
 
 
 def _take(chunks: Iterator[Chunk], documents: int) -> Iterator[Chunk]:

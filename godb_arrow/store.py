@@ -856,6 +856,18 @@ class CollectionStore:
         return [path for path in (self._base.path, *self._former) if path is not None]
 
     @contextmanager
+    def held_base(self) -> Iterator[Base]:
+        """What was saved last; its files stay meanwhile."""
+        with self._lock:
+            self._check_there()
+            base = self._base
+            pin = base.pin()
+        try:
+            yield base
+        finally:
+            del pin
+
+    @contextmanager
     def at_rest(self) -> Iterator[None]:
         """Nobody changes or saves the collection meanwhile."""
         with self._storing, self._lock:

@@ -21,6 +21,7 @@ ROOT = Path(__file__).parents[1]
 
 VERBS = {
     "inspect_godb",
+    "list_backups",
     "list_collections",
     "open_godb",
     "read_document",
@@ -28,6 +29,7 @@ VERBS = {
     "read_godb",
     "read_schema",
     "read_table",
+    "restore_backup",
     "scan_godb",
     "verify_godb",
     "write_godb",
@@ -38,6 +40,7 @@ ENGINE = {
     "LFU",
     "LRU",
     "TTL",
+    "BackupInfo",
     "Collection",
     "CollectionInfo",
     "CollectionState",

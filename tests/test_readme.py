@@ -66,6 +66,9 @@ def run(marker: str) -> dict[str, Any]:
          lambda n: n["table"].num_rows == 3 and n["few"].num_rows == 2
          and n["context"].sql("select age from users where name = 'Ada'").to_pydict()
          == {"age": [36]}),
+        ("pandas", "restore_backup",
+         lambda n: len(n["yesterday"]) == 50_000 and Path("elsewhere/collections").is_dir()),
+        ("dask", "import dask", lambda n: n["total"] == 499_500),
         ("fsspec", "memory://", lambda n: n["frame"]["age"].tolist() == [36]),
         ("pyarrow.flight", "FlightServer",
          lambda n: n["frame"]["name"].tolist() == ["Ada", "Cy"] and n["table"].num_rows == 2),
