@@ -149,7 +149,9 @@ def main() -> None:
           f"five fields, appended by {arguments.batch:,}")  # fmt: skip
     measured: dict[str, float] = {"rows": rows}
     with tempfile.TemporaryDirectory() as folder:
-        options: dict[str, Any] = {"part_size": arguments.part_size, "part_grace": 0.001}
+        options: dict[str, Any] = {
+            "part_size": arguments.part_size, "part_grace": 0.001, "max_memory": "256MB",
+        }  # fmt: skip
         with StorageEngine(folder, **options) as engine:
             rates = append(engine, rows, arguments.batch)
             measured["append"] = arguments.batch / rates[-1]
