@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from godb_arrow import codec
 from godb_arrow.codec.entries import Chunk
-from godb_arrow.encoding import Encoded
+from godb_arrow.encoding import Encoded, repeated_ids
 from godb_arrow.errors import DuplicateId, GodbError
 from godb_arrow.manifest import Manifest, Part
 from godb_arrow.parts import PartedBase, PartFolder
@@ -187,14 +187,9 @@ class BulkInsert:
         self._write()
         joined = b"".join(self._hashes)
         if self.given and codec.has_equal(joined):
-            seen: set[str] = set()
-            twice: dict[str, None] = {}
-            for identity in self.ids():
-                if identity in seen:
-                    twice[identity] = None
-                seen.add(identity)
-            if twice:
-                raise DuplicateId(list(twice)[:10])
+            repeated = repeated_ids(self.ids())
+            if repeated:
+                raise DuplicateId(repeated[:10])
 
     def ids(self) -> DocumentIds:
         """The ids of the documents."""
@@ -260,18 +255,15 @@ def join_bases(
     together = PartedBase(base.folder, joined[0])
     hashes = b"".join(file.ids().hashes.tobytes() for file in together.parts)
     if codec.has_equal(hashes):
-        seen: set[str] = set()
-        twice: dict[str, None] = {}
         deleted = set(together.deleted.tolist())
-        for row, run in together.loaded():
-            for index, identity in enumerate(run.ids()):
-                if row + index in deleted:
-                    continue
-                if identity in seen:
-                    twice[identity] = None
-                seen.add(identity)
-        if twice:
-            raise DuplicateId(list(twice)[:10])
+        repeated = repeated_ids(
+            identity
+            for row, run in together.loaded()
+            for index, identity in enumerate(run.ids())
+            if row + index not in deleted
+        )
+        if repeated:
+            raise DuplicateId(repeated[:10])
     return joined
 
 

@@ -26,6 +26,7 @@ from godb_arrow.errors import (
     InvalidOption,
     error_context,
 )
+from godb_arrow.maintenance import PartedStore
 from godb_arrow.options import ReadKeywords, ReadOptions
 from godb_arrow.parts import PartedBase
 from godb_arrow.projection import Filter
@@ -33,7 +34,6 @@ from godb_arrow.query import Explanation, Page, check_indexable, explain, matchi
 from godb_arrow.scannable import Scannable
 from godb_arrow.schema import ID_FIELD
 from godb_arrow.snapshot import Snapshot
-from godb_arrow.store import CollectionStore
 from godb_arrow.streaming import BatchStream, DocumentStream
 from godb_arrow.versions import CollectionVersion, VersionInfo, versions_of
 
@@ -43,7 +43,7 @@ _TRIES = 3
 _OF_A_DELETE = 200  # bytes of memory that it takes
 
 
-class Collection(CollectionStore, Scannable):
+class Collection(PartedStore, Scannable):
     """A collection of an engine.
 
     It is made by :class:`~godb_arrow.StorageEngine`; a handle stays good when the collection is

@@ -18,7 +18,17 @@ from godb_arrow.parallel import available_cores, ordered_map
 from godb_arrow.schema import ID_FIELD
 from godb_arrow.statistics import Row, statistics_of
 
-__all__ = ["Encoded", "IdSequence", "Rows", "encode_rows", "id_of", "ids_of", "pack_ids", "rows_of"]
+__all__ = [
+    "Encoded",
+    "IdSequence",
+    "Rows",
+    "encode_rows",
+    "id_of",
+    "ids_of",
+    "pack_ids",
+    "repeated_ids",
+    "rows_of",
+]
 
 ROWS = 16_384  # rows of a table, or documents, that are encoded at once
 _MAX_DICTIONARY = 1 << 20
@@ -373,6 +383,17 @@ def ids_of(entries: codec.Entries) -> pa.Array:
         return codec.decode_batch(entries, _ID_PLAN).column(0).cast(pa.binary())
     except GodbError:  # an id that is not UTF-8
         return pack_ids(entries.ids())
+
+
+def repeated_ids(ids: Iterable[str]) -> list[str]:
+    """Those of some ids that occur more than once, in the order in which they do."""
+    seen: set[str] = set()
+    repeated: dict[str, None] = {}
+    for identity in ids:
+        if identity in seen:
+            repeated[identity] = None
+        seen.add(identity)
+    return list(repeated)
 
 
 def id_of(value: Any, where: str) -> str:

@@ -52,6 +52,20 @@ class PartFile(Base):
         super().__init__(memory, os.path.join(folder, part.file), is_ours=is_ours)
         self._ids_path = os.path.join(folder, part.ids_file)
         self._ids_checksum = part.ids_checksum
+        self.collection_size = 0  # bytes of the documents of all files together
+
+    def documents(self) -> Documents | None:
+        """The documents in memory; None when there is no room for those of all files.
+
+        Else a document here and there would have whole files come and go.
+        """
+        if self.view("documents") is None and 2 * self.collection_size > self.memory.room:
+            return None
+        return super().documents()
+
+    def has_sound_ids(self) -> bool:
+        """Whether the file that says where its ids are is as it was written."""
+        return _read_ids(self._ids_path, self._ids_checksum) is not None
 
     def ids(self) -> IdIndex:
         """Where the ids are: mapped from their file, so that only what is looked at is read."""
@@ -105,7 +119,7 @@ class PartFolder:
         self._lock = threading.Lock()
         self._files: weakref.WeakValueDictionary[int, PartFile] = weakref.WeakValueDictionary()
         self._pins: weakref.WeakSet[_PartPin] = weakref.WeakSet()
-        self._needed: dict[int, frozenset[str]] = {}  # files of the versions that stay
+        self._known: dict[int, tuple[float, frozenset[str]]] = {}  # when made, and which files
 
     def versions(self) -> list[int]:
         """The versions that can be read, in order."""
@@ -307,8 +321,9 @@ class PartFolder:
         keep : int
             How many of the last versions stay readable.
         grace : float
-            Seconds for which a file stays that was just written: who reads the folder from
-            another process may have begun with an earlier manifest.
+            Seconds for which a version stays when there is a newer one, with its files, since who
+            reads the folder from another process may have begun with it; and for which a file
+            stays that no version names yet.
 
         Returns
         -------
@@ -316,19 +331,19 @@ class PartFolder:
             How many files were removed.
         """
         versions = self.versions()
-        kept = versions[-keep:]
-        self._needed = {
-            version: self._needed.get(version) or _names_of(read_manifest(self.path, version))
-            for version in kept
-        }
-        needed = set().union(*self._needed.values())
+        self._known = {v: self._known.get(v) or self._look_at(v) for v in versions}
+        since = time.time() - grace
+        kept = [
+            version for index, version in enumerate(versions)
+            if index >= len(versions) - keep or self._known[versions[index + 1]][0] > since
+        ]  # fmt: skip
+        needed = set().union(*(self._known[version][1] for version in kept))
         with self._lock:
             for pin in self._pins:
                 needed |= _names_of(pin.base.manifest)
         removed = 0
-        oldest = time.time() - grace
         with storage_errors("remove", self.path):
-            for version in versions[:-keep]:
+            for version in sorted({*versions} - {*kept}):
                 storage.disk.unlink(manifest_path(self.path, version))
                 removed += 1
             if removed:  # no manifest must be there without its files
@@ -338,10 +353,14 @@ class PartFolder:
                 if not (is_file and name not in needed) and not name.startswith(TEMPORARY_PREFIX):
                     continue
                 path = os.path.join(self.path, name)
-                if os.stat(path).st_mtime <= oldest:
+                if os.stat(path).st_mtime <= since:
                     storage.disk.unlink(path)
                     removed += 1
         return removed
+
+    def _look_at(self, version: int) -> tuple[float, frozenset[str]]:
+        manifest = read_manifest(self.path, version)
+        return manifest.created, _names_of(manifest)
 
     def remove_files(self, parts: Sequence[Part]) -> None:
         """Remove the files of parts that no manifest names."""
@@ -355,7 +374,7 @@ class PartFolder:
         self.hold_open()
         with self._lock:
             self._files = weakref.WeakValueDictionary()  # numbers are given again
-            self._needed = {}  # and so are versions
+            self._known = {}  # and so are versions
         with storage_errors("remove", self.path), suppress(FileNotFoundError):
             for name in sorted(os.listdir(self.path)):
                 storage.disk.unlink(os.path.join(self.path, name))
@@ -427,6 +446,8 @@ class PartedBase(Base):
         """The files; each is opened at first use."""
         if self._parts is None:
             self._parts = [self.folder.file(part) for part in self.manifest.parts]
+            for file in self._parts:
+                file.collection_size = self.manifest.size
         return self._parts
 
     def files(self) -> list[tuple[int, Base]]:

@@ -10,44 +10,35 @@ import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import pyarrow as pa
 
 from godb_arrow import codec
 from godb_arrow.base import Base
-from godb_arrow.bulk import BulkInsert, DocumentIds, join_bases
-from godb_arrow.compaction import choose_parts
 from godb_arrow.display import Table, quantity
-from godb_arrow.encoding import Encoded, IdSequence, number_of
+from godb_arrow.encoding import Encoded, IdSequence, number_of, repeated_ids
 from godb_arrow.errors import (
     CollectionNotFound,
     DuplicateId,
-    GodbError,
     StorageError,
-    VersionNotFound,
     error_context,
 )
 from godb_arrow.journal import Record
-from godb_arrow.manifest import read_manifest
 from godb_arrow.memory import Memory
 from godb_arrow.options import EngineOptions
 from godb_arrow.overlay import Overlay, Version
 from godb_arrow.parts import PartedBase
-from godb_arrow.persistence import DataDirectory, join_parts, place_for, save_snapshot
+from godb_arrow.persistence import DataDirectory, place_for, save_snapshot
 from godb_arrow.snapshot import Snapshot, scan
-
-if TYPE_CHECKING:
-    from godb_arrow.fragments import WrittenPart
 
 __all__ = ["CollectionInfo", "CollectionState", "CollectionStore", "Services"]
 
 logger = logging.getLogger(__name__)
 
 _FEW = 64  # documents that are kept one by one in an overlay
-_OF_BULK = 8  # of the memory that there may be, for documents that become a file at once
 
 
 class CollectionState(Enum):
@@ -356,7 +347,7 @@ class CollectionStore:
             given = True
         positions = dict.fromkeys(ids)
         if len(positions) < len(ids) and not replace:
-            raise DuplicateId(_twice(ids))
+            raise DuplicateId(repeated_ids(ids)[:10])
         sequence = self._ids()
         greatest = codec.survey_ids(encoded.ids)[1]
         if given:
@@ -612,194 +603,6 @@ class CollectionStore:
             self._sweep()
             return True
 
-    def compact(self, *, thorough: bool = False, pause: Callable[[], bool] = lambda: False) -> int:
-        """Write files anew that are small, or of which much is gone.
-
-        Readers and writers go on meanwhile; only saving waits, for one file at a time.
-
-        Parameters
-        ----------
-        thorough : bool
-            Whether to leave out everything that is gone, and to join whatever can be joined.
-        pause : callable
-            Whether to leave the rest for later; asked after each step.
-
-        Returns
-        -------
-        int
-            Bytes of files that were written.
-        """
-        written = 0
-        while True:
-            with self._storing, error_context("compact", collection=self._name):
-                step = self._compact_once(thorough)
-            if step is None:
-                return written
-            written += step
-            if pause():
-                return written
-
-    def _compact_once(self, thorough: bool) -> int | None:
-        """Join some files; bytes that were written, or None where nothing is worth it."""
-        options = self._services.options
-        with self._lock:
-            base = self._base
-            if self._dropped or not isinstance(base, PartedBase):
-                return None
-            chosen = choose_parts(base.manifest.parts, options.part_size, thorough=thorough)
-            if chosen is None:
-                return None
-            # As it was saved: what changed since may be in no file yet.
-            snapshot = Snapshot(base, Overlay(), base.live, base.hint.record)
-        stored, gone, written = join_parts(snapshot, self._name, *chosen, options.part_size)
-        with self._lock:
-            self._base = stored
-            self._overlay.renumber(gone)
-        base.forget(stored)
-        del base, snapshot
-        self._sweep()
-        return written
-
-    def pack(self) -> None:
-        """Write all into one file, which go-db reads, too; it grows into several again later."""
-        with self._lock:
-            if not isinstance(self._base, PartedBase):
-                return
-            self._stale, self._form = True, "file"
-        self.checkpoint()
-
-    def _put_bulk(self, encoded: Iterator[Encoded], schema: pa.Schema | None) -> DocumentIds:
-        """Insert documents that memory cannot hold: all of them or, on an error, none."""
-        self.to_folder()
-        with self._storing:
-            base = self._base
-            assert isinstance(base, PartedBase)
-            options = self._services.options
-            part_bytes = min(options.part_size, self._services.memory.limit // _OF_BULK)
-            bulk = BulkInsert(base.folder, self._name, base, schema, part_bytes)
-            try:
-                for one in encoded:
-                    bulk.add(one)
-                bulk.finish()
-                with self._lock:
-                    self._check_there()
-                    self._check_no_change_has(bulk)
-                    stored = bulk.commit(self._ids().next_id)
-                    self._base = stored
-                    self._greatest_given = max(self._greatest_given, bulk.greatest)
-                    self._changed(bulk.count)
-            except BaseException:
-                bulk.discard()
-                raise
-            base.forget(stored)
-            self._sweep()
-            return bulk.ids()
-
-    def to_folder(self) -> None:
-        """Have several files from now on, however small it is."""
-        if not isinstance(self._base, PartedBase):
-            with self._lock:
-                self._stale, self._form = True, "folder"
-            self.checkpoint()
-
-    def take_parts(self, written: Sequence[WrittenPart], *, overwrite: bool) -> int:
-        """Make files that other processes wrote part of the collection: all at once, or none.
-
-        Returns
-        -------
-        int
-            How many documents they have.
-
-        Raises
-        ------
-        DuplicateId
-            Documents share an id, or have one that is there.
-        """
-        self.to_folder()
-        self.checkpoint()
-        with self._storing, self._lock, error_context("write", collection=self._name):
-            base = self._base
-            assert isinstance(base, PartedBase)
-            if len(self._overlay):
-                raise GodbError("somebody changed the collection meanwhile", advice="try again")
-            sequence = self._ids()
-            for one in written:
-                sequence.see_greatest(one.greatest)
-            kept = replace(base.manifest, parts=()) if overwrite else base.manifest
-            before = PartedBase(base.folder, kept)
-            number = base.folder.next_number()
-            parts = [base.folder.give_number(one.token, one.part, number + index)
-                     for index, one in enumerate(written)]  # fmt: skip
-            schemas = [pa.ipc.read_schema(pa.py_buffer(one.schema)) for one in written]
-            rows = [one.statistics for one in written]
-            joined = join_bases(before, parts, rows, schemas, sequence.next_id)
-            self._base = base.folder.commit(*joined)
-            self._count = self._base.live
-            self._changes += 1
-            self._last_modified = time.time()
-            base.forget(self._base)
-        self._sweep()
-        return sum(part.documents for part in parts)
-
-    def _check_no_change_has(self, bulk: BulkInsert) -> None:
-        """Raise if a document that was put meanwhile has an id of a bulk of others."""
-        generated = bulk.least_generated
-        if not bulk.given and (generated is None or generated > self._greatest_given):
-            return
-        changed = [one for one, version in self._snapshot().versions().items()
-                   if version is not None]  # fmt: skip
-        changed += [str(number) for number in self._overlay.generated_ids()]
-        twice = bulk.has_any(changed)
-        if twice:
-            raise DuplicateId(twice[:10], advice="somebody else inserted them meanwhile")
-
-    def restore(self, version: int) -> None:
-        """Go back to a version; what there is now stays readable as the version before.
-
-        Raises
-        ------
-        VersionNotFound
-            There is no such version, or not any more.
-        """
-        self.checkpoint()
-        with self._storing, error_context("restore", collection=self._name), self._lock:
-            self._check_there()
-            if len(self._overlay):
-                raise GodbError("somebody changed the collection meanwhile", advice="try again")
-            base = self._base
-            earlier = self.version_base(version)
-            manifest = replace(
-                earlier.manifest, version=base.hint.version + 1, next_id=self._ids().next_id,
-                record=max(self._record, base.hint.record),
-            )  # fmt: skip
-            self._base = earlier.folder.commit(manifest, earlier.part_statistics())
-            self._count = self._base.live
-            self._indexes = manifest.indexes
-            self._changes += 1
-            self._last_modified = time.time()
-            base.forget(self._base)
-            self._services.directory.journal.release(self, None)
-
-    def version_base(self, version: int) -> PartedBase:
-        """The documents of a version.
-
-        Raises
-        ------
-        VersionNotFound
-        """
-        base = self._base
-        known = base.folder.versions() if isinstance(base, PartedBase) else []
-        if not isinstance(base, PartedBase) or version not in known:
-            shown = ", ".join(map(str, known))
-            raise VersionNotFound(
-                f"there is no version {version!r}",
-                advice=f"the versions are {shown}"
-                if known
-                else "a collection that has several "
-                "files keeps its last versions; see part_size and keep_versions",
-            )
-        return PartedBase(base.folder, read_manifest(base.folder.path, version))
-
     def _sweep(self) -> None:
         """Remove files that no state and no reader needs; what cannot be removed stays for now."""
         base, options = self._base, self._services.options
@@ -873,16 +676,6 @@ class CollectionStore:
         with self._storing, self._lock:
             self._check_there()
             yield
-
-
-def _twice(ids: list[str]) -> list[str]:
-    seen: set[str] = set()
-    twice: dict[str, None] = {}
-    for identity in ids:
-        if identity in seen:
-            twice[identity] = None
-        seen.add(identity)
-    return list(twice)[:10]
 
 
 def _moment(seconds: float | None) -> dt.datetime | None:

@@ -241,6 +241,8 @@ def _verify_parts(path: str, progress: Progress | None) -> FileReport:
         if [one.count for one in found.collections] != [part.documents]:
             report._problem(f"{part.file} has not the {part.documents} documents of the manifest")
             continue
+        if not file.has_sound_ids():
+            report._problem(f"{part.ids_file} is damaged; without it ids are found, but slower")
         made = IdIndex.build(ids_of(run.load()) for run in file.runs())
         kept = file.ids()
         if not (

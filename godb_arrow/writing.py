@@ -24,6 +24,7 @@ from godb_arrow.encoding import (
     encode_rows,
     id_column_of,
     ids_of,
+    repeated_ids,
     rows_of,
     stored_schema,
     threads,
@@ -376,15 +377,9 @@ class _Draft:
             self._hashes += codec.survey_ids(ids)[0]
         if not codec.has_equal(self._hashes):
             return
-        seen: set[str] = set()
-        twice: dict[str, None] = {}
-        for entries in self.entries():
-            for identity in entries.ids():
-                if identity in seen:
-                    twice[identity] = None
-                seen.add(identity)
-        if twice:
-            raise DuplicateId(list(twice))
+        repeated = repeated_ids(one for entries in self.entries() for one in entries.ids())
+        if repeated:
+            raise DuplicateId(repeated)
 
     def data(self, name: str, compression: Compression, *, plain: bool) -> CollectionData:
         """What the file's writer needs."""

@@ -377,9 +377,9 @@ class Lz4Compressor {
             if (max_ratio_) {
                 // Store part of a long match as literals, where the output must be longer.
                 const size_t taken = size_t(p - base) + length + kReserve;
-                const size_t needed = (taken + max_ratio_ - 1) / max_ratio_;
                 const size_t written = size_t(to - begin) + run + 3;
-                if (needed > written) {
+                if (__builtin_expect(written * max_ratio_ < taken, 0)) {
+                    const size_t needed = (taken + max_ratio_ - 1) / max_ratio_;
                     p += std::min(needed - written, size_t(last_match - p) + 1);
                     floor = p;
                     continue;
@@ -388,7 +388,6 @@ class Lz4Compressor {
             to = sequence(anchor, run, size_t(p - match), length, to);
             p += length;
             anchor = floor = p;
-            if (p + 8 <= end) table[hash(p - 2)] = uint16_t(p - 2 - base);
         }
         out.extend(size_t(to - begin));
         return size_t(end - anchor);
