@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import sys
 import warnings
 from collections.abc import Iterator
@@ -21,6 +22,8 @@ import godb_arrow
 from godb_arrow import StorageEngine
 
 pytest.importorskip("pyspark")
+if shutil.which("java") is None:
+    pytest.skip("Spark needs Java", allow_module_level=True)
 
 from godb_arrow.connectors.spark import GodbDataSource
 
