@@ -33,6 +33,7 @@ from godb_arrow.manifest import (
 from godb_arrow.memory import Memory
 from godb_arrow.pieces import Run
 from godb_arrow.projection import Projection
+from godb_arrow.reading import StoredCollection
 from godb_arrow.schema import DocumentSummary
 from godb_arrow.snapshot import Snapshot
 from godb_arrow.statistics import Row, covered, may_match, pack_statistics, per_piece, row_of
@@ -52,7 +53,22 @@ class PartFile(Base):
         super().__init__(memory, os.path.join(folder, part.file), is_ours=is_ours)
         self._ids_path = os.path.join(folder, part.ids_file)
         self._ids_checksum = part.ids_checksum
+        self._part = part
         self.collection_size = 0  # bytes of the documents of all files together
+
+    def open(self) -> StoredCollection:
+        """The collection in its file, which is the one that the manifest names."""
+        stored = super().open()
+        if stored.count != self._part.documents:
+            error = CorruptFile(
+                f"the file has {stored.count} documents; the manifest says {self._part.documents}",
+                offset=0,
+                where="file",
+                advice="restore it from a backup",
+            )
+            error.operation, error.source = "read", self.path
+            raise error
+        return stored
 
     def documents(self) -> Documents | None:
         """The documents in memory; None when there is no room for those of all files.
@@ -619,15 +635,3 @@ class PartedBase(Base):
         if found is None:
             return [None] * len(self.manifest.parts)
         return [row_of(found, index) for index in range(len(found))]
-
-    def verify(self) -> None:
-        """Raise if a file is not the one that the manifest names."""
-        for part, file in zip(self.manifest.parts, self.parts, strict=True):
-            if (file.count, file.file_size) != (part.documents, part.file_size):
-                raise CorruptFile(
-                    f"{part.file} has {file.count} documents in {file.file_size} bytes; the "
-                    f"manifest says {part.documents} in {part.file_size}",
-                    offset=0,
-                    where="file",
-                    advice="restore it from a backup",
-                )

@@ -280,6 +280,16 @@ def test_damage_is_an_error_and_found_by_verify(tmp_path: Path) -> None:
         assert godb_arrow.verify_godb(folder).problems, path.name
         path.write_bytes(whole)
     assert godb_arrow.verify_godb(folder).ok
+    first, *_, last = sorted(folder.glob("*.godb"))
+    whole = first.read_bytes()
+    first.write_bytes(last.read_bytes())  # sound, but another one
+    with open_engine(tmp_path, read_only=True) as engine:
+        with pytest.raises(godb_arrow.CorruptFile, match="the manifest says"):
+            engine["c"].to_arrow()
+        with pytest.raises(godb_arrow.CorruptFile, match="the manifest says"):
+            engine["c"].get("7")
+    assert godb_arrow.verify_godb(folder).problems
+    first.write_bytes(whole)
     newest = max(folder.glob("*.manifest"))
     newest.write_bytes(newest.read_bytes()[:-1])
     with open_engine(tmp_path) as engine, pytest.raises(godb_arrow.CorruptFile, match="manifest"):
