@@ -115,7 +115,12 @@ def fragments_of(
         statistics = PartedBase(folder, manifest).part_statistics()
         name = collection or os.path.basename(path.rstrip("/")).removesuffix(".parts")
         fragments = [
-            Fragment(path, name, folder.packed(replace(manifest, parts=(part,)), [row]), part.live)
+            Fragment(
+                path,
+                name,
+                folder.with_statistics(replace(manifest, parts=(part,)), [row]).pack(),
+                part.live,
+            )
             for part, row in zip(manifest.parts, statistics, strict=True)
         ]
         return fragments, manifest.schema

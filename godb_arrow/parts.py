@@ -301,14 +301,15 @@ class PartFolder:
             storage.disk.sync_folder(self.path)
         return part
 
-    def packed(self, manifest: Manifest, statistics: Sequence[Row | None]) -> bytes:
-        """A manifest with the statistics of its parts, as a file has it."""
+    @staticmethod
+    def with_statistics(manifest: Manifest, statistics: Sequence[Row | None]) -> Manifest:
+        """A manifest with the statistics of its parts."""
         fields = covered(manifest.schema)
         packed = b""
         if len(fields) and any(row is not None for row in statistics):
             joined = per_piece(statistics, range(len(statistics)), fields)
             packed = pack_statistics(joined)
-        return replace(manifest, packed_statistics=packed).pack()
+        return replace(manifest, packed_statistics=packed)
 
     def commit(self, manifest: Manifest, statistics: Sequence[Row | None]) -> PartedBase:
         """Make a manifest the collection's state.
@@ -324,7 +325,7 @@ class PartFolder:
         -------
         PartedBase
         """
-        manifest = Manifest.unpack(self.packed(replace(manifest, created=time.time()), statistics))
+        manifest = self.with_statistics(replace(manifest, created=time.time()), statistics)
         self.make()
         write_manifest(self.path, manifest)
         return PartedBase(self, manifest)

@@ -220,7 +220,6 @@ def test_of_two_forms_that_a_crash_left_the_newer_one_counts(newer: str, tmp_pat
             old = {path.name: path.read_bytes() for path in folder.iterdir()}
             engine.pack("c")
             collection.delete("1")
-            engine.options  # noqa: B018
     if newer == "folder":
         file.write_bytes(old)
     else:
