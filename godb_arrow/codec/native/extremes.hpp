@@ -26,6 +26,7 @@ struct OrderedText {
 
     bool before(const OrderedText& other) const {
         if (head != other.head) return head < other.head;
+        if (std::max(size, other.size) <= 8) return size < other.size;
         const int order = std::memcmp(data, other.data, std::min(size, other.size));
         return order ? order < 0 : size < other.size;
     }

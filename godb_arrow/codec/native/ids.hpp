@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "encode.hpp"
+#include "extremes.hpp"
 
 namespace godb {
 
@@ -91,15 +92,19 @@ inline uint64_t survey_ids(const ArrowArray* array, Buffer& hashes) {
 inline bool ids_ascend(const ArrowArray* array, uint64_t& greatest) {
     const Ids ids(array);
     greatest = 0;
+    OrderedText before{};
     for (int64_t row = 0; row < ids.count; ++row) {
+        const OrderedText here = OrderedText::of(ids.data(row), ids.size(row), ids.end);
+        if (row && (here.size < before.size || (here.size == before.size && !before.before(here))))
+            return false;
+        before = here;
+    }
+    for (int64_t row = ids.count - 1; row >= 0; --row) {
         const uint8_t* id = ids.data(row);
-        const size_t size = ids.size(row);
-        if (row) {
-            const size_t before = ids.size(row - 1);
-            if (size < before) return false;
-            if (size == before && std::memcmp(ids.data(row - 1), id, size) >= 0) return false;
-        }
-        greatest = std::max(greatest, number_of(id, size, ids.readable(row)));
+        const uint64_t number = number_of(id, ids.size(row), ids.readable(row));
+        greatest = std::max(greatest, number);
+        // Those in front have no more digits, or come before it by their digits.
+        if (number && *id != '0') break;
     }
     return true;
 }
