@@ -7,13 +7,13 @@ from typing import BinaryIO
 import xxhash
 
 from godb_arrow import codec
+from godb_arrow.codec.compression import Compression
 from godb_arrow.errors import CorruptFile, LimitExceeded
 
 __all__ = ["Body", "read_exactly"]
 
 _READ_SIZE = 128 << 10
 _LEAST_GROWTH = 256 << 10
-_MAX_EXPANSION = 255  # LZ4: a byte of the block stands for at most this many of output
 _MAX_VALUE = 1 << 30
 
 
@@ -46,7 +46,6 @@ class Body:
         self._size = size  # of the whole file, where it is known
         self._unhashed = unhashed
         self._read = 0
-        self._decoder = codec.BlockDecoder()
         self._block_start = 0
         self._file_hash = xxhash.xxh3_64()
         self._file_tail = b""  # the last bytes read, not hashed yet
@@ -65,9 +64,11 @@ class Body:
         self._file_tail = joined[-self._unhashed :]
         return data
 
-    def begin_block(self) -> None:
-        """Say that what follows in the file is the LZ4 block."""
+    def begin_block(self, compression: Compression) -> None:
+        """Say that what follows in the file is the compressed body."""
         self._block_start = self._read
+        self._decoder = compression.decoder()
+        self._max_expansion = compression.max_expansion
 
     @property
     def offset(self) -> int:
@@ -114,7 +115,7 @@ class Body:
         missing = count - self.available
         if self._size is not None:
             # What LZ4 holds back is at most one long match, and that is bounded by its bytes.
-            possible = (self._size - self._read + _READ_SIZE) * _MAX_EXPANSION
+            possible = (self._size - self._read + _READ_SIZE) * self._max_expansion
             if missing > possible + _LEAST_GROWTH:
                 raise CorruptFile(
                     f"{expected} claims {count} bytes, more than the file can hold",

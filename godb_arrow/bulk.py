@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import accumulate
 from typing import overload
 
@@ -170,8 +171,9 @@ class BulkInsert:
         if self._chunks:
             count = sum(chunk.documents for chunk in self._chunks)
             part, statistics = self._folder.write_part(
-                self._number, self._name, iter(self._chunks), count, self._schema_so_far()
-            )
+                self._number, self._name, iter(self._chunks), count, self._schema_so_far(),
+                self._base.manifest.compression,
+            )  # fmt: skip
             self._number += 1
             self._parts.append(part)
             self._statistics.append(statistics)
@@ -282,7 +284,11 @@ def _with_parts(
         added = Manifest(0, tuple(parts), schema, 0)
         summary.merge(PartedBase(base.folder, added).summary())
         schema = infer_schema(summary)
-    manifest = Manifest(
-        before.version + 1, (*before.parts, *parts), schema, next_id, before.record, before.indexes
+    manifest = replace(
+        before,
+        version=before.version + 1,
+        parts=(*before.parts, *parts),
+        schema=schema,
+        next_id=next_id,
     )
     return manifest, [*base.part_statistics()[: len(before.parts)], *statistics]

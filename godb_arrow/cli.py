@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from functools import wraps
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar, cast, get_args
 
 import click
 import pyarrow as pa
@@ -21,11 +21,12 @@ import pyarrow as pa
 import godb_arrow
 from godb_arrow import codec
 from godb_arrow._version import __version__
+from godb_arrow.codec.compression import check_compression
 from godb_arrow.codec.jsontext import from_json_text, to_json_text
 from godb_arrow.connectors.files import FORMATS, export_file, format_of, open_file
 from godb_arrow.display import progress_bar, quantity
 from godb_arrow.errors import GodbError, InvalidOption
-from godb_arrow.options import parse_duration, parse_size
+from godb_arrow.options import CompressionName, parse_duration, parse_size
 from godb_arrow.samples import FLIGHTS
 from godb_arrow.storage import file_name
 from godb_arrow.verify import inspect_godb, verify_godb
@@ -93,6 +94,15 @@ def _progress(
     return progress_bar(total, unit=unit, shown=not quiet and sys.stderr.isatty())
 
 
+_compression = click.option(
+    "--compression",
+    type=click.Choice(get_args(CompressionName)),
+    default="lz4",
+    show_default=True,
+    help="Of the whole file; go-db reads lz4 and lz4hc.",
+)
+
+
 def _split(columns: str | None) -> list[str] | None:
     return None if columns is None else [name for name in columns.split(",") if name]
 
@@ -141,6 +151,11 @@ def info(file: str, quiet: bool) -> None:
     assert report.header is not None
     click.echo(f"{file}")
     click.echo(f"  format       version {report.header.version}, flags {report.header.flags}")
+    compression = report.header.compression
+    name = next((c.hint.compression for c in report.collections if c.hint), compression.name)
+    if check_compression(name).flags != report.header.flags:
+        name = compression.name  # what the next save will do
+    click.echo(f"  compression  {name}; read by {', '.join(compression.readers)}")
     if report.size is not None:
         ratio = report.body_size / max(report.size - 8, 1)
         sizes = f"{quantity(report.size)} on disk, {quantity(report.body_size)} of MessagePack"
@@ -309,6 +324,7 @@ def export(
     help="What to do when FILE has the collection.",
 )
 @click.option("--format", "format_", type=click.Choice(sorted(set(FORMATS.values()))))
+@_compression
 @_common
 def import_(
     sources: tuple[str, ...],
@@ -317,6 +333,7 @@ def import_(
     id_column: str | None,
     if_exists: Any,
     format_: str | None,
+    compression: CompressionName,
     quiet: bool,
 ) -> None:
     """Write Parquet, Arrow IPC, CSV or NDJSON files into a GODB file, a collection for each.
@@ -339,8 +356,9 @@ def import_(
             _progress(None, " documents", quiet) as update,
         ):
             rows = godb_arrow.write_godb(
-                _counted(data, update), file, name, id_column=id_column, if_exists=if_exists
-            )
+                _counted(data, update), file, name, id_column=id_column, if_exists=if_exists,
+                compression=compression,
+            )  # fmt: skip
         if not quiet:
             click.echo(f"{file}: {rows:,} documents in {name!r}", err=True)
 
@@ -581,6 +599,30 @@ def pack(directory: str, collections: tuple[str, ...], quiet: bool) -> None:
             engine.pack(name)
             if not quiet:
                 click.echo(f"{name}: {quantity(engine.info(name).disk_bytes)} in one file")
+
+
+@main.command()
+@click.argument("directory")
+@click.argument("collection")
+@click.argument("name", metavar="NAME", type=click.Choice(get_args(CompressionName)))
+@_common
+def compression(directory: str, collection: str, name: CompressionName, quiet: bool) -> None:
+    """Choose how a collection's files are compressed from now on.
+
+    NAME is lz4 or lz4hc (smaller, slower to write), which go-db reads, or zstd (smallest) or none,
+    which only godb_arrow reads. A single file is written anew; of several, those that are there
+    stay as they are until they are joined.
+
+    \b
+    Example:
+      godb-arrow compression data events zstd
+    """
+    with godb_arrow.StorageEngine(directory) as engine:
+        found = engine[collection]
+        found.set_compression(name)
+        engine.save()
+        if not quiet:
+            click.echo(f"{collection}: {name}, {quantity(found.info().disk_bytes)}")
 
 
 @main.command()

@@ -18,6 +18,7 @@ from godb_arrow.background import WorkerHealth, Workers, close_at_exit
 from godb_arrow.backup import BackupInfo, backup_collections
 from godb_arrow.base import Base
 from godb_arrow.catalog import Catalog
+from godb_arrow.codec.compression import check_compression
 from godb_arrow.collection import Collection
 from godb_arrow.display import Table, quantity
 from godb_arrow.errors import (
@@ -33,7 +34,7 @@ from godb_arrow.errors import (
 from godb_arrow.journal import Record
 from godb_arrow.lru import EvictionPolicy
 from godb_arrow.memory import Memory, give_back
-from godb_arrow.options import EngineOptions, ReadKeywords, parse_duration
+from godb_arrow.options import CompressionName, EngineOptions, ReadKeywords, parse_duration
 from godb_arrow.persistence import check_name, open_directory, write_snapshots
 from godb_arrow.projection import Filter
 from godb_arrow.query import Explanation, Page
@@ -213,6 +214,8 @@ class StorageEngine:
     part_grace : float, timedelta or str
         How long files stay that no state needs any more, for who reads the directory from another
         process; ten minutes by default.
+    compression : {"lz4", "lz4hc", "zstd", "none"}
+        How the files of new collections are compressed: see :func:`write_godb`.
 
     Raises
     ------
@@ -252,6 +255,7 @@ class StorageEngine:
         part_size: int | str = 128 << 20,
         keep_versions: int = 5,
         part_grace: float | str | dt.timedelta = 600.0,
+        compression: CompressionName = "lz4",
     ) -> None:
         self._closed = True  # until it is open
         self.options = EngineOptions.checked(
@@ -263,6 +267,7 @@ class StorageEngine:
             part_size=part_size,
             keep_versions=keep_versions,
             part_grace=part_grace,
+            compression=compression,
         )
         self._memory = Memory(self.options.max_memory, eviction_policy)
         self._directory = open_directory(data_dir, self._memory, read_only=read_only)
@@ -336,7 +341,10 @@ class StorageEngine:
             base = Base(self._memory)
             if op == "attach":
                 base = Base(self._memory, record.meta["path"], record.meta["as"], is_ours=False)
-            collection = Collection(self._services, name, base, record=record.number, stale=True)
+            collection = Collection(
+                self._services, name, base, compression=record.meta.get("z"),
+                record=record.number, stale=True,
+            )  # fmt: skip
             self._collections[name] = collection
         elif collection is None:
             return  # dropped later, and its file is gone
@@ -447,13 +455,17 @@ class StorageEngine:
 
     # --- collections --------------------------------------------------------------------------
 
-    def create_collection(self, name: str) -> Collection:
+    def create_collection(
+        self, name: str, *, compression: CompressionName | None = None
+    ) -> Collection:
         """Make an empty collection.
 
         Parameters
         ----------
         name : str
             1 to 255 bytes of UTF-8, any characters.
+        compression : {"lz4", "lz4hc", "zstd", "none"}, optional
+            How its files are compressed; as the engine's, if left out. See :func:`write_godb`.
 
         Returns
         -------
@@ -468,13 +480,15 @@ class StorageEngine:
         self._check_writable()
         with error_context("create", collection=name if isinstance(name, str) else None):
             check_name(name)
+            chosen = check_compression(compression or self.options.compression).name
             with self._lock:
                 self._check_free(name)
                 self._free_path(name)
                 collection = Collection(
-                    self._services, name, Base(self._memory), indexes=(), stale=True
-                )
-                self._journal(collection, {"op": "create", "c": name})
+                    self._services, name, Base(self._memory), indexes=(), compression=chosen,
+                    stale=True,
+                )  # fmt: skip
+                self._journal(collection, {"op": "create", "c": name, "z": chosen})
                 self._collections[name] = collection
                 return collection
 

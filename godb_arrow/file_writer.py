@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import BinaryIO, Literal
+from typing import BinaryIO
 
 import msgpack
 import pyarrow as pa
@@ -13,6 +13,7 @@ import xxhash
 
 from godb_arrow import codec
 from godb_arrow.codec.blocks import Compressed, Content, compress_block
+from godb_arrow.codec.compression import Compression, check_compression
 from godb_arrow.codec.entries import CHUNK_BYTES, Chunk
 from godb_arrow.format import (
     AFTER_FILE_HASH,
@@ -26,13 +27,12 @@ from godb_arrow.format import (
     CollectionHint,
     pack_checksum,
 )
+from godb_arrow.options import CompressionName
 from godb_arrow.parallel import available_cores
 from godb_arrow.pieces import PIECES_KEY, PieceIndex
 from godb_arrow.statistics import Row, covered, pack_statistics, per_piece
 
-__all__ = ["CollectionData", "Compression", "compressed_chunk", "write_file"]
-
-Compression = Literal["lz4", "lz4hc"]
+__all__ = ["CollectionData", "compressed_chunk", "write_file"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,10 +63,10 @@ def write_file(
     *,
     metadata: Mapping[bytes, bytes] | None = None,
     others: Mapping[str, bytes] | None = None,
-    compression: Compression = "lz4",
+    compression: CompressionName = "lz4",
     threads: int | None = None,
 ) -> None:
-    """Write a GODB file that go-db reads.
+    """Write a GODB file; with LZ4 it is one that go-db reads.
 
     Parameters
     ----------
@@ -78,8 +78,8 @@ def write_file(
         Further keys and values of ``metadata``, in MessagePack.
     others : mapping of str to bytes, optional
         Further top-level keys, such as ``indexes``, with their values in MessagePack.
-    compression : {"lz4", "lz4hc"}
-        How hard to look for matches; the format is the same.
+    compression : {"lz4", "lz4hc", "zstd", "none"}
+        How the body is compressed. "lz4hc" is LZ4 that looks harder for matches.
     threads : int, optional
         How many compress at the same time; as many as there are cores, where that is worthwhile.
 
@@ -100,11 +100,13 @@ def write_file(
     body = _body(collections, metadata or {}, others or {}, indexed=layout is not None)
     if codec.BACKEND == "reference" or layout is None:
         threads = 1
-    for data in _sealed(_cut(body, layout), layout, compression, threads or available_cores()):
+    chosen = check_compression(compression)
+    pieces = _cut(body, layout, chosen.flags)
+    for data in _sealed(pieces, layout, chosen, threads or available_cores()):
         stream.write(data)
 
 
-def compressed_chunk(chunk: Chunk, compression: Compression) -> Chunk:
+def compressed_chunk(chunk: Chunk, compression: CompressionName) -> Chunk:
     """A chunk with what a piece of it is compressed to, where it will become one.
 
     So whoever makes chunks on several threads compresses them there, too, while they are in the
@@ -113,8 +115,8 @@ def compressed_chunk(chunk: Chunk, compression: Compression) -> Chunk:
     if chunk.compressed is not None or len(chunk.data) < _FULL_PIECE:
         return chunk
     data = bytes(chunk.data)
-    made = codec.compress_piece(data, _MAX_RATIO, compression == "lz4hc")
-    return chunk._replace(data=data, compressed=made)
+    chosen = check_compression(compression)
+    return chunk._replace(data=data, compressed=chosen.compress(data), flags=chosen.flags)
 
 
 def _are_many(collections: list[CollectionData]) -> bool:
@@ -193,13 +195,17 @@ def _body(
     yield from (plain(codec.pack(key) + raw) for key, raw in others.items())
 
 
-def _cut(body: Iterator[_Part], layout: _Layout | None) -> Iterator[Content]:
-    """The body in pieces; with a layout, each begins with a document, or has none."""
+def _cut(body: Iterator[_Part], layout: _Layout | None, flags: int) -> Iterator[Content]:
+    """The body in pieces; with a layout, each begins with a document, or has none.
+
+    What was compressed for a file of the same flags stays as it is.
+    """
     gathered: list[bytes | memoryview] = []
     size = count = 0
     owner: str | None = None
     for collection, chunk in body:
-        was_piece = chunk.compressed is not None and len(chunk.data) >= _FULL_PIECE
+        is_alike = chunk.compressed is not None and chunk.flags == flags
+        was_piece = is_alike and len(chunk.data) >= _FULL_PIECE
         # It stays one, unless a few documents would become a piece for its sake.
         full = _FULL_PIECE // 2 if was_piece else _FULL_PIECE
         if gathered and (size >= full or (layout is not None and collection != owner)):
@@ -224,7 +230,6 @@ def _cut(body: Iterator[_Part], layout: _Layout | None) -> Iterator[Content]:
 
 
 _FULL_PIECE = 3 * CHUNK_BYTES // 4
-_MAX_RATIO = 10  # go-db allocates ten times the size of a body
 
 
 def _sealed(
@@ -245,17 +250,16 @@ def _sealed(
         content_hash.update(literals)
         return literals
 
-    header = MAGIC + VERSION.to_bytes(2, "little") + bytes(2)
+    header = MAGIC + VERSION.to_bytes(2, "little") + compression.flags.to_bytes(2, "little")
     file_hash.update(header)
     yield header
     for encoded in compress_block(
-        codec.compress_piece,
+        compression.compress,
         hashed(),
-        max_ratio=_MAX_RATIO,
-        high=compression == "lz4hc",
         threads=threads,
         ending=ending,
         reserve=AFTER_FILE_HASH,
+        head=compression.literal_head,
     ):
         file_hash.update(encoded)
         yield encoded
@@ -288,6 +292,8 @@ def _pack_hints(hints: Mapping[str, CollectionHint]) -> bytes:
             recorded["plain"] = True
         if hint.version:
             recorded["version"] = hint.version
+        if hint.compression != "lz4":
+            recorded["compression"] = hint.compression
         collections[name] = recorded
     packed = codec.pack(collections)
     return b"\x82" + PACKED_COLLECTIONS + packed + PACKED_CHECKSUM + pack_checksum(packed)

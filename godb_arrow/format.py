@@ -5,11 +5,15 @@ bytes      what they are
 =========  ==================================================================================
 0 to 3     ``GODB``
 4, 5       version 1, little-endian
-6, 7       flags, little-endian; 0 is the body below
+6, 7       flags, little-endian: how the body is compressed, with 0 as below
 8 to end   one raw LZ4 block: no size, no frame, no checksum
 =========  ==================================================================================
 
-The block holds one MessagePack map: ``collections`` (name: {document id: document}), and
+With flags 1 the body is zstd frames and, behind the last one, bytes as they are; with flags 2 all
+of it is as it is: see :mod:`godb_arrow.codec.frames`. go-db reads flags 0 only; other flags are an
+error.
+
+The body is one MessagePack map: ``collections`` (name: {document id: document}), and
 perhaps ``indexes``, ``metadata`` and keys that we do not know, in any order.
 
 What we add, where go-db looks over it:
@@ -43,6 +47,7 @@ import xxhash
 
 from godb_arrow import codec
 from godb_arrow.body import Body, read_exactly
+from godb_arrow.codec.compression import Compression, check_compression, compression_of
 from godb_arrow.errors import (
     ChecksumMismatch,
     CorruptFile,
@@ -54,7 +59,7 @@ from godb_arrow.errors import (
     UnsupportedVersion,
     WrongMagic,
 )
-from godb_arrow.options import ReadOptions
+from godb_arrow.options import CompressionName, ReadOptions
 from godb_arrow.pieces import FOOT_SIZE, PIECES_KEY, PieceIndex
 
 __all__ = [
@@ -95,6 +100,13 @@ class Header(NamedTuple):
 
     version: int
     flags: int
+
+    @property
+    def compression(self) -> Compression:
+        """How the body is compressed; of LZ4, how hard the writer tried is not known."""
+        found = compression_of(self.flags)
+        assert found is not None
+        return found
 
 
 def read_header(stream: BinaryIO) -> Header:
@@ -141,9 +153,9 @@ def _parse_header(data: bytes) -> Header:
             f"the file has format version {version}; this program reads version {VERSION}",
             advice="update godb-arrow, or have the file written as version 1",
         )
-    if flags:
+    if compression_of(flags) is None:
         raise UnsupportedFlags(
-            f"the file has the flags 0x{flags:04x}; this program knows only 0",
+            f"the file has the flags 0x{flags:04x}, which this program does not know",
             advice="update godb-arrow, or have the file written with flags 0",
         )
     return Header(version, flags)
@@ -171,6 +183,8 @@ class CollectionHint:
         Whether the file has nothing but this collection and its indexes.
     version : int
         How often the collection was saved: of two files of it, the one with more counts.
+    compression : str
+        How its files are to be written.
     """
 
     count: int
@@ -181,6 +195,7 @@ class CollectionHint:
     indexes: tuple[str, ...] = ()
     plain: bool = False
     version: int = 0
+    compression: CompressionName = "lz4"
 
 
 def is_sealed(tail: bytes) -> bool:
@@ -306,6 +321,7 @@ def _read_hint(hint: Any) -> CollectionHint:
         indexes=tuple(str(field) for field in hint.get("indexes", ())),
         plain=bool(hint.get("plain", False)),
         version=int(hint.get("version", 0)),
+        compression=check_compression(hint.get("compression", "lz4")).name,
     )
 
 
@@ -477,7 +493,7 @@ class GodbReader:
     def __init__(self, stream: BinaryIO, size: int | None = None) -> None:
         self._body = Body(stream, size, AFTER_FILE_HASH)
         self.header = _parse_header(self._body.fetch(HEADER_SIZE))
-        self._body.begin_block()
+        self._body.begin_block(self.header.compression)
         self.checksum = False
         self.trailing = 0
 

@@ -21,6 +21,7 @@ from godb_arrow.encoding import Encoded, IdSequence, encode_rows, rows_of, store
 from godb_arrow.errors import CollectionExists, InvalidOption, SourceNotFound, error_context
 from godb_arrow.manifest import Manifest, Part
 from godb_arrow.memory import Memory
+from godb_arrow.options import CompressionName
 from godb_arrow.parts import PartedBase, PartFolder
 from godb_arrow.persistence import DataDirectory
 from godb_arrow.remote import is_url
@@ -179,11 +180,14 @@ class PartWriter:
         The collection.
     first_id : int
         The first number that is generated as an id.
+    compression : str
+        How the files are compressed.
     """
 
     directory: str
     collection: str
     first_id: int = 1
+    compression: CompressionName = "lz4"
 
     @classmethod
     def of(
@@ -212,7 +216,7 @@ class PartWriter:
                 engine.create_collection(collection)
             found = engine[collection]
             found.to_folder()
-            return cls(path, collection, found.next_id)
+            return cls(path, collection, found.next_id, found.compression)
 
     def write(self, data: Any, index: int) -> list[WrittenPart]:
         """Write documents as files, of about the usual size each.
@@ -264,7 +268,9 @@ class PartWriter:
 
         token = secrets.token_hex(16)
         count = sum(len(one.ids) for one in encoded)
-        part, statistics = folder.write_part(token, self.collection, chunks(), count, schema)
+        part, statistics = folder.write_part(
+            token, self.collection, chunks(), count, schema, self.compression
+        )
         greatest = max(codec.survey_ids(one.ids)[1] for one in encoded)
         return WrittenPart(token, part, schema.serialize().to_pybytes(), statistics, greatest)
 

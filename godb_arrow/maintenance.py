@@ -193,7 +193,7 @@ class PartedStore(CollectionStore):
             )  # fmt: skip
             self._base = earlier.folder.commit(manifest, earlier.part_statistics())
             self._count = self._base.live
-            self._indexes = manifest.indexes
+            self._indexes, self._compression = manifest.indexes, None
             self._changes += 1
             self._last_modified = time.time()
             base.forget(self._base)

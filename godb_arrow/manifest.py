@@ -30,7 +30,9 @@ import pyarrow as pa
 import xxhash
 
 from godb_arrow.codec import pack
+from godb_arrow.codec.compression import check_compression
 from godb_arrow.errors import CorruptFile, UnsupportedVersion, error_context
+from godb_arrow.options import CompressionName
 from godb_arrow.statistics import unpack_statistics
 from godb_arrow.storage import Source, replace_file
 
@@ -114,6 +116,8 @@ class Manifest:
     packed_statistics : bytes
         A row for each part, as :func:`~godb_arrow.statistics.pack_statistics` gives it; empty, if
         there are none.
+    compression : str
+        How new files are to be compressed.
 
     Examples
     --------
@@ -130,6 +134,7 @@ class Manifest:
     indexes: tuple[str, ...] = ()
     created: float = 0.0
     packed_statistics: bytes = b""
+    compression: CompressionName = "lz4"
 
     @property
     def count(self) -> int:
@@ -158,6 +163,7 @@ class Manifest:
             "indexes": list(self.indexes),
             "created": self.created,
             "statistics": self.packed_statistics,
+            "compression": self.compression,
         })  # fmt: skip
         data = _MAGIC + body
         return data + xxhash.xxh3_64_digest(data)
@@ -191,6 +197,7 @@ class Manifest:
                 indexes=tuple(str(name) for name in found["indexes"]),
                 created=float(found["created"]),
                 packed_statistics=bytes(found["statistics"]),
+                compression=check_compression(found.get("compression", "lz4")).name,
             )
         except _UNUSABLE as error:
             raise _damaged(f"it makes no sense: {error!r}") from error

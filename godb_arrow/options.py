@@ -7,12 +7,13 @@ import re
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, TypedDict, get_args
 
 from godb_arrow.errors import InvalidOption
 
 __all__ = [
     "MAX_DEPTH",
+    "CompressionName",
     "Durability",
     "EngineOptions",
     "OnConflict",
@@ -112,6 +113,7 @@ def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
 
 
 Durability = Literal["commit", "interval", "checkpoint"]
+CompressionName = Literal["lz4", "lz4hc", "zstd", "none"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +141,8 @@ class EngineOptions:
     part_grace : float
         Seconds for which files stay that no state needs any more, for who reads from another
         process.
+    compression : {"lz4", "lz4hc", "zstd", "none"}
+        How the files of new collections are compressed.
 
     Examples
     --------
@@ -154,6 +158,7 @@ class EngineOptions:
     part_size: int = 128 << 20
     keep_versions: int = 5
     part_grace: float = 600.0
+    compression: CompressionName = "lz4"
 
     @classmethod
     def checked(cls, **given: Any) -> EngineOptions:
@@ -251,6 +256,11 @@ def _parse_durability(name: str, value: object) -> object:
     return value
 
 
+def _parse_compression(name: str, value: object) -> object:
+    _check_choice(name, value, get_args(CompressionName))
+    return value
+
+
 def _parse_count(name: str, value: object) -> object:
     _check_count(name, value)
     return value
@@ -265,4 +275,5 @@ _ENGINE_PARSERS: dict[str, Callable[[str, object], Any]] = {
     "part_size": _parse_part_size,
     "keep_versions": _parse_count,
     "part_grace": parse_duration,
+    "compression": _parse_compression,
 }

@@ -31,6 +31,7 @@ from godb_arrow.manifest import (
     write_manifest,
 )
 from godb_arrow.memory import Memory
+from godb_arrow.options import CompressionName
 from godb_arrow.pieces import Run
 from godb_arrow.projection import Projection
 from godb_arrow.reading import StoredCollection
@@ -212,6 +213,7 @@ class PartFolder:
         size: int,
         part_size: int,
         schema: pa.Schema,
+        compression: CompressionName,
     ) -> list[tuple[Part, Row | None]]:
         """Write documents of a snapshot as new parts of about the same size.
 
@@ -229,6 +231,8 @@ class PartFolder:
             Bytes of a part, at most.
         schema : pyarrow.Schema
             That of the collection.
+        compression : str
+            How the files are compressed.
 
         Returns
         -------
@@ -243,14 +247,19 @@ class PartFolder:
         written = []
         for first in range(0, count, every):
             documents = min(every, count - first)
-            written.append(
-                self.write_part(number, name, _take(chunks, documents), documents, schema)
-            )
+            taken = _take(chunks, documents)
+            written.append(self.write_part(number, name, taken, documents, schema, compression))
             number += 1
         return written
 
     def write_part(
-        self, number: int | str, name: str, chunks: Iterator[Chunk], count: int, schema: pa.Schema
+        self,
+        number: int | str,
+        name: str,
+        chunks: Iterator[Chunk],
+        count: int,
+        schema: pa.Schema,
+        compression: CompressionName,
     ) -> tuple[Part, Row | None]:
         """Write a part, with the file that says where its ids are; no manifest knows it yet.
 
@@ -276,7 +285,7 @@ class PartFolder:
         hint = CollectionHint(count, None, schema, plain=True)
         with replace_file(path) as stream:
             data = CollectionData(name, count, noted(), hint)
-            write_file(stream, [data], threads=self.memory.threads)
+            write_file(stream, [data], compression=compression, threads=self.memory.threads)
         index = _pack_ids(IdIndex.build(ids))
         with replace_file(os.path.join(self.path, stem + ".ids")) as stream:
             stream.write(index)
@@ -489,7 +498,7 @@ class PartedBase(Base):
         found = self.manifest
         return CollectionHint(
             found.count, found.next_id, found.schema, found.size, found.record, found.indexes,
-            plain=True, version=found.version,
+            plain=True, version=found.version, compression=found.compression,
         )  # fmt: skip
 
     @property

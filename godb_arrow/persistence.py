@@ -41,6 +41,7 @@ from godb_arrow.format import CollectionHint
 from godb_arrow.journal import Journal, Record, read_journal
 from godb_arrow.manifest import Manifest, Part
 from godb_arrow.memory import Memory
+from godb_arrow.options import CompressionName
 from godb_arrow.parts import PartedBase, PartFolder
 from godb_arrow.projection import project
 from godb_arrow.remote import Expected, RemoteStore, is_url
@@ -446,6 +447,7 @@ def save_snapshot(
     snapshot: Snapshot,
     next_id: int,
     indexes: tuple[str, ...],
+    compression: CompressionName,
     part_size: int,
 ) -> Base:
     """Save a collection; documents that nobody changed are copied as bytes, or left where they are.
@@ -464,6 +466,8 @@ def save_snapshot(
         The number that the next generated id gets.
     indexes : tuple of str
         The fields that have an index.
+    compression : str
+        How what is written is compressed.
     part_size : int
         Bytes of documents that a file of several has at most.
 
@@ -480,12 +484,15 @@ def save_snapshot(
         The disk refused: what was saved before is as it was.
     """
     if target.endswith(_PARTS):
-        return _save_parts(directory.folder(target), name, snapshot, next_id, indexes, part_size)
+        return _save_parts(
+            directory.folder(target), name, snapshot, next_id, indexes, compression, part_size
+        )
     base = snapshot.base
     write_snapshots(
         target,
         [(name, snapshot, next_id, indexes)],
         keep_extras=base.is_ours,
+        compression=compression,
         threads=base.memory.threads,
         expected=directory.expected_at(target, base),
     )
@@ -501,6 +508,7 @@ def _save_parts(
     snapshot: Snapshot,
     next_id: int,
     indexes: tuple[str, ...],
+    compression: CompressionName,
     part_size: int,
 ) -> Base:
     """Write what changed to new files, and a manifest that names them beside those before."""
@@ -526,13 +534,14 @@ def _save_parts(
     left = count - sum(part.live for part in parts)
     added = folder.write_parts(
         name, snapshot, files, changes=True, count=left, size=size, part_size=part_size,
-        schema=schema,
+        schema=schema, compression=compression,
     )  # fmt: skip
     parts += [part for part, _ in added]
     statistics += [row for _, row in added]
     manifest = Manifest(
-        base.hint.version + 1, tuple(parts), schema, next_id, snapshot.record, indexes
-    )
+        base.hint.version + 1, tuple(parts), schema, next_id, snapshot.record, indexes,
+        compression=compression,
+    )  # fmt: skip
     return folder.commit(manifest, statistics)
 
 
@@ -570,7 +579,7 @@ def join_parts(
     added = base.folder.write_parts(
         name, snapshot, files[first:last], changes=False,
         count=sum(part.live for part in chosen), size=sum(part.live_size for part in chosen),
-        part_size=part_size, schema=manifest.schema,
+        part_size=part_size, schema=manifest.schema, compression=manifest.compression,
     )  # fmt: skip
     stored = base.folder.commit(
         replace(
@@ -591,6 +600,7 @@ def write_snapshots(
     *,
     keep_extras: bool,
     threads: int,
+    compression: CompressionName = "lz4",
     expected: Expected = None,
 ) -> int:
     """Write collections to a file, which takes the place of an earlier one at once.
@@ -607,6 +617,8 @@ def write_snapshots(
         Whether the first one's file has other keys, which are kept.
     threads : int
         How many compress at the same time.
+    compression : str
+        How the file is compressed.
     expected : str, "absent" or None
         As for :func:`~godb_arrow.storage.replace_file`.
 
@@ -626,7 +638,7 @@ def write_snapshots(
         hint = CollectionHint(
             snapshot.live_count(), next_id, snapshot.schema(), _size_of(snapshot),
             snapshot.record, fields, plain=not metadata and not set(others) - {"indexes"},
-            version=base.hint.version + 1,
+            version=base.hint.version + 1, compression=compression,
         )  # fmt: skip
         collections.append(CollectionData(name, hint.count, snapshot.chunks(), hint))
         shown = _go_indexes(snapshot, fields)
@@ -636,7 +648,14 @@ def write_snapshots(
     if indexes:
         others["indexes"] = codec.pack(indexes)
     with replace_file(target, expected=expected) as stream:
-        write_file(stream, collections, metadata=metadata, others=others, threads=threads)
+        write_file(
+            stream,
+            collections,
+            metadata=metadata,
+            others=others,
+            compression=compression,
+            threads=threads,
+        )
     return sum(data.count for data in collections)
 
 

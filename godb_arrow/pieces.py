@@ -30,8 +30,9 @@ import xxhash
 from godb_arrow import codec
 from godb_arrow.body import read_exactly
 from godb_arrow.codec.blocks import Compressed
+from godb_arrow.codec.compression import Compression
 from godb_arrow.codec.entries import Chunk
-from godb_arrow.codec.reference_lz4 import Piece, cut_out
+from godb_arrow.codec.reference_lz4 import Piece
 from godb_arrow.errors import ChecksumMismatch, CorruptFile
 from godb_arrow.options import ReadOptions
 from godb_arrow.statistics import Row, may_match, unpack_statistics
@@ -43,7 +44,6 @@ FOOT_SIZE = 12  # a checksum and a length, behind the index
 
 _FIELDS = 5  # length, tail, size, documents, checksum
 _MOST_BEHIND = 1 << 10  # bytes of the file behind the index
-_MAX_EXPANSION = 255  # LZ4: a byte of the block stands for at most this many of output
 _UNUSABLE = (KeyError, TypeError, AttributeError, ValueError, msgpack.UnpackException)
 
 
@@ -154,7 +154,12 @@ class PieceIndex:
             return None
 
     def find(
-        self, name: str, count: int, block_start: int, file_size: int | None
+        self,
+        name: str,
+        count: int,
+        block_start: int,
+        file_size: int | None,
+        compression: Compression,
     ) -> CollectionPieces | None:
         """The pieces of a collection; None where they cannot be used.
 
@@ -165,9 +170,11 @@ class PieceIndex:
         count : int
             How many documents it has.
         block_start : int
-            Where the LZ4 block begins in the stream that the pieces are read from.
+            Where the body begins in the stream that the pieces are read from.
         file_size : int or None
             Bytes of the file, where that is known.
+        compression : Compression
+            How the body is compressed.
         """
         first, number = self.collections.get(name, (0, 0))
         if not first or not number:
@@ -182,7 +189,7 @@ class PieceIndex:
             pieces.append(piece)
             at += piece.length
             skip = piece.tail + (0 if piece.length else piece.skip)
-            if piece.size > _MAX_EXPANSION * (piece.length + piece.tail) or (
+            if piece.size > compression.max_expansion * (piece.length + piece.tail) or (
                 file_size is not None and at + piece.tail > block_start + file_size
             ):
                 return None
@@ -203,6 +210,7 @@ class PieceIndex:
             checksum[first:last],
             behind[::-1][first:last],
             self.statistics.get(name, b""),
+            compression,
         )
 
 
@@ -228,6 +236,8 @@ class CollectionPieces:
         At most how many literals the sequence behind each has.
     packed_statistics : bytes
         Their statistics; empty, if there are none.
+    compression : Compression
+        How they are compressed.
     """
 
     name: str
@@ -238,6 +248,7 @@ class CollectionPieces:
     checksums: list[int]
     behind: list[int]
     packed_statistics: bytes
+    compression: Compression
 
     def statistics(self) -> pa.RecordBatch | None:
         """The statistics, a row for each piece; None where there are none."""
@@ -271,7 +282,7 @@ class CollectionPieces:
             return False
         try:
             data = _read(stream, piece, piece, self.pieces[0].size + self.behind[0])
-            front = codec.decode_pieces(data, [piece._replace(at=0)])
+            front = self.compression.decode_pieces(data, [piece._replace(at=0)])
         except CorruptFile:
             return False
         return _without_front(front) == head if first else front == head
@@ -364,7 +375,7 @@ class CollectionPieces:
         start = self.pieces[first].at
         pieces = [piece._replace(at=piece.at - start) for piece in self.pieces[first:last]]
         try:
-            decoded = codec.decode_pieces(data, pieces)
+            decoded = self.compression.decode_pieces(data, pieces)
         except CorruptFile as error:
             error.offset += start
             raise
@@ -402,7 +413,9 @@ class StoredPiece:
         decoded = self._pieces._decode(self._data, self._index, self._index + 1)
         piece = self._pieces.pieces[self._index]._replace(at=0)
         documents = self._pieces.documents[self._index]
-        return Chunk(decoded, documents, statistics, cut_out(self._data, piece))
+        compression = self._pieces.compression
+        made = compression.cut_out(self._data, piece)
+        return Chunk(decoded, documents, statistics, made, compression.flags)
 
 
 _MAX_FRONT = 64 << 20

@@ -22,13 +22,13 @@ from godb_arrow.errors import (
     error_context,
 )
 from godb_arrow.format import (
-    HEADER_SIZE,
     TAIL_SIZE,
     CollectionHint,
     CollectionSection,
     GodbReader,
     ValueSection,
     is_sealed,
+    read_header,
     read_hints,
     read_piece_index,
 )
@@ -150,7 +150,8 @@ class StoredCollection:
         if index is None:
             return None
         with self.source.open() as stream:
-            pieces = index.find(self.name, self.count, stream.tell() + HEADER_SIZE, size)
+            compression = read_header(stream).compression
+            pieces = index.find(self.name, self.count, stream.tell(), size, compression)
             if pieces is None or pieces.largest > self.options.max_document_bytes:
                 return None
             if not pieces.is_right(stream):

@@ -18,6 +18,7 @@ import pyarrow as pa
 
 from godb_arrow import codec
 from godb_arrow.base import Base
+from godb_arrow.codec.compression import check_compression
 from godb_arrow.display import Table, quantity
 from godb_arrow.encoding import Encoded, IdSequence, number_of, repeated_ids
 from godb_arrow.errors import (
@@ -28,7 +29,7 @@ from godb_arrow.errors import (
 )
 from godb_arrow.journal import Record
 from godb_arrow.memory import Memory
-from godb_arrow.options import EngineOptions
+from godb_arrow.options import CompressionName, EngineOptions
 from godb_arrow.overlay import Overlay, Version
 from godb_arrow.parts import PartedBase
 from godb_arrow.persistence import DataDirectory, place_for, save_snapshot
@@ -169,6 +170,8 @@ class CollectionStore:
         Its file.
     indexes : tuple of str, optional
         The fields that have an index; the file says it, if left out.
+    compression : str, optional
+        How its files are compressed; the file says it, if left out.
     record : int
         The journal's last record of this collection.
     stale : bool
@@ -182,6 +185,7 @@ class CollectionStore:
         base: Base,
         *,
         indexes: tuple[str, ...] | None = None,
+        compression: CompressionName | None = None,
         record: int = 0,
         stale: bool = False,
     ) -> None:
@@ -195,6 +199,7 @@ class CollectionStore:
         self._sequence: IdSequence | None = None
         self._greatest_given = 0  # of the ids that callers chose
         self._indexes = indexes
+        self._compression = compression
         self._record = record  # the journal's last record of this collection
         self._needs: int | None = None  # the oldest one beside the overlay's, such as a rename
         self._former: list[str] = []  # files under other names, to be removed
@@ -247,9 +252,20 @@ class CollectionStore:
     @property
     def indexes(self) -> tuple[str, ...]:
         """The fields that have an index."""
-        if self._indexes is None:
-            self._indexes = self._base.hint.indexes
-        return self._indexes
+        with self._lock:
+            self._prepare()
+            if self._indexes is None:
+                self._indexes = self._base.hint.indexes
+            return self._indexes
+
+    @property
+    def compression(self) -> CompressionName:
+        """How its files are compressed when they are written the next time."""
+        with self._lock:
+            self._prepare()
+            if self._compression is None:
+                self._compression = self._base.hint.compression
+            return self._compression
 
     def info(self) -> CollectionInfo:
         """What is known without reading the documents."""
@@ -437,8 +453,43 @@ class CollectionStore:
         return number
 
     def _set_indexes(self, fields: tuple[str, ...]) -> None:
-        number = self._append({"op": "index", "i": list(fields)}, [])
         self._indexes = fields
+        self._note_setting({"op": "index", "i": list(fields)})
+
+    def set_compression(self, compression: CompressionName) -> None:
+        """Choose how its files are compressed from now on.
+
+        The file of a small collection is written anew with the next save. Of a collection that
+        has several files, those that are there stay as they are until they are joined.
+
+        Parameters
+        ----------
+        compression : {"lz4", "lz4hc", "zstd", "none"}
+            As of :func:`~godb_arrow.write_godb`.
+
+        Raises
+        ------
+        InvalidOption
+
+        Examples
+        --------
+        >>> import tempfile, godb_arrow
+        >>> with godb_arrow.StorageEngine(tempfile.mkdtemp()) as engine:
+        ...     users = engine.create_collection("users")
+        ...     users.set_compression("zstd")
+        ...     users.compression
+        'zstd'
+        """
+        with self._writing("set the compression"), self._lock:
+            self._check_there()
+            check_compression(compression)
+            if compression != self.compression:
+                self._compression = compression
+                self._note_setting({"op": "compression", "z": compression})
+
+    def _note_setting(self, meta: dict[str, Any]) -> None:
+        """Journal what is no change of documents; the next save writes it."""
+        number = self._append(meta, [])
         self._note_need(number)
         self._stale = True
         self._sync(number)
@@ -526,6 +577,9 @@ class CollectionStore:
         meta = record.meta
         if meta["op"] == "index":
             self._indexes = tuple(meta["i"])
+        elif meta["op"] == "compression":
+            self._compression = check_compression(meta["z"]).name
+        if meta["op"] != "write":
             self._note_need(record.number)
             self._stale = True
             return
@@ -572,14 +626,16 @@ class CollectionStore:
                 self._needs, self._stale = None, False  # what comes from now on is for the next
                 form, self._form = self._form, None
                 next_id, indexes, taken = self._ids().next_id, self.indexes, self._changes
+                compression = self.compression
             options, directory = self._services.options, self._services.directory
             target = place_for(directory, name, snapshot, options.part_size, form)
             if target != base.path and target not in self._former:
                 self._former.append(target)  # should it not become ours, it must not stay
             try:
                 stored = save_snapshot(
-                    directory, target, name, snapshot, next_id, indexes, options.part_size
-                )
+                    directory, target, name, snapshot, next_id, indexes, compression,
+                    options.part_size,
+                )  # fmt: skip
                 if self._overlay.has_ids_to_find:
                     stored.prepare_ids()  # they are needed below, while writers wait
             except BaseException:

@@ -21,7 +21,6 @@ from godb_arrow.errors import (
     error_context,
 )
 from godb_arrow.format import (
-    HEADER_SIZE,
     TAIL_SIZE,
     CollectionHint,
     CollectionSection,
@@ -29,6 +28,7 @@ from godb_arrow.format import (
     Header,
     ValueSection,
     is_sealed,
+    read_header,
     read_hints,
     read_piece_index,
 )
@@ -345,12 +345,13 @@ def _check_pieces(source: Source, report: FileReport) -> None:
     if index is None:
         return
     with source.open() as stream:
-        origin = stream.tell() + HEADER_SIZE
+        compression = read_header(stream).compression
+        origin = stream.tell()
         for collection in report.collections:
             if not collection.count:
                 continue
             where = f"collection {collection.name!r}"
-            pieces = index.find(collection.name, collection.count, origin, report.size)
+            pieces = index.find(collection.name, collection.count, origin, report.size, compression)
             if pieces is None or not pieces.is_right(stream):
                 report._problem(f"{where}: the index of pieces does not fit")
                 continue

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from typing import Any
 
 import lz4.block
@@ -40,9 +41,22 @@ def test_decodes_byte_by_byte() -> None:
     assert decode(lz4.block.compress(content, store_size=False), 1) == content
 
 
-def encode(content: bytes, step: int = 1 << 20, **options: Any) -> bytes:
+def compressor(
+    max_ratio: int | None = None, high: bool = False
+) -> Callable[[bytes], tuple[bytes, bytes]]:
+    return lambda content: compress_piece(content, max_ratio, high)
+
+
+def encode(
+    content: bytes,
+    step: int = 1 << 20,
+    *,
+    max_ratio: int | None = None,
+    high: bool = False,
+    **options: Any,
+) -> bytes:
     chunks = (Content(content[at : at + step]) for at in range(0, len(content), step))
-    return b"".join(compress_block(compress_piece, chunks, **options))
+    return b"".join(compress_block(compressor(max_ratio, high), chunks, **options))
 
 
 @given(contents, st.integers(2000, 400_000), st.sampled_from([None, 2, 10]), st.booleans())
@@ -141,9 +155,7 @@ def blocks_and_pieces(contents: list[bytes], **options: Any) -> tuple[bytes, lis
         found.extend(compressed)
         return b"behind"
 
-    block = b"".join(
-        compress_block(compress_piece, map(Content, contents), ending=ending, **options)
-    )
+    block = b"".join(compress_block(compressor(**options), map(Content, contents), ending=ending))
     pieces = []
     at = skip = 0
     for length, tail, size, _ in found:
@@ -152,7 +164,7 @@ def blocks_and_pieces(contents: list[bytes], **options: Any) -> tuple[bytes, lis
     return block, pieces
 
 
-def _refuse(content: bytes, max_ratio: int | None, high: bool) -> tuple[bytes, bytes]:
+def _refuse(content: bytes) -> tuple[bytes, bytes]:
     raise AssertionError("it was compressed before")
 
 

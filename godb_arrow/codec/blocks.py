@@ -1,4 +1,4 @@
-"""One LZ4 block of any length, compressed in pieces on several threads.
+"""One body of any length, compressed in pieces on several threads.
 
 No piece refers to what comes before it, so that pieces can be compressed, and later be found and
 decoded, at the same time. What is left of each behind its last match are literals of the next
@@ -15,9 +15,7 @@ import xxhash
 from godb_arrow.codec.reference_lz4 import extension, join
 from godb_arrow.parallel import ordered_map
 
-__all__ = ["CompressPiece", "Compressed", "Content", "compress_block"]
-
-CompressPiece = Callable[[bytes, int | None, bool], tuple[bytes, bytes]]
+__all__ = ["Compressed", "Content", "compress_block", "literal_head"]
 
 
 class Content(NamedTuple):
@@ -56,35 +54,36 @@ class Compressed(NamedTuple):
     checksum: int
 
 
+def literal_head(count: int) -> bytes:
+    """What stands before the literals that end an LZ4 block."""
+    return bytes([min(count, 15) << 4]) + extension(count)
+
+
 def compress_block(
-    compress: CompressPiece,
+    compress: Callable[[bytes], tuple[bytes, bytes]],
     pieces: Iterator[Content],
     *,
-    max_ratio: int | None = None,
-    high: bool = False,
     threads: int = 1,
     ending: Callable[[list[Compressed]], bytes] = lambda compressed: b"",
     reserve: int = 0,
+    head: Callable[[int], bytes] = literal_head,
 ) -> Iterator[bytes]:
-    """Compress pieces to one raw LZ4 block that ends with literals.
+    """Compress pieces to one raw LZ4 block that ends with literals, or another kind of body.
 
     Parameters
     ----------
     compress : callable
-        A codec's ``compress_piece``.
+        Makes of a piece its sequences, and the literals behind them.
     pieces : iterator of Content
         What to compress.
-    max_ratio : int, optional
-        The block never decodes to more than this many times its size: where the data are too
-        regular, some are stored as literals. go-db allocates ten times the size of a body.
-    high : bool
-        Search longer for better matches (LZ4 HC): smaller, many times slower, read as fast.
     threads : int
         How many threads compress.
     ending : callable
         Gets what became of each piece; returns further bytes at the end, stored as they are.
     reserve : int
         How many literal bytes the caller appends to the block itself.
+    head : callable
+        What stands before so many literals.
 
     Yields
     ------
@@ -94,14 +93,15 @@ def compress_block(
     Examples
     --------
     >>> from godb_arrow.codec.reference_lz4 import BlockDecoder, compress_piece
-    >>> block = b"".join(compress_block(compress_piece, iter([Content(b"abc" * 99)])))
+    >>> def compress(data): return compress_piece(data, None, False)
+    >>> block = b"".join(compress_block(compress, iter([Content(b"abc" * 99)])))
     >>> BlockDecoder().decode(block) == b"abc" * 99
     True
     """
 
     def work(piece: Content) -> tuple[int, int, bytes, bytes]:
         data, compressed = piece
-        sequences, literals = compressed or compress(data, max_ratio, high)
+        sequences, literals = compressed or compress(data)
         return len(data), xxhash.xxh3_64_intdigest(data), sequences, literals
 
     compressed: list[Compressed] = []
@@ -112,5 +112,4 @@ def compress_block(
         if joined:
             yield joined
     waiting += ending(compressed)
-    count = len(waiting) + reserve
-    yield bytes([min(count, 15) << 4]) + extension(count) + waiting
+    yield head(len(waiting) + reserve) + waiting

@@ -29,13 +29,16 @@ class Chunk(NamedTuple):
     statistics : Row or None
         Of :mod:`godb_arrow.statistics`.
     compressed : tuple of bytes or None
-        What ``compress_piece`` made of the data, where they are a piece of another file.
+        What the data were compressed to, where they are a piece of another file.
+    flags : int
+        What that file's header says of how.
     """
 
     data: bytes | memoryview
     documents: int
     statistics: Mapping[str, Any] | None = None
     compressed: tuple[bytes, bytes] | None = None
+    flags: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -479,7 +479,7 @@ def cut_out(data: bytes, piece: Piece) -> tuple[bytes, bytes]:
 def damaged_piece(piece: Piece) -> CorruptFile:
     """The error for a piece that does not decode to its size."""
     return CorruptFile(
-        f"a piece of the LZ4 block does not decode to {piece.size} bytes by itself",
+        f"a piece of the body does not decode to {piece.size} bytes by itself",
         offset=piece.at,
         where="file",
     )

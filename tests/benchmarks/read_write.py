@@ -117,6 +117,15 @@ def write_godb(table: Any) -> None:
         godb_arrow.write_godb(table, os.path.join(folder, "x.godb"), "c")
 
 
+def load_for(arrow: Path, target: Path, compression: str) -> tuple[Any, Path, str]:
+    return load_arrow(arrow), target, compression
+
+
+def write_compressed(given: tuple[Any, Path, Any]) -> None:
+    table, path, compression = given
+    godb_arrow.write_godb(table, path, "c", compression=compression)
+
+
 def write_pandas(frame: Any) -> None:
     with tempfile.TemporaryDirectory() as folder:
         frame.to_json(os.path.join(folder, "x.ndjson"), orient="records", lines=True)
@@ -175,6 +184,30 @@ def run(folder: Path, shape: str, rows: int, repeat: int) -> None:
     )
 
 
+def compressions(folder: Path, shape: str, rows: int, repeat: int) -> None:
+    """The ways in which files are compressed, beside each other."""
+    arrow = make_files(folder, shape, rows)["arrow"]
+    table = load_arrow(arrow)
+    names = ("lz4", "zstd", "none", "lz4hc")
+    paths = {name: folder / f"{shape}-{rows}-{name}.godb" for name in names}
+    for name, path in paths.items():
+        write_compressed((table, path, name))
+    sizes = ", ".join(f"{name} {path.stat().st_size / 1e6:.1f} MB" for name, path in paths.items())
+    print(f"\n## Compressions, {rows:,} {shape} documents ({sizes})")
+    compare(
+        "Table to file",
+        [Peer(one, write_compressed, (arrow, paths[one], one), OURS, load_for) for one in names],
+        rows=rows,
+        repeat=repeat,
+    )
+    compare(
+        "File to table",
+        [Peer(name, godb_table, (path,), OURS) for name, path in paths.items()],
+        rows=rows,
+        repeat=repeat,
+    )
+
+
 def stream_memory(folder: Path, rows: int) -> None:
     """What streaming takes, for a file and for one five times as large."""
     files = []
@@ -206,6 +239,8 @@ def main() -> None:
         folder.mkdir(parents=True, exist_ok=True)
         run(folder, "flat", arguments.flat, arguments.repeat)
         run(folder, "nested", arguments.nested, arguments.repeat)
+        compressions(folder, "flat", arguments.flat, arguments.repeat)
+        compressions(folder, "nested", arguments.nested, arguments.repeat)
         stream_memory(folder, arguments.flat)
 
 

@@ -143,7 +143,11 @@ def blocks(seeds: list[bytes]) -> list[tuple[bytes, list[Piece]]]:
             return b"behind"
 
         given = map(Content, contents)
-        block = b"".join(compress_block(native.compress_piece, given, ending=ending))
+
+        def compress(content: bytes) -> tuple[bytes, bytes]:
+            return native.compress_piece(content, None, False)
+
+        block = b"".join(compress_block(compress, given, ending=ending))
         pieces = []
         at = skip = 0
         for length, tail, size, _ in compressed:
