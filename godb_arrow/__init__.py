@@ -44,6 +44,7 @@ from godb_arrow.errors import (
     MemoryLimitExceeded,
     MissingDependency,
     ReadOnly,
+    ReplicationFailed,
     SchemaError,
     SourceNotFound,
     StorageError,
@@ -71,6 +72,13 @@ from godb_arrow.reading import (
     read_schema,
     read_table,
     scan_godb,
+)
+from godb_arrow.replication import (
+    Follower,
+    FollowerStatus,
+    Replica,
+    follower_status,
+    promote,
 )
 from godb_arrow.scannable import FileCollection, Scannable, open_godb
 from godb_arrow.store import CollectionInfo, CollectionState
@@ -108,6 +116,8 @@ __all__ = [
     "FieldNotFound",
     "FieldProfile",
     "FileCollection",
+    "Follower",
+    "FollowerStatus",
     "FormatError",
     "GodbError",
     "InvalidCollectionName",
@@ -124,6 +134,8 @@ __all__ = [
     "Page",
     "Profile",
     "ReadOnly",
+    "Replica",
+    "ReplicationFailed",
     "RowFilter",
     "Scannable",
     "SchemaError",
@@ -143,10 +155,12 @@ __all__ = [
     "WriteConflict",
     "WrongMagic",
     "__version__",
+    "follower_status",
     "inspect_godb",
     "list_backups",
     "list_collections",
     "open_godb",
+    "promote",
     "read_document",
     "read_documents",
     "read_godb",

@@ -487,9 +487,7 @@ def serve(
         raise InvalidOption("a certificate needs its key", advice="give --tls-cert and --tls-key")
     tls = None if tls_cert is None or tls_key is None else (_content(tls_cert), _content(tls_key))
     seconds = parse_duration("--grace", grace)
-    ending = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: ending.set())
+    ending = _until_told()
     with godb_arrow.StorageEngine(
         directory, max_memory=max_memory, background_save=save, read_only=read_only
     ) as engine:
@@ -515,6 +513,14 @@ def serve(
         click.echo("saved and closed", err=True)
     if stopping.is_alive():
         os._exit(0)  # a client that reads no more must not keep the process
+
+
+def _until_told() -> threading.Event:
+    """Set when the process is told to end."""
+    ending = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: ending.set())
+    return ending
 
 
 def _content(path: str) -> bytes:
@@ -680,6 +686,69 @@ def restore(source: str, directory: str, number: int | None, quiet: bool) -> Non
     info = godb_arrow.restore_backup(source, directory, number)
     if not quiet:
         click.echo(f"backup {info.number} of {info.created:%Y-%m-%d %H:%M} UTC: {info.files} files")
+
+
+@main.command()
+@click.argument("source")
+@click.argument("target")
+@click.option("--interval", default="500ms", show_default=True, help="How often to look.")
+@click.option("--once", is_flag=True, help="Bring it up to date, and end.")
+@click.option("--replace", is_flag=True, help="Give up a data directory of its own in TARGET.")
+@_common
+def follow(source: str, target: str, interval: str, once: bool, replace: bool, quiet: bool) -> None:
+    """Keep the folder TARGET the same as the data directory SOURCE, until Ctrl-C.
+
+    SOURCE may be in use. TARGET can be read all the time (read_only=True), and takes over with
+    "promote".
+
+    \b
+    Examples:
+      godb-arrow follow data copy
+      godb-arrow follow data copy --once
+    """
+    seconds = parse_duration("interval", interval)
+    stopped = _until_told()
+    with godb_arrow.Follower(source, target, replace=replace) as follower:
+        while True:
+            copied = follower.step()
+            if copied.files and not quiet:
+                click.echo(
+                    f"{target}: record {follower.record:,}, {copied.files} files of "
+                    f"{quantity(copied.size)} copied",
+                    err=True,
+                )
+            if once or stopped.wait(seconds):
+                return
+
+
+@main.command()
+@click.argument("target")
+@_common
+def follower(target: str, quiet: bool) -> None:
+    """Show how far a follower is.
+
+    \b
+    Example:
+      godb-arrow follower copy
+    """
+    status = godb_arrow.follower_status(target)
+    click.echo(f"{target} follows {status.source}: {status}")
+
+
+@main.command()
+@click.argument("target")
+@click.option("--force", is_flag=True, help="Also when it is not whole.")
+@_common
+def promote(target: str, force: bool, quiet: bool) -> None:
+    """Make a follower a data directory of its own; nobody must write the one that it followed.
+
+    \b
+    Example:
+      godb-arrow promote copy
+    """
+    record = godb_arrow.promote(target, force=force)
+    if not quiet:
+        click.echo(f"{target}: a data directory of its own, with all changes up to {record:,}")
 
 
 @main.command()

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, Unpack
+from typing import TYPE_CHECKING, Any, Self, Unpack, get_args
 
 import pyarrow as pa
 
@@ -26,6 +26,7 @@ from godb_arrow.errors import (
     CollectionNotFound,
     EngineClosed,
     GodbError,
+    InvalidOption,
     MemoryLimitExceeded,
     ReadOnly,
     StorageError,
@@ -40,6 +41,7 @@ from godb_arrow.projection import Filter
 from godb_arrow.query import Explanation, Page
 from godb_arrow.reading import list_collections
 from godb_arrow.remote import is_url
+from godb_arrow.replication import Follower, Replica, ReplicationMode
 from godb_arrow.store import CollectionInfo, Services
 from godb_arrow.streaming import DocumentStream
 from godb_arrow.versions import CollectionVersion, VersionInfo
@@ -280,6 +282,7 @@ class StorageEngine:
             make_room=self._make_room,
             check_writable=self._check_writable,
             check_open=self._check_open,
+            acknowledge=self._acknowledge,
         )
         self._lock = threading.RLock()  # guards the collections' names
         self._relieving, self._saving = threading.Lock(), threading.Lock()
@@ -289,6 +292,7 @@ class StorageEngine:
         self._failure: GodbError | None = None  # of the background, to be raised
         self._checkpoints = self._failed = self._recovered = 0
         self._workers, self._syncer = Workers(), Workers()
+        self._replicas: list[Replica] = []
         try:
             with error_context("open", self._directory.path):
                 self._recover()
@@ -397,6 +401,8 @@ class StorageEngine:
             if failed is not None:
                 raise failed
             self._syncer.stop()
+            for replica in list(self._replicas):
+                self._end_replica(replica)
             self._closed = True
             for stream in list(self._services.streams):
                 stream.abort(self._check_open)
@@ -498,6 +504,7 @@ class StorageEngine:
         number = journal.append(collection, meta)
         collection.note_record(number)
         journal.sync(number)
+        self._acknowledge(number)
         return number
 
     def _check_free(self, name: str) -> None:
@@ -964,6 +971,107 @@ class StorageEngine:
         """
         self.save()
         return backup_collections([self[name] for name in self.collections()], os.fspath(target))
+
+    # --- followers ----------------------------------------------------------------------------
+
+    def replicate_to(
+        self,
+        target: str | os.PathLike[str],
+        *,
+        mode: ReplicationMode = "asynchronous",
+        interval: float | str | dt.timedelta = 1.0,
+        replace: bool = False,
+    ) -> Replica:
+        """Keep another folder the same as the data directory, as long as the engine is open.
+
+        The follower is a data directory that can be opened with ``read_only=True`` all the time,
+        and takes over with :func:`~godb_arrow.promote`. When this returns, it has everything.
+
+        Parameters
+        ----------
+        target : path
+            The follower: a new folder, or one that followed before, which then gets what it lacks.
+        mode : {"asynchronous", "acknowledged"}
+            With "asynchronous" the follower has each change within about the interval. With
+            "acknowledged" a change returns when the follower has it on its disk, too (and this
+            one, whatever the durability): it survives the loss of either.
+        interval : float, timedelta or str
+            How often the journal, and what was saved, is copied.
+        replace : bool
+            Whether the target may have been a data directory of its own, which is given up.
+
+        Returns
+        -------
+        Replica
+            To see how far it is, and to stop.
+
+        Raises
+        ------
+        TargetExists, DirectoryLocked, StorageError
+
+        Examples
+        --------
+        >>> import tempfile, godb_arrow
+        >>> with godb_arrow.StorageEngine(tempfile.mkdtemp()) as engine:
+        ...     replica = engine.replicate_to(tempfile.mkdtemp(), mode="acknowledged")
+        ...     _ = engine.create_collection("users").insert({"name": "Ada"})
+        ...     replica.status().record
+        2
+        """
+        self._check_writable()
+        if mode not in get_args(ReplicationMode):
+            raise InvalidOption(
+                f"mode is {mode!r}", advice=f"use {' or '.join(get_args(ReplicationMode))}"
+            )
+        if mode == "acknowledged" and self.options.durability == "checkpoint":
+            raise InvalidOption(
+                'nothing is journalled with durability="checkpoint"',
+                advice='use another durability, or mode="asynchronous"',
+            )
+        seconds = parse_duration("interval", interval)
+        follower = Follower(self._directory.path, target, replace=replace)
+        replica = Replica(follower, self._directory.journal, mode, self._forget_replica)
+        try:
+            replica.step()
+        except BaseException:
+            follower.close()
+            raise
+        self._replicas.append(replica)
+        self._syncer.add(f"replica {replica.target}", seconds, lambda: self._step(replica))
+        self._syncer.start()
+        return replica
+
+    @property
+    def replicas(self) -> list[Replica]:
+        """The followers that the engine keeps up to date."""
+        return list(self._replicas)
+
+    def _step(self, replica: Replica) -> None:
+        try:
+            replica.step()
+        except GodbError as error:
+            self._failure = self._failure or error
+            raise
+
+    def _end_replica(self, replica: Replica) -> None:
+        """Bring it up to date once more, as far as that is possible."""
+        try:
+            self._step(replica)
+        except GodbError:
+            logger.exception("%s is not up to date", replica)
+        finally:
+            replica.stop()
+
+    def _forget_replica(self, replica: Replica) -> None:
+        self._replicas.remove(replica)
+        self._syncer.remove(f"replica {replica.target}")
+
+    def _acknowledge(self, number: int | None) -> None:
+        """Wait for those followers that have to acknowledge a change."""
+        for replica in self._replicas:
+            if replica.mode == "acknowledged":
+                self._directory.journal.sync(number)
+                replica.acknowledge(number)
 
     def save_to_file(self, path: str | os.PathLike[str]) -> int:
         """Write all collections to one file, which go-db reads, too.

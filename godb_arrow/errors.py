@@ -40,6 +40,7 @@
     │   ├── DirectoryLocked (BlockingIOError)
     │   ├── TargetExists (FileExistsError)
     │   ├── WriteConflict                     somebody else wrote it meanwhile
+    │   ├── ReplicationFailed                 done here, and not at a follower
     │   └── DiskFull
     └── MissingDependency (ImportError)
 
@@ -82,6 +83,7 @@ __all__ = [
     "MemoryLimitExceeded",
     "MissingDependency",
     "ReadOnly",
+    "ReplicationFailed",
     "SchemaError",
     "SourceNotFound",
     "StorageError",
@@ -360,6 +362,10 @@ class TargetExists(StorageError, FileExistsError):
 
 class WriteConflict(StorageError):
     """Somebody else wrote an object since it was read; nothing was written."""
+
+
+class ReplicationFailed(StorageError):
+    """A change is done here, but a follower that should have acknowledged it has not."""
 
 
 class DiskFull(StorageError):

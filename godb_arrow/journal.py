@@ -35,14 +35,26 @@ import xxhash
 from godb_arrow import storage
 from godb_arrow.errors import CorruptFile, StorageError, UnsupportedVersion, storage_errors
 
-__all__ = ["Journal", "Record", "read_journal"]
+__all__ = [
+    "HEAD",
+    "HEADER",
+    "Journal",
+    "Record",
+    "Replayed",
+    "Segment",
+    "open_segment",
+    "read_journal",
+    "read_record",
+    "segment_indices",
+    "segment_path",
+]
 
 logger = logging.getLogger(__name__)
 
 _MAGIC = b"GODBJRNL"
 _VERSION = 1
-_HEADER = struct.Struct("<8sIIQQ")
-_HEAD = struct.Struct("<QQQQ")
+HEADER = struct.Struct("<8sIIQQ")
+HEAD = struct.Struct("<QQQQ")
 _META = struct.Struct("<I")
 _SUFFIX = ".journal"
 _SEGMENT_SIZE = 64 << 20
@@ -69,20 +81,23 @@ class Record:
 
 
 @dataclass(slots=True)
-class _Segment:
+class Segment:
+    """One file of a journal."""
+
     index: int
     path: str
     first: int  # number of the first record
     last: int  # number of the last one; first - 1 while there are none
-    size: int = _HEADER.size
+    size: int = HEADER.size
 
 
-def _path(folder: str, index: int) -> str:
+def segment_path(folder: str, index: int) -> str:
+    """Where a segment is."""
     return os.path.join(folder, f"{index:08d}{_SUFFIX}")
 
 
 def _pack_header(first: int) -> bytes:
-    head = _HEADER.pack(_MAGIC, _VERSION, 0, first, 0)[:24]
+    head = HEADER.pack(_MAGIC, _VERSION, 0, first, 0)[:24]
     return head + xxhash.xxh3_64_intdigest(head).to_bytes(8, "little")
 
 
@@ -92,7 +107,7 @@ def _pack_record(
     meta = {**meta, "parts": [len(part) for part in parts]}
     packed: bytes = msgpack.packb(meta, unicode_errors="surrogateescape")
     length = _META.size + len(packed) + sum(map(len, parts))
-    head = _HEAD.pack(length, number, durable, 0)[:24]
+    head = HEAD.pack(length, number, durable, 0)[:24]
     payload = [_META.pack(len(packed)), packed, *parts]
     digest = xxhash.xxh3_64(head)
     for part in payload:
@@ -101,19 +116,20 @@ def _pack_record(
 
 
 @dataclass(slots=True)
-class _Replayed:
+class Replayed:
     """What the segments of a folder hold."""
 
-    segments: list[_Segment] = field(default_factory=list)
+    segments: list[Segment] = field(default_factory=list)
     torn: int = 0  # bytes behind the last good record
 
 
-def _indices(folder: str) -> list[int]:
+def segment_indices(folder: str) -> list[int]:
+    """The numbers of the segments that there are, in order."""
     names = (name.removesuffix(_SUFFIX) for name in os.listdir(folder) if name.endswith(_SUFFIX))
     return sorted(int(name) for name in names if name.isdigit())
 
 
-def read_journal(folder: str, found: _Replayed | None = None) -> Iterator[Record]:
+def read_journal(folder: str, found: Replayed | None = None) -> Iterator[Record]:
     """Read the records of a journal, oldest first.
 
     Parameters
@@ -134,17 +150,17 @@ def read_journal(folder: str, found: _Replayed | None = None) -> Iterator[Record
     UnsupportedVersion
         The journal was written by a later version.
     """
-    found = _Replayed() if found is None else found
-    indices = _indices(folder)
+    found = Replayed() if found is None else found
+    indices = segment_indices(folder)
     for index in indices:
-        path = _path(folder, index)
+        path = segment_path(folder, index)
         with storage_errors("recover", path), open(path, "rb") as stream:
             size = os.fstat(stream.fileno()).st_size
-            segment = _open_segment(stream, path, index, is_last=index == indices[-1])
+            segment = open_segment(stream, path, index, is_last=index == indices[-1])
             if segment is None or _is_unused(segment, found, size, index == indices[-1]):
                 found.torn = size
                 first = _next_number(found)
-                found.segments.append(_Segment(index, path, first, first - 1, size=0))
+                found.segments.append(Segment(index, path, first, first - 1, size=0))
                 return
             if found.segments and segment.first != _next_number(found):
                 raise _hole(path, 0, f"begins with record {segment.first}, but record "
@@ -158,13 +174,13 @@ def read_journal(folder: str, found: _Replayed | None = None) -> Iterator[Record
                 found.torn = size - segment.size
 
 
-def _is_unused(segment: _Segment, found: _Replayed, size: int, is_last: bool) -> bool:
+def _is_unused(segment: Segment, found: Replayed, size: int, is_last: bool) -> bool:
     """Whether a segment was made and never used, while records went on in the one before."""
     before = found.segments and segment.first < _next_number(found)
-    return bool(is_last and before and size == _HEADER.size)
+    return bool(is_last and before and size == HEADER.size)
 
 
-def _next_number(found: _Replayed) -> int:
+def _next_number(found: Replayed) -> int:
     return found.segments[-1].last + 1 if found.segments else 1
 
 
@@ -180,25 +196,26 @@ def _hole(path: str, offset: int, problem: str) -> CorruptFile:
     return error
 
 
-def _open_segment(stream: Any, path: str, index: int, *, is_last: bool) -> _Segment | None:
-    head = stream.read(_HEADER.size)
-    if len(head) == _HEADER.size:
-        magic, version, _, first, digest = _HEADER.unpack(head)
+def open_segment(stream: Any, path: str, index: int, *, is_last: bool) -> Segment | None:
+    """The segment that a file has; None where it was made just before the power was cut."""
+    head = stream.read(HEADER.size)
+    if len(head) == HEADER.size:
+        magic, version, _, first, digest = HEADER.unpack(head)
         if digest == xxhash.xxh3_64_intdigest(head[:24]) and magic == _MAGIC:
             if version != _VERSION:
                 raise UnsupportedVersion(
                     f"the journal has version {version}; this program reads version {_VERSION}",
                     advice="update godb-arrow",
                 )
-            return _Segment(index, path, first, first - 1)
-    if is_last and (len(head) < _HEADER.size or not stream.read(1)):
+            return Segment(index, path, first, first - 1)
+    if is_last and (len(head) < HEADER.size or not stream.read(1)):
         return None  # made just before the power was cut
     raise _hole(path, 0, "does not begin as a segment")
 
 
-def _records(stream: Any, segment: _Segment, size: int) -> Iterator[Record]:
+def _records(stream: Any, segment: Segment, size: int) -> Iterator[Record]:
     while True:
-        record = _read_record(stream, size - segment.size, segment.last + 1)
+        record = read_record(stream, size - segment.size, segment.last + 1)
         if record is None:
             return
         segment.last = record.number
@@ -206,12 +223,13 @@ def _records(stream: Any, segment: _Segment, size: int) -> Iterator[Record]:
         yield record
 
 
-def _read_record(stream: Any, left: int, number: int | None) -> Record | None:
-    head = stream.read(_HEAD.size)
-    if len(head) < _HEAD.size:
+def read_record(stream: Any, left: int, number: int | None) -> Record | None:
+    """The next record; None where there is none that is whole, or that has another number."""
+    head = stream.read(HEAD.size)
+    if len(head) < HEAD.size:
         return None
-    length, found, _, digest = _HEAD.unpack(head)
-    if not _META.size <= length <= left - _HEAD.size or (number is not None and found != number):
+    length, found, _, digest = HEAD.unpack(head)
+    if not _META.size <= length <= left - HEAD.size or (number is not None and found != number):
         return None
     payload = stream.read(length)
     if len(payload) < length:
@@ -232,22 +250,22 @@ def _read_record(stream: Any, left: int, number: int | None) -> Record | None:
     return Record(found, meta, parts)
 
 
-def _refuse_hole(stream: Any, segment: _Segment, size: int) -> None:
+def _refuse_hole(stream: Any, segment: Segment, size: int) -> None:
     """Raise if a whole record behind the bad one says that the bad one was durable."""
     stream.seek(segment.size)
     tail = stream.read()
-    greatest = segment.last + 1 + len(tail) // _HEAD.size
+    greatest = segment.last + 1 + len(tail) // HEAD.size
     for shift in range(min(8, len(tail))):
         words = np.frombuffer(tail, "<u8", (len(tail) - shift) // 8, shift)
         near = np.flatnonzero((words > segment.last) & (words <= greatest))
         for word in near[near >= 1]:
             start = shift + 8 * (int(word) - 1)  # of the record whose number this may be
-            if len(tail) - start < _HEAD.size:
+            if len(tail) - start < HEAD.size:
                 continue
-            _, number, durable, _ = _HEAD.unpack_from(tail, start)
+            _, number, durable, _ = HEAD.unpack_from(tail, start)
             stream.seek(segment.size + start)
             left = size - segment.size - start
-            if durable > segment.size and _read_record(stream, left, number) is not None:
+            if durable > segment.size and read_record(stream, left, number) is not None:
                 raise _hole(segment.path, segment.size, f"is damaged before record {number}")
 
 
@@ -278,7 +296,7 @@ class Journal:
         self._folder = folder
         self._lock = threading.Lock()  # guards all but what follows
         self._synced = threading.Condition()  # guards _durable_number, _syncing
-        self._segments: list[_Segment] = []
+        self._segments: list[Segment] = []
         self._descriptor = -1
         self._broken: StorageError | None = None
         self._durable_size = 0  # of the last segment
@@ -301,12 +319,12 @@ class Journal:
 
     def recover(self) -> Iterator[Record]:
         """Read the records that are there, and make the journal ready for more behind them."""
-        found = _Replayed()
+        found = Replayed()
         yield from read_journal(self._folder, found)
         with storage_errors("recover", self._folder):
             self._go_on(found)
 
-    def _go_on(self, found: _Replayed) -> None:
+    def _go_on(self, found: Replayed) -> None:
         self._segments = found.segments
         self.torn = found.torn
         first = _next_number(found)
@@ -315,7 +333,7 @@ class Journal:
                 "%s: %d bytes behind record %d were cut off in the middle of writing",
                 found.segments[-1].path, found.torn, first - 1,
             )  # fmt: skip
-        if found.segments and found.segments[-1].size < _HEADER.size:
+        if found.segments and found.segments[-1].size < HEADER.size:
             storage.disk.unlink(found.segments.pop().path)
         elif found.torn:
             descriptor = storage.disk.open(found.segments[-1].path, os.O_WRONLY)
@@ -342,7 +360,7 @@ class Journal:
 
     def _begin_segment(self, first: int) -> None:
         index = self._segments[-1].index + 1 if self._segments else 1
-        path = _path(self._folder, index)
+        path = segment_path(self._folder, index)
         descriptor = storage.disk.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         try:
             storage.disk.write_all(descriptor, _pack_header(first))
@@ -355,8 +373,8 @@ class Journal:
                 os.unlink(path)  # records go on in the segment before
             raise
         previous, self._descriptor = self._descriptor, descriptor
-        self._segments.append(_Segment(index, path, first, first - 1))
-        self._durable_size = _HEADER.size
+        self._segments.append(Segment(index, path, first, first - 1))
+        self._durable_size = HEADER.size
         if previous >= 0:
             storage.disk.close(previous)
 
@@ -393,7 +411,7 @@ class Journal:
             self._needed.setdefault(key, number)
             return number
 
-    def _write(self, segment: _Segment, pieces: list[bytes]) -> None:
+    def _write(self, segment: Segment, pieces: list[bytes]) -> None:
         size = sum(map(len, pieces))
         small = size < 1 << 16
         try:

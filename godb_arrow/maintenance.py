@@ -112,6 +112,7 @@ class PartedStore(CollectionStore):
                 raise
             base.forget(stored)
             self._sweep()
+            self._services.acknowledge(None)
             return bulk.ids()
 
     def to_folder(self) -> None:
@@ -158,6 +159,7 @@ class PartedStore(CollectionStore):
             self._last_modified = time.time()
             base.forget(self._base)
         self._sweep()
+        self._services.acknowledge(None)
         return sum(part.documents for part in parts)
 
     def _check_no_change_has(self, bulk: BulkInsert) -> None:
@@ -198,6 +200,7 @@ class PartedStore(CollectionStore):
             self._last_modified = time.time()
             base.forget(self._base)
             self._services.directory.journal.release(self, None)
+        self._services.acknowledge(None)
 
     def version_base(self, version: int) -> PartedBase:
         """The documents of a version.

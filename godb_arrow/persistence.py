@@ -7,10 +7,12 @@
         collections/NAME.godb       one collection each, replaced atomically
         collections/NAME.parts/     a large one: several files, and manifests that name them
         journal/00000001.journal    changes that are in no file yet
+        follower.json               there while it follows another one
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import re
@@ -29,10 +31,13 @@ import xxhash
 from godb_arrow import codec, storage
 from godb_arrow.base import Base, Rows
 from godb_arrow.errors import (
+    CorruptFile,
     DirectoryLocked,
     GodbError,
     InvalidCollectionName,
+    ReadOnly,
     SourceNotFound,
+    StorageError,
     WriteConflict,
     storage_errors,
 )
@@ -52,18 +57,22 @@ from godb_arrow.storage import TEMPORARY_PREFIX, TEMPORARY_SUFFIX, file_name, re
 from godb_arrow.writing import read_existing
 
 __all__ = [
+    "FOLLOWER_FILE",
     "DataDirectory",
     "RemoteDirectory",
     "check_name",
     "join_parts",
+    "lock_directory",
     "open_directory",
     "place_for",
+    "read_follower_file",
     "save_snapshot",
     "write_snapshots",
 ]
 
 logger = logging.getLogger(__name__)
 
+FOLLOWER_FILE = "follower.json"
 _SUFFIX = ".godb"
 _PARTS = ".parts"
 _MAX_NAME = 255
@@ -123,6 +132,53 @@ def _name_of(stem: str) -> str | None:
         return None
 
 
+def lock_directory(path: str) -> filelock.BaseFileLock:
+    """Be the one who writes a data directory, until the lock is released.
+
+    Raises
+    ------
+    DirectoryLocked
+    """
+    lock = filelock.FileLock(os.path.join(path, "godb_arrow.lock"), timeout=0, thread_local=False)
+    try:
+        lock.acquire()
+    except filelock.Timeout as error:
+        locked = DirectoryLocked(
+            "another process writes this data directory",
+            advice="close it there, or open it with read_only=True",
+        )
+        locked.operation, locked.source = "open", path
+        raise locked from error
+    return lock
+
+
+def read_follower_file(path: str) -> dict[str, Any] | None:
+    """What a data directory that follows another one says of itself; None where it follows none.
+
+    Raises
+    ------
+    CorruptFile
+    """
+    file = os.path.join(path, FOLLOWER_FILE)
+    try:
+        with storage_errors("read", file), open(file, "rb") as stream:
+            found = json.loads(stream.read())
+        return {
+            "source": str(found["source"]),
+            "consistent": bool(found["consistent"]),
+            "caught_up": None if found["caught_up"] is None else float(found["caught_up"]),
+        }
+    except SourceNotFound:
+        return None
+    except (ValueError, KeyError, TypeError) as error:
+        raise CorruptFile(
+            f"{file} is damaged: {error!r}",
+            offset=0,
+            where="file",
+            advice="follow again into another folder",
+        ) from error
+
+
 class DataDirectory:
     """A data directory that is open.
 
@@ -161,33 +217,29 @@ class DataDirectory:
         if read_only:
             if not os.path.isdir(self.path):
                 raise SourceNotFound(f"there is no folder {self.path}", advice="check the path")
+            follower = read_follower_file(self.path)
+            if follower is not None and not follower["consistent"]:
+                raise StorageError(
+                    f"{self.path} is a follower that is being brought up to date",
+                    advice="try again in a moment",
+                )
             return
+        if read_follower_file(self.path) is not None:
+            raise ReadOnly(
+                f"{self.path} is a follower of another data directory",
+                advice="open it with read_only=True, or promote it first",
+            )
         with storage_errors("open", self.path):
             for folder in (self._collections, self._journal_folder):
                 if not os.path.isdir(folder):
                     storage.disk.make_folder(folder)
                     storage.disk.sync_folder(os.path.dirname(folder))
-            self._lock = self._acquire()
+            self._lock = lock_directory(self.path)
             try:
                 self._remove_temporaries()
             except BaseException:
                 self._lock.release()
                 raise
-
-    def _acquire(self) -> filelock.BaseFileLock:
-        lock = filelock.FileLock(
-            os.path.join(self.path, "godb_arrow.lock"), timeout=0, thread_local=False
-        )
-        try:
-            lock.acquire()
-        except filelock.Timeout as error:
-            locked = DirectoryLocked(
-                "another process writes this data directory",
-                advice="close it there, or open it with read_only=True",
-            )
-            locked.operation, locked.source = "open", self.path
-            raise locked from error
-        return lock
 
     def _remove_temporaries(self) -> None:
         for name in os.listdir(self._collections):

@@ -144,6 +144,9 @@ class Services:
         Raises when the engine is closed or may not write.
     check_open : callable
         Raises when the engine is closed.
+    acknowledge : callable
+        Waits until followers have a record of the journal, or, without one, all files; where
+        somebody wants that.
     streams : WeakSet
         The streams that are open.
     """
@@ -154,6 +157,7 @@ class Services:
     make_room: Callable[[int], None]
     check_writable: Callable[[], None]
     check_open: Callable[[], None]
+    acknowledge: Callable[[int | None], None]
     streams: weakref.WeakSet[Any] = field(default_factory=weakref.WeakSet)
 
 
@@ -521,8 +525,11 @@ class CollectionStore:
         return number
 
     def _sync(self, number: int | None) -> None:
-        if number is not None and self._services.options.durability == "commit":
+        if number is None:
+            return
+        if self._services.options.durability == "commit":
             self._services.directory.journal.sync(number)
+        self._services.acknowledge(number)
 
     def _changed(self, added: int) -> None:
         assert self._count is not None

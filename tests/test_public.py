@@ -20,10 +20,12 @@ from godb_arrow.cli import main
 ROOT = Path(__file__).parents[1]
 
 VERBS = {
+    "follower_status",
     "inspect_godb",
     "list_backups",
     "list_collections",
     "open_godb",
+    "promote",
     "read_document",
     "read_documents",
     "read_godb",
@@ -50,11 +52,14 @@ ENGINE = {
     "Explanation",
     "FieldProfile",
     "FileCollection",
+    "Follower",
+    "FollowerStatus",
     "LRUCache",
     "MemoryStats",
     "Page",
     "VersionInfo",
     "Profile",
+    "Replica",
     "RowFilter",
     "Scannable",
     "StorageEngine",
