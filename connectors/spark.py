@@ -7,6 +7,12 @@ Register it once with a session: ``spark.dataSource.register(GodbDataSource)``. 
   uses).
 
 A path is a data directory, a GODB file, or several of these separated by commas.
+
+``spark.readStream.format("godb")`` reads what is added to a collection of a data directory that has
+several files: each save is there once, in the next micro-batch. A document that was changed comes
+again; what was deleted does not. ``startingVersion`` is "earliest" (everything that is there comes
+first) or "latest". The writer must keep its versions (``keep_versions``, ``part_grace``) for longer
+than the query may be away.
 """
 
 from __future__ import annotations
@@ -28,6 +34,8 @@ from godb_arrow.fragments import (
     WrittenPart,
     commit_parts,
     fragments_of,
+    fragments_since,
+    latest_version,
 )
 from godb_arrow.projection import project
 from godb_arrow.schema import storage_schema
@@ -99,6 +107,17 @@ class GodbDataSource(spark.DataSource):
         fragments, found = self._found()
         return _Reader(fragments, found, to_arrow_schema(schema, timezone="UTC"))
 
+    def streamReader(self, schema: StructType) -> _StreamReader:  # noqa: N802
+        """A reader of what is added to a collection."""
+        (directory,) = self._sources()
+        wanted = to_arrow_schema(schema, timezone="UTC")
+        starting = self.options.get("startingVersion", "earliest")
+        if starting not in ("earliest", "latest"):
+            raise InvalidOption(f"startingVersion is {starting!r}", advice="use earliest or latest")
+        return _StreamReader(
+            directory, self.options.get("collection"), starting, self._found()[1], wanted
+        )
+
     def writer(self, schema: StructType, overwrite: bool) -> _Writer:
         """A writer to a collection of a data directory."""
         name = self.options.get("collection")
@@ -140,14 +159,59 @@ class _Reader(spark.DataSourceReader):
         """The record batches of a file."""
         assert isinstance(partition, _Share)
         condition = reduce(lambda a, b: a & b, self._conditions) if self._conditions else None
-        names = self._wanted.names
-        schema = pa.schema([self._own.field(name) for name in names])
-        opened = partition.fragment.open()
-        needed = project(self._own, names, condition).decoded if condition is not None else schema
-        with opened.stream_batches(names, condition, needed) as reader:
-            for batch in reader:
-                plain = batch.cast(storage_schema(batch.schema))
-                yield plain.cast(self._wanted, safe=False)
+        return _read(partition.fragment, self._own, self._wanted, condition)
+
+
+def _read(
+    fragment: Fragment, own: pa.Schema, wanted: pa.Schema, condition: pc.Expression | None = None
+) -> Iterator[pa.RecordBatch]:
+    """The record batches of a fragment, in types that Spark has."""
+    names = wanted.names
+    schema = pa.schema([own.field(name) for name in names])
+    needed = schema if condition is None else project(own, names, condition).decoded
+    with fragment.open().stream_batches(names, condition, needed) as reader:
+        for batch in reader:
+            plain = batch.cast(storage_schema(batch.schema))
+            yield plain.cast(wanted, safe=False)
+
+
+class _StreamReader(spark.DataSourceStreamReader):
+    """Offsets are versions of the collection."""
+
+    def __init__(
+        self,
+        directory: str,
+        collection: str | None,
+        starting: str,
+        own: pa.Schema,
+        wanted: pa.Schema,
+    ) -> None:
+        self._place = directory, collection
+        self._starting = starting
+        self._own = own
+        self._wanted = wanted
+
+    def initialOffset(self) -> dict[str, int]:  # noqa: N802
+        """Before everything that there is, or behind it."""
+        return {"version": 0} if self._starting == "earliest" else self.latestOffset()
+
+    def latestOffset(  # noqa: N802
+        self, start: dict[str, int] | None = None, limit: object = None
+    ) -> dict[str, int]:
+        """The version that was saved last."""
+        return {"version": latest_version(*self._place)}
+
+    def partitions(
+        self, start: dict[str, int], end: dict[str, int]
+    ) -> Sequence[spark.InputPartition]:
+        """One for each file with new documents."""
+        found = fragments_since(*self._place, start["version"], end["version"])
+        return [_Share(fragment) for fragment in found]
+
+    def read(self, partition: spark.InputPartition) -> Iterator[pa.RecordBatch]:
+        """The record batches of a file."""
+        assert isinstance(partition, _Share)
+        return _read(partition.fragment, self._own, self._wanted)
 
 
 def _expression(one: spark.Filter, schema: pa.Schema) -> pc.Expression | None:

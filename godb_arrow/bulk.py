@@ -290,5 +290,6 @@ def _with_parts(
         parts=(*before.parts, *parts),
         schema=schema,
         next_id=next_id,
+        rewrites=False,
     )
     return manifest, [*base.part_statistics()[: len(before.parts)], *statistics]

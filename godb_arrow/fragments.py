@@ -18,8 +18,14 @@ import pyarrow as pa
 from godb_arrow import codec
 from godb_arrow.codec.entries import Chunk
 from godb_arrow.encoding import Encoded, IdSequence, encode_rows, rows_of, stored_schema
-from godb_arrow.errors import CollectionExists, InvalidOption, SourceNotFound, error_context
-from godb_arrow.manifest import Manifest, Part
+from godb_arrow.errors import (
+    CollectionExists,
+    InvalidOption,
+    SourceNotFound,
+    VersionNotFound,
+    error_context,
+)
+from godb_arrow.manifest import Manifest, Part, read_manifest
 from godb_arrow.memory import Memory
 from godb_arrow.options import CompressionName
 from godb_arrow.parts import PartedBase, PartFolder
@@ -30,7 +36,16 @@ from godb_arrow.schema import DocumentSummary, infer_schema
 from godb_arrow.statistics import Row, covered, decode_statistics
 from godb_arrow.versions import CollectionVersion
 
-__all__ = ["Fragment", "PartWriter", "WriteMode", "WrittenPart", "commit_parts", "fragments_of"]
+__all__ = [
+    "Fragment",
+    "PartWriter",
+    "WriteMode",
+    "WrittenPart",
+    "commit_parts",
+    "fragments_of",
+    "fragments_since",
+    "latest_version",
+]
 
 WriteMode = Literal["error", "append", "overwrite"]
 
@@ -116,17 +131,127 @@ def fragments_of(
         statistics = PartedBase(folder, manifest).part_statistics()
         name = collection or os.path.basename(path.rstrip("/")).removesuffix(".parts")
         fragments = [
-            Fragment(
-                path,
-                name,
-                folder.with_statistics(replace(manifest, parts=(part,)), [row]).pack(),
-                part.live,
-            )
+            _fragment(folder, name, manifest, part, row)
             for part, row in zip(manifest.parts, statistics, strict=True)
         ]
         return fragments, manifest.schema
     opened = open_godb(path, collection)
     return [Fragment(path, opened.name, b"", len(opened))], opened.schema
+
+
+def _fragment(
+    folder: PartFolder, name: str, manifest: Manifest, part: Part, statistics: Row | None
+) -> Fragment:
+    alone = folder.with_statistics(replace(manifest, parts=(part,)), [statistics])
+    return Fragment(folder.path, name, alone.pack(), part.live)
+
+
+def _folder_of(directory: str, collection: str | None) -> tuple[PartFolder, str]:
+    place = _place_of(os.path.abspath(os.path.expanduser(directory)), collection)
+    name = collection or os.path.basename(place).removesuffix(".parts")
+    if not os.path.isdir(place):
+        raise InvalidOption(
+            f"the collection {name!r} has one file, of which nobody can say what is new",
+            advice=f"have it in several from now on: engine[{name!r}].to_folder()",
+        )
+    return PartFolder(Memory(_MEMORY), place, is_ours=False), name
+
+
+def latest_version(directory: str | os.PathLike[str], collection: str | None = None) -> int:
+    """The version of a collection that was saved last.
+
+    Parameters
+    ----------
+    directory : path
+        The data directory.
+    collection : str, optional
+        Which collection. May be left out where there is one only.
+
+    Returns
+    -------
+    int
+
+    Raises
+    ------
+    InvalidOption
+        The collection is not in several files.
+    SourceNotFound
+    """
+    return _folder_of(os.fspath(directory), collection)[0].versions()[-1]
+
+
+def fragments_since(
+    directory: str | os.PathLike[str], collection: str | None, since: int, until: int
+) -> list[Fragment]:
+    """The documents that were added, or took others' place, from one version to another.
+
+    Parameters
+    ----------
+    directory : path
+        The data directory.
+    collection : str, optional
+        Which collection. May be left out where there is one only.
+    since : int
+        The version that is known; 0 for none: then all documents of the other.
+    until : int
+        The other.
+
+    Returns
+    -------
+    list of Fragment
+
+    Raises
+    ------
+    VersionNotFound
+        Versions in between are gone: see ``keep_versions`` and ``part_grace``.
+
+    Examples
+    --------
+    >>> import tempfile, godb_arrow
+    >>> folder = tempfile.mkdtemp()
+    >>> with godb_arrow.StorageEngine(folder) as engine:
+    ...     events = engine.create_collection("events")
+    ...     events.to_folder()
+    ...     for n in range(2):
+    ...         _ = events.insert({"n": n})
+    ...         engine.save()
+    >>> last = latest_version(folder)
+    >>> [one.documents for one in fragments_since(folder, "events", last - 1, last)]
+    [1]
+    """
+    folder, name = _folder_of(os.fspath(directory), collection)
+    if not since:
+        return _added(folder, name, None, _manifest(folder, until)) if until else []
+    found: list[Fragment] = []
+    before = _manifest(folder, since) if since < until else None
+    for version in range(since + 1, until + 1):
+        manifest = _manifest(folder, version)
+        if not manifest.rewrites:
+            found += _added(folder, name, before, manifest)
+        before = manifest
+    return found
+
+
+def _manifest(folder: PartFolder, version: int) -> Manifest:
+    try:
+        return read_manifest(folder.path, version)
+    except SourceNotFound as error:
+        raise VersionNotFound(
+            f"version {version} is gone, and with it what was new then",
+            advice="raise keep_versions or part_grace of who writes; begin anew with all documents",
+        ) from error
+
+
+def _added(
+    folder: PartFolder, name: str, before: Manifest | None, manifest: Manifest
+) -> list[Fragment]:
+    known = {part.number for part in before.parts} if before is not None else set()
+    statistics = PartedBase(folder, manifest).part_statistics()
+    return [
+        _fragment(folder, name, manifest, part, row)
+        for part, row in zip(manifest.parts, statistics, strict=True)
+        if part.number not in known
+    ]
 
 
 def _place_of(directory: str, collection: str | None) -> str:

@@ -191,7 +191,7 @@ class PartedStore(CollectionStore):
             earlier = self.version_base(version)
             manifest = replace(
                 earlier.manifest, version=base.hint.version + 1, next_id=self._ids().next_id,
-                record=max(self._record, base.hint.record),
+                record=max(self._record, base.hint.record), rewrites=True,
             )  # fmt: skip
             self._base = earlier.folder.commit(manifest, earlier.part_statistics())
             self._count = self._base.live

@@ -118,6 +118,9 @@ class Manifest:
         there are none.
     compression : str
         How new files are to be compressed.
+    rewrites : bool
+        Whether files that the version before did not name have no new documents: these were
+        joined, or are those of an earlier version.
 
     Examples
     --------
@@ -135,6 +138,7 @@ class Manifest:
     created: float = 0.0
     packed_statistics: bytes = b""
     compression: CompressionName = "lz4"
+    rewrites: bool = False
 
     @property
     def count(self) -> int:
@@ -164,6 +168,7 @@ class Manifest:
             "created": self.created,
             "statistics": self.packed_statistics,
             "compression": self.compression,
+            "rewrites": self.rewrites,
         })  # fmt: skip
         data = _MAGIC + body
         return data + xxhash.xxh3_64_digest(data)
@@ -198,6 +203,7 @@ class Manifest:
                 created=float(found["created"]),
                 packed_statistics=bytes(found["statistics"]),
                 compression=check_compression(found.get("compression", "lz4")).name,
+                rewrites=bool(found.get("rewrites", False)),
             )
         except _UNUSABLE as error:
             raise _damaged(f"it makes no sense: {error!r}") from error

@@ -637,6 +637,7 @@ def join_parts(
         replace(
             manifest,
             version=manifest.version + 1,
+            rewrites=True,
             parts=(*old[:first], *(part for part, _ in added), *old[last:]),
         ),
         [*statistics[:first], *(row for _, row in added), *statistics[last:]],

@@ -160,3 +160,54 @@ def test_the_example_of_the_readme(
         'save("data")', f'save("{tmp_path}/data")'), "README.md", "exec"), {})  # fmt: skip
     with StorageEngine("data") as engine:
         assert [one["name"] for one in engine["old"]] == ["Bob"]
+
+
+def test_spark_streams_what_is_added(spark: Any, tmp_path: Path) -> None:
+    """Each document once, whatever is compacted, restored or restarted in between."""
+    data, out, checkpoint = (str(tmp_path / name) for name in ("data", "out", "checkpoint"))
+    with StorageEngine(data, part_size="4KiB", keep_versions=100) as engine:
+        events = engine.create_collection("events")
+        events.insert_many([{"n": n, "text": "x" * 50} for n in range(300)])
+        engine.save()
+
+        def run(starting: str = "earliest", to: str = out) -> None:
+            frame = (
+                spark.readStream.format("godb")
+                .option("collection", "events")
+                .option("startingVersion", starting)
+                .load(data)
+            )
+            query = (
+                frame.select("n")
+                .writeStream.format("parquet")
+                .option("checkpointLocation", checkpoint + os.path.basename(to))
+                .trigger(availableNow=True)
+                .start(to)
+            )
+            query.awaitTermination(120)
+            assert query.exception() is None
+
+        def found(place: str = out) -> list[int]:
+            return sorted(row["n"] for row in spark.read.parquet(place).collect())
+
+        run()
+        assert found() == list(range(300))
+        for first in (300, 500):
+            events.insert_many([{"n": n, "text": "x" * 50} for n in range(first, first + 100)])
+            engine.save()
+            events.delete_many(pc.field("n") < first - 250)
+            events.compact(thorough=True)
+        run()
+        assert found() == [*range(400), *range(500, 600)]
+        run("latest", str(tmp_path / "late"))
+        events.restore(events.versions()[0].version)
+        run()
+        assert len(found()) == 500
+        events.insert({"n": -1, "text": ""})
+        engine.save()
+        run()
+        run("latest", str(tmp_path / "late"))
+        assert found() == [-1, *range(400), *range(500, 600)]
+        assert found(str(tmp_path / "late")) == [-1]
+        with pytest.raises(Exception, match="earliest or latest"):
+            run("yesterday")

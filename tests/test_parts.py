@@ -504,3 +504,38 @@ def test_a_bulk_with_a_bad_document_leaves_nothing(problem: str, tmp_path: Path)
         assert len(collection) == len(left) + len(ids)
     with StorageEngine(tmp_path) as engine:
         assert len(engine["c"]) == len(left) + len(ids)
+
+
+def test_what_is_new_since_a_version(tmp_path: Path) -> None:
+    from godb_arrow.fragments import fragments_since, latest_version
+
+    def added(since: int, until: int) -> list[int]:
+        found = fragments_since(tmp_path, "c", since, until)
+        return sorted(one["n"] for fragment in found for one in fragment.open())
+
+    with open_engine(tmp_path, keep_versions=5) as engine:
+        collection = engine.create_collection("c")
+        collection.insert_many(numbers(0, 10))
+        engine.save()
+        with pytest.raises(godb_arrow.InvalidOption, match="to_folder"):
+            latest_version(tmp_path, "c")
+        collection.to_folder()
+        first = latest_version(tmp_path, "c")
+        assert added(0, first) == list(range(10))
+        assert added(first, first) == []
+        collection.insert_many(numbers(10, 5))
+        collection.update("1", {"n": 100})
+        collection.delete("2")
+        engine.save()
+        collection.compact(thorough=True)
+        collection.restore(first)
+        collection.insert({"n": 20})
+        engine.save()
+        last = latest_version(tmp_path, "c")
+        assert last == first + 4
+        assert added(first, last) == [*range(10, 15), 20, 100]
+        time.sleep(0.01)
+        engine["c"].insert({"n": 21})
+        engine.save()
+        with pytest.raises(godb_arrow.VersionNotFound, match="keep_versions"):
+            added(first, last)
