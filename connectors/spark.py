@@ -6,7 +6,7 @@ Register it once with a session: ``spark.dataSource.register(GodbDataSource)``. 
 - ``columns``: names separated by commas, of those that are decoded (Spark does not say which it
   uses).
 
-A path is a data directory, a GODB file, or several of these separated by commas.
+A path or URL is a data directory, a GODB file, or several of these separated by commas.
 
 ``spark.readStream.format("godb")`` reads what is added to a collection of a data directory that has
 several files: each save is there once, in the next micro-batch. A document that was changed comes
@@ -18,6 +18,7 @@ than the query may be away.
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import reduce
@@ -89,7 +90,9 @@ class GodbDataSource(spark.DataSource):
         path = self.options.get("path")
         if not path:
             raise InvalidOption("there is no path", advice='give it to load or save: "data"')
-        return [part.strip().removeprefix("file:") for part in path.split(",")]
+        found = [part.strip().removeprefix("file:") for part in path.split(",")]
+        # Spark's names of S3, as Hadoop has them.
+        return [re.sub(r"^s3[an]://", "s3://", one) for one in found]
 
     def _found(self) -> tuple[list[Fragment], pa.Schema]:
         fragments, schema = fragments_of(self._sources(), self.options.get("collection"))

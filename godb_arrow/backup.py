@@ -36,7 +36,7 @@ from godb_arrow.errors import (
     error_context,
     storage_errors,
 )
-from godb_arrow.manifest import manifest_path
+from godb_arrow.manifest import manifest_name
 from godb_arrow.parts import PartedBase
 from godb_arrow.remote import RemoteStore, is_url
 from godb_arrow.storage import Source, replace_file
@@ -222,17 +222,16 @@ def _files_of(base: Any) -> Iterator[_Found]:
         return
     folder = os.path.basename(base.folder.path)
     packed = base.manifest.pack()
-    manifest = os.path.basename(manifest_path("", base.manifest.version))
+    manifest = manifest_name(base.manifest.version)
     yield _Found(
         f"{folder}/{manifest}", len(packed), int(base.manifest.created * 1e9),
         lambda: io.BytesIO(packed),
     )  # fmt: skip
     for part in base.manifest.parts:
         for name in (part.file, part.ids_file):
-            path = os.path.join(base.folder.path, name)
-            with storage_errors("read", path):
-                status = os.stat(path)
-            yield _Found(f"{folder}/{name}", status.st_size, status.st_mtime_ns, Source(path).open)
+            source = Source(_join(base.folder.path, name))
+            modified = int((source.modified() or 0) * 1e9)
+            yield _Found(f"{folder}/{name}", source.size() or 0, modified, source.open)
 
 
 def _blocks(stream: BinaryIO) -> Iterator[bytes]:
@@ -273,7 +272,7 @@ def _copy_checked(source: BinaryIO, digest: str, path: str) -> None:
 def _make_folder_of(path: str) -> None:
     if not is_url(path):
         with storage_errors("make", path):
-            storage.disk.make_folder(os.path.dirname(path))
+            storage.make_folders(os.path.dirname(os.path.abspath(path)))
 
 
 def list_backups(target: str | os.PathLike[str]) -> list[BackupInfo]:
@@ -377,7 +376,7 @@ def _whole_or_not(target: str) -> Iterator[str]:
     """A folder beside the target, which takes its place at the end."""
     above = os.path.dirname(target)
     with storage_errors("make", target):
-        storage.disk.make_folder(above)
+        storage.make_folders(above)
         folder = tempfile.mkdtemp(prefix=storage.TEMPORARY_PREFIX, dir=above)
     try:
         yield folder

@@ -440,7 +440,7 @@ class Collection(PartedStore, Scannable):
 
     def _is_bulk(self, size: int) -> bool:
         """Whether so many bytes of documents had better become files at once."""
-        return size > self._services.memory.limit // 2 and self._services.directory.keeps_parts
+        return size > self._services.memory.limit // 2
 
     def _insert_all(
         self, operation: str, data: Any, id_column: str | None, omit_nulls: bool, *, replace: bool

@@ -306,8 +306,7 @@ class StorageEngine:
             if self.options.durability == "interval":
                 self._syncer.add(_SYNCER, self.options.sync_interval, self._sync_in_background)
                 self._syncer.start()
-            if self._directory.keeps_parts:
-                self._workers.add(_COMPACTOR, _COMPACTING, self._compact_in_background)
+            self._workers.add(_COMPACTOR, _COMPACTING, self._compact_in_background)
             close_at_exit(self)
 
     # --- opening and closing ------------------------------------------------------------------

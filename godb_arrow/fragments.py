@@ -29,8 +29,8 @@ from godb_arrow.manifest import Manifest, Part, read_manifest
 from godb_arrow.memory import Memory
 from godb_arrow.options import CompressionName
 from godb_arrow.parts import PartedBase, PartFolder
-from godb_arrow.persistence import DataDirectory
-from godb_arrow.remote import is_url
+from godb_arrow.persistence import open_directory
+from godb_arrow.remote import RemoteStore, is_url
 from godb_arrow.scannable import Scannable, open_godb
 from godb_arrow.schema import DocumentSummary, infer_schema
 from godb_arrow.statistics import Row, covered, decode_statistics
@@ -94,8 +94,8 @@ def fragments_of(
     Parameters
     ----------
     source : path or URL, or several
-        A GODB file; a data directory; the folder of a collection that has several files; or many
-        files that have the same collection.
+        A GODB file; a data directory, also on an object store; the folder of a collection that has
+        several files; or many files that have the same collection.
     collection : str, optional
         Which collection. May be left out where there is one only.
 
@@ -122,10 +122,10 @@ def fragments_of(
             raise InvalidOption("there is no file", advice="give at least one")
         schema = pa.unify_schemas([one for _, one in found], promote_options="permissive")
         return [fragment for fragments, _ in found for fragment in fragments], schema
-    path = os.fspath(source)
-    if not is_url(path) and os.path.isdir(path):
-        if os.path.isdir(os.path.join(path, "collections")):
-            return fragments_of(_place_of(path, collection), collection)
+    path = os.fspath(source).rstrip("/")
+    if _is_directory(path):
+        return fragments_of(_place_of(path, collection), collection)
+    if path.endswith(".parts") or (not is_url(path) and os.path.isdir(path)):
         folder = PartFolder(Memory(_MEMORY), path, is_ours=False)
         manifest = folder.current()
         statistics = PartedBase(folder, manifest).part_statistics()
@@ -139,6 +139,18 @@ def fragments_of(
     return [Fragment(path, opened.name, b"", len(opened))], opened.schema
 
 
+def _is_directory(path: str) -> bool:
+    """Whether a place is a data directory, and no file or folder of a collection."""
+    if is_url(path):
+        return not path.endswith((".godb", ".parts")) and "collections" in RemoteStore(path).names()
+    return os.path.isdir(os.path.join(path, "collections"))
+
+
+def _whole(directory: str) -> str:
+    """A data directory as every process finds it."""
+    return directory if is_url(directory) else os.path.abspath(os.path.expanduser(directory))
+
+
 def _fragment(
     folder: PartFolder, name: str, manifest: Manifest, part: Part, statistics: Row | None
 ) -> Fragment:
@@ -147,9 +159,9 @@ def _fragment(
 
 
 def _folder_of(directory: str, collection: str | None) -> tuple[PartFolder, str]:
-    place = _place_of(os.path.abspath(os.path.expanduser(directory)), collection)
+    place = _place_of(_whole(directory), collection)
     name = collection or os.path.basename(place).removesuffix(".parts")
-    if not os.path.isdir(place):
+    if not place.endswith(".parts"):
         raise InvalidOption(
             f"the collection {name!r} has one file, of which nobody can say what is new",
             advice=f"have it in several from now on: engine[{name!r}].to_folder()",
@@ -255,7 +267,7 @@ def _added(
 
 
 def _place_of(directory: str, collection: str | None) -> str:
-    files = DataDirectory(directory, read_only=True).files()
+    files = open_directory(directory, Memory(_MEMORY), read_only=True).files()
     if collection is None and len(files) == 1:
         return next(iter(files.values()))
     if collection is None or collection not in files:
@@ -329,7 +341,7 @@ class PartWriter:
 
         if mode not in ("error", "append", "overwrite"):
             raise InvalidOption(f"mode is {mode!r}", advice="use error, append or overwrite")
-        path = os.path.abspath(os.path.expanduser(os.fspath(directory)))
+        path = _whole(os.fspath(directory))
         with StorageEngine(path) as engine:
             if collection in engine:
                 if mode == "error":
@@ -363,7 +375,7 @@ class PartWriter:
             sequence = IdSequence(self.first_id + index * _IDS_OF_A_WRITER)
             schema = None if rows.schema is None else stored_schema(rows.schema)
             fields = None if schema is None else covered(schema)
-            directory = DataDirectory(self.directory, Memory(_MEMORY), read_only=True)
+            directory = open_directory(self.directory, Memory(_MEMORY), read_only=True)
             folder = directory.folder(directory.paths_of(self.collection)[-1])
             written: list[WrittenPart] = []
             waiting: list[Encoded] = []

@@ -32,11 +32,13 @@ import xxhash
 from godb_arrow.codec import pack
 from godb_arrow.codec.compression import check_compression
 from godb_arrow.errors import CorruptFile, UnsupportedVersion, error_context
+from godb_arrow.folders import Folder, open_folder
 from godb_arrow.options import CompressionName
+from godb_arrow.remote import is_url
 from godb_arrow.statistics import unpack_statistics
 from godb_arrow.storage import Source, replace_file
 
-__all__ = ["Manifest", "Part", "manifest_path", "read_manifest", "versions_in", "write_manifest"]
+__all__ = ["Manifest", "Part", "manifest_name", "read_manifest", "versions_in", "write_manifest"]
 
 Rows = npt.NDArray[np.int64]
 
@@ -249,9 +251,9 @@ def _unpack_part(packed: list[Any]) -> Part:
     return Part(number, documents, size, file_size, ids_checksum, rows)
 
 
-def manifest_path(folder: str, version: int) -> str:
-    """Where a version's manifest is."""
-    return os.path.join(folder, f"{version:08d}.manifest")
+def manifest_name(version: int) -> str:
+    """The name of a version's manifest."""
+    return f"{version:08d}.manifest"
 
 
 def versions_in(names: Iterable[str]) -> list[int]:
@@ -266,7 +268,7 @@ def read_manifest(folder: str, version: int) -> Manifest:
     ------
     SourceNotFound, CorruptFile, StorageError
     """
-    path = manifest_path(folder, version)
+    path = open_folder(folder).place(manifest_name(version))
     with error_context("read", path), Source(path).open() as stream:
         manifest = Manifest.unpack(stream.read())
         if manifest.version != version:
@@ -274,19 +276,22 @@ def read_manifest(folder: str, version: int) -> Manifest:
         return manifest
 
 
-def write_manifest(folder: str, manifest: Manifest) -> None:
+def write_manifest(folder: Folder, manifest: Manifest) -> None:
     """Write a manifest: from then on it is the collection's state.
 
     Raises
     ------
     StorageError
         The disk refused: the state is the one before.
+    WriteConflict
+        On an object store: somebody else has saved that version.
     """
-    path = manifest_path(folder, manifest.version)
+    path = folder.place(manifest_name(manifest.version))
     try:
-        with replace_file(path) as stream:
+        with replace_file(path, expected=folder.expected_of_new) as stream:
             stream.write(manifest.pack())
     except BaseException:
-        with suppress(OSError):  # should it be there all the same
-            os.unlink(path)
+        if not is_url(path):
+            with suppress(OSError):  # should it be there all the same
+                os.unlink(path)
         raise

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import secrets
 import threading
 import time
 import weakref
@@ -15,17 +15,18 @@ import numpy as np
 import pyarrow as pa
 import xxhash
 
-from godb_arrow import codec, storage
+from godb_arrow import codec
 from godb_arrow.base import Base, Documents, IdIndex, Pin, Rows, Wanted
 from godb_arrow.codec.entries import Chunk
 from godb_arrow.encoding import ids_of
-from godb_arrow.errors import CorruptFile, SourceNotFound, storage_errors
+from godb_arrow.errors import CorruptFile, SourceNotFound, StorageError, WriteConflict
 from godb_arrow.file_writer import CollectionData, write_file
+from godb_arrow.folders import open_folder
 from godb_arrow.format import CollectionHint
 from godb_arrow.manifest import (
     Manifest,
     Part,
-    manifest_path,
+    manifest_name,
     read_manifest,
     versions_in,
     write_manifest,
@@ -35,24 +36,27 @@ from godb_arrow.options import CompressionName
 from godb_arrow.pieces import Run
 from godb_arrow.projection import Projection
 from godb_arrow.reading import StoredCollection
+from godb_arrow.remote import is_url
 from godb_arrow.schema import DocumentSummary
 from godb_arrow.snapshot import Snapshot
 from godb_arrow.statistics import Row, covered, may_match, pack_statistics, per_piece, row_of
-from godb_arrow.storage import TEMPORARY_PREFIX, replace_file
+from godb_arrow.storage import TEMPORARY_PREFIX, Source, replace_file
 
 __all__ = ["PartFile", "PartFolder", "PartedBase"]
 
 _IDS_MAGIC = b"GODI\x01\x00\x00\x00"
 _IDS_HEAD = 24
 _ID_BYTES = 12
+_DRAWN = 1 << 60  # numbers from here on are drawn by lot
 
 
 class PartFile(Base):
     """One file of a collection, and beside it a file that says where its ids are."""
 
     def __init__(self, memory: Memory, folder: str, part: Part, *, is_ours: bool) -> None:
-        super().__init__(memory, os.path.join(folder, part.file), is_ours=is_ours)
-        self._ids_path = os.path.join(folder, part.ids_file)
+        files = open_folder(folder)
+        super().__init__(memory, files.place(part.file), is_ours=is_ours)
+        self._ids_path = files.place(part.ids_file)
         self._ids_checksum = part.ids_checksum
         self._part = part
         self.collection_size = 0  # bytes of the documents of all files together
@@ -91,14 +95,19 @@ class PartFile(Base):
             found = _read_ids(self._ids_path, self._ids_checksum)
             if found is None:
                 return super().ids()
-            self.hold("ids", found, 0)  # the system can take these pages back
+            # Of what is mapped the system can take the pages back.
+            self.hold("ids", found, found.nbytes if is_url(self._ids_path) else 0)
         return found
 
 
 def _read_ids(path: str, checksum: int) -> IdIndex | None:
     """The index of ids in a file; None where it is not as it was written: it can be made anew."""
     try:
-        data = np.memmap(path, np.uint8, "r")
+        if is_url(path):
+            with Source(path).open() as stream:
+                data = np.frombuffer(stream.read(), np.uint8)
+        else:
+            data = np.memmap(path, np.uint8, "r")
     except (OSError, ValueError):
         return None
     if xxhash.xxh3_64_intdigest(data.data) != checksum or bytes(data[:8]) != _IDS_MAGIC:
@@ -133,17 +142,16 @@ class PartFolder:
         self.path = path
         self.memory = memory
         self.is_ours = is_ours
+        self._folder = open_folder(path)
         self._lock = threading.Lock()
         self._files: weakref.WeakValueDictionary[int, PartFile] = weakref.WeakValueDictionary()
         self._pins: weakref.WeakSet[_PartPin] = weakref.WeakSet()
         self._known: dict[int, tuple[float, frozenset[str]]] = {}  # when made, and which files
+        self._unsure: Manifest | None = None  # whether it was written is not known
 
     def versions(self) -> list[int]:
         """The versions that can be read, in order."""
-        try:
-            return versions_in(os.listdir(self.path))
-        except FileNotFoundError:
-            return []
+        return versions_in(self._folder.names())
 
     def current(self) -> Manifest:
         """The manifest that counts.
@@ -188,19 +196,10 @@ class PartFolder:
 
     def next_number(self) -> int:
         """The number of the next part: greater than that of any file here."""
-        self.make()
-        with storage_errors("list", self.path):
-            names = os.listdir(self.path)
-        numbers = [int(name[:-5]) for name in names
+        self._folder.make()
+        numbers = [int(name[:-5]) for name in self._folder.names()
                    if name.endswith(".godb") and name[:-5].isdigit()]  # fmt: skip
-        return max(numbers, default=0) + 1
-
-    def make(self) -> None:
-        """Make the folder, unless it is there."""
-        with storage_errors("make", self.path):
-            if not os.path.isdir(self.path):
-                storage.disk.make_folder(self.path)
-                storage.disk.sync_folder(os.path.dirname(self.path))
+        return max((one for one in numbers if one < _DRAWN), default=0) + 1
 
     def write_parts(
         self,
@@ -265,9 +264,12 @@ class PartFolder:
 
         With a text in place of its number it is given one by :meth:`give_number`.
         """
+        if isinstance(number, str) and is_url(self.path):
+            # Nothing is renamed there on a condition: two writers must not choose the same.
+            number = _DRAWN + secrets.randbelow(_DRAWN)
         part = Part(0, count, 0, 0)
         stem = f"{number:08d}" if isinstance(number, int) else TEMPORARY_PREFIX + number
-        path = os.path.join(self.path, stem + ".godb")
+        new = self._folder.expected_of_new
         size = 0
         rows: list[Row | None] = []
         ids: list[pa.Array] = []
@@ -283,17 +285,17 @@ class PartFolder:
                 yield chunk
 
         hint = CollectionHint(count, None, schema, plain=True)
-        with replace_file(path) as stream:
+        with replace_file(self._folder.place(stem + ".godb"), expected=new) as stream:
             data = CollectionData(name, count, noted(), hint)
             write_file(stream, [data], compression=compression, threads=self.memory.threads)
         index = _pack_ids(IdIndex.build(ids))
-        with replace_file(os.path.join(self.path, stem + ".ids")) as stream:
+        with replace_file(self._folder.place(stem + ".ids"), expected=new) as stream:
             stream.write(index)
         part = replace(
             part,
             number=number if isinstance(number, int) else 0,
             size=size,
-            file_size=os.path.getsize(path),
+            file_size=self._folder.size(stem + ".godb"),
             ids_checksum=xxhash.xxh3_64_intdigest(index),
         )
         fields = covered(schema)
@@ -302,12 +304,12 @@ class PartFolder:
 
     def give_number(self, token: str, part: Part, number: int) -> Part:
         """Give a part that another process wrote its number."""
+        if part.number:  # it has one
+            return part
         part = replace(part, number=number)
-        with storage_errors("rename", self.path):
-            for suffix, name in ((".godb", part.file), (".ids", part.ids_file)):
-                source = os.path.join(self.path, TEMPORARY_PREFIX + token + suffix)
-                storage.disk.replace(source, os.path.join(self.path, name))
-            storage.disk.sync_folder(self.path)
+        for suffix, name in ((".godb", part.file), (".ids", part.ids_file)):
+            self._folder.rename(TEMPORARY_PREFIX + token + suffix, name)
+        self._folder.sync()
         return part
 
     @staticmethod
@@ -335,9 +337,30 @@ class PartFolder:
         PartedBase
         """
         manifest = self.with_statistics(replace(manifest, created=time.time()), statistics)
-        self.make()
-        write_manifest(self.path, manifest)
+        self._folder.make()
+        unsure = self._unsure
+        if unsure is not None and unsure.version >= manifest.version and self._has(unsure):
+            # It was written after all. What is saved now has its changes, too, and comes behind.
+            manifest = replace(manifest, version=unsure.version + 1)
+        try:
+            write_manifest(self._folder, manifest)
+        except WriteConflict:
+            raise
+        except StorageError:
+            if not is_url(self.path):
+                raise
+            self._unsure = manifest  # perhaps only the answer was lost
+            if not self._has(manifest):
+                raise
+        self._unsure = None
         return PartedBase(self, manifest)
+
+    def _has(self, manifest: Manifest) -> bool:
+        """Whether a manifest is there, and not another one of its version."""
+        try:
+            return read_manifest(self.path, manifest.version).pack() == manifest.pack()
+        except SourceNotFound:
+            return False
 
     def sweep(self, keep: int, grace: float) -> int:
         """Remove manifests that are too old, and files that no manifest or reader needs.
@@ -368,20 +391,18 @@ class PartFolder:
             for pin in self._pins:
                 needed |= _names_of(pin.base.manifest)
         removed = 0
-        with storage_errors("remove", self.path):
-            for version in sorted({*versions} - {*kept}):
-                storage.disk.unlink(manifest_path(self.path, version))
+        for version in sorted({*versions} - {*kept}):
+            self._folder.remove(manifest_name(version))
+            removed += 1
+        if removed:  # no manifest must be there without its files
+            self._folder.sync()
+        for name in self._folder.names():
+            is_file = name.endswith((".godb", ".ids")) and name[:8].isdigit()
+            if not (is_file and name not in needed) and not name.startswith(TEMPORARY_PREFIX):
+                continue
+            if self._folder.modified(name) <= since:
+                self._folder.remove(name)
                 removed += 1
-            if removed:  # no manifest must be there without its files
-                storage.disk.sync_folder(self.path)
-            for name in sorted(os.listdir(self.path)):
-                is_file = name.endswith((".godb", ".ids")) and name[:8].isdigit()
-                if not (is_file and name not in needed) and not name.startswith(TEMPORARY_PREFIX):
-                    continue
-                path = os.path.join(self.path, name)
-                if os.stat(path).st_mtime <= since:
-                    storage.disk.unlink(path)
-                    removed += 1
         return removed
 
     def _look_at(self, version: int) -> tuple[float, frozenset[str]]:
@@ -390,10 +411,9 @@ class PartFolder:
 
     def remove_files(self, parts: Sequence[Part]) -> None:
         """Remove the files of parts that no manifest names."""
-        with storage_errors("remove", self.path):
-            for part in parts:
-                for name in (part.file, part.ids_file):
-                    storage.disk.unlink(os.path.join(self.path, name))
+        for part in parts:
+            for name in (part.file, part.ids_file):
+                self._folder.remove(name)
 
     def remove(self) -> None:
         """Remove the folder with all that is in it; who reads it goes on."""
@@ -401,22 +421,15 @@ class PartFolder:
         with self._lock:
             self._files = weakref.WeakValueDictionary()  # numbers are given again
             self._known = {}  # and so are versions
-        with storage_errors("remove", self.path), suppress(FileNotFoundError):
-            for name in sorted(os.listdir(self.path)):
-                storage.disk.unlink(os.path.join(self.path, name))
-            storage.disk.remove_folder(self.path)
-            storage.disk.sync_folder(os.path.dirname(self.path))
+        self._folder.remove_all()
 
     def take_over(self, base: PartedBase) -> None:
         """Have the files of a collection's former folder here, too."""
-        self.make()
-        with storage_errors("rename", self.path):
-            for part in base.manifest.parts:
-                for name in (part.file, part.ids_file):
-                    target = os.path.join(self.path, name)
-                    if not os.path.exists(target):
-                        storage.disk.link(os.path.join(base.folder.path, name), target)
-            storage.disk.sync_folder(self.path)
+        self._folder.make()
+        for part in base.manifest.parts:
+            for name in (part.file, part.ids_file):
+                self._folder.share(base.folder._folder, name)
+        self._folder.sync()
 
 
 def _names_of(manifest: Manifest) -> frozenset[str]:

@@ -42,6 +42,7 @@ from godb_arrow.errors import (
     storage_errors,
 )
 from godb_arrow.file_writer import CollectionData, write_file
+from godb_arrow.folders import open_folder
 from godb_arrow.format import CollectionHint
 from godb_arrow.journal import Journal, Record, read_journal
 from godb_arrow.manifest import Manifest, Part
@@ -231,9 +232,7 @@ class DataDirectory:
             )
         with storage_errors("open", self.path):
             for folder in (self._collections, self._journal_folder):
-                if not os.path.isdir(folder):
-                    storage.disk.make_folder(folder)
-                    storage.disk.sync_folder(os.path.dirname(folder))
+                storage.make_folders(folder)
             self._lock = lock_directory(self.path)
             try:
                 self._remove_temporaries()
@@ -279,14 +278,12 @@ class DataDirectory:
 
     def files(self) -> dict[str, str]:
         """The collections that have a file, and its path."""
-        if not os.path.isdir(self._collections):
-            return {}
-        with storage_errors("list", self._collections):
-            names = sorted(os.listdir(self._collections))
+        place = open_folder(self._collections)
+        names = place.names()
         files = [f for f in names if f.endswith(_SUFFIX) and not f.startswith(TEMPORARY_PREFIX)]
-        found = _named({file: os.path.join(self._collections, file) for file in files})
+        found = _named({file: place.place(file) for file in files})
         for folder in names:
-            path = os.path.join(self._collections, folder)
+            path = place.place(folder)
             if folder.endswith(_PARTS) and (name := self._name_of_folder(path)) is not None:
                 found[name] = self._newer(path, found[name]) if name in found else path
         return found
@@ -299,7 +296,7 @@ class DataDirectory:
         name = _name_of(os.path.basename(path).removesuffix(_PARTS))
         if name is None:
             parts = folder.current().parts
-            name = _stored_name(os.path.join(path, parts[0].file)) if parts else None
+            name = _stored_name(open_folder(path).place(parts[0].file)) if parts else None
         return name
 
     def _newer(self, folder: str, file: str) -> str:
@@ -311,9 +308,10 @@ class DataDirectory:
 
     def remove_older(self, files: Mapping[str, str]) -> None:
         """Remove what a crash left beside the files that count."""
+        there = set(open_folder(self._collections).names()) if files else set()
         for name, path in files.items():
             for other in self.paths_of(name):
-                if other != path and os.path.exists(other):
+                if other != path and os.path.basename(other) in there:
                     logger.info("%s is older than %s: removed", other, path)
                     self.remove(other)
 
@@ -328,11 +326,6 @@ class DataDirectory:
         if path not in self._folders:
             self._folders[path] = PartFolder(self.memory, path, is_ours=not self.read_only)
         return self._folders[path]
-
-    @property
-    def keeps_parts(self) -> bool:
-        """Whether a collection may have several files."""
-        return True
 
     def paths_of(self, name: str) -> tuple[str, ...]:
         """Where a collection may be: in a file, or in a folder."""
@@ -350,10 +343,10 @@ class DataDirectory:
         if path.endswith(_PARTS):
             self.folder(path).remove()
             return
-        with storage_errors("remove", path):
-            with suppress(FileNotFoundError):
-                storage.disk.unlink(path)
-            storage.disk.sync_folder(self._collections)
+        folder = open_folder(self._collections)
+        with suppress(SourceNotFound):
+            folder.remove(os.path.basename(path))
+        folder.sync()
 
     def expected_at(self, path: str, base: Base) -> Expected:
         """What must be in the place of a file that takes the place of a base; locally, anything."""
@@ -373,7 +366,8 @@ class RemoteDirectory(DataDirectory):
     """A data directory on an object store.
 
     A collection's file is replaced by one upload, on the condition that it is the one that was
-    read: of two writers the second is told so (:class:`~godb_arrow.WriteConflict`), and nothing is
+    read, and a manifest is written on the condition that nobody else has written that version: of
+    two writers the second is told so (:class:`~godb_arrow.WriteConflict`), and nothing is
     lost unseen. There is no lock, and the journal is a local temporary one: what was not saved is
     lost in a crash.
     """
@@ -394,18 +388,6 @@ class RemoteDirectory(DataDirectory):
         """It is a temporary one."""
         return False
 
-    @property
-    def keeps_parts(self) -> bool:
-        """Each collection is one object, which is replaced on condition."""
-        return False
-
-    def paths_of(self, name: str) -> tuple[str, ...]:
-        """Where a collection may be."""
-        return (self.path_of(name),)
-
-    def remove_older(self, files: Mapping[str, str]) -> None:
-        """There is nothing: each collection is one object."""
-
     def recover(self) -> Iterator[Record]:
         """Nothing: what was not saved is gone."""
         if not self.read_only:
@@ -415,20 +397,9 @@ class RemoteDirectory(DataDirectory):
             self._journal = journal
         yield from ()
 
-    def files(self) -> dict[str, str]:
-        """The collections that have a file, and its URL."""
-        names = RemoteStore(self._collections).names()
-        paths = {name: f"{self._collections}/{name}" for name in names if name.endswith(_SUFFIX)}
-        return _named(paths)
-
     def path_of(self, name: str) -> str:
         """Where a collection's file belongs."""
         return f"{self._collections}/{_stem(name)}{_SUFFIX}"
-
-    def remove(self, path: str) -> None:
-        """Remove a collection's file, if it is there and belongs to the directory."""
-        if path.rpartition("/")[0] == self._collections:
-            RemoteStore(path).remove()
 
     def expected_at(self, path: str, base: Base) -> Expected:
         """The version of the base, or nothing where the file is new."""
@@ -484,7 +455,7 @@ def place_for(
     first = directory.path_of(name)
     if form is not None:
         return first if form == "file" else last
-    if not directory.keeps_parts or isinstance(snapshot.base, PartedBase):
+    if isinstance(snapshot.base, PartedBase):
         return last
     size = _size_of(snapshot)
     if size is None:  # somebody else wrote the file: documents take several times its size

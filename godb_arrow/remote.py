@@ -216,6 +216,17 @@ class RemoteStore:
                 self.filesystem.rm_file(self.path)
             self.filesystem.invalidate_cache()
 
+    def remove_empty_folder(self) -> None:
+        """Remove a folder with nothing in it, where the store has such things."""
+        with suppress(OSError, NotImplementedError), _remote_errors("remove", self.url):
+            self.filesystem.rmdir(self.path)
+
+    def copy_from(self, other: RemoteStore) -> None:
+        """Have the store copy another file of its own to this place."""
+        with _remote_errors("copy", self.url):
+            self.filesystem.cp_file(other.path, self.path)
+            self.filesystem.invalidate_cache()
+
     def names(self) -> list[str]:
         """The names of the files below it, sorted."""
         with _remote_errors("list", self.url):

@@ -195,7 +195,7 @@ class Follower:
         self._stepping = threading.Lock()
         self._written = 0.0
         with storage_errors("open", self.target):
-            storage.disk.make_folder(self.target)
+            storage.make_folders(self.target)
             self._lock = lock_directory(self.target)
             try:
                 self._begin(replace)
@@ -219,9 +219,7 @@ class Follower:
         self._caught_up: float | None = None if known is None else known["caught_up"]
         self._write_state()  # before anything else: it is a follower from now on
         for folder in (self._files, os.path.join(self.target, "journal")):
-            if not os.path.isdir(folder):
-                storage.disk.make_folder(folder)
-                storage.disk.sync_folder(self.target)
+            storage.make_folders(folder)
         self._remove_temporaries()
         try:
             self._journal = JournalCopy(
@@ -361,9 +359,7 @@ class Follower:
         """Copy a file beside its place, with the time when it was changed."""
         source = os.path.join(self.source, "collections", *name.split("/"))
         folder = os.path.dirname(os.path.join(self._files, *name.split("/")))
-        if not os.path.isdir(folder):
-            storage.disk.make_folder(folder)
-            storage.disk.sync_folder(self._files)
+        storage.make_folders(folder)
         token = os.urandom(8).hex()
         temporary = os.path.join(folder, TEMPORARY_PREFIX + token + TEMPORARY_SUFFIX)
         with open(source, "rb") as stream:

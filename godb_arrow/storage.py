@@ -24,6 +24,7 @@ __all__ = [
     "Source",
     "disk",
     "file_name",
+    "make_folders",
     "open_source",
     "replace_file",
     "spool",
@@ -105,6 +106,17 @@ class Disk:
 
 disk = Disk()
 """The disk of this process."""
+
+
+def make_folders(path: str) -> None:
+    """Make a folder and those above it, unless they are there, on the disk for sure."""
+    missing = []
+    while not os.path.isdir(path):
+        missing.append(path)
+        path = os.path.dirname(path)
+    for folder in reversed(missing):
+        disk.make_folder(folder)
+        disk.sync_folder(os.path.dirname(folder))
 
 
 class _DiskWriter(io.RawIOBase):

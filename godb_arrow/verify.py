@@ -20,6 +20,7 @@ from godb_arrow.errors import (
     TypeMismatch,
     error_context,
 )
+from godb_arrow.folders import open_folder
 from godb_arrow.format import (
     TAIL_SIZE,
     CollectionHint,
@@ -192,8 +193,10 @@ def verify_godb(source: Location | Source, *, progress: Progress | None = None) 
     >>> verify_godb(bytes(data)).ok
     False
     """
-    if isinstance(source, (str, os.PathLike)) and os.path.isdir(source):
-        return _verify_parts(os.fspath(source), progress)
+    if isinstance(source, (str, os.PathLike)):
+        name = os.fspath(source).rstrip("/")
+        if os.path.isdir(name) or name.endswith(".parts"):
+            return _verify_parts(name, progress)
     source = open_source(source)
     report = FileReport(source.name)
 
@@ -228,7 +231,7 @@ def _verify_parts(path: str, progress: Progress | None) -> FileReport:
     seen: set[str] = set()
     for part, file in zip(manifest.parts, base.parts, strict=True):
         try:
-            found = verify_godb(os.path.join(path, part.file), progress=progress)
+            found = verify_godb(open_folder(path).place(part.file), progress=progress)
         except StorageError as error:
             report._problem(str(error))
             continue

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import random
+import shutil
+import subprocess
+import sys
 import threading
+import time
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from conftest import LONG
+from disks import FaultyDisk, RecordingDisk, after_power_cut, put, using
 from test_parts import grown, numbers, open_engine, values
 
 import godb_arrow
-from godb_arrow import StorageEngine, list_backups, restore_backup
+from godb_arrow import StorageEngine, StorageError, list_backups, restore_backup
 
 
 def test_only_what_is_new_travels_and_any_backup_is_restored(tmp_path: Path) -> None:
@@ -113,3 +123,106 @@ def test_damaged_backups_are_refused(tmp_path: Path) -> None:
     description.write_text(text)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["backups", "data"]
     restore_backup(place, tmp_path / "new")
+
+
+def states(folder: Path) -> Iterator[tuple[StorageEngine, set[int]]]:
+    """An engine now and then, and the values that its collection has."""
+    with open_engine(folder) as engine:
+        collection = grown(engine, saves=2)
+        yield engine, set(range(2000))
+        collection.insert_many(numbers(2000, 10))
+        collection.delete("1")
+        yield engine, set(range(1, 2010))
+        collection.compact(thorough=True)
+        collection.delete("2")
+        yield engine, set(range(2, 2010))
+
+
+def check_backups(place: Path, expected: list[set[int]], target: Path) -> int:
+    """Each backup that is listed is one of these, whole; returns how many there are."""
+    infos = list_backups(place) if place.exists() else []
+    for info in infos:
+        restore_backup(place, target, info.number)
+        with StorageEngine(target, read_only=True) as engine:
+            assert set(values(engine["c"])) == expected[info.number - 1]
+        shutil.rmtree(target)
+    return len(infos)
+
+
+def test_each_call_of_the_disk_fails_once_while_a_backup_is_made(tmp_path: Path) -> None:
+    """What was there stays, and the next one is as good as any."""
+    failures = 0
+    for fail_at in itertools.count() if LONG else range(0, 60, 7):
+        place = tmp_path / f"backups-{fail_at}"
+        expected: list[set[int]] = []
+        disk = None
+        for number, (engine, found) in enumerate(states(tmp_path / f"data-{fail_at}")):
+            engine.save()
+            if number == 1:
+                disk = FaultyDisk(fail_at, short=bool(fail_at % 2))
+                with using(disk), suppress(StorageError):
+                    engine.backup(place)
+                    expected.append(found)
+                if len(expected) == 1 and len(list_backups(place)) == 2:
+                    expected.append(found)  # it failed when it was done
+                check_backups(place, expected, tmp_path / "target")
+                failures += disk.failed is not None
+            else:
+                expected.append(found)
+                engine.backup(place)
+        assert check_backups(place, expected, tmp_path / "target") == len(expected)
+        shutil.rmtree(place)
+        assert disk is not None
+        if disk.failed is None:
+            break
+    assert failures > 2
+    if LONG:
+        print(json.dumps({"calls that failed": failures}))
+
+
+def test_the_power_is_cut_while_a_backup_is_made(tmp_path: Path) -> None:
+    place, rng = tmp_path / "backups", random.Random(1)
+    disk, expected = RecordingDisk(str(place)), []
+    for engine, found in states(tmp_path / "data"):
+        engine.save()
+        expected.append(found)
+        with using(disk):
+            engine.backup(place)
+        disk.acknowledged += 1
+    cuts = disk.cuts if LONG else rng.sample(disk.cuts, 12)
+    for acknowledged, state in cuts:
+        for how in ("least", "any", "most"):
+            again = tmp_path / "again"
+            put(after_power_cut(state, how, rng), str(place), again)
+            assert check_backups(again, expected, tmp_path / "target") >= acknowledged
+            shutil.rmtree(again)
+
+
+def test_a_process_that_makes_backups_is_killed(tmp_path: Path) -> None:
+    code = (
+        "import sys, itertools; from godb_arrow import StorageEngine\n"
+        "engine = StorageEngine(sys.argv[1], part_size='1KiB', durability='commit')\n"
+        "c = engine['c'] if 'c' in engine else engine.create_collection('c')\n"
+        "for n in itertools.count(len(c)):\n"
+        "    c.insert({'_id': str(n), 'n': n}); engine.backup(sys.argv[2]); print(n, flush=True)\n"
+    )
+    data, place, rng = tmp_path / "data", tmp_path / "backups", random.Random(3)
+    for kill in range(40 if LONG else 2):
+        process = subprocess.Popen(
+            [sys.executable, "-c", code, str(data), str(place)], stdout=subprocess.PIPE, text=True
+        )
+        assert process.stdout is not None
+        process.stdout.readline()
+        time.sleep(rng.uniform(0.0, 0.3))
+        process.kill()
+        last = [*process.stdout.read().split("\n")[:-1], None][-2:][0]
+        process.wait()
+        process.stdout.close()
+        infos = list_backups(place)
+        assert len(infos) > kill
+        restore_backup(place, tmp_path / "target")
+        with StorageEngine(tmp_path / "target", read_only=True) as engine:
+            found = sorted(values(engine["c"]))
+            assert found == list(range(len(found)))
+            assert last is None or len(found) > int(last)
+        shutil.rmtree(tmp_path / "target")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +16,7 @@ import pytest
 import godb_arrow
 from godb_arrow import StorageEngine
 
+dask = pytest.importorskip("dask")
 dd = pytest.importorskip("dask.dataframe")
 
 from godb_arrow.connectors.dask import read_godb, to_godb  # noqa: E402
@@ -146,3 +149,58 @@ def test_files_and_folders_are_fragments(tmp_path: Path) -> None:
         fragments_of(tmp_path / "data", "others")
     with pytest.raises(godb_arrow.InvalidOption):
         fragments_of([])
+
+
+def test_an_object_store(tmp_path: Path) -> None:
+    pytest.importorskip("fsspec")
+    folder = f"memory://dask-{tmp_path.name}"
+    frame = dd.from_pandas(pd.DataFrame({"n": range(100)}), npartitions=4)
+    with dask.config.set(scheduler="threads"):
+        to_godb(frame, folder, "numbers")
+        found = read_godb(folder, "numbers")
+        assert found.npartitions == 4
+        assert sorted(found.n.compute()) == list(range(100))
+
+
+def _dies_once(frame: pd.DataFrame, marker: str) -> pd.DataFrame:
+    if len(frame) and frame.n.iloc[0] == 500 and not os.path.exists(marker):
+        Path(marker).touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return frame
+
+
+def test_a_worker_is_killed_in_the_middle_of_a_write(tmp_path: Path) -> None:
+    """Its task is computed again on another one, and what it writes is there once."""
+    distributed = pytest.importorskip("distributed")
+    data, marker = tmp_path / "data", str(tmp_path / "killed")
+    to_godb(dd.from_pandas(pd.DataFrame({"n": [-1]}), npartitions=1), data, "c")
+    frame = dd.from_pandas(pd.DataFrame({"n": range(1000)}), npartitions=4)
+    dying = frame.map_partitions(_dies_once, marker, meta=frame)
+    with (
+        warnings.catch_warnings(),
+        distributed.LocalCluster(
+            n_workers=2, threads_per_worker=1, dashboard_address=None, silence_logs=50
+        ) as cluster,
+        distributed.Client(cluster),
+    ):
+        warnings.simplefilter("ignore")
+        assert to_godb(dying, data, "c", mode="append") == 1000
+        assert os.path.exists(marker)
+        assert sorted(read_godb(data, "c").n.compute()) == [-1, *range(1000)]
+    with StorageEngine(data) as engine:
+        assert len(engine["c"]) == 1001
+
+
+def test_processes_that_die_leave_the_version_before(tmp_path: Path) -> None:
+    data, marker = tmp_path / "data", str(tmp_path / "killed")
+    frame = dd.from_pandas(pd.DataFrame({"n": range(1000)}), npartitions=4)
+    to_godb(frame, data, "c")
+    dying = frame.map_partitions(_dies_once, marker, meta=frame)
+    with dask.config.set(scheduler="processes", num_workers=2):
+        with pytest.raises(Exception, match="terminated abruptly"):
+            to_godb(dying, data, "c", mode="append")
+        with StorageEngine(data) as engine:
+            assert len(engine["c"]) == 1000
+        to_godb(dying, data, "c", mode="append")
+    with StorageEngine(data) as engine:
+        assert len(engine["c"]) == 2000

@@ -17,9 +17,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
+from test_remote import faulty
 
 import godb_arrow
 from godb_arrow import StorageEngine
+
+__all__ = ["faulty"]  # a fixture
 
 pytest.importorskip("pyspark")
 if shutil.which("java") is None:
@@ -29,7 +32,8 @@ from godb_arrow.connectors.spark import GodbDataSource
 
 
 @pytest.fixture(scope="module")
-def spark() -> Iterator[Any]:
+def spark(faulty: Any) -> Iterator[Any]:
+    """After the store of objects, so that its workers know where that is."""
     from pyspark.sql import SparkSession
 
     os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
@@ -160,6 +164,22 @@ def test_the_example_of_the_readme(
         'save("data")', f'save("{tmp_path}/data")'), "README.md", "exec"), {})  # fmt: skip
     with StorageEngine("data") as engine:
         assert [one["name"] for one in engine["old"]] == ["Bob"]
+
+
+def test_spark_reads_and_writes_an_object_store(spark: Any) -> None:
+    import fsspec
+
+    fsspec.filesystem("s3").mkdir("spark")
+    data = "s3a://spark/data"
+    frame = spark.range(0, 1000, numPartitions=3)
+    for _ in range(2):
+        frame.write.format("godb").option("collection", "c").mode("append").save(data)
+    found = spark.read.format("godb").option("collection", "c").load(data)
+    assert found.rdd.getNumPartitions() == 6
+    assert sorted(one["id"] for one in rows_of(found)) == sorted([*range(1000)] * 2)
+    frame.write.format("godb").option("collection", "c").mode("overwrite").save(data)
+    with StorageEngine("s3://spark/data", read_only=True) as engine:
+        assert engine.count("c") == 1000
 
 
 def test_spark_streams_what_is_added(spark: Any, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from test_writing import go_read
 import godb_arrow
 from godb_arrow import StorageEngine
 from godb_arrow.compaction import FAN, choose_parts
-from godb_arrow.manifest import Manifest, Part, manifest_path, read_manifest
+from godb_arrow.manifest import Manifest, Part, manifest_name, read_manifest
 
 PART = "16KiB"
 
@@ -411,7 +411,7 @@ def test_compaction_leaves_out_what_is_gone(tmp_path: Path) -> None:
             str(tmp_path / "collections" / "c.parts"), collection.versions()[-1].version
         )
         assert manifest.count == 10
-        assert os.path.exists(manifest_path(collection.path or "", manifest.version))
+        assert os.path.exists(os.path.join(collection.path or "", manifest_name(manifest.version)))
 
 
 def test_documents_as_they_were_stored_go_through_compaction(tmp_path: Path) -> None:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 import godb_arrow
@@ -252,3 +255,140 @@ def test_errors_of_any_library_are_ours(monkeypatch: pytest.MonkeyPatch) -> None
     assert isinstance(caught.value.__cause__, Odd)
     with pytest.raises(godb_arrow.InvalidOption):
         RemoteStore("nothing-like-it://x")
+
+
+PARTS: Any = {"part_size": "16KiB", "part_grace": 0.001, "keep_versions": 3}
+
+
+def table(first: int, count: int) -> pa.Table:
+    numbers = list(range(first, first + count))
+    return pa.table({"n": numbers, "text": [f"number {one}" for one in numbers]})
+
+
+def names_in(folder: str) -> list[str]:
+    return RemoteStore(f"{folder}/collections").names()
+
+
+def test_a_collection_of_several_files(folder: str, tmp_path: Path) -> None:
+    with StorageEngine(folder, **PARTS) as engine:
+        numbers = engine.create_collection("numbers")
+        for first in range(0, 4000, 1000):
+            numbers.insert_many(table(first, 1000))
+            engine.save()
+        assert names_in(folder) == ["numbers.parts"]
+        numbers.update("1", {"n": -1})
+        numbers.delete_many(pc.field("n") >= 3990)
+        engine.save()
+    with StorageEngine(folder, **PARTS, max_memory="1MiB") as engine:
+        numbers = engine["numbers"]
+        assert len(numbers) == 3990 and numbers.get("1")["n"] == -1
+        found = numbers.explain(pc.field("n") == 2500)
+        assert found.parts > found.parts_read
+        assert numbers.find({"n": 2500})[0]["_id"] == "2501"
+        numbers.insert_many({"n": n, "text": "x" * 300} for n in range(5000, 9000))  # a bulk
+        before = numbers.versions()[-1].version
+        numbers.delete_many(pc.field("n") >= 5000)
+        engine.save()
+        assert len(numbers) == 3990
+        numbers.compact(thorough=True)
+        numbers.restore(numbers.versions()[-1].version)
+        assert len(numbers.at_version(numbers.versions()[-1].version)) == 3990
+        assert before < numbers.versions()[-1].version
+        engine.rename_collection("numbers", "renamed")
+        engine.save()
+        assert names_in(folder) == ["renamed.parts"]
+        assert godb_arrow.verify_godb(f"{folder}/collections/renamed.parts").ok
+        assert engine.backup(tmp_path / "backups").files > 4
+    godb_arrow.restore_backup(tmp_path / "backups", tmp_path / "local")
+    with StorageEngine(tmp_path / "local", read_only=True) as engine:
+        assert engine.count("renamed") == 3990
+    with StorageEngine(folder, **PARTS) as engine:
+        engine.pack("renamed")
+        assert names_in(folder) == ["renamed.godb"]
+        engine.save()
+        engine.drop_collection("renamed")
+        assert names_in(folder) == []
+
+
+def test_two_engines_with_parts_do_not_overwrite_each_other(folder: str) -> None:
+    with StorageEngine(folder, **PARTS) as engine:
+        engine.create_collection("c").insert_many(table(0, 3000))
+    first, second = StorageEngine(folder, **PARTS), StorageEngine(folder, **PARTS)
+    first.insert("c", {"n": "first"})
+    second.insert("c", {"n": "second"})
+    first.save()
+    with pytest.raises(WriteConflict):
+        second.save()
+    assert second.count("c") == 3001, "its own change is still there"
+    second.close(discard=True)
+    first.insert("c", {"n": "again"})
+    first.close()
+    with StorageEngine(folder, read_only=True) as engine:
+        texts = [one["n"] for one in engine.find_all("c") if isinstance(one["n"], str)]
+        assert [one for one in texts if not one.isdigit()] == ["first", "again"]
+
+
+def test_processes_write_parts_and_one_names_them(folder: str) -> None:
+    from godb_arrow.fragments import (
+        PartWriter,
+        commit_parts,
+        fragments_of,
+        fragments_since,
+        latest_version,
+    )
+
+    writer = PartWriter.of(folder, "c")
+    written = [part for share in range(3) for part in writer.write(table(share * 10, 10), share)]
+    writer.write(table(1000, 10), 3)  # of a task that failed
+    assert fragments_of(folder, "c")[0] == []
+    assert commit_parts(folder, "c", written) == 30
+    first = latest_version(folder, "c")
+    again = PartWriter.of(folder, "c").write(table(30, 5), 0)
+    commit_parts(folder, "c", again)
+    fragments, schema = fragments_of(folder)
+    assert sorted(one["n"] for part in fragments for one in part.open()) == list(range(35))
+    assert "n" in schema.names
+    new = fragments_since(folder, "c", first, latest_version(folder, "c"))
+    assert [one["n"] for part in new for one in part.open()] == list(range(30, 35))
+    with StorageEngine(folder, **PARTS) as engine:
+        engine.insert("c", {"n": 35})
+        engine.save()
+        assert len(engine["c"]) == 36
+        numbers = [part.number for part in engine["c"]._base.manifest.parts]
+        assert numbers[-1] < 100 < min(numbers[:-1])
+        names = RemoteStore(f"{folder}/collections/c.parts").names()
+        assert len([one for one in names if one.endswith(".godb")]) == 5, "the failed one is gone"
+
+
+def test_an_upload_of_a_part_that_fails(faulty: Faulty) -> None:
+    """Before and after each upload of a save: the state before, or the whole one."""
+    fsspec.filesystem("s3").mkdir("parts-faults")
+    for number in range(3):  # a part, its ids, its manifest
+        for fault in ("refuse", "lose the answer"):
+            folder = f"s3://parts-faults/{number}-{fault[:4]}"
+            with StorageEngine(folder, **PARTS) as engine:
+                engine.create_collection("c").insert_many(table(0, 3000))
+            engine = StorageEngine(folder, **PARTS)
+            engine.insert("c", {"n": -1})
+            left = [number]
+
+            def fails(
+                method: str, path: str, left: list[int] = left, fault: str = fault
+            ) -> str | None:
+                if method != "PUT" or not left:
+                    return None
+                left[0] -= 1
+                return fault if left[0] < 0 and left.pop() else None
+
+            faulty.fault = fails
+            with suppress(godb_arrow.StorageError):
+                engine.save()
+            assert not left
+            faulty.fault = lambda *_: None
+            with StorageEngine(folder, read_only=True) as reader:
+                assert reader.count("c") in (3000, 3001)
+            engine.save()
+            engine.close()
+            with StorageEngine(folder, read_only=True) as reader:
+                assert reader.count("c") == 3001
+                assert [one["n"] for one in reader.find_all("c")].count(-1) == 1

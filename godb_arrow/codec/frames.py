@@ -103,8 +103,8 @@ class FrameDecoder:
     Examples
     --------
     >>> decoder = FrameDecoder()
-    >>> body = iter([compress_frames(b"abc" * 9)[0], b"def", b""])
-    >>> decoder.gather(b"", 99, lambda: next(body))
+    >>> body = iter([compress_frames(b"abc" * 9)[0], b"def"])
+    >>> decoder.gather(b"", 99, lambda: next(body, b""))
     b'abcabcabcabcabcabcabcabcabcdef'
     """
 

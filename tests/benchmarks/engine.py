@@ -409,6 +409,47 @@ class Ordered(OrderedDict[int, Any]):
             self.popitem(last=False)
 
 
+def followers(report: Report, table: pa.Table, count: int) -> None:
+    """What followers cost who writes, and how long a follower takes to get everything."""
+
+    def insert(threads: int, **options: Any) -> Callable[[], None]:
+        def run() -> None:
+            with folder() as path, StorageEngine(path / "data", durability="commit") as engine:
+                if options:
+                    engine.replicate_to(path / "follower", **options)
+                collection = engine.create_collection("c")
+
+                def work(_: int) -> None:
+                    for number in range(count // THREADS):
+                        collection.insert(document(number))
+
+                if threads == 1:
+                    for _ in range(THREADS):
+                        work(0)
+                else:
+                    in_threads(work)
+
+        return run
+
+    for threads in (1, THREADS):
+        report.compare(
+            f'Insert {count:,} documents one by one, durability="commit", {threads} threads',
+            "documents",
+            count,
+            {
+                "acknowledged by a follower": insert(threads, mode="acknowledged"),
+                "with an asynchronous follower": insert(threads, mode="asynchronous"),
+                "without": insert(threads),
+            },
+        )
+    with folder() as path, StorageEngine(path / "data") as engine:
+        engine.create_collection("c").insert_many(table)
+        engine.save()
+        size = engine.info("c").disk_bytes
+        taken = seconds(lambda: engine.replicate_to(path / "follower"))
+    print(f"\nA follower of {len(table):,} documents: {size / taken / 1e6:,.0f} MB/s")
+
+
 def caches(report: Report, count: int) -> None:
     """Gets and puts of a cache that holds 1,000 of 1,200 keys."""
     import cachetools
@@ -460,6 +501,7 @@ def main() -> None:
     batches(report, table)
     reads(report, table)
     checkpoints(report, table)
+    followers(report, table, arguments.inserts)
     opening(report, arguments.collections)
 
 
