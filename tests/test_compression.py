@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 from click.testing import CliRunner
+from conftest import LONG
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -112,7 +113,7 @@ def test_damaged_files_are_errors(compression: str) -> None:
     data = stored(table(30_000), compression)
     expected = godb_arrow.read_table(data)
     rng = np.random.default_rng(1)
-    for at in rng.integers(8, len(data), 150).tolist():
+    for at in rng.integers(8, len(data), 1000 if LONG else 50).tolist():
         damaged = bytearray(data)
         damaged[at] ^= 1 << int(rng.integers(8))
         for source in (bytes(damaged), data[:at]):

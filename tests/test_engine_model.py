@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -22,7 +22,8 @@ from hypothesis.stateful import (
 )
 
 import godb_arrow
-from godb_arrow import StorageEngine
+from godb_arrow import Follower, StorageEngine, promote
+from godb_arrow.options import CompressionName
 
 NAMES = st.sampled_from(["users", "a/b", "..", "%7E", "é" * 120])
 IDS = st.sampled_from(["1", "2", "3", "10", "x", "y", "ü"])
@@ -45,6 +46,7 @@ class EngineMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.folder = tempfile.mkdtemp()
+        self.follower = self.folder + "f"
         self.model: dict[str, Documents] = {}
         self.used: dict[str, set[str]] = {}  # ids that were ever there
         self.snapshots: list[tuple[Any, list[dict[Any, Any]]]] = []
@@ -254,6 +256,29 @@ class EngineMachine(RuleBasedStateMachine):
             crash(self.engine)
         self.engine = self.open()
 
+    @rule(name=NAMES, compression=st.sampled_from(get_args(CompressionName)))
+    def compress(self, name: str, compression: CompressionName) -> None:
+        if self.exists(name):
+            self.engine[name].set_compression(compression)
+            assert self.engine[name].compression == compression
+
+    @rule(take_over=st.booleans())
+    def follow(self, take_over: bool) -> None:
+        """A follower has everything, and can take over at any time."""
+        with Follower(self.folder, self.follower) as follower:
+            follower.step()
+        with StorageEngine(self.follower, read_only=True) as engine:
+            assert engine.collections() == sorted(self.model)
+            for name, documents in self.model.items():
+                assert by_id(engine[name]) == by_id(documents.values())
+        if take_over:
+            self.snapshots.clear()
+            crash(self.engine)
+            shutil.rmtree(self.folder)
+            promote(self.follower)
+            self.folder, self.follower = self.follower, self.follower + "f"
+            self.engine = self.open()
+
     @rule()
     def evict(self) -> None:
         self.engine._memory.cache.shrink(0)
@@ -283,6 +308,7 @@ class EngineMachine(RuleBasedStateMachine):
         for path in Path(self.folder, "collections").iterdir():
             assert not godb_arrow.verify_godb(path).problems
         shutil.rmtree(self.folder)
+        shutil.rmtree(self.follower, ignore_errors=True)
 
 
 def by_id(documents: Any) -> dict[str, Any]:
