@@ -696,7 +696,7 @@ def restore(source: str, directory: str, number: int | None, quiet: bool) -> Non
 @click.option("--replace", is_flag=True, help="Give up a data directory of its own in TARGET.")
 @_common
 def follow(source: str, target: str, interval: str, once: bool, replace: bool, quiet: bool) -> None:
-    """Keep the folder TARGET the same as the data directory SOURCE, until Ctrl-C.
+    """Keep the folder or URL TARGET the same as the data directory SOURCE, until Ctrl-C.
 
     SOURCE may be in use. TARGET can be read all the time (read_only=True), and takes over with
     "promote".
@@ -704,7 +704,7 @@ def follow(source: str, target: str, interval: str, once: bool, replace: bool, q
     \b
     Examples:
       godb-arrow follow data copy
-      godb-arrow follow data copy --once
+      godb-arrow follow data s3://bucket/copy --once
     """
     seconds = parse_duration("interval", interval)
     stopped = _until_told()

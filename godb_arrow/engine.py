@@ -988,8 +988,9 @@ class StorageEngine:
 
         Parameters
         ----------
-        target : path
-            The follower: a new folder, or one that followed before, which then gets what it lacks.
+        target : path or URL
+            The follower: a new folder or place on an object store, or one that followed before,
+            which then gets what it lacks.
         mode : {"asynchronous", "acknowledged"}
             With "asynchronous" the follower has each change within about the interval. With
             "acknowledged" a change returns when the follower has it on its disk, too (and this

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterable
 from typing import BinaryIO
 
 from godb_arrow import storage
 from godb_arrow.errors import CorruptFile, GodbError
+from godb_arrow.folders import open_folder
 from godb_arrow.journal import (
     HEAD,
     HEADER,
@@ -19,9 +21,16 @@ from godb_arrow.journal import (
     segment_indices,
     segment_path,
 )
-from godb_arrow.storage import TEMPORARY_PREFIX, TEMPORARY_SUFFIX
+from godb_arrow.storage import TEMPORARY_PREFIX, TEMPORARY_SUFFIX, Source, replace_file
 
-__all__ = ["JournalCopy", "MissingRecords", "bytes_behind", "last_record"]
+__all__ = [
+    "JournalCopy",
+    "MissingRecords",
+    "RemoteJournalCopy",
+    "bytes_behind",
+    "fetch_journal",
+    "last_record",
+]
 
 _LOOKS = 5
 _BLOCK = 1 << 20
@@ -87,6 +96,11 @@ class JournalCopy:
                     storage.disk.fsync(descriptor)
                 finally:
                     storage.disk.close(descriptor)
+
+    @property
+    def segments(self) -> list[Segment]:
+        """The segments of the copy."""
+        return list(self._segments)
 
     @property
     def last(self) -> int:
@@ -220,6 +234,119 @@ class JournalCopy:
             if segment.index not in kept:
                 storage.disk.unlink(segment.path)
                 self._segments.remove(segment)
+
+
+class RemoteJournalCopy:
+    """A copy of a journal on an object store: an object for each time when there was more.
+
+    Parameters
+    ----------
+    source : str
+        The folder of the journal.
+    url : str
+        Where the objects are.
+    anew : bool
+        As of :class:`JournalCopy`, which keeps a local one.
+    """
+
+    def __init__(self, source: str, url: str, *, anew: bool = False) -> None:
+        self._folder = open_folder(url)
+        self._temporary = tempfile.TemporaryDirectory(prefix="godb-arrow-journal-")
+        try:
+            self._sizes = {} if anew else fetch_journal(url, self._temporary.name)
+            self._copy = JournalCopy(source, self._temporary.name, anew=anew)
+            if self._local_sizes() != self._sizes:
+                raise CorruptFile("the copy of the journal is cut off", offset=0, where="file")
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Give up the local copy."""
+        self._temporary.cleanup()
+
+    def _local_sizes(self) -> dict[int, int]:
+        return {segment.index: segment.size for segment in self._copy.segments}
+
+    @property
+    def last(self) -> int:
+        """The number of the newest record."""
+        return self._copy.last
+
+    def source_indices(self) -> list[int]:
+        """The segments that the journal has."""
+        return self._copy.source_indices()
+
+    def copy(self) -> int:
+        """Copy the records that are new; see :meth:`JournalCopy.copy`."""
+        last = self._copy.copy()
+        self._upload()
+        return last
+
+    def _upload(self) -> None:
+        for index, size in self._local_sizes().items():
+            start = self._sizes.get(index, 0)
+            if size > start:
+                with open(segment_path(self._temporary.name, index), "rb") as stream:
+                    stream.seek(start)
+                    data = stream.read(size - start)
+                with replace_file(self._folder.place(f"{index:08d}.{start:012d}")) as target:
+                    target.write(data)
+                self._sizes[index] = size
+
+    def replace(self, indices: Iterable[int]) -> bool:
+        """Take the journal as it is now; see :meth:`JournalCopy.replace`."""
+        if not self._copy.replace(indices):
+            return False
+        for name in self._folder.names():
+            self._folder.remove(name)
+        self._sizes = {}
+        self._upload()
+        return True
+
+    def forget_before(self, indices: Iterable[int]) -> None:
+        """Remove what is not needed; see :meth:`JournalCopy.forget_before`."""
+        self._copy.forget_before(indices)
+        kept = self._local_sizes()
+        gone = {index for index in self._sizes if index not in kept}
+        for name in self._folder.names() if gone else ():
+            if _chunk(name)[0] in gone:
+                self._folder.remove(name)
+        self._sizes = {index: size for index, size in self._sizes.items() if index in kept}
+
+
+def _chunk(name: str) -> tuple[int, int]:
+    """Of which segment an object has bytes, and from where on."""
+    index, _, start = name.partition(".")
+    return (int(index), int(start)) if index.isdigit() and start.isdigit() else (-1, -1)
+
+
+def fetch_journal(url: str, folder: str) -> dict[int, int]:
+    """Make the segments of a journal that is on an object store, as far as they are whole.
+
+    Parameters
+    ----------
+    url : str
+        Where :class:`RemoteJournalCopy` put it.
+    folder : str
+        A local folder.
+
+    Returns
+    -------
+    dict of int to int
+        The segments, and their bytes.
+    """
+    sizes: dict[int, int] = {}
+    place = open_folder(url)
+    for index, start in sorted(map(_chunk, place.names())):
+        if index >= 0 and start == sizes.get(index, 0):
+            with (
+                Source(place.place(f"{index:08d}.{start:012d}")).open() as stream,
+                open(segment_path(folder, index), "ab") as target,
+            ):
+                target.write(stream.read())
+            sizes[index] = os.path.getsize(segment_path(folder, index))
+    return sizes
 
 
 def _begins(stream: BinaryIO, index: int, folder: str) -> int | None:

@@ -45,16 +45,23 @@ from godb_arrow.file_writer import CollectionData, write_file
 from godb_arrow.folders import open_folder
 from godb_arrow.format import CollectionHint
 from godb_arrow.journal import Journal, Record, read_journal
+from godb_arrow.journal_copy import fetch_journal
 from godb_arrow.manifest import Manifest, Part
 from godb_arrow.memory import Memory
 from godb_arrow.options import CompressionName
 from godb_arrow.parts import PartedBase, PartFolder
 from godb_arrow.projection import project
-from godb_arrow.remote import Expected, RemoteStore, is_url
+from godb_arrow.remote import Expected, is_url
 from godb_arrow.schema import ID_FIELD
 from godb_arrow.snapshot import Snapshot
 from godb_arrow.statistics import Row
-from godb_arrow.storage import TEMPORARY_PREFIX, TEMPORARY_SUFFIX, file_name, replace_file
+from godb_arrow.storage import (
+    TEMPORARY_PREFIX,
+    TEMPORARY_SUFFIX,
+    Source,
+    file_name,
+    replace_file,
+)
 from godb_arrow.writing import read_existing
 
 __all__ = [
@@ -63,6 +70,7 @@ __all__ = [
     "RemoteDirectory",
     "check_name",
     "join_parts",
+    "list_stored",
     "lock_directory",
     "open_directory",
     "place_for",
@@ -160,14 +168,20 @@ def read_follower_file(path: str) -> dict[str, Any] | None:
     ------
     CorruptFile
     """
-    file = os.path.join(path, FOLLOWER_FILE)
+    file = open_folder(path).place(FOLLOWER_FILE)
     try:
-        with storage_errors("read", file), open(file, "rb") as stream:
+        with Source(file).open() as stream:
             found = json.loads(stream.read())
         return {
             "source": str(found["source"]),
             "consistent": bool(found["consistent"]),
             "caught_up": None if found["caught_up"] is None else float(found["caught_up"]),
+            "record": int(found["record"]),
+            "promoting": bool(found.get("promoting", False)),
+            "files": {
+                str(name): (int(size), int(changed))
+                for name, (size, changed) in found.get("files", {}).items()
+            },
         }
     except SourceNotFound:
         return None
@@ -178,6 +192,32 @@ def read_follower_file(path: str) -> dict[str, Any] | None:
             where="file",
             advice="follow again into another folder",
         ) from error
+
+
+def list_stored(folder: str) -> dict[str, tuple[int, int]]:
+    """The files of collections in a local folder: bytes, and when changed, in nanoseconds."""
+    found = {}
+    for path, name in _stored_in(folder):
+        with suppress(FileNotFoundError):
+            status = os.stat(path)
+            found[name] = (status.st_size, status.st_mtime_ns)
+    return found
+
+
+def _stored_in(folder: str) -> Iterator[tuple[str, str]]:
+    if not os.path.isdir(folder):
+        return
+    for name in sorted(os.listdir(folder)):
+        path = os.path.join(folder, name)
+        if name.startswith(TEMPORARY_PREFIX):
+            continue
+        if name.endswith(_SUFFIX):
+            yield path, name
+        elif name.endswith(_PARTS):
+            with suppress(FileNotFoundError):
+                for inner in sorted(os.listdir(path)):
+                    if inner.endswith((".godb", ".ids", ".manifest")) and inner[:1].isdigit():
+                        yield os.path.join(path, inner), f"{name}/{inner}"
 
 
 class DataDirectory:
@@ -218,18 +258,9 @@ class DataDirectory:
         if read_only:
             if not os.path.isdir(self.path):
                 raise SourceNotFound(f"there is no folder {self.path}", advice="check the path")
-            follower = read_follower_file(self.path)
-            if follower is not None and not follower["consistent"]:
-                raise StorageError(
-                    f"{self.path} is a follower that is being brought up to date",
-                    advice="try again in a moment",
-                )
+            self._check_follower()
             return
-        if read_follower_file(self.path) is not None:
-            raise ReadOnly(
-                f"{self.path} is a follower of another data directory",
-                advice="open it with read_only=True, or promote it first",
-            )
+        self._check_follower()
         with storage_errors("open", self.path):
             for folder in (self._collections, self._journal_folder):
                 storage.make_folders(folder)
@@ -244,6 +275,23 @@ class DataDirectory:
         for name in os.listdir(self._collections):
             if name.startswith(TEMPORARY_PREFIX) and name.endswith(TEMPORARY_SUFFIX):
                 storage.disk.unlink(os.path.join(self._collections, name))
+
+    def _check_follower(self) -> dict[str, Any] | None:
+        """Raise if it follows another one, and cannot be opened so; else what it says of that."""
+        follower = read_follower_file(self.path)
+        if follower is None:
+            return None
+        if self.read_only and not follower["consistent"]:
+            raise StorageError(
+                f"{self.path} is a follower that is being brought up to date",
+                advice="try again in a moment",
+            )
+        if not self.read_only and not follower["promoting"]:
+            raise ReadOnly(
+                f"{self.path} is a follower of another data directory",
+                advice="open it with read_only=True, or promote it first",
+            )
+        return follower
 
     @property
     def keeps_journal(self) -> bool:
@@ -381,7 +429,7 @@ class RemoteDirectory(DataDirectory):
         self._lock = None
         self._journal = None
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
-        RemoteStore(self.path)  # that the protocol is known
+        self._follower = self._check_follower()
 
     @property
     def keeps_journal(self) -> bool:
@@ -389,13 +437,20 @@ class RemoteDirectory(DataDirectory):
         return False
 
     def recover(self) -> Iterator[Record]:
-        """Nothing: what was not saved is gone."""
+        """Nothing, for what was not saved is gone; but of a follower the journal that it got."""
+        records: list[Record] = []
+        if self._follower is not None:
+            with tempfile.TemporaryDirectory(prefix="godb-arrow-journal-") as folder:
+                fetch_journal(f"{self.path}/journal", folder)
+                records = list(read_journal(folder))
         if not self.read_only:
             self._temporary = tempfile.TemporaryDirectory(prefix="godb-arrow-journal-")
             journal = Journal(self._temporary.name)
             list(journal.recover())
+            if records:
+                journal.skip_to(records[-1].number + 1)
             self._journal = journal
-        yield from ()
+        yield from records
 
     def path_of(self, name: str) -> str:
         """Where a collection's file belongs."""

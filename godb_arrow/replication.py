@@ -17,16 +17,12 @@ while files take their places: it says so until it is (``consistent`` in ``follo
 from __future__ import annotations
 
 import datetime as dt
-import json
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
-
-import filelock
 
 from godb_arrow import storage
 from godb_arrow.display import Table, quantity
@@ -41,27 +37,26 @@ from godb_arrow.errors import (
     error_context,
     storage_errors,
 )
+from godb_arrow.folders import open_folder
+from godb_arrow.follower_target import Staged, Stamp, comes_late, open_target
 from godb_arrow.journal import Journal
-from godb_arrow.journal_copy import JournalCopy, MissingRecords, bytes_behind, last_record
+from godb_arrow.journal_copy import MissingRecords, bytes_behind, last_record
 from godb_arrow.manifest import Manifest
 from godb_arrow.persistence import (
     FOLLOWER_FILE,
+    list_stored,
     lock_directory,
     read_follower_file,
 )
 from godb_arrow.remote import is_url
-from godb_arrow.storage import TEMPORARY_PREFIX, TEMPORARY_SUFFIX, replace_file
 
 __all__ = ["Follower", "FollowerStatus", "Replica", "ReplicationMode", "follower_status", "promote"]
 
 ReplicationMode = Literal["asynchronous", "acknowledged"]
 
-_BLOCK = 1 << 20
 _TRIES = 20
 _MOST_HELD = 128 << 20  # bytes of a journal that wait for a follower
 _HEARTBEAT = 1.0
-
-_Stamp = tuple[int, int]  # size, and when it was changed, in nanoseconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,14 +112,6 @@ class FollowerStatus:
 
 
 @dataclass(slots=True)
-class _Staged:
-    """A file that is copied, and not in its place yet."""
-
-    name: str
-    temporary: str
-
-
-@dataclass(slots=True)
 class Copied:
     """What a follower got in one step."""
 
@@ -143,8 +130,8 @@ class Follower:
     ----------
     source : path
         The data directory; it may be in use by another process, or by none.
-    target : path
-        The follower; made if need be.
+    target : path or URL
+        The follower: a folder, made if need be, or a place on an object store.
     replace : bool
         Whether the target may have been a data directory of its own, which is given up.
 
@@ -176,68 +163,52 @@ class Follower:
         *,
         replace: bool = False,
     ) -> None:
-        if is_url(os.fspath(source)) or is_url(os.fspath(target)):
+        if is_url(os.fspath(source)):
             raise InvalidOption(
-                "a follower and what it follows are folders",
-                advice="for an object store use backup, which copies only what is new",
+                "what is followed is a folder", advice="follow from where its files are local"
             )
         self.source = os.path.abspath(os.path.expanduser(os.fspath(source)))
-        self.target = os.path.abspath(os.path.expanduser(os.fspath(target)))
-        if self.source == self.target:
-            raise InvalidOption("a data directory cannot follow itself", advice="give another")
         if not os.path.isdir(os.path.join(self.source, "collections")):
             raise SourceNotFound(
                 f"there is no data directory {self.source}", advice="check the path"
             )
-        self._files = os.path.join(self.target, "collections")
-        self._lock: filelock.BaseFileLock | None = None
+        name = os.fspath(target)
+        if os.path.abspath(os.path.expanduser(name)) == self.source:
+            raise InvalidOption("a data directory cannot follow itself", advice="give another")
         self._shipping = threading.Lock()  # guards the copy of the journal
         self._stepping = threading.Lock()
         self._written = 0.0
-        with storage_errors("open", self.target):
-            storage.make_folders(self.target)
-            self._lock = lock_directory(self.target)
+        with storage_errors("open", name):
+            self._target = open_target(name)
             try:
                 self._begin(replace)
             except BaseException:
-                self._lock.release()
+                self._target.close()
                 raise
 
     def _begin(self, replace: bool) -> None:
-        known = read_follower_file(self.target)
-        if known is None:
-            there = any(
-                os.path.isdir(path) and os.listdir(path)
-                for path in (self._files, os.path.join(self.target, "journal"))
+        known = self._target.read_state()
+        if known is None and not replace and self._target.has_content():
+            raise TargetExists(
+                f"there is a data directory in {self.target}, which follows nobody",
+                advice="give another folder, or give up what is there by replace=True",
             )
-            if there and not replace:
-                raise TargetExists(
-                    f"there is a data directory in {self.target}, which follows nobody",
-                    advice="give another folder, or give up what is there by replace=True",
-                )
         self._consistent = bool(known and known["consistent"])
         self._caught_up: float | None = None if known is None else known["caught_up"]
+        self._record = 0 if known is None else known["record"]
         self._write_state()  # before anything else: it is a follower from now on
-        for folder in (self._files, os.path.join(self.target, "journal")):
-            storage.make_folders(folder)
-        self._remove_temporaries()
+        self._target.tidy()
+        journal = os.path.join(self.source, "journal")
         try:
-            self._journal = JournalCopy(
-                os.path.join(self.source, "journal"), os.path.join(self.target, "journal")
-            )
+            self._journal = self._target.journal(journal)
         except CorruptFile:
             self._set_consistent(False)
-            self._journal = JournalCopy(
-                os.path.join(self.source, "journal"),
-                os.path.join(self.target, "journal"),
-                anew=True,
-            )
+            self._journal = self._target.journal(journal, anew=True)
 
-    def _remove_temporaries(self) -> None:
-        for folder, _, names in os.walk(self.target):
-            for name in names:
-                if name.startswith(TEMPORARY_PREFIX) and name.endswith(TEMPORARY_SUFFIX):
-                    storage.disk.unlink(os.path.join(folder, name))
+    @property
+    def target(self) -> str:
+        """The follower."""
+        return self._target.path
 
     def __enter__(self) -> Follower:
         return self
@@ -248,9 +219,7 @@ class Follower:
     def close(self) -> None:
         """Let others keep it up to date, or promote it."""
         with self._stepping, self._shipping:
-            if self._lock is not None:
-                self._lock.release()
-                self._lock = None
+            self._target.close()
 
     # --- its state ----------------------------------------------------------------------------
 
@@ -264,9 +233,9 @@ class Follower:
             "source": self.source,
             "consistent": self._consistent,
             "caught_up": self._caught_up,
+            "record": self._record,
         }
-        with replace_file(os.path.join(self.target, FOLLOWER_FILE)) as stream:
-            stream.write(json.dumps(state, indent=1).encode())
+        self._target.write_state(state)
         self._written = time.time()
 
     def _set_consistent(self, consistent: bool) -> None:
@@ -309,7 +278,7 @@ class Follower:
                 try:
                     self._step(copied)
                 except (FileNotFoundError, _Moved):
-                    self._remove_temporaries()
+                    self._target.tidy()
                     if attempt == _TRIES - 1:
                         raise StorageError(
                             "the source is changed faster than it can be copied",
@@ -318,25 +287,25 @@ class Follower:
                     continue
                 break
             if copied.files or started - self._written > _HEARTBEAT or self._caught_up is None:
-                self._caught_up = started
+                self._caught_up, self._record = started, self.record
                 self._write_state()
             self._caught_up = started
             return copied
 
     def _step(self, copied: Copied) -> None:
         segments = self._journal.source_indices()
-        wanted = _list(os.path.join(self.source, "collections"))
-        there = _list(self._files)
+        wanted = list_stored(os.path.join(self.source, "collections"))
+        there = self._target.files()
         changed = [name for name, stamp in wanted.items() if there.get(name) != stamp]
-        staged: list[_Staged] = []
-        for name in sorted(changed, key=_comes_late):
+        staged: list[Staged] = []
+        for name in sorted(changed, key=comes_late):
             one = self._stage(name, copied)
             if one.name.endswith(".manifest"):
                 self._fetch_files_of(one, wanted, copied)
-            if _comes_late(name):
+            if comes_late(name):
                 staged.append(one)
             else:
-                self._place([one])  # nobody knows it yet
+                self._target.place([one])  # nobody knows it yet
         with self._shipping:
             whole = self._consistent
             if whole:
@@ -346,8 +315,8 @@ class Follower:
                     whole = False
             if not whole:
                 self._set_consistent(False)
-            self._place(staged)
-            self._remove(there.keys() - wanted.keys())
+            self._target.place(staged)
+            self._target.remove(there.keys() - wanted.keys())
             if whole:
                 self._journal.forget_before(segments)
             else:
@@ -355,28 +324,14 @@ class Follower:
                     raise _Moved
                 self._set_consistent(True)
 
-    def _stage(self, name: str, copied: Copied) -> _Staged:
-        """Copy a file beside its place, with the time when it was changed."""
-        source = os.path.join(self.source, "collections", *name.split("/"))
-        folder = os.path.dirname(os.path.join(self._files, *name.split("/")))
-        storage.make_folders(folder)
-        token = os.urandom(8).hex()
-        temporary = os.path.join(folder, TEMPORARY_PREFIX + token + TEMPORARY_SUFFIX)
-        with open(source, "rb") as stream:
-            status = os.fstat(stream.fileno())
-            descriptor = storage.disk.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
-            try:
-                while block := stream.read(_BLOCK):
-                    storage.disk.write_all(descriptor, block)
-                storage.disk.fsync(descriptor)
-            finally:
-                storage.disk.close(descriptor)
-        os.utime(temporary, ns=(status.st_mtime_ns, status.st_mtime_ns))
+    def _stage(self, name: str, copied: Copied) -> Staged:
+        with open(os.path.join(self.source, "collections", *name.split("/")), "rb") as stream:
+            staged = self._target.stage(name, stream)
         copied.files += 1
-        copied.size += status.st_size
-        return _Staged(name, temporary)
+        copied.size += staged.stamp[0]
+        return staged
 
-    def _fetch_files_of(self, staged: _Staged, wanted: dict[str, _Stamp], copied: Copied) -> None:
+    def _fetch_files_of(self, staged: Staged, wanted: dict[str, Stamp], copied: Copied) -> None:
         """Copy what a manifest names and the list of files did not have yet."""
         with open(staged.temporary, "rb") as stream:
             manifest = Manifest.unpack(stream.read())
@@ -384,64 +339,8 @@ class Follower:
         for part in manifest.parts:
             for name in (f"{folder}/{part.file}", f"{folder}/{part.ids_file}"):
                 if name not in wanted:
-                    self._place([self._stage(name, copied)])
+                    self._target.place([self._stage(name, copied)])
                     wanted[name] = (0, 0)
-
-    def _place(self, staged: list[_Staged]) -> None:
-        folders = set()
-        for one in staged:
-            target = os.path.join(self._files, *one.name.split("/"))
-            storage.disk.replace(one.temporary, target)
-            folders.add(os.path.dirname(target))
-        for folder in sorted(folders):
-            storage.disk.sync_folder(folder)
-
-    def _remove(self, names: set[str]) -> None:
-        """Remove files that the source does not have; manifests first."""
-        folders = set()
-        for late in (True, False):
-            for name in sorted(names):
-                if _comes_late(name) == late:
-                    path = os.path.join(self._files, *name.split("/"))
-                    storage.disk.unlink(path)
-                    folders.add(os.path.dirname(path))
-            for folder in sorted(folders):
-                storage.disk.sync_folder(folder)
-        for folder in sorted(folders - {self._files}):
-            if not os.listdir(folder):
-                storage.disk.remove_folder(folder)
-                storage.disk.sync_folder(self._files)
-
-
-def _comes_late(name: str) -> bool:
-    """Whether a file changes what there is to see: it takes its place after the journal."""
-    return "/" not in name or name.endswith(".manifest")
-
-
-def _list(folder: str) -> dict[str, _Stamp]:
-    """The files of collections, and when they were changed."""
-    found: dict[str, _Stamp] = {}
-    for path, name in _walk(folder):
-        with suppress(FileNotFoundError):
-            status = os.stat(path)
-            found[name] = (status.st_size, status.st_mtime_ns)
-    return found
-
-
-def _walk(folder: str) -> Iterator[tuple[str, str]]:
-    if not os.path.isdir(folder):
-        return
-    for name in sorted(os.listdir(folder)):
-        path = os.path.join(folder, name)
-        if name.startswith(TEMPORARY_PREFIX):
-            continue
-        if name.endswith(".godb"):
-            yield path, name
-        elif name.endswith(".parts"):
-            with suppress(FileNotFoundError):
-                for inner in sorted(os.listdir(path)):
-                    if inner.endswith((".godb", ".ids", ".manifest")) and inner[:1].isdigit():
-                        yield os.path.join(path, inner), f"{name}/{inner}"
 
 
 def follower_status(target: str | os.PathLike[str]) -> FollowerStatus:
@@ -449,7 +348,7 @@ def follower_status(target: str | os.PathLike[str]) -> FollowerStatus:
 
     Parameters
     ----------
-    target : path
+    target : path or URL
         The follower.
 
     Returns
@@ -471,22 +370,29 @@ def follower_status(target: str | os.PathLike[str]) -> FollowerStatus:
     >>> follower_status(target).record
     2
     """
-    path = os.path.abspath(os.path.expanduser(os.fspath(target)))
+    path = _whole(target)
     known = _known(path)
-    journals = [os.path.join(one, "journal") for one in (known["source"], path)]
     caught_up = known["caught_up"]
-    behind = None
-    if os.path.isdir(journals[0]):
-        behind = bytes_behind(*journals)
+    record, behind = known["record"], None
+    if not is_url(path):
+        journals = [os.path.join(one, "journal") for one in (known["source"], path)]
+        record = last_record(journals[1])
+        if os.path.isdir(journals[0]):
+            behind = bytes_behind(*journals)
     return FollowerStatus(
         source=known["source"],
         target=path,
-        record=last_record(journals[1]),
+        record=record,
         consistent=known["consistent"],
         caught_up=None if caught_up is None else dt.datetime.fromtimestamp(caught_up, dt.UTC),
         lag=None if caught_up is None else max(0.0, time.time() - caught_up),
         behind_bytes=behind,
     )
+
+
+def _whole(target: str | os.PathLike[str]) -> str:
+    name = os.fspath(target)
+    return name.rstrip("/") if is_url(name) else os.path.abspath(os.path.expanduser(name))
 
 
 def _known(path: str) -> dict[str, Any]:
@@ -505,7 +411,7 @@ def promote(target: str | os.PathLike[str], *, force: bool = False) -> int:
 
     Parameters
     ----------
-    target : path
+    target : path or URL
         The follower.
     force : bool
         Also when it is not whole: each collection is as it was at some time, not all at the same.
@@ -537,22 +443,50 @@ def promote(target: str | os.PathLike[str], *, force: bool = False) -> int:
     ...     engine["users"].insert({"name": "Bob"})
     '2'
     """
-    path = os.path.abspath(os.path.expanduser(os.fspath(target)))
+    path = _whole(target)
     with error_context("promote", path):
         known = _known(path)
-        lock = lock_directory(path)
+        if not is_url(path):
+            lock = lock_directory(path)
+            try:
+                _check_whole(known, force)
+                with storage_errors("promote", path):
+                    storage.disk.unlink(os.path.join(path, FOLLOWER_FILE))
+                    storage.disk.sync_folder(path)
+                return last_record(os.path.join(path, "journal"))
+            finally:
+                lock.release()
+        return _promote_remote(path, known, force)
+
+
+def _check_whole(known: dict[str, Any], force: bool) -> None:
+    if not known["consistent"] and not force:
+        raise StorageError(
+            "the follower was being brought up to date, and is not whole",
+            advice="let it catch up, or take it as it is with force=True",
+        )
+
+
+def _promote_remote(url: str, known: dict[str, Any], force: bool) -> int:
+    """What the journal has is saved: an object store has no journal of its own."""
+    from godb_arrow.engine import StorageEngine
+
+    if not known["promoting"]:  # else it was cut off, and goes on
+        _check_whole(known, force)
+        # From now on its files are not those of the other one.
+        state = {**known, "consistent": False, "promoting": True, "files": {}}
+        target = open_target(url)
         try:
-            if not known["consistent"] and not force:
-                raise StorageError(
-                    "the follower was being brought up to date, and is not whole",
-                    advice="let it catch up, or take it as it is with force=True",
-                )
-            with storage_errors("promote", path):
-                storage.disk.unlink(os.path.join(path, FOLLOWER_FILE))
-                storage.disk.sync_folder(path)
-            return last_record(os.path.join(path, "journal"))
+            target.write_state(state)
         finally:
-            lock.release()
+            target.close()
+    with StorageEngine(url) as engine:
+        engine.save()
+    journal = open_folder(f"{url}/journal")
+    for name in journal.names():
+        journal.remove(name)
+    open_folder(url).remove(FOLLOWER_FILE)
+    return int(known["record"])
 
 
 @dataclass(slots=True, eq=False)

@@ -11,9 +11,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
+from conftest import LONG
+from test_engine_faults import steps_of_parts
 
 import godb_arrow
-from godb_arrow import StorageEngine, WriteConflict
+from godb_arrow import Follower, StorageEngine, WriteConflict
 from godb_arrow.connectors.etl import copy
 from godb_arrow.remote import RemoteStore
 
@@ -392,3 +394,124 @@ def test_an_upload_of_a_part_that_fails(faulty: Faulty) -> None:
             with StorageEngine(folder, read_only=True) as reader:
                 assert reader.count("c") == 3001
                 assert [one["n"] for one in reader.find_all("c")].count(-1) == 1
+
+
+def content_of(folder: Any) -> dict[str, dict[str, Any]]:
+    with StorageEngine(folder, read_only=True) as engine:
+        return {name: {one["_id"]: one for one in engine[name]} for name in engine.collections()}
+
+
+@pytest.mark.parametrize("every", [1, 3, 7] if LONG else [5])
+def test_a_follower(folder: str, tmp_path: Path, every: int) -> None:
+    source = tmp_path / "source"
+    with StorageEngine(source, part_size="1KiB", part_grace=0.001) as engine:
+        with Follower(source, folder) as follower:
+            for number, (change, _) in enumerate(steps_of_parts()):
+                change(engine)
+                if number % every == 0:
+                    follower.step()
+                    assert content_of(folder) == content_of(source)
+        engine.insert("a", {"v": 1})
+        with Follower(source, folder) as follower:  # goes on
+            follower.step()
+            engine.insert("a", {"v": 2})
+            follower.ship()
+    assert content_of(folder) == content_of(source)
+    status = godb_arrow.follower_status(folder)
+    assert status.consistent and status.record and status.behind_bytes is None
+    with pytest.raises(godb_arrow.ReadOnly, match="promote"):
+        StorageEngine(folder)
+    expected = content_of(source)
+    assert godb_arrow.promote(folder) == status.record
+    assert content_of(folder) == expected
+    assert RemoteStore(f"{folder}/journal").names() == []
+    with StorageEngine(folder) as engine:
+        engine.insert("a", {"v": 3})
+        engine.drop_collection("old")
+    assert len(content_of(folder)["a"]) == len(expected["a"]) + 1
+    with pytest.raises(godb_arrow.SourceNotFound, match="no follower"):
+        godb_arrow.promote(folder)
+    with pytest.raises(godb_arrow.TargetExists):
+        Follower(source, folder)
+    with pytest.raises(godb_arrow.InvalidOption, match="local"):
+        Follower(folder, tmp_path / "other")
+
+
+def test_a_promotion_that_was_cut_off_goes_on(
+    folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = tmp_path / "source"
+    with StorageEngine(source) as engine:
+        engine.create_collection("a").insert({"n": 1})
+        engine.save()
+        engine.insert("a", {"n": 2})
+        replica = engine.replicate_to(folder, mode="acknowledged", interval="1h")
+        engine.insert("a", {"n": 3})
+        assert "acknowledged" in repr(replica)
+        replica.stop()
+
+        def fails(*_: Any) -> None:
+            raise godb_arrow.StorageError("no")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(StorageEngine, "save", fails)
+            with pytest.raises(godb_arrow.StorageError):
+                godb_arrow.promote(folder)
+        with pytest.raises(godb_arrow.StorageError, match="brought up to date"):
+            content_of(folder)
+        # Whoever follows instead of promoting gets everything anew.
+        with Follower(source, folder) as follower:
+            follower.step()
+        assert content_of(folder) == content_of(source)
+        with monkeypatch.context() as patch:
+            patch.setattr(StorageEngine, "save", fails)
+            with pytest.raises(godb_arrow.StorageError):
+                godb_arrow.promote(folder)
+        godb_arrow.promote(folder)
+        assert content_of(folder) == content_of(source)
+
+
+def test_a_follower_whose_uploads_fail(faulty: Faulty, tmp_path: Path) -> None:
+    """One after the other: it is whole or says so, and catches up."""
+    fsspec.filesystem("s3").mkdir("follower-faults")
+    source = tmp_path / "source"
+    with StorageEngine(source, part_size="1KiB", part_grace=0.001) as engine:
+        a = engine.create_collection("a")
+        states = []
+        for number in range(0, 28, 1 if LONG else 4):
+            fault = ("refuse", "lose the answer")[number // 4 % 2]
+            folder = f"s3://follower-faults/{number}"
+            a.insert_many([{"n": n} for n in range(30)])
+            engine.save()
+            states.append(content_of(source))
+            with Follower(source, folder) as follower:
+                follower.step()
+                a.update("1", {"n": number})
+                states.append(content_of(source))
+                a.insert_many([{"n": n} for n in range(30)])
+                states.append(content_of(source))
+                if number % 3:
+                    engine.save()
+                a.insert({"n": -number})
+                states.append(content_of(source))
+                left = [number // 2]
+
+                def fails(
+                    method: str, path: str, left: list[int] = left, fault: str = fault
+                ) -> str | None:
+                    if method not in ("PUT", "DELETE") or not left:
+                        return None
+                    left[0] -= 1
+                    return fault if left[0] < 0 and left.pop() else None
+
+                faulty.fault = fails
+                with suppress(godb_arrow.StorageError):
+                    follower.step()
+                faulty.fault = lambda *_: None
+                try:
+                    assert content_of(folder) in states
+                except godb_arrow.StorageError as error:
+                    assert "brought up to date" in str(error)
+            with Follower(source, folder) as follower:
+                follower.step()
+            assert content_of(folder) == states[-1]

@@ -88,7 +88,7 @@ def test_a_file_that_the_list_did_not_have_yet_is_copied(
     source, target = tmp_path / "source", tmp_path / "target"
     for _ in worked(source):
         pass
-    original = replication._list
+    original = replication.list_stored
 
     def without_some(folder: str) -> Any:
         found = original(folder)
@@ -96,7 +96,7 @@ def test_a_file_that_the_list_did_not_have_yet_is_copied(
             del found[name]
         return found
 
-    monkeypatch.setattr(replication, "_list", without_some)
+    monkeypatch.setattr(replication, "list_stored", without_some)
     with Follower(source, target) as follower:
         follower.step()
         assert content_of(target) == content_of(source)
