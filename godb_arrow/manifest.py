@@ -120,6 +120,8 @@ class Manifest:
         there are none.
     compression : str
         How new files are to be compressed.
+    name : str
+        The collection; files may know it by a former name.
     rewrites : bool
         Whether files that the version before did not name have no new documents: these were
         joined, or are those of an earlier version.
@@ -140,6 +142,7 @@ class Manifest:
     created: float = 0.0
     packed_statistics: bytes = b""
     compression: CompressionName = "lz4"
+    name: str = ""
     rewrites: bool = False
 
     @property
@@ -170,6 +173,7 @@ class Manifest:
             "created": self.created,
             "statistics": self.packed_statistics,
             "compression": self.compression,
+            "name": self.name,
             "rewrites": self.rewrites,
         })  # fmt: skip
         data = _MAGIC + body
@@ -205,6 +209,7 @@ class Manifest:
                 created=float(found["created"]),
                 packed_statistics=bytes(found["statistics"]),
                 compression=check_compression(found.get("compression", "lz4")).name,
+                name=str(found.get("name", "")),
                 rewrites=bool(found.get("rewrites", False)),
             )
         except _UNUSABLE as error:

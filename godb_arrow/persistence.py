@@ -343,8 +343,10 @@ class DataDirectory:
             return None
         name = _name_of(os.path.basename(path).removesuffix(_PARTS))
         if name is None:
-            parts = folder.current().parts
-            name = _stored_name(open_folder(path).place(parts[0].file)) if parts else None
+            manifest = folder.current()
+            name = manifest.name or None
+            if name is None and manifest.parts:
+                name = _stored_name(open_folder(path).place(manifest.parts[0].file))
         return name
 
     def _newer(self, folder: str, file: str) -> str:
@@ -618,7 +620,7 @@ def _save_parts(
     statistics += [row for _, row in added]
     manifest = Manifest(
         base.hint.version + 1, tuple(parts), schema, next_id, snapshot.record, indexes,
-        compression=compression,
+        compression=compression, name=name,
     )  # fmt: skip
     return folder.commit(manifest, statistics)
 

@@ -506,6 +506,22 @@ def test_a_bulk_with_a_bad_document_leaves_nothing(problem: str, tmp_path: Path)
         assert len(engine["c"]) == len(left) + len(ids)
 
 
+def test_a_long_name_is_that_of_the_collection_though_its_files_have_another(
+    tmp_path: Path,
+) -> None:
+    name = "é" * 120  # its folder is named by a hash
+    with open_engine(tmp_path) as engine:
+        grown(engine, saves=2)
+        engine.rename_collection("c", name)
+    for _ in range(2):
+        with open_engine(tmp_path) as engine:
+            assert engine.collections() == [name]
+            assert len(engine[name]) == 2000
+            engine[name].delete_many(pc.field("n") >= 0)  # no file is left
+            engine.save()
+            engine[name].insert_many(numbers(0, 2000))
+
+
 def test_what_is_new_since_a_version(tmp_path: Path) -> None:
     from godb_arrow.fragments import fragments_since, latest_version
 
