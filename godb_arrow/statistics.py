@@ -93,7 +93,7 @@ Row = Mapping[str, Bounds]
 """The statistics of some documents: bounds of those fields of which anything is known."""
 
 
-def statistics_of(batch: pa.RecordBatch, fields: pa.Schema) -> Row:
+def statistics_of(batch: pa.RecordBatch, fields: pa.Schema, ascending: str | None = None) -> Row:
     """The statistics of documents.
 
     Parameters
@@ -102,6 +102,8 @@ def statistics_of(batch: pa.RecordBatch, fields: pa.Schema) -> Row:
         The documents' columns.
     fields : pyarrow.Schema
         What :func:`covered` gave.
+    ascending : str, optional
+        A field whose texts each come behind the one before, by size and then by bytes.
 
     Returns
     -------
@@ -118,10 +120,22 @@ def statistics_of(batch: pa.RecordBatch, fields: pa.Schema) -> Row:
     for field in fields:
         index = batch.schema.get_field_index(field.name)
         if index >= 0 and batch.schema.field(index).type.equals(field.type):
-            bounds = _bounds(batch.column(index))
+            column = batch.column(index)
+            bounds = _ends(column) if field.name == ascending else None
+            if bounds is None:
+                bounds = _bounds(column)
             if bounds is not None:
                 found[field.name] = bounds
     return found
+
+
+def _ends(column: pa.Array) -> Bounds | None:
+    """The bounds of texts that ascend, where all have the same size; else it is not known."""
+    first, last = column[0], column[-1]
+    if not pa.types.is_string(column.type) or not first.is_valid or not last.is_valid:
+        return None
+    sizes = len(first.as_buffer()), len(last.as_buffer())
+    return Bounds(first, last, 0) if sizes[0] == sizes[1] <= _MAX_TEXT else None
 
 
 def _bounds(column: pa.Array) -> Bounds | None:
@@ -148,8 +162,9 @@ def _bounds(column: pa.Array) -> Bounds | None:
 
 
 def _numbers(column: pa.Array) -> npt.NDArray[Any]:
-    """A column without nulls; `to_numpy` would first import what pyarrow knows of pandas."""
-    dtype = np.dtype(column.type.to_pandas_dtype())
+    """A column without nulls; pyarrow would first import what it knows of pandas."""
+    kind = "f" if pa.types.is_floating(column.type) else str(column.type)[0]
+    dtype = np.dtype(f"{kind}{column.type.bit_width // 8}")
     offset = column.offset * dtype.itemsize
     return np.frombuffer(column.buffers()[1], dtype, len(column), offset)
 

@@ -215,6 +215,7 @@ class _Part:
     ids: pa.Array | None = None
     omit_nulls: bool = False
     statistics: Row | None = None
+    ascending: str | None = None  # the column with the ids, where these ascend
 
     def encode(self, fields: pa.Schema | None) -> Chunk:
         """The entries, with the statistics of some fields."""
@@ -224,7 +225,7 @@ class _Part:
         if not fields:
             return Chunk(raw, self.count)
         if self.batch is not None:
-            return Chunk(raw, self.count, statistics_of(self.batch, fields))
+            return Chunk(raw, self.count, statistics_of(self.batch, fields, self.ascending))
         if self.statistics is not None:
             return Chunk(raw, self.count, self.statistics)
         entries = codec.scan_entries(raw, 0, self.count, len(raw) + 1, 0)
@@ -290,8 +291,12 @@ class _Draft:
             else:
                 self._unhashed.extend(ids for _, ids in pairs)
                 self.sequence.see_greatest(greatest)
+            ascending = None if greatest is None else id_column_of(rows, id_column)
             for batch, ids in pairs:
-                self._parts.append(_Part(len(ids), batch=batch, ids=ids, omit_nulls=omit_nulls))
+                part = _Part(
+                    len(ids), batch=batch, ids=ids, omit_nulls=omit_nulls, ascending=ascending
+                )
+                self._parts.append(part)
                 self.count += len(ids)
             return
         fields = None if self._infer else covered(self._hint_schema())
