@@ -179,7 +179,7 @@ def read_follower_file(path: str) -> dict[str, Any] | None:
             "record": int(found["record"]),
             "promoting": bool(found.get("promoting", False)),
             "files": {
-                str(name): (int(size), int(changed))
+                _checked_path(name): (int(size), int(changed))
                 for name, (size, changed) in found.get("files", {}).items()
             },
         }
@@ -192,6 +192,13 @@ def read_follower_file(path: str) -> dict[str, Any] | None:
             where="file",
             advice="follow again into another folder",
         ) from error
+
+
+def _checked_path(name: str) -> str:
+    """A file's name below a folder, which it cannot leave."""
+    if any(part in ("", ".", "..") for part in name.split("/")) or "\\" in name:
+        raise ValueError(f"the file name {name!r}")
+    return name
 
 
 def list_stored(folder: str) -> dict[str, tuple[int, int]]:

@@ -453,3 +453,26 @@ def test_the_commands(tmp_path: Path) -> None:
     assert run(main, ["promote", target]).exit_code == 0
     failed = run(main, ["promote", target])
     assert failed.exit_code == 2 and "no follower" in failed.output
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        b"",
+        b"{}",
+        b"[1]",
+        b'{"source": "x", "consistent": true, "caught_up": "now", "record": 1}',
+        b'{"source": "x", "consistent": true, "caught_up": 1, "record": 1,'
+        b' "files": {"../x": [1, 1]}}',
+    ],
+)
+def test_what_a_follower_says_of_itself_may_be_damaged(tmp_path: Path, state: bytes) -> None:
+    (tmp_path / "follower.json").write_bytes(state)
+    for use in (
+        lambda: follower_status(tmp_path),
+        lambda: promote(tmp_path),
+        lambda: StorageEngine(tmp_path, read_only=True),
+        lambda: StorageEngine(tmp_path),
+    ):
+        with pytest.raises(godb_arrow.CorruptFile, match="follow again"):
+            use()
