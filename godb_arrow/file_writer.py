@@ -234,7 +234,7 @@ _FULL_PIECE = 3 * CHUNK_BYTES // 4
 
 def _sealed(
     pieces: Iterator[Content], layout: _Layout | None, compression: Compression, threads: int
-) -> Iterator[bytes]:
+) -> Iterator[bytes | memoryview]:
     """The bytes of the file: header, compressed body, and its index and checksums as literals."""
     content_hash = xxhash.xxh3_64()
     file_hash = xxhash.xxh3_64()

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import xxhash
 
-from godb_arrow.codec.reference_lz4 import extension, join
+from godb_arrow.codec.reference_lz4 import extension, put_in_front
 from godb_arrow.parallel import ordered_map
 
 __all__ = ["Compressed", "Content", "compress_block", "literal_head"]
@@ -67,7 +67,7 @@ def compress_block(
     ending: Callable[[list[Compressed]], bytes] = lambda compressed: b"",
     reserve: int = 0,
     head: Callable[[int], bytes] = literal_head,
-) -> Iterator[bytes]:
+) -> Iterator[bytes | memoryview]:
     """Compress pieces to one raw LZ4 block that ends with literals, or another kind of body.
 
     Parameters
@@ -87,7 +87,7 @@ def compress_block(
 
     Yields
     ------
-    bytes
+    bytes or memoryview
         The block, but for the reserved bytes.
 
     Examples
@@ -107,9 +107,15 @@ def compress_block(
     compressed: list[Compressed] = []
     waiting = b""
     for size, checksum, sequences, literals in ordered_map(work, pieces, threads):
-        joined, waiting = join(waiting, sequences, literals)
-        compressed.append(Compressed(len(joined), len(literals), size, checksum))
-        if joined:
-            yield joined
+        length = 0
+        if sequences:
+            # The rest is large: it is not copied for the sake of what comes before it.
+            front, rest = put_in_front(waiting, sequences)
+            waiting, length = b"", len(front) + len(rest)
+            if front:
+                yield front
+            yield rest
+        waiting += literals
+        compressed.append(Compressed(length, len(literals), size, checksum))
     waiting += ending(compressed)
     yield head(len(waiting) + reserve) + waiting

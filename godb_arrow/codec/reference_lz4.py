@@ -30,6 +30,7 @@ __all__ = [
     "decode_pieces",
     "extension",
     "join",
+    "put_in_front",
 ]
 
 _HISTORY = 64 << 10
@@ -503,12 +504,17 @@ def join(waiting: bytes, sequences: bytes, literals: bytes) -> tuple[bytes, byte
     """
     if not sequences:
         return b"", waiting + literals
+    return b"".join(put_in_front(waiting, sequences)), literals
+
+
+def put_in_front(waiting: bytes, sequences: bytes) -> tuple[bytes, memoryview]:
+    """Put literals in front of sequences: what stands before the rest of these, and the rest."""
     if not waiting:
-        return sequences, literals
+        return b"", memoryview(sequences)
     cursor, own = _literals(sequences, 0)
     count = len(waiting) + own
     head = bytes([min(count, _RUN) << 4 | sequences[0] & 15]) + extension(count)
-    return head + waiting + sequences[cursor:], literals
+    return head + waiting, memoryview(sequences)[cursor:]
 
 
 def extension(length: int) -> bytes:
