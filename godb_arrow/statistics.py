@@ -161,10 +161,14 @@ def _bounds(column: pa.Array) -> Bounds | None:
     return Bounds(found["min"], found["max"], nulls)
 
 
+def _dtype_of(data_type: pa.DataType) -> np.dtype[Any]:
+    kind = "f" if pa.types.is_floating(data_type) else str(data_type)[0]
+    return np.dtype(f"{kind}{data_type.bit_width // 8}")
+
+
 def _numbers(column: pa.Array) -> npt.NDArray[Any]:
     """A column without nulls; pyarrow would first import what it knows of pandas."""
-    kind = "f" if pa.types.is_floating(column.type) else str(column.type)[0]
-    dtype = np.dtype(f"{kind}{column.type.bit_width // 8}")
+    dtype = _dtype_of(column.type)
     offset = column.offset * dtype.itemsize
     return np.frombuffer(column.buffers()[1], dtype, len(column), offset)
 
@@ -236,17 +240,46 @@ def per_piece(
         found = [
             one if one is not None and one.least.type.equals(data_type) else None for one in found
         ]
-        for suffix, join, values, stored in (
-            (_LEAST, pc.min, [one and one.least for one in found], data_type),
-            (_GREATEST, pc.max, [one and one.greatest for one in found], data_type),
-            (_NULLS, _sum_of_known, [one and one.nulls for one in found], pa.int64()),
+        for suffix, join, column in (
+            (_LEAST, pc.min, _column([one and one.least for one in found], data_type)),
+            (_GREATEST, pc.max, _column([one and one.greatest for one in found], data_type)),
+            (_NULLS, _sum_of_known, _counts([one and one.nulls for one in found])),
         ):
-            column = pa.array(values, stored)
             if len(spans) < len(column):
                 joined = [join(column.slice(first, last - first)) for first, last in spans]
-                column = pa.array(joined, stored)
+                column = _column(joined, column.type)
             columns[name + suffix] = column
     return pa.RecordBatch.from_pydict(columns)
+
+
+def _column(values: Sequence[pa.Scalar | None], data_type: pa.DataType) -> pa.Array:
+    """Scalars as a column; `pa.array` would first import what pyarrow knows of pandas."""
+    buffers: list[npt.NDArray[Any]]
+    if pa.types.is_string(data_type):
+        texts = [b"" if value is None else bytes(value.as_buffer() or b"") for value in values]
+        ends = np.cumsum([0, *map(len, texts)], dtype=np.int32)
+        buffers = [ends, np.frombuffer(b"".join(texts), np.uint8)]
+    elif pa.types.is_integer(data_type) or pa.types.is_floating(data_type):
+        numbers = [0 if value is None else value.as_py() or 0 for value in values]
+        buffers = [np.array(numbers, _dtype_of(data_type))]
+    else:
+        nothing = pa.nulls(1, data_type)
+        ones = (nothing if value is None else pa.repeat(value, 1) for value in values)
+        return pa.concat_arrays([pa.nulls(0, data_type), *ones])
+    return _array(data_type, [value is not None and value.is_valid for value in values], buffers)
+
+
+def _counts(values: Sequence[int | None]) -> pa.Array:
+    counts = np.array([value or 0 for value in values], np.int64)
+    return _array(pa.int64(), [value is not None for value in values], [counts])
+
+
+def _array(
+    data_type: pa.DataType, valid: Sequence[bool], buffers: Sequence[npt.NDArray[Any]]
+) -> pa.Array:
+    bits = None if all(valid) else pa.py_buffer(np.packbits(valid, bitorder="little"))
+    made = [pa.py_buffer(buffer) for buffer in buffers]
+    return pa.Array.from_buffers(data_type, len(valid), [bits, *made])
 
 
 def _sum_of_known(counts: pa.Array) -> pa.Scalar:
