@@ -22,12 +22,15 @@ def available_cores() -> int:
 
 
 def ordered_map(
-    function: Callable[[_Item], _Result], items: Iterator[_Item], threads: int
+    function: Callable[[_Item], _Result],
+    items: Iterator[_Item],
+    threads: int,
+    ahead: int = 1,
 ) -> Iterator[_Result]:
     """Apply a function to items on several threads, and give the results in the items' order.
 
     Each thread takes an item, one at a time, and works on it, so that making items and working
-    on them overlap. At most ``threads + 1`` results wait to be taken; a thread that has nothing
+    on them overlap. At most ``threads + ahead`` results wait to be taken; a thread that has nothing
     more to do ends, so that a caller who stops in the middle leaves no thread behind.
 
     Parameters
@@ -38,6 +41,9 @@ def ordered_map(
         Closed at the end, if it can be.
     threads : int
         With 1 there are no threads at all.
+    ahead : int
+        How many results may wait beside those that are worked on. Where the caller has work of its
+        own with each, the threads do not have to wait for that.
 
     Yields
     ------
@@ -54,7 +60,7 @@ def ordered_map(
         for item in items:
             yield function(item)
         return
-    work = _Work(function, items, threads)
+    work = _Work(function, items, threads, ahead)
     try:
         yield from work.results()
     finally:
@@ -68,11 +74,16 @@ class _Failed:
 
 class _Work(Generic[_Item, _Result]):
     def __init__(
-        self, function: Callable[[_Item], _Result], items: Iterator[_Item], threads: int
+        self,
+        function: Callable[[_Item], _Result],
+        items: Iterator[_Item],
+        threads: int,
+        ahead: int,
     ) -> None:
         self._function = function
         self._items = items
         self._threads = threads
+        self._ahead = ahead
         self._taking = threading.Lock()  # one thread at a time takes an item
         self._changed = threading.Condition()  # guards all that follows
         self._running: set[threading.Thread] = set()
@@ -108,7 +119,7 @@ class _Work(Generic[_Item, _Result]):
 
     def _has_room(self) -> bool:
         waiting = self._started - self._given
-        return not self._ended and waiting <= self._threads
+        return not self._ended and waiting < self._threads + self._ahead
 
     def _start_threads(self) -> None:
         while self._has_room() and len(self._running) < self._threads:

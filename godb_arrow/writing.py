@@ -248,6 +248,7 @@ def _greatest_if_ascending(ids: Sequence[pa.Array]) -> int | None:
     return greatest
 
 
+_AHEAD = 4  # pieces that wait for being hashed and written
 _MANY = 1000  # documents, below which statistics are not worthwhile
 
 
@@ -356,7 +357,8 @@ class _Draft:
             chunk = part.encode(fields)
             return chunk if compression is None else compressed_chunk(chunk, compression)
 
-        return ordered_map(encode, self._loaded(), threads() if self.count > ROWS else 1)
+        workers = threads() if self.count > ROWS else 1
+        return ordered_map(encode, self._loaded(), workers, _AHEAD)
 
     def left_to_compress(self) -> int | None:
         """How many threads the file's writer needs: one, where chunks come compressed."""
