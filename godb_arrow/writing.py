@@ -103,7 +103,7 @@ def write_godb(
     compression : {"lz4", "lz4hc", "zstd", "none"}
         "lz4hc" looks harder for matches: smaller files, written many times slower, read as
         fast, and by the same programs. "zstd" makes files a third smaller than "lz4", written and
-        read nearly as fast; with "none" nothing is compressed. go-db reads neither of these.
+        read in a third more time; with "none" nothing is compressed. go-db reads neither of these.
 
     Returns
     -------
