@@ -337,9 +337,8 @@ class DataDirectory:
         names = place.names()
         files = [f for f in names if f.endswith(_SUFFIX) and not f.startswith(TEMPORARY_PREFIX)]
         found = _named({file: place.place(file) for file in files})
-        for folder in names:
-            path = place.place(folder)
-            if folder.endswith(_PARTS) and (name := self._name_of_folder(path)) is not None:
+        for path in [place.place(one) for one in names if one.endswith(_PARTS)]:
+            if (name := self._name_of_folder(path)) is not None:
                 found[name] = self._newer(path, found[name]) if name in found else path
         return found
 
@@ -366,6 +365,8 @@ class DataDirectory:
     def remove_older(self, files: Mapping[str, str]) -> None:
         """Remove what a crash left beside the files that count."""
         there = set(open_folder(self._collections).names()) if files else set()
+        if not any(name.endswith(_PARTS) for name in there):
+            return
         for name, path in files.items():
             for other in self.paths_of(name):
                 if other != path and os.path.basename(other) in there:
