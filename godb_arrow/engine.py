@@ -292,7 +292,7 @@ class StorageEngine:
         self._failure: GodbError | None = None  # of the background, to be raised
         self._checkpoints = self._failed = self._recovered = 0
         self._workers, self._syncer = Workers(), Workers()
-        self._replicas: list[Replica] = []
+        self._replicas: tuple[Replica, ...] = ()  # replaced, never changed: writers go through it
         try:
             with error_context("open", self._directory.path):
                 self._recover()
@@ -400,7 +400,7 @@ class StorageEngine:
             if failed is not None:
                 raise failed
             self._syncer.stop()
-            for replica in list(self._replicas):
+            for replica in self._replicas:
                 self._end_replica(replica)
             self._closed = True
             for stream in list(self._services.streams):
@@ -1036,7 +1036,7 @@ class StorageEngine:
         except BaseException:
             follower.close()
             raise
-        self._replicas.append(replica)
+        self._replicas = (*self._replicas, replica)
         self._syncer.add(f"replica {replica.target}", seconds, lambda: self._step(replica))
         self._syncer.start()
         return replica
@@ -1063,7 +1063,7 @@ class StorageEngine:
             replica.stop()
 
     def _forget_replica(self, replica: Replica) -> None:
-        self._replicas.remove(replica)
+        self._replicas = tuple(one for one in self._replicas if one is not replica)
         self._syncer.remove(f"replica {replica.target}")
 
     def _acknowledge(self, number: int | None) -> None:

@@ -67,7 +67,7 @@ class Folder:
             storage.disk.unlink(self.place(name))
 
     def rename(self, name: str, new_name: str) -> None:
-        """Give a file another name."""
+        """Give a file another name; an object store cannot do that at once, and is not asked."""
         with storage_errors("rename", self.place(name)):
             storage.disk.replace(self.place(name), self.place(new_name))
 
@@ -117,10 +117,6 @@ class _RemoteFolder(Folder):
 
     def remove(self, name: str) -> None:
         self._store(name).remove()
-
-    def rename(self, name: str, new_name: str) -> None:
-        self._store(new_name).copy_from(self._store(name))
-        self.remove(name)
 
     def share(self, other: Folder, name: str) -> None:
         if self._store(name).version() is None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, BinaryIO, Protocol
 
@@ -14,11 +15,11 @@ import filelock
 from godb_arrow import storage
 from godb_arrow.folders import open_folder
 from godb_arrow.journal_copy import JournalCopy, RemoteJournalCopy
-from godb_arrow.persistence import FOLLOWER_FILE, list_stored, lock_directory, read_follower_file
+from godb_arrow.persistence import FOLLOWER_FILE, lock_directory, read_follower_file
 from godb_arrow.remote import RemoteStore, is_url
 from godb_arrow.storage import TEMPORARY_PREFIX, TEMPORARY_SUFFIX, replace_file
 
-__all__ = ["FollowerTarget", "Staged", "Stamp", "comes_late", "open_target"]
+__all__ = ["FollowerTarget", "Staged", "Stamp", "comes_late", "list_stored", "open_target"]
 
 _BLOCK = 1 << 20
 
@@ -38,6 +39,32 @@ class Staged:
 def comes_late(name: str) -> bool:
     """Whether a file changes what there is to see: it takes its place after the journal."""
     return "/" not in name or name.endswith(".manifest")
+
+
+def list_stored(folder: str) -> dict[str, Stamp]:
+    """The files of collections in a local folder: bytes, and when changed, in nanoseconds."""
+    found = {}
+    for path, name in _stored_in(folder):
+        with suppress(FileNotFoundError):
+            status = os.stat(path)
+            found[name] = (status.st_size, status.st_mtime_ns)
+    return found
+
+
+def _stored_in(folder: str) -> Iterator[tuple[str, str]]:
+    if not os.path.isdir(folder):
+        return
+    for name in sorted(os.listdir(folder)):
+        path = os.path.join(folder, name)
+        if name.startswith(TEMPORARY_PREFIX):
+            continue
+        if name.endswith(".godb"):
+            yield path, name
+        elif name.endswith(".parts"):
+            with suppress(FileNotFoundError):
+                for inner in sorted(os.listdir(path)):
+                    if inner.endswith((".godb", ".ids", ".manifest")) and inner[:1].isdigit():
+                        yield os.path.join(path, inner), f"{name}/{inner}"
 
 
 class _Journal(Protocol):

@@ -70,7 +70,6 @@ __all__ = [
     "RemoteDirectory",
     "check_name",
     "join_parts",
-    "list_stored",
     "lock_directory",
     "open_directory",
     "place_for",
@@ -199,32 +198,6 @@ def _checked_path(name: str) -> str:
     if any(part in ("", ".", "..") for part in name.split("/")) or "\\" in name:
         raise ValueError(f"the file name {name!r}")
     return name
-
-
-def list_stored(folder: str) -> dict[str, tuple[int, int]]:
-    """The files of collections in a local folder: bytes, and when changed, in nanoseconds."""
-    found = {}
-    for path, name in _stored_in(folder):
-        with suppress(FileNotFoundError):
-            status = os.stat(path)
-            found[name] = (status.st_size, status.st_mtime_ns)
-    return found
-
-
-def _stored_in(folder: str) -> Iterator[tuple[str, str]]:
-    if not os.path.isdir(folder):
-        return
-    for name in sorted(os.listdir(folder)):
-        path = os.path.join(folder, name)
-        if name.startswith(TEMPORARY_PREFIX):
-            continue
-        if name.endswith(_SUFFIX):
-            yield path, name
-        elif name.endswith(_PARTS):
-            with suppress(FileNotFoundError):
-                for inner in sorted(os.listdir(path)):
-                    if inner.endswith((".godb", ".ids", ".manifest")) and inner[:1].isdigit():
-                        yield os.path.join(path, inner), f"{name}/{inner}"
 
 
 class DataDirectory:

@@ -38,13 +38,12 @@ from godb_arrow.errors import (
     storage_errors,
 )
 from godb_arrow.folders import open_folder
-from godb_arrow.follower_target import Staged, Stamp, comes_late, open_target
+from godb_arrow.follower_target import Staged, Stamp, comes_late, list_stored, open_target
 from godb_arrow.journal import Journal
 from godb_arrow.journal_copy import MissingRecords, bytes_behind, last_record
 from godb_arrow.manifest import Manifest
 from godb_arrow.persistence import (
     FOLLOWER_FILE,
-    list_stored,
     lock_directory,
     read_follower_file,
 )
