@@ -251,7 +251,8 @@ def encode_rows(
     def encode(pair: tuple[pa.RecordBatch, pa.Array]) -> Encoded:
         batch, ids = pair
         statistics = statistics_of(batch, fields) if fields else None
-        return Encoded(codec.encode(batch, ids, omit_nulls), ids, given, statistics)
+        entries, _ = codec.encode(batch, ids, omit_nulls)
+        return Encoded(entries, ids, given, statistics)
 
     yield from ordered_map(encode, batches_with_ids(rows, id_column, sequence), threads())
 

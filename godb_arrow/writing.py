@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 from godb_arrow import codec
 from godb_arrow.codec.compression import check_compression
 from godb_arrow.codec.entries import Chunk
+from godb_arrow.codec.sizes import pack_if_worthwhile
 from godb_arrow.encoding import (
     ROWS,
     Encoded,
@@ -219,13 +220,13 @@ class _Part:
 
     def encode(self, fields: pa.Schema | None) -> Chunk:
         """The entries, with the statistics of some fields."""
-        raw = self.raw
         if self.batch is not None:
-            raw = codec.encode(self.batch, self.ids, self.omit_nulls)
+            raw, sizes = codec.encode(self.batch, self.ids, self.omit_nulls)
+            known = statistics_of(self.batch, fields, self.ascending) if fields else None
+            return Chunk(raw, self.count, known, sizes=pack_if_worthwhile(sizes))
+        raw = self.raw
         if not fields:
             return Chunk(raw, self.count)
-        if self.batch is not None:
-            return Chunk(raw, self.count, statistics_of(self.batch, fields, self.ascending))
         if self.statistics is not None:
             return Chunk(raw, self.count, self.statistics)
         entries = codec.scan_entries(raw, 0, self.count, len(raw) + 1, 0)

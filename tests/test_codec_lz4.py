@@ -158,7 +158,7 @@ def blocks_and_pieces(contents: list[bytes], **options: Any) -> tuple[bytes, lis
     block = b"".join(compress_block(compressor(**options), map(Content, contents), ending=ending))
     pieces = []
     at = skip = 0
-    for length, tail, size, _ in found:
+    for length, tail, size, *_ in found:
         pieces.append(Piece(at, length, skip, tail, size))
         at, skip = at + length, tail + (0 if length else skip)
     return block, pieces

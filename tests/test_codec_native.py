@@ -19,7 +19,17 @@ from hypothesis import strategies as st
 from strategies import raw_values, tables
 
 from godb_arrow import CorruptFile, GodbError, LimitExceeded, codec
-from godb_arrow.codec import BACKEND, Entries, finish, pack, pack_entry, plan_columns, reference
+from godb_arrow.codec import (
+    BACKEND,
+    Entries,
+    MeasuredEntries,
+    finish,
+    pack,
+    pack_entry,
+    plan_columns,
+    reference,
+)
+from godb_arrow.codec.sizes import pack_sizes
 from godb_arrow.schema import DocumentSummary, FieldSummary, Kind, infer_schema
 
 sys.path.insert(0, str(Path(__file__).parent / "fuzz"))
@@ -239,7 +249,13 @@ def test_entries_agree_byte_by_byte(table: pa.Table, omit_nulls: bool) -> None:
         for part in (batch, batch.slice(1), batch.slice(0, 2)):
             ids = pa.array([f"{n}".encode() for n in range(part.num_rows)], pa.binary())
             left = outcome(native.encode, part, ids, omit_nulls)
-            assert left == outcome(reference.encode, part, ids, omit_nulls)
+            right = outcome(reference.encode, part, ids, omit_nulls)
+            if isinstance(left, Failed):
+                assert left == right
+                continue
+            assert left[0] == right[0]
+            assert left[1].tolist() == right[1].tolist()
+            assert sum(right[1].tolist()) == len(right[0])
 
 
 @example([b"", b"\x01"])
@@ -367,7 +383,7 @@ def alike(rng: random.Random) -> list[dict[Any, Any]]:
         lambda: {"a": [rng.randrange(300)] * rng.randrange(3)},
         lambda: msgpack.ExtType(rng.choice([5, 5, 121]), b"1234"),
     ]  # fmt: skip
-    names = [*FIELDS, "d", "\u00e9", "x" * 40]
+    names = [*FIELDS, "name of less than seven bytes", "d", "\u00e9", "x" * 40]
     order = rng.sample(names, rng.randrange(1, 6))
     kind = {name: rng.choice(kinds) for name in names}
     documents = []
@@ -394,6 +410,7 @@ def test_places_that_were_noted_give_what_looking_for_fields_gives(seed: int) ->
     plain = native.scan_entries(data, 0, len(documents), 1 << 40, 0)
     noted = native.scan_entries(data, 0, len(documents), 1 << 40, 0, tuple(fields))
     assert noted.bounds == plain.bounds
+    assert reference.scan_entries(data, 0, len(documents), 1 << 40, 0).bounds == plain.bounds
     assert len(noted.places) == 4 * len(fields) * len(documents)
     summary = DocumentSummary()
     try:
@@ -424,4 +441,189 @@ def test_places_are_noted_of_documents_that_are_alike() -> None:
         msgpack.unpackb(data[place : place + 1 + data[place] % 32]) == documents[row]["b"]
         for row, place in enumerate(places[:, 0].tolist())
         if place
+    )
+
+
+def with_odd_keys(rng: random.Random, documents: list[dict[Any, Any]]) -> list[bytes]:
+    """Documents in MessagePack, of which some have a key twice or one that is no UTF-8 string."""
+    raw = [msgpack.packb(one) for one in documents]
+    odd = [b"", b"", b"\xa1a\x05", b"\x05\x05", b"\xc4\x01a\x05", b"\xa1\xff\x05", b"\xd9\x01a\x05"]
+    for _ in range(rng.randrange(2)):
+        at = rng.randrange(len(raw))
+        pairs = rng.choice(odd)
+        count = len(documents[at]) + bool(pairs)
+        raw[at] = b"\xde" + count.to_bytes(2, "big") + raw[at][1:] + pairs
+    return raw
+
+
+def measured_of(data: bytes, sizes: list[int]) -> MeasuredEntries:
+    def found(part: bytes, count: int, fields: tuple[str, ...]) -> Entries:
+        entries: Entries = native.scan_entries(part, 0, count, len(part) + 1, 0, fields)
+        return entries
+
+    return MeasuredEntries(data, np.cumsum([0, *sizes]), 0, found)
+
+
+@pytest.mark.parametrize("seed", range(20_000 if LONG else 400))
+def test_fronts_give_what_whole_documents_give(seed: int) -> None:
+    rng = random.Random(seed)
+    documents = [*alike(rng), *({"z": "x" * 300} for _ in range(30))]  # none is near the end
+    parts = [
+        msgpack.packb(str(n)) + one for n, one in enumerate(with_odd_keys(rng, documents))
+    ]  # fmt: skip
+    data = b"".join(parts)
+    sizes = native.measure(data, len(parts))
+    expected = reference.measure(data, len(parts))
+    assert (sizes is None) == (expected is None)
+    if sizes is None or expected is None:
+        return
+    assert sizes.tolist() == expected.tolist() == [len(part) for part in parts]
+    assert native.measure(data, len(parts) + 1) is None
+    assert native.measure(data + b"\x01", len(parts)) is None
+    fields = rng.sample(FIELDS, rng.randrange(1, 4))
+    kinds = [pa.int64(), pa.float64(), pa.string(), pa.json_(pa.string()), pa.list_(pa.int64())]
+    schema = pa.schema([("_id", pa.string()), *((name, rng.choice(kinds)) for name in fields)])
+    plan = plan_columns(schema, on_mismatch=rng.choice(["null", "error"]))
+    entries = reference.scan_entries(data, 0, len(parts), len(data) + 1, 0)
+    whole = outcome(reference.decode, entries, plan)
+    measured = measured_of(data, [len(part) for part in parts])
+    for module in (native, reference):
+        front = module.decode_front(measured, plan)
+        assert (front is None) == isinstance(whole, Failed)
+        if front is not None:
+            assert equal(front, whole)
+    rows = np.array(sorted(rng.sample(range(len(parts)), 3)), np.int64)
+    taken = codec.take_measured(measured, rows)
+    assert list(taken.ids()) == [str(row) for row in rows]
+    assert bytes(taken.raw()) == b"".join(parts[row] for row in rows)
+    # With sizes that are wrong, nothing else is found: something that is right, or nothing.
+    wrong = [len(part) for part in parts]
+    at = rng.randrange(len(wrong) - 1)
+    change = rng.choice([1, -1, 7, 10**9])
+    wrong[at] += change
+    wrong[at + 1] -= change if change < 10**9 else 0
+    front = native.decode_front(measured_of(data, wrong), plan)
+    assert front is None or equal(front, whole) or change < 10**9
+
+
+@pytest.mark.parametrize("before", [0, 40])
+def test_sizes_that_end_inside_a_document_are_refused(before: int) -> None:
+    """What looks like an entry of its own is a value of another one."""
+    plain = entries_of([{"a": b"x" * 60, "b": n} for n in range(before)])
+    after = entries_of([{"a": b"y" * 200, "b": 3}] * before)
+    tail = b"\xa1b\x05" + after
+    inner = pack("d7") + b"\x82\xa1b\x07\xa1c\xc5" + len(tail).to_bytes(2, "big")
+    outer = pack("d6") + b"\x82\xa1a\xc4" + bytes([len(inner)])
+    data = plain + outer + inner + tail
+    plan = plan_columns(pa.schema([("b", pa.int64())]))
+    whole = reference.scan_entries(data, 0, 2 * before + 1, len(data) + 1, 0)
+    right = np.frombuffer(whole.bounds, np.int64)[::2].copy()
+    lying = np.array([*right[: before + 1], len(plain) + len(outer), len(data)], np.int64)
+    for module in (native, reference):
+        scan_as = measured_of(data, [1]).scan
+        front = module.decode_front(MeasuredEntries(data, right, 0, scan_as), plan)
+        assert front is not None
+        assert front[0].to_pylist() == [*range(before), 5, *[3] * before]
+        assert module.decode_front(MeasuredEntries(data, lying, 0, scan_as), plan) is None
+
+
+@pytest.mark.parametrize("levels", [1, 5, 126, 127])
+@pytest.mark.parametrize("last", [[], [1], [1, "x"], {}, {"b": 1}, [[]], 2, None])
+def test_documents_that_are_alike_may_nest_deeper(levels: int, last: Any) -> None:
+    def nested(value: Any) -> dict[str, Any]:
+        for _ in range(levels):
+            value = {"a": value}
+        return {"n": 1, "a": value}
+
+    plain, other = (pack("d0") + msgpack.packb(nested(value)) for value in (7, last))
+    data = plain * 4 + other + plain * 60
+    left, right = scan(native, data), scan(reference, data)
+    assert left == right
+    sizes = native.measure(data, 65)
+    assert (sizes is None) == isinstance(left, Failed)
+    assert (reference.measure(data, 65) is None) == isinstance(left, Failed)
+
+
+def test_no_fields_or_all_of_them_are_no_front() -> None:
+    data = entries_of([{"a": 1}] * 3)
+    measured = measured_of(data, [len(data) // 3] * 3)
+    for module in (native, reference):
+        for strict, names in ((False, ["_id"]), (True, ["_id", "a"])):
+            plan = plan_columns(pa.schema([(n, pa.string()) for n in names]), strict=strict)
+            assert module.decode_front(measured, plan) is None
+
+
+@given(entry_bytes(), st.integers(0, 6))
+def test_entries_are_measured_alike(data: bytes, count: int) -> None:
+    left, right = native.measure(data, count), reference.measure(data, count)
+    assert (left is None) == (right is None)
+    assert left is None or left.tolist() == right.tolist()
+
+
+@given(st.lists(st.integers(0, 9), max_size=9), st.integers(-2, 20), st.integers(-2, 20))
+def test_parts_are_gathered_alike(starts: list[int], size: int, last: int) -> None:
+    spans = [(start, start + size) for start in starts] + [(3, last)]
+    first, end = (np.array(column, np.int64) for column in zip(*spans, strict=True))
+    data = bytes(range(20))
+    results = []
+    for module in (native, reference):
+        try:
+            results.append(module.gather(data, first, end))
+        except ValueError as error:
+            results.append(str(error))
+    assert results[0] == results[1]
+    with pytest.raises(ValueError, match=r"argument|as many"):
+        native.gather(data, first, end[1:])
+        reference.gather(data, first, end[1:])
+
+
+@given(st.lists(st.lists(st.sampled_from([2, 9, 16, 17, 300, 70_000]) | st.integers(2, 2**32 - 1),
+                         min_size=1, max_size=9), max_size=4))  # fmt: skip
+def test_sizes_are_unpacked_alike(pieces: list[list[int]]) -> None:
+    packed = [pack_sizes(np.array(sizes, np.uint32)) for sizes in pieces]
+    counts, totals = [len(sizes) for sizes in pieces], [sum(sizes) for sizes in pieces]
+    expected = np.cumsum([0, *(size for sizes in pieces for size in sizes)])
+    for module in (native, reference):
+        assert module.unpack_sizes(packed, counts, totals).tolist() == expected.tolist()
+        for index in range(len(pieces)):
+            off = [total + (place == index) for place, total in enumerate(totals)]
+            assert module.unpack_sizes(packed, counts, off) is None
+            for damaged in (packed[index][:-1], packed[index][:7], b"", b"\x07" + packed[index][1:],
+                            packed[index][:5] + b"\0" + packed[index][5:]):  # fmt: skip
+                several = [*packed[:index], damaged, *packed[index + 1 :]]
+                assert module.unpack_sizes(several, counts, totals) is None
+
+
+def test_numbers_of_every_width_become_columns() -> None:
+    rng = random.Random(5)
+    edges = [0, 1, 127, 128, 255, 256, 65_535, 65_536, 2**32 - 1, 2**32, 2**63 - 1, -1, -32, -33,
+             -128, -129, -(2**15), -(2**31), -(2**31) - 1, -(2**63)]  # fmt: skip
+    wide = [b"\xd3" + (5).to_bytes(8, "big"), b"\xcf" + (5).to_bytes(8, "big"), b"\xcd\0\5"]
+    odd = [
+        b"\xc0",
+        b"\xca\x40\x40\0\0",
+        b"\xcf" + bytes([255] * 8),
+        b"\xa1x",
+        b"\xcb\x40\x08" + bytes(6),
+    ]
+    parts = []
+    for n in range(6000):
+        often = n // 512 % 3 != 1  # some blocks are plain, others have values of other kinds
+        values = [msgpack.packb(rng.choice(edges)), rng.choice(wide), msgpack.packb(rng.random())]
+        value = rng.choice(odd) if often and rng.random() < 0.01 else rng.choice(values[:2])
+        real = rng.choice(odd) if often and rng.random() < 0.01 else values[2]
+        absent = often and rng.random() < 0.01
+        pairs = (b"" if absent else b"\xa1i" + value) + b"\xa1f" + real + b"\xa1z\1"
+        parts.append(msgpack.packb(str(n)) + bytes([0x83 - absent]) + pairs)
+    data = b"".join(parts)
+    plan = plan_columns(
+        pa.schema([("_id", pa.string()), ("i", pa.int64()), ("f", pa.float64())]),
+        on_mismatch="null",
+    )
+    noted = native.scan_entries(data, 0, len(parts), len(data) + 1, 0, ("i", "f"))
+    plain = reference.scan_entries(data, 0, len(parts), len(data) + 1, 0)
+    assert equal(native.decode(noted, plan), reference.decode(plain, plan))
+    assert equal(
+        native.decode_front(measured_of(data, [len(part) for part in parts]), plan),
+        reference.decode(plain, plan),
     )

@@ -15,14 +15,16 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from godb_arrow.codec.columns import ColumnPlan, DecodePlan, finish, plan_columns
-from godb_arrow.codec.entries import Entries
+from godb_arrow.codec.entries import Entries, MeasuredEntries
 from godb_arrow.codec.reference import mismatch_error
 from godb_arrow.codec.reference_scan import describe
 from godb_arrow.codec.values import load, load_entries, pack, pack_entry
-from godb_arrow.errors import InvalidOption
+from godb_arrow.errors import InvalidOption, TypeMismatch
 
 if TYPE_CHECKING:
     from godb_arrow.codec import reference as _chosen
@@ -45,46 +47,57 @@ BACKEND = _chosen.BACKEND
 BlockDecoder = _chosen.BlockDecoder
 compress_piece = _chosen.compress_piece
 decode = _chosen.decode
+decode_front = _chosen.decode_front
 decode_pieces = _chosen.decode_pieces
 encode = _chosen.encode
 count_present = _chosen.count_present
 find_entry = _chosen.find_entry
+gather = _chosen.gather
 has_equal = _chosen.has_equal
 hash_id = _chosen.hash_id
 ids_ascend = _chosen.ids_ascend
 infer = _chosen.infer
+measure = _chosen.measure
 scan_entries = _chosen.scan_entries
 skip_items = _chosen.skip_items
 survey_ids = _chosen.survey_ids
 text_extremes = _chosen.text_extremes
 to_dicts = _chosen.to_dicts
+unpack_sizes = _chosen.unpack_sizes
 
 __all__ = [
     "BACKEND",
     "BlockDecoder",
     "DecodePlan",
     "Entries",
+    "MeasuredEntries",
     "compress_piece",
     "count_present",
     "decode_batch",
+    "decode_front",
+    "decode_front_batch",
     "decode_pieces",
     "describe",
     "encode",
     "find_entry",
+    "gather",
     "has_equal",
     "hash_id",
     "ids_ascend",
     "infer",
     "load",
     "load_entries",
+    "measure",
     "pack",
     "pack_entry",
     "plan_columns",
     "scan_entries",
     "skip_items",
     "survey_ids",
+    "take_measured",
     "text_extremes",
     "to_dicts",
+    "unpack_sizes",
 ]
 
 
@@ -107,8 +120,60 @@ def decode_batch(entries: Entries, plan: DecodePlan) -> pa.RecordBatch:
     TypeMismatch
         A value does not fit the schema, and the plan does not make it null.
     """
+    return _batch(entries, decode(entries, plan), plan)
+
+
+def decode_front_batch(measured: MeasuredEntries, plan: DecodePlan) -> pa.RecordBatch | None:
+    """Decode the fields of a plan into a record batch, and look no further in documents.
+
+    Parameters
+    ----------
+    measured : MeasuredEntries
+        The documents, one row each.
+    plan : DecodePlan
+        The columns.
+
+    Returns
+    -------
+    pyarrow.RecordBatch or None
+        None where the entries are to be looked at one by one.
+    """
+    arrays = decode_front(measured, plan)
+    try:
+        return None if arrays is None else _batch(measured, arrays, plan)
+    except TypeMismatch:
+        return None
+
+
+def take_measured(measured: MeasuredEntries, rows: npt.NDArray[np.int64]) -> Entries:
+    """Some entries, by their indices, looked at.
+
+    Parameters
+    ----------
+    measured : MeasuredEntries
+        All of them.
+    rows : array of int64
+        Which, each below their number.
+
+    Returns
+    -------
+    Entries
+
+    Raises
+    ------
+    CorruptFile
+        They are damaged.
+    """
+    edges = measured.edges
+    taken = gather(measured.data, edges[rows], edges[rows + 1])
+    return measured.scan(taken, len(rows), ())
+
+
+def _batch(
+    entries: Entries | MeasuredEntries, arrays: list[pa.Array], plan: DecodePlan
+) -> pa.RecordBatch:
     columns = []
-    for array, column in zip(decode(entries, plan), plan.columns, strict=True):
+    for array, column in zip(arrays, plan.columns, strict=True):
         try:
             columns.append(finish(array, column, plan.on_mismatch))
         except (pa.ArrowInvalid, pa.ArrowTypeError) as error:

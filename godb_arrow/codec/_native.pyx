@@ -98,6 +98,13 @@ cdef extern from "native/scan.hpp" namespace "godb" nogil:
         const uint8_t* data, size_t size, size_t start, size_t count, size_t max_bytes,
         const vector[string]& wanted, vector[int64_t]& bounds, vector[uint32_t]& places,
         size_t& at) except +
+    cbool c_scan_fronts "godb::scan_fronts"(
+        const uint8_t* data, size_t size, const int64_t* edges, size_t count,
+        const vector[string]& wanted, int64_t* bounds, uint32_t* places) except +
+    void c_add_sizes "godb::add_sizes"(
+        const uint8_t* packed, int bits, int64_t least, int64_t* edges, size_t count)
+    cbool c_measure_entries "godb::measure_entries"(
+        const uint8_t* data, size_t size, size_t count, vector[uint32_t]& sizes) except +
     int64_t c_find_entry "godb::find_entry"(
         const uint8_t* data, const int64_t* bounds, size_t count, const uint8_t* id, size_t size)
 
@@ -201,7 +208,7 @@ cdef extern from "native/encode.hpp" namespace "godb" nogil:
 
     cdef cppclass Encoder:
         Encoder(Buffer& out, cbool omit_nulls) except +
-        cbool run(const ArrowArray* ids, WireColumn& root) except +
+        cbool run(const ArrowArray* ids, WireColumn& root, uint32_t* sizes) except +
 
 
 cdef extern from "native/ids.hpp" namespace "godb" nogil:
@@ -388,10 +395,79 @@ def scan(bytes data not None, size_t start, size_t count, size_t max_bytes, fiel
     with nogil:
         bounds.push_back(<int64_t>start)
         scanned = c_scan_entries(begin, size, start, count, max_bytes, wanted, bounds, places, at)
+    return _bounds(bounds), <int>scanned, at, _places(places)
+
+
+cdef c_array.array _bounds(vector[int64_t]& bounds):
     cdef c_array.array found = c_array.clone(_INT64S, <Py_ssize_t>bounds.size(), False)
     memcpy(found.data.as_voidptr, bounds.data(), bounds.size() * 8)
-    noted = PyBytes_FromStringAndSize(<const char*>places.data(), <Py_ssize_t>(places.size() * 4))
-    return found, <int>scanned, at, noted
+    return found
+
+
+cdef bytes _places(vector[uint32_t]& places):
+    return PyBytes_FromStringAndSize(<const char*>places.data(), <Py_ssize_t>(places.size() * 4))
+
+
+def scan_fronts(bytes data not None, const int64_t[::1] edges not None, fields):
+    """Bounds of entries whose edges are known, and the places of some fields; None where the
+    edges are not right."""
+    cdef const uint8_t* begin = <const uint8_t*>PyBytes_AS_STRING(data)
+    cdef size_t size = PyBytes_GET_SIZE(data)
+    cdef size_t count = edges.shape[0] - 1
+    cdef vector[string] wanted
+    cdef cbool right
+    for field in fields:
+        wanted.push_back(<bytes>field)
+    cdef c_array.array bounds = c_array.clone(_INT64S, <Py_ssize_t>(2 * count + 1), False)
+    cdef bytes places = PyBytes_FromStringAndSize(NULL, <Py_ssize_t>(4 * count * wanted.size()))
+    cdef int64_t* found = <int64_t*>bounds.data.as_voidptr
+    cdef uint32_t* noted = <uint32_t*>PyBytes_AS_STRING(places)
+    with nogil:
+        right = c_scan_fronts(begin, size, &edges[0], count, wanted, found, noted)
+    return (bounds, places) if right else None
+
+
+def add_sizes(
+    bytes packed not None, size_t head, int bits, int64_t least, int64_t[::1] edges not None,
+    size_t first, size_t count,
+):
+    """Go on from the first edge by so many sizes; the last edge that there is now."""
+    if count >= <size_t>edges.shape[0] - first:
+        raise ValueError("there is no room for so many edges")
+    c_add_sizes(
+        <const uint8_t*>PyBytes_AS_STRING(packed) + head, bits, least, &edges[first], count)
+    return edges[first + count]
+
+
+def gather(bytes data not None, const int64_t[::1] starts not None, const int64_t[::1] ends not None):
+    """Parts of bytes, one behind the other."""
+    cdef const char* begin = PyBytes_AS_STRING(data)
+    cdef int64_t size = PyBytes_GET_SIZE(data)
+    cdef int64_t total = 0
+    cdef Py_ssize_t index
+    if starts.shape[0] != ends.shape[0]:
+        raise ValueError("there are not as many ends as starts")
+    for index in range(starts.shape[0]):
+        if not 0 <= starts[index] <= ends[index] <= size:
+            raise ValueError("a part is not within the bytes")
+        total += ends[index] - starts[index]
+    cdef bytes gathered = PyBytes_FromStringAndSize(NULL, <Py_ssize_t>total)
+    cdef char* to = PyBytes_AS_STRING(gathered)
+    for index in range(starts.shape[0]):
+        memcpy(to, begin + starts[index], <size_t>(ends[index] - starts[index]))
+        to += ends[index] - starts[index]
+    return gathered
+
+
+def measure(bytes data not None, size_t count):
+    """The sizes of entries, of four bytes each; None where they are damaged or have odd keys."""
+    cdef const uint8_t* begin = <const uint8_t*>PyBytes_AS_STRING(data)
+    cdef size_t size = PyBytes_GET_SIZE(data)
+    cdef vector[uint32_t] sizes
+    cdef cbool measured
+    with nogil:
+        measured = c_measure_entries(begin, size, count, sizes)
+    return _places(sizes) if measured else None
 
 
 def skip(bytes data not None, size_t position, items):
@@ -576,7 +652,8 @@ cdef void _fill_wire(WireColumn* column, object plan) except *:
 
 
 def encode(object ids, object rows, object plan, cbool omit_nulls):
-    """Entries' bytes of a binary array of ids and a struct array of rows; None for a key twice."""
+    """Entries' bytes of a binary array of ids and a struct array of rows, and the sizes of each in
+    four bytes; None for a key twice."""
     _, id_capsule = ids.__arrow_c_array__()
     _, row_capsule = rows.__arrow_c_array__()
     cdef ArrowArray* id_array = <ArrowArray*>PyCapsule_GetPointer(id_capsule, "arrow_array")
@@ -589,12 +666,14 @@ def encode(object ids, object rows, object plan, cbool omit_nulls):
     _fill_wire(root.get(), plan)
     if not root.get().bind(row_array) or id_array.length != row_array.length:
         raise ValueError("the arrays are not shaped as planned")
+    cdef bytes sizes = PyBytes_FromStringAndSize(NULL, <Py_ssize_t>(4 * id_array.length))
+    cdef uint32_t* each = <uint32_t*>PyBytes_AS_STRING(sizes)
     encoder.reset(new Encoder(out, omit_nulls))
     with nogil:
-        done = encoder.get().run(id_array, root.get()[0])
+        done = encoder.get().run(id_array, root.get()[0], each)
     if not done:
         return None
-    return PyBytes_FromStringAndSize(<const char*>out.data(), <Py_ssize_t>out.size())
+    return PyBytes_FromStringAndSize(<const char*>out.data(), <Py_ssize_t>out.size()), sizes
 
 
 def has_equal(const uint8_t[::1] hashes not None):

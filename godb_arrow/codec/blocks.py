@@ -27,10 +27,16 @@ class Content(NamedTuple):
         The bytes.
     compressed : tuple of bytes or None
         What ``compress_piece`` made of them, where they were a piece before.
+    documents : int
+        How many documents they are, and nothing else; else 0.
+    sizes : bytes
+        The packed sizes of these, where they are known.
     """
 
     data: bytes
     compressed: tuple[bytes, bytes] | None = None
+    documents: int = 0
+    sizes: bytes = b""
 
 
 class Compressed(NamedTuple):
@@ -46,12 +52,15 @@ class Compressed(NamedTuple):
         Bytes that it was compressed from.
     checksum : int
         The XXH3-64 of what it was compressed from.
+    sizes : bytes
+        The packed sizes of its documents, where they are known.
     """
 
     length: int
     tail: int
     size: int
     checksum: int
+    sizes: bytes = b""
 
 
 def literal_head(count: int) -> bytes:
@@ -67,6 +76,7 @@ def compress_block(
     ending: Callable[[list[Compressed]], bytes] = lambda compressed: b"",
     reserve: int = 0,
     head: Callable[[int], bytes] = literal_head,
+    measure: Callable[[bytes, int], bytes] = lambda data, documents: b"",
 ) -> Iterator[bytes | memoryview]:
     """Compress pieces to one raw LZ4 block that ends with literals, or another kind of body.
 
@@ -84,6 +94,8 @@ def compress_block(
         How many literal bytes the caller appends to the block itself.
     head : callable
         What stands before so many literals.
+    measure : callable
+        Gives the packed sizes of so many documents.
 
     Yields
     ------
@@ -99,14 +111,17 @@ def compress_block(
     True
     """
 
-    def work(piece: Content) -> tuple[int, int, bytes, bytes]:
-        data, compressed = piece
+    def work(piece: Content) -> tuple[Compressed, bytes, bytes]:
+        data, compressed, documents, sizes = piece
         sequences, literals = compressed or compress(data)
-        return len(data), xxhash.xxh3_64_intdigest(data), sequences, literals
+        if documents and not sizes:
+            sizes = measure(data, documents)
+        checksum = xxhash.xxh3_64_intdigest(data)
+        return Compressed(0, len(literals), len(data), checksum, sizes), sequences, literals
 
     compressed: list[Compressed] = []
     waiting = b""
-    for size, checksum, sequences, literals in ordered_map(work, pieces, threads):
+    for made, sequences, literals in ordered_map(work, pieces, threads):
         length = 0
         if sequences:
             # The rest is large: it is not copied for the sake of what comes before it.
@@ -116,6 +131,6 @@ def compress_block(
                 yield front
             yield rest
         waiting += literals
-        compressed.append(Compressed(length, len(literals), size, checksum))
+        compressed.append(made._replace(length=length))
     waiting += ending(compressed)
     yield head(len(waiting) + reserve) + waiting

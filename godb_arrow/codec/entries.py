@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -11,7 +11,7 @@ import msgpack
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["CHUNK_BYTES", "Chunk", "Entries"]
+__all__ = ["CHUNK_BYTES", "Chunk", "Entries", "MeasuredEntries"]
 
 CHUNK_BYTES = 1 << 20
 """About how many bytes of documents go into a chunk, where they can be divided so."""
@@ -32,6 +32,8 @@ class Chunk(NamedTuple):
         What the data were compressed to, where they are a piece of another file.
     flags : int
         What that file's header says of how.
+    sizes : bytes
+        Their packed sizes, where they are known.
     """
 
     data: bytes | memoryview
@@ -39,6 +41,7 @@ class Chunk(NamedTuple):
     statistics: Mapping[str, Any] | None = None
     compressed: tuple[bytes, bytes] | None = None
     flags: int = 0
+    sizes: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,3 +122,41 @@ class Entries:
             last = min(max(last, first + 1), len(self))
             yield self.between(first, last)
             first = last
+
+
+@dataclass(frozen=True, slots=True)
+class MeasuredEntries:
+    """Consecutive entries whose sizes are known, and at which nobody has looked yet.
+
+    Parameters
+    ----------
+    data : bytes
+        The entries, one after the other.
+    edges : array of int64
+        Where they begin in `data`, and the end: one more than there are entries.
+    base : int
+        Offset of ``data[0]`` in the decompressed body, for error messages.
+    scan : callable
+        Finds entries in bytes, so many of them, and notes the places of some fields.
+
+    See Also
+    --------
+    godb_arrow.codec.take_measured : some of them, looked at.
+    """
+
+    data: bytes
+    edges: npt.NDArray[np.int64]
+    base: int
+    scan: Callable[[bytes, int, tuple[str, ...]], Entries]
+
+    def __len__(self) -> int:
+        return len(self.edges) - 1
+
+    def entries(self, fields: tuple[str, ...] = ()) -> Entries:
+        """All of them, looked at."""
+        return self.scan(self.data, len(self), fields)
+
+    def id(self, index: int) -> str:
+        """The id of one of them."""
+        first, last = self.edges[index : index + 2].tolist()
+        return self.scan(self.data[first:last], 1, ()).id(0)

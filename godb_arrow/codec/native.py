@@ -10,13 +10,16 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import msgpack
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 import godb_arrow.codec._native as _native  # noqa: PLR0402 (mypy knows it by this name)
 from godb_arrow.codec import reference, reference_lz4, reference_scan
 from godb_arrow.codec.columns import ColumnPlan, Core, DecodePlan
-from godb_arrow.codec.entries import Entries
+from godb_arrow.codec.entries import Entries, MeasuredEntries
 from godb_arrow.codec.reference_lz4 import Piece
+from godb_arrow.codec.sizes import HEAD_SIZE, packed_head
 from godb_arrow.codec.wire import wire_columns
 from godb_arrow.errors import CorruptFile, LimitExceeded, TypeMismatch, UnsupportedType
 from godb_arrow.schema import ID_FIELD, MAX_COLUMNS, MAX_STRUCT_KEYS, FieldSummary
@@ -27,18 +30,22 @@ __all__ = [
     "compress_piece",
     "count_present",
     "decode",
+    "decode_front",
     "decode_pieces",
     "encode",
     "find_entry",
+    "gather",
     "has_equal",
     "hash_id",
     "ids_ascend",
     "infer",
+    "measure",
     "scan_entries",
     "skip_items",
     "survey_ids",
     "text_extremes",
     "to_dicts",
+    "unpack_sizes",
 ]
 
 BACKEND = "native"
@@ -106,6 +113,36 @@ def scan_entries(
     if problem:
         raise reference_scan.SCAN_PROBLEMS[problem](data, at, base)
     return Entries(data, bounds, base, fields, places)
+
+
+def measure(data: bytes, count: int) -> npt.NDArray[np.uint32] | None:
+    """The sizes of entries, where the front of each says what its fields are."""
+    sizes = _native.measure(data, count)
+    return None if sizes is None else np.frombuffer(sizes, np.uint32)
+
+
+def gather(data: bytes, starts: npt.NDArray[np.int64], ends: npt.NDArray[np.int64]) -> bytes:
+    """Parts of bytes, one behind the other."""
+    gathered: bytes = _native.gather(data, starts, ends)
+    return gathered
+
+
+def unpack_sizes(
+    packed: Sequence[bytes], counts: Sequence[int], totals: Sequence[int]
+) -> npt.NDArray[np.int64] | None:
+    """Where the entries of consecutive pieces begin and end, from their sizes."""
+    heads = [packed_head(*piece) for piece in zip(packed, counts, totals, strict=True)]
+    if None in heads:
+        return None
+    edges = np.zeros(sum(counts) + 1, np.int64)
+    first = end = 0
+    for one, head, count, total in zip(packed, heads, counts, totals, strict=True):
+        assert head is not None
+        end += total
+        if _native.add_sizes(one, HEAD_SIZE, *head, edges, first, count) != end:
+            return None
+        first += count
+    return edges
 
 
 def skip_items(data: bytes, position: int, items: int) -> tuple[int, int, int]:
@@ -183,6 +220,22 @@ def decode(entries: Entries, plan: DecodePlan) -> list[pa.Array]:
     ]
 
 
+def decode_front(measured: MeasuredEntries, plan: DecodePlan) -> list[pa.Array] | None:
+    """Decode the fields of a plan, and look no further than they are in documents."""
+    fields = tuple(column.name for column in plan.columns if column.name != ID_FIELD)
+    if plan.strict or not fields:
+        return None
+    raw = [name.encode("utf-8", "surrogateescape") for name in fields]
+    found = _native.scan_fronts(measured.data, measured.edges, raw)
+    if found is None:
+        return None
+    bounds, places = found
+    try:
+        return decode(Entries(measured.data, bounds, measured.base, fields, places), plan)
+    except (CorruptFile, LimitExceeded, TypeMismatch):
+        return None
+
+
 def _column(column: ColumnPlan) -> tuple[Any, ...]:
     children = tuple(_column(child) for child in column.children)
     if column.core is Core.MAP:
@@ -248,15 +301,18 @@ def _first_value(data: bytes) -> Any:
     return unpacker.unpack()
 
 
-def encode(batch: pa.RecordBatch, ids: pa.Array, omit_nulls: bool) -> bytes:
+def encode(
+    batch: pa.RecordBatch, ids: pa.Array, omit_nulls: bool
+) -> tuple[bytes, npt.NDArray[np.uint32]]:
     """Encode the rows of a record batch as entries of a collection."""
     rows, plan = wire_columns(batch)
-    encoded: bytes | None = _native.encode(ids, rows, plan, omit_nulls)
+    encoded = _native.encode(ids, rows, plan, omit_nulls)
     if encoded is None:
         # The reference finds out which column it is.
         reference.encode(batch, ids, omit_nulls)
         raise UnsupportedType("a map has the same key twice", advice="drop one of the two")
-    return encoded
+    entries, sizes = encoded
+    return entries, np.frombuffer(sizes, np.uint32)
 
 
 def survey_ids(ids: pa.Array) -> tuple[bytes, int]:

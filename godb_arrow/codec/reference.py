@@ -12,17 +12,27 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgpack
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import xxhash
 
 from godb_arrow.codec.columns import ColumnPlan, Core, DecodePlan
-from godb_arrow.codec.entries import Entries
+from godb_arrow.codec.entries import Entries, MeasuredEntries
 from godb_arrow.codec.jsontext import is_utf8, to_json_text
 from godb_arrow.codec.reference_lz4 import BlockDecoder, compress_piece, decode_pieces
-from godb_arrow.codec.reference_scan import count_present, find_entry, scan_entries, skip_items
+from godb_arrow.codec.reference_scan import (
+    count_present,
+    find_entry,
+    gather,
+    measure,
+    scan_entries,
+    skip_items,
+)
+from godb_arrow.codec.sizes import unpack_sizes
 from godb_arrow.codec.values import pack_entry, wire_values
-from godb_arrow.errors import CorruptFile, LimitExceeded, TypeMismatch
+from godb_arrow.errors import CorruptFile, DepthExceeded, LimitExceeded, TypeMismatch
 from godb_arrow.schema import ID_FIELD, FieldSummary, Kind
 
 __all__ = [
@@ -31,18 +41,22 @@ __all__ = [
     "compress_piece",
     "count_present",
     "decode",
+    "decode_front",
     "decode_pieces",
     "encode",
     "find_entry",
+    "gather",
     "has_equal",
     "hash_id",
     "ids_ascend",
     "infer",
+    "measure",
     "scan_entries",
     "skip_items",
     "survey_ids",
     "text_extremes",
     "to_dicts",
+    "unpack_sizes",
 ]
 
 BACKEND = "reference"
@@ -444,7 +458,9 @@ def type_name(value: Any) -> str:
 # --- Encoding -------------------------------------------------------------------------------
 
 
-def encode(batch: pa.RecordBatch, ids: pa.Array, omit_nulls: bool) -> bytes:
+def encode(
+    batch: pa.RecordBatch, ids: pa.Array, omit_nulls: bool
+) -> tuple[bytes, npt.NDArray[np.uint32]]:
     """Encode the rows of a record batch as entries of a collection.
 
     Parameters
@@ -458,13 +474,15 @@ def encode(batch: pa.RecordBatch, ids: pa.Array, omit_nulls: bool) -> bytes:
 
     Returns
     -------
-    bytes
+    entries : bytes
         Ids and documents in MessagePack, one after the other.
+    sizes : array of uint32
+        Bytes of each entry.
     """
     names = [name for name in batch.schema.names if name != ID_FIELD]
     columns = [wire_values(batch.column(name), name) for name in names]
     rows = zip(*columns, strict=True) if columns else iter([()] * batch.num_rows)
-    output = bytearray()
+    entries: list[bytes] = []
     for raw, row in zip(ids.to_pylist(), rows, strict=True):
         identity = raw.decode("utf-8", "surrogateescape")
         document: dict[str, Any] = {ID_FIELD: identity}
@@ -473,8 +491,34 @@ def encode(batch: pa.RecordBatch, ids: pa.Array, omit_nulls: bool) -> bytes:
             for name, value in zip(names, row, strict=True)
             if value is not None or not omit_nulls
         )
-        output += pack_entry(identity, document)
-    return bytes(output)
+        entries.append(pack_entry(identity, document))
+    return b"".join(entries), np.array([len(entry) for entry in entries], np.uint32)
+
+
+def decode_front(measured: MeasuredEntries, plan: DecodePlan) -> list[pa.Array] | None:
+    """Decode the fields of a plan, and look no further than they are in documents.
+
+    Parameters
+    ----------
+    measured : MeasuredEntries
+        The documents, none of which has a key twice.
+    plan : DecodePlan
+        The columns wanted.
+
+    Returns
+    -------
+    list of pyarrow.Array or None
+        As :func:`decode` gives them. None where the sizes are not right, a value does not fit, or
+        there is nothing to gain: then the entries are to be looked at one by one.
+    """
+    if plan.strict or all(column.name == ID_FIELD for column in plan.columns):
+        return None
+    try:
+        entries = measured.entries()
+        found = np.frombuffer(entries.bounds, np.int64)[::2]
+        return decode(entries, plan) if np.array_equal(found, measured.edges) else None
+    except (CorruptFile, DepthExceeded, LimitExceeded, TypeMismatch):
+        return None
 
 
 def survey_ids(ids: pa.Array) -> tuple[bytes, int]:

@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgpack
+import numpy as np
+import numpy.typing as npt
 
 from godb_arrow.codec.entries import Entries
 from godb_arrow.codec.values import load
@@ -18,7 +20,9 @@ __all__ = [
     "count_present",
     "describe",
     "find_entry",
+    "gather",
     "invalid_head",
+    "measure",
     "scan_entries",
     "skip_items",
 ]
@@ -166,6 +170,77 @@ def _check_depth(data: bytes, start: int, end: int, base: int) -> None:
                 raise _too_deep(data, start, base)
         while open_items and not open_items[-1]:
             open_items.pop()
+
+
+def gather(data: bytes, starts: npt.NDArray[np.int64], ends: npt.NDArray[np.int64]) -> bytes:
+    """Parts of bytes, one behind the other.
+
+    Parameters
+    ----------
+    data : bytes
+        What they are parts of.
+    starts, ends : arrays of int64
+        Where each begins and ends.
+
+    Returns
+    -------
+    bytes
+
+    Raises
+    ------
+    ValueError
+        A part is not within the bytes.
+    """
+    spans = list(zip(starts.tolist(), ends.tolist(), strict=True))
+    if not all(0 <= first <= last <= len(data) for first, last in spans):
+        raise ValueError("a part is not within the bytes")
+    view = memoryview(data)
+    return b"".join([view[first:last] for first, last in spans])
+
+
+def measure(data: bytes, count: int) -> npt.NDArray[np.uint32] | None:
+    """The sizes of entries, where the front of each says what its fields are.
+
+    Parameters
+    ----------
+    data : bytes
+        Entries, one after the other.
+    count : int
+        How many they are.
+
+    Returns
+    -------
+    array of uint32 or None
+        Bytes of each entry. None where they are damaged, or a document has a key twice or one
+        that is no UTF-8 string: what is behind its front may then change what a field is.
+    """
+    try:
+        entries = scan_entries(data, 0, count, len(data) + 1, 0)
+    except (CorruptFile, DepthExceeded):
+        return None
+    if len(entries) != count or entries.bounds[-1] != len(data):
+        return None
+    if any(_has_odd_keys(entries.document(index)) for index in range(count)):
+        return None
+    return np.diff(np.frombuffer(entries.bounds, np.int64)[::2]).astype(np.uint32)
+
+
+def _has_odd_keys(document: bytes) -> bool:
+    unpacker = msgpack.Unpacker(max_buffer_size=len(document) + 1)
+    unpacker.feed(document)
+    seen = set()
+    count, position = unpacker.read_map_header(), unpacker.tell()
+    for _ in range(count):
+        end, _, _ = skip_items(document, position, 1)
+        try:
+            key = msgpack.unpackb(document[position:end], raw=False)
+        except (ValueError, msgpack.UnpackException):
+            return True
+        if not isinstance(key, str) or key in seen:
+            return True
+        seen.add(key)
+        position, _, _ = skip_items(document, end, 1)
+    return False
 
 
 def skip_items(data: bytes, position: int, items: int) -> tuple[int, int, int]:

@@ -77,6 +77,16 @@ struct Column {
         values.push(value);
         mark_valid();
     }
+    // Memory behind the numbers, to be filled before some are added.
+    uint8_t* room_for_numbers(size_t count) {
+        values.reserve(count * 8);
+        return values.data() + values.size();
+    }
+    void add_numbers(size_t count) {
+        values.extend(count * 8);
+        if (nulls) valid.push_set(count);
+        length += count;
+    }
     void push_bool(bool value) {
         bits.push(value);
         mark_valid();

@@ -84,16 +84,18 @@ inline uint64_t load_width(const uint8_t* p, int width) {
 // The sizes of values without others inside, where the first byte tells them; else 0.
 struct ScalarSizes {
     uint8_t at[256];
-    constexpr ScalarSizes() : at{} {
+    constexpr explicit ScalarSizes(bool extensions) : at{} {
         for (int i = 0; i < 256; ++i) {
             const detail::Entry entry = detail::kTable.at[i];
             if (entry.token <= Token::Float64) at[i] = uint8_t(1 + entry.width);
             else if (entry.token == Token::String && entry.width == 0)
                 at[i] = uint8_t(1 + (i & 0x1f));
         }
+        for (int i = 0xd4; extensions && i < 0xd9; ++i) at[i] = uint8_t(2 + (1 << (i - 0xd4)));
     }
 };
-inline constexpr ScalarSizes kScalarSizes{};
+inline constexpr ScalarSizes kScalarSizes{false};
+inline constexpr ScalarSizes kValueSizes{true};  // with the extensions of a fixed size
 
 // What the size of a value will be, from values that were at the same place in other documents.
 // The processor predicts that a first byte is the same and goes on behind the value, where
@@ -130,6 +132,27 @@ class SizeGuess {
     uint8_t misses_ = 0;
     bool container_ = false;
 };
+
+// How numbers that need no look at more than their first byte become 64 bits: those that begin
+// `skip` bytes behind it, shifted to the right with their sign, as far as the mask keeps them.
+struct PlainNumbers {
+    struct Form { uint64_t mask; uint8_t skip, shift; };
+    Form at[256];  // the mask is 0 for everything else
+    constexpr explicit PlainNumbers(bool integers) : at{} {
+        for (int i = 0; i < 256; ++i) {
+            const detail::Entry entry = detail::kTable.at[i];
+            const int bits = entry.width ? 8 * entry.width : 8;
+            const Form form{~uint64_t(0), uint8_t(entry.width != 0), uint8_t(64 - bits)};
+            const bool is_signed = entry.token == Token::Negative || entry.token == Token::Int;
+            const bool is_unsigned = entry.token == Token::Positive ||
+                                     (entry.token == Token::UInt && entry.width < 8);
+            if (integers ? is_signed : entry.token == Token::Float64) at[i] = form;
+            if (integers && is_unsigned) at[i] = {form.mask >> form.shift, form.skip, form.shift};
+        }
+    }
+};
+inline constexpr PlainNumbers kPlainIntegers{true};
+inline constexpr PlainNumbers kPlainReals{false};
 
 // A string of fewer than 32 bytes, as most keys and many values are: its size, or -1 for anything
 // else, to be looked at with read_head. The bytes are those of a document that was found whole.

@@ -36,18 +36,25 @@ class Decoder {
         root_.reserve(count);
         if (const size_t texts = root_.count_text())
             root_.reserve_text(size_t(bounds[2 * count] - bounds[0]) / texts * 3 / 2);
-        for (size_t i = 0; i < count; ++i) {
-            const uint8_t* const start = data + bounds[2 * i + 1];
-            const uint8_t* const end = data + bounds[2 * i + 2];
-            if (places && at_places(data + bounds[2 * i], data, end, places + i * width, order))
+        const Places known{data, bounds, places, width, order};
+        for (size_t i = 0; i < count;) {
+            const size_t block = count - i < kBlock ? count - i : kBlock;
+            if (places && block_at_places(known, i, block)) {
+                i += block;
                 continue;
-            if (!document(data + bounds[2 * i], start, end)) {
-                failure_.document = i;
-                // A document that is damaged is damaged, whatever else is wrong with it.
-                const uint8_t* p = start;
-                if (pass_over<true>(p, end, kMaxDepth) != Passed::Whole)
-                    failure_.problem = Problem::Corrupt;
-                return false;
+            }
+            for (const size_t last = i + block; i < last; ++i) {
+                const uint8_t* const start = data + bounds[2 * i + 1];
+                const uint8_t* const end = data + bounds[2 * i + 2];
+                if (places && at_places(known, i)) continue;
+                if (!document(data + bounds[2 * i], start, end)) {
+                    failure_.document = i;
+                    // A document that is damaged is damaged, whatever else is wrong with it.
+                    const uint8_t* p = start;
+                    if (pass_over<true>(p, end, kMaxDepth) != Passed::Whole)
+                        failure_.problem = Problem::Corrupt;
+                    return false;
+                }
             }
         }
         for (auto& child : root_.children)
@@ -79,34 +86,94 @@ class Decoder {
         return true;
     }
 
-    // A document whose values' places are known; false if one is not, or does not fit: then the
-    // document is looked at from its beginning.
-    bool at_places(const uint8_t* id, const uint8_t* data, const uint8_t* end,
-                   const uint32_t* places, const int* order) {
+    // Where the children's values are in documents.
+    struct Places {
+        const uint8_t* data;
+        const int64_t* bounds;
+        const uint32_t* places;
+        size_t width;
+        const int* order;
+
+        bool has_id(size_t child) const { return order[child] < 0; }
+        const uint8_t* id(size_t row) const { return data + bounds[2 * row]; }
+        const uint8_t* end(size_t row) const { return data + bounds[2 * row + 2]; }
+        uint32_t place(size_t row, size_t child) const {
+            return places[row * width + size_t(order[child])];
+        }
+    };
+
+    static constexpr size_t kBlock = 512;  // documents of which one column is made after the other
+
+    // Documents whose values' places are known, column by column; false, and nothing is added, if
+    // a place is not known or a value does not fit.
+    bool block_at_places(const Places& known, size_t first, size_t count) {
         const size_t row = root_.length;
-        bool whole = true;
-        for (size_t i = 0; whole && i < root_.children.size(); ++i) {
-            Column& child = *root_.children[i];
-            const uint8_t* p = id;
-            if (order[i] >= 0) {
-                const uint32_t place = places[order[i]];
-                if (place == kNoPlace) {
-                    child.push_null();
-                    continue;
-                }
-                whole = place != kUnknownPlace;
-                p = data + place;
+        for (size_t child = 0; child < root_.children.size(); ++child)
+            if (!values_at_places(known, child, first, count)) return take_back(row);
+        root_.length += count;
+        return true;
+    }
+
+    bool values_at_places(const Places& known, size_t child, size_t first, size_t count) {
+        Column& column = *root_.children[child];
+        const bool numbers = column.core == Core::Int64 || column.core == Core::Float64;
+        for (size_t i = first; i < first + count; ++i) {
+            if (numbers && !known.has_id(child)) {
+                i += plain_numbers(column, known, child, i, first + count - i);
+                if (i == first + count) break;
             }
-            whole = whole && convert(child, p, end);
+            if (!value_at_place(column, known, child, i)) return false;
         }
-        if (!whole) {
-            failure_ = Failure();
-            for (auto& child : root_.children)
-                if (child->length > row) child->truncate(row);
-            return false;
+        return true;
+    }
+
+    // How many values, from a document on, are numbers as the column has them; these are added.
+    size_t plain_numbers(Column& column, const Places& known, size_t child, size_t first,
+                         size_t count) {
+        uint8_t* const to = column.room_for_numbers(count);
+        const PlainNumbers& plain = column.core == Core::Int64 ? kPlainIntegers : kPlainReals;
+        size_t i = 0;
+        for (; i < count; ++i) {
+            const uint32_t place = known.place(first + i, child);
+            if (place == kUnknownPlace || place == kNoPlace) break;
+            const uint8_t* const p = known.data + place;
+            const PlainNumbers::Form form = plain.at[*p];
+            if (!form.mask || size_t(limit_ - p) < 9) break;
+            const uint64_t number = uint64_t(int64_t(load64(p + form.skip)) >> form.shift) & form.mask;
+            std::memcpy(to + 8 * i, &number, 8);
         }
+        column.add_numbers(i);
+        return i;
+    }
+
+    bool value_at_place(Column& column, const Places& known, size_t child, size_t row) {
+        const uint8_t* p = known.id(row);
+        if (!known.has_id(child)) {
+            const uint32_t place = known.place(row, child);
+            if (place == kNoPlace) {
+                column.push_null();
+                return true;
+            }
+            if (place == kUnknownPlace) return false;
+            p = known.data + place;
+        }
+        return convert(column, p, known.end(row));
+    }
+
+    // One document of these; false, and nothing is added, if it must be looked at as a whole.
+    bool at_places(const Places& known, size_t document) {
+        const size_t row = root_.length;
+        for (size_t child = 0; child < root_.children.size(); ++child)
+            if (!value_at_place(*root_.children[child], known, child, document))
+                return take_back(row);
         ++root_.length;
         return true;
+    }
+
+    bool take_back(size_t row) {
+        failure_ = Failure();
+        for (auto& child : root_.children) child->truncate(row);
+        return false;
     }
 
     bool corrupt() {

@@ -169,8 +169,8 @@ class Encoder {
     Encoder(Buffer& out, bool omit_nulls) : out_(out), omit_nulls_(omit_nulls) {}
 
     // Write entries: `ids` is a binary array, `root` a struct with the documents' other fields.
-    // False when a map has the same key twice.
-    bool run(const ArrowArray* ids, WireColumn& root) {
+    // `sizes` gets the bytes of each. False when a map has the same key twice.
+    bool run(const ArrowArray* ids, WireColumn& root, uint32_t* sizes) {
         const auto* offsets = static_cast<const int32_t*>(ids->buffers[1]) + ids->offset;
         const auto* text = static_cast<const uint8_t*>(ids->buffers[2]);
         const uint8_t* const text_end = text + offsets[ids->length];
@@ -180,6 +180,7 @@ class Encoder {
             const uint8_t* id = text + offsets[row];
             const size_t id_size = size_t(offsets[row + 1] - offsets[row]);
             const size_t readable = size_t(text_end - id);
+            const size_t before = size_t(to - out_.data());
             to = room(to, 2 * id_size + 6 * pack::kMostHead);
             to = pack::few(pack::string_head(to, id_size), id, id_size, readable);
             size_t count = root.children.size();
@@ -188,6 +189,7 @@ class Encoder {
             to = pack::few(pack::map_head(to, count + 1), id_key, 4, 16);
             to = pack::few(pack::string_head(to, id_size), id, id_size, readable);
             to = fields(root, row, to, omit_nulls_);
+            if (to) sizes[row] = uint32_t(size_t(to - out_.data()) - before);
             // Rows are mostly alike: have room for the others, so as not to grow step by step.
             if (row == kSample && to)
                 to = room(to, size_t(to - out_.data()) / kSample * size_t(ids->length - row));

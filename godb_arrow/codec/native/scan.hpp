@@ -4,9 +4,11 @@
 
 #include <algorithm>
 #include <string>
+#include <string_view>
+#include <unordered_set>
 #include <vector>
 
-#include "keys.hpp"
+#include "shape.hpp"
 
 namespace godb {
 
@@ -56,183 +58,33 @@ inline Skipped skip_items(const uint8_t* data, size_t size, size_t position, uin
     return {position, items, 0, false};
 }
 
-// Where the values of some fields are in a document that was passed over: offsets into the data.
-constexpr uint32_t kUnknownPlace = 0;  // look for the field
-constexpr uint32_t kNoPlace = UINT32_MAX;  // the document does not have it
-
-// How documents of one make look: mostly values of the same size at the same places. The processor
-// then predicts the comparison of a first byte and goes on, where otherwise the place of each value
-// waits until the one before it was read. If the fields are the same, too, the places of those that
-// are wanted are noted on the way.
-class Shape {
-  public:
-    explicit Shape(const std::vector<std::string>& wanted) : wanted_(wanted) {}
-
-    // Behind the document with this head; null where it is made differently, or ends too near to
-    // `end`. Of the wanted fields, `places` gets the offsets from `data`, or that they are unknown.
-    const uint8_t* pass(const Head& head, const uint8_t* end, const uint8_t* data,
-                        uint32_t* places) {
-        const size_t count = steps_.size();
-        const uint8_t* p = head.body;
-        if (count == 0 || head.size != fields_ || size_t(end - p) < count * kLongest)
-            return nullptr;
-        Step* const steps = steps_.data();
-        const Field* const names = names_.data();
-        bool same_fields = knows_places_;
-        for (size_t i = 0; i < count;) {
-            Step& step = steps[i];
-            if (step.field >= 0) {
-                const Field& field = names[size_t(step.field)];
-                if (field.head.is_at(p, field.name)) {
-                    p += field.head.size;
-                    if (field.wanted >= 0) places[field.wanted] = uint32_t(p - data);
-                    ++i;
-                    continue;
-                }
-                same_fields = false;
-            }
-            if (const uint8_t size = step.value.size_of(*p)) {
-                p += size;
-                ++i;
-                continue;
-            }
-            // Where places are noted, nobody looks at the other values again.
-            if ((wanted_.empty() ? pass_over<false>(p, end, kMaxDepth - step.level)
-                                 : pass_over<true>(p, end, kMaxDepth - step.level)) !=
-                Passed::Whole)
-                return nullptr;
-            i = step.after;
-            if (size_t(end - p) < (count - i) * kLongest) return nullptr;
-        }
-        if (!same_fields || size_t(p - data) >= kNoPlace)
-            for (size_t i = 0; i < wanted_.size(); ++i) places[i] = kUnknownPlace;
-        else
-            for (const size_t absent : absent_) places[absent] = kNoPlace;
-        return p;
-    }
-
-    // Be ready for documents like one that was found whole.
-    void learn(const Head& head, const uint8_t* end) {
-        steps_.clear();
-        if (tries_ == 0) return;
-        --tries_;
-        fields_ = head.size;
-        names_.clear();
-        knows_places_ = !wanted_.empty() && fields_ <= kMostFields;
-        std::vector<bool> found(wanted_.size(), false);
-        const uint8_t* p = head.body;
-        for (uint64_t place = 0; place < fields_ && steps_.size() <= kMostSteps; ++place) {
-            const size_t key = steps_.size();
-            const uint8_t* const name = p;
-            values(p, end, 1, 1);
-            if (knows_places_) note_field(key, name, end, found);
-            values(p, end, 1, 1);
-        }
-        if (steps_.size() > kMostSteps) steps_.clear();
-        absent_.clear();
-        for (size_t i = 0; i < found.size(); ++i)
-            if (!found[i]) absent_.push_back(i);
-    }
-
-  private:
-    static constexpr size_t kLongest = 32;  // bytes of a value whose first byte tells its size
-    static constexpr size_t kMostSteps = 512;
-    static constexpr size_t kMostFields = 64;
-
-    struct Step {
-        SizeGuess value;  // or a container's head
-        uint8_t level;    // containers around it
-        int16_t field;    // a key of the document itself: which; else -1
-        uint32_t after;   // the step behind what is inside
-    };
-
-    struct Field {
-        Head8 head;
-        const uint8_t* name;  // in the document that was learnt from
-        int wanted;           // which of the wanted ones; -1 for the others
-    };
-
-    void note_field(size_t step, const uint8_t* p, const uint8_t* end, std::vector<bool>& found) {
-        const Head key = read_head(p, end);
-        // A key that is long or odd, or is there twice: such documents are looked at as a whole.
-        if (short_string(p) < 0 || steps_.size() != step + 1) {
-            knows_places_ = false;
-            return;
-        }
-        for (const Field& other : names_)
-            if (other.head.size == key.size + 1 &&
-                std::memcmp(other.name, key.body, key.size) == 0) {
-                knows_places_ = false;
-                return;
-            }
-        Field field{Head8(key.body, key.size), key.body, -1};
-        for (size_t i = 0; i < wanted_.size(); ++i)
-            if (wanted_[i].size() == key.size &&
-                std::memcmp(wanted_[i].data(), key.body, key.size) == 0) {
-                field.wanted = int(i);
-                found[i] = true;
-            }
-        steps_[step].field = int16_t(names_.size());
-        names_.push_back(field);
-    }
-
-    void values(const uint8_t*& p, const uint8_t* end, uint64_t count, int level) {
-        for (; count && steps_.size() <= kMostSteps; --count) {
-            const size_t index = steps_.size();
-            const detail::Entry entry = detail::kTable.at[*p];
-            const bool container = entry.token == Token::Map || entry.token == Token::Array;
-            steps_.push_back({SizeGuess(), uint8_t(level), -1, 0});
-            if (container && entry.width == 0) {
-                steps_[index].value = SizeGuess::head(*p);
-                const uint64_t inside = uint64_t(*p & 0x0f) << (entry.token == Token::Map);
-                ++p;
-                values(p, end, inside, level + 1);
-            } else if (const uint8_t size = steps_[index].value.size_of(*p)) {
-                p += size;
-            } else {
-                pass_over<false>(p, end, kMaxDepth);
-            }
-            steps_[index].after = uint32_t(steps_.size());
-        }
-    }
-
-    const std::vector<std::string>& wanted_;
-    std::vector<Step> steps_;
-    std::vector<Field> names_;
-    std::vector<size_t> absent_;  // wanted fields that the documents do not have
-    bool knows_places_ = false;
-    uint64_t fields_ = 0;
-    size_t tries_ = 64;  // where no two documents are alike, they are passed over one by one
-};
-
-// Passes over documents that are made like one before with as many fields.
-class Repeats {
-  public:
-    explicit Repeats(const std::vector<std::string>& wanted) : shapes_(kShapes, Shape(wanted)) {}
-
-    // As for a shape; the document is at `p`.
-    const uint8_t* pass(const uint8_t* p, const uint8_t* end, const uint8_t* data,
-                        uint32_t* places) {
-        const Head head = read_head(p, end);
-        if (head.token != Token::Map) return nullptr;
-        return shape(head).pass(head, end, data, places);
-    }
-
-    // Be ready for documents like one that was found whole.
-    void learn(const uint8_t* p, const uint8_t* end) {
-        const Head head = read_head(p, end);
-        shape(head).learn(head, end);
-    }
-
-  private:
-    static constexpr size_t kShapes = 16;
-
-    Shape& shape(const Head& head) { return shapes_[size_t(head.size % kShapes)]; }
-
-    std::vector<Shape> shapes_;
-};
-
 constexpr size_t kUsualSize = 64;  // bytes of most documents, at least: room is made for so many
+
+// Finds the document of an entry. Ids are mostly as long as the one before.
+class IdHeads {
+  public:
+    // The document behind the id at `p`, or null: `token` says whether there is no id, or not all.
+    const uint8_t* pass(const uint8_t* p, const uint8_t* end, Token& token) {
+        if (*p == first_ && size_ < size_t(end - p)) return p + size_;
+        token = detail::kTable.at[*p].token;
+        if (token != Token::String) return nullptr;
+        const Head id = read_head(p, end);
+        const uint8_t* const document = id.body + id.size;
+        if (id.token == Token::Incomplete || document >= end) {
+            token = Token::Incomplete;
+            return nullptr;
+        }
+        if (short_string(p) >= 0) {
+            first_ = *p;
+            size_ = size_t(document - p);
+        }
+        return document;
+    }
+
+  private:
+    uint8_t first_ = 0xc1;  // which no id begins with
+    size_t size_ = 0;
+};
 
 // Find whole entries: an id and a document each. `bounds` gets the start of every id and
 // document behind the first id, and the end; `at` is where a problem is. `places` gets the places of
@@ -244,6 +96,7 @@ inline Scanned scan_entries(const uint8_t* data, size_t size, size_t start, size
     const uint8_t* const end = data + size;
     const uint8_t* p = data + start;
     Repeats repeats(wanted);
+    IdHeads ids;
     const size_t expected = std::min(count, (size - start) / kUsualSize);
     bounds.reserve(bounds.size() + 2 * expected);
     places.reserve(wanted.size() * expected);
@@ -252,12 +105,12 @@ inline Scanned scan_entries(const uint8_t* data, size_t size, size_t start, size
     for (size_t found = 0; found < count && size_t(p - data) - start < max_bytes && p < end;
          ++found) {
         at = size_t(p - data);
-        const Token kind = detail::kTable.at[*p].token;
-        if (kind != Token::String) return Scanned::BadId;
-        const Head id = read_head(p, end);
-        if (id.token == Token::Incomplete) break;
-        const uint8_t* const document = id.body + id.size;
-        if (document >= end) break;
+        Token token;
+        const uint8_t* const document = ids.pass(p, end, token);
+        if (!document) {
+            if (token != Token::Incomplete) return Scanned::BadId;
+            break;
+        }
         if (detail::kTable.at[*document].token != Token::Map) {
             at = size_t(document - data);
             return Scanned::BadDocument;
@@ -287,6 +140,100 @@ inline Scanned scan_entries(const uint8_t* data, size_t size, size_t start, size
         p = next;
     }
     return Scanned::Done;
+}
+
+// Find the wanted fields of entries that begin and end at `edges`, without a look at what is
+// behind them. False where that is not all right: then the entries are to be scanned. Documents
+// of which a place is not known were found whole. `bounds` gets 2 count + 1 offsets, and `places`
+// those of the fields, as in scan_entries.
+inline bool scan_fronts(const uint8_t* data, size_t size, const int64_t* edges, size_t count,
+                        const std::vector<std::string>& wanted, int64_t* bounds,
+                        uint32_t* places) {
+    if (edges[0] < 0 || uint64_t(edges[count]) > size) return false;
+    Repeats repeats(wanted, Look::Front);
+    IdHeads ids;
+    *bounds++ = edges[0];
+    for (size_t i = 0; i < count; ++i) {
+        if (edges[i + 1] <= edges[i]) return false;
+        const uint8_t* const end = data + edges[i + 1];
+        Token token;
+        const uint8_t* const document = ids.pass(data + edges[i], end, token);
+        if (!document || detail::kTable.at[*document].token != Token::Map) return false;
+        *bounds++ = document - data;
+        *bounds++ = edges[i + 1];
+        uint32_t* const here = places + i * wanted.size();
+        if (const uint8_t* const behind = repeats.pass(document, data + size, data, here)) {
+            if (behind > end) return false;
+            continue;
+        }
+        std::fill(here, here + wanted.size(), kUnknownPlace);
+        const uint8_t* next = document;
+        if (pass_over<false>(next, end, kMaxDepth) != Passed::Whole || next != end) return false;
+        repeats.learn(document, next);
+    }
+    return true;
+}
+
+// Go on from the first edge by so many sizes, each of which has some bits more than the least one.
+inline void add_sizes(const uint8_t* packed, int bits, int64_t least, int64_t* edges,
+                      size_t count) {
+    int64_t edge = *edges;
+    for (size_t i = 0; i < count; ++i) {
+        edge += least;
+        switch (bits) {
+            case 4: edge += i & 1 ? *packed++ >> 4 : *packed & 0x0f; break;
+            case 8: edge += *packed++; break;
+            case 16: edge += packed[0] | packed[1] << 8; packed += 2; break;
+            case 32:
+                edge += packed[0] | packed[1] << 8 | packed[2] << 16 | int64_t(packed[3]) << 24;
+                packed += 4;
+                break;
+            default: break;
+        }
+        *++edges = edge;
+    }
+}
+
+// Whether a document that was found whole has a key twice, or one that is no UTF-8 string.
+inline bool has_odd_keys(const uint8_t* p, const uint8_t* end) {
+    const Head head = read_head(p, end);
+    p = head.body;
+    std::unordered_set<std::string_view> seen;
+    for (uint64_t i = 0; i < head.size; ++i) {
+        const Head key = read_head(p, end);
+        if (key.token != Token::String || !is_utf8(key.body, key.size)) return true;
+        if (!seen.emplace(reinterpret_cast<const char*>(key.body), key.size).second) return true;
+        p = key.body + key.size;
+        if (pass_over<false>(p, end, kMaxDepth) != Passed::Whole) return true;
+    }
+    return false;
+}
+
+// The sizes of all entries; false where one is damaged, or has odd keys: then the front of a
+// document does not tell what its fields are.
+inline bool measure_entries(const uint8_t* data, size_t size, size_t count,
+                            std::vector<uint32_t>& sizes) {
+    const uint8_t* const end = data + size;
+    const uint8_t* p = data;
+    const std::vector<std::string> nothing;
+    Repeats repeats(nothing, Look::SameKeys);
+    IdHeads ids;
+    sizes.reserve(count);
+    for (size_t i = 0; i < count && p < end; ++i) {
+        Token token;
+        const uint8_t* const document = ids.pass(p, end, token);
+        if (!document || detail::kTable.at[*document].token != Token::Map) return false;
+        const uint8_t* next = repeats.pass(document, end, data, nullptr);
+        if (!next) {
+            next = document;
+            if (pass_over<false>(next, end, kMaxDepth) != Passed::Whole) return false;
+            if (has_odd_keys(document, next)) return false;
+            repeats.learn(document, next);
+        }
+        sizes.push_back(uint32_t(next - p));
+        p = next;
+    }
+    return p == end && sizes.size() == count;
 }
 
 // The last entry with this id, or -1.

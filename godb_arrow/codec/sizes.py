@@ -1,0 +1,125 @@
+"""The sizes of a piece's entries, packed: with them one is found without passing over others.
+
+Packed they are the bits that each takes beyond the least size (0, 4, 8, 16 or 32), that size in
+four bytes, the sizes less the least one, and the XXH3-64 of all this. Entries of a piece are mostly
+about as large as each other, so that four or eight bits are enough.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import xxhash
+
+__all__ = ["most_packed", "pack_if_worthwhile", "pack_sizes", "packed_head", "unpack_sizes"]
+
+HEAD_SIZE = 5
+_LEAST_ENTRY = 2  # bytes: so many entries are claimed at most, and memory taken for
+_FOOT_SIZE = 8
+_TYPES: dict[int, np.dtype[Any]] = {
+    8: np.dtype("u1"),
+    16: np.dtype("<u2"),
+    32: np.dtype("<u4"),
+}
+
+
+def pack_sizes(sizes: npt.NDArray[np.uint32]) -> bytes:
+    """Pack the sizes of entries.
+
+    Parameters
+    ----------
+    sizes : array of uint32
+        Bytes of each entry.
+
+    Returns
+    -------
+    bytes
+
+    Examples
+    --------
+    >>> packed = pack_sizes(np.array([40, 42, 41], np.uint32))
+    >>> len(packed), unpack_sizes([packed], [3], [123]).tolist()
+    (15, [0, 40, 82, 123])
+    """
+    least = int(sizes.min())
+    more = sizes - np.uint32(least)
+    most = int(more.max())
+    bits = 0 if most == 0 else 4 if most < 16 else 8 if most < 256 else 16 if most < 65536 else 32
+    if bits == 0:
+        body = b""
+    elif bits == 4:
+        low, high = more[::2].astype("u1"), more[1::2].astype("u1")
+        low[: len(high)] |= high << 4
+        body = low.tobytes()
+    else:
+        body = more.astype(_TYPES[bits]).tobytes()
+    packed = bytes([bits]) + least.to_bytes(4, "little") + body
+    return packed + xxhash.xxh3_64_digest(packed)
+
+
+def most_packed(size: int) -> int:
+    """How many bytes packed sizes have at most, for entries of so many: more is not worthwhile."""
+    return size // 8 + 16
+
+
+def pack_if_worthwhile(sizes: npt.NDArray[np.uint32]) -> bytes:
+    """Pack the sizes of entries; nothing, where they would have many bytes for what they help."""
+    packed = pack_sizes(sizes)
+    return packed if len(packed) <= most_packed(int(sizes.sum(dtype=np.int64))) else b""
+
+
+def packed_head(packed: bytes, count: int, total: int) -> tuple[int, int] | None:
+    """The bits of each size and the least one; None where they are not those of such entries."""
+    if len(packed) < HEAD_SIZE + _FOOT_SIZE or _LEAST_ENTRY * count > total:
+        return None
+    if xxhash.xxh3_64_digest(packed[:-_FOOT_SIZE]) != packed[-_FOOT_SIZE:]:
+        return None
+    bits, least = packed[0], int.from_bytes(packed[1:HEAD_SIZE], "little")
+    if bits not in (0, 4, *_TYPES):
+        return None
+    right = len(packed) == HEAD_SIZE + (count * bits + 7) // 8 + _FOOT_SIZE
+    return (bits, least) if right else None
+
+
+def unpack_sizes(
+    packed: Sequence[bytes], counts: Sequence[int], totals: Sequence[int]
+) -> npt.NDArray[np.int64] | None:
+    """Where the entries of consecutive pieces begin and end, from their sizes.
+
+    Parameters
+    ----------
+    packed : sequence of bytes
+        What :func:`pack_sizes` gave for each piece.
+    counts : sequence of int
+        How many entries each has.
+    totals : sequence of int
+        Bytes of each one's entries.
+
+    Returns
+    -------
+    array of int64 or None
+        The edges, one more than there are entries; None where the bytes are damaged, or are the
+        sizes of others.
+    """
+    edges = [np.zeros(1, np.int64)]
+    for one, count, total in zip(packed, counts, totals, strict=True):
+        head = packed_head(one, count, total)
+        if head is None:
+            return None
+        ends = np.cumsum(_more(one[HEAD_SIZE:-_FOOT_SIZE], head[0], count) + head[1])
+        if ends[-1] != total:
+            return None
+        edges.append(ends + edges[-1][-1])
+    return np.concatenate(edges)
+
+
+def _more(body: bytes, bits: int, count: int) -> npt.NDArray[np.int64]:
+    if bits == 0:
+        return np.zeros(count, np.int64)
+    if bits == 4:
+        pairs = np.frombuffer(body, "u1")
+        return np.column_stack((pairs & 15, pairs >> 4)).ravel()[:count].astype(np.int64)
+    return np.frombuffer(body, _TYPES[bits]).astype(np.int64)
