@@ -292,16 +292,17 @@ class Base:
         self.memory.hold(self._documents_key, documents, documents.nbytes)
         return documents
 
-    def runs(self, wanted: Wanted | None = None) -> Iterator[Run]:
+    def runs(self, wanted: Wanted | None = None, fields: tuple[str, ...] = ()) -> Iterator[Run]:
         """The documents in runs, to be loaded by whoever works on them.
 
-        Of the file's pieces, those that are not wanted may be left out.
+        Of the file's pieces, those that are not wanted may be left out. Some fields are those that
+        are looked at first.
         """
         if self.path is None:
             return
         held: Documents | None = self.memory.cache.get(self._documents_key)
         if held is None:
-            yield from self.open().runs(wanted=wanted)
+            yield from self.open().runs(fields, wanted)
         else:
             yield from map(Run.of, held.runs, held.starts)
 

@@ -15,6 +15,7 @@ from godb_arrow import codec
 from godb_arrow.codec.blocks import Compressed, Content, compress_block
 from godb_arrow.codec.compression import Compression, check_compression
 from godb_arrow.codec.entries import CHUNK_BYTES, Chunk
+from godb_arrow.codec.sizes import pack_if_worthwhile
 from godb_arrow.format import (
     AFTER_FILE_HASH,
     CHECKSUM_HEAD,
@@ -29,7 +30,7 @@ from godb_arrow.format import (
 )
 from godb_arrow.options import CompressionName
 from godb_arrow.parallel import available_cores
-from godb_arrow.pieces import PIECES_KEY, PieceIndex
+from godb_arrow.pieces import PIECES_KEY, SIZES_KEY, PieceIndex
 from godb_arrow.statistics import Row, covered, pack_statistics, per_piece
 
 __all__ = ["CollectionData", "compressed_chunk", "write_file"]
@@ -116,7 +117,18 @@ def compressed_chunk(chunk: Chunk, compression: CompressionName) -> Chunk:
         return chunk
     data = bytes(chunk.data)
     chosen = check_compression(compression)
-    return chunk._replace(data=data, compressed=chosen.compress(data), flags=chosen.flags)
+    return chunk._replace(
+        data=data,
+        compressed=chosen.compress(data),
+        flags=chosen.flags,
+        sizes=chunk.sizes or _measure(data, chunk.documents),
+    )
+
+
+def _measure(data: bytes, documents: int) -> bytes:
+    """The packed sizes of documents; empty where they do not help."""
+    sizes = codec.measure(data, documents)
+    return b"" if sizes is None else pack_if_worthwhile(sizes)
 
 
 def _are_many(collections: list[CollectionData]) -> bool:
@@ -165,8 +177,12 @@ class _Layout:
                 joined = per_piece(rows, pieces, self.fields[name])
                 statistics[name] = pack_statistics(joined)
         index = PieceIndex.of(compressed, self.documents, self.collections, statistics)
-        packed = index.pack()
-        return codec.pack(PIECES_KEY) + b"\xc6" + len(packed).to_bytes(4, "big") + packed
+        sizes = b"".join(piece.sizes for piece in compressed)
+        return _binary(SIZES_KEY, sizes) + _binary(PIECES_KEY, index.pack())
+
+
+def _binary(key: str, value: bytes) -> bytes:
+    return codec.pack(key) + b"\xc6" + len(value).to_bytes(4, "big") + value
 
 
 _Part = tuple[str | None, Chunk]  # of a body; and the collection whose documents these are
@@ -185,7 +201,7 @@ def _body(
         return None, Chunk(data, 0)
 
     hints = _pack_hints({data.name: data.hint for data in collections if data.hint})
-    yield plain(_map_head(4 + len(others) + indexed) + codec.pack("metadata"))
+    yield plain(_map_head(4 + len(others) + 2 * indexed) + codec.pack("metadata"))
     yield plain(_map_head(len(metadata) + 1) + PACKED_HINTS_KEY + hints)
     yield from (plain(key + value) for key, value in metadata.items())
     yield plain(codec.pack("collections") + _map_head(len(collections)))
@@ -211,14 +227,14 @@ def _cut(body: Iterator[_Part], layout: _Layout | None, flags: int) -> Iterator[
         if gathered and (size >= full or (layout is not None and collection != owner)):
             if layout is not None:
                 layout.add(owner, count)
-            yield Content(b"".join(gathered))
+            yield Content(b"".join(gathered), documents=count)
             gathered, size, count = [], 0, 0
         owner = collection
         if layout is not None:
             layout.note(collection, chunk)
             if was_piece and not gathered:
                 layout.add(collection, chunk.documents)
-                yield Content(bytes(chunk.data), chunk.compressed)
+                yield Content(bytes(chunk.data), chunk.compressed, chunk.documents, chunk.sizes)
                 continue
         gathered.append(chunk.data)
         size += len(chunk.data)
@@ -226,7 +242,7 @@ def _cut(body: Iterator[_Part], layout: _Layout | None, flags: int) -> Iterator[
     if gathered:
         if layout is not None:
             layout.add(owner, count)
-        yield Content(b"".join(gathered))
+        yield Content(b"".join(gathered), documents=count)
 
 
 _FULL_PIECE = 3 * CHUNK_BYTES // 4
@@ -260,6 +276,7 @@ def _sealed(
         ending=ending,
         reserve=AFTER_FILE_HASH,
         head=compression.literal_head,
+        measure=_measure if layout is not None else lambda data, documents: b"",
     ):
         file_hash.update(encoded)
         yield encoded

@@ -30,7 +30,8 @@ What we add, where go-db looks over it:
 - A body never decodes to more than ten times its size, which is what go-db allocates.
 - Where there are many documents, the block is cut into pieces that refer to nothing before them
   and begin with a document; ``godb_arrow_pieces``, before ``file_checksum`` and stored as literals
-  too, says where they are: see :mod:`godb_arrow.pieces`.
+  too, says where they are, and ``godb_arrow_sizes`` before it how many bytes each document has: see
+  :mod:`godb_arrow.pieces`.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ from godb_arrow.errors import (
     WrongMagic,
 )
 from godb_arrow.options import CompressionName, ReadOptions
-from godb_arrow.pieces import FOOT_SIZE, PIECES_KEY, PieceIndex
+from godb_arrow.pieces import FOOT_SIZE, PIECES_KEY, SIZES_KEY, PieceIndex
 
 __all__ = [
     "HEADER_SIZE",
@@ -236,7 +237,7 @@ def read_piece_index(read_tail: Callable[[int], bytes]) -> PieceIndex | None:
     size = PieceIndex.size_in(tail[: len(tail) - TAIL_SIZE][-FOOT_SIZE:]) + TAIL_SIZE
     if size > len(tail):
         tail = read_tail(size)
-    return PieceIndex.unpack(tail[len(tail) - size : len(tail) - TAIL_SIZE])
+    return PieceIndex.unpack(tail[len(tail) - size : len(tail) - TAIL_SIZE], TAIL_SIZE)
 
 
 _INDEX_GUESS = 32 << 10
@@ -536,7 +537,7 @@ class GodbReader:
                 file_checksum = body.read_checksum("file_checksum")
             elif key == "checksum":
                 self._check_content(at)
-            elif key == PIECES_KEY:
+            elif key in (PIECES_KEY, SIZES_KEY):
                 body.skip_values(1, "the index of pieces")
             else:
                 section = ValueSection(key, body)

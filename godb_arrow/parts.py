@@ -594,10 +594,10 @@ class PartedBase(Base):
             if part is not False:
                 yield start, file, None if part is True else part
 
-    def runs(self, wanted: Wanted | None = None) -> Iterator[Run]:
+    def runs(self, wanted: Wanted | None = None, fields: tuple[str, ...] = ()) -> Iterator[Run]:
         """The documents in runs, to be loaded by whoever works on them."""
         for start, file, part in self.selected(wanted):
-            for run in file.runs(part):
+            for run in file.runs(part, fields):
                 yield run._replace(start=run.start + start)
 
     def loaded(self, wanted: Wanted | None = None) -> Iterator[tuple[int, codec.Entries]]:

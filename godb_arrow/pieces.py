@@ -9,6 +9,11 @@ The index says of each piece how many bytes of the file and of the body it has, 
 of it stand behind its sequences, how many documents it has, and a checksum of these. Where a
 piece begins follows from those before: pieces that are read one after the other give what reading
 from the beginning gives, whatever the index says.
+
+In front of the index are the sizes of the documents, of each piece on its own. With them a reader
+that looks at a few fields only goes from document to document, and not through all of each. They
+are there where no document of a piece has a key twice, so that the front of one, up to a field,
+says what that is.
 """
 
 from __future__ import annotations
@@ -16,7 +21,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from types import MappingProxyType
 from typing import BinaryIO, NamedTuple
 
@@ -31,19 +36,32 @@ from godb_arrow import codec
 from godb_arrow.body import read_exactly
 from godb_arrow.codec.blocks import Compressed
 from godb_arrow.codec.compression import Compression
-from godb_arrow.codec.entries import Chunk
+from godb_arrow.codec.entries import Chunk, MeasuredEntries
 from godb_arrow.codec.reference_lz4 import Piece
+from godb_arrow.codec.sizes import most_packed
 from godb_arrow.errors import ChecksumMismatch, CorruptFile
 from godb_arrow.options import ReadOptions
 from godb_arrow.statistics import Row, may_match, unpack_statistics
 
-__all__ = ["FOOT_SIZE", "PIECES_KEY", "CollectionPieces", "PieceIndex", "Run", "StoredPiece"]
+__all__ = [
+    "FOOT_SIZE",
+    "PIECES_KEY",
+    "SIZES_KEY",
+    "CollectionPieces",
+    "PieceIndex",
+    "Run",
+    "StoredPiece",
+]
 
 PIECES_KEY = "godb_arrow_pieces"
+SIZES_KEY = "godb_arrow_sizes"  # right in front of it
 FOOT_SIZE = 12  # a checksum and a length, behind the index
 
 _FIELDS = 5  # length, tail, size, documents, checksum
 _MOST_BEHIND = 1 << 10  # bytes of the file behind the index
+_HEADER = 8  # bytes in front of the body
+_BEHIND_SIZES = len(codec.pack(PIECES_KEY)) + 5  # up to the index
+_SIZES_AT_ONCE = 1 << 20  # bytes of packed sizes that are read together
 _UNUSABLE = (KeyError, TypeError, AttributeError, ValueError, msgpack.UnpackException)
 
 
@@ -58,11 +76,14 @@ class Run(NamedTuple):
         How many they are.
     load : callable
         Gives their entries.
+    measured : callable
+        Gives them without having looked at them; None where their sizes are not known.
     """
 
     start: int
     documents: int
     load: Callable[[], codec.Entries]
+    measured: Callable[[], MeasuredEntries | None] = lambda: None
 
     @classmethod
     def of(cls, entries: codec.Entries, start: int = 0) -> Run:
@@ -87,8 +108,12 @@ class PieceIndex:
         The first piece with documents of a collection, and how many pieces there are.
     statistics : mapping of str to bytes
         The packed statistics of a collection's pieces.
+    sizes : array of uint32, optional
+        Bytes that the packed sizes of each piece's documents have; 0 where they are not known.
     packed_size : int
         Bytes that the index has in the file, where it is from one.
+    behind : int
+        Bytes of the file behind the index, where it is from one.
 
     Examples
     --------
@@ -100,7 +125,9 @@ class PieceIndex:
     pieces: npt.NDArray[np.uint64]
     collections: Mapping[str, tuple[int, int]]
     statistics: Mapping[str, bytes] = field(default_factory=dict)
+    sizes: npt.NDArray[np.uint32] | None = None
     packed_size: int = 0
+    behind: int = 0
 
     @classmethod
     def of(
@@ -116,7 +143,8 @@ class PieceIndex:
             for piece, count in zip(compressed, documents, strict=True)
         ]
         pieces = np.array(rows, np.uint64).reshape(-1, _FIELDS)
-        return cls(pieces, dict(collections), dict(statistics))
+        sizes = np.array([len(piece.sizes) for piece in compressed], np.uint32)
+        return cls(pieces, dict(collections), dict(statistics), sizes)
 
     def pack(self) -> bytes:
         """The index as it stands in a file, with its foot."""
@@ -124,6 +152,7 @@ class PieceIndex:
             "pieces": self.pieces.astype("<u8").tobytes(),
             "collections": {name: list(span) for name, span in self.collections.items()},
             "statistics": dict(self.statistics),
+            "sizes": b"" if self.sizes is None else self.sizes.astype("<u4").tobytes(),
         }, unicode_errors="surrogateescape")  # fmt: skip
         return packed + xxhash.xxh3_64_digest(packed) + len(packed).to_bytes(4, "little")
 
@@ -133,7 +162,7 @@ class PieceIndex:
         return int.from_bytes(foot[-4:], "little") + FOOT_SIZE
 
     @classmethod
-    def unpack(cls, packed: bytes) -> PieceIndex | None:
+    def unpack(cls, packed: bytes, behind: int = 0) -> PieceIndex | None:
         """The index that was packed; None where the bytes make no sense: it is never needed."""
         body, foot = packed[:-FOOT_SIZE], packed[-FOOT_SIZE:]
         if len(foot) < FOOT_SIZE or xxhash.xxh3_64_digest(body) != foot[:8]:
@@ -149,7 +178,9 @@ class PieceIndex:
                     return None
                 collections[str(name)] = (int(first), int(count))
             statistics = {str(name): bytes(raw) for name, raw in found["statistics"].items()}
-            return cls(pieces, collections, statistics, len(packed))
+            sizes = np.frombuffer(found.get("sizes", b""), "<u4")
+            known = sizes if len(sizes) == len(pieces) else None
+            return cls(pieces, collections, statistics, known, len(packed), behind)
         except _UNUSABLE:
             return None
 
@@ -197,7 +228,10 @@ class PieceIndex:
         if sum(documents[first:last]) != count or not all(documents[first:last]):
             return None
         behind = []
-        room = self.packed_size + _MOST_BEHIND
+        total = 0 if self.sizes is None else int(self.sizes.sum(dtype=np.int64))
+        if total > sum(map(most_packed, size)):
+            return None
+        room = total + self.packed_size + _MOST_BEHIND
         for index in reversed(range(len(self.pieces))):
             behind.append(room)
             room = size[index] + (0 if length[index] else room)
@@ -211,7 +245,17 @@ class PieceIndex:
             behind[::-1][first:last],
             self.statistics.get(name, b""),
             compression,
+            self._where_sizes_are(total, block_start, file_size)[first : last + 1],
         )
+
+    def _where_sizes_are(self, total: int, least: int, file_size: int | None) -> list[int]:
+        """Where the sizes of each piece's documents begin in the file; empty if there are none."""
+        if self.sizes is None or not total or file_size is None:
+            return []
+        behind = self.behind + self.packed_size + _BEHIND_SIZES + total
+        start = least - _HEADER + file_size - behind
+        edges = [start, *accumulate(self.sizes.tolist(), initial=start)][1:]
+        return edges if start >= least else []
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,6 +282,9 @@ class CollectionPieces:
         Their statistics; empty, if there are none.
     compression : Compression
         How they are compressed.
+    sizes : list of int
+        Where the packed sizes of each one's documents begin in the file, and where they end; empty,
+        if there are none.
     """
 
     name: str
@@ -249,6 +296,7 @@ class CollectionPieces:
     behind: list[int]
     packed_statistics: bytes
     compression: Compression
+    sizes: list[int] = field(default_factory=list)
 
     def statistics(self) -> pa.RecordBatch | None:
         """The statistics, a row for each piece; None where there are none."""
@@ -329,12 +377,15 @@ class CollectionPieces:
         """
         rows = self.rows()
         front = sum(piece.size for piece in self.before)
+        sizes = _SizeReader(stream, self.sizes if fields else [])
         bases = [front, *accumulate((piece.size for piece in self.pieces), initial=front)][1:]
         for first, last in self._groups(options, wanted):
             begin, end = self.pieces[first], self.pieces[last - 1]
             data = _read(stream, begin, end, self.behind[last - 1])
-            load = partial(self._load, data, first, last, bases[first], fields)
-            yield Run(rows[first], rows[last] - rows[first], load)
+            of = (data, first, last, bases[first])
+            load = partial(self._load, *of, fields)
+            measured = partial(self._measured, *of, sizes.of(first, last))
+            yield Run(rows[first], rows[last] - rows[first], load, measured)
 
     def _groups(
         self, options: ReadOptions, wanted: Sequence[bool] | None
@@ -357,19 +408,26 @@ class CollectionPieces:
     def _load(
         self, data: bytes, first: int, last: int, base: int, fields: tuple[str, ...]
     ) -> codec.Entries:
-        decoded = self._decode(data, first, last)
         count = sum(self.documents[first:last])
-        entries = codec.scan_entries(decoded, 0, count, len(decoded) + 1, base, fields)
-        if len(entries) != count or entries.bounds[-1] != len(decoded):
-            raise CorruptFile(
-                f"the index promises {count} documents here, and there are others", offset=base
-            )
-        return entries
+        return _scan(base, self._decode(data, first, last), count, fields)
+
+    def _measured(
+        self, data: bytes, first: int, last: int, base: int, sizes: Sequence[bytes]
+    ) -> MeasuredEntries | None:
+        if not sizes:
+            return None
+        totals = [piece.size for piece in self.pieces[first:last]]
+        edges = codec.unpack_sizes(sizes, self.documents[first:last], totals)
+        if edges is None:
+            return None
+        return MeasuredEntries(self._decode(data, first, last), edges, base, partial(_scan, base))
 
     def stored(self, stream: BinaryIO) -> Iterator[StoredPiece]:
         """Read the pieces one by one, to be written to another file."""
+        sizes = _SizeReader(stream, self.sizes)
         for index, piece in enumerate(self.pieces):
-            yield StoredPiece(self, index, _read(stream, piece, piece, self.behind[index]))
+            data = _read(stream, piece, piece, self.behind[index])
+            yield StoredPiece(self, index, data, b"".join(sizes.of(index, index + 1)))
 
     def _decode(self, data: bytes, first: int, last: int) -> bytes:
         start = self.pieces[first].at
@@ -400,6 +458,7 @@ class StoredPiece:
     _pieces: CollectionPieces
     _index: int
     _data: bytes
+    sizes: bytes  # of its documents, packed, as the file says
 
     def __len__(self) -> int:
         return self._pieces.documents[self._index]
@@ -415,10 +474,45 @@ class StoredPiece:
         documents = self._pieces.documents[self._index]
         compression = self._pieces.compression
         made = compression.cut_out(self._data, piece)
-        return Chunk(decoded, documents, statistics, made, compression.flags)
+        is_right = codec.unpack_sizes([self.sizes], [documents], [piece.size]) is not None
+        sizes = self.sizes if is_right else b""
+        return Chunk(decoded, documents, statistics, made, compression.flags, sizes)
+
+
+class _SizeReader:
+    """Reads the packed sizes of pieces' documents, of many pieces at once: they are elsewhere."""
+
+    def __init__(self, stream: BinaryIO, edges: Sequence[int]) -> None:
+        self._stream = stream
+        self._edges = edges
+        self._start = 0
+        self._data = b""
+
+    def of(self, first: int, last: int) -> list[bytes]:
+        """Those of some pieces; none where they are not known."""
+        edges = self._edges[first : last + 1]
+        if not edges:
+            return []
+        if not self._start <= edges[0] <= edges[-1] <= self._start + len(self._data):
+            self._start = edges[0]
+            end = min(max(edges[-1], self._start + _SIZES_AT_ONCE), self._edges[-1])
+            self._stream.seek(self._start)
+            self._data = read_exactly(self._stream, end - self._start)
+        at = self._start
+        return [self._data[begin - at : end - at] for begin, end in pairwise(edges)]
 
 
 _MAX_FRONT = 64 << 20
+
+
+def _scan(base: int, data: bytes, count: int, fields: tuple[str, ...]) -> codec.Entries:
+    """So many entries that are there whole."""
+    entries = codec.scan_entries(data, 0, count, len(data) + 1, base, fields)
+    if len(entries) != count or entries.bounds[-1] != len(data):
+        raise CorruptFile(
+            f"the index promises {count} documents here, and there are others", offset=base
+        )
+    return entries
 
 
 def _read(stream: BinaryIO, first: Piece, last: Piece, behind: int) -> bytes:

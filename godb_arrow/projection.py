@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import operator
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -15,13 +18,16 @@ from godb_arrow import codec
 from godb_arrow.codec.columns import DICTIONARY_KEY
 from godb_arrow.errors import FieldNotFound, InvalidFilter, InvalidOption
 from godb_arrow.options import OnMismatch
+from godb_arrow.pieces import Run
 from godb_arrow.schema import ID_FIELD, is_json, storage_schema
 
 __all__ = [
+    "Comparison",
     "Filter",
     "Projection",
     "ProjectionDecoder",
     "RowFilter",
+    "comparison_of",
     "field_at",
     "narrow",
     "path_of",
@@ -89,6 +95,7 @@ class Projection:
     condition: pc.Expression | RowFilter | None
     needed: frozenset[str]
     _outputs: tuple[_Path, ...]
+    _comparison: Comparison | None = None
 
     @property
     def implied(self) -> pc.Expression | None:
@@ -130,6 +137,8 @@ class Projection:
             return None
         if isinstance(self.condition, RowFilter):
             return pc.indices_nonzero(self.condition.keep(batch.select(self.condition.fields)))
+        if self._comparison is not None:
+            return pc.indices_nonzero(self._comparison.mask(batch))
         return rows_where(batch, self.condition)
 
 
@@ -163,23 +172,53 @@ class ProjectionDecoder:
         names = tuple(name for name in first.schema.names if name != ID_FIELD)
         return () if first.strict or len(names) > _FEW_FIELDS else names
 
+    @property
+    def ahead(self) -> int:
+        """How many results may wait to be taken: what a filter leaves is mostly small."""
+        return 1 if self._projection.condition is None else _FILTERED_AHEAD
+
     def whole(self, run: codec.Entries) -> pa.RecordBatch:
         """All documents of a run, and all that the filter looks at."""
         return codec.decode_batch(run, self._plan)
+
+    def decode_run(self, run: Run) -> pa.RecordBatch:
+        """The documents of a run that the filter keeps, and the columns asked for.
+
+        Where their sizes are known, no more of the others is looked at than the filter needs.
+        """
+        measured = run.measured() if self.fields else None
+        if measured is None:
+            return self.decode(run.load())
+        front = codec.decode_front_batch(
+            measured, self._plan if self._first is None else self._first
+        )
+        if front is None:
+            return self.decode(measured.entries(self.fields))
+        if self._first is None:
+            return self._projection.apply(front)
+        rows = self._matching_few(front)
+        if rows is None:
+            return self.decode(measured.entries(self.fields))
+        return self._projection.pick(self.whole(codec.take_measured(measured, rows)), None)
 
     def decode(self, run: codec.Entries) -> pa.RecordBatch:
         """The documents that the filter keeps, and the columns asked for."""
         if self._first is None:
             return self._projection.apply(self.whole(run))
-        rows = self._projection.matching(codec.decode_batch(run, self._first))
+        rows = self._matching_few(codec.decode_batch(run, self._first))
+        if rows is None:
+            return self._projection.apply(self.whole(run))
+        return self._projection.pick(self.whole(run.take(rows)), None)
+
+    def _matching_few(self, front: pa.RecordBatch) -> npt.NDArray[np.int64] | None:
+        """The rows that the filter keeps; None where these are many."""
+        rows = self._projection.matching(front)
         assert rows is not None
-        if len(rows) * _SPARSE > len(run):
-            return self._projection.pick(self.whole(run), rows)
-        kept = run.take(rows.to_numpy().astype(np.int64))
-        return self._projection.pick(self.whole(kept), None)
+        return None if len(rows) * _SPARSE > len(front) else rows.to_numpy().astype(np.int64)
 
 
 _FEW_FIELDS = 8
+_FILTERED_AHEAD = 4
 _SPARSE = 4  # below one document in so many, those that are kept are decoded on their own
 _KEEP = "keep"
 
@@ -279,7 +318,8 @@ def project(
             raise InvalidOption("columns names a field twice", advice="name each field once")
     decoded = _prune(full, outputs, needed)
     result = _output_schema(full, outputs, columns)
-    return Projection(decoded, result, expression, frozenset(needed), outputs)
+    plain = comparison_of(full, expression)
+    return Projection(decoded, result, expression, frozenset(needed), outputs, plain)
 
 
 def narrow(
@@ -437,6 +477,86 @@ def _expression(
     if expression is not None:
         _evaluate(schema, expression)
     return expression
+
+
+class Comparison(NamedTuple):
+    """A comparison of a field with a number.
+
+    Attributes
+    ----------
+    field : str
+        The field, of a collection's own.
+    operator : callable
+        Of two objects, such as expressions of any library: ``operator.lt`` and its like.
+    value : pyarrow.Scalar
+        The number, of the field's type.
+    """
+
+    field: str
+    operator: Callable[[Any, Any], Any]
+    value: pa.Scalar
+
+    def mask(self, batch: pa.RecordBatch) -> pa.Array:
+        """For which rows it is true; null, where the field is."""
+        return _KERNELS[self.operator](batch.column(self.field), self.value)
+
+
+_OPERATORS = {
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+    "==": operator.eq,
+    "!=": operator.ne,
+}
+_KERNELS: dict[Callable[[Any, Any], Any], Callable[[Any, Any], pa.Array]] = {
+    operator.lt: pc.less,
+    operator.le: pc.less_equal,
+    operator.gt: pc.greater,
+    operator.ge: pc.greater_equal,
+    operator.eq: pc.equal,
+    operator.ne: pc.not_equal,
+}
+_COMPARED = re.compile(r"\((.+) (<|<=|>|>=|==|!=) (-?[0-9][0-9.e+-]*)\)")
+
+
+def comparison_of(schema: pa.Schema, condition: Filter | None) -> Comparison | None:
+    """The comparison with a number that a filter is, if it is one and nothing else.
+
+    It is the most frequent filter, and a plan of Acero takes several times as long as to compare.
+    An expression does not tell its parts: they are guessed from its text, and what is made of them
+    must be equal to it.
+
+    Parameters
+    ----------
+    schema : pyarrow.Schema
+        What the collection has.
+    condition : pyarrow.compute.Expression, mapping or RowFilter
+        The filter.
+
+    Returns
+    -------
+    Comparison or None
+
+    Examples
+    --------
+    >>> schema = pa.schema({"n": pa.int64()})
+    >>> found = comparison_of(schema, pc.field("n") < 10)
+    >>> found.field, found.operator(1, 2), found.value.as_py()
+    ('n', True, 10)
+    """
+    text = _COMPARED.fullmatch(str(condition)) if isinstance(condition, pc.Expression) else None
+    if text is None or text[1] not in schema.names:
+        return None
+    kind = schema.field(text[1]).type
+    if not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
+        return None
+    try:
+        value = pa.scalar(int(text[3]) if pa.types.is_integer(kind) else float(text[3]), kind)
+    except (ValueError, OverflowError, pa.ArrowException):
+        return None
+    found = Comparison(text[1], _OPERATORS[text[2]], value)
+    return found if found.operator(pc.field(text[1]), value).equals(condition) else None
 
 
 def _equals(field: pc.Expression, value: Any, data_type: pa.DataType) -> pc.Expression:

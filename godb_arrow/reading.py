@@ -368,7 +368,7 @@ def _scan(
 
     def decode(run: Run) -> pa.RecordBatch:
         try:
-            return decoder.decode(run.load())
+            return decoder.decode_run(run)
         except TypeMismatch as error:
             if not given:
                 error.advice = "the recorded or sampled schema does not fit: " + _INFER
@@ -376,7 +376,7 @@ def _scan(
 
     def batches() -> Iterator[pa.RecordBatch]:
         with error_context("read", target.source.name, target.name):
-            for batch in ordered_map(decode, runs, target.threads()):
+            for batch in ordered_map(decode, runs, target.threads(), decoder.ahead):
                 for start in range(0, batch.num_rows, options.batch_size):
                     yield batch.slice(start, options.batch_size)
 

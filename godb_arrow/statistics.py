@@ -359,37 +359,65 @@ def may_match(
     >>> may_match(found, pc.field("n") > 7, ["n"], fields)
     [False, True]
     """
-    pieces = range(len(statistics))
     import pyarrow.dataset as ds  # not before it is needed: it takes a while
     from pyarrow.fs import LocalFileSystem
 
-    guarantees: list[list[pc.Expression]] = [[] for _ in pieces]
+    known: dict[str, tuple[pa.Array, pa.Array, pa.Array]] = {}
     for name in sorted(needed):
         index = statistics.schema.get_field_index(name + _LEAST)
-        if index < 0 or statistics.schema.field(index).type != schema.field(name).type:
-            continue
-        least, greatest, nulls = statistics.columns[index : index + 3]
-        field = pc.field(name)
-        for piece, known in enumerate(nulls.to_pylist()):
-            if known is None:
-                continue
-            if not least[piece].is_valid:
-                guarantees[piece].append(field.is_null())
-                continue
-            bounds = [field >= least[piece], field <= greatest[piece]]
-            guarantees[piece] += [one | field.is_null() for one in bounds] if known else bounds
+        if index >= 0 and statistics.schema.field(index).type == schema.field(name).type:
+            known[name] = statistics.columns[index : index + 3]
+    # Pieces of values that come as they like mostly have the same bounds: one stands for all.
+    alike: dict[Any, list[int]] = {}
+    columns = [_comparable(column) for bounds in known.values() for column in bounds]
+    for piece, found in enumerate(zip(*columns, strict=True)):
+        alike.setdefault(found, []).append(piece)
+    first_ones = [pieces[0] for pieces in alike.values()]
+    guarantees = [_guaranteed(known, piece) for piece in first_ones]
     if not any(guarantees):
-        return [True for _ in pieces]
+        return [True] * len(statistics)
     joined = [_all_of(found) for found in guarantees]
     dataset = ds.FileSystemDataset.from_paths(
-        [str(piece) for piece in pieces],
+        [str(piece) for piece in first_ones],
         schema=storage_schema(schema),
         format=ds.IpcFileFormat(),
         filesystem=LocalFileSystem(),
         partitions=joined,
     )
-    left = {int(fragment.path) for fragment in dataset.get_fragments(filter=condition)}
-    return [piece in left for piece in pieces]
+    try:
+        left = {int(fragment.path) for fragment in dataset.get_fragments(filter=condition)}
+    except pa.ArrowException:  # such as for numbers above 2^63 beside others; the filter decides
+        return [True] * len(statistics)
+    matching = [False] * len(statistics)
+    for pieces in alike.values():
+        for piece in pieces:
+            matching[piece] = pieces[0] in left
+    return matching
+
+
+def _comparable(column: pa.Array) -> list[Any]:
+    """Values that are equal where the column's are; of times Python does not know all."""
+    if pa.types.is_temporal(column.type):
+        column = column.view(pa.int32() if column.type.bit_width == 32 else pa.int64())
+    values: list[Any] = column.to_pylist()
+    return values
+
+
+def _guaranteed(
+    known: Mapping[str, tuple[pa.Array, pa.Array, pa.Array]], piece: int
+) -> list[pc.Expression]:
+    """What is true of all documents of a piece."""
+    terms: list[pc.Expression] = []
+    for name, (least, greatest, nulls) in known.items():
+        field = pc.field(name)
+        if not nulls[piece].is_valid:
+            continue
+        if not least[piece].is_valid:
+            terms.append(field.is_null())
+            continue
+        bounds = [field >= least[piece], field <= greatest[piece]]
+        terms += [one | field.is_null() for one in bounds] if nulls[piece].as_py() else bounds
+    return terms
 
 
 def _all_of(terms: list[pc.Expression]) -> pc.Expression:

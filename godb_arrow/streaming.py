@@ -205,7 +205,7 @@ class _Work:
                     yield from self._from_held(batches, start)
                 else:
                     hold = self.may_hold and part is None  # what is held must be all of it
-                    runs = self._file_runs(file, start, part)
+                    runs = self._file_runs(file, start, part, () if hold else self.decoder.fields)
                     yield from self._decoded(runs, file if hold else None)
         yield from self._decoded((Run.of(run), None) for run in self.snapshot.overlay_runs())
 
@@ -214,8 +214,10 @@ class _Work:
         found: list[pa.RecordBatch] | None = file.view(_BATCHES)
         return found if found and _covers(found[0].schema, self.projection.decoded) else None
 
-    def _file_runs(self, file: Base, start: int, wanted: Wanted | None) -> Iterator[_Part]:
-        for run in file.runs(wanted):
+    def _file_runs(
+        self, file: Base, start: int, wanted: Wanted | None, fields: tuple[str, ...]
+    ) -> Iterator[_Part]:
+        for run in file.runs(wanted, fields):
             yield run, self.snapshot.dead_in(start + run.start, run.documents)
 
     def _from_held(self, held: list[pa.RecordBatch], start: int) -> Iterator[pa.RecordBatch]:
@@ -239,13 +241,15 @@ class _Work:
 
         def decode(part: _Part) -> tuple[pa.RecordBatch | None, pa.RecordBatch]:
             nonlocal waiting
-            run, dead = part[0].load(), part[1]
+            run, dead = part
             whole = None
             if whole_runs:
-                whole = self.decoder.whole(run)
+                whole = self.decoder.whole(run.load())
                 result = self.projection.apply(whole if dead is None else _alive(whole, dead))
+            elif dead is None or not len(dead):
+                result = self.decoder.decode_run(run)
             else:
-                result = self.decoder.decode(run if dead is None else without(run, dead))
+                result = self.decoder.decode(without(run.load(), dead))
             with lock:
                 waiting += result.nbytes
             memory.take(streams=result.nbytes)
@@ -255,7 +259,7 @@ class _Work:
         if codec.BACKEND == "reference" or self.snapshot.count < _FEW:
             threads = 1
         try:
-            for whole, result in ordered_map(decode, runs, threads):
+            for whole, result in ordered_map(decode, runs, threads, self.decoder.ahead):
                 with lock:
                     waiting -= result.nbytes
                 memory.take(streams=-result.nbytes)

@@ -364,6 +364,10 @@ def _check_pieces(source: Source, report: FileReport) -> None:
                 for number, piece in enumerate(pieces.stored(stream)):
                     entries = piece.entries()
                     content.update(entries.raw())
+                    if piece.sizes and not _are_sizes_of(piece.sizes, entries):
+                        report._problem(
+                            f"{where}: the sizes of the documents of piece {number} are wrong"
+                        )
                     if statistics is not None:
                         wrong = contradiction(row_of(statistics, number), entries)
                         if wrong is not None:
@@ -375,6 +379,13 @@ def _check_pieces(source: Source, report: FileReport) -> None:
                 continue
             if content.intdigest() != collection.digest:
                 report._problem(f"{where}: the index of pieces leads to other documents")
+
+
+def _are_sizes_of(packed: bytes, entries: codec.Entries) -> bool:
+    data = bytes(entries.raw())
+    edges = codec.unpack_sizes([packed], [len(entries)], [len(data)])
+    sizes = codec.measure(data, len(entries))
+    return edges is not None and sizes is not None and np.array_equal(np.diff(edges), sizes)
 
 
 def _check_document(report: FileReport, where: str, entries: codec.Entries, index: int) -> None:

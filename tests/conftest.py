@@ -5,11 +5,14 @@ from __future__ import annotations
 import gc
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
+
+from godb_arrow import codec
 
 LONG = os.environ.get("GODB_ARROW_LONG") == "1"
 
@@ -35,6 +38,25 @@ def no_leaked_files() -> Iterator[None]:
         time.sleep(0.02)
     leaked = _regular_files(folder) - before
     assert not leaked, f"left open: {leaked}"
+
+
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, tuple[str, ...]]]:
+    """How many documents were decoded each time, into which columns."""
+    seen: list[tuple[int, tuple[str, ...]]] = []
+
+    def noting(decode: Callable[..., Any]) -> Callable[..., Any]:
+        def noted(entries: Any, plan: Any) -> Any:
+            batch = decode(entries, plan)
+            if batch is not None:
+                seen.append((len(entries), tuple(plan.schema.names)))
+            return batch
+
+        return noted
+
+    for name in ("decode_batch", "decode_front_batch"):
+        monkeypatch.setattr(codec, name, noting(getattr(codec, name)))
+    return seen
 
 
 def _regular_files(folder: Path) -> set[str]:

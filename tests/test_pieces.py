@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import os
 import random
 from dataclasses import replace
@@ -19,15 +20,21 @@ from conftest import LONG
 from handmade import go_read
 
 import godb_arrow
-from godb_arrow import GodbError, StorageEngine, verify_godb
+from godb_arrow import GodbError, StorageEngine, codec, verify_godb
 from godb_arrow.codec import pack
-from godb_arrow.format import TAIL_SIZE, read_piece_index
+from godb_arrow.codec.entries import Chunk
+from godb_arrow.codec.sizes import pack_sizes
+from godb_arrow.file_writer import CollectionData, write_file
+from godb_arrow.format import TAIL_SIZE, CollectionHint, read_piece_index
 from godb_arrow.options import ReadOptions
-from godb_arrow.pieces import FOOT_SIZE, PIECES_KEY, PieceIndex
+from godb_arrow.pieces import FOOT_SIZE, PIECES_KEY, SIZES_KEY, PieceIndex
 from godb_arrow.reading import locate
 from godb_arrow.statistics import pack_statistics, unpack_statistics
 
 ROWS = 40_000
+needs_kernel = pytest.mark.skipif(
+    codec.BACKEND != "native", reason="the reference codec looks at documents as a whole"
+)
 
 
 def table(rows: int = ROWS, seed: int = 1) -> pa.Table:
@@ -61,7 +68,11 @@ def reindexed(data: bytes, index: PieceIndex) -> bytes:
     assert len(old) == len(new)
     at = len(data) - TAIL_SIZE - len(old)
     assert data[at : at + len(old)] == old
-    changed = bytearray(data[:at] + new + data[at + len(new) :])
+    return resealed(bytearray(data[:at] + new + data[at + len(new) :]))
+
+
+def resealed(changed: bytearray) -> bytes:
+    """The file with checksums that are right in spite of what changed in its literals."""
     changed[-26:-18] = xxhash.xxh3_64_digest(bytes(changed[:-26]))
     body = lz4.block.decompress(bytes(changed[8:]), uncompressed_size=64 << 20)
     changed[-8:] = xxhash.xxh3_64_digest(body[:-18])
@@ -100,6 +111,9 @@ def test_a_file_inside_another_file(file: Path) -> None:
     assert locate(stream, "second", ReadOptions()).pieces() is not None
     stream.seek(14)
     assert godb_arrow.read_table(stream, "second").equals(serially(file, "second"))
+    stream.seek(14)
+    found = locate(stream, "second", ReadOptions()).runs(("n",))
+    assert all(run.measured() is not None for run in found)
 
 
 def test_go_db_reads_a_file_with_pieces(file: Path) -> None:
@@ -170,13 +184,18 @@ def test_an_index_that_lies_changes_nothing(file: Path, seed: int) -> None:
         pieces[row, column] = max(0, value + change)
         if rng.random() < 0.5 and row + 1 < len(pieces):  # so that the sum is the same
             pieces[row + 1, column] = max(0, int(pieces[row + 1, column]) - change)
-    lying = reindexed(data, replace(index, pieces=pieces))
-    for name in ("first", "second"):
-        try:
-            found = godb_arrow.read_table(lying, name)
-        except GodbError:
-            continue
-        assert found.equals(serially(file, name))
+    assert index.sizes is not None
+    sizes = index.sizes.copy()
+    sizes[rng.randrange(len(sizes))] = rng.choice([0, 5, 13, 14, 2**20, 2**32 - 1])
+    for changed in (replace(index, pieces=pieces), replace(index, sizes=sizes)):
+        lying = reindexed(data, changed)
+        for name, columns in itertools.product(("first", "second"), (None, ["n"])):
+            try:
+                found = godb_arrow.read_table(lying, name, columns=columns)
+            except GodbError:
+                continue
+            right = serially(file, name)
+            assert found.equals(right.select(columns or right.column_names))
 
 
 def test_collections_that_were_exchanged_in_the_index(file: Path) -> None:
@@ -229,12 +248,23 @@ def test_numbers_of_documents_that_lie_are_an_error(file: Path) -> None:
 def test_sizes_that_cannot_be_take_no_memory(file: Path) -> None:
     data = file.read_bytes()
     index = index_of(data)
-    for column in range(3):
-        for row in range(len(index.pieces)):
+    assert index.sizes is not None
+    for row in range(len(index.pieces)):
+        for column in range(3):
             pieces = index.pieces.copy()
             pieces[row, column] = (1 << 48) - 1
             lying = reindexed(data, replace(index, pieces=pieces))
             assert godb_arrow.read_table(lying, "second").num_rows == ROWS
+        sizes = index.sizes.copy()
+        sizes[row] = 2**32 - 1
+        lying = reindexed(data, replace(index, sizes=sizes))
+        assert godb_arrow.read_table(lying, "second", columns=["n"]).num_rows == ROWS
+
+
+def test_numbers_of_documents_that_cannot_be_take_no_memory() -> None:
+    packed = pack_sizes(np.array([7], np.uint32))
+    for count in (2**40, 50, 2):
+        assert codec.unpack_sizes([packed], [count], [7]) is None
 
 
 def test_a_point_read_reads_one_piece(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -267,4 +297,196 @@ def test_a_large_index_stands_behind_the_last_piece(tmp_path: Path) -> None:
     assert len(index_of(path.read_bytes()).pack()) > 200_000
     found = godb_arrow.read_table(path)
     assert found.equals(given)
+    assert verify_godb(path).ok
+
+
+# --- the sizes of documents ----------------------------------------------------------------------
+
+
+def sizes_at(data: bytes) -> tuple[int, int]:
+    """Where the packed sizes of all pieces begin and end in a file."""
+    key = pack(SIZES_KEY) + b"\xc6"
+    assert data.count(key) == 1
+    first = data.index(key) + len(key) + 4
+    return first, first + int.from_bytes(data[first - 4 : first], "big")
+
+
+class Seen:
+    """Counts the documents that are looked at as a whole."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.documents = 0
+        original = codec.scan_entries
+
+        def scan(*arguments: Any) -> codec.Entries:
+            found = original(*arguments)
+            self.documents += len(found)
+            return found
+
+        monkeypatch.setattr(codec, "scan_entries", scan)
+
+
+FILTERS = [
+    pc.field("n") < 10_000,
+    (pc.field("n") > 400_000) & (pc.field("f") < 0.01),
+    pc.field("t").isin(["word 1", "word 299"]),
+    pc.field("n") > 100,  # keeps nearly all
+    pc.field("_id") == "777",
+    pc.field("at") < 0,
+    pc.field("n").is_null(),
+]
+
+
+@pytest.mark.parametrize("columns", [["at", "t"], ["n"], ["_id"], [], None])
+@pytest.mark.parametrize("number", range(len(FILTERS)))
+def test_filters_keep_the_same_documents(
+    file: Path, number: int, columns: list[str] | None
+) -> None:
+    condition = FILTERS[number]
+    whole = godb_arrow.read_table(
+        file, "second", batch_bytes=1 << 19, columns=[*table(1).column_names, "_id"]
+    )
+    kept = whole.filter(condition)
+    expected = kept.select(table(1).column_names if columns is None else columns)
+    found = godb_arrow.read_table(file, "second", columns=columns, filter=condition)
+    assert found.num_rows == kept.num_rows
+    assert found.equals(expected)
+
+
+@needs_kernel
+def test_only_documents_that_are_kept_are_looked_at(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = Seen(monkeypatch)
+    found = godb_arrow.read_table(file, "first", columns=["t"], filter=pc.field("n") < 10_000)
+    assert 0 < seen.documents == found.num_rows < ROWS / 50
+    seen.documents = 0
+    assert godb_arrow.read_table(file, "first", columns=["n", "t"]).num_rows == ROWS
+    assert seen.documents == 0
+    assert godb_arrow.read_table(file, "first").num_rows == ROWS
+    assert seen.documents == ROWS
+
+
+@needs_kernel
+def test_an_engine_looks_at_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with StorageEngine(tmp_path / "data") as engine:
+        engine.create_collection("c").insert_many(table())
+        engine.save()
+        engine["c"].delete("5")
+        engine.save()  # copies what did not change, with its sizes
+    (path,) = (tmp_path / "data").rglob("*.godb")
+    index = index_of(path.read_bytes())
+    first, count = index.collections["c"]
+    assert index.sizes is not None
+    assert (index.sizes[first : first + count] > 0).all()
+    assert verify_godb(path).ok
+    with StorageEngine(tmp_path / "data") as engine:
+        seen = Seen(monkeypatch)
+        kept = engine["c"].to_arrow(["_id"], pc.field("n") < 10_000)["_id"].to_pylist()
+        assert 0 < seen.documents == len(kept) < ROWS / 50
+        engine["c"].delete(kept[7])  # so that its run is looked at as a whole
+        left = engine["c"].to_arrow(["_id"], pc.field("n") < 10_000)["_id"].to_pylist()
+        assert left == [*kept[:7], *kept[8:]]
+
+
+def test_damaged_sizes_change_nothing(file: Path) -> None:
+    data = file.read_bytes()
+    condition = pc.field("n") < 10_000
+    expected = serially(data, "second").filter(condition).select(["t"])
+    first, end = sizes_at(data)
+    rng = random.Random(3)
+    for _ in range(2000 if LONG else 30):
+        damaged = bytearray(data)
+        damaged[rng.randrange(first, end)] ^= 1 << rng.randrange(8)
+        found = godb_arrow.read_table(bytes(damaged), "second", columns=["t"], filter=condition)
+        assert found.equals(expected)
+
+
+def with_sizes(data: bytes, piece: int, change: Any) -> bytes:
+    """The file with other sizes of a piece's documents, packed as well."""
+    index = index_of(data)
+    assert index.sizes is not None
+    first, _ = sizes_at(data)
+    at = first + int(index.sizes[:piece].sum())
+    packed = data[at : at + int(index.sizes[piece])]
+    count, total = int(index.pieces[piece, 3]), int(index.pieces[piece, 2])
+    edges = codec.unpack_sizes([packed], [count], [total])
+    assert edges is not None
+    made = pack_sizes(change(np.diff(edges).astype(np.uint32)))
+    assert len(made) == len(packed)
+    return resealed(bytearray(data[:at] + made + data[at + len(made) :]))
+
+
+@pytest.mark.parametrize("seed", range(200 if LONG else 8))
+def test_sizes_that_lie_change_nothing(file: Path, seed: int) -> None:
+    data = file.read_bytes()
+    rng = np.random.default_rng(seed)
+    piece = index_of(data).collections["second"][0] + int(rng.integers(0, 2))
+
+    def change(sizes: Any) -> Any:
+        if seed % 2:
+            return rng.permutation(sizes)
+        at = int(rng.integers(0, len(sizes) - 1))
+        sizes[[at, at + 1]] = sizes[at] + 1, sizes[at + 1] - 1
+        return sizes
+
+    lying = with_sizes(data, piece, change)
+    condition = pc.field("n") < 10_000
+    found = godb_arrow.read_table(lying, "second", columns=["t"], filter=condition)
+    assert found.equals(serially(data, "second").filter(condition).select(["t"]))
+    report = verify_godb(lying)
+    assert any("sizes of the documents" in problem for problem in report.problems)
+    assert verify_godb(with_sizes(data, piece, lambda sizes: sizes)).ok
+
+
+def test_of_equal_keys_behind_the_front_the_last_wins(tmp_path: Path) -> None:
+    pair = b"\xa1n" + pack(1), b"\xa1n" + pack(2)
+    filler = b"\xa1z" + pack("z" * 90)
+    odd = b"\x83" + pair[0] + filler + pair[1]
+    plain = b"\x82" + pair[0] + filler
+    raw = [pack(str(n)) + (odd if n % 5000 == 17 else plain) for n in range(30_000)]
+    chunks = [
+        Chunk(b"".join(raw[first : first + 10_000]), 10_000) for first in range(0, 30_000, 10_000)
+    ]
+    path = tmp_path / "odd.godb"
+    schema = pa.schema([("n", pa.int64()), ("z", pa.string())])
+    hint = CollectionHint(30_000, 30_001, schema)
+    with open(path, "wb") as stream:
+        write_file(stream, [CollectionData("c", 30_000, chunks, hint)])
+    assert locate(path, "c", ReadOptions()).pieces() is not None
+    assert godb_arrow.read_table(path, columns=["z"], filter=pc.field("n") == 2).num_rows == 6
+    assert godb_arrow.read_table(path, filter=pc.field("n") == 1).num_rows == 30_000 - 6
+    sizes = index_of(path.read_bytes()).sizes
+    assert sizes is not None
+    assert not sizes.any()
+    assert verify_godb(path).ok
+
+
+def test_documents_of_all_sizes_have_them(tmp_path: Path) -> None:
+    rng = random.Random(8)
+    for least, most in ((0, 0), (0, 10), (0, 200), (0, 5000), (0, 90_000)):
+        given = [
+            {"_id": str(n), "n": n % 50, "t": "x" * rng.randint(least, most)}
+            for n in range(max(60, 4_000_000 // (most + 60)))
+        ]
+        path = tmp_path / f"{most}.godb"
+        godb_arrow.write_godb(given, path, "c")
+        index = index_of(path.read_bytes())
+        assert index.sizes is not None
+        first, count = index.collections["c"]
+        assert (index.sizes[first : first + count] > 0).all()
+        found = godb_arrow.read_table(path, columns=["t"], filter=pc.field("n") == 7)
+        assert found["t"].to_pylist() == [one["t"] for one in given if one["n"] == 7]
+        assert verify_godb(path).ok
+
+
+def test_sizes_that_would_be_a_burden_are_left_out(tmp_path: Path) -> None:
+    given = [{"_id": str(n), "t": "x" * (70_000 * (n % 9000 == 0))} for n in range(120_000)]
+    path = tmp_path / "uneven.godb"
+    godb_arrow.write_godb(given, path, "c")
+    index = index_of(path.read_bytes())
+    assert index.sizes is not None
+    assert (index.sizes == 0).sum() > len(index.sizes) // 2
+    assert locate(path, "c", ReadOptions()).pieces() is not None
+    assert godb_arrow.read_table(path, columns=["t"]).num_rows == 120_000
     assert verify_godb(path).ok
