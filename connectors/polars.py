@@ -12,7 +12,7 @@ import pyarrow.dataset as ds
 
 from godb_arrow.connectors import missing
 from godb_arrow.options import ReadKeywords
-from godb_arrow.projection import RowFilter
+from godb_arrow.projection import Filter, RowFilter, comparison_of
 from godb_arrow.scannable import Scannable, open_godb
 from godb_arrow.schema import storage_schema
 from godb_arrow.storage import Location
@@ -94,7 +94,7 @@ class _Scan:
             options = {**options, "batch_size": max(batch_size, _LEAST_BATCH)}
         condition = None
         if predicate is not None:
-            condition = _row_filter(predicate, storage_schema(self._collection.schema))
+            condition = _filter(predicate, storage_schema(self._collection.schema))
         with self._collection.stream_batches(columns, condition, **options) as reader:
             for batch in reader:
                 frame = _frame(batch)
@@ -106,13 +106,20 @@ class _Scan:
                     return
 
 
-def _row_filter(predicate: pl.Expr, schema: pa.Schema) -> RowFilter:
+def _filter(predicate: pl.Expr, schema: pa.Schema) -> Filter:
     def keep(batch: pa.RecordBatch) -> pa.Array:
         return _frame(batch).select(predicate.alias("keep"))["keep"].to_arrow()
 
     fields = list(dict.fromkeys(predicate.meta.root_names()))
     asked = _Asked(pa.schema([schema.field(name) for name in fields]))
     pl.scan_pyarrow_dataset(asked).filter(predicate).collect()
+    # Of more than one comparison of integers it may be a part, and NaN compares otherwise there.
+    found = comparison_of(asked.schema, asked.filter)
+    if found is not None and pa.types.is_integer(found.value.type):
+        kind = pl.DataFrame(asked.schema.empty_table()).schema[found.field]
+        whole = found.operator(pl.col(found.field), pl.lit(found.value.as_py(), kind))
+        if whole.meta.eq(predicate):
+            return asked.filter
     return RowFilter(fields, keep, asked.filter)
 
 
@@ -138,7 +145,8 @@ class _Asked(ds.Dataset):  # type: ignore[misc]
 
 
 def _frame(batch: pa.RecordBatch) -> pl.DataFrame:
-    return pl.DataFrame(batch.cast(storage_schema(batch.schema)))
+    plain = storage_schema(batch.schema)
+    return pl.DataFrame(batch if plain.equals(batch.schema) else batch.cast(plain))
 
 
 def read_godb(

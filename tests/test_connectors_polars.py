@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 import godb_arrow
-from godb_arrow import StorageEngine, codec
+from godb_arrow import StorageEngine
 
 pl = pytest.importorskip("polars")
 from godb_arrow.connectors import polars as adapter  # noqa: E402
@@ -31,20 +30,6 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("polars") / "wide.godb"
     godb_arrow.write_godb(table(), path, "wide")
     return path
-
-
-@pytest.fixture
-def decoded(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[int, tuple[str, ...]]]]:
-    """How many documents were decoded, into which columns."""
-    seen: list[tuple[int, tuple[str, ...]]] = []
-    plain = codec.decode_batch
-
-    def noted(entries: Any, plan: Any) -> pa.RecordBatch:
-        seen.append((len(entries), tuple(plan.schema.names)))
-        return plain(entries, plan)
-
-    monkeypatch.setattr(codec, "decode_batch", noted)
-    yield seen
 
 
 def test_projection_and_predicate_reach_the_decoder(path: Path, decoded: Any) -> None:
@@ -126,3 +111,24 @@ def test_sink_and_read_back(tmp_path: Path) -> None:
 def test_an_error_is_ours(tmp_path: Path) -> None:
     with pytest.raises(godb_arrow.SourceNotFound):
         adapter.scan_godb(tmp_path / "none.godb")
+
+
+@pytest.mark.parametrize("name", ["small", "large", "real"])
+def test_comparisons_keep_what_polars_keeps(tmp_path: Path, name: str) -> None:
+    values = {
+        "small": pa.array([None, -1, 0, 3, 3, 9] * 5000, pa.int64()),
+        "large": pa.array([None, 2**64 - 1, 0, 3, 2**63, 9] * 5000, pa.uint64()),
+        "real": pa.array([None, float("nan"), float("inf"), -0.0, 3.0, 9.5] * 5000),
+    }
+    path = tmp_path / "numbers.godb"
+    godb_arrow.write_godb(pa.table(values), path, "c")
+    frame = pl.DataFrame(pa.table(values))
+    field = pl.col(name)
+    for condition in (
+        field < 3, field <= 3, field > 3, field >= 3, field == 3, field != 3, pl.lit(3) > field,
+        field < 3.5, field == pl.lit(float("nan")), field > -1, field.is_between(3, 9),
+        ~(field < 3), (field > 0) & (field < 9), field.cast(pl.Int32, strict=False) < 3,
+        field.is_null(),
+    ):  # fmt: skip
+        found = adapter.scan_godb(path).filter(condition).select(name).collect()
+        assert found.equals(frame.filter(condition).select(name)), condition
