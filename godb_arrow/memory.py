@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from godb_arrow.lru import EvictionPolicy, LRUCache
 from godb_arrow.parallel import available_cores
+from godb_arrow.pieces import forget_buffers
 
 __all__ = ["IdleFile", "Memory", "give_back"]
 
@@ -152,11 +153,12 @@ def keep_large_apart() -> None:
 
 
 def give_back() -> None:
-    """Give what was freed back to the system, where its C library keeps it.
+    """Give back to the system what is kept for later: buffers, and what its C library keeps.
 
     glibc keeps several MiB for each thread that once took memory, which adds up beyond the limit
     of an engine that many threads use.
     """
+    forget_buffers()
     trim = _trim()
     if trim is not None:
         trim(0)

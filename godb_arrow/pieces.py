@@ -18,7 +18,9 @@ says what that is.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import accumulate, pairwise
@@ -41,6 +43,7 @@ from godb_arrow.codec.reference_lz4 import Piece
 from godb_arrow.codec.sizes import most_packed
 from godb_arrow.errors import ChecksumMismatch, CorruptFile
 from godb_arrow.options import ReadOptions
+from godb_arrow.parallel import available_cores
 from godb_arrow.statistics import Row, may_match, unpack_statistics
 
 __all__ = [
@@ -51,6 +54,7 @@ __all__ = [
     "PieceIndex",
     "Run",
     "StoredPiece",
+    "forget_buffers",
 ]
 
 PIECES_KEY = "godb_arrow_pieces"
@@ -63,6 +67,21 @@ _HEADER = 8  # bytes in front of the body
 _BEHIND_SIZES = len(codec.pack(PIECES_KEY)) + 5  # up to the index
 _SIZES_AT_ONCE = 1 << 20  # bytes of packed sizes that are read together
 _UNUSABLE = (KeyError, TypeError, AttributeError, ValueError, msgpack.UnpackException)
+
+
+class Loan(NamedTuple):
+    """Entries in memory that others use after them.
+
+    Attributes
+    ----------
+    entries : Entries
+        Nothing of them may be kept: ids and documents of theirs are views of that memory.
+    release : callable
+        To be called when nobody looks at them any more.
+    """
+
+    entries: codec.Entries
+    release: Callable[[], None]
 
 
 class Run(NamedTuple):
@@ -78,12 +97,15 @@ class Run(NamedTuple):
         Gives their entries.
     measured : callable
         Gives them without having looked at them; None where their sizes are not known.
+    lend : callable, optional
+        Gives their entries to somebody who only decodes them.
     """
 
     start: int
     documents: int
     load: Callable[[], codec.Entries]
     measured: Callable[[], MeasuredEntries | None] = lambda: None
+    lend: Callable[[], Loan] | None = None
 
     @classmethod
     def of(cls, entries: codec.Entries, start: int = 0) -> Run:
@@ -93,6 +115,10 @@ class Run(NamedTuple):
     def loaded(self) -> codec.Entries:
         """The entries."""
         return self.load()
+
+    def lent(self) -> Loan:
+        """The entries, to be decoded and given back."""
+        return self.lend() if self.lend is not None else Loan(self.load(), lambda: None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -381,11 +407,10 @@ class CollectionPieces:
         bases = [front, *accumulate((piece.size for piece in self.pieces), initial=front)][1:]
         for first, last in self._groups(options, wanted):
             begin, end = self.pieces[first], self.pieces[last - 1]
-            data = _read(stream, begin, end, self.behind[last - 1])
-            of = (data, first, last, bases[first])
-            load = partial(self._load, *of, fields)
-            measured = partial(self._measured, *of, sizes.of(first, last))
-            yield Run(rows[first], rows[last] - rows[first], load, measured)
+            packed = sizes.of(first, last)
+            data = _read_into(stream, begin, end, self.behind[last - 1])
+            run = _StoredRun(self, first, last, bases[first], fields, data, packed)
+            yield Run(rows[first], rows[last] - rows[first], run.load, run.measured, run.lend)
 
     def _groups(
         self, options: ReadOptions, wanted: Sequence[bool] | None
@@ -405,23 +430,6 @@ class CollectionPieces:
         if first < len(self.pieces):
             yield first, len(self.pieces)
 
-    def _load(
-        self, data: bytes, first: int, last: int, base: int, fields: tuple[str, ...]
-    ) -> codec.Entries:
-        count = sum(self.documents[first:last])
-        return _scan(base, self._decode(data, first, last), count, fields)
-
-    def _measured(
-        self, data: bytes, first: int, last: int, base: int, sizes: Sequence[bytes]
-    ) -> MeasuredEntries | None:
-        if not sizes:
-            return None
-        totals = [piece.size for piece in self.pieces[first:last]]
-        edges = codec.unpack_sizes(sizes, self.documents[first:last], totals)
-        if edges is None:
-            return None
-        return MeasuredEntries(self._decode(data, first, last), edges, base, partial(_scan, base))
-
     def stored(self, stream: BinaryIO) -> Iterator[StoredPiece]:
         """Read the pieces one by one, to be written to another file."""
         sizes = _SizeReader(stream, self.sizes)
@@ -429,26 +437,41 @@ class CollectionPieces:
             data = _read(stream, piece, piece, self.behind[index])
             yield StoredPiece(self, index, data, b"".join(sizes.of(index, index + 1)))
 
-    def _decode(self, data: bytes, first: int, last: int) -> bytes:
-        start = self.pieces[first].at
-        pieces = [piece._replace(at=piece.at - start) for piece in self.pieces[first:last]]
-        try:
+    def _decode(self, data: bytes | memoryview, first: int, last: int) -> bytes:
+        with self._relative(first, last) as pieces:
             decoded = self.compression.decode_pieces(data, pieces)
+        self._check(decoded, first, last)
+        return decoded
+
+    def _decode_into(self, data: memoryview, first: int, last: int, into: memoryview) -> None:
+        with self._relative(first, last) as pieces:
+            self.compression.decode_pieces_into(data, pieces, into)
+        self._check(into, first, last)
+
+    @contextmanager
+    def _relative(self, first: int, last: int) -> Iterator[list[Piece]]:
+        """Some pieces, counted from the first one; offsets in errors count in the file."""
+        start = self.pieces[first].at
+        try:
+            yield [piece._replace(at=piece.at - start) for piece in self.pieces[first:last]]
         except CorruptFile as error:
             error.offset += start
             raise
+
+    def _check(self, decoded: bytes | memoryview, first: int, last: int) -> None:
         view = memoryview(decoded)
         at = 0
-        for piece, checksum in zip(pieces, self.checksums[first:last], strict=True):
+        for piece, checksum in zip(
+            self.pieces[first:last], self.checksums[first:last], strict=True
+        ):
             if xxhash.xxh3_64_intdigest(view[at : at + piece.size]) != checksum:
                 raise ChecksumMismatch(
                     "the bytes differ from those that were written: a piece's checksum is "
                     "another one",
-                    offset=start + piece.at,
+                    offset=piece.at,
                     where="file",
                 )
             at += piece.size
-        return decoded
 
 
 @dataclass(frozen=True, slots=True)
@@ -465,7 +488,7 @@ class StoredPiece:
 
     def entries(self) -> codec.Entries:
         """Its documents."""
-        return self._pieces._load(self._data, self._index, self._index + 1, 0, ())
+        return _scan(0, self._pieces._decode(self._data, self._index, self._index + 1), len(self))
 
     def chunk(self, statistics: Row) -> Chunk:
         """All of it, checked, as it was compressed."""
@@ -477,6 +500,52 @@ class StoredPiece:
         is_right = codec.unpack_sizes([self.sizes], [documents], [piece.size]) is not None
         sizes = self.sizes if is_right else b""
         return Chunk(decoded, documents, statistics, made, compression.flags, sizes)
+
+
+class _Buffers:
+    """Memory of about the same size, for run after run of all readers.
+
+    The system clears what it gives to a process, and that takes as long as to read a file. So many
+    buffers are kept as may be worked on at a time, unless they are very large. A thread gets one
+    that it had before, if it can: that is in the cache of the core where it runs.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._free: list[tuple[int, bytearray]] = []
+
+    def take(self, size: int) -> memoryview:
+        """Memory of a size, with whatever was in it."""
+        with self._lock:
+            own = threading.get_ident()
+            at = next((i for i, (had, _) in enumerate(self._free) if had == own), -1)
+            found = self._free.pop(at)[1] if self._free else bytearray()
+        if len(found) < size:
+            found = bytearray(size + size // 8)
+        return memoryview(found)[:size]
+
+    def give(self, view: memoryview) -> None:
+        """Take it back: nobody looks at it any more."""
+        found = view.obj
+        if isinstance(found, bytearray) and len(found) <= _LARGEST_KEPT:
+            with self._lock:
+                self._free.append((threading.get_ident(), found))
+                del self._free[: -available_cores() - 1]
+
+    def clear(self) -> None:
+        """Keep none of them."""
+        with self._lock:
+            self._free.clear()
+
+
+_LARGEST_KEPT = 8 << 20
+_COMPRESSED, _DECODED = _Buffers(), _Buffers()
+
+
+def forget_buffers() -> None:
+    """Give memory back that is kept for the runs of readers."""
+    _COMPRESSED.clear()
+    _DECODED.clear()
 
 
 class _SizeReader:
@@ -505,7 +574,53 @@ class _SizeReader:
 _MAX_FRONT = 64 << 20
 
 
-def _scan(base: int, data: bytes, count: int, fields: tuple[str, ...]) -> codec.Entries:
+@dataclass(frozen=True, slots=True)
+class _StoredRun:
+    """Consecutive pieces as they were read, in memory that others use after them."""
+
+    pieces: CollectionPieces
+    first: int
+    last: int
+    base: int
+    fields: tuple[str, ...]
+    data: memoryview
+    sizes: list[bytes]
+
+    def load(self) -> codec.Entries:
+        decoded = self.pieces._decode(self.data, self.first, self.last)
+        _COMPRESSED.give(self.data)
+        return _scan(self.base, decoded, self._count(), self.fields)
+
+    def lend(self) -> Loan:
+        view = self._decode()
+        entries = _scan(self.base, view, self._count(), self.fields)
+        return Loan(entries, partial(_DECODED.give, view))
+
+    def measured(self) -> MeasuredEntries | None:
+        counts = self.pieces.documents[self.first : self.last]
+        edges = codec.unpack_sizes(self.sizes, counts, self._totals()) if self.sizes else None
+        if edges is None:
+            return None
+        view = self._decode()
+        release = partial(_DECODED.give, view)
+        return MeasuredEntries(view, edges, self.base, partial(_scan, self.base), release)
+
+    def _count(self) -> int:
+        return sum(self.pieces.documents[self.first : self.last])
+
+    def _totals(self) -> list[int]:
+        return [piece.size for piece in self.pieces.pieces[self.first : self.last]]
+
+    def _decode(self) -> memoryview:
+        view = _DECODED.take(sum(self._totals()))
+        self.pieces._decode_into(self.data, self.first, self.last, view)
+        _COMPRESSED.give(self.data)
+        return view
+
+
+def _scan(
+    base: int, data: bytes | memoryview, count: int, fields: tuple[str, ...] = ()
+) -> codec.Entries:
     """So many entries that are there whole."""
     entries = codec.scan_entries(data, 0, count, len(data) + 1, base, fields)
     if len(entries) != count or entries.bounds[-1] != len(data):
@@ -517,10 +632,32 @@ def _scan(base: int, data: bytes, count: int, fields: tuple[str, ...]) -> codec.
 
 def _read(stream: BinaryIO, first: Piece, last: Piece, behind: int) -> bytes:
     """The bytes from a piece to the end of another."""
-    head = 2 + (last.skip + last.tail + behind) // 255
-    size = last.at - first.at + last.length + head + last.skip + last.tail
-    stream.seek(first.at)
+    at, size = _extent(first, last, behind)
+    stream.seek(at)
     return read_exactly(stream, size)
+
+
+def _extent(first: Piece, last: Piece, behind: int) -> tuple[int, int]:
+    """Where pieces begin in a file, and how many bytes they have there."""
+    head = 2 + (last.skip + last.tail + behind) // 255
+    return first.at, last.at - first.at + last.length + head + last.skip + last.tail
+
+
+def _read_into(stream: BinaryIO, first: Piece, last: Piece, behind: int) -> memoryview:
+    """The same bytes, in memory that is used again."""
+    at, size = _extent(first, last, behind)
+    stream.seek(at)
+    readinto = getattr(stream, "readinto", None)
+    if readinto is None:
+        return memoryview(read_exactly(stream, size))
+    view = _COMPRESSED.take(size)
+    filled = 0
+    while filled < size:
+        count = readinto(view[filled:])
+        if not count:
+            return view[:filled]
+        filled += count
+    return view
 
 
 def _packed_head(name: str, count: int) -> bytes:

@@ -187,8 +187,26 @@ class ProjectionDecoder:
         Where their sizes are known, no more of the others is looked at than the filter needs.
         """
         measured = run.measured() if self.fields else None
-        if measured is None:
-            return self.decode(run.load())
+        if measured is not None:
+            try:
+                return self._decode_measured(measured)
+            finally:
+                measured.release()
+        loan = run.lent()
+        try:
+            return self.decode(loan.entries)
+        finally:
+            loan.release()
+
+    def whole_run(self, run: Run) -> pa.RecordBatch:
+        """All documents of a run, and all that the filter looks at."""
+        loan = run.lent()
+        try:
+            return self.whole(loan.entries)
+        finally:
+            loan.release()
+
+    def _decode_measured(self, measured: codec.MeasuredEntries) -> pa.RecordBatch:
         front = codec.decode_front_batch(
             measured, self._plan if self._first is None else self._first
         )

@@ -244,7 +244,7 @@ class _Work:
             run, dead = part
             whole = None
             if whole_runs:
-                whole = self.decoder.whole(run.load())
+                whole = self.decoder.whole_run(run)
                 result = self.projection.apply(whole if dead is None else _alive(whole, dead))
             elif dead is None or not len(dead):
                 result = self.decoder.decode_run(run)

@@ -6,6 +6,7 @@ import io
 import itertools
 import os
 import random
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -490,3 +491,72 @@ def test_sizes_that_would_be_a_burden_are_left_out(tmp_path: Path) -> None:
     assert locate(path, "c", ReadOptions()).pieces() is not None
     assert godb_arrow.read_table(path, columns=["t"]).num_rows == 120_000
     assert verify_godb(path).ok
+
+
+# --- memory that is used again -------------------------------------------------------------------
+
+
+def test_readers_do_not_disturb_each_other(file: Path) -> None:
+    queries: list[dict[str, Any]] = [
+        {"columns": ["t"], "filter": pc.field("n") < 10_000},
+        {"columns": ["n", "_id"]},
+        {"filter": pc.field("f") > 0.3},
+        {},
+    ]
+    whole = {name: serially(file, name) for name in ("first", "second")}
+    ids = {name: godb_arrow.read_table(file, name, columns=["_id"]) for name in whole}
+
+    def right(name: str, query: dict[str, Any]) -> pa.Table:
+        full = whole[name].append_column("_id", ids[name]["_id"])
+        kept = full.filter(query["filter"]) if "filter" in query else full
+        return kept.select(query.get("columns", whole[name].column_names))
+
+    def check(number: int) -> bool:
+        name, query = ("first", "second")[number % 2], queries[number % len(queries)]
+        options: dict[str, Any] = {
+            "batch_bytes": (1 << 21) + (number << 16),
+            "threads": number % 3 + 1,
+        }
+        return godb_arrow.read_table(file, name, **query, **options).equals(right(name, query))
+
+    with ThreadPoolExecutor(6) as pool:
+        assert all(pool.map(check, range(400 if LONG else 48)))
+    # Two at the same time, batch by batch, of which one is given up in the middle.
+    one = godb_arrow.scan_godb(file, "first", columns=["n"], threads=1, batch_bytes=1 << 21)
+    other = godb_arrow.scan_godb(file, "second", columns=["n"], threads=1, batch_bytes=1 << 21)
+    pairs = list(zip(one, other, strict=True))
+    for index, name in enumerate(("first", "second")):
+        found = pa.Table.from_batches([pair[index] for pair in pairs])
+        assert found.equals(whole[name].select(["n"]))
+    with godb_arrow.scan_godb(file, "first", columns=["n"]) as reader:
+        first = next(reader)
+    assert pa.Table.from_batches([first]).equals(whole["first"].select(["n"]).slice(0, len(first)))
+
+
+class Plain(io.RawIOBase):
+    """A binary file with what a reader of files must have, and nothing else."""
+
+    def __init__(self, data: bytes) -> None:
+        self._stream = io.BytesIO(data)
+        self.readinto = None  # type: ignore[assignment]
+
+    def read(self, size: int = -1) -> bytes:
+        return self._stream.read(min(size, 100_000) if size >= 0 else size)
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return self._stream.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._stream.tell()
+
+    def seekable(self) -> bool:
+        return True
+
+    def readable(self) -> bool:
+        return True
+
+
+def test_files_that_only_read(file: Path) -> None:
+    for query in ({}, {"columns": ["n"]}, {"filter": pc.field("n") < 5000}):
+        found = godb_arrow.read_table(Plain(file.read_bytes()), "second", **query)
+        assert found.equals(godb_arrow.read_table(file, "second", **query))

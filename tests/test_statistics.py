@@ -199,13 +199,13 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def loaded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many documents each run has that is decompressed."""
     found: list[int] = []
-    original = pieces.CollectionPieces._decode
+    original = pieces.CollectionPieces._check
 
     def counted(self: Any, data: bytes, first: int, last: int) -> Any:
         found.append(sum(self.documents[first:last]))
         return original(self, data, first, last)
 
-    monkeypatch.setattr(pieces.CollectionPieces, "_decode", counted)
+    monkeypatch.setattr(pieces.CollectionPieces, "_check", counted)
     return found
 
 

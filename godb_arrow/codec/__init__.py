@@ -49,6 +49,7 @@ compress_piece = _chosen.compress_piece
 decode = _chosen.decode
 decode_front = _chosen.decode_front
 decode_pieces = _chosen.decode_pieces
+decode_pieces_into = _chosen.decode_pieces_into
 encode = _chosen.encode
 count_present = _chosen.count_present
 find_entry = _chosen.find_entry
@@ -77,6 +78,7 @@ __all__ = [
     "decode_front",
     "decode_front_batch",
     "decode_pieces",
+    "decode_pieces_into",
     "describe",
     "encode",
     "find_entry",

@@ -348,30 +348,65 @@ def compress_piece(bytes content not None, uint64_t max_ratio):
     return PyBytes_FromStringAndSize(<const char*>out.data(), <Py_ssize_t>out.size()), left
 
 
-def decode_pieces(bytes data not None, pieces):
-    """What pieces (at, length, skip, tail, size) decode to; or None and which one is damaged."""
-    cdef const uint8_t* begin = <const uint8_t*>PyBytes_AS_STRING(data)
-    cdef size_t size = PyBytes_GET_SIZE(data)
+cdef vector[Piece] _pieces(pieces):
+    """Pieces (at, length, skip, tail, size) as the kernel has them."""
     cdef vector[Piece] found
     cdef Piece piece
-    cdef size_t total = 0
     for at, length, skip, tail, decoded in pieces:
         piece.at, piece.length, piece.skip, piece.tail, piece.size = at, length, skip, tail, decoded
-        total += piece.size
         found.push_back(piece)
-    cdef PyObject* made = PyBytes_FromStringAndSize_(NULL, <Py_ssize_t>total)
-    cdef uint8_t* to = <uint8_t*>PyBytes_AS_STRING(<object>made)
-    cdef unique_ptr[PieceDecoder] decoder
+    return found
+
+
+cdef size_t _total(const vector[Piece]& pieces):
+    cdef size_t total = 0
+    cdef size_t index
+    for index in range(pieces.size()):
+        total += pieces[index].size
+    return total
+
+
+cdef size_t _decode_pieces(
+    const uint8_t* data, size_t size, const vector[Piece]& pieces, uint8_t* to
+) except? 0 nogil:
+    """How many pieces were decoded before one that is damaged."""
+    cdef PieceDecoder* decoder = new PieceDecoder(data, size)
     cdef size_t index = 0
-    result = <object>made
-    Py_DECREF_(made)
-    decoder.reset(new PieceDecoder(begin, size))
+    while index < pieces.size() and decoder.run(pieces[index], to):
+        to += pieces[index].size
+        index += 1
+    del decoder
+    return index
+
+
+def decode_pieces(const uint8_t[::1] data not None, pieces):
+    """What pieces decode to; or None and which one is damaged."""
+    cdef const uint8_t* begin = &data[0]
+    cdef size_t size = data.shape[0]
+    cdef vector[Piece] found = _pieces(pieces)
+    cdef size_t total = _total(found)
+    cdef size_t done
+    result = PyBytes_FromStringAndSize(NULL, <Py_ssize_t>total)
+    cdef uint8_t* to = <uint8_t*>PyBytes_AS_STRING(result)
     with nogil:
         prefer_large_pages(to, total)
-        while index < found.size() and decoder.get().run(found[index], to):
-            to += found[index].size
-            index += 1
-    return (result, -1) if index == found.size() else (None, index)
+        done = _decode_pieces(begin, size, found, to)
+    return (result, -1) if done == found.size() else (None, done)
+
+
+def decode_pieces_into(const uint8_t[::1] data not None, pieces, uint8_t[::1] into not None):
+    """Decode pieces into memory of just the right size; which one is damaged, or -1."""
+    cdef size_t size = data.shape[0]
+    cdef vector[Piece] found = _pieces(pieces)
+    cdef size_t done
+    if _total(found) != <size_t>into.shape[0]:
+        raise ValueError("the memory is not as large as the pieces")
+    if size == 0 or into.shape[0] == 0:
+        return 0 if found.size() else -1
+    with nogil:
+        prefer_large_pages(&into[0], into.shape[0])
+        done = _decode_pieces(&data[0], size, found, &into[0])
+    return -1 if done == found.size() else done
 
 
 # --- Finding documents ----------------------------------------------------------------------
@@ -380,11 +415,11 @@ def decode_pieces(bytes data not None, pieces):
 cdef c_array.array _INT64S = array("q")
 
 
-def scan(bytes data not None, size_t start, size_t count, size_t max_bytes, fields=()):
+def scan(const uint8_t[::1] data not None, size_t start, size_t count, size_t max_bytes, fields=()):
     """Bounds of the whole entries from `start`; a problem (0 is none) and where it is; and, of each
     document, the places of the values of some fields (0 is unknown)."""
-    cdef const uint8_t* begin = <const uint8_t*>PyBytes_AS_STRING(data)
-    cdef size_t size = PyBytes_GET_SIZE(data)
+    cdef const uint8_t* begin = &data[0]
+    cdef size_t size = data.shape[0]
     cdef vector[int64_t] bounds
     cdef vector[uint32_t] places
     cdef vector[string] wanted
@@ -408,11 +443,11 @@ cdef bytes _places(vector[uint32_t]& places):
     return PyBytes_FromStringAndSize(<const char*>places.data(), <Py_ssize_t>(places.size() * 4))
 
 
-def scan_fronts(bytes data not None, const int64_t[::1] edges not None, fields):
+def scan_fronts(const uint8_t[::1] data not None, const int64_t[::1] edges not None, fields):
     """Bounds of entries whose edges are known, and the places of some fields; None where the
     edges are not right."""
-    cdef const uint8_t* begin = <const uint8_t*>PyBytes_AS_STRING(data)
-    cdef size_t size = PyBytes_GET_SIZE(data)
+    cdef const uint8_t* begin = &data[0]
+    cdef size_t size = data.shape[0]
     cdef size_t count = edges.shape[0] - 1
     cdef vector[string] wanted
     cdef cbool right
@@ -439,10 +474,14 @@ def add_sizes(
     return edges[first + count]
 
 
-def gather(bytes data not None, const int64_t[::1] starts not None, const int64_t[::1] ends not None):
+def gather(
+    const uint8_t[::1] data not None,
+    const int64_t[::1] starts not None,
+    const int64_t[::1] ends not None,
+):
     """Parts of bytes, one behind the other."""
-    cdef const char* begin = PyBytes_AS_STRING(data)
-    cdef int64_t size = PyBytes_GET_SIZE(data)
+    cdef const uint8_t* begin = &data[0]
+    cdef int64_t size = data.shape[0]
     cdef int64_t total = 0
     cdef Py_ssize_t index
     if starts.shape[0] != ends.shape[0]:
@@ -581,7 +620,7 @@ cdef object _finished(Column* column):
 
 
 def decode(
-    bytes data not None,
+    const uint8_t[::1] data not None,
     const int64_t[::1] bounds not None,
     object plan,
     Py_ssize_t id_column,
@@ -591,7 +630,7 @@ def decode(
     order=(),
 ):
     """The finished columns, or None and a failure; `order` says which place is a column's."""
-    cdef const uint8_t* begin = <const uint8_t*>PyBytes_AS_STRING(data)
+    cdef const uint8_t* begin = &data[0]
     cdef size_t count = bounds.shape[0] // 2
     cdef unique_ptr[Column] root
     cdef unique_ptr[Decoder] decoder

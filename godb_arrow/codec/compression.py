@@ -53,10 +53,19 @@ class Compression:
     readers: tuple[str, ...]
     decoder: Callable[[], _Decoder]
     compress: Callable[[bytes], tuple[bytes, bytes]]
-    decode_pieces: Callable[[bytes, Sequence[Piece]], bytes]
+    decode_pieces: Callable[[bytes | memoryview, Sequence[Piece]], bytes]
     cut_out: Callable[[bytes, Piece], tuple[bytes, bytes]]
     literal_head: Callable[[int], bytes]
     max_expansion: int
+
+    def decode_pieces_into(
+        self, data: memoryview, pieces: Sequence[Piece], into: memoryview
+    ) -> None:
+        """Decode pieces into memory of as many bytes."""
+        if self.flags == 0:
+            codec.decode_pieces_into(data, pieces, into)
+        else:
+            into[:] = self.decode_pieces(data, pieces)
 
 
 _MAX_RATIO = 10  # go-db allocates ten times the size of a body

@@ -130,33 +130,36 @@ class MeasuredEntries:
 
     Parameters
     ----------
-    data : bytes
-        The entries, one after the other.
+    data : bytes or memoryview
+        The entries, one after the other; until they are released.
     edges : array of int64
         Where they begin in `data`, and the end: one more than there are entries.
     base : int
         Offset of ``data[0]`` in the decompressed body, for error messages.
     scan : callable
         Finds entries in bytes, so many of them, and notes the places of some fields.
+    release : callable
+        To be called when nobody looks at them any more: others may take their place in memory.
 
     See Also
     --------
     godb_arrow.codec.take_measured : some of them, looked at.
     """
 
-    data: bytes
+    data: bytes | memoryview
     edges: npt.NDArray[np.int64]
     base: int
     scan: Callable[[bytes, int, tuple[str, ...]], Entries]
+    release: Callable[[], None] = lambda: None
 
     def __len__(self) -> int:
         return len(self.edges) - 1
 
     def entries(self, fields: tuple[str, ...] = ()) -> Entries:
-        """All of them, looked at."""
-        return self.scan(self.data, len(self), fields)
+        """All of them, looked at; they are copied."""
+        return self.scan(bytes(self.data), len(self), fields)
 
     def id(self, index: int) -> str:
         """The id of one of them."""
         first, last = self.edges[index : index + 2].tolist()
-        return self.scan(self.data[first:last], 1, ()).id(0)
+        return self.scan(bytes(self.data[first:last]), 1, ()).id(0)

@@ -163,8 +163,9 @@ def store(content: bytes, *_: object) -> tuple[bytes, bytes]:
     return content, b""
 
 
-def decode_frames(data: bytes, pieces: Sequence[Piece]) -> bytes:
+def decode_frames(data: bytes | memoryview, pieces: Sequence[Piece]) -> bytes:
     """Decode pieces that are zstd frames."""
+    data = bytes(data)
     return b"".join(part for piece in pieces for part in _decode_frames(data, piece))
 
 
@@ -181,7 +182,7 @@ def _decode_frames(data: bytes, piece: Piece) -> Iterator[bytes]:
         raise damaged_piece(piece)
 
 
-def decode_stored(data: bytes, pieces: Sequence[Piece]) -> bytes:
+def decode_stored(data: bytes | memoryview, pieces: Sequence[Piece]) -> bytes:
     """Take pieces that are as they were."""
     for piece in pieces:
         if piece.skip or piece.tail or piece.length != piece.size or (

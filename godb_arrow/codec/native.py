@@ -32,6 +32,7 @@ __all__ = [
     "decode",
     "decode_front",
     "decode_pieces",
+    "decode_pieces_into",
     "encode",
     "find_entry",
     "gather",
@@ -95,7 +96,7 @@ def compress_piece(content: bytes, max_ratio: int | None, high: bool) -> tuple[b
     return sequences, content[len(content) - left :]
 
 
-def decode_pieces(data: bytes, pieces: Sequence[Piece]) -> bytes:
+def decode_pieces(data: bytes | memoryview, pieces: Sequence[Piece]) -> bytes:
     """Decode pieces of a block that refer to nothing before them."""
     decoded, damaged = _native.decode_pieces(data, pieces)
     if decoded is None:
@@ -104,15 +105,28 @@ def decode_pieces(data: bytes, pieces: Sequence[Piece]) -> bytes:
     return found
 
 
+def decode_pieces_into(data: bytes | memoryview, pieces: Sequence[Piece], into: memoryview) -> None:
+    """Decode pieces of a block that refer to nothing before them, into memory that there is."""
+    damaged = _native.decode_pieces_into(data, pieces, into)
+    if damaged >= 0:
+        raise reference_lz4.damaged_piece(pieces[damaged])
+
+
 def scan_entries(
-    data: bytes, start: int, count: int, max_bytes: int, base: int, fields: tuple[str, ...] = ()
+    data: bytes | memoryview,
+    start: int,
+    count: int,
+    max_bytes: int,
+    base: int,
+    fields: tuple[str, ...] = (),
 ) -> Entries:
     """Find the whole entries at the front of a buffer."""
     raw = [name.encode("utf-8", "surrogateescape") for name in fields]
     bounds, problem, at, places = _native.scan(data, start, max(count, 0), max(max_bytes, 0), raw)
     if problem:
-        raise reference_scan.SCAN_PROBLEMS[problem](data, at, base)
-    return Entries(data, bounds, base, fields, places)
+        raise reference_scan.SCAN_PROBLEMS[problem](bytes(data[at : at + 1]), 0, base + at)
+    entries: Any = data  # a view, for who only decodes them
+    return Entries(entries, bounds, base, fields, places)
 
 
 def measure(data: bytes, count: int) -> npt.NDArray[np.uint32] | None:
@@ -121,7 +135,9 @@ def measure(data: bytes, count: int) -> npt.NDArray[np.uint32] | None:
     return None if sizes is None else np.frombuffer(sizes, np.uint32)
 
 
-def gather(data: bytes, starts: npt.NDArray[np.int64], ends: npt.NDArray[np.int64]) -> bytes:
+def gather(
+    data: bytes | memoryview, starts: npt.NDArray[np.int64], ends: npt.NDArray[np.int64]
+) -> bytes:
     """Parts of bytes, one behind the other."""
     gathered: bytes = _native.gather(data, starts, ends)
     return gathered
@@ -231,7 +247,9 @@ def decode_front(measured: MeasuredEntries, plan: DecodePlan) -> list[pa.Array] 
         return None
     bounds, places = found
     try:
-        return decode(Entries(measured.data, bounds, measured.base, fields, places), plan)
+        # Not one of them is given to anybody: they are looked at where they are.
+        seen: Any = measured.data
+        return decode(Entries(seen, bounds, measured.base, fields, places), plan)
     except (CorruptFile, LimitExceeded, TypeMismatch):
         return None
 

@@ -21,7 +21,12 @@ import xxhash
 from godb_arrow.codec.columns import ColumnPlan, Core, DecodePlan
 from godb_arrow.codec.entries import Entries, MeasuredEntries
 from godb_arrow.codec.jsontext import is_utf8, to_json_text
-from godb_arrow.codec.reference_lz4 import BlockDecoder, compress_piece, decode_pieces
+from godb_arrow.codec.reference_lz4 import (
+    BlockDecoder,
+    compress_piece,
+    decode_pieces,
+    decode_pieces_into,
+)
 from godb_arrow.codec.reference_scan import (
     count_present,
     find_entry,
@@ -43,6 +48,7 @@ __all__ = [
     "decode",
     "decode_front",
     "decode_pieces",
+    "decode_pieces_into",
     "encode",
     "find_entry",
     "gather",

@@ -385,12 +385,12 @@ class Piece(NamedTuple):
     size: int
 
 
-def decode_pieces(data: bytes, pieces: Sequence[Piece]) -> bytes:
+def decode_pieces(data: bytes | memoryview, pieces: Sequence[Piece]) -> bytes:
     """Decode pieces of a block that refer to nothing before them.
 
     Parameters
     ----------
-    data : bytes
+    data : bytes or memoryview
         Bytes of the block.
     pieces : sequence of Piece
         Where the pieces are in them.
@@ -414,7 +414,28 @@ def decode_pieces(data: bytes, pieces: Sequence[Piece]) -> bytes:
     >>> decode_pieces(block, [piece]) == b"abc" * 99
     True
     """
+    data = bytes(data)
     return b"".join(_decode_piece(data, piece) for piece in pieces)
+
+
+def decode_pieces_into(data: bytes | memoryview, pieces: Sequence[Piece], into: memoryview) -> None:
+    """Decode pieces of a block that refer to nothing before them, into memory that there is.
+
+    Parameters
+    ----------
+    data : bytes or memoryview
+        Bytes of the block.
+    pieces : sequence of Piece
+        Where the pieces are in them.
+    into : memoryview
+        Of as many bytes as they decode to.
+
+    Raises
+    ------
+    CorruptFile
+        As :func:`decode_pieces`.
+    """
+    into[:] = decode_pieces(data, pieces)
 
 
 def _decode_piece(data: bytes, piece: Piece) -> bytes:

@@ -33,14 +33,20 @@ _CONTAINER_BYTES = bytes((*range(0x80, 0xA0), 0xDC, 0xDD, 0xDE, 0xDF))
 
 
 def scan_entries(
-    data: bytes, start: int, count: int, max_bytes: int, base: int, fields: tuple[str, ...] = ()
+    data: bytes | memoryview,
+    start: int,
+    count: int,
+    max_bytes: int,
+    base: int,
+    fields: tuple[str, ...] = (),
 ) -> Entries:
     """Find the whole entries at the front of a buffer.
 
     Parameters
     ----------
-    data : bytes
-        Decompressed bytes of a collection.
+    data : bytes or memoryview
+        Decompressed bytes of a collection. Entries in a view are there to be decoded only: ids and
+        documents of theirs would be views, too.
     start : int
         Where the first entry begins.
     count : int
@@ -64,6 +70,7 @@ def scan_entries(
     DepthExceeded
         A document nests deeper than 128 levels.
     """
+    data = bytes(data)
     bounds = array("q", [start])
     size = len(data)
     if _LARGEST_EXTENSION in data:
@@ -172,12 +179,14 @@ def _check_depth(data: bytes, start: int, end: int, base: int) -> None:
             open_items.pop()
 
 
-def gather(data: bytes, starts: npt.NDArray[np.int64], ends: npt.NDArray[np.int64]) -> bytes:
+def gather(
+    data: bytes | memoryview, starts: npt.NDArray[np.int64], ends: npt.NDArray[np.int64]
+) -> bytes:
     """Parts of bytes, one behind the other.
 
     Parameters
     ----------
-    data : bytes
+    data : bytes or memoryview
         What they are parts of.
     starts, ends : arrays of int64
         Where each begins and ends.
