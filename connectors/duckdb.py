@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from godb_arrow.connectors import missing
+from godb_arrow.dataset import CollectionDataset
 from godb_arrow.engine import StorageEngine
 from godb_arrow.scannable import Scannable
 
@@ -15,6 +16,8 @@ except ImportError as error:
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    import pyarrow as pa
 
 __all__ = ["connect", "register"]
 
@@ -81,4 +84,19 @@ def register(connection: duckdb.DuckDBPyConnection, name: str, collection: Scann
     ...     sql.sql("select sum(n) from numbers").fetchall()
     [(3,)]
     """
-    connection.register(name, collection.to_dataset())
+    connection.register(name, _Scanned(collection))
+
+
+class _Scanned(CollectionDataset):
+    """What DuckDB scans: of a scanner it wants the reader, and gets nothing else."""
+
+    def scanner(self, *args: Any, **options: Any) -> Any:
+        return _Scanner(self.reader(*args, **options))
+
+
+class _Scanner:
+    def __init__(self, reader: pa.RecordBatchReader) -> None:
+        self._reader = reader
+
+    def to_reader(self) -> pa.RecordBatchReader:
+        return self._reader

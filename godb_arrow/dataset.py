@@ -12,26 +12,10 @@ import pyarrow.dataset as ds
 from godb_arrow.errors import InvalidOption
 
 if TYPE_CHECKING:
+    from godb_arrow.options import ReadKeywords
     from godb_arrow.scannable import Scannable
 
 __all__ = ["CollectionDataset"]
-
-_TAKEN = {"batch_size"}
-
-
-def _scanner(
-    collection: Scannable,
-    columns: Sequence[str] | dict[str, pc.Expression] | None,
-    filter: pc.Expression | None,
-    options: dict[str, Any],
-) -> ds.Scanner:
-    if isinstance(columns, dict):
-        raise InvalidOption(
-            "columns has expressions", advice="name columns, and compute on the batches"
-        )
-    chosen = {name: value for name, value in options.items() if name in _TAKEN and value}
-    reader = collection.stream_batches(None if columns is None else list(columns), filter, **chosen)
-    return ds.Scanner.from_batches(reader)
 
 
 class CollectionDataset(ds.Dataset):  # type: ignore[misc]
@@ -61,7 +45,24 @@ class CollectionDataset(ds.Dataset):  # type: ignore[misc]
         **options: Any,
     ) -> ds.Scanner:
         """Scan the collection: see ``pyarrow.dataset.Dataset.scanner``."""
-        return _scanner(self._collection, columns, filter, options)
+        return ds.Scanner.from_batches(self.reader(columns, filter, **options))
+
+    def reader(
+        self,
+        columns: Sequence[str] | None = None,
+        filter: pc.Expression | None = None,
+        **options: Any,
+    ) -> pa.RecordBatchReader:
+        """What a scan reads, without the threads that a ``Scanner`` has between."""
+        if isinstance(columns, dict):
+            raise InvalidOption(
+                "columns has expressions", advice="name columns, and compute on the batches"
+            )
+        chosen: ReadKeywords = (
+            {"batch_size": options["batch_size"]} if options.get("batch_size") else {}
+        )
+        names = None if columns is None else list(columns)
+        return self._collection.stream_batches(names, filter, **chosen)
 
     def get_fragments(self, filter: pc.Expression | None = None) -> Iterator[ds.Fragment]:
         """The collection as one fragment."""
@@ -109,7 +110,7 @@ class _CollectionFragment(ds.Fragment):  # type: ignore[misc]
         filter: pc.Expression | None = None,
         **options: Any,
     ) -> ds.Scanner:
-        return _scanner(self._collection, columns, filter, options)
+        return CollectionDataset(self._collection).scanner(columns, filter, **options)
 
     def count_rows(self, filter: pc.Expression | None = None, **options: Any) -> int:
         return CollectionDataset(self._collection).count_rows(filter)

@@ -322,9 +322,12 @@ def project(
     if ID_FIELD not in schema.names:
         full = pa.schema([pa.field(ID_FIELD, pa.string()), *schema], metadata=schema.metadata)
     expression: pc.Expression | RowFilter | None
+    plain = comparison_of(full, condition)
     if isinstance(condition, RowFilter):
         expression = condition
         needed = {path_of(full, name)[0] for name in condition.fields}
+    elif plain is not None:  # it fits, and looks at nothing else
+        expression, needed = condition, {plain.field}
     else:
         expression = _expression(full, condition)
         needed = set() if expression is None else _fields_of(full, expression)
@@ -336,7 +339,6 @@ def project(
             raise InvalidOption("columns names a field twice", advice="name each field once")
     decoded = _prune(full, outputs, needed)
     result = _output_schema(full, outputs, columns)
-    plain = comparison_of(full, expression)
     return Projection(decoded, result, expression, frozenset(needed), outputs, plain)
 
 

@@ -462,16 +462,27 @@ def scan_fronts(const uint8_t[::1] data not None, const int64_t[::1] edges not N
     return (bounds, places) if right else None
 
 
-def add_sizes(
-    bytes packed not None, size_t head, int bits, int64_t least, int64_t[::1] edges not None,
-    size_t first, size_t count,
-):
-    """Go on from the first edge by so many sizes; the last edge that there is now."""
-    if count >= <size_t>edges.shape[0] - first:
-        raise ValueError("there is no room for so many edges")
-    c_add_sizes(
-        <const uint8_t*>PyBytes_AS_STRING(packed) + head, bits, least, &edges[first], count)
-    return edges[first + count]
+def add_sizes(packed, heads, counts, totals, size_t head_size, int64_t[::1] edges not None):
+    """Where entries of packed sizes (with their bits and least size) end; False for other totals."""
+    cdef size_t first = 0
+    cdef size_t room = edges.shape[0]
+    cdef size_t count
+    cdef int64_t end = 0
+    cdef int64_t least
+    cdef int bits
+    cdef bytes sizes
+    for one, head, count, total in zip(packed, heads, counts, totals):
+        sizes = one
+        bits, least = head
+        if count >= room - first or head_size + (count * bits + 7) // 8 > <size_t>len(sizes):
+            raise ValueError("there are not so many edges or sizes")
+        c_add_sizes(
+            <const uint8_t*>PyBytes_AS_STRING(sizes) + head_size, bits, least, &edges[first], count)
+        first += count
+        end += total
+        if edges[first] != end:
+            return False
+    return True
 
 
 def gather(

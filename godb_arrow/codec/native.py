@@ -151,14 +151,8 @@ def unpack_sizes(
     if None in heads:
         return None
     edges = np.zeros(sum(counts) + 1, np.int64)
-    first = end = 0
-    for one, head, count, total in zip(packed, heads, counts, totals, strict=True):
-        assert head is not None
-        end += total
-        if _native.add_sizes(one, HEAD_SIZE, *head, edges, first, count) != end:
-            return None
-        first += count
-    return edges
+    right = _native.add_sizes(packed, heads, counts, totals, HEAD_SIZE, edges)
+    return edges if right else None
 
 
 def skip_items(data: bytes, position: int, items: int) -> tuple[int, int, int]:
