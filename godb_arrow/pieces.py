@@ -18,6 +18,7 @@ says what that is.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -513,6 +514,11 @@ class _Buffers:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._free: list[tuple[int, bytearray]] = []
+        if hasattr(os, "register_at_fork"):  # a thread that is not there any more may have it
+            os.register_at_fork(after_in_child=self._renew_lock)
+
+    def _renew_lock(self) -> None:
+        self._lock = threading.Lock()
 
     def take(self, size: int) -> memoryview:
         """Memory of a size, with whatever was in it."""

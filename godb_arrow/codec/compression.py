@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol, get_args
+from typing import Any, Protocol, get_args
 
 from godb_arrow import codec
 from godb_arrow.codec import frames
@@ -38,8 +38,8 @@ class Compression:
         Makes what decodes a body from its beginning.
     compress : callable
         Makes of a piece what stands in the file; see ``compress_piece`` of the codecs.
-    decode_pieces : callable
-        As that of the codecs.
+    decode_pieces, decode_pieces_into : callable
+        As those of the codecs.
     cut_out : callable
         What ``compress`` made of a piece.
     literal_head : callable
@@ -54,18 +54,10 @@ class Compression:
     decoder: Callable[[], _Decoder]
     compress: Callable[[bytes], tuple[bytes, bytes]]
     decode_pieces: Callable[[bytes | memoryview, Sequence[Piece]], bytes]
+    decode_pieces_into: Callable[[memoryview, Sequence[Piece], memoryview], None]
     cut_out: Callable[[bytes, Piece], tuple[bytes, bytes]]
     literal_head: Callable[[int], bytes]
     max_expansion: int
-
-    def decode_pieces_into(
-        self, data: memoryview, pieces: Sequence[Piece], into: memoryview
-    ) -> None:
-        """Decode pieces into memory of as many bytes."""
-        if self.flags == 0:
-            codec.decode_pieces_into(data, pieces, into)
-        else:
-            into[:] = self.decode_pieces(data, pieces)
 
 
 _MAX_RATIO = 10  # go-db allocates ten times the size of a body
@@ -73,6 +65,23 @@ _MAX_RATIO = 10  # go-db allocates ten times the size of a body
 
 def _cut_plain(data: bytes, piece: Piece) -> tuple[bytes, bytes]:
     return data[piece.at : piece.at + piece.length], b""
+
+
+def _of_parts(
+    parts: Callable[[bytes | memoryview, Sequence[Piece]], Iterator[Any]],
+) -> tuple[
+    Callable[[bytes | memoryview, Sequence[Piece]], bytes],
+    Callable[[memoryview, Sequence[Piece], memoryview], None],
+]:
+    """Two ways to decode pieces, of what gives them in parts."""
+
+    def decode_into(data: memoryview, pieces: Sequence[Piece], into: memoryview) -> None:
+        at = 0
+        for part in parts(data, pieces):
+            into[at : at + len(part)] = part
+            at += len(part)
+
+    return lambda data, pieces: b"".join(parts(data, pieces)), decode_into
 
 
 def _lz4(name: CompressionName, *, high: bool) -> Compression:
@@ -83,6 +92,7 @@ def _lz4(name: CompressionName, *, high: bool) -> Compression:
         codec.BlockDecoder,
         lambda content: codec.compress_piece(content, _MAX_RATIO, high),
         codec.decode_pieces,
+        codec.decode_pieces_into,
         cut_out,
         literal_head,
         max_expansion=255,
@@ -100,7 +110,7 @@ _ALL: dict[str, Compression] = {
             _GO_DB[1:],
             frames.FrameDecoder,
             frames.compress_frames,
-            frames.decode_frames,
+            *_of_parts(frames.frame_parts),
             _cut_plain,
             lambda count: b"",
             max_expansion=1 << 15,  # a block of 128 KiB takes 4 bytes
@@ -111,7 +121,7 @@ _ALL: dict[str, Compression] = {
             _GO_DB[1:],
             lambda: frames.FrameDecoder(stored=True),
             frames.store,
-            frames.decode_stored,
+            *_of_parts(frames.stored_parts),
             _cut_plain,
             lambda count: b"",
             max_expansion=1,

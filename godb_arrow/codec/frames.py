@@ -21,9 +21,9 @@ from godb_arrow.errors import CorruptFile
 __all__ = [
     "FrameDecoder",
     "compress_frames",
-    "decode_frames",
-    "decode_stored",
+    "frame_parts",
     "store",
+    "stored_parts",
 ]
 
 _MAGIC = b"\x28\xb5\x2f\xfd"
@@ -163,10 +163,11 @@ def store(content: bytes, *_: object) -> tuple[bytes, bytes]:
     return content, b""
 
 
-def decode_frames(data: bytes | memoryview, pieces: Sequence[Piece]) -> bytes:
-    """Decode pieces that are zstd frames."""
+def frame_parts(data: bytes | memoryview, pieces: Sequence[Piece]) -> Iterator[bytes]:
+    """What pieces that are zstd frames decode to, in parts."""
     data = bytes(data)
-    return b"".join(part for piece in pieces for part in _decode_frames(data, piece))
+    for piece in pieces:
+        yield from _decode_frames(data, piece)
 
 
 def _decode_frames(data: bytes, piece: Piece) -> Iterator[bytes]:
@@ -182,11 +183,11 @@ def _decode_frames(data: bytes, piece: Piece) -> Iterator[bytes]:
         raise damaged_piece(piece)
 
 
-def decode_stored(data: bytes | memoryview, pieces: Sequence[Piece]) -> bytes:
-    """Take pieces that are as they were."""
+def stored_parts(data: bytes | memoryview, pieces: Sequence[Piece]) -> Iterator[bytes | memoryview]:
+    """Pieces that are as they were."""
     for piece in pieces:
         if piece.skip or piece.tail or piece.length != piece.size or (
             len(data) < piece.at + piece.length
         ):  # fmt: skip
             raise damaged_piece(piece)
-    return b"".join([data[piece.at : piece.at + piece.length] for piece in pieces])
+        yield data[piece.at : piece.at + piece.length]
