@@ -71,7 +71,7 @@ class ReadOptions:
     """
 
     batch_size: int = 65_536
-    batch_bytes: int = 6 << 20
+    batch_bytes: int = 4 << 20
     max_document_bytes: int = 64 << 20
     on_conflict: OnConflict = "json"
     on_mismatch: OnMismatch = "error"
