@@ -88,6 +88,8 @@ class Loan(NamedTuple):
 class Run(NamedTuple):
     """Consecutive documents of a collection, which may still be compressed.
 
+    They are asked for in one of the three ways, and once: others get their memory then.
+
     Attributes
     ----------
     start : int

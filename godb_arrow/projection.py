@@ -7,6 +7,7 @@ import operator
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -214,25 +215,26 @@ class ProjectionDecoder:
             return self.decode(measured.entries(self.fields))
         if self._first is None:
             return self._projection.apply(front)
-        rows = self._matching_few(front)
-        if rows is None:
-            return self.decode(measured.entries(self.fields))
-        return self._projection.pick(self.whole(codec.take_measured(measured, rows)), None)
+        return self._kept(front, partial(codec.take_measured, measured), measured.entries)
 
     def decode(self, run: codec.Entries) -> pa.RecordBatch:
         """The documents that the filter keeps, and the columns asked for."""
         if self._first is None:
             return self._projection.apply(self.whole(run))
-        rows = self._matching_few(codec.decode_batch(run, self._first))
-        if rows is None:
-            return self._projection.apply(self.whole(run))
-        return self._projection.pick(self.whole(run.take(rows)), None)
+        return self._kept(codec.decode_batch(run, self._first), run.take, lambda: run)
 
-    def _matching_few(self, front: pa.RecordBatch) -> npt.NDArray[np.int64] | None:
-        """The rows that the filter keeps; None where these are many."""
+    def _kept(
+        self,
+        front: pa.RecordBatch,
+        take: Callable[[npt.NDArray[np.int64]], codec.Entries],
+        take_all: Callable[[], codec.Entries],
+    ) -> pa.RecordBatch:
+        """What the filter keeps, of documents of which it sees what it looks at."""
         rows = self._projection.matching(front)
         assert rows is not None
-        return None if len(rows) * _SPARSE > len(front) else rows.to_numpy().astype(np.int64)
+        if len(rows) * _SPARSE > len(front):
+            return self._projection.pick(self.whole(take_all()), rows)
+        return self._projection.pick(self.whole(take(rows.to_numpy().astype(np.int64))), None)
 
 
 _FEW_FIELDS = 8

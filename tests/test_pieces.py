@@ -29,6 +29,7 @@ from godb_arrow.file_writer import CollectionData, write_file
 from godb_arrow.format import TAIL_SIZE, CollectionHint, read_piece_index
 from godb_arrow.options import ReadOptions
 from godb_arrow.pieces import FOOT_SIZE, PIECES_KEY, SIZES_KEY, PieceIndex
+from godb_arrow.projection import RowFilter
 from godb_arrow.reading import locate
 from godb_arrow.statistics import pack_statistics, unpack_statistics
 
@@ -259,6 +260,8 @@ def test_sizes_that_cannot_be_take_no_memory(file: Path) -> None:
         sizes = index.sizes.copy()
         sizes[row] = 2**32 - 1
         lying = reindexed(data, replace(index, sizes=sizes))
+        # So many literals behind a piece would have a head of 16 MiB, to be read with each.
+        assert locate(lying, "second", ReadOptions()).pieces() is None
         assert godb_arrow.read_table(lying, "second", columns=["n"]).num_rows == ROWS
 
 
@@ -366,6 +369,25 @@ def test_only_documents_that_are_kept_are_looked_at(
     assert seen.documents == 0
     assert godb_arrow.read_table(file, "first").num_rows == ROWS
     assert seen.documents == ROWS
+
+
+@pytest.mark.parametrize("most", [10_000, 900_000])  # few are kept, or nearly all
+@pytest.mark.parametrize("measured", [True, False])
+def test_a_filter_is_asked_once(file: Path, most: int, measured: bool) -> None:
+    asked: list[int] = []
+
+    def keep(batch: pa.RecordBatch) -> pa.Array:
+        asked.append(len(batch))
+        return pc.less(batch["n"], most)
+
+    data = file.read_bytes()
+    if not measured:
+        first, end = sizes_at(data)
+        data = resealed(bytearray(data[:first] + bytes(end - first) + data[end:]))
+    condition = RowFilter(["n"], keep)
+    found = godb_arrow.read_table(data, "second", columns=["t"], filter=condition)
+    assert sum(asked) == ROWS
+    assert found.equals(serially(file, "second").filter(pc.field("n") < most).select(["t"]))
 
 
 @needs_kernel

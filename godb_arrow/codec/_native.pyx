@@ -368,14 +368,17 @@ cdef size_t _total(const vector[Piece]& pieces):
 
 cdef size_t _decode_pieces(
     const uint8_t* data, size_t size, const vector[Piece]& pieces, uint8_t* to
-) except? 0 nogil:
+):
     """How many pieces were decoded before one that is damaged."""
-    cdef PieceDecoder* decoder = new PieceDecoder(data, size)
+    cdef unique_ptr[PieceDecoder] decoder
+    cdef size_t total = _total(pieces)
     cdef size_t index = 0
-    while index < pieces.size() and decoder.run(pieces[index], to):
-        to += pieces[index].size
-        index += 1
-    del decoder
+    decoder.reset(new PieceDecoder(data, size))
+    with nogil:
+        prefer_large_pages(to, total)
+        while index < pieces.size() and decoder.get().run(pieces[index], to):
+            to += pieces[index].size
+            index += 1
     return index
 
 
@@ -384,28 +387,17 @@ def decode_pieces(const uint8_t[::1] data not None, pieces):
     cdef const uint8_t* begin = &data[0]
     cdef size_t size = data.shape[0]
     cdef vector[Piece] found = _pieces(pieces)
-    cdef size_t total = _total(found)
-    cdef size_t done
-    result = PyBytes_FromStringAndSize(NULL, <Py_ssize_t>total)
-    cdef uint8_t* to = <uint8_t*>PyBytes_AS_STRING(result)
-    with nogil:
-        prefer_large_pages(to, total)
-        done = _decode_pieces(begin, size, found, to)
+    result = PyBytes_FromStringAndSize(NULL, <Py_ssize_t>_total(found))
+    cdef size_t done = _decode_pieces(begin, size, found, <uint8_t*>PyBytes_AS_STRING(result))
     return (result, -1) if done == found.size() else (None, done)
 
 
 def decode_pieces_into(const uint8_t[::1] data not None, pieces, uint8_t[::1] into not None):
     """Decode pieces into memory of just the right size; which one is damaged, or -1."""
-    cdef size_t size = data.shape[0]
     cdef vector[Piece] found = _pieces(pieces)
-    cdef size_t done
     if _total(found) != <size_t>into.shape[0]:
         raise ValueError("the memory is not as large as the pieces")
-    if size == 0 or into.shape[0] == 0:
-        return 0 if found.size() else -1
-    with nogil:
-        prefer_large_pages(&into[0], into.shape[0])
-        done = _decode_pieces(&data[0], size, found, &into[0])
+    cdef size_t done = _decode_pieces(&data[0], data.shape[0], found, &into[0])
     return -1 if done == found.size() else done
 
 

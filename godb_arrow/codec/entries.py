@@ -149,15 +149,15 @@ class MeasuredEntries:
     data: bytes | memoryview
     edges: npt.NDArray[np.int64]
     base: int
-    scan: Callable[[bytes, int, tuple[str, ...]], Entries]
+    scan: Callable[[bytes | memoryview, int, tuple[str, ...]], Entries]
     release: Callable[[], None] = lambda: None
 
     def __len__(self) -> int:
         return len(self.edges) - 1
 
     def entries(self, fields: tuple[str, ...] = ()) -> Entries:
-        """All of them, looked at; they are copied."""
-        return self.scan(bytes(self.data), len(self), fields)
+        """All of them, looked at, to be decoded before they are released."""
+        return self.scan(self.data, len(self), fields)
 
     def id(self, index: int) -> str:
         """The id of one of them."""

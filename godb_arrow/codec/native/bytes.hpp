@@ -102,20 +102,11 @@ inline constexpr ScalarSizes kValueSizes{true};  // with the extensions of a fix
 // otherwise it would wait for that byte. Where the first bytes differ often, that is given up.
 class SizeGuess {
   public:
-    // A container's head that is always the same; of others nothing is known.
-    static SizeGuess head(uint8_t first) {
-        SizeGuess guess;
-        guess.first_ = first;
-        guess.size_ = 1;
-        guess.container_ = true;
-        return guess;
-    }
-
-    // The size of the value (or head) with this first byte; 0 where it takes more than that.
+    // The size of the value with this first byte; 0 where it takes more than that.
     uint8_t size_of(uint8_t first) {
         if (first == first_) return size_;
         const uint8_t size = kScalarSizes.at[first];
-        if (size == 0 || container_) return 0;
+        if (size == 0) return 0;
         if (misses_ < kMisses) {
             first_ = ++misses_ == kMisses ? kNone : first;
             size_ = size;
@@ -130,7 +121,6 @@ class SizeGuess {
     uint16_t first_ = kNone;
     uint8_t size_ = 0;
     uint8_t misses_ = 0;
-    bool container_ = false;
 };
 
 // How numbers that need no look at more than their first byte become 64 bits: those that begin
