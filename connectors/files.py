@@ -24,9 +24,10 @@ from godb_arrow.errors import (
     UnsupportedType,
     error_context,
 )
-from godb_arrow.remote import Expected
 from godb_arrow.schema import is_json
-from godb_arrow.storage import Source, replace_file
+from godb_arrow.storage.object_store import Expected
+from godb_arrow.storage.replace import replace_file
+from godb_arrow.storage.source import Source
 
 __all__ = [
     "DOCUMENT_FORMATS",

@@ -18,7 +18,7 @@ from godb_arrow.errors import InvalidOption, UnsupportedType
 from godb_arrow.options import ReadKeywords
 from godb_arrow.projection import Filter
 from godb_arrow.reading import read_table, scan_godb
-from godb_arrow.storage import Location
+from godb_arrow.storage.source import Location
 from godb_arrow.writing import IfExists, write_godb
 
 __all__ = ["DtypeBackend", "GodbAccessor", "read_godb", "to_frame", "to_godb"]

@@ -39,10 +39,10 @@ from godb_arrow.errors import (
 )
 from godb_arrow.projection import Filter, narrow
 from godb_arrow.reading import load_run
-from godb_arrow.remote import Expected
 from godb_arrow.scannable import Scannable, open_godb
 from godb_arrow.schema import is_json, storage_schema
-from godb_arrow.storage import Source
+from godb_arrow.storage.object_store import Expected
+from godb_arrow.storage.source import Source
 from godb_arrow.writing import IfExists, write_godb
 
 __all__ = [

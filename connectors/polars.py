@@ -15,7 +15,7 @@ from godb_arrow.options import ReadKeywords
 from godb_arrow.projection import Filter, RowFilter, comparison_of
 from godb_arrow.scannable import Scannable, open_godb
 from godb_arrow.schema import storage_schema
-from godb_arrow.storage import Location
+from godb_arrow.storage.source import Location
 from godb_arrow.writing import write_godb
 
 try:

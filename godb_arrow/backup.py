@@ -26,7 +26,6 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import xxhash
 
-from godb_arrow import storage
 from godb_arrow.errors import (
     ChecksumMismatch,
     CorruptFile,
@@ -38,8 +37,10 @@ from godb_arrow.errors import (
 )
 from godb_arrow.manifest import manifest_name
 from godb_arrow.parts import PartedBase
-from godb_arrow.remote import RemoteStore, is_url
-from godb_arrow.storage import Source, replace_file
+from godb_arrow.storage import local, replace
+from godb_arrow.storage.object_store import RemoteStore, is_url
+from godb_arrow.storage.replace import replace_file
+from godb_arrow.storage.source import Source
 
 if TYPE_CHECKING:
     from godb_arrow.collection import Collection
@@ -272,7 +273,7 @@ def _copy_checked(source: BinaryIO, digest: str, path: str) -> None:
 def _make_folder_of(path: str) -> None:
     if not is_url(path):
         with storage_errors("make", path):
-            storage.make_folders(os.path.dirname(os.path.abspath(path)))
+            local.make_folders(os.path.dirname(os.path.abspath(path)))
 
 
 def list_backups(target: str | os.PathLike[str]) -> list[BackupInfo]:
@@ -376,15 +377,15 @@ def _whole_or_not(target: str) -> Iterator[str]:
     """A folder beside the target, which takes its place at the end."""
     above = os.path.dirname(target)
     with storage_errors("make", target):
-        storage.make_folders(above)
-        folder = tempfile.mkdtemp(prefix=storage.TEMPORARY_PREFIX, dir=above)
+        local.make_folders(above)
+        folder = tempfile.mkdtemp(prefix=replace.TEMPORARY_PREFIX, dir=above)
     try:
         yield folder
         with storage_errors("make", target):
             if os.path.isdir(target):
-                storage.disk.remove_folder(target)
-            storage.disk.replace(folder, target)
-            storage.disk.sync_folder(above)
+                local.disk.remove_folder(target)
+            local.disk.replace(folder, target)
+            local.disk.sync_folder(above)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise

@@ -23,9 +23,9 @@ from godb_arrow.parallel import ordered_map
 from godb_arrow.pieces import CollectionPieces, Run
 from godb_arrow.projection import Projection
 from godb_arrow.reading import StoredCollection, locate
-from godb_arrow.remote import is_url
 from godb_arrow.schema import DocumentSummary, infer_schema
-from godb_arrow.storage import HeldFile
+from godb_arrow.storage.object_store import is_url
+from godb_arrow.storage.source import HeldFile
 
 __all__ = ["Base", "Documents", "IdIndex", "Pin", "Rows", "Wanted"]
 

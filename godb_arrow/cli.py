@@ -28,7 +28,7 @@ from godb_arrow.display import progress_bar, quantity
 from godb_arrow.errors import GodbError, InvalidOption
 from godb_arrow.options import CompressionName, parse_duration, parse_size
 from godb_arrow.samples import FLIGHTS
-from godb_arrow.storage import file_name
+from godb_arrow.storage.source import file_name
 from godb_arrow.verify import inspect_godb, verify_godb
 
 __all__ = ["main"]

@@ -40,8 +40,8 @@ from godb_arrow.persistence import check_name, open_directory, write_snapshots
 from godb_arrow.projection import Filter
 from godb_arrow.query import Explanation, Page
 from godb_arrow.reading import list_collections
-from godb_arrow.remote import is_url
 from godb_arrow.replication import Follower, Replica, ReplicationMode
+from godb_arrow.storage.object_store import is_url
 from godb_arrow.store import CollectionInfo, Services
 from godb_arrow.streaming import DocumentStream
 from godb_arrow.versions import CollectionVersion, VersionInfo

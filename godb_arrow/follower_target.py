@@ -12,12 +12,12 @@ from typing import Any, BinaryIO, Protocol
 
 import filelock
 
-from godb_arrow import storage
-from godb_arrow.folders import open_folder
 from godb_arrow.journal_copy import JournalCopy, RemoteJournalCopy
 from godb_arrow.persistence import FOLLOWER_FILE, lock_directory, read_follower_file
-from godb_arrow.remote import RemoteStore, is_url
-from godb_arrow.storage import TEMPORARY_PREFIX, TEMPORARY_SUFFIX, replace_file
+from godb_arrow.storage import local
+from godb_arrow.storage.folder import open_folder
+from godb_arrow.storage.object_store import RemoteStore, is_url
+from godb_arrow.storage.replace import TEMPORARY_PREFIX, TEMPORARY_SUFFIX, replace_file
 
 __all__ = ["FollowerTarget", "Staged", "Stamp", "comes_late", "list_stored", "open_target"]
 
@@ -96,7 +96,7 @@ class FollowerTarget:
         self._open()
 
     def _open(self) -> None:
-        storage.make_folders(self.path)
+        local.make_folders(self.path)
         self._lock = lock_directory(self.path)
 
     def close(self) -> None:
@@ -128,11 +128,11 @@ class FollowerTarget:
     def tidy(self) -> None:
         """Make the folders, and remove what was staged."""
         for folder in (self._collections, os.path.join(self.path, "journal")):
-            storage.make_folders(folder)
+            local.make_folders(folder)
         for folder, _, names in os.walk(self.path):
             for name in names:
                 if name.startswith(TEMPORARY_PREFIX) and name.endswith(TEMPORARY_SUFFIX):
-                    storage.disk.unlink(os.path.join(folder, name))
+                    local.disk.unlink(os.path.join(folder, name))
 
     def files(self) -> dict[str, Stamp]:
         """The files that it has."""
@@ -141,16 +141,16 @@ class FollowerTarget:
     def stage(self, name: str, stream: BinaryIO) -> Staged:
         """Copy a file beside its place, with the time when it was changed."""
         folder = os.path.dirname(self._place(name))
-        storage.make_folders(folder)
+        local.make_folders(folder)
         temporary = os.path.join(folder, TEMPORARY_PREFIX + os.urandom(8).hex() + TEMPORARY_SUFFIX)
         status = os.fstat(stream.fileno())
-        descriptor = storage.disk.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+        descriptor = local.disk.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
         try:
             while block := stream.read(_BLOCK):
-                storage.disk.write_all(descriptor, block)
-            storage.disk.fsync(descriptor)
+                local.disk.write_all(descriptor, block)
+            local.disk.fsync(descriptor)
         finally:
-            storage.disk.close(descriptor)
+            local.disk.close(descriptor)
         os.utime(temporary, ns=(status.st_mtime_ns, status.st_mtime_ns))
         return Staged(name, temporary, (status.st_size, status.st_mtime_ns))
 
@@ -161,10 +161,10 @@ class FollowerTarget:
         """Put files in their places."""
         folders = set()
         for one in staged:
-            storage.disk.replace(one.temporary, self._place(one.name))
+            local.disk.replace(one.temporary, self._place(one.name))
             folders.add(os.path.dirname(self._place(one.name)))
         for folder in sorted(folders):
-            storage.disk.sync_folder(folder)
+            local.disk.sync_folder(folder)
 
     def remove(self, names: Iterable[str]) -> None:
         """Remove files; manifests first."""
@@ -172,14 +172,14 @@ class FollowerTarget:
         for late in (True, False):
             for name in sorted(names):
                 if comes_late(name) == late:
-                    storage.disk.unlink(self._place(name))
+                    local.disk.unlink(self._place(name))
                     folders.add(os.path.dirname(self._place(name)))
             for folder in sorted(folders):
-                storage.disk.sync_folder(folder)
+                local.disk.sync_folder(folder)
         for folder in sorted(folders - {self._collections}):
             if not os.listdir(folder):
-                storage.disk.remove_folder(folder)
-                storage.disk.sync_folder(self._collections)
+                local.disk.remove_folder(folder)
+                local.disk.sync_folder(self._collections)
 
 
 class _RemoteTarget(FollowerTarget):

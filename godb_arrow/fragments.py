@@ -30,10 +30,10 @@ from godb_arrow.memory import Memory
 from godb_arrow.options import CompressionName
 from godb_arrow.parts import PartedBase, PartFolder
 from godb_arrow.persistence import open_directory
-from godb_arrow.remote import RemoteStore, is_url
 from godb_arrow.scannable import Scannable, open_godb
 from godb_arrow.schema import DocumentSummary, infer_schema
 from godb_arrow.statistics import Row, covered, decode_statistics
+from godb_arrow.storage.object_store import RemoteStore, is_url
 from godb_arrow.versions import CollectionVersion
 
 __all__ = [

@@ -32,8 +32,8 @@ import msgpack
 import numpy as np
 import xxhash
 
-from godb_arrow import storage
 from godb_arrow.errors import CorruptFile, StorageError, UnsupportedVersion, storage_errors
+from godb_arrow.storage import local
 
 __all__ = [
     "HEAD",
@@ -334,20 +334,20 @@ class Journal:
                 found.segments[-1].path, found.torn, first - 1,
             )  # fmt: skip
         if found.segments and found.segments[-1].size < HEADER.size:
-            storage.disk.unlink(found.segments.pop().path)
+            local.disk.unlink(found.segments.pop().path)
         elif found.torn:
-            descriptor = storage.disk.open(found.segments[-1].path, os.O_WRONLY)
+            descriptor = local.disk.open(found.segments[-1].path, os.O_WRONLY)
             try:
-                storage.disk.truncate(descriptor, found.segments[-1].size)
+                local.disk.truncate(descriptor, found.segments[-1].size)
             finally:
-                storage.disk.close(descriptor)
+                local.disk.close(descriptor)
         # What is there was perhaps not synced before a crash; a new segment begins behind it.
         for segment in found.segments[-1:]:
-            descriptor = storage.disk.open(segment.path, os.O_RDONLY)
+            descriptor = local.disk.open(segment.path, os.O_RDONLY)
             try:
-                storage.disk.fsync(descriptor)
+                local.disk.fsync(descriptor)
             finally:
-                storage.disk.close(descriptor)
+                local.disk.close(descriptor)
         self.was_missing = not found.segments
         self._durable_number = first - 1
         self._begin_segment(first)
@@ -361,11 +361,11 @@ class Journal:
     def _begin_segment(self, first: int) -> None:
         index = self._segments[-1].index + 1 if self._segments else 1
         path = segment_path(self._folder, index)
-        descriptor = storage.disk.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        descriptor = local.disk.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         try:
-            storage.disk.write_all(descriptor, _pack_header(first))
-            storage.disk.fsync(descriptor)
-            storage.disk.sync_folder(self._folder)
+            local.disk.write_all(descriptor, _pack_header(first))
+            local.disk.fsync(descriptor)
+            local.disk.sync_folder(self._folder)
         except BaseException:
             with suppress(OSError):
                 os.close(descriptor)
@@ -376,7 +376,7 @@ class Journal:
         self._segments.append(Segment(index, path, first, first - 1))
         self._durable_size = HEADER.size
         if previous >= 0:
-            storage.disk.close(previous)
+            local.disk.close(previous)
 
     def append(self, key: object, meta: dict[str, Any], parts: Sequence[bytes] = ()) -> int:
         """Append a record; it survives a crash of the process, and with :meth:`sync` more.
@@ -416,10 +416,10 @@ class Journal:
         small = size < 1 << 16
         try:
             for piece in [b"".join(pieces)] if small else pieces:
-                storage.disk.write_all(self._descriptor, piece)
+                local.disk.write_all(self._descriptor, piece)
         except BaseException as error:
             try:
-                storage.disk.truncate(self._descriptor, segment.size)
+                local.disk.truncate(self._descriptor, segment.size)
                 os.lseek(self._descriptor, segment.size, os.SEEK_SET)
             except OSError as second:
                 self._break(second)
@@ -479,7 +479,7 @@ class Journal:
             descriptor = os.dup(self._descriptor)
         try:
             with storage_errors("sync the journal", segment.path):
-                storage.disk.fsync(descriptor)
+                local.disk.fsync(descriptor)
         except StorageError as error:
             # The kernel may have dropped what it could not write: no later sync can promise it.
             self._break(error)
@@ -519,12 +519,12 @@ class Journal:
             used = current.last >= current.first
             if (unneeded and used) or current.size > _SEGMENT_SIZE or self._broken is not None:
                 if not unneeded:
-                    storage.disk.fsync(self._descriptor)
+                    local.disk.fsync(self._descriptor)
                 self._begin_segment(current.last + 1)
                 if unneeded:
                     self._broken = None
             while len(self._segments) > 1 and self._segments[0].last < oldest:
-                storage.disk.unlink(self._segments[0].path)
+                local.disk.unlink(self._segments[0].path)
                 del self._segments[0]
 
     def close(self) -> None:
@@ -533,4 +533,4 @@ class Journal:
             if self._descriptor >= 0:
                 descriptor, self._descriptor = self._descriptor, -1
                 with storage_errors("close the journal", self._folder):
-                    storage.disk.close(descriptor)
+                    local.disk.close(descriptor)

@@ -7,9 +7,7 @@ import tempfile
 from collections.abc import Iterable
 from typing import BinaryIO
 
-from godb_arrow import storage
 from godb_arrow.errors import CorruptFile, GodbError
-from godb_arrow.folders import open_folder
 from godb_arrow.journal import (
     HEAD,
     HEADER,
@@ -21,7 +19,10 @@ from godb_arrow.journal import (
     segment_indices,
     segment_path,
 )
-from godb_arrow.storage import TEMPORARY_PREFIX, TEMPORARY_SUFFIX, Source, replace_file
+from godb_arrow.storage import local
+from godb_arrow.storage.folder import open_folder
+from godb_arrow.storage.replace import TEMPORARY_PREFIX, TEMPORARY_SUFFIX, replace_file
+from godb_arrow.storage.source import Source
 
 __all__ = [
     "JournalCopy",
@@ -88,14 +89,14 @@ class JournalCopy:
         if found.torn:
             last = self._segments[-1]
             if last.size < HEADER.size:
-                storage.disk.unlink(self._segments.pop().path)
+                local.disk.unlink(self._segments.pop().path)
             else:
-                descriptor = storage.disk.open(last.path, os.O_WRONLY)
+                descriptor = local.disk.open(last.path, os.O_WRONLY)
                 try:
-                    storage.disk.truncate(descriptor, last.size)
-                    storage.disk.fsync(descriptor)
+                    local.disk.truncate(descriptor, last.size)
+                    local.disk.fsync(descriptor)
                 finally:
-                    storage.disk.close(descriptor)
+                    local.disk.close(descriptor)
 
     @property
     def segments(self) -> list[Segment]:
@@ -157,7 +158,7 @@ class JournalCopy:
                     return False
                 segment = Segment(index, segment_path(self._target, index), first, first - 1, 0)
                 self._append(segment, stream)
-                storage.disk.sync_folder(self._target)
+                local.disk.sync_folder(self._target)
                 self._segments.append(segment)
         return True
 
@@ -172,19 +173,19 @@ class JournalCopy:
             end, last = stream.tell(), record.number
         if end == segment.size:
             return
-        descriptor = storage.disk.open(path or segment.path, os.O_WRONLY | os.O_CREAT)
+        descriptor = local.disk.open(path or segment.path, os.O_WRONLY | os.O_CREAT)
         try:
-            storage.disk.truncate(descriptor, segment.size)  # of a copy that failed
+            local.disk.truncate(descriptor, segment.size)  # of a copy that failed
             os.lseek(descriptor, segment.size, os.SEEK_SET)
             stream.seek(segment.size)
             left = end - segment.size
             while left:
                 block = stream.read(min(left, _BLOCK))
-                storage.disk.write_all(descriptor, block)
+                local.disk.write_all(descriptor, block)
                 left -= len(block)
-            storage.disk.fsync(descriptor)
+            local.disk.fsync(descriptor)
         finally:
-            storage.disk.close(descriptor)
+            local.disk.close(descriptor)
         segment.size, segment.last = end, last
 
     def replace(self, indices: Iterable[int]) -> bool:
@@ -220,10 +221,10 @@ class JournalCopy:
         except FileNotFoundError:
             return False
         for index in segment_indices(self._target):
-            storage.disk.unlink(segment_path(self._target, index))
+            local.disk.unlink(segment_path(self._target, index))
         for segment, path in staged:
-            storage.disk.replace(path, segment.path)
-        storage.disk.sync_folder(self._target)
+            local.disk.replace(path, segment.path)
+        local.disk.sync_folder(self._target)
         self._segments = [segment for segment, _ in staged]
         return True
 
@@ -232,7 +233,7 @@ class JournalCopy:
         kept = set(indices)
         for segment in self._segments[:-1]:
             if segment.index not in kept:
-                storage.disk.unlink(segment.path)
+                local.disk.unlink(segment.path)
                 self._segments.remove(segment)
 
 

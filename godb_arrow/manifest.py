@@ -32,11 +32,12 @@ import xxhash
 from godb_arrow.codec import pack
 from godb_arrow.codec.compression import check_compression
 from godb_arrow.errors import CorruptFile, UnsupportedVersion, error_context
-from godb_arrow.folders import Folder, open_folder
 from godb_arrow.options import CompressionName
-from godb_arrow.remote import is_url
 from godb_arrow.statistics import unpack_statistics
-from godb_arrow.storage import Source, replace_file
+from godb_arrow.storage.folder import Folder, open_folder
+from godb_arrow.storage.object_store import is_url
+from godb_arrow.storage.replace import replace_file
+from godb_arrow.storage.source import Source
 
 __all__ = ["Manifest", "Part", "manifest_name", "read_manifest", "versions_in", "write_manifest"]
 

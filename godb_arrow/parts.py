@@ -21,7 +21,6 @@ from godb_arrow.codec.entries import Chunk
 from godb_arrow.encoding import ids_of
 from godb_arrow.errors import CorruptFile, SourceNotFound, StorageError, WriteConflict
 from godb_arrow.file_writer import CollectionData, write_file
-from godb_arrow.folders import open_folder
 from godb_arrow.format import CollectionHint
 from godb_arrow.manifest import (
     Manifest,
@@ -36,11 +35,13 @@ from godb_arrow.options import CompressionName
 from godb_arrow.pieces import Run
 from godb_arrow.projection import Projection
 from godb_arrow.reading import StoredCollection
-from godb_arrow.remote import is_url
 from godb_arrow.schema import DocumentSummary
 from godb_arrow.snapshot import Snapshot
 from godb_arrow.statistics import Row, covered, may_match, pack_statistics, per_piece, row_of
-from godb_arrow.storage import TEMPORARY_PREFIX, Source, replace_file
+from godb_arrow.storage.folder import open_folder
+from godb_arrow.storage.object_store import is_url
+from godb_arrow.storage.replace import TEMPORARY_PREFIX, replace_file
+from godb_arrow.storage.source import Source
 
 __all__ = ["PartFile", "PartFolder", "PartedBase"]
 

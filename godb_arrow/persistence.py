@@ -28,7 +28,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import xxhash
 
-from godb_arrow import codec, storage
+from godb_arrow import codec
 from godb_arrow.base import Base, Rows
 from godb_arrow.errors import (
     CorruptFile,
@@ -42,7 +42,6 @@ from godb_arrow.errors import (
     storage_errors,
 )
 from godb_arrow.file_writer import CollectionData, write_file
-from godb_arrow.folders import open_folder
 from godb_arrow.format import CollectionHint
 from godb_arrow.journal import Journal, Record, read_journal
 from godb_arrow.journal_copy import fetch_journal
@@ -51,17 +50,14 @@ from godb_arrow.memory import Memory
 from godb_arrow.options import CompressionName
 from godb_arrow.parts import PartedBase, PartFolder
 from godb_arrow.projection import project
-from godb_arrow.remote import Expected, is_url
 from godb_arrow.schema import ID_FIELD
 from godb_arrow.snapshot import Snapshot
 from godb_arrow.statistics import Row
-from godb_arrow.storage import (
-    TEMPORARY_PREFIX,
-    TEMPORARY_SUFFIX,
-    Source,
-    file_name,
-    replace_file,
-)
+from godb_arrow.storage import local
+from godb_arrow.storage.folder import open_folder
+from godb_arrow.storage.object_store import Expected, is_url
+from godb_arrow.storage.replace import TEMPORARY_PREFIX, TEMPORARY_SUFFIX, replace_file
+from godb_arrow.storage.source import Source, file_name
 from godb_arrow.writing import read_existing
 
 __all__ = [
@@ -243,7 +239,7 @@ class DataDirectory:
         self._check_follower()
         with storage_errors("open", self.path):
             for folder in (self._collections, self._journal_folder):
-                storage.make_folders(folder)
+                local.make_folders(folder)
             self._lock = lock_directory(self.path)
             try:
                 self._remove_temporaries()
@@ -254,7 +250,7 @@ class DataDirectory:
     def _remove_temporaries(self) -> None:
         for name in os.listdir(self._collections):
             if name.startswith(TEMPORARY_PREFIX) and name.endswith(TEMPORARY_SUFFIX):
-                storage.disk.unlink(os.path.join(self._collections, name))
+                local.disk.unlink(os.path.join(self._collections, name))
 
     def _check_follower(self) -> dict[str, Any] | None:
         """Raise if it follows another one, and cannot be opened so; else what it says of that."""
@@ -682,7 +678,7 @@ def write_snapshots(
     compression : str
         How the file is compressed.
     expected : str, "absent" or None
-        As for :func:`~godb_arrow.storage.replace_file`.
+        As for :func:`~godb_arrow.storage.replace.replace_file`.
 
     Returns
     -------

@@ -37,7 +37,7 @@ from godb_arrow.parallel import available_cores, ordered_map
 from godb_arrow.pieces import CollectionPieces, Run
 from godb_arrow.projection import Filter, Projection, ProjectionDecoder, project
 from godb_arrow.schema import ID_FIELD, DocumentSummary, infer_schema
-from godb_arrow.storage import Location, Source, open_source
+from godb_arrow.storage.source import Location, Source, open_source
 
 __all__ = [
     "StoredCollection",

@@ -24,7 +24,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from godb_arrow import storage
 from godb_arrow.display import Table, quantity
 from godb_arrow.errors import (
     CorruptFile,
@@ -37,7 +36,6 @@ from godb_arrow.errors import (
     error_context,
     storage_errors,
 )
-from godb_arrow.folders import open_folder
 from godb_arrow.follower_target import Staged, Stamp, comes_late, list_stored, open_target
 from godb_arrow.journal import Journal
 from godb_arrow.journal_copy import MissingRecords, bytes_behind, last_record
@@ -47,7 +45,9 @@ from godb_arrow.persistence import (
     lock_directory,
     read_follower_file,
 )
-from godb_arrow.remote import is_url
+from godb_arrow.storage import local
+from godb_arrow.storage.folder import open_folder
+from godb_arrow.storage.object_store import is_url
 
 __all__ = ["Follower", "FollowerStatus", "Replica", "ReplicationMode", "follower_status", "promote"]
 
@@ -450,8 +450,8 @@ def promote(target: str | os.PathLike[str], *, force: bool = False) -> int:
             try:
                 _check_whole(known, force)
                 with storage_errors("promote", path):
-                    storage.disk.unlink(os.path.join(path, FOLLOWER_FILE))
-                    storage.disk.sync_folder(path)
+                    local.disk.unlink(os.path.join(path, FOLLOWER_FILE))
+                    local.disk.sync_folder(path)
                 return last_record(os.path.join(path, "journal"))
             finally:
                 lock.release()

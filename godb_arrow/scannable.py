@@ -25,7 +25,7 @@ from godb_arrow.reading import (
     read_table,
     scan_godb,
 )
-from godb_arrow.storage import Location, Source, open_source
+from godb_arrow.storage.source import Location, Source, open_source
 
 if TYPE_CHECKING:
     import pandas as pd

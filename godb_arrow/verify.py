@@ -20,7 +20,6 @@ from godb_arrow.errors import (
     TypeMismatch,
     error_context,
 )
-from godb_arrow.folders import open_folder
 from godb_arrow.format import (
     TAIL_SIZE,
     CollectionHint,
@@ -39,7 +38,8 @@ from godb_arrow.options import ReadOptions
 from godb_arrow.parts import PartedBase, PartFolder
 from godb_arrow.schema import ID_FIELD
 from godb_arrow.statistics import contradiction, row_of
-from godb_arrow.storage import Location, Source, open_source
+from godb_arrow.storage.folder import open_folder
+from godb_arrow.storage.source import Location, Source, open_source
 
 __all__ = ["CollectionReport", "FileReport", "inspect_godb", "verify_godb"]
 

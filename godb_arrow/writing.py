@@ -51,10 +51,11 @@ from godb_arrow.format import (
 )
 from godb_arrow.options import CompressionName, ReadOptions
 from godb_arrow.parallel import ordered_map
-from godb_arrow.remote import Expected, is_url
 from godb_arrow.schema import ID_FIELD, DocumentSummary, FieldSummary, Kind, infer_schema
 from godb_arrow.statistics import Row, covered, decode_statistics, statistics_of
-from godb_arrow.storage import Source, open_source, replace_file, spool
+from godb_arrow.storage.object_store import Expected, is_url
+from godb_arrow.storage.replace import replace_file
+from godb_arrow.storage.source import Source, open_source, spool
 
 __all__ = ["CompatibilityWarning", "write_godb"]
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from godb_arrow import storage
-from godb_arrow.storage import Disk
+from godb_arrow.storage import local
+from godb_arrow.storage.local import Disk
 
 SECTOR = 512
 
@@ -20,11 +20,11 @@ SECTOR = 512
 @contextmanager
 def using(disk: Disk) -> Iterator[None]:
     """Have all changes of the local disk go through another one."""
-    before, storage.disk = storage.disk, disk
+    before, local.disk = local.disk, disk
     try:
         yield
     finally:
-        storage.disk = before
+        local.disk = before
 
 
 class FaultyDisk(Disk):

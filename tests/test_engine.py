@@ -649,7 +649,7 @@ def test_a_journal_of_changes_to_the_same_document_stays_short(
 def test_a_full_disk_stops_writers_only_when_memory_is_full(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from godb_arrow import storage
+    from godb_arrow.storage import local
 
     def fail(source: str, target: str) -> None:
         raise OSError(28, "no space left")
@@ -658,7 +658,7 @@ def test_a_full_disk_stops_writers_only_when_memory_is_full(
     collection = engine.create_collection("c")
     inserted = 0
     with monkeypatch.context() as patch:
-        patch.setattr(storage.disk, "replace", fail)
+        patch.setattr(local.disk, "replace", fail)
         with pytest.raises(godb_arrow.MemoryLimitExceeded) as raised:
             while True:
                 collection.insert({"n": inserted, "t": "x" * 2000})
@@ -906,7 +906,7 @@ def test_a_worker_of_ones_own_and_its_failures(tmp_path: Path) -> None:
 def test_what_the_saver_could_not_save_is_raised_at_the_next_save(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from godb_arrow import storage
+    from godb_arrow.storage import local
 
     engine = StorageEngine(tmp_path, background_save="10ms")
     collection = people(engine)
@@ -915,7 +915,7 @@ def test_what_the_saver_could_not_save_is_raised_at_the_next_save(
         raise OSError(28, "no space left")
 
     with monkeypatch.context() as patch:
-        patch.setattr(storage.disk, "replace", fail)
+        patch.setattr(local.disk, "replace", fail)
         engine.start_background_workers()
         wait(lambda: engine.stats().failed_checkpoints)
         with pytest.raises(godb_arrow.DiskFull):

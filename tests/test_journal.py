@@ -11,8 +11,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from godb_arrow import CorruptFile, StorageError, UnsupportedVersion, storage
+from godb_arrow import CorruptFile, StorageError, UnsupportedVersion
 from godb_arrow.journal import Journal, read_journal
+from godb_arrow.storage import local
 
 metas = st.dictionaries(
     st.text(max_size=3).filter(lambda key: key != "parts"),
@@ -167,14 +168,14 @@ def test_segments_go_when_nobody_needs_them(tmp_path: Path) -> None:
 def test_threads_that_wait_share_a_sync(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     journal = fresh(tmp_path)
     entered, go = threading.Event(), threading.Event()
-    fsync = storage.disk.fsync
+    fsync = local.disk.fsync
 
     def slow(descriptor: int) -> None:
         entered.set()
         go.wait(10)
         fsync(descriptor)
 
-    monkeypatch.setattr(storage.disk, "fsync", slow)
+    monkeypatch.setattr(local.disk, "fsync", slow)
 
     def write() -> None:
         journal.sync(journal.append("key", {}))
@@ -204,7 +205,7 @@ def test_after_a_failed_sync_nothing_is_taken_until_a_new_journal_begins(
         raise OSError(5, "the disk is broken")
 
     with monkeypatch.context() as patch:
-        patch.setattr(storage.disk, "fsync", fail)
+        patch.setattr(local.disk, "fsync", fail)
         with pytest.raises(StorageError, match="broken"):
             journal.sync()
     with pytest.raises(StorageError, match="call save"):

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 
-from godb_arrow import storage
 from godb_arrow.errors import storage_errors
-from godb_arrow.remote import Expected, RemoteStore, is_url
+from godb_arrow.storage import local
+from godb_arrow.storage.object_store import Expected, RemoteStore, is_url
 
 __all__ = ["Folder", "open_folder"]
 
@@ -29,7 +29,7 @@ class Folder:
     """
 
     expected_of_new: Expected = None
-    """For :func:`~godb_arrow.storage.replace_file`, of a name that nobody must have."""
+    """For :func:`~godb_arrow.storage.replace.replace_file`, of a name that nobody must have."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -49,7 +49,7 @@ class Folder:
     def make(self) -> None:
         """Make it, unless it is there."""
         with storage_errors("make", self.path):
-            storage.make_folders(self.path)
+            local.make_folders(self.path)
 
     def size(self, name: str) -> int:
         """Bytes of a file."""
@@ -64,31 +64,31 @@ class Folder:
     def remove(self, name: str) -> None:
         """Remove a file."""
         with storage_errors("remove", self.place(name)):
-            storage.disk.unlink(self.place(name))
+            local.disk.unlink(self.place(name))
 
     def rename(self, name: str, new_name: str) -> None:
         """Give a file another name; an object store cannot do that at once, and is not asked."""
         with storage_errors("rename", self.place(name)):
-            storage.disk.replace(self.place(name), self.place(new_name))
+            local.disk.replace(self.place(name), self.place(new_name))
 
     def share(self, other: Folder, name: str) -> None:
         """Have a file of another folder here, too, unless it is."""
         with storage_errors("rename", self.place(name)):
             if not os.path.exists(self.place(name)):
-                storage.disk.link(other.place(name), self.place(name))
+                local.disk.link(other.place(name), self.place(name))
 
     def sync(self) -> None:
         """Have the names on the disk for sure."""
         with storage_errors("sync", self.path):
-            storage.disk.sync_folder(self.path)
+            local.disk.sync_folder(self.path)
 
     def remove_all(self) -> None:
         """Remove it with all that is in it."""
         with storage_errors("remove", self.path), suppress(FileNotFoundError):
             for name in sorted(os.listdir(self.path)):
-                storage.disk.unlink(self.place(name))
-            storage.disk.remove_folder(self.path)
-            storage.disk.sync_folder(os.path.dirname(self.path))
+                local.disk.unlink(self.place(name))
+            local.disk.remove_folder(self.path)
+            local.disk.sync_folder(os.path.dirname(self.path))
 
 
 class _RemoteFolder(Folder):

@@ -23,6 +23,7 @@ from godb_arrow.errors import (
 
 __all__ = ["Absent", "Expected", "LocalCopy", "RemoteStore", "is_url"]
 
+
 Absent = Literal["absent"]
 """Nothing may be there yet."""
 

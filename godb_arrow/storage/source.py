@@ -4,138 +4,23 @@ from __future__ import annotations
 
 import io
 import os
-import secrets
 import shutil
-import stat
 import tempfile
-import time
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import IO, Any, BinaryIO, cast
 
-from godb_arrow.errors import InvalidOption, SourceNotFound, storage_errors
-from godb_arrow.remote import Expected, LocalCopy, RemoteStore, is_url
+from godb_arrow.errors import InvalidOption, storage_errors
+from godb_arrow.storage.object_store import LocalCopy, RemoteStore, is_url
 
-__all__ = [
-    "Disk",
-    "HeldFile",
-    "Location",
-    "Source",
-    "disk",
-    "file_name",
-    "make_folders",
-    "open_source",
-    "replace_file",
-    "spool",
-]
+__all__ = ["HeldFile", "Location", "Source", "file_name", "open_source", "resolve", "spool"]
+
 
 Location = str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes]
 """What can be read: a path, a URL that fsspec knows, bytes, or an open binary file."""
 
 _SPOOL_IN_MEMORY = 64 << 20
-_SYNC_SIZE = 4 << 20
-_ABANDONED = 60.0  # seconds without a write, after which nobody's temporary file is removed
-TEMPORARY_PREFIX, TEMPORARY_SUFFIX = ".godb-arrow-", ".tmp"
-
-
-class Disk:
-    """What changes the local disk, each operation by a name: tests put another one in its place."""
-
-    def open(self, path: str, flags: int, mode: int = 0o666) -> int:
-        """Open or make a file."""
-        return os.open(path, flags | os.O_CLOEXEC, mode)
-
-    def write(self, descriptor: int, data: bytes | memoryview) -> int:
-        """Write some of the bytes; returns how many."""
-        return os.write(descriptor, data)
-
-    def fsync(self, descriptor: int) -> None:
-        """Wait until the file's bytes are on the disk."""
-        os.fsync(descriptor)
-
-    def start_sync(self, descriptor: int, position: int, size: int) -> None:
-        """Have a part of the file's bytes go to the disk meanwhile, so that fsync waits less."""
-        if hasattr(os, "posix_fadvise"):
-            # Linux begins to write what is advised away; only what is on the disk is forgotten.
-            with suppress(OSError):  # fsync says what is wrong
-                os.posix_fadvise(descriptor, position, size, os.POSIX_FADV_DONTNEED)
-
-    def truncate(self, descriptor: int, size: int) -> None:
-        """Cut the file."""
-        os.ftruncate(descriptor, size)
-
-    def close(self, descriptor: int) -> None:
-        """Close the file."""
-        os.close(descriptor)
-
-    def replace(self, source: str, target: str) -> None:
-        """Rename a file, over another if there is one."""
-        os.replace(source, target)
-
-    def unlink(self, path: str) -> None:
-        """Remove a file."""
-        os.unlink(path)
-
-    def link(self, source: str, target: str) -> None:
-        """Give a file a second name."""
-        os.link(source, target)
-
-    def remove_folder(self, path: str) -> None:
-        """Remove an empty folder."""
-        os.rmdir(path)
-
-    def make_folder(self, path: str) -> None:
-        """Make a folder, and those above it, unless they are there."""
-        os.makedirs(path, exist_ok=True)
-
-    def sync_folder(self, path: str) -> None:
-        """Wait until the folder's entries are on the disk."""
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-    def write_all(self, descriptor: int, data: bytes | memoryview) -> None:
-        """Write all of the bytes."""
-        view = memoryview(data)
-        while view:
-            view = view[self.write(descriptor, view) :]
-
-
-disk = Disk()
-"""The disk of this process."""
-
-
-def make_folders(path: str) -> None:
-    """Make a folder and those above it, unless they are there, on the disk for sure."""
-    missing = []
-    while not os.path.isdir(path):
-        missing.append(path)
-        path = os.path.dirname(path)
-    for folder in reversed(missing):
-        disk.make_folder(folder)
-        disk.sync_folder(os.path.dirname(folder))
-
-
-class _DiskWriter(io.RawIOBase):
-    """A file descriptor as the raw side of a buffered stream; it is not closed with it."""
-
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
-        self._written = self._started = 0
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, data: Any) -> int:
-        count = disk.write(self._descriptor, data)
-        self._written += count
-        if self._written - self._started >= _SYNC_SIZE:
-            disk.start_sync(self._descriptor, self._started, self._written - self._started)
-            self._started = self._written
-        return count
 
 
 class Source:
@@ -172,7 +57,7 @@ class Source:
             self._take_file(cast(BinaryIO, location))
         elif isinstance(location, (str, os.PathLike)):
             self.name = os.fspath(location)
-            self._store, self._path = _resolve(self.name)
+            self._store, self._path = resolve(self.name)
         else:
             raise InvalidOption(
                 f"cannot read from {type(location).__name__}",
@@ -331,7 +216,7 @@ def open_source(location: Location | Source) -> Source:
     return location if isinstance(location, Source) else Source(location)
 
 
-def _resolve(name: str) -> tuple[RemoteStore | None, str]:
+def resolve(name: str) -> tuple[RemoteStore | None, str]:
     """The store of a URL, or None and the path of a local file."""
     if is_url(name):
         store = RemoteStore(name)
@@ -378,122 +263,3 @@ def file_name(name: str) -> str:
 def spool() -> IO[bytes]:
     """A temporary file, in memory while it is small."""
     return tempfile.SpooledTemporaryFile(max_size=_SPOOL_IN_MEMORY)
-
-
-@contextmanager
-def replace_file(
-    target: str | os.PathLike[str] | IO[bytes], *, expected: Expected = None
-) -> Iterator[BinaryIO]:
-    """Write a file that takes the place of another at once, or not at all.
-
-    Locally the bytes go to a temporary file beside the target, which is flushed to the disk
-    and renamed. A URL gets them in one upload. An open file is written as it is.
-
-    Parameters
-    ----------
-    target : path, URL or open binary file
-        What to write.
-    expected : str, "absent" or None
-        Of a URL: the version that is replaced, nothing at all, or whatever is there.
-
-    Yields
-    ------
-    binary file
-        When the block ends without an error, the target has its new content.
-
-    Raises
-    ------
-    WriteConflict
-        Somebody else wrote the object since.
-    """
-    if not isinstance(target, (str, os.PathLike)):
-        if not hasattr(target, "write"):
-            raise InvalidOption(
-                f"cannot write to {type(target).__name__}",
-                advice="give a path, a URL, or a file that is open for writing in binary mode",
-            )
-        with storage_errors("write", str(getattr(target, "name", "<file>"))):
-            yield cast(BinaryIO, target)
-        return
-    name = os.fspath(target)
-    store, path = _resolve(name)
-    with storage_errors("write", name):
-        if store is None:
-            with _replace_local(path) as stream:
-                yield stream
-        else:
-            with tempfile.NamedTemporaryFile(prefix="godb-arrow-") as temporary:
-                yield cast(BinaryIO, temporary)
-                temporary.flush()
-                store.put(temporary.name, expected=expected)
-
-
-@contextmanager
-def _replace_local(path: str) -> Iterator[BinaryIO]:
-    path = os.path.realpath(path)  # a symbolic link stays one
-    folder = os.path.dirname(path)
-    if not os.path.isdir(folder):
-        raise SourceNotFound(f"there is no folder {folder}", advice="make it first")
-    _remove_abandoned(folder)
-    temporary = os.path.join(folder, f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}{TEMPORARY_SUFFIX}")
-    descriptor = disk.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        _lock(descriptor)
-        try:
-            with io.BufferedWriter(_DiskWriter(descriptor), 1 << 20) as stream:
-                yield cast(BinaryIO, stream)
-            os.fchmod(descriptor, _mode_for(path))
-            disk.fsync(descriptor)
-        finally:
-            disk.close(descriptor)
-        disk.replace(temporary, path)
-    except BaseException:
-        with suppress(OSError):
-            os.unlink(temporary)
-        raise
-    disk.sync_folder(folder)
-
-
-_tidied: set[str] = set()
-
-
-def _remove_abandoned(folder: str) -> None:
-    """Remove temporary files of writers that were killed: nobody has them locked any more."""
-    if folder in _tidied:
-        return
-    _tidied.add(folder)  # once is enough for a process
-    oldest = time.time() - _ABANDONED
-    with suppress(OSError), os.scandir(folder) as entries:
-        for entry in entries:
-            is_ours = entry.name.startswith(TEMPORARY_PREFIX)
-            if not is_ours or not entry.name.endswith(TEMPORARY_SUFFIX):
-                continue
-            if entry.stat().st_mtime > oldest:
-                continue  # its writer may not have locked it yet
-            descriptor = os.open(entry.path, os.O_RDONLY)
-            try:
-                if _lock(descriptor):
-                    os.unlink(entry.path)
-            finally:
-                os.close(descriptor)
-
-
-def _lock(descriptor: int) -> bool:
-    """Lock a file until it is closed; False where somebody has it, or where that is unknown."""
-    try:
-        import fcntl
-
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (ImportError, OSError):
-        return False
-    return True
-
-
-def _mode_for(path: str) -> int:
-    """The mode of the file that is replaced, or that of a new file."""
-    try:
-        return stat.S_IMODE(os.stat(path).st_mode)
-    except FileNotFoundError:
-        mask = os.umask(0)
-        os.umask(mask)
-        return 0o666 & ~mask

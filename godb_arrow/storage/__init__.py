@@ -1,0 +1,1 @@
+"""Bytes on disks and object stores, and their atomic replacement."""
