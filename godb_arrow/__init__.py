@@ -60,7 +60,7 @@ from godb_arrow.errors import (
     WriteConflict,
     WrongMagic,
 )
-from godb_arrow.lru import LFU, LRU, TTL, EvictionPolicy, LRUCache
+from godb_arrow.memory.lru import LFU, LRU, TTL, EvictionPolicy, LRUCache
 from godb_arrow.options import OptionWarning
 from godb_arrow.profile import FieldProfile, Profile
 from godb_arrow.projection import RowFilter

@@ -17,7 +17,7 @@ import pyarrow as pa
 from godb_arrow import codec
 from godb_arrow.encoding import ids_of, pack_ids
 from godb_arrow.format import CollectionHint
-from godb_arrow.memory import Memory
+from godb_arrow.memory.limit import Memory
 from godb_arrow.options import ReadOptions
 from godb_arrow.parallel import ordered_map
 from godb_arrow.pieces import CollectionPieces, Run

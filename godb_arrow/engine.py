@@ -33,8 +33,8 @@ from godb_arrow.errors import (
     error_context,
 )
 from godb_arrow.journal import Record
-from godb_arrow.lru import EvictionPolicy
-from godb_arrow.memory import Memory, give_back
+from godb_arrow.memory.limit import Memory, give_back
+from godb_arrow.memory.lru import EvictionPolicy
 from godb_arrow.options import CompressionName, EngineOptions, ReadKeywords, parse_duration
 from godb_arrow.persistence import check_name, open_directory, write_snapshots
 from godb_arrow.projection import Filter

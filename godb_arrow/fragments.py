@@ -26,7 +26,7 @@ from godb_arrow.errors import (
     error_context,
 )
 from godb_arrow.manifest import Manifest, Part, read_manifest
-from godb_arrow.memory import Memory
+from godb_arrow.memory.limit import Memory
 from godb_arrow.options import CompressionName
 from godb_arrow.parts import PartedBase, PartFolder
 from godb_arrow.persistence import open_directory

@@ -30,7 +30,7 @@ from godb_arrow.manifest import (
     versions_in,
     write_manifest,
 )
-from godb_arrow.memory import Memory
+from godb_arrow.memory.limit import Memory
 from godb_arrow.options import CompressionName
 from godb_arrow.pieces import Run
 from godb_arrow.projection import Projection

@@ -46,7 +46,7 @@ from godb_arrow.format import CollectionHint
 from godb_arrow.journal import Journal, Record, read_journal
 from godb_arrow.journal_copy import fetch_journal
 from godb_arrow.manifest import Manifest, Part
-from godb_arrow.memory import Memory
+from godb_arrow.memory.limit import Memory
 from godb_arrow.options import CompressionName
 from godb_arrow.parts import PartedBase, PartFolder
 from godb_arrow.projection import project

@@ -18,8 +18,6 @@ says what that is.
 
 from __future__ import annotations
 
-import os
-import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -43,20 +41,20 @@ from godb_arrow.codec.entries import Chunk, MeasuredEntries
 from godb_arrow.codec.reference_lz4 import Piece
 from godb_arrow.codec.sizes import most_packed
 from godb_arrow.errors import ChecksumMismatch, CorruptFile
+from godb_arrow.memory.buffers import COMPRESSED, DECODED
 from godb_arrow.options import ReadOptions
-from godb_arrow.parallel import available_cores
 from godb_arrow.statistics import Row, may_match, unpack_statistics
 
 __all__ = [
+    "CollectionPieces",
     "FOOT_SIZE",
     "PIECES_KEY",
-    "SIZES_KEY",
-    "CollectionPieces",
     "PieceIndex",
     "Run",
+    "SIZES_KEY",
     "StoredPiece",
-    "forget_buffers",
 ]
+
 
 PIECES_KEY = "godb_arrow_pieces"
 SIZES_KEY = "godb_arrow_sizes"  # right in front of it
@@ -505,57 +503,6 @@ class StoredPiece:
         return Chunk(decoded, documents, statistics, made, compression.flags, sizes)
 
 
-class _Buffers:
-    """Memory of about the same size, for run after run of all readers.
-
-    The system clears what it gives to a process, and that takes as long as to read a file. So many
-    buffers are kept as may be worked on at a time, unless they are very large. A thread gets one
-    that it had before, if it can: that is in the cache of the core where it runs.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._free: list[tuple[int, bytearray]] = []
-        if hasattr(os, "register_at_fork"):  # a thread that is not there any more may have it
-            os.register_at_fork(after_in_child=self._renew_lock)
-
-    def _renew_lock(self) -> None:
-        self._lock = threading.Lock()
-
-    def take(self, size: int) -> memoryview:
-        """Memory of a size, with whatever was in it."""
-        with self._lock:
-            own = threading.get_ident()
-            at = next((i for i, (had, _) in enumerate(self._free) if had == own), -1)
-            found = self._free.pop(at)[1] if self._free else bytearray()
-        if len(found) < size:
-            found = bytearray(size + size // 8)
-        return memoryview(found)[:size]
-
-    def give(self, view: memoryview) -> None:
-        """Take it back: nobody looks at it any more."""
-        found = view.obj
-        if isinstance(found, bytearray) and len(found) <= _LARGEST_KEPT:
-            with self._lock:
-                self._free.append((threading.get_ident(), found))
-                del self._free[: -available_cores() - 1]
-
-    def clear(self) -> None:
-        """Keep none of them."""
-        with self._lock:
-            self._free.clear()
-
-
-_LARGEST_KEPT = 8 << 20
-_COMPRESSED, _DECODED = _Buffers(), _Buffers()
-
-
-def forget_buffers() -> None:
-    """Give memory back that is kept for the runs of readers."""
-    _COMPRESSED.clear()
-    _DECODED.clear()
-
-
 class _SizeReader:
     """Reads the packed sizes of pieces' documents, of many pieces at once: they are elsewhere."""
 
@@ -596,13 +543,13 @@ class _StoredRun:
 
     def load(self) -> codec.Entries:
         decoded = self.pieces._decode(self.data, self.first, self.last)
-        _COMPRESSED.give(self.data)
+        COMPRESSED.give(self.data)
         return _scan(self.base, decoded, self._count(), self.fields)
 
     def lend(self) -> Loan:
         view = self._decode()
         entries = _scan(self.base, view, self._count(), self.fields)
-        return Loan(entries, partial(_DECODED.give, view))
+        return Loan(entries, partial(DECODED.give, view))
 
     def measured(self) -> MeasuredEntries | None:
         counts = self.pieces.documents[self.first : self.last]
@@ -610,7 +557,7 @@ class _StoredRun:
         if edges is None:
             return None
         view = self._decode()
-        release = partial(_DECODED.give, view)
+        release = partial(DECODED.give, view)
         return MeasuredEntries(view, edges, self.base, partial(_scan, self.base), release)
 
     def _count(self) -> int:
@@ -620,9 +567,9 @@ class _StoredRun:
         return [piece.size for piece in self.pieces.pieces[self.first : self.last]]
 
     def _decode(self) -> memoryview:
-        view = _DECODED.take(sum(self._totals()))
+        view = DECODED.take(sum(self._totals()))
         self.pieces._decode_into(self.data, self.first, self.last, view)
-        _COMPRESSED.give(self.data)
+        COMPRESSED.give(self.data)
         return view
 
 
@@ -658,7 +605,7 @@ def _read_into(stream: BinaryIO, first: Piece, last: Piece, behind: int) -> memo
     readinto = getattr(stream, "readinto", None)
     if readinto is None:
         return memoryview(read_exactly(stream, size))
-    view = _COMPRESSED.take(size)
+    view = COMPRESSED.take(size)
     filled = 0
     while filled < size:
         count = readinto(view[filled:])

@@ -28,7 +28,7 @@ from godb_arrow.errors import (
     error_context,
 )
 from godb_arrow.journal import Record
-from godb_arrow.memory import Memory
+from godb_arrow.memory.limit import Memory
 from godb_arrow.options import CompressionName, EngineOptions
 from godb_arrow.overlay import Overlay, Version
 from godb_arrow.parts import PartedBase

@@ -33,7 +33,7 @@ from godb_arrow.format import (
     read_piece_index,
 )
 from godb_arrow.manifest import read_manifest
-from godb_arrow.memory import Memory
+from godb_arrow.memory.limit import Memory
 from godb_arrow.options import ReadOptions
 from godb_arrow.parts import PartedBase, PartFolder
 from godb_arrow.schema import ID_FIELD

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from godb_arrow import LFU, LRU, TTL, LRUCache
-from godb_arrow.lru import CacheEntry, EvictionPolicy
+from godb_arrow.memory.lru import CacheEntry, EvictionPolicy
 
 POLICIES: list[EvictionPolicy] = [LRU(), LFU(), TTL(60)]
 

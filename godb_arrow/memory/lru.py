@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
-__all__ = ["LFU", "LRU", "TTL", "CacheEntry", "CacheStats", "EvictionPolicy", "LRUCache"]
+__all__ = ["CacheEntry", "CacheStats", "EvictionPolicy", "LFU", "LRU", "LRUCache", "TTL"]
+
 
 logger = logging.getLogger(__name__)
 

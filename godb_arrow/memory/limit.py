@@ -7,11 +7,12 @@ import threading
 from functools import cache
 from typing import Any, Protocol
 
-from godb_arrow.lru import EvictionPolicy, LRUCache
+from godb_arrow.memory.buffers import forget_buffers
+from godb_arrow.memory.lru import EvictionPolicy, LRUCache
 from godb_arrow.parallel import available_cores
-from godb_arrow.pieces import forget_buffers
 
 __all__ = ["IdleFile", "Memory", "give_back"]
+
 
 _LEAST_RUN = 256 << 10
 _MOST_RUN = 8 << 20

@@ -1,0 +1,1 @@
+"""One budget of memory: the LRU cache, the limit, the buffers."""
