@@ -38,9 +38,9 @@ class BuildIfPossible(build_ext):
 
 
 native = Extension(
-    "godb_arrow.codec._native",
-    ["godb_arrow/codec/_native.pyx"],
-    include_dirs=["godb_arrow/codec"],
+    "godb_arrow.codec.native._native",
+    ["godb_arrow/codec/native/_native.pyx"],
+    include_dirs=["godb_arrow/codec/native"],
     depends=sorted(glob("godb_arrow/codec/native/*.hpp")),
     language="c++",
     extra_compile_args=flags,

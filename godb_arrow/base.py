@@ -15,12 +15,13 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from godb_arrow import codec
+from godb_arrow.codec.runs import Run
 from godb_arrow.encoding import ids_of, pack_ids
 from godb_arrow.format import CollectionHint
 from godb_arrow.memory.limit import Memory
 from godb_arrow.options import ReadOptions
 from godb_arrow.parallel import ordered_map
-from godb_arrow.pieces import CollectionPieces, Run
+from godb_arrow.pieces import CollectionPieces
 from godb_arrow.projection import Projection
 from godb_arrow.reading import StoredCollection, locate
 from godb_arrow.schema import DocumentSummary, infer_schema

@@ -18,6 +18,7 @@ import xxhash
 from godb_arrow import codec
 from godb_arrow.base import Base, Documents, IdIndex, Pin, Rows, Wanted
 from godb_arrow.codec.entries import Chunk
+from godb_arrow.codec.runs import Run
 from godb_arrow.encoding import ids_of
 from godb_arrow.errors import CorruptFile, SourceNotFound, StorageError, WriteConflict
 from godb_arrow.file_writer import CollectionData, write_file
@@ -32,7 +33,6 @@ from godb_arrow.manifest import (
 )
 from godb_arrow.memory.limit import Memory
 from godb_arrow.options import CompressionName
-from godb_arrow.pieces import Run
 from godb_arrow.projection import Projection
 from godb_arrow.reading import StoredCollection
 from godb_arrow.schema import DocumentSummary

@@ -18,13 +18,13 @@ says what that is.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import accumulate, pairwise
 from types import MappingProxyType
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO
 
 import msgpack
 import numpy as np
@@ -38,22 +38,15 @@ from godb_arrow.body import read_exactly
 from godb_arrow.codec.blocks import Compressed
 from godb_arrow.codec.compression import Compression
 from godb_arrow.codec.entries import Chunk, MeasuredEntries
-from godb_arrow.codec.reference_lz4 import Piece
+from godb_arrow.codec.reference.lz4 import Piece
+from godb_arrow.codec.runs import Loan, Run
 from godb_arrow.codec.sizes import most_packed
 from godb_arrow.errors import ChecksumMismatch, CorruptFile
 from godb_arrow.memory.buffers import COMPRESSED, DECODED
 from godb_arrow.options import ReadOptions
 from godb_arrow.statistics import Row, may_match, unpack_statistics
 
-__all__ = [
-    "CollectionPieces",
-    "FOOT_SIZE",
-    "PIECES_KEY",
-    "PieceIndex",
-    "Run",
-    "SIZES_KEY",
-    "StoredPiece",
-]
+__all__ = ["CollectionPieces", "FOOT_SIZE", "PIECES_KEY", "PieceIndex", "SIZES_KEY", "StoredPiece"]
 
 
 PIECES_KEY = "godb_arrow_pieces"
@@ -66,60 +59,6 @@ _HEADER = 8  # bytes in front of the body
 _BEHIND_SIZES = len(codec.pack(PIECES_KEY)) + 5  # up to the index
 _SIZES_AT_ONCE = 1 << 20  # bytes of packed sizes that are read together
 _UNUSABLE = (KeyError, TypeError, AttributeError, ValueError, msgpack.UnpackException)
-
-
-class Loan(NamedTuple):
-    """Entries in memory that others use after them.
-
-    Attributes
-    ----------
-    entries : Entries
-        Nothing of them may be kept: ids and documents of theirs are views of that memory.
-    release : callable
-        To be called when nobody looks at them any more.
-    """
-
-    entries: codec.Entries
-    release: Callable[[], None]
-
-
-class Run(NamedTuple):
-    """Consecutive documents of a collection, which may still be compressed.
-
-    They are asked for in one of the three ways, and once: others get their memory then.
-
-    Attributes
-    ----------
-    start : int
-        The row of the first one.
-    documents : int
-        How many they are.
-    load : callable
-        Gives their entries.
-    measured : callable
-        Gives them without having looked at them; None where their sizes are not known.
-    lend : callable, optional
-        Gives their entries to somebody who only decodes them.
-    """
-
-    start: int
-    documents: int
-    load: Callable[[], codec.Entries]
-    measured: Callable[[], MeasuredEntries | None] = lambda: None
-    lend: Callable[[], Loan] | None = None
-
-    @classmethod
-    def of(cls, entries: codec.Entries, start: int = 0) -> Run:
-        """Documents that are in memory."""
-        return cls(start, len(entries), lambda: entries)
-
-    def loaded(self) -> codec.Entries:
-        """The entries."""
-        return self.load()
-
-    def lent(self) -> Loan:
-        """The entries, to be decoded and given back."""
-        return self.lend() if self.lend is not None else Loan(self.load(), lambda: None)
 
 
 @dataclass(frozen=True, slots=True)

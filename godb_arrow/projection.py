@@ -17,9 +17,9 @@ import pyarrow.compute as pc
 
 from godb_arrow import codec
 from godb_arrow.codec.columns import DICTIONARY_KEY
+from godb_arrow.codec.runs import Run
 from godb_arrow.errors import FieldNotFound, InvalidFilter, InvalidOption
 from godb_arrow.options import OnMismatch
-from godb_arrow.pieces import Run
 from godb_arrow.schema import ID_FIELD, is_json, storage_schema
 
 __all__ = [

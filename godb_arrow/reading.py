@@ -12,6 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from godb_arrow import codec
+from godb_arrow.codec.runs import Run
 from godb_arrow.encoding import with_id
 from godb_arrow.errors import (
     CollectionNotFound,
@@ -34,7 +35,7 @@ from godb_arrow.format import (
 )
 from godb_arrow.options import ReadKeywords, ReadOptions
 from godb_arrow.parallel import available_cores, ordered_map
-from godb_arrow.pieces import CollectionPieces, Run
+from godb_arrow.pieces import CollectionPieces
 from godb_arrow.projection import Filter, Projection, ProjectionDecoder, project
 from godb_arrow.schema import ID_FIELD, DocumentSummary, infer_schema
 from godb_arrow.storage.source import Location, Source, open_source

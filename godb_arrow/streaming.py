@@ -13,10 +13,10 @@ import pyarrow as pa
 
 from godb_arrow import codec
 from godb_arrow.base import Base, Rows, Wanted
+from godb_arrow.codec.runs import Run
 from godb_arrow.errors import error_context
 from godb_arrow.options import ReadOptions
 from godb_arrow.parallel import available_cores, ordered_map
-from godb_arrow.pieces import Run
 from godb_arrow.projection import Filter, Projection, ProjectionDecoder, project
 from godb_arrow.query import candidate_runs, matching
 from godb_arrow.reading import load_entry, load_run

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from godb_arrow.codec import BlockDecoder, compress_piece, decode_pieces, reference
 from godb_arrow.codec.blocks import Compressed, Content, compress_block
-from godb_arrow.codec.reference_lz4 import Piece, cut_out
+from godb_arrow.codec.reference.lz4 import Piece, cut_out
 from godb_arrow.errors import CorruptFile
 
 chunks = st.one_of(

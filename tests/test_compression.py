@@ -21,7 +21,7 @@ from godb_arrow import StorageEngine, codec
 from godb_arrow.cli import main
 from godb_arrow.codec.compression import check_compression, compression_of
 from godb_arrow.codec.frames import FrameDecoder, compress_frames
-from godb_arrow.codec.reference_lz4 import Piece
+from godb_arrow.codec.reference.lz4 import Piece
 from godb_arrow.fragments import PartWriter, commit_parts
 from godb_arrow.verify import verify_godb
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import xxhash
 
-from godb_arrow.codec.reference_lz4 import extension, put_in_front
+from godb_arrow.codec.reference.lz4 import extension, put_in_front
 from godb_arrow.parallel import ordered_map
 
 __all__ = ["Compressed", "Content", "compress_block", "literal_head"]
@@ -104,7 +104,7 @@ def compress_block(
 
     Examples
     --------
-    >>> from godb_arrow.codec.reference_lz4 import BlockDecoder, compress_piece
+    >>> from godb_arrow.codec.reference.lz4 import BlockDecoder, compress_piece
     >>> def compress(data): return compress_piece(data, None, False)
     >>> block = b"".join(compress_block(compress, iter([Content(b"abc" * 99)])))
     >>> BlockDecoder().decode(block) == b"abc" * 99

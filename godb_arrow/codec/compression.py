@@ -9,7 +9,7 @@ from typing import Any, Protocol, get_args
 from godb_arrow import codec
 from godb_arrow.codec import frames
 from godb_arrow.codec.blocks import literal_head
-from godb_arrow.codec.reference_lz4 import Piece, cut_out
+from godb_arrow.codec.reference.lz4 import Piece, cut_out
 from godb_arrow.errors import InvalidOption
 from godb_arrow.options import CompressionName
 

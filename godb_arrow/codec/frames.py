@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-from godb_arrow.codec.reference_lz4 import Piece, damaged_piece
+from godb_arrow.codec.reference.lz4 import Piece, damaged_piece
 from godb_arrow.errors import CorruptFile
 
 __all__ = [

@@ -23,7 +23,7 @@ import pyarrow as pa
 from godb_arrow import GodbError
 from godb_arrow.codec import Entries, MeasuredEntries, native, pack_entry, plan_columns, reference
 from godb_arrow.codec.blocks import Compressed, Content, compress_block
-from godb_arrow.codec.reference_lz4 import Piece
+from godb_arrow.codec.reference.lz4 import Piece
 from godb_arrow.schema import DocumentSummary, infer_schema
 
 JSON = pa.json_(pa.string())

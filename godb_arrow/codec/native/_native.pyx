@@ -29,7 +29,7 @@ cdef extern from "Python.h":
     void Py_DECREF_ "Py_DECREF"(PyObject*)
 
 
-cdef extern from "native/memory.hpp" namespace "godb" nogil:
+cdef extern from "memory.hpp" namespace "godb" nogil:
     void prefer_large_pages(void* data, size_t size)
 
     cdef cppclass Buffer:
@@ -45,7 +45,7 @@ cdef extern from "native/memory.hpp" namespace "godb" nogil:
         Buffer& bytes()
 
 
-cdef extern from "native/lz4.hpp" namespace "godb" nogil:
+cdef extern from "lz4.hpp" namespace "godb" nogil:
     size_t kMostOutput "godb::Lz4Decoder::kMostOutput"
 
     cdef enum class Status "godb::Lz4Decoder::Status":
@@ -78,7 +78,7 @@ cdef extern from "native/lz4.hpp" namespace "godb" nogil:
         cbool run(const Piece& piece, uint8_t* out)
 
 
-cdef extern from "native/scan.hpp" namespace "godb" nogil:
+cdef extern from "scan.hpp" namespace "godb" nogil:
     cdef enum class Scanned:
         Done
         BadId
@@ -109,20 +109,20 @@ cdef extern from "native/scan.hpp" namespace "godb" nogil:
         const uint8_t* data, const int64_t* bounds, size_t count, const uint8_t* id, size_t size)
 
 
-cdef extern from "native/keys.hpp" namespace "godb" nogil:
+cdef extern from "keys.hpp" namespace "godb" nogil:
     cdef cppclass Keys:
         size_t size()
         const string& name(size_t index)
         int add(const uint8_t* data, size_t size) except +
 
 
-cdef extern from "native/presence.hpp" namespace "godb" nogil:
+cdef extern from "presence.hpp" namespace "godb" nogil:
     void c_count_present "godb::count_present"(
         const uint8_t* data, const int64_t* bounds, size_t count, Keys& names,
         vector[int64_t]& counts) except +
 
 
-cdef extern from "native/summary.hpp" namespace "godb" nogil:
+cdef extern from "summary.hpp" namespace "godb" nogil:
     int kKinds
 
     cdef cppclass Summary:
@@ -146,7 +146,7 @@ cdef extern from "native/summary.hpp" namespace "godb" nogil:
         Inferred add(const uint8_t* data, const int64_t* bounds, size_t count) except +
 
 
-cdef extern from "native/decode.hpp" namespace "godb" nogil:
+cdef extern from "decode.hpp" namespace "godb" nogil:
     cdef enum class Core:
         pass
 
@@ -190,11 +190,11 @@ cdef extern from "native/decode.hpp" namespace "godb" nogil:
             size_t width, const int* order) except +
 
 
-cdef extern from "native/encode.hpp" nogil:
+cdef extern from "encode.hpp" nogil:
     cdef struct ArrowArray:
         int64_t length
 
-cdef extern from "native/encode.hpp" namespace "godb" nogil:
+cdef extern from "encode.hpp" namespace "godb" nogil:
     cdef enum class Wire:
         pass
 
@@ -211,14 +211,14 @@ cdef extern from "native/encode.hpp" namespace "godb" nogil:
         cbool run(const ArrowArray* ids, WireColumn& root, uint32_t* sizes) except +
 
 
-cdef extern from "native/ids.hpp" namespace "godb" nogil:
+cdef extern from "ids.hpp" namespace "godb" nogil:
     uint64_t c_survey_ids "godb::survey_ids"(const ArrowArray* ids, Buffer& hashes) except +
     cbool c_ids_ascend "godb::ids_ascend"(const ArrowArray* ids, uint64_t& greatest)
     uint64_t c_hash_id "godb::hash_id"(const uint8_t* data, size_t size)
     cbool c_has_equal "godb::has_equal"(const uint64_t* hashes, size_t count) except +
 
 
-cdef extern from "native/extremes.hpp" namespace "godb" nogil:
+cdef extern from "extremes.hpp" namespace "godb" nogil:
     void c_text_extremes "godb::text_extremes"(
         const ArrowArray* texts, int64_t& least, int64_t& greatest)
 

@@ -14,11 +14,13 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-import godb_arrow.codec._native as _native  # noqa: PLR0402 (mypy knows it by this name)
-from godb_arrow.codec import reference, reference_lz4, reference_scan
+import godb_arrow.codec.native._native as _native  # noqa: PLR0402 (mypy knows it by this name)
 from godb_arrow.codec.columns import ColumnPlan, Core, DecodePlan
 from godb_arrow.codec.entries import Entries, MeasuredEntries
-from godb_arrow.codec.reference_lz4 import Piece
+from godb_arrow.codec.reference import documents as reference
+from godb_arrow.codec.reference import lz4 as reference_lz4
+from godb_arrow.codec.reference import scan as reference_scan
+from godb_arrow.codec.reference.lz4 import Piece
 from godb_arrow.codec.sizes import HEAD_SIZE, packed_head
 from godb_arrow.codec.wire import wire_columns
 from godb_arrow.errors import CorruptFile, LimitExceeded, TypeMismatch, UnsupportedType
@@ -53,7 +55,7 @@ BACKEND = "native"
 
 
 class BlockDecoder:
-    """Decode one raw LZ4 block, given in pieces; see :mod:`godb_arrow.codec.reference_lz4`."""
+    """Decode one raw LZ4 block, given in pieces; see :mod:`godb_arrow.codec.reference.lz4`."""
 
     def __init__(self) -> None:
         self._decoder = _native.BlockDecoder()
@@ -89,7 +91,7 @@ class BlockDecoder:
 
 
 def compress_piece(content: bytes, max_ratio: int | None, high: bool) -> tuple[bytes, bytes]:
-    """Compress a piece of a block; see :mod:`godb_arrow.codec.reference_lz4`."""
+    """Compress a piece of a block; see :mod:`godb_arrow.codec.reference.lz4`."""
     if high:
         return reference_lz4.compress_piece(content, max_ratio, high)
     sequences, left = _native.compress_piece(content, max_ratio or 0)

@@ -21,51 +21,27 @@ import xxhash
 from godb_arrow.codec.columns import ColumnPlan, Core, DecodePlan
 from godb_arrow.codec.entries import Entries, MeasuredEntries
 from godb_arrow.codec.jsontext import is_utf8, to_json_text
-from godb_arrow.codec.reference_lz4 import (
-    BlockDecoder,
-    compress_piece,
-    decode_pieces,
-    decode_pieces_into,
-)
-from godb_arrow.codec.reference_scan import (
-    count_present,
-    find_entry,
-    gather,
-    measure,
-    scan_entries,
-    skip_items,
-)
-from godb_arrow.codec.sizes import unpack_sizes
 from godb_arrow.codec.values import pack_entry, wire_values
 from godb_arrow.errors import CorruptFile, DepthExceeded, LimitExceeded, TypeMismatch
 from godb_arrow.schema import ID_FIELD, FieldSummary, Kind
 
 __all__ = [
-    "BACKEND",
-    "BlockDecoder",
-    "compress_piece",
-    "count_present",
     "decode",
     "decode_front",
-    "decode_pieces",
-    "decode_pieces_into",
     "encode",
-    "find_entry",
-    "gather",
     "has_equal",
     "hash_id",
     "ids_ascend",
     "infer",
-    "measure",
-    "scan_entries",
-    "skip_items",
+    "invalid_document",
+    "mismatch_error",
     "survey_ids",
     "text_extremes",
     "to_dicts",
-    "unpack_sizes",
+    "too_large",
+    "type_name",
+    "unknown_field",
 ]
-
-BACKEND = "reference"
 
 _MIN_INT64, _MAX_INT64, _MAX_UINT64 = -(2**63), 2**63 - 1, 2**64 - 1
 _MIN_NS_SECOND, _MAX_NS_SECOND = _MIN_INT64 // 10**9, _MAX_INT64 // 10**9

@@ -1,0 +1,61 @@
+"""The reference codec: documents to columns and LZ4 to bytes, written to be read.
+
+The compiled codec, :mod:`godb_arrow.codec.native`, gives the same results for every input.
+"""
+
+from __future__ import annotations
+
+from godb_arrow.codec.reference.documents import (
+    decode,
+    decode_front,
+    encode,
+    has_equal,
+    hash_id,
+    ids_ascend,
+    infer,
+    survey_ids,
+    text_extremes,
+    to_dicts,
+)
+from godb_arrow.codec.reference.lz4 import (
+    BlockDecoder,
+    compress_piece,
+    decode_pieces,
+    decode_pieces_into,
+)
+from godb_arrow.codec.reference.scan import (
+    count_present,
+    find_entry,
+    gather,
+    measure,
+    scan_entries,
+    skip_items,
+)
+from godb_arrow.codec.sizes import unpack_sizes
+
+__all__ = [
+    "BACKEND",
+    "BlockDecoder",
+    "compress_piece",
+    "count_present",
+    "decode",
+    "decode_front",
+    "decode_pieces",
+    "decode_pieces_into",
+    "encode",
+    "find_entry",
+    "gather",
+    "has_equal",
+    "hash_id",
+    "ids_ascend",
+    "infer",
+    "measure",
+    "scan_entries",
+    "skip_items",
+    "survey_ids",
+    "text_extremes",
+    "to_dicts",
+    "unpack_sizes",
+]
+
+BACKEND = "reference"
