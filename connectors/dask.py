@@ -10,16 +10,12 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from godb_arrow.connectors import missing
-from godb_arrow.connectors.pandas import to_frame
-from godb_arrow.fragments import (
-    Fragment,
-    PartWriter,
-    WriteMode,
-    WrittenPart,
-    commit_parts,
-    fragments_of,
-)
-from godb_arrow.projection import Filter, project
+from godb_arrow.engine.fragments import Fragment, fragments_of
+from godb_arrow.engine.part_writer import PartWriter, WriteMode, commit_parts
+from godb_arrow.query.dataframe import to_frame
+from godb_arrow.query.filters import Filter
+from godb_arrow.query.projection import project
+from godb_arrow.snapshots.part_folder import WrittenPart
 
 try:
     import dask.dataframe as dd
@@ -31,7 +27,7 @@ except ImportError as error:
 if TYPE_CHECKING:
     import pandas as pd
 
-    from godb_arrow.connectors.pandas import DtypeBackend
+    from godb_arrow.query.dataframe import DtypeBackend
 
 __all__ = ["read_godb", "to_godb"]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from godb_arrow.connectors import missing
-from godb_arrow.dataset import CollectionDataset
-from godb_arrow.engine import StorageEngine
-from godb_arrow.scannable import Scannable
+from godb_arrow.engine.engine import StorageEngine
+from godb_arrow.query.dataset import CollectionDataset
+from godb_arrow.query.scannable import Scannable
 
 try:
     import duckdb

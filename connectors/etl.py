@@ -26,8 +26,8 @@ from godb_arrow.errors import (
     TargetExists,
     error_context,
 )
-from godb_arrow.projection import Filter
-from godb_arrow.scannable import Scannable
+from godb_arrow.query.filters import Filter
+from godb_arrow.query.scannable import Scannable
 
 __all__ = ["CopySummary", "copy"]
 

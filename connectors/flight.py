@@ -29,8 +29,11 @@ import pyarrow.compute as pc
 import pyarrow.flight as fl
 
 from godb_arrow import codec
-from godb_arrow.encoding import IdSequence, encode_rows, rows_of
-from godb_arrow.engine import StorageEngine
+from godb_arrow.documents.encoding import encode_rows
+from godb_arrow.documents.ids import IdSequence
+from godb_arrow.documents.loading import load_run
+from godb_arrow.documents.rows import rows_of
+from godb_arrow.engine.engine import StorageEngine
 from godb_arrow.errors import (
     AccessDenied,
     CollectionNotFound,
@@ -39,12 +42,13 @@ from godb_arrow.errors import (
     LimitExceeded,
     StorageError,
 )
+from godb_arrow.file.reading import read_table
+from godb_arrow.file.writing import write_godb
 from godb_arrow.options import ReadKeywords
-from godb_arrow.projection import Filter, RowFilter, narrow, project, rows_where
-from godb_arrow.reading import load_run, read_table
-from godb_arrow.scannable import Scannable
+from godb_arrow.query.filters import Filter, RowFilter, rows_where
+from godb_arrow.query.projection import narrow, project
+from godb_arrow.query.scannable import Scannable
 from godb_arrow.schema import ID_FIELD, storage_schema
-from godb_arrow.writing import write_godb
 
 __all__ = ["FlightServer", "RemoteCollection", "RemoteEngine", "connect"]
 

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 import pyarrow as pa
 
 from godb_arrow.codec.jsontext import to_json_text
-from godb_arrow.streaming import BatchStream, DocumentStream
+from godb_arrow.snapshots.streaming import BatchStream, DocumentStream
 
 __all__ = ["ARROW_STREAM", "NDJSON", "arrow_body", "ndjson_body"]
 

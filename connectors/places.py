@@ -27,7 +27,8 @@ from godb_arrow.connectors.files import (
     has_no_children,
     open_file,
 )
-from godb_arrow.engine import StorageEngine
+from godb_arrow.documents.loading import load_run
+from godb_arrow.engine.engine import StorageEngine
 from godb_arrow.errors import (
     CollectionNotFound,
     CollectionRequired,
@@ -37,13 +38,14 @@ from godb_arrow.errors import (
     UnsupportedType,
     storage_errors,
 )
-from godb_arrow.projection import Filter, narrow
-from godb_arrow.reading import load_run
-from godb_arrow.scannable import Scannable, open_godb
+from godb_arrow.file.collection import open_godb
+from godb_arrow.file.writing import IfExists, write_godb
+from godb_arrow.query.filters import Filter
+from godb_arrow.query.projection import narrow
+from godb_arrow.query.scannable import Scannable
 from godb_arrow.schema import is_json, storage_schema
 from godb_arrow.storage.object_store import Expected
 from godb_arrow.storage.source import Source
-from godb_arrow.writing import IfExists, write_godb
 
 __all__ = [
     "Count",
@@ -234,7 +236,7 @@ def origin_of(given: Any, batch_size: int | None) -> Origin:
 
 
 def _of_stream(given: Any, batch_size: int | None) -> Origin:
-    from godb_arrow.encoding import rows_of
+    from godb_arrow.documents.rows import rows_of
 
     name = f"<{type(given).__name__}>"
     rows = rows_of(given, None)

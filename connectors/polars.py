@@ -11,12 +11,13 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
 from godb_arrow.connectors import missing
+from godb_arrow.file.collection import open_godb
+from godb_arrow.file.writing import write_godb
 from godb_arrow.options import ReadKeywords
-from godb_arrow.projection import Filter, RowFilter, comparison_of
-from godb_arrow.scannable import Scannable, open_godb
+from godb_arrow.query.filters import Filter, RowFilter, comparison_of
+from godb_arrow.query.scannable import Scannable
 from godb_arrow.schema import storage_schema
 from godb_arrow.storage.source import Location
-from godb_arrow.writing import write_godb
 
 try:
     import polars as pl
@@ -25,7 +26,7 @@ except ImportError as error:
     raise missing("polars", "Polars") from error
 
 if TYPE_CHECKING:
-    from godb_arrow.writing import IfExists
+    from godb_arrow.file.writing import IfExists
 
 __all__ = ["read_godb", "scan_godb", "sink_godb"]
 

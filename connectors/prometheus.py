@@ -6,7 +6,7 @@ import weakref
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from godb_arrow.engine import StorageEngine
+from godb_arrow.engine.engine import StorageEngine
 from godb_arrow.errors import MissingDependency
 
 if TYPE_CHECKING:

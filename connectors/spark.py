@@ -27,19 +27,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from godb_arrow.connectors import missing
+from godb_arrow.engine.fragments import Fragment, fragments_of, fragments_since, latest_version
+from godb_arrow.engine.part_writer import PartWriter, WriteMode, commit_parts
 from godb_arrow.errors import InvalidOption
-from godb_arrow.fragments import (
-    Fragment,
-    PartWriter,
-    WriteMode,
-    WrittenPart,
-    commit_parts,
-    fragments_of,
-    fragments_since,
-    latest_version,
-)
-from godb_arrow.projection import project
+from godb_arrow.query.projection import project
 from godb_arrow.schema import storage_schema
+from godb_arrow.snapshots.part_folder import WrittenPart
 
 try:
     from pyspark import TaskContext

@@ -13,10 +13,13 @@ GODB files in, Arrow and DataFrames out, and back:
 import logging
 
 from godb_arrow._version import __version__
-from godb_arrow.backup import BackupInfo, list_backups, restore_backup
-from godb_arrow.collection import Collection
 from godb_arrow.connectors.pandas import read_godb
-from godb_arrow.engine import EngineStats, MemoryStats, StorageEngine
+from godb_arrow.directory.verify import inspect_godb, verify_godb
+from godb_arrow.engine.collection import Collection
+from godb_arrow.engine.engine import StorageEngine
+from godb_arrow.engine.info import CollectionInfo, CollectionState
+from godb_arrow.engine.promotion import promote
+from godb_arrow.engine.stats import EngineStats, MemoryStats
 from godb_arrow.errors import (
     AccessDenied,
     ChecksumMismatch,
@@ -60,12 +63,9 @@ from godb_arrow.errors import (
     WriteConflict,
     WrongMagic,
 )
-from godb_arrow.memory.lru import LFU, LRU, TTL, EvictionPolicy, LRUCache
-from godb_arrow.options import OptionWarning
-from godb_arrow.profile import FieldProfile, Profile
-from godb_arrow.projection import RowFilter
-from godb_arrow.query import Explanation, Page
-from godb_arrow.reading import (
+from godb_arrow.file.collection import FileCollection, open_godb
+from godb_arrow.file.explanation import Explanation
+from godb_arrow.file.reading import (
     list_collections,
     read_document,
     read_documents,
@@ -73,18 +73,18 @@ from godb_arrow.reading import (
     read_table,
     scan_godb,
 )
-from godb_arrow.replication import (
-    Follower,
-    FollowerStatus,
-    Replica,
-    follower_status,
-    promote,
-)
-from godb_arrow.scannable import FileCollection, Scannable, open_godb
-from godb_arrow.store import CollectionInfo, CollectionState
-from godb_arrow.verify import inspect_godb, verify_godb
-from godb_arrow.versions import CollectionVersion, VersionInfo
-from godb_arrow.writing import CompatibilityWarning, write_godb
+from godb_arrow.file.writing import CompatibilityWarning, write_godb
+from godb_arrow.memory.lru import LFU, LRU, TTL, EvictionPolicy, LRUCache
+from godb_arrow.options import OptionWarning
+from godb_arrow.query.filters import RowFilter
+from godb_arrow.query.profile import FieldProfile, Profile
+from godb_arrow.query.scannable import Scannable
+from godb_arrow.replication.backup import BackupInfo, list_backups, restore_backup
+from godb_arrow.replication.follower import Follower
+from godb_arrow.replication.replica import Replica
+from godb_arrow.replication.status import FollowerStatus, follower_status
+from godb_arrow.snapshots.pages import Page
+from godb_arrow.snapshots.versions import CollectionVersion, VersionInfo
 
 __all__ = [
     "LFU",

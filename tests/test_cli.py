@@ -20,7 +20,11 @@ from handmade import file_of
 
 import godb_arrow
 
-PROGRAM = [sys.executable, "-c", "from godb_arrow.cli import main; main(prog_name='godb-arrow')"]
+PROGRAM = [
+    sys.executable,
+    "-c",
+    "from godb_arrow.cli.command import main; main(prog_name='godb-arrow')",
+]
 
 
 def run(*arguments: object, **options: object) -> subprocess.CompletedProcess[str]:

@@ -112,7 +112,7 @@ def test_states(tmp_path: Path) -> None:
 def test_loading_is_a_state_that_others_see(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from godb_arrow.base import Base
+    from godb_arrow.snapshots.base import Base
 
     with StorageEngine(tmp_path) as engine:
         people(engine)
@@ -592,7 +592,7 @@ def test_a_collection_larger_than_the_limit_is_streamed(tmp_path: Path) -> None:
 def test_what_changes_while_the_file_is_written_stays_in_the_journal(
     change: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from godb_arrow import store as module
+    from godb_arrow.engine import engine as module
 
     write = module.save_snapshot
     engine = StorageEngine(tmp_path)
@@ -632,7 +632,7 @@ def test_what_changes_while_the_file_is_written_stays_in_the_journal(
 def test_a_journal_of_changes_to_the_same_document_stays_short(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from godb_arrow import engine as module
+    from godb_arrow.engine import engine as module
 
     monkeypatch.setattr(module, "_MOST_JOURNAL", 20_000)
     with StorageEngine(tmp_path) as engine:
@@ -808,7 +808,7 @@ def test_a_file_of_somebody_else_with_an_id_twice(tmp_path: Path) -> None:
 def test_documents_that_do_not_fit_are_read_in_one_pass(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from godb_arrow.base import Base
+    from godb_arrow.snapshots.base import Base
 
     with StorageEngine(tmp_path, max_memory="1MiB") as engine:
         collection = engine.create_collection("c")

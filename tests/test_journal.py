@@ -12,7 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from godb_arrow import CorruptFile, StorageError, UnsupportedVersion
-from godb_arrow.journal import Journal, read_journal
+from godb_arrow.directory.journal import Journal
+from godb_arrow.directory.segments import read_journal
 from godb_arrow.storage import local
 
 metas = st.dictionaries(

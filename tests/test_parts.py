@@ -19,8 +19,8 @@ from test_writing import go_read
 
 import godb_arrow
 from godb_arrow import StorageEngine
-from godb_arrow.compaction import FAN, choose_parts
-from godb_arrow.manifest import Manifest, Part, manifest_name, read_manifest
+from godb_arrow.directory.compaction import FAN, choose_parts
+from godb_arrow.snapshots.manifest import Manifest, Part, manifest_name, read_manifest
 
 PART = "16KiB"
 
@@ -523,7 +523,7 @@ def test_a_long_name_is_that_of_the_collection_though_its_files_have_another(
 
 
 def test_what_is_new_since_a_version(tmp_path: Path) -> None:
-    from godb_arrow.fragments import fragments_since, latest_version
+    from godb_arrow.engine.fragments import fragments_since, latest_version
 
     def added(since: int, until: int) -> list[int]:
         found = fragments_since(tmp_path, "c", since, until)

@@ -25,13 +25,20 @@ from godb_arrow import GodbError, StorageEngine, codec, verify_godb
 from godb_arrow.codec import pack
 from godb_arrow.codec.entries import Chunk
 from godb_arrow.codec.sizes import pack_sizes
-from godb_arrow.file_writer import CollectionData, write_file
-from godb_arrow.format import TAIL_SIZE, CollectionHint, read_piece_index
+from godb_arrow.file.format import TAIL_SIZE
+from godb_arrow.file.hints import CollectionHint
+from godb_arrow.file.locate import locate
+from godb_arrow.file.piece_index import (
+    FOOT_SIZE,
+    PIECES_KEY,
+    SIZES_KEY,
+    PieceIndex,
+    read_piece_index,
+)
+from godb_arrow.file.writer import CollectionData, write_file
 from godb_arrow.options import ReadOptions
-from godb_arrow.pieces import FOOT_SIZE, PIECES_KEY, SIZES_KEY, PieceIndex
-from godb_arrow.projection import RowFilter
-from godb_arrow.reading import locate
-from godb_arrow.statistics import pack_statistics, unpack_statistics
+from godb_arrow.query.filters import RowFilter
+from godb_arrow.query.statistics import pack_statistics, unpack_statistics
 
 ROWS = 40_000
 needs_kernel = pytest.mark.skipif(

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import godb_arrow
-from godb_arrow.projection import comparison_of, rows_where
+from godb_arrow.query.filters import comparison_of, rows_where
 
 OPERATORS = [operator.lt, operator.le, operator.gt, operator.ge, operator.eq, operator.ne]
 INTEGERS = [pa.int64(), pa.uint64(), pa.int8(), pa.uint32()]

@@ -15,7 +15,7 @@ import click
 import pytest
 
 import godb_arrow
-from godb_arrow.cli import main
+from godb_arrow.cli.command import main
 
 ROOT = Path(__file__).parents[1]
 

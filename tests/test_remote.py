@@ -331,13 +331,8 @@ def test_two_engines_with_parts_do_not_overwrite_each_other(folder: str) -> None
 
 
 def test_processes_write_parts_and_one_names_them(folder: str) -> None:
-    from godb_arrow.fragments import (
-        PartWriter,
-        commit_parts,
-        fragments_of,
-        fragments_since,
-        latest_version,
-    )
+    from godb_arrow.engine.fragments import fragments_of, fragments_since, latest_version
+    from godb_arrow.engine.part_writer import PartWriter, commit_parts
 
     writer = PartWriter.of(folder, "c")
     written = [part for share in range(3) for part in writer.write(table(share * 10, 10), share)]

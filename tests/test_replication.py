@@ -24,8 +24,9 @@ from test_engine_crash import WRITER
 from test_engine_faults import steps_of_parts
 
 import godb_arrow
-from godb_arrow import Follower, StorageEngine, StorageError, follower_status, promote, replication
-from godb_arrow.cli import main
+from godb_arrow import Follower, StorageEngine, StorageError, follower_status, promote
+from godb_arrow.cli.command import main
+from godb_arrow.replication import follower
 
 Content = dict[str, dict[str, Any]]
 OPTIONS: Any = {"part_size": "1KiB", "part_grace": 0.001, "keep_versions": 2}
@@ -88,7 +89,7 @@ def test_a_file_that_the_list_did_not_have_yet_is_copied(
     source, target = tmp_path / "source", tmp_path / "target"
     for _ in worked(source):
         pass
-    original = replication.list_stored
+    original = follower.list_stored
 
     def without_some(folder: str) -> Any:
         found = original(folder)
@@ -96,7 +97,7 @@ def test_a_file_that_the_list_did_not_have_yet_is_copied(
             del found[name]
         return found
 
-    monkeypatch.setattr(replication, "list_stored", without_some)
+    monkeypatch.setattr(follower, "list_stored", without_some)
     with Follower(source, target) as follower:
         follower.step()
         assert content_of(target) == content_of(source)
@@ -382,7 +383,7 @@ def test_the_writer_is_killed_and_the_follower_takes_over(tmp_path: Path, part_s
         print(json.dumps({"kills": kill, "acknowledged": acknowledged}))
 
 
-COMMAND = "from godb_arrow.cli import main; main()"
+COMMAND = "from godb_arrow.cli.command import main; main()"
 
 
 def test_the_follower_is_killed_and_catches_up(tmp_path: Path) -> None:

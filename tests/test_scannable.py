@@ -175,7 +175,7 @@ def test_a_profile_of_many_values_is_close(tmp_path: Path) -> None:
 
 
 def test_reprs_are_small_escaped_and_read_no_documents(tmp_path: Path) -> None:
-    from godb_arrow.reading import StoredCollection
+    from godb_arrow.file.locate import StoredCollection
 
     odd = "<b>&"
     with StorageEngine(tmp_path) as engine:

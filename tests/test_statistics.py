@@ -21,12 +21,13 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 import godb_arrow
-from godb_arrow import StorageEngine, codec, pieces, verify_godb
+from godb_arrow import StorageEngine, codec, verify_godb
 from godb_arrow.connectors import duckdb as in_duckdb
 from godb_arrow.connectors import polars as in_polars
+from godb_arrow.file import pieces
+from godb_arrow.file.locate import locate
 from godb_arrow.options import ReadOptions
-from godb_arrow.reading import locate
-from godb_arrow.statistics import (
+from godb_arrow.query.statistics import (
     covered,
     may_match,
     pack_statistics,

@@ -16,8 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from godb_arrow import AccessDenied, StorageError
+from godb_arrow.directory.names import file_name
 from godb_arrow.storage.replace import replace_file
-from godb_arrow.storage.source import Source, file_name
+from godb_arrow.storage.source import Source
 
 
 def test_a_file_is_synced_before_it_is_renamed_and_the_folder_after(

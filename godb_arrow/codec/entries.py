@@ -27,7 +27,7 @@ class Chunk(NamedTuple):
     documents : int
         How many they are.
     statistics : Row or None
-        Of :mod:`godb_arrow.statistics`.
+        Of :mod:`godb_arrow.query.statistics`.
     compressed : tuple of bytes or None
         What the data were compressed to, where they are a piece of another file.
     flags : int

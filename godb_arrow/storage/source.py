@@ -14,7 +14,7 @@ from typing import IO, Any, BinaryIO, cast
 from godb_arrow.errors import InvalidOption, storage_errors
 from godb_arrow.storage.object_store import LocalCopy, RemoteStore, is_url
 
-__all__ = ["HeldFile", "Location", "Source", "file_name", "open_source", "resolve", "spool"]
+__all__ = ["HeldFile", "Location", "Source", "open_source", "resolve", "spool"]
 
 
 Location = str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes]
@@ -222,42 +222,6 @@ def resolve(name: str) -> tuple[RemoteStore | None, str]:
         store = RemoteStore(name)
         return store, store.path
     return None, os.path.expanduser(name.removeprefix("file://"))
-
-
-_UNSAFE = {0x25, *b'/\\:*?"<>|', *range(0x20), 0x7F}
-
-
-def file_name(name: str) -> str:
-    """A file name for any name of a collection; different names give different file names.
-
-    Parameters
-    ----------
-    name : str
-        Any text.
-
-    Returns
-    -------
-    str
-        The name itself where it can be a file name, else with ``%XX`` for the bytes that cannot.
-
-    Examples
-    --------
-    >>> file_name("users"), file_name("a/b"), file_name(".."), file_name("")
-    ('users', 'a%2Fb', '%2E%2E', '%')
-    """
-    if not name:
-        return "%"
-    raw = name.encode("utf-8", "surrogateescape")
-    unsafe = {*_UNSAFE, 0x2E} if not name.strip(".") else _UNSAFE
-    if name.startswith("."):
-        raw, head = raw[1:], "%2E"
-    else:
-        head = ""
-    escaped = b"".join(b"%%%02X" % byte if byte in unsafe else bytes((byte,)) for byte in raw)
-    try:
-        return head + escaped.decode()
-    except UnicodeDecodeError:
-        return head + "".join(f"%{b:02X}" if b > 0x7F else chr(b) for b in escaped)
 
 
 def spool() -> IO[bytes]:

@@ -1,0 +1,1 @@
+"""The ``godb-arrow`` command."""

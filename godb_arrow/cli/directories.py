@@ -1,0 +1,303 @@
+"""Commands that work on a data directory: serve, compact, back up, follow."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from typing import get_args
+
+import click
+
+import godb_arrow
+from godb_arrow.cli.command import main
+from godb_arrow.cli.options import common_options
+from godb_arrow.display import quantity
+from godb_arrow.errors import InvalidOption
+from godb_arrow.options import CompressionName, parse_duration, parse_size
+
+
+@main.command()
+@click.argument("directory")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Where to listen.")
+@click.option("--port", default=8815, show_default=True, type=click.IntRange(0, 65535))
+@click.option(
+    "--token-file",
+    type=click.Path(exists=True, dir_okay=False),
+    help="A file with the token that clients must have, of at least 16 characters.",
+)
+@click.option("--insecure", is_flag=True, help="Ask for no token; on a loopback address only.")
+@click.option("--tls-cert", type=click.Path(exists=True), help="Certificate chain, in PEM.")
+@click.option("--tls-key", type=click.Path(exists=True), help="Its private key, in PEM.")
+@click.option(
+    "--tls-client-ca",
+    type=click.Path(exists=True),
+    help="Certificates that sign those which clients must have.",
+)
+@click.option("--max-streams", default=16, show_default=True, type=click.IntRange(1))
+@click.option("--max-message", default="64MiB", show_default=True, help="Of a record batch.")
+@click.option("--max-memory", default="1GB", show_default=True, help="Of the engine.")
+@click.option("--save", default="1min", show_default=True, help="How often changes are saved.")
+@click.option("--read-only", is_flag=True, help="Take no uploads; others may write meanwhile.")
+@click.option(
+    "--grace", default="30s", show_default=True, help="How long streams may go on after SIGTERM."
+)
+@common_options
+def serve(
+    directory: str,
+    host: str,
+    port: int,
+    token_file: str | None,
+    insecure: bool,
+    tls_cert: str | None,
+    tls_key: str | None,
+    tls_client_ca: str | None,
+    max_streams: int,
+    max_message: str,
+    max_memory: str,
+    save: str,
+    read_only: bool,
+    grace: str,
+    quiet: bool,
+) -> None:
+    """Serve the collections of a data directory by Arrow Flight, until SIGTERM or Ctrl-C.
+
+    Clients list, read (with columns and filter) and upload: with godb_arrow.connectors.flight, or
+    with any Flight library.
+
+    \b
+    Examples:
+      godb-arrow serve data --token-file token
+      godb-arrow serve data --host 0.0.0.0 --token-file token --tls-cert c.pem --tls-key k.pem
+    """
+    from godb_arrow.connectors.flight import FlightServer
+
+    if (token_file is None) == (not insecure):
+        raise InvalidOption(
+            "nobody, or everybody, could read and write",
+            advice="give --token-file, or --insecure on a loopback address",
+        )
+    if (tls_cert is None) != (tls_key is None):
+        raise InvalidOption("a certificate needs its key", advice="give --tls-cert and --tls-key")
+    tls = None if tls_cert is None or tls_key is None else (_content(tls_cert), _content(tls_key))
+    seconds = parse_duration("--grace", grace)
+    ending = _until_told()
+    with godb_arrow.StorageEngine(
+        directory, max_memory=max_memory, background_save=save, read_only=read_only
+    ) as engine:
+        server = FlightServer(
+            engine,
+            host,
+            port,
+            token=None if token_file is None else _content(token_file).decode().strip(),
+            tls=tls,
+            client_authority=None if tls_client_ca is None else _content(tls_client_ca),
+            max_streams=max_streams,
+            max_message_bytes=parse_size("--max-message", max_message),
+        )
+        if not read_only:
+            engine.start_background_workers()
+        if not quiet:
+            click.echo(f"serving {len(engine)} collections on {host}:{server.port}", err=True)
+        ending.wait()
+        stopping = threading.Thread(target=server.shutdown, daemon=True)
+        stopping.start()
+        stopping.join(seconds)
+    if not quiet:
+        click.echo("saved and closed", err=True)
+    if stopping.is_alive():
+        os._exit(0)  # a client that reads no more must not keep the process
+
+
+def _until_told() -> threading.Event:
+    """Set when the process is told to end."""
+    ending = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: ending.set())
+    return ending
+
+
+def _content(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return file.read()
+
+
+@main.command()
+@click.argument("directory")
+@click.argument("collections", nargs=-1)
+@common_options
+def compact(directory: str, collections: tuple[str, ...], quiet: bool) -> None:
+    """Join the small files of collections that have several, and leave out what was deleted.
+
+    \b
+    Example:
+      godb-arrow compact data events
+    """
+    with godb_arrow.StorageEngine(directory) as engine:
+        for name in collections or engine.collections():
+            written = engine.compact(name)
+            if not quiet:
+                files = len(engine.versions(name)[-1:]) and engine.versions(name)[-1].parts
+                click.echo(f"{name}: {quantity(written)} written, {files or 1} files")
+
+
+@main.command()
+@click.argument("directory")
+@click.argument("collections", nargs=-1, required=True)
+@common_options
+def pack(directory: str, collections: tuple[str, ...], quiet: bool) -> None:
+    """Write collections that have several files into one each, which go-db reads.
+
+    \b
+    Example:
+      godb-arrow pack data events
+    """
+    with godb_arrow.StorageEngine(directory) as engine:
+        for name in collections:
+            engine.pack(name)
+            if not quiet:
+                click.echo(f"{name}: {quantity(engine.info(name).disk_bytes)} in one file")
+
+
+@main.command()
+@click.argument("directory")
+@click.argument("collection")
+@click.argument("name", metavar="NAME", type=click.Choice(get_args(CompressionName)))
+@common_options
+def compression(directory: str, collection: str, name: CompressionName, quiet: bool) -> None:
+    """Choose how a collection's files are compressed from now on.
+
+    NAME is lz4 or lz4hc (smaller, slower to write), which go-db reads, or zstd (smallest) or none,
+    which only godb_arrow reads. A single file is written anew; of several, those that are there
+    stay as they are until they are joined.
+
+    \b
+    Example:
+      godb-arrow compression data events zstd
+    """
+    with godb_arrow.StorageEngine(directory) as engine:
+        found = engine[collection]
+        found.set_compression(name)
+        engine.save()
+        if not quiet:
+            click.echo(f"{collection}: {name}, {quantity(found.info().disk_bytes)}")
+
+
+@main.command()
+@click.argument("directory")
+@click.argument("collection")
+@click.option("--restore", type=int, help="Go back to this version.")
+@common_options
+def versions(directory: str, collection: str, restore: int | None, quiet: bool) -> None:
+    """Show the saved states of a collection that has several files, and go back to one.
+
+    \b
+    Examples:
+      godb-arrow versions data events
+      godb-arrow versions data events --restore 41
+    """
+    with godb_arrow.StorageEngine(directory, read_only=restore is None) as engine:
+        if restore is not None:
+            engine.restore(collection, restore)
+        for info in engine.versions(collection) if not quiet else ():
+            click.echo("  ".join(info.cells()))
+
+
+@main.command()
+@click.argument("directory")
+@click.argument("target")
+@common_options
+def backup(directory: str, target: str, quiet: bool) -> None:
+    """Copy a data directory to a folder or URL: only what is not there from the time before.
+
+    \b
+    Example:
+      godb-arrow backup data s3://bucket/backups
+    """
+    with godb_arrow.StorageEngine(directory) as engine:
+        info = engine.backup(target)
+    if not quiet:
+        click.echo(
+            f"backup {info.number}: {len(info.collections)} collections, {info.files} files of "
+            f"{quantity(info.size)}; {info.copied_files} of {quantity(info.copied_size)} were new"
+        )
+
+
+@main.command()
+@click.argument("source")
+@click.argument("directory")
+@click.option("--number", "-n", type=int, help="Which backup; the last one, if left out.")
+@common_options
+def restore(source: str, directory: str, number: int | None, quiet: bool) -> None:
+    """Make a data directory of a backup; every byte is checked.
+
+    \b
+    Example:
+      godb-arrow restore s3://bucket/backups data
+    """
+    info = godb_arrow.restore_backup(source, directory, number)
+    if not quiet:
+        click.echo(f"backup {info.number} of {info.created:%Y-%m-%d %H:%M} UTC: {info.files} files")
+
+
+@main.command()
+@click.argument("source")
+@click.argument("target")
+@click.option("--interval", default="500ms", show_default=True, help="How often to look.")
+@click.option("--once", is_flag=True, help="Bring it up to date, and end.")
+@click.option("--replace", is_flag=True, help="Give up a data directory of its own in TARGET.")
+@common_options
+def follow(source: str, target: str, interval: str, once: bool, replace: bool, quiet: bool) -> None:
+    """Keep the folder or URL TARGET the same as the data directory SOURCE, until Ctrl-C.
+
+    SOURCE may be in use. TARGET can be read all the time (read_only=True), and takes over with
+    "promote".
+
+    \b
+    Examples:
+      godb-arrow follow data copy
+      godb-arrow follow data s3://bucket/copy --once
+    """
+    seconds = parse_duration("interval", interval)
+    stopped = _until_told()
+    with godb_arrow.Follower(source, target, replace=replace) as follower:
+        while True:
+            copied = follower.step()
+            if copied.files and not quiet:
+                click.echo(
+                    f"{target}: record {follower.record:,}, {copied.files} files of "
+                    f"{quantity(copied.size)} copied",
+                    err=True,
+                )
+            if once or stopped.wait(seconds):
+                return
+
+
+@main.command()
+@click.argument("target")
+@common_options
+def follower(target: str, quiet: bool) -> None:
+    """Show how far a follower is.
+
+    \b
+    Example:
+      godb-arrow follower copy
+    """
+    status = godb_arrow.follower_status(target)
+    click.echo(f"{target} follows {status.source}: {status}")
+
+
+@main.command()
+@click.argument("target")
+@click.option("--force", is_flag=True, help="Also when it is not whole.")
+@common_options
+def promote(target: str, force: bool, quiet: bool) -> None:
+    """Make a follower a data directory of its own; nobody must write the one that it followed.
+
+    \b
+    Example:
+      godb-arrow promote copy
+    """
+    record = godb_arrow.promote(target, force=force)
+    if not quiet:
+        click.echo(f"{target}: a data directory of its own, with all changes up to {record:,}")

@@ -1,0 +1,116 @@
+"""Options and exit codes that the commands share."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from functools import wraps
+from typing import Any, TypeVar, cast, get_args
+
+import click
+
+from godb_arrow.codec.jsontext import from_json_text
+from godb_arrow.display import progress_bar
+from godb_arrow.errors import GodbError, InvalidOption
+from godb_arrow.options import CompressionName
+
+__all__ = [
+    "collection_option",
+    "columns_option",
+    "common_options",
+    "compression_option",
+    "parse_conditions",
+    "progress",
+    "split_names",
+    "where_option",
+]
+
+
+DAMAGED = 1
+FAILED = 2
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+
+def common_options(command: _Command) -> _Command:
+    """The options that every command has, and how errors are shown."""
+
+    @click.option("--quiet", "-q", is_flag=True, help="No progress bar and no summary.")
+    @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+    @wraps(command)
+    def run(*arguments: Any, debug: bool, **options: Any) -> Any:
+        try:
+            with warnings.catch_warnings():
+                if not debug:
+                    warnings.showwarning = _show_warning
+                return command(*arguments, **options)
+        except BrokenPipeError:
+            # Whoever read our output has seen enough. Python flushes stdout once more at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(0)
+        except GodbError as error:
+            if debug:
+                raise
+            click.echo(f"godb-arrow: {' '.join(str(error).split())}", err=True)
+            sys.exit(FAILED)
+        except KeyboardInterrupt:
+            click.echo("godb-arrow: interrupted", err=True)
+            sys.exit(130)
+
+    return cast(_Command, run)
+
+
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    click.echo(f"godb-arrow: warning: {message}", err=True)
+
+
+collection_option = click.option(
+    "--collection", "-c", help="Which collection; not needed when the file has one only."
+)
+columns_option = click.option(
+    "--columns",
+    help="Fields to read, separated by commas; dotted paths go into structs (user.geo.cc).",
+)
+where_option = click.option(
+    "--where",
+    "-w",
+    multiple=True,
+    metavar="FIELD=VALUE",
+    help="Keep documents with this value (JSON, or else text). Can be given several times.",
+)
+
+
+def progress(
+    total: int | None, unit: str, quiet: bool
+) -> AbstractContextManager[Callable[[int], Any]]:
+    """A bar on standard error, if that is a terminal."""
+    return progress_bar(total, unit=unit, shown=not quiet and sys.stderr.isatty())
+
+
+compression_option = click.option(
+    "--compression",
+    type=click.Choice(get_args(CompressionName)),
+    default="lz4",
+    show_default=True,
+    help="Of the whole file; go-db reads lz4 and lz4hc.",
+)
+
+
+def split_names(columns: str | None) -> list[str] | None:
+    return None if columns is None else [name for name in columns.split(",") if name]
+
+
+def parse_conditions(where: tuple[str, ...]) -> dict[str, Any] | None:
+    found = {}
+    for condition in where:
+        name, separator, value = condition.partition("=")
+        if not separator:
+            raise InvalidOption(f"--where {condition!r} has no =", advice="write FIELD=VALUE")
+        try:
+            found[name] = from_json_text(value)
+        except ValueError:
+            found[name] = value
+    return found or None

@@ -1,0 +1,143 @@
+"""Which files of a collection are worth writing anew: small ones, and those full of what is gone.
+
+Saving adds a file with what changed, and notes what of the others is no more. Without compaction
+there would be ever more files, and ever less in them. So files that lie beside each other are
+joined when there are many of about the same size, each some `FAN` times as large as those before:
+a document is written anew only as often as it moves up, twice in most collections. A file of which
+half is gone is written anew, which costs no more than what was deleted of it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from godb_arrow.snapshots.base import Base
+from godb_arrow.snapshots.id_index import Rows
+from godb_arrow.snapshots.manifest import Part
+from godb_arrow.snapshots.parted_base import PartedBase
+from godb_arrow.snapshots.snapshot import Snapshot
+
+__all__ = ["FAN", "choose_parts", "join_parts"]
+
+
+FAN = 16
+_GONE = 2  # one document in so many
+_LEVELS = 5
+
+
+def choose_parts(
+    parts: Sequence[Part], part_size: int, *, thorough: bool = False
+) -> tuple[int, int] | None:
+    """The parts that should be joined next: from an index to before another.
+
+    Parameters
+    ----------
+    parts : sequence of Part
+        Those of a collection, in order.
+    part_size : int
+        Bytes of documents that a part has at most.
+    thorough : bool
+        Whether to join whatever can be joined, and to leave out everything that is gone.
+
+    Returns
+    -------
+    tuple of int, or None
+        None when nothing is worth it.
+
+    Examples
+    --------
+    >>> small = [Part(number, 10, 1000, 500) for number in range(FAN)]
+    >>> choose_parts(small[1:], part_size=1 << 20) is None
+    True
+    >>> choose_parts([Part(99, 10, 1 << 20, 500), *small], part_size=1 << 20)
+    (1, 17)
+    """
+    # The fewest bytes first.
+    for level in range(_LEVELS, 0, -1):
+        limit = part_size // 2 // FAN ** (level - 1)
+        for first, last in _runs_below(parts, limit, part_size):
+            size = sum(part.live_size for part in parts[first:last])
+            full = level == 1 and size >= part_size * 3 // 4
+            fewer = -(-size // part_size) < last - first
+            if fewer and (last - first >= FAN or full or (thorough and level == 1)):
+                return first, last
+    for index, part in enumerate(parts):
+        if part.live * _GONE <= part.documents or (thorough and len(part.deleted)):
+            return index, _end_of_run(parts, index, part_size // 2 + 1, part_size)
+    return None
+
+
+def _runs_below(parts: Sequence[Part], limit: int, part_size: int) -> Iterator[tuple[int, int]]:
+    """Where parts below a size lie beside each other, not many more than make a part."""
+    first = 0
+    while first < len(parts):
+        last = _end_of_run(parts, first, limit, part_size)
+        if parts[first].live_size < limit and last - first > 1:
+            yield first, last
+        first = last
+
+
+def _end_of_run(parts: Sequence[Part], first: int, limit: int, part_size: int) -> int:
+    last, size = first + 1, parts[first].live_size
+    while last < len(parts) and parts[last].live_size < limit and size < part_size * 3 // 4:
+        size += parts[last].live_size
+        last += 1
+    return last
+
+
+logger = logging.getLogger(__name__)
+
+
+def join_parts(
+    snapshot: Snapshot, name: str, first: int, last: int, part_size: int
+) -> tuple[Base, Rows, int]:
+    """Write some parts of a collection anew, without what is gone, and a manifest that says so.
+
+    Parameters
+    ----------
+    snapshot : Snapshot
+        The collection as it was saved.
+    name : str
+        The collection.
+    first, last : int
+        The parts, from an index to before another.
+    part_size : int
+        Bytes of documents that a part has at most.
+
+    Returns
+    -------
+    base : Base
+        What there is now.
+    gone : array of int64
+        The rows of the snapshot's base that were left out.
+    written : int
+        Bytes of the new files.
+    """
+    base = snapshot.base
+    assert isinstance(base, PartedBase)
+    old, manifest = base.manifest.parts, base.manifest
+    files = base.files()
+    statistics = base.part_statistics()
+    chosen = old[first:last]
+    added = base.folder.write_parts(
+        name, snapshot, files[first:last], changes=False,
+        count=sum(part.live for part in chosen), size=sum(part.live_size for part in chosen),
+        part_size=part_size, schema=manifest.schema, compression=manifest.compression,
+    )  # fmt: skip
+    committed = base.folder.commit(
+        replace(
+            manifest,
+            version=manifest.version + 1,
+            rewrites=True,
+            parts=(*old[:first], *(part for part, _ in added), *old[last:]),
+        ),
+        [*statistics[:first], *(row for _, row in added), *statistics[last:]],
+    )
+    gone = [part.deleted + start
+            for (start, _), part in zip(files[first:last], chosen, strict=True)]  # fmt: skip
+    stored = PartedBase(base.folder, committed)
+    return stored, np.concatenate(gone), sum(part.file_size for part, _ in added)

@@ -1,0 +1,61 @@
+"""The file that marks a data directory as a follower."""
+
+from __future__ import annotations
+
+import json
+import logging
+from typing import Any
+
+from godb_arrow.errors import (
+    CorruptFile,
+    SourceNotFound,
+)
+from godb_arrow.storage.folder import open_folder
+from godb_arrow.storage.source import Source
+
+__all__ = ["FOLLOWER_FILE", "read_follower_file"]
+
+
+logger = logging.getLogger(__name__)
+
+FOLLOWER_FILE = "follower.json"
+
+
+def read_follower_file(path: str) -> dict[str, Any] | None:
+    """What a data directory that follows another one says of itself; None where it follows none.
+
+    Raises
+    ------
+    CorruptFile
+    """
+    file = open_folder(path).place(FOLLOWER_FILE)
+    try:
+        with Source(file).open() as stream:
+            found = json.loads(stream.read())
+        return {
+            "source": str(found["source"]),
+            "consistent": bool(found["consistent"]),
+            "caught_up": None if found["caught_up"] is None else float(found["caught_up"]),
+            "record": int(found["record"]),
+            "promoting": bool(found.get("promoting", False)),
+            "files": {
+                _checked_path(name): (int(size), int(changed))
+                for name, (size, changed) in found.get("files", {}).items()
+            },
+        }
+    except SourceNotFound:
+        return None
+    except (ValueError, KeyError, TypeError) as error:
+        raise CorruptFile(
+            f"{file} is damaged: {error!r}",
+            offset=0,
+            where="file",
+            advice="follow again into another folder",
+        ) from error
+
+
+def _checked_path(name: str) -> str:
+    """A file's name below a folder, which it cannot leave."""
+    if any(part in ("", ".", "..") for part in name.split("/")) or "\\" in name:
+        raise ValueError(f"the file name {name!r}")
+    return name

@@ -1,0 +1,397 @@
+"""A copy of a journal that is being written, byte by byte as far as its records are whole."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterable
+from typing import BinaryIO
+
+from godb_arrow.directory.segments import (
+    HEAD,
+    HEADER,
+    Replayed,
+    Segment,
+    open_segment,
+    read_journal,
+    read_record,
+    segment_indices,
+    segment_path,
+)
+from godb_arrow.errors import CorruptFile, GodbError
+from godb_arrow.storage import local
+from godb_arrow.storage.folder import open_folder
+from godb_arrow.storage.replace import TEMPORARY_PREFIX, TEMPORARY_SUFFIX, replace_file
+from godb_arrow.storage.source import Source
+
+__all__ = [
+    "JournalCopy",
+    "MissingRecords",
+    "RemoteJournalCopy",
+    "bytes_behind",
+    "fetch_journal",
+    "last_record",
+]
+
+
+_LOOKS = 5
+_BLOCK = 1 << 20
+
+
+class MissingRecords(GodbError):
+    """The journal has no more what comes next, or something else."""
+
+
+class JournalCopy:
+    """The segments of a journal, in another folder.
+
+    Parameters
+    ----------
+    source : str
+        The folder of the journal.
+    target : str
+        The folder of the copy; what was cut off in the middle of copying is removed.
+    anew : bool
+        Whether what is there is no good: it stays until :meth:`replace`.
+
+    Raises
+    ------
+    CorruptFile
+        The copy is damaged.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from godb_arrow.directory.journal import Journal
+    >>> source, target = tempfile.mkdtemp(), tempfile.mkdtemp()
+    >>> journal = Journal(source)
+    >>> list(journal.recover())
+    []
+    >>> copy = JournalCopy(source, target)
+    >>> copy.replace([])
+    True
+    >>> journal.append("users", {"op": "drop"})
+    1
+    >>> copy.copy()
+    1
+    >>> journal.close()
+    """
+
+    def __init__(self, source: str, target: str, *, anew: bool = False) -> None:
+        self._source = source
+        self._target = target
+        self._segments: list[Segment] = []
+        if anew:
+            return
+        found = Replayed()
+        for _ in read_journal(target, found):
+            pass
+        self._segments = found.segments
+        if found.torn:
+            last = self._segments[-1]
+            if last.size < HEADER.size:
+                local.disk.unlink(self._segments.pop().path)
+            else:
+                descriptor = local.disk.open(last.path, os.O_WRONLY)
+                try:
+                    local.disk.truncate(descriptor, last.size)
+                    local.disk.fsync(descriptor)
+                finally:
+                    local.disk.close(descriptor)
+
+    @property
+    def segments(self) -> list[Segment]:
+        """The segments of the copy."""
+        return list(self._segments)
+
+    @property
+    def last(self) -> int:
+        """The number of the newest record."""
+        return self._segments[-1].last if self._segments else 0
+
+    def source_indices(self) -> list[int]:
+        """The segments that the journal has."""
+        return segment_indices(self._source) if os.path.isdir(self._source) else []
+
+    def copy(self) -> int:
+        """Copy the records that are new, to the disk; returns the number of the newest.
+
+        Raises
+        ------
+        MissingRecords
+            The journal does not go on where the copy ends.
+        """
+        for _ in range(_LOOKS):
+            try:
+                if self._copy_once():
+                    return self.last
+            except FileNotFoundError:  # it was removed just now
+                continue
+        raise MissingRecords(f"the journal has no record {self.last + 1}")
+
+    def _copy_once(self) -> bool:
+        """Whether all that there is was copied; a segment may have ended meanwhile."""
+        indices = self.source_indices()
+        if not self._segments:
+            if indices:
+                raise MissingRecords("nothing was copied yet")
+            return True
+        current = self._segments[-1]
+        if current.index in indices:
+            with open(segment_path(self._source, current.index), "rb") as stream:
+                if _begins(stream, current.index, self._source) != current.first:
+                    raise MissingRecords("the journal was begun anew")
+                self._append(current, stream)
+        elif not indices or indices[-1] < current.index:
+            raise MissingRecords("the journal was begun anew")
+        for index in indices:
+            if index <= current.index:
+                continue
+            path = segment_path(self._source, index)
+            with open(path, "rb") as stream:
+                first = _begins(stream, index, self._source)
+                if first is None:
+                    continue
+                empty = os.fstat(stream.fileno()).st_size == HEADER.size
+                if empty and first <= self.last + 1:
+                    continue  # records may yet go on in the one before
+                if first != self.last + 1:
+                    return False
+                segment = Segment(index, segment_path(self._target, index), first, first - 1, 0)
+                self._append(segment, stream)
+                local.disk.sync_folder(self._target)
+                self._segments.append(segment)
+        return True
+
+    def _append(self, segment: Segment, stream: BinaryIO, path: str | None = None) -> None:
+        """Copy what a segment has more."""
+        size = os.fstat(stream.fileno()).st_size
+        if size < segment.size:
+            raise MissingRecords(f"the journal lost records before {segment.last + 1}")
+        end, last = max(segment.size, HEADER.size), segment.last
+        stream.seek(end)
+        while (record := read_record(stream, size - end, last + 1)) is not None:
+            end, last = stream.tell(), record.number
+        if end == segment.size:
+            return
+        descriptor = local.disk.open(path or segment.path, os.O_WRONLY | os.O_CREAT)
+        try:
+            local.disk.truncate(descriptor, segment.size)  # of a copy that failed
+            os.lseek(descriptor, segment.size, os.SEEK_SET)
+            stream.seek(segment.size)
+            left = end - segment.size
+            while left:
+                block = stream.read(min(left, _BLOCK))
+                local.disk.write_all(descriptor, block)
+                left -= len(block)
+            local.disk.fsync(descriptor)
+        finally:
+            local.disk.close(descriptor)
+        segment.size, segment.last = end, last
+
+    def replace(self, indices: Iterable[int]) -> bool:
+        """Take the journal as it is now in place of what there was.
+
+        Parameters
+        ----------
+        indices : iterable of int
+            Segments that it had before; with one of them gone, others may be needed.
+
+        Returns
+        -------
+        bool
+            Whether that was possible; False when it was changed meanwhile.
+        """
+        now = self.source_indices()
+        if any(index not in now for index in indices):
+            return False
+        staged: list[tuple[Segment, str]] = []
+        try:
+            for index in now:
+                with open(segment_path(self._source, index), "rb") as stream:
+                    first = _begins(stream, index, self._source)
+                    if first is None:
+                        continue
+                    if staged and first != staged[-1][0].last + 1:
+                        return False
+                    name = f"{TEMPORARY_PREFIX}{index:08d}{TEMPORARY_SUFFIX}"
+                    path = os.path.join(self._target, name)
+                    segment = Segment(index, segment_path(self._target, index), first, first - 1, 0)
+                    staged.append((segment, path))
+                    self._append(segment, stream, path)
+        except FileNotFoundError:
+            return False
+        for index in segment_indices(self._target):
+            local.disk.unlink(segment_path(self._target, index))
+        for segment, path in staged:
+            local.disk.replace(path, segment.path)
+        local.disk.sync_folder(self._target)
+        self._segments = [segment for segment, _ in staged]
+        return True
+
+    def forget_before(self, indices: Iterable[int]) -> None:
+        """Remove the segments that a journal with these had no more; the last one stays."""
+        kept = set(indices)
+        for segment in self._segments[:-1]:
+            if segment.index not in kept:
+                local.disk.unlink(segment.path)
+                self._segments.remove(segment)
+
+
+class RemoteJournalCopy:
+    """A copy of a journal on an object store: an object for each time when there was more.
+
+    Parameters
+    ----------
+    source : str
+        The folder of the journal.
+    url : str
+        Where the objects are.
+    anew : bool
+        As of :class:`JournalCopy`, which keeps a local one.
+    """
+
+    def __init__(self, source: str, url: str, *, anew: bool = False) -> None:
+        self._folder = open_folder(url)
+        self._temporary = tempfile.TemporaryDirectory(prefix="godb-arrow-journal-")
+        try:
+            self._sizes = {} if anew else fetch_journal(url, self._temporary.name)
+            self._copy = JournalCopy(source, self._temporary.name, anew=anew)
+            if self._local_sizes() != self._sizes:
+                raise CorruptFile("the copy of the journal is cut off", offset=0, where="file")
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Give up the local copy."""
+        self._temporary.cleanup()
+
+    def _local_sizes(self) -> dict[int, int]:
+        return {segment.index: segment.size for segment in self._copy.segments}
+
+    @property
+    def last(self) -> int:
+        """The number of the newest record."""
+        return self._copy.last
+
+    def source_indices(self) -> list[int]:
+        """The segments that the journal has."""
+        return self._copy.source_indices()
+
+    def copy(self) -> int:
+        """Copy the records that are new; see :meth:`JournalCopy.copy`."""
+        last = self._copy.copy()
+        self._upload()
+        return last
+
+    def _upload(self) -> None:
+        for index, size in self._local_sizes().items():
+            start = self._sizes.get(index, 0)
+            if size > start:
+                with open(segment_path(self._temporary.name, index), "rb") as stream:
+                    stream.seek(start)
+                    data = stream.read(size - start)
+                with replace_file(self._folder.place(f"{index:08d}.{start:012d}")) as target:
+                    target.write(data)
+                self._sizes[index] = size
+
+    def replace(self, indices: Iterable[int]) -> bool:
+        """Take the journal as it is now; see :meth:`JournalCopy.replace`."""
+        if not self._copy.replace(indices):
+            return False
+        for name in self._folder.names():
+            self._folder.remove(name)
+        self._sizes = {}
+        self._upload()
+        return True
+
+    def forget_before(self, indices: Iterable[int]) -> None:
+        """Remove what is not needed; see :meth:`JournalCopy.forget_before`."""
+        self._copy.forget_before(indices)
+        kept = self._local_sizes()
+        gone = {index for index in self._sizes if index not in kept}
+        for name in self._folder.names() if gone else ():
+            if _chunk(name)[0] in gone:
+                self._folder.remove(name)
+        self._sizes = {index: size for index, size in self._sizes.items() if index in kept}
+
+
+def _chunk(name: str) -> tuple[int, int]:
+    """Of which segment an object has bytes, and from where on."""
+    index, _, start = name.partition(".")
+    return (int(index), int(start)) if index.isdigit() and start.isdigit() else (-1, -1)
+
+
+def fetch_journal(url: str, folder: str) -> dict[int, int]:
+    """Make the segments of a journal that is on an object store, as far as they are whole.
+
+    Parameters
+    ----------
+    url : str
+        Where :class:`RemoteJournalCopy` put it.
+    folder : str
+        A local folder.
+
+    Returns
+    -------
+    dict of int to int
+        The segments, and their bytes.
+    """
+    sizes: dict[int, int] = {}
+    place = open_folder(url)
+    for index, start in sorted(map(_chunk, place.names())):
+        if index >= 0 and start == sizes.get(index, 0):
+            with (
+                Source(place.place(f"{index:08d}.{start:012d}")).open() as stream,
+                open(segment_path(folder, index), "ab") as target,
+            ):
+                target.write(stream.read())
+            sizes[index] = os.path.getsize(segment_path(folder, index))
+    return sizes
+
+
+def _begins(stream: BinaryIO, index: int, folder: str) -> int | None:
+    """The number of a segment's first record; None where it is not there yet."""
+    try:
+        found = open_segment(stream, segment_path(folder, index), index, is_last=True)
+    except CorruptFile as error:
+        raise MissingRecords("a segment of the journal is damaged") from error
+    return None if found is None else found.first
+
+
+def last_record(folder: str) -> int:
+    """The number of the newest record of a journal that was copied; nothing is checked."""
+    last = 0
+    for index in segment_indices(folder) if os.path.isdir(folder) else []:
+        with open(segment_path(folder, index), "rb") as stream:
+            size = os.fstat(stream.fileno()).st_size
+            head = stream.read(HEADER.size)
+            if len(head) == HEADER.size:
+                last = HEADER.unpack(head)[3] - 1
+            at = HEADER.size
+            while len(head := stream.read(HEAD.size)) == HEAD.size:
+                length, number, _, _ = HEAD.unpack(head)
+                at += HEAD.size + length
+                if at > size or number != last + 1:
+                    break
+                last = number
+                stream.seek(at)
+    return last
+
+
+def bytes_behind(source: str, target: str) -> int:
+    """Bytes that a journal has, and its copy has not."""
+
+    def sizes(folder: str) -> dict[int, int]:
+        return {
+            index: os.path.getsize(segment_path(folder, index)) for index in segment_indices(folder)
+        }
+
+    ours = sizes(target)
+    newest = max(ours, default=0)
+    return sum(
+        max(0, size - ours.get(index, HEADER.size))
+        for index, size in sizes(source).items()
+        if index >= newest
+    )

@@ -1,0 +1,106 @@
+"""Names of collections and of the files that hold them."""
+
+from __future__ import annotations
+
+import logging
+import re
+
+import xxhash
+
+from godb_arrow.errors import (
+    InvalidCollectionName,
+)
+
+__all__ = ["check_name", "file_name", "name_of", "stem"]
+
+
+logger = logging.getLogger(__name__)
+_MAX_NAME = 255
+_MAX_STEM = 200
+_HASHED = "%~"  # an escaped name never has it
+
+
+def check_name(name: object) -> str:
+    """A name that a collection may have: 1 to 255 bytes of UTF-8.
+
+    Raises
+    ------
+    InvalidCollectionName
+    """
+    problem = None
+    if not isinstance(name, str):
+        raise InvalidCollectionName(f"the name is {name!r}", advice="give a string")
+    try:
+        size = len(name.encode())
+    except UnicodeEncodeError:
+        problem = "is not valid UTF-8"
+    else:
+        if not 1 <= size <= _MAX_NAME:
+            problem = f"has {size} bytes"
+    if problem:
+        raise InvalidCollectionName(
+            f"the name {name[:50]!r} {problem}", advice="a name has 1 to 255 bytes of UTF-8"
+        )
+    return name
+
+
+def stem(name: str) -> str:
+    stem = file_name(name)
+    if len(stem.encode()) <= _MAX_STEM:
+        return stem
+    return (
+        stem.encode()[:80].decode(errors="ignore")
+        + _HASHED
+        + xxhash.xxh3_128_hexdigest(name.encode())
+    )
+
+
+def name_of(stem: str) -> str | None:
+    """The collection's name for a file's; None where only the file itself can tell."""
+    if _HASHED in stem:
+        return None
+    raw = re.sub(
+        rb"%([0-9A-F]{2})",
+        lambda match: bytes([int(match[1], 16)]),
+        stem.encode("utf-8", "surrogateescape"),
+    )
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        return None
+
+
+_UNSAFE = {0x25, *b'/\\:*?"<>|', *range(0x20), 0x7F}
+
+
+def file_name(name: str) -> str:
+    """A file name for any name of a collection; different names give different file names.
+
+    Parameters
+    ----------
+    name : str
+        Any text.
+
+    Returns
+    -------
+    str
+        The name itself where it can be a file name, else with ``%XX`` for the bytes that cannot.
+
+    Examples
+    --------
+    >>> file_name("users"), file_name("a/b"), file_name(".."), file_name("")
+    ('users', 'a%2Fb', '%2E%2E', '%')
+    """
+    if not name:
+        return "%"
+    raw = name.encode("utf-8", "surrogateescape")
+    unsafe = {*_UNSAFE, 0x2E} if not name.strip(".") else _UNSAFE
+    if name.startswith("."):
+        raw, head = raw[1:], "%2E"
+    else:
+        head = ""
+    escaped = b"".join(b"%%%02X" % byte if byte in unsafe else bytes((byte,)) for byte in raw)
+    try:
+        return head + escaped.decode()
+    except UnicodeDecodeError:
+        return head + "".join(f"%{b:02X}" if b > 0x7F else chr(b) for b in escaped)

@@ -1,0 +1,259 @@
+"""Writing snapshots of collections as files or parts."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, BinaryIO
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from godb_arrow import codec
+from godb_arrow.directory.data_directory import PARTS, DataDirectory
+from godb_arrow.errors import (
+    WriteConflict,
+)
+from godb_arrow.file.existing import read_existing
+from godb_arrow.file.hints import CollectionHint
+from godb_arrow.file.writer import CollectionData, write_file
+from godb_arrow.options import CompressionName
+from godb_arrow.query.projection import project
+from godb_arrow.query.statistics import Row
+from godb_arrow.schema import ID_FIELD
+from godb_arrow.snapshots.base import Base
+from godb_arrow.snapshots.manifest import Manifest, Part
+from godb_arrow.snapshots.part_folder import PartFolder
+from godb_arrow.snapshots.parted_base import PartedBase
+from godb_arrow.snapshots.snapshot import Snapshot
+from godb_arrow.storage.object_store import Expected
+from godb_arrow.storage.replace import replace_file
+
+__all__ = ["place_for", "save_snapshot", "write_snapshots"]
+
+
+logger = logging.getLogger(__name__)
+
+
+def place_for(
+    directory: DataDirectory, name: str, snapshot: Snapshot, part_size: int, form: str | None
+) -> str:
+    """Where a snapshot is to be saved: in a file or, where it is large, in a folder of several.
+
+    Which of the two may be given as `form`: "file" or "folder".
+    """
+    *_, last = directory.paths_of(name)
+    first = directory.path_of(name)
+    if form is not None:
+        return first if form == "file" else last
+    if isinstance(snapshot.base, PartedBase):
+        return last
+    size = _size_of(snapshot)
+    if size is None:  # somebody else wrote the file: documents take several times its size
+        size = 3 * snapshot.base.file_size
+    return last if size > part_size else first
+
+
+def save_snapshot(
+    directory: DataDirectory,
+    target: str,
+    name: str,
+    snapshot: Snapshot,
+    next_id: int,
+    indexes: tuple[str, ...],
+    compression: CompressionName,
+    part_size: int,
+) -> Base:
+    """Save a collection; documents that nobody changed are copied as bytes, or left where they are.
+
+    Parameters
+    ----------
+    directory : DataDirectory
+        Where it is.
+    target : str
+        The collection's file or folder there.
+    name : str
+        The collection.
+    snapshot : Snapshot
+        What to save.
+    next_id : int
+        The number that the next generated id gets.
+    indexes : tuple of str
+        The fields that have an index.
+    compression : str
+        How what is written is compressed.
+    part_size : int
+        Bytes of documents that a file of several has at most.
+
+    Returns
+    -------
+    Base
+        What was saved.
+
+    Raises
+    ------
+    WriteConflict
+        Somebody else wrote the file.
+    StorageError
+        The disk refused: what was saved before is as it was.
+    """
+    if target.endswith(PARTS):
+        return _save_parts(
+            directory.folder(target), name, snapshot, next_id, indexes, compression, part_size
+        )
+    base = snapshot.base
+    write_snapshots(
+        target,
+        [(name, snapshot, next_id, indexes)],
+        keep_extras=base.is_ours,
+        compression=compression,
+        threads=base.memory.threads,
+        expected=directory.expected_at(target, base),
+    )
+    stored = directory.base(target)
+    if (stored.count, stored.hint.record) != (snapshot.count, snapshot.record):
+        raise WriteConflict("somebody else wrote the file at the same time")
+    return stored
+
+
+def _save_parts(
+    folder: PartFolder,
+    name: str,
+    snapshot: Snapshot,
+    next_id: int,
+    indexes: tuple[str, ...],
+    compression: CompressionName,
+    part_size: int,
+) -> Base:
+    """Write what changed to new files, and a manifest that names them beside those before."""
+    base, schema = snapshot.base, snapshot.schema()
+    parts: list[Part] = []
+    statistics: list[Row | None] = []
+    count = snapshot.live_count()
+    if isinstance(base, PartedBase):
+        if base.folder is not folder:  # it was renamed
+            folder.take_over(base)
+        for (start, _), part, row in zip(
+            base.files(), base.manifest.parts, base.part_statistics(), strict=True
+        ):
+            part = replace(part, deleted=snapshot.dead_in(start, part.documents))
+            if part.live:
+                parts.append(part)
+                statistics.append(row)
+        size = sum(len(run.raw()) for run in snapshot.overlay_runs())
+        files: list[tuple[int, Base]] | None = []
+    else:
+        size = _size_of(snapshot) or 3 * base.file_size
+        files = None
+    left = count - sum(part.live for part in parts)
+    added = folder.write_parts(
+        name, snapshot, files, changes=True, count=left, size=size, part_size=part_size,
+        schema=schema, compression=compression,
+    )  # fmt: skip
+    parts += [part for part, _ in added]
+    statistics += [row for _, row in added]
+    manifest = Manifest(
+        base.hint.version + 1, tuple(parts), schema, next_id, snapshot.record, indexes,
+        compression=compression, name=name,
+    )  # fmt: skip
+    return PartedBase(folder, folder.commit(manifest, statistics))
+
+
+def write_snapshots(
+    target: str | BinaryIO,
+    snapshots: Sequence[tuple[str, Snapshot, int, tuple[str, ...]]],
+    *,
+    keep_extras: bool,
+    threads: int,
+    compression: CompressionName = "lz4",
+    expected: Expected = None,
+) -> int:
+    """Write collections to a file, which takes the place of an earlier one at once.
+
+    Documents that nobody changed are copied as bytes.
+
+    Parameters
+    ----------
+    target : path or binary file
+        The file.
+    snapshots : sequence of tuples
+        Name, snapshot, next generated id, and indexed fields of each collection.
+    keep_extras : bool
+        Whether the first one's file has other keys, which are kept.
+    threads : int
+        How many compress at the same time.
+    compression : str
+        How the file is compressed.
+    expected : str, "absent" or None
+        As for :func:`~godb_arrow.storage.replace.replace_file`.
+
+    Returns
+    -------
+    int
+        How many documents were written.
+    """
+    collections, indexes = [], {}
+    metadata: dict[bytes, bytes] = {}
+    others: dict[str, bytes] = {}
+    for name, snapshot, next_id, fields in snapshots:
+        base = snapshot.base
+        if keep_extras and base.path is not None and not base.hint.plain:
+            existing = read_existing(base.open().source, base.open().name)
+            metadata, others = existing.metadata, existing.others
+        hint = CollectionHint(
+            snapshot.live_count(), next_id, snapshot.schema(), _size_of(snapshot),
+            snapshot.record, fields, plain=not metadata and not set(others) - {"indexes"},
+            version=base.hint.version + 1, compression=compression,
+        )  # fmt: skip
+        collections.append(CollectionData(name, hint.count, snapshot.chunks(), hint))
+        shown = _go_indexes(snapshot, fields)
+        if shown:
+            indexes[name] = shown
+    others.pop("indexes", None)
+    if indexes:
+        others["indexes"] = codec.pack(indexes)
+    with replace_file(target, expected=expected) as stream:
+        write_file(
+            stream,
+            collections,
+            metadata=metadata,
+            others=others,
+            compression=compression,
+            threads=threads,
+        )
+    return sum(data.count for data in collections)
+
+
+def _size_of(snapshot: Snapshot) -> int | None:
+    """About how many bytes the entries have."""
+    base, dead = snapshot.base, len(snapshot.dead_rows())
+    changed = sum(len(run.raw()) for run in snapshot.overlay_runs())
+    size = base.hint.size
+    if base.count == dead:
+        return changed
+    return None if size is None else size - size * dead // base.count + changed
+
+
+def _go_indexes(snapshot: Snapshot, fields: Sequence[str]) -> dict[str, list[Any]]:
+    """Indexes in go-db's shape: the ids of the documents that have a value.
+
+    go-db indexes fields of the document itself, and stops working on lists and maps.
+    """
+    schema = snapshot.schema()
+    names = [
+        name for name in fields
+        if name in schema.names and not isinstance(schema.field(name).type, pa.BaseExtensionType)
+        and not pa.types.is_nested(schema.field(name).type)
+    ]  # fmt: skip
+    found: dict[str, list[Any]] = {name: [] for name in names}
+    if not names:
+        return found
+    projection = project(schema, list(dict.fromkeys([ID_FIELD, *names])), None)
+    plan = codec.plan_columns(projection.decoded)
+    for entries in snapshot.entries():
+        batch = projection.apply(codec.decode_batch(entries, plan))
+        for name in names:
+            has_value = pc.is_valid(batch.column(name))
+            found[name].extend(batch.column(ID_FIELD).filter(has_value).to_pylist())
+    return found

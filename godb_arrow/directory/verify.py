@@ -1,0 +1,395 @@
+"""Looking at a whole file: what it holds, and whether every byte of it makes sense."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import xxhash
+
+from godb_arrow import codec
+from godb_arrow.documents.ids import ids_of
+from godb_arrow.errors import (
+    FormatError,
+    GodbError,
+    LimitExceeded,
+    StorageError,
+    TypeMismatch,
+    error_context,
+)
+from godb_arrow.file.format import TAIL_SIZE, Header, is_sealed, read_header
+from godb_arrow.file.hints import CollectionHint, read_hints
+from godb_arrow.file.piece_index import read_piece_index
+from godb_arrow.file.reader import CollectionSection, GodbReader, ValueSection
+from godb_arrow.memory.limit import Memory
+from godb_arrow.options import ReadOptions
+from godb_arrow.query.statistics import contradiction, row_of
+from godb_arrow.schema import ID_FIELD
+from godb_arrow.snapshots.id_index import IdIndex
+from godb_arrow.snapshots.manifest import read_manifest
+from godb_arrow.snapshots.part_folder import PartFolder
+from godb_arrow.snapshots.parted_base import PartedBase
+from godb_arrow.storage.folder import open_folder
+from godb_arrow.storage.source import Location, Source, open_source
+
+__all__ = ["CollectionReport", "FileReport", "inspect_godb", "verify_godb"]
+
+
+_MAX_PROBLEMS = 100
+
+
+@dataclass(slots=True)
+class CollectionReport:
+    """What a file holds of a collection.
+
+    Attributes
+    ----------
+    name : str
+        The collection.
+    count : int
+        Documents.
+    size : int
+        Bytes of MessagePack, ids included.
+    hint : CollectionHint or None
+        What the file's metadata record of it.
+    digest : int
+        The XXH3-64 of these bytes, where they were verified.
+    """
+
+    name: str
+    count: int
+    size: int = 0
+    hint: CollectionHint | None = None
+    digest: int = 0
+
+
+@dataclass(slots=True)
+class FileReport:
+    """What a GODB file holds, and what is wrong with it.
+
+    Attributes
+    ----------
+    name : str
+        The file.
+    size : int or None
+        Bytes of the file.
+    body_size : int
+        Bytes of the decompressed body.
+    header : Header or None
+        Version and flags.
+    checksum : bool
+        Whether the file has a checksum.
+    sealed : bool
+        Whether the file is as godb_arrow wrote it, by its last bytes.
+    collections : list of CollectionReport
+        In the file's order.
+    others : list of str
+        Top-level keys beside the collections.
+    problems : list of str
+        Damage; empty when the file is sound.
+    notes : list of str
+        Peculiarities that are no damage.
+    """
+
+    name: str
+    size: int | None = None
+    body_size: int = 0
+    header: Header | None = None
+    checksum: bool = False
+    sealed: bool = False
+    collections: list[CollectionReport] = field(default_factory=list)
+    others: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        """Whether no damage was found."""
+        return not self.problems
+
+    def _problem(self, text: str) -> None:
+        if len(self.problems) < _MAX_PROBLEMS:
+            self.problems.append(text)
+        elif len(self.problems) == _MAX_PROBLEMS:
+            self.problems.append("… and more")
+
+
+Progress = Callable[[int], object]
+"""Called with a number of documents that were gone through."""
+
+
+def inspect_godb(source: Location | Source) -> FileReport:
+    """Go through a file and say what it holds; nothing is decoded.
+
+    Parameters
+    ----------
+    source : path, URL, bytes or open binary file
+        The GODB file.
+
+    Returns
+    -------
+    FileReport
+
+    Raises
+    ------
+    GodbError
+        The file cannot be read.
+
+    Examples
+    --------
+    >>> import io, godb_arrow
+    >>> file = io.BytesIO()
+    >>> godb_arrow.write_godb([{"name": "Ada"}], file, "users")
+    1
+    >>> [(c.name, c.count) for c in inspect_godb(file.getvalue()).collections]
+    [('users', 1)]
+    """
+    source = open_source(source)
+    report = FileReport(source.name)
+    with error_context("inspect", source.name):
+        _go_through(source, report, lambda collection, section: None)
+    return report
+
+
+def verify_godb(source: Location | Source, *, progress: Progress | None = None) -> FileReport:
+    """Check every byte of a file: its checksums, its MessagePack, its hints, its ids.
+
+    Parameters
+    ----------
+    source : path, URL, bytes or open binary file
+        The GODB file; or the folder of a collection that has several, ``NAME.parts``: then also
+        whether the manifest fits the files, and the files of ids the documents.
+    progress : callable, optional
+        Called with a number of documents, as they are gone through.
+
+    Returns
+    -------
+    FileReport
+        ``problems`` has what is wrong.
+
+    Raises
+    ------
+    StorageError
+        The file cannot be read at all; damage is reported, not raised.
+
+    Examples
+    --------
+    >>> import io, godb_arrow
+    >>> file = io.BytesIO()
+    >>> godb_arrow.write_godb([{"name": "Ada"}], file, "users")
+    1
+    >>> data = bytearray(file.getvalue())
+    >>> verify_godb(bytes(data)).ok
+    True
+    >>> data[30] ^= 1
+    >>> verify_godb(bytes(data)).ok
+    False
+    """
+    if isinstance(source, (str, os.PathLike)):
+        name = os.fspath(source).rstrip("/")
+        if os.path.isdir(name) or name.endswith(".parts"):
+            return _verify_parts(name, progress)
+    source = open_source(source)
+    report = FileReport(source.name)
+
+    def check(collection: CollectionReport, section: CollectionSection) -> None:
+        _check_collection(report, collection, section, progress)
+
+    try:
+        with error_context("verify", source.name):
+            _go_through(source, report, check)
+            _check_pieces(source, report)
+    except (FormatError, LimitExceeded) as error:
+        report._problem(str(error))
+    return report
+
+
+def _verify_parts(path: str, progress: Progress | None) -> FileReport:
+    """Check a collection that has several files."""
+    report = FileReport(path, checksum=True, sealed=True)
+    folder = PartFolder(Memory(1 << 26), path, is_ours=False)
+    for version in folder.versions()[:-1]:
+        try:
+            read_manifest(path, version)
+        except (FormatError, StorageError) as error:
+            report._problem(f"version {version}: {error}")
+    try:
+        base = PartedBase(folder, folder.current())
+        manifest = base.manifest
+    except FormatError as error:
+        report._problem(str(error))
+        return report
+    total = CollectionReport(os.path.basename(path).removesuffix(".parts"), manifest.count)
+    seen: set[str] = set()
+    for part, file in zip(manifest.parts, base.parts, strict=True):
+        try:
+            found = verify_godb(open_folder(path).place(part.file), progress=progress)
+        except StorageError as error:
+            report._problem(str(error))
+            continue
+        for problem in found.problems:
+            report._problem(problem)
+        if not found.ok:
+            continue
+        report.body_size += found.body_size
+        total.size += part.live_size
+        if [one.count for one in found.collections] != [part.documents]:
+            report._problem(f"{part.file} has not the {part.documents} documents of the manifest")
+            continue
+        if not file.has_sound_ids():
+            report._problem(f"{part.ids_file} is damaged; without it ids are found, but slower")
+        made = IdIndex.build(ids_of(run.load()) for run in file.runs())
+        kept = file.ids()
+        if not (
+            np.array_equal(made.hashes, kept.hashes)
+            and np.array_equal(made.rows, kept.rows)
+            and made.greatest == kept.greatest
+        ):
+            report._problem(f"{part.ids_file} leads to other documents")
+        alive = np.ones(part.documents, bool)
+        alive[part.deleted] = False
+        for row, run in file.loaded():
+            for index in np.flatnonzero(alive[row : row + len(run)]).tolist():
+                identity = run.id(index)
+                if identity in seen:
+                    report._problem(f"the document id {identity!r} occurs twice")
+                seen.add(identity)
+    report.size = sum(part.file_size for part in manifest.parts)
+    report.collections.append(total)
+    return report
+
+
+_Visitor = Callable[[CollectionReport, CollectionSection], None]
+
+
+def _go_through(source: Source, report: FileReport, visit: _Visitor) -> None:
+    report.size = source.size()
+    report.sealed = is_sealed(source.tail(TAIL_SIZE))
+    hints: dict[str, CollectionHint] = {}
+    with source.open() as stream:
+        reader = GodbReader(stream, report.size)
+        report.header = reader.header
+        for section in reader.sections():
+            if isinstance(section, ValueSection):
+                report.others.append(section.key)
+                if section.key == "metadata":
+                    hints = read_hints(section.read())
+                continue
+            start = reader.offset
+            collection = CollectionReport(section.name, section.count, hint=hints.get(section.name))
+            report.collections.append(collection)
+            visit(collection, section)
+            section.skip()
+            collection.size = reader.offset - start
+        report.body_size = reader.offset
+        report.checksum = reader.checksum
+    names = {collection.name for collection in report.collections}
+    for name in sorted(set(hints) - names):
+        report._problem(f"the metadata record a collection {name!r} that is not there")
+    if reader.trailing:
+        report._problem(f"{reader.trailing} bytes follow the MessagePack map")
+
+
+def _check_collection(
+    report: FileReport,
+    collection: CollectionReport,
+    section: CollectionSection,
+    progress: Progress | None,
+) -> None:
+    hint = collection.hint
+    where = f"collection {collection.name!r}"
+    if hint is not None and hint.count != section.count:
+        report._problem(f"{where}: the metadata record {hint.count} documents, not {section.count}")
+    plan = None
+    if hint is not None and hint.schema is not None:
+        try:
+            plan = codec.plan_columns(hint.schema, strict=True)
+        except GodbError as error:
+            report._problem(f"{where}: the recorded schema is unusable: {error}")
+    seen: set[str] = set()
+    greatest = 0
+    content = xxhash.xxh3_64()
+    for entries in section.entries(ReadOptions(max_document_bytes=1 << 30)):
+        content.update(entries.raw())
+        for index in range(len(entries)):
+            identity = entries.id(index)
+            if identity in seen:
+                report._problem(f"{where}: the document id {identity!r} occurs twice")
+            seen.add(identity)
+            if identity.isascii() and identity.isdigit() and len(identity) < 19:
+                greatest = max(greatest, int(identity))
+            _check_document(report, where, entries, index)
+        if plan is not None:
+            try:
+                codec.decode_batch(entries, plan)
+            except (TypeMismatch, FormatError) as error:
+                report._problem(f"{where}: the recorded schema does not fit: {error}")
+                plan = None
+        if progress is not None:
+            progress(len(entries))
+    collection.digest = content.intdigest()
+    if hint is not None and hint.next_id is not None and hint.next_id <= greatest:
+        report._problem(
+            f"{where}: the next id is recorded as {hint.next_id}, but {greatest} is in use"
+        )
+
+
+def _check_pieces(source: Source, report: FileReport) -> None:
+    """What is read by pieces is the same as what is read from the beginning."""
+    index = read_piece_index(source.tail) if report.sealed else None
+    if index is None:
+        return
+    with source.open() as stream:
+        compression = read_header(stream).compression
+        origin = stream.tell()
+        for collection in report.collections:
+            if not collection.count:
+                continue
+            where = f"collection {collection.name!r}"
+            pieces = index.find(collection.name, collection.count, origin, report.size, compression)
+            if pieces is None or not pieces.is_right(stream):
+                report._problem(f"{where}: the index of pieces does not fit")
+                continue
+            content = xxhash.xxh3_64()
+            statistics = pieces.statistics()
+            try:
+                for number, piece in enumerate(pieces.stored(stream)):
+                    entries = piece.entries()
+                    content.update(entries.raw())
+                    if piece.sizes and not _are_sizes_of(piece.sizes, entries):
+                        report._problem(
+                            f"{where}: the sizes of the documents of piece {number} are wrong"
+                        )
+                    if statistics is not None:
+                        wrong = contradiction(row_of(statistics, number), entries)
+                        if wrong is not None:
+                            report._problem(
+                                f"{where}: the statistics of piece {number} are wrong about {wrong}"
+                            )
+            except FormatError as error:
+                report._problem(f"{where}: the index of pieces is wrong: {error}")
+                continue
+            if content.intdigest() != collection.digest:
+                report._problem(f"{where}: the index of pieces leads to other documents")
+
+
+def _are_sizes_of(packed: bytes, entries: codec.Entries) -> bool:
+    data = bytes(entries.raw())
+    edges = codec.unpack_sizes([packed], [len(entries)], [len(data)])
+    sizes = codec.measure(data, len(entries))
+    return edges is not None and sizes is not None and np.array_equal(np.diff(edges), sizes)
+
+
+def _check_document(report: FileReport, where: str, entries: codec.Entries, index: int) -> None:
+    identity = entries.id(index)
+    try:
+        document = codec.load(entries.document(index))
+    except FormatError as error:
+        report._problem(f"{where}, document {identity!r}: {error.args[0]}")
+        return
+    if document.get(ID_FIELD, identity) != identity and len(report.notes) < _MAX_PROBLEMS:
+        report.notes.append(
+            f"{where}: document {identity!r} says that its _id is {document[ID_FIELD]!r}"
+        )

@@ -1,0 +1,1 @@
+"""Rows and dicts to documents and back, and document ids."""

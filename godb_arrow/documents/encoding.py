@@ -1,0 +1,132 @@
+"""Documents, tables and DataFrames as entries: ids and documents in MessagePack."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+
+from godb_arrow import codec
+from godb_arrow.codec.entries import CHUNK_BYTES
+from godb_arrow.documents.ids import IdSequence, identify, ids_in, pack_ids
+from godb_arrow.documents.rows import ROWS, Rows, id_column_of
+from godb_arrow.errors import GodbError
+from godb_arrow.parallel import available_cores, ordered_map
+from godb_arrow.query.statistics import Row, statistics_of
+from godb_arrow.schema import ID_FIELD
+
+__all__ = ["Encoded", "encode_rows"]
+
+
+class Encoded(NamedTuple):
+    """Entries, as they are stored.
+
+    Attributes
+    ----------
+    chunk : bytes
+        The entries, one after the other.
+    ids : pyarrow.BinaryArray
+        The documents' ids.
+    given : bool
+        Whether ids are the caller's; else all are generated.
+    statistics : Row or None
+        Where they were cheap.
+    """
+
+    chunk: bytes
+    ids: pa.Array
+    given: bool
+    statistics: Row | None = None
+
+    def entries(self) -> codec.Entries:
+        """The entries with their bounds."""
+        return codec.scan_entries(self.chunk, 0, len(self.ids), len(self.chunk) + 1, 0)
+
+
+def encode_rows(
+    rows: Rows,
+    id_column: str | None,
+    omit_nulls: bool,
+    sequence: IdSequence,
+    fields: pa.Schema | None = None,
+) -> Iterator[Encoded]:
+    """Encode documents or record batches, in runs.
+
+    Parameters
+    ----------
+    rows : Rows
+        What to encode.
+    id_column : str or None
+        The field with the ids; ``_id``, where there is one, if it is None.
+    omit_nulls : bool
+        Leave nulls of a table out, instead of storing nil.
+    sequence : IdSequence
+        Gives ids to documents that have none.
+    fields : pyarrow.Schema, optional
+        Those of which statistics are made, where that is cheap.
+
+    Yields
+    ------
+    Encoded
+
+    Raises
+    ------
+    InvalidDocument
+        A value cannot be stored, or an id is missing.
+    """
+    if rows.schema is None:
+        yield from _encode_documents(rows.documents, id_column or ID_FIELD, sequence)
+        return
+    given = id_column_of(rows, id_column) is not None
+
+    def encode(pair: tuple[pa.RecordBatch, pa.Array]) -> Encoded:
+        batch, ids = pair
+        statistics = statistics_of(batch, fields) if fields else None
+        entries, _ = codec.encode(batch, ids, omit_nulls)
+        return Encoded(entries, ids, given, statistics)
+
+    yield from ordered_map(encode, batches_with_ids(rows, id_column, sequence), threads())
+
+
+def threads() -> int:
+    """How many threads encode at the same time."""
+    return available_cores() if codec.BACKEND == "native" else 1
+
+
+def batches_with_ids(
+    rows: Rows, id_column: str | None, sequence: IdSequence
+) -> Iterator[tuple[pa.RecordBatch, pa.Array]]:
+    """The record batches, and the ids of each one's rows."""
+    column = id_column_of(rows, id_column)
+    row = 0
+    for batch in rows.batches:
+        if batch.num_rows:
+            if column is None:
+                yield batch, sequence.take(batch.num_rows)
+            else:
+                yield batch, ids_in(batch.column(column), column, row)
+            row += batch.num_rows
+
+
+def _encode_documents(
+    documents: Iterable[Mapping[Any, Any]], id_field: str, sequence: IdSequence
+) -> Iterator[Encoded]:
+    chunk = bytearray()
+    ids: list[str] = []
+    given = False
+    for index, found in enumerate(documents):
+        identity, document, was_given = identify(found, sequence, id_field, index)
+        given = given or was_given
+        try:
+            chunk += codec.pack_entry(identity, document)
+        except GodbError as error:
+            error.message = f"document {identity!r} (number {index}): {error.message}"
+            raise
+        ids.append(identity)
+        if len(ids) == ROWS or len(chunk) > CHUNK_BYTES:
+            yield Encoded(bytes(chunk), pack_ids(ids), given)
+            chunk.clear()
+            ids = []
+    if ids:
+        yield Encoded(bytes(chunk), pack_ids(ids), given)

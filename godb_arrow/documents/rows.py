@@ -1,0 +1,157 @@
+"""Rows of callers (dicts, frames, record batches) as record batches of bounded size."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from godb_arrow import codec
+from godb_arrow.codec.columns import DICTIONARY_KEY
+from godb_arrow.codec.entries import CHUNK_BYTES
+from godb_arrow.errors import InvalidDocument, InvalidOption, UnsupportedType
+from godb_arrow.schema import ID_FIELD
+
+__all__ = ["Rows", "is_text", "rows_of"]
+
+
+ROWS = 16_384  # rows of a table, or documents, that are encoded at once
+_MAX_DICTIONARY = 1 << 20
+
+
+@dataclass(slots=True)
+class Rows:
+    """What is to be written: record batches of a schema, or documents."""
+
+    schema: pa.Schema | None
+    batches: Iterable[pa.RecordBatch] = ()
+    in_memory: bool = False  # so that the batches can be gone through a second time
+    documents: Iterable[Mapping[Any, Any]] = ()
+
+
+def rows_of(data: Any, id_column: str | None) -> Rows:
+    """What a caller gave to be stored, checked as far as its schema tells.
+
+    Parameters
+    ----------
+    data : DataFrame, Table, RecordBatch, RecordBatchReader, Arrow stream or iterable of dicts
+        As :func:`~godb_arrow.write_godb` takes it.
+    id_column : str or None
+        The field with the ids.
+
+    Returns
+    -------
+    Rows
+
+    Raises
+    ------
+    InvalidOption, UnsupportedType
+    """
+    if type(data).__module__.partition(".")[0] == "pandas" and hasattr(data, "to_records"):
+        data = _from_pandas(data)
+    if isinstance(data, (pa.RecordBatch, pa.Table)):
+        table = pa.Table.from_batches([data]) if isinstance(data, pa.RecordBatch) else data
+        if any(pa.types.is_dictionary(kind) for kind in table.schema.types):
+            table = table.unify_dictionaries()
+        schema = _with_dictionaries(table)
+        batches = table.to_batches(max_chunksize=_rows_at_once(table))
+        return Rows(_checked(schema, id_column), batches, in_memory=True)
+    if hasattr(data, "stream_batches"):  # a collection, whose own errors a C stream would lose
+        data = data.stream_batches()
+    if hasattr(data, "__arrow_c_stream__"):
+        given = isinstance(data, pa.RecordBatchReader)
+        reader = data if given else pa.RecordBatchReader.from_stream(data)
+        return Rows(_checked(reader.schema, id_column), _sliced(reader))
+    if isinstance(data, (str, bytes, Mapping)) or not isinstance(data, Iterable):
+        raise InvalidOption(
+            f"cannot write a {type(data).__name__} as documents",
+            advice="give a DataFrame, a Table, a stream, or an iterable of dicts",
+        )
+    return Rows(None, documents=data)
+
+
+def _from_pandas(frame: Any) -> pa.Table:
+    try:
+        return pa.Table.from_pandas(frame)
+    except (pa.ArrowException, ValueError, TypeError) as error:
+        raise UnsupportedType(
+            f"the DataFrame cannot become columns: {' '.join(str(part) for part in error.args)}",
+            advice='convert that column, or write df.to_dict("records") to store mixed values',
+        ) from error
+
+
+def _checked(schema: pa.Schema, id_column: str | None) -> pa.Schema:
+    names = schema.names
+    for name in names:
+        if names.count(name) > 1:
+            raise UnsupportedType(f"two columns have the name {name!r}", advice="rename one")
+    if id_column is not None and id_column not in names:
+        raise InvalidOption(
+            f"there is no column {id_column!r} for the ids", advice=f"the columns are {names}"
+        )
+    codec.plan_columns(schema)
+    return schema
+
+
+def _sliced(reader: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
+    batches = iter(reader)
+    while True:
+        try:
+            batch = next(batches, None)
+        except pa.ArrowException as error:
+            raise InvalidDocument(
+                f"the stream of documents failed: {error}", advice="mend where it comes from"
+            ) from error
+        if batch is None:
+            return
+        rows = _rows_at_once(batch)
+        for start in range(0, batch.num_rows, rows):
+            yield batch.slice(start, rows)
+
+
+def _rows_at_once(data: pa.Table | pa.RecordBatch) -> int:
+    """How many rows to encode at once, so that a chunk does not become much too large."""
+    names = sum(len(name) + 1 for name in data.schema.names)
+    size: int = data.nbytes + data.num_rows * names
+    rows: int = data.num_rows * CHUNK_BYTES // max(1, size)
+    return max(1, min(ROWS, rows))
+
+
+def _with_dictionaries(table: pa.Table) -> pa.Schema:
+    """The schema, with the values of small dictionaries in the fields' metadata."""
+    schema = table.schema
+    for index, field_ in enumerate(schema):
+        column = table.column(index)
+        if pa.types.is_dictionary(field_.type) and column.num_chunks:
+            values = pa.table({"": column.chunk(0).dictionary})
+            sink = pa.BufferOutputStream()
+            with pa.ipc.new_stream(sink, values.schema) as writer:
+                writer.write_table(values)
+            stored = sink.getvalue().to_pybytes()
+            if len(stored) <= _MAX_DICTIONARY:
+                metadata = {**(field_.metadata or {}), DICTIONARY_KEY: stored}
+                schema = schema.set(index, field_.with_metadata(metadata))
+    return schema
+
+
+def id_column_of(rows: Rows, id_column: str | None) -> str | None:
+    """The column that has the ids; None when they are to be generated."""
+    assert rows.schema is not None
+    return id_column or (ID_FIELD if ID_FIELD in rows.schema.names else None)
+
+
+def stored_schema(schema: pa.Schema) -> pa.Schema:
+    """The schema of a table, as its documents are read again: ids are strings."""
+    if ID_FIELD not in schema.names:
+        return schema
+    return schema.set(schema.names.index(ID_FIELD), pa.field(ID_FIELD, pa.string()))
+
+
+def is_text(data_type: pa.DataType) -> bool:
+    return bool(
+        pa.types.is_string(data_type)
+        or pa.types.is_large_string(data_type)
+        or pa.types.is_string_view(data_type)
+    )

@@ -1,0 +1,297 @@
+"""Inserting more documents at once than memory holds.
+
+They become files of the collection as they come, and are there when a manifest names them, all at
+once.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import accumulate
+from typing import overload
+
+import numpy as np
+import pyarrow as pa
+
+from godb_arrow import codec
+from godb_arrow.codec.entries import Chunk
+from godb_arrow.documents.encoding import Encoded
+from godb_arrow.documents.ids import repeated_ids
+from godb_arrow.errors import DuplicateId, GodbError
+from godb_arrow.query.statistics import Row, covered, decode_statistics
+from godb_arrow.schema import DocumentSummary, fields_fit, infer_schema
+from godb_arrow.snapshots.manifest import Manifest, Part
+from godb_arrow.snapshots.part_folder import PartFolder
+from godb_arrow.snapshots.parted_base import PartedBase
+
+__all__ = ["BulkInsert", "DocumentIds", "join_bases"]
+
+
+class DocumentIds(Sequence[str]):
+    """The ids of documents that were inserted: a sequence that takes little memory.
+
+    Parameters
+    ----------
+    parts : sequence of range or pyarrow.BinaryArray
+        Generated ids, and others.
+
+    Examples
+    --------
+    >>> ids = DocumentIds([range(1, 3), pa.array([b"x"])])
+    >>> len(ids), list(ids), ids[-1]
+    (3, ['1', '2', 'x'], 'x')
+    """
+
+    def __init__(self, parts: Sequence[range | pa.Array]) -> None:
+        self._parts = list(parts)
+        self._ends = list(accumulate(map(len, parts)))
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        if isinstance(index, slice):
+            return [self[one] for one in range(*index.indices(len(self)))]
+        if index < 0:
+            index += len(self)
+        if not 0 <= index < len(self):
+            raise IndexError("there are not so many ids")
+        number = bisect_right(self._ends, index)
+        part = self._parts[number]
+        found = part[index - (self._ends[number - 1] if number else 0)]
+        if isinstance(found, int):
+            return str(found)
+        raw: bytes = found.as_py()
+        return raw.decode("utf-8", "surrogateescape")
+
+    def __iter__(self) -> Iterator[str]:
+        return (self[index] for index in range(len(self)))
+
+    def __repr__(self) -> str:
+        return f"<{len(self):,} document ids>"
+
+
+class BulkInsert:
+    """Writes documents to new files of a collection; nobody sees them before they are committed.
+
+    Parameters
+    ----------
+    folder : PartFolder
+        The collection's.
+    name : str
+        The collection.
+    base : PartedBase
+        What it has.
+    schema : pyarrow.Schema or None
+        That of the documents, where it is known.
+    part_bytes : int
+        Bytes of documents that are held in memory until they become a file.
+    """
+
+    def __init__(
+        self,
+        folder: PartFolder,
+        name: str,
+        base: PartedBase,
+        schema: pa.Schema | None,
+        part_bytes: int,
+    ) -> None:
+        self._folder = folder
+        self._name = name
+        self._base = base
+        self._schema = schema
+        self._part_bytes = part_bytes
+        self._summary = DocumentSummary()
+        self._number = folder.next_number()
+        self._chunks: list[Chunk] = []
+        self._size = 0
+        self._parts: list[Part] = []
+        self._statistics: list[Row | None] = []
+        self._hashes: list[bytes] = []
+        self._ids: list[range | pa.Array] = []
+        self.given = False
+        self.greatest = 0
+        self.least_generated: int | None = None
+        self.count = 0
+
+    def add(self, encoded: Encoded) -> None:
+        """Add documents.
+
+        Raises
+        ------
+        DuplicateId
+            The collection has some of their ids.
+        """
+        hashes, greatest = codec.survey_ids(encoded.ids)
+        self._hashes.append(hashes)
+        if encoded.given:
+            self.given = True
+            self.greatest = max(self.greatest, greatest)
+            self._check_new(encoded.ids)
+        first = encoded.ids[0].as_py()
+        generated = not encoded.given and int(encoded.ids[-1].as_py()) - int(first) + 1 == len(
+            encoded.ids
+        )
+        if generated:
+            start = int(first)
+            self._ids.append(range(start, start + len(encoded.ids)))
+            if self.least_generated is None:
+                self.least_generated = start
+        else:
+            self._ids.append(encoded.ids)
+        entries = encoded.entries()
+        if self._schema is None:
+            codec.infer(entries, self._summary)
+        statistics = encoded.statistics
+        if statistics is None:
+            statistics = decode_statistics(entries, covered(self._schema_so_far()))
+        self._chunks.append(Chunk(encoded.chunk, len(encoded.ids), statistics))
+        self._size += len(encoded.chunk)
+        self.count += len(encoded.ids)
+        if self._size >= self._part_bytes:
+            self._write()
+
+    def _schema_so_far(self) -> pa.Schema:
+        return infer_schema(self._summary) if self._schema is None else self._schema
+
+    def _check_new(self, ids: pa.Array) -> None:
+        texts = [raw.decode("utf-8", "surrogateescape") for raw in ids.to_pylist()]
+        there = self._base.rows_of(texts)
+        if there:
+            raise DuplicateId(
+                sorted(there)[:10],
+                advice="leave them out, or insert fewer at a time by upsert_many",
+            )
+
+    def _write(self) -> None:
+        if self._chunks:
+            count = sum(chunk.documents for chunk in self._chunks)
+            part, statistics = self._folder.write_part(
+                self._number, self._name, iter(self._chunks), count, self._schema_so_far(),
+                self._base.manifest.compression,
+            )  # fmt: skip
+            self._number += 1
+            self._parts.append(part)
+            self._statistics.append(statistics)
+            self._chunks, self._size = [], 0
+
+    def finish(self) -> None:
+        """Write what is left, and check that no id is there twice.
+
+        Raises
+        ------
+        DuplicateId
+        """
+        self._write()
+        joined = b"".join(self._hashes)
+        if self.given and codec.has_equal(joined):
+            repeated = repeated_ids(self.ids())
+            if repeated:
+                raise DuplicateId(repeated[:10])
+
+    def ids(self) -> DocumentIds:
+        """The ids of the documents."""
+        return DocumentIds(self._ids)
+
+    def has_any(self, ids: Sequence[str]) -> list[str]:
+        """Which of some ids the documents have, too."""
+        hashes = np.frombuffer(b"".join(self._hashes), np.uint64)
+        near = {one for one in ids if (hashes == np.uint64(codec.hash_id(one))).any()}
+        return [identity for identity in self.ids() if identity in near] if near else []
+
+    def commit(self, next_id: int) -> PartedBase:
+        """Make the documents part of the collection.
+
+        Parameters
+        ----------
+        next_id : int
+            The number that the next generated id gets.
+
+        Returns
+        -------
+        PartedBase
+            The collection with them.
+        """
+        schemas = [self._schema_so_far()] if self._parts else []
+        joined = _with_parts(self._base, self._parts, self._statistics, schemas, next_id)
+        return PartedBase(self._folder, self._folder.commit(*joined))
+
+    def discard(self) -> None:
+        """Remove the files: the documents are not wanted."""
+        if self._base.manifest.version < self._folder.versions()[-1]:
+            return  # a manifest that could not be removed names them
+        try:
+            self._folder.remove_files(self._parts)
+        except GodbError:  # the next save removes them
+            return
+
+
+def join_bases(
+    base: PartedBase,
+    parts: Sequence[Part],
+    statistics: Sequence[Row | None],
+    schemas: Sequence[pa.Schema],
+    next_id: int,
+) -> tuple[Manifest, list[Row | None]]:
+    """A manifest of a collection with further files, and the statistics of all.
+
+    Parameters
+    ----------
+    base : PartedBase
+        The collection.
+    parts, statistics, schemas : sequences
+        The further files.
+    next_id : int
+        The number that the next generated id gets.
+
+    Raises
+    ------
+    DuplicateId
+        Documents share an id.
+    """
+    joined = _with_parts(base, parts, statistics, schemas, next_id)
+    together = PartedBase(base.folder, joined[0])
+    hashes = b"".join(file.ids().hashes.tobytes() for file in together.parts)
+    if codec.has_equal(hashes):
+        deleted = set(together.deleted.tolist())
+        repeated = repeated_ids(
+            identity
+            for row, run in together.loaded()
+            for index, identity in enumerate(run.ids())
+            if row + index not in deleted
+        )
+        if repeated:
+            raise DuplicateId(repeated[:10])
+    return joined
+
+
+def _with_parts(
+    base: PartedBase,
+    parts: Sequence[Part],
+    statistics: Sequence[Row | None],
+    schemas: Sequence[pa.Schema],
+    next_id: int,
+) -> tuple[Manifest, list[Row | None]]:
+    before = base.manifest
+    schema = schemas[0] if schemas and not before.parts else before.schema
+    if not all(fields_fit(one, schema) for one in schemas):
+        summary = DocumentSummary()
+        summary.merge(base.summary())
+        added = Manifest(0, tuple(parts), schema, 0)
+        summary.merge(PartedBase(base.folder, added).summary())
+        schema = infer_schema(summary)
+    manifest = replace(
+        before,
+        version=before.version + 1,
+        parts=(*before.parts, *parts),
+        schema=schema,
+        next_id=next_id,
+        rewrites=False,
+    )
+    return manifest, [*base.part_statistics()[: len(before.parts)], *statistics]

@@ -1,0 +1,1102 @@
+"""The storage engine: collections in a data directory, cached, journalled, saved."""
+
+from __future__ import annotations
+
+import html
+import logging
+import os
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self, Unpack, get_args
+
+import pyarrow as pa
+
+from godb_arrow.codec.compression import check_compression
+from godb_arrow.directory.data_directory import open_directory
+from godb_arrow.directory.names import check_name
+from godb_arrow.directory.segments import Record
+from godb_arrow.directory.snapshot_writer import write_snapshots
+from godb_arrow.display import Table
+from godb_arrow.engine.catalog import Catalog
+from godb_arrow.engine.collection import Collection
+from godb_arrow.engine.info import CollectionInfo
+from godb_arrow.engine.services import Services
+from godb_arrow.engine.stats import MEBIBYTE, EngineStats, MemoryStats
+from godb_arrow.engine.workers import Workers, close_at_exit
+from godb_arrow.errors import (
+    CollectionExists,
+    CollectionNotFound,
+    EngineClosed,
+    GodbError,
+    InvalidOption,
+    MemoryLimitExceeded,
+    ReadOnly,
+    StorageError,
+    error_context,
+)
+from godb_arrow.file.explanation import Explanation
+from godb_arrow.file.reading import list_collections
+from godb_arrow.memory.limit import Memory, give_back
+from godb_arrow.memory.lru import EvictionPolicy
+from godb_arrow.options import CompressionName, EngineOptions, ReadKeywords, parse_duration
+from godb_arrow.query.filters import Filter
+from godb_arrow.replication.backup import BackupInfo, backup_collections
+from godb_arrow.replication.follower import Follower
+from godb_arrow.replication.replica import Replica, ReplicationMode
+from godb_arrow.snapshots.base import Base
+from godb_arrow.snapshots.pages import Page
+from godb_arrow.snapshots.streaming import DocumentStream
+from godb_arrow.snapshots.versions import CollectionVersion, VersionInfo
+from godb_arrow.storage.object_store import is_url
+
+if TYPE_CHECKING:
+    import datetime as dt
+
+    import pandas as pd
+
+    from godb_arrow.options import Durability
+    from godb_arrow.query.dataframe import DtypeBackend
+
+__all__ = ["StorageEngine"]
+
+
+logger = logging.getLogger(__name__)
+_SHOWN = 100  # collections of a table
+_MOST_JOURNAL = 256 << 20
+_SYNCER, _SAVER, _COMPACTOR = "journal-sync", "saver", "compactor"
+_COMPACTING = 10.0  # seconds between two looks for files that should be joined
+_BUDGET = 256 << 20  # bytes of files that are written then
+
+
+class StorageEngine:
+    """Collections of documents in a data directory.
+
+    Parameters
+    ----------
+    data_dir : path or URL
+        The folder; made if need be. On an object store (``"s3://bucket/data"``) the durability is
+        ``"checkpoint"``, and nobody is locked out: who saves a collection that somebody else has
+        saved meanwhile gets :class:`~godb_arrow.WriteConflict`.
+    max_memory : int or str
+        Bytes, or such as ``"1GB"``, for cached views, unsaved changes and stream buffers together.
+    background_save : None, float, timedelta or str
+        How often the saver writes what changed, such as ``"5min"``; with None there is no saver.
+        It works after :meth:`start_background_workers`.
+    durability : {"interval", "commit", "checkpoint"}
+        What an acknowledged change survives. ``"commit"``: a power cut, since the journal is
+        synced before the call returns. ``"interval"``: a crash of the process, and a power cut
+        but for the last `sync_interval`. ``"checkpoint"``: only what was saved survives.
+    sync_interval : float, timedelta or str
+        How often the journal is synced with ``"interval"``; a second by default.
+    read_only : bool
+        Read a directory that another process may write at the same time, as it was saved and
+        journalled when this engine was opened.
+    eviction_policy : EvictionPolicy, optional
+        Which views go first: ``LRU()``, ``LFU()``, ``TTL(seconds)`` or your own.
+    threads : int, optional
+        Threads of a stream; as many as there are cores, if left out.
+    part_size : int or str
+        Bytes of documents that a file has at most; 128 MiB by default. A larger collection is a
+        folder of files, to which saving adds what changed, and rewrites nothing.
+    keep_versions : int
+        How many of the last saved states of such a collection stay readable: see
+        :meth:`versions`.
+    part_grace : float, timedelta or str
+        How long files stay that no state needs any more, for who reads the directory from another
+        process; ten minutes by default.
+    compression : {"lz4", "lz4hc", "zstd", "none"}
+        How the files of new collections are compressed: see :func:`write_godb`.
+
+    Raises
+    ------
+    DirectoryLocked
+        Somebody else writes the directory.
+    CorruptFile
+        The journal lacks changes that were acknowledged.
+
+    Warns
+    -----
+    OptionWarning
+        An optional value makes no sense; the default is used.
+
+    Examples
+    --------
+    >>> import tempfile, godb_arrow
+    >>> with godb_arrow.StorageEngine(tempfile.mkdtemp(), max_memory="64MB") as engine:
+    ...     _ = engine.create_collection("users")
+    ...     _ = engine.insert_many("users", [{"name": "Ada", "age": 36}, {"name": "Bob"}])
+    ...     engine.update("users", "2", {"age": 41})["age"]
+    ...     engine.to_arrow("users", columns=["age"]).column("age").to_pylist()
+    41
+    [36, 41]
+    """
+
+    def __init__(
+        self,
+        data_dir: str | os.PathLike[str] = ".",
+        *,
+        max_memory: int | str = "1GB",
+        background_save: float | str | dt.timedelta | None = None,
+        durability: Durability = "interval",
+        sync_interval: float | str | dt.timedelta = 1.0,
+        read_only: bool = False,
+        eviction_policy: EvictionPolicy | None = None,
+        threads: int | None = None,
+        part_size: int | str = 128 << 20,
+        keep_versions: int = 5,
+        part_grace: float | str | dt.timedelta = 600.0,
+        compression: CompressionName = "lz4",
+    ) -> None:
+        self._closed = True  # until it is open
+        self.options = EngineOptions.checked(
+            max_memory=max_memory,
+            background_save=background_save,
+            durability=durability,
+            sync_interval=sync_interval,
+            threads=threads,
+            part_size=part_size,
+            keep_versions=keep_versions,
+            part_grace=part_grace,
+            compression=compression,
+        )
+        self._memory = Memory(self.options.max_memory, eviction_policy)
+        self._directory = open_directory(data_dir, self._memory, read_only=read_only)
+        if not self._directory.keeps_journal:
+            self.options = replace(self.options, durability="checkpoint")
+        self._services = Services(
+            options=self.options,
+            directory=self._directory,
+            memory=self._memory,
+            make_room=self._make_room,
+            check_writable=self._check_writable,
+            check_open=self._check_open,
+            acknowledge=self._acknowledge,
+        )
+        self._lock = threading.RLock()  # guards the collections' names
+        self._relieving, self._saving = threading.Lock(), threading.Lock()
+        self._closing = threading.Lock()
+        self._collections = Catalog({}, self._make)
+        self._leftovers: dict[str, object] = {}  # files of dropped collections, and whose
+        self._failure: GodbError | None = None  # of the background, to be raised
+        self._checkpoints = self._failed = self._recovered = 0
+        self._workers, self._syncer = Workers(), Workers()
+        self._replicas: tuple[Replica, ...] = ()  # replaced, never changed: writers go through it
+        try:
+            with error_context("open", self._directory.path):
+                self._recover()
+        except BaseException:
+            self._directory.close()
+            raise
+        self._closed = False
+        if not read_only:
+            if self.options.background_save is not None:
+                self._workers.add(_SAVER, self.options.background_save, self._save_in_background)
+            if self.options.durability == "interval":
+                self._syncer.add(_SYNCER, self.options.sync_interval, self._sync_in_background)
+                self._syncer.start()
+            self._workers.add(_COMPACTOR, _COMPACTING, self._compact_in_background)
+            close_at_exit(self)
+
+    # --- opening and closing ------------------------------------------------------------------
+
+    def _recover(self) -> None:
+        files = self._directory.files()
+        if not self._directory.read_only:
+            self._directory.remove_older(files)
+        self._collections = Catalog(files, self._make)
+        needs: dict[Collection, int] = {}
+        for record in self._directory.recover():
+            self._recovered += 1
+            self._replay(record, needs)
+        if self._directory.read_only:
+            return
+        journal = self._directory.journal
+        # Of a journal that is missing, the files may know changes.
+        if journal.was_missing and self._directory.keeps_journal:
+            known = (one.stored_record for one in self._collections.all())
+            journal.skip_to(max(known, default=0) + 1)
+        for collection, number in needs.items():
+            journal.release(collection, number)
+        for path in list(self._leftovers):
+            self._remove_leftover(path)
+
+    def _make(self, name: str, path: str) -> Collection:
+        return Collection(self._services, name, self._directory.base(path))
+
+    def _replay(self, record: Record, needs: dict[Collection, int]) -> None:
+        op, name = record.meta["op"], record.meta["c"]
+        collection = self._collections.get(name)
+        if op in ("create", "attach"):
+            if collection is not None and collection.stored_record >= record.number:
+                return
+            base = Base(self._memory)
+            if op == "attach":
+                base = Base(self._memory, record.meta["path"], record.meta["as"], is_ours=False)
+            collection = Collection(
+                self._services, name, base, compression=record.meta.get("z"),
+                record=record.number, stale=True,
+            )  # fmt: skip
+            self._collections[name] = collection
+        elif collection is None:
+            return  # dropped later, and its file is gone
+        elif op == "drop":
+            if collection.stored_record < record.number:
+                if collection.path is not None:
+                    self._leftovers[collection.path] = None
+                del self._collections[name]
+                needs.pop(collection, None)
+            return
+        elif op == "rename":
+            if collection.stored_record >= record.number:
+                return
+            target = self._collections.get(record.meta["to"])
+            del self._collections[name]
+            if target is not None and target.stored_record >= record.number:
+                # It has its new file already; the old one is what is left.
+                if collection.path is not None:
+                    self._leftovers[collection.path] = None
+                needs.pop(collection, None)
+                return
+            collection.mark_renamed(record.meta["to"], record.number)
+            self._collections[record.meta["to"]] = collection
+        else:
+            collection.replay(record)
+        needs.setdefault(collection, record.number)
+
+    def close(self, *, discard: bool = False) -> None:
+        """Save what changed, end the workers, and let others write the directory.
+
+        Closing twice does nothing. An engine that cannot save stays open, so that nothing is
+        lost: close it again when the disk has room.
+
+        Parameters
+        ----------
+        discard : bool
+            Do not save. What is in the journal is there again when the directory is opened; on an
+            object store, what was not saved is lost.
+
+        Raises
+        ------
+        GodbError
+            Something could not be saved, now or in the background before.
+        """
+        with self._closing:
+            if self._closed:
+                return
+            self._workers.stop()
+            failed = None if discard or self._directory.read_only else self._save_all()
+            if failed is not None:
+                raise failed
+            self._syncer.stop()
+            for replica in self._replicas:
+                self._end_replica(replica)
+            self._closed = True
+            for stream in list(self._services.streams):
+                stream.abort(self._check_open)
+            for collection in self._collections.made():
+                collection.let_go()
+            self._directory.close()
+            self._memory.cache.shrink(0)
+            if self._failure is not None and not discard:
+                raise self._failure
+
+    def __enter__(self) -> Self:
+        self._check_open()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else f"{len(self._collections)} collections"
+        return f"<StorageEngine {self._shown_path()!r}, {state}>"
+
+    def _shown_path(self) -> str:
+        """The data directory as people write it: relative, where it is below the current folder."""
+        path = self._directory.path
+        with suppress(OSError):  # the current folder may be gone
+            return path.removeprefix(os.path.join(os.getcwd(), ""))
+        return path
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed."""
+        return self._closed
+
+    @property
+    def data_dir(self) -> str:
+        """The data directory."""
+        return self._directory.path
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise EngineClosed(
+                f"the engine of {self._directory.path} was closed", advice="open another one"
+            )
+
+    def _check_writable(self) -> None:
+        self._check_open()
+        if self._directory.read_only:
+            raise ReadOnly(
+                "the engine was opened to read only", advice="open it without read_only=True"
+            )
+
+    # --- collections --------------------------------------------------------------------------
+
+    def create_collection(
+        self, name: str, *, compression: CompressionName | None = None
+    ) -> Collection:
+        """Make an empty collection.
+
+        Parameters
+        ----------
+        name : str
+            1 to 255 bytes of UTF-8, any characters.
+        compression : {"lz4", "lz4hc", "zstd", "none"}, optional
+            How its files are compressed; as the engine's, if left out. See :func:`write_godb`.
+
+        Returns
+        -------
+        Collection
+
+        Raises
+        ------
+        CollectionExists
+            There is one of that name.
+        InvalidCollectionName
+        """
+        self._check_writable()
+        with error_context("create", collection=name if isinstance(name, str) else None):
+            check_name(name)
+            chosen = check_compression(compression or self.options.compression).name
+            with self._lock:
+                self._check_free(name)
+                self._free_path(name)
+                collection = Collection(
+                    self._services, name, Base(self._memory), indexes=(), compression=chosen,
+                    stale=True,
+                )  # fmt: skip
+                self._journal(collection, {"op": "create", "c": name, "z": chosen})
+                self._collections[name] = collection
+                return collection
+
+    def _journal(self, collection: Collection, meta: dict[str, Any]) -> int:
+        """Journal what happens to a collection as a whole: it is synced whatever the durability."""
+        journal = self._directory.journal
+        number = journal.append(collection, meta)
+        collection.note_record(number)
+        journal.sync(number)
+        self._acknowledge(number)
+        return number
+
+    def _check_free(self, name: str) -> None:
+        if name in self._collections:
+            raise CollectionExists(
+                f"there is a collection {name!r}", advice="choose another name, or drop it first"
+            )
+
+    def drop_collection(self, name: str) -> None:
+        """Remove a collection; streams that are open still see it.
+
+        Raises
+        ------
+        CollectionNotFound
+        """
+        self._check_writable()
+        # The engine's lock comes first, as everywhere.
+        with error_context("drop", collection=name), self._lock:
+            collection = self[name]
+            with collection.at_rest():
+                self._journal(collection, {"op": "drop", "c": collection.name})
+                del self._collections[collection.name]
+                paths = collection.paths
+                collection.mark_dropped()
+                self._leftovers.update(dict.fromkeys(paths, collection))
+                for path in paths:
+                    self._remove_leftover(path)
+                if not paths:
+                    self._directory.journal.release(collection, None)
+
+    def _remove_leftover(self, path: str) -> None:
+        """Remove the file of a collection that was dropped; tried again with each save."""
+        heirs = [one for one in self._collections.made()
+                 if path in self._directory.paths_of(one.name)]  # fmt: skip
+        if any(one.path not in self._directory.paths_of(one.name) for one in heirs):
+            return  # it is replaced soon
+        try:
+            if not any(one.path == path for one in heirs):
+                self._directory.remove(path)
+        except StorageError:
+            logger.warning("the file of a dropped collection stays for now", exc_info=True)
+            return
+        self._forget_leftover(path)
+
+    def _forget_leftover(self, path: str) -> None:
+        owner = self._leftovers.pop(path)
+        if owner not in self._leftovers.values():
+            self._directory.journal.release(owner, None)
+
+    def _free_path(self, name: str, owner: Collection | None = None) -> None:
+        """Make sure that nothing of others is in the file that a collection will have."""
+        for path in self._directory.paths_of(name):
+            for other in self._collections.made():
+                if other is not owner and path in other.paths:
+                    self._checkpoint(other)  # it was renamed, and its file did not follow yet
+            if path in self._leftovers:
+                self._directory.remove(path)
+                self._forget_leftover(path)
+
+    def rename_collection(self, name: str, new_name: str) -> None:
+        """Give a collection another name; handles and streams stay good.
+
+        Raises
+        ------
+        CollectionNotFound, CollectionExists, InvalidCollectionName
+        """
+        self._check_writable()
+        with error_context("rename", collection=name):
+            check_name(new_name)
+            with self._lock:
+                collection = self[name]
+                self._check_free(new_name)
+                self._free_path(new_name, collection)
+                with collection.at_rest():
+                    meta = {"op": "rename", "c": collection.name, "to": new_name}
+                    number = self._journal(collection, meta)
+                    del self._collections[collection.name]
+                    collection.mark_renamed(new_name, number)
+                    self._collections[new_name] = collection
+
+    def collections(self) -> list[str]:
+        """The names of the collections, sorted; nothing is read."""
+        self._check_open()
+        return self._collections.names()
+
+    def info(self, name: str) -> CollectionInfo:
+        """What is known of a collection without reading its documents."""
+        return self[name].info()
+
+    def infos(self) -> list[CollectionInfo]:
+        """What is known of each collection; reads the front of each file."""
+        return [self[name].info() for name in self.collections()]
+
+    def __getitem__(self, name: str) -> Collection:
+        self._check_open()
+        collection = self._collections.get(name)
+        if collection is None:
+            raise self._not_found(name)
+        return collection
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._collections
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.collections())
+
+    def __len__(self) -> int:
+        return len(self._collections)
+
+    def _ipython_key_completions_(self) -> list[str]:
+        return self.collections()
+
+    def _repr_html_(self) -> str:
+        if self._closed:
+            return f"<pre>{html.escape(repr(self))}</pre>"
+        shown = self.collections()[:_SHOWN]
+        table = Table(CollectionInfo.HEADS, f"{self._shown_path()}: {len(self)} collections")
+        for name in shown:
+            table.add(*self[name].info().cells())
+        if len(shown) < len(self):
+            table.add(f"… and {len(self) - len(shown)} more")
+        return table.html()
+
+    def _not_found(self, name: object) -> CollectionNotFound:
+        shown = ", ".join(repr(one) for one in self.collections()[:20])
+        return CollectionNotFound(
+            f"there is no collection {name!r}",
+            advice=f"the collections are {shown}" if shown else "make it with create_collection",
+        )
+
+    # --- documents: the verbs of Collection ---------------------------------------------------
+
+    def insert(self, name: str, document: Mapping[Any, Any]) -> str:
+        """See :meth:`Collection.insert`."""
+        return self[name].insert(document)
+
+    def insert_many(
+        self, name: str, data: Any, *, id_column: str | None = None, omit_nulls: bool = False
+    ) -> Sequence[str]:
+        """See :meth:`Collection.insert_many`."""
+        return self[name].insert_many(data, id_column=id_column, omit_nulls=omit_nulls)
+
+    def upsert_many(
+        self, name: str, data: Any, *, id_column: str | None = None, omit_nulls: bool = False
+    ) -> Sequence[str]:
+        """See :meth:`Collection.upsert_many`."""
+        return self[name].upsert_many(data, id_column=id_column, omit_nulls=omit_nulls)
+
+    def get(self, name: str, identity: str | int) -> dict[Any, Any]:
+        """See :meth:`Collection.get`."""
+        return self[name].get(identity)
+
+    def find(
+        self,
+        name: str,
+        filter: Filter | None = None,
+        *,
+        columns: Sequence[str] | None = None,
+        limit: int | None = None,
+        offset: int = 0,
+    ) -> list[dict[Any, Any]]:
+        """See :meth:`Collection.find`."""
+        return self[name].find(filter, columns=columns, limit=limit, offset=offset)
+
+    def find_all(self, name: str) -> list[dict[Any, Any]]:
+        """See :meth:`Collection.find_all`."""
+        return self[name].find_all()
+
+    def find_page(
+        self,
+        name: str,
+        filter: Filter | None = None,
+        *,
+        limit: int = 100,
+        cursor: str | None = None,
+    ) -> Page:
+        """See :meth:`Collection.find_page`."""
+        return self[name].find_page(filter, limit=limit, cursor=cursor)
+
+    def find_all_stream(
+        self,
+        name: str,
+        filter: Filter | None = None,
+        *,
+        columns: Sequence[str] | None = None,
+    ) -> DocumentStream:
+        """See :meth:`Collection.find_all_stream`."""
+        return self[name].find_all_stream(filter, columns=columns)
+
+    def stream_batches(
+        self,
+        name: str,
+        columns: Sequence[str] | None = None,
+        filter: Filter | None = None,
+        **options: Unpack[ReadKeywords],
+    ) -> pa.RecordBatchReader:
+        """See :meth:`Collection.stream_batches`."""
+        return self[name].stream_batches(columns, filter, **options)
+
+    def to_arrow(
+        self, name: str, columns: Sequence[str] | None = None, filter: Filter | None = None
+    ) -> pa.Table:
+        """See :meth:`Collection.to_arrow`."""
+        return self[name].to_arrow(columns, filter)
+
+    def to_pandas(
+        self,
+        name: str,
+        columns: Sequence[str] | None = None,
+        filter: Filter | None = None,
+        dtype_backend: DtypeBackend | None = None,
+    ) -> pd.DataFrame:
+        """See :meth:`Collection.to_pandas`."""
+        return self[name].to_pandas(columns, filter, dtype_backend)
+
+    def count(self, name: str, filter: Filter | None = None) -> int:
+        """See :meth:`Collection.count`."""
+        return self[name].count(filter)
+
+    def update(self, name: str, identity: str | int, fields: Mapping[Any, Any]) -> dict[Any, Any]:
+        """See :meth:`Collection.update`."""
+        return self[name].update(identity, fields)
+
+    def update_many(self, name: str, changes: Mapping[str, Mapping[Any, Any]]) -> int:
+        """See :meth:`Collection.update_many`."""
+        return self[name].update_many(changes)
+
+    def replace(self, name: str, identity: str | int, document: Mapping[Any, Any]) -> None:
+        """See :meth:`Collection.replace`."""
+        self[name].replace(identity, document)
+
+    def delete(self, name: str, identity: str | int) -> None:
+        """See :meth:`Collection.delete`."""
+        self[name].delete(identity)
+
+    def delete_many(self, name: str, filter: Filter | None) -> int:
+        """See :meth:`Collection.delete_many`."""
+        return self[name].delete_many(filter)
+
+    def create_index(self, name: str, field: str) -> None:
+        """See :meth:`Collection.create_index`."""
+        self[name].create_index(field)
+
+    def drop_index(self, name: str, field: str) -> None:
+        """See :meth:`Collection.drop_index`."""
+        self[name].drop_index(field)
+
+    def explain(self, name: str, filter: Filter | None = None) -> Explanation:
+        """See :meth:`Collection.explain`."""
+        return self[name].explain(filter)
+
+    # --- saving -------------------------------------------------------------------------------
+
+    def save(self) -> None:
+        """Write the files of all collections that changed.
+
+        Raises
+        ------
+        GodbError
+            A file could not be written: it, the changes and the journal are as they were, and
+            the others were written all the same. Also an error of the background since the last
+            save.
+        """
+        self._check_writable()
+        failed = self._save_all()
+        background, self._failure = self._failure, None
+        if failed is not None:
+            raise failed
+        if background is not None:
+            raise background
+
+    def _save_all(self) -> GodbError | None:
+        """Checkpoint everything; the first error, when all were tried."""
+        failed: GodbError | None = None
+        with self._lock:
+            for path in list(self._leftovers):
+                self._remove_leftover(path)
+            collections = self._collections.made()
+        for collection in collections:
+            try:
+                self._checkpoint(collection)
+            except GodbError as error:
+                logger.warning("saving %r failed: %s", collection.name, error)
+                failed = failed or error
+        try:
+            self._directory.journal.trim()
+        except StorageError as error:
+            failed = failed or error
+        return failed
+
+    def _checkpoint(self, collection: Collection) -> None:
+        with self._saving:  # one at a time: together they would only take more memory
+            try:
+                if collection.checkpoint():
+                    self._checkpoints += 1
+                    if not self._workers.running:
+                        collection.compact(pause=lambda: True)
+                    give_back()
+            except GodbError:
+                self._failed += 1
+                raise
+
+    def _save_in_background(self) -> None:
+        failed = self._save_all()
+        if failed is not None:
+            self._failure = failed
+            raise failed
+
+    def _sync_in_background(self) -> None:
+        try:
+            self._directory.journal.sync()
+        except GodbError as error:
+            self._failure = self._failure or error
+            raise
+
+    def _make_room(self, size: int) -> None:
+        """Before changes take some bytes: save what changed until there is room.
+
+        Also when the journal has grown large, by changes that took each other's place.
+        """
+        memory = self._memory
+        half = memory.limit // 2
+        has_room = memory.changes + size <= half
+        if has_room and self._directory.journal.size <= _MOST_JOURNAL:
+            return
+        failed: GodbError | None = None
+        with self._relieving:
+            if self._directory.journal.size > _MOST_JOURNAL:
+                failed = self._save_all()
+            with self._lock:
+                collections = sorted(
+                    self._collections.made(), key=lambda one: one.changed_bytes, reverse=True
+                )
+            for collection in collections:
+                if memory.changes + size <= half or not collection.changed_bytes:
+                    break
+                try:
+                    self._checkpoint(collection)
+                except GodbError as error:
+                    failed = error
+                    break
+            with suppress(StorageError):  # the next save says it
+                self._directory.journal.trim()
+        if failed is not None:
+            logger.warning("saving under pressure failed: %s", failed)
+            self._failure = self._failure or failed
+        if size > memory.room:
+            raise MemoryLimitExceeded(
+                f"the change takes {size} bytes, and {memory.room} of "
+                f"max_memory={memory.limit} are left",
+                advice="insert fewer documents at a time, or raise max_memory",
+            ) from failed
+
+    def compact(self, name: str | None = None) -> int:
+        """Leave out of the files what is gone, and join those that are small.
+
+        Collections that have several files are compacted in the background, too, where workers
+        run, and otherwise a little with each save; this does all that can be done.
+
+        Parameters
+        ----------
+        name : str, optional
+            The collection; all of them, if left out.
+
+        Returns
+        -------
+        int
+            Bytes of files that were written.
+
+        Examples
+        --------
+        >>> import tempfile, godb_arrow
+        >>> with godb_arrow.StorageEngine(tempfile.mkdtemp(), part_size="1KiB") as engine:
+        ...     numbers = engine.create_collection("numbers")
+        ...     _ = numbers.insert_many([{"n": n} for n in range(1000)])
+        ...     engine.save()
+        ...     _ = numbers.delete_many(numbers["n"] > 9)
+        ...     engine.save()
+        ...     _ = engine.compact("numbers")
+        ...     numbers.versions()[-1].parts
+        1
+        """
+        self._check_writable()
+        chosen = self._collections.all() if name is None else [self[name]]
+        return sum(collection.compact(thorough=True) for collection in chosen)
+
+    def _compact_in_background(self) -> None:
+        left = _BUDGET
+
+        def pause() -> bool:
+            return left <= 0
+
+        with self._lock:
+            collections = self._collections.made()
+        for collection in collections:
+            left -= collection.compact(pause=pause)
+            if pause():
+                return
+
+    def pack(self, name: str) -> None:
+        """Write a collection that has several files into a single one, which go-db reads.
+
+        It becomes several again when it is saved with changes and is larger than `part_size`.
+
+        Parameters
+        ----------
+        name : str
+            The collection.
+        """
+        self._check_writable()
+        self[name].pack()
+
+    def versions(self, name: str) -> list[VersionInfo]:
+        """See :meth:`Collection.versions`."""
+        return self[name].versions()
+
+    def snapshot(self, name: str, version: int) -> CollectionVersion:
+        """A collection as it was saved once: see :meth:`Collection.at_version`."""
+        return self[name].at_version(version)
+
+    def restore(self, name: str, version: int) -> None:
+        """Go back to an earlier state of a collection.
+
+        What there is now is saved before, and stays readable as the version before.
+
+        Parameters
+        ----------
+        name : str
+            The collection.
+        version : int
+            As :meth:`versions` has it.
+
+        Raises
+        ------
+        VersionNotFound
+            There is no such version, or not any more.
+        """
+        self._check_writable()
+        self[name].restore(version)
+
+    def backup(self, target: str | os.PathLike[str]) -> BackupInfo:
+        """Save, and copy all collections as they were saved; writers go on meanwhile.
+
+        Files that a backup in the same place has already are not copied again: of a collection
+        that has several files only the new ones are.
+
+        Parameters
+        ----------
+        target : path or URL
+            A folder, or a place on an object store; it takes any number of backups.
+
+        Returns
+        -------
+        BackupInfo
+
+        Examples
+        --------
+        >>> import tempfile, godb_arrow
+        >>> place = tempfile.mkdtemp()
+        >>> with godb_arrow.StorageEngine(tempfile.mkdtemp()) as engine:
+        ...     _ = engine.create_collection("users").insert({"name": "Ada"})
+        ...     engine.backup(place).copied_files, engine.backup(place).copied_files
+        (1, 0)
+        """
+        self.save()
+        held = ((name, self[name].held_base()) for name in self.collections())
+        return backup_collections(held, os.fspath(target))
+
+    # --- followers ----------------------------------------------------------------------------
+
+    def replicate_to(
+        self,
+        target: str | os.PathLike[str],
+        *,
+        mode: ReplicationMode = "asynchronous",
+        interval: float | str | dt.timedelta = 1.0,
+        replace: bool = False,
+    ) -> Replica:
+        """Keep another folder the same as the data directory, as long as the engine is open.
+
+        The follower is a data directory that can be opened with ``read_only=True`` all the time,
+        and takes over with :func:`~godb_arrow.promote`. When this returns, it has everything.
+
+        Parameters
+        ----------
+        target : path or URL
+            The follower: a new folder or place on an object store, or one that followed before,
+            which then gets what it lacks.
+        mode : {"asynchronous", "acknowledged"}
+            With "asynchronous" the follower has each change within about the interval. With
+            "acknowledged" a change returns when the follower has it on its disk, too (and this
+            one, whatever the durability): it survives the loss of either.
+        interval : float, timedelta or str
+            How often the journal, and what was saved, is copied.
+        replace : bool
+            Whether the target may have been a data directory of its own, which is given up.
+
+        Returns
+        -------
+        Replica
+            To see how far it is, and to stop.
+
+        Raises
+        ------
+        TargetExists, DirectoryLocked, StorageError
+
+        Examples
+        --------
+        >>> import tempfile, godb_arrow
+        >>> with godb_arrow.StorageEngine(tempfile.mkdtemp()) as engine:
+        ...     replica = engine.replicate_to(tempfile.mkdtemp(), mode="acknowledged")
+        ...     _ = engine.create_collection("users").insert({"name": "Ada"})
+        ...     replica.status().record
+        2
+        """
+        self._check_writable()
+        if mode not in get_args(ReplicationMode):
+            raise InvalidOption(
+                f"mode is {mode!r}", advice=f"use {' or '.join(get_args(ReplicationMode))}"
+            )
+        if mode == "acknowledged" and self.options.durability == "checkpoint":
+            raise InvalidOption(
+                'nothing is journalled with durability="checkpoint"',
+                advice='use another durability, or mode="asynchronous"',
+            )
+        seconds = parse_duration("interval", interval)
+        follower = Follower(self._directory.path, target, replace=replace)
+        replica = Replica(follower, self._directory.journal, mode, self._forget_replica)
+        try:
+            replica.step()
+        except BaseException:
+            follower.close()
+            raise
+        self._replicas = (*self._replicas, replica)
+        self._syncer.add(f"replica {replica.target}", seconds, lambda: self._step(replica))
+        self._syncer.start()
+        return replica
+
+    @property
+    def replicas(self) -> list[Replica]:
+        """The followers that the engine keeps up to date."""
+        return list(self._replicas)
+
+    def _step(self, replica: Replica) -> None:
+        try:
+            replica.step()
+        except GodbError as error:
+            self._failure = self._failure or error
+            raise
+
+    def _end_replica(self, replica: Replica) -> None:
+        """Bring it up to date once more, as far as that is possible."""
+        try:
+            self._step(replica)
+        except GodbError:
+            logger.exception("%s is not up to date", replica)
+        finally:
+            replica.stop()
+
+    def _forget_replica(self, replica: Replica) -> None:
+        self._replicas = tuple(one for one in self._replicas if one is not replica)
+        self._syncer.remove(f"replica {replica.target}")
+
+    def _acknowledge(self, number: int | None) -> None:
+        """Wait for those followers that have to acknowledge a change."""
+        for replica in self._replicas:
+            if replica.mode == "acknowledged":
+                self._directory.journal.sync(number)
+                replica.acknowledge(number)
+
+    def save_to_file(self, path: str | os.PathLike[str]) -> int:
+        """Write all collections to one file, which go-db reads, too.
+
+        Parameters
+        ----------
+        path : path
+            The file; replaced at once or not at all.
+
+        Returns
+        -------
+        int
+            How many documents were written.
+        """
+        self._check_open()
+        with error_context("save", os.fspath(path)):
+            collections = [self[name] for name in self.collections()]
+            snapshots = [
+                (one.name, one.snapshot(), one.next_id, one.indexes) for one in collections
+            ]
+            return write_snapshots(
+                os.fspath(path), snapshots, keep_extras=False, threads=self._memory.threads
+            )
+
+    def load_collection_metadata(self, path: str | os.PathLike[str]) -> dict[str, int]:
+        """Take in the collections of a single file; their documents are read at first use.
+
+        The file stays as it is: what changes goes to the data directory.
+
+        Parameters
+        ----------
+        path : path
+            A GODB file, of godb_arrow or go-db.
+
+        Returns
+        -------
+        dict of str to int
+            The names, and how many documents each has.
+
+        Raises
+        ------
+        CollectionExists
+            There is a collection of the same name: nothing was taken in.
+        """
+        self._check_writable()
+        location = os.fspath(path)
+        if not is_url(location):
+            location = os.path.abspath(os.path.expanduser(location))
+        with error_context("load", location):
+            found = list_collections(location)
+            with self._lock:
+                for name in found:
+                    check_name(name)
+                    self._check_free(name)
+                    self._free_path(name)
+                for name in found:
+                    base = Base(self._memory, location, name, is_ours=False)
+                    base.open()
+                    collection = Collection(self._services, name, base, stale=True)
+                    meta = {"op": "attach", "c": name, "path": location, "as": name}
+                    self._journal(collection, meta)
+                    self._collections[name] = collection
+            return found
+
+    # --- background ---------------------------------------------------------------------------
+
+    def start_background_workers(self) -> None:
+        """Start the saver, where there is one, and the workers that were added."""
+        self._check_open()
+        self._workers.start()
+
+    def stop_background_workers(self) -> None:
+        """Stop them, each after the run that is under way."""
+        self._workers.stop()
+
+    def add_worker(
+        self, name: str, interval: float | str | dt.timedelta, function: Callable[[], Any]
+    ) -> None:
+        """Have a function called again and again in the background.
+
+        Parameters
+        ----------
+        name : str
+            For :meth:`stats` and messages.
+        interval : float, timedelta or str
+            Time between two calls, such as ``"30s"``.
+        function : callable
+            Without arguments; its errors are logged and counted.
+        """
+        self._check_open()
+        self._workers.add(name, parse_duration("interval", interval), function)
+
+    def remove_worker(self, name: str) -> None:
+        """Stop a worker and forget it."""
+        self._workers.remove(name)
+
+    # --- how it is getting on -----------------------------------------------------------------
+
+    def memory_stats(self) -> MemoryStats:
+        """What the engine holds in memory."""
+        cache = self._memory.cache.stats()
+        with self._lock:
+            collections = self._collections.made()
+        read_only = self._directory.read_only
+        return MemoryStats(
+            alloc_mb=self._memory.used / MEBIBYTE,
+            peak_mb=self._memory.peak / MEBIBYTE,
+            limit_mb=self._memory.limit / MEBIBYTE,
+            cache_size=cache.values,
+            cache_bytes=cache.bytes,
+            changes_bytes=self._memory.changes,
+            stream_bytes=self._memory.streams,
+            hits=cache.hits,
+            misses=cache.misses,
+            evictions=cache.evictions,
+            collections=len(self._collections),
+            streams=len(self._services.streams),
+            threads=threading.active_count(),
+            journal_bytes=0 if read_only else self._directory.journal.size,
+            dirty_documents=sum(one.dirty_documents for one in collections),
+        )
+
+    def stats(self) -> EngineStats:
+        """How the engine is getting on."""
+        journal = None if self._directory.read_only else self._directory.journal
+        workers = self._workers.health()
+        workers += self._syncer.health()
+        return EngineStats(
+            memory=self.memory_stats(),
+            workers=workers,
+            checkpoints=self._checkpoints,
+            failed_checkpoints=self._failed,
+            journal_syncs=journal.syncs if journal else 0,
+            recovered_records=self._recovered,
+            torn_bytes=journal.torn if journal else 0,
+        )

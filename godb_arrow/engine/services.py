@@ -1,0 +1,53 @@
+"""Services that an engine offers to its collections."""
+
+from __future__ import annotations
+
+import logging
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from godb_arrow.directory.data_directory import DataDirectory
+from godb_arrow.memory.limit import Memory
+from godb_arrow.options import EngineOptions
+
+__all__ = ["Services"]
+
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Services:
+    """What the collections of an engine share.
+
+    Attributes
+    ----------
+    options : EngineOptions
+        How the engine works.
+    directory : DataDirectory
+        Where files and journal are.
+    memory : Memory
+        What may be taken.
+    make_room : callable
+        Called with the bytes that a change will take; saves others' changes where needed.
+    check_writable : callable
+        Raises when the engine is closed or may not write.
+    check_open : callable
+        Raises when the engine is closed.
+    acknowledge : callable
+        Waits until followers have a record of the journal, or, without one, all files; where
+        somebody wants that.
+    streams : WeakSet
+        The streams that are open.
+    """
+
+    options: EngineOptions
+    directory: DataDirectory
+    memory: Memory
+    make_room: Callable[[int], None]
+    check_writable: Callable[[], None]
+    check_open: Callable[[], None]
+    acknowledge: Callable[[int | None], None]
+    streams: weakref.WeakSet[Any] = field(default_factory=weakref.WeakSet)

@@ -1,0 +1,620 @@
+"""What is under a collection's verbs: its file, its changes, the journal, and checkpoints."""
+
+from __future__ import annotations
+
+import html
+import logging
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import pyarrow as pa
+
+from godb_arrow import codec
+from godb_arrow.codec.compression import check_compression
+from godb_arrow.directory.segments import Record
+from godb_arrow.directory.snapshot_writer import place_for, save_snapshot
+from godb_arrow.documents.encoding import Encoded
+from godb_arrow.documents.ids import IdSequence, number_of, repeated_ids
+from godb_arrow.engine.info import CollectionInfo, CollectionState, moment
+from godb_arrow.engine.services import Services
+from godb_arrow.errors import (
+    CollectionNotFound,
+    DuplicateId,
+    StorageError,
+    error_context,
+)
+from godb_arrow.options import CompressionName
+from godb_arrow.snapshots.base import Base
+from godb_arrow.snapshots.overlay import Overlay, Version
+from godb_arrow.snapshots.parted_base import PartedBase
+from godb_arrow.snapshots.snapshot import Snapshot, scan
+
+__all__ = ["CollectionStore"]
+
+
+logger = logging.getLogger(__name__)
+
+_FEW = 64  # documents that are kept one by one in an overlay
+
+
+class CollectionStore:
+    """Documents that change, over a file that does not.
+
+    Parameters
+    ----------
+    services : Services
+        What the engine's collections share.
+    name : str
+        The collection's name.
+    base : Base
+        Its file.
+    indexes : tuple of str, optional
+        The fields that have an index; the file says it, if left out.
+    compression : str, optional
+        How its files are compressed; the file says it, if left out.
+    record : int
+        The journal's last record of this collection.
+    stale : bool
+        Whether the file must be written though no document changed.
+    """
+
+    def __init__(
+        self,
+        services: Services,
+        name: str,
+        base: Base,
+        *,
+        indexes: tuple[str, ...] | None = None,
+        compression: CompressionName | None = None,
+        record: int = 0,
+        stale: bool = False,
+    ) -> None:
+        self._services = services
+        self._name = name
+        self._base = base
+        self._overlay = Overlay()
+        self._lock = threading.RLock()  # guards all that follows
+        self._storing = threading.Lock()  # one checkpoint at a time
+        self._count: int | None = None
+        self._sequence: IdSequence | None = None
+        self._greatest_given = 0  # of the ids that callers chose
+        self._indexes = indexes
+        self._compression = compression
+        self._record = record  # the journal's last record of this collection
+        self._needs: int | None = None  # the oldest one beside the overlay's, such as a rename
+        self._former: list[str] = []  # files under other names, to be removed
+        self._stale = stale  # whether the file must be written though no document changed
+        self._form: str | None = None  # what it shall be then, however large: a file or a folder
+        self._changes = 0
+        self._replayed: list[Record] = []
+        self._taken = 0
+        self._dropped = False
+        self._last_modified: float | None = None
+        self._last_accessed: float | None = None
+        self._accesses = 0
+
+    # --- what it is ---------------------------------------------------------------------------
+
+    @property
+    def name(self) -> str:
+        """The collection's name."""
+        return self._name
+
+    @property
+    def state(self) -> CollectionState:
+        """Where its documents are."""
+        if self.is_dirty:
+            return CollectionState.DIRTY
+        if self._base.is_loading:
+            return CollectionState.LOADING
+        return CollectionState.LOADED if self._base.is_loaded else CollectionState.UNLOADED
+
+    @property
+    def is_dirty(self) -> bool:
+        """Whether it changed since its file was written."""
+        return bool(self._stale or self._replayed or self._former or len(self._overlay))
+
+    @property
+    def dirty_documents(self) -> int:
+        """How many documents changed since the file was written."""
+        return len(self._overlay)
+
+    @property
+    def changed_bytes(self) -> int:
+        """Bytes of memory that its changes take."""
+        return self._taken
+
+    @property
+    def next_id(self) -> int:
+        """The number that the next generated document id gets."""
+        return self._ids().next_id
+
+    @property
+    def indexes(self) -> tuple[str, ...]:
+        """The fields that have an index."""
+        with self._lock:
+            self._prepare()
+            if self._indexes is None:
+                self._indexes = self._base.hint.indexes
+            return self._indexes
+
+    @property
+    def compression(self) -> CompressionName:
+        """How its files are compressed when they are written the next time."""
+        with self._lock:
+            self._prepare()
+            if self._compression is None:
+                self._compression = self._base.hint.compression
+            return self._compression
+
+    def info(self) -> CollectionInfo:
+        """What is known without reading the documents."""
+        modified = self._last_modified or self._base.modified
+        return CollectionInfo(
+            name=self._name,
+            state=self.state,
+            documents=len(self),
+            disk_bytes=self._base.file_size,
+            memory_bytes=self._base.held_bytes() + self._taken,
+            last_modified=moment(modified),
+            last_accessed=moment(self._last_accessed),
+            access_count=self._accesses,
+        )
+
+    def __len__(self) -> int:
+        self._services.check_open()
+        with self._lock:
+            self._check_there()
+            self._prepare()
+            assert self._count is not None
+            return self._count
+
+    def __repr__(self) -> str:
+        if self._dropped:
+            return f"<Collection {self._name!r}, dropped>"
+        return f"<Collection {self._name!r}, {self.state.value}>"
+
+    def _repr_html_(self) -> str:
+        if self._dropped:
+            return f"<pre>{html.escape(repr(self))}</pre>"
+        return self.info()._repr_html_()
+
+    def snapshot(self) -> Snapshot:
+        """The collection as it is now, whatever happens to it later."""
+        with self._reading(), self._lock:
+            self._check_there()
+            self._prepare()
+            return self._snapshot()
+
+    def _snapshot(self) -> Snapshot:
+        assert self._count is not None
+        return Snapshot(self._base, self._overlay, self._count, self._record)
+
+    def _reading(self) -> error_context:
+        self._services.check_open()
+        self._note_access()
+        return error_context("read", collection=self._name)
+
+    def _find(self, identity: str) -> bytes | None:
+        """The bytes of a document."""
+        with self._lock:
+            self._check_there()
+            self._prepare()
+            version = self._overlay.find(identity)
+            if version is not False:
+                return None if version is None else self._overlay.document(version)
+            base = self._base
+            pin = base.pin()  # noqa: F841 (it works by being there)
+        return base.find(identity)
+
+    def _has(self, identity: str, given: bool) -> bool:
+        """Whether there is a document with an id that a caller chose, or that was generated."""
+        number = number_of(identity)
+        if given and number is not None:
+            self._greatest_given = max(self._greatest_given, number)
+        version = self._overlay.find(identity)
+        if version is not False:
+            return version is not None
+        # Nobody has a generated id, but for who chose that very number meanwhile.
+        chosen = given or (number is not None and number <= self._greatest_given)
+        return chosen and self._base.has(identity)
+
+    def _ids(self) -> IdSequence:
+        """Gives ids that no document had."""
+        with self._lock:
+            self._check_there()
+            self._prepare()
+            if self._sequence is None:
+                next_id = self._base.hint.next_id
+                if next_id is None:
+                    next_id = self._base.greatest_id() + 1
+                self._sequence = IdSequence(next_id)
+            return self._sequence
+
+    def _put(
+        self, encoded: Encoded, ids: list[str], schema: pa.Schema | None, *, replace: bool
+    ) -> None:
+        entries = encoded.entries()
+        self._services.make_room(len(encoded.chunk) + 8 * len(entries.bounds))
+        given = encoded.given
+        if not given and len(ids) > _FEW and int(ids[-1]) - int(ids[0]) == len(ids) - 1:
+            if self._put_range(int(ids[0]), entries, schema, encoded.chunk):
+                return
+            given = True
+        positions = dict.fromkeys(ids)
+        if len(positions) < len(ids) and not replace:
+            raise DuplicateId(repeated_ids(ids)[:10])
+        sequence = self._ids()
+        greatest = codec.survey_ids(encoded.ids)[1]
+        if given:
+            sequence.see_greatest(greatest)
+            self._base.prepare_ids()  # while nobody has to wait for it
+        with self._lock:
+            self._check_there()
+            if given:
+                self._greatest_given = max(self._greatest_given, greatest)
+            # Nobody has a generated id, but for who chose that very number meanwhile.
+            given = given or int(ids[0]) <= self._greatest_given
+            changed = self._overlay.find_any(positions)
+            shadows = self._base.rows_of(positions) if given else {}
+            for identity in changed:
+                shadows.pop(identity, None)
+            there = {i for i, version in changed.items() if version is not None}
+            there.update(shadows)
+            if there and not replace:
+                raise DuplicateId(
+                    sorted(there)[:10], advice="replace them with upsert_many, or leave them out"
+                )
+            number = self._append(self._bulk_meta(len(ids), schema), [encoded.chunk])
+            rows = [row for found in shadows.values() for row in found]
+            self._apply(entries, ids, schema, rows, number)
+            gone = sum(len(found) - 1 for found in shadows.values())
+            self._changed(len(positions) - len(there) - gone)
+        self._sync(number)
+
+    def _put_range(
+        self, first_id: int, entries: codec.Entries, schema: pa.Schema | None, chunk: bytes
+    ) -> bool:
+        """Put documents with generated ids; False if somebody may have chosen one meanwhile."""
+        with self._lock:
+            self._check_there()
+            if first_id <= self._greatest_given:
+                return False
+            meta = self._bulk_meta(len(entries), schema) | {"g": first_id}
+            number = self._append(meta, [chunk])
+            self._overlay.add_range(first_id, entries, schema, number)
+            self._changed(len(entries))
+        self._sync(number)
+        return True
+
+    def _bulk_meta(self, count: int, schema: pa.Schema | None) -> dict[str, Any]:
+        meta: dict[str, Any] = {"op": "write", "n": self._ids().next_id, "k": [count]}
+        if schema is not None:
+            meta["s"] = schema.serialize().to_pybytes()
+        return meta
+
+    def _apply(
+        self,
+        entries: codec.Entries,
+        ids: list[str],
+        schema: pa.Schema | None,
+        shadows: list[int],
+        number: int | None,
+    ) -> None:
+        if len(ids) <= _FEW and schema is None:
+            versions = {one: entries.document(index) for index, one in enumerate(ids)}
+            self._overlay.change(versions, shadows, number)
+        else:
+            self._overlay.add(ids, entries, schema, shadows, number)
+
+    def _present(self, ids: Iterable[str]) -> tuple[dict[str, bytes], list[int], int]:
+        """The bytes of those documents that are there, and the rows and number of the base's."""
+        wanted = dict.fromkeys(ids)
+        changed: dict[str, Version] = self._overlay.find_any(wanted)
+        found = {
+            key: self._overlay.document(version)
+            for key, version in changed.items()
+            if version is not None
+        }
+        stored = self._base.find_all([key for key in wanted if key not in changed])
+        found.update((key, raw) for key, (_, raw) in stored.items())
+        return found, [row for rows, _ in stored.values() for row in rows], len(stored)
+
+    def _write_few(
+        self, versions: Mapping[str, bytes | None], shadows: list[int], added: int
+    ) -> int | None:
+        """Put and delete documents in place of some rows; there are so many more afterwards."""
+        puts = [codec.pack(key) + raw for key, raw in versions.items() if raw is not None]
+        deleted = [key for key, raw in versions.items() if raw is None]
+        meta = {"op": "write", "n": self._ids().next_id, "k": [len(puts)], "d": deleted}
+        number = self._append(meta, [b"".join(puts)])
+        self._overlay.change(versions, shadows, number)
+        self._changed(added)
+        return number
+
+    def _set_indexes(self, fields: tuple[str, ...]) -> None:
+        self._indexes = fields
+        self._note_setting({"op": "index", "i": list(fields)})
+
+    def set_compression(self, compression: CompressionName) -> None:
+        """Choose how its files are compressed from now on.
+
+        The file of a small collection is written anew with the next save. Of a collection that
+        has several files, those that are there stay as they are until they are joined.
+
+        Parameters
+        ----------
+        compression : {"lz4", "lz4hc", "zstd", "none"}
+            As of :func:`~godb_arrow.write_godb`.
+
+        Raises
+        ------
+        InvalidOption
+
+        Examples
+        --------
+        >>> import tempfile, godb_arrow
+        >>> with godb_arrow.StorageEngine(tempfile.mkdtemp()) as engine:
+        ...     users = engine.create_collection("users")
+        ...     users.set_compression("zstd")
+        ...     users.compression
+        'zstd'
+        """
+        with self._writing("set the compression"), self._lock:
+            self._check_there()
+            check_compression(compression)
+            if compression != self.compression:
+                self._compression = compression
+                self._note_setting({"op": "compression", "z": compression})
+
+    def _note_setting(self, meta: dict[str, Any]) -> None:
+        """Journal what is no change of documents; the next save writes it."""
+        number = self._append(meta, [])
+        self._note_need(number)
+        self._stale = True
+        self._sync(number)
+
+    # --- under the verbs ----------------------------------------------------------------------
+
+    def _writing(self, operation: str) -> error_context:
+        self._services.check_writable()
+        self._note_access()
+        return error_context(operation, collection=self._name)
+
+    def _note_access(self) -> None:
+        with self._lock:
+            self._accesses += 1
+            self._last_accessed = time.time()
+
+    def _check_there(self) -> None:
+        if self._dropped:
+            raise CollectionNotFound(
+                f"the collection {self._name!r} was dropped", advice="create it again"
+            )
+
+    def _append(self, meta: dict[str, Any], parts: Sequence[bytes]) -> int | None:
+        """Journal a change; the caller holds the lock."""
+        if self._services.options.durability == "checkpoint":
+            return None
+        number = self._services.directory.journal.append(self, {**meta, "c": self._name}, parts)
+        self._record = number
+        return number
+
+    def _sync(self, number: int | None) -> None:
+        if number is None:
+            return
+        if self._services.options.durability == "commit":
+            self._services.directory.journal.sync(number)
+        self._services.acknowledge(number)
+
+    def _changed(self, added: int) -> None:
+        assert self._count is not None
+        self._count += added
+        self._changes += 1
+        self._last_modified = time.time()
+        self._account()
+
+    def _account(self) -> None:
+        size = self._overlay.size
+        self._services.memory.take(changes=size - self._taken)
+        self._taken = size
+
+    def _note_need(self, number: int | None) -> None:
+        if self._needs is None:
+            self._needs = number
+
+    # --- recovery -----------------------------------------------------------------------------
+
+    def replay(self, record: Record) -> None:
+        """Take a change from the journal; it counts from the first use on."""
+        self._replayed.append(record)
+        self._record = record.number
+
+    @property
+    def stored_record(self) -> int:
+        """The last record of the journal that the file holds."""
+        return self._base.hint.record
+
+    def _prepare(self) -> None:
+        """Before the first use: count, and apply what the journal had."""
+        if self._count is not None and not self._replayed:
+            return
+        base = self._base
+        if self._count is None:
+            self._count = base.live
+        stored = base.hint.record
+        records = [record for record in self._replayed if record.number > stored]
+        for record in records:
+            self._replay_one(record)
+        if records:
+            self._overlay.rebase(base)
+            snapshot = self._snapshot()
+            changed = sum(len(run) for run in snapshot.overlay_runs())
+            self._count = base.count - len(snapshot.dead_rows()) + changed
+            self._account()
+        elif self._replayed and not self._services.directory.read_only:
+            self._services.directory.journal.release(self, self._needs)
+        self._replayed = []
+
+    def _replay_one(self, record: Record) -> None:
+        meta = record.meta
+        if meta["op"] == "index":
+            self._indexes = tuple(meta["i"])
+        elif meta["op"] == "compression":
+            self._compression = check_compression(meta["z"]).name
+        if meta["op"] != "write":
+            self._note_need(record.number)
+            self._stale = True
+            return
+        if self._sequence is None:
+            self._sequence = IdSequence(max(meta["n"], self._base.hint.next_id or 1))
+        self._sequence.see_greatest(meta["n"] - 1)
+        schema = None
+        if "s" in meta:
+            schema = pa.ipc.read_schema(pa.py_buffer(meta["s"]))
+        for count, part in zip(meta["k"], record.parts, strict=True):
+            if not count:
+                continue
+            entries = scan(part, count)
+            if "g" in meta:
+                self._overlay.add_range(meta["g"], entries, schema, record.number)
+            else:
+                self._apply(entries, list(entries.ids()), schema, [], record.number)
+        if meta.get("d"):
+            self._overlay.change(dict.fromkeys(meta["d"]), [], record.number)
+
+    # --- saving -------------------------------------------------------------------------------
+
+    def checkpoint(self) -> bool:
+        """Write the file, if anything changed; returns whether it was written.
+
+        Writers and readers go on meanwhile.
+
+        Raises
+        ------
+        StorageError
+            The disk refused: the file, the changes and the journal are as they were.
+        """
+        with self._storing, error_context("save", collection=self._name):
+            with self._lock:
+                if self._dropped or not self.is_dirty:
+                    return False
+                self._prepare()
+                if not self.is_dirty:  # the file had all that the journal had
+                    return False
+                snapshot = self._snapshot()
+                self._overlay.pin()
+                base, name = self._base, self._name
+                needs, stale = self._needs, self._stale
+                self._needs, self._stale = None, False  # what comes from now on is for the next
+                form, self._form = self._form, None
+                next_id, indexes, taken = self._ids().next_id, self.indexes, self._changes
+                compression = self.compression
+            options, directory = self._services.options, self._services.directory
+            target = place_for(directory, name, snapshot, options.part_size, form)
+            if target != base.path and target not in self._former:
+                self._former.append(target)  # should it not become ours, it must not stay
+            try:
+                stored = save_snapshot(
+                    directory, target, name, snapshot, next_id, indexes, compression,
+                    options.part_size,
+                )  # fmt: skip
+                if self._overlay.has_ids_to_find:
+                    stored.prepare_ids()  # they are needed below, while writers wait
+            except BaseException:
+                with self._lock:
+                    self._overlay.unpin()
+                    self._stale = self._stale or stale
+                    self._needs = self._needs if needs is None else needs
+                raise
+            with self._lock:
+                self._adopt(stored)
+            base.forget(stored)
+            del base, snapshot
+            # The journal must know of the earlier name as long as that file is there.
+            for path in self._former[:]:
+                self._services.directory.remove(path)
+                self._former.remove(path)
+            with self._lock:
+                needed = [one for one in (self._overlay.first, self._needs) if one is not None]
+                self._services.directory.journal.release(self, min(needed, default=None))
+            logger.info("saved %r: %d documents, %d changes", name, stored.live, taken)
+            self._sweep()
+            return True
+
+    def _sweep(self) -> None:
+        """Remove files that no state and no reader needs; what cannot be removed stays for now."""
+        base, options = self._base, self._services.options
+        if isinstance(base, PartedBase):
+            try:
+                base.folder.sweep(options.keep_versions, options.part_grace)
+            except StorageError:
+                logger.warning("files of %r that nobody needs stay", self._name, exc_info=True)
+
+    def _adopt(self, stored: Base) -> None:
+        """Go on with a new file."""
+        before = self._base.path
+        if before is not None:
+            self._former.append(before)
+        self._former = [path for path in self._former if path != stored.path]
+        self._overlay.drop_pinned()
+        self._base = stored
+        if len(self._overlay):
+            self._overlay.rebase(stored)
+        self._account()
+
+    def note_record(self, number: int) -> None:
+        """The journal has a record of it as a whole: what is saved from now on holds that."""
+        with self._lock:
+            self._record = max(self._record, number)
+
+    def mark_dropped(self) -> None:
+        """The engine dropped it: handles are no good any more."""
+        self._dropped = True
+        self._services.memory.take(changes=-self._taken)
+        self._taken = 0
+        self._base.forget()
+
+    def let_go(self) -> None:
+        """The engine is closed: the file need not be open any more."""
+        with self._lock:
+            self._base.forget()
+
+    def mark_renamed(self, name: str, number: int) -> None:
+        """The engine renamed it: the file follows with the next checkpoint."""
+        self._name = name
+        self._stale = True
+        self._note_need(number)
+        self.note_record(number)
+
+    @property
+    def path(self) -> str | None:
+        """The file that it is over."""
+        return self._base.path
+
+    @property
+    def paths(self) -> list[str]:
+        """That file, and those that it had under other names and that are still there."""
+        return [path for path in (self._base.path, *self._former) if path is not None]
+
+    @contextmanager
+    def held_base(self) -> Iterator[Base]:
+        """What was saved last; its files stay meanwhile."""
+        with self._lock:
+            self._check_there()
+            base = self._base
+            pin = base.pin()
+        try:
+            yield base
+        finally:
+            del pin
+
+    @contextmanager
+    def at_rest(self) -> Iterator[None]:
+        """Nobody changes or saves the collection meanwhile."""
+        with self._storing, self._lock:
+            self._check_there()
+            yield

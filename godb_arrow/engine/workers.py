@@ -1,0 +1,249 @@
+"""Background workers: functions that run again and again, and how they are getting on."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import signal
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any
+
+from godb_arrow.errors import InvalidOption, WorkerNotFound
+
+__all__ = ["Worker", "WorkerHealth", "Workers", "close_at_exit"]
+
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerHealth:
+    """How a worker is getting on.
+
+    Attributes
+    ----------
+    name : str
+        The worker.
+    running : bool
+        Whether its thread is there.
+    interval : float
+        Seconds between two runs.
+    runs, failures : int
+        How often it ran, and how often that failed.
+    last_run : float or None
+        When, in seconds since the epoch.
+    last_seconds : float or None
+        How long that took.
+    last_error : str or None
+        What the last failure said.
+    """
+
+    name: str
+    running: bool
+    interval: float
+    runs: int
+    failures: int
+    last_run: float | None
+    last_seconds: float | None
+    last_error: str | None
+
+
+class Worker:
+    """A function that runs on a thread of its own, every so many seconds.
+
+    Parameters
+    ----------
+    name : str
+        For the thread and for messages.
+    interval : float
+        Seconds from the end of one run to the beginning of the next.
+    function : callable
+        Without arguments. An error is logged, counted and kept; the next run comes all the same.
+    """
+
+    def __init__(self, name: str, interval: float, function: Callable[[], Any]) -> None:
+        self.name = name
+        self.interval = interval
+        self._function = function
+        self._stopping = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._lock = threading.Lock()
+        self._runs = self._failures = 0
+        self._last_run: float | None = None
+        self._last_seconds: float | None = None
+        self._last_error: str | None = None
+
+    def start(self) -> None:
+        """Begin, unless it runs already."""
+        with self._lock:
+            if self._thread is None:
+                self._stopping.clear()
+                self._thread = threading.Thread(
+                    target=self._loop, name=f"godb-arrow-{self.name}", daemon=True
+                )
+                self._thread.start()
+
+    def stop(self) -> None:
+        """End, after the run that is under way."""
+        with self._lock:
+            thread, self._thread = self._thread, None
+            self._stopping.set()
+        if thread is not None and thread is not threading.current_thread():
+            thread.join()
+
+    def _loop(self) -> None:
+        while not self._stopping.wait(self.interval):
+            self.run_once()
+
+    def run_once(self) -> None:
+        """Run the function here and now, and note how that went."""
+        self._last_run = time.time()
+        started = time.perf_counter()
+        error: Exception | None = None
+        try:
+            self._function()
+        except Exception as raised:
+            logger.exception("the background worker %r failed", self.name)
+            error = raised
+        self._last_seconds = time.perf_counter() - started
+        self._runs += 1
+        if error is not None:
+            self._failures += 1
+            self._last_error = f"{type(error).__name__}: {error}"
+
+    def health(self) -> WorkerHealth:
+        """How it is getting on."""
+        return WorkerHealth(
+            self.name,
+            self._thread is not None,
+            self.interval,
+            self._runs,
+            self._failures,
+            self._last_run,
+            self._last_seconds,
+            self._last_error,
+        )
+
+
+class Workers:
+    """The workers of an engine.
+
+    Examples
+    --------
+    >>> workers = Workers()
+    >>> workers.add("tidy", 60, lambda: None)
+    >>> workers.start()
+    >>> [health.running for health in workers.health()]
+    [True]
+    >>> workers.stop()
+    """
+
+    def __init__(self) -> None:
+        self._workers: dict[str, Worker] = {}
+        self._lock = threading.RLock()
+        self._running = False
+
+    @property
+    def running(self) -> bool:
+        """Whether they were started, and not stopped since."""
+        return self._running
+
+    def add(self, name: str, interval: float, function: Callable[[], Any]) -> None:
+        """Add a worker; it starts with the others, or now if they run."""
+        if not callable(function):
+            raise InvalidOption(f"{function!r} cannot be called", advice="give a function")
+        with self._lock:
+            if name in self._workers:
+                raise InvalidOption(
+                    f"there is a worker {name!r} already", advice="choose another name"
+                )
+            worker = self._workers[name] = Worker(name, interval, function)
+            if self._running:
+                worker.start()
+
+    def remove(self, name: str) -> None:
+        """Stop a worker and forget it.
+
+        Raises
+        ------
+        WorkerNotFound
+        """
+        with self._lock:
+            if name not in self._workers:
+                raise WorkerNotFound(
+                    f"there is no worker {name!r}",
+                    advice=f"the workers are {sorted(self._workers)}",
+                )
+            worker = self._workers.pop(name)
+        worker.stop()
+
+    def start(self) -> None:
+        """Start all; those that run go on."""
+        with self._lock:
+            self._running = True
+            for worker in self._workers.values():
+                worker.start()
+
+    def stop(self) -> None:
+        """Stop all, each after the run that is under way."""
+        with self._lock:
+            self._running = False
+            workers = list(self._workers.values())
+        for worker in workers:
+            worker.stop()
+
+    def health(self) -> list[WorkerHealth]:
+        """How each is getting on."""
+        with self._lock:
+            return [worker.health() for worker in self._workers.values()]
+
+
+class _AtExit:
+    """What is to be closed when the interpreter exits."""
+
+    def __init__(self) -> None:
+        self._open: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._installed = False
+
+    def add(self, closable: Any) -> None:
+        self._open.add(closable)
+        if self._installed:
+            return
+        self._installed = True
+        atexit.register(self._close_all)
+        in_main = threading.current_thread() is threading.main_thread()
+        if in_main and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+            signal.signal(signal.SIGTERM, _on_sigterm)
+
+    def _close_all(self) -> None:
+        for closable in list(self._open):
+            try:
+                closable.close()
+            except Exception:
+                logger.exception("closing %r at exit failed", closable)
+
+
+_at_exit = _AtExit()
+
+
+def close_at_exit(closable: Any) -> None:
+    """Have something closed when the interpreter exits, or is told to by SIGTERM.
+
+    A handler that the application has for SIGTERM stays the only one: then the application
+    decides. Ours leaves what is being done by ``SystemExit``, as Ctrl-C does by an exception.
+
+    Parameters
+    ----------
+    closable : object
+        It has ``close()``, which may be called twice. It is held weakly.
+    """
+    _at_exit.add(closable)
+
+
+def _on_sigterm(number: int, frame: FrameType | None) -> None:
+    raise SystemExit(128 + number)

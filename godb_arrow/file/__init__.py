@@ -1,0 +1,1 @@
+"""One GODB file: its layout, reading and writing."""

@@ -1,0 +1,227 @@
+"""Draft of a collection: documents encoded and compressed before the file is written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import pyarrow as pa
+
+from godb_arrow import codec
+from godb_arrow.codec.entries import Chunk
+from godb_arrow.codec.sizes import pack_if_worthwhile
+from godb_arrow.documents.encoding import Encoded, batches_with_ids, encode_rows, threads
+from godb_arrow.documents.ids import IdSequence, ids_of, repeated_ids
+from godb_arrow.documents.rows import ROWS, Rows, id_column_of, stored_schema
+from godb_arrow.errors import (
+    DuplicateId,
+    InvalidOption,
+)
+from godb_arrow.file.hints import CollectionHint
+from godb_arrow.file.writer import CollectionData, compressed_chunk
+from godb_arrow.options import CompressionName
+from godb_arrow.parallel import ordered_map
+from godb_arrow.query.statistics import Row, covered, decode_statistics, statistics_of
+from godb_arrow.schema import DocumentSummary, infer_schema
+from godb_arrow.storage.source import spool
+
+__all__ = ["Draft", "MANY"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """Entries: spooled, or the rows of a table that is in memory anyway, to be encoded later."""
+
+    count: int
+    start: int = 0
+    size: int = 0
+    raw: bytes = b""
+    batch: pa.RecordBatch | None = None
+    ids: pa.Array | None = None
+    omit_nulls: bool = False
+    statistics: Row | None = None
+    ascending: str | None = None  # the column with the ids, where these ascend
+
+    def encode(self, fields: pa.Schema | None) -> Chunk:
+        """The entries, with the statistics of some fields."""
+        if self.batch is not None:
+            raw, sizes = codec.encode(self.batch, self.ids, self.omit_nulls)
+            known = statistics_of(self.batch, fields, self.ascending) if fields else None
+            return Chunk(raw, self.count, known, sizes=pack_if_worthwhile(sizes))
+        raw = self.raw
+        if not fields:
+            return Chunk(raw, self.count)
+        if self.statistics is not None:
+            return Chunk(raw, self.count, self.statistics)
+        entries = codec.scan_entries(raw, 0, self.count, len(raw) + 1, 0)
+        return Chunk(raw, self.count, decode_statistics(entries, fields))
+
+
+def _greatest_if_ascending(ids: Sequence[pa.Array]) -> int | None:
+    """The greatest number among ids that each come behind the one before; else None."""
+    greatest = 0
+    last: bytes | None = None
+    for array in ids:
+        first = array[0].as_py()
+        if last is not None and (len(first), first) <= (len(last), last):
+            return None
+        found = codec.ids_ascend(array)
+        if found is None:
+            return None
+        greatest = max(greatest, found)
+        last = array[-1].as_py()
+    return greatest
+
+
+_AHEAD = 4  # pieces that wait for being hashed and written
+MANY = 1000  # documents, below which statistics are not worthwhile
+
+
+class Draft:
+    """Entries of one collection on their way to a file, with what must be known first.
+
+    A GODB file begins with the counts and the schema. So documents and streams are encoded and
+    spooled before the first byte is written; of tables only the ids are looked at.
+    """
+
+    def __init__(self, schema: pa.Schema | None) -> None:
+        self._schema = schema
+        self._file = spool()
+        self._parts: list[_Part] = []
+        self._written = 0
+        self._hashes = bytearray()
+        self._all_differ = True  # ids were generated, or each comes behind the one before
+        self._unhashed: list[pa.Array] = []  # which therefore are not remembered
+        self.replaced: list[pa.Array] | None = None  # ids of documents that take others' place
+        self.count = 0
+        self.sequence = IdSequence()
+        self.summary = DocumentSummary()
+        self._infer = schema is None
+
+    def __enter__(self) -> Draft:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def add(self, rows: Rows, id_column: str | None, omit_nulls: bool) -> None:
+        """Encode rows."""
+        if rows.in_memory and not self._infer:
+            given = id_column_of(rows, id_column) is not None
+            pairs = list(batches_with_ids(rows, id_column, self.sequence))
+            first = self.replaced is None and not self._parts
+            greatest = _greatest_if_ascending([ids for _, ids in pairs]) if first else None
+            if greatest is None:
+                for _, ids in pairs:
+                    self._note(ids, given, codec.survey_ids(ids))
+            else:
+                self._unhashed.extend(ids for _, ids in pairs)
+                self.sequence.see_greatest(greatest)
+            ascending = None if greatest is None else id_column_of(rows, id_column)
+            for batch, ids in pairs:
+                part = _Part(
+                    len(ids), batch=batch, ids=ids, omit_nulls=omit_nulls, ascending=ascending
+                )
+                self._parts.append(part)
+                self.count += len(ids)
+            return
+        fields = None if self._infer else covered(self._hint_schema())
+        for encoded in encode_rows(rows, id_column, omit_nulls, self.sequence, fields):
+            self._append(encoded)
+
+    def _note(self, ids: pa.Array, given: bool, survey: tuple[bytes, int]) -> None:
+        if self.replaced is not None:
+            if not given:
+                raise InvalidOption(
+                    "documents without ids cannot take the place of others",
+                    advice='give them ids, or use if_exists="append"',
+                )
+            self.replaced.append(ids)
+        self._all_differ = self._all_differ and not given
+        hashes, greatest = survey
+        self._hashes += hashes
+        self.sequence.see_greatest(greatest)
+
+    def _append(self, encoded: Encoded) -> None:
+        self._note(encoded.ids, encoded.given, codec.survey_ids(encoded.ids))
+        if self._infer:
+            codec.infer(encoded.entries(), self.summary)
+        self._file.write(encoded.chunk)
+        part = _Part(
+            len(encoded.ids), self._written, len(encoded.chunk), statistics=encoded.statistics
+        )
+        self._parts.append(part)
+        self._written += len(encoded.chunk)
+        self.count += len(encoded.ids)
+
+    def in_front(self, add: Callable[[], None]) -> None:
+        """Put what a function adds before what is there."""
+        there, self._parts = self._parts, []
+        add()
+        self._parts += there
+
+    def add_existing(self, entries: codec.Entries) -> None:
+        """Copy entries of a file, as they are."""
+        ids = ids_of(entries)
+        at = 0
+        for part in entries.split():
+            self._append(Encoded(bytes(part.raw()), ids.slice(at, len(part)), given=True))
+            at += len(part)
+
+    def infer_all(self) -> None:
+        """From now on, and for what is there, derive the schema from the documents."""
+        self._infer = True
+        self._schema = None
+
+    def chunks(
+        self, fields: pa.Schema | None = None, compression: CompressionName | None = None
+    ) -> Iterator[Chunk]:
+        """The entries' bytes, in order, with the statistics of some fields."""
+
+        def encode(part: _Part) -> Chunk:
+            chunk = part.encode(fields)
+            return chunk if compression is None else compressed_chunk(chunk, compression)
+
+        workers = threads() if self.count > ROWS else 1
+        return ordered_map(encode, self._loaded(), workers, _AHEAD)
+
+    def left_to_compress(self) -> int | None:
+        """How many threads the file's writer needs: one, where chunks come compressed."""
+        return 1 if self.count > ROWS else None
+
+    def _loaded(self) -> Iterator[_Part]:
+        for part in self._parts:
+            if part.batch is None:
+                self._file.seek(part.start)
+                part = replace(part, raw=self._file.read(part.size))
+            yield part
+
+    def entries(self) -> Iterator[codec.Entries]:
+        """The entries, in runs."""
+        for chunk in self.chunks():
+            data = bytes(chunk.data)
+            yield codec.scan_entries(data, 0, chunk.documents, len(data) + 1, 0)
+
+    def check_ids(self) -> None:
+        """Raise DuplicateId if an id occurs twice."""
+        if self._all_differ:
+            return
+        for ids in self._unhashed:
+            self._hashes += codec.survey_ids(ids)[0]
+        if not codec.has_equal(self._hashes):
+            return
+        repeated = repeated_ids(one for entries in self.entries() for one in entries.ids())
+        if repeated:
+            raise DuplicateId(repeated)
+
+    def data(self, name: str, compression: CompressionName, *, plain: bool) -> CollectionData:
+        """What the file's writer needs."""
+        schema = self._hint_schema()
+        hint = CollectionHint(
+            self.count, self.sequence.next_id, schema, plain=plain, compression=compression
+        )
+        fields = covered(schema) if self.count > MANY else None
+        return CollectionData(name, self.count, self.chunks(fields, compression), hint)
+
+    def _hint_schema(self) -> pa.Schema:
+        return infer_schema(self.summary) if self._schema is None else stored_schema(self._schema)

@@ -1,0 +1,180 @@
+"""DOC"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, BinaryIO, NamedTuple
+
+import msgpack
+import pyarrow as pa
+import xxhash
+
+from godb_arrow import codec
+from godb_arrow.codec.compression import Compression, compression_of
+from godb_arrow.errors import (
+    EmptyFile,
+    GodbError,
+    TruncatedHeader,
+    UnsupportedFlags,
+    UnsupportedVersion,
+    WrongMagic,
+)
+from godb_arrow.file.body import read_exactly
+
+__all__ = [
+    "HEADER_SIZE",
+    "Header",
+    "TAIL_SIZE",
+    "UNUSABLE",
+    "is_sealed",
+    "parse_header",
+    "read_header",
+    "split_map",
+    "unpack",
+]
+
+
+logger = logging.getLogger(__name__)
+
+MAGIC = b"GODB"
+VERSION = 1
+HEADER_SIZE = 8
+PACKED_COLLECTIONS = codec.pack("collections")
+PACKED_CHECKSUM = codec.pack("checksum")
+FILE_CHECKSUM_HEAD = codec.pack("file_checksum") + b"\xcf"
+CHECKSUM_HEAD = codec.pack("checksum") + b"\xcf"
+AFTER_FILE_HASH = 8 + len(CHECKSUM_HEAD) + 8
+TAIL_SIZE = len(FILE_CHECKSUM_HEAD) + AFTER_FILE_HASH
+
+
+class Header(NamedTuple):
+    """The first eight bytes of a file."""
+
+    version: int
+    flags: int
+
+    @property
+    def compression(self) -> Compression:
+        """How the body is compressed; of LZ4, how hard the writer tried is not known."""
+        found = compression_of(self.flags)
+        assert found is not None
+        return found
+
+
+def read_header(stream: BinaryIO) -> Header:
+    """Read and check the header.
+
+    Parameters
+    ----------
+    stream : binary file
+        At the beginning of the GODB data.
+
+    Returns
+    -------
+    Header
+
+    Raises
+    ------
+    EmptyFile, TruncatedHeader, WrongMagic, UnsupportedVersion, UnsupportedFlags
+
+    Examples
+    --------
+    >>> import io
+    >>> read_header(io.BytesIO(b"GODB\\x01\\x00\\x00\\x00"))
+    Header(version=1, flags=0)
+    """
+    return parse_header(read_exactly(stream, HEADER_SIZE))
+
+
+def parse_header(data: bytes) -> Header:
+    if not data:
+        raise EmptyFile("the file is empty", advice="a GODB file has at least 8 bytes of header")
+    if data[:4] != MAGIC[: len(data)]:
+        raise WrongMagic(
+            f"the file begins with {data[:4]!r}, not with {MAGIC!r}", advice="give a GODB file"
+        )
+    if len(data) < HEADER_SIZE:
+        raise TruncatedHeader(
+            f"the file ends after {len(data)} bytes; the header has {HEADER_SIZE}",
+            advice="the file was cut off: get it again",
+        )
+    version = int.from_bytes(data[4:6], "little")
+    flags = int.from_bytes(data[6:8], "little")
+    if version != VERSION:
+        raise UnsupportedVersion(
+            f"the file has format version {version}; this program reads version {VERSION}",
+            advice="update godb-arrow, or have the file written as version 1",
+        )
+    if compression_of(flags) is None:
+        raise UnsupportedFlags(
+            f"the file has the flags 0x{flags:04x}, which this program does not know",
+            advice="update godb-arrow, or have the file written with flags 0",
+        )
+    return Header(version, flags)
+
+
+def is_sealed(tail: bytes) -> bool:
+    """Whether the last bytes of a file say that it is as godb_arrow wrote it.
+
+    Parameters
+    ----------
+    tail : bytes
+        The last `TAIL_SIZE` bytes of the file.
+
+    Returns
+    -------
+    bool
+    """
+    return (
+        len(tail) == TAIL_SIZE
+        and tail.startswith(FILE_CHECKSUM_HEAD)
+        and tail[-AFTER_FILE_HASH + 8 : -8] == CHECKSUM_HEAD
+    )
+
+
+UNUSABLE = (
+    KeyError,
+    TypeError,
+    AttributeError,
+    ValueError,
+    OSError,
+    pa.ArrowException,
+    msgpack.UnpackException,
+    GodbError,
+)
+
+
+def split_map(raw: bytes) -> dict[bytes, bytes]:
+    """Split a MessagePack map into its keys and values, each in its own bytes.
+
+    Parameters
+    ----------
+    raw : bytes
+        A map, or nil, which gives an empty one.
+
+    Returns
+    -------
+    dict of bytes to bytes
+    """
+    if raw == b"\xc0":
+        return {}
+    unpacker = msgpack.Unpacker(max_buffer_size=len(raw) + 1)
+    unpacker.feed(raw)
+    parts: dict[bytes, bytes] = {}
+    for _ in range(unpacker.read_map_header()):
+        start = unpacker.tell()
+        unpacker.skip()
+        middle = unpacker.tell()
+        unpacker.skip()
+        parts[raw[start:middle]] = raw[middle : unpacker.tell()]
+    return parts
+
+
+def unpack(data: bytes) -> Any:
+    return msgpack.unpackb(
+        data, raw=False, unicode_errors="surrogateescape", strict_map_key=False, timestamp=0
+    )
+
+
+def pack_checksum(data: bytes) -> bytes:
+    return b"\xcf" + xxhash.xxh3_64(data).digest()

@@ -1,0 +1,137 @@
+"""Hints: what a GODB file records about its collections."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from godb_arrow import codec
+from godb_arrow.codec.compression import check_compression
+from godb_arrow.file.format import (
+    PACKED_CHECKSUM,
+    PACKED_COLLECTIONS,
+    UNUSABLE,
+    pack_checksum,
+    split_map,
+    unpack,
+)
+from godb_arrow.options import CompressionName
+
+__all__ = ["CollectionHint", "pack_hints", "read_hints"]
+
+
+def pack_hints(hints: Mapping[str, CollectionHint]) -> bytes:
+    collections = {}
+    for name, hint in hints.items():
+        recorded: dict[str, object] = {"count": hint.count}
+        if hint.next_id is not None:
+            recorded["next_id"] = hint.next_id
+        if hint.schema is not None:
+            recorded["schema"] = hint.schema.serialize().to_pybytes()
+        if hint.size is not None:
+            recorded["size"] = hint.size
+        if hint.record:
+            recorded["record"] = hint.record
+        if hint.indexes:
+            recorded["indexes"] = list(hint.indexes)
+        if hint.plain:
+            recorded["plain"] = True
+        if hint.version:
+            recorded["version"] = hint.version
+        if hint.compression != "lz4":
+            recorded["compression"] = hint.compression
+        collections[name] = recorded
+    packed = codec.pack(collections)
+    return b"\x82" + PACKED_COLLECTIONS + packed + PACKED_CHECKSUM + pack_checksum(packed)
+
+
+logger = logging.getLogger(__name__)
+HINTS_KEY = "godb_arrow"
+
+PACKED_HINTS_KEY = codec.pack(HINTS_KEY)
+
+
+@dataclass(frozen=True, slots=True)
+class CollectionHint:
+    """What ``metadata`` records of a collection.
+
+    Attributes
+    ----------
+    count : int
+        Documents.
+    next_id : int or None
+        The number that the next generated document id gets.
+    schema : pyarrow.Schema or None
+        The schema of its record batches.
+    size : int or None
+        Bytes of its entries, decompressed.
+    record : int
+        The last record of the journal that it holds.
+    indexes : tuple of str
+        Fields that the engine keeps indexes on.
+    plain : bool
+        Whether the file has nothing but this collection and its indexes.
+    version : int
+        How often the collection was saved: of two files of it, the one with more counts.
+    compression : str
+        How its files are to be written.
+    """
+
+    count: int
+    next_id: int | None = None
+    schema: pa.Schema | None = None
+    size: int | None = None
+    record: int = 0
+    indexes: tuple[str, ...] = ()
+    plain: bool = False
+    version: int = 0
+    compression: CompressionName = "lz4"
+
+
+def read_hints(metadata: bytes) -> dict[str, CollectionHint]:
+    """Find the collections' hints in the MessagePack of ``metadata``.
+
+    Parameters
+    ----------
+    metadata : bytes
+        The value of the top-level key.
+
+    Returns
+    -------
+    dict of str to CollectionHint
+        Empty when there are none, or none that make sense: a hint is never needed.
+    """
+    try:
+        ours = split_map(split_map(metadata)[PACKED_HINTS_KEY])
+        packed = ours[PACKED_COLLECTIONS]
+        if ours[PACKED_CHECKSUM] != pack_checksum(packed):
+            raise ValueError("the hints differ from those that were written")
+        return {name: _read_hint(hint) for name, hint in unpack(packed).items()}
+    except UNUSABLE as error:
+        logger.debug("no usable hints in metadata: %r", error)
+        return {}
+
+
+def _read_hint(hint: Any) -> CollectionHint:
+    next_id = hint.get("next_id")
+    schema = None
+    if hint.get("schema") is not None:
+        schema = pa.ipc.read_schema(pa.py_buffer(hint["schema"]))
+        codec.plan_columns(schema)
+        _ = schema.pandas_metadata  # raises if it is no JSON
+    size = hint.get("size")
+    return CollectionHint(
+        count=int(hint["count"]),
+        next_id=None if next_id is None else int(next_id),
+        schema=schema,
+        size=None if size is None else int(size),
+        record=int(hint.get("record", 0)),
+        indexes=tuple(str(field) for field in hint.get("indexes", ())),
+        plain=bool(hint.get("plain", False)),
+        version=int(hint.get("version", 0)),
+        compression=check_compression(hint.get("compression", "lz4")).name,
+    )

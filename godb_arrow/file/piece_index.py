@@ -1,0 +1,225 @@
+"""Index of the pieces of a file, as recorded at its end."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate
+from types import MappingProxyType
+
+import msgpack
+import numpy as np
+import numpy.typing as npt
+import xxhash
+
+from godb_arrow import codec
+from godb_arrow.codec.blocks import Compressed
+from godb_arrow.codec.compression import Compression
+from godb_arrow.codec.reference.lz4 import Piece
+from godb_arrow.codec.sizes import most_packed
+from godb_arrow.file.format import TAIL_SIZE, is_sealed
+from godb_arrow.file.pieces import UNUSABLE, CollectionPieces
+
+__all__ = ["FOOT_SIZE", "PIECES_KEY", "PieceIndex", "SIZES_KEY", "read_piece_index"]
+
+
+logger = logging.getLogger(__name__)
+
+
+def read_piece_index(read_tail: Callable[[int], bytes]) -> PieceIndex | None:
+    """Find the index of pieces at the end of a file that is sealed.
+
+    Parameters
+    ----------
+    read_tail : callable
+        Gives so many bytes of the file's end.
+
+    Returns
+    -------
+    PieceIndex or None
+        None when there is none, or none that makes sense: it is never needed.
+    """
+    tail = read_tail(_INDEX_GUESS)
+    if not is_sealed(tail[-TAIL_SIZE:]):
+        return None
+    size = PieceIndex.size_in(tail[: len(tail) - TAIL_SIZE][-FOOT_SIZE:]) + TAIL_SIZE
+    if size > len(tail):
+        tail = read_tail(size)
+    return PieceIndex.unpack(tail[len(tail) - size : len(tail) - TAIL_SIZE], TAIL_SIZE)
+
+
+_INDEX_GUESS = 32 << 10
+
+
+PIECES_KEY = "godb_arrow_pieces"
+SIZES_KEY = "godb_arrow_sizes"  # right in front of it
+FOOT_SIZE = 12  # a checksum and a length, behind the index
+
+_FIELDS = 5  # length, tail, size, documents, checksum
+_MOST_BEHIND = 1 << 10  # bytes of the file behind the index
+_HEADER = 8  # bytes in front of the body
+_BEHIND_SIZES = len(codec.pack(PIECES_KEY)) + 5  # up to the index
+
+
+@dataclass(frozen=True, slots=True)
+class PieceIndex:
+    """Where the pieces of a file are.
+
+    Parameters
+    ----------
+    pieces : array of uint64
+        A row for each piece of the body: its length in the file, its literals behind that, its
+        size in the body, its documents, and the XXH3-64 of its bytes in the body.
+    collections : mapping of str to tuple
+        The first piece with documents of a collection, and how many pieces there are.
+    statistics : mapping of str to bytes
+        The packed statistics of a collection's pieces.
+    sizes : array of uint32, optional
+        Bytes that the packed sizes of each piece's documents have; 0 where they are not known.
+    packed_size : int
+        Bytes that the index has in the file, where it is from one.
+    behind : int
+        Bytes of the file behind the index, where it is from one.
+
+    Examples
+    --------
+    >>> index = PieceIndex.of([Compressed(40, 12, 90, 7)], [3], {"users": (0, 1)})
+    >>> PieceIndex.unpack(index.pack()).collections
+    {'users': (0, 1)}
+    """
+
+    pieces: npt.NDArray[np.uint64]
+    collections: Mapping[str, tuple[int, int]]
+    statistics: Mapping[str, bytes] = field(default_factory=dict)
+    sizes: npt.NDArray[np.uint32] | None = None
+    packed_size: int = 0
+    behind: int = 0
+
+    @classmethod
+    def of(
+        cls,
+        compressed: Sequence[Compressed],
+        documents: Sequence[int],
+        collections: Mapping[str, tuple[int, int]],
+        statistics: Mapping[str, bytes] = MappingProxyType({}),
+    ) -> PieceIndex:
+        """The index of what was just compressed."""
+        rows = [
+            (piece.length, piece.tail, piece.size, count, piece.checksum)
+            for piece, count in zip(compressed, documents, strict=True)
+        ]
+        pieces = np.array(rows, np.uint64).reshape(-1, _FIELDS)
+        sizes = np.array([len(piece.sizes) for piece in compressed], np.uint32)
+        return cls(pieces, dict(collections), dict(statistics), sizes)
+
+    def pack(self) -> bytes:
+        """The index as it stands in a file, with its foot."""
+        packed: bytes = msgpack.packb({
+            "pieces": self.pieces.astype("<u8").tobytes(),
+            "collections": {name: list(span) for name, span in self.collections.items()},
+            "statistics": dict(self.statistics),
+            "sizes": b"" if self.sizes is None else self.sizes.astype("<u4").tobytes(),
+        }, unicode_errors="surrogateescape")  # fmt: skip
+        return packed + xxhash.xxh3_64_digest(packed) + len(packed).to_bytes(4, "little")
+
+    @classmethod
+    def size_in(cls, foot: bytes) -> int:
+        """How many bytes the index has, with its foot."""
+        return int.from_bytes(foot[-4:], "little") + FOOT_SIZE
+
+    @classmethod
+    def unpack(cls, packed: bytes, behind: int = 0) -> PieceIndex | None:
+        """The index that was packed; None where the bytes make no sense: it is never needed."""
+        body, foot = packed[:-FOOT_SIZE], packed[-FOOT_SIZE:]
+        if len(foot) < FOOT_SIZE or xxhash.xxh3_64_digest(body) != foot[:8]:
+            return None
+        try:
+            found = msgpack.unpackb(body, raw=False, unicode_errors="surrogateescape")
+            pieces = np.frombuffer(found["pieces"], "<u8").reshape(-1, _FIELDS).astype(np.uint64)
+            if (pieces[:, :-1] >> 48).any():  # so that no sum overflows
+                return None
+            collections = {}
+            for name, (first, count) in found["collections"].items():
+                if not 0 <= first <= first + count <= len(pieces):
+                    return None
+                collections[str(name)] = (int(first), int(count))
+            statistics = {str(name): bytes(raw) for name, raw in found["statistics"].items()}
+            sizes = np.frombuffer(found.get("sizes", b""), "<u4")
+            known = sizes if len(sizes) == len(pieces) else None
+            return cls(pieces, collections, statistics, known, len(packed), behind)
+        except UNUSABLE:
+            return None
+
+    def find(
+        self,
+        name: str,
+        count: int,
+        block_start: int,
+        file_size: int | None,
+        compression: Compression,
+    ) -> CollectionPieces | None:
+        """The pieces of a collection; None where they cannot be used.
+
+        Parameters
+        ----------
+        name : str
+            The collection.
+        count : int
+            How many documents it has.
+        block_start : int
+            Where the body begins in the stream that the pieces are read from.
+        file_size : int or None
+            Bytes of the file, where that is known.
+        compression : Compression
+            How the body is compressed.
+        """
+        first, number = self.collections.get(name, (0, 0))
+        if not first or not number:
+            return None
+        length, tail, size, documents, checksum = (
+            column.astype(object).tolist() for column in self.pieces.T
+        )
+        pieces: list[Piece] = []
+        at, skip = block_start, 0
+        for index in range(len(self.pieces)):
+            piece = Piece(at, length[index], skip, tail[index], size[index])
+            pieces.append(piece)
+            at += piece.length
+            skip = piece.tail + (0 if piece.length else piece.skip)
+            if piece.size > compression.max_expansion * (piece.length + piece.tail) or (
+                file_size is not None and at + piece.tail > block_start + file_size
+            ):
+                return None
+        last = first + number
+        if sum(documents[first:last]) != count or not all(documents[first:last]):
+            return None
+        behind = []
+        total = 0 if self.sizes is None else int(self.sizes.sum(dtype=np.int64))
+        if total > sum(map(most_packed, size)):
+            return None
+        room = total + self.packed_size + _MOST_BEHIND
+        for index in reversed(range(len(self.pieces))):
+            behind.append(room)
+            room = size[index] + (0 if length[index] else room)
+        return CollectionPieces(
+            name,
+            count,
+            pieces[:first],
+            pieces[first:last],
+            documents[first:last],
+            checksum[first:last],
+            behind[::-1][first:last],
+            self.statistics.get(name, b""),
+            compression,
+            self._where_sizes_are(total, block_start, file_size)[first : last + 1],
+        )
+
+    def _where_sizes_are(self, total: int, least: int, file_size: int | None) -> list[int]:
+        """Where the sizes of each piece's documents begin in the file; empty if there are none."""
+        if self.sizes is None or not total or file_size is None:
+            return []
+        behind = self.behind + self.packed_size + _BEHIND_SIZES + total
+        start = least - _HEADER + file_size - behind
+        edges = [start, *accumulate(self.sizes.tolist(), initial=start)][1:]
+        return edges if start >= least else []

@@ -1,0 +1,315 @@
+"""The GODB file: header, body and reader, on any binary stream; the writer is `file_writer`.
+
+=========  ==================================================================================
+bytes      what they are
+=========  ==================================================================================
+0 to 3     ``GODB``
+4, 5       version 1, little-endian
+6, 7       flags, little-endian: how the body is compressed, with 0 as below
+8 to end   one raw LZ4 block: no size, no frame, no checksum
+=========  ==================================================================================
+
+With flags 1 the body is zstd frames and, behind the last one, bytes as they are; with flags 2 all
+of it is as it is: see :mod:`godb_arrow.codec.frames`. go-db reads flags 0 only; other flags are an
+error.
+
+The body is one MessagePack map: ``collections`` (name: {document id: document}), and
+perhaps ``indexes``, ``metadata`` and keys that we do not know, in any order.
+
+What we add, where go-db looks over it:
+
+- ``metadata`` comes first and has a key ``godb_arrow``: for each collection the count of its
+  documents, the next generated id, and its Arrow schema; with a checksum of their own, since
+  they are used before the end of the file is seen.
+- ``file_checksum`` and ``checksum`` come last. ``checksum`` is the XXH3-64 of every
+  decompressed byte before its own key. ``file_checksum`` is the XXH3-64 of every byte of the
+  file before its own value: LZ4 can say the same thing in several ways, so that only a
+  checksum of the compressed bytes notices every flipped bit. Both are stored as literals at the
+  very end of the LZ4 block, so that a look at the last 41 bytes tells whether a file is as we
+  wrote it.
+- A body never decodes to more than ten times its size, which is what go-db allocates.
+- Where there are many documents, the block is cut into pieces that refer to nothing before them
+  and begin with a document; ``godb_arrow_pieces``, before ``file_checksum`` and stored as literals
+  too, says where they are, and ``godb_arrow_sizes`` before it how many bytes each document has: see
+  :mod:`godb_arrow.file.pieces`.
+"""
+
+from __future__ import annotations
+
+import logging
+from array import array
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import BinaryIO
+
+from godb_arrow import codec
+from godb_arrow.errors import (
+    ChecksumMismatch,
+    CorruptFile,
+    DocumentTooLarge,
+)
+from godb_arrow.file.body import Body
+from godb_arrow.file.format import AFTER_FILE_HASH, CHECKSUM_HEAD, HEADER_SIZE, parse_header
+from godb_arrow.file.piece_index import PIECES_KEY, SIZES_KEY
+from godb_arrow.options import ReadOptions
+
+__all__ = ["CollectionSection", "GodbReader", "ValueSection"]
+
+
+logger = logging.getLogger(__name__)
+
+_LEAST_GROWTH = 256 << 10
+
+
+@dataclass(slots=True)
+class CollectionSection:
+    """One collection of a file, to be read now or passed over.
+
+    Attributes
+    ----------
+    name : str
+        The collection.
+    count : int
+        How many documents the file says it has.
+    siblings : int
+        How many collections the file has, with this one.
+    """
+
+    name: str
+    count: int
+    siblings: int
+    _body: Body
+    _left: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._left = self.count
+
+    def entries(
+        self, options: ReadOptions, fields: tuple[str, ...] = ()
+    ) -> Iterator[codec.Entries]:
+        """Read the documents in runs, bounded by the options' rows and bytes.
+
+        Parameters
+        ----------
+        options : ReadOptions
+            ``batch_size``, ``batch_bytes`` and ``max_document_bytes`` count here.
+        fields : tuple of str
+            Fields that are wanted first: where their values are is noted, as far as that is cheap.
+
+        Yields
+        ------
+        Entries
+
+        Raises
+        ------
+        CorruptFile
+            The bytes are damaged, or end too early.
+        DocumentTooLarge
+            A document has more bytes than the options allow.
+        """
+        while self._left:
+            yield self._run(options, fields)
+
+    def _run(self, options: ReadOptions, fields: tuple[str, ...]) -> codec.Entries:
+        body = self._body
+        body.drop()
+        rows = min(options.batch_size, self._left)
+        bounds = array("q", [0])
+        places = b""
+        while True:
+            end = bounds[-1]
+            found = codec.scan_entries(
+                body.data, end, rows - len(bounds) // 2, options.batch_bytes - end, body.base,
+                fields,
+            )  # fmt: skip
+            places += found.places
+            bounds.extend(found.bounds[1:])
+            end = bounds[-1]
+            count = len(bounds) // 2
+            if count == rows or end >= options.batch_bytes:
+                break
+            waiting = len(body.data) - end
+            if waiting > options.max_document_bytes:
+                if count:
+                    break
+                raise DocumentTooLarge(
+                    f"the document at byte {body.base + end} of the decompressed body has more "
+                    f"than {options.max_document_bytes} bytes",
+                    advice="raise max_document_bytes if you trust the file",
+                )
+            if not body.grow(self._growth(end, count, rows, waiting, options)):
+                if count:
+                    break
+                raise CorruptFile(
+                    f"the body ends inside collection {self.name!r}, "
+                    f"{self._left} of {self.count} documents early",
+                    offset=body.base + len(body.data),
+                )
+        body.position = bounds[-1]
+        self._left -= len(bounds) // 2
+        return codec.Entries(body.data, bounds, body.base, fields if places else (), places)
+
+    @staticmethod
+    def _growth(end: int, count: int, rows: int, waiting: int, options: ReadOptions) -> int:
+        """How much more to read: about what the run lacks, or double for a large document."""
+        if not count:
+            return max(_LEAST_GROWTH, waiting)
+        wanted = min(options.batch_bytes - end, (end // count + 1) * (rows - count)) - waiting
+        return max(_LEAST_GROWTH, waiting, min(wanted, options.batch_bytes))
+
+    def skip(self) -> None:
+        """Pass over the documents that were not read."""
+        self._body.skip_values(2 * self._left, f"collection {self.name!r}")
+        self._left = 0
+
+
+@dataclass(slots=True)
+class ValueSection:
+    """Another top-level key of a file, with a value that go-db or somebody else put there."""
+
+    key: str
+    _body: Body
+    _done: bool = False
+
+    def read(self) -> bytes:
+        """The value's MessagePack."""
+        kept: list[bytes] = []
+        self._body.skip_values(1, f"the top-level key {self.key!r}", kept)
+        self._done = True
+        return b"".join(kept)
+
+    def skip(self) -> None:
+        """Pass over the value, if it was not read."""
+        if not self._done:
+            self._body.skip_values(1, f"the top-level key {self.key!r}")
+            self._done = True
+
+
+class GodbReader:
+    """Read a GODB file from its beginning to its end, once.
+
+    Parameters
+    ----------
+    stream : binary file
+        At the beginning of the GODB data.
+    size : int, optional
+        Bytes of the file, where that is known: lengths that cannot be are refused sooner.
+
+    Attributes
+    ----------
+    header : Header
+        The first eight bytes.
+    checksum : bool
+        At the end: whether the file had a checksum; it was right, then.
+    trailing : int
+        At the end: bytes behind the MessagePack map, which go-db looks over.
+
+    Examples
+    --------
+    >>> import io
+    >>> from godb_arrow.codec.entries import Chunk
+    >>> from godb_arrow.file.writer import CollectionData, write_file
+    >>> file = io.BytesIO()
+    >>> write_file(file, [CollectionData("users", 1, [Chunk(b"\\xa11\\x80", 1)])])
+    >>> reader = GodbReader(io.BytesIO(file.getvalue()))
+    >>> [section.name for section in reader.sections() if isinstance(section, CollectionSection)]
+    ['users']
+    """
+
+    def __init__(self, stream: BinaryIO, size: int | None = None) -> None:
+        self._body = Body(stream, size, AFTER_FILE_HASH)
+        self.header = parse_header(self._body.fetch(HEADER_SIZE))
+        self._body.begin_block(self.header.compression)
+        self.checksum = False
+        self.trailing = 0
+
+    @property
+    def offset(self) -> int:
+        """How many bytes of the decompressed body were gone through."""
+        return self._body.offset
+
+    def sections(self) -> Iterator[CollectionSection | ValueSection]:
+        """Go through the file's collections and other top-level keys, in the file's order.
+
+        What the caller does not read of one section is passed over before the next. When the
+        iteration ends by itself, the whole file was read and its checksums were right.
+
+        Yields
+        ------
+        CollectionSection or ValueSection
+
+        Raises
+        ------
+        CorruptFile
+            The body is damaged.
+        """
+        body = self._body
+        seen: set[str] = set()
+        file_checksum: int | None = None
+        for _ in range(body.read_map_head("the top level of the body")):
+            body.prefetch(64)
+            at = body.offset
+            key = body.read_string("a top-level key")
+            if key in seen or self.checksum:
+                problem = f"the top-level key {key!r} occurs twice or after the checksum"
+                raise CorruptFile(problem, offset=at)
+            if file_checksum is not None and key != "checksum":
+                raise CorruptFile("file_checksum is not followed by checksum", offset=at)
+            seen.add(key)
+            if key == "collections":
+                yield from self._collections()
+            elif key == "file_checksum":
+                file_checksum = body.read_checksum("file_checksum")
+            elif key == "checksum":
+                self._check_content(at)
+            elif key in (PIECES_KEY, SIZES_KEY):
+                body.skip_values(1, "the index of pieces")
+            else:
+                section = ValueSection(key, body)
+                yield section
+                section.skip()
+        if file_checksum is not None and not self.checksum:
+            raise CorruptFile("file_checksum is not followed by checksum", offset=body.offset)
+        at = body.offset
+        self.trailing = body.drain()
+        if self.checksum and self.trailing:
+            raise CorruptFile(f"{self.trailing} bytes follow the checksum", offset=at)
+        digest, tail = body.file_digest()
+        if not self.checksum and tail[8:-8] == CHECKSUM_HEAD:
+            raise CorruptFile("the body ends before the checksums that the file has", offset=at)
+        if file_checksum is not None and (
+            digest != file_checksum or tail[:8] != file_checksum.to_bytes(8, "big")
+        ):
+            raise ChecksumMismatch(
+                "the bytes differ from those that were written: the file's checksum is another one",
+                offset=0,
+                where="file",
+            )
+
+    def _collections(self) -> Iterator[CollectionSection]:
+        body = self._body
+        names: set[str] = set()
+        siblings = body.read_map_head("the value of 'collections'")
+        for _ in range(siblings):
+            at = body.offset
+            name = body.read_string("a collection's name")
+            if name in names:
+                raise CorruptFile(f"the collection {name!r} occurs twice", offset=at)
+            names.add(name)
+            count = body.read_map_head(f"collection {name!r}")
+            section = CollectionSection(name, count, siblings, body)
+            yield section
+            section.skip()
+
+    def _check_content(self, key_offset: int) -> None:
+        body = self._body
+        after_key = body.position
+        body.position = key_offset - body.base
+        digest = body.content_digest()
+        body.position = after_key
+        if body.read_checksum("checksum") != digest:
+            raise ChecksumMismatch(
+                "the bytes differ from those that were written: the checksum is another one",
+                offset=key_offset,
+            )
+        self.checksum = True

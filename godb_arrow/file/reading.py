@@ -1,0 +1,362 @@
+"""GODB files as record batches, tables, schemas and documents."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any, Unpack
+
+import pyarrow as pa
+
+from godb_arrow import codec
+from godb_arrow.codec.runs import Run
+from godb_arrow.documents.loading import load_entry, load_run
+from godb_arrow.errors import (
+    DocumentNotFound,
+    TypeMismatch,
+    error_context,
+)
+from godb_arrow.file.format import TAIL_SIZE, is_sealed
+from godb_arrow.file.hints import read_hints
+from godb_arrow.file.locate import KeptEntries, StoredCollection, locate
+from godb_arrow.file.reader import CollectionSection, GodbReader
+from godb_arrow.options import ReadKeywords, ReadOptions
+from godb_arrow.parallel import ordered_map
+from godb_arrow.query.decoder import ProjectionDecoder
+from godb_arrow.query.filters import Filter
+from godb_arrow.query.projection import project
+from godb_arrow.storage.source import Location, Source, open_source
+
+__all__ = [
+    "list_collections",
+    "read_document",
+    "read_documents",
+    "read_schema",
+    "read_table",
+    "scan_godb",
+]
+
+_INFER = "infer it from all documents, with use_hints=False and sample=None"
+
+logger = logging.getLogger(__name__)
+
+
+def scan_godb(
+    source: Location | Source,
+    collection: str | None = None,
+    *,
+    columns: Sequence[str] | None = None,
+    filter: Filter | None = None,
+    schema: pa.Schema | None = None,
+    **options: Unpack[ReadKeywords],
+) -> pa.RecordBatchReader:
+    """Stream a collection as Arrow record batches, in constant memory.
+
+    Parameters
+    ----------
+    source : path, URL, bytes or open binary file
+        The GODB file: a local path, any URL that fsspec knows, the bytes themselves, or a file
+        opened in binary mode.
+    collection : str, optional
+        Which collection. May be left out when the file has one only.
+    columns : sequence of str, optional
+        Fields to read, and dotted paths into structs (``"user.geo.cc"``); all, if left out.
+        What is not asked for is not decoded into columns.
+    filter : pyarrow.compute.Expression or mapping, optional
+        Which documents to keep; ``{"city": "Berlin"}`` stands for an equality, a list for any
+        of its values, None for null.
+    schema : pyarrow.Schema, optional
+        Instead of the inferred one. Fields outside it are not decoded; absent ones are null.
+    **options
+        The fields of :class:`~godb_arrow.options.ReadOptions`: ``batch_size`` (documents),
+        ``batch_bytes``, ``max_document_bytes``, ``on_conflict``, ``on_mismatch``, ``sample``
+        (documents), ``use_hints`` and ``threads``.
+
+    Returns
+    -------
+    pyarrow.RecordBatchReader
+        Single-pass; it has ``__arrow_c_stream__``. When it is exhausted, all that it gave was
+        checked against the file's checksums, as far as it has any.
+
+    Raises
+    ------
+    GodbError
+        When the call itself fails, or while reading: see :mod:`godb_arrow.errors`.
+
+    Notes
+    -----
+    Without a `schema`, and without one that godb_arrow recorded in the file, the documents are
+    read twice: once to infer the schema.
+
+    Examples
+    --------
+    >>> import io, godb_arrow
+    >>> file = io.BytesIO()
+    >>> godb_arrow.write_godb([{"name": "Ada", "age": 36}], file, "users")
+    1
+    >>> with godb_arrow.scan_godb(file.getvalue(), columns=["age"]) as reader:
+    ...     for batch in reader:
+    ...         print(batch.num_rows, batch.schema.names)
+    1 ['age']
+    """
+    target = locate(source, collection, ReadOptions(**options))
+    return _scan(target, columns, filter, schema)
+
+
+def _scan(
+    target: StoredCollection,
+    columns: Sequence[str] | None,
+    condition: Filter | None,
+    schema: pa.Schema | None,
+    kept: KeptEntries | None = None,
+) -> pa.RecordBatchReader:
+    with error_context("read", target.source.name, target.name):
+        options = target.options
+        # A recorded or sampled schema must not hide what it does not name.
+        given = schema is not None
+        strict = not given and columns is None
+        if schema is None:
+            schema = target.schema(kept)
+            if options.sample is not None and options.on_mismatch == "null":
+                strict = False
+        projection = project(schema, columns, condition)
+        decoder = ProjectionDecoder(
+            projection,
+            strict=strict,
+            on_mismatch=options.on_mismatch if given or options.sample else "error",
+        )
+    in_memory = kept and kept.take()
+    runs = (
+        map(Run.of, in_memory)
+        if in_memory
+        else target.runs(decoder.fields, target.pieces_matching(projection))
+    )
+
+    def decode(run: Run) -> pa.RecordBatch:
+        try:
+            return decoder.decode_run(run)
+        except TypeMismatch as error:
+            if not given:
+                error.advice = "the recorded or sampled schema does not fit: " + _INFER
+            raise
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        with error_context("read", target.source.name, target.name):
+            for batch in ordered_map(decode, runs, target.threads(), decoder.ahead):
+                for start in range(0, batch.num_rows, options.batch_size):
+                    yield batch.slice(start, options.batch_size)
+
+    return pa.RecordBatchReader.from_batches(projection.schema, batches())
+
+
+def read_table(
+    source: Location | Source,
+    collection: str | None = None,
+    *,
+    columns: Sequence[str] | None = None,
+    filter: Filter | None = None,
+    schema: pa.Schema | None = None,
+    **options: Unpack[ReadKeywords],
+) -> pa.Table:
+    """Read a collection as an Arrow table.
+
+    Parameters
+    ----------
+    source, collection, columns, filter, schema, **options
+        As for :func:`scan_godb`.
+
+    Returns
+    -------
+    pyarrow.Table
+
+    Raises
+    ------
+    GodbError
+        See :mod:`godb_arrow.errors`.
+
+    Examples
+    --------
+    >>> import io, godb_arrow
+    >>> file = io.BytesIO()
+    >>> godb_arrow.write_godb([{"name": "Ada"}, {"name": "Bob"}], file, "users")
+    2
+    >>> godb_arrow.read_table(file.getvalue()).column("name").to_pylist()
+    ['Ada', 'Bob']
+    """
+    chosen = ReadOptions(**options)
+    target = locate(source, collection, chosen)
+    try:
+        return _scan(target, columns, filter, schema, KeptEntries()).read_all()
+    except TypeMismatch:
+        if schema is not None or target.hint is None:
+            raise
+        logger.warning(
+            "%s, collection %r: the recorded schema does not fit the documents; inferring it",
+            target.source.name,
+            target.name,
+        )
+        target = replace(target, hint=None)
+        return _scan(target, columns, filter, None, KeptEntries()).read_all()
+
+
+def read_schema(
+    source: Location | Source,
+    collection: str | None = None,
+    **options: Unpack[ReadKeywords],
+) -> pa.Schema:
+    """The schema of a collection's record batches.
+
+    Parameters
+    ----------
+    source, collection, **options
+        As for :func:`scan_godb`.
+
+    Returns
+    -------
+    pyarrow.Schema
+        The recorded one, where godb_arrow wrote the file; else inferred from all documents.
+
+    Examples
+    --------
+    >>> import io, godb_arrow
+    >>> file = io.BytesIO()
+    >>> godb_arrow.write_godb([{"age": 1}, {"age": 1.5}], file, "users")
+    2
+    >>> godb_arrow.read_schema(file.getvalue()).field("age").type
+    DataType(double)
+    """
+    target = locate(source, collection, ReadOptions(**options))
+    schema = target.schema()
+    return project(schema, None, None).schema
+
+
+def read_documents(
+    source: Location | Source,
+    collection: str | None = None,
+    **options: Unpack[ReadKeywords],
+) -> Iterator[dict[Any, Any]]:
+    """Iterate over a collection's documents as dicts, exactly as they are stored.
+
+    Parameters
+    ----------
+    source, collection, **options
+        As for :func:`scan_godb`.
+
+    Returns
+    -------
+    iterator of dict
+        In the file's order. ``_id`` is the id under which the collection has the document.
+        Timestamps are ``datetime`` in UTC, or ``msgpack.Timestamp`` where a datetime cannot
+        hold them; strings that are not UTF-8 have surrogate escapes; extension types are
+        ``msgpack.ExtType``.
+
+    Raises
+    ------
+    GodbError
+        When the call itself fails, or while reading.
+
+    Examples
+    --------
+    >>> import io, godb_arrow
+    >>> file = io.BytesIO()
+    >>> godb_arrow.write_godb([{"name": "Ada"}], file, "users")
+    1
+    >>> list(godb_arrow.read_documents(file.getvalue()))
+    [{'_id': '1', 'name': 'Ada'}]
+    """
+    target = locate(source, collection, ReadOptions(**options))
+    return _documents(target)
+
+
+def _documents(target: StoredCollection) -> Iterator[dict[Any, Any]]:
+    with error_context("read", target.source.name, target.name):
+        for entries in target.entries():
+            yield from load_run(entries)
+
+
+def read_document(
+    source: Location | Source,
+    identity: str,
+    collection: str | None = None,
+    **options: Unpack[ReadKeywords],
+) -> dict[Any, Any]:
+    """Read one document by its id; no other is decoded.
+
+    Parameters
+    ----------
+    source, collection, **options
+        As for :func:`scan_godb`.
+    identity : str
+        The document id.
+
+    Returns
+    -------
+    dict
+        As :func:`read_documents` gives it. Should the file have the id twice, the last one
+        counts, as in go-db.
+
+    Raises
+    ------
+    DocumentNotFound
+        The collection has no such document.
+
+    Examples
+    --------
+    >>> import io, godb_arrow
+    >>> file = io.BytesIO()
+    >>> godb_arrow.write_godb([{"name": "Ada"}, {"name": "Bob"}], file, "users")
+    2
+    >>> godb_arrow.read_document(file.getvalue(), "2")
+    {'_id': '2', 'name': 'Bob'}
+    """
+    target = locate(source, collection, ReadOptions(**options))
+
+    def find(run: Run) -> dict[Any, Any] | None:
+        entries = run.load()
+        index = codec.find_entry(entries, identity)
+        return None if index < 0 else load_entry(entries, index)
+
+    with error_context("read", target.source.name, target.name):
+        found = [one for one in ordered_map(find, target.runs(), target.threads()) if one]
+        if not found:
+            raise DocumentNotFound(
+                f"there is no document {identity!r}", advice="document ids are strings, such as '1'"
+            )
+        return found[-1]
+
+
+def list_collections(source: Location | Source) -> dict[str, int]:
+    """The collections of a file, and how many documents each has.
+
+    Parameters
+    ----------
+    source : path, URL, bytes or open binary file
+        The GODB file.
+
+    Returns
+    -------
+    dict of str to int
+
+    Examples
+    --------
+    >>> import io, godb_arrow
+    >>> file = io.BytesIO()
+    >>> godb_arrow.write_godb([{"name": "Ada"}], file, "users")
+    1
+    >>> godb_arrow.list_collections(file.getvalue())
+    {'users': 1}
+    """
+    source = open_source(source)
+    found: dict[str, int] = {}
+    with error_context("list", source.name):
+        sealed = is_sealed(source.tail(TAIL_SIZE))
+        with source.open() as stream:
+            for section in GodbReader(stream, source.size()).sections():
+                if isinstance(section, CollectionSection):
+                    found[section.name] = section.count
+                elif section.key == "metadata" and sealed:
+                    hints = read_hints(section.read())
+                    if hints:
+                        return {name: hint.count for name, hint in hints.items()}
+    return found

@@ -1,0 +1,1 @@
+"""Fields, filters, projections, statistics, and the interface of all collections."""

@@ -1,0 +1,77 @@
+"""Paths of fields: dotted names in nested columns."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+import pyarrow as pa
+
+from godb_arrow.errors import FieldNotFound
+
+__all__ = ["FieldPath", "column_at", "field_at", "path_of", "paths_of"]
+
+
+FieldPath = tuple[str, ...]
+
+
+def path_of(schema: pa.Schema, name: str) -> FieldPath:
+    """The path for a name: a field of that very name, or a dotted path into structs.
+
+    Raises
+    ------
+    FieldNotFound
+        The schema has no such field.
+    """
+    if name in schema.names:
+        return (name,)
+    path: list[str] = []
+    fields: Iterable[pa.Field] = schema
+    rest = name
+    while rest:
+        names = {field.name: field for field in fields}
+        head = next((n for n in names if rest == n or rest.startswith(f"{n}.")), None)
+        if head is None:
+            break
+        path.append(head)
+        rest = rest[len(head) + 1 :]
+        fields = names[head].type if pa.types.is_struct(names[head].type) else ()
+    if path and not rest:
+        return tuple(path)
+    known = paths_of(schema)
+    close = difflib.get_close_matches(name, known, n=3)
+    shown = ", ".join(repr(n) for n in (close or known[:20]))
+    raise FieldNotFound(
+        f"there is no field {name!r}",
+        advice=f"did you mean {shown}?" if close else f"the fields are {shown}",
+    )
+
+
+def paths_of(schema: pa.Schema) -> list[str]:
+    """All fields, and those inside structs by their dotted paths."""
+
+    def walk(fields: Iterable[pa.Field], prefix: str) -> Iterable[str]:
+        for field in fields:
+            yield prefix + field.name
+            if pa.types.is_struct(field.type):
+                yield from walk(field.type, f"{prefix}{field.name}.")
+
+    return list(walk(schema, ""))
+
+
+def field_at(schema: pa.Schema, name: str) -> pa.Field:
+    """The field of a name or dotted path.
+
+    Raises
+    ------
+    FieldNotFound
+        The schema has no such field.
+    """
+    return column_at(schema, path_of(schema, name))
+
+
+def column_at(schema: pa.Schema, path: FieldPath) -> pa.Field:
+    field = schema.field(path[0])
+    for name in path[1:]:
+        field = field.type.field(name)
+    return field

@@ -1,0 +1,239 @@
+"""Filters of rows: mappings and expressions, evaluated on record batches."""
+
+from __future__ import annotations
+
+import operator
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeAlias
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from godb_arrow.errors import InvalidFilter, InvalidOption
+from godb_arrow.query.fields import column_at, path_of
+from godb_arrow.schema import is_json, storage_schema
+
+__all__ = [
+    "Comparison",
+    "Filter",
+    "RowFilter",
+    "comparison_of",
+    "expression_of",
+    "fields_of",
+    "rows_where",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class RowFilter:
+    """A filter that somebody else evaluates, such as another library's expression.
+
+    Parameters
+    ----------
+    fields : sequence of str
+        The fields that it looks at.
+    keep : callable
+        Gets a record batch of those fields, and returns which rows to keep, as a boolean array;
+        from several threads at the same time.
+    implied : pyarrow.compute.Expression, optional
+        True for every row that is kept, and perhaps for others: where statistics say that it is
+        true for none, nothing is read.
+
+    Examples
+    --------
+    >>> import godb_arrow, io
+    >>> file = io.BytesIO()
+    >>> godb_arrow.write_godb([{"n": 1}, {"n": 2}], file, "c")
+    2
+    >>> odd = RowFilter(["n"], lambda batch: pc.equal(pc.bit_wise_and(batch["n"], 1), 1))
+    >>> godb_arrow.read_table(file.getvalue(), filter=odd).column("n").to_pylist()
+    [1]
+    """
+
+    fields: Sequence[str]
+    keep: Callable[[pa.RecordBatch], pa.Array]
+    implied: pc.Expression | None = None
+
+
+Filter: TypeAlias = pc.Expression | Mapping[str, Any] | RowFilter
+"""A ``pyarrow.compute`` expression, field names and the values they must have, or a row filter."""
+_KEEP = "keep"
+
+
+def rows_where(batch: pa.RecordBatch, condition: pc.Expression) -> pa.Array:
+    """The rows of a record batch for which an expression is true.
+
+    Raises
+    ------
+    InvalidFilter
+        The expression cannot be evaluated on the columns.
+    """
+    from pyarrow import acero  # not before it is needed: it takes a while
+
+    plain = pa.Table.from_batches([_without_json(batch)])
+    try:
+        # What Table.filter does, without its threads: others work on other batches.
+        plan = acero.Declaration.from_sequence([
+            acero.Declaration("table_source", acero.TableSourceNodeOptions(plain)),
+            acero.Declaration("project", acero.ProjectNodeOptions([condition], [_KEEP])),
+        ])  # fmt: skip
+        return pc.indices_nonzero(plan.to_table(use_threads=False).column(_KEEP))
+    except (pa.ArrowException, KeyError, IndexError) as error:
+        raise _invalid(condition, error) from error
+
+
+def _invalid(condition: pc.Expression, error: Exception) -> InvalidFilter:
+    return InvalidFilter(
+        f"the filter {condition} does not fit the schema: {error}",
+        advice="compare fields with values of their own type; read_schema shows the types",
+    )
+
+
+def _without_json(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """JSON columns as plain text, which filters can compare."""
+    for index, field in enumerate(batch.schema):
+        if is_json(field.type):
+            column = batch.column(index).storage
+            batch = batch.set_column(index, field.name, column)
+    return batch
+
+
+def expression_of(
+    schema: pa.Schema, condition: pc.Expression | Mapping[str, Any] | None
+) -> pc.Expression | None:
+    if condition is None or isinstance(condition, pc.Expression):
+        expression = condition
+    elif isinstance(condition, Mapping):
+        expression = None
+        for name, value in condition.items():
+            path = path_of(schema, name)
+            term = _equals(pc.field(*path), value, column_at(schema, path).type)
+            expression = term if expression is None else expression & term
+    else:
+        raise InvalidOption(
+            f"filter is a {type(condition).__name__}",
+            advice="give a pyarrow.compute expression, or a mapping of fields to values",
+        )
+    if expression is not None:
+        _evaluate(schema, expression)
+    return expression
+
+
+class Comparison(NamedTuple):
+    """A comparison of a field with a number.
+
+    Attributes
+    ----------
+    field : str
+        The field, of a collection's own.
+    operator : callable
+        Of two objects, such as expressions of any library: ``operator.lt`` and its like.
+    value : pyarrow.Scalar
+        The number, of the field's type.
+    """
+
+    field: str
+    operator: Callable[[Any, Any], Any]
+    value: pa.Scalar
+
+    def mask(self, batch: pa.RecordBatch) -> pa.Array:
+        """For which rows it is true; null, where the field is."""
+        return _KERNELS[self.operator](batch.column(self.field), self.value)
+
+
+_OPERATORS = {
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+    "==": operator.eq,
+    "!=": operator.ne,
+}
+_KERNELS: dict[Callable[[Any, Any], Any], Callable[[Any, Any], pa.Array]] = {
+    operator.lt: pc.less,
+    operator.le: pc.less_equal,
+    operator.gt: pc.greater,
+    operator.ge: pc.greater_equal,
+    operator.eq: pc.equal,
+    operator.ne: pc.not_equal,
+}
+_COMPARED = re.compile(r"\((.+) (<|<=|>|>=|==|!=) (-?[0-9][0-9.e+-]*)\)")
+
+
+def comparison_of(schema: pa.Schema, condition: Filter | None) -> Comparison | None:
+    """The comparison with a number that a filter is, if it is one and nothing else.
+
+    It is the most frequent filter, and a plan of Acero takes several times as long as to compare.
+    An expression does not tell its parts: they are guessed from its text, and what is made of them
+    must be equal to it.
+
+    Parameters
+    ----------
+    schema : pyarrow.Schema
+        What the collection has.
+    condition : pyarrow.compute.Expression, mapping or RowFilter
+        The filter.
+
+    Returns
+    -------
+    Comparison or None
+
+    Examples
+    --------
+    >>> schema = pa.schema({"n": pa.int64()})
+    >>> found = comparison_of(schema, pc.field("n") < 10)
+    >>> found.field, found.operator(1, 2), found.value.as_py()
+    ('n', True, 10)
+    """
+    text = _COMPARED.fullmatch(str(condition)) if isinstance(condition, pc.Expression) else None
+    if text is None or text[1] not in schema.names:
+        return None
+    kind = schema.field(text[1]).type
+    if not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
+        return None
+    try:
+        value = pa.scalar(int(text[3]) if pa.types.is_integer(kind) else float(text[3]), kind)
+    except (ValueError, OverflowError, pa.ArrowException):
+        return None
+    found = Comparison(text[1], _OPERATORS[text[2]], value)
+    return found if found.operator(pc.field(text[1]), value).equals(condition) else None
+
+
+def _equals(field: pc.Expression, value: Any, data_type: pa.DataType) -> pc.Expression:
+    if value is None:
+        return field.is_null()
+    storage = data_type.storage_type if isinstance(data_type, pa.BaseExtensionType) else data_type
+    if pa.types.is_dictionary(storage):
+        storage = storage.value_type
+    try:
+        if isinstance(value, (list, tuple, set, frozenset)):
+            return field.isin(pa.array(list(value), type=storage))
+        return field == pa.scalar(value, type=storage)
+    except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
+        raise InvalidFilter(
+            f"the filter compares {field}, of type {data_type}, with {value!r}",
+            advice="compare a field with a value of its own type",
+        ) from error
+
+
+def _evaluate(schema: pa.Schema, expression: pc.Expression) -> None:
+    empty = pa.RecordBatch.from_pylist([], schema=storage_schema(schema))
+    try:
+        pa.Table.from_batches([empty]).filter(expression)
+    except (pa.ArrowException, KeyError) as error:
+        raise _invalid(expression, error) from error
+
+
+def fields_of(schema: pa.Schema, expression: pc.Expression) -> set[str]:
+    """The fields that an expression cannot do without."""
+    text = str(expression)
+    needed = set()
+    for index, field in enumerate(schema):
+        if field.name in text:
+            try:
+                _evaluate(schema.remove(index), expression)
+            except InvalidFilter:
+                needed.add(field.name)
+    return needed

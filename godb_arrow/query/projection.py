@@ -1,0 +1,230 @@
+"""Which fields to decode for the columns and the filter that were asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from godb_arrow.codec.columns import DICTIONARY_KEY
+from godb_arrow.errors import FieldNotFound, InvalidOption
+from godb_arrow.query.fields import FieldPath, column_at, path_of
+from godb_arrow.query.filters import (
+    Comparison,
+    Filter,
+    RowFilter,
+    comparison_of,
+    expression_of,
+    fields_of,
+    rows_where,
+)
+from godb_arrow.schema import ID_FIELD
+
+__all__ = ["Projection", "narrow", "project"]
+
+
+@dataclass(frozen=True, slots=True)
+class Projection:
+    """What to decode, and what to make of it.
+
+    Attributes
+    ----------
+    decoded : pyarrow.Schema
+        The fields to decode: those asked for and those that the filter looks at.
+    schema : pyarrow.Schema
+        The schema of the result.
+    condition : pyarrow.compute.Expression, RowFilter or None
+        The filter.
+    needed : frozenset of str
+        The fields that the filter looks at.
+    """
+
+    decoded: pa.Schema
+    schema: pa.Schema
+    condition: pc.Expression | RowFilter | None
+    needed: frozenset[str]
+    _outputs: tuple[FieldPath, ...]
+    _comparison: Comparison | None = None
+
+    @property
+    def implied(self) -> pc.Expression | None:
+        """An expression that is true for every document that the filter keeps."""
+        if isinstance(self.condition, RowFilter):
+            return self.condition.implied
+        return self.condition
+
+    def apply(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """Filter a decoded record batch, and take the columns asked for.
+
+        Raises
+        ------
+        InvalidFilter
+            The filter cannot be evaluated on the collection's types.
+        """
+        return self.pick(batch, self.matching(batch))
+
+    def pick(self, batch: pa.RecordBatch, rows: pa.Array | None) -> pa.RecordBatch:
+        """Take some rows (all with None) and the columns asked for."""
+        if rows is not None and len(rows) < batch.num_rows:
+            batch = batch.take(rows)
+        if batch.schema.equals(self.schema, check_metadata=True):
+            return batch
+        if not self._outputs:
+            return batch.select([])
+        columns = [_take(batch, path) for path in self._outputs]
+        return pa.RecordBatch.from_arrays(columns, schema=self.schema)
+
+    def matching(self, batch: pa.RecordBatch) -> pa.Array | None:
+        """The rows of a decoded record batch that the filter keeps; None without a filter.
+
+        Raises
+        ------
+        InvalidFilter
+            The filter cannot be evaluated on the collection's types.
+        """
+        if self.condition is None:
+            return None
+        if isinstance(self.condition, RowFilter):
+            return pc.indices_nonzero(self.condition.keep(batch.select(self.condition.fields)))
+        if self._comparison is not None:
+            return pc.indices_nonzero(self._comparison.mask(batch))
+        return rows_where(batch, self.condition)
+
+
+def _take(batch: pa.RecordBatch, path: FieldPath) -> pa.Array:
+    column = batch.column(path[0])
+    return pc.struct_field(column, list(path[1:])) if len(path) > 1 else column
+
+
+def project(
+    schema: pa.Schema, columns: Sequence[str] | None, condition: Filter | None
+) -> Projection:
+    """Plan a projection and a filter.
+
+    Parameters
+    ----------
+    schema : pyarrow.Schema
+        What the collection has.
+    columns : sequence of str, optional
+        Fields, or dotted paths into structs; a path becomes a column named by the path.
+    condition : pyarrow.compute.Expression or mapping, optional
+        Which documents to keep. A mapping has fields or dotted paths, and the value that each
+        must have; a list of values means any of them, None means null.
+
+    Returns
+    -------
+    Projection
+
+    Raises
+    ------
+    FieldNotFound
+        The schema has no such field.
+    InvalidFilter
+        The filter names a field that is not there, or compares it with something else.
+
+    Examples
+    --------
+    >>> schema = pa.schema({"_id": pa.string(), "user": pa.struct({"id": pa.int64()})})
+    >>> project(schema, ["user.id"], None).schema.names
+    ['user.id']
+    """
+    if isinstance(columns, str):
+        raise InvalidOption(f"columns is the string {columns!r}", advice="give a list of names")
+    full = schema
+    if ID_FIELD not in schema.names:
+        full = pa.schema([pa.field(ID_FIELD, pa.string()), *schema], metadata=schema.metadata)
+    expression: pc.Expression | RowFilter | None
+    plain = comparison_of(full, condition)
+    if isinstance(condition, RowFilter):
+        expression = condition
+        needed = {path_of(full, name)[0] for name in condition.fields}
+    elif plain is not None:  # it fits, and looks at nothing else
+        expression, needed = condition, {plain.field}
+    else:
+        expression = expression_of(full, condition)
+        needed = set() if expression is None else fields_of(full, expression)
+    if columns is None:
+        outputs: tuple[FieldPath, ...] = tuple((name,) for name in schema.names)
+    else:
+        outputs = tuple(path_of(full, name) for name in columns)
+        if len(set(columns)) != len(columns):
+            raise InvalidOption("columns names a field twice", advice="name each field once")
+    decoded = _prune(full, outputs, needed)
+    result = _output_schema(full, outputs, columns)
+    return Projection(decoded, result, expression, frozenset(needed), outputs, plain)
+
+
+def narrow(
+    reader: pa.RecordBatchReader, columns: Sequence[str] | None, condition: Filter | None
+) -> pa.RecordBatchReader:
+    """Record batches of somewhere else, with the same words: projection and filter.
+
+    Parameters
+    ----------
+    reader : pyarrow.RecordBatchReader
+        Any record batches.
+    columns, condition
+        As for :func:`project`.
+
+    Returns
+    -------
+    pyarrow.RecordBatchReader
+
+    Raises
+    ------
+    FieldNotFound, InvalidFilter
+
+    Examples
+    --------
+    >>> reader = pa.table({"a": [1, 2], "b": ["x", "y"]}).to_reader()
+    >>> narrow(reader, ["b"], {"a": 2}).read_all().to_pydict()
+    {'b': ['y']}
+    """
+    if columns is None and condition is None:
+        return reader
+    projection = project(reader.schema, columns, condition)
+    names = projection.decoded.names
+    if not set(names) <= set(reader.schema.names):
+        raise FieldNotFound(
+            f"there is no field {ID_FIELD!r}",
+            advice=f"the fields are {', '.join(reader.schema.names[:20])}",
+        )
+    batches = (projection.apply(batch.select(names)) for batch in reader)
+    return pa.RecordBatchReader.from_batches(projection.schema, batches)
+
+
+def _output_schema(
+    schema: pa.Schema, outputs: tuple[FieldPath, ...], columns: Sequence[str] | None
+) -> pa.Schema:
+    names = [path[0] for path in outputs] if columns is None else columns
+    fields = []
+    for name, path in zip(names, outputs, strict=True):
+        field = column_at(schema, path).with_name(name)
+        if len(path) > 1:
+            field = field.with_nullable(True)
+        metadata = {k: v for k, v in (field.metadata or {}).items() if k != DICTIONARY_KEY}
+        fields.append(field.with_metadata(metadata or None))
+    return pa.schema(fields, metadata=schema.metadata)
+
+
+def _prune(schema: pa.Schema, outputs: tuple[FieldPath, ...], needed: set[str]) -> pa.Schema:
+    """The part of a schema that some paths and whole fields take."""
+    wanted: dict[str, set[FieldPath] | None] = dict.fromkeys(needed)
+    for head, *tail in outputs:
+        if not tail:
+            wanted[head] = None
+        elif wanted.get(head, ()) is not None:
+            wanted.setdefault(head, set()).add(tuple(tail))  # type: ignore[union-attr]
+    fields = []
+    for field in schema:
+        if field.name in wanted:
+            paths = wanted[field.name]
+            fields.append(field if paths is None else _prune_field(field, paths))
+    return pa.schema(fields, metadata=schema.metadata)
+
+
+def _prune_field(field: pa.Field, paths: set[FieldPath]) -> pa.Field:
+    inner = pa.schema(list(field.type))
+    return field.with_type(pa.struct(list(_prune(inner, tuple(sorted(paths)), set()))))

@@ -1,0 +1,214 @@
+"""What every collection can do for a reader, wherever its documents are; and those in a file."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Unpack
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from godb_arrow import codec
+from godb_arrow.options import ReadKeywords
+from godb_arrow.query.fields import path_of, paths_of
+from godb_arrow.query.filters import Filter
+from godb_arrow.query.profile import Profile, profile_entries
+from godb_arrow.query.projection import project
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from godb_arrow.query.dataframe import DtypeBackend
+    from godb_arrow.query.dataset import CollectionDataset
+
+__all__ = ["Scannable"]
+
+
+class Scannable(ABC):
+    """A collection that can be read as columns, as often as wanted.
+
+    Everything that takes an Arrow stream takes it as it is: each time it is read anew.
+
+    Examples
+    --------
+    >>> import godb_arrow, pyarrow as pa
+    >>> from godb_arrow.samples import FLIGHTS
+    >>> flights = godb_arrow.open_godb(FLIGHTS)
+    >>> isinstance(flights, Scannable), pa.table(flights).num_rows
+    (True, 27004)
+    >>> flights.to_arrow(["dest"], flights["distance"] > 4000).num_rows
+    62
+    """
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """The collection's name."""
+
+    @property
+    @abstractmethod
+    def schema(self) -> pa.Schema:
+        """The schema of the record batches."""
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def __iter__(self) -> Iterator[dict[Any, Any]]: ...
+
+    @abstractmethod
+    def stream_batches(
+        self,
+        columns: Sequence[str] | None = None,
+        filter: Filter | None = None,
+        schema: pa.Schema | None = None,
+        **options: Unpack[ReadKeywords],
+    ) -> pa.RecordBatchReader:
+        """The documents as a ``pyarrow.RecordBatchReader``, in constant memory.
+
+        Parameters
+        ----------
+        columns, filter, schema, **options
+            As for :func:`~godb_arrow.scan_godb`.
+
+        Returns
+        -------
+        pyarrow.RecordBatchReader
+        """
+
+    def to_arrow(
+        self, columns: Sequence[str] | None = None, filter: Filter | None = None
+    ) -> pa.Table:
+        """The documents as a table."""
+        return self.stream_batches(columns, filter).read_all()
+
+    def to_pandas(
+        self,
+        columns: Sequence[str] | None = None,
+        filter: Filter | None = None,
+        dtype_backend: DtypeBackend | None = None,
+    ) -> pd.DataFrame:
+        """The documents as a DataFrame; see :func:`~godb_arrow.read_godb` for the dtypes."""
+        from godb_arrow.query.dataframe import to_frame
+
+        return to_frame(self.to_arrow(columns, filter), dtype_backend)
+
+    def to_dataset(self) -> CollectionDataset:
+        """The collection as a ``pyarrow.dataset.Dataset``, with projection and filter pushed down.
+
+        Returns
+        -------
+        CollectionDataset
+
+        Examples
+        --------
+        >>> import io, godb_arrow
+        >>> import pyarrow.dataset as ds
+        >>> file = io.BytesIO()
+        >>> godb_arrow.write_godb([{"n": 1}, {"n": 2}], file, "c")
+        2
+        >>> dataset = godb_arrow.open_godb(file.getvalue()).to_dataset()
+        >>> dataset.to_table(columns=["n"], filter=ds.field("n") > 1).to_pydict()
+        {'n': [2]}
+        """
+        from godb_arrow.query.dataset import CollectionDataset
+
+        return CollectionDataset(self)
+
+    def __getitem__(self, field: str) -> pc.Expression:
+        """A field, to be compared: a part of a filter.
+
+        Parameters
+        ----------
+        field : str
+            A field, or a dotted path into structs.
+
+        Returns
+        -------
+        pyarrow.compute.Expression
+
+        Raises
+        ------
+        FieldNotFound
+            There is no such field.
+
+        Examples
+        --------
+        >>> import io, godb_arrow
+        >>> file = io.BytesIO()
+        >>> godb_arrow.write_godb([{"n": 1}, {"n": 2}], file, "c")
+        2
+        >>> c = godb_arrow.open_godb(file.getvalue())
+        >>> c.to_arrow(["n"], (c["n"] > 1) & c["n"].is_valid()).to_pydict()
+        {'n': [2]}
+        """
+        return pc.field(*path_of(self.schema, field))
+
+    def __arrow_c_stream__(self, requested_schema: object = None) -> object:
+        if requested_schema is None:
+            return self.stream_batches().__arrow_c_stream__()
+        wanted = pa.Schema._import_from_c_capsule(requested_schema)
+        own = self.schema
+        if not set(wanted.names) <= set(own.names):
+            return self.stream_batches().__arrow_c_stream__()  # the protocol: best effort
+        return self.stream_batches(wanted.names).cast(wanted).__arrow_c_stream__()
+
+    def __arrow_c_schema__(self) -> object:
+        return self.schema.__arrow_c_schema__()
+
+    def profile(self, columns: Sequence[str] | None = None, *, progress: bool = False) -> Profile:
+        """What the fields have: types, nulls, extremes, frequent and distinct values.
+
+        Parameters
+        ----------
+        columns : sequence of str, optional
+            Fields, and dotted paths into structs; all, if left out.
+        progress : bool
+            Whether to show a progress bar, in a terminal or a notebook.
+
+        Returns
+        -------
+        Profile
+            One pass over the documents, in constant memory.
+
+        Examples
+        --------
+        >>> import io, godb_arrow
+        >>> file = io.BytesIO()
+        >>> godb_arrow.write_godb([{"n": 1}, {"n": 2}, {}], file, "c")
+        3
+        >>> profile = godb_arrow.open_godb(file.getvalue()).profile(["n"])
+        >>> field = profile["n"]
+        >>> field.type, field.absent, field.min, field.max, field.distinct
+        ('int64', 1, 1, 2, 2)
+        """
+        full, entries = self._entries()
+        schema = full
+        if columns is not None:
+            decoded = project(full, columns, None).decoded
+            order = dict.fromkeys(name for name in columns if name in decoded.names)
+            order |= dict.fromkeys(decoded.names)
+            schema = pa.schema([decoded.field(name) for name in order], metadata=full.metadata)
+        return profile_entries(self.name, schema, entries, total=len(self), progress=progress)
+
+    @abstractmethod
+    def _entries(self) -> tuple[pa.Schema, Iterator[codec.Entries]]:
+        """The documents' own bytes in runs, and the schema of all."""
+
+    def stored_entries(self, filter: Filter | None = None) -> Iterator[codec.Entries]:
+        """The documents that a filter keeps as they are stored, in runs: for exact copies."""
+        schema, runs = self._entries()
+        if filter is None:
+            yield from runs
+            return
+        projection = project(schema, [], filter)
+        plan = codec.plan_columns(projection.decoded)
+        for run in runs:
+            rows = projection.matching(codec.decode_batch(run, plan))
+            if rows is not None and len(rows):
+                yield run.take(rows.to_numpy().astype(np.int64))
+
+    def _ipython_key_completions_(self) -> list[str]:
+        return paths_of(self.schema)

@@ -1,0 +1,1 @@
+"""Backups and followers of a data directory."""

@@ -1,0 +1,273 @@
+"""Followers: data directories that are kept the same as another one, and can take its place.
+
+A follower is a data directory itself. It gets the bytes of the other's journal, and its files, in
+an order in which it is whole at every moment:
+
+1. The files of large collections that no manifest names yet are copied.
+2. What else is new is copied beside its place: small collections' files, and manifests.
+3. The journal is copied up to now: it knows everything that those files know.
+4. The files of 2 take their places.
+5. What the other one has no more is removed: files, then segments of the journal.
+
+Where the journal lacks records in between, since the other one was saved and the follower was not
+there, or since the other one lost its last records in a power cut, the follower cannot be whole
+while files take their places: it says so until it is (``consistent`` in ``follower.json``).
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from dataclasses import dataclass
+
+from godb_arrow.directory.journal_copy import MissingRecords
+from godb_arrow.errors import (
+    CorruptFile,
+    InvalidOption,
+    SourceNotFound,
+    StorageError,
+    TargetExists,
+    storage_errors,
+)
+from godb_arrow.replication.target import Staged, Stamp, comes_late, list_stored, open_target
+from godb_arrow.snapshots.manifest import Manifest
+from godb_arrow.storage.object_store import is_url
+
+__all__ = ["Follower"]
+
+
+_TRIES = 20
+_HEARTBEAT = 1.0
+
+
+@dataclass(slots=True)
+class Copied:
+    """What a follower got in one step."""
+
+    files: int = 0
+    size: int = 0
+
+
+class _Moved(Exception):
+    """The source was changed under our hands: look again."""
+
+
+class Follower:
+    """Brings a folder up to date with a data directory, as often as it is asked to.
+
+    Parameters
+    ----------
+    source : path
+        The data directory; it may be in use by another process, or by none.
+    target : path or URL
+        The follower: a folder, made if need be, or a place on an object store.
+    replace : bool
+        Whether the target may have been a data directory of its own, which is given up.
+
+    Raises
+    ------
+    TargetExists
+        There is something in the target that is no follower.
+    DirectoryLocked
+        Somebody else keeps it up to date.
+
+    Examples
+    --------
+    >>> import tempfile, godb_arrow
+    >>> source, target = tempfile.mkdtemp(), tempfile.mkdtemp()
+    >>> with godb_arrow.StorageEngine(source) as engine:
+    ...     _ = engine.create_collection("users").insert({"name": "Ada"})
+    >>> with Follower(source, target) as follower:
+    ...     follower.step().files
+    1
+    >>> with godb_arrow.StorageEngine(target, read_only=True) as engine:
+    ...     engine.find_all("users")
+    [{'_id': '1', 'name': 'Ada'}]
+    """
+
+    def __init__(
+        self,
+        source: str | os.PathLike[str],
+        target: str | os.PathLike[str],
+        *,
+        replace: bool = False,
+    ) -> None:
+        if is_url(os.fspath(source)):
+            raise InvalidOption(
+                "what is followed is a folder", advice="follow from where its files are local"
+            )
+        self.source = os.path.abspath(os.path.expanduser(os.fspath(source)))
+        if not os.path.isdir(os.path.join(self.source, "collections")):
+            raise SourceNotFound(
+                f"there is no data directory {self.source}", advice="check the path"
+            )
+        name = os.fspath(target)
+        if os.path.abspath(os.path.expanduser(name)) == self.source:
+            raise InvalidOption("a data directory cannot follow itself", advice="give another")
+        self._shipping = threading.Lock()  # guards the copy of the journal
+        self._stepping = threading.Lock()
+        self._written = 0.0
+        with storage_errors("open", name):
+            self._target = open_target(name)
+            try:
+                self._begin(replace)
+            except BaseException:
+                self._target.close()
+                raise
+
+    def _begin(self, replace: bool) -> None:
+        known = self._target.read_state()
+        if known is None and not replace and self._target.has_content():
+            raise TargetExists(
+                f"there is a data directory in {self.target}, which follows nobody",
+                advice="give another folder, or give up what is there by replace=True",
+            )
+        self._consistent = bool(known and known["consistent"])
+        self._caught_up: float | None = None if known is None else known["caught_up"]
+        self._record = 0 if known is None else known["record"]
+        self._write_state()  # before anything else: it is a follower from now on
+        self._target.tidy()
+        journal = os.path.join(self.source, "journal")
+        try:
+            self._journal = self._target.journal(journal)
+        except CorruptFile:
+            self._set_consistent(False)
+            self._journal = self._target.journal(journal, anew=True)
+
+    @property
+    def target(self) -> str:
+        """The follower."""
+        return self._target.path
+
+    def __enter__(self) -> Follower:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let others keep it up to date, or promote it."""
+        with self._stepping, self._shipping:
+            self._target.close()
+
+    # --- its state ----------------------------------------------------------------------------
+
+    @property
+    def record(self) -> int:
+        """The last record of the journal that it has."""
+        return self._journal.last
+
+    def _write_state(self) -> None:
+        state = {
+            "source": self.source,
+            "consistent": self._consistent,
+            "caught_up": self._caught_up,
+            "record": self._record,
+        }
+        self._target.write_state(state)
+        self._written = time.time()
+
+    def _set_consistent(self, consistent: bool) -> None:
+        if self._consistent != consistent:
+            self._consistent = consistent
+            self._write_state()
+
+    # --- bringing it up to date ---------------------------------------------------------------
+
+    def ship(self) -> int:
+        """Copy what the journal has more, to the disk; returns the number of the last record.
+
+        Raises
+        ------
+        MissingRecords
+            The journal lacks records in between: :meth:`step` helps.
+        """
+        with self._shipping, storage_errors("replicate", self.target):
+            if not self._consistent:
+                raise MissingRecords("the follower is not whole")
+            return self._journal.copy()
+
+    def step(self) -> Copied:
+        """Bring it up to date with what the source has now.
+
+        Returns
+        -------
+        Copied
+            How many files that took, and their bytes.
+
+        Raises
+        ------
+        StorageError
+            The disk refused; the follower is as whole as before.
+        """
+        copied = Copied()
+        with self._stepping, storage_errors("replicate", self.target):
+            for attempt in range(_TRIES):
+                started = time.time()
+                try:
+                    self._step(copied)
+                except (FileNotFoundError, _Moved):
+                    self._target.tidy()
+                    if attempt == _TRIES - 1:
+                        raise StorageError(
+                            "the source is changed faster than it can be copied",
+                            advice="raise its part_grace, or copy it while it is closed",
+                        ) from None
+                    continue
+                break
+            if copied.files or started - self._written > _HEARTBEAT or self._caught_up is None:
+                self._caught_up, self._record = started, self.record
+                self._write_state()
+            self._caught_up = started
+            return copied
+
+    def _step(self, copied: Copied) -> None:
+        segments = self._journal.source_indices()
+        wanted = list_stored(os.path.join(self.source, "collections"))
+        there = self._target.files()
+        changed = [name for name, stamp in wanted.items() if there.get(name) != stamp]
+        staged: list[Staged] = []
+        for name in sorted(changed, key=comes_late):
+            one = self._stage(name, copied)
+            if one.name.endswith(".manifest"):
+                self._fetch_files_of(one, wanted, copied)
+            if comes_late(name):
+                staged.append(one)
+            else:
+                self._target.place([one])  # nobody knows it yet
+        with self._shipping:
+            whole = self._consistent
+            if whole:
+                try:
+                    self._journal.copy()
+                except MissingRecords:
+                    whole = False
+            if not whole:
+                self._set_consistent(False)
+            self._target.place(staged)
+            self._target.remove(there.keys() - wanted.keys())
+            if whole:
+                self._journal.forget_before(segments)
+            else:
+                if not self._journal.replace(segments):
+                    raise _Moved
+                self._set_consistent(True)
+
+    def _stage(self, name: str, copied: Copied) -> Staged:
+        with open(os.path.join(self.source, "collections", *name.split("/")), "rb") as stream:
+            staged = self._target.stage(name, stream)
+        copied.files += 1
+        copied.size += staged.stamp[0]
+        return staged
+
+    def _fetch_files_of(self, staged: Staged, wanted: dict[str, Stamp], copied: Copied) -> None:
+        """Copy what a manifest names and the list of files did not have yet."""
+        with open(staged.temporary, "rb") as stream:
+            manifest = Manifest.unpack(stream.read())
+        folder = staged.name.rpartition("/")[0]
+        for part in manifest.parts:
+            for name in (f"{folder}/{part.file}", f"{folder}/{part.ids_file}"):
+                if name not in wanted:
+                    self._target.place([self._stage(name, copied)])
+                    wanted[name] = (0, 0)

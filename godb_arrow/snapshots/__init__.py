@@ -1,0 +1,1 @@
+"""Immutable views of a collection, and what reads them."""

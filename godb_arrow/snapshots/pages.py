@@ -1,0 +1,129 @@
+"""Pages of documents with a cursor."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from godb_arrow import codec
+from godb_arrow.documents.loading import load_entry
+from godb_arrow.errors import InvalidCursor
+from godb_arrow.query.filters import Filter
+from godb_arrow.schema import ID_FIELD
+from godb_arrow.snapshots.find import matching
+from godb_arrow.snapshots.indexes import as_py, field_index
+from godb_arrow.snapshots.snapshot import Snapshot
+
+__all__ = ["Page", "page_after"]
+
+
+# --- pages ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Some documents, and how to get the next ones.
+
+    Attributes
+    ----------
+    documents : list of dict
+        In the order of their ids, compared as text.
+    cursor : str or None
+        What to give to get the next page; None when this is the last.
+
+    Examples
+    --------
+    >>> import tempfile, godb_arrow
+    >>> with godb_arrow.StorageEngine(tempfile.mkdtemp()) as engine:
+    ...     users = engine.create_collection("users")
+    ...     _ = users.insert_many([{"name": "Ada"}, {"name": "Bob"}, {"name": "Cy"}])
+    ...     page = users.find_page(limit=2)
+    ...     last = users.find_page(limit=2, cursor=page.cursor)
+    >>> [one["name"] for one in page.documents], [one["name"] for one in last.documents]
+    (['Ada', 'Bob'], ['Cy'])
+    >>> print(last.cursor)
+    None
+    """
+
+    documents: list[dict[Any, Any]]
+    cursor: str | None
+
+
+def _pack_cursor(identity: str) -> str:
+    raw = b"\1" + identity.encode("utf-8", "surrogateescape")
+    return base64.urlsafe_b64encode(raw).decode().rstrip("=")
+
+
+def _unpack_cursor(cursor: str) -> str:
+    try:
+        raw = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
+        if raw[:1] == b"\1":
+            return raw[1:].decode("utf-8", "surrogateescape")
+    except (binascii.Error, ValueError, TypeError, AttributeError) as error:
+        raise _bad_cursor(cursor) from error
+    raise _bad_cursor(cursor)
+
+
+def _bad_cursor(cursor: object) -> InvalidCursor:
+    return InvalidCursor(
+        f"{cursor!r} is not a cursor", advice="give the cursor of the page before, or None"
+    )
+
+
+def page_after(
+    snapshot: Snapshot,
+    cursor: str | None,
+    limit: int,
+    condition: Filter | None,
+    indexed: Sequence[str],
+) -> Page:
+    """The documents that follow in the order of ids; whatever changes, none comes twice.
+
+    Raises
+    ------
+    InvalidCursor
+        The cursor is not one of ours.
+    """
+    after = None if cursor is None else _unpack_cursor(cursor)
+    chosen: list[tuple[str, codec.Entries, int]] = []
+    if condition is None:
+        chosen = _next_ids(snapshot, after, limit + 1)
+    else:
+        for run, rows in matching(snapshot, condition, indexed):
+            found = ((run.id(int(row)), run, int(row)) for row in rows)
+            chosen += [one for one in found if after is None or one[0] > after]
+            chosen = sorted(chosen, key=lambda one: one[0])[: limit + 1]
+    documents = [load_entry(run, index) for _, run, index in chosen[:limit]]
+    more = len(chosen) > limit
+    return Page(documents, _pack_cursor(chosen[limit - 1][0]) if more else None)
+
+
+def _next_ids(
+    snapshot: Snapshot, after: str | None, count: int
+) -> list[tuple[str, codec.Entries, int]]:
+    """The entries with the next ids, in the order of ids; the index on ``_id`` finds them."""
+    found: list[tuple[str, codec.Entries, int]] = []
+    index = field_index(snapshot, ID_FIELD) if snapshot.base.count else None
+    if index is not None:
+        at = 0 if after is None else bisect_right(index.values, after, key=as_py)
+        dead = set(snapshot.dead_rows().tolist())
+        rows: list[int] = []
+        while at < len(index.rows) and len(rows) < count:
+            row = int(index.rows[at])
+            at += 1
+            if row not in dead:
+                rows.append(row)
+        ordered = np.sort(np.array(rows, np.int64))
+        found += [(run.id(i), run, i) for run, i in snapshot.base.entries_at(ordered)]
+    for run in snapshot.overlay_runs():
+        for position in range(len(run)):
+            identity = run.id(position)
+            if after is None or identity > after:
+                found.append((identity, run, position))
+    return sorted(found, key=lambda one: one[0])[:count]

@@ -1,0 +1,476 @@
+"""Folder of part files, and the parts that readers have open."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+import time
+import weakref
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import pyarrow as pa
+import xxhash
+
+from godb_arrow import codec
+from godb_arrow.codec.entries import Chunk
+from godb_arrow.documents.ids import ids_of
+from godb_arrow.errors import (
+    CorruptFile,
+    SourceNotFound,
+    StorageError,
+    WriteConflict,
+)
+from godb_arrow.file.hints import CollectionHint
+from godb_arrow.file.locate import StoredCollection
+from godb_arrow.file.writer import CollectionData, write_file
+from godb_arrow.memory.limit import Memory
+from godb_arrow.options import CompressionName
+from godb_arrow.query.statistics import (
+    Row,
+    covered,
+    pack_statistics,
+    per_piece,
+    row_of,
+)
+from godb_arrow.snapshots.base import Base, Documents, Pin
+from godb_arrow.snapshots.id_index import IdIndex, pack_id_file, read_id_file
+from godb_arrow.snapshots.manifest import (
+    Manifest,
+    Part,
+    manifest_name,
+    read_manifest,
+    versions_in,
+    write_manifest,
+)
+from godb_arrow.snapshots.snapshot import Snapshot
+from godb_arrow.storage.folder import open_folder
+from godb_arrow.storage.object_store import is_url
+from godb_arrow.storage.replace import TEMPORARY_PREFIX, replace_file
+
+__all__ = ["PartFile", "PartFolder", "WrittenPart"]
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenPart:
+    """A file that some process wrote, which nobody knows yet.
+
+    Attributes
+    ----------
+    token : str
+        Its file is named by it.
+    part : Part
+        What it has.
+    schema : bytes
+        Of its documents.
+    statistics : Row or None
+        Of its documents.
+    greatest : int
+        The greatest id that is a number.
+    """
+
+    token: str
+    part: Part
+    schema: bytes
+    statistics: Row | None
+    greatest: int
+
+
+_DRAWN = 1 << 60  # numbers from here on are drawn by lot
+
+
+class PartFile(Base):
+    """One file of a collection, and beside it a file that says where its ids are."""
+
+    def __init__(self, memory: Memory, folder: str, part: Part, *, is_ours: bool) -> None:
+        files = open_folder(folder)
+        super().__init__(memory, files.place(part.file), is_ours=is_ours)
+        self._ids_path = files.place(part.ids_file)
+        self._ids_checksum = part.ids_checksum
+        self._part = part
+        self.collection_size = 0  # bytes of the documents of all files together
+
+    def open(self) -> StoredCollection:
+        """The collection in its file, which is the one that the manifest names."""
+        stored = super().open()
+        if stored.count != self._part.documents:
+            error = CorruptFile(
+                f"the file has {stored.count} documents; the manifest says {self._part.documents}",
+                offset=0,
+                where="file",
+                advice="restore it from a backup",
+            )
+            error.operation, error.source = "read", self.path
+            raise error
+        return stored
+
+    def documents(self) -> Documents | None:
+        """The documents in memory; None when there is no room for those of all files.
+
+        Else a document here and there would have whole files come and go.
+        """
+        if self.view("documents") is None and 2 * self.collection_size > self.memory.room:
+            return None
+        return super().documents()
+
+    def has_sound_ids(self) -> bool:
+        """Whether the file that says where its ids are is as it was written."""
+        return read_id_file(self._ids_path, self._ids_checksum) is not None
+
+    def ids(self) -> IdIndex:
+        """Where the ids are: mapped from their file, so that only what is looked at is read."""
+        found: IdIndex | None = self.view("ids")
+        if found is None:
+            found = read_id_file(self._ids_path, self._ids_checksum)
+            if found is None:
+                return super().ids()
+            # Of what is mapped the system can take the pages back.
+            self.hold("ids", found, found.nbytes if is_url(self._ids_path) else 0)
+        return found
+
+
+class PartedFiles(Protocol):
+    """Files of one version of a collection, as their folder sees them."""
+
+    @property
+    def folder(self) -> PartFolder:
+        """Folder that holds the files."""
+
+    @property
+    def manifest(self) -> Manifest:
+        """Manifest of the version."""
+
+    @property
+    def parts(self) -> list[PartFile]:
+        """Files of the version."""
+
+
+class PartFolder:
+    """The folder of a collection that has several files.
+
+    Parameters
+    ----------
+    memory : Memory
+        Holds what is read, as far as there is room.
+    path : str
+        The folder.
+    is_ours : bool
+        Whether nobody else writes it.
+    """
+
+    def __init__(self, memory: Memory, path: str, *, is_ours: bool = True) -> None:
+        self.path = path
+        self.memory = memory
+        self.is_ours = is_ours
+        self._folder = open_folder(path)
+        self._lock = threading.Lock()
+        self._files: weakref.WeakValueDictionary[int, PartFile] = weakref.WeakValueDictionary()
+        self._pins: weakref.WeakSet[_PartPin] = weakref.WeakSet()
+        self._known: dict[int, tuple[float, frozenset[str]]] = {}  # when made, and which files
+        self._unsure: Manifest | None = None  # whether it was written is not known
+
+    def versions(self) -> list[int]:
+        """The versions that can be read, in order."""
+        return versions_in(self._folder.names())
+
+    def current(self) -> Manifest:
+        """The manifest that counts.
+
+        Raises
+        ------
+        SourceNotFound
+            There is none.
+        """
+        for _ in range(10):  # who only reads may be overtaken by who writes
+            versions = self.versions()
+            if not versions:
+                break
+            with suppress(SourceNotFound):
+                return read_manifest(self.path, versions[-1])
+        raise SourceNotFound(f"there is no manifest in {self.path}", advice="check the path")
+
+    def file(self, part: Part) -> PartFile:
+        """A part as a base; the same one as long as somebody has it."""
+        with self._lock:
+            found = self._files.get(part.number)
+            if found is None:
+                found = PartFile(self.memory, self.path, part, is_ours=self.is_ours)
+                self._files[part.number] = found
+            return found
+
+    def pin(self, base: PartedFiles) -> Pin:
+        """Keep the files of a base as long as the result is there."""
+        pin = _PartPin(base)
+        with self._lock:
+            self._pins.add(pin)
+        return pin
+
+    def hold_open(self) -> None:
+        """Before the folder is removed: open what somebody still reads."""
+        with self._lock:
+            pins = list(self._pins)
+        for pin in pins:
+            pin.files = [file.pin() for file in pin.base.parts]
+
+    # --- writing ------------------------------------------------------------------------------
+
+    def next_number(self) -> int:
+        """The number of the next part: greater than that of any file here."""
+        self._folder.make()
+        numbers = [int(name[:-5]) for name in self._folder.names()
+                   if name.endswith(".godb") and name[:-5].isdigit()]  # fmt: skip
+        return max((one for one in numbers if one < _DRAWN), default=0) + 1
+
+    def write_parts(
+        self,
+        name: str,
+        snapshot: Snapshot,
+        files: Sequence[tuple[int, Base]] | None,
+        *,
+        changes: bool,
+        count: int,
+        size: int,
+        part_size: int,
+        schema: pa.Schema,
+        compression: CompressionName,
+    ) -> list[tuple[Part, Row | None]]:
+        """Write documents of a snapshot as new parts of about the same size.
+
+        Parameters
+        ----------
+        name : str
+            The collection.
+        snapshot : Snapshot
+            Where the documents are.
+        files, changes
+            Which ones: see :meth:`~godb_arrow.snapshots.snapshot.Snapshot.chunks`.
+        count, size : int
+            How many they are, and about how many bytes.
+        part_size : int
+            Bytes of a part, at most.
+        schema : pyarrow.Schema
+            That of the collection.
+        compression : str
+            How the files are compressed.
+
+        Returns
+        -------
+        list of tuples
+            Each part, and its statistics.
+        """
+        if not count:
+            return []
+        number = self.next_number()
+        every = -(-count // max(1, -(-size // part_size)))
+        chunks = snapshot.chunks(files, changes=changes, every=every)
+        written = []
+        for first in range(0, count, every):
+            documents = min(every, count - first)
+            taken = _take(chunks, documents)
+            written.append(self.write_part(number, name, taken, documents, schema, compression))
+            number += 1
+        return written
+
+    def write_part(
+        self,
+        number: int | str,
+        name: str,
+        chunks: Iterator[Chunk],
+        count: int,
+        schema: pa.Schema,
+        compression: CompressionName,
+    ) -> tuple[Part, Row | None]:
+        """Write a part, with the file that says where its ids are; no manifest knows it yet.
+
+        With a text in place of its number it is given one by :meth:`give_number`.
+        """
+        if isinstance(number, str) and is_url(self.path):
+            # Nothing is renamed there on a condition: two writers must not choose the same.
+            number = _DRAWN + secrets.randbelow(_DRAWN)
+        part = Part(0, count, 0, 0)
+        stem = f"{number:08d}" if isinstance(number, int) else TEMPORARY_PREFIX + number
+        new = self._folder.expected_of_new
+        size = 0
+        rows: list[Row | None] = []
+        ids: list[pa.Array] = []
+
+        def noted() -> Iterator[Chunk]:
+            nonlocal size
+            for chunk in chunks:
+                size += len(chunk.data)
+                rows.append(chunk.statistics)
+                data = bytes(chunk.data)
+                entries = codec.scan_entries(data, 0, chunk.documents, len(data) + 1, 0)
+                ids.append(ids_of(entries))
+                yield chunk
+
+        hint = CollectionHint(count, None, schema, plain=True)
+        with replace_file(self._folder.place(stem + ".godb"), expected=new) as stream:
+            data = CollectionData(name, count, noted(), hint)
+            write_file(stream, [data], compression=compression, threads=self.memory.threads)
+        index = pack_id_file(IdIndex.build(ids))
+        with replace_file(self._folder.place(stem + ".ids"), expected=new) as stream:
+            stream.write(index)
+        part = replace(
+            part,
+            number=number if isinstance(number, int) else 0,
+            size=size,
+            file_size=self._folder.size(stem + ".godb"),
+            ids_checksum=xxhash.xxh3_64_intdigest(index),
+        )
+        fields = covered(schema)
+        joined = per_piece(rows, [0] * len(rows), fields) if rows and len(fields) else None
+        return part, None if joined is None else row_of(joined, 0)
+
+    def give_number(self, token: str, part: Part, number: int) -> Part:
+        """Give a part that another process wrote its number."""
+        if part.number:  # it has one
+            return part
+        part = replace(part, number=number)
+        for suffix, name in ((".godb", part.file), (".ids", part.ids_file)):
+            self._folder.rename(TEMPORARY_PREFIX + token + suffix, name)
+        self._folder.sync()
+        return part
+
+    @staticmethod
+    def with_statistics(manifest: Manifest, statistics: Sequence[Row | None]) -> Manifest:
+        """A manifest with the statistics of its parts."""
+        fields = covered(manifest.schema)
+        packed = b""
+        if len(fields) and any(row is not None for row in statistics):
+            joined = per_piece(statistics, range(len(statistics)), fields)
+            packed = pack_statistics(joined)
+        return replace(manifest, packed_statistics=packed)
+
+    def commit(self, manifest: Manifest, statistics: Sequence[Row | None]) -> Manifest:
+        """Make a manifest the current version of the collection.
+
+        Parameters
+        ----------
+        manifest : Manifest
+            The state, but for its statistics.
+        statistics : sequence of Row or None
+            Those of each part.
+
+        Returns
+        -------
+        Manifest
+            As written, with its time and statistics.
+        """
+        manifest = self.with_statistics(replace(manifest, created=time.time()), statistics)
+        self._folder.make()
+        unsure = self._unsure
+        if unsure is not None and unsure.version >= manifest.version and self._has(unsure):
+            # It was written after all. What is saved now has its changes, too, and comes behind.
+            manifest = replace(manifest, version=unsure.version + 1)
+        try:
+            write_manifest(self._folder, manifest)
+        except WriteConflict:
+            raise
+        except StorageError:
+            if not is_url(self.path):
+                raise
+            self._unsure = manifest  # perhaps only the answer was lost
+            if not self._has(manifest):
+                raise
+        self._unsure = None
+        return manifest
+
+    def _has(self, manifest: Manifest) -> bool:
+        """Whether a manifest is there, and not another one of its version."""
+        try:
+            return read_manifest(self.path, manifest.version).pack() == manifest.pack()
+        except SourceNotFound:
+            return False
+
+    def sweep(self, keep: int, grace: float) -> int:
+        """Remove manifests that are too old, and files that no manifest or reader needs.
+
+        Parameters
+        ----------
+        keep : int
+            How many of the last versions stay readable.
+        grace : float
+            Seconds for which a version stays when there is a newer one, with its files, since who
+            reads the folder from another process may have begun with it; and for which a file
+            stays that no version names yet.
+
+        Returns
+        -------
+        int
+            How many files were removed.
+        """
+        versions = self.versions()
+        self._known = {v: self._known.get(v) or self._look_at(v) for v in versions}
+        since = time.time() - grace
+        kept = [
+            version for index, version in enumerate(versions)
+            if index >= len(versions) - keep or self._known[versions[index + 1]][0] > since
+        ]  # fmt: skip
+        needed = set().union(*(self._known[version][1] for version in kept))
+        with self._lock:
+            for pin in self._pins:
+                needed |= _names_of(pin.base.manifest)
+        removed = 0
+        for version in sorted({*versions} - {*kept}):
+            self._folder.remove(manifest_name(version))
+            removed += 1
+        if removed:  # no manifest must be there without its files
+            self._folder.sync()
+        for name in self._folder.names():
+            is_file = name.endswith((".godb", ".ids")) and name[:8].isdigit()
+            if not (is_file and name not in needed) and not name.startswith(TEMPORARY_PREFIX):
+                continue
+            if self._folder.modified(name) <= since:
+                self._folder.remove(name)
+                removed += 1
+        return removed
+
+    def _look_at(self, version: int) -> tuple[float, frozenset[str]]:
+        manifest = read_manifest(self.path, version)
+        return manifest.created, _names_of(manifest)
+
+    def remove_files(self, parts: Sequence[Part]) -> None:
+        """Remove the files of parts that no manifest names."""
+        for part in parts:
+            for name in (part.file, part.ids_file):
+                self._folder.remove(name)
+
+    def remove(self) -> None:
+        """Remove the folder with all that is in it; who reads it goes on."""
+        self.hold_open()
+        with self._lock:
+            self._files = weakref.WeakValueDictionary()  # numbers are given again
+            self._known = {}  # and so are versions
+        self._folder.remove_all()
+
+    def take_over(self, base: PartedFiles) -> None:
+        """Have the files of a collection's former folder here, too."""
+        self._folder.make()
+        for part in base.manifest.parts:
+            for name in (part.file, part.ids_file):
+                self._folder.share(base.folder._folder, name)
+        self._folder.sync()
+
+
+def _names_of(manifest: Manifest) -> frozenset[str]:
+    """The files that a manifest names."""
+    return frozenset(name for part in manifest.parts for name in (part.file, part.ids_file))
+
+
+def _take(chunks: Iterator[Chunk], documents: int) -> Iterator[Chunk]:
+    """The next chunks, until they have so many documents."""
+    while documents:
+        chunk = next(chunks)
+        documents -= chunk.documents
+        yield chunk
+
+
+class _PartPin(Pin):
+    """Somebody who reads a base of several files."""
+
+    def __init__(self, base: PartedFiles) -> None:
+        self.base = base
+        self.files: list[Pin] = []

@@ -1,0 +1,356 @@
+"""Snapshots as record batches and as documents, prefetched, in constant memory."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import weakref
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from typing import Any, Generic, Self, TypeVar
+
+import numpy as np
+import pyarrow as pa
+
+from godb_arrow import codec
+from godb_arrow.codec.runs import Run
+from godb_arrow.documents.loading import load_entry, load_run
+from godb_arrow.errors import error_context
+from godb_arrow.options import ReadOptions
+from godb_arrow.parallel import available_cores, ordered_map
+from godb_arrow.query.decoder import ProjectionDecoder
+from godb_arrow.query.filters import Filter
+from godb_arrow.query.projection import Projection, project
+from godb_arrow.snapshots.base import Base, Wanted
+from godb_arrow.snapshots.find import candidate_runs, matching
+from godb_arrow.snapshots.id_index import Rows
+from godb_arrow.snapshots.snapshot import Snapshot, without
+
+__all__ = ["BatchStream", "DocumentStream"]
+
+
+_Item = TypeVar("_Item")
+_BATCHES = "batches"
+_Part = tuple[Run, Rows | None]  # documents, and which of them are no more
+
+
+class _Stream(Generic[_Item]):
+    """Something to iterate over once, also with ``async for``, and to close early.
+
+    A stream that is neither exhausted nor closed frees everything when it is collected.
+    """
+
+    def __init__(self, items: Iterator[_Item], opened: weakref.WeakSet[Any] | None) -> None:
+        self._items = items
+        self._taking = threading.Lock()
+        self._opened = weakref.WeakSet() if opened is None else opened
+        self._opened.add(self)
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> _Item:
+        with self._taking:
+            try:
+                return next(self._items)
+            except BaseException:  # it ended, or failed
+                self._opened.discard(self)
+                raise
+
+    def __aiter__(self) -> AsyncIterator[_Item]:
+        return self._items_async()
+
+    async def _items_async(self) -> AsyncIterator[_Item]:
+        try:
+            while True:
+                found = await asyncio.to_thread(self._some)
+                if not found:
+                    return
+                for item in found:
+                    yield item
+        finally:
+            self.close()
+
+    def _some(self) -> list[_Item]:
+        """The next items, at least one unless there are no more."""
+        return [item for _, item in zip(range(self._at_once), self, strict=False)]
+
+    _at_once = 1
+
+    def close(self) -> None:
+        """Stop: threads end, buffers and files are given up."""
+        with self._taking:
+            close = getattr(self._items, "close", None)
+            if close is not None:
+                close()
+            self._items = iter(())
+            self._opened.discard(self)
+
+    def abort(self, check: Callable[[], None]) -> None:
+        """Stop, and raise what a check raises when more is asked for."""
+        self.close()
+        self._items = _raising(check)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _raising(check: Callable[[], None]) -> Iterator[Any]:
+    check()
+    yield from ()
+
+
+class BatchStream(_Stream[pa.RecordBatch]):
+    """A snapshot as record batches: an iterator, an async iterator, and an Arrow stream.
+
+    Parameters
+    ----------
+    snapshot : Snapshot
+        What to read.
+    name : str
+        The collection's, for messages.
+    columns : sequence of str, optional
+        Fields, and dotted paths into structs; all, if left out.
+    condition : pyarrow.compute.Expression or mapping, optional
+        Which documents to keep.
+    schema : pyarrow.Schema, optional
+        Instead of the documents' own.
+    options : ReadOptions
+        Limits of a batch, and threads.
+    indexed : sequence of str
+        Fields that have an index.
+    opened : WeakSet, optional
+        Where to be counted while it is there.
+
+    Attributes
+    ----------
+    schema : pyarrow.Schema
+        Of the batches.
+    """
+
+    def __init__(
+        self,
+        snapshot: Snapshot,
+        name: str,
+        *,
+        columns: Sequence[str] | None = None,
+        condition: Filter | None = None,
+        schema: pa.Schema | None = None,
+        options: ReadOptions,
+        indexed: Sequence[str] = (),
+        opened: weakref.WeakSet[Any] | None = None,
+    ) -> None:
+        with error_context("stream", collection=name):
+            given = schema is not None
+            projection = project(
+                snapshot.schema() if schema is None else schema, columns, condition
+            )
+            decoder = ProjectionDecoder(
+                projection,
+                strict=not given and columns is None,
+                on_mismatch=options.on_mismatch if given else "error",
+            )
+        self.schema: pa.Schema = projection.schema
+        work = _Work(snapshot, projection, decoder, options)
+        if not given:
+            work.runs = candidate_runs(snapshot, condition, projection, indexed)
+            work.may_hold = work.runs is None and projection.decoded.equals(snapshot.base.schema())
+        super().__init__(_in_context(work.batches(), name), opened)
+
+    def reader(self) -> pa.RecordBatchReader:
+        """The stream as a reader of pyarrow."""
+        return pa.RecordBatchReader.from_batches(self.schema, self)
+
+    def __arrow_c_stream__(self, requested_schema: object = None) -> object:
+        return self.reader().__arrow_c_stream__(requested_schema)
+
+
+def _in_context(items: Iterator[_Item], name: str) -> Iterator[_Item]:
+    with error_context("stream", collection=name):
+        yield from items
+
+
+class _Work:
+    """Decodes a snapshot's runs, or takes the batches that are held in memory."""
+
+    def __init__(
+        self,
+        snapshot: Snapshot,
+        projection: Projection,
+        decoder: ProjectionDecoder,
+        options: ReadOptions,
+    ) -> None:
+        self.snapshot = snapshot
+        self.projection = projection
+        self.decoder = decoder
+        self.options = options
+        self.runs: Iterator[codec.Entries] | None = None  # what an index leaves over
+        self.may_hold = False
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        for batch in self._unbounded():
+            for start in range(0, batch.num_rows, self.options.batch_size):
+                yield batch.slice(start, self.options.batch_size)
+
+    def _unbounded(self) -> Iterator[pa.RecordBatch]:
+        if self.runs is not None:
+            yield from self._decoded((Run.of(run), None) for run in self.runs)
+            return
+        base = self.snapshot.base
+        # What is not there any more may not fit the schema of what is.
+        if len(self.snapshot.dead_rows()) < base.count:
+            held = all(self._held(file) for _, file in base.files())
+            wanted = None if held else base.pieces_matching(self.projection)
+            for start, file, part in base.selected(wanted):
+                batches = self._held(file)
+                if batches:
+                    yield from self._from_held(batches, start)
+                else:
+                    hold = self.may_hold and part is None  # what is held must be all of it
+                    runs = self._file_runs(file, start, part, () if hold else self.decoder.fields)
+                    yield from self._decoded(runs, file if hold else None)
+        yield from self._decoded((Run.of(run), None) for run in self.snapshot.overlay_runs())
+
+    def _held(self, file: Base) -> list[pa.RecordBatch] | None:
+        """The batches of a file that are in memory, if they have all that is wanted."""
+        found: list[pa.RecordBatch] | None = file.view(_BATCHES)
+        return found if found and _covers(found[0].schema, self.projection.decoded) else None
+
+    def _file_runs(
+        self, file: Base, start: int, wanted: Wanted | None, fields: tuple[str, ...]
+    ) -> Iterator[_Part]:
+        for run in file.runs(wanted, fields):
+            yield run, self.snapshot.dead_in(start + run.start, run.documents)
+
+    def _from_held(self, held: list[pa.RecordBatch], start: int) -> Iterator[pa.RecordBatch]:
+        names = self.projection.decoded.names
+        whole = held[0].schema.names == names
+        for batch in held:
+            live = _alive(batch, self.snapshot.dead_in(start, batch.num_rows))
+            start += batch.num_rows
+            yield self.projection.apply(live if whole else live.select(names))
+
+    def _decoded(
+        self, runs: Iterator[_Part], holder: Base | None = None
+    ) -> Iterator[pa.RecordBatch]:
+        memory = self.snapshot.base.memory
+        hold = whole_runs = (
+            holder is not None
+        )  # what is gone fits the base's own schema, but not any other
+        kept: list[pa.RecordBatch] = []
+        kept_bytes = waiting = 0
+        lock = threading.Lock()
+
+        def decode(part: _Part) -> tuple[pa.RecordBatch | None, pa.RecordBatch]:
+            nonlocal waiting
+            run, dead = part
+            whole = None
+            if whole_runs:
+                whole = self.decoder.whole_run(run)
+                result = self.projection.apply(whole if dead is None else _alive(whole, dead))
+            elif dead is None or not len(dead):
+                result = self.decoder.decode_run(run)
+            else:
+                result = self.decoder.decode(without(run.load(), dead))
+            with lock:
+                waiting += result.nbytes
+            memory.take(streams=result.nbytes)
+            return whole, result
+
+        threads = self.options.threads or available_cores()
+        if codec.BACKEND == "reference" or self.snapshot.count < _FEW:
+            threads = 1
+        try:
+            for whole, result in ordered_map(decode, runs, threads, self.decoder.ahead):
+                with lock:
+                    waiting -= result.nbytes
+                memory.take(streams=-result.nbytes)
+                if hold and whole is not None:
+                    kept_bytes += whole.nbytes
+                    kept.append(whole)
+                    if kept_bytes > memory.room:
+                        hold = False
+                        kept.clear()
+                if result.num_rows:
+                    yield result
+                del whole, result
+        finally:
+            memory.take(streams=-waiting)
+            memory.tidy()
+        if hold and holder is not None:
+            holder.hold(_BATCHES, kept, kept_bytes)
+
+
+_FEW = 1000
+
+
+def _covers(held: pa.Schema, wanted: pa.Schema) -> bool:
+    names = set(held.names)
+    return all(
+        f.name in names and held.field(f.name).equals(f, check_metadata=True) for f in wanted
+    )
+
+
+def _alive(batch: pa.RecordBatch, dead: Rows) -> pa.RecordBatch:
+    if not len(dead):
+        return batch
+    keep = np.ones(batch.num_rows, bool)
+    keep[dead] = False
+    return batch.filter(pa.array(keep))
+
+
+class DocumentStream(_Stream[dict[Any, Any]]):
+    """A snapshot as documents: an iterator and an async iterator of dicts.
+
+    Parameters
+    ----------
+    snapshot : Snapshot
+        What to read.
+    name : str
+        The collection's, for messages.
+    condition : pyarrow.compute.Expression or mapping, optional
+        Which documents to keep.
+    indexed : sequence of str
+        Fields that have an index.
+    shape : callable, optional
+        What to make of each document.
+    opened : WeakSet, optional
+        Where to be counted while it is there.
+    """
+
+    _at_once = 256
+
+    def __init__(
+        self,
+        snapshot: Snapshot,
+        name: str,
+        *,
+        condition: Filter | None = None,
+        indexed: Sequence[str] = (),
+        shape: Callable[[dict[Any, Any]], dict[Any, Any]] | None = None,
+        opened: weakref.WeakSet[Any] | None = None,
+    ) -> None:
+        documents = _documents(snapshot, condition, indexed)
+        if shape is not None:
+            documents = map(shape, documents)
+        super().__init__(_in_context(documents, name), opened)
+
+
+def _documents(
+    snapshot: Snapshot, condition: Filter | None, indexed: Sequence[str]
+) -> Iterator[dict[Any, Any]]:
+    found = matching(snapshot, condition, indexed)
+    # The next run is read from the file while the caller works on the documents of this one.
+    from_file = not snapshot.base.is_loaded and snapshot.count >= _FEW
+    ahead = 2 if from_file and codec.BACKEND == "native" else 1
+    try:
+        for run, rows in ordered_map(lambda one: one, found, ahead):
+            if len(rows) == len(run):
+                yield from load_run(run)
+            else:
+                for index in rows:
+                    yield load_entry(run, int(index))
+    finally:
+        snapshot.base.memory.tidy()

@@ -1,0 +1,169 @@
+"""Earlier states of a collection: which ones there are, and reading them."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Unpack
+
+import pyarrow as pa
+
+from godb_arrow import codec
+from godb_arrow.display import Table, quantity
+from godb_arrow.errors import SourceNotFound
+from godb_arrow.options import ReadKeywords, ReadOptions
+from godb_arrow.query.filters import Filter
+from godb_arrow.query.scannable import Scannable
+from godb_arrow.snapshots.manifest import Manifest, read_manifest
+from godb_arrow.snapshots.overlay import Overlay
+from godb_arrow.snapshots.part_folder import PartFolder
+from godb_arrow.snapshots.parted_base import PartedBase
+from godb_arrow.snapshots.snapshot import Snapshot
+from godb_arrow.snapshots.streaming import BatchStream, DocumentStream
+
+__all__ = ["CollectionVersion", "VersionInfo", "versions_of"]
+
+
+@dataclass(frozen=True, slots=True)
+class VersionInfo:
+    """A state of a collection that can be read.
+
+    Attributes
+    ----------
+    version : int
+        Its number.
+    created : datetime
+        When it was saved, in UTC.
+    documents : int
+        How many documents it has.
+    parts : int
+        How many files it has.
+    disk_bytes : int
+        Bytes of these; states share files.
+
+    Examples
+    --------
+    >>> import tempfile, godb_arrow
+    >>> with godb_arrow.StorageEngine(tempfile.mkdtemp(), part_size="1KiB") as engine:
+    ...     numbers = engine.create_collection("numbers")
+    ...     for first in (0, 1000):
+    ...         _ = numbers.insert_many([{"n": n} for n in range(first, first + 1000)])
+    ...         engine.save()
+    ...     [info.documents for info in numbers.versions()][-2:]
+    [1000, 2000]
+    """
+
+    version: int
+    created: dt.datetime
+    documents: int
+    parts: int
+    disk_bytes: int
+
+    @classmethod
+    def of(cls, manifest: Manifest) -> VersionInfo:
+        """What a manifest says."""
+        return cls(
+            manifest.version,
+            dt.datetime.fromtimestamp(manifest.created, dt.UTC),
+            manifest.count,
+            len(manifest.parts),
+            sum(part.file_size for part in manifest.parts),
+        )
+
+    HEADS: ClassVar[list[str]] = ["version", "saved", "documents", "files", "on disk"]
+
+    def cells(self) -> list[str]:
+        """What a table shows under :attr:`HEADS`."""
+        return [
+            str(self.version), f"{self.created:%Y-%m-%d %H:%M:%S} UTC", f"{self.documents:,}",
+            str(self.parts), quantity(self.disk_bytes),
+        ]  # fmt: skip
+
+    def _repr_html_(self) -> str:
+        table = Table(self.HEADS)
+        table.add(*self.cells())
+        return table.html()
+
+
+def versions_of(folder: PartFolder) -> list[VersionInfo]:
+    """The states that can be read, in order."""
+    found = []
+    for version in folder.versions():
+        try:
+            found.append(VersionInfo.of(read_manifest(folder.path, version)))
+        except SourceNotFound:  # it is too old since a moment ago
+            continue
+    return found
+
+
+class CollectionVersion(Scannable):
+    """A collection as it was saved once; only to be read.
+
+    Made by :meth:`Collection.at_version`. It stays readable as long as somebody has it.
+
+    Examples
+    --------
+    >>> import tempfile, godb_arrow
+    >>> with godb_arrow.StorageEngine(tempfile.mkdtemp(), part_size="1KiB") as engine:
+    ...     numbers = engine.create_collection("numbers")
+    ...     _ = numbers.insert_many([{"n": n} for n in range(1000)])
+    ...     engine.save()
+    ...     before = numbers.at_version(numbers.versions()[-1].version)
+    ...     _ = numbers.delete_many({"n": [1, 2, 3]})
+    ...     engine.save()
+    ...     len(numbers), len(before)
+    (997, 1000)
+    """
+
+    def __init__(self, name: str, base: PartedBase) -> None:
+        self._name = name
+        self._manifest = base.manifest
+        self._snapshot = Snapshot(base, Overlay(), base.live, base.manifest.record)
+
+    @property
+    def name(self) -> str:
+        """The collection's name."""
+        return self._name
+
+    @property
+    def version(self) -> int:
+        """The number of the state."""
+        return self._manifest.version
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The schema of the record batches."""
+        return self._snapshot.schema()
+
+    def __len__(self) -> int:
+        return self._snapshot.count
+
+    def __iter__(self) -> Iterator[dict[Any, Any]]:
+        return DocumentStream(self._snapshot, self._name)
+
+    def stream_batches(
+        self,
+        columns: Sequence[str] | None = None,
+        filter: Filter | None = None,
+        schema: pa.Schema | None = None,
+        **options: Unpack[ReadKeywords],
+    ) -> pa.RecordBatchReader:
+        """The documents as record batches; see :meth:`Scannable.stream_batches`."""
+        return BatchStream(
+            self._snapshot,
+            self._name,
+            columns=columns,
+            condition=filter,
+            schema=schema,
+            options=ReadOptions(**options),
+        ).reader()
+
+    def _entries(self) -> tuple[pa.Schema, Iterator[codec.Entries]]:
+        return self._snapshot.schema(), self._snapshot.entries()
+
+    def __repr__(self) -> str:
+        return f"<CollectionVersion {self.version} of {self._name!r}, {len(self):,} documents>"
+
+    def _repr_html_(self) -> str:
+        return VersionInfo.of(self._manifest)._repr_html_()
