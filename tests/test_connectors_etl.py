@@ -22,9 +22,9 @@ import pytest
 
 import godb_arrow
 from godb_arrow import StorageEngine
-from godb_arrow.connectors import files
-from godb_arrow.connectors.etl import CopySummary
-from godb_arrow.connectors.etl import copy as copy_with_progress
+from godb_arrow.connectors.etl import files
+from godb_arrow.connectors.etl.pipeline import CopySummary
+from godb_arrow.connectors.etl.pipeline import copy as copy_with_progress
 
 DAY = dt.datetime(2024, 1, 1, tzinfo=dt.UTC)
 DOCUMENTS: list[dict[str, Any]] = [
@@ -304,7 +304,7 @@ def test_the_summary_is_logged(
 CODE = """
 import sys
 import pyarrow as pa
-from godb_arrow.connectors.etl import copy
+from godb_arrow.connectors.etl.pipeline import copy
 
 def batches():
     for part in range(200):
@@ -384,7 +384,7 @@ def test_what_is_not_installed_is_named(
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(sys.modules, lacking, None)
-    monkeypatch.delitem(sys.modules, "godb_arrow.connectors.bson", raising=False)
+    monkeypatch.delitem(sys.modules, "godb_arrow.connectors.etl.bson", raising=False)
     options = {"format": "delta"} if extra == "delta" else {}
     with pytest.raises(godb_arrow.MissingDependency, match=rf"godb-arrow\[{extra}\]"):
         copy(people, target, **options)

@@ -12,7 +12,7 @@ import pyarrow.parquet
 import pytest
 
 import godb_arrow
-from godb_arrow.connectors.files import export_file, open_file
+from godb_arrow.connectors.etl.files import export_file, open_file
 
 ROWS: list[dict[str, Any]] = [
     {"n": 1, "s": "x", "t": dt.datetime(2024, 1, 2, tzinfo=dt.UTC), "u": {"l": [1, None]}, "m": 1},

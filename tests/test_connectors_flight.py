@@ -20,7 +20,8 @@ import pytest
 
 import godb_arrow
 from godb_arrow import StorageEngine
-from godb_arrow.connectors.flight import FlightServer, RemoteEngine, connect
+from godb_arrow.connectors.flight.client import RemoteEngine, connect
+from godb_arrow.connectors.flight.server import FlightServer
 
 TOKEN = "a token for the tests"
 DAY = dt.datetime(2024, 1, 1, tzinfo=dt.UTC)

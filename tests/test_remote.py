@@ -16,7 +16,7 @@ from test_engine_faults import steps_of_parts
 
 import godb_arrow
 from godb_arrow import Follower, StorageEngine, WriteConflict
-from godb_arrow.connectors.etl import copy
+from godb_arrow.connectors.etl.pipeline import copy
 from godb_arrow.storage.object_store import RemoteStore
 
 fsspec = pytest.importorskip("fsspec")

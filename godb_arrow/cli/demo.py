@@ -14,7 +14,7 @@ from godb_arrow import codec
 from godb_arrow.cli.command import main
 from godb_arrow.cli.files import schema_lines
 from godb_arrow.cli.options import DAMAGED, common_options, progress
-from godb_arrow.connectors.files import export_file, open_file
+from godb_arrow.connectors.etl.files import export_file, open_file
 from godb_arrow.display import quantity
 from godb_arrow.samples import FLIGHTS
 

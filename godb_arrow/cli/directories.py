@@ -70,7 +70,7 @@ def serve(
       godb-arrow serve data --token-file token
       godb-arrow serve data --host 0.0.0.0 --token-file token --tls-cert c.pem --tls-key k.pem
     """
-    from godb_arrow.connectors.flight import FlightServer
+    from godb_arrow.connectors.flight.server import FlightServer
 
     if (token_file is None) == (not insecure):
         raise InvalidOption(

@@ -27,7 +27,7 @@ from godb_arrow.cli.options import (
 )
 from godb_arrow.codec.compression import check_compression
 from godb_arrow.codec.jsontext import to_json_text
-from godb_arrow.connectors.files import FORMATS, export_file, format_of, open_file
+from godb_arrow.connectors.etl.files import FORMATS, export_file, format_of, open_file
 from godb_arrow.directory.names import file_name
 from godb_arrow.directory.verify import inspect_godb, verify_godb
 from godb_arrow.display import quantity
@@ -305,9 +305,9 @@ def copy(
       godb-arrow copy s3://bucket/users.godb lake/users --partition-by city
       godb-arrow copy data#users users-table --format delta
     """
-    from godb_arrow.connectors import etl
+    from godb_arrow.connectors.etl import pipeline
 
-    summary = etl.copy(
+    summary = pipeline.copy(
         source,
         target,
         columns=split_names(columns),

@@ -58,7 +58,7 @@ _MEASURED = """
 import json, sys, time
 import pyarrow as pa
 import godb_arrow
-from godb_arrow.connectors.etl import copy
+from godb_arrow.connectors.etl.pipeline import copy
 from godb_arrow.connectors import files
 
 def resident():

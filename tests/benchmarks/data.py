@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 import godb_arrow
-from godb_arrow.connectors.files import export_file
+from godb_arrow.connectors.etl.files import export_file
 
 SEED = 42
 CITIES = ["Berlin", "Istanbul", "São Paulo", "Tokyo", "Nairobi", "Lima", "Oslo", "Pune"]

@@ -42,6 +42,7 @@ __all__ = [
     "open_file",
 ]
 
+
 _CSV_BLOCK = 16 << 20  # column types are those of the first block
 
 Progress = Callable[[int], object]
@@ -247,7 +248,7 @@ def _ndjson() -> Callable[[dict[str, Any]], bytes]:
 
 
 def _bson() -> Callable[[dict[str, Any]], bytes]:
-    from godb_arrow.connectors.bson import encode
+    from godb_arrow.connectors.etl.bson import encode
 
     return encode
 
@@ -402,7 +403,7 @@ def open_file(
             yield _lines(stream, source.name)
             return
         if format == "bson":
-            from godb_arrow.connectors.bson import decode_file
+            from godb_arrow.connectors.etl.bson import decode_file
 
             yield decode_file(stream, source.name)
             return

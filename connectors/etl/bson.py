@@ -11,14 +11,15 @@ from godb_arrow.connectors import missing
 from godb_arrow.errors import InvalidDocument
 from godb_arrow.schema import ID_FIELD
 
+__all__ = ["decode_file", "encode"]
+
+
 try:
     import bson
     from bson.binary import UuidRepresentation
     from bson.codec_options import CodecOptions, DatetimeConversion
 except ImportError as error:
     raise missing("mongo", "pymongo, which has BSON,") from error
-
-__all__ = ["decode_file", "encode"]
 
 _OPTIONS: CodecOptions[dict[str, Any]] = CodecOptions(
     tz_aware=True,

@@ -11,12 +11,8 @@ from typing import Any
 import pyarrow as pa
 
 from godb_arrow.connectors import missing
-from godb_arrow.connectors.files import (
-    flattened,
-    has_no_children,
-    is_nested_or_binary,
-)
-from godb_arrow.connectors.places import Data, Mode, Target
+from godb_arrow.connectors.etl.base import Data, Mode, Target
+from godb_arrow.connectors.etl.files import flattened, has_no_children, is_nested_or_binary
 from godb_arrow.errors import (
     FieldNotFound,
     StorageError,

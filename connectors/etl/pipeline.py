@@ -19,7 +19,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
-from godb_arrow.connectors.places import Mode, counted, origin_of, target_of
+from godb_arrow.connectors.etl.addresses import origin_of, target_of
+from godb_arrow.connectors.etl.base import Mode, counted
 from godb_arrow.display import progress_bar, quantity
 from godb_arrow.errors import (
     InvalidOption,
@@ -30,6 +31,7 @@ from godb_arrow.query.filters import Filter
 from godb_arrow.query.scannable import Scannable
 
 __all__ = ["CopySummary", "copy"]
+
 
 logger = logging.getLogger(__name__)
 

@@ -1,0 +1,131 @@
+"""Where copies come from and go to: files, folders, data directories, tables and databases."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.dataset as ds
+
+from godb_arrow.connectors.etl.base import Origin, Target
+from godb_arrow.connectors.etl.files import (
+    DOCUMENT_FORMATS,
+    FORMATS,
+    format_of,
+    open_file,
+)
+from godb_arrow.connectors.etl.origins import (
+    CollectionOrigin,
+    ColumnsOrigin,
+    DocumentsOrigin,
+    EngineOrigin,
+)
+from godb_arrow.connectors.etl.targets import EngineTarget, FileTarget, FolderTarget, GodbTarget
+from godb_arrow.errors import (
+    CollectionRequired,
+    storage_errors,
+)
+from godb_arrow.file.collection import open_godb
+from godb_arrow.query.scannable import Scannable
+from godb_arrow.storage.source import Source
+
+__all__ = ["origin_of", "target_of"]
+
+
+def origin_of(given: Any, batch_size: int | None) -> Origin:
+    """Where an address, a collection or a stream of anything gives documents."""
+    from godb_arrow.connectors.etl.databases import is_database, open_sql
+
+    if isinstance(given, Scannable):
+        return CollectionOrigin(given, given.name, batch_size)
+    if not isinstance(given, (str, os.PathLike)):
+        return _of_stream(given, batch_size)
+    name = os.fspath(given)
+    place, part = _split(name)
+    if is_database(place):
+        return ColumnsOrigin(name, lambda: open_sql(place, _needed(part, name)), batch_size)
+    if _is_folder(place):
+        return _of_folder(name, place, part, batch_size)
+    if place.endswith(".godb"):
+        return CollectionOrigin(open_godb(place, part), name, batch_size)
+    kind = format_of(place)
+    if kind in DOCUMENT_FORMATS:
+        Source(place).size()  # that it is there
+        return DocumentsOrigin(name, lambda: open_file(place), batch_size)
+    return ColumnsOrigin(name, lambda: open_file(place), batch_size)
+
+
+def _of_stream(given: Any, batch_size: int | None) -> Origin:
+    from godb_arrow.documents.rows import rows_of
+
+    name = f"<{type(given).__name__}>"
+    rows = rows_of(given, None)
+
+    @contextmanager
+    def opened() -> Iterator[Any]:
+        if rows.schema is None:
+            yield iter(rows.documents)
+        else:
+            yield pa.RecordBatchReader.from_batches(rows.schema, iter(rows.batches))
+
+    kind = DocumentsOrigin if rows.schema is None else ColumnsOrigin
+    return kind(name, opened, batch_size)
+
+
+def _of_folder(name: str, place: str, part: str | None, batch_size: int | None) -> Origin:
+    if os.path.isdir(os.path.join(place, "_delta_log")):
+        from godb_arrow.connectors.etl.databases import deltalake_module
+
+        dataset = deltalake_module().DeltaTable(place).to_pyarrow_dataset()
+    elif os.path.isdir(os.path.join(place, "collections")):
+        return EngineOrigin(place, _needed(part, name), name, batch_size)
+    else:
+        dataset = ds.dataset(place, format="parquet", partitioning="hive")
+
+    @contextmanager
+    def opened() -> Iterator[pa.RecordBatchReader]:
+        with storage_errors("read", place):
+            yield dataset.scanner().to_reader()
+
+    return ColumnsOrigin(name, opened, batch_size, dataset.count_rows())
+
+
+def _split(name: str) -> tuple[str, str | None]:
+    place, separator, part = name.rpartition("#")
+    return (place, part) if separator else (name, None)
+
+
+def _needed(part: str | None, name: str) -> str:
+    if part is None:
+        raise CollectionRequired(
+            f"{name} may hold several collections or tables", advice=f"write {name}#NAME"
+        )
+    return part
+
+
+def _is_folder(place: str) -> bool:
+    return "://" not in place and os.path.isdir(place)
+
+
+def target_of(
+    name: str, format: str | None, partition_by: list[str], id_column: str | None
+) -> Target:
+    """Where an address takes documents."""
+    from godb_arrow.connectors.etl.databases import DeltaTarget, SqlTarget, is_database
+
+    place, part = _split(name)
+    if is_database(place):
+        return SqlTarget(name, place, _needed(part, name), id_column)
+    extension = os.path.splitext(place)[1].lower()
+    if format == "delta" or (format is None and os.path.isdir(os.path.join(place, "_delta_log"))):
+        return DeltaTarget(name, place, partition_by)
+    if format == "godb" or extension == ".godb":
+        return GodbTarget(name, place, part, id_column)
+    if format == "engine" or os.path.isdir(os.path.join(place, "collections")):
+        return EngineTarget(name, place, _needed(part, name), id_column)
+    if partition_by or (format == "parquet" and extension not in FORMATS) or _is_folder(place):
+        return FolderTarget(name, place, partition_by)
+    return FileTarget(name, place, format or format_of(place))

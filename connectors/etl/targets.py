@@ -1,0 +1,240 @@
+"""Targets of a copy that godb_arrow itself writes: GODB files, engines, data files, folders."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import secrets
+import shutil
+import tempfile
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.dataset as ds
+
+from godb_arrow.connectors.etl.base import Data, Documents, Mode, Target
+from godb_arrow.connectors.etl.files import (
+    DOCUMENT_FORMATS,
+    documents_of,
+    export_documents,
+    export_file,
+    flattened,
+    has_no_children,
+    open_file,
+)
+from godb_arrow.engine.engine import StorageEngine
+from godb_arrow.errors import (
+    CollectionNotFound,
+    FieldNotFound,
+    InvalidOption,
+    SourceNotFound,
+    UnsupportedType,
+    storage_errors,
+)
+from godb_arrow.file.collection import open_godb
+from godb_arrow.file.writing import IfExists, write_godb
+from godb_arrow.schema import storage_schema
+from godb_arrow.storage.object_store import Expected
+from godb_arrow.storage.source import Source
+
+__all__ = ["EngineTarget", "FileTarget", "FolderTarget", "GodbTarget"]
+
+
+_STAGED = ".godb-arrow-"
+_ROW_GROUP = 1 << 17  # rows that are in memory before they are written
+
+
+_IF_EXISTS: dict[Mode, IfExists] = {
+    "error": "fail",
+    "append": "append",
+    "overwrite": "replace",
+    "upsert": "upsert",
+}
+
+
+class GodbTarget(Target):
+    takes_documents = True
+
+    def __init__(self, name: str, place: str, part: str | None, id_column: str | None) -> None:
+        super().__init__(name)
+        self._place = place
+        self._collection = part or os.path.basename(place).removesuffix(".godb")
+        self._id_column = id_column
+
+    def exists(self) -> bool:
+        try:
+            open_godb(self._place, self._collection)
+        except (SourceNotFound, CollectionNotFound):
+            return False
+        return True
+
+    def write(self, data: Data, mode: Mode) -> None:
+        write_godb(
+            data, self._place, self._collection,
+            if_exists=_IF_EXISTS[mode], id_column=self._id_column,
+        )  # fmt: skip
+
+    def size(self) -> int | None:
+        return Source(self._place).size()
+
+
+class EngineTarget(Target):
+    takes_documents = True
+
+    def __init__(self, name: str, place: str, part: str, id_column: str | None) -> None:
+        super().__init__(name)
+        self._place, self._collection, self._id_column = place, part, id_column
+
+    def exists(self) -> bool:
+        if not os.path.isdir(os.path.join(self._place, "collections")):
+            return False
+        with StorageEngine(self._place, read_only=True) as engine:
+            return self._collection in engine
+
+    def write(self, data: Data, mode: Mode) -> None:
+        name = self._collection
+        with StorageEngine(self._place) as engine:
+            if mode in ("append", "upsert") and name in engine:
+                insert = engine.upsert_many if mode == "upsert" else engine.insert_many
+                found = iter(data) if isinstance(data, Documents) else data
+                insert(name, found, id_column=self._id_column)
+                return
+            # It comes as a whole: a file beside the others, which the engine takes in.
+            with tempfile.TemporaryDirectory(prefix=_STAGED, dir=self._place) as folder:
+                path = os.path.join(folder, "copy.godb")
+                write_godb(data, path, name, id_column=self._id_column)
+                if name in engine:
+                    engine.drop_collection(name)
+                engine.load_collection_metadata(path)
+                engine.save()
+
+
+class FileTarget(Target):
+    def __init__(self, name: str, place: str, format: str) -> None:
+        super().__init__(name)
+        self._place, self._format = place, format
+        self.takes_documents = format in DOCUMENT_FORMATS
+        self._expected: Expected = None  # of what is there when it was looked at
+
+    def exists(self) -> bool:
+        try:
+            source = Source(self._place)
+            source.size()
+            self._expected = source.version()
+        except SourceNotFound:
+            self._expected = "absent"
+            return False
+        return True
+
+    def write(self, data: Data, mode: Mode) -> None:
+        if mode == "upsert":
+            raise self.refuse(mode, "copy to a GODB file or a database")
+        if mode == "append" and self.exists():
+            with open_file(self._place, format=self._format) as before:
+                if isinstance(before, pa.RecordBatchReader):
+                    assert isinstance(data, pa.RecordBatchReader)
+                    self._export(_chained(before, data))
+                    return
+                rows = documents_of(data) if isinstance(data, pa.RecordBatchReader) else data
+                self._export(itertools.chain(before, rows))
+                return
+        self._export(data)
+
+    def _export(self, data: Any) -> None:
+        if isinstance(data, pa.RecordBatchReader):
+            export_file(data, self._place, format=self._format, expected=self._expected)
+        else:
+            export_documents(data, self._place, format=self._format, expected=self._expected)
+
+    def size(self) -> int | None:
+        return Source(self._place).size()
+
+
+def _chained(first: pa.RecordBatchReader, second: pa.RecordBatchReader) -> pa.RecordBatchReader:
+    """Both, with the columns of the first."""
+    try:
+        fitted = flattened(second, lambda _: False).cast(storage_schema(first.schema))
+    except (pa.ArrowException, ValueError) as error:
+        raise UnsupportedType(
+            f"the columns do not fit those that are there: {error}",
+            advice='choose columns, or use mode="overwrite"',
+        ) from error
+    plain = flattened(first, lambda _: False)
+    return pa.RecordBatchReader.from_batches(plain.schema, itertools.chain(plain, fitted))
+
+
+class FolderTarget(Target):
+    """A folder of Parquet files, which takes the place of another as a whole."""
+
+    def __init__(self, name: str, place: str, partition_by: list[str]) -> None:
+        super().__init__(name)
+        if "://" in place:
+            raise InvalidOption(
+                f"{place} cannot be replaced as a whole",
+                advice='copy to a local folder, or to a Delta table with format="delta"',
+            )
+        self._place = os.path.abspath(place)
+        self._partition_by = partition_by
+
+    def exists(self) -> bool:
+        return os.path.lexists(self._place)
+
+    def write(self, data: Data, mode: Mode) -> None:
+        if mode in ("append", "upsert") and self.exists():
+            raise self.refuse(mode, 'a Delta table can be appended to: format="delta"')
+        assert isinstance(data, pa.RecordBatchReader)
+        missing_columns = set(self._partition_by) - set(data.schema.names)
+        if missing_columns:
+            raise FieldNotFound(
+                f"there is no column {sorted(missing_columns)} to part by",
+                advice=f"the columns are {', '.join(data.schema.names)}",
+            )
+        parent, stem = os.path.split(self._place)
+        prefix = f"{_STAGED}{stem}-"
+        with storage_errors("write", self._place):
+            os.makedirs(parent, exist_ok=True)
+            for left in os.listdir(parent):  # of copies that were killed
+                if left.startswith(prefix):
+                    shutil.rmtree(os.path.join(parent, left))
+            staged = os.path.join(parent, f"{prefix}{secrets.token_hex(8)}")
+            try:
+                reader = flattened(data, has_no_children)
+                ds.write_dataset(
+                    reader,
+                    staged,
+                    format="parquet",
+                    partitioning=self._partition_by or None,
+                    partitioning_flavor="hive" if self._partition_by else None,
+                    max_partitions=1 << 16,
+                    max_open_files=256,
+                    max_rows_per_group=_ROW_GROUP,
+                )
+                _sync_tree(staged)
+                if self.exists():
+                    before = f"{staged}-before"
+                    os.rename(self._place, before)
+                    os.rename(staged, self._place)
+                    shutil.rmtree(before)
+                else:
+                    os.rename(staged, self._place)
+            except pa.ArrowException as error:
+                raise UnsupportedType(f"Parquet cannot hold it: {error}") from error
+            finally:
+                shutil.rmtree(staged, ignore_errors=True)
+
+    def size(self) -> int:
+        return sum(
+            os.path.getsize(os.path.join(folder, name))
+            for folder, _, names in os.walk(self._place)
+            for name in names
+        )
+
+
+def _sync_tree(folder: str) -> None:
+    for inner, _, names in os.walk(folder):
+        for path in [inner, *(os.path.join(inner, name) for name in names)]:
+            descriptor = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)

@@ -1,0 +1,273 @@
+"""Client of the Flight server: collections of an engine on another machine."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Self, Unpack
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.flight as fl
+
+from godb_arrow import codec
+from godb_arrow.documents.encoding import encode_rows
+from godb_arrow.documents.ids import IdSequence
+from godb_arrow.documents.loading import load_run
+from godb_arrow.documents.rows import rows_of
+from godb_arrow.errors import (
+    AccessDenied,
+    CollectionNotFound,
+    GodbError,
+    InvalidOption,
+    StorageError,
+)
+from godb_arrow.file.reading import read_table
+from godb_arrow.file.writing import write_godb
+from godb_arrow.options import ReadKeywords
+from godb_arrow.query.filters import Filter, RowFilter
+from godb_arrow.query.projection import narrow, project
+from godb_arrow.query.scannable import Scannable
+from godb_arrow.schema import ID_FIELD, storage_schema
+
+__all__ = ["RemoteCollection", "RemoteEngine", "connect"]
+
+
+logger = logging.getLogger(__name__)
+
+
+# --- the client -------------------------------------------------------------------------------
+
+
+def connect(
+    location: str, *, token: str | None = None, tls_authority: bytes | None = None
+) -> RemoteEngine:
+    """Connect to a server of :class:`FlightServer`.
+
+    Parameters
+    ----------
+    location : str
+        Such as ``"grpc://127.0.0.1:8815"``, or ``"grpc+tls://…"``.
+    token : str, optional
+        What the server wants.
+    tls_authority : bytes, optional
+        Certificates in PEM that sign the server's; the system's, if left out.
+
+    Returns
+    -------
+    RemoteEngine
+        A mapping of names to collections; close it, or use it with ``with``.
+
+    Raises
+    ------
+    StorageError
+        At the first use, when the server cannot be reached or refuses.
+    """
+    return RemoteEngine(location, token, tls_authority)
+
+
+class RemoteEngine(Mapping[str, "RemoteCollection"]):
+    """The collections of a server; :func:`connect` makes it."""
+
+    def __init__(self, location: str, token: str | None, tls_authority: bytes | None) -> None:
+        with _client_errors(location):
+            self._client = fl.FlightClient(location, tls_root_certs=tls_authority)
+        headers = [] if token is None else [(b"authorization", f"Bearer {token}".encode())]
+        self._options = fl.FlightCallOptions(headers=headers)
+        self.location = location
+
+    def __getitem__(self, name: str) -> RemoteCollection:
+        descriptor = fl.FlightDescriptor.for_path(name)
+        with _client_errors(self.location):
+            info = self._client.get_flight_info(descriptor, self._options)
+        return RemoteCollection(self, name, info)
+
+    def __iter__(self) -> Iterator[str]:
+        with _client_errors(self.location):
+            flights = self._client.list_flights(options=self._options)
+            return iter([flight.descriptor.path[0].decode() for flight in flights])
+
+    def __len__(self) -> int:
+        return len(list(iter(self)))
+
+    def health(self) -> dict[str, Any]:
+        """What the server says of itself."""
+        with _client_errors(self.location):
+            (answer,) = self._client.do_action(fl.Action("health", b""), self._options)
+            found: dict[str, Any] = json.loads(answer.body.to_pybytes())
+            return found
+
+    def insert_many(
+        self, name: str, data: Any, *, mode: str = "insert", id_column: str | None = None
+    ) -> int:
+        """Insert documents into a collection, which is made if need be: all or none.
+
+        Parameters
+        ----------
+        name : str
+            The collection.
+        data : DataFrame, Table, Arrow stream or iterable of dicts
+            The documents.
+        mode : {"insert", "upsert"}
+            What becomes of those whose id is there.
+        id_column : str, optional
+            The field with the ids, in place of ``_id``.
+
+        Returns
+        -------
+        int
+            How many documents were inserted.
+        """
+        rows = rows_of(data, id_column)
+        if rows.schema is None:
+            table = _as_columns(rows.documents, id_column)
+        else:
+            table = pa.Table.from_batches(rows.batches, rows.schema)
+        wanted = {"collection": name, "mode": mode, "id_column": id_column}
+        descriptor = fl.FlightDescriptor.for_command(json.dumps(wanted).encode())
+        with _client_errors(self.location):
+            writer, answers = self._client.do_put(descriptor, table.schema, self._options)
+            with writer:
+                writer.write_table(table, max_chunksize=16_384)
+                writer.done_writing()
+                answer = answers.read()
+        return int(json.loads(answer.to_pybytes())["documents"])
+
+    def stream(self, wanted: dict[str, Any]) -> pa.RecordBatchReader:
+        """The record batches of a ticket."""
+        ticket = fl.Ticket(json.dumps(wanted).encode())
+        with _client_errors(self.location):
+            reader = self._client.do_get(ticket, self._options).to_reader()
+        return pa.RecordBatchReader.from_batches(reader.schema, _received(reader, self.location))
+
+    def close(self) -> None:
+        """End the connection."""
+        self._client.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<RemoteEngine {self.location!r}>"
+
+
+def _as_columns(documents: Iterable[Any], id_column: str | None) -> pa.Table:
+    """Documents as the columns that a GODB file of them has: mixed types as JSON text."""
+    has_ids = False
+
+    def looked_at() -> Iterator[Any]:
+        nonlocal has_ids
+        for document in documents:
+            has_ids = has_ids or (isinstance(document, Mapping) and ID_FIELD in document)
+            yield document
+
+    with io.BytesIO() as file:
+        write_godb(looked_at(), file, "upload", id_column=id_column)
+        table = read_table(file.getvalue(), "upload")
+    # Ids that were generated here are not the server's.
+    return (
+        table if has_ids or ID_FIELD not in table.column_names else table.drop_columns([ID_FIELD])
+    )
+
+
+def _received(reader: pa.RecordBatchReader, location: str) -> Iterator[pa.RecordBatch]:
+    with _client_errors(location):
+        yield from reader
+
+
+@contextmanager
+def _client_errors(location: str) -> Iterator[None]:
+    try:
+        yield
+    except GodbError:
+        raise
+    except (fl.FlightUnauthenticatedError, fl.FlightUnauthorizedError) as error:
+        raise AccessDenied(f"the server at {location} refused: {_first_line(error)}") from error
+    except KeyError as error:
+        raise CollectionNotFound(f"the server at {location} says: {_first_line(error)}") from error
+    except pa.ArrowInvalid as error:
+        raise InvalidOption(f"the server at {location} says: {_first_line(error)}") from error
+    except (fl.FlightError, pa.ArrowException, OSError) as error:
+        raise StorageError(f"the server at {location}: {_first_line(error)}") from error
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error.args[0] if error.args else error)
+    return text.partition(" Detail: ")[0].partition(". gRPC client debug context")[0]
+
+
+class RemoteCollection(Scannable):
+    """A collection of a server, read anew each time: columns and filters are sent there."""
+
+    def __init__(self, engine: RemoteEngine, name: str, info: fl.FlightInfo) -> None:
+        self._engine = engine
+        self._name = name
+        self._schema: pa.Schema = info.schema
+        self._count = info.total_records
+
+    @property
+    def name(self) -> str:
+        """The collection's name."""
+        return self._name
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The schema that the record batches had when the collection was looked up."""
+        return self._schema
+
+    def __len__(self) -> int:
+        return max(0, int(self._count))
+
+    def __iter__(self) -> Iterator[dict[Any, Any]]:
+        for run in self._entries()[1]:
+            yield from load_run(run)
+
+    def stream_batches(
+        self,
+        columns: Sequence[str] | None = None,
+        filter: Filter | None = None,
+        schema: pa.Schema | None = None,
+        **options: Unpack[ReadKeywords],
+    ) -> pa.RecordBatchReader:
+        """The documents as a ``pyarrow.RecordBatchReader``; options are the server's."""
+        if schema is not None and columns is None:
+            columns = schema.names
+        plan = project(self._schema, columns, filter)
+        wanted: dict[str, Any] = {"collection": self._name, "columns": columns and list(columns)}
+        condition = plan.condition
+        if isinstance(condition, RowFilter):  # it works here only
+            wanted["columns"] = plan.decoded.names
+            reader = narrow(self._engine.stream(wanted), columns, condition)
+        else:
+            if condition is not None:
+                wanted |= _serialized(self._schema, condition, sorted(plan.needed))
+            reader = self._engine.stream(wanted)
+        try:
+            return reader if schema is None else reader.cast(schema)
+        except (pa.ArrowException, ValueError) as error:
+            raise InvalidOption(
+                f"the schema does not fit the collection: {error}", advice="choose other types"
+            ) from error
+
+    def _entries(self) -> tuple[pa.Schema, Iterator[codec.Entries]]:
+        rows = rows_of(self.stream_batches(), None)
+        encoded = encode_rows(rows, None, True, IdSequence())
+        return self._schema, (one.entries() for one in encoded)
+
+    def __repr__(self) -> str:
+        return f"<RemoteCollection {self._name!r} of {self._engine.location}>"
+
+
+def _serialized(schema: pa.Schema, condition: pc.Expression, fields: list[str]) -> dict[str, Any]:
+    import pyarrow.substrait
+
+    bound = storage_schema(pa.schema([schema.field(name) for name in fields]))
+    raw = bytes(pyarrow.substrait.serialize_expressions([condition], ["kept"], bound))
+    return {"fields": fields, "substrait": base64.b64encode(raw).decode()}

@@ -1,0 +1,323 @@
+"""Collections on the network, by Arrow Flight: a server, and a client whose collections are ours.
+
+A *ticket* (and a command of an upload) is JSON::
+
+    {"collection": "users", "columns": ["name", "user.geo.cc"], "filter": {"city": "Berlin"}}
+
+``filter`` has the values that fields must have, lists for any of several. Instead, ``substrait``
+may have a serialized expression over ``fields``, as our own client sends it. Any Flight client
+can send them; the token goes into the header ``authorization: Bearer …``.
+"""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+import json
+import logging
+import threading
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Self
+
+import pyarrow as pa
+import pyarrow.flight as fl
+
+from godb_arrow.connectors.flight.ticket import filter_of_request, parsed, request_of
+from godb_arrow.engine.engine import StorageEngine
+from godb_arrow.errors import (
+    AccessDenied,
+    CollectionNotFound,
+    GodbError,
+    InvalidOption,
+    LimitExceeded,
+    StorageError,
+)
+from godb_arrow.query.projection import project
+
+__all__ = ["FlightServer"]
+
+
+logger = logging.getLogger(__name__)
+_SHORTEST_TOKEN = 16
+_AUTHENTICATION = "godb-arrow-token"
+
+
+# --- the server -------------------------------------------------------------------------------
+
+
+class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
+    """Serves the collections of an engine.
+
+    Parameters
+    ----------
+    engine : StorageEngine
+        What to serve. It is not closed with the server.
+    host : str
+        Where to listen.
+    port : int
+        With 0 a free one is taken; :attr:`port` says which.
+    token : str or None
+        What every request must have, of at least 16 characters; None (nobody is asked) is
+        possible on a loopback address only.
+    tls : tuple of bytes, optional
+        Certificate chain and private key, in PEM.
+    client_authority : bytes, optional
+        Certificates in PEM that sign those which clients must have.
+    max_streams : int
+        How many streams and uploads run at the same time; who comes then is told to come again.
+    max_message_bytes : int
+        The largest record batch that is taken or given.
+    max_upload_bytes : int
+        The largest upload; each is inserted as a whole.
+
+    Raises
+    ------
+    InvalidOption
+        A token is missing or short, or the port is taken.
+
+    Examples
+    --------
+    >>> import tempfile, godb_arrow
+    >>> engine = godb_arrow.StorageEngine(tempfile.mkdtemp())
+    >>> _ = engine.create_collection("users").insert_many([{"name": "Ada", "age": 36}])
+    >>> with FlightServer(engine, token="a secret of sixteen") as server:
+    ...     with connect(f"grpc://127.0.0.1:{server.port}", token="a secret of sixteen") as remote:
+    ...         remote["users"].to_arrow(["age"]).to_pydict()
+    {'age': [36]}
+    >>> engine.close()
+    """
+
+    def __init__(
+        self,
+        engine: StorageEngine,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        *,
+        token: str | None,
+        tls: tuple[bytes, bytes] | None = None,
+        client_authority: bytes | None = None,
+        max_streams: int = 16,
+        max_message_bytes: int = 64 << 20,
+        max_upload_bytes: int = 1 << 30,
+    ) -> None:
+        if token is None and not _is_loopback(host):
+            raise InvalidOption(
+                f"everybody could read and write by {host}",
+                advice="give a token; without one the server listens on a loopback address only",
+            )
+        if token is not None and len(token) < _SHORTEST_TOKEN:
+            raise InvalidOption(
+                f"the token has {len(token)} characters",
+                advice=f"give at least {_SHORTEST_TOKEN}, such as secrets.token_urlsafe()",
+            )
+        if token is not None and tls is None and not _is_loopback(host):
+            logger.warning("the token and the data travel unencrypted by %s: give tls", host)
+        self._engine = engine
+        self._slots = threading.BoundedSemaphore(max_streams)
+        self._max_message = max_message_bytes
+        self._max_upload = max_upload_bytes
+        scheme = "grpc" if tls is None else "grpc+tls"
+        shown = f"[{host}]" if ":" in host else host
+        try:
+            super().__init__(
+                f"{scheme}://{shown}:{port}",
+                middleware={} if token is None else {_AUTHENTICATION: _TokenCheck(token)},
+                tls_certificates=None if tls is None else [tls],
+                verify_client=client_authority is not None,
+                root_certificates=client_authority,
+            )
+        except (pa.ArrowException, OSError) as error:
+            raise InvalidOption(
+                f"cannot listen on {host}:{port}: {error}", advice="choose another port"
+            ) from error
+
+    def list_flights(
+        self, context: fl.ServerCallContext, criteria: bytes
+    ) -> Iterator[fl.FlightInfo]:
+        """Each collection, with its schema and size."""
+        with _flight_errors():
+            for name in self._engine.collections():
+                yield self._info(name, {"collection": name})
+
+    def get_flight_info(
+        self, context: fl.ServerCallContext, descriptor: fl.FlightDescriptor
+    ) -> fl.FlightInfo:
+        """One collection, or what a ticket would give of it."""
+        with _flight_errors():
+            wanted = request_of(descriptor)
+            return self._info(wanted["collection"], wanted)
+
+    def get_schema(
+        self, context: fl.ServerCallContext, descriptor: fl.FlightDescriptor
+    ) -> fl.SchemaResult:
+        """The schema of a collection."""
+        with _flight_errors():
+            return fl.SchemaResult(self._engine[request_of(descriptor)["collection"]].schema)
+
+    def _info(self, name: str, wanted: dict[str, Any]) -> fl.FlightInfo:
+        collection = self._engine[name]
+        schema = collection.schema
+        if wanted.get("columns") is not None:
+            schema = project(schema, wanted["columns"], None).schema
+        whole = set(wanted) <= {"collection"}
+        endpoint = fl.FlightEndpoint(json.dumps(wanted).encode(), [])
+        return fl.FlightInfo(
+            schema,
+            fl.FlightDescriptor.for_path(name),
+            [endpoint],
+            len(collection) if whole else -1,
+            collection.info().disk_bytes if whole else -1,
+        )
+
+    def do_get(self, context: fl.ServerCallContext, ticket: fl.Ticket) -> fl.FlightDataStream:
+        """Stream what a ticket asks for; a snapshot of when it was asked for."""
+        with _flight_errors():
+            wanted = parsed(ticket.ticket)
+            slot = self._take_slot()
+            try:
+                collection = self._engine[wanted["collection"]]
+                reader = collection.stream_batches(
+                    wanted.get("columns"),
+                    filter_of_request(wanted),
+                    batch_bytes=self._max_message // 4,
+                )
+                batches = _Guarded(self._bounded(reader), slot)
+                return fl.GeneratorStream(reader.schema, batches)
+            except BaseException:
+                slot()
+                raise
+
+    def _bounded(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        """Batches that are not larger than a message may be."""
+        for batch in batches:
+            parts = max(1, -(-batch.nbytes // self._max_message))
+            rows = max(1, -(-batch.num_rows // parts))
+            for start in range(0, batch.num_rows, rows):
+                yield batch.slice(start, rows)
+
+    def do_put(
+        self,
+        context: fl.ServerCallContext,
+        descriptor: fl.FlightDescriptor,
+        reader: fl.MetadataRecordBatchReader,
+        writer: fl.FlightMetadataWriter,
+    ) -> None:
+        """Insert an upload: all of it or nothing. The collection is made if need be."""
+        with _flight_errors():
+            wanted = request_of(descriptor)
+            mode = wanted.get("mode", "insert")
+            if mode not in ("insert", "upsert"):
+                raise InvalidOption(f"mode is {mode!r}", advice="use insert or upsert")
+            slot = self._take_slot()
+            try:
+                # Before the collection is made, the upload is looked at.
+                source = pa.RecordBatchReader.from_batches(reader.schema, self._upload(reader))
+                table = source.read_all()
+                name = wanted["collection"]
+                if name not in self._engine:
+                    self._engine.create_collection(name)
+                collection = self._engine[name]
+                put = collection.upsert_many if mode == "upsert" else collection.insert_many
+                ids = put(table, id_column=wanted.get("id_column"))
+                writer.write(json.dumps({"documents": len(ids)}).encode())
+            finally:
+                slot()
+
+    def _upload(self, reader: fl.MetadataRecordBatchReader) -> Iterator[pa.RecordBatch]:
+        total = 0
+        for chunk in reader:
+            size = chunk.data.nbytes
+            total += size
+            if size > self._max_message:
+                raise LimitExceeded(
+                    f"a record batch has {size} bytes, and {self._max_message} may be",
+                    advice="send smaller batches",
+                )
+            if total > self._max_upload:
+                raise LimitExceeded(
+                    f"the upload has more than {self._max_upload} bytes",
+                    advice="send it in several uploads",
+                )
+            yield chunk.data
+
+    def do_action(self, context: fl.ServerCallContext, action: fl.Action) -> Iterator[bytes]:
+        """``health``: whether the server works, and how many streams run."""
+        if action.type != "health":
+            raise pa.ArrowInvalid(f"there is no action {action.type!r}; the only one is health")
+        with _flight_errors():
+            memory = self._engine.memory_stats()
+            answer = {
+                "status": "closed" if self._engine.closed else "ok",
+                "collections": memory.collections,
+                "streams": memory.streams,
+                "memory_mb": round(memory.alloc_mb, 1),
+            }
+            yield json.dumps(answer).encode()
+
+    def list_actions(self, context: fl.ServerCallContext) -> list[tuple[str, str]]:
+        """The one that there is."""
+        return [("health", "Whether the server works, as JSON.")]
+
+    def _take_slot(self) -> Callable[[], None]:
+        if not self._slots.acquire(blocking=False):
+            raise fl.FlightUnavailableError("too many streams run; come again later")
+        left = [self._slots.release]
+        return lambda: left.pop()() if left else None
+
+
+class _Guarded:
+    """Batches whose slot is given back when they end, or when nobody wants them any more."""
+
+    def __init__(self, batches: Iterator[pa.RecordBatch], release: Callable[[], None]) -> None:
+        self._batches = batches
+        self._release = release
+        weakref.finalize(self, release)
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> pa.RecordBatch:
+        try:
+            with _flight_errors():
+                return next(self._batches)
+        except BaseException:
+            self._release()
+            raise
+
+
+class _TokenCheck(fl.ServerMiddlewareFactory):  # type: ignore[misc]
+    def __init__(self, token: str) -> None:
+        super().__init__()
+        self._expected = f"Bearer {token}".encode()
+
+    def start_call(self, info: fl.CallInfo, headers: Mapping[str, list[Any]]) -> None:
+        found = [value for name, value in headers.items() if name.lower() == "authorization"]
+        given = found[0][0] if found and found[0] else ""
+        raw = given if isinstance(given, bytes) else str(given).encode("utf-8", "replace")
+        if not hmac.compare_digest(raw, self._expected):
+            raise fl.FlightUnauthenticatedError("the token is missing or wrong")
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+@contextmanager
+def _flight_errors() -> Iterator[None]:
+    """Say our errors in Flight's words, without what would tell of the server's disk."""
+    try:
+        yield
+    except CollectionNotFound as error:
+        raise pa.ArrowKeyError(f"{error.message}; {error.advice}") from error
+    except AccessDenied as error:
+        raise fl.FlightUnauthorizedError(f"{error.message}; {error.advice}") from error
+    except StorageError as error:
+        logger.exception("a request failed")
+        raise fl.FlightServerError("the storage failed; the server's log says more") from error
+    except GodbError as error:
+        raise pa.ArrowInvalid(f"{error.message}; {error.advice}") from error
