@@ -11,10 +11,9 @@ from typing import Any
 
 import hypothesis
 import pytest
+from support.settings import LONG
 
 from godb_arrow import codec
-
-LONG = os.environ.get("GODB_ARROW_LONG") == "1"
 
 hypothesis.settings.register_profile(
     "short", max_examples=60, deadline=None, derandomize=True, database=None

@@ -9,10 +9,10 @@ from typing import Any
 import msgpack
 import pyarrow as pa
 import pytest
-from handmade import documents, file_of, mapping, string
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import raw_values
+from support.handmade import documents, file_of, mapping, string
+from support.strategies import raw_values
 
 import godb_arrow
 from godb_arrow.codec import infer, pack_entry, scan_entries

@@ -15,40 +15,17 @@ import pyarrow.compute as pc
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_writing import go_read
+from support.engines import grown, numbers, open_engine, values
+from support.handmade import go_read
 
 import godb_arrow
 from godb_arrow import StorageEngine
 from godb_arrow.directory.compaction import FAN, choose_parts
 from godb_arrow.snapshots.manifest import Manifest, Part, manifest_name, read_manifest
 
-PART = "16KiB"
-
-
-def open_engine(folder: Path, **options: Any) -> StorageEngine:
-    return StorageEngine(folder, **{"part_size": PART, "part_grace": 0.001, **options})
-
-
-def numbers(first: int, count: int) -> pa.Table:
-    n = np.arange(first, first + count)
-    return pa.table({"n": n, "text": [f"number {one}" for one in n]})
-
-
-def grown(engine: StorageEngine, saves: int = 6) -> godb_arrow.Collection:
-    """Six times 1000 documents: several files."""
-    collection = engine.create_collection("c")
-    for index in range(saves):
-        collection.insert_many(numbers(1000 * index, 1000))
-        engine.save()
-    return collection
-
 
 def parts_of(collection: godb_arrow.Collection) -> tuple[Part, ...]:
     return collection._base.manifest.parts  # type: ignore[attr-defined]
-
-
-def values(collection: Any) -> list[int]:
-    return [document["n"] for document in collection]
 
 
 def test_saving_adds_files_and_leaves_the_others_alone(tmp_path: Path) -> None:

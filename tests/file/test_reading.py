@@ -17,7 +17,7 @@ import msgpack
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
-from handmade import file_of
+from support.handmade import file_of
 
 import godb_arrow
 

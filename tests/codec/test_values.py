@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given
-from strategies import documents
-from test_codec_jsontext import same
+from support.strategies import documents
+from support.values import same
 
 from godb_arrow import DepthExceeded, InvalidDocument
 from godb_arrow.codec import load, pack

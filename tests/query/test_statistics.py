@@ -15,10 +15,10 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
-from conftest import LONG
-from handmade import go_read
 from hypothesis import example, given
 from hypothesis import strategies as st
+from support.handmade import go_read
+from support.settings import LONG
 
 import godb_arrow
 from godb_arrow import StorageEngine, codec, verify_godb

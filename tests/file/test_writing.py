@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
-from handmade import file_of, go_read
+from support.handmade import file_of, go_read
 
 import godb_arrow
 

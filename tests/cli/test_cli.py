@@ -16,7 +16,7 @@ import msgpack
 import pandas as pd
 import pyarrow.parquet
 import pytest
-from handmade import file_of
+from support.handmade import file_of
 
 import godb_arrow
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgpack
 import pytest
-from handmade import file_of, mapping, string
+from support.handmade import file_of, mapping, string
 
 import godb_arrow
 

@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 from click.testing import CliRunner
-from conftest import LONG
 from hypothesis import given
 from hypothesis import strategies as st
+from support.settings import LONG
 
 import godb_arrow
 from godb_arrow import StorageEngine, codec

@@ -14,7 +14,7 @@ import msgpack
 import pyarrow as pa
 import pytest
 import xxhash
-from handmade import HEADER, documents, file_of, go_read, mapping, string
+from support.handmade import HEADER, documents, file_of, go_read, mapping, string
 
 import godb_arrow
 from godb_arrow import CorruptFile, GodbError

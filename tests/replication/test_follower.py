@@ -18,10 +18,10 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from conftest import LONG
-from disks import FaultyDisk, RecordingDisk, after_power_cut, put, using
-from test_engine_crash import WRITER
-from test_engine_faults import steps_of_parts
+from support.disks import FaultyDisk, RecordingDisk, after_power_cut, put, using
+from support.engines import steps_of_parts
+from support.settings import LONG
+from support.writers import WRITER
 
 import godb_arrow
 from godb_arrow import Follower, StorageEngine, StorageError, follower_status, promote
@@ -98,8 +98,8 @@ def test_a_file_that_the_list_did_not_have_yet_is_copied(
         return found
 
     monkeypatch.setattr(follower, "list_stored", without_some)
-    with Follower(source, target) as follower:
-        follower.step()
+    with Follower(source, target) as following:
+        following.step()
         assert content_of(target) == content_of(source)
 
 

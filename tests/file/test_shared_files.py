@@ -14,7 +14,7 @@ import godb_arrow
 from godb_arrow.codec.jsontext import to_json_text
 
 FOLDER = Path(
-    os.environ.get("GODB_ARROW_FILES", Path(__file__).parents[2] / "shared" / "godb-files")
+    os.environ.get("GODB_ARROW_FILES", Path(__file__).parents[3] / "shared" / "godb-files")
 )
 FILES = sorted(FOLDER.rglob("*.godb"))
 

@@ -17,7 +17,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
-from test_remote import faulty
+from support.object_stores import faulty
 
 import godb_arrow
 from godb_arrow import StorageEngine
@@ -154,7 +154,7 @@ def test_types_that_spark_has_not(spark: Any, tmp_path: Path) -> None:
 def test_the_example_of_the_readme(
     spark: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
     (code,) = re.findall(r"```python\n([^`]*SparkSession[^`]*)```", readme)
     monkeypatch.chdir(tmp_path)
     with StorageEngine("data") as engine:

@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow.acero
 import pyarrow.dataset  # noqa: F401 (what a first filter loads is not the engine's memory)
 import pytest
-from conftest import LONG
+from support.settings import LONG
 
 import godb_arrow
 from godb_arrow import StorageEngine

@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import LONG
+from support.settings import LONG
 
-PROGRAM = Path(__file__).parent / "fuzz" / "mutate.py"
+PROGRAM = Path(__file__).parents[1] / "fuzz" / "mutate.py"
 
 
 def test_damaged_files_never_crash_hang_or_take_memory() -> None:

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from strategies import raw_values, tables
+from support.strategies import raw_values, tables
 
 from godb_arrow import CorruptFile, GodbError, LimitExceeded, codec
 from godb_arrow.codec import (
@@ -32,7 +32,7 @@ from godb_arrow.codec import (
 from godb_arrow.codec.sizes import pack_sizes
 from godb_arrow.schema import DocumentSummary, FieldSummary, Kind, infer_schema
 
-sys.path.insert(0, str(Path(__file__).parent / "fuzz"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "fuzz"))
 from differential import same
 
 LONG = os.environ.get("GODB_ARROW_LONG") == "1"

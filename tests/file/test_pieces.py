@@ -17,8 +17,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 import xxhash
-from conftest import LONG
-from handmade import go_read
+from support.handmade import go_read
+from support.settings import LONG
 
 import godb_arrow
 from godb_arrow import GodbError, StorageEngine, codec, verify_godb

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
-from conftest import LONG
-from test_engine_faults import steps_of_parts
+from support.engines import steps_of_parts
+from support.object_stores import Faulty
+from support.settings import LONG
 
 import godb_arrow
 from godb_arrow import Follower, StorageEngine, WriteConflict
@@ -21,54 +21,6 @@ from godb_arrow.storage.object_store import RemoteStore
 
 fsspec = pytest.importorskip("fsspec")
 PEOPLE = [{"_id": "a", "name": "Ada", "age": 36}, {"_id": "b", "name": "Bob"}]
-
-
-class Faulty:
-    """A WSGI application that answers as it is told, and else as the server would."""
-
-    def __init__(self, app: Any) -> None:
-        self._app = app
-        self.fault: Callable[[str, str], str | None] = lambda method, path: None
-        self.requests: list[str] = []
-
-    def __call__(self, environ: dict[str, Any], start_response: Any) -> Any:
-        method, path = environ["REQUEST_METHOD"], environ["PATH_INFO"]
-        self.requests.append(f"{method} {path}")
-        fault = self.fault(method, path)
-        if fault == "refuse":
-            start_response("500 Internal Server Error", [("Content-Length", "0")])
-            return [b""]
-        if fault == "lose the answer":
-            list(self._app(environ, lambda *_: None))
-            start_response("500 Internal Server Error", [("Content-Length", "0")])
-            return [b""]
-        return self._app(environ, start_response)
-
-
-@pytest.fixture(scope="module")
-def faulty() -> Iterator[Faulty]:
-    pytest.importorskip("s3fs")
-    server = pytest.importorskip("moto.server")
-    serving = pytest.importorskip("werkzeug.serving")
-    app = Faulty(server.DomainDispatcherApplication(server.create_backend_app))
-    made = serving.make_server("127.0.0.1", 0, app, threaded=True)
-    made.log_startup = lambda: None
-    made.RequestHandlerClass.log_request = lambda *_: None
-    thread = threading.Thread(target=made.serve_forever, daemon=True)
-    thread.start()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{made.server_port}")
-        patch.setenv("AWS_ACCESS_KEY_ID", "x")
-        patch.setenv("AWS_SECRET_ACCESS_KEY", "y")
-        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        patch.setenv("AWS_MAX_ATTEMPTS", "1")
-        import s3fs
-
-        s3fs.S3FileSystem.clear_instance_cache()
-        patch.setattr(s3fs.S3FileSystem, "retries", 1)
-        yield app
-    made.shutdown()
-    thread.join()
 
 
 @pytest.fixture(params=["s3", "memory"])

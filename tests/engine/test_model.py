@@ -10,7 +10,6 @@ from typing import Any, get_args
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
-from conftest import LONG
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -20,6 +19,8 @@ from hypothesis.stateful import (
     precondition,
     rule,
 )
+from support.engines import crash
+from support.settings import LONG
 
 import godb_arrow
 from godb_arrow import Follower, StorageEngine, promote
@@ -30,16 +31,6 @@ IDS = st.sampled_from(["1", "2", "3", "10", "x", "y", "ü"])
 VALUES = st.one_of(st.integers(-5, 5), st.text(max_size=3), st.none(), st.floats(0, 1))
 FIELDS = st.dictionaries(st.sampled_from(["n", "s", "m"]), VALUES, max_size=3)
 Documents = dict[str, dict[Any, Any]]
-
-
-def crash(engine: StorageEngine) -> None:
-    """Leave the engine as a killed process leaves it: what is on the disk stays, the rest goes."""
-    engine._closed = True
-    engine._workers.stop()
-    engine._syncer.stop()
-    for collection in engine._collections.made():
-        collection.let_go()
-    engine._directory.close()
 
 
 class EngineMachine(RuleBasedStateMachine):

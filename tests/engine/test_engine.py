@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_engine_model import crash
+from support.engines import crash
 
 import godb_arrow
 from godb_arrow import CollectionState, OptionWarning, StorageEngine

@@ -10,27 +10,10 @@ from typing import Any
 import msgpack
 import pytest
 from hypothesis import given
-from strategies import raw_values
+from support.strategies import raw_values
+from support.values import same
 
 from godb_arrow.codec.jsontext import from_json_text, to_json_text
-
-
-def same(left: Any, right: Any) -> bool:
-    """Equal with types, for NaN too; a string that is not UTF-8 equals its bytes."""
-    if isinstance(left, str) and isinstance(right, bytes):
-        return left.encode("utf-8", "surrogateescape") == right
-    if type(left) is not type(right):
-        return False
-    if isinstance(left, float):
-        return left == right or (math.isnan(left) and math.isnan(right))
-    if isinstance(left, list):
-        return len(left) == len(right) and all(map(same, left, right))
-    if isinstance(left, dict):
-        return len(left) == len(right) and all(
-            same(a, c) and same(b, d)
-            for (a, b), (c, d) in zip(left.items(), right.items(), strict=True)
-        )
-    return bool(left == right)
 
 
 @given(raw_values)

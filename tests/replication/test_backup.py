@@ -15,9 +15,9 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from conftest import LONG
-from disks import FaultyDisk, RecordingDisk, after_power_cut, put, using
-from test_parts import grown, numbers, open_engine, values
+from support.disks import FaultyDisk, RecordingDisk, after_power_cut, put, using
+from support.engines import grown, numbers, open_engine, values
+from support.settings import LONG
 
 import godb_arrow
 from godb_arrow import StorageEngine, StorageError, list_backups, restore_backup

@@ -10,12 +10,12 @@ from typing import Any
 import msgpack
 import pyarrow as pa
 import pytest
-from handmade import documents, file_of
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import documents as any_documents
-from strategies import tables
-from test_codec_jsontext import same
+from support.handmade import documents, file_of
+from support.strategies import documents as any_documents
+from support.strategies import tables
+from support.values import same
 
 import godb_arrow
 from godb_arrow.codec.jsontext import from_json_text
