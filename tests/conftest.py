@@ -11,9 +11,12 @@ from typing import Any
 
 import hypothesis
 import pytest
+from support.object_stores import faulty
 from support.settings import LONG
 
 from godb_arrow import codec
+
+__all__ = ["faulty"]
 
 hypothesis.settings.register_profile(
     "short", max_examples=60, deadline=None, derandomize=True, database=None

@@ -23,21 +23,26 @@ __all__ = ["CollectionOrigin", "ColumnsOrigin", "DocumentsOrigin", "EngineOrigin
 
 
 class CollectionOrigin(Origin):
+    """A collection that is copied."""
+
     def __init__(self, collection: Scannable, name: str, batch_size: int | None) -> None:
         self.name = name
         self._collection = collection
         self._options: Any = {} if batch_size is None else {"batch_size": batch_size}
 
     def total(self) -> int:
+        """Return the number of documents, if known."""
         return len(self._collection)
 
     def conflicts(self) -> list[str]:
+        """Return the fields whose values have several types."""
         return [field.name for field in self._collection.schema if is_json(field.type)]
 
     @contextmanager
     def opened(
         self, as_documents: bool, columns: Sequence[str] | None, filter: Filter | None
     ) -> Iterator[Data]:
+        """Open the source as documents or record batches."""
         collection = self._collection
         if as_documents and columns is None:
             yield Documents(collection.schema, collection.stored_entries(filter))
@@ -56,12 +61,14 @@ class DocumentsOrigin(Origin):
         self._mixed: list[str] = []
 
     def conflicts(self) -> list[str]:
+        """Return the fields whose values have several types."""
         return self._mixed
 
     @contextmanager
     def opened(
         self, as_documents: bool, columns: Sequence[str] | None, filter: Filter | None
     ) -> Iterator[Data]:
+        """Open the source as documents or record batches."""
         with self._open() as documents:
             if as_documents and columns is None and filter is None:
                 yield documents
@@ -87,12 +94,14 @@ class ColumnsOrigin(Origin):
         self._total = total
 
     def total(self) -> int | None:
+        """Return the number of documents, if known."""
         return self._total
 
     @contextmanager
     def opened(
         self, as_documents: bool, columns: Sequence[str] | None, filter: Filter | None
     ) -> Iterator[Data]:
+        """Open the source as documents or record batches."""
         with self._open() as reader:
             narrowed = narrow(reader, columns, filter)
             size = self._batch_size
@@ -120,14 +129,17 @@ class EngineOrigin(Origin):
             yield CollectionOrigin(engine[self._collection], self.name, self._batch_size)
 
     def total(self) -> int:
+        """Return the number of documents, if known."""
         return self._total
 
     def conflicts(self) -> list[str]:
+        """Return the fields whose values have several types."""
         return self._mixed
 
     @contextmanager
     def opened(
         self, as_documents: bool, columns: Sequence[str] | None, filter: Filter | None
     ) -> Iterator[Data]:
+        """Open the source as documents or record batches."""
         with self._source() as source, source.opened(as_documents, columns, filter) as data:
             yield data

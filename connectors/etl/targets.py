@@ -53,6 +53,8 @@ _IF_EXISTS: dict[Mode, IfExists] = {
 
 
 class GodbTarget(Target):
+    """A collection of a GODB file."""
+
     takes_documents = True
 
     def __init__(self, name: str, place: str, part: str | None, id_column: str | None) -> None:
@@ -62,6 +64,7 @@ class GodbTarget(Target):
         self._id_column = id_column
 
     def exists(self) -> bool:
+        """Return whether the target exists."""
         try:
             open_godb(self._place, self._collection)
         except (SourceNotFound, CollectionNotFound):
@@ -69,16 +72,20 @@ class GodbTarget(Target):
         return True
 
     def write(self, data: Data, mode: Mode) -> None:
+        """Write all documents or none."""
         write_godb(
             data, self._place, self._collection,
             if_exists=_IF_EXISTS[mode], id_column=self._id_column,
         )  # fmt: skip
 
     def size(self) -> int | None:
+        """Return the size in bytes."""
         return Source(self._place).size()
 
 
 class EngineTarget(Target):
+    """A collection of a data directory."""
+
     takes_documents = True
 
     def __init__(self, name: str, place: str, part: str, id_column: str | None) -> None:
@@ -86,12 +93,14 @@ class EngineTarget(Target):
         self._place, self._collection, self._id_column = place, part, id_column
 
     def exists(self) -> bool:
+        """Return whether the target exists."""
         if not os.path.isdir(os.path.join(self._place, "collections")):
             return False
         with StorageEngine(self._place, read_only=True) as engine:
             return self._collection in engine
 
     def write(self, data: Data, mode: Mode) -> None:
+        """Write all documents or none."""
         name = self._collection
         with StorageEngine(self._place) as engine:
             if mode in ("append", "upsert") and name in engine:
@@ -110,6 +119,8 @@ class EngineTarget(Target):
 
 
 class FileTarget(Target):
+    """A CSV, NDJSON, Parquet, Arrow or BSON file."""
+
     def __init__(self, name: str, place: str, format: str) -> None:
         super().__init__(name)
         self._place, self._format = place, format
@@ -117,6 +128,7 @@ class FileTarget(Target):
         self._expected: Expected = None  # of what is there when it was looked at
 
     def exists(self) -> bool:
+        """Return whether the target exists."""
         try:
             source = Source(self._place)
             source.size()
@@ -127,6 +139,7 @@ class FileTarget(Target):
         return True
 
     def write(self, data: Data, mode: Mode) -> None:
+        """Write all documents or none."""
         if mode == "upsert":
             raise self.refuse(mode, "copy to a GODB file or a database")
         if mode == "append" and self.exists():
@@ -147,6 +160,7 @@ class FileTarget(Target):
             export_documents(data, self._place, format=self._format, expected=self._expected)
 
     def size(self) -> int | None:
+        """Return the size in bytes."""
         return Source(self._place).size()
 
 
@@ -177,9 +191,11 @@ class FolderTarget(Target):
         self._partition_by = partition_by
 
     def exists(self) -> bool:
+        """Return whether the target exists."""
         return os.path.lexists(self._place)
 
     def write(self, data: Data, mode: Mode) -> None:
+        """Write all documents or none."""
         if mode in ("append", "upsert") and self.exists():
             raise self.refuse(mode, 'a Delta table can be appended to: format="delta"')
         assert isinstance(data, pa.RecordBatchReader)
@@ -223,6 +239,7 @@ class FolderTarget(Target):
                 shutil.rmtree(staged, ignore_errors=True)
 
     def size(self) -> int:
+        """Return the size in bytes."""
         return sum(
             os.path.getsize(os.path.join(folder, name))
             for folder, _, names in os.walk(self._place)

@@ -82,6 +82,7 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
     >>> import tempfile, godb_arrow
     >>> engine = godb_arrow.StorageEngine(tempfile.mkdtemp())
     >>> _ = engine.create_collection("users").insert_many([{"name": "Ada", "age": 36}])
+    >>> from godb_arrow.connectors.flight import connect
     >>> with FlightServer(engine, token="a secret of sixteen") as server:
     ...     with connect(f"grpc://127.0.0.1:{server.port}", token="a secret of sixteen") as remote:
     ...         remote["users"].to_arrow(["age"]).to_pydict()

@@ -28,6 +28,7 @@ _LONGEST_TICKET = 1 << 20
 
 
 def request_of(descriptor: fl.FlightDescriptor) -> dict[str, Any]:
+    """Return the request that a descriptor holds."""
     if descriptor.descriptor_type == fl.DescriptorType.CMD:
         return parsed(descriptor.command)
     path = descriptor.path
@@ -62,6 +63,7 @@ def parsed(raw: bytes) -> dict[str, Any]:
 
 
 def filter_of_request(wanted: dict[str, Any]) -> Filter | None:
+    """Return the filter of a request, or None."""
     if wanted.get("substrait") is None:
         found: Filter | None = wanted.get("filter")
         return found

@@ -79,6 +79,7 @@ def info(file: str, quiet: bool) -> None:
 
 
 def schema_lines(schema: pa.Schema) -> list[str]:
+    """Return one line for each field of a schema."""
     width = max((len(name) for name in schema.names), default=0)
     return [f"{field.name:<{width}}  {_type_name(field.type)}" for field in schema]
 

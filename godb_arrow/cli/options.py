@@ -18,14 +18,10 @@ from godb_arrow.errors import GodbError, InvalidOption
 from godb_arrow.options import CompressionName
 
 __all__ = [
-    "collection_option",
-    "columns_option",
     "common_options",
-    "compression_option",
     "parse_conditions",
     "progress",
     "split_names",
-    "where_option",
 ]
 
 
@@ -100,10 +96,12 @@ compression_option = click.option(
 
 
 def split_names(columns: str | None) -> list[str] | None:
+    """Split a comma-separated list of columns."""
     return None if columns is None else [name for name in columns.split(",") if name]
 
 
 def parse_conditions(where: tuple[str, ...]) -> dict[str, Any] | None:
+    """Return the conditions of ``--where`` as a mapping filter."""
     found = {}
     for condition in where:
         name, separator, value = condition.partition("=")

@@ -43,7 +43,7 @@ from godb_arrow.storage.folder import open_folder
 from godb_arrow.storage.object_store import Expected, is_url
 from godb_arrow.storage.replace import TEMPORARY_PREFIX, TEMPORARY_SUFFIX
 
-__all__ = ["DataDirectory", "PARTS", "RemoteDirectory", "lock_directory", "open_directory"]
+__all__ = ["PARTS", "DataDirectory", "RemoteDirectory", "lock_directory", "open_directory"]
 
 
 logger = logging.getLogger(__name__)

@@ -45,6 +45,7 @@ def check_name(name: object) -> str:
 
 
 def stem(name: str) -> str:
+    """Return the file name of a collection without its extension."""
     stem = file_name(name)
     if len(stem.encode()) <= _MAX_STEM:
         return stem

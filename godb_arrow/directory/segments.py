@@ -79,6 +79,7 @@ def segment_path(folder: str, index: int) -> str:
 
 
 def pack_header(first: int) -> bytes:
+    """Return the header of a segment."""
     head = HEADER.pack(_MAGIC, _VERSION, 0, first, 0)[:24]
     return head + xxhash.xxh3_64_intdigest(head).to_bytes(8, "little")
 
@@ -86,6 +87,7 @@ def pack_header(first: int) -> bytes:
 def pack_record(
     number: int, durable: int, meta: dict[str, Any], parts: Sequence[bytes]
 ) -> list[bytes]:
+    """Return a record as buffers to write in order."""
     meta = {**meta, "parts": [len(part) for part in parts]}
     packed: bytes = msgpack.packb(meta, unicode_errors="surrogateescape")
     length = _META.size + len(packed) + sum(map(len, parts))
@@ -163,6 +165,7 @@ def _is_unused(segment: Segment, found: Replayed, size: int, is_last: bool) -> b
 
 
 def next_number(found: Replayed) -> int:
+    """Return the number that the next record gets."""
     return found.segments[-1].last + 1 if found.segments else 1
 
 

@@ -153,6 +153,7 @@ def id_of(value: Any, where: str) -> str:
 
 
 def ids_in(column: pa.Array, name: str, before: int) -> pa.Array:
+    """Return the ids that a column gives, as strings."""
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
     if not (pa.types.is_integer(column.type) or is_text(column.type)):

@@ -150,6 +150,7 @@ def stored_schema(schema: pa.Schema) -> pa.Schema:
 
 
 def is_text(data_type: pa.DataType) -> bool:
+    """Return whether a type is one of Arrow's string types."""
     return bool(
         pa.types.is_string(data_type)
         or pa.types.is_large_string(data_type)

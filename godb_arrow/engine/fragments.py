@@ -29,7 +29,7 @@ from godb_arrow.snapshots.parted_base import PartedBase
 from godb_arrow.snapshots.versions import CollectionVersion
 from godb_arrow.storage.object_store import RemoteStore, is_url
 
-__all__ = ["Fragment", "MEMORY", "fragments_of", "fragments_since", "full_path", "latest_version"]
+__all__ = ["MEMORY", "Fragment", "fragments_of", "fragments_since", "full_path", "latest_version"]
 
 
 MEMORY = 256 << 20  # of a process that reads or writes a fragment

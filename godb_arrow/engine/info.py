@@ -101,4 +101,5 @@ class CollectionInfo:
 
 
 def moment(seconds: float | None) -> dt.datetime | None:
+    """Return seconds since 1970 as a datetime in UTC."""
     return None if seconds is None else dt.datetime.fromtimestamp(seconds, dt.UTC)

@@ -12,7 +12,7 @@ from godb_arrow.engine.workers import WorkerHealth
 if TYPE_CHECKING:
     pass
 
-__all__ = ["EngineStats", "MEBIBYTE", "MemoryStats"]
+__all__ = ["MEBIBYTE", "EngineStats", "MemoryStats"]
 
 
 logger = logging.getLogger(__name__)

@@ -25,7 +25,7 @@ from godb_arrow.query.statistics import Row, covered, decode_statistics, statist
 from godb_arrow.schema import DocumentSummary, infer_schema
 from godb_arrow.storage.source import spool
 
-__all__ = ["Draft", "MANY"]
+__all__ = ["MANY", "Draft"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,6 +48,7 @@ class ExistingFile:
 
     @property
     def has_collection(self) -> bool:
+        """Whether the file has the collection."""
         return self.collection in self.counts
 
     def _sections(self, stream: Any) -> Iterator[CollectionSection]:

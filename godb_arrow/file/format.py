@@ -1,4 +1,38 @@
-"""DOC"""
+"""The GODB file: header, body and reader, on any binary stream; the writer is `file_writer`.
+
+=========  ==================================================================================
+bytes      what they are
+=========  ==================================================================================
+0 to 3     ``GODB``
+4, 5       version 1, little-endian
+6, 7       flags, little-endian: how the body is compressed, with 0 as below
+8 to end   one raw LZ4 block: no size, no frame, no checksum
+=========  ==================================================================================
+
+With flags 1 the body is zstd frames and, behind the last one, bytes as they are; with flags 2 all
+of it is as it is: see :mod:`godb_arrow.codec.frames`. go-db reads flags 0 only; other flags are an
+error.
+
+The body is one MessagePack map: ``collections`` (name: {document id: document}), and
+perhaps ``indexes``, ``metadata`` and keys that we do not know, in any order.
+
+What we add, where go-db looks over it:
+
+- ``metadata`` comes first and has a key ``godb_arrow``: for each collection the count of its
+  documents, the next generated id, and its Arrow schema; with a checksum of their own, since
+  they are used before the end of the file is seen.
+- ``file_checksum`` and ``checksum`` come last. ``checksum`` is the XXH3-64 of every
+  decompressed byte before its own key. ``file_checksum`` is the XXH3-64 of every byte of the
+  file before its own value: LZ4 can say the same thing in several ways, so that only a
+  checksum of the compressed bytes notices every flipped bit. Both are stored as literals at the
+  very end of the LZ4 block, so that a look at the last 41 bytes tells whether a file is as we
+  wrote it.
+- A body never decodes to more than ten times its size, which is what go-db allocates.
+- Where there are many documents, the block is cut into pieces that refer to nothing before them
+  and begin with a document; ``godb_arrow_pieces``, before ``file_checksum`` and stored as literals
+  too, says where they are, and ``godb_arrow_sizes`` before it how many bytes each document has: see
+  :mod:`godb_arrow.file.pieces`.
+"""
 
 from __future__ import annotations
 
@@ -23,9 +57,9 @@ from godb_arrow.file.body import read_exactly
 
 __all__ = [
     "HEADER_SIZE",
-    "Header",
     "TAIL_SIZE",
     "UNUSABLE",
+    "Header",
     "is_sealed",
     "parse_header",
     "read_header",
@@ -87,6 +121,7 @@ def read_header(stream: BinaryIO) -> Header:
 
 
 def parse_header(data: bytes) -> Header:
+    """Return the header that the first bytes of a file hold."""
     if not data:
         raise EmptyFile("the file is empty", advice="a GODB file has at least 8 bytes of header")
     if data[:4] != MAGIC[: len(data)]:
@@ -171,6 +206,7 @@ def split_map(raw: bytes) -> dict[bytes, bytes]:
 
 
 def unpack(data: bytes) -> Any:
+    """Return the value of packed bytes that godb_arrow wrote."""
     return msgpack.unpackb(
         data, raw=False, unicode_errors="surrogateescape", strict_map_key=False, timestamp=0
     )

@@ -25,6 +25,7 @@ __all__ = ["CollectionHint", "pack_hints", "read_hints"]
 
 
 def pack_hints(hints: Mapping[str, CollectionHint]) -> bytes:
+    """Return the packed hints of collections."""
     collections = {}
     for name, hint in hints.items():
         recorded: dict[str, object] = {"count": hint.count}

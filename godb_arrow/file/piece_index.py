@@ -21,7 +21,7 @@ from godb_arrow.codec.sizes import most_packed
 from godb_arrow.file.format import TAIL_SIZE, is_sealed
 from godb_arrow.file.pieces import UNUSABLE, CollectionPieces
 
-__all__ = ["FOOT_SIZE", "PIECES_KEY", "PieceIndex", "SIZES_KEY", "read_piece_index"]
+__all__ = ["FOOT_SIZE", "PIECES_KEY", "SIZES_KEY", "PieceIndex", "read_piece_index"]
 
 
 logger = logging.getLogger(__name__)

@@ -43,7 +43,7 @@ from godb_arrow.memory.buffers import COMPRESSED, DECODED
 from godb_arrow.options import ReadOptions
 from godb_arrow.query.statistics import Row, may_match, unpack_statistics
 
-__all__ = ["CollectionPieces", "StoredPiece", "UNUSABLE"]
+__all__ = ["UNUSABLE", "CollectionPieces", "StoredPiece"]
 
 _SIZES_AT_ONCE = 1 << 20  # bytes of packed sizes that are read together
 UNUSABLE = (KeyError, TypeError, AttributeError, ValueError, msgpack.UnpackException)

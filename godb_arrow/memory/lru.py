@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
-__all__ = ["CacheEntry", "CacheStats", "EvictionPolicy", "LFU", "LRU", "LRUCache", "TTL"]
+__all__ = ["LFU", "LRU", "TTL", "CacheEntry", "CacheStats", "EvictionPolicy", "LRUCache"]
 
 
 logger = logging.getLogger(__name__)

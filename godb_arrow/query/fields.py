@@ -71,6 +71,7 @@ def field_at(schema: pa.Schema, name: str) -> pa.Field:
 
 
 def column_at(schema: pa.Schema, path: FieldPath) -> pa.Field:
+    """Return the field at a path of a schema."""
     field = schema.field(path[0])
     for name in path[1:]:
         field = field.type.field(name)

@@ -103,6 +103,7 @@ def _without_json(batch: pa.RecordBatch) -> pa.RecordBatch:
 def expression_of(
     schema: pa.Schema, condition: pc.Expression | Mapping[str, Any] | None
 ) -> pc.Expression | None:
+    """Return a condition as an expression on the columns of a schema."""
     if condition is None or isinstance(condition, pc.Expression):
         expression = condition
     elif isinstance(condition, Mapping):

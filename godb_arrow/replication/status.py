@@ -119,11 +119,13 @@ def follower_status(target: str | os.PathLike[str]) -> FollowerStatus:
 
 
 def full_path(target: str | os.PathLike[str]) -> str:
+    """Return an absolute path, or a URL without a slash at its end."""
     name = os.fspath(target)
     return name.rstrip("/") if is_url(name) else os.path.abspath(os.path.expanduser(name))
 
 
 def read_follower(path: str) -> dict[str, Any]:
+    """Return the content of a follower's file."""
     known = read_follower_file(path)
     if known is None:
         raise SourceNotFound(

@@ -14,7 +14,7 @@ from godb_arrow import codec
 from godb_arrow.storage.object_store import is_url
 from godb_arrow.storage.source import Source
 
-__all__ = ["IdIndex", "NO_ROWS", "Rows", "pack_id_file", "read_id_file"]
+__all__ = ["NO_ROWS", "IdIndex", "Rows", "pack_id_file", "read_id_file"]
 
 
 Rows = npt.NDArray[np.int64]
@@ -98,6 +98,7 @@ def read_id_file(path: str, checksum: int) -> IdIndex | None:
 
 
 def pack_id_file(index: IdIndex) -> bytes:
+    """Return the content of the file that maps ids to rows."""
     head = _IDS_MAGIC + len(index.hashes).to_bytes(8, "little")
     head += index.greatest.to_bytes(8, "little")
     return head + index.hashes.astype("<u8").tobytes() + index.rows.astype("<u4").tobytes()

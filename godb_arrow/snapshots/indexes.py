@@ -75,6 +75,7 @@ class FieldIndex:
 
 
 def as_py(scalar: Any) -> Any:
+    """Return the Python value of a scalar."""
     return scalar.as_py()
 
 

@@ -118,8 +118,8 @@ class Manifest:
     created : float
         Seconds since 1970, in UTC.
     packed_statistics : bytes
-        A row for each part, as :func:`~godb_arrow.query.statistics.pack_statistics` gives it; empty, if
-        there are none.
+        One row for each part, packed by
+        :func:`~godb_arrow.query.statistics.pack_statistics`. Empty without statistics.
     compression : str
         How new files are to be compressed.
     name : str

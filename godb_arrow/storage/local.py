@@ -100,9 +100,11 @@ class DiskWriter(io.RawIOBase):
         self._written = self._started = 0
 
     def writable(self) -> bool:
+        """Return True."""
         return True
 
     def write(self, data: Any) -> int:
+        """Write bytes, and start to flush them to the disk once they are many."""
         count = disk.write(self._descriptor, data)
         self._written += count
         if self._written - self._started >= _SYNC_SIZE:

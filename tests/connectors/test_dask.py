@@ -20,8 +20,8 @@ dask = pytest.importorskip("dask")
 dd = pytest.importorskip("dask.dataframe")
 
 from godb_arrow.connectors.dask import read_godb, to_godb  # noqa: E402
-from godb_arrow.engine.fragments import fragments_of
-from godb_arrow.engine.part_writer import PartWriter, commit_parts
+from godb_arrow.engine.fragments import fragments_of  # noqa: E402
+from godb_arrow.engine.part_writer import PartWriter, commit_parts  # noqa: E402
 
 
 @pytest.fixture(params=["synchronous", "processes"])

@@ -17,12 +17,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
-from support.object_stores import faulty
 
 import godb_arrow
 from godb_arrow import StorageEngine
-
-__all__ = ["faulty"]  # a fixture
 
 pytest.importorskip("pyspark")
 if shutil.which("java") is None:

@@ -592,7 +592,7 @@ def test_a_collection_larger_than_the_limit_is_streamed(tmp_path: Path) -> None:
 def test_what_changes_while_the_file_is_written_stays_in_the_journal(
     change: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from godb_arrow.engine import engine as module
+    from godb_arrow.engine import store as module
 
     write = module.save_snapshot
     engine = StorageEngine(tmp_path)
@@ -768,7 +768,7 @@ def test_a_single_file_is_taken_in_lazily_and_written_back(tmp_path: Path) -> No
 def test_a_renamed_file_of_somebody_else_keeps_what_it_has(tmp_path: Path) -> None:
     import lz4.block
     import msgpack
-    from handmade import file_of
+    from support.handmade import file_of
 
     folder = tmp_path / "collections"
     folder.mkdir()
@@ -783,7 +783,7 @@ def test_a_renamed_file_of_somebody_else_keeps_what_it_has(tmp_path: Path) -> No
 
 
 def test_a_file_of_somebody_else_with_an_id_twice(tmp_path: Path) -> None:
-    from handmade import file_of, mapping, string
+    from support.handmade import file_of, mapping, string
 
     entries = [(string(key), mapping((string("v"), bytes([n])))) for n, key in enumerate("aab")]
     body = mapping((string("collections"), mapping((string("c"), mapping(*entries)))))
@@ -832,7 +832,7 @@ def test_documents_that_do_not_fit_are_read_in_one_pass(
 
 def test_a_file_of_somebody_else_keeps_what_it_has(tmp_path: Path) -> None:
     import msgpack
-    from handmade import file_of
+    from support.handmade import file_of
 
     folder = tmp_path / "data" / "collections"
     folder.mkdir(parents=True)

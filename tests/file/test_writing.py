@@ -401,7 +401,7 @@ def test_a_failing_system_call_leaves_the_old_file(
 
     before = shop.read_bytes()
     with monkeypatch.context() as patch:
-        patch.setattr(f"godb_arrow.storage.os.{call}", fail)
+        patch.setattr(f"godb_arrow.storage.local.os.{call}", fail)
         with pytest.raises(godb_arrow.DiskFull, match=r"write .*shop\.godb, collection 'users'"):
             godb_arrow.write_godb([{"a": 1}], shop, "users")
     assert shop.read_bytes() == before

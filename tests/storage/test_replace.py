@@ -35,7 +35,7 @@ def test_a_file_is_synced_before_it_is_renamed_and_the_folder_after(
             calls.append(_name + kind)
             return _real(*arguments)
 
-        monkeypatch.setattr(f"godb_arrow.storage.os.{name}", record)
+        monkeypatch.setattr(f"godb_arrow.storage.local.os.{name}", record)
     with replace_file(tmp_path / "x") as stream:
         stream.write(b"new")
     assert calls == ["fsync file", "replace", "fsync folder"]
@@ -82,7 +82,7 @@ def test_errors_of_the_system_are_ours_with_their_cause(
     def fail(*_: Any, **__: Any) -> None:
         raise raised
 
-    monkeypatch.setattr("godb_arrow.storage.os.replace", fail)
+    monkeypatch.setattr("godb_arrow.storage.local.os.replace", fail)
     with pytest.raises(expected, match="write") as caught, replace_file(tmp_path / "x"):
         pass
     assert isinstance(caught.value, OSError)
