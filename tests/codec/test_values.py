@@ -33,7 +33,7 @@ def test_a_document_is_read_as_it_was_written(document: dict[str, Any]) -> None:
         (np.bool_(True), True),
         (np.array([1, 2]), [1, 2]),
         (np.datetime64("1970-01-01T00:00:01"), msgpack.Timestamp(1, 0)),
-        (np.datetime64("NaT"), None),
+        (np.datetime64("NaT", "us"), None),
         (np.array(["1970-01-01", "NaT"], "datetime64[ns]"), [msgpack.Timestamp(0, 0), None]),
         (pd.Timestamp("1970-01-01T00:00:00.000000001"), msgpack.Timestamp(0, 1)),
         (pd.Timestamp("1970-01-01T01:00", tz="Europe/Berlin"), msgpack.Timestamp(0, 0)),
