@@ -1,4 +1,4 @@
-"""The GODB file: header, body and reader, on any binary stream; the writer is `file_writer`.
+"""The GODB file: header, body and reader, on any binary stream; the writer is :mod:`godb_arrow.file.writer`.
 
 =========  ==================================================================================
 bytes      what they are
