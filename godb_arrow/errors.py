@@ -32,6 +32,7 @@
     │   ├── DocumentTooLarge
     │   └── MemoryLimitExceeded (MemoryError)
     ├── EngineClosed (RuntimeError)
+    ├── ForkedProcess (RuntimeError)          what the parent process opened is used after a fork
     ├── WorkerNotFound (KeyError)
     ├── StorageError (OSError)
     │   ├── SourceNotFound (FileNotFoundError)
@@ -72,6 +73,7 @@ __all__ = [
     "EmptyFile",
     "EngineClosed",
     "FieldNotFound",
+    "ForkedProcess",
     "FormatError",
     "GodbError",
     "InvalidCollectionName",
@@ -103,6 +105,7 @@ __all__ = [
 ]
 
 Where = Literal["file", "body"]
+Applied = Literal["no", "yes", "unknown"]
 
 
 class GodbError(Exception):
@@ -123,6 +126,10 @@ class GodbError(Exception):
         The file or URL.
     collection : str or None
         The collection.
+    applied : {"no", "yes", "unknown"}
+        Whether the change was applied that a verb was asked for. "no": memory, journal and files
+        are as before. "yes": the change is done here and visible. "unknown": the change is visible
+        here, and a power cut may undo it until the next successful save.
 
     Examples
     --------
@@ -141,6 +148,7 @@ class GodbError(Exception):
         self.operation: str | None = None
         self.source: str | None = None
         self.collection: str | None = None
+        self.applied: Applied = "no"
 
     def _place(self) -> str:
         place = " ".join(part for part in (self.operation, self.source) if part)
@@ -260,6 +268,14 @@ class EngineClosed(GodbError, RuntimeError):
     """The engine was closed before."""
 
 
+class ForkedProcess(GodbError, RuntimeError):
+    """An engine or a stream of the parent process is used in a forked child.
+
+    A child shares files, journal and locks with its parent, so it must not use them. Open the
+    directory again in the child with ``read_only=True``, or start processes by ``spawn``.
+    """
+
+
 class WorkerNotFound(GodbError, KeyError):
     """There is no background worker of that name."""
 
@@ -366,6 +382,10 @@ class WriteConflict(StorageError):
 
 class ReplicationFailed(StorageError):
     """A change is done here, but a follower that should have acknowledged it has not."""
+
+    def __init__(self, message: str, *, advice: str | None = None) -> None:
+        super().__init__(message, advice=advice)
+        self.applied = "yes"
 
 
 class DiskFull(StorageError):

@@ -6,9 +6,11 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
-__all__ = ["available_cores", "ordered_map"]
+from godb_arrow.errors import ForkedProcess
+
+__all__ = ["OrderedMap", "available_cores", "ordered_map"]
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -26,29 +28,29 @@ def ordered_map(
     items: Iterator[_Item],
     threads: int,
     ahead: int = 1,
-) -> Iterator[_Result]:
-    """Apply a function to items on several threads, and give the results in the items' order.
+) -> OrderedMap[_Result]:
+    """Apply a function to items on several threads, and return the results in the items' order.
 
     Each thread takes an item, one at a time, and works on it, so that making items and working
-    on them overlap. At most ``threads + ahead`` results wait to be taken; a thread that has nothing
-    more to do ends, so that a caller who stops in the middle leaves no thread behind.
+    on them overlap. At most ``threads + ahead`` results wait for the caller. A thread ends when
+    it has nothing more to do, so that a caller who stops in the middle leaves no thread behind.
 
     Parameters
     ----------
     function : callable
-        What to do with an item; it should release the GIL while it works.
+        Work on an item. It should release the GIL meanwhile.
     items : iterator
-        Closed at the end, if it can be.
+        Items. It is closed at the end, if it has ``close()``.
     threads : int
-        With 1 there are no threads at all.
+        Number of threads. With 1, the caller's own thread works.
     ahead : int
-        How many results may wait beside those that are worked on. Where the caller has work of its
-        own with each, the threads do not have to wait for that.
+        Number of results that may wait beside those in work, so that the threads go on while the
+        caller works on a result.
 
-    Yields
-    ------
-    object
-        The results. An error of the iterator or of the function is raised in its place, after
+    Returns
+    -------
+    OrderedMap
+        Iterator of the results. An error of `items` or `function` is raised in its place, after
         the results before it.
 
     Examples
@@ -56,20 +58,37 @@ def ordered_map(
     >>> list(ordered_map(abs, iter([-1, 2, -3]), threads=2))
     [1, 2, 3]
     """
-    if threads == 1:
-        for item in items:
-            yield function(item)
-        return
-    work = _Work(function, items, threads, ahead)
-    try:
-        yield from work.results()
-    finally:
-        work.stop()
+    return OrderedMap(_Work(function, items, threads, ahead))
 
 
 @dataclass(frozen=True, slots=True)
 class _Failed:
     error: BaseException
+
+
+class OrderedMap(Iterator[_Result]):
+    """Iterator of the results of :func:`ordered_map`.
+
+    An iterator that is dropped before its end stops its threads without waiting for them and
+    without a lock: the garbage collector may drop it on any thread, inside any lock.
+    """
+
+    def __init__(self, work: _Work[Any, _Result]) -> None:
+        self._work = work
+
+    def __next__(self) -> _Result:
+        try:
+            return self._work.next()
+        except BaseException:
+            self._work.stop()
+            raise
+
+    def close(self) -> None:
+        """Stop the threads, wait for them, and close the items."""
+        self._work.stop()
+
+    def __del__(self) -> None:
+        self._work.abandon()
 
 
 class _Work(Generic[_Item, _Result]):
@@ -84,6 +103,7 @@ class _Work(Generic[_Item, _Result]):
         self._items = items
         self._threads = threads
         self._ahead = ahead
+        self._process = os.getpid()
         self._taking = threading.Lock()  # one thread at a time takes an item
         self._changed = threading.Condition()  # guards all that follows
         self._running: set[threading.Thread] = set()
@@ -92,30 +112,46 @@ class _Work(Generic[_Item, _Result]):
         self._given = 0  # results that the caller has
         self._ended = False  # no more items, or no more wanted
 
-    def results(self) -> Iterator[_Result]:
-        while True:
+    def next(self) -> _Result:
+        """Return the next result, or raise StopIteration."""
+        if self._process != os.getpid():
+            raise ForkedProcess(
+                "the stream belongs to the parent process", advice="open it in this process"
+            )
+        if self._threads > 1:
             with self._changed:
                 self._start_threads()
-                while self._given not in self._results:
+                while self._threads > 1 and self._given not in self._results:
                     if self._ended and self._given == self._started:
-                        return
+                        raise StopIteration
                     self._changed.wait()
-                result = self._results.pop(self._given)
-                self._given += 1
-            if isinstance(result, _Failed):
-                raise result.error
-            yield result
-            del result
+                if self._given in self._results:
+                    result = self._results.pop(self._given)
+                    self._given += 1
+                    if isinstance(result, _Failed):
+                        raise result.error
+                    return result
+        if self._ended:
+            raise StopIteration
+        return self._function(next(self._items))
 
     def stop(self) -> None:
+        """End the threads, wait for them, and close the items."""
+        if self._process != os.getpid():
+            return
         with self._changed:
             self._ended = True
             running = list(self._running)
         for thread in running:
-            thread.join()
+            if thread is not threading.current_thread():
+                thread.join()
         close = getattr(self._items, "close", None)
         if close is not None:
             close()
+
+    def abandon(self) -> None:
+        """Have the threads end. The last one drops the items, which closes them."""
+        self._ended = True
 
     def _has_room(self) -> bool:
         waiting = self._started - self._given
@@ -124,8 +160,18 @@ class _Work(Generic[_Item, _Result]):
     def _start_threads(self) -> None:
         while self._has_room() and len(self._running) < self._threads:
             thread = threading.Thread(target=self._run, name="godb-arrow-worker", daemon=True)
-            thread.start()
-            self._running.add(thread)  # it cannot end before: that takes the lock we hold
+            self._running.add(thread)  # before it starts: an interrupt must not lose it
+            try:
+                thread.start()
+            except RuntimeError:  # the interpreter shuts down: the caller's thread works
+                self._running.discard(thread)
+                if not self._running:
+                    self._threads = 1
+                return
+            except BaseException:
+                if thread.ident is None:
+                    self._running.discard(thread)
+                raise
 
     def _run(self) -> None:
         while True:

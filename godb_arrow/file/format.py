@@ -1,4 +1,4 @@
-"""The GODB file: header, body and reader, on any binary stream; the writer is :mod:`godb_arrow.file.writer`.
+"""Layout of a GODB file: header, body, hints, index and checksums.
 
 =========  ==================================================================================
 bytes      what they are

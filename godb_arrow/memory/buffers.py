@@ -2,60 +2,72 @@
 
 from __future__ import annotations
 
-import os
 import threading
+from collections import deque
 
 from godb_arrow.parallel import available_cores
 
 __all__ = ["COMPRESSED", "DECODED", "forget_buffers"]
 
+_BYTES_OF_LARGEST_KEPT = 8 << 20
+
 
 class _Buffers:
     """Memory of about the same size, for run after run of all readers.
 
-    The system clears what it gives to a process, and that takes as long as to read a file. So many
-    buffers are kept as may be worked on at a time, unless they are very large. A thread gets one
-    that it had before, if it can: that is in the cache of the core where it runs.
+    The system clears the memory that it gives to a process, which takes as long as reading a file.
+    Therefore as many buffers are kept as there are cores and one, unless they are very large. A
+    thread gets a buffer that it returned, if there is one: that is in the cache of its core.
+
+    There is no lock. The garbage collector may return a buffer on any thread at any moment, also
+    while that thread takes one; each step on the deque is atomic.
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._free: list[tuple[int, bytearray]] = []
-        if hasattr(os, "register_at_fork"):  # a thread that is not there any more may have it
-            os.register_at_fork(after_in_child=self._renew_lock)
-
-    def _renew_lock(self) -> None:
-        self._lock = threading.Lock()
+        self._free: deque[tuple[int, bytearray]] = deque()
 
     def take(self, size: int) -> memoryview:
-        """Memory of a size, with whatever was in it."""
-        with self._lock:
-            own = threading.get_ident()
-            at = next((i for i, (had, _) in enumerate(self._free) if had == own), -1)
-            found = self._free.pop(at)[1] if self._free else bytearray()
+        """Return memory of a size, with arbitrary content."""
+        found = self._pop()
         if len(found) < size:
             found = bytearray(size + size // 8)
         return memoryview(found)[:size]
 
+    def _pop(self) -> bytearray:
+        own = threading.get_ident()
+        try:
+            for _ in range(len(self._free) - 1):
+                thread, buffer = self._free.pop()
+                if thread == own:
+                    return buffer
+                self._free.appendleft((thread, buffer))
+            return self._free.pop()[1]
+        except IndexError:
+            return bytearray()
+
     def give(self, view: memoryview) -> None:
-        """Take it back: nobody looks at it any more."""
-        found = view.obj
-        if isinstance(found, bytearray) and len(found) <= _LARGEST_KEPT:
-            with self._lock:
-                self._free.append((threading.get_ident(), found))
-                del self._free[: -available_cores() - 1]
+        """Return a buffer that nothing reads any longer."""
+        buffer = view.obj
+        if isinstance(buffer, bytearray) and len(buffer) <= _BYTES_OF_LARGEST_KEPT:
+            self._free.append((threading.get_ident(), buffer))
+            if len(self._free) > available_cores() + 1:
+                self._pop_oldest()
+
+    def _pop_oldest(self) -> None:
+        try:
+            self._free.popleft()
+        except IndexError:  # another thread took it
+            return
 
     def clear(self) -> None:
-        """Keep none of them."""
-        with self._lock:
-            self._free.clear()
+        """Drop all buffers."""
+        self._free.clear()
 
 
-_LARGEST_KEPT = 8 << 20
 COMPRESSED, DECODED = _Buffers(), _Buffers()
 
 
 def forget_buffers() -> None:
-    """Give memory back that is kept for the runs of readers."""
+    """Free the memory that is kept for the runs of readers."""
     COMPRESSED.clear()
     DECODED.clear()

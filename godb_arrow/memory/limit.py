@@ -75,7 +75,8 @@ class Memory:
         self.limit = limit
         self.cache: LRUCache[tuple[Any, str], Any] = LRUCache(limit, policy)
         self.files: LRUCache[int, IdleFile] = LRUCache(_MOST_FILES, on_evict=_close)
-        self._lock = threading.Lock()
+        # Reentrant: the garbage collector drops streams on any thread, also inside this lock.
+        self._lock = threading.RLock()
         self._changes = self._streams = 0
         self.peak = 0
         if limit < _SHORT:
@@ -109,7 +110,8 @@ class Memory:
         with self._lock:
             self._changes += changes
             self._streams += streams
-        self._make_room()
+        if changes > 0 or streams > 0:
+            self._make_room()
 
     def hold(self, key: tuple[Any, str], value: Any, size: int) -> bool:
         """Hold a view, if there is room for it; others go first."""

@@ -15,8 +15,9 @@ from godb_arrow import codec
 from godb_arrow.codec.runs import Run
 from godb_arrow.documents.loading import load_entry, load_run
 from godb_arrow.errors import error_context
+from godb_arrow.memory.limit import Memory
 from godb_arrow.options import ReadOptions
-from godb_arrow.parallel import available_cores, ordered_map
+from godb_arrow.parallel import OrderedMap, available_cores, ordered_map
 from godb_arrow.query.decoder import ProjectionDecoder
 from godb_arrow.query.filters import Filter
 from godb_arrow.query.projection import Projection, project
@@ -36,11 +37,18 @@ _Part = tuple[Run, Rows | None]  # documents, and which of them are no more
 class _Stream(Generic[_Item]):
     """Something to iterate over once, also with ``async for``, and to close early.
 
-    A stream that is neither exhausted nor closed frees everything when it is collected.
+    A stream that is neither exhausted nor closed frees everything when it is collected, without
+    waiting and without a lock: see :class:`~godb_arrow.parallel.OrderedMap`.
     """
 
-    def __init__(self, items: Iterator[_Item], opened: weakref.WeakSet[Any] | None) -> None:
+    def __init__(
+        self,
+        items: Iterator[_Item],
+        opened: weakref.WeakSet[Any] | None,
+        maps: list[OrderedMap[Any]],
+    ) -> None:
         self._items = items
+        self._maps = maps  # threads that work for the stream
         self._taking = threading.Lock()
         self._opened = weakref.WeakSet() if opened is None else opened
         self._opened.add(self)
@@ -52,8 +60,9 @@ class _Stream(Generic[_Item]):
         with self._taking:
             try:
                 return next(self._items)
-            except BaseException:  # it ended, or failed
+            except BaseException:  # the end, or an error
                 self._opened.discard(self)
+                self._maps.clear()
                 raise
 
     def __aiter__(self) -> AsyncIterator[_Item]:
@@ -77,11 +86,13 @@ class _Stream(Generic[_Item]):
     _at_once = 1
 
     def close(self) -> None:
-        """Stop: threads end, buffers and files are given up."""
+        """End the threads of the stream, and release its buffers and files."""
         with self._taking:
             close = getattr(self._items, "close", None)
             if close is not None:
                 close()
+            for threads in self._maps:
+                threads.close()
             self._items = iter(())
             self._opened.discard(self)
 
@@ -157,7 +168,8 @@ class BatchStream(_Stream[pa.RecordBatch]):
         if not given:
             work.runs = candidate_runs(snapshot, condition, projection, indexed)
             work.may_hold = work.runs is None and projection.decoded.equals(snapshot.base.schema())
-        super().__init__(_in_context(work.batches(), name), opened)
+        maps: list[OrderedMap[Any]] = []
+        super().__init__(_in_context(work.batches(maps), name), opened, maps)
 
     def reader(self) -> pa.RecordBatchReader:
         """The stream as a reader of pyarrow."""
@@ -189,14 +201,14 @@ class _Work:
         self.runs: Iterator[codec.Entries] | None = None  # what an index leaves over
         self.may_hold = False
 
-    def batches(self) -> Iterator[pa.RecordBatch]:
-        for batch in self._unbounded():
+    def batches(self, maps: list[OrderedMap[Any]]) -> Iterator[pa.RecordBatch]:
+        for batch in self._unbounded(maps):
             for start in range(0, batch.num_rows, self.options.batch_size):
                 yield batch.slice(start, self.options.batch_size)
 
-    def _unbounded(self) -> Iterator[pa.RecordBatch]:
+    def _unbounded(self, maps: list[OrderedMap[Any]]) -> Iterator[pa.RecordBatch]:
         if self.runs is not None:
-            yield from self._decoded((Run.of(run), None) for run in self.runs)
+            yield from self._decoded(((Run.of(run), None) for run in self.runs), maps)
             return
         base = self.snapshot.base
         # What is not there any more may not fit the schema of what is.
@@ -210,8 +222,9 @@ class _Work:
                 else:
                     hold = self.may_hold and part is None  # what is held must be all of it
                     runs = self._file_runs(file, start, part, () if hold else self.decoder.fields)
-                    yield from self._decoded(runs, file if hold else None)
-        yield from self._decoded((Run.of(run), None) for run in self.snapshot.overlay_runs())
+                    yield from self._decoded(runs, maps, file if hold else None)
+        overlaid = ((Run.of(run), None) for run in self.snapshot.overlay_runs())
+        yield from self._decoded(overlaid, maps)
 
     def _held(self, file: Base) -> list[pa.RecordBatch] | None:
         """The batches of a file that are in memory, if they have all that is wanted."""
@@ -233,18 +246,19 @@ class _Work:
             yield self.projection.apply(live if whole else live.select(names))
 
     def _decoded(
-        self, runs: Iterator[_Part], holder: Base | None = None
+        self,
+        runs: Iterator[_Part],
+        maps: list[OrderedMap[Any]],
+        holder: Base | None = None,
     ) -> Iterator[pa.RecordBatch]:
         memory = self.snapshot.base.memory
         hold = whole_runs = (
             holder is not None
         )  # what is gone fits the base's own schema, but not any other
         kept: list[pa.RecordBatch] = []
-        kept_bytes = waiting = 0
-        lock = threading.Lock()
+        kept_bytes = 0
 
-        def decode(part: _Part) -> tuple[pa.RecordBatch | None, pa.RecordBatch]:
-            nonlocal waiting
+        def decode(part: _Part) -> tuple[pa.RecordBatch | None, pa.RecordBatch, _Waiting]:
             run, dead = part
             whole = None
             if whole_runs:
@@ -254,19 +268,16 @@ class _Work:
                 result = self.decoder.decode_run(run)
             else:
                 result = self.decoder.decode(without(run.load(), dead))
-            with lock:
-                waiting += result.nbytes
-            memory.take(streams=result.nbytes)
-            return whole, result
+            return whole, result, _Waiting(memory, result.nbytes)
 
         threads = self.options.threads or available_cores()
         if codec.BACKEND == "reference" or self.snapshot.count < _FEW:
             threads = 1
+        results = ordered_map(decode, runs, threads, self.decoder.ahead)
+        maps.append(results)
         try:
-            for whole, result in ordered_map(decode, runs, threads, self.decoder.ahead):
-                with lock:
-                    waiting -= result.nbytes
-                memory.take(streams=-result.nbytes)
+            for whole, result, waiting in results:
+                waiting.release()
                 if hold and whole is not None:
                     kept_bytes += whole.nbytes
                     kept.append(whole)
@@ -277,10 +288,30 @@ class _Work:
                     yield result
                 del whole, result
         finally:
-            memory.take(streams=-waiting)
             memory.tidy()
         if hold and holder is not None:
             holder.hold(_BATCHES, kept, kept_bytes)
+
+
+class _Waiting:
+    """Bytes of a batch that waits in a stream.
+
+    An abandoned stream releases them when the batch is dropped, on whatever thread that is.
+    """
+
+    __slots__ = ("_bytes", "_memory")
+
+    def __init__(self, memory: Memory, size: int) -> None:
+        self._memory = memory
+        self._bytes = size
+        memory.take(streams=size)
+
+    def release(self) -> None:
+        size, self._bytes = self._bytes, 0
+        if size:
+            self._memory.take(streams=-size)
+
+    __del__ = release
 
 
 _FEW = 1000
@@ -332,21 +363,27 @@ class DocumentStream(_Stream[dict[Any, Any]]):
         shape: Callable[[dict[Any, Any]], dict[Any, Any]] | None = None,
         opened: weakref.WeakSet[Any] | None = None,
     ) -> None:
-        documents = _documents(snapshot, condition, indexed)
+        maps: list[OrderedMap[Any]] = []
+        documents = _documents(snapshot, condition, indexed, maps)
         if shape is not None:
             documents = map(shape, documents)
-        super().__init__(_in_context(documents, name), opened)
+        super().__init__(_in_context(documents, name), opened, maps)
 
 
 def _documents(
-    snapshot: Snapshot, condition: Filter | None, indexed: Sequence[str]
+    snapshot: Snapshot,
+    condition: Filter | None,
+    indexed: Sequence[str],
+    maps: list[OrderedMap[Any]],
 ) -> Iterator[dict[Any, Any]]:
     found = matching(snapshot, condition, indexed)
     # The next run is read from the file while the caller works on the documents of this one.
     from_file = not snapshot.base.is_loaded and snapshot.count >= _FEW
     ahead = 2 if from_file and codec.BACKEND == "native" else 1
+    runs = ordered_map(lambda one: one, found, ahead)
+    maps.append(runs)
     try:
-        for run, rows in ordered_map(lambda one: one, found, ahead):
+        for run, rows in runs:
             if len(rows) == len(run):
                 yield from load_run(run)
             else:
