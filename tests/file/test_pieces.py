@@ -589,3 +589,12 @@ def test_files_that_only_read(file: Path) -> None:
     for query in ({}, {"columns": ["n"]}, {"filter": pc.field("n") < 5000}):
         found = godb_arrow.read_table(Plain(file.read_bytes()), "second", **query)
         assert found.equals(godb_arrow.read_table(file, "second", **query))
+
+
+@pytest.mark.xfail(strict=True, reason="empty_collection_before_pieces")
+def test_an_empty_collection_before_a_large_one_keeps_its_pieces(tmp_path: Path) -> None:
+    path = tmp_path / "file.godb"
+    godb_arrow.write_godb([], path, "empty")
+    godb_arrow.write_godb(table(), path, "large")
+    assert not verify_godb(path).problems
+    assert godb_arrow.open_godb(path, "large").explain(pc.field("at") == 5).pieces_read == 1

@@ -486,6 +486,7 @@ def pack_rows(rows: Sequence[int], documents: int) -> bytes:
 def manifest(
     parts: Sequence[Part],
     schema: pa.Schema,
+    /,
     *,
     head: bytes = b"GODM\x01\x00\x00\x00",
     **fields: Any,
@@ -509,7 +510,7 @@ def manifest(
     return data + xxhash.xxh3_64_digest(data)
 
 
-def part_folder(parts: Sequence[Part], schema: pa.Schema, **fields: Any) -> Tree:
+def part_folder(parts: Sequence[Part], schema: pa.Schema, /, **fields: Any) -> Tree:
     """Return the tree of a ``NAME.parts`` folder; fields override those of its manifest."""
     tree = {name: data for part in parts for name, data in part.files().items()}
     return {**tree, "00000001.manifest": manifest(parts, schema, **fields)}

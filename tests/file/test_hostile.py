@@ -1,0 +1,271 @@
+"""Sealed files that lie: refused with a GodbError, or read as if nothing had been recorded."""
+
+from __future__ import annotations
+
+import random
+import struct
+from collections.abc import Callable, Sequence
+from itertools import accumulate, pairwise
+from pathlib import Path
+from typing import Any
+
+import msgpack
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+from support import forge
+from support.cases import fails, some_fail
+from support.processes import run_python
+
+import godb_arrow
+from godb_arrow import GodbError, codec
+
+kernel_fronts = pytest.mark.skipif(
+    codec.BACKEND != "native", reason="the reference codec reads each document as a whole"
+)
+DICTIONARY_KEY = b"godb_arrow.dictionary"
+PADDING = random.Random(1).randbytes(200)
+ROWS = 6000  # rows that make a file large enough for its pieces to be used
+
+READ = """
+import sys, godb_arrow
+try:
+    godb_arrow.read_table(sys.argv[1], columns=sys.argv[2:] or None, on_mismatch="null")
+except godb_arrow.GodbError as error:
+    print("refused:", error)
+"""
+
+
+def padded(n: int, a: Any = 100) -> bytes:
+    """Return an entry of a size that does not compress."""
+    return forge.entry(f"{n:06d}", {"a": a, "z": PADDING + n.to_bytes(4, "big") * 10})
+
+
+def padded_file(rows: int = ROWS, **options: Any) -> bytes:
+    schema = pa.schema({"_id": pa.string(), "a": pa.int64(), "z": pa.binary()})
+    entries = [padded(n) for n in range(rows)]
+    options = {"schema": schema, "piece_documents": rows // 2, **options}
+    index = options.pop("index", None)
+    return forge.godb_file(
+        forge.collection("c", entries, **options), compression="none", index=index
+    )
+
+
+# --- sizes and statistics ---------------------------------------------------------------------
+
+
+@fails("hostile_01_front_decode_crash")
+def test_a_document_that_ends_nowhere_does_not_crash_the_kernel(tmp_path: Path) -> None:
+    entries = [forge.entry(f"{n:06d}", {"a": 1, "b": 1, "z": PADDING, "y": 1}) for n in range(9000)]
+    # Field a is a text, then a number; z claims 4 GiB, and y follows.
+    entries[8000] = (
+        forge.pack("008000") + forge.map_head(4) + b"\xa1a\xa1x\xa1a\x01\xa1z\xdb\xff\xff\xff\xf0"
+        + b"\xa1y" * 60
+    )  # fmt: skip
+    schema = pa.schema({
+        "_id": pa.string(), "a": pa.int64(), "b": pa.int64(), "z": pa.binary(), "y": pa.int64(),
+    })  # fmt: skip
+    hostile = forge.collection("c", entries, schema=schema, piece_documents=4500)
+    path = tmp_path / "hostile.godb"
+    path.write_bytes(forge.godb_file(hostile, compression="none"))
+    done = run_python(READ, path, "a", backend="native")
+    assert done.returncode == 0, done.stderr
+
+
+@kernel_fronts
+@fails("hostile_02_sizes_lie_other_documents")
+def test_sizes_do_not_lead_to_documents_inside_of_others() -> None:
+    fronts, entries = [], []
+    for n in range(ROWS):
+        key = forge.pack(f"{n:06d}")
+        inner = key + forge.map_head(3) + b"\xa1a\xcd\x03\xe7\xa1z\xc4\x64"  # a is 999
+        front = key + forge.map_head(3) + b"\xa1a\x01\xa1z\xc4\xc8"
+        fronts.append(len(front))
+        entries.append(front + (inner + b"\xa1y\x01").ljust(200, b"\x00") + b"\xa1y\x01")
+
+    def lying(run: Sequence[bytes]) -> list[int]:
+        starts = [0, *accumulate(map(len, run))]
+        inside = [start + fronts[0] for start in starts[1:-2]]
+        edges = [0, starts[1], *inside, starts[-1]]
+        return [last - first for first, last in pairwise(edges)]
+
+    schema = pa.schema({"_id": pa.string(), "a": pa.int64(), "z": pa.binary(), "y": pa.int64()})
+    hostile = forge.collection("c", entries, schema=schema, piece_documents=3000, sizes=lying)
+    file = forge.godb_file(hostile, compression="none")
+    whole = godb_arrow.read_table(file)["a"]
+    assert whole.unique().to_pylist() == [1]
+    try:
+        found = godb_arrow.read_table(file, columns=["a"])["a"]
+    except GodbError:
+        return
+    assert found.equals(whole)
+
+
+LIE = {"a": (1, 2, 0)}
+
+
+@fails("hostile_04_statistics_lie_hide_rows")
+def test_statistics_that_lie_hide_no_documents() -> None:
+    file = padded_file(statistics=[LIE, LIE])
+    keep = pc.field("a") == 100
+    assert godb_arrow.read_table(file).filter(keep).num_rows == ROWS
+    try:
+        found = godb_arrow.read_table(file, filter=keep)
+    except GodbError:
+        return
+    assert found.num_rows == ROWS
+
+
+# --- recorded schemas -------------------------------------------------------------------------
+
+
+@fails("hostile_05_hint_schema_rounds_values")
+@pytest.mark.parametrize(
+    ("value", "recorded"),
+    [
+        (2**53 + 1, pa.float64()),
+        (0.1, pa.float32()),
+        (msgpack.Timestamp(5, 999_999_000), pa.timestamp("s", "UTC")),
+        (msgpack.Timestamp(5, 999_999_000), pa.timestamp("ms", "UTC")),
+        (msgpack.Timestamp(5, 999_999_999), pa.timestamp("us", "UTC")),
+    ],
+    ids=["integer as float64", "float as float32", "seconds", "milliseconds", "microseconds"],
+)
+def test_a_recorded_schema_does_not_round_values(value: Any, recorded: pa.DataType) -> None:
+    schema = pa.schema({"_id": pa.string(), "v": recorded})
+    file = forge.godb_file(forge.collection("c", [forge.entry("1", {"v": value})], schema=schema))
+    found = godb_arrow.read_table(file)["v"][0]
+    true = godb_arrow.read_table(file, use_hints=False)["v"][0]
+    assert found.cast(true.type) == true
+
+
+@fails("hostile_10_list_collections_dictionary_bomb")
+def test_recorded_dictionaries_take_no_memory_before_they_are_needed(tmp_path: Path) -> None:
+    size = 1 << 26
+    offsets = pa.py_buffer(np.array([0, size], np.int32))
+    text = pa.Array.from_buffers(pa.string(), 1, [None, offsets, pa.py_buffer(bytes(size))])
+    stream = forge.ipc_stream(pa.record_batch([text], ["d"]), "zstd")
+    type_ = pa.dictionary(pa.int32(), pa.string())
+    fields = [pa.field(f"f{n}", type_, metadata={DICTIONARY_KEY: stream}) for n in range(6)]
+    schema = pa.schema([pa.field("_id", pa.string()), *fields])
+    bomb = forge.collection("c", [forge.entry("1", {})], schema=schema, statistics=b"")
+    path = tmp_path / "bomb.godb"
+    path.write_bytes(forge.godb_file(bomb, compression="zstd"))
+    assert path.stat().st_size < 1 << 20
+    code = """
+import resource, sys, godb_arrow
+godb_arrow.list_collections  # imports the reader before memory is measured
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+try:
+    godb_arrow.list_collections(sys.argv[1])
+except godb_arrow.GodbError:
+    pass
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before >> 10)
+"""
+    done = run_python(code, path)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) < 128, "MiB, where the dictionaries have 384"
+
+
+@fails("hostile_29_dictionary_in_schema_crashes")
+def test_a_recorded_dictionary_is_validated(tmp_path: Path) -> None:
+    offsets = np.array([0, 1, 2], np.int32)
+    text = pa.Array.from_buffers(
+        pa.string(), 2, [None, pa.py_buffer(offsets), pa.py_buffer(b"x" * 64)]
+    )
+    batch = pa.record_batch([text], ["d"])
+    offsets[1] = 2_000_000_000  # pyarrow looks at offsets when the array is made
+    stream = forge.ipc_stream(batch)
+    field = pa.field("a", pa.dictionary(pa.int32(), pa.string()), metadata={DICTIONARY_KEY: stream})
+    schema = pa.schema([pa.field("_id", pa.string()), field])
+    hostile = forge.collection("c", [forge.entry("1", {"a": "x"})], schema=schema, statistics=b"")
+    path = tmp_path / "hostile.godb"
+    path.write_bytes(forge.godb_file(hostile))
+    statuses = {run_python(READ, path).returncode for _ in range(2)}
+    assert statuses == {0}
+
+
+# --- hints that make no sense -----------------------------------------------------------------
+
+
+def rows_of(file: bytes) -> int:
+    return godb_arrow.read_table(file).num_rows
+
+
+def with_pandas(text: bytes) -> pa.Schema:
+    schema = pa.schema({"_id": pa.string(), "a": pa.int64(), "z": pa.binary()})
+    return schema.with_metadata({b"pandas": text})
+
+
+hints: dict[str, tuple[dict[str, Any], Callable[[bytes], int]]] = {
+    "infinite count": ({"count": float("inf")}, rows_of),
+    "count of another type": ({"count": "many"}, rows_of),
+    "no count": ({"count": forge.ABSENT}, rows_of),
+    "nested pandas metadata": ({"schema": with_pandas(b"[" * 100_000)}, rows_of),
+    "pandas metadata of a list": (
+        {"schema": with_pandas(b"[]")}, lambda file: len(godb_arrow.read_godb(file)),
+    ),
+    "empty pandas metadata": (
+        {"schema": with_pandas(b"{}")}, lambda file: len(godb_arrow.read_godb(file)),
+    ),
+    "pandas metadata of another index": (
+        {"schema": with_pandas(b'{"index_columns": ["b"], "columns": []}')},
+        lambda file: len(godb_arrow.read_godb(file)),
+    ),
+    "negative count, listed": (
+        {"count": -5}, lambda file: godb_arrow.list_collections(file)["c"],
+    ),
+    "negative count": ({"count": -5}, lambda file: len(godb_arrow.open_godb(file))),
+    "huge count, listed": (
+        {"count": 10**12}, lambda file: godb_arrow.list_collections(file)["c"],
+    ),
+    "huge count": ({"count": 10**12}, lambda file: len(godb_arrow.open_godb(file))),
+}  # fmt: skip
+
+
+IGNORED_HINTS = {"count of another type", "no count"}
+
+
+@pytest.mark.parametrize(
+    "case",
+    some_fail(hints, hints.keys() - IGNORED_HINTS, "hostile_11_hostile_hints_raw_exceptions"),
+)
+def test_hints_that_make_no_sense_are_ignored_or_refused(case: str) -> None:
+    changes, count = hints[case]
+    if isinstance(changes.get("schema"), pa.Schema):
+        changes = {"schema": changes["schema"].serialize().to_pybytes()}
+    file = forge.godb_file(forge.collection("c", [forge.entry("1", {"a": 1})], hint=changes))
+    try:
+        found = count(file)
+    except GodbError:
+        return
+    assert found == 1
+
+
+index: dict[str, dict[str, Any]] = {
+    "statistics are a number": {"statistics": {"c": 1 << 62}},
+    "statistics are a list": {"statistics": {"c": [1, 2]}},
+    "a span is a text": {"collections": {"c": "ab"}},
+    "a span is infinite": {"collections": {"c": [float("inf"), 1]}},
+    "a span is negative": {"collections": {"c": [-1, 1]}},
+    "pieces are a number": {"pieces": 7},
+    "pieces are cut off": {"pieces": b"1234567"},
+    "sizes are a number": {"sizes": 1 << 62},
+    "no pieces": {"pieces": forge.ABSENT},
+    "sizes end nowhere": {"sizes": struct.pack("<4I", *[0xFFFFFFFF] * 4)},
+}
+
+
+@pytest.mark.parametrize(
+    "case",
+    some_fail(index, ["statistics are a number"], "hostile_11_hostile_hints_raw_exceptions"),
+)
+def test_an_index_that_makes_no_sense_is_ignored_or_refused(case: str) -> None:
+    file = padded_file(index=index[case])
+    for options in ({}, {"columns": ["a"]}, {"filter": pc.field("a") == 100}):
+        try:
+            found = godb_arrow.read_table(file, **options)
+        except GodbError:
+            continue
+        assert found["a"].to_pylist() == [100] * ROWS

@@ -1,0 +1,85 @@
+"""Sealed manifests and parts that lie: refused with a GodbError, and reported by verify_godb."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+from support import forge
+from support.cases import some_fail
+
+from godb_arrow import GodbError, StorageEngine, codec, verify_godb
+
+SCHEMA = pa.schema({"_id": pa.string(), "n": pa.int64()})
+kernel_ids = pytest.mark.skipif(
+    codec.BACKEND != "native", reason="both codecs hash ids differently"
+)
+
+MANIFESTS: dict[str, dict[str, Any]] = {
+    "infinite next id": {"next_id": float("inf")},
+    "no next id": {"next_id": forge.ABSENT},
+    "statistics are a number": {"statistics": 1 << 62},
+    "statistics are a list": {"statistics": [1, "a"]},
+    "schema is a text": {"schema": "text"},
+    "parts are a number": {"parts": 7},
+    "indexes are a number": {"indexes": 1},
+    "created is a text": {"created": "today"},
+    "another version": {"version": 7},
+    "another compression": {"compression": "best"},
+}
+
+PARTS: dict[str, dict[str, Any]] = {
+    "empty deleted rows": {"deleted": b""},
+    "deleted rows are a number": {"deleted": 3},
+    "deleted rows do not exist": {"deleted": forge.pack_rows([100], 10_000)},
+    "deleted rows repeat": {"deleted": forge.pack_rows([3, 3], 10_000)},
+    "infinite documents": {"documents": float("inf")},
+    "negative documents": {"documents": -1},
+    "more documents": {"documents": 101},
+    "no documents": {"documents": 0},
+    "too few fields": {"deleted": forge.ABSENT},
+}
+
+RAW_ERRORS = {"infinite next id", "statistics are a number"}
+RAW_ERRORS_OF_PARTS = {"empty deleted rows", "infinite documents"}
+
+
+def check_refused(folder: Path, manifest: dict[str, Any], part: dict[str, Any]) -> None:
+    rows = [{"n": n} for n in range(100)]
+    content = forge.collection("users", rows, schema=SCHEMA)
+    parts = [forge.Part(1, content, fields=part)]
+    tree = forge.part_folder(parts, SCHEMA, **manifest)
+    forge.write_tree(folder, forge.under("collections/users.parts", tree))
+    assert verify_godb(folder / "collections" / "users.parts").problems
+    with pytest.raises(GodbError), StorageEngine(folder, read_only=True) as engine:
+        list(engine["users"])
+
+
+@pytest.mark.parametrize(
+    "case", some_fail(MANIFESTS, RAW_ERRORS, "hostile_11_hostile_hints_raw_exceptions")
+)
+def test_a_manifest_that_makes_no_sense_is_refused(tmp_path: Path, case: str) -> None:
+    check_refused(tmp_path, MANIFESTS[case], {})
+
+
+@pytest.mark.parametrize(
+    "case", some_fail(PARTS, RAW_ERRORS_OF_PARTS, "hostile_11_hostile_hints_raw_exceptions")
+)
+def test_a_part_that_makes_no_sense_is_refused(tmp_path: Path, case: str) -> None:
+    check_refused(tmp_path, {}, PARTS[case])
+
+
+@kernel_ids
+def test_ids_that_lead_to_other_documents_find_none_of_them(tmp_path: Path) -> None:
+    content = forge.collection("users", [{"n": n} for n in range(100)], schema=SCHEMA)
+    ids = forge.ids_file(content.ids(), rows=range(99, -1, -1))
+    tree = forge.part_folder([forge.Part(1, content, ids=ids)], SCHEMA)
+    forge.write_tree(tmp_path, forge.under("collections/users.parts", tree))
+    assert verify_godb(tmp_path / "collections" / "users.parts").problems
+    with StorageEngine(tmp_path, read_only=True) as engine:
+        found = engine["users"].to_arrow(filter=pc.field("n") == 3).to_pylist()
+        assert found == [{"_id": "4", "n": 3}]
+        assert "4" not in engine["users"] or engine["users"].get("4") == found[0]
