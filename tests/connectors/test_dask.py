@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 import pyarrow.compute as pc
 import pytest
+from support.cases import fails
 
 import godb_arrow
 from godb_arrow import StorageEngine
@@ -196,3 +197,23 @@ def test_processes_that_die_leave_the_version_before(tmp_path: Path) -> None:
         to_godb(dying, data, "c", mode="append")
     with StorageEngine(data) as engine:
         assert len(engine["c"]) == 2000
+
+
+@fails("connectors_concurrent_jobs_same_ids")
+def test_jobs_that_append_at_the_same_time_get_ids_of_their_own(tmp_path: Path) -> None:
+    import dask
+
+    other = dd.from_pandas(pd.DataFrame({"n": [2]}), npartitions=1)
+
+    def while_another_job_runs(frame: pd.DataFrame) -> pd.DataFrame:
+        assert to_godb(other, tmp_path, "c", mode="append") == 1
+        return frame
+
+    source = dd.from_pandas(pd.DataFrame({"n": [1]}), npartitions=1)
+    frame = source.map_partitions(while_another_job_runs, meta={"n": "int64"})
+    with dask.config.set(scheduler="synchronous"):
+        assert to_godb(frame, tmp_path, "c", mode="append") == 1
+    with StorageEngine(tmp_path) as engine:
+        found = {document["n"]: document["_id"] for document in engine["c"]}
+    assert found.keys() == {1, 2}
+    assert len(set(found.values())) == 2

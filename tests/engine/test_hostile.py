@@ -1,0 +1,94 @@
+"""Data directories and attached files that lie: no harm to other collections or other places."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+from support import forge
+from support.cases import fails
+
+from godb_arrow import GodbError, StorageEngine
+
+RANDOM = random.Random(1)
+
+
+@fails("hostile_28_journal_reads_any_path_or_url")
+@pytest.mark.parametrize("kind", ["path", "url"])
+def test_a_journal_does_not_attach_files_from_outside(tmp_path: Path, kind: str) -> None:
+    private = forge.godb_file(forge.collection("c", [{"secret": 42}]))
+    (tmp_path / "private.godb").write_bytes(private)
+    memory = fsspec.filesystem("memory")
+    memory.pipe("/test-attach/private.godb", private)
+    place = (
+        str(tmp_path / "private.godb") if kind == "path" else "memory://test-attach/private.godb"
+    )
+    attach = forge.Record({"op": "attach", "c": "x", "path": place, "as": "c"})
+    hostile = forge.write_tree(
+        tmp_path / "hostile", {"journal/00000001.journal": forge.segment([attach])}
+    )
+    found: list[dict[str, Any]] = []
+    try:
+        with suppress(GodbError), StorageEngine(hostile, read_only=True) as engine:
+            for name in engine.collections():
+                with suppress(GodbError):
+                    found += engine[name].find_all()
+    finally:
+        memory.rm("/test-attach", recursive=True)
+    assert not found
+
+
+@contextmanager
+def attached(folder: Path, collection: forge.Collection, **options: Any) -> Iterator[StorageEngine]:
+    """Attach a forged file to a new data directory."""
+    (folder / "file.godb").write_bytes(forge.godb_file(collection, **options))
+    engine = StorageEngine(folder / "data")
+    try:
+        engine.load_collection_metadata(folder / "file.godb")
+        yield engine
+    finally:
+        engine.close(discard=True)
+
+
+@fails("hostile_32_attached_file_blocks_all_saves")
+def test_a_huge_next_id_does_not_block_the_saves_of_others(tmp_path: Path) -> None:
+    evil = forge.collection("evil", [{"a": 1}], hint={"next_id": (1 << 63) - 1})
+    with attached(tmp_path, evil) as engine:
+        engine["evil"].insert({"a": 2})
+        with suppress(GodbError):
+            engine["evil"].insert_many([{"a": n} for n in range(100)])
+        engine.create_collection("mine").insert({"precious": 1})
+        with suppress(GodbError):
+            engine.save()
+        assert (tmp_path / "data" / "collections" / "mine.godb").exists()
+
+
+@fails("hostile_32_attached_file_blocks_all_saves")
+def test_a_next_id_that_is_in_use_is_not_given_again(tmp_path: Path) -> None:
+    evil = forge.collection("evil", [{"a": 1}, {"a": 2}], hint={"next_id": 1})
+    with attached(tmp_path, evil) as engine:
+        engine["evil"].insert({"a": 3})
+        ids = [document["_id"] for document in engine["evil"]]
+        assert len(ids) == len(set(ids)) == 3
+
+
+@fails("hostile_04_statistics_lie_hide_rows")
+def test_a_save_does_not_copy_statistics_that_lie(tmp_path: Path) -> None:
+    schema = pa.schema({"_id": pa.string(), "a": pa.int64(), "z": pa.binary()})
+    entries = [forge.entry(f"{n:04d}", {"a": 100, "z": RANDOM.randbytes(300)}) for n in range(4000)]
+    lie = {"a": (1, 2, 0)}
+    hostile = forge.collection(
+        "c", entries, schema=schema, piece_documents=2000, statistics=[lie, lie]
+    )
+    keep = pc.field("a") == 100
+    with attached(tmp_path, hostile, compression="none") as engine:
+        engine["c"].insert({"a": 1})
+        engine.save()
+        assert engine["c"].to_arrow(filter=keep).num_rows == 4000
