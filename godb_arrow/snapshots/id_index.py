@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +15,15 @@ from godb_arrow import codec
 from godb_arrow.storage.object_store import is_url
 from godb_arrow.storage.source import Source
 
-__all__ = ["NO_ROWS", "IdIndex", "Rows", "pack_id_file", "read_id_file"]
+__all__ = [
+    "CODEC_HASHES",
+    "NO_ROWS",
+    "IdFile",
+    "IdIndex",
+    "Rows",
+    "pack_id_file",
+    "read_id_file",
+]
 
 
 Rows = npt.NDArray[np.int64]
@@ -73,13 +82,37 @@ class IdIndex:
         return np.unique(found).astype(np.int64)
 
 
-_IDS_MAGIC = b"GODI\x01\x00\x00\x00"
-_IDS_HEAD = 24
-_ID_BYTES = 12
+_MAGIC = b"GODI"
+_HEAD_SIZE = 24
+_BYTES_PER_ID = 12
+
+CODEC_HASHES = 1
+"""Version of id files that 0.1.0 wrote, whose hashes depend on the codec that wrote them."""
+
+_VERSION = 2
 
 
-def read_id_file(path: str, checksum: int) -> IdIndex | None:
-    """The index of ids in a file; None where it is not as it was written: it can be made anew."""
+class IdFile(NamedTuple):
+    """Index read from an id file, and the version of the file."""
+
+    ids: IdIndex
+    version: int
+
+
+def read_id_file(path: str, checksum: int) -> IdFile | None:
+    """Read an id file; None if it is damaged, so that the index must be built from the documents.
+
+    Parameters
+    ----------
+    path : str
+        The file, which is mapped into memory where it is local.
+    checksum : int
+        The XXH3-64 of its bytes, by the manifest.
+
+    Returns
+    -------
+    IdFile or None
+    """
     try:
         if is_url(path):
             with Source(path).open() as stream:
@@ -88,17 +121,23 @@ def read_id_file(path: str, checksum: int) -> IdIndex | None:
             data = np.memmap(path, np.uint8, "r")
     except (OSError, ValueError):
         return None
-    if xxhash.xxh3_64_intdigest(data.data) != checksum or bytes(data[:8]) != _IDS_MAGIC:
+    version = int.from_bytes(bytes(data[4:8]), "little")
+    if (
+        xxhash.xxh3_64_intdigest(data.data) != checksum
+        or bytes(data[:4]) != _MAGIC
+        or version not in (CODEC_HASHES, _VERSION)
+    ):
         return None
-    count, greatest = (int(one) for one in data[8:_IDS_HEAD].view("<u8"))
-    if len(data) != _IDS_HEAD + _ID_BYTES * count:
+    count, greatest = (int(one) for one in data[8:_HEAD_SIZE].view("<u8"))
+    if len(data) != _HEAD_SIZE + _BYTES_PER_ID * count:
         return None
-    middle = _IDS_HEAD + 8 * count
-    return IdIndex(data[_IDS_HEAD:middle].view("<u8"), data[middle:].view("<u4"), greatest)
+    middle = _HEAD_SIZE + 8 * count
+    ids = IdIndex(data[_HEAD_SIZE:middle].view("<u8"), data[middle:].view("<u4"), greatest)
+    return IdFile(ids, version)
 
 
 def pack_id_file(index: IdIndex) -> bytes:
     """Return the content of the file that maps ids to rows."""
-    head = _IDS_MAGIC + len(index.hashes).to_bytes(8, "little")
+    head = _MAGIC + _VERSION.to_bytes(4, "little") + len(index.hashes).to_bytes(8, "little")
     head += index.greatest.to_bytes(8, "little")
     return head + index.hashes.astype("<u8").tobytes() + index.rows.astype("<u4").tobytes()

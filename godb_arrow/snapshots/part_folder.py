@@ -36,7 +36,13 @@ from godb_arrow.query.statistics import (
     row_of,
 )
 from godb_arrow.snapshots.base import Base, Documents, Pin
-from godb_arrow.snapshots.id_index import IdIndex, pack_id_file, read_id_file
+from godb_arrow.snapshots.id_index import (
+    CODEC_HASHES,
+    IdFile,
+    IdIndex,
+    pack_id_file,
+    read_id_file,
+)
 from godb_arrow.snapshots.manifest import (
     Manifest,
     Part,
@@ -123,12 +129,21 @@ class PartFile(Base):
         """Where the ids are: mapped from their file, so that only what is looked at is read."""
         found: IdIndex | None = self.view("ids")
         if found is None:
-            found = read_id_file(self._ids_path, self._ids_checksum)
-            if found is None:
+            stored = read_id_file(self._ids_path, self._ids_checksum)
+            if stored is None or not self._is_usable(stored):
                 return super().ids()
+            found = stored.ids
             # Of what is mapped the system can take the pages back.
             self.hold("ids", found, found.nbytes if is_url(self._ids_path) else 0)
         return found
+
+    def _is_usable(self, stored: IdFile) -> bool:
+        """Return whether an id file has the hashes that both codecs compute."""
+        if stored.version != CODEC_HASHES:
+            return True
+        runs = self.runs()  # keeps the file open until the document is loaded
+        first = next(runs, None)
+        return first is None or 0 in stored.ids.candidates_of(first.load().id(0))
 
 
 class PartedFiles(Protocol):

@@ -9,7 +9,8 @@
 
 namespace godb {
 
-// A hash that finds equal ids; they are compared before anybody says so.
+// A hash that finds candidates for equal ids; the caller compares the ids themselves.
+// Id files store it, so the reference codec computes the same hash (reference/documents.py).
 // So many bytes as `readable` may be read.
 inline uint64_t hash_id(const uint8_t* data, size_t size, size_t readable = 0) {
     const uint8_t* const readable_end = data + std::max(size, readable);

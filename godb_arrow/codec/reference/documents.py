@@ -7,6 +7,7 @@ keys of every type keep their own identity, and a list is always an array.
 from __future__ import annotations
 
 import itertools
+import struct
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -16,7 +17,6 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import xxhash
 
 from godb_arrow.codec.columns import ColumnPlan, Core, DecodePlan
 from godb_arrow.codec.entries import Entries, MeasuredEntries
@@ -46,6 +46,13 @@ __all__ = [
 _MIN_INT64, _MAX_INT64, _MAX_UINT64 = -(2**63), 2**63 - 1, 2**64 - 1
 _MIN_NS_SECOND, _MAX_NS_SECOND = _MIN_INT64 // 10**9, _MAX_INT64 // 10**9
 _MIN_US_SECOND, _MAX_US_SECOND = _MIN_INT64 // 10**6, _MAX_INT64 // 10**6
+
+# Multipliers of the hash of an id, the same as in the kernel.
+_SIZE_FACTOR, _WORD_FACTOR, _REST_FACTOR = (
+    0x9E3779B97F4A7C15,
+    0xFF51AFD7ED558CCD,
+    0xC4CEB9FE1A85EC53,
+)
 
 # --- Decoding -------------------------------------------------------------------------------
 
@@ -504,7 +511,9 @@ def decode_front(measured: MeasuredEntries, plan: DecodePlan) -> list[pa.Array] 
 
 
 def survey_ids(ids: pa.Array) -> tuple[bytes, int]:
-    """Look at document ids before they are written.
+    """Hash document ids, and find the greatest number among them.
+
+    Id files store these hashes, so every codec computes the same ones.
 
     Parameters
     ----------
@@ -514,14 +523,14 @@ def survey_ids(ids: pa.Array) -> tuple[bytes, int]:
     Returns
     -------
     hashes : bytes
-        A hash of 64 bits for each id.
+        A hash of 64 bits for each id, one after the other.
     greatest : int
         The greatest id that is a decimal number of at most 18 digits; 0 if there is none.
     """
     greatest = 0
     hashes = bytearray()
     for raw in ids.to_pylist():
-        hashes += xxhash.xxh3_64_digest(raw)
+        hashes += _hash_of(raw).to_bytes(8, sys.byteorder)
         greatest = max(greatest, _number_of(raw))
     return bytes(hashes), greatest
 
@@ -595,9 +604,22 @@ def to_dicts(names: Sequence[str], columns: Sequence[list[Any]], count: int) -> 
 
 
 def hash_id(identity: str) -> int:
-    """The hash that :func:`survey_ids` gives an id."""
-    raw = identity.encode("utf-8", "surrogateescape")
-    return int.from_bytes(xxhash.xxh3_64_digest(raw), sys.byteorder)
+    """Return the hash that :func:`survey_ids` computes for an id."""
+    return _hash_of(identity.encode("utf-8", "surrogateescape"))
+
+
+def _hash_of(raw: bytes) -> int:
+    """Return the hash of an id: its words of 8 bytes are mixed in, then the bytes after them."""
+    value = _SIZE_FACTOR * (len(raw) + 1) & _MAX_UINT64
+    words = len(raw) // 8
+    for word in struct.unpack_from(f"<{words}Q", raw):
+        value = (value ^ word) * _WORD_FACTOR & _MAX_UINT64
+        value ^= value >> 32
+    rest = int.from_bytes(raw[8 * words :], "little")
+    value = (value ^ rest) * _REST_FACTOR & _MAX_UINT64
+    value ^= value >> 29
+    value = value * _SIZE_FACTOR & _MAX_UINT64
+    return value ^ value >> 32
 
 
 def has_equal(hashes: bytes | bytearray) -> bool:
