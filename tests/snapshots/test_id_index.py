@@ -28,7 +28,6 @@ with godb_arrow.StorageEngine(sys.argv[1]) as engine:
 """
 
 
-@pytest.mark.xfail(strict=True, reason="id_files_differ_between_codecs")
 @pytest.mark.parametrize(("writer", "reader"), [("native", "reference"), ("reference", "native")])
 def test_a_codec_finds_the_ids_that_the_other_wrote(
     tmp_path: Path, writer: str, reader: str
