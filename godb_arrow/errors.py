@@ -59,6 +59,7 @@ from typing import Any, Literal
 
 __all__ = [
     "AccessDenied",
+    "Applied",
     "ChecksumMismatch",
     "CollectionExists",
     "CollectionNotFound",

@@ -14,7 +14,9 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import tempfile
+import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Any
@@ -256,14 +258,34 @@ class DataDirectory:
         """What must be in the place of a file that takes the place of a base; locally, anything."""
         return None
 
-    def close(self) -> None:
-        """Let others write the directory."""
+    def close(self, *, stored: bool = False) -> None:
+        """Let others write the directory.
+
+        Parameters
+        ----------
+        stored : bool
+            Whether files hold all changes of the journal.
+        """
         try:
             if self._journal is not None:
-                self._journal.close()
+                self._journal.close(stored=stored)
         finally:
             if self._lock is not None:
                 self._lock.release()
+
+    def forget_in_child(self) -> None:
+        """Close the descriptors that a forked child has of the journal and the lock.
+
+        The lock itself stays with the parent: it belongs to the open file that both share.
+        """
+        if self._journal is not None:
+            self._journal.forget_in_child()
+        if self._lock is not None:
+            descriptor = self._lock._context.lock_file_fd
+            self._lock._context.lock_file_fd = None
+            self._lock = None
+            if descriptor is not None:
+                os.close(descriptor)
 
 
 class RemoteDirectory(DataDirectory):
@@ -284,7 +306,7 @@ class RemoteDirectory(DataDirectory):
         self._collections = f"{self.path}/collections"
         self._lock = None
         self._journal = None
-        self._temporary: tempfile.TemporaryDirectory[str] | None = None
+        self._temporary: weakref.finalize[..., Any] | None = None
         self._follower = self._check_follower()
 
     @property
@@ -300,8 +322,9 @@ class RemoteDirectory(DataDirectory):
                 fetch_journal(f"{self.path}/journal", folder)
                 records = list(read_journal(folder))
         if not self.read_only:
-            self._temporary = tempfile.TemporaryDirectory(prefix="godb-arrow-journal-")
-            journal = Journal(self._temporary.name)
+            folder = tempfile.mkdtemp(prefix="godb-arrow-journal-")
+            self._temporary = weakref.finalize(self, _remove_folder, folder, os.getpid())
+            journal = Journal(folder)
             list(journal.recover())
             if records:
                 journal.skip_to(records[-1].number + 1)
@@ -318,11 +341,16 @@ class RemoteDirectory(DataDirectory):
             return "absent"
         return base.open().source.version()
 
-    def close(self) -> None:
-        """Give up the temporary journal."""
-        super().close()
+    def close(self, *, stored: bool = False) -> None:
+        """Remove the temporary journal."""
+        super().close(stored=stored)
         if self._temporary is not None:
-            self._temporary.cleanup()
+            self._temporary()
+
+
+def _remove_folder(path: str, process: int) -> None:
+    if process == os.getpid():  # in a forked child the folder belongs to the parent
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def open_directory(

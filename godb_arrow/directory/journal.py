@@ -37,14 +37,37 @@ from godb_arrow.directory.segments import (
     read_journal,
     segment_path,
 )
-from godb_arrow.errors import StorageError, storage_errors
+from godb_arrow.errors import (
+    Applied,
+    EngineClosed,
+    ForkedProcess,
+    StorageError,
+    storage_errors,
+)
 from godb_arrow.storage import local
 
-__all__ = ["Journal"]
+__all__ = ["Journal", "Receipt"]
 
 
 logger = logging.getLogger(__name__)
 _SEGMENT_SIZE = 64 << 20
+_BYTES_WRITTEN_AT_ONCE = 1 << 16
+
+
+class Receipt:
+    """Receipt of a record: whether the journal has it.
+
+    Attributes
+    ----------
+    number : int or None
+        Sequence number of the record. It is set in the moment from which on the change happened,
+        also where an interrupt keeps :meth:`Journal.append` from returning.
+    """
+
+    __slots__ = ("number",)
+
+    def __init__(self) -> None:
+        self.number: int | None = None
 
 
 class Journal:
@@ -77,6 +100,8 @@ class Journal:
         self._segments: list[Segment] = []
         self._descriptor = -1
         self._broken: StorageError | None = None
+        self._process = os.getpid()
+        self._closed = False
         self._durable_size = 0  # of the last segment
         self._durable_number = 0
         self._syncing = False
@@ -139,85 +164,119 @@ class Journal:
     def _begin_segment(self, first: int) -> None:
         index = self._segments[-1].index + 1 if self._segments else 1
         path = segment_path(self._folder, index)
-        descriptor = local.disk.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        previous = self._descriptor
+        descriptor = -1
         try:
+            descriptor = local.disk.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
             local.disk.write_all(descriptor, pack_header(first))
             local.disk.fsync(descriptor)
             local.disk.sync_folder(self._folder)
+            segments = [*self._segments, Segment(index, path, first, first - 1)]
+            # One statement: no interrupt comes between.
+            self._segments, self._descriptor, self._durable_size = segments, descriptor, HEADER.size
         except BaseException:
-            with suppress(OSError):
-                os.close(descriptor)
-            with suppress(OSError):
-                os.unlink(path)  # records go on in the segment before
+            if descriptor >= 0 and self._descriptor != descriptor:
+                with suppress(OSError):
+                    os.close(descriptor)
+                with suppress(OSError):
+                    os.unlink(path)  # records go on in the segment before
             raise
-        previous, self._descriptor = self._descriptor, descriptor
-        self._segments.append(Segment(index, path, first, first - 1))
-        self._durable_size = HEADER.size
-        if previous >= 0:
-            local.disk.close(previous)
+        finally:
+            if previous >= 0 and self._descriptor == descriptor:
+                local.disk.close(previous)
 
-    def append(self, key: object, meta: dict[str, Any], parts: Sequence[bytes] = ()) -> int:
+    def append(
+        self,
+        key: object,
+        meta: dict[str, Any],
+        parts: Sequence[bytes] = (),
+        receipt: Receipt | None = None,
+    ) -> int:
         """Append a record; it survives a crash of the process, and with :meth:`sync` more.
 
         Parameters
         ----------
         key : hashable
-            Whose change it is: the record is kept until :meth:`release` for that key.
+            Owner of the change. The record is kept until :meth:`release` for that key.
         meta : dict
-            What changed.
+            Description of the change.
         parts : sequence of bytes
             Entries that belong to it.
+        receipt : Receipt, optional
+            Receives the sequence number. Whatever is raised, the journal has the record if and only
+            if the receipt has a number.
 
         Returns
         -------
         int
-            The record's number.
+            Sequence number of the record.
 
         Raises
         ------
         StorageError
             The record was not written, and nothing changed.
+        EngineClosed
+            The journal was closed.
         """
+        receipt = receipt or Receipt()
         with self._lock:
-            self._check_broken()
+            self._check_usable()
             segment = self._segments[-1]
             number = segment.last + 1
             pieces = pack_record(number, self._durable_size, meta, parts)
-            with storage_errors("append to the journal", segment.path):
-                self._write(segment, pieces)
-            segment.last = number
-            self._needed.setdefault(key, number)
+            size = segment.size + sum(map(len, pieces))
+            try:
+                with storage_errors("append to the journal", segment.path):
+                    self._write(pieces)
+                receipt.number = number
+                segment.size, segment.last = size, number
+                self._needed.setdefault(key, number)
+            except BaseException as error:
+                if receipt.number is None:
+                    self._take_back(segment, error)
+                else:  # an interrupt came when the record was there
+                    segment.size, segment.last = size, number
+                    self._needed.setdefault(key, number)
+                raise
             return number
 
-    def _write(self, segment: Segment, pieces: list[bytes]) -> None:
-        size = sum(map(len, pieces))
-        small = size < 1 << 16
+    def _write(self, pieces: list[bytes]) -> None:
+        small = sum(map(len, pieces)) < _BYTES_WRITTEN_AT_ONCE
+        for piece in [b"".join(pieces)] if small else pieces:
+            local.disk.write_all(self._descriptor, piece)
+
+    def _take_back(self, segment: Segment, error: BaseException) -> None:
+        """Cut off what was written of a record that failed."""
         try:
-            for piece in [b"".join(pieces)] if small else pieces:
-                local.disk.write_all(self._descriptor, piece)
-        except BaseException as error:
-            try:
-                local.disk.truncate(self._descriptor, segment.size)
-                os.lseek(self._descriptor, segment.size, os.SEEK_SET)
-            except OSError as second:
-                self._break(second)
-                raise error from second
-            raise
-        segment.size += size
+            local.disk.truncate(self._descriptor, segment.size)
+            os.lseek(self._descriptor, segment.size, os.SEEK_SET)
+        except OSError as second:
+            self._break(second)
+            raise error from second
 
     def _break(self, cause: BaseException) -> None:
-        self._broken = StorageError(
+        broken = StorageError(
             f"the journal cannot be trusted after {cause}",
             advice="call save(): it stores everything in the collections' files, and begins "
             "a new journal",
         )
-        self._broken.operation, self._broken.source = "write", self._folder
-        self._broken.errno = getattr(cause, "errno", None)
-        self._broken.__cause__ = cause
+        broken.operation, broken.source = "write", self._folder
+        broken.errno = getattr(cause, "errno", None)
+        broken.__cause__ = cause
+        self._broken = broken
 
-    def _check_broken(self) -> None:
+    def _check_usable(self, applied: Applied = "no") -> None:
+        if self._process != os.getpid():
+            raise ForkedProcess(
+                f"the journal in {self._folder} belongs to the parent process",
+                advice="use the engine in the process that opened it",
+            )
+        if self._closed:
+            raise EngineClosed("the engine was closed", advice="open another one")
         if self._broken is not None:
-            raise StorageError(self._broken.message, advice=self._broken.advice) from self._broken
+            error = StorageError(self._broken.message, advice=self._broken.advice)
+            error.applied = applied
+            raise error from self._broken
 
     def sync(self, number: int | None = None) -> None:
         """Wait until a record, and all before it, are on the disk.
@@ -227,31 +286,37 @@ class Journal:
         Parameters
         ----------
         number : int, optional
-            The record; the newest, if left out.
+            Sequence number of the record; the newest one by default.
 
         Raises
         ------
         StorageError
-            The disk refused. The journal takes no more records until a save has begun a new one.
+            The disk refused, and whether the record survives a power cut is not known. The journal
+            takes no more records until a save has begun a new segment. The segment is never synced
+            again.
         """
         wanted = self.last if number is None else number
         while True:
-            with self._synced:
-                while self._syncing and self._durable_number < wanted:
-                    self._synced.wait()
-                if self._durable_number >= wanted:
-                    return
-                self._check_broken()
-                self._syncing = True
+            mine = False
             try:
+                with self._synced:
+                    while self._syncing and self._durable_number < wanted:
+                        self._synced.wait()
+                    if self._durable_number >= wanted:
+                        return
+                    self._check_usable("unknown")
+                    self._syncing = mine = True
                 self._sync_now()
             finally:
-                with self._synced:
-                    self._syncing = False
-                    self._synced.notify_all()
+                if mine:
+                    with self._synced:
+                        self._syncing = False
+                        self._synced.notify_all()
 
     def _sync_now(self) -> None:
         with self._lock:
+            if self._closed:
+                return  # closing made everything durable
             segment = self._segments[-1]
             number, size = segment.last, segment.size
             descriptor = os.dup(self._descriptor)
@@ -261,6 +326,7 @@ class Journal:
         except StorageError as error:
             # The kernel may have dropped what it could not write: no later sync can promise it.
             self._break(error)
+            error.applied = "unknown"
             raise
         finally:
             os.close(descriptor)
@@ -270,6 +336,11 @@ class Journal:
         with self._lock:
             if self._segments[-1] is segment:
                 self._durable_size = max(self._durable_size, size)
+
+    def needed(self, key: object) -> int | None:
+        """Return the oldest record that a key needs; None where it needs none."""
+        with self._lock:
+            return self._needed.get(key)
 
     def release(self, key: object, needed: int | None) -> None:
         """Say from which record on a key's changes are still needed; None for not at all.
@@ -283,7 +354,7 @@ class Journal:
                 self._needed[key] = needed
 
     def trim(self) -> None:
-        """Remove the segments that nobody needs; begin a new one when the last is large or free.
+        """Remove the segments that nothing needs; begin a new one when the last is large or free.
 
         Raises
         ------
@@ -291,24 +362,56 @@ class Journal:
             The disk refused; the journal is as good as before.
         """
         with self._lock, storage_errors("trim the journal", self._folder):
+            if self._closed or self._process != os.getpid():
+                return
             current = self._segments[-1]
             oldest = min(self._needed.values(), default=current.last + 1)
             unneeded = oldest > current.last
-            used = current.last >= current.first
-            if (unneeded and used) or current.size > _SEGMENT_SIZE or self._broken is not None:
-                if not unneeded:
-                    local.disk.fsync(self._descriptor)
+            if unneeded and (current.last >= current.first or self._broken is not None):
                 self._begin_segment(current.last + 1)
-                if unneeded:
-                    self._broken = None
+                self._broken = None
+            elif current.size > _SEGMENT_SIZE and self._broken is None:
+                local.disk.fsync(self._descriptor)
+                self._begin_segment(current.last + 1)
             while len(self._segments) > 1 and self._segments[0].last < oldest:
                 local.disk.unlink(self._segments[0].path)
                 del self._segments[0]
 
-    def close(self) -> None:
-        """Close the file; what was appended stays."""
+    def close(self, *, stored: bool = False) -> None:
+        """Close the journal: its records are on the disk, and no record can be added.
+
+        Parameters
+        ----------
+        stored : bool
+            Whether files hold all changes, so that the journal need not be synced.
+
+        Raises
+        ------
+        StorageError
+            The disk refused to sync. The journal is closed all the same.
+        """
         with self._lock:
-            if self._descriptor >= 0:
-                descriptor, self._descriptor = self._descriptor, -1
-                with storage_errors("close the journal", self._folder):
-                    local.disk.close(descriptor)
+            if self._closed:
+                return
+            descriptor = self._descriptor
+            self._closed, self._descriptor = True, -1
+            try:
+                if descriptor >= 0 and self._process == os.getpid():
+                    with storage_errors("close the journal", self._folder):
+                        if not stored and self._broken is None and self.last > self._durable_number:
+                            local.disk.fsync(descriptor)
+            finally:
+                if descriptor >= 0:
+                    with storage_errors("close the journal", self._folder):
+                        local.disk.close(descriptor)
+            with self._synced:
+                if self._broken is None or stored:
+                    self._durable_number = self.last
+                self._synced.notify_all()
+
+    def forget_in_child(self) -> None:
+        """Close the descriptor that a forked child has of its parent's journal; nothing else."""
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            with suppress(OSError):
+                os.close(descriptor)

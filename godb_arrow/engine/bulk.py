@@ -7,7 +7,8 @@ once.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
 from itertools import accumulate
 from typing import overload
@@ -23,7 +24,6 @@ from godb_arrow.errors import DuplicateId, GodbError
 from godb_arrow.query.statistics import Row, covered, decode_statistics
 from godb_arrow.schema import DocumentSummary, fields_fit, infer_schema
 from godb_arrow.snapshots.manifest import Manifest, Part
-from godb_arrow.snapshots.part_folder import PartFolder
 from godb_arrow.snapshots.parted_base import PartedBase
 
 __all__ = ["BulkInsert", "DocumentIds", "join_bases"]
@@ -78,46 +78,46 @@ class DocumentIds(Sequence[str]):
 
 
 class BulkInsert:
-    """Writes documents to new files of a collection; nobody sees them before they are committed.
+    """Writes documents to new files of a collection, which no manifest names before the commit.
 
     Parameters
     ----------
-    folder : PartFolder
-        The collection's.
+    base : PartedBase
+        Documents of the collection when the insert began.
     name : str
         The collection.
-    base : PartedBase
-        What it has.
     schema : pyarrow.Schema or None
-        That of the documents, where it is known.
+        Schema of the documents, if known.
     part_bytes : int
         Bytes of documents that are held in memory until they become a file.
+    writing : callable
+        Returns a context in which a file may be written.
     """
 
     def __init__(
         self,
-        folder: PartFolder,
-        name: str,
         base: PartedBase,
+        name: str,
         schema: pa.Schema | None,
         part_bytes: int,
+        writing: Callable[[], AbstractContextManager[None]],
     ) -> None:
-        self._folder = folder
+        self._folder = base.folder
         self._name = name
         self._base = base
         self._schema = schema
         self._part_bytes = part_bytes
+        self._writing = writing
         self._summary = DocumentSummary()
-        self._number = folder.next_number()
         self._chunks: list[Chunk] = []
         self._size = 0
-        self._parts: list[Part] = []
+        self._written: list[tuple[str, Part]] = []  # the token of each file, until it has a number
         self._statistics: list[Row | None] = []
         self._hashes: list[bytes] = []
         self._ids: list[range | pa.Array] = []
+        self._offered = False  # whether a manifest may name the files
         self.given = False
         self.greatest = 0
-        self.least_generated: int | None = None
         self.count = 0
 
     def add(self, encoded: Encoded) -> None:
@@ -141,8 +141,6 @@ class BulkInsert:
         if generated:
             start = int(first)
             self._ids.append(range(start, start + len(encoded.ids)))
-            if self.least_generated is None:
-                self.least_generated = start
         else:
             self._ids.append(encoded.ids)
         entries = encoded.entries()
@@ -172,12 +170,13 @@ class BulkInsert:
     def _write(self) -> None:
         if self._chunks:
             count = sum(chunk.documents for chunk in self._chunks)
-            part, statistics = self._folder.write_part(
-                self._number, self._name, iter(self._chunks), count, self._schema_so_far(),
-                self._base.manifest.compression,
-            )  # fmt: skip
-            self._number += 1
-            self._parts.append(part)
+            token = self._folder.reserve_token()
+            with self._writing():
+                part, statistics = self._folder.write_part(
+                    token, self._name, iter(self._chunks), count, self._schema_so_far(),
+                    self._base.manifest.compression,
+                )  # fmt: skip
+            self._written.append((token, part))
             self._statistics.append(statistics)
             self._chunks, self._size = [], 0
 
@@ -205,31 +204,45 @@ class BulkInsert:
         near = {one for one in ids if (hashes == np.uint64(codec.hash_id(one))).any()}
         return [identity for identity in self.ids() if identity in near] if near else []
 
-    def commit(self, next_id: int) -> PartedBase:
-        """Make the documents part of the collection.
+    def added_since(self, base: PartedBase) -> list[str]:
+        """Return the ids that documents have, too, which came to the collection meanwhile."""
+        before = {part.number for part in self._base.manifest.parts}
+        own = np.sort(np.frombuffer(b"".join(self._hashes), np.uint64))
+        near: set[int] = set()
+        for part, file in zip(base.manifest.parts, base.parts, strict=True):
+            if part.number not in before:
+                near.update(np.intersect1d(own, file.ids().hashes).tolist())
+        if not near:
+            return []
+        ids = [identity for identity in self.ids() if codec.hash_id(identity) in near]
+        return sorted(base.rows_of(ids))
+
+    def joined(self, base: PartedBase, next_id: int) -> tuple[Manifest, list[Row | None]]:
+        """Return the manifest of a collection with the documents, and the statistics of its parts.
 
         Parameters
         ----------
+        base : PartedBase
+            The collection.
         next_id : int
             The number that the next generated id gets.
-
-        Returns
-        -------
-        PartedBase
-            The collection with them.
         """
-        schemas = [self._schema_so_far()] if self._parts else []
-        joined = _with_parts(self._base, self._parts, self._statistics, schemas, next_id)
-        return PartedBase(self._folder, self._folder.commit(*joined))
+        self._offered = True
+        number = self._folder.next_number()
+        parts = [self._folder.give_number(token, part, number + index)
+                 for index, (token, part) in enumerate(self._written)]  # fmt: skip
+        schemas = [self._schema_so_far()] if parts else []
+        return _with_parts(base, parts, self._statistics, schemas, next_id)
 
     def discard(self) -> None:
-        """Remove the files: the documents are not wanted."""
-        if self._base.manifest.version < self._folder.versions()[-1]:
-            return  # a manifest that could not be removed names them
-        try:
-            self._folder.remove_files(self._parts)
-        except GodbError:  # the next save removes them
-            return
+        """Remove the files that have no number: the documents are not wanted.
+
+        Files that a manifest may name are left to the next save.
+        """
+        self._folder.release_tokens([token for token, _ in self._written])
+        if not self._offered:  # on an object store files have their numbers at once
+            with suppress(GodbError):  # the next save removes them
+                self._folder.remove_files([part for _, part in self._written if part.number])
 
 
 def join_bases(

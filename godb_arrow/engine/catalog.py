@@ -47,6 +47,10 @@ class Catalog:
     def __delitem__(self, name: str) -> None:
         del self._made[name]
 
+    def discard(self, name: str) -> None:
+        """Forget a collection, if there is one of that name."""
+        self._made.pop(name, None)
+
     def __contains__(self, name: object) -> bool:
         return name in self._made or name in self._files
 

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, Self, Unpack, get_args
 import pyarrow as pa
 
 from godb_arrow.codec.compression import check_compression
-from godb_arrow.directory.data_directory import open_directory
+from godb_arrow.directory.data_directory import DataDirectory, open_directory
+from godb_arrow.directory.journal import Receipt
 from godb_arrow.directory.names import check_name
 from godb_arrow.directory.segments import Record
 from godb_arrow.directory.snapshot_writer import write_snapshots
@@ -23,17 +24,26 @@ from godb_arrow.display import Table
 from godb_arrow.engine.catalog import Catalog
 from godb_arrow.engine.collection import Collection
 from godb_arrow.engine.info import CollectionInfo
+from godb_arrow.engine.processes import (
+    close_later,
+    forget_engine,
+    note_engine,
+    release_own_lock,
+)
 from godb_arrow.engine.services import Services
 from godb_arrow.engine.stats import MEBIBYTE, EngineStats, MemoryStats
 from godb_arrow.engine.workers import Workers, close_at_exit
 from godb_arrow.errors import (
     CollectionExists,
     CollectionNotFound,
+    DirectoryLocked,
     EngineClosed,
+    ForkedProcess,
     GodbError,
     InvalidOption,
     MemoryLimitExceeded,
     ReadOnly,
+    ReplicationFailed,
     StorageError,
     error_context,
 )
@@ -151,6 +161,7 @@ class StorageEngine:
         compression: CompressionName = "lz4",
     ) -> None:
         self._closed = True  # until it is open
+        self._ending = self._forked = False
         self.options = EngineOptions.checked(
             max_memory=max_memory,
             background_save=background_save,
@@ -163,7 +174,7 @@ class StorageEngine:
             compression=compression,
         )
         self._memory = Memory(self.options.max_memory, eviction_policy)
-        self._directory = open_directory(data_dir, self._memory, read_only=read_only)
+        self._directory = self._open_directory(data_dir, read_only)
         if not self._directory.keeps_journal:
             self.options = replace(self.options, durability="checkpoint")
         self._services = Services(
@@ -177,7 +188,7 @@ class StorageEngine:
         )
         self._lock = threading.RLock()  # guards the collections' names
         self._relieving, self._saving = threading.Lock(), threading.Lock()
-        self._closing = threading.Lock()
+        self._closing = threading.RLock()
         self._collections = Catalog({}, self._make)
         self._leftovers: dict[str, object] = {}  # files of dropped collections, and whose
         self._failure: GodbError | None = None  # of the background, to be raised
@@ -191,6 +202,7 @@ class StorageEngine:
             self._directory.close()
             raise
         self._closed = False
+        note_engine(self)
         if not read_only:
             if self.options.background_save is not None:
                 self._workers.add(_SAVER, self.options.background_save, self._save_in_background)
@@ -199,6 +211,13 @@ class StorageEngine:
                 self._syncer.start()
             self._workers.add(_COMPACTOR, _COMPACTING, self._compact_in_background)
             close_at_exit(self)
+
+    def _open_directory(self, data_dir: str | os.PathLike[str], read_only: bool) -> DataDirectory:
+        try:
+            return open_directory(data_dir, self._memory, read_only=read_only)
+        except DirectoryLocked as error:
+            release_own_lock(data_dir, error)
+            return open_directory(data_dir, self._memory, read_only=read_only)
 
     # --- opening and closing ------------------------------------------------------------------
 
@@ -270,7 +289,8 @@ class StorageEngine:
         """Save what changed, end the workers, and let others write the directory.
 
         Closing twice does nothing. An engine that cannot save stays open, so that nothing is
-        lost: close it again when the disk has room.
+        lost: close it again when the disk has room. In a forked child this releases the child's
+        copies of descriptors, and touches nothing of the parent.
 
         Parameters
         ----------
@@ -283,25 +303,65 @@ class StorageEngine:
         GodbError
             Something could not be saved, now or in the background before.
         """
-        with self._closing:
-            if self._closed:
-                return
-            self._workers.stop()
+        if self._forked or self._closed:
+            return
+        # A worker that closes the engine while another thread does would be waited for.
+        if not self._closing.acquire(blocking=not self._is_own_thread()):
+            return
+        try:
+            if not self._closed:
+                self._close(discard)
+        finally:
+            self._closing.release()
+        if self._failure is not None and not discard:
+            failure, self._failure = self._failure, None
+            raise failure
+
+    def _is_own_thread(self) -> bool:
+        return self._workers.has_current_thread() or self._syncer.has_current_thread()
+
+    def _close(self, discard: bool) -> None:
+        were_running = self._workers.running
+        self._workers.stop()
+        try:
+            with self._lock:
+                self._ending = True
+            for collection in self._collections.made():
+                collection.seal()
             failed = None if discard or self._directory.read_only else self._save_all()
             if failed is not None:
                 raise failed
+        except BaseException:
+            for collection in self._collections.made():
+                collection.unseal()
+            self._ending = False
+            if were_running:
+                self._workers.start()
+            raise
+        try:
             self._syncer.stop()
             for replica in self._replicas:
                 self._end_replica(replica)
+        finally:
             self._closed = True
             for stream in list(self._services.streams):
                 stream.abort(self._check_open)
             for collection in self._collections.made():
-                collection.let_go()
-            self._directory.close()
-            self._memory.cache.shrink(0)
-            if self._failure is not None and not discard:
-                raise self._failure
+                collection.end()
+            try:
+                self._directory.close(stored=not discard)
+            finally:
+                self._memory.cache.shrink(0)
+                forget_engine(self)
+
+    def __del__(self) -> None:
+        if not getattr(self, "_closed", True) and not self._forked:
+            close_later(self)
+
+    def _forget_in_child(self) -> None:
+        """After a fork: this process has no part in the engine any more."""
+        self._forked = True
+        self._directory.forget_in_child()
 
     def __enter__(self) -> Self:
         self._check_open()
@@ -337,7 +397,12 @@ class StorageEngine:
         return self._directory.path
 
     def _check_open(self) -> None:
-        if self._closed:
+        if self._forked:
+            raise ForkedProcess(
+                f"the engine of {self._directory.path} belongs to the parent process",
+                advice="open the directory here with read_only=True, or start processes by spawn",
+            )
+        if self._closed or self._ending:
             raise EngineClosed(
                 f"the engine of {self._directory.path} was closed", advice="open another one"
             )
@@ -384,18 +449,35 @@ class StorageEngine:
                     self._services, name, Base(self._memory), indexes=(), compression=chosen,
                     stale=True,
                 )  # fmt: skip
-                self._journal(collection, {"op": "create", "c": name, "z": chosen})
-                self._collections[name] = collection
+
+                def apply(_: int) -> None:
+                    self._collections[name] = collection
+
+                self._journal(collection, {"op": "create", "c": name, "z": chosen}, apply)
                 return collection
 
-    def _journal(self, collection: Collection, meta: dict[str, Any]) -> int:
-        """Journal what happens to a collection as a whole: it is synced whatever the durability."""
+    def _journal(
+        self, collection: Collection, meta: dict[str, Any], apply: Callable[[int], None]
+    ) -> None:
+        """Journal a change of a collection as a whole and apply it: both or, on an error, neither.
+
+        The record is synced whatever the durability. Where that fails, the change is visible here,
+        and the error says that it may not survive a power cut. The caller holds the lock.
+        """
+        self._check_writable()  # now that nobody closes it
         journal = self._directory.journal
-        number = journal.append(collection, meta)
-        collection.note_record(number)
+        receipt = Receipt()
+        try:
+            number = journal.append(collection, meta, receipt=receipt)
+            collection.note_record(number)
+            apply(number)
+        except BaseException:
+            if receipt.number is not None:
+                collection.note_record(receipt.number)
+                apply(receipt.number)
+            raise
         journal.sync(number)
         self._acknowledge(number)
-        return number
 
     def _check_free(self, name: str) -> None:
         if name in self._collections:
@@ -409,21 +491,36 @@ class StorageEngine:
         Raises
         ------
         CollectionNotFound
+        ReplicationFailed
+            A follower that acknowledges changes cannot be written. Nothing was dropped, unless
+            ``applied`` is "yes".
         """
         self._check_writable()
         # The engine's lock comes first, as everywhere.
         with error_context("drop", collection=name), self._lock:
             collection = self[name]
             with collection.at_rest():
-                self._journal(collection, {"op": "drop", "c": collection.name})
-                del self._collections[collection.name]
-                paths = collection.paths
-                collection.mark_dropped()
-                self._leftovers.update(dict.fromkeys(paths, collection))
-                for path in paths:
-                    self._remove_leftover(path)
-                if not paths:
-                    self._directory.journal.release(collection, None)
+                known, paths = collection.name, collection.paths
+
+                def apply(_: int) -> None:
+                    self._leftovers.update(dict.fromkeys(paths, collection))
+                    self._collections.discard(known)
+                    collection.mark_dropped()
+
+                for replica in self._replicas:
+                    replica.check()
+                try:
+                    self._journal(collection, {"op": "drop", "c": known}, apply)
+                except ReplicationFailed:
+                    self._remove_dropped(collection, paths)
+                    raise
+                self._remove_dropped(collection, paths)
+
+    def _remove_dropped(self, collection: Collection, paths: list[str]) -> None:
+        for path in paths:
+            self._remove_leftover(path)
+        if not paths:
+            self._directory.journal.release(collection, None)
 
     def _remove_leftover(self, path: str) -> None:
         """Remove the file of a collection that was dropped; tried again with each save."""
@@ -469,11 +566,15 @@ class StorageEngine:
                 self._check_free(new_name)
                 self._free_path(new_name, collection)
                 with collection.at_rest():
-                    meta = {"op": "rename", "c": collection.name, "to": new_name}
-                    number = self._journal(collection, meta)
-                    del self._collections[collection.name]
-                    collection.mark_renamed(new_name, number)
-                    self._collections[new_name] = collection
+                    known = collection.name
+
+                    def apply(number: int) -> None:
+                        self._collections[new_name] = collection
+                        self._collections.discard(known)
+                        collection.mark_renamed(new_name, number)
+
+                    meta = {"op": "rename", "c": known, "to": new_name}
+                    self._journal(collection, meta, apply)
 
     def collections(self) -> list[str]:
         """The names of the collections, sorted; nothing is read."""
@@ -1024,8 +1125,13 @@ class StorageEngine:
                     base.open()
                     collection = Collection(self._services, name, base, stale=True)
                     meta = {"op": "attach", "c": name, "path": location, "as": name}
-                    self._journal(collection, meta)
-                    self._collections[name] = collection
+
+                    def apply(
+                        _: int, name: str = name, collection: Collection = collection
+                    ) -> None:
+                        self._collections[name] = collection
+
+                    self._journal(collection, meta, apply)
             return found
 
     # --- background ---------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,8 @@ from godb_arrow.documents.encoding import Encoded
 from godb_arrow.engine.bulk import BulkInsert, DocumentIds, join_bases
 from godb_arrow.engine.store import CollectionStore
 from godb_arrow.errors import DuplicateId, GodbError, VersionNotFound, error_context
-from godb_arrow.snapshots.manifest import read_manifest
+from godb_arrow.query.statistics import Row
+from godb_arrow.snapshots.manifest import Manifest, read_manifest
 from godb_arrow.snapshots.overlay import Overlay
 from godb_arrow.snapshots.parted_base import PartedBase
 from godb_arrow.snapshots.snapshot import Snapshot
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["PartedStore"]
 
 
-_OF_BULK = 8  # of the memory that there may be, for documents that become a file at once
+_BULK_PARTS_IN_MEMORY = 8  # a part of a bulk insert takes that share of the limit
 
 
 class PartedStore(CollectionStore):
@@ -50,7 +52,7 @@ class PartedStore(CollectionStore):
         """
         written = 0
         while True:
-            with self._storing, error_context("compact", collection=self._name):
+            with self.storing(), error_context("compact", collection=self._name):
                 step = self._compact_once(thorough)
             if step is None:
                 return written
@@ -72,8 +74,10 @@ class PartedStore(CollectionStore):
             snapshot = Snapshot(base, Overlay(), base.live, base.hint.record)
         stored, gone, written = join_parts(snapshot, self._name, *chosen, options.part_size)
         with self._lock:
-            self._base = stored
-            self._overlay.renumber(gone)
+            overlay = self._overlay.renumbered(gone)
+            # One statement: no interrupt comes between. Before it, the next save replaces the
+            # manifest that was written here.
+            self._base, self._overlay = stored, overlay
         base.forget(stored)
         del base, snapshot
         self._sweep()
@@ -88,32 +92,70 @@ class PartedStore(CollectionStore):
         self.checkpoint()
 
     def _put_bulk(self, encoded: Iterator[Encoded], schema: pa.Schema | None) -> DocumentIds:
-        """Insert documents that memory cannot hold: all of them or, on an error, none."""
+        """Insert documents that memory cannot hold: all of them or, on an error, none.
+
+        The caller's documents come without a lock: their source may be slow, and may itself use
+        the collection.
+        """
         self.to_folder()
-        with self._storing:
+        self.checkpoint()  # deleted ids are free in the files, too
+        options = self._services.options
+        with self._lock:
+            self._check_there()
             base = self._base
-            assert isinstance(base, PartedBase)
-            options = self._services.options
-            part_bytes = min(options.part_size, self._services.memory.limit // _OF_BULK)
-            bulk = BulkInsert(base.folder, self._name, base, schema, part_bytes)
-            try:
-                for one in encoded:
-                    bulk.add(one)
-                bulk.finish()
+        assert isinstance(base, PartedBase)
+        part_bytes = min(options.part_size, self._services.memory.limit // _BULK_PARTS_IN_MEMORY)
+        bulk = BulkInsert(base, self._name, schema, part_bytes, self.storing)
+        try:
+            for one in encoded:
+                bulk.add(one)
+            bulk.finish()
+            with self.storing(), error_context("insert", collection=self._name):
+                self._checkpoint()
                 with self._lock:
                     self._check_there()
+                    if bulk.has_any(self._overlay.deleted()):
+                        self._checkpoint()  # while writers wait
                     self._check_no_change_has(bulk)
-                    stored = bulk.commit(self._ids().next_id)
-                    self._base = stored
-                    self._greatest_given = max(self._greatest_given, bulk.greatest)
-                    self._changed(bulk.count)
-            except BaseException:
-                bulk.discard()
-                raise
-            base.forget(stored)
-            self._sweep()
-            self._services.acknowledge(None)
-            return bulk.ids()
+                    before = self._base
+                    assert isinstance(before, PartedBase)
+                    wanted = bulk.joined(before, self._next_id())
+                    greatest = max(self._greatest_given, bulk.greatest)
+                    self._commit_manifest(before, wanted)
+                    self._greatest_given = greatest
+        finally:
+            bulk.discard()
+        before.forget(self._base)
+        self._sweep()
+        self._services.acknowledge(None)
+        return bulk.ids()
+
+    def _commit_manifest(
+        self, before: PartedBase, wanted: tuple[Manifest, Sequence[Row | None]]
+    ) -> None:
+        """Make a manifest the state of the collection, on the disk and here; or, on an error, not.
+
+        The caller is storing, and holds the lock.
+        """
+        folder = before.folder
+        try:
+            self._go_on_with(PartedBase(folder, folder.commit(*wanted)))
+        except BaseException as error:
+            if self._base is before:
+                with suppress(GodbError):
+                    current = folder.current()
+                    if (current.version, current.parts) == (wanted[0].version, wanted[0].parts):
+                        self._go_on_with(PartedBase(folder, current))
+            if self._base is not before and isinstance(error, GodbError):
+                error.applied = "unknown"
+            raise
+
+    def _go_on_with(self, base: PartedBase) -> None:
+        assert self._count is not None
+        count = self._count + base.live - self._base.live
+        changes, now = self._changes + 1, time.time()
+        # One statement: no interrupt comes between.
+        self._base, self._count, self._changes, self._last_modified = base, count, changes, now
 
     def to_folder(self) -> None:
         """Have several files from now on, however small it is."""
@@ -137,7 +179,8 @@ class PartedStore(CollectionStore):
         """
         self.to_folder()
         self.checkpoint()
-        with self._storing, self._lock, error_context("write", collection=self._name):
+        with self.storing(), self._lock, error_context("write", collection=self._name):
+            self._check_there()
             base = self._base
             assert isinstance(base, PartedBase)
             if len(self._overlay):
@@ -153,26 +196,22 @@ class PartedStore(CollectionStore):
             schemas = [pa.ipc.read_schema(pa.py_buffer(one.schema)) for one in written]
             rows = [one.statistics for one in written]
             joined = join_bases(before, parts, rows, schemas, sequence.next_id)
-            self._base = PartedBase(base.folder, base.folder.commit(*joined))
-            self._count = self._base.live
-            self._changes += 1
-            self._last_modified = time.time()
+            self._commit_manifest(base, joined)
             base.forget(self._base)
         self._sweep()
         self._services.acknowledge(None)
         return sum(part.documents for part in parts)
 
     def _check_no_change_has(self, bulk: BulkInsert) -> None:
-        """Raise if a document that was put meanwhile has an id of a bulk of others."""
-        generated = bulk.least_generated
-        if not bulk.given and (generated is None or generated > self._greatest_given):
-            return
-        changed = [one for one, version in self._snapshot().versions().items()
+        """Raise if another document that came meanwhile has an id of a bulk."""
+        present = [one for one, version in self._snapshot().versions().items()
                    if version is not None]  # fmt: skip
-        changed += [str(number) for number in self._overlay.generated_ids()]
-        twice = bulk.has_any(changed)
+        present += [str(number) for number in self._overlay.generated_ids()]
+        base = self._base
+        assert isinstance(base, PartedBase)
+        twice = bulk.has_any(present) or bulk.added_since(base)
         if twice:
-            raise DuplicateId(twice[:10], advice="somebody else inserted them meanwhile")
+            raise DuplicateId(twice[:10], advice="they were inserted meanwhile: leave them out")
 
     def restore(self, version: int) -> None:
         """Go back to a version; what there is now stays readable as the version before.
@@ -183,7 +222,7 @@ class PartedStore(CollectionStore):
             There is no such version, or not any more.
         """
         self.checkpoint()
-        with self._storing, error_context("restore", collection=self._name), self._lock:
+        with self.storing(), error_context("restore", collection=self._name), self._lock:
             self._check_there()
             if len(self._overlay):
                 raise GodbError("somebody changed the collection meanwhile", advice="try again")
@@ -193,12 +232,9 @@ class PartedStore(CollectionStore):
                 earlier.manifest, version=base.hint.version + 1, next_id=self._ids().next_id,
                 record=max(self._record, base.hint.record), rewrites=True,
             )  # fmt: skip
-            committed = earlier.folder.commit(manifest, earlier.part_statistics())
-            self._base = PartedBase(earlier.folder, committed)
-            self._count = self._base.live
-            self._indexes, self._compression = manifest.indexes, None
-            self._changes += 1
-            self._last_modified = time.time()
+            assert isinstance(base, PartedBase)
+            self._indexes, self._compression = None, None  # as the manifest says
+            self._commit_manifest(base, (manifest, earlier.part_statistics()))
             base.forget(self._base)
             self._services.directory.journal.release(self, None)
         self._services.acknowledge(None)

@@ -8,12 +8,14 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, cast
 
 import pyarrow as pa
 
 from godb_arrow import codec
 from godb_arrow.codec.compression import check_compression
+from godb_arrow.directory.journal import Receipt
 from godb_arrow.directory.segments import Record
 from godb_arrow.directory.snapshot_writer import place_for, save_snapshot
 from godb_arrow.documents.encoding import Encoded
@@ -23,12 +25,14 @@ from godb_arrow.engine.services import Services
 from godb_arrow.errors import (
     CollectionNotFound,
     DuplicateId,
+    EngineClosed,
+    GodbError,
     StorageError,
     error_context,
 )
 from godb_arrow.options import CompressionName
 from godb_arrow.snapshots.base import Base
-from godb_arrow.snapshots.overlay import Overlay, Version
+from godb_arrow.snapshots.overlay import Overlay, PlannedChange, Version
 from godb_arrow.snapshots.parted_base import PartedBase
 from godb_arrow.snapshots.snapshot import Snapshot, scan
 
@@ -37,7 +41,23 @@ __all__ = ["CollectionStore"]
 
 logger = logging.getLogger(__name__)
 
-_FEW = 64  # documents that are kept one by one in an overlay
+_DOCUMENTS_KEPT_SINGLY = 64
+
+
+@dataclass(frozen=True, slots=True)
+class _Saving:
+    """What a checkpoint writes, and what it must leave behind if it fails."""
+
+    snapshot: Snapshot
+    target: str
+    name: str
+    next_id: int
+    indexes: tuple[str, ...]
+    compression: CompressionName
+    changes: int
+    needs: int | None
+    stale: bool
+    form: str | None
 
 
 class CollectionStore:
@@ -91,7 +111,10 @@ class CollectionStore:
         self._changes = 0
         self._replayed: list[Record] = []
         self._taken = 0
+        self._saving: _Saving | None = None  # what a checkpoint is writing
         self._dropped = False
+        self._sealed = False  # the engine is being closed: nothing changes any more
+        self._ended = False  # and nothing is written any more
         self._last_modified: float | None = None
         self._last_accessed: float | None = None
         self._accesses = 0
@@ -222,10 +245,17 @@ class CollectionStore:
         chosen = given or (number is not None and number <= self._greatest_given)
         return chosen and self._base.has(identity)
 
+    def _next_id(self) -> int:
+        return self._sequence_of_ids().next_id
+
     def _ids(self) -> IdSequence:
-        """Gives ids that no document had."""
+        """Return the sequence of ids that no document had."""
         with self._lock:
             self._check_there()
+            return self._sequence_of_ids()
+
+    def _sequence_of_ids(self) -> IdSequence:
+        with self._lock:
             self._prepare()
             if self._sequence is None:
                 next_id = self._base.hint.next_id
@@ -240,7 +270,11 @@ class CollectionStore:
         entries = encoded.entries()
         self._services.make_room(len(encoded.chunk) + 8 * len(entries.bounds))
         given = encoded.given
-        if not given and len(ids) > _FEW and int(ids[-1]) - int(ids[0]) == len(ids) - 1:
+        if (
+            not given
+            and len(ids) > _DOCUMENTS_KEPT_SINGLY
+            and int(ids[-1]) - int(ids[0]) == len(ids) - 1
+        ):
             if self._put_range(int(ids[0]), entries, schema, encoded.chunk):
                 return
             given = True
@@ -268,11 +302,14 @@ class CollectionStore:
                 raise DuplicateId(
                     sorted(there)[:10], advice="replace them with upsert_many, or leave them out"
                 )
-            number = self._append(self._bulk_meta(len(ids), schema), [encoded.chunk])
             rows = [row for found in shadows.values() for row in found]
-            self._apply(entries, ids, schema, rows, number)
-            gone = sum(len(found) - 1 for found in shadows.values())
-            self._changed(len(positions) - len(there) - gone)
+            repeated = sum(len(found) - 1 for found in shadows.values())
+            number = self._commit(
+                self._bulk_meta(len(ids), schema),
+                [encoded.chunk],
+                _plan(self._overlay, entries, ids, schema, rows),
+                len(positions) - len(there) - repeated,
+            )
         self._sync(number)
 
     def _put_range(
@@ -284,9 +321,8 @@ class CollectionStore:
             if first_id <= self._greatest_given:
                 return False
             meta = self._bulk_meta(len(entries), schema) | {"g": first_id}
-            number = self._append(meta, [chunk])
-            self._overlay.add_range(first_id, entries, schema, number)
-            self._changed(len(entries))
+            plan = self._overlay.plan_range(first_id, entries, schema)
+            number = self._commit(meta, [chunk], plan, len(entries))
         self._sync(number)
         return True
 
@@ -295,20 +331,6 @@ class CollectionStore:
         if schema is not None:
             meta["s"] = schema.serialize().to_pybytes()
         return meta
-
-    def _apply(
-        self,
-        entries: codec.Entries,
-        ids: list[str],
-        schema: pa.Schema | None,
-        shadows: list[int],
-        number: int | None,
-    ) -> None:
-        if len(ids) <= _FEW and schema is None:
-            versions = {one: entries.document(index) for index, one in enumerate(ids)}
-            self._overlay.change(versions, shadows, number)
-        else:
-            self._overlay.add(ids, entries, schema, shadows, number)
 
     def _present(self, ids: Iterable[str]) -> tuple[dict[str, bytes], list[int], int]:
         """The bytes of those documents that are there, and the rows and number of the base's."""
@@ -330,14 +352,15 @@ class CollectionStore:
         puts = [codec.pack(key) + raw for key, raw in versions.items() if raw is not None]
         deleted = [key for key, raw in versions.items() if raw is None]
         meta = {"op": "write", "n": self._ids().next_id, "k": [len(puts)], "d": deleted}
-        number = self._append(meta, [b"".join(puts)])
-        self._overlay.change(versions, shadows, number)
-        self._changed(added)
-        return number
+        plan = self._overlay.plan_change(versions, shadows)
+        return self._commit(meta, [b"".join(puts)], plan, added)
 
     def _set_indexes(self, fields: tuple[str, ...]) -> None:
-        self._indexes = fields
-        self._note_setting({"op": "index", "i": list(fields)})
+        def apply(number: int | None) -> None:
+            self._indexes = fields
+            self._note_setting(number)
+
+        self._sync(self._journaled({"op": "index", "i": list(fields)}, [], apply))
 
     def set_compression(self, compression: CompressionName) -> None:
         """Choose how its files are compressed from now on.
@@ -367,15 +390,18 @@ class CollectionStore:
             self._check_there()
             check_compression(compression)
             if compression != self.compression:
-                self._compression = compression
-                self._note_setting({"op": "compression", "z": compression})
 
-    def _note_setting(self, meta: dict[str, Any]) -> None:
-        """Journal what is no change of documents; the next save writes it."""
-        number = self._append(meta, [])
+                def apply(number: int | None) -> None:
+                    self._compression = compression
+                    self._note_setting(number)
+
+                number = self._journaled({"op": "compression", "z": compression}, [], apply)
+                self._sync(number)
+
+    def _note_setting(self, number: int | None) -> None:
+        """Note a change that is none of documents; the next save writes it."""
         self._note_need(number)
         self._stale = True
-        self._sync(number)
 
     # --- under the verbs ----------------------------------------------------------------------
 
@@ -394,14 +420,62 @@ class CollectionStore:
             raise CollectionNotFound(
                 f"the collection {self._name!r} was dropped", advice="create it again"
             )
+        if self._sealed:
+            raise EngineClosed("the engine was closed", advice="open another one")
 
-    def _append(self, meta: dict[str, Any], parts: Sequence[bytes]) -> int | None:
-        """Journal a change; the caller holds the lock."""
-        if self._services.options.durability == "checkpoint":
-            return None
-        number = self._services.directory.journal.append(self, {**meta, "c": self._name}, parts)
-        self._record = number
-        return number
+    def _commit(
+        self,
+        meta: dict[str, Any],
+        parts: Sequence[bytes],
+        plan: PlannedChange,
+        added: int,
+    ) -> int | None:
+        """Journal a change of documents and apply it: both or, on an error, neither.
+
+        The caller holds the lock.
+
+        Parameters
+        ----------
+        meta, parts : dict, sequence of bytes
+            The record.
+        plan : callable
+            Applies the change to the overlay.
+        added : int
+            Number of documents that the collection has more afterwards.
+        """
+        assert self._count is not None
+        count, changes, now = self._count + added, self._changes + 1, time.time()
+
+        def apply(number: int | None) -> None:
+            plan(number)
+            self._count, self._changes, self._last_modified = count, changes, now
+            self._account()
+
+        return self._journaled(meta, parts, apply)
+
+    def _journaled(
+        self, meta: dict[str, Any], parts: Sequence[bytes], apply: PlannedChange
+    ) -> int | None:
+        """Journal a change and apply it: both or, on an error, neither; the caller holds the lock.
+
+        An interrupt between the two completes the change, which `apply` allows for: applied a
+        second time, it changes nothing.
+        """
+        receipt = Receipt()
+        try:
+            if self._services.options.durability == "checkpoint":
+                receipt.number = 0  # from here on the change happened
+            else:
+                journal = self._services.directory.journal
+                journal.append(self, {**meta, "c": self._name}, parts, receipt)
+                self._record = cast(int, receipt.number)
+            apply(receipt.number or None)
+        except BaseException:
+            if receipt.number is not None:
+                self._record = max(self._record, receipt.number)
+                apply(receipt.number or None)
+            raise
+        return receipt.number or None
 
     def _sync(self, number: int | None) -> None:
         if number is None:
@@ -410,17 +484,9 @@ class CollectionStore:
             self._services.directory.journal.sync(number)
         self._services.acknowledge(number)
 
-    def _changed(self, added: int) -> None:
-        assert self._count is not None
-        self._count += added
-        self._changes += 1
-        self._last_modified = time.time()
-        self._account()
-
     def _account(self) -> None:
-        size = self._overlay.size
-        self._services.memory.take(changes=size - self._taken)
-        self._taken = size
+        self._taken = self._overlay.size
+        self._services.memory.set_changes(self, self._taken)
 
     def _note_need(self, number: int | None) -> None:
         if self._needs is None:
@@ -442,36 +508,39 @@ class CollectionStore:
         """Before the first use: count, and apply what the journal had."""
         if self._count is not None and not self._replayed:
             return
-        base = self._base
-        if self._count is None:
-            self._count = base.live
+        base, overlay, sequence = self._base, self._overlay, self._sequence
+        count = base.live if self._count is None else self._count
         stored = base.hint.record
         records = [record for record in self._replayed if record.number > stored]
-        for record in records:
-            self._replay_one(record)
         if records:
-            self._overlay.rebase(base)
-            snapshot = self._snapshot()
+            overlay = Overlay()
+            for record in records:
+                sequence = self._replay_one(record, overlay, sequence)
+            overlay.rebase(base)
+            snapshot = Snapshot(base, overlay, count, self._record)
             changed = sum(len(run) for run in snapshot.overlay_runs())
-            self._count = base.count - len(snapshot.dead_rows()) + changed
-            self._account()
+            count = base.count - len(snapshot.dead_rows()) + changed
         elif self._replayed and not self._services.directory.read_only:
             self._services.directory.journal.release(self, self._needs)
-        self._replayed = []
+        # One statement: no interrupt comes between.
+        self._overlay, self._sequence, self._count, self._replayed = overlay, sequence, count, []
+        self._account()
 
-    def _replay_one(self, record: Record) -> None:
+    def _replay_one(
+        self, record: Record, overlay: Overlay, sequence: IdSequence | None
+    ) -> IdSequence | None:
+        """Apply a record to an overlay, and return the sequence of ids after it."""
         meta = record.meta
         if meta["op"] == "index":
             self._indexes = tuple(meta["i"])
         elif meta["op"] == "compression":
             self._compression = check_compression(meta["z"]).name
         if meta["op"] != "write":
-            self._note_need(record.number)
-            self._stale = True
-            return
-        if self._sequence is None:
-            self._sequence = IdSequence(max(meta["n"], self._base.hint.next_id or 1))
-        self._sequence.see_greatest(meta["n"] - 1)
+            self._note_setting(record.number)
+            return sequence
+        if sequence is None:
+            sequence = IdSequence(max(meta["n"], self._base.hint.next_id or 1))
+        sequence.see_greatest(meta["n"] - 1)
         schema = None
         if "s" in meta:
             schema = pa.ipc.read_schema(pa.py_buffer(meta["s"]))
@@ -480,11 +549,13 @@ class CollectionStore:
                 continue
             entries = scan(part, count)
             if "g" in meta:
-                self._overlay.add_range(meta["g"], entries, schema, record.number)
+                plan = overlay.plan_range(meta["g"], entries, schema)
             else:
-                self._apply(entries, list(entries.ids()), schema, [], record.number)
+                plan = _plan(overlay, entries, list(entries.ids()), schema, [])
+            plan(record.number)
         if meta.get("d"):
-            self._overlay.change(dict.fromkeys(meta["d"]), [], record.number)
+            overlay.plan_change(dict.fromkeys(meta["d"]), [])(record.number)
+        return sequence
 
     # --- saving -------------------------------------------------------------------------------
 
@@ -496,54 +567,104 @@ class CollectionStore:
         Raises
         ------
         StorageError
-            The disk refused: the file, the changes and the journal are as they were.
+            The disk refused. The file, the changes and the journal are as they were, unless
+            ``applied`` is "unknown": then the file has the changes, and a power cut may still
+            bring back the one before, for which the journal keeps them.
         """
-        with self._storing, error_context("save", collection=self._name):
+        with self.storing(), error_context("save", collection=self._name):
+            return self._checkpoint()
+
+    def _checkpoint(self) -> bool:
+        """Write the file, if anything changed. The caller is storing."""
+        stored: Base | None = None
+        try:
             with self._lock:
                 if self._dropped or not self.is_dirty:
                     return False
                 self._prepare()
                 if not self.is_dirty:  # the file had all that the journal had
                     return False
-                snapshot = self._snapshot()
-                self._overlay.pin()
-                base, name = self._base, self._name
-                needs, stale = self._needs, self._stale
-                self._needs, self._stale = None, False  # what comes from now on is for the next
-                form, self._form = self._form, None
-                next_id, indexes, taken = self._ids().next_id, self.indexes, self._changes
-                compression = self.compression
-            options, directory = self._services.options, self._services.directory
-            target = place_for(directory, name, snapshot, options.part_size, form)
-            if target != base.path and target not in self._former:
-                self._former.append(target)  # should it not become ours, it must not stay
-            try:
-                stored = save_snapshot(
-                    directory, target, name, snapshot, next_id, indexes, compression,
-                    options.part_size,
-                )  # fmt: skip
-                if self._overlay.has_ids_to_find:
-                    stored.prepare_ids()  # they are needed below, while writers wait
-            except BaseException:
-                with self._lock:
-                    self._overlay.unpin()
-                    self._stale = self._stale or stale
-                    self._needs = self._needs if needs is None else needs
-                raise
+                saving = self._begin_saving()
+            stored = self._write(saving)
             with self._lock:
                 self._adopt(stored)
-            base.forget(stored)
-            del base, snapshot
-            # The journal must know of the earlier name as long as that file is there.
-            for path in self._former[:]:
-                self._services.directory.remove(path)
-                self._former.remove(path)
-            with self._lock:
-                needed = [one for one in (self._overlay.first, self._needs) if one is not None]
-                self._services.directory.journal.release(self, min(needed, default=None))
-            logger.info("saved %r: %d documents, %d changes", name, stored.live, taken)
-            self._sweep()
-            return True
+        except BaseException as error:
+            self._saving_failed(stored, error)
+            raise
+        saving.snapshot.base.forget(stored)
+        taken = saving.changes
+        del saving
+        # The journal must know of the earlier name as long as that file is there.
+        for path in self._former[:]:
+            self._services.directory.remove(path)
+            self._former.remove(path)
+        with self._lock:
+            needed = [one for one in (self._overlay.first, self._needs) if one is not None]
+            self._services.directory.journal.release(self, min(needed, default=None))
+        logger.info("saved %r: %d documents, %d changes", self._name, stored.live, taken)
+        self._sweep()
+        return True
+
+    def _begin_saving(self) -> _Saving:
+        """Note what a checkpoint saves; later changes are for the next one."""
+        options, directory = self._services.options, self._services.directory
+        snapshot = self._snapshot()
+        target = place_for(directory, self._name, snapshot, options.part_size, self._form)
+        if target != self._base.path and target not in self._former:
+            self._former.append(target)  # should it not become ours, it must not stay
+        saving = _Saving(
+            snapshot, target, self._name, self._next_id(), self.indexes, self.compression,
+            self._changes, self._needs, self._stale, self._form,
+        )  # fmt: skip
+        self._overlay.pin()
+        # One statement: no interrupt comes between.
+        self._saving, self._needs, self._stale, self._form = saving, None, False, None
+        return saving
+
+    def _write(self, saving: _Saving) -> Base:
+        options, directory = self._services.options, self._services.directory
+        stored = save_snapshot(
+            directory, saving.target, saving.name, saving.snapshot, saving.next_id,
+            saving.indexes, saving.compression, options.part_size,
+        )  # fmt: skip
+        if self._overlay.has_ids_to_find:
+            stored.prepare_ids()  # they are needed to adopt it, while writers wait
+        return stored
+
+    def _saving_failed(self, stored: Base | None, error: BaseException) -> None:
+        """After an error go on with the file that is there, with all changes in the journal."""
+        with self._lock:
+            saving, self._saving = self._saving, None
+            if saving is None:
+                return
+            if self._needs is None or (saving.needs or self._needs) < self._needs:
+                self._needs = saving.needs
+            self._stale = self._stale or saving.stale
+            self._form = self._form or saving.form
+            if self._base is saving.snapshot.base:
+                if stored is None:
+                    stored = self._replaced_file(saving)
+                if stored is None:
+                    self._overlay.unpin()
+                    return
+                self._adopt(stored)
+            # The file was replaced. Until a save succeeds, the one before may come back.
+            first = self._services.directory.journal.needed(self)
+            self._stale = True
+            self._needs = first if self._needs is None else self._needs
+            if isinstance(error, GodbError):
+                error.applied = "unknown"
+
+    def _replaced_file(self, saving: _Saving) -> Base | None:
+        """The file that a checkpoint wrote which then failed; None where it was not replaced."""
+        try:
+            found = self._services.directory.base(saving.target)
+            hint, before = found.hint, saving.snapshot.base
+            is_new = saving.target != before.path or hint.version > before.hint.version
+            same = (found.live, hint.record) == (saving.snapshot.count, saving.snapshot.record)
+            return found if is_new and same else None
+        except GodbError:
+            return None
 
     def _sweep(self) -> None:
         """Remove files that no state and no reader needs; what cannot be removed stays for now."""
@@ -557,13 +678,10 @@ class CollectionStore:
     def _adopt(self, stored: Base) -> None:
         """Go on with a new file."""
         before = self._base.path
-        if before is not None:
-            self._former.append(before)
-        self._former = [path for path in self._former if path != stored.path]
-        self._overlay.drop_pinned()
-        self._base = stored
-        if len(self._overlay):
-            self._overlay.rebase(stored)
+        former = [path for path in (*self._former, before) if path not in (None, stored.path)]
+        overlay = self._overlay.after_checkpoint(stored)
+        # One statement: no interrupt comes between.
+        self._base, self._overlay, self._former, self._saving = stored, overlay, former, None
         self._account()
 
     def note_record(self, number: int) -> None:
@@ -572,16 +690,41 @@ class CollectionStore:
             self._record = max(self._record, number)
 
     def mark_dropped(self) -> None:
-        """The engine dropped it: handles are no good any more."""
+        """Make handles raise: the engine dropped the collection."""
         self._dropped = True
-        self._services.memory.take(changes=-self._taken)
         self._taken = 0
+        self._services.memory.set_changes(self, 0)
         self._base.forget()
 
-    def let_go(self) -> None:
-        """The engine is closed: the file need not be open any more."""
+    def seal(self) -> None:
+        """Refuse further changes: the engine is being closed."""
         with self._lock:
+            self._sealed = True
+
+    def unseal(self) -> None:
+        """Accept changes again: the engine could not be closed."""
+        with self._lock:
+            self._sealed = False
+
+    def end(self) -> None:
+        """Refuse to write files, after what is being written: the engine is closed."""
+        with self._storing, self._lock:
+            self._sealed = self._ended = True
             self._base.forget()
+
+    @contextmanager
+    def storing(self) -> Iterator[None]:
+        """Be the only one who writes files of the collection.
+
+        Raises
+        ------
+        EngineClosed
+            The engine was closed before.
+        """
+        with self._storing:
+            if self._ended:
+                raise EngineClosed("the engine was closed", advice="open another one")
+            yield
 
     def mark_renamed(self, name: str, number: int) -> None:
         """The engine renamed it: the file follows with the next checkpoint."""
@@ -615,6 +758,20 @@ class CollectionStore:
     @contextmanager
     def at_rest(self) -> Iterator[None]:
         """Nobody changes or saves the collection meanwhile."""
-        with self._storing, self._lock:
+        with self.storing(), self._lock:
             self._check_there()
             yield
+
+
+def _plan(
+    overlay: Overlay,
+    entries: codec.Entries,
+    ids: list[str],
+    schema: pa.Schema | None,
+    shadows: list[int],
+) -> PlannedChange:
+    """Plan to put documents: a few of them one by one, others as entries that stay together."""
+    if len(ids) <= _DOCUMENTS_KEPT_SINGLY and schema is None:
+        versions = {one: entries.document(index) for index, one in enumerate(ids)}
+        return overlay.plan_change(versions, shadows)
+    return overlay.plan_add(ids, entries, schema, shadows)

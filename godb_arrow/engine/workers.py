@@ -79,14 +79,20 @@ class Worker:
         self._last_error: str | None = None
 
     def start(self) -> None:
-        """Begin, unless it runs already."""
+        """Start the thread, unless it runs already."""
         with self._lock:
             if self._thread is None:
-                self._stopping.clear()
+                self._stopping = threading.Event()
                 self._thread = threading.Thread(
-                    target=self._loop, name=f"godb-arrow-{self.name}", daemon=True
+                    target=_loop,
+                    args=(weakref.ref(self), self._stopping, self.interval),
+                    name=f"godb-arrow-{self.name}",
+                    daemon=True,
                 )
-                self._thread.start()
+                try:
+                    self._thread.start()
+                except RuntimeError:  # the interpreter shuts down
+                    self._thread = None
 
     def stop(self) -> None:
         """End, after the run that is under way."""
@@ -96,9 +102,9 @@ class Worker:
         if thread is not None and thread is not threading.current_thread():
             thread.join()
 
-    def _loop(self) -> None:
-        while not self._stopping.wait(self.interval):
-            self.run_once()
+    def is_current_thread(self) -> bool:
+        """Return whether the caller runs on the thread of the worker."""
+        return self._thread is threading.current_thread()
 
     def run_once(self) -> None:
         """Run the function here and now, and note how that went."""
@@ -130,6 +136,16 @@ class Worker:
         )
 
 
+def _loop(worker: weakref.ref[Worker], stopping: threading.Event, interval: float) -> None:
+    """Run a worker until it is stopped, or until nothing else refers to it."""
+    while not stopping.wait(interval):
+        found = worker()
+        if found is None:
+            return
+        found.run_once()
+        del found
+
+
 class Workers:
     """The workers of an engine.
 
@@ -152,6 +168,11 @@ class Workers:
     def running(self) -> bool:
         """Whether they were started, and not stopped since."""
         return self._running
+
+    def has_current_thread(self) -> bool:
+        """Return whether the caller runs on the thread of a worker."""
+        with self._lock:
+            return any(worker.is_current_thread() for worker in self._workers.values())
 
     def add(self, name: str, interval: float, function: Callable[[], Any]) -> None:
         """Add a worker; it starts with the others, or now if they run."""

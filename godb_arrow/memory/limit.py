@@ -66,7 +66,7 @@ class Memory:
     >>> memory = Memory(100)
     >>> memory.hold((1, "view"), "…", 60)
     True
-    >>> memory.take(changes=50)
+    >>> memory.set_changes("users", 50)
     >>> memory.used, len(memory.cache)
     (50, 0)
     """
@@ -78,6 +78,7 @@ class Memory:
         # Reentrant: the garbage collector drops streams on any thread, also inside this lock.
         self._lock = threading.RLock()
         self._changes = self._streams = 0
+        self._changes_of: dict[int, int] = {}
         self.peak = 0
         if limit < _SHORT:
             keep_large_apart()
@@ -105,12 +106,23 @@ class Memory:
         """Bytes that are left, were all views given up; not below 0."""
         return max(0, self.limit - self._changes - self._streams)
 
-    def take(self, *, changes: int = 0, streams: int = 0) -> None:
-        """Count bytes (or fewer, when negative) for changes or for streams."""
+    def take(self, *, streams: int) -> None:
+        """Count bytes of batches that wait in streams, or fewer when negative."""
         with self._lock:
-            self._changes += changes
             self._streams += streams
-        if changes > 0 or streams > 0:
+        if streams > 0:
+            self._make_room()
+
+    def set_changes(self, owner: object, size: int) -> None:
+        """Count the bytes that the unsaved changes of a collection take, in place of its last."""
+        with self._lock:
+            before = self._changes_of.get(id(owner), 0)
+            total = self._changes - before + size
+            # One statement: no interrupt comes between.
+            self._changes_of[id(owner)], self._changes = size, total
+            if not size:
+                del self._changes_of[id(owner)]
+        if size > before:
             self._make_room()
 
     def hold(self, key: tuple[Any, str], value: Any, size: int) -> bool:

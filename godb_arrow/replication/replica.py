@@ -97,6 +97,26 @@ class Replica:
                 advice="see to the follower, or stop the replica to go on without it",
             ) from error
 
+    def check(self) -> None:
+        """Write to the follower that acknowledges changes, before a change that cannot be undone.
+
+        Raises
+        ------
+        ReplicationFailed
+            The follower cannot be written. ``applied`` is "no".
+        """
+        if self.mode != "acknowledged" or self._stopped:
+            return
+        try:
+            self.step()
+        except GodbError as error:
+            failed = ReplicationFailed(
+                f"nothing was changed, since the follower {self.target} cannot be written",
+                advice="see to the follower, or stop the replica to go on without it",
+            )
+            failed.applied = "no"
+            raise failed from error
+
     def stop(self) -> None:
         """Let the follower be; it stays as it is, and can be promoted."""
         if not self._stopped:

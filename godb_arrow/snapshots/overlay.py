@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import sys
 from bisect import bisect_right, insort
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -17,8 +17,20 @@ from godb_arrow.documents.ids import number_of
 from godb_arrow.snapshots.base import Base
 from godb_arrow.snapshots.id_index import Rows
 
-__all__ = ["Bulk", "Layer", "Overlay", "Version", "bulk_document", "bulk_of", "first_id"]
+__all__ = [
+    "Bulk",
+    "Layer",
+    "Overlay",
+    "PlannedChange",
+    "Version",
+    "bulk_document",
+    "bulk_of",
+    "first_id",
+]
 
+
+PlannedChange = Callable[[int | None], None]
+"""Applies a change to an overlay, given the sequence number of its record in the journal."""
 
 Version = bytes | int | None
 """A document in an overlay: its bytes, its row among the bulk entries, or deleted."""
@@ -36,6 +48,11 @@ class Layer:
     size: int = 0
     singles: bool = False  # whether there are others than those inserted in bulk
     ranges: list[Bulk] = field(default_factory=list)  # with generated ids, in their order
+
+    def note(self, number: int | None, size: int, singles: bool) -> None:
+        """Note the sequence number of a change, and the size and kinds of all."""
+        first = number if self.first is None else self.first
+        self.first, self.size, self.singles = first, size, singles
 
     def find(self, identity: str) -> Version | bool:
         """The version of a document; False when it is not here."""
@@ -122,70 +139,89 @@ class Overlay:
         """The bytes of a version."""
         return version if isinstance(version, bytes) else bulk_document(self._bulks, version)
 
-    def change(
-        self, versions: Mapping[str, bytes | None], shadows: Iterable[int], number: int | None
-    ) -> None:
-        """Put and delete documents.
+    def plan_change(
+        self, versions: Mapping[str, bytes | None], shadows: Sequence[int]
+    ) -> PlannedChange:
+        """Plan to put and delete documents.
 
         Parameters
         ----------
         versions : mapping of str to bytes or None
             New documents, and None for deleted ones.
-        shadows : iterable of int
+        shadows : sequence of int
             Rows of the base that have changed for the first time.
-        number : int or None
-            The journal's record of the change.
-        """
-        layer = self._active
-        self._note(layer, number)
-        for identity, version in versions.items():
-            before = layer.versions.pop(identity, 0)  # an updated document moves to the end
-            if not isinstance(before, int):
-                layer.size -= _weight(identity, before)
-            layer.versions[identity] = version
-            layer.size += _weight(identity, version)
-            layer.singles = layer.singles or version is not None
-        layer.shadows.extend(shadows)
 
-    def add(
+        Returns
+        -------
+        PlannedChange
+            Applies the change, given the sequence number of its record. Applying it a second time
+            changes nothing, so that a change which an interrupt cut short can be completed. No
+            other change may come between.
+        """
+        layer, shadowed = self._active, len(self._active.shadows)
+        size = layer.size
+        for identity, version in versions.items():
+            before = layer.versions.get(identity, 0)
+            if not isinstance(before, int):
+                size -= _weight(identity, before)
+            size += _weight(identity, version)
+        singles = layer.singles or any(version is not None for version in versions.values())
+
+        def apply(number: int | None) -> None:
+            for identity, version in versions.items():
+                layer.versions.pop(identity, None)  # an updated document moves to the end
+                layer.versions[identity] = version
+            layer.shadows[shadowed:] = shadows
+            layer.note(number, size, singles)
+
+        return apply
+
+    def plan_add(
         self,
         ids: list[str],
         entries: codec.Entries,
         schema: pa.Schema | None,
-        shadows: Iterable[int],
-        number: int | None,
-    ) -> None:
-        """Put documents, as entries that stay together."""
-        layer = self._active
-        self._note(layer, number)
-        self._bulks.append(Bulk(self._rows, entries, schema))
-        layer.versions.update(zip(ids, range(self._rows, self._rows + len(ids)), strict=True))
-        self._rows += len(ids)
-        layer.size += len(entries.data) + 8 * len(entries.bounds) + _bulk_overhead(ids)
-        layer.shadows.extend(shadows)
+        shadows: Sequence[int],
+    ) -> PlannedChange:
+        """Plan to put documents, as entries that stay together; see :meth:`plan_change`."""
+        layer, shadowed = self._active, len(self._active.shadows)
+        first, bulks = self._rows, len(self._bulks)
+        bulk = Bulk(first, entries, schema)
+        versions = dict(zip(ids, range(first, first + len(ids)), strict=True))
+        size = layer.size + len(entries.data) + 8 * len(entries.bounds) + _bulk_overhead(ids)
 
-    def add_range(
-        self, first: int, entries: codec.Entries, schema: pa.Schema | None, number: int | None
-    ) -> None:
-        """Put documents that have generated ids, each one more than the one before."""
-        layer = self._active
-        self._note(layer, number)
-        bulk = Bulk(self._rows, entries, schema, first)
-        self._bulks.append(bulk)
-        insort(layer.ranges, bulk, key=first_id)
-        self._rows += len(entries)
-        layer.size += len(entries.data) + 8 * len(entries.bounds)
+        def apply(number: int | None) -> None:
+            self._bulks[bulks:] = [bulk]
+            self._rows = first + len(ids)
+            layer.versions.update(versions)
+            layer.shadows[shadowed:] = shadows
+            layer.note(number, size, layer.singles)
 
-    @staticmethod
-    def _note(layer: Layer, number: int | None) -> None:
-        if layer.first is None:
-            layer.first = number
+        return apply
+
+    def plan_range(
+        self, first_number: int, entries: codec.Entries, schema: pa.Schema | None
+    ) -> PlannedChange:
+        """Plan to put documents whose generated ids follow each other; see :meth:`plan_change`."""
+        layer = self._active
+        first, bulks = self._rows, len(self._bulks)
+        bulk = Bulk(first, entries, schema, first_number)
+        ranges = layer.ranges[:]
+        insort(ranges, bulk, key=first_id)
+        size = layer.size + len(entries.data) + 8 * len(entries.bounds)
+
+        def apply(number: int | None) -> None:
+            self._bulks[bulks:] = [bulk]
+            self._rows = first + len(entries)
+            layer.ranges = ranges
+            layer.note(number, size, layer.singles)
+
+        return apply
 
     def freeze(self) -> tuple[tuple[Layer, ...], list[Bulk]]:
         """The changes until now, which stay as they are."""
         if len(self._active):
-            self._layers.append(self._active)
-            self._active = Layer()
+            self._layers, self._active = [*self._layers, self._active], Layer()
             self._merge()
         return tuple(self._layers), self._bulks[:]
 
@@ -214,21 +250,32 @@ class Overlay:
         """A checkpoint did not succeed."""
         self._pinned = 0
 
-    def drop_pinned(self) -> None:
-        """A checkpoint holds the pinned layers: go on with the later ones."""
-        self._layers = self._layers[self._pinned :]
-        self._pinned = 0
-        layers = [*self._layers, self._active]
+    def after_checkpoint(self, stored: Base) -> Overlay:
+        """Return the changes that a checkpoint of the pinned layers leaves, over its new base."""
+        after = Overlay()
+        after._layers, after._active = self._layers[self._pinned :], self._active
+        after._rows = self._rows
+        layers = [*after._layers, after._active]
         used = {version for layer in layers for version in layer.versions.values()
                 if isinstance(version, int)}  # fmt: skip
         used.update(bulk.start for layer in layers for bulk in layer.ranges)
         least = min(used, default=self._rows)
-        self._bulks = [b for b in self._bulks if b.start + len(b.entries) > least]
+        after._bulks = [b for b in self._bulks if b.start + len(b.entries) > least]
+        if len(after):
+            after.rebase(stored)
+        return after
 
     @property
     def has_ids_to_find(self) -> bool:
         """Whether a new base must be asked for ids of changes that are not pinned."""
         return any(layer.versions for layer in (*self._layers[self._pinned :], self._active))
+
+    def deleted(self) -> list[str]:
+        """Return the ids of documents that were deleted."""
+        found: dict[str, Version] = {}
+        for layer in (*self._layers, self._active):
+            found.update(layer.versions)
+        return [identity for identity, version in found.items() if version is None]
 
     def generated_ids(self) -> Iterator[int]:
         """The ids of documents that were inserted in bulk, with generated ids."""
@@ -236,13 +283,16 @@ class Overlay:
             for bulk in layer.ranges:
                 yield from range(first_id(bulk), first_id(bulk) + len(bulk.entries))
 
-    def renumber(self, gone: Rows) -> None:
-        """Take note that rows of the base were left out, which were no more: others follow up."""
+    def renumbered(self, gone: Rows) -> Overlay:
+        """Return the changes over a base without some deleted rows: later rows move up."""
+        after = Overlay()
+        after._bulks, after._rows, after._pinned = self._bulks[:], self._rows, self._pinned
         layers = []
         for layer in (*self._layers, self._active):
             rows = np.array(layer.shadows, np.int64)
             layers.append(replace(layer, shadows=(rows - gone.searchsorted(rows)).tolist()))
-        *self._layers, self._active = layers
+        *after._layers, after._active = layers
+        return after
 
     def rebase(self, base: Base) -> None:
         """Find anew which rows of a base are no more."""

@@ -19,6 +19,7 @@ from godb_arrow.codec.entries import Chunk
 from godb_arrow.documents.ids import ids_of
 from godb_arrow.errors import (
     CorruptFile,
+    GodbError,
     SourceNotFound,
     StorageError,
     WriteConflict,
@@ -184,6 +185,7 @@ class PartFolder:
         self._files: weakref.WeakValueDictionary[int, PartFile] = weakref.WeakValueDictionary()
         self._pins: weakref.WeakSet[_PartPin] = weakref.WeakSet()
         self._known: dict[int, tuple[float, frozenset[str]]] = {}  # when made, and which files
+        self._tokens: set[str] = set()  # of files that are being written here
         self._unsure: Manifest | None = None  # whether it was written is not known
 
     def versions(self) -> list[int]:
@@ -339,6 +341,20 @@ class PartFolder:
         joined = per_piece(rows, [0] * len(rows), fields) if rows and len(fields) else None
         return part, None if joined is None else row_of(joined, 0)
 
+    def reserve_token(self) -> str:
+        """Return the token of a file that gets its number later; it stays until it is released."""
+        token = secrets.token_hex(16)
+        self._tokens.add(token)
+        return token
+
+    def release_tokens(self, tokens: Sequence[str]) -> None:
+        """Remove the files of tokens that got no number."""
+        for token in tokens:
+            for suffix in (".godb", ".ids"):
+                with suppress(GodbError):  # the next save removes it
+                    self._folder.remove(TEMPORARY_PREFIX + token + suffix)
+            self._tokens.discard(token)
+
     def give_number(self, token: str, part: Part, number: int) -> Part:
         """Give a part that another process wrote its number."""
         if part.number:  # it has one
@@ -437,6 +453,8 @@ class PartFolder:
         for name in self._folder.names():
             is_file = name.endswith((".godb", ".ids")) and name[:8].isdigit()
             if not (is_file and name not in needed) and not name.startswith(TEMPORARY_PREFIX):
+                continue
+            if any(token in name for token in self._tokens):
                 continue
             if self._folder.modified(name) <= since:
                 self._folder.remove(name)

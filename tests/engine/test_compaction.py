@@ -90,7 +90,6 @@ class ClosingDisk(Disk):
         self._closer.join()
 
 
-@fails("engine_10_compact_survives_close")
 def test_no_compaction_writes_after_close(tmp_path: Path) -> None:
     directory(tmp_path, [part(n + 1, 100, 100 * n + 1) for n in range(40)])
     engine = StorageEngine(tmp_path, part_size=PART_SIZE)

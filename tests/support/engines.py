@@ -15,12 +15,12 @@ from godb_arrow import StorageEngine
 
 def crash(engine: StorageEngine) -> None:
     """Leave the engine as a killed process leaves it: what is on the disk stays, the rest goes."""
-    engine._closed = True
     engine._workers.stop()
     engine._syncer.stop()
+    engine._closed = True
     for collection in engine._collections.made():
-        collection.let_go()
-    engine._directory.close()
+        collection.end()
+    engine._directory.close(stored=True)
 
 
 ABSENT = None

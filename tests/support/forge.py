@@ -432,7 +432,7 @@ def ids_file(
         Hash of an id.
     """
     pairs = sorted(zip(map(hashed, ids), range(len(ids)) if rows is None else rows, strict=True))
-    head = b"GODI\x01\x00\x00\x00" + (len(ids) if count is None else count).to_bytes(8, "little")
+    head = b"GODI\x02\x00\x00\x00" + (len(ids) if count is None else count).to_bytes(8, "little")
     head += (_max_number(ids) if greatest is None else greatest).to_bytes(8, "little")
     hashes = np.array([one for one, _ in pairs], "<u8")
     return head + hashes.tobytes() + np.array([row for _, row in pairs], "<u4").tobytes()

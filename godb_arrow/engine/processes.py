@@ -1,0 +1,163 @@
+"""Engines of this process: one for each directory, none in a forked child, none left open.
+
+Opening a directory that this process has open already is an error, with one exception: the
+statement that opens it assigns the new engine to the variable that holds the former one, as when
+the cell of a notebook runs again. Then the former engine is closed first.
+"""
+
+from __future__ import annotations
+
+import dis
+import gc
+import logging
+import os
+import sys
+import threading
+import weakref
+from types import FrameType
+from typing import Any, Protocol
+
+from godb_arrow.errors import DirectoryLocked
+
+__all__ = ["close_later", "forget_engine", "note_engine", "release_own_lock"]
+
+logger = logging.getLogger(__name__)
+
+
+class Engine(Protocol):
+    """An engine, as far as its process must know it."""
+
+    @property
+    def data_dir(self) -> str:
+        """Data directory."""
+
+    @property
+    def closed(self) -> bool:
+        """Whether the engine was closed."""
+
+    def close(self) -> None:
+        """Save and close."""
+
+    def _forget_in_child(self) -> None: ...
+
+
+_engines: weakref.WeakSet[Any] = weakref.WeakSet()
+_opened_at: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
+_closers: list[threading.Thread] = []
+
+
+def note_engine(engine: Engine) -> None:
+    """Note an engine that was opened, and where."""
+    _engines.add(engine)
+    frame = _caller(engine)
+    if frame is not None:
+        _opened_at[engine] = f"{frame.f_code.co_filename}, line {frame.f_lineno}"
+
+
+def forget_engine(engine: Engine) -> None:
+    """Forget an engine that was closed."""
+    _engines.discard(engine)
+
+
+def close_later(engine: Engine) -> None:
+    """Close an engine that nothing refers to any longer, on a thread of its own.
+
+    The garbage collector finds it on any thread, perhaps inside a lock that saving needs.
+    """
+
+    def close() -> None:
+        try:
+            engine.close()
+        except Exception:
+            logger.exception("closing %r, which nothing used any longer, failed", engine)
+
+    thread = threading.Thread(target=close, name="godb-arrow-closer")
+    _closers[:] = [*(one for one in _closers if one.is_alive()), thread]
+    try:
+        thread.start()
+    except RuntimeError:  # the interpreter shuts down
+        close()
+
+
+def release_own_lock(data_dir: str | os.PathLike[str], locked: DirectoryLocked) -> None:
+    """Close a former engine of this process that is not used any longer.
+
+    Parameters
+    ----------
+    data_dir : path
+        The directory that is locked.
+    locked : DirectoryLocked
+        The error of the attempt to open it.
+
+    Raises
+    ------
+    DirectoryLocked
+        Another process has the directory open, or an engine of this process that is in use.
+    """
+    path = os.path.realpath(os.path.expanduser(os.fspath(data_dir)))
+    gc.collect()
+    for thread in _closers:
+        if thread is not threading.current_thread():
+            thread.join()
+    former = next(
+        (
+            one
+            for one in list(_engines)
+            if not one.closed and os.path.realpath(one.data_dir) == path
+        ),
+        None,
+    )
+    if former is None:
+        if not _closers:
+            raise locked
+        return
+    if not _is_replaced(former):
+        locked.message = "this process has the data directory open already" + (
+            f": see {_opened_at[former]}" if former in _opened_at else ""
+        )
+        locked.advice = "use that engine, or close it first; or open with read_only=True"
+        raise locked
+    logger.info("%r is closed: the statement that opened it runs again", former)
+    former.close()
+
+
+def _caller(engine: object = None) -> FrameType | None:
+    """The frame that opens an engine: the first one outside of this package and of subclasses."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        name = frame.f_globals.get("__name__", "")
+        is_initializer = frame.f_code.co_name == "__init__" and "self" in frame.f_locals
+        if not name.startswith("godb_arrow.engine.") and not is_initializer:
+            return frame
+        frame = frame.f_back
+    return None
+
+
+def _is_replaced(former: Engine) -> bool:
+    """Whether the statement that opens an engine stores it in the variable that has the former."""
+    frame = _caller()
+    if frame is None:
+        return False
+    stored = next(
+        (one for one in dis.get_instructions(frame.f_code) if one.offset > frame.f_lasti), None
+    )
+    if stored is None or not stored.opname.startswith("STORE_"):
+        return False
+    name = stored.argval
+    if stored.opname in ("STORE_NAME", "STORE_FAST", "STORE_DEREF"):
+        return frame.f_locals.get(name) is former
+    if stored.opname == "STORE_GLOBAL":
+        return frame.f_globals.get(name) is former
+    return False
+
+
+def _in_child() -> None:
+    """After a fork: the engines belong to the parent."""
+    for engine in list(_engines):
+        engine._forget_in_child()
+    _engines.clear()
+    _closers.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_in_child)
