@@ -95,8 +95,8 @@ class Journal:
 
     def __init__(self, folder: str) -> None:
         self._folder = folder
-        self._lock = threading.Lock()  # guards all but what follows
-        self._synced = threading.Condition()  # guards _durable_number, _syncing
+        self._lock = threading.Lock()  # guards all that follows
+        self._syncing = threading.Lock()  # one sync at a time; who waits for it shares the next
         self._segments: list[Segment] = []
         self._descriptor = -1
         self._broken: StorageError | None = None
@@ -104,7 +104,6 @@ class Journal:
         self._closed = False
         self._durable_size = 0  # of the last segment
         self._durable_number = 0
-        self._syncing = False
         self._needed: dict[object, int] = {}  # oldest record that is in no checkpoint yet
         self.syncs = 0
         self.torn = 0
@@ -296,22 +295,12 @@ class Journal:
             again.
         """
         wanted = self.last if number is None else number
-        while True:
-            mine = False
-            try:
-                with self._synced:
-                    while self._syncing and self._durable_number < wanted:
-                        self._synced.wait()
-                    if self._durable_number >= wanted:
-                        return
-                    self._check_usable("unknown")
-                    self._syncing = mine = True
+        if self._durable_number >= wanted:
+            return
+        with self._syncing:
+            if self._durable_number < wanted:
+                self._check_usable("unknown")
                 self._sync_now()
-            finally:
-                if mine:
-                    with self._synced:
-                        self._syncing = False
-                        self._synced.notify_all()
 
     def _sync_now(self) -> None:
         with self._lock:
@@ -331,9 +320,8 @@ class Journal:
         finally:
             os.close(descriptor)
         self.syncs += 1
-        with self._synced:
-            self._durable_number = max(self._durable_number, number)
         with self._lock:
+            self._durable_number = max(self._durable_number, number)
             if self._segments[-1] is segment:
                 self._durable_size = max(self._durable_size, size)
 
@@ -404,10 +392,8 @@ class Journal:
                 if descriptor >= 0:
                     with storage_errors("close the journal", self._folder):
                         local.disk.close(descriptor)
-            with self._synced:
-                if self._broken is None or stored:
-                    self._durable_number = self.last
-                self._synced.notify_all()
+            if self._broken is None or stored:
+                self._durable_number = self.last
 
     def forget_in_child(self) -> None:
         """Close the descriptor that a forked child has of its parent's journal; nothing else."""

@@ -338,21 +338,22 @@ class StorageEngine:
             if were_running:
                 self._workers.start()
             raise
+        # An interrupt from here on leaves an engine that nothing can use but close().
+        self._syncer.stop()
+        for replica in self._replicas:
+            self._end_replica(replica)
+        for stream in list(self._services.streams):
+            stream.abort(self._check_open)
+        for collection in self._collections.made():
+            collection.end()
+        self._memory.cache.shrink(0)
         try:
-            self._syncer.stop()
-            for replica in self._replicas:
-                self._end_replica(replica)
-        finally:
+            self._directory.close(stored=not discard)
+        except GodbError:
             self._closed = True
-            for stream in list(self._services.streams):
-                stream.abort(self._check_open)
-            for collection in self._collections.made():
-                collection.end()
-            try:
-                self._directory.close(stored=not discard)
-            finally:
-                self._memory.cache.shrink(0)
-                forget_engine(self)
+            raise
+        self._closed = True
+        forget_engine(self)
 
     def __del__(self) -> None:
         if not getattr(self, "_closed", True) and not self._forked:

@@ -144,7 +144,7 @@ class PartedStore(CollectionStore):
             if self._base is before:
                 with suppress(GodbError):
                     current = folder.current()
-                    if (current.version, current.parts) == (wanted[0].version, wanted[0].parts):
+                    if current.has_same_parts(wanted[0]):
                         self._go_on_with(PartedBase(folder, current))
             if self._base is not before and isinstance(error, GodbError):
                 error.applied = "unknown"

@@ -571,6 +571,8 @@ class CollectionStore:
             ``applied`` is "unknown": then the file has the changes, and a power cut may still
             bring back the one before, for which the journal keeps them.
         """
+        if not self.is_dirty:
+            return False
         with self.storing(), error_context("save", collection=self._name):
             return self._checkpoint()
 

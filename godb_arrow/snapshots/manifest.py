@@ -157,6 +157,12 @@ class Manifest:
         """About how many bytes its entries have, decompressed."""
         return sum(part.live_size for part in self.parts)
 
+    def has_same_parts(self, other: Manifest) -> bool:
+        """Return whether another manifest has the same version and names the same documents."""
+        return self.version == other.version and [_pack_part(part) for part in self.parts] == [
+            _pack_part(part) for part in other.parts
+        ]
+
     def statistics(self) -> pa.RecordBatch | None:
         """The statistics, a row for each part; None where there are none."""
         if not self.packed_statistics:
