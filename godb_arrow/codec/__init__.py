@@ -21,7 +21,7 @@ import pyarrow as pa
 
 from godb_arrow.codec.columns import ColumnPlan, DecodePlan, finish, plan_columns
 from godb_arrow.codec.entries import Entries, MeasuredEntries
-from godb_arrow.codec.reference.documents import mismatch_error
+from godb_arrow.codec.reference.documents import MAX_NUMBER, id_number, mismatch_error
 from godb_arrow.codec.reference.scan import describe
 from godb_arrow.codec.values import load, load_entries, pack, pack_entry
 from godb_arrow.errors import InvalidOption, TypeMismatch
@@ -68,6 +68,7 @@ unpack_sizes = _chosen.unpack_sizes
 
 __all__ = [
     "BACKEND",
+    "MAX_NUMBER",
     "BlockDecoder",
     "DecodePlan",
     "Entries",
@@ -85,6 +86,7 @@ __all__ = [
     "gather",
     "has_equal",
     "hash_id",
+    "id_number",
     "ids_ascend",
     "infer",
     "load",

@@ -10,7 +10,7 @@ import numpy as np
 import xxhash
 
 from godb_arrow import codec
-from godb_arrow.documents.ids import ids_of
+from godb_arrow.documents.ids import ids_of, number_of
 from godb_arrow.errors import (
     FormatError,
     GodbError,
@@ -38,6 +38,7 @@ __all__ = ["CollectionReport", "FileReport", "inspect_godb", "verify_godb"]
 
 
 _MAX_PROBLEMS = 100
+_COUNTED_DIGITS = 18  # former versions recorded a next id that ignores longer numbers
 
 
 @dataclass(slots=True)
@@ -318,8 +319,9 @@ def _check_collection(
             if identity in seen:
                 report._problem(f"{where}: the document id {identity!r} occurs twice")
             seen.add(identity)
-            if identity.isascii() and identity.isdigit() and len(identity) < 19:
-                greatest = max(greatest, int(identity))
+            number = number_of(identity)
+            if number is not None and len(identity) <= _COUNTED_DIGITS:
+                greatest = max(greatest, number)
             _check_document(report, where, entries, index)
         if plan is not None:
             try:

@@ -11,14 +11,17 @@ import pyarrow as pa
 
 from godb_arrow import codec
 from godb_arrow.documents.rows import is_text
-from godb_arrow.errors import GodbError, InvalidDocument, UnsupportedType
+from godb_arrow.errors import GodbError, InvalidDocument, LimitExceeded, UnsupportedType
 from godb_arrow.schema import ID_FIELD
 
 __all__ = ["IdSequence", "id_of", "ids_in", "ids_of", "pack_ids", "repeated_ids"]
 
 
 class IdSequence:
-    """The ids that are generated: "1", "2", … as go-db does, behind every number seen.
+    """Generated ids "1", "2", … as go-db gives them, each after every number seen before.
+
+    A number is an id of decimal digits without leading zeros, below 2**62. Other ids, also longer
+    numbers, are never generated, so that the sequence does not follow them.
 
     Parameters
     ----------
@@ -31,35 +34,52 @@ class IdSequence:
         self._lock = threading.Lock()
 
     def take(self, count: int) -> pa.Array:
-        """The next ids, as a binary array."""
-        with self._lock:
-            first = self.next_id
-            self.next_id += count
+        """Return the next ids as a binary array.
+
+        Raises
+        ------
+        LimitExceeded
+            No numbers are left.
+        """
+        first = self.reserve(count)
         numbers = pa.array(np.arange(first, first + count, dtype=np.int64))
         return numbers.cast(pa.string()).cast(pa.binary())
 
     def take_one(self) -> str:
-        """The next id."""
+        """Return the next id."""
+        return str(self.reserve(1))
+
+    def reserve(self, count: int) -> int:
+        """Reserve numbers that follow each other, and return the first."""
         with self._lock:
-            self.next_id += 1
-            return str(self.next_id - 1)
+            first = self._first_of(count)
+            self.next_id = first + count
+            return first
+
+    def _first_of(self, count: int) -> int:
+        """Return the first of so many free numbers; the caller holds the lock."""
+        if self.next_id + count > codec.MAX_NUMBER:
+            raise LimitExceeded(
+                f"the next id would be {self.next_id + count - 1}, and generated ids end at 2**62",
+                advice='give the documents an "_id"',
+            )
+        return self.next_id
 
     def see(self, identity: str) -> None:
-        """Stay behind an id that somebody else chose."""
-        if identity.isascii() and identity.isdigit() and len(identity) < 19:
-            self.see_greatest(int(identity))
+        """Continue after an id that a caller chose."""
+        number = number_of(identity)
+        if number is not None:
+            self.see_greatest(number)
 
     def see_greatest(self, number: int) -> None:
-        """Stay behind a number."""
+        """Continue after a number."""
         with self._lock:
             self.next_id = max(self.next_id, number + 1)
 
 
 def number_of(identity: str) -> int | None:
-    """The number that an id is, written as ids are generated."""
-    if identity.isdigit() and identity.isascii() and identity[0] != "0" and len(identity) < 19:
-        return int(identity)
-    return None
+    """Return the number that an id is, if ids like it are generated; else None."""
+    return codec.id_number(identity.encode()) or None if identity.isascii() else None
 
 
 def identify(

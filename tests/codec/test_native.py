@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import sys
 from array import array
 from collections.abc import Callable
@@ -258,8 +259,21 @@ def test_entries_agree_byte_by_byte(table: pa.Table, omit_nulls: bool) -> None:
             assert sum(right[1].tolist()) == len(right[0])
 
 
+_NUMBERS = (
+    st.integers(0, 10**20) | st.integers(2**62 - 3, 2**62 + 3) | st.integers(10**18 - 3, 10**18 + 3)
+).map(lambda number: str(number).encode())
+_IDS = st.lists(
+    st.binary(max_size=20)
+    | _NUMBERS
+    | st.builds(lambda front, number: front + number, st.sampled_from([b"0", b"+", b"-"]), _NUMBERS)
+    | st.text("0123456789٣५²", max_size=20).map(str.encode)
+)
+
+
 @example([b"", b"\x01"])
-@given(st.lists(st.binary(max_size=20) | st.integers(0, 10**20).map(lambda n: str(n).encode())))
+@example([b"0", b"00000007", b"0000000000000000007"])
+@example([str(2**64 - 1).encode(), str(2**64).encode(), str(2**63).encode()])
+@given(_IDS)
 def test_ids_are_surveyed_alike(ids: list[bytes]) -> None:
     column = pa.array(ids, pa.binary())
     hashes, greatest = native.survey_ids(column)
@@ -267,13 +281,15 @@ def test_ids_are_surveyed_alike(ids: list[bytes]) -> None:
     for raw in ids:
         identity = raw.decode("utf-8", "surrogateescape")
         assert native.hash_id(identity) == reference.hash_id(identity)
+    decimals = [int(one) for one in ids if re.fullmatch(rb"[1-9][0-9]{,18}", one)]
+    assert greatest == max((one for one in decimals if one < 2**62), default=0)
     assert native.has_equal(hashes) == (len(set(ids)) != len(ids))
     assert reference.has_equal(hashes) == native.has_equal(hashes)
 
 
 @example([b"1", b"12", b"123456789", b"00000000012"])
 @example([b"12345678", b"12345679", b"1234567:", b"\xb1"])
-@given(st.lists(st.binary(max_size=20) | st.integers(0, 10**20).map(lambda n: str(n).encode())))
+@given(_IDS)
 def test_ascending_ids_are_found_alike(ids: list[bytes]) -> None:
     for column in (ids, sorted(ids, key=lambda one: (len(one), one)), sorted(set(ids))):
         for start in (0, 1):

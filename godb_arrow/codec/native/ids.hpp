@@ -34,9 +34,12 @@ inline uint64_t hash_id(const uint8_t* data, size_t size, size_t readable = 0) {
     return hash ^ (hash >> 32);
 }
 
-// An id that is a number of at most 18 digits; of others 0.
+// Generated ids stay below it, so that a first number and a count never overflow 64 bits.
+constexpr uint64_t max_number = uint64_t(1) << 62;
+
+// The number that an id is: decimal digits without leading zeros, below `max_number`; else 0.
 inline uint64_t number_of(const uint8_t* id, size_t size, size_t readable) {
-    if (size == 0 || size > 18) return 0;
+    if (size == 0 || size > 19 || *id == '0') return 0;
     if (size <= 8 && readable >= 8) {
         // Eight digits at once, with zeros in front.
         constexpr uint64_t zeros = 0x3030303030303030ull;
@@ -55,7 +58,7 @@ inline uint64_t number_of(const uint8_t* id, size_t size, size_t readable) {
         if (id[i] < '0' || id[i] > '9') return 0;
         number = number * 10 + (id[i] - '0');
     }
-    return number;
+    return number < max_number ? number : 0;
 }
 
 // The ids of a binary array, one after the other.
@@ -76,7 +79,7 @@ struct Ids {
     int64_t count;
 };
 
-// Appends a hash of each id; returns the greatest that is a number of at most 18 digits.
+// Appends a hash of each id; returns the max number among the ids.
 inline uint64_t survey_ids(const ArrowArray* array, Buffer& hashes) {
     const Ids ids(array);
     uint64_t greatest = 0;
@@ -104,8 +107,8 @@ inline bool ids_ascend(const ArrowArray* array, uint64_t& greatest) {
         const uint8_t* id = ids.data(row);
         const uint64_t number = number_of(id, ids.size(row), ids.readable(row));
         greatest = std::max(greatest, number);
-        // Those in front have no more digits, or come before it by their digits.
-        if (number && *id != '0') break;
+        // The ids before it have fewer digits, or smaller ones.
+        if (number) break;
     }
     return true;
 }

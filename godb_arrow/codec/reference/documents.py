@@ -26,11 +26,13 @@ from godb_arrow.errors import CorruptFile, DepthExceeded, LimitExceeded, TypeMis
 from godb_arrow.schema import ID_FIELD, FieldSummary, Kind
 
 __all__ = [
+    "MAX_NUMBER",
     "decode",
     "decode_front",
     "encode",
     "has_equal",
     "hash_id",
+    "id_number",
     "ids_ascend",
     "infer",
     "invalid_document",
@@ -43,6 +45,10 @@ __all__ = [
     "unknown_field",
 ]
 
+MAX_NUMBER = 1 << 62
+"""Bound of generated ids: such a number and a count of documents add up to less than 64 bits."""
+
+_MAX_DIGITS = len(str(MAX_NUMBER))
 _MIN_INT64, _MAX_INT64, _MAX_UINT64 = -(2**63), 2**63 - 1, 2**64 - 1
 _MIN_NS_SECOND, _MAX_NS_SECOND = _MIN_INT64 // 10**9, _MAX_INT64 // 10**9
 _MIN_US_SECOND, _MAX_US_SECOND = _MIN_INT64 // 10**6, _MAX_INT64 // 10**6
@@ -525,18 +531,34 @@ def survey_ids(ids: pa.Array) -> tuple[bytes, int]:
     hashes : bytes
         A hash of 64 bits for each id, one after the other.
     greatest : int
-        The greatest id that is a decimal number of at most 18 digits; 0 if there is none.
+        The max number among the ids, as of :func:`id_number`; 0 if there is none.
     """
     greatest = 0
     hashes = bytearray()
     for raw in ids.to_pylist():
         hashes += _hash_of(raw).to_bytes(8, sys.byteorder)
-        greatest = max(greatest, _number_of(raw))
+        greatest = max(greatest, id_number(raw))
     return bytes(hashes), greatest
 
 
-def _number_of(identity: bytes) -> int:
-    return int(identity) if len(identity) < 19 and identity.isdigit() else 0
+def id_number(identity: bytes) -> int:
+    """Return the number that an id is written as.
+
+    Parameters
+    ----------
+    identity : bytes
+        A document id.
+
+    Returns
+    -------
+    int
+        The value of decimal digits without leading zeros, where it is below :data:`MAX_NUMBER`;
+        else 0. Any other id never equals a generated one.
+    """
+    if not identity.isdigit() or identity[:1] == b"0" or len(identity) > _MAX_DIGITS:
+        return 0
+    number = int(identity)
+    return number if number < MAX_NUMBER else 0
 
 
 def ids_ascend(ids: pa.Array) -> int | None:
@@ -558,7 +580,7 @@ def ids_ascend(ids: pa.Array) -> int | None:
     keys = [(len(raw), raw) for raw in found]
     if any(before >= after for before, after in itertools.pairwise(keys)):
         return None
-    return max(map(_number_of, found), default=0)
+    return max(map(id_number, found), default=0)
 
 
 def text_extremes(texts: pa.Array) -> tuple[int, int]:
