@@ -10,9 +10,7 @@ import pyarrow as pa
 
 from godb_arrow import codec
 from godb_arrow.documents.loading import load_run
-from godb_arrow.errors import (
-    InvalidOption,
-)
+from godb_arrow.errors import InvalidOption, TargetExists
 from godb_arrow.query.filters import Filter
 
 __all__ = ["Count", "Data", "Documents", "Mode", "Origin", "Target", "counted"]
@@ -107,6 +105,12 @@ class Target(ABC):
     def size(self) -> int | None:
         """Bytes that it has, where that is known."""
         return None
+
+    def refuse_existing(self) -> TargetExists:
+        """Return the error for a target that exists, with mode "error"."""
+        return TargetExists(
+            "it is there already", advice='use mode="append", "overwrite" or "upsert"'
+        )
 
     def refuse(self, mode: Mode, advice: str) -> InvalidOption:
         """The error for a mode that this target cannot do."""

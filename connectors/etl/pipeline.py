@@ -22,11 +22,7 @@ from typing import Any, get_args
 from godb_arrow.connectors.etl.addresses import origin_of, target_of
 from godb_arrow.connectors.etl.base import Mode, counted
 from godb_arrow.display import progress_bar, quantity
-from godb_arrow.errors import (
-    InvalidOption,
-    TargetExists,
-    error_context,
-)
+from godb_arrow.errors import InvalidOption, error_context
 from godb_arrow.query.filters import Filter
 from godb_arrow.query.scannable import Scannable
 
@@ -149,9 +145,7 @@ def copy(
     with error_context("copy to", to.name):
         origin = origin_of(source, batch_size)
         if mode == "error" and to.exists():
-            raise TargetExists(
-                "it is there already", advice='use mode="append", "overwrite" or "upsert"'
-            )
+            raise to.refuse_existing()
         with (
             progress_bar(origin.total(), shown=progress) as count,
             origin.opened(to.takes_documents, columns, filter) as data,

@@ -7,6 +7,8 @@ import os
 import secrets
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import pyarrow as pa
@@ -24,18 +26,21 @@ from godb_arrow.connectors.etl.files import (
 )
 from godb_arrow.engine.engine import StorageEngine
 from godb_arrow.errors import (
+    CollectionExists,
     CollectionNotFound,
     FieldNotFound,
     InvalidOption,
     SourceNotFound,
     UnsupportedType,
+    WriteConflict,
     storage_errors,
 )
 from godb_arrow.file.collection import open_godb
 from godb_arrow.file.writing import IfExists, write_godb
 from godb_arrow.schema import storage_schema
+from godb_arrow.storage.lock import lock_file, try_lock
 from godb_arrow.storage.object_store import Expected
-from godb_arrow.storage.source import Source
+from godb_arrow.storage.source import Source, spool
 
 __all__ = ["EngineTarget", "FileTarget", "FolderTarget", "GodbTarget"]
 
@@ -73,10 +78,13 @@ class GodbTarget(Target):
 
     def write(self, data: Data, mode: Mode) -> None:
         """Write all documents or none."""
-        write_godb(
-            data, self._place, self._collection,
-            if_exists=_IF_EXISTS[mode], id_column=self._id_column,
-        )  # fmt: skip
+        try:
+            write_godb(
+                data, self._place, self._collection,
+                if_exists=_IF_EXISTS[mode], id_column=self._id_column,
+            )  # fmt: skip
+        except CollectionExists as error:  # another writer created it meanwhile
+            raise self.refuse_existing() from error
 
     def size(self) -> int | None:
         """Return the size in bytes."""
@@ -103,6 +111,8 @@ class EngineTarget(Target):
         """Write all documents or none."""
         name = self._collection
         with StorageEngine(self._place) as engine:
+            if mode == "error" and name in engine:  # another writer created it meanwhile
+                raise self.refuse_existing()
             if mode in ("append", "upsert") and name in engine:
                 insert = engine.upsert_many if mode == "upsert" else engine.insert_many
                 found = iter(data) if isinstance(data, Documents) else data
@@ -142,16 +152,47 @@ class FileTarget(Target):
         """Write all documents or none."""
         if mode == "upsert":
             raise self.refuse(mode, "copy to a GODB file or a database")
-        if mode == "append" and self.exists():
-            with open_file(self._place, format=self._format) as before:
-                if isinstance(before, pa.RecordBatchReader):
-                    assert isinstance(data, pa.RecordBatchReader)
-                    self._export(_chained(before, data))
-                    return
-                rows = documents_of(data) if isinstance(data, pa.RecordBatchReader) else data
-                self._export(itertools.chain(before, rows))
+        if mode == "append":
+            # The source may take its time: other writers wait only until the file is written.
+            with self._staged(data) as added, lock_file(self._place):
+                self._append(added)
+            return
+        try:
+            self._export(data)
+        except WriteConflict as error:
+            if self._expected == "absent":  # another writer created it meanwhile
+                raise self.refuse_existing() from error
+            raise
+
+    @contextmanager
+    def _staged(self, data: Data) -> Iterator[Data]:
+        """Yield the same data from a temporary file."""
+        if isinstance(data, pa.RecordBatchReader):
+            with spool() as file:
+                with pa.ipc.new_stream(file, data.schema) as writer:
+                    for batch in data:
+                        writer.write_batch(batch)
+                file.seek(0)
+                yield pa.ipc.open_stream(file)
+            return
+        with tempfile.NamedTemporaryFile(prefix="godb-arrow-") as temporary:
+            export_documents(iter(data), temporary.name, format=self._format)
+            with open_file(temporary.name, format=self._format) as documents:
+                assert not isinstance(documents, pa.RecordBatchReader)
+                yield documents
+
+    def _append(self, data: Data) -> None:
+        """Write the file's rows and those of a stream behind them; the file is locked."""
+        if not self.exists():
+            self._export(data)
+            return
+        with open_file(self._place, format=self._format) as before:
+            if isinstance(before, pa.RecordBatchReader):
+                assert isinstance(data, pa.RecordBatchReader)
+                self._export(_chained(before, data))
                 return
-        self._export(data)
+            rows = documents_of(data) if isinstance(data, pa.RecordBatchReader) else data
+            self._export(itertools.chain(before, rows))
 
     def _export(self, data: Any) -> None:
         if isinstance(data, pa.RecordBatchReader):
@@ -207,12 +248,17 @@ class FolderTarget(Target):
             )
         parent, stem = os.path.split(self._place)
         prefix = f"{_STAGED}{stem}-"
-        with storage_errors("write", self._place):
+        with storage_errors("write", self._place), ExitStack() as stack:
             os.makedirs(parent, exist_ok=True)
-            for left in os.listdir(parent):  # of copies that were killed
-                if left.startswith(prefix):
-                    shutil.rmtree(os.path.join(parent, left))
-            staged = os.path.join(parent, f"{prefix}{secrets.token_hex(8)}")
+            with lock_file(self._place):
+                for name in os.listdir(parent):
+                    if name.startswith(prefix):
+                        _remove_abandoned(os.path.join(parent, name))
+                staged = os.path.join(parent, f"{prefix}{secrets.token_hex(8)}")
+                os.mkdir(staged)
+                descriptor = os.open(staged, os.O_RDONLY)
+                stack.callback(os.close, descriptor)
+                try_lock(descriptor)  # until it is closed, so that other copies let it be
             try:
                 reader = flattened(data, has_no_children)
                 ds.write_dataset(
@@ -226,13 +272,16 @@ class FolderTarget(Target):
                     max_rows_per_group=_ROW_GROUP,
                 )
                 _sync_tree(staged)
-                if self.exists():
-                    before = f"{staged}-before"
-                    os.rename(self._place, before)
-                    os.rename(staged, self._place)
-                    shutil.rmtree(before)
-                else:
-                    os.rename(staged, self._place)
+                with lock_file(self._place):
+                    if not self.exists():
+                        os.rename(staged, self._place)
+                    elif mode == "error":  # another writer created it meanwhile
+                        raise self.refuse_existing()
+                    else:
+                        before = f"{staged}-before"
+                        os.rename(self._place, before)
+                        os.rename(staged, self._place)
+                        shutil.rmtree(before)
             except pa.ArrowException as error:
                 raise UnsupportedType(f"Parquet cannot hold it: {error}") from error
             finally:
@@ -245,6 +294,16 @@ class FolderTarget(Target):
             for folder, _, names in os.walk(self._place)
             for name in names
         )
+
+
+def _remove_abandoned(folder: str) -> None:
+    """Remove the folder of a copy that was killed: no process has it locked."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        if try_lock(descriptor):
+            shutil.rmtree(folder)
+    finally:
+        os.close(descriptor)
 
 
 def _sync_tree(folder: str) -> None:

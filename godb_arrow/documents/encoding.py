@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from array import array
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -16,7 +17,12 @@ from godb_arrow.parallel import available_cores, ordered_map
 from godb_arrow.query.statistics import Row, statistics_of
 from godb_arrow.schema import ID_FIELD
 
-__all__ = ["Encoded", "encode_rows"]
+__all__ = ["Encoded", "encode_rows", "renumber"]
+
+_MAP_HEADERS = {0xDE: 3, 0xDF: 5}
+"""Bytes before the first key of a MessagePack map, by its first byte; else 1."""
+
+_PACKED_ID_FIELD = codec.pack(ID_FIELD)
 
 
 class Encoded(NamedTuple):
@@ -32,12 +38,15 @@ class Encoded(NamedTuple):
         Whether ids are the caller's; else all are generated.
     statistics : Row or None
         Where they were cheap.
+    generated : sequence of int
+        Rows whose ids were generated.
     """
 
     chunk: bytes
     ids: pa.Array
     given: bool
     statistics: Row | None = None
+    generated: Sequence[int] = ()
 
     def entries(self) -> codec.Entries:
         """The entries with their bounds."""
@@ -84,7 +93,8 @@ def encode_rows(
         batch, ids = pair
         statistics = statistics_of(batch, fields) if fields else None
         entries, _ = codec.encode(batch, ids, omit_nulls)
-        return Encoded(entries, ids, given, statistics)
+        generated = range(0 if given else len(ids))
+        return Encoded(entries, ids, given, statistics, generated)
 
     yield from ordered_map(encode, batches_with_ids(rows, id_column, sequence), threads())
 
@@ -114,10 +124,13 @@ def _encode_documents(
 ) -> Iterator[Encoded]:
     chunk = bytearray()
     ids: list[str] = []
+    generated = array("I")
     given = False
     for index, found in enumerate(documents):
         identity, document, was_given = identify(found, sequence, id_field, index)
         given = given or was_given
+        if not was_given:
+            generated.append(len(ids))
         try:
             chunk += codec.pack_entry(identity, document)
         except GodbError as error:
@@ -125,8 +138,51 @@ def _encode_documents(
             raise
         ids.append(identity)
         if len(ids) == ROWS or len(chunk) > CHUNK_BYTES:
-            yield Encoded(bytes(chunk), pack_ids(ids), given)
+            yield Encoded(bytes(chunk), pack_ids(ids), given, generated=generated)
             chunk.clear()
-            ids = []
+            ids, generated = [], array("I")
     if ids:
-        yield Encoded(bytes(chunk), pack_ids(ids), given)
+        yield Encoded(bytes(chunk), pack_ids(ids), given, generated=generated)
+
+
+def renumber(
+    entries: codec.Entries, generated: Sequence[int], sequence: IdSequence
+) -> tuple[bytes, pa.Array]:
+    """Generate the ids of documents again, after those that a sequence has seen meanwhile.
+
+    Parameters
+    ----------
+    entries : Entries
+        Documents, as :func:`encode_rows` made them.
+    generated : sequence of int
+        Rows whose ids were generated, in order.
+    sequence : IdSequence
+        Gives the new ids, and sees the others.
+
+    Returns
+    -------
+    chunk : bytes
+        The entries, one after the other.
+    ids : pyarrow.BinaryArray
+        The documents' ids.
+    """
+    ids: list[str] = []
+    chunk = bytearray()
+    rows = iter(generated)
+    row = next(rows, None)
+    for index, identity in enumerate(entries.ids()):
+        start, document, end = entries.bounds[2 * index : 2 * index + 3]
+        if index != row:
+            sequence.see(identity)
+            ids.append(identity)
+            chunk += entries.data[start:end]
+            continue
+        ids.append(sequence.take_one())
+        packed = codec.pack(ids[-1])
+        # The encoder repeats a generated id in the document's first field.
+        field = document + _MAP_HEADERS.get(entries.data[document], 1)
+        value = field + len(_PACKED_ID_FIELD)
+        chunk += packed + entries.data[document:value] + packed
+        chunk += entries.data[value + document - start : end]
+        row = next(rows, None)
+    return bytes(chunk), pack_ids(ids)

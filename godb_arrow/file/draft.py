@@ -10,7 +10,13 @@ import pyarrow as pa
 from godb_arrow import codec
 from godb_arrow.codec.entries import Chunk
 from godb_arrow.codec.sizes import pack_if_worthwhile
-from godb_arrow.documents.encoding import Encoded, batches_with_ids, encode_rows, threads
+from godb_arrow.documents.encoding import (
+    Encoded,
+    batches_with_ids,
+    encode_rows,
+    renumber,
+    threads,
+)
 from godb_arrow.documents.ids import IdSequence, ids_of, repeated_ids
 from godb_arrow.documents.rows import ROWS, Rows, id_column_of, stored_schema
 from godb_arrow.errors import (
@@ -41,6 +47,9 @@ class _Part:
     omit_nulls: bool = False
     statistics: Row | None = None
     ascending: str | None = None  # the column with the ids, where these ascend
+    hashes: bytes | None = None  # of the ids; None where these differ for sure
+    greatest: int = 0  # number among the ids
+    generated: Sequence[int] = ()  # rows whose ids were generated
 
     def encode(self, fields: pa.Schema | None) -> Chunk:
         """The entries, with the statistics of some fields."""
@@ -89,9 +98,8 @@ class Draft:
         self._file = spool()
         self._parts: list[_Part] = []
         self._written = 0
-        self._hashes = bytearray()
         self._all_differ = True  # ids were generated, or each comes behind the one before
-        self._unhashed: list[pa.Array] = []  # which therefore are not remembered
+        self._first_generated: int | None = None
         self.replaced: list[pa.Array] | None = None  # ids of documents that take others' place
         self.count = 0
         self.sequence = IdSequence()
@@ -111,25 +119,23 @@ class Draft:
             pairs = list(batches_with_ids(rows, id_column, self.sequence))
             first = self.replaced is None and not self._parts
             greatest = _greatest_if_ascending([ids for _, ids in pairs]) if first else None
-            if greatest is None:
-                for _, ids in pairs:
-                    self._note(ids, given, codec.survey_ids(ids))
-            else:
-                self._unhashed.extend(ids for _, ids in pairs)
-                self.sequence.see_greatest(greatest)
             ascending = None if greatest is None else id_column_of(rows, id_column)
             for batch, ids in pairs:
+                generated = range(0 if given else len(ids))
                 part = _Part(
                     len(ids), batch=batch, ids=ids, omit_nulls=omit_nulls, ascending=ascending
                 )
-                self._parts.append(part)
-                self.count += len(ids)
+                if greatest is None:
+                    self._add(self._surveyed(part, ids, given, generated), ids)
+                else:
+                    self._add(replace(part, greatest=greatest, generated=generated), ids)
             return
         fields = None if self._infer else covered(self._hint_schema())
         for encoded in encode_rows(rows, id_column, omit_nulls, self.sequence, fields):
             self._append(encoded)
 
-    def _note(self, ids: pa.Array, given: bool, survey: tuple[bytes, int]) -> None:
+    def _surveyed(self, part: _Part, ids: pa.Array, given: bool, generated: Sequence[int]) -> _Part:
+        """Return a part with what is known of its ids."""
         if self.replaced is not None:
             if not given:
                 raise InvalidOption(
@@ -138,27 +144,65 @@ class Draft:
                 )
             self.replaced.append(ids)
         self._all_differ = self._all_differ and not given
-        hashes, greatest = survey
-        self._hashes += hashes
-        self.sequence.see_greatest(greatest)
+        hashes, greatest = codec.survey_ids(ids)
+        return replace(part, hashes=hashes, greatest=greatest, generated=generated)
+
+    def _add(self, part: _Part, ids: pa.Array) -> None:
+        self._parts.append(part)
+        self.count += part.count
+        self.sequence.see_greatest(part.greatest)
+        if self._first_generated is None and len(part.generated):
+            self._first_generated = int(ids[part.generated[0]].as_py())
 
     def _append(self, encoded: Encoded) -> None:
-        self._note(encoded.ids, encoded.given, codec.survey_ids(encoded.ids))
         if self._infer:
             codec.infer(encoded.entries(), self.summary)
-        self._file.write(encoded.chunk)
-        part = _Part(
-            len(encoded.ids), self._written, len(encoded.chunk), statistics=encoded.statistics
-        )
-        self._parts.append(part)
-        self._written += len(encoded.chunk)
-        self.count += len(encoded.ids)
+        part = self._spooled(encoded.chunk, len(encoded.ids), encoded.statistics)
+        self._add(self._surveyed(part, encoded.ids, encoded.given, encoded.generated), encoded.ids)
 
-    def in_front(self, add: Callable[[], None]) -> None:
-        """Put what a function adds before what is there."""
-        there, self._parts = self._parts, []
+    def _spooled(self, chunk: bytes, count: int, statistics: Row | None = None) -> _Part:
+        self._file.seek(self._written)
+        self._file.write(chunk)
+        self._written += len(chunk)
+        return _Part(count, self._written - len(chunk), len(chunk), statistics=statistics)
+
+    def put_after(self, add: Callable[[], None], next_id: int) -> None:
+        """Put existing documents, which a function adds, before those that are there.
+
+        Ids that were generated for these are generated again if existing documents may have them:
+        another writer put some into the file meanwhile, or the file does not record its next id.
+
+        Parameters
+        ----------
+        add : callable
+            Adds the existing documents.
+        next_id : int
+            The min number for a generated id, by what the file records.
+        """
+        new, self._parts = self._parts, []
+        own, self.sequence = self.sequence, IdSequence(next_id)
         add()
-        self._parts += there
+        if self._first_generated is None or self._first_generated >= self.sequence.next_id:
+            self.sequence.see_greatest(own.next_id - 1)
+        else:
+            new = [self._renumbered(part) for part in new]
+        self._parts += new
+
+    def _renumbered(self, part: _Part) -> _Part:
+        """Return a part with new generated ids."""
+        if not len(part.generated):
+            self.sequence.see_greatest(part.greatest)
+            return part
+        if part.batch is not None:
+            ids = self.sequence.take(part.count)
+            part = replace(part, ids=ids)
+        else:
+            raw = self._read(part)
+            entries = codec.scan_entries(raw, 0, part.count, len(raw) + 1, 0)
+            chunk, ids = renumber(entries, part.generated, self.sequence)
+            part = replace(self._spooled(chunk, part.count), generated=part.generated)
+        hashes, greatest = codec.survey_ids(ids)
+        return replace(part, hashes=hashes, greatest=greatest)
 
     def add_existing(self, entries: codec.Entries) -> None:
         """Copy entries of a file, as they are."""
@@ -172,6 +216,9 @@ class Draft:
         """From now on, and for what is there, derive the schema from the documents."""
         self._infer = True
         self._schema = None
+        for entries in self.entries():
+            codec.infer(entries, self.summary)
+        self._parts = [replace(part, statistics=None) for part in self._parts]
 
     def chunks(
         self, fields: pa.Schema | None = None, compression: CompressionName | None = None
@@ -191,10 +238,11 @@ class Draft:
 
     def _loaded(self) -> Iterator[_Part]:
         for part in self._parts:
-            if part.batch is None:
-                self._file.seek(part.start)
-                part = replace(part, raw=self._file.read(part.size))
-            yield part
+            yield part if part.batch is not None else replace(part, raw=self._read(part))
+
+    def _read(self, part: _Part) -> bytes:
+        self._file.seek(part.start)
+        return self._file.read(part.size)
 
     def entries(self) -> Iterator[codec.Entries]:
         """The entries, in runs."""
@@ -206,9 +254,11 @@ class Draft:
         """Raise DuplicateId if an id occurs twice."""
         if self._all_differ:
             return
-        for ids in self._unhashed:
-            self._hashes += codec.survey_ids(ids)[0]
-        if not codec.has_equal(self._hashes):
+        hashes = [
+            codec.survey_ids(part.ids)[0] if part.hashes is None else part.hashes
+            for part in self._parts
+        ]
+        if not codec.has_equal(b"".join(hashes)):
             return
         repeated = repeated_ids(one for entries in self.entries() for one in entries.ids())
         if repeated:

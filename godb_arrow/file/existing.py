@@ -16,9 +16,7 @@ from godb_arrow import codec
 from godb_arrow.codec.entries import Chunk
 from godb_arrow.documents.encoding import threads
 from godb_arrow.documents.ids import ids_of
-from godb_arrow.errors import (
-    SourceNotFound,
-)
+from godb_arrow.errors import CollectionExists, SourceNotFound
 from godb_arrow.file.draft import MANY, Draft
 from godb_arrow.file.format import TAIL_SIZE, is_sealed, split_map
 from godb_arrow.file.hints import HINTS_KEY, CollectionHint, read_hints
@@ -51,6 +49,14 @@ class ExistingFile:
         """Whether the file has the collection."""
         return self.collection in self.counts
 
+    def refuse_collection(self) -> None:
+        """Raise CollectionExists if the file has the collection."""
+        if self.has_collection:
+            raise CollectionExists(
+                "the file has that collection already",
+                advice='use if_exists="replace" or "append"',
+            )
+
     def _sections(self, stream: Any) -> Iterator[CollectionSection]:
         assert self.source is not None
         for section in GodbReader(stream, self.source.size()).sections():
@@ -67,16 +73,29 @@ class ExistingFile:
             recorded is None or not recorded.equals(draft._schema, check_metadata=True)
         ):
             draft.infer_all()
-        if hint is not None and hint.next_id is not None:
-            draft.sequence.next_id = hint.next_id
 
-    def copy_others(self, draft: Draft) -> int:
-        """Put those of the collection's documents in front that the draft's do not replace."""
-        new, draft.replaced = draft.replaced or [], None
-        ids = pa.chunked_array(new, pa.binary()).combine_chunks()
-        before = draft.count
-        draft.in_front(lambda: self.copy_collection(draft, ids))
-        return draft.count - before
+    @property
+    def next_id(self) -> int:
+        """Number that the collection's next generated id gets, by what the file records."""
+        hint = self.hints.get(self.collection)
+        return 1 if hint is None or hint.next_id is None else hint.next_id
+
+    def join(self, draft: Draft) -> None:
+        """Put the collection's documents that the draft does not replace before the draft's."""
+        new, draft.replaced = draft.replaced, None
+        without = None if new is None else pa.chunked_array(new, pa.binary()).combine_chunks()
+        draft.put_after(lambda: self.copy_collection(draft, without), self.next_id)
+
+    def refreshed(self, path: Any) -> ExistingFile:
+        """Return what the file holds now that its writers are locked out.
+
+        An object store has no locks: the write fails if its object is another one by then.
+        """
+        if self.version is None or is_url(os.fspath(path)):
+            return self
+        if self.version == (open_source(path).version() or "absent"):
+            return self
+        return read_existing(path, self.collection)
 
     def copy_collection(self, draft: Draft, without: pa.Array | None = None) -> None:
         """Put the collection's documents, but for those with some ids, into a draft."""
@@ -178,7 +197,7 @@ def read_existing(path: Any, collection: str) -> ExistingFile:
     if not isinstance(path, (str, os.PathLike, Source)):
         return existing
     source = open_source(path)
-    if isinstance(path, (str, os.PathLike)) and is_url(os.fspath(path)):
+    if isinstance(path, (str, os.PathLike)):
         # Of what is read from now on; if it is replaced meanwhile, the new file is not written.
         existing.version = source.version() or "absent"
     try:

@@ -7,17 +7,15 @@ import warnings
 from typing import IO, Any, Literal, get_args
 
 from godb_arrow.codec.compression import check_compression
+from godb_arrow.documents.ids import IdSequence
 from godb_arrow.documents.rows import rows_of
-from godb_arrow.errors import (
-    CollectionExists,
-    InvalidOption,
-    error_context,
-)
+from godb_arrow.errors import InvalidOption, error_context
 from godb_arrow.file.draft import Draft
 from godb_arrow.file.existing import read_existing
 from godb_arrow.file.writer import write_file
 from godb_arrow.options import CompressionName
 from godb_arrow.schema import FieldSummary, Kind
+from godb_arrow.storage.lock import lock_file
 from godb_arrow.storage.replace import replace_file
 
 __all__ = ["CompatibilityWarning", "write_godb"]
@@ -128,43 +126,46 @@ def write_godb(
     name = os.fspath(path) if isinstance(path, (str, os.PathLike)) else "<file>"
     with error_context("write", name, collection):
         existing = read_existing(path, collection)
-        if existing.has_collection and if_exists == "fail":
-            raise CollectionExists(
-                "the file has that collection already",
-                advice='use if_exists="replace" or "append"',
-            )
+        if if_exists == "fail":
+            existing.refuse_collection()
         stored = getattr(data, "stored_entries", None)  # a collection's: copied byte by byte
         rows = rows_of(data, id_column) if stored is None or id_column else None
         with Draft(data.schema if rows is None else rows.schema) as draft:
             if if_exists in ("append", "upsert"):
                 existing.agree_on_schema(draft)
-            if if_exists == "append":
-                existing.copy_collection(draft)
-            kept = draft.count
+                draft.sequence = IdSequence(existing.next_id)
             draft.replaced = [] if if_exists == "upsert" else None
             if rows is not None:
                 draft.add(rows, id_column, omit_nulls)
             else:
                 for entries in data.stored_entries():
                     draft.add_existing(entries)
-            if draft.replaced is not None:
-                kept = existing.copy_others(draft)
-            draft.check_ids()
-            _warn_of_incompatible(draft.summary)
-            kept_as_is = existing.kept()
-            others = existing.with_index_of(draft)
-            plain = not (kept_as_is or others or existing.metadata)
-            collections = [*kept_as_is, draft.data(collection, compression, plain=plain)]
-            with replace_file(path, expected=existing.version) as stream:
-                write_file(
-                    stream,
-                    collections,
-                    metadata=existing.metadata,
-                    others=others,
-                    compression=compression,
-                    threads=None if kept_as_is else draft.left_to_compress(),
-                )
-    return draft.count - kept
+            written = draft.count
+            # The caller's data, which may take its time, was read before: no other writer waits
+            # for it, and it may write the same file.
+            with lock_file(path):
+                existing = existing.refreshed(path)
+                if if_exists == "fail":
+                    existing.refuse_collection()
+                if if_exists in ("append", "upsert"):
+                    existing.agree_on_schema(draft)
+                    existing.join(draft)
+                draft.check_ids()
+                _warn_of_incompatible(draft.summary)
+                kept_as_is = existing.kept()
+                others = existing.with_index_of(draft)
+                plain = not (kept_as_is or others or existing.metadata)
+                collections = [*kept_as_is, draft.data(collection, compression, plain=plain)]
+                with replace_file(path, expected=existing.version) as stream:
+                    write_file(
+                        stream,
+                        collections,
+                        metadata=existing.metadata,
+                        others=others,
+                        compression=compression,
+                        threads=None if kept_as_is else draft.left_to_compress(),
+                    )
+    return written
 
 
 def _warn_of_incompatible(summary: FieldSummary) -> None:

@@ -9,14 +9,15 @@ import stat
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from typing import IO, BinaryIO, cast
 
-from godb_arrow.errors import InvalidOption, SourceNotFound, storage_errors
+from godb_arrow.errors import InvalidOption, SourceNotFound, WriteConflict, storage_errors
 from godb_arrow.storage import local
 from godb_arrow.storage.local import DiskWriter
+from godb_arrow.storage.lock import LOCK_SUFFIX, is_file_of, lock_file, try_lock
 from godb_arrow.storage.object_store import Expected
-from godb_arrow.storage.source import resolve
+from godb_arrow.storage.source import local_version, resolve
 
 __all__ = ["replace_file"]
 
@@ -38,7 +39,7 @@ def replace_file(
     target : path, URL or open binary file
         What to write.
     expected : str, "absent" or None
-        Of a URL: the version that is replaced, nothing at all, or whatever is there.
+        The version that is replaced, nothing at all, or whatever is there.
 
     Yields
     ------
@@ -48,7 +49,7 @@ def replace_file(
     Raises
     ------
     WriteConflict
-        Somebody else wrote the object since.
+        Another writer replaced the file since it had the expected version.
     """
     if not isinstance(target, (str, os.PathLike)):
         if not hasattr(target, "write"):
@@ -63,7 +64,7 @@ def replace_file(
     store, path = resolve(name)
     with storage_errors("write", name):
         if store is None:
-            with _replace_local(path) as stream:
+            with _replace_local(path, expected) as stream:
                 yield stream
         else:
             with tempfile.NamedTemporaryFile(prefix="godb-arrow-") as temporary:
@@ -73,7 +74,7 @@ def replace_file(
 
 
 @contextmanager
-def _replace_local(path: str) -> Iterator[BinaryIO]:
+def _replace_local(path: str, expected: Expected) -> Iterator[BinaryIO]:
     path = os.path.realpath(path)  # a symbolic link stays one
     folder = os.path.dirname(path)
     if not os.path.isdir(folder):
@@ -82,7 +83,7 @@ def _replace_local(path: str) -> Iterator[BinaryIO]:
     temporary = os.path.join(folder, f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}{TEMPORARY_SUFFIX}")
     descriptor = local.disk.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
-        _lock(descriptor)
+        try_lock(descriptor)
         try:
             with io.BufferedWriter(DiskWriter(descriptor), 1 << 20) as stream:
                 yield cast(BinaryIO, stream)
@@ -90,7 +91,13 @@ def _replace_local(path: str) -> Iterator[BinaryIO]:
             local.disk.fsync(descriptor)
         finally:
             local.disk.close(descriptor)
-        local.disk.replace(temporary, path)
+        with nullcontext() if expected is None else lock_file(path):
+            if expected not in (None, local_version(path) or "absent"):
+                raise WriteConflict(
+                    "another program replaced the file since it was read",
+                    advice="read it again, and repeat the change",
+                )
+            local.disk.replace(temporary, path)
     except BaseException:
         with suppress(OSError):
             os.unlink(temporary)
@@ -102,7 +109,7 @@ _tidied: set[str] = set()
 
 
 def _remove_abandoned(folder: str) -> None:
-    """Remove temporary files of writers that were killed: nobody has them locked any more."""
+    """Remove files of killed writers, which no process has locked any more."""
     if folder in _tidied:
         return
     _tidied.add(folder)  # once is enough for a process
@@ -110,27 +117,16 @@ def _remove_abandoned(folder: str) -> None:
     with suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
             is_ours = entry.name.startswith(TEMPORARY_PREFIX)
-            if not is_ours or not entry.name.endswith(TEMPORARY_SUFFIX):
+            if not is_ours or not entry.name.endswith((TEMPORARY_SUFFIX, LOCK_SUFFIX)):
                 continue
             if entry.stat().st_mtime > oldest:
                 continue  # its writer may not have locked it yet
             descriptor = os.open(entry.path, os.O_RDONLY)
             try:
-                if _lock(descriptor):
+                if try_lock(descriptor) and is_file_of(descriptor, entry.path):
                     os.unlink(entry.path)
             finally:
                 os.close(descriptor)
-
-
-def _lock(descriptor: int) -> bool:
-    """Lock a file until it is closed; False where somebody has it, or where that is unknown."""
-    try:
-        import fcntl
-
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (ImportError, OSError):
-        return False
-    return True
 
 
 def _mode_for(path: str) -> int:

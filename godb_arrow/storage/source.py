@@ -14,7 +14,7 @@ from typing import IO, Any, BinaryIO, cast
 from godb_arrow.errors import InvalidOption, storage_errors
 from godb_arrow.storage.object_store import LocalCopy, RemoteStore, is_url
 
-__all__ = ["HeldFile", "Location", "Source", "open_source", "resolve", "spool"]
+__all__ = ["HeldFile", "Location", "Source", "local_version", "open_source", "resolve", "spool"]
 
 
 Location = str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes]
@@ -122,8 +122,11 @@ class Source:
         return None
 
     def version(self) -> str | None:
-        """Of a URL: what changes whenever the content does; None when nothing is there."""
-        return None if self._store is None else self._store.version()
+        """Return what changes whenever the content of a file or URL does; None without one."""
+        if self._store is not None:
+            return self._store.version()
+        with storage_errors("look at", self.name):
+            return local_version(self._path) if self._path else None
 
     def tail(self, count: int) -> bytes:
         """The last bytes, at most `count`; none where the source cannot seek."""
@@ -165,6 +168,10 @@ class HeldFile(Source):
     def size(self) -> int:
         """Bytes of the file."""
         return os.fstat(self._descriptor).st_size
+
+    def version(self) -> str | None:
+        """Return the version of the open file, which stays."""
+        return local_version(self._descriptor)
 
     def read_at(self, buffer: Any, position: int) -> int:
         """Read into a buffer from a position of the file; returns how many bytes."""
@@ -214,6 +221,21 @@ class _PositionedReader(io.RawIOBase):
 def open_source(location: Location | Source) -> Source:
     """A source for a location; a source is passed through."""
     return location if isinstance(location, Source) else Source(location)
+
+
+def local_version(file: str | int) -> str | None:
+    """Return what changes whenever a local file is replaced or written; None without one.
+
+    Parameters
+    ----------
+    file : str or int
+        A path, or the descriptor of an open file.
+    """
+    try:
+        found = os.stat(file)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return f"{found.st_dev}-{found.st_ino}-{found.st_size}-{found.st_mtime_ns}"
 
 
 def resolve(name: str) -> tuple[RemoteStore | None, str]:

@@ -19,10 +19,11 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
+from support.processes import running
 
 import godb_arrow
 from godb_arrow import StorageEngine
-from godb_arrow.connectors.etl import files
+from godb_arrow.connectors.etl import files, targets
 from godb_arrow.connectors.etl.pipeline import CopySummary
 from godb_arrow.connectors.etl.pipeline import copy as copy_with_progress
 
@@ -304,6 +305,7 @@ def test_the_summary_is_logged(
 CODE = """
 import sys
 import pyarrow as pa
+from godb_arrow import GodbError
 from godb_arrow.connectors.etl.pipeline import copy
 
 def batches():
@@ -315,8 +317,11 @@ def batches():
 
 schema = pa.schema({"_id": pa.string(), "n": pa.int64()})
 reader = pa.RecordBatchReader.from_batches(schema, batches())
-print(copy(reader, sys.argv[1], mode=sys.argv[2], progress=False,
-           **({"format": sys.argv[3]} if len(sys.argv) > 3 else {})).documents)
+try:
+    print(copy(reader, sys.argv[1], mode=sys.argv[2], progress=False,
+               **({"format": sys.argv[3]} if len(sys.argv) > 3 else {})).documents)
+except GodbError as error:
+    print(type(error).__name__)
 """
 
 
@@ -359,6 +364,64 @@ def test_a_killed_copy_is_run_again(tmp_path: Path, target: str, mode: str, form
     assert len(set(found)) == len(found) == (100_000 if mode == "overwrite" else 100_001)
     if target == "lake":
         assert not [path for path in tmp_path.iterdir() if path.name.startswith(".godb-arrow")]
+
+
+SMALL = CODE.replace("range(500)", "range(5)")
+
+
+@pytest.mark.parametrize("extension", ["godb", "ndjson", "bson", "csv", "parquet", "arrow"])
+@pytest.mark.parametrize("there", [True, False], ids=["existing file", "new file"])
+def test_two_copies_append_to_one_file(tmp_path: Path, extension: str, there: bool) -> None:
+    if extension == "bson":
+        pytest.importorskip("bson")
+    target = tmp_path / f"t.{extension}"
+    if there:
+        copy(pa.table({"_id": ["first"], "n": [0]}), target)
+    with running(SMALL, target, "append") as slow:
+        slow.waits("half")
+        copy(pa.table({"_id": ["fast"], "n": [1]}), target, mode="append")
+        slow.let_go()
+        assert slow.ends() == "1000"
+    found = ids_in(str(target), tmp_path)
+    assert len({*found}) == len(found) == 1001 + there
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".godb-arrow")]
+
+
+@pytest.mark.parametrize("target", ["t.godb", "t.ndjson", "t.parquet", "lake"])
+def test_of_two_copies_that_create_a_target_one_is_told(tmp_path: Path, target: str) -> None:
+    place, format = tmp_path / target, ["parquet"] if target == "lake" else []
+    with running(SMALL, place, "error", *format) as slow:
+        slow.waits("half")
+        options: dict[str, Any] = {"format": "parquet"} if format else {}
+        copy(pa.table({"_id": ["fast"]}), place, **options)
+        slow.let_go()
+        assert slow.ends() == "TargetExists"
+    assert ids_in(str(place), tmp_path) == ["fast"]
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".godb-arrow")]
+
+
+def test_a_collection_that_is_there_is_not_replaced_unasked(people: Path, tmp_path: Path) -> None:
+    """Another copy may create it after the first look."""
+    StorageEngine(tmp_path / "data").close()
+    copy(people, f"{tmp_path}/data#c")
+    target = targets.EngineTarget("data#c", f"{tmp_path}/data", "c", None)
+    with pytest.raises(godb_arrow.TargetExists):
+        target.write(iter([{"_id": "x"}]), "error")
+    with StorageEngine(tmp_path / "data") as engine:
+        assert engine.count("c") == 3
+
+
+def test_two_copies_replace_one_folder(tmp_path: Path) -> None:
+    lake = tmp_path / "lake"
+    with running(SMALL, lake, "overwrite", "parquet") as slow:
+        slow.waits("half")
+        for _ in range(2):  # the slow copy's files stay
+            copy(pa.table({"_id": ["fast"]}), lake, mode="overwrite", format="parquet")
+            assert ids_in(str(lake), tmp_path) == ["fast"]
+        slow.let_go()
+        assert slow.ends() == "1000"
+    assert len(ids_in(str(lake), tmp_path)) == 1000
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".godb-arrow")]
 
 
 def ids_in(where: str, folder: Path) -> list[str]:

@@ -123,9 +123,10 @@ def test_ordinary_names_stay_as_they_are() -> None:
         assert file_name(name) == name
 
 
-def test_what_a_killed_writer_left_is_removed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("suffix", ["tmp", "lock"])
+def test_what_a_killed_writer_left_is_removed(tmp_path: Path, suffix: str) -> None:
     def left(name: str, age: float) -> Path:
-        path = tmp_path / f".godb-arrow-{name}.tmp"
+        path = tmp_path / f".godb-arrow-{name}.{suffix}"
         path.write_bytes(b"half")
         os.utime(path, (time.time() - age, time.time() - age))
         return path
