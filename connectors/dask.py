@@ -15,6 +15,7 @@ from godb_arrow.engine.part_writer import PartWriter, WriteMode, commit_parts
 from godb_arrow.query.dataframe import to_frame
 from godb_arrow.query.filters import Filter
 from godb_arrow.query.projection import project
+from godb_arrow.schema import ID_FIELD
 from godb_arrow.snapshots.part_folder import WrittenPart
 
 try:
@@ -125,7 +126,8 @@ def to_godb(
     frame : dask.dataframe.DataFrame
         The rows. A column ``_id`` gives the document ids; else they are generated, and have gaps.
     directory : path
-        The data directory, which all workers see. No engine may have it open to write.
+        The data directory, which all workers see. No engine may have it open to write while this
+        job begins and ends; other jobs may run at the same time.
     collection : str
         The collection.
     mode : {"error", "append", "overwrite"}
@@ -150,7 +152,8 @@ def to_godb(
     >>> int(read_godb(folder, "numbers").n.sum().compute())
     45
     """
-    writer = PartWriter.of(directory, collection, mode)
+    has_ids = ID_FIELD in frame.columns
+    writer = PartWriter.of(directory, collection, mode, generate_ids=not has_ids)
     write = delayed(_write, pure=False)
     partitions: list[Any] = frame.to_delayed()  # type: ignore[no-untyped-call]
     tasks = [write(writer, part, index) for index, part in enumerate(partitions)]

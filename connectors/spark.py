@@ -31,7 +31,7 @@ from godb_arrow.engine.fragments import Fragment, fragments_of, fragments_since,
 from godb_arrow.engine.part_writer import PartWriter, WriteMode, commit_parts
 from godb_arrow.errors import InvalidOption
 from godb_arrow.query.projection import project
-from godb_arrow.schema import storage_schema
+from godb_arrow.schema import ID_FIELD, storage_schema
 from godb_arrow.snapshots.part_folder import WrittenPart
 
 try:
@@ -121,7 +121,8 @@ class GodbDataSource(spark.DataSource):
             raise InvalidOption("there is no collection", advice='give option("collection", …)')
         (directory,) = self._sources()
         mode: WriteMode = "overwrite" if overwrite else "append"
-        return _Writer(PartWriter.of(directory, name, mode), mode)
+        has_ids = ID_FIELD in schema.names
+        return _Writer(PartWriter.of(directory, name, mode, generate_ids=not has_ids), mode)
 
 
 @dataclass

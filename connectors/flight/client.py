@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import logging
+import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Self, Unpack
@@ -123,11 +124,13 @@ class RemoteEngine(Mapping[str, "RemoteCollection"]):
             How many documents were inserted.
         """
         rows = rows_of(data, id_column)
+        wanted: dict[str, Any] = {"collection": name, "mode": mode, "id_column": id_column}
         if rows.schema is None:
             table = _as_columns(rows.documents, id_column)
+            if ID_FIELD in table.column_names and table.column(ID_FIELD).null_count:
+                wanted["generate_ids"] = True
         else:
             table = pa.Table.from_batches(rows.batches, rows.schema)
-        wanted = {"collection": name, "mode": mode, "id_column": id_column}
         descriptor = fl.FlightDescriptor.for_command(json.dumps(wanted).encode())
         with _client_errors(self.location):
             writer, answers = self._client.do_put(descriptor, table.schema, self._options)
@@ -159,22 +162,29 @@ class RemoteEngine(Mapping[str, "RemoteCollection"]):
 
 
 def _as_columns(documents: Iterable[Any], id_column: str | None) -> pa.Table:
-    """Documents as the columns that a GODB file of them has: mixed types as JSON text."""
-    has_ids = False
+    """Documents as the columns that a GODB file of them has: mixed types as JSON text.
 
-    def looked_at() -> Iterator[Any]:
-        nonlocal has_ids
+    Ids are those of the documents, null where the server is to generate one.
+    """
+    has_id: list[bool] = []
+    token = secrets.token_hex(8)
+
+    def with_ids() -> Iterator[Any]:
         for document in documents:
-            has_ids = has_ids or (isinstance(document, Mapping) and ID_FIELD in document)
-            yield document
+            lacks_id = isinstance(document, Mapping) and ID_FIELD not in document
+            has_id.append(not lacks_id)
+            # An id of this upload only: those of the other documents are not known yet.
+            yield {ID_FIELD: f"{token}-{len(has_id)}", **document} if lacks_id else document
 
     with io.BytesIO() as file:
-        write_godb(looked_at(), file, "upload", id_column=id_column)
+        write_godb(with_ids(), file, "upload", id_column=id_column)
         table = read_table(file.getvalue(), "upload")
-    # Ids that were generated here are not the server's.
-    return (
-        table if has_ids or ID_FIELD not in table.column_names else table.drop_columns([ID_FIELD])
-    )
+    if all(has_id):
+        return table
+    if not any(has_id) or id_column is not None:
+        return table.drop_columns([ID_FIELD])
+    ids = pc.if_else(pa.array(has_id), table.column(ID_FIELD), None)
+    return table.set_column(table.column_names.index(ID_FIELD), ID_FIELD, ids)
 
 
 def _received(reader: pa.RecordBatchReader, location: str) -> Iterator[pa.RecordBatch]:

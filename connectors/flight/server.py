@@ -24,6 +24,7 @@ from typing import Any, Self
 import pyarrow as pa
 import pyarrow.flight as fl
 
+from godb_arrow.connectors.etl.files import documents_of
 from godb_arrow.connectors.flight.ticket import filter_of_request, parsed, request_of
 from godb_arrow.engine.engine import StorageEngine
 from godb_arrow.errors import (
@@ -35,6 +36,7 @@ from godb_arrow.errors import (
     StorageError,
 )
 from godb_arrow.query.projection import project
+from godb_arrow.schema import ID_FIELD
 
 __all__ = ["FlightServer"]
 
@@ -221,7 +223,8 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
                     self._engine.create_collection(name)
                 collection = self._engine[name]
                 put = collection.upsert_many if mode == "upsert" else collection.insert_many
-                ids = put(table, id_column=wanted.get("id_column"))
+                data = _without_null_ids(table) if wanted.get("generate_ids") else table
+                ids = put(data, id_column=wanted.get("id_column"))
                 writer.write(json.dumps({"documents": len(ids)}).encode())
             finally:
                 slot()
@@ -266,6 +269,14 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
             raise fl.FlightUnavailableError("too many streams run; come again later")
         left = [self._slots.release]
         return lambda: left.pop()() if left else None
+
+
+def _without_null_ids(table: pa.Table) -> Iterator[dict[str, Any]]:
+    """Rows as documents, which have no id where it is null, so that the collection gives one."""
+    for document in documents_of(table.to_reader()):
+        if document.get(ID_FIELD) is None:
+            document.pop(ID_FIELD, None)
+        yield document
 
 
 class _Guarded:

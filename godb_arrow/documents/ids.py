@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,16 @@ from godb_arrow.documents.rows import is_text
 from godb_arrow.errors import GodbError, InvalidDocument, LimitExceeded, UnsupportedType
 from godb_arrow.schema import ID_FIELD
 
-__all__ = ["IdSequence", "id_of", "ids_in", "ids_of", "pack_ids", "repeated_ids"]
+__all__ = [
+    "IDS_OF_A_JOB",
+    "IdSequence",
+    "SharedIds",
+    "id_of",
+    "ids_in",
+    "ids_of",
+    "pack_ids",
+    "repeated_ids",
+]
 
 
 class IdSequence:
@@ -75,6 +84,64 @@ class IdSequence:
         """Continue after a number."""
         with self._lock:
             self.next_id = max(self.next_id, number + 1)
+
+
+_REGIONS = ((20, 18), (24, 14), (28, 10), (32, 6))
+"""Bits of the ids that a writer gets in each region of a job's numbers, and bits of the writers."""
+
+IDS_OF_A_JOB = sum(1 << (ids + writers) for ids, writers in _REGIONS)
+"""Numbers that are reserved for a job whose writers work in several processes."""
+
+
+class SharedIds(IdSequence):
+    """Generated ids of one writer among several that share the numbers reserved for a job.
+
+    Each writer has a block of the first region, which serves many writers. A writer with more
+    documents goes on in the next region, which has larger blocks for fewer writers.
+
+    Parameters
+    ----------
+    first : int or None
+        The first of :data:`IDS_OF_A_JOB` reserved numbers; None without any.
+    writer : int
+        The writer's number, from 0; no two writers of a job have the same.
+
+    Examples
+    --------
+    >>> SharedIds(5, 0).take_one(), SharedIds(5, 1).take_one()
+    ('5', '1048581')
+    """
+
+    def __init__(self, first: int | None, writer: int) -> None:
+        super().__init__(0)
+        self._writer = writer
+        self._end = 0
+        self._blocks = iter(() if first is None or writer < 0 else _blocks_of(first, writer))
+
+    def _first_of(self, count: int) -> int:
+        while self.next_id + count > self._end:
+            block = next(self._blocks, None)
+            if block is None:
+                raise LimitExceeded(
+                    f"no ids are reserved for so many documents of writer {self._writer}",
+                    advice='give the documents an "_id", or divide them among more writers',
+                )
+            self.next_id, self._end = block.start, block.stop
+        return self.next_id
+
+    def see_greatest(self, number: int) -> None:
+        """Continue after a number, where it is one of this writer's block."""
+        with self._lock:
+            if self.next_id <= number < self._end:
+                self.next_id = number + 1
+
+
+def _blocks_of(first: int, writer: int) -> Iterator[range]:
+    for ids, writers in _REGIONS:
+        if writer < 1 << writers:
+            start = first + (writer << ids)
+            yield range(start, start + (1 << ids))
+        first += 1 << (ids + writers)
 
 
 def number_of(identity: str) -> int | None:

@@ -164,6 +164,27 @@ class PartedStore(CollectionStore):
                 self._stale, self._form = True, "folder"
             self.checkpoint()
 
+    def reserve_ids(self, count: int) -> int:
+        """Reserve numbers for ids that other processes generate, and save that.
+
+        The collection has several files from then on.
+
+        Parameters
+        ----------
+        count : int
+            How many numbers.
+
+        Returns
+        -------
+        int
+            The first one; the others follow it.
+        """
+        first = self._ids().reserve(count)
+        with self._lock:
+            self._stale, self._form = True, "folder"
+        self.checkpoint()
+        return first
+
     def take_parts(self, written: Sequence[WrittenPart], *, overwrite: bool) -> int:
         """Make files that other processes wrote part of the collection: all at once, or none.
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import random
 import secrets
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import pyarrow as pa
 
@@ -14,12 +16,15 @@ from godb_arrow import codec
 from godb_arrow.codec.entries import Chunk
 from godb_arrow.directory.data_directory import open_directory
 from godb_arrow.documents.encoding import Encoded, encode_rows
-from godb_arrow.documents.ids import IdSequence
+from godb_arrow.documents.ids import IDS_OF_A_JOB, SharedIds
 from godb_arrow.documents.rows import rows_of, stored_schema
+from godb_arrow.engine.engine import StorageEngine
 from godb_arrow.engine.fragments import MEMORY, full_path
 from godb_arrow.errors import (
     CollectionExists,
+    DirectoryLocked,
     InvalidOption,
+    WriteConflict,
     error_context,
 )
 from godb_arrow.memory.limit import Memory
@@ -33,7 +38,10 @@ __all__ = ["PartWriter", "WriteMode", "commit_parts"]
 
 WriteMode = Literal["error", "append", "overwrite"]
 _PART = 64 << 20  # bytes of documents that are held until they become a file
-_IDS_OF_A_WRITER = 1 << 32  # generated ids that each may give
+_PLAN_SECONDS = 10.0  # to wait for other jobs that plan or commit
+_COMMIT_SECONDS = 60.0  # the same, once a job has done its work
+_POLL_SECONDS = 0.01, 0.1
+_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,34 +54,52 @@ class PartWriter:
         The data directory.
     collection : str
         The collection.
-    first_id : int
-        The first number that is generated as an id.
+    first_id : int or None
+        The first of the numbers that are reserved for generated ids; None without any.
     compression : str
         How the files are compressed.
     """
 
     directory: str
     collection: str
-    first_id: int = 1
+    first_id: int | None = None
     compression: CompressionName = "lz4"
 
     @classmethod
     def of(
-        cls, directory: str | os.PathLike[str], collection: str, mode: WriteMode = "append"
+        cls,
+        directory: str | os.PathLike[str],
+        collection: str,
+        mode: WriteMode = "append",
+        *,
+        generate_ids: bool = True,
     ) -> PartWriter:
         """Prepare to write to a collection, which may be there already.
+
+        Parameters
+        ----------
+        directory : path
+            The data directory.
+        collection : str
+            The collection; created unless it is there.
+        mode : {"append", "overwrite", "error"}
+            What to do when the collection is there.
+        generate_ids : bool
+            Whether documents may come without ids. Then numbers are reserved for this job: no
+            other writer of the collection gets them, whether the job commits or not.
 
         Raises
         ------
         CollectionExists
             It is there, with mode "error".
+        DirectoryLocked
+            Another process writes the data directory all the time.
         """
-        from godb_arrow.engine.engine import StorageEngine
-
         if mode not in ("error", "append", "overwrite"):
             raise InvalidOption(f"mode is {mode!r}", advice="use error, append or overwrite")
         path = full_path(os.fspath(directory))
-        with StorageEngine(path) as engine:
+
+        def plan(engine: StorageEngine) -> PartWriter:
             if collection in engine:
                 if mode == "error":
                     raise CollectionExists(
@@ -83,8 +109,11 @@ class PartWriter:
             else:
                 engine.create_collection(collection)
             found = engine[collection]
+            first = found.reserve_ids(IDS_OF_A_JOB) if generate_ids else None
             found.to_folder()
-            return cls(path, collection, found.next_id, found.compression)
+            return cls(path, collection, first, found.compression)
+
+        return _in_turn(path, plan, _PLAN_SECONDS)
 
     def write(self, data: Any, index: int) -> list[WrittenPart]:
         """Write documents as files, of about the usual size each.
@@ -94,16 +123,22 @@ class PartWriter:
         data : DataFrame, Table, RecordBatchReader, Arrow stream or iterable of dicts
             The documents.
         index : int
-            The number of this share: no two have the same.
+            The number of this share, from 0: no two of the job have the same.
 
         Returns
         -------
         list of WrittenPart
             For :func:`commit_parts`.
+
+        Raises
+        ------
+        LimitExceeded
+            More ids would be generated than are reserved for a share: more than 2**32, fewer where
+            there are many shares, or none without ``generate_ids``.
         """
         with error_context("write", self.directory, self.collection):
             rows = rows_of(data, None)
-            sequence = IdSequence(self.first_id + index * _IDS_OF_A_WRITER)
+            sequence = SharedIds(self.first_id, index)
             schema = None if rows.schema is None else stored_schema(rows.schema)
             fields = None if schema is None else covered(schema)
             directory = open_directory(self.directory, Memory(MEMORY), read_only=True)
@@ -172,9 +207,35 @@ def commit_parts(
     DuplicateId
         Documents share an id, or have one that is there.
     DirectoryLocked
-        Somebody else writes the data directory.
+        Another process writes the data directory all the time. Other jobs that commit are waited
+        for.
     """
-    from godb_arrow.engine.engine import StorageEngine
 
-    with StorageEngine(directory) as engine:
+    def commit(engine: StorageEngine) -> int:
         return engine[collection].take_parts(written, overwrite=mode == "overwrite")
+
+    return _in_turn(directory, commit, _COMMIT_SECONDS)
+
+
+def _in_turn(
+    directory: str | os.PathLike[str], work: Callable[[StorageEngine], _Result], seconds: float
+) -> _Result:
+    """Do something with an engine, once no other process writes the data directory.
+
+    On an object store, where nothing is locked, it is done again after another process.
+    """
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            engine = StorageEngine(directory)
+            try:
+                result = work(engine)
+                engine.close()
+            except BaseException:
+                engine.close(discard=True)
+                raise
+            return result
+        except (DirectoryLocked, WriteConflict):
+            if time.monotonic() >= deadline:
+                raise
+        time.sleep(random.uniform(*_POLL_SECONDS))

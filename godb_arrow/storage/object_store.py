@@ -31,6 +31,9 @@ Expected = str | Absent | None
 """The version that is replaced, nothing at all, or (None) whatever is there."""
 
 
+_checking = threading.Lock()  # of a store that has no conditions: its version, until it is written
+
+
 def is_url(name: str) -> bool:
     """Whether a name is a URL of something else than local files.
 
@@ -173,9 +176,10 @@ class RemoteStore:
                 self._put_on_condition(local, expected)
             else:
                 # Such as memory://, which one process has.
-                if (self.version() or "absent") != expected:
-                    raise self._conflict()
-                self.filesystem.put_file(local, self.path)
+                with _checking:
+                    if (self.version() or "absent") != expected:
+                        raise self._conflict()
+                    self.filesystem.put_file(local, self.path)
         version = self.version()
         if version is None:
             raise StorageError("it is not there after it was written")

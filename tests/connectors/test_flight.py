@@ -145,6 +145,15 @@ def test_uploads(engine: StorageEngine, remote: Any) -> None:
     assert remote.insert_many("none", []) == 0
     assert remote.insert_many("numbered", [{"n": 1}]) == remote.insert_many("numbered", [{"n": 2}])
     assert [one["_id"] for one in engine.find_all("numbered")] == ["1", "2"], "the server's ids"
+    mixed = [{"n": 3}, {"_id": "1", "n": 4}, {"n": 5, "late": DAY}, {"_id": "9", "n": 6}]
+    assert remote.insert_many("numbered", iter(mixed), mode="upsert") == 4
+    found = {one["_id"]: one for one in engine.find_all("numbered")}
+    assert {key: one["n"] for key, one in found.items()} == {
+        "1": 4, "2": 2, "3": 3, "4": 5, "9": 6,
+    }, "ids that the server generates replace no document"  # fmt: skip
+    assert found["4"]["late"] == DAY
+    assert remote.insert_many("numbered", [{}, {"_id": "2"}], mode="upsert") == 2
+    assert engine.get("numbered", "10") == {"_id": "10"}
     with pytest.raises(godb_arrow.InvalidDocument):
         remote.insert_many("odd", [{"_id": "4", "n": object()}])
     before = engine.find_all("new")

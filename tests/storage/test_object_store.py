@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -17,6 +18,7 @@ from support.settings import LONG
 import godb_arrow
 from godb_arrow import Follower, StorageEngine, WriteConflict
 from godb_arrow.connectors.etl.pipeline import copy
+from godb_arrow.engine.part_writer import PartWriter, commit_parts
 from godb_arrow.storage.object_store import RemoteStore
 
 fsspec = pytest.importorskip("fsspec")
@@ -282,9 +284,27 @@ def test_two_engines_with_parts_do_not_overwrite_each_other(folder: str) -> None
         assert [one for one in texts if not one.isdigit()] == ["first", "again"]
 
 
+def test_two_jobs_write_a_collection_at_the_same_time(folder: str) -> None:
+    begun = threading.Barrier(2)
+
+    def job() -> None:
+        begun.wait()
+        writer = PartWriter.of(folder, "c")
+        written = [part for share in range(2) for part in writer.write(table(0, 10), share)]
+        begun.wait()
+        assert commit_parts(folder, "c", written) == 20
+
+    threads = [threading.Thread(target=job) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    with StorageEngine(folder, read_only=True) as engine:
+        assert len({one["_id"] for one in engine["c"]}) == len(engine["c"]) == 40
+
+
 def test_processes_write_parts_and_one_names_them(folder: str) -> None:
     from godb_arrow.engine.fragments import fragments_of, fragments_since, latest_version
-    from godb_arrow.engine.part_writer import PartWriter, commit_parts
 
     writer = PartWriter.of(folder, "c")
     written = [part for share in range(3) for part in writer.write(table(share * 10, 10), share)]
