@@ -32,6 +32,7 @@ from godb_arrow.errors import (
     SourceNotFound,
     TargetExists,
     VersionNotFound,
+    WriteConflict,
     error_context,
     storage_errors,
 )
@@ -207,22 +208,32 @@ def backup_collections(
                             copied += 1
                             copied_size += found.size
                     files.append(_File(found.name, found.size, found.modified, digest))
-        number = numbers[-1] + 1 if numbers else 1
         description = {
             "format": _FORMAT,
-            "number": number,
             "created": dt.datetime.now(dt.UTC).timestamp(),
             "collections": counts,
             "files": [asdict(file) for file in files],
             "copied_files": copied,
             "copied_size": copied_size,
         }
-        whole = {**description, "checksum": _checksum(description)}
-        path = _join(target, "backups", f"{number:08d}.json")
-        _make_folder_of(path)
-        with replace_file(path) as stream:
-            stream.write(json.dumps(whole, indent=1).encode())
+        number = numbers[-1] + 1 if numbers else 1
+        while not _describe(target, number, description):
+            number += 1  # another process made a backup meanwhile
         return _info(description)
+
+
+def _describe(target: str, number: int, description: dict[str, Any]) -> bool:
+    """Write the description of a backup, unless another backup has its number."""
+    description["number"] = number
+    whole = {**description, "checksum": _checksum(description)}
+    path = _join(target, "backups", f"{number:08d}.json")
+    _make_folder_of(path)
+    try:
+        with replace_file(path, expected="absent") as stream:
+            stream.write(json.dumps(whole, indent=1).encode())
+    except WriteConflict:
+        return False
+    return True
 
 
 def _files_of(base: Base) -> Iterator[_Found]:

@@ -21,6 +21,7 @@ from support.settings import LONG
 
 import godb_arrow
 from godb_arrow import StorageEngine, StorageError, list_backups, restore_backup
+from godb_arrow.storage.local import Disk
 
 
 def test_only_what_is_new_travels_and_any_backup_is_restored(tmp_path: Path) -> None:
@@ -196,6 +197,28 @@ def test_the_power_is_cut_while_a_backup_is_made(tmp_path: Path) -> None:
             put(after_power_cut(state, how, rng), str(place), again)
             assert check_backups(again, expected, tmp_path / "target") >= acknowledged
             shutil.rmtree(again)
+
+
+def test_two_backups_at_the_same_time_get_two_numbers(tmp_path: Path) -> None:
+    place = tmp_path / "backups"
+    first, second = StorageEngine(tmp_path / "first"), StorageEngine(tmp_path / "second")
+    first.create_collection("first").insert({"n": 1})
+    second.create_collection("second").insert({"n": 2})
+    numbers_of: list[int] = []
+
+    class Overtaken(Disk):
+        def open(self, path: str, flags: int, mode: int = 0o666) -> int:
+            if Path(path).parent.name == "backups" and not numbers_of:
+                numbers_of.append(0)
+                numbers_of[0] = second.backup(place).number
+            return super().open(path, flags, mode)
+
+    with using(Overtaken()):
+        numbers_of.append(first.backup(place).number)
+    assert numbers_of == [1, 2]
+    assert [info.collections for info in list_backups(place)] == [{"second": 1}, {"first": 1}]
+    first.close()
+    second.close()
 
 
 def test_a_process_that_makes_backups_is_killed(tmp_path: Path) -> None:
