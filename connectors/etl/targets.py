@@ -182,7 +182,7 @@ class FileTarget(Target):
                 yield documents
 
     def _append(self, data: Data) -> None:
-        """Write the file's rows and those of a stream behind them; the file is locked."""
+        """Write the rows of the locked file, then the new rows."""
         if not self.exists():
             self._export(data)
             return

@@ -162,9 +162,9 @@ class RemoteEngine(Mapping[str, "RemoteCollection"]):
 
 
 def _as_columns(documents: Iterable[Any], id_column: str | None) -> pa.Table:
-    """Documents as the columns that a GODB file of them has: mixed types as JSON text.
+    """Return documents as the columns of a GODB file: mixed types as JSON text.
 
-    Ids are those of the documents, null where the server is to generate one.
+    An id is null where the document has none, so that the server generates one.
     """
     has_id: list[bool] = []
     token = secrets.token_hex(8)
@@ -173,7 +173,7 @@ def _as_columns(documents: Iterable[Any], id_column: str | None) -> pa.Table:
         for document in documents:
             lacks_id = isinstance(document, Mapping) and ID_FIELD not in document
             has_id.append(not lacks_id)
-            # An id of this upload only: those of the other documents are not known yet.
+            # The upload needs ids that no other document has. The server never gets this one.
             yield {ID_FIELD: f"{token}-{len(has_id)}", **document} if lacks_id else document
 
     with io.BytesIO() as file:

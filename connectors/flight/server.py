@@ -272,7 +272,7 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
 
 
 def _without_null_ids(table: pa.Table) -> Iterator[dict[str, Any]]:
-    """Rows as documents, which have no id where it is null, so that the collection gives one."""
+    """Yield rows as documents, without the field ``_id`` where it is null."""
     for document in documents_of(table.to_reader()):
         if document.get(ID_FIELD) is None:
             document.pop(ID_FIELD, None)

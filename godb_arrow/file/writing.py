@@ -41,7 +41,9 @@ def write_godb(
     """Write a collection to a GODB file that, with LZ4, go-db reads, too.
 
     The file is replaced at once or not at all. Other collections that it has, its indexes,
-    metadata and unknown keys stay; documents that are kept are copied byte by byte.
+    metadata and unknown keys stay; documents that are kept are copied byte by byte. Threads and
+    processes may write the same local file at the same time: nothing that one of them wrote is
+    lost.
 
     Parameters
     ----------
@@ -80,6 +82,8 @@ def write_godb(
         A value cannot be stored; the message has the document and the path to the value.
     UnsupportedType
         A column cannot be stored; the message names it.
+    WriteConflict
+        Another program replaced the file at the same moment, or another writer does not finish.
     StorageError
         The file cannot be written. What was there before is still there.
 

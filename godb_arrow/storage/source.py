@@ -125,7 +125,7 @@ class Source:
         """Return what changes whenever the content of a file or URL does; None without one."""
         if self._store is not None:
             return self._store.version()
-        with storage_errors("look at", self.name):
+        with storage_errors("inspect", self.name):
             return local_version(self._path) if self._path else None
 
     def tail(self, count: int) -> bytes:

@@ -114,7 +114,7 @@ def test_threads_that_append_at_the_same_time(path: Path) -> None:
         ("replace", '[{"_id": "slow"}]', ["slow"]),
     ],
 )
-def test_a_writer_whose_source_is_slow_keeps_nobody_waiting_and_loses_nothing(
+def test_a_writer_with_a_slow_source_blocks_no_other_and_loses_nothing(
     path: Path, mode: str, slow: str, expected: list[str]
 ) -> None:
     with running(SLOW, path, "c", mode, slow) as program:
@@ -160,7 +160,7 @@ def test_given_and_generated_ids_together(path: Path) -> None:
     assert [documents[one].get("n") for one in ("10", "11", "51")] == [0, 1, 2]
 
 
-def test_the_same_id_twice_is_refused_whoever_comes_first(path: Path) -> None:
+def test_the_same_id_twice_is_refused(path: Path) -> None:
     with running(SLOW, path, "c", "append", '[{"_id": "x"}, {"_id": "same"}]') as program:
         program.waits("reading")
         append(path, "same")
