@@ -124,13 +124,12 @@ def _open(path: str) -> BinaryIO | None:
 
 
 def _release(lock: BinaryIO) -> None:
-    with suppress(OSError):
-        os.unlink(lock.name)  # while it is locked, so that it is this file
-    with suppress(ImportError, OSError):
-        import fcntl
+    """Remove the file of a lock while it is locked, so that no other process has locked it.
 
-        # A forked child may have the descriptor, too: closing alone would not unlock.
-        fcntl.flock(lock.fileno(), fcntl.LOCK_UN)
+    A forked child may have it open, and so locked, for longer: the next writer creates another one.
+    """
+    with suppress(OSError):
+        os.unlink(lock.name)
     lock.close()
 
 

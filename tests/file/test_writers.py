@@ -375,12 +375,20 @@ FLOATS = pa.table({"n": [0.5], "m": ["x"]})
     "data",
     [
         TABLE,
+        TABLE.append_column("only here", [["x", "y"]]),
         TABLE.append_column("_id", [["a", "b"]]),
         TABLE.append_column("_id", [["1000", "2000"]]),
         TABLE.to_pandas(),
         TABLE.to_pylist(),
     ],
-    ids=["table", "table with ids", "table with numbers as ids", "frame", "documents"],
+    ids=[
+        "table",
+        "table with a column",
+        "table with ids",
+        "table with numbers as ids",
+        "frame",
+        "documents",
+    ],
 )
 def test_columns_of_a_writer_that_was_overtaken(
     tmp_path: Path, overtaken: Any, data: Any, other: pa.Table, there: pa.Table | None
