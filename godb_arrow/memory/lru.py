@@ -208,7 +208,9 @@ class LRUCache(Generic[_Key, _Value]):
         self._entries: dict[_Key, _Entry] = {}
         self._entry = self._entries.get
         self._lock = threading.Lock()
-        self._round: list[tuple[int, _Entry]] = []  # to be evicted next, last first
+        # Ticks and keys, the next to evict last. A round holds no value, so a removed one is freed.
+        self._round: list[tuple[int, _Key]] = []
+        self._removed = 0  # entries of the round that were removed since
         self._bytes = 0
         self._evictions = 0
         self._ticks = itertools.count(1)  # next() of it is one step, which no thread divides
@@ -282,8 +284,7 @@ class LRUCache(Generic[_Key, _Value]):
                 found[_TICK] = self._tick()
                 return True
             if found is not None:
-                del entries[key]
-                self._bytes -= found[_SIZE]
+                self._drop(key, found)
             if self._bytes + size > self._limit:
                 evicted = self._evict(self._limit - size)
             entries[key] = [value, size, self._tick(), key, 0, self._clock()]
@@ -309,8 +310,21 @@ class LRUCache(Generic[_Key, _Value]):
         with self._lock:
             found = self._entries.get(key)
             if found is not None and (entry is None or found is entry):
-                del self._entries[key]
-                self._bytes -= found[_SIZE]
+                self._drop(key, found)
+
+    def _drop(self, key: _Key, entry: _Entry) -> None:
+        """Forget an entry; the caller holds the lock."""
+        del self._entries[key]
+        self._bytes -= entry[_SIZE]
+        self._removed += 1
+        if 2 * self._removed > len(self._round):  # each removal pays for two entries of the round
+            current = self._entry
+            self._round = [
+                (tick, key)
+                for tick, key in self._round
+                if (found := current(key)) is not None and found[_TICK] == tick
+            ]
+            self._removed = 0
 
     def size_of(self, chosen: Callable[[_Key], bool]) -> int:
         """Bytes of the values whose keys are chosen."""
@@ -332,10 +346,11 @@ class LRUCache(Generic[_Key, _Value]):
         evicted = []
         while self._bytes > size and entries:
             if not self._round:
-                self._round = [(entry[_TICK], entry) for entry in self._ranked()]
-            tick, entry = self._round.pop()
-            key = entry[_ENTRY_KEY]
-            if entry[_TICK] == tick and entries.get(key) is entry:
+                self._round = [(entry[_TICK], entry[_ENTRY_KEY]) for entry in self._ranked()]
+                self._removed = 0
+            tick, key = self._round.pop()
+            entry = entries.get(key)
+            if entry is not None and entry[_TICK] == tick:  # no two entries share a tick
                 del entries[key]
                 self._bytes -= entry[_SIZE]
                 self._evictions += 1

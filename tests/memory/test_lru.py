@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import random
 import threading
 import time
+import weakref
 from collections import OrderedDict
 
 import pytest
@@ -92,6 +94,49 @@ def test_what_is_too_old_is_not_given_out(monkeypatch: pytest.MonkeyPatch) -> No
     now += 2
     assert cache.get("a") is None
     assert len(cache) == 0
+
+
+class _Tracked:
+    """A key or a value that a weak reference can follow."""
+
+
+@pytest.mark.parametrize("policy", POLICIES, ids=lambda policy: type(policy).__name__)
+@pytest.mark.parametrize("how", ["remove", "replace", "replace by one that is too large", "evict"])
+def test_removed_values_are_freed_after_an_eviction(policy: EvictionPolicy, how: str) -> None:
+    cache: LRUCache[int, _Tracked] = LRUCache(1000, policy)
+    references = []
+    for key in range(11):  # the eleventh evicts the first, so that a round of the policy is there
+        value = _Tracked()
+        references.append(weakref.ref(value))
+        cache.put(key, value, 100)
+    del value
+    for key in range(11):
+        if how == "remove":
+            cache.remove(key)
+        elif how == "evict":
+            cache.shrink(0)
+        else:
+            cache.put(key, _Tracked(), 1 if how == "replace" else 1001)
+    gc.collect()
+    assert [reference() for reference in references] == [None] * 11
+
+
+def test_removed_keys_do_not_pile_up_after_an_eviction() -> None:
+    cache: LRUCache[_Tracked, int] = LRUCache(1000)
+    references = []
+    for _ in range(1001):
+        key = _Tracked()
+        references.append(weakref.ref(key))
+        cache.put(key, 0, 1)
+    del key
+    for key in list(cache)[10:]:
+        cache.remove(key)
+    del key
+    gc.collect()
+    assert sum(reference() is not None for reference in references) <= 2 * len(cache)
+    assert len(cache) == 10
+    cache.shrink(3)
+    assert len(cache) == 3
 
 
 def test_what_is_larger_than_the_limit_is_not_held() -> None:
