@@ -59,11 +59,18 @@ def choose_parts(
     # The fewest bytes first.
     for level in range(_LEVELS, 0, -1):
         limit = part_size // 2 // FAN ** (level - 1)
+        lowest = limit // FAN if level < _LEVELS else 0
         for first, last in _runs_below(parts, limit, part_size):
-            size = sum(part.live_size for part in parts[first:last])
+            sizes = [part.live_size for part in parts[first:last]]
+            size = sum(sizes)
+            if -(-size // part_size) >= len(sizes):  # there would be as many parts as before
+                continue
+            # Smaller parts do not count: sixteen of them would rewrite one large part again and
+            # again. Where they are stuck between parts of this level, their number decides.
+            similar = sum(one >= lowest for one in sizes)
+            many = len(sizes) >= FAN * (_LEVELS - level + 1)
             full = level == 1 and size >= part_size * 3 // 4
-            fewer = -(-size // part_size) < last - first
-            if fewer and (last - first >= FAN or full or (thorough and level == 1)):
+            if similar >= FAN or many or full or (thorough and level == 1):
                 return first, last
     for index, part in enumerate(parts):
         if part.live * _GONE <= part.documents or (thorough and len(part.deleted)):
@@ -72,11 +79,14 @@ def choose_parts(
 
 
 def _runs_below(parts: Sequence[Part], limit: int, part_size: int) -> Iterator[tuple[int, int]]:
-    """Where parts below a size lie beside each other, not many more than make a part."""
+    """Yield runs of neighbouring parts below a size, each of little more bytes than one part."""
     first = 0
     while first < len(parts):
+        if parts[first].live_size >= limit:
+            first += 1
+            continue
         last = _end_of_run(parts, first, limit, part_size)
-        if parts[first].live_size < limit and last - first > 1:
+        if last - first > 1:
             yield first, last
         first = last
 
