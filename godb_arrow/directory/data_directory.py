@@ -248,6 +248,7 @@ class DataDirectory:
             return
         if path.endswith(PARTS):
             self.folder(path).remove()
+            self._folders.pop(path, None)
             return
         folder = open_folder(self._collections)
         with suppress(SourceNotFound):

@@ -47,12 +47,12 @@ from godb_arrow.snapshots.id_index import (
 from godb_arrow.snapshots.manifest import (
     Manifest,
     Part,
-    manifest_name,
     read_manifest,
     versions_in,
     write_manifest,
 )
 from godb_arrow.snapshots.snapshot import Snapshot
+from godb_arrow.snapshots.sweep import Sweeper, files_of
 from godb_arrow.storage.folder import open_folder
 from godb_arrow.storage.object_store import is_url
 from godb_arrow.storage.replace import TEMPORARY_PREFIX, replace_file
@@ -184,7 +184,9 @@ class PartFolder:
         self._lock = threading.Lock()
         self._files: weakref.WeakValueDictionary[int, PartFile] = weakref.WeakValueDictionary()
         self._pins: weakref.WeakSet[_PartPin] = weakref.WeakSet()
-        self._known: dict[int, tuple[float, frozenset[str]]] = {}  # when made, and which files
+        self._is_exclusive = is_ours and not is_url(path)  # no other process adds files
+        self._sweeper = Sweeper(self._folder, is_exclusive=self._is_exclusive)
+        self._last_number: int | None = None  # of a part file, where it is known
         self._tokens: set[str] = set()  # of files that are being written here
         self._unsure: Manifest | None = None  # whether it was written is not known
 
@@ -236,9 +238,15 @@ class PartFolder:
     def next_number(self) -> int:
         """The number of the next part: greater than that of any file here."""
         self._folder.make()
-        numbers = [int(name[:-5]) for name in self._folder.names()
-                   if name.endswith(".godb") and name[:-5].isdigit()]  # fmt: skip
-        return max((one for one in numbers if one < _DRAWN), default=0) + 1
+        if self._last_number is None or not self._is_exclusive:
+            numbers = [int(name[:-5]) for name in self._folder.names()
+                       if name.endswith(".godb") and name[:-5].isdigit()]  # fmt: skip
+            self._last_number = max((one for one in numbers if one < _DRAWN), default=0)
+        return self._last_number + 1
+
+    def _note_number(self, number: int) -> None:
+        if self._last_number is not None:
+            self._last_number = max(self._last_number, number)
 
     def write_parts(
         self,
@@ -283,11 +291,15 @@ class PartFolder:
         every = -(-count // max(1, -(-size // part_size)))
         chunks = snapshot.chunks(files, changes=changes, every=every)
         written = []
-        for first in range(0, count, every):
-            documents = min(every, count - first)
-            taken = _take(chunks, documents)
-            written.append(self.write_part(number, name, taken, documents, schema, compression))
-            number += 1
+        try:
+            for first in range(0, count, every):
+                documents = min(every, count - first)
+                taken = _take(chunks, documents)
+                written.append(self.write_part(number, name, taken, documents, schema, compression))
+                number += 1
+        except BaseException:
+            self._sweeper.forget()  # the parts before are in no manifest
+            raise
         return written
 
     def write_part(
@@ -306,6 +318,8 @@ class PartFolder:
         if isinstance(number, str) and is_url(self.path):
             # Nothing is renamed there on a condition: two writers must not choose the same.
             number = _DRAWN + secrets.randbelow(_DRAWN)
+        if isinstance(number, int):
+            self._note_number(number)
         part = Part(0, count, 0, 0)
         stem = f"{number:08d}" if isinstance(number, int) else TEMPORARY_PREFIX + number
         new = self._folder.expected_of_new
@@ -359,6 +373,7 @@ class PartFolder:
         """Give a part that another process wrote its number."""
         if part.number:  # it has one
             return part
+        self._note_number(number)
         part = replace(part, number=number)
         for suffix, name in ((".godb", part.file), (".ids", part.ids_file)):
             self._folder.rename(TEMPORARY_PREFIX + token + suffix, name)
@@ -401,12 +416,14 @@ class PartFolder:
         except WriteConflict:
             raise
         except StorageError:
+            self._sweeper.forget()
             if not is_url(self.path):
                 raise
             self._unsure = manifest  # perhaps only the answer was lost
             if not self._has(manifest):
                 raise
         self._unsure = None
+        self._sweeper.note(manifest)
         return manifest
 
     def _has(self, manifest: Manifest) -> bool:
@@ -433,40 +450,17 @@ class PartFolder:
         int
             How many files were removed.
         """
-        versions = self.versions()
-        self._known = {v: self._known.get(v) or self._look_at(v) for v in versions}
-        since = time.time() - grace
-        kept = [
-            version for index, version in enumerate(versions)
-            if index >= len(versions) - keep or self._known[versions[index + 1]][0] > since
-        ]  # fmt: skip
-        needed = set().union(*(self._known[version][1] for version in kept))
+        pinned: set[str] = set()
         with self._lock:
             for pin in self._pins:
-                needed |= _names_of(pin.base.manifest)
-        removed = 0
-        for version in sorted({*versions} - {*kept}):
-            self._folder.remove(manifest_name(version))
-            removed += 1
-        if removed:  # no manifest must be there without its files
-            self._folder.sync()
-        for name in self._folder.names():
-            is_file = name.endswith((".godb", ".ids")) and name[:8].isdigit()
-            if not (is_file and name not in needed) and not name.startswith(TEMPORARY_PREFIX):
-                continue
-            if any(token in name for token in self._tokens):
-                continue
-            if self._folder.modified(name) <= since:
-                self._folder.remove(name)
-                removed += 1
-        return removed
-
-    def _look_at(self, version: int) -> tuple[float, frozenset[str]]:
-        manifest = read_manifest(self.path, version)
-        return manifest.created, _names_of(manifest)
+                pinned |= files_of(pin.base.manifest)
+            for token in self._tokens:
+                pinned |= {TEMPORARY_PREFIX + token + suffix for suffix in (".godb", ".ids")}
+        return self._sweeper.sweep(keep, grace, pinned)
 
     def remove_files(self, parts: Sequence[Part]) -> None:
         """Remove the files of parts that no manifest names."""
+        self._sweeper.forget()
         for part in parts:
             for name in (part.file, part.ids_file):
                 self._folder.remove(name)
@@ -476,21 +470,19 @@ class PartFolder:
         self.hold_open()
         with self._lock:
             self._files = weakref.WeakValueDictionary()  # numbers are given again
-            self._known = {}  # and so are versions
+            self._last_number = None
+        self._sweeper.forget()
         self._folder.remove_all()
 
     def take_over(self, base: PartedFiles) -> None:
         """Have the files of a collection's former folder here, too."""
         self._folder.make()
+        self._last_number = None
+        self._sweeper.forget()
         for part in base.manifest.parts:
             for name in (part.file, part.ids_file):
                 self._folder.share(base.folder._folder, name)
         self._folder.sync()
-
-
-def _names_of(manifest: Manifest) -> frozenset[str]:
-    """The files that a manifest names."""
-    return frozenset(name for part in manifest.parts for name in (part.file, part.ids_file))
 
 
 def _take(chunks: Iterator[Chunk], documents: int) -> Iterator[Chunk]:

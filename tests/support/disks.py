@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import random
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -88,6 +89,32 @@ class FaultyDisk(Disk):
     def sync_folder(self, path: str) -> None:
         self._call("sync_folder")
         super().sync_folder(path)
+
+
+class CountingDisk(Disk):
+    """Counts calls and bytes, and waits for nothing."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+
+    def open(self, path: str, flags: int, mode: int = 0o666) -> int:
+        self.counts["open"] += 1
+        return super().open(path, flags, mode)
+
+    def write(self, descriptor: int, data: bytes | memoryview) -> int:
+        count = super().write(descriptor, data)
+        self.counts["bytes"] += count
+        return count
+
+    def fsync(self, descriptor: int) -> None:
+        self.counts["fsync"] += 1
+
+    def sync_folder(self, path: str) -> None:
+        self.counts["sync_folder"] += 1
+
+    def unlink(self, path: str) -> None:
+        self.counts["unlink"] += 1
+        super().unlink(path)
 
 
 @dataclass

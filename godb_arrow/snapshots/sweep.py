@@ -1,0 +1,166 @@
+"""Removal of superseded files from a collection's folder, at a cost that does not grow with it.
+
+A folder holds the manifests and part files of many versions, for readers in other processes.
+Listing it with each save would cost more and more. So the versions and the files that they name
+are listed once, and kept up to date from then on.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Collection, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+
+from godb_arrow.errors import SourceNotFound
+from godb_arrow.snapshots.manifest import Manifest, manifest_name, read_manifest, versions_in
+from godb_arrow.storage.folder import Folder
+from godb_arrow.storage.replace import TEMPORARY_PREFIX
+
+__all__ = ["Sweeper", "files_of"]
+
+_MIN_SWEEPS = 256  # sweeps from one listing of a folder to the next
+
+
+@dataclass(frozen=True, slots=True)
+class _Version:
+    """A version whose manifest is in the folder."""
+
+    number: int
+    created: float
+    files: frozenset[str]
+
+    @classmethod
+    def of(cls, manifest: Manifest) -> _Version:
+        return cls(manifest.version, manifest.created, files_of(manifest))
+
+
+class Sweeper:
+    """Finds and removes superseded manifests and files of one folder.
+
+    Parameters
+    ----------
+    folder : Folder
+        Folder of the collection.
+    is_exclusive : bool
+        Whether no other process writes manifests, so that a listing stays valid.
+    """
+
+    def __init__(self, folder: Folder, *, is_exclusive: bool) -> None:
+        self._folder = folder
+        self._is_exclusive = is_exclusive
+        self._lock = threading.Lock()
+        self._sweeps_left = 0  # before the folder is listed again
+        self._versions: deque[_Version] = deque()  # in order
+        self._uses: Counter[str] = Counter()  # versions that name each file
+        self._unused: dict[str, None] = {}  # files that no version names, to be removed
+        self._young: deque[tuple[float, str]] = deque()  # such files that are too new, by age
+
+    def forget(self) -> None:
+        """List the folder at the next sweep; a write failed, or the folder was removed."""
+        with self._lock:
+            self._forget()
+
+    def _forget(self) -> None:
+        self._sweeps_left = 0
+        self._versions.clear()  # their numbers may be used again
+
+    def note(self, manifest: Manifest) -> None:
+        """Add a version that was written."""
+        with self._lock:
+            if self._sweeps_left:
+                self._add(_Version.of(manifest))
+
+    def _add(self, version: _Version) -> None:
+        self._versions.append(version)
+        self._uses.update(version.files)
+
+    def sweep(self, keep: int, grace: float, pinned: Collection[str]) -> int:
+        """Remove superseded manifests, and files that no manifest and no reader needs.
+
+        Parameters
+        ----------
+        keep : int
+            Number of the last versions that stay readable.
+        grace : float
+            Seconds for which a superseded version, and a file without a version, stay.
+        pinned : collection of str
+            Files that readers of this process need.
+
+        Returns
+        -------
+        int
+            Number of files that were removed.
+        """
+        since = time.time() - grace
+        with self._lock:
+            try:
+                if not self._is_exclusive or not self._sweeps_left:
+                    self._list()
+                self._sweeps_left -= 1
+                removed = self._remove_versions(keep, since)
+                return removed + self._remove_files(since, pinned)
+            except BaseException:
+                self._forget()
+                raise
+
+    def _list(self) -> None:
+        names = self._folder.names()
+        known = {version.number: version for version in self._versions}
+        self._versions.clear()
+        self._uses.clear()
+        for number in versions_in(names):
+            found = known.get(number)
+            if found is None:
+                found = _Version.of(read_manifest(self._folder.path, number))
+            self._add(found)
+        self._unused.clear()
+        young = []
+        for name in names:
+            is_file = name.endswith((".godb", ".ids")) and name[:8].isdigit()
+            if (is_file and name not in self._uses) or name.startswith(TEMPORARY_PREFIX):
+                with suppress(SourceNotFound):
+                    young.append((self._folder.modified(name), name))
+        self._young = deque(sorted(young))
+        # As many sweeps as there are names: a listing costs each of them one name more or less.
+        self._sweeps_left = max(_MIN_SWEEPS, len(names))
+
+    def _remove_versions(self, keep: int, since: float) -> int:
+        removed = 0
+        while len(self._versions) > keep and self._versions[1].created <= since:
+            version = self._versions.popleft()
+            self._folder.remove(manifest_name(version.number))
+            removed += 1
+            self._release(version.files)
+        if removed:  # a manifest must never be there without its files
+            self._folder.sync()
+        return removed
+
+    def _release(self, files: Iterable[str]) -> None:
+        for name in files:
+            self._uses[name] -= 1
+            if not self._uses[name]:
+                del self._uses[name]
+                self._unused[name] = None
+
+    def _remove_files(self, since: float, pinned: Collection[str]) -> int:
+        while self._young and self._young[0][0] <= since:
+            _, name = self._young.popleft()
+            with suppress(SourceNotFound):
+                if self._folder.modified(name) <= since:
+                    self._unused[name] = None
+        removed = 0
+        for name in [one for one in self._unused if one not in pinned]:
+            if name not in self._uses:  # an earlier version may have been restored
+                with suppress(SourceNotFound):
+                    self._folder.remove(name)
+                    removed += 1
+            del self._unused[name]
+        return removed
+
+
+def files_of(manifest: Manifest) -> frozenset[str]:
+    """Return the names of the files that a manifest names."""
+    return frozenset(name for part in manifest.parts for name in (part.file, part.ids_file))
