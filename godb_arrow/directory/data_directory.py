@@ -242,6 +242,12 @@ class DataDirectory:
         """Where a collection's file belongs."""
         return os.path.join(self._collections, stem(name) + _SUFFIX)
 
+    def stem_of(self, path: str) -> str | None:
+        """Return the stem of a collection's file or folder here; None of any other path."""
+        folder, _, name = path.rpartition("/" if is_url(path) else os.sep)
+        stem, suffix = os.path.splitext(name)
+        return stem if folder == self._collections and suffix in (_SUFFIX, PARTS) else None
+
     def remove(self, path: str) -> None:
         """Remove a collection's file or folder, if it is there and belongs to the directory."""
         if os.path.dirname(path) != self._collections:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping
 
+from godb_arrow.directory.names import stem
 from godb_arrow.engine.collection import Collection
 
 __all__ = ["Catalog"]
@@ -28,6 +29,7 @@ class Catalog:
         self._files = dict(files)
         self._make = make
         self._made: dict[str, Collection] = {}
+        self._stems: dict[str, Collection] = {}  # the same ones, by the stem of their files
         self._lock = threading.Lock()
 
     def get(self, name: str) -> Collection | None:
@@ -37,15 +39,19 @@ class Catalog:
             with self._lock:
                 found = self._made.get(name)
                 if found is None and name in self._files:
-                    found = self._made[name] = self._make(name, self._files[name])
+                    found = self[name] = self._make(name, self._files[name])
                     del self._files[name]
         return found
 
+    def of_stem(self, stem: str | None) -> Collection | None:
+        """Return the collection whose files have a stem, unless it was not asked for yet."""
+        return None if stem is None else self._stems.get(stem)
+
     def __setitem__(self, name: str, collection: Collection) -> None:
-        self._made[name] = collection
+        self._made[name] = self._stems[stem(name)] = collection
 
     def __delitem__(self, name: str) -> None:
-        del self._made[name]
+        del self._made[name], self._stems[stem(name)]
 
     def discard(self, name: str) -> None:
         """Forget a collection, if there is one of that name."""

@@ -191,6 +191,8 @@ class StorageEngine:
         self._closing = threading.RLock()
         self._collections = Catalog({}, self._make)
         self._leftovers: dict[str, object] = {}  # files of dropped collections, and whose
+        # Files that collections may still have under a former name, until they are saved.
+        self._former_paths: dict[str, Collection] = {}
         self._failure: GodbError | None = None  # of the background, to be raised
         self._checkpoints = self._failed = self._recovered = 0
         self._workers, self._syncer = Workers(), Workers()
@@ -259,6 +261,7 @@ class StorageEngine:
                 record=record.number, stale=True,
             )  # fmt: skip
             self._collections[name] = collection
+            self._note_paths(collection)
         elif collection is None:
             return  # dropped later, and its file is gone
         elif op == "drop":
@@ -279,6 +282,7 @@ class StorageEngine:
                     self._leftovers[collection.path] = None
                 needs.pop(collection, None)
                 return
+            self._note_paths(collection)
             collection.mark_renamed(record.meta["to"], record.number)
             self._collections[record.meta["to"]] = collection
         else:
@@ -525,12 +529,11 @@ class StorageEngine:
 
     def _remove_leftover(self, path: str) -> None:
         """Remove the file of a collection that was dropped; tried again with each save."""
-        heirs = [one for one in self._collections.made()
-                 if path in self._directory.paths_of(one.name)]  # fmt: skip
-        if any(one.path not in self._directory.paths_of(one.name) for one in heirs):
+        heir = self._collections.of_stem(self._directory.stem_of(path))
+        if heir is not None and heir.path not in self._directory.paths_of(heir.name):
             return  # it is replaced soon
         try:
-            if not any(one.path == path for one in heirs):
+            if heir is None or heir.path != path:
                 self._directory.remove(path)
         except StorageError:
             logger.warning("the file of a dropped collection stays for now", exc_info=True)
@@ -545,12 +548,21 @@ class StorageEngine:
     def _free_path(self, name: str, owner: Collection | None = None) -> None:
         """Make sure that nothing of others is in the file that a collection will have."""
         for path in self._directory.paths_of(name):
-            for other in self._collections.made():
-                if other is not owner and path in other.paths:
+            other = self._former_paths.get(path)
+            if other is not None and other is not owner:
+                if path in other.paths:
                     self._checkpoint(other)  # it was renamed, and its file did not follow yet
+                del self._former_paths[path]
             if path in self._leftovers:
                 self._directory.remove(path)
                 self._forget_leftover(path)
+
+    def _note_paths(self, collection: Collection) -> None:
+        """Note files that the collection keeps, under other names than its own, until it is saved.
+
+        So that creating a collection need not ask all others for their files.
+        """
+        self._former_paths.update(dict.fromkeys(collection.paths, collection))
 
     def rename_collection(self, name: str, new_name: str) -> None:
         """Give a collection another name; handles and streams stay good.
@@ -570,6 +582,7 @@ class StorageEngine:
                     known = collection.name
 
                     def apply(number: int) -> None:
+                        self._note_paths(collection)
                         self._collections[new_name] = collection
                         self._collections.discard(known)
                         collection.mark_renamed(new_name, number)
@@ -774,7 +787,10 @@ class StorageEngine:
         with self._lock:
             for path in list(self._leftovers):
                 self._remove_leftover(path)
-            collections = self._collections.made()
+            for path, owner in list(self._former_paths.items()):
+                if path not in owner.paths:
+                    del self._former_paths[path]
+            collections = [one for one in self._collections.made() if one.needs_saving]
         for collection in collections:
             try:
                 self._checkpoint(collection)
@@ -827,9 +843,8 @@ class StorageEngine:
             if self._directory.journal.size > _MOST_JOURNAL:
                 failed = self._save_all()
             with self._lock:
-                collections = sorted(
-                    self._collections.made(), key=lambda one: one.changed_bytes, reverse=True
-                )
+                changed = [one for one in self._collections.made() if one.changed_bytes]
+                collections = sorted(changed, key=lambda one: one.changed_bytes, reverse=True)
             for collection in collections:
                 if memory.changes + size <= half or not collection.changed_bytes:
                     break
@@ -1131,6 +1146,7 @@ class StorageEngine:
                         _: int, name: str = name, collection: Collection = collection
                     ) -> None:
                         self._collections[name] = collection
+                        self._note_paths(collection)
 
                     self._journal(collection, meta, apply)
             return found

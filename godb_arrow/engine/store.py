@@ -141,6 +141,12 @@ class CollectionStore:
         return bool(self._stale or self._replayed or self._former or len(self._overlay))
 
     @property
+    def needs_saving(self) -> bool:
+        """Whether it changed since its file was written, or is being saved by another thread."""
+        # The other thread takes the changes over, and gives them back if it fails.
+        return self.is_dirty or self._storing.locked() or self.is_dirty
+
+    @property
     def dirty_documents(self) -> int:
         """How many documents changed since the file was written."""
         return len(self._overlay)

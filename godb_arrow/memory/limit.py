@@ -138,10 +138,6 @@ class Memory:
         if self.limit < _SHORT:
             give_back()
 
-    def held(self, owner: Any) -> int:
-        """Bytes of the views of one owner."""
-        return self.cache.size_of(lambda key: key[0] == owner)
-
     def _make_room(self) -> None:
         used = self.used
         if used > self.limit:

@@ -326,9 +326,10 @@ class LRUCache(Generic[_Key, _Value]):
             ]
             self._removed = 0
 
-    def size_of(self, chosen: Callable[[_Key], bool]) -> int:
-        """Bytes of the values whose keys are chosen."""
-        return sum(entry[_SIZE] for key, entry in list(self._entries.items()) if chosen(key))
+    def size_of(self, key: _Key) -> int:
+        """Return the bytes of a key's value; 0 where the cache has none."""
+        entry = self._entries.get(key)
+        return 0 if entry is None else int(entry[_SIZE])
 
     def stats(self) -> CacheStats:
         """Exact counts."""

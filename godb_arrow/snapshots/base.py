@@ -99,6 +99,7 @@ class Base:
         self._options = ReadOptions(batch_bytes=memory.run_bytes, threads=memory.threads)
         self.memory = memory
         self._key = next(_NUMBERS)
+        self._views: set[str] = set()  # kinds of what was put into the cache
         self._lock = threading.Lock()
         self._loading = threading.Lock()
         self._pins: weakref.WeakSet[Pin] = weakref.WeakSet()
@@ -204,13 +205,13 @@ class Base:
         """
         self.memory.files.remove(self._key)
         self.close_if_idle()
-        for key in self.memory.cache:
-            if key[0] == self._key:
-                self.memory.cache.remove(key)
+        for kind in list(self._views):
+            self._views.discard(kind)
+            self.memory.cache.remove((self._key, kind))
 
     def held_bytes(self) -> int:
         """Bytes that are held in memory."""
-        return self.memory.held(self._key)
+        return sum(self.memory.cache.size_of((self._key, kind)) for kind in list(self._views))
 
     def documents(self) -> Documents | None:
         """The documents in memory; None when there is no room for them."""
@@ -236,7 +237,7 @@ class Base:
             if size > self.memory.room:
                 self._least_size = size
                 return None
-        self.memory.hold(self._documents_key, documents, documents.nbytes)
+        self.hold("documents", documents, documents.nbytes)
         return documents
 
     def runs(self, wanted: Wanted | None = None, fields: tuple[str, ...] = ()) -> Iterator[Run]:
@@ -268,7 +269,7 @@ class Base:
             threads = self.open().threads() if self.path else 1
             ids = ordered_map(lambda run: ids_of(run.load()), self.runs(), threads)
             found = IdIndex.build(ids)
-            self.memory.hold(key, found, found.nbytes)
+            self.hold("ids", found, found.nbytes)
         return found
 
     def prepare_ids(self) -> None:
@@ -294,6 +295,7 @@ class Base:
 
     def hold(self, kind: str, value: Any, size: int) -> None:
         """Hold something in memory for this base, as long as there is room."""
+        self._views.add(kind)
         self.memory.hold((self._key, kind), value, size)
 
     # --- documents ----------------------------------------------------------------------------
