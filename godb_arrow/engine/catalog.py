@@ -56,6 +56,7 @@ class Catalog:
     def discard(self, name: str) -> None:
         """Forget a collection, if there is one of that name."""
         self._made.pop(name, None)
+        self._stems.pop(stem(name), None)
 
     def __contains__(self, name: object) -> bool:
         return name in self._made or name in self._files
