@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import atexit
+
+# Saving at exit may import pandas, which needs this module: it cannot be imported so late.
+import concurrent.futures.thread  # noqa: F401
 import logging
 import signal
 import threading

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import threading
+import weakref
 from functools import cache
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from godb_arrow.memory.buffers import forget_buffers
 from godb_arrow.memory.lru import EvictionPolicy, LRUCache
@@ -18,22 +19,37 @@ _LEAST_RUN = 256 << 10
 _MOST_RUN = 8 << 20
 _OF_A_PIECE = 7 << 18  # bytes that most pieces of a file are below
 _OF_A_THREAD = 32 << 20
-_MOST_FILES = 200
+_MOST_FILES = 200  # open files that are not in use
+_FEWEST_FILES = 8
+_PART_IDLE, _PART_USED = 5, 3  # divisors of the number of files that a process may have open
 _SHORT = 64 << 20
 _MMAP_THRESHOLD = -3  # M_MMAP_THRESHOLD of glibc's malloc.h
 _LARGE = 256 << 10
 
 
+_File = TypeVar("_File")
+
+
 class IdleFile(Protocol):
-    """What has a file open that it can open again."""
+    """Owner of an open file that can be opened again."""
 
     def close_if_idle(self) -> None:
-        """Close it, unless it is in use."""
+        """Close the file unless it is in use."""
         ...
 
 
 def _close(_: int, file: IdleFile) -> None:
     file.close_if_idle()
+
+
+def _allowed_files() -> float:
+    """Return how many files this process may have open."""
+    try:
+        import resource
+    except ImportError:  # Windows has no such limit
+        return float("inf")
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return float("inf") if soft == resource.RLIM_INFINITY else soft
 
 
 class Memory:
@@ -53,7 +69,7 @@ class Memory:
     cache : LRUCache
         The views: the first part of a key says whose they are.
     files : LRUCache
-        The files that are open: a process may have only so many.
+        Files that stay open although they are not in use: a process may have only so many.
     peak : int
         The most bytes that were taken at a time.
     run_bytes : int
@@ -74,7 +90,11 @@ class Memory:
     def __init__(self, limit: int, policy: EvictionPolicy | None = None) -> None:
         self.limit = limit
         self.cache: LRUCache[tuple[Any, str], Any] = LRUCache(limit, policy)
-        self.files: LRUCache[int, IdleFile] = LRUCache(_MOST_FILES, on_evict=_close)
+        allowed = _allowed_files()
+        idle = int(max(_FEWEST_FILES, min(_MOST_FILES, allowed // _PART_IDLE)))
+        self.files: LRUCache[int, IdleFile] = LRUCache(idle, on_evict=_close)
+        self._most_open = max(_FEWEST_FILES, allowed // _PART_USED)
+        self._open: weakref.WeakSet[Any] = weakref.WeakSet()
         # Reentrant: the garbage collector drops streams on any thread, also inside this lock.
         self._lock = threading.RLock()
         self._changes = self._streams = 0
@@ -132,6 +152,17 @@ class Memory:
         held = self.cache.put(key, value, size)
         self._make_room()
         return held
+
+    def opened(self, file: _File) -> _File:
+        """Count an open file until it is collected, and return it."""
+        self._open.add(file)
+        return file
+
+    def has_room_for_files(self, count: int) -> bool:
+        """Return whether so many more files may be open at once; idle ones are closed first."""
+        if len(self._open) + count > self._most_open:
+            self.files.shrink(0)
+        return len(self._open) + count <= self._most_open
 
     def tidy(self) -> None:
         """After a stream: where memory is short, give back what it does not need any more."""

@@ -16,6 +16,7 @@ import pyarrow as pa
 from godb_arrow import codec
 from godb_arrow.codec.runs import Run
 from godb_arrow.documents.ids import ids_of, pack_ids
+from godb_arrow.errors import SourceNotFound
 from godb_arrow.file.hints import CollectionHint
 from godb_arrow.file.locate import StoredCollection, locate
 from godb_arrow.file.pieces import CollectionPieces
@@ -28,7 +29,7 @@ from godb_arrow.snapshots.id_index import NO_ROWS, IdIndex, Rows
 from godb_arrow.storage.object_store import is_url
 from godb_arrow.storage.source import HeldFile
 
-__all__ = ["Base", "Documents", "Pin", "Wanted"]
+__all__ = ["Base", "Documents", "Pin", "Wanted", "replaced"]
 
 
 Wanted: TypeAlias = Sequence[Any]
@@ -64,14 +65,23 @@ class Documents:
 
 
 class Pin:
-    """Somebody who reads a base."""
+    """Keeps the file of a base open until the pin is collected.
+
+    Attributes
+    ----------
+    file : HeldFile or None
+        The open file.
+    """
+
+    def __init__(self, file: HeldFile | None = None) -> None:
+        self.file = file
 
 
 class Base:
     """The documents of a collection's file, or none; immutable.
 
-    The file is opened at first use. It stays open as long as somebody has it pinned, so that it
-    can be replaced or removed meanwhile; of the others, the ones used last.
+    The file is opened at first use. A pin keeps it open, so that it can be replaced or removed
+    meanwhile. Of the files without a pin, those used last stay open.
 
     Parameters
     ----------
@@ -82,7 +92,10 @@ class Base:
     name : str, optional
         The collection's name in the file; None where the file has one only.
     is_ours : bool
-        Whether nobody else replaces the file, so that it need not be open all the time.
+        Whether no other process replaces the file.
+    may_close : bool, optional
+        Whether the file may be closed and opened again; by default, where it is local and ours.
+        A file of another process is compared with the one that was open before.
     """
 
     def __init__(
@@ -92,9 +105,13 @@ class Base:
         name: str | None = None,
         *,
         is_ours: bool = True,
+        may_close: bool | None = None,
     ) -> None:
         self.path = path
         self.is_ours = is_ours
+        if may_close is None:
+            may_close = is_ours and path is not None and not is_url(path)
+        self._may_close = may_close
         self._name = name
         self._options = ReadOptions(batch_bytes=memory.run_bytes, threads=memory.threads)
         self.memory = memory
@@ -102,7 +119,9 @@ class Base:
         self._views: set[str] = set()  # kinds of what was put into the cache
         self._lock = threading.Lock()
         self._loading = threading.Lock()
-        self._pins: weakref.WeakSet[Pin] = weakref.WeakSet()
+        self._file: HeldFile | None = None
+        self._known_file: weakref.ref[HeldFile] | None = None  # also while only pins hold it
+        self._identity: object = None  # of the file that was opened first
         self._stored: StoredCollection | None = None
         self._count: int | None = 0 if path is None else None
         self._least_size = 0  # of the documents, seen when they did not fit
@@ -112,33 +131,65 @@ class Base:
     # --- the file -----------------------------------------------------------------------------
 
     def open(self) -> StoredCollection:
-        """The collection in its file, which is open from now on."""
-        assert self.path is not None
+        """Return the collection in its file, which is open from now on.
+
+        Raises
+        ------
+        SourceNotFound
+            There is no such file, or another process replaced it since it was opened first.
+        """
         with self._lock:
+            file = self._open_file()
             stored = self._stored
-            if stored is None:
-                stored = self._stored = locate(HeldFile.hold(self.path), self._name, self._options)
-        if self.is_ours and not is_url(self.path) and self.memory.files.get(self._key) is None:
-            self.memory.files.put(self._key, self, 1)
+            if stored is None or stored.source is not file:
+                stored = self._stored = locate(file, self._name, self._options)
+        self._note_use()
         return stored
 
     def pin(self) -> Pin:
-        """Keep the file open as long as the result is there."""
-        pin = Pin()
-        if self.path is not None:
-            with self._lock:
-                self._pins.add(pin)
-            self.open()
+        """Keep the file open until the pin is collected."""
+        if self.path is None:
+            return Pin()
+        with self._lock:
+            pin = Pin(self._open_file())
+        self._note_use()
         return pin
 
-    def close_if_idle(self) -> None:
-        """Close the file unless somebody reads it: who opens it again finds the same.
+    def _open_file(self) -> HeldFile:
+        """Return the open file; the caller holds the lock."""
+        assert self.path is not None
+        file = self._file
+        if file is None and self._known_file is not None:
+            file = self._known_file()
+        if file is None:
+            file = self.memory.opened(HeldFile.hold(self.path))
+            if not self.is_ours:
+                self._check_same(file)
+            self._known_file = weakref.ref(file)
+        self._file = file
+        return file
 
-        Of a base that was replaced that would not be true; whoever still has it, has it pinned.
+    def _check_same(self, file: HeldFile) -> None:
+        """Raise unless a file that was opened again is the one that was open before.
+
+        Raises
+        ------
+        SourceNotFound
         """
+        identity = file.identity()
+        if self._identity not in (None, identity):
+            raise replaced(file.name)
+        self._identity = identity
+
+    def _note_use(self) -> None:
+        """Count the file among those that may be closed when others are used."""
+        if self._may_close and self.memory.files.get(self._key) is None:
+            self.memory.files.put(self._key, self, 1)
+
+    def close_if_idle(self) -> None:
+        """Close the file unless it is pinned: a pin holds the open file itself."""
         with self._lock:
-            if not self._pins:
-                self._stored = None
+            self._file = self._stored = None
 
     @property
     def hint(self) -> CollectionHint:
@@ -381,6 +432,16 @@ class Base:
             recorded = self.hint.schema
             self._schema = infer_schema(self.summary()) if recorded is None else recorded
         return self._schema
+
+
+def replaced(path: str) -> SourceNotFound:
+    """Return the error of a reader whose file another process removed or replaced."""
+    error = SourceNotFound(
+        "another process removed or replaced the file while the collection was read",
+        advice="read the collection again: the next read uses its current files",
+    )
+    error.operation, error.source = "read", path
+    return error
 
 
 def summarize(entries: codec.Entries) -> DocumentSummary:

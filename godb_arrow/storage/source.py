@@ -21,6 +21,7 @@ Location = str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes]
 """What can be read: a path, a URL that fsspec knows, bytes, or an open binary file."""
 
 _SPOOL_IN_MEMORY = 64 << 20
+_END = 64  # bytes of a file's end that tell it from others
 
 
 class Source:
@@ -173,6 +174,12 @@ class HeldFile(Source):
         """Return the version of the open file, which stays."""
         return local_version(self._descriptor)
 
+    def identity(self) -> object:
+        """Return a value that differs for a file with other content."""
+        status = os.fstat(self._descriptor)
+        end = self.tail(_END)  # has the checksum of a file that we wrote
+        return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, end
+
     def read_at(self, buffer: Any, position: int) -> int:
         """Read into a buffer from a position of the file; returns how many bytes."""
         return os.preadv(self._descriptor, [buffer], position)
@@ -190,6 +197,9 @@ class _HeldRemoteFile(HeldFile):
         return self._copy.size
 
     def version(self) -> str:
+        return self._copy.version
+
+    def identity(self) -> object:
         return self._copy.version
 
     def read_at(self, buffer: Any, position: int) -> int:

@@ -10,7 +10,6 @@ import msgpack
 import pyarrow as pa
 import pytest
 from support import forge
-from support.cases import fails, some_fail
 from support.disks import using
 
 from godb_arrow import GodbError, StorageEngine
@@ -42,7 +41,7 @@ def after_large(share: float, small: int) -> list[forge.Part]:
 
 @pytest.mark.parametrize(
     "share",
-    some_fail((0.1, 0.4, 0.55, 0.7, 0.9), (0.55, 0.7), "engine_23_small_parts_are_not_joined"),
+    (0.1, 0.4, 0.55, 0.7, 0.9),
 )
 def test_small_parts_after_a_large_one_are_joined(tmp_path: Path, share: float) -> None:
     directory(tmp_path, after_large(share, 60))
@@ -53,7 +52,6 @@ def test_small_parts_after_a_large_one_are_joined(tmp_path: Path, share: float) 
         assert [document["_id"] for document in engine["a"]] == ids
 
 
-@fails("engine_23_small_parts_are_not_joined")
 def test_saves_of_single_documents_do_not_rewrite_a_large_part(tmp_path: Path) -> None:
     directory(tmp_path, after_large(0.1, 15))
     with StorageEngine(tmp_path, part_size=PART_SIZE) as engine:
