@@ -159,11 +159,34 @@ class DataDirectory:
         assert self._journal is not None
         return self._journal
 
+    def look(self) -> tuple[dict[str, str], list[Record]]:
+        """Return the collections' files and the journal, of a directory that others may write.
+
+        Raises
+        ------
+        SourceNotFound
+            A file was removed meanwhile, or the directory itself.
+        """
+        for _ in range(_TRIES):
+            self._check_follower()
+            self._folders = {}  # what they know of files may be of a former collection
+            names = self._names()
+            files, records = self.files(), self._read_while_written()
+            # A collection that was renamed in between would be in neither.
+            if not self.keeps_journal or self._names() == names:
+                break
+        return files, records
+
+    def _names(self) -> list[str]:
+        """Return the names of the collections' files and folders."""
+        names = open_folder(self._collections).names()
+        return [
+            name for name in names
+            if name.endswith((_SUFFIX, PARTS)) and not name.startswith(TEMPORARY_PREFIX)
+        ]  # fmt: skip
+
     def recover(self) -> Iterator[Record]:
-        """The changes that may be in no file yet; at the end the journal goes on."""
-        if self.read_only:
-            yield from self._read_while_written()
-            return
+        """Yield the changes that may be in no file yet; at the end the journal goes on."""
         journal = Journal(self._journal_folder)
         yield from journal.recover()
         self._journal = journal
@@ -182,8 +205,8 @@ class DataDirectory:
     def files(self) -> dict[str, str]:
         """The collections that have a file, and its path."""
         place = open_folder(self._collections)
-        names = place.names()
-        files = [f for f in names if f.endswith(_SUFFIX) and not f.startswith(TEMPORARY_PREFIX)]
+        names = self._names()
+        files = [name for name in names if name.endswith(_SUFFIX)]
         found = _named({file: place.place(file) for file in files})
         for path in [place.place(one) for one in names if one.endswith(PARTS)]:
             if (name := self._name_of_folder(path)) is not None:
@@ -225,7 +248,12 @@ class DataDirectory:
         """The documents of a collection's file or folder."""
         if path.endswith(PARTS):
             return PartedBase(self.folder(path))
-        return Base(self.memory, path, is_ours=not self.read_only)
+        return Base(
+            self.memory,
+            path,
+            is_ours=not self.read_only,
+            may_close=True if self.read_only else None,
+        )
 
     def folder(self, path: str) -> PartFolder:
         """The folder of a collection that has several files."""
@@ -323,20 +351,22 @@ class RemoteDirectory(DataDirectory):
 
     def recover(self) -> Iterator[Record]:
         """Nothing, for what was not saved is gone; but of a follower the journal that it got."""
-        records: list[Record] = []
-        if self._follower is not None:
-            with tempfile.TemporaryDirectory(prefix="godb-arrow-journal-") as folder:
-                fetch_journal(f"{self.path}/journal", folder)
-                records = list(read_journal(folder))
-        if not self.read_only:
-            folder = tempfile.mkdtemp(prefix="godb-arrow-journal-")
-            self._temporary = weakref.finalize(self, _remove_folder, folder, os.getpid())
-            journal = Journal(folder)
-            list(journal.recover())
-            if records:
-                journal.skip_to(records[-1].number + 1)
-            self._journal = journal
+        records = self._read_while_written()
+        folder = tempfile.mkdtemp(prefix="godb-arrow-journal-")
+        self._temporary = weakref.finalize(self, _remove_folder, folder, os.getpid())
+        journal = Journal(folder)
+        list(journal.recover())
+        if records:
+            journal.skip_to(records[-1].number + 1)
+        self._journal = journal
         yield from records
+
+    def _read_while_written(self) -> list[Record]:
+        if self._follower is None:
+            return []
+        with tempfile.TemporaryDirectory(prefix="godb-arrow-journal-") as folder:
+            fetch_journal(f"{self.path}/journal", folder)
+            return list(read_journal(folder))
 
     def path_of(self, name: str) -> str:
         """Where a collection's file belongs."""

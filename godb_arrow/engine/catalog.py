@@ -69,6 +69,27 @@ class Catalog:
         with self._lock:
             return sorted({*self._made, *self._files})
 
+    def update(self, found: Catalog) -> None:
+        """Have the names of another catalog, which was made later.
+
+        A collection that was asked for stays the same object. One that the other catalog does
+        not have is dropped, unless it was read: then it stays as it was read.
+
+        Parameters
+        ----------
+        found : Catalog
+            What another process has in the directory now.
+        """
+        with self._lock:
+            files, made = dict(found._files), dict(found._made)
+            for name, collection in self._made.items():
+                if name in found or collection.was_read:
+                    made[name] = collection
+                    files.pop(name, None)
+                else:
+                    collection.mark_dropped()
+            self._made, self._files = made, files
+
     def made(self) -> list[Collection]:
         """The collections that were asked for; no other has changed."""
         with self._lock:

@@ -304,6 +304,9 @@ class Collection(PartedStore, Scannable):
             In order; the last one is what was saved last.
         """
         self._services.check_open()
+        return self._current(self._find_versions)
+
+    def _find_versions(self) -> list[VersionInfo]:
         base = self._base
         return versions_of(base.folder) if isinstance(base, PartedBase) else []
 
@@ -325,7 +328,7 @@ class Collection(PartedStore, Scannable):
             There is no such version, or not any more.
         """
         with self._reading():
-            return CollectionVersion(self._name, self.version_base(version))
+            return self._current(lambda: CollectionVersion(self._name, self.version_base(version)))
 
     def explain(self, filter: Filter | None = None) -> Explanation:
         """How a filter would be evaluated, and whether an index helps."""

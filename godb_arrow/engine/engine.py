@@ -44,6 +44,7 @@ from godb_arrow.errors import (
     MemoryLimitExceeded,
     ReadOnly,
     ReplicationFailed,
+    SourceNotFound,
     StorageError,
     error_context,
 )
@@ -76,6 +77,7 @@ __all__ = ["StorageEngine"]
 logger = logging.getLogger(__name__)
 _SHOWN = 100  # collections of a table
 _MOST_JOURNAL = 256 << 20
+_LOOKS = 50  # at a directory that another process changes all the time
 _SYNCER, _SAVER, _COMPACTOR = "journal-sync", "saver", "compactor"
 _COMPACTING = 10.0  # seconds between two looks for files that should be joined
 _BUDGET = 256 << 20  # bytes of files that are written then
@@ -185,10 +187,12 @@ class StorageEngine:
             check_writable=self._check_writable,
             check_open=self._check_open,
             acknowledge=self._acknowledge,
+            look_again=self._look_again,
         )
         self._lock = threading.RLock()  # guards the collections' names
         self._relieving, self._saving = threading.Lock(), threading.Lock()
         self._closing = threading.RLock()
+        self._looking = threading.Lock()  # of one who only reads: one look at a time
         self._collections = Catalog({}, self._make)
         self._leftovers: dict[str, object] = {}  # files of dropped collections, and whose
         # Files that collections may still have under a former name, until they are saved.
@@ -224,16 +228,16 @@ class StorageEngine:
     # --- opening and closing ------------------------------------------------------------------
 
     def _recover(self) -> None:
+        if self._directory.read_only:
+            self._collections, self._recovered = self._look()
+            return
         files = self._directory.files()
-        if not self._directory.read_only:
-            self._directory.remove_older(files)
+        self._directory.remove_older(files)
         self._collections = Catalog(files, self._make)
         needs: dict[Collection, int] = {}
         for record in self._directory.recover():
             self._recovered += 1
-            self._replay(record, needs)
-        if self._directory.read_only:
-            return
+            self._replay(self._collections, record, needs)
         journal = self._directory.journal
         # Of a journal that is missing, the files may know changes.
         if journal.was_missing and self._directory.keeps_journal:
@@ -247,9 +251,52 @@ class StorageEngine:
     def _make(self, name: str, path: str) -> Collection:
         return Collection(self._services, name, self._directory.base(path))
 
-    def _replay(self, record: Record, needs: dict[Collection, int]) -> None:
+    def _look(self) -> tuple[Catalog, int]:
+        """Return the collections that another process may change meanwhile, and the records."""
+        for _ in range(_LOOKS):
+            with suppress(SourceNotFound):  # a file was removed after it was listed
+                return self._look_once()
+        return self._look_once()
+
+    def _look_once(self) -> tuple[Catalog, int]:
+        files, records = self._directory.look()
+        collections = Catalog(files, self._make)
+        needs: dict[Collection, int] = {}
+        for record in records:
+            self._replay(collections, record, needs)
+        return collections, len(records)
+
+    def _look_again(self, collection: Collection | None, base: Base | None) -> bool:
+        """Find out what another process has in the directory now.
+
+        Parameters
+        ----------
+        collection : Collection or None
+            A collection whose files are gone, and which gets the current ones.
+        base : Base or None
+            Those files.
+
+        Returns
+        -------
+        bool
+            Whether the collection has others now; False where this engine is the one that writes.
+        """
+        if not self._directory.read_only:
+            return False
+        with self._looking:
+            if collection is not None and not collection.is_over(base):
+                return True  # another thread looked
+            self._check_open()
+            found, _ = self._look()
+            if collection is not None and not collection.take_over(found.get(collection.name)):
+                return False
+            with self._lock:
+                self._collections.update(found)
+            return True
+
+    def _replay(self, collections: Catalog, record: Record, needs: dict[Collection, int]) -> None:
         op, name = record.meta["op"], record.meta["c"]
-        collection = self._collections.get(name)
+        collection = collections.get(name)
         if op in ("create", "attach"):
             if collection is not None and collection.stored_record >= record.number:
                 return
@@ -260,7 +307,7 @@ class StorageEngine:
                 self._services, name, base, compression=record.meta.get("z"),
                 record=record.number, stale=True,
             )  # fmt: skip
-            self._collections[name] = collection
+            collections[name] = collection
             self._note_paths(collection)
         elif collection is None:
             return  # dropped later, and its file is gone
@@ -268,14 +315,14 @@ class StorageEngine:
             if collection.stored_record < record.number:
                 if collection.path is not None:
                     self._leftovers[collection.path] = None
-                del self._collections[name]
+                del collections[name]
                 needs.pop(collection, None)
             return
         elif op == "rename":
             if collection.stored_record >= record.number:
                 return
-            target = self._collections.get(record.meta["to"])
-            del self._collections[name]
+            target = collections.get(record.meta["to"])
+            del collections[name]
             if target is not None and target.stored_record >= record.number:
                 # It has its new file already; the old one is what is left.
                 if collection.path is not None:
@@ -284,7 +331,7 @@ class StorageEngine:
                 return
             self._note_paths(collection)
             collection.mark_renamed(record.meta["to"], record.number)
-            self._collections[record.meta["to"]] = collection
+            collections[record.meta["to"]] = collection
         else:
             collection.replay(record)
         needs.setdefault(collection, record.number)
@@ -606,11 +653,15 @@ class StorageEngine:
     def __getitem__(self, name: str) -> Collection:
         self._check_open()
         collection = self._collections.get(name)
+        if collection is None and self._look_again(None, None):
+            collection = self._collections.get(name)  # made since this engine was opened
         if collection is None:
             raise self._not_found(name)
         return collection
 
     def __contains__(self, name: object) -> bool:
+        if name not in self._collections and not self._closed:
+            self._look_again(None, None)
         return name in self._collections
 
     def __iter__(self) -> Iterator[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import pyarrow as pa
@@ -33,6 +34,7 @@ __all__ = ["MEMORY", "Fragment", "fragments_of", "fragments_since", "full_path",
 
 
 MEMORY = 256 << 20  # of a process that reads or writes a fragment
+_LOOKS = 5  # for a collection that another process moves between a file and a folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +107,10 @@ def fragments_of(
         return [fragment for fragments, _ in found for fragment in fragments], schema
     path = os.fspath(source).rstrip("/")
     if _is_directory(path):
+        for _ in range(_LOOKS):
+            place = _place_of(path, collection)
+            with suppress(SourceNotFound):  # another process put it elsewhere meanwhile
+                return fragments_of(place, collection)
         return fragments_of(_place_of(path, collection), collection)
     if path.endswith(".parts") or (not is_url(path) and os.path.isdir(path)):
         folder = PartFolder(Memory(MEMORY), path, is_ours=False)

@@ -16,8 +16,10 @@ from godb_arrow.engine.bulk import BulkInsert, DocumentIds, join_bases
 from godb_arrow.engine.store import CollectionStore
 from godb_arrow.errors import DuplicateId, GodbError, VersionNotFound, error_context
 from godb_arrow.query.statistics import Row
+from godb_arrow.snapshots.base import Base
 from godb_arrow.snapshots.manifest import Manifest, read_manifest
 from godb_arrow.snapshots.overlay import Overlay
+from godb_arrow.snapshots.part_folder import PartFolder
 from godb_arrow.snapshots.parted_base import PartedBase
 from godb_arrow.snapshots.snapshot import Snapshot
 
@@ -268,7 +270,7 @@ class PartedStore(CollectionStore):
         VersionNotFound
         """
         base = self._base
-        known = base.folder.versions() if isinstance(base, PartedBase) else []
+        known = _versions_in(base)
         if not isinstance(base, PartedBase) or version not in known:
             shown = ", ".join(map(str, known))
             raise VersionNotFound(
@@ -278,4 +280,20 @@ class PartedStore(CollectionStore):
                 else "a collection that has several "
                 "files keeps its last versions; see part_size and keep_versions",
             )
-        return PartedBase(base.folder, read_manifest(base.folder.path, version))
+        folder = base.folder
+        if not folder.is_ours:  # its files may be of a former collection of that name
+            folder = PartFolder(folder.memory, folder.path, is_ours=False)
+        return PartedBase(folder, read_manifest(folder.path, version))
+
+
+def _versions_in(base: Base) -> list[int]:
+    """Return the versions of a collection that can be read.
+
+    Raises
+    ------
+    SourceNotFound
+        Another process removed the folder of the collection.
+    """
+    if not isinstance(base, PartedBase):
+        return []
+    return base.folder.versions() or [base.folder.current().version]

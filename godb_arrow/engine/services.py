@@ -39,6 +39,9 @@ class Services:
     acknowledge : callable
         Waits until followers have a record of the journal, or, without one, all files; where
         somebody wants that.
+    look_again : callable
+        Called with a collection that is only read and its base, whose files are gone. Gives the
+        collection the current ones; returns whether they differ.
     streams : WeakSet
         The streams that are open.
     """
@@ -50,4 +53,5 @@ class Services:
     check_writable: Callable[[], None]
     check_open: Callable[[], None]
     acknowledge: Callable[[int | None], None]
+    look_again: Callable[[Any, Any], bool]
     streams: weakref.WeakSet[Any] = field(default_factory=weakref.WeakSet)

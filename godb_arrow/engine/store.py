@@ -6,10 +6,10 @@ import html
 import logging
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import pyarrow as pa
 
@@ -27,6 +27,7 @@ from godb_arrow.errors import (
     DuplicateId,
     EngineClosed,
     GodbError,
+    SourceNotFound,
     StorageError,
     error_context,
 )
@@ -42,6 +43,9 @@ __all__ = ["CollectionStore"]
 logger = logging.getLogger(__name__)
 
 _DOCUMENTS_KEPT_SINGLY = 64
+_TRIES = 20  # to read files that another process replaces all the time
+
+_Found = TypeVar("_Found")
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,11 +163,14 @@ class CollectionStore:
     @property
     def next_id(self) -> int:
         """The number that the next generated document id gets."""
-        return self._ids().next_id
+        return self._current(lambda: self._ids().next_id)
 
     @property
     def indexes(self) -> tuple[str, ...]:
         """The fields that have an index."""
+        return self._current(self._find_indexes)
+
+    def _find_indexes(self) -> tuple[str, ...]:
         with self._lock:
             self._prepare()
             if self._indexes is None:
@@ -173,6 +180,9 @@ class CollectionStore:
     @property
     def compression(self) -> CompressionName:
         """How its files are compressed when they are written the next time."""
+        return self._current(self._find_compression)
+
+    def _find_compression(self) -> CompressionName:
         with self._lock:
             self._prepare()
             if self._compression is None:
@@ -181,6 +191,9 @@ class CollectionStore:
 
     def info(self) -> CollectionInfo:
         """What is known without reading the documents."""
+        return self._current(self._find_info)
+
+    def _find_info(self) -> CollectionInfo:
         modified = self._last_modified or self._base.modified
         return CollectionInfo(
             name=self._name,
@@ -195,6 +208,9 @@ class CollectionStore:
 
     def __len__(self) -> int:
         self._services.check_open()
+        return self._current(self._find_count)
+
+    def _find_count(self) -> int:
         with self._lock:
             self._check_there()
             self._prepare()
@@ -213,7 +229,11 @@ class CollectionStore:
 
     def snapshot(self) -> Snapshot:
         """The collection as it is now, whatever happens to it later."""
-        with self._reading(), self._lock:
+        with self._reading():
+            return self._current(self._take_snapshot)
+
+    def _take_snapshot(self) -> Snapshot:
+        with self._lock:
             self._check_there()
             self._prepare()
             return self._snapshot()
@@ -229,6 +249,9 @@ class CollectionStore:
 
     def _find(self, identity: str) -> bytes | None:
         """The bytes of a document."""
+        return self._current(lambda: self._find_document(identity))
+
+    def _find_document(self, identity: str) -> bytes | None:
         with self._lock:
             self._check_there()
             self._prepare()
@@ -238,6 +261,21 @@ class CollectionStore:
             base = self._base
             pin = base.pin()  # noqa: F841 (it works by being there)
         return base.find(identity)
+
+    def _current(self, read: Callable[[], _Found]) -> _Found:
+        """Read; again from the current files, where another process removed those known here.
+
+        The caller does not hold the lock, unless this engine is the one that writes.
+        """
+        for _ in range(_TRIES):
+            base = self._base
+            try:
+                return read()
+            except SourceNotFound:
+                if not self._services.look_again(self, base):
+                    raise
+                self._check_there()
+        return read()
 
     def _has(self, identity: str, given: bool) -> bool:
         """Whether there is a document with an id that a caller chose, or that was generated."""
@@ -423,6 +461,11 @@ class CollectionStore:
 
     def _check_there(self) -> None:
         if self._dropped:
+            if self._services.directory.read_only:
+                raise CollectionNotFound(
+                    f"another process dropped or renamed the collection {self._name!r}",
+                    advice="see collections() for the names",
+                )
             raise CollectionNotFound(
                 f"the collection {self._name!r} was dropped", advice="create it again"
             )
@@ -703,6 +746,43 @@ class CollectionStore:
         self._taken = 0
         self._services.memory.set_changes(self, 0)
         self._base.forget()
+
+    @property
+    def was_read(self) -> bool:
+        """Whether its file was read, and is still that of the collection."""
+        return self._count is not None and not self._dropped
+
+    def is_over(self, base: Base | None) -> bool:
+        """Whether its documents are those of a base."""
+        return self._base is base
+
+    def take_over(self, found: CollectionStore | None) -> bool:
+        """Go on with what was found in the directory, where this engine only reads.
+
+        Parameters
+        ----------
+        found : CollectionStore or None
+            The collection as it is now; None where there is none of its name.
+
+        Returns
+        -------
+        bool
+            Whether that is another state than the one here.
+        """
+        if found is None:
+            self.mark_dropped()
+            return True
+        with self._lock:
+            before = self._base
+            if found._base.has_same_files(before):
+                return False
+            self._base, self._replayed, self._record = found._base, found._replayed, found._record
+            self._indexes, self._compression = found._indexes, found._compression
+            self._needs, self._stale = found._needs, found._stale
+            self._overlay, self._count, self._sequence = Overlay(), None, None
+            self._account()
+        before.forget()
+        return True
 
     def seal(self) -> None:
         """Refuse further changes: the engine is being closed."""

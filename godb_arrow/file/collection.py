@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import weakref
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -11,7 +13,7 @@ from godb_arrow import codec
 from godb_arrow.display import Table, quantity
 from godb_arrow.errors import InvalidOption
 from godb_arrow.file.explanation import Explanation
-from godb_arrow.file.locate import locate
+from godb_arrow.file.locate import StoredCollection, locate
 from godb_arrow.file.reading import (
     read_document,
     read_documents,
@@ -19,6 +21,7 @@ from godb_arrow.file.reading import (
     read_table,
     scan_godb,
 )
+from godb_arrow.memory.limit import idle_files
 from godb_arrow.options import ReadKeywords, ReadOptions
 from godb_arrow.query.filters import Filter
 from godb_arrow.query.projection import project
@@ -31,10 +34,57 @@ if TYPE_CHECKING:
 __all__ = ["FileCollection", "open_godb"]
 
 
-class FileCollection(Scannable):
-    """A collection in a GODB file, which is read anew each time; nothing of it is kept.
+_open_files = idle_files()  # of all handles
+_numbers = itertools.count(1)
 
-    Made by :func:`open_godb`.
+
+class _HandleFile:
+    """The file of a handle: open, unless too many others were used since.
+
+    Parameters
+    ----------
+    source : Source
+        Where the file is.
+    """
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self._number = next(_numbers)
+        self._held: Source | None = None
+
+    def open(self) -> Source:
+        """Return the open file; after it was closed, the file that is in its place."""
+        held = self._held
+        if held is None:
+            held = self._held = self.source.held()
+        if held is not self.source and _open_files.get(self._number) is None:
+            _open_files.put(self._number, _Weak(self), 1)
+        return held
+
+    def close(self) -> None:
+        """Close the file when nothing reads it."""
+        self._held = None
+
+
+class _Weak:
+    """An open file whose handle may be collected before it is closed."""
+
+    def __init__(self, file: _HandleFile) -> None:
+        self._file = weakref.ref(file)
+
+    def close_if_idle(self) -> None:
+        """Close the file, unless it is in use."""
+        file = self._file()
+        if file is not None:
+            file.close()
+
+
+class FileCollection(Scannable):
+    """A collection in a GODB file; its documents are read again each time, and none is kept.
+
+    Made by :func:`open_godb`. A local file is open as long as the handle is there, and stays as
+    it is when another process replaces or removes it. Only of many handles, those that were not
+    used for long close their file, and read the one in its place when they are used again.
 
     Examples
     --------
@@ -49,11 +99,28 @@ class FileCollection(Scannable):
     {'age': [36]}
     """
 
-    def __init__(self, source: Source, name: str, count: int, options: ReadKeywords) -> None:
-        self._source = source
-        self._name = name
-        self._count = count
+    def __init__(self, source: Source, collection: str | None, options: ReadKeywords) -> None:
+        self._file = _HandleFile(source)
         self._options = options
+        self._located = self._locate(self._file.open(), collection)
+        self._name = self._located.name
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return FileCollection, (self._file.source, self._name, self._options)
+
+    def _locate(self, file: Source, collection: str | None) -> StoredCollection:
+        return locate(file, collection, ReadOptions(**self._options))
+
+    @property
+    def _source(self) -> Source:
+        return self._file.open()
+
+    @property
+    def _stored(self) -> StoredCollection:
+        file = self._file.open()
+        if self._located.source is not file:
+            self._located = self._locate(file, self._name)
+        return self._located
 
     @property
     def name(self) -> str:
@@ -66,7 +133,7 @@ class FileCollection(Scannable):
         return read_schema(self._source, self._name, **self._options)
 
     def __len__(self) -> int:
-        return self._count
+        return self._stored.count
 
     def __iter__(self) -> Iterator[dict[Any, Any]]:
         return read_documents(self._source, self._name, **self._options)
@@ -89,16 +156,16 @@ class FileCollection(Scannable):
         )
 
     def _entries(self) -> tuple[pa.Schema, Iterator[codec.Entries]]:
-        stored = locate(self._source, self._name, ReadOptions(**self._options))
-        return self.schema, stored.entries()
+        stored = self._stored
+        return project(stored.schema(), None, None).schema, stored.entries()
 
     def explain(self, filter: Filter | None = None) -> Explanation:
         """How a filter would be evaluated: how much of the file need not be read."""
-        stored = locate(self._source, self._name, ReadOptions(**self._options))
+        stored = self._stored
         wanted = None
         if filter is not None:
             wanted = stored.pieces_matching(project(stored.schema(), [], filter))
-        return Explanation.of_pieces(stored.pieces(), wanted, self._count)
+        return Explanation.of_pieces(stored.pieces(), wanted, stored.count)
 
     def to_arrow(
         self, columns: Sequence[str] | None = None, filter: Filter | None = None
@@ -107,14 +174,16 @@ class FileCollection(Scannable):
         return read_table(self._source, self._name, columns=columns, filter=filter, **self._options)
 
     def __repr__(self) -> str:
-        return f"<FileCollection {self._name!r} of {self._source.name}, {self._count:,} documents>"
+        return (
+            f"<FileCollection {self._name!r} of {self._file.source.name}, {len(self):,} documents>"
+        )
 
     def _repr_html_(self) -> str:
         table = Table(["collection", "documents", "file", "size"])
         size = self._source.size()
         table.add(
             self._name,
-            f"{self._count:,}",
+            f"{len(self):,}",
             self._source.name,
             "" if size is None else quantity(size),
         )
@@ -156,6 +225,4 @@ def open_godb(
     """
     if isinstance(collection, (list, tuple)):
         raise InvalidOption("collection is several names", advice="open them one by one")
-    held = open_source(source)
-    stored = locate(held, collection, ReadOptions(**options))
-    return FileCollection(held, stored.name, stored.count, options)
+    return FileCollection(open_source(source), collection, options)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +26,7 @@ from godb_arrow.options import ReadOptions
 from godb_arrow.parallel import available_cores, ordered_map
 from godb_arrow.query.projection import Projection
 from godb_arrow.schema import DocumentSummary, infer_schema
-from godb_arrow.storage.source import Location, Source, open_source
+from godb_arrow.storage.source import HeldFile, Location, Source, open_source
 
 __all__ = ["StoredCollection", "locate"]
 
@@ -53,6 +53,8 @@ class StoredCollection:
         What the file records of it.
     options : ReadOptions
         How to read.
+    opened : HeldFile or None
+        The file, where it was opened for this object only: see :meth:`close`.
     """
 
     source: Source
@@ -60,7 +62,13 @@ class StoredCollection:
     count: int
     hint: CollectionHint | None
     options: ReadOptions
+    opened: HeldFile | None = None
     _found: dict[str, CollectionPieces | None] = field(default_factory=dict)
+
+    def close(self) -> None:
+        """Close the file, where it was opened for this object only."""
+        if self.opened is not None:
+            self.opened.close()
 
     def entries(self, fields: tuple[str, ...] = ()) -> Iterator[codec.Entries]:
         """Its documents in runs, in memory; the next ones are read ahead, where that is cheap."""
@@ -209,6 +217,7 @@ def locate(
     Returns
     -------
     StoredCollection
+        A local path is open until :meth:`StoredCollection.close`, so that all reads see one file.
 
     Raises
     ------
@@ -216,23 +225,34 @@ def locate(
     """
     source = open_source(location)
     with error_context("read", source.name, collection):
-        counts: dict[str, int] = {}
-        trusted = options.use_hints and is_sealed(source.tail(TAIL_SIZE))
-        with source.open() as stream:
-            for section in GodbReader(stream, source.size()).sections():
-                if isinstance(section, ValueSection):
-                    if section.key == "metadata" and trusted:
-                        hints = read_hints(section.read())
-                        if hints:
-                            name = _choose(list(hints), collection)
-                            hint = hints[name]
-                            return StoredCollection(source, name, hint.count, hint, options)
-                elif section.name == collection or (collection is None and section.siblings == 1):
-                    return StoredCollection(source, section.name, section.count, None, options)
-                else:
-                    counts[section.name] = section.count
-        name = _choose(list(counts), collection)
-        return StoredCollection(source, name, counts[name], None, options)
+        held = source.held()
+        if held is source or not isinstance(held, HeldFile):
+            return _locate(source, collection, options)
+        try:
+            return replace(_locate(held, collection, options), opened=held)
+        except BaseException:
+            held.close()
+            raise
+
+
+def _locate(source: Source, collection: str | None, options: ReadOptions) -> StoredCollection:
+    counts: dict[str, int] = {}
+    trusted = options.use_hints and is_sealed(source.tail(TAIL_SIZE))
+    with source.open() as stream:
+        for section in GodbReader(stream, source.size()).sections():
+            if isinstance(section, ValueSection):
+                if section.key == "metadata" and trusted:
+                    hints = read_hints(section.read())
+                    if hints:
+                        name = _choose(list(hints), collection)
+                        hint = hints[name]
+                        return StoredCollection(source, name, hint.count, hint, options)
+            elif section.name == collection or (collection is None and section.siblings == 1):
+                return StoredCollection(source, section.name, section.count, None, options)
+            else:
+                counts[section.name] = section.count
+    name = _choose(list(counts), collection)
+    return StoredCollection(source, name, counts[name], None, options)
 
 
 def _choose(names: Sequence[str], collection: str | None) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import replace
 from typing import Any, Unpack
 
@@ -26,7 +27,7 @@ from godb_arrow.parallel import ordered_map
 from godb_arrow.query.decoder import ProjectionDecoder
 from godb_arrow.query.filters import Filter
 from godb_arrow.query.projection import project
-from godb_arrow.storage.source import Location, Source, open_source
+from godb_arrow.storage.source import HeldFile, Location, Source, open_source
 
 __all__ = [
     "list_collections",
@@ -101,7 +102,11 @@ def scan_godb(
     1 ['age']
     """
     target = locate(source, collection, ReadOptions(**options))
-    return _scan(target, columns, filter, schema)
+    try:
+        return _scan(target, columns, filter, schema)
+    except BaseException:
+        target.close()
+        raise
 
 
 def _scan(
@@ -142,7 +147,7 @@ def _scan(
             raise
 
     def batches() -> Iterator[pa.RecordBatch]:
-        with error_context("read", target.source.name, target.name):
+        with closing(target), error_context("read", target.source.name, target.name):
             for batch in ordered_map(decode, runs, target.threads(), decoder.ahead):
                 for start in range(0, batch.num_rows, options.batch_size):
                     yield batch.slice(start, options.batch_size)
@@ -185,19 +190,20 @@ def read_table(
     ['Ada', 'Bob']
     """
     chosen = ReadOptions(**options)
-    target = locate(source, collection, chosen)
-    try:
-        return _scan(target, columns, filter, schema, KeptEntries()).read_all()
-    except TypeMismatch:
-        if schema is not None or target.hint is None:
-            raise
-        logger.warning(
-            "%s, collection %r: the recorded schema does not fit the documents; inferring it",
-            target.source.name,
-            target.name,
-        )
-        target = replace(target, hint=None)
-        return _scan(target, columns, filter, None, KeptEntries()).read_all()
+    with closing(locate(source, collection, chosen)) as found:
+        target = replace(found, opened=None)  # it is read twice, perhaps
+        try:
+            return _scan(target, columns, filter, schema, KeptEntries()).read_all()
+        except TypeMismatch:
+            if schema is not None or target.hint is None:
+                raise
+            logger.warning(
+                "%s, collection %r: the recorded schema does not fit the documents; inferring it",
+                target.source.name,
+                target.name,
+            )
+            target = replace(target, hint=None)
+            return _scan(target, columns, filter, None, KeptEntries()).read_all()
 
 
 def read_schema(
@@ -226,9 +232,8 @@ def read_schema(
     >>> godb_arrow.read_schema(file.getvalue()).field("age").type
     DataType(double)
     """
-    target = locate(source, collection, ReadOptions(**options))
-    schema = target.schema()
-    return project(schema, None, None).schema
+    with closing(locate(source, collection, ReadOptions(**options))) as target:
+        return project(target.schema(), None, None).schema
 
 
 def read_documents(
@@ -270,7 +275,7 @@ def read_documents(
 
 
 def _documents(target: StoredCollection) -> Iterator[dict[Any, Any]]:
-    with error_context("read", target.source.name, target.name):
+    with closing(target), error_context("read", target.source.name, target.name):
         for entries in target.entries():
             yield from load_run(entries)
 
@@ -310,14 +315,16 @@ def read_document(
     >>> godb_arrow.read_document(file.getvalue(), "2")
     {'_id': '2', 'name': 'Bob'}
     """
-    target = locate(source, collection, ReadOptions(**options))
 
     def find(run: Run) -> dict[Any, Any] | None:
         entries = run.load()
         index = codec.find_entry(entries, identity)
         return None if index < 0 else load_entry(entries, index)
 
-    with error_context("read", target.source.name, target.name):
+    with (
+        closing(locate(source, collection, ReadOptions(**options))) as target,
+        error_context("read", target.source.name, target.name),
+    ):
         found = [one for one in ordered_map(find, target.runs(), target.threads()) if one]
         if not found:
             raise DocumentNotFound(
@@ -348,15 +355,24 @@ def list_collections(source: Location | Source) -> dict[str, int]:
     {'users': 1}
     """
     source = open_source(source)
-    found: dict[str, int] = {}
     with error_context("list", source.name):
-        sealed = is_sealed(source.tail(TAIL_SIZE))
-        with source.open() as stream:
-            for section in GodbReader(stream, source.size()).sections():
-                if isinstance(section, CollectionSection):
-                    found[section.name] = section.count
-                elif section.key == "metadata" and sealed:
-                    hints = read_hints(section.read())
-                    if hints:
-                        return {name: hint.count for name, hint in hints.items()}
+        held = source.held()
+        try:
+            return _collections_in(held)
+        finally:
+            if held is not source and isinstance(held, HeldFile):
+                held.close()
+
+
+def _collections_in(source: Source) -> dict[str, int]:
+    found: dict[str, int] = {}
+    sealed = is_sealed(source.tail(TAIL_SIZE))
+    with source.open() as stream:
+        for section in GodbReader(stream, source.size()).sections():
+            if isinstance(section, CollectionSection):
+                found[section.name] = section.count
+            elif section.key == "metadata" and sealed:
+                hints = read_hints(section.read())
+                if hints:
+                    return {name: hint.count for name, hint in hints.items()}
     return found

@@ -12,7 +12,7 @@ from godb_arrow.memory.buffers import forget_buffers
 from godb_arrow.memory.lru import EvictionPolicy, LRUCache
 from godb_arrow.parallel import available_cores
 
-__all__ = ["IdleFile", "Memory", "give_back"]
+__all__ = ["IdleFile", "Memory", "give_back", "idle_files"]
 
 
 _LEAST_RUN = 256 << 10
@@ -40,6 +40,12 @@ class IdleFile(Protocol):
 
 def _close(_: int, file: IdleFile) -> None:
     file.close_if_idle()
+
+
+def idle_files() -> LRUCache[int, IdleFile]:
+    """Return a cache of open files that closes those that were not used for longest."""
+    limit = max(_FEWEST_FILES, min(_MOST_FILES, _allowed_files() // _PART_IDLE))
+    return LRUCache(int(limit), on_evict=_close)
 
 
 def _allowed_files() -> float:
@@ -90,10 +96,8 @@ class Memory:
     def __init__(self, limit: int, policy: EvictionPolicy | None = None) -> None:
         self.limit = limit
         self.cache: LRUCache[tuple[Any, str], Any] = LRUCache(limit, policy)
-        allowed = _allowed_files()
-        idle = int(max(_FEWEST_FILES, min(_MOST_FILES, allowed // _PART_IDLE)))
-        self.files: LRUCache[int, IdleFile] = LRUCache(idle, on_evict=_close)
-        self._most_open = max(_FEWEST_FILES, allowed // _PART_USED)
+        self.files = idle_files()
+        self._most_open = max(_FEWEST_FILES, _allowed_files() // _PART_USED)
         self._open: weakref.WeakSet[Any] = weakref.WeakSet()
         # Reentrant: the garbage collector drops streams on any thread, also inside this lock.
         self._lock = threading.RLock()

@@ -155,6 +155,11 @@ class Base:
         self._note_use()
         return pin
 
+    @property
+    def is_open(self) -> bool:
+        """Whether the file is open."""
+        return self._known_file is not None and self._known_file() is not None
+
     def _open_file(self) -> HeldFile:
         """Return the open file; the caller holds the lock."""
         assert self.path is not None
@@ -190,6 +195,10 @@ class Base:
         """Close the file unless it is pinned: a pin holds the open file itself."""
         with self._lock:
             self._file = self._stored = None
+
+    def has_same_files(self, other: Base) -> bool:
+        """Return whether another base, whose file could not be opened, is no other than this."""
+        return self.path == other.path and self._may_close is False
 
     @property
     def hint(self) -> CollectionHint:

@@ -36,7 +36,7 @@ from godb_arrow.query.statistics import (
     per_piece,
     row_of,
 )
-from godb_arrow.snapshots.base import Base, Documents, Pin
+from godb_arrow.snapshots.base import Base, Documents, Pin, replaced
 from godb_arrow.snapshots.id_index import (
     CODEC_HASHES,
     IdFile,
@@ -47,6 +47,7 @@ from godb_arrow.snapshots.id_index import (
 from godb_arrow.snapshots.manifest import (
     Manifest,
     Part,
+    manifest_name,
     read_manifest,
     versions_in,
     write_manifest,
@@ -57,7 +58,7 @@ from godb_arrow.storage.folder import open_folder
 from godb_arrow.storage.object_store import is_url
 from godb_arrow.storage.replace import TEMPORARY_PREFIX, replace_file
 
-__all__ = ["PartFile", "PartFolder", "WrittenPart"]
+__all__ = ["PartFile", "PartFolder", "PartPin", "WrittenPart"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,18 +90,44 @@ _DRAWN = 1 << 60  # numbers from here on are drawn by lot
 
 
 class PartFile(Base):
-    """One file of a collection, and beside it a file that says where its ids are."""
+    """One file of a collection, and beside it a file that says where its ids are.
 
-    def __init__(self, memory: Memory, folder: str, part: Part, *, is_ours: bool) -> None:
-        files = open_folder(folder)
-        super().__init__(memory, files.place(part.file), is_ours=is_ours)
+    Parameters
+    ----------
+    folder : PartFolder
+        The folder of the file.
+    manifest : Manifest
+        A manifest that names the file.
+    part : Part
+        The file's entry there.
+    """
+
+    def __init__(self, folder: PartFolder, manifest: Manifest, part: Part) -> None:
+        files = open_folder(folder.path)
+        super().__init__(
+            folder.memory, files.place(part.file), is_ours=folder.is_ours,
+            may_close=True if not folder.is_ours else None,
+        )  # fmt: skip
         self._ids_path = files.place(part.ids_file)
         self._ids_checksum = part.ids_checksum
         self._part = part
+        self._folder = folder
+        self._manifest = manifest
         self.collection_size = 0  # bytes of the documents of all files together
+        self.is_named = folder.is_ours  # whether the manifest was there after the file was opened
 
     def open(self) -> StoredCollection:
-        """The collection in its file, which is the one that the manifest names."""
+        """Return the collection in its file, which is the one that the manifest names.
+
+        Raises
+        ------
+        SourceNotFound
+            Another process removed the file, or the manifest that names it.
+        """
+        if not self.is_named:
+            pin = self.pin()  # noqa: F841 (it keeps the file open until it is checked)
+            self._folder.check(self._manifest)
+            self.is_named = True
         stored = super().open()
         if stored.count != self._part.documents:
             error = CorruptFile(
@@ -183,7 +210,7 @@ class PartFolder:
         self._folder = open_folder(path)
         self._lock = threading.Lock()
         self._files: weakref.WeakValueDictionary[int, PartFile] = weakref.WeakValueDictionary()
-        self._pins: weakref.WeakSet[_PartPin] = weakref.WeakSet()
+        self._pins: weakref.WeakSet[PartPin] = weakref.WeakSet()
         self._is_exclusive = is_ours and not is_url(path)  # no other process adds files
         self._sweeper = Sweeper(self._folder, is_exclusive=self._is_exclusive)
         self._last_number: int | None = None  # of a part file, where it is known
@@ -210,18 +237,36 @@ class PartFolder:
                 return read_manifest(self.path, versions[-1])
         raise SourceNotFound(f"there is no manifest in {self.path}", advice="check the path")
 
-    def file(self, part: Part) -> PartFile:
-        """A part as a base; the same one as long as somebody has it."""
+    def check(self, manifest: Manifest) -> None:
+        """Raise unless the files here are those that a manifest names.
+
+        Another process may remove the folder and make it again, with files of the same names.
+        They are the manifest's while it is there, or while a later one names them.
+
+        Raises
+        ------
+        SourceNotFound
+        """
+        try:
+            found = read_manifest(self.path, manifest.version)
+        except SourceNotFound:
+            found = self.current()
+            if found.version > manifest.version and _keys_of(manifest) <= _keys_of(found):
+                return
+        if (found.version, found.created) != (manifest.version, manifest.created):
+            raise replaced(self._folder.place(manifest_name(manifest.version)))
+
+    def file(self, manifest: Manifest, part: Part) -> PartFile:
+        """Return a part of a manifest as a base; the same one as long as there is one."""
         with self._lock:
             found = self._files.get(part.number)
             if found is None:
-                found = PartFile(self.memory, self.path, part, is_ours=self.is_ours)
-                self._files[part.number] = found
+                found = self._files[part.number] = PartFile(self, manifest, part)
             return found
 
-    def pin(self, base: PartedFiles) -> Pin:
+    def pin(self, base: PartedFiles) -> PartPin:
         """Keep the files of a base as long as the result is there."""
-        pin = _PartPin(base)
+        pin = PartPin(base)
         with self._lock:
             self._pins.add(pin)
         return pin
@@ -485,6 +530,14 @@ class PartFolder:
         self._folder.sync()
 
 
+def _keys_of(manifest: Manifest) -> set[tuple[int, ...]]:
+    """Return what tells the files of a manifest from others of the same names."""
+    return {
+        (part.number, part.documents, part.size, part.file_size, part.ids_checksum)
+        for part in manifest.parts
+    }
+
+
 def _take(chunks: Iterator[Chunk], documents: int) -> Iterator[Chunk]:
     """The next chunks, until they have so many documents."""
     while documents:
@@ -493,9 +546,18 @@ def _take(chunks: Iterator[Chunk], documents: int) -> Iterator[Chunk]:
         yield chunk
 
 
-class _PartPin(Pin):
-    """Somebody who reads a base of several files."""
+class PartPin(Pin):
+    """Keeps the files of a base of several files.
+
+    Attributes
+    ----------
+    base : PartedFiles
+        The base.
+    files : list of Pin
+        Pins of its files, where these must be open.
+    """
 
     def __init__(self, base: PartedFiles) -> None:
+        super().__init__()
         self.base = base
         self.files: list[Pin] = []

@@ -9,6 +9,7 @@ import numpy as np
 
 from godb_arrow import codec
 from godb_arrow.codec.runs import Run
+from godb_arrow.errors import SourceNotFound
 from godb_arrow.file.hints import CollectionHint
 from godb_arrow.query.projection import Projection
 from godb_arrow.query.statistics import Row, may_match, row_of
@@ -19,6 +20,7 @@ from godb_arrow.snapshots.manifest import (
     Manifest,
 )
 from godb_arrow.snapshots.part_folder import PartFile, PartFolder
+from godb_arrow.storage.object_store import is_url
 
 __all__ = ["PartedBase"]
 
@@ -54,9 +56,11 @@ class PartedBase(Base):
     def parts(self) -> list[PartFile]:
         """The files; each is opened at first use."""
         if self._parts is None:
-            self._parts = [self.folder.file(part) for part in self.manifest.parts]
-            for file in self._parts:
-                file.collection_size = self.manifest.size
+            manifest = self.manifest
+            parts = [self.folder.file(manifest, part) for part in manifest.parts]
+            for file in parts:
+                file.collection_size = manifest.size
+            self._parts = parts
         return self._parts
 
     def files(self) -> list[tuple[int, Base]]:
@@ -69,11 +73,41 @@ class PartedBase(Base):
         return found
 
     def pin(self) -> Pin:
-        """Keep the files as long as the result is there."""
-        return self.folder.pin(self)
+        """Keep the files until the pin is collected.
+
+        Where another process writes the collection, they are opened now, since it may remove
+        them. Only of more files than may be open at once, each is opened when it is read.
+
+        Raises
+        ------
+        SourceNotFound
+            Another process removed them already.
+        """
+        pin = self.folder.pin(self)
+        if not self.is_ours and not is_url(self.folder.path):
+            closed = sum(not file.is_open for file in self.parts)
+            if self.memory.has_room_for_files(closed):
+                pin.files = [file.pin() for file in self.parts]
+            if not all(file.is_named for file in self.parts):
+                self.folder.check(self.manifest)
+                for held, file in zip(pin.files, self.parts, strict=False):
+                    file.is_named = held.file is not None
+        return pin
 
     def close_if_idle(self) -> None:
         """Nothing: each file is closed by itself."""
+
+    def has_same_files(self, other: Base) -> bool:
+        """Return whether another base, a file of which could not be opened, is no other."""
+        if not isinstance(other, PartedBase) or other._manifest is None:
+            return False
+        try:
+            mine = self.manifest
+        except SourceNotFound:
+            return False
+        known = other._manifest
+        same = (mine.version, mine.created) == (known.version, known.created)
+        return same and self.path == other.path
 
     @property
     def hint(self) -> CollectionHint:

@@ -87,9 +87,15 @@ class VersionInfo:
 
 
 def versions_of(folder: PartFolder) -> list[VersionInfo]:
-    """The states that can be read, in order."""
+    """Return the states that can be read, in order.
+
+    Raises
+    ------
+    SourceNotFound
+        There is none: another process removed the folder.
+    """
     found = []
-    for version in folder.versions():
+    for version in folder.versions() or [folder.current().version]:
         try:
             found.append(VersionInfo.of(read_manifest(folder.path, version)))
         except SourceNotFound:  # it is too old since a moment ago

@@ -6,6 +6,7 @@ import io
 import os
 import shutil
 import tempfile
+import threading
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -98,6 +99,17 @@ class Source:
             with file, storage_errors("read", self.name):
                 yield file
 
+    def held(self) -> Source:
+        """Return the source as one that reads the same file even after it was replaced.
+
+        Returns
+        -------
+        Source
+            A :class:`HeldFile` for a local path; anything else unchanged.
+        """
+        is_local = self._path and self._store is None
+        return HeldFile(self.name, self._path) if is_local and os.path.isfile(self._path) else self
+
     def size(self) -> int | None:
         """Bytes of the source, where that is known."""
         if self._bytes is not None:
@@ -145,15 +157,31 @@ class HeldFile(Source):
 
     Parameters
     ----------
-    path : str
-        The file. It is open until this object is collected.
+    name : str
+        The file. It is open until :meth:`close`, or until this object is collected.
+    path : str, optional
+        Its path; `name` by default.
     """
 
-    def __init__(self, path: str) -> None:
-        super().__init__(path)
-        with storage_errors("open", path):
-            self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        weakref.finalize(self, os.close, self._descriptor)
+    def __init__(self, name: str, path: str | None = None) -> None:
+        super().__init__(name)
+        with storage_errors("open", name):
+            self._descriptor = os.open(path or name, os.O_RDONLY | os.O_CLOEXEC)
+        self._close = weakref.finalize(self, os.close, self._descriptor)
+        self._lock = threading.Lock()  # guards the two that follow
+        self._reading = 0  # threads that read now
+        self._closed = False
+
+    def held(self) -> Source:
+        """Return this object: it reads the same file all the time."""
+        return self
+
+    def close(self) -> None:
+        """Close the file before this object is collected, when no thread reads it any more."""
+        with self._lock:
+            self._closed = True
+            if not self._reading:
+                self._close()
 
     @classmethod
     def hold(cls, path: str) -> HeldFile:
@@ -182,7 +210,17 @@ class HeldFile(Source):
 
     def read_at(self, buffer: Any, position: int) -> int:
         """Read into a buffer from a position of the file; returns how many bytes."""
-        return os.preadv(self._descriptor, [buffer], position)
+        with self._lock:
+            if self._closed:
+                raise ValueError(f"{self.name} was closed")
+            self._reading += 1
+        try:
+            return os.preadv(self._descriptor, [buffer], position)
+        finally:
+            with self._lock:
+                self._reading -= 1
+                if self._closed and not self._reading:
+                    self._close()
 
 
 class _HeldRemoteFile(HeldFile):

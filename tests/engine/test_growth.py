@@ -50,9 +50,7 @@ OPERATIONS: dict[str, Callable[[StorageEngine], Any]] = {
 
 @pytest.mark.parametrize("operation", OPERATIONS)
 @pytest.mark.usefixtures("disk")
-def test_an_operation_calls_as_much_beside_many_collections(
-    operation: str, tmp_path: Path
-) -> None:
+def test_an_operation_calls_as_much_beside_many_collections(operation: str, tmp_path: Path) -> None:
     counts = []
     for collections in (10, 500):
         with StorageEngine(tmp_path / str(collections)) as engine:
@@ -70,9 +68,7 @@ def test_an_operation_calls_as_much_beside_many_collections(
 
 
 @pytest.mark.usefixtures("disk")
-def test_a_save_checkpoints_what_changed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_save_checkpoints_what_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tried = []
     with StorageEngine(tmp_path) as engine:
         for number in range(50):

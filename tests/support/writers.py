@@ -1,6 +1,11 @@
-"""Programs that tests run as other processes and kill."""
+"""Programs that tests run as other processes, to kill them or to stop them in between."""
 
 from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
 
 WRITER = """
 import sys, threading
@@ -48,3 +53,84 @@ while True:
     threading.Event().wait(0.1)
     engine.compact()
 """
+
+STEPPED = """
+import sys
+from godb_arrow import StorageEngine
+from godb_arrow.storage import local
+
+CALLS = ("open", "write", "fsync", "truncate", "close", "replace", "unlink", "link",
+         "remove_folder", "make_folder", "sync_folder")
+
+class SteppedDisk(local.Disk):
+    def __getattribute__(self, name):
+        if name in CALLS and stepping:
+            print(name, flush=True)
+            sys.stdin.readline()
+        return super().__getattribute__(name)
+
+stepping = False
+local.disk = SteppedDisk()
+engine = StorageEngine(
+    sys.argv[1], part_size="4KiB", part_grace=0.001, keep_versions=3, sync_interval="1h"
+)
+for line in sys.stdin:
+    step, _, statement = line.partition(" ")
+    stepping = step == "step"
+    exec(statement)
+    stepping = False
+    print("done", flush=True)
+engine.close()
+"""
+
+
+class SteppedWriter:
+    """An engine in another process, which stops before each call of the disk.
+
+    Parameters
+    ----------
+    folder : Path
+        The data directory.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", STEPPED, str(folder)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def _say(self, line: str) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(line + "\n")
+        self._process.stdin.flush()
+
+    def _heard(self) -> str:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline().strip()
+        assert line, "the writer failed"
+        return line
+
+    def run(self, statement: str) -> None:
+        """Run a statement, in which ``engine`` is the engine."""
+        self._say(f"run {statement}")
+        assert self._heard() == "done"
+
+    def step(self, statement: str) -> Iterator[str]:
+        """Run a statement; yields the name of each call of the disk before it happens."""
+        self._say(f"step {statement}")
+        while (heard := self._heard()) != "done":
+            yield heard
+            self._say("")
+
+    def __enter__(self) -> SteppedWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if sys.exc_info()[0] is not None:
+            self._process.kill()
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._process.stdin.close()
+        self._process.wait()
+        self._process.stdout.close()

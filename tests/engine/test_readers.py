@@ -1,0 +1,173 @@
+"""Readers of a directory that another process writes: each collection is whole at any moment."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.disks import FaultyDisk, using
+from support.settings import LONG
+from support.writers import SteppedWriter
+
+import godb_arrow
+from godb_arrow import CollectionNotFound, StorageEngine
+
+Content = dict[str, dict[str, int]]
+WATCHERS = 4
+OPTIONS: Any = {"part_size": "4KiB", "part_grace": 0.001, "keep_versions": 3}
+FILE = "insert_many([{'_id': str(n), 'v': n} for n in range(20)])"
+FOLDER = "insert_many([{'_id': str(n), 'v': n, 'text': 'x' * 100} for n in range(150)])"
+OTHERS = FOLDER.replace("'v': n", "'v': n + 100_000")  # of the same ids and sizes
+A_FILE = f"engine.create_collection('a').{FILE}; engine.save()"
+A_FOLDER = f"engine.create_collection('a').{FOLDER}; engine.save()"
+SAVE = "engine.save()"
+STEPS = {
+    "a file is replaced": [A_FILE, "engine['a'].insert({'_id': 'new', 'v': 1})", SAVE],
+    "a file becomes a folder": [A_FILE, f"engine['a'].{FOLDER.replace('insert', 'upsert')}", SAVE],
+    "parts are added": [A_FOLDER, f"engine['a'].{FOLDER.replace('str(n)', 'str(-n - 1)')}", SAVE],
+    "parts are joined": [
+        f"{A_FOLDER}; engine['a'].delete_many({{'v': list(range(0, 150, 2))}}); {SAVE}",
+        "engine.compact()",
+    ],
+    "a folder becomes a file": [A_FOLDER, "engine.pack('a')"],
+    "a file is renamed": [A_FILE, "engine.rename_collection('a', 'b')", SAVE],
+    "a folder is renamed": [A_FOLDER, "engine.rename_collection('a', 'b')", SAVE],
+    "a file is dropped": [A_FILE, "engine.drop_collection('a')", SAVE],
+    "a folder is dropped": [A_FOLDER, "engine.drop_collection('a')", SAVE],
+    "a file is dropped and made again": [
+        A_FILE, "engine.drop_collection('a')", "engine.create_collection('a')",
+        f"engine['a'].{FILE.replace(': n', ': n + 100')}", SAVE,
+    ],
+    "a folder is dropped and made again": [
+        A_FOLDER, "engine.drop_collection('a')", "engine.create_collection('a')",
+        f"engine['a'].{OTHERS}", SAVE,
+    ],
+    "a folder is renamed, and another takes its name": [
+        A_FOLDER, "engine.rename_collection('a', 'b')", "engine.create_collection('a')",
+        f"engine['a'].{OTHERS}", SAVE,
+    ],
+    "a file takes the name of one that is dropped": [
+        f"{A_FILE}; engine.create_collection('b').{OTHERS}; {SAVE}",
+        "engine.drop_collection('b')", "engine.rename_collection('a', 'b')", SAVE,
+    ],
+    "a collection is made": [
+        A_FILE.replace("'a'", "'b'"), "engine.create_collection('a')", SAVE,
+    ],
+    "a version comes back": [
+        f"{A_FOLDER}; engine['a'].delete('0'); {SAVE}",
+        "engine.restore('a', engine.versions('a')[-2].version)",
+    ],
+}  # fmt: skip
+
+
+def of(collection: Any) -> dict[str, int]:
+    return {one["_id"]: one["v"] for one in collection.find_all()}
+
+
+def read(engine: StorageEngine, name: str) -> dict[str, int] | None:
+    """The documents of a collection, found in several ways; None where there is no such one."""
+    try:
+        collection = engine[name]
+        found = of(collection)
+        assert len(collection) == len(found)
+        table = collection.to_arrow(["_id", "v"]).to_pydict() if found else {"_id": [], "v": []}
+        assert dict(zip(table["_id"], table["v"], strict=True)) == found
+        for identity in list(found)[:1] + list(found)[-1:]:
+            assert collection.get(identity)["v"] == found[identity]
+        assert collection.info().documents == len(found)
+    except CollectionNotFound:
+        assert name not in engine and name not in engine.collections()
+        return None
+    assert name in engine.collections()
+    return found
+
+
+def reader(folder: Path) -> StorageEngine:
+    return StorageEngine(folder, read_only=True)
+
+
+def content(folder: Path) -> Content:
+    with reader(folder) as engine:
+        return {name: of(engine[name]) for name in engine.collections()}
+
+
+class Watcher:
+    """Readers that were opened before a change, in all states of use."""
+
+    def __init__(self, folder: Path) -> None:
+        self.unused = reader(folder)
+        self.handles = reader(folder)
+        self.handle_of = {name: self.handles[name] for name in self.handles.collections()}
+        self.used = reader(folder)
+        self.streams = {name: iter(self.used[name]) for name in self.used.collections()}
+        self.begun = {name: [next(stream)] for name, stream in self.streams.items()}
+        files = (folder / "collections").glob("*.godb")
+        self.opened = {path.stem: godb_arrow.open_godb(path) for path in files}
+
+    def look(self, states: list[Content]) -> None:
+        """Check that each reader finds each collection whole, as it is in one of the states."""
+        names = sorted({name for state in states for name in state})
+        for engine in (self.unused, self.used, self.unused):
+            found = {name: read(engine, name) for name in names}
+            for name in names:
+                assert found[name] in [state.get(name) for state in states], name
+            assert any(one is not None for one in found.values()) or {} in states
+        for name, handle in self.handle_of.items():
+            try:
+                assert of(handle) in [state.get(name) for state in states]
+            except CollectionNotFound:
+                assert any(name not in state for state in states)
+        before = states[0]
+        for name, stream in self.streams.items():
+            documents = self.begun[name] + list(stream)
+            assert {one["_id"]: one["v"] for one in documents} == before[name], "a stream goes on"
+        for name, opened in self.opened.items():
+            assert of_file(opened) == before[name], "an open file stays as it is"
+        for engine in (self.unused, self.handles, self.used):
+            engine.close()
+
+
+def of_file(collection: Any) -> dict[str, int]:
+    found = {one["_id"]: one["v"] for one in collection}
+    assert len(collection) == len(found)
+    return found
+
+
+def states_of(folder: Path, copy: Path, statements: list[str]) -> tuple[list[Content], int]:
+    """What statements lead to one after the other, and how many calls of the disk they take."""
+    shutil.copytree(folder, copy)
+    disk = FaultyDisk()
+    states = []
+    with StorageEngine(copy, **OPTIONS) as engine, using(disk):
+        for statement in ["None", *statements]:
+            exec(statement, {"engine": engine})
+            states.append({name: of(engine[name]) for name in engine.collections()})
+    return states, len(disk.calls)
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_each_collection_is_whole_at_each_call_of_the_disk(tmp_path: Path, name: str) -> None:
+    """Another process is stopped before each call; readers old and new read everything then."""
+    first, *statements = STEPS[name]
+    prepared = tmp_path / "prepared"
+    with StorageEngine(prepared, **OPTIONS) as engine:
+        exec(first, {"engine": engine})
+    states, calls = states_of(prepared, tmp_path / "tried", statements)
+    apart = max(1, calls // WATCHERS)
+    for offset in range(apart) if LONG else [apart // 2]:
+        folder = tmp_path / str(offset)
+        shutil.copytree(prepared, folder)
+        with SteppedWriter(folder) as writer:
+            watchers = [Watcher(folder) for _ in range(calls // apart + 2)]
+            at = 0
+            for stop, _ in enumerate(writer.step("; ".join(statements))):
+                found = content(folder)
+                assert found in states[at:], "neither whole nor as new as before"
+                at = states.index(found, at)
+                if stop % apart == offset and watchers:
+                    watchers.pop().look(states)
+            assert content(folder) == states[-1]
+            for watcher in watchers:
+                watcher.look(states)
