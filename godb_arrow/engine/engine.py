@@ -397,7 +397,7 @@ class StorageEngine:
             stream.abort(self._check_open)
         for collection in self._collections.made():
             collection.end()
-        self._memory.cache.shrink(0)
+        self._memory.close()
         try:
             self._directory.close(stored=not discard)
         except GodbError:

@@ -45,25 +45,29 @@ class _HandleFile:
     ----------
     source : Source
         Where the file is.
+    options : ReadKeywords
+        How it is read.
     """
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Source, options: ReadKeywords) -> None:
         self.source = source
+        self.options = options
         self._number = next(_numbers)
-        self._held: Source | None = None
+        self._stored: StoredCollection | None = None
 
-    def open(self) -> Source:
-        """Return the open file; after it was closed, the file that is in its place."""
-        held = self._held
-        if held is None:
-            held = self._held = self.source.held()
-        if held is not self.source and _open_files.get(self._number) is None:
+    def open(self, collection: str | None) -> StoredCollection:
+        """Return the collection in the open file; after it was closed, in the one in its place."""
+        stored = self._stored
+        if stored is None:
+            stored = locate(self.source, collection, ReadOptions(**self.options))
+            self._stored = stored
+        if stored.source is not self.source and _open_files.get(self._number) is None:
             _open_files.put(self._number, _Weak(self), 1)
-        return held
+        return stored
 
     def close(self) -> None:
-        """Close the file when nothing reads it."""
-        self._held = None
+        """Close the file as soon as nothing reads it."""
+        self._stored = None
 
 
 class _Weak:
@@ -100,27 +104,20 @@ class FileCollection(Scannable):
     """
 
     def __init__(self, source: Source, collection: str | None, options: ReadKeywords) -> None:
-        self._file = _HandleFile(source)
+        self._file = _HandleFile(source, options)
         self._options = options
-        self._located = self._locate(self._file.open(), collection)
-        self._name = self._located.name
+        self._name = self._file.open(collection).name
 
     def __reduce__(self) -> tuple[Any, ...]:
         return FileCollection, (self._file.source, self._name, self._options)
 
-    def _locate(self, file: Source, collection: str | None) -> StoredCollection:
-        return locate(file, collection, ReadOptions(**self._options))
+    @property
+    def _stored(self) -> StoredCollection:
+        return self._file.open(self._name)
 
     @property
     def _source(self) -> Source:
-        return self._file.open()
-
-    @property
-    def _stored(self) -> StoredCollection:
-        file = self._file.open()
-        if self._located.source is not file:
-            self._located = self._locate(file, self._name)
-        return self._located
+        return self._stored.source
 
     @property
     def name(self) -> str:

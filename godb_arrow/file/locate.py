@@ -26,7 +26,7 @@ from godb_arrow.options import ReadOptions
 from godb_arrow.parallel import available_cores, ordered_map
 from godb_arrow.query.projection import Projection
 from godb_arrow.schema import DocumentSummary, infer_schema
-from godb_arrow.storage.source import HeldFile, Location, Source, open_source
+from godb_arrow.storage.source import Location, Source, open_source
 
 __all__ = ["StoredCollection", "locate"]
 
@@ -53,7 +53,7 @@ class StoredCollection:
         What the file records of it.
     options : ReadOptions
         How to read.
-    opened : HeldFile or None
+    opened : Source or None
         The file, where it was opened for this object only: see :meth:`close`.
     """
 
@@ -62,7 +62,7 @@ class StoredCollection:
     count: int
     hint: CollectionHint | None
     options: ReadOptions
-    opened: HeldFile | None = None
+    opened: Source | None = None
     _found: dict[str, CollectionPieces | None] = field(default_factory=dict)
 
     def close(self) -> None:
@@ -226,7 +226,7 @@ def locate(
     source = open_source(location)
     with error_context("read", source.name, collection):
         held = source.held()
-        if held is source or not isinstance(held, HeldFile):
+        if held is source:
             return _locate(source, collection, options)
         try:
             return replace(_locate(held, collection, options), opened=held)

@@ -27,7 +27,7 @@ from godb_arrow.parallel import ordered_map
 from godb_arrow.query.decoder import ProjectionDecoder
 from godb_arrow.query.filters import Filter
 from godb_arrow.query.projection import project
-from godb_arrow.storage.source import HeldFile, Location, Source, open_source
+from godb_arrow.storage.source import Location, Source, open_source
 
 __all__ = [
     "list_collections",
@@ -360,7 +360,7 @@ def list_collections(source: Location | Source) -> dict[str, int]:
         try:
             return _collections_in(held)
         finally:
-            if held is not source and isinstance(held, HeldFile):
+            if held is not source:
                 held.close()
 
 

@@ -78,6 +78,8 @@ class Memory:
         Files that stay open although they are not in use: a process may have only so many.
     peak : int
         The most bytes that were taken at a time.
+    is_closed : bool
+        Whether no file stays open any more that is not in use.
     run_bytes : int
         Bytes that are read from a file at once: several runs are on their way in each stream.
     threads : int
@@ -99,6 +101,7 @@ class Memory:
         self.files = idle_files()
         self._most_open = max(_FEWEST_FILES, _allowed_files() // _PART_USED)
         self._open: weakref.WeakSet[Any] = weakref.WeakSet()
+        self.is_closed = False
         # Reentrant: the garbage collector drops streams on any thread, also inside this lock.
         self._lock = threading.RLock()
         self._changes = self._streams = 0
@@ -156,6 +159,12 @@ class Memory:
         held = self.cache.put(key, value, size)
         self._make_room()
         return held
+
+    def close(self) -> None:
+        """Release the views, and close all files as soon as nothing reads them."""
+        self.is_closed = True
+        self.cache.shrink(0)
+        self.files.shrink(0)
 
     def opened(self, file: _File) -> _File:
         """Count an open file until it is collected, and return it."""

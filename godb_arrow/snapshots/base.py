@@ -188,7 +188,9 @@ class Base:
 
     def _note_use(self) -> None:
         """Count the file among those that may be closed when others are used."""
-        if self._may_close and self.memory.files.get(self._key) is None:
+        if self.memory.is_closed:  # what is still read of a closed engine is pinned
+            self.close_if_idle()
+        elif self._may_close and self.memory.files.get(self._key) is None:
             self.memory.files.put(self._key, self, 1)
 
     def close_if_idle(self) -> None:

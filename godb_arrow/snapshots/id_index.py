@@ -118,7 +118,8 @@ def read_id_file(path: str, checksum: int) -> IdFile | None:
             with Source(path).open() as stream:
                 data = np.frombuffer(stream.read(), np.uint8)
         else:
-            data = np.memmap(path, np.uint8, "r")
+            with pa.memory_map(path) as file:  # unlike mmap of Python, keeps no file open
+                data = np.frombuffer(file.read_buffer(), np.uint8)
     except (OSError, ValueError):
         return None
     version = int.from_bytes(bytes(data[4:8]), "little")

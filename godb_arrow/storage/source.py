@@ -110,6 +110,9 @@ class Source:
         is_local = self._path and self._store is None
         return HeldFile(self.name, self._path) if is_local and os.path.isfile(self._path) else self
 
+    def close(self) -> None:
+        """Close the file of a source that :meth:`held` returned; of others nothing is open."""
+
     def size(self) -> int | None:
         """Bytes of the source, where that is known."""
         if self._bytes is not None:
