@@ -4,6 +4,7 @@
 
     data_dir/
         godb_arrow.lock             held by the one process that writes
+        godb_arrow.id               identity of the directory
         collections/NAME.godb       one collection each, replaced atomically
         collections/NAME.parts/     a large one: several files, and manifests that name them
         journal/00000001.journal    changes that are in no file yet
@@ -24,6 +25,7 @@ from typing import Any
 import filelock
 
 from godb_arrow.directory.follower_file import read_follower_file
+from godb_arrow.directory.identity import ensure_identity
 from godb_arrow.directory.journal import Journal
 from godb_arrow.directory.journal_copy import fetch_journal
 from godb_arrow.directory.names import name_of, stem
@@ -87,6 +89,11 @@ class DataDirectory:
     read_only : bool
         Whether to leave everything as it is.
 
+    Attributes
+    ----------
+    identity : str or None
+        Identity of the directory; None where it is opened to read only.
+
     Raises
     ------
     DirectoryLocked
@@ -94,6 +101,8 @@ class DataDirectory:
     StorageError
         The disk refused.
     """
+
+    identity: str | None = None
 
     def __init__(
         self,
@@ -114,6 +123,7 @@ class DataDirectory:
             if not os.path.isdir(self.path):
                 raise SourceNotFound(f"there is no folder {self.path}", advice="check the path")
             self._check_follower()
+            self._place = self._find_place()
             return
         self._check_follower()
         with storage_errors("open", self.path):
@@ -122,6 +132,7 @@ class DataDirectory:
             self._lock = lock_directory(self.path)
             try:
                 self._remove_temporaries()
+                self.identity = ensure_identity(self.path)
             except BaseException:
                 self._lock.release()
                 raise
@@ -130,6 +141,22 @@ class DataDirectory:
         for name in os.listdir(self._collections):
             if name.startswith(TEMPORARY_PREFIX) and name.endswith(TEMPORARY_SUFFIX):
                 local.disk.unlink(os.path.join(self._collections, name))
+
+    def _find_place(self) -> tuple[int, int] | None:
+        """Return what tells the folder from another one that is mounted or moved to its path."""
+        try:
+            status = os.stat(self.path)
+        except OSError:
+            return None
+        return status.st_dev, status.st_ino
+
+    def check_place(self) -> None:
+        """Raise unless the folder is the one that was opened, where another process writes it."""
+        if self.read_only and self._find_place() != self._place:
+            raise StorageError(
+                f"the data directory {self.path} is gone, or another one is in its place",
+                advice="mount its disk, or open it again",
+            )
 
     def _check_follower(self) -> dict[str, Any] | None:
         """Raise if it follows another one, and cannot be opened so; else what it says of that."""
@@ -165,9 +192,12 @@ class DataDirectory:
         Raises
         ------
         SourceNotFound
-            A file was removed meanwhile, or the directory itself.
+            A file was removed meanwhile.
+        StorageError
+            The directory is gone, or is a follower that is being brought up to date.
         """
         for _ in range(_TRIES):
+            self.check_place()
             self._check_follower()
             self._folders = {}  # what they know of files may be of a former collection
             names = self._names()
@@ -343,6 +373,11 @@ class RemoteDirectory(DataDirectory):
         self._journal = None
         self._temporary: weakref.finalize[..., Any] | None = None
         self._follower = self._check_follower()
+        if not read_only:
+            self.identity = ensure_identity(self.path)
+
+    def check_place(self) -> None:
+        """Nothing: a URL names one place."""
 
     @property
     def keeps_journal(self) -> bool:

@@ -6,6 +6,7 @@ import json
 import logging
 from typing import Any
 
+from godb_arrow.directory.identity import is_identity
 from godb_arrow.errors import (
     CorruptFile,
     SourceNotFound,
@@ -22,7 +23,9 @@ FOLLOWER_FILE = "follower.json"
 
 
 def read_follower_file(path: str) -> dict[str, Any] | None:
-    """What a data directory that follows another one says of itself; None where it follows none.
+    """Return what the file of a follower holds; None where the directory is no follower.
+
+    Its ``identity`` is that of the directory which it follows. A file of version 0.1.0 has none.
 
     Raises
     ------
@@ -34,6 +37,7 @@ def read_follower_file(path: str) -> dict[str, Any] | None:
             found = json.loads(stream.read())
         return {
             "source": str(found["source"]),
+            "identity": _checked_identity(found.get("identity")),
             "consistent": bool(found["consistent"]),
             "caught_up": None if found["caught_up"] is None else float(found["caught_up"]),
             "record": int(found["record"]),
@@ -52,6 +56,13 @@ def read_follower_file(path: str) -> dict[str, Any] | None:
             where="file",
             advice="follow again into another folder",
         ) from error
+
+
+def _checked_identity(identity: str | None) -> str | None:
+    """Return the identity of a source, which a follower of version 0.1.0 does not know."""
+    if identity is not None and not is_identity(identity):
+        raise ValueError(f"the identity {identity!r}")
+    return identity
 
 
 def _checked_path(name: str) -> str:

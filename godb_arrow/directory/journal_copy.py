@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import BinaryIO
 
 from godb_arrow.directory.segments import (
@@ -112,6 +113,30 @@ class JournalCopy:
     def source_indices(self) -> list[int]:
         """The segments that the journal has."""
         return segment_indices(self._source) if os.path.isdir(self._source) else []
+
+    def is_continued(self) -> bool:
+        """Return whether the journal has all that was copied of one of its segments.
+
+        Segments without a record do not count: those of all journals begin alike.
+        """
+        return any(
+            self._is_prefix(segment) for segment in reversed(self._segments)
+            if segment.last >= segment.first
+        )  # fmt: skip
+
+    def _is_prefix(self, segment: Segment) -> bool:
+        start = max(0, segment.size - _BLOCK)
+        try:
+            with (
+                open(segment_path(self._source, segment.index), "rb") as theirs,
+                open(segment.path, "rb") as ours,
+            ):
+                theirs.seek(start)
+                ours.seek(start)
+                size = segment.size - start
+                return theirs.read(size) == ours.read(size)
+        except FileNotFoundError:
+            return False
 
     def copy(self) -> int:
         """Copy the records that are new, to the disk; returns the number of the newest.
@@ -279,6 +304,10 @@ class RemoteJournalCopy:
         """The segments that the journal has."""
         return self._copy.source_indices()
 
+    def is_continued(self) -> bool:
+        """Return whether the journal goes on; see :meth:`JournalCopy.is_continued`."""
+        return self._copy.is_continued()
+
     def copy(self) -> int:
         """Copy the records that are new; see :meth:`JournalCopy.copy`."""
         last = self._copy.copy()
@@ -364,7 +393,8 @@ def last_record(folder: str) -> int:
     """The number of the newest record of a journal that was copied; nothing is checked."""
     last = 0
     for index in segment_indices(folder) if os.path.isdir(folder) else []:
-        with open(segment_path(folder, index), "rb") as stream:
+        # Another process may remove a segment after it was listed.
+        with suppress(FileNotFoundError), open(segment_path(folder, index), "rb") as stream:
             size = os.fstat(stream.fileno()).st_size
             head = stream.read(HEADER.size)
             if len(head) == HEADER.size:
@@ -384,9 +414,12 @@ def bytes_behind(source: str, target: str) -> int:
     """Bytes that a journal has, and its copy has not."""
 
     def sizes(folder: str) -> dict[int, int]:
-        return {
-            index: os.path.getsize(segment_path(folder, index)) for index in segment_indices(folder)
-        }
+        found: dict[int, int] = {}
+        with suppress(FileNotFoundError):  # the folder is not made yet
+            for index in segment_indices(folder):
+                with suppress(FileNotFoundError):  # removed after it was listed
+                    found[index] = os.path.getsize(segment_path(folder, index))
+        return found
 
     ours = sizes(target)
     newest = max(ours, default=0)

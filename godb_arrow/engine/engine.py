@@ -1029,7 +1029,7 @@ class StorageEngine:
         """
         self.save()
         held = ((name, self[name].held_base()) for name in self.collections())
-        return backup_collections(held, os.fspath(target))
+        return backup_collections(held, os.fspath(target), self._directory.identity)
 
     # --- followers ----------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from godb_arrow.directory.data_directory import lock_directory
 from godb_arrow.directory.follower_file import FOLLOWER_FILE
+from godb_arrow.directory.identity import renew_identity
 from godb_arrow.directory.journal_copy import last_record
 from godb_arrow.errors import (
     StorageError,
@@ -68,6 +69,7 @@ def promote(target: str | os.PathLike[str], *, force: bool = False) -> int:
             lock = lock_directory(path)
             try:
                 _check_whole(known, force)
+                renew_identity(path)  # followers of the former one do not follow this one
                 with storage_errors("promote", path):
                     local.disk.unlink(os.path.join(path, FOLLOWER_FILE))
                     local.disk.sync_folder(path)
@@ -93,6 +95,7 @@ def _promote_remote(url: str, known: dict[str, Any], force: bool) -> int:
         _check_whole(known, force)
         # From now on its files are not those of the other one.
         state = {**known, "consistent": False, "promoting": True, "files": {}}
+        renew_identity(url)
         target = open_target(url)
         try:
             target.write_state(state)

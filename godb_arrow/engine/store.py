@@ -558,7 +558,10 @@ class CollectionStore:
         if self._count is not None and not self._replayed:
             return
         base, overlay, sequence = self._base, self._overlay, self._sequence
-        count = base.live if self._count is None else self._count
+        count = self._count
+        if count is None:
+            count = base.live
+            self._services.directory.check_place()
         stored = base.hint.record
         records = [record for record in self._replayed if record.number > stored]
         if records:

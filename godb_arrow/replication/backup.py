@@ -168,7 +168,9 @@ def _info(description: dict[str, Any]) -> BackupInfo:
 
 
 def backup_collections(
-    collections: Iterable[tuple[str, AbstractContextManager[Base]]], target: str
+    collections: Iterable[tuple[str, AbstractContextManager[Base]]],
+    target: str,
+    identity: str | None = None,
 ) -> BackupInfo:
     """Copy the saved files of collections into a backup.
 
@@ -178,6 +180,8 @@ def backup_collections(
         Name of each collection, and a context in which its base stays readable.
     target : str
         Folder or URL that holds the backups.
+    identity : str, optional
+        Identity of the data directory, for the description.
 
     Returns
     -------
@@ -186,12 +190,15 @@ def backup_collections(
     with error_context("back up", target):
         numbers = _numbers(target)
         known: dict[tuple[str, int, int], str] = {}
+        there: set[str] = set()
         if numbers:
-            known = {
-                (file["name"], file["size"], file["modified"]): file["digest"]
-                for file in _read(target, numbers[-1])["files"]
-            }
-        there = set(known.values())
+            last = _read(target, numbers[-1])
+            there = {file["digest"] for file in last["files"]}
+            if last.get("identity") == identity:  # else its files of these names are others
+                known = {
+                    (file["name"], file["size"], file["modified"]): file["digest"]
+                    for file in last["files"]
+                }
         files: list[_File] = []
         counts: dict[str, int] = {}
         copied = copied_size = 0
@@ -210,6 +217,7 @@ def backup_collections(
                     files.append(_File(found.name, found.size, found.modified, digest))
         description = {
             "format": _FORMAT,
+            "identity": identity,
             "created": dt.datetime.now(dt.UTC).timestamp(),
             "collections": counts,
             "files": [asdict(file) for file in files],

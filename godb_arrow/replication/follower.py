@@ -19,8 +19,11 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
+from godb_arrow.directory.identity import ensure_identity, read_identity, renew_identity
 from godb_arrow.directory.journal_copy import MissingRecords
 from godb_arrow.errors import (
     CorruptFile,
@@ -28,6 +31,7 @@ from godb_arrow.errors import (
     SourceNotFound,
     StorageError,
     TargetExists,
+    error_context,
     storage_errors,
 )
 from godb_arrow.replication.target import Staged, Stamp, comes_late, list_stored, open_target
@@ -53,6 +57,10 @@ class _Moved(Exception):
     """The source was changed under our hands: look again."""
 
 
+def _refused(problem: str, advice: str) -> SourceNotFound:
+    return SourceNotFound(f"{problem}; nothing was changed at the follower", advice=advice)
+
+
 class Follower:
     """Brings a folder up to date with a data directory, as often as it is asked to.
 
@@ -63,14 +71,17 @@ class Follower:
     target : path or URL
         The follower: a folder, made if need be, or a place on an object store.
     replace : bool
-        Whether the target may have been a data directory of its own, which is given up.
+        Whether the target may be a data directory of its own, or follow another one. Its content
+        is replaced then.
 
     Raises
     ------
     TargetExists
         There is something in the target that is no follower.
+    SourceNotFound
+        The source is not there, or is not the data directory that the target follows.
     DirectoryLocked
-        Somebody else keeps it up to date.
+        Another process keeps the target up to date.
 
     Examples
     --------
@@ -98,17 +109,15 @@ class Follower:
                 "what is followed is a folder", advice="follow from where its files are local"
             )
         self.source = os.path.abspath(os.path.expanduser(os.fspath(source)))
-        if not os.path.isdir(os.path.join(self.source, "collections")):
-            raise SourceNotFound(
-                f"there is no data directory {self.source}", advice="check the path"
-            )
+        with error_context("follow", self.source):
+            self._find_source()
         name = os.fspath(target)
         if os.path.abspath(os.path.expanduser(name)) == self.source:
             raise InvalidOption("a data directory cannot follow itself", advice="give another")
         self._shipping = threading.Lock()  # guards the copy of the journal
         self._stepping = threading.Lock()
         self._written = 0.0
-        with storage_errors("open", name):
+        with error_context("follow", name), storage_errors("open", name):
             self._target = open_target(name)
             try:
                 self._begin(replace)
@@ -123,17 +132,91 @@ class Follower:
                 f"there is a data directory in {self.target}, which follows nobody",
                 advice="give another folder, or give up what is there by replace=True",
             )
+        self._identity: str | None = None if known is None else known["identity"]
         self._consistent = bool(known and known["consistent"])
         self._caught_up: float | None = None if known is None else known["caught_up"]
         self._record = 0 if known is None else known["record"]
-        self._write_state()  # before anything else: it is a follower from now on
-        self._target.tidy()
+        found = self._find_source()
+        # What is there is given up, and may have records and files that look alike.
+        self._replaces = replace and (found is None or found != self._identity)
         journal = os.path.join(self.source, "journal")
+        if known is None or self._replaces:
+            self._identity, self._consistent = found, False
+            self._caught_up, self._record = None, 0
+            if self._replaces:
+                self._target.note_content()
+            renew_identity(self.target)  # followers of the former content do not follow this one
+            self._write_state()  # from now on it is a follower
+            self._target.tidy()
+            self._journal = self._target.journal(journal, anew=True)
+            return
+        others = known["source"] != self.source and None not in (self._identity, found)
+        if others and found != self._identity:
+            raise TargetExists(
+                f"{self.target} follows another data directory than {self.source}",
+                advice="give another folder, or replace what is there by replace=True",
+            )
+        self._check_identity(found)
+        self._target.tidy()
         try:
             self._journal = self._target.journal(journal)
         except CorruptFile:
-            self._set_consistent(False)
             self._journal = self._target.journal(journal, anew=True)
+            self._consistent = False
+        self._check_source()
+        ensure_identity(self.target)
+        self._write_state()
+
+    # --- its source ---------------------------------------------------------------------------
+
+    def _find_source(self) -> str | None:
+        """Return the identity of the directory at the source's path, if it has one.
+
+        Raises
+        ------
+        SourceNotFound
+            There is no data directory.
+        """
+        problem = None
+        if not os.path.isdir(self.source):
+            problem = f"there is no data directory {self.source}"
+        elif not os.path.isdir(os.path.join(self.source, "collections")):
+            problem = f"{self.source} is no data directory: it has no folder 'collections'"
+        if problem is not None:
+            raise _refused(problem, "check the path, or mount its disk")
+        return read_identity(self.source)
+
+    def _check_identity(self, found: str | None) -> None:
+        """Raise if the source is another directory than the one that is followed."""
+        if self._identity is not None and found != self._identity:
+            raise _refused(
+                f"{self.source} is not the data directory that {self.target} follows",
+                "mount the right disk, or replace what the follower has by replace=True",
+            )
+
+    def _check_source(self) -> str | None:
+        """Return the source's identity; raise unless it is what the target follows.
+
+        Nothing of the follower is deleted or replaced before. A follower of version 0.1.0 does
+        not know the identity: then it must have a file or records in common with the source.
+        """
+        found = self._find_source()
+        self._check_identity(found)
+        if self._identity is None and not self._replaces and not self._has_common_content():
+            raise _refused(
+                f"{self.source} has nothing in common with {self.target}, which does not know "
+                "the identity of the data directory that it follows",
+                "check the path, or replace what the follower has by replace=True",
+            )
+        return found
+
+    def _has_common_content(self) -> bool:
+        there = self._target.files()
+        if not there and not self._journal.last:
+            return True  # there is nothing to lose
+        wanted = list_stored(os.path.join(self.source, "collections"))
+        common = any(wanted.get(name) == stamp for name, stamp in there.items())
+        return common or self._journal.is_continued()
 
     @property
     def target(self) -> str:
@@ -161,6 +244,7 @@ class Follower:
     def _write_state(self) -> None:
         state = {
             "source": self.source,
+            "identity": self._identity,
             "consistent": self._consistent,
             "caught_up": self._caught_up,
             "record": self._record,
@@ -183,10 +267,16 @@ class Follower:
         MissingRecords
             The journal lacks records in between: :meth:`step` helps.
         """
-        with self._shipping, storage_errors("replicate", self.target):
-            if not self._consistent:
+        with self._shipping, self._errors():
+            if not self._consistent or self._identity is None:
                 raise MissingRecords("the follower is not whole")
+            self._check_source()
             return self._journal.copy()
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        with error_context("replicate", self.target), storage_errors("replicate", self.target):
+            yield
 
     def step(self) -> Copied:
         """Bring it up to date with what the source has now.
@@ -198,13 +288,16 @@ class Follower:
 
         Raises
         ------
+        SourceNotFound
+            The source is not there, or another directory is in its place: nothing was changed.
         StorageError
             The disk refused; the follower is as whole as before.
         """
         copied = Copied()
-        with self._stepping, storage_errors("replicate", self.target):
+        with self._stepping, self._errors():
             for attempt in range(_TRIES):
                 started = time.time()
+                identity = self._check_source()
                 try:
                     self._step(copied)
                 except (FileNotFoundError, _Moved):
@@ -216,6 +309,10 @@ class Follower:
                         ) from None
                     continue
                 break
+            if identity != self._identity:  # it is known now that this is the one
+                self._identity = identity
+                self._write_state()
+            self._replaces = False
             if copied.files or started - self._written > _HEARTBEAT or self._caught_up is None:
                 self._caught_up, self._record = started, self.record
                 self._write_state()
@@ -228,6 +325,8 @@ class Follower:
         there = self._target.files()
         changed = [name for name, stamp in wanted.items() if there.get(name) != stamp]
         staged: list[Staged] = []
+        self._give_up_folders({name.rpartition("/")[0] for name in changed
+                               if not comes_late(name) and name in there})  # fmt: skip
         for name in sorted(changed, key=comes_late):
             one = self._stage(name, copied)
             if one.name.endswith(".manifest"):
@@ -237,6 +336,7 @@ class Follower:
             else:
                 self._target.place([one])  # nobody knows it yet
         with self._shipping:
+            self._check_source()  # it may have vanished while its files were listed
             whole = self._consistent
             if whole:
                 try:
@@ -253,6 +353,18 @@ class Follower:
                 if not self._journal.replace(segments):
                     raise _Moved
                 self._set_consistent(True)
+
+    def _give_up_folders(self, folders: set[str]) -> None:
+        """Delete the manifests of folders that the source dropped and made again.
+
+        New files take the places of those that the former manifests name.
+        """
+        if not folders:
+            return
+        self._check_source()
+        self._set_consistent(False)
+        former = [name for name in self._target.files() if name.endswith(".manifest")]
+        self._target.remove([name for name in former if name.rpartition("/")[0] in folders])
 
     def _stage(self, name: str, copied: Copied) -> Staged:
         with open(os.path.join(self.source, "collections", *name.split("/")), "rb") as stream:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import datetime as dt
 import os
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from godb_arrow.directory.follower_file import read_follower_file
+from godb_arrow.directory.identity import read_identity
 from godb_arrow.directory.journal_copy import bytes_behind, last_record
 from godb_arrow.display import Table, quantity
-from godb_arrow.errors import (
-    SourceNotFound,
-)
+from godb_arrow.errors import GodbError, SourceNotFound
 from godb_arrow.storage.object_store import is_url
 
 __all__ = ["FollowerStatus", "follower_status", "full_path", "read_follower"]
@@ -36,7 +36,8 @@ class FollowerStatus:
     lag : float or None
         Seconds since then.
     behind_bytes : int or None
-        Bytes of the journal that it lacks; None where the source cannot be seen.
+        Bytes of the journal that it lacks; None where the source is not there, or where another
+        directory is in its place.
 
     Examples
     --------
@@ -105,7 +106,7 @@ def follower_status(target: str | os.PathLike[str]) -> FollowerStatus:
     if not is_url(path):
         journals = [os.path.join(one, "journal") for one in (known["source"], path)]
         record = last_record(journals[1])
-        if os.path.isdir(journals[0]):
+        if os.path.isdir(journals[0]) and _is_source(known):
             behind = bytes_behind(*journals)
     return FollowerStatus(
         source=known["source"],
@@ -116,6 +117,13 @@ def follower_status(target: str | os.PathLike[str]) -> FollowerStatus:
         lag=None if caught_up is None else max(0.0, time.time() - caught_up),
         behind_bytes=behind,
     )
+
+
+def _is_source(known: dict[str, Any]) -> bool:
+    """Return whether the directory that a follower follows is at its path."""
+    with suppress(GodbError):
+        return known["identity"] in (None, read_identity(known["source"]))
+    return False
 
 
 def full_path(target: str | os.PathLike[str]) -> str:

@@ -12,7 +12,7 @@ from typing import Any, BinaryIO, Protocol
 
 import filelock
 
-from godb_arrow.directory.data_directory import lock_directory
+from godb_arrow.directory.data_directory import PARTS, lock_directory
 from godb_arrow.directory.follower_file import FOLLOWER_FILE, read_follower_file
 from godb_arrow.directory.journal_copy import JournalCopy, RemoteJournalCopy
 from godb_arrow.storage import local
@@ -27,6 +27,8 @@ _BLOCK = 1 << 20
 
 Stamp = tuple[int, int]
 """A file's size, and when it was changed, in nanoseconds."""
+
+_UNKNOWN: Stamp = (-1, -1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +75,7 @@ class _Journal(Protocol):
     @property
     def last(self) -> int: ...
     def source_indices(self) -> list[int]: ...
+    def is_continued(self) -> bool: ...
     def copy(self) -> int: ...
     def replace(self, indices: Iterable[int]) -> bool: ...
     def forget_before(self, indices: Iterable[int]) -> None: ...
@@ -126,6 +129,9 @@ class FollowerTarget:
     def journal(self, source: str, *, anew: bool = False) -> _Journal:
         """The copy of a journal."""
         return JournalCopy(source, os.path.join(self.path, "journal"), anew=anew)
+
+    def note_content(self) -> None:
+        """Find out which files are there that no state of the follower names."""
 
     def tidy(self) -> None:
         """Make the folders, and remove what was staged."""
@@ -209,6 +215,13 @@ class _RemoteTarget(FollowerTarget):
         journal = RemoteJournalCopy(source, f"{self.path}/journal", anew=anew)
         self._journals.append(journal)
         return journal
+
+    def note_content(self) -> None:
+        place = open_folder(f"{self.path}/collections")
+        for name in place.names():
+            inner = open_folder(place.place(name)).names() if name.endswith(PARTS) else [""]
+            for one in inner:
+                self._files.setdefault(f"{name}/{one}" if one else name, _UNKNOWN)
 
     def tidy(self) -> None:
         for name in os.listdir(self._temporary.name):

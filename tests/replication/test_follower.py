@@ -11,8 +11,8 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from click.testing import CliRunner
 from support.disks import FaultyDisk, RecordingDisk, after_power_cut, put, using
 from support.engines import steps_of_parts
 from support.settings import LONG
-from support.writers import WRITER
+from support.writers import STEPPED_FOLLOWER, WRITER
 
 import godb_arrow
 from godb_arrow import Follower, StorageEngine, StorageError, follower_status, promote
@@ -383,59 +383,55 @@ def test_the_writer_is_killed_and_the_follower_takes_over(tmp_path: Path, part_s
         print(json.dumps({"kills": kill, "acknowledged": acknowledged}))
 
 
-COMMAND = "from godb_arrow.cli.command import main; main()"
-
-
 def test_the_follower_is_killed_and_catches_up(tmp_path: Path) -> None:
+    """It stops before each call of the disk, and the source changes there; then it is killed."""
     source, target = tmp_path / "source", tmp_path / "target"
     rng = random.Random(6)
-    stop = threading.Event()
-    with StorageEngine(source, background_save=0.02, durability="commit", **OPTIONS) as engine:
-        engine.start_background_workers()
+    with StorageEngine(source, durability="commit", **OPTIONS) as engine:
         for name in "ab":
             engine.create_collection(name)
+        numbers = itertools.count()
 
-        def write() -> None:
-            for n in itertools.count():
-                if stop.is_set():
-                    return
-                engine.insert("ab"[n % 2], {"_id": f"{n:09d}", "n": n})
-                if n % 50 == 0:
-                    engine.delete_many("b", {"n": n - 49})
-                if n % 200 == 199:
-                    engine.compact()
+        def change() -> None:
+            n = next(numbers)
+            engine.insert("ab"[n % 2], {"_id": f"{n:09d}", "n": n})
+            if n % 50 == 0:
+                engine.delete_many("b", {"n": n - 49})
+            if n % 200 == 199:
+                engine.compact()
+            if rng.random() < 0.05:
+                engine.save()
 
-        writer = threading.Thread(target=write)
-        writer.start()
+        def is_whole() -> bool:
+            return (target / "follower.json").exists() and follower_status(target).consistent
+
+        def follow(stops: Iterable[int]) -> None:
+            command = [sys.executable, "-c", STEPPED_FOLLOWER, str(source), str(target)]
+            pipe = subprocess.PIPE
+            with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as process:
+                assert process.stdin is not None and process.stdout is not None
+                for _ in stops:
+                    assert process.stdout.readline(), "the follower ended"
+                    change()
+                    process.stdin.write("\n")
+                    process.stdin.flush()
+                process.kill()
+
         whole = 0
-        try:
-            for _ in range(60 if LONG else 4):
-                process = subprocess.Popen(
-                    [sys.executable, "-c", COMMAND, "follow", str(source), str(target),
-                     "--interval", "1ms", "-q"]
-                )  # fmt: skip
-                time.sleep(rng.uniform(0.4, 1.2))
-                process.send_signal(signal.SIGKILL)
-                process.wait()
-                if not target.exists():
-                    continue
-                try:
-                    found = content_of(target)
-                except StorageError as error:
-                    assert "brought up to date" in str(error) or "no folder" in str(error)
-                    continue
-                if not found:
-                    continue
+        follow(itertools.takewhile(lambda _: not is_whole(), itertools.count()))
+        for _ in range(60 if LONG else 6):
+            try:
+                found = content_of(target)
+            except StorageError as error:
+                assert "brought up to date" in str(error)
+            else:
                 whole += 1
-                ids = sorted(found.get("a", {}) | found.get("b", {}))
+                ids = sorted(found["a"] | found["b"])
                 # One after the other: no document is there while an earlier one is not.
                 gone = {f"{n:09d}" for n in range(1, 1_000_000, 50)}
-                numbers = [int(one) for one in ids if one not in gone]
-                expected = [n for n in range(numbers[-1] + 1) if f"{n:09d}" not in gone]
-                assert numbers == expected
-        finally:
-            stop.set()
-            writer.join()
+                there = [int(one) for one in ids if one not in gone]
+                assert there == [n for n in range(there[-1] + 1) if f"{n:09d}" not in gone]
+            follow(range(rng.randrange(1, 150)))
         assert whole
         with Follower(source, target) as follower:
             follower.step()
@@ -465,6 +461,8 @@ def test_the_commands(tmp_path: Path) -> None:
         b'{"source": "x", "consistent": true, "caught_up": "now", "record": 1}',
         b'{"source": "x", "consistent": true, "caught_up": 1, "record": 1,'
         b' "files": {"../x": [1, 1]}}',
+        b'{"source": "x", "identity": "../x", "consistent": true, "caught_up": 1, "record": 1}',
+        b'{"source": "x", "identity": 1, "consistent": true, "caught_up": 1, "record": 1}',
     ],
 )
 def test_what_a_follower_says_of_itself_may_be_damaged(tmp_path: Path, state: bytes) -> None:

@@ -54,9 +54,8 @@ while True:
     engine.compact()
 """
 
-STEPPED = """
+STEPPED_DISK = """
 import sys
-from godb_arrow import StorageEngine
 from godb_arrow.storage import local
 
 CALLS = ("open", "write", "fsync", "truncate", "close", "replace", "unlink", "link",
@@ -71,6 +70,12 @@ class SteppedDisk(local.Disk):
 
 stepping = False
 local.disk = SteppedDisk()
+"""
+
+STEPPED_WRITER = (
+    STEPPED_DISK
+    + """
+from godb_arrow import StorageEngine
 engine = StorageEngine(
     sys.argv[1], part_size="4KiB", part_grace=0.001, keep_versions=3, sync_interval="1h"
 )
@@ -82,6 +87,16 @@ for line in sys.stdin:
     print("done", flush=True)
 engine.close()
 """
+)
+
+STEPPED_FOLLOWER = (
+    STEPPED_DISK
+    + """
+from godb_arrow.cli.command import main
+stepping = True
+main(["follow", sys.argv[1], sys.argv[2], "--interval", "1ms", "-q"])
+"""
+)
 
 
 class SteppedWriter:
@@ -95,7 +110,7 @@ class SteppedWriter:
 
     def __init__(self, folder: Path) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-c", STEPPED, str(folder)],
+            [sys.executable, "-c", STEPPED_WRITER, str(folder)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
