@@ -633,6 +633,7 @@ class Collection(PartedStore, Scannable):
         1
         >>> engine.close()
         """
+        self._services.check_writable()
         for _ in range(_TRIES):
             with self._lock:
                 snapshot, version = self.snapshot(), self._changes

@@ -186,6 +186,7 @@ class StorageEngine:
             make_room=self._make_room,
             check_writable=self._check_writable,
             check_open=self._check_open,
+            check_process=self._check_process,
             acknowledge=self._acknowledge,
             look_again=self._look_again,
         )
@@ -429,6 +430,8 @@ class StorageEngine:
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else f"{len(self._collections)} collections"
+        if self._forked:
+            state = "of the parent process"
         return f"<StorageEngine {self._shown_path()!r}, {state}>"
 
     def _shown_path(self) -> str:
@@ -448,12 +451,15 @@ class StorageEngine:
         """The data directory."""
         return self._directory.path
 
-    def _check_open(self) -> None:
+    def _check_process(self) -> None:
         if self._forked:
             raise ForkedProcess(
                 f"the engine of {self._directory.path} belongs to the parent process",
                 advice="open the directory here with read_only=True, or start processes by spawn",
             )
+
+    def _check_open(self) -> None:
+        self._check_process()
         if self._closed or self._ending:
             raise EngineClosed(
                 f"the engine of {self._directory.path} was closed", advice="open another one"
@@ -660,6 +666,7 @@ class StorageEngine:
         return collection
 
     def __contains__(self, name: object) -> bool:
+        self._check_process()
         if name not in self._collections and not self._closed:
             self._look_again(None, None)
         return name in self._collections
@@ -668,6 +675,7 @@ class StorageEngine:
         return iter(self.collections())
 
     def __len__(self) -> int:
+        self._check_process()
         return len(self._collections)
 
     def _ipython_key_completions_(self) -> list[str]:
@@ -1211,6 +1219,7 @@ class StorageEngine:
 
     def stop_background_workers(self) -> None:
         """Stop them, each after the run that is under way."""
+        self._check_process()
         self._workers.stop()
 
     def add_worker(
@@ -1232,12 +1241,14 @@ class StorageEngine:
 
     def remove_worker(self, name: str) -> None:
         """Stop a worker and forget it."""
+        self._check_process()
         self._workers.remove(name)
 
     # --- how it is getting on -----------------------------------------------------------------
 
     def memory_stats(self) -> MemoryStats:
         """What the engine holds in memory."""
+        self._check_process()
         cache = self._memory.cache.stats()
         with self._lock:
             collections = self._collections.made()
@@ -1262,6 +1273,7 @@ class StorageEngine:
 
     def stats(self) -> EngineStats:
         """How the engine is getting on."""
+        self._check_process()
         journal = None if self._directory.read_only else self._directory.journal
         workers = self._workers.health()
         workers += self._syncer.health()

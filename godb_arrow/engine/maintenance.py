@@ -87,6 +87,7 @@ class PartedStore(CollectionStore):
 
     def pack(self) -> None:
         """Write all into one file, which go-db reads, too; it grows into several again later."""
+        self._services.check_process()
         with self._lock:
             if not isinstance(self._base, PartedBase):
                 return
@@ -161,6 +162,7 @@ class PartedStore(CollectionStore):
 
     def to_folder(self) -> None:
         """Have several files from now on, however small it is."""
+        self._services.check_process()
         if not isinstance(self._base, PartedBase):
             with self._lock:
                 self._stale, self._form = True, "folder"
@@ -269,6 +271,7 @@ class PartedStore(CollectionStore):
         ------
         VersionNotFound
         """
+        self._services.check_process()
         base = self._base
         known = _versions_in(base)
         if not isinstance(base, PartedBase) or version not in known:

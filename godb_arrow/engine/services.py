@@ -36,6 +36,8 @@ class Services:
         Raises when the engine is closed or may not write.
     check_open : callable
         Raises when the engine is closed.
+    check_process : callable
+        Raises in a forked child of the process that opened the engine.
     acknowledge : callable
         Waits until followers have a record of the journal, or, without one, all files; where
         somebody wants that.
@@ -52,6 +54,7 @@ class Services:
     make_room: Callable[[int], None]
     check_writable: Callable[[], None]
     check_open: Callable[[], None]
+    check_process: Callable[[], None]
     acknowledge: Callable[[int | None], None]
     look_again: Callable[[Any, Any], bool]
     streams: weakref.WeakSet[Any] = field(default_factory=weakref.WeakSet)

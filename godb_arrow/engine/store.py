@@ -168,6 +168,7 @@ class CollectionStore:
     @property
     def indexes(self) -> tuple[str, ...]:
         """The fields that have an index."""
+        self._services.check_process()
         return self._current(self._find_indexes)
 
     def _find_indexes(self) -> tuple[str, ...]:
@@ -180,6 +181,7 @@ class CollectionStore:
     @property
     def compression(self) -> CompressionName:
         """How its files are compressed when they are written the next time."""
+        self._services.check_process()
         return self._current(self._find_compression)
 
     def _find_compression(self) -> CompressionName:
@@ -294,6 +296,7 @@ class CollectionStore:
 
     def _ids(self) -> IdSequence:
         """Return the sequence of ids that no document had."""
+        self._services.check_process()
         with self._lock:
             self._check_there()
             return self._sequence_of_ids()
@@ -623,6 +626,7 @@ class CollectionStore:
             ``applied`` is "unknown": then the file has the changes, and a power cut may still
             bring back the one before, for which the journal keeps them.
         """
+        self._services.check_process()
         if not self.is_dirty:
             return False
         with self.storing(), error_context("save", collection=self._name):
@@ -811,7 +815,10 @@ class CollectionStore:
         ------
         EngineClosed
             The engine was closed before.
+        ForkedProcess
+            The engine belongs to the parent process.
         """
+        self._services.check_process()
         with self._storing:
             if self._ended:
                 raise EngineClosed("the engine was closed", advice="open another one")
@@ -837,6 +844,7 @@ class CollectionStore:
     @contextmanager
     def held_base(self) -> Iterator[Base]:
         """What was saved last; its files stay meanwhile."""
+        self._services.check_process()
         with self._lock:
             self._check_there()
             base = self._base

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -14,7 +15,7 @@ import pyarrow as pa
 from godb_arrow import codec
 from godb_arrow.codec.runs import Run
 from godb_arrow.documents.loading import load_entry, load_run
-from godb_arrow.errors import error_context
+from godb_arrow.errors import ForkedProcess, error_context
 from godb_arrow.memory.limit import Memory
 from godb_arrow.options import ReadOptions
 from godb_arrow.parallel import OrderedMap, available_cores, ordered_map
@@ -49,6 +50,7 @@ class _Stream(Generic[_Item]):
     ) -> None:
         self._items = items
         self._maps = maps  # threads that work for the stream
+        self._process = os.getpid()
         self._taking = threading.Lock()
         self._opened = weakref.WeakSet() if opened is None else opened
         self._opened.add(self)
@@ -57,6 +59,10 @@ class _Stream(Generic[_Item]):
         return self
 
     def __next__(self) -> _Item:
+        if self._process != os.getpid():
+            raise ForkedProcess(
+                "the stream belongs to the parent process", advice="open it in this process"
+            )
         with self._taking:
             try:
                 return next(self._items)
@@ -87,6 +93,8 @@ class _Stream(Generic[_Item]):
 
     def close(self) -> None:
         """End the threads of the stream, and release its buffers and files."""
+        if self._process != os.getpid():
+            return  # the threads are the parent's, and another one may have held the lock
         with self._taking:
             close = getattr(self._items, "close", None)
             if close is not None:
