@@ -39,6 +39,7 @@ from godb_arrow.file.collection import open_godb
 from godb_arrow.file.writing import IfExists, write_godb
 from godb_arrow.schema import storage_schema
 from godb_arrow.storage.lock import lock_file, try_lock
+from godb_arrow.storage.modes import Access, restrict_file
 from godb_arrow.storage.object_store import Expected
 from godb_arrow.storage.source import Source, spool
 
@@ -123,6 +124,9 @@ class EngineTarget(Target):
                 path = os.path.join(folder, "copy.godb")
                 write_godb(data, path, name, id_column=self._id_column)
                 if name in engine:
+                    before = engine[name].path
+                    if before is not None:  # what replaces a file keeps its mode
+                        restrict_file(path, Access.of_file(os.stat(before)))
                     engine.drop_collection(name)
                 engine.load_collection_metadata(path)
                 engine.save()

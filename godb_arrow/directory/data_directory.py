@@ -9,6 +9,9 @@
         collections/NAME.parts/     a large one: several files, and manifests that name them
         journal/00000001.journal    changes that are in no file yet
         follower.json               there while it follows another one
+
+The directory is a boundary: see :mod:`godb_arrow.storage.inside` for what may be in it, and
+:mod:`godb_arrow.storage.modes` for the permissions of its files.
 """
 
 from __future__ import annotations
@@ -16,11 +19,12 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import stat
 import tempfile
 import weakref
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
-from typing import Any
+from contextlib import AbstractContextManager, suppress
+from typing import Any, BinaryIO
 
 import filelock
 
@@ -38,14 +42,18 @@ from godb_arrow.errors import (
     StorageError,
     storage_errors,
 )
+from godb_arrow.file.reading import list_collections
 from godb_arrow.memory.limit import Memory
 from godb_arrow.snapshots.base import Base
 from godb_arrow.snapshots.part_folder import PartFolder
 from godb_arrow.snapshots.parted_base import PartedBase
 from godb_arrow.storage import local
-from godb_arrow.storage.folder import open_folder
+from godb_arrow.storage.folder import Folder, open_folder
+from godb_arrow.storage.inside import open_inside
+from godb_arrow.storage.modes import Access
 from godb_arrow.storage.object_store import Expected, is_url
-from godb_arrow.storage.replace import TEMPORARY_PREFIX, TEMPORARY_SUFFIX
+from godb_arrow.storage.replace import is_temporary
+from godb_arrow.storage.source import HeldFile
 
 __all__ = ["PARTS", "DataDirectory", "RemoteDirectory", "lock_directory", "open_directory"]
 
@@ -53,6 +61,7 @@ __all__ = ["PARTS", "DataDirectory", "RemoteDirectory", "lock_directory", "open_
 logger = logging.getLogger(__name__)
 _SUFFIX = ".godb"
 PARTS = ".parts"
+_LOCK = "godb_arrow.lock"
 _LEAST_MEMORY = 64 << 20
 _TRIES = 10
 
@@ -64,7 +73,13 @@ def lock_directory(path: str) -> filelock.BaseFileLock:
     ------
     DirectoryLocked
     """
-    lock = filelock.FileLock(os.path.join(path, "godb_arrow.lock"), timeout=0, thread_local=False)
+    place = os.path.join(path, _LOCK)
+    with storage_errors("lock", place):
+        # A symbolic link is refused here; filelock would empty the file that it points to.
+        descriptor = open_inside(place, os.O_RDWR | os.O_CREAT, open_folder(path).access().new_file)
+        mode = stat.S_IMODE(os.fstat(descriptor).st_mode)
+        local.disk.close(descriptor)
+    lock = filelock.FileLock(place, timeout=0, thread_local=False, mode=mode)
     try:
         lock.acquire()
     except filelock.Timeout as error:
@@ -88,6 +103,8 @@ class DataDirectory:
         Holds what is read of its files.
     read_only : bool
         Whether to leave everything as it is.
+    trust_journal : bool
+        Whether to open files outside of the directory that its journal names.
 
     Attributes
     ----------
@@ -99,7 +116,7 @@ class DataDirectory:
     DirectoryLocked
         Another process, or another engine of this one, writes it.
     StorageError
-        The disk refused.
+        The disk refused; or a folder of the directory is a symbolic link.
     """
 
     identity: str | None = None
@@ -110,25 +127,25 @@ class DataDirectory:
         memory: Memory | None = None,
         *,
         read_only: bool = False,
+        trust_journal: bool = False,
     ) -> None:
-        self.memory = memory or Memory(_LEAST_MEMORY)
-        self._folders: dict[str, PartFolder] = {}
-        self.path = os.path.abspath(os.path.expanduser(os.fspath(path)))
-        self.read_only = read_only
-        self._collections = os.path.join(self.path, "collections")
+        self._describe(os.path.abspath(os.path.expanduser(os.fspath(path))), memory, read_only)
+        self.trust_journal = trust_journal
         self._journal_folder = os.path.join(self.path, "journal")
         self._lock: filelock.BaseFileLock | None = None
         self._journal: Journal | None = None
         if read_only:
             if not os.path.isdir(self.path):
                 raise SourceNotFound(f"there is no folder {self.path}", advice="check the path")
+            self._check_folders()
             self._check_follower()
             self._place = self._find_place()
             return
         self._check_follower()
         with storage_errors("open", self.path):
-            for folder in (self._collections, self._journal_folder):
-                local.make_folders(folder)
+            local.make_folders(self.path)
+            for folder in (self._stored, self._root.folder("journal")):
+                folder.make()
             self._lock = lock_directory(self.path)
             try:
                 self._remove_temporaries()
@@ -137,10 +154,24 @@ class DataDirectory:
                 self._lock.release()
                 raise
 
+    def _describe(self, path: str, memory: Memory | None, read_only: bool) -> None:
+        self.memory = memory or Memory(_LEAST_MEMORY)
+        self._folders: dict[str, PartFolder] = {}
+        self.path = path
+        self.read_only = read_only
+        self._root = open_folder(path)
+        self._stored = self._root.folder("collections")
+        self._collections = self._stored.path
+
+    def _check_folders(self) -> None:
+        """Raise if the folders of the directory are symbolic links."""
+        for folder in (self._stored, self._root.folder("journal")):
+            with storage_errors("open", folder.path):
+                folder.check()
+
     def _remove_temporaries(self) -> None:
-        for name in os.listdir(self._collections):
-            if name.startswith(TEMPORARY_PREFIX) and name.endswith(TEMPORARY_SUFFIX):
-                local.disk.unlink(os.path.join(self._collections, name))
+        for name in self._stored.files(is_temporary):
+            local.disk.unlink(self._stored.place(name))
 
     def _find_place(self) -> tuple[int, int] | None:
         """Return what tells the folder from another one that is mounted or moved to its path."""
@@ -212,14 +243,27 @@ class DataDirectory:
         names = open_folder(self._collections).names()
         return [
             name for name in names
-            if name.endswith((_SUFFIX, PARTS)) and not name.startswith(TEMPORARY_PREFIX)
+            if name.endswith((_SUFFIX, PARTS)) and not name.startswith(".")
         ]  # fmt: skip
 
     def recover(self) -> Iterator[Record]:
         """Yield the changes that may be in no file yet; at the end the journal goes on."""
-        journal = Journal(self._journal_folder)
+        journal = Journal(self._journal_folder, self._access_of_all())
         yield from journal.recover()
         self._journal = journal
+
+    def _access_of_all(self) -> Access:
+        """Return the permissions that all collections' files grant: the journal has of all."""
+        access = self._stored.access_of_files(_SUFFIX)
+        for name in self._stored.names():
+            if name.endswith(PARTS):
+                with suppress(StorageError):  # of a folder that is refused nothing gets there
+                    access &= self.folder(self._stored.place(name)).access()
+        return access
+
+    def restrict(self, access: Access) -> None:
+        """Let the journal have no permission that a collection's file denies."""
+        self.journal.restrict(access)
 
     def _read_while_written(self) -> list[Record]:
         """The records of a journal whose segments somebody else may remove meanwhile."""
@@ -233,31 +277,49 @@ class DataDirectory:
         return list(read_journal(self._journal_folder))
 
     def files(self) -> dict[str, str]:
-        """The collections that have a file, and its path."""
-        place = open_folder(self._collections)
-        names = self._names()
-        files = [name for name in names if name.endswith(_SUFFIX)]
-        found = _named({file: place.place(file) for file in files})
-        for path in [place.place(one) for one in names if one.endswith(PARTS)]:
+        """Return the path of each collection's file or folder; names of others are left alone.
+
+        A path may be refused later: see :meth:`base`.
+        """
+        names = [name for name in self._names() if not name.startswith(".")]
+        found: dict[str, str] = {}
+        for file in [name for name in names if name.endswith(_SUFFIX)]:
+            name = name_of(file.removesuffix(_SUFFIX)) or self._stored_name(self._stored, file)
+            if name is not None:
+                found[name] = self._stored.place(file)
+        for path in [self._stored.place(name) for name in names if name.endswith(PARTS)]:
             if (name := self._name_of_folder(path)) is not None:
                 found[name] = self._newer(path, found[name]) if name in found else path
         return found
 
     def _name_of_folder(self, path: str) -> str | None:
-        """The collection that a folder has; None where it has none."""
+        """Return the collection that a folder has, or None where it has none."""
         folder = self.folder(path)
-        if not folder.versions():
-            return None
         name = name_of(os.path.basename(path).removesuffix(PARTS))
-        if name is None:
-            manifest = folder.current()
-            name = manifest.name or None
-            if name is None and manifest.parts:
-                name = _stored_name(open_folder(path).place(manifest.parts[0].file))
+        try:
+            if not folder.versions():
+                return None
+            if name is None:
+                manifest = folder.current()
+                name = manifest.name or None
+                if name is None and manifest.parts:
+                    name = self._stored_name(folder.content, manifest.parts[0].file)
+        except GodbError as error:
+            if name is None:
+                logger.warning("%s is left alone: %s", path, error)
         return name
 
+    def _stored_name(self, folder: Folder, name: str) -> str | None:
+        """Return the name of the one collection that a file has."""
+        try:
+            names = list(list_collections(folder.hold(name)))
+        except GodbError as error:
+            logger.warning("%s is left alone: %s", folder.place(name), error)
+            return None
+        return names[0] if len(names) == 1 else None
+
     def _newer(self, folder: str, file: str) -> str:
-        """Which of the two has the collection: a crash left both."""
+        """Return which of the two has the collection: a crash left both."""
         with suppress(GodbError):  # a folder is always whole
             if self.base(file).hint.version > self.base(folder).hint.version:
                 return file
@@ -265,40 +327,109 @@ class DataDirectory:
 
     def remove_older(self, files: Mapping[str, str]) -> None:
         """Remove what a crash left beside the files that count."""
-        there = set(open_folder(self._collections).names()) if files else set()
+        there = set(self._stored.names()) if files else set()
         if not any(name.endswith(PARTS) for name in there):
             return
         for name, path in files.items():
-            for other in self.paths_of(name):
-                if other != path and os.path.basename(other) in there:
-                    logger.info("%s is older than %s: removed", other, path)
-                    self.remove(other)
+            pair = self.paths_of(name)
+            others = [other for other in pair if other != path and os.path.basename(other) in there]
+            if not others or path not in pair:
+                continue
+            try:
+                for one in pair:
+                    self.check(one)
+                self.base(path).hint  # noqa: B018 (raises if it cannot be read)
+            except GodbError as error:
+                logger.warning("%s is left beside %s: %s", ", ".join(others), path, error)
+                continue
+            for other in others:
+                logger.info("%s is older than %s: removed", other, path)
+                self.remove(other)
+
+    def check(self, path: str) -> None:
+        """Raise if a collection's file or folder is a symbolic link or of another kind."""
+        if path.endswith(PARTS):
+            self.folder(path).content.check()
+        else:
+            self._stored.access_of(os.path.basename(path))
 
     def base(self, path: str) -> Base:
-        """The documents of a collection's file or folder."""
+        """Return the documents of a collection's file or folder.
+
+        A file that is a symbolic link, a named pipe or a device is refused when it is opened.
+        """
         if path.endswith(PARTS):
             return PartedBase(self.folder(path))
         return Base(
-            self.memory,
-            path,
-            is_ours=not self.read_only,
-            may_close=True if self.read_only else None,
+            self.memory, path, is_ours=not self.read_only,
+            may_close=True if self.read_only else None, hold=self._hold,
+        )  # fmt: skip
+
+    def _hold(self, path: str) -> HeldFile:
+        return self._stored.hold(os.path.basename(path))
+
+    def attached(self, path: object, collection: str) -> Base:
+        """Return the documents of a file that the journal names.
+
+        A file outside of the directory is refused when it is opened, unless the journal is trusted.
+
+        Parameters
+        ----------
+        path : str
+            A path below the directory, relative or absolute; or another one, or a URL, as version
+            0.1 wrote it.
+        collection : str
+            The collection in the file.
+        """
+        name = str(path)
+        below = self._below(path) if isinstance(path, str) else None
+        if below is not None:
+            *folders, file = below
+            folder = self._root
+            for one in folders:
+                folder = folder.folder(one)
+            return Base(
+                self.memory, folder.place(file), collection, is_ours=False,
+                hold=lambda _: folder.hold(file), refusal=_refusal_of(folder, file),
+            )  # fmt: skip
+        if self.trust_journal and isinstance(path, str):
+            return Base(self.memory, name, collection, is_ours=False)
+        refusal = StorageError(
+            f"the journal attaches {name!r}, which is outside of the data directory",
+            advice="if you trust the directory, open it once with trust_journal=True and save; "
+            "else drop the collection, and attach the file again",
         )
+        refusal.operation, refusal.source = "attach", self.path
+        return Base(self.memory, name, collection, is_ours=False, refusal=refusal)
+
+    def _below(self, path: str) -> list[str] | None:
+        """Return the names that lead from the directory to a file, or None for a file outside."""
+        if is_url(path) or "\0" in path:
+            return None
+        candidates = [path]
+        if os.path.isabs(path):
+            roots = (self.path, os.path.realpath(self.path))
+            candidates = [os.path.relpath(path, root) for root in roots]
+        for names in (candidate.split(os.sep) for candidate in candidates):
+            if not {"", ".", ".."} & {*names}:
+                return names
+        return None
 
     def folder(self, path: str) -> PartFolder:
-        """The folder of a collection that has several files."""
+        """Return the folder of a collection that has several files."""
         if path not in self._folders:
-            self._folders[path] = PartFolder(self.memory, path, is_ours=not self.read_only)
+            content = self._stored.folder(os.path.basename(path))
+            self._folders[path] = PartFolder(self.memory, content, is_ours=not self.read_only)
         return self._folders[path]
 
     def paths_of(self, name: str) -> tuple[str, ...]:
-        """Where a collection may be: in a file, or in a folder."""
+        """Return where a collection may be: in a file, or in a folder."""
         file = self.path_of(name)
         return file, file.removesuffix(_SUFFIX) + PARTS
 
     def path_of(self, name: str) -> str:
-        """Where a collection's file belongs."""
-        return os.path.join(self._collections, stem(name) + _SUFFIX)
+        """Return where a collection's file belongs."""
+        return self._stored.place(stem(name) + _SUFFIX)
 
     def stem_of(self, path: str) -> str | None:
         """Return the stem of a collection's file or folder here; None of any other path."""
@@ -308,16 +439,23 @@ class DataDirectory:
 
     def remove(self, path: str) -> None:
         """Remove a collection's file or folder, if it is there and belongs to the directory."""
-        if os.path.dirname(path) != self._collections:
+        name = os.path.basename(path)
+        if path != self._stored.place(name):
             return
         if path.endswith(PARTS):
             self.folder(path).remove()
             self._folders.pop(path, None)
             return
-        folder = open_folder(self._collections)
         with suppress(SourceNotFound):
-            folder.remove(os.path.basename(path))
-        folder.sync()
+            self._stored.remove(name)
+        self._stored.sync()
+
+    def write(self, path: str, base: Base) -> AbstractContextManager[BinaryIO]:
+        """Replace a collection's file by what was in a base, or write it."""
+        access = None if path == base.path else base.access() & self._stored.access()
+        return self._stored.replace(
+            os.path.basename(path), access, expected=self.expected_at(path, base)
+        )
 
     def expected_at(self, path: str, base: Base) -> Expected:
         """What must be in the place of a file that takes the place of a base; locally, anything."""
@@ -363,12 +501,16 @@ class RemoteDirectory(DataDirectory):
     lost in a crash.
     """
 
-    def __init__(self, url: str, memory: Memory | None = None, *, read_only: bool = False) -> None:
-        self.memory = memory or Memory(_LEAST_MEMORY)
-        self._folders = {}
-        self.path = url.rstrip("/")
-        self.read_only = read_only
-        self._collections = f"{self.path}/collections"
+    def __init__(
+        self,
+        url: str,
+        memory: Memory | None = None,
+        *,
+        read_only: bool = False,
+        trust_journal: bool = False,
+    ) -> None:
+        self._describe(url.rstrip("/"), memory, read_only)
+        self.trust_journal = trust_journal
         self._lock = None
         self._journal = None
         self._temporary: weakref.finalize[..., Any] | None = None
@@ -403,10 +545,6 @@ class RemoteDirectory(DataDirectory):
             fetch_journal(f"{self.path}/journal", folder)
             return list(read_journal(folder))
 
-    def path_of(self, name: str) -> str:
-        """Where a collection's file belongs."""
-        return f"{self._collections}/{stem(name)}{_SUFFIX}"
-
     def expected_at(self, path: str, base: Base) -> Expected:
         """The version of the base, or nothing where the file is new."""
         if base.path != path:
@@ -426,30 +564,22 @@ def _remove_folder(path: str, process: int) -> None:
 
 
 def open_directory(
-    path: str | os.PathLike[str], memory: Memory, *, read_only: bool = False
+    path: str | os.PathLike[str],
+    memory: Memory,
+    *,
+    read_only: bool = False,
+    trust_journal: bool = False,
 ) -> DataDirectory:
     """Open a data directory: a folder, or the URL of one on an object store."""
     name = os.fspath(path)
     kind = RemoteDirectory if is_url(name) else DataDirectory
-    return kind(name, memory, read_only=read_only)
+    return kind(name, memory, read_only=read_only, trust_journal=trust_journal)
 
 
-def _named(paths: dict[str, str]) -> dict[str, str]:
-    """The collections in files, given by the files' names."""
-    found = {}
-    for file, path in paths.items():
-        name = name_of(file.removesuffix(_SUFFIX)) or _stored_name(path)
-        if name is not None:
-            found[name] = path
-    return found
-
-
-def _stored_name(path: str) -> str | None:
-    from godb_arrow.file.reading import list_collections
-
+def _refusal_of(folder: Folder, name: str) -> StorageError | None:
+    """Return why a file must not be opened, if it is a symbolic link or of another kind."""
     try:
-        names = list(list_collections(path))
-    except GodbError as error:
-        logger.warning("%s is left alone: %s", path, error)
-        return None
-    return names[0] if len(names) == 1 else None
+        folder.access_of(name)
+    except StorageError as error:
+        return error
+    return None

@@ -7,12 +7,12 @@ import logging
 from typing import Any
 
 from godb_arrow.directory.identity import is_identity
+from godb_arrow.directory.names import is_stored_name
 from godb_arrow.errors import (
     CorruptFile,
     SourceNotFound,
 )
 from godb_arrow.storage.folder import open_folder
-from godb_arrow.storage.source import Source
 
 __all__ = ["FOLLOWER_FILE", "read_follower_file"]
 
@@ -20,6 +20,7 @@ __all__ = ["FOLLOWER_FILE", "read_follower_file"]
 logger = logging.getLogger(__name__)
 
 FOLLOWER_FILE = "follower.json"
+_MAX_SIZE = 256 << 20  # bytes
 
 
 def read_follower_file(path: str) -> dict[str, Any] | None:
@@ -31,10 +32,14 @@ def read_follower_file(path: str) -> dict[str, Any] | None:
     ------
     CorruptFile
     """
-    file = open_folder(path).place(FOLLOWER_FILE)
+    folder = open_folder(path)
+    file = folder.place(FOLLOWER_FILE)
     try:
-        with Source(file).open() as stream:
-            found = json.loads(stream.read())
+        with folder.open(FOLLOWER_FILE) as stream:
+            data = stream.read(_MAX_SIZE + 1)
+        if len(data) > _MAX_SIZE:
+            raise ValueError(f"it has more than {_MAX_SIZE} bytes")
+        found = json.loads(data)
         return {
             "source": str(found["source"]),
             "identity": _checked_identity(found.get("identity")),
@@ -49,7 +54,7 @@ def read_follower_file(path: str) -> dict[str, Any] | None:
         }
     except SourceNotFound:
         return None
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CorruptFile(
             f"{file} is damaged: {error!r}",
             offset=0,
@@ -66,7 +71,7 @@ def _checked_identity(identity: str | None) -> str | None:
 
 
 def _checked_path(name: str) -> str:
-    """A file's name below a folder, which it cannot leave."""
-    if any(part in ("", ".", "..") for part in name.split("/")) or "\\" in name:
+    """Return a file's name, if a collection's file has such a name."""
+    if not is_stored_name(name):
         raise ValueError(f"the file name {name!r}")
     return name

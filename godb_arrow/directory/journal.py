@@ -45,6 +45,8 @@ from godb_arrow.errors import (
     storage_errors,
 )
 from godb_arrow.storage import local
+from godb_arrow.storage.inside import open_inside
+from godb_arrow.storage.modes import UNLIMITED, Access, restrict_file
 
 __all__ = ["Journal", "Receipt"]
 
@@ -77,6 +79,8 @@ class Journal:
     ----------
     folder : str
         Where the segments are.
+    access : Access
+        Permissions that the segments have at most. Default: those that the umask leaves.
 
     Examples
     --------
@@ -93,8 +97,9 @@ class Journal:
     [{'op': 'drop'}]
     """
 
-    def __init__(self, folder: str) -> None:
+    def __init__(self, folder: str, access: Access = UNLIMITED) -> None:
         self._folder = folder
+        self._access = access
         self._lock = threading.Lock()  # guards all that follows
         self._syncing = threading.Lock()  # one sync at a time; who waits for it shares the next
         self._segments: list[Segment] = []
@@ -138,18 +143,20 @@ class Journal:
         if found.segments and found.segments[-1].size < HEADER.size:
             local.disk.unlink(found.segments.pop().path)
         elif found.torn:
-            descriptor = local.disk.open(found.segments[-1].path, os.O_WRONLY)
+            descriptor = open_inside(found.segments[-1].path, os.O_WRONLY)
             try:
                 local.disk.truncate(descriptor, found.segments[-1].size)
             finally:
                 local.disk.close(descriptor)
         # What is there was perhaps not synced before a crash; a new segment begins behind it.
         for segment in found.segments[-1:]:
-            descriptor = local.disk.open(segment.path, os.O_RDONLY)
+            descriptor = open_inside(segment.path, os.O_RDONLY)
             try:
                 local.disk.fsync(descriptor)
             finally:
                 local.disk.close(descriptor)
+        for segment in found.segments:
+            restrict_file(segment.path, self._access)
         self.was_missing = not found.segments
         self._durable_number = first - 1
         self._begin_segment(first)
@@ -165,8 +172,10 @@ class Journal:
         path = segment_path(self._folder, index)
         previous = self._descriptor
         descriptor = -1
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
         try:
-            descriptor = local.disk.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+            descriptor = open_inside(path, flags, self._access.new_file)
+            self._access.restrict(descriptor)
             local.disk.write_all(descriptor, pack_header(first))
             local.disk.fsync(descriptor)
             local.disk.sync_folder(self._folder)
@@ -183,6 +192,14 @@ class Journal:
         finally:
             if previous >= 0 and self._descriptor == descriptor:
                 local.disk.close(previous)
+
+    def restrict(self, access: Access) -> None:
+        """Remove permissions from the segments, now and later."""
+        with self._lock, storage_errors("append to the journal", self._folder):
+            if self._access & access != self._access:
+                self._access &= access
+                for segment in self._segments:
+                    restrict_file(segment.path, self._access)
 
     def append(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 
 import xxhash
@@ -10,13 +11,15 @@ import xxhash
 from godb_arrow.errors import (
     InvalidCollectionName,
 )
+from godb_arrow.snapshots.manifest import is_part_name
 
-__all__ = ["check_name", "file_name", "name_of", "stem"]
+__all__ = ["check_name", "file_name", "is_stored_name", "name_of", "stem"]
 
 
 logger = logging.getLogger(__name__)
 _MAX_NAME = 255
 _MAX_STEM = 200
+_MAX_FILE_NAME = 255  # bytes, of most file systems
 _HASHED = "%~"  # an escaped name never has it
 
 
@@ -69,6 +72,31 @@ def name_of(stem: str) -> str | None:
         return raw.decode()
     except UnicodeDecodeError:
         return None
+
+
+def is_stored_name(name: str) -> bool:
+    """Return whether a file below the folder of collections may have a name.
+
+    Such are the file of a collection, and the files in the folder of a collection.
+
+    Examples
+    --------
+    >>> is_stored_name("users.godb"), is_stored_name("users.parts/00000001.ids")
+    (True, True)
+    >>> is_stored_name("../users.godb"), is_stored_name("users.parts/notes.txt")
+    (False, False)
+    """
+    first, slash, part = name.partition("/")
+    if first.startswith(".") or {"\\", "\0"} & {*first}:
+        return False
+    try:
+        if len(os.fsencode(first)) > _MAX_FILE_NAME:
+            return False
+    except UnicodeEncodeError:
+        return False
+    if slash:
+        return first.endswith(".parts") and is_part_name(part)
+    return first.endswith(".godb")
 
 
 _UNSAFE = {0x25, *b'/\\:*?"<>|', *range(0x20), 0x7F}

@@ -14,6 +14,7 @@ import numpy as np
 import xxhash
 
 from godb_arrow.errors import CorruptFile, UnsupportedVersion, storage_errors
+from godb_arrow.storage.inside import number_in, open_to_read
 
 __all__ = [
     "HEAD",
@@ -108,9 +109,9 @@ class Replayed:
 
 
 def segment_indices(folder: str) -> list[int]:
-    """The numbers of the segments that there are, in order."""
-    names = (name.removesuffix(_SUFFIX) for name in os.listdir(folder) if name.endswith(_SUFFIX))
-    return sorted(int(name) for name in names if name.isdigit())
+    """Return the numbers of the segments in a folder, in order."""
+    found = (number_in(name, _SUFFIX) for name in os.listdir(folder))
+    return sorted(index for index in found if index is not None)
 
 
 def read_journal(folder: str, found: Replayed | None = None) -> Iterator[Record]:
@@ -138,7 +139,7 @@ def read_journal(folder: str, found: Replayed | None = None) -> Iterator[Record]
     indices = segment_indices(folder)
     for index in indices:
         path = segment_path(folder, index)
-        with storage_errors("recover", path), open(path, "rb") as stream:
+        with storage_errors("recover", path), open_to_read(path) as stream:
             size = os.fstat(stream.fileno()).st_size
             segment = open_segment(stream, path, index, is_last=index == indices[-1])
             if segment is None or _is_unused(segment, found, size, index == indices[-1]):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any, BinaryIO
 
@@ -27,8 +28,6 @@ from godb_arrow.snapshots.manifest import Manifest, Part
 from godb_arrow.snapshots.part_folder import PartFolder
 from godb_arrow.snapshots.parted_base import PartedBase
 from godb_arrow.snapshots.snapshot import Snapshot
-from godb_arrow.storage.object_store import Expected
-from godb_arrow.storage.replace import replace_file
 
 __all__ = ["place_for", "save_snapshot", "write_snapshots"]
 
@@ -98,18 +97,20 @@ def save_snapshot(
     StorageError
         The disk refused: what was saved before is as it was.
     """
+    base = snapshot.base
+    directory.restrict(base.access())
     if target.endswith(PARTS):
-        return _save_parts(
+        parted = _save_parts(
             directory.folder(target), name, snapshot, next_id, indexes, compression, part_size
         )
-    base = snapshot.base
+        directory.restrict(parted.access())
+        return parted
     write_snapshots(
-        target,
+        directory.write(target, base),
         [(name, snapshot, next_id, indexes)],
         keep_extras=base.is_ours,
         compression=compression,
         threads=base.memory.threads,
-        expected=directory.expected_at(target, base),
     )
     stored = directory.base(target)
     if (stored.count, stored.hint.record) != (snapshot.count, snapshot.record):
@@ -128,6 +129,7 @@ def _save_parts(
 ) -> Base:
     """Write what changed to new files, and a manifest that names them beside those before."""
     base, schema = snapshot.base, snapshot.schema()
+    folder.make(base.access())
     parts: list[Part] = []
     statistics: list[Row | None] = []
     count = snapshot.live_count()
@@ -161,22 +163,21 @@ def _save_parts(
 
 
 def write_snapshots(
-    target: str | BinaryIO,
+    target: AbstractContextManager[BinaryIO],
     snapshots: Sequence[tuple[str, Snapshot, int, tuple[str, ...]]],
     *,
     keep_extras: bool,
     threads: int,
     compression: CompressionName = "lz4",
-    expected: Expected = None,
 ) -> int:
-    """Write collections to a file, which takes the place of an earlier one at once.
+    """Write collections to a file.
 
     Documents that nobody changed are copied as bytes.
 
     Parameters
     ----------
-    target : path or binary file
-        The file.
+    target : context manager
+        Opens the file, such as :func:`~godb_arrow.storage.replace.replace_file`.
     snapshots : sequence of tuples
         Name, snapshot, next generated id, and indexed fields of each collection.
     keep_extras : bool
@@ -185,8 +186,6 @@ def write_snapshots(
         How many compress at the same time.
     compression : str
         How the file is compressed.
-    expected : str, "absent" or None
-        As for :func:`~godb_arrow.storage.replace.replace_file`.
 
     Returns
     -------
@@ -213,7 +212,7 @@ def write_snapshots(
     others.pop("indexes", None)
     if indexes:
         others["indexes"] = codec.pack(indexes)
-    with replace_file(target, expected=expected) as stream:
+    with target as stream:
         write_file(
             stream,
             collections,

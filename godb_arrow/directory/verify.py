@@ -28,10 +28,8 @@ from godb_arrow.options import ReadOptions
 from godb_arrow.query.statistics import contradiction, row_of
 from godb_arrow.schema import ID_FIELD
 from godb_arrow.snapshots.id_index import IdIndex
-from godb_arrow.snapshots.manifest import read_manifest
 from godb_arrow.snapshots.part_folder import PartFolder
 from godb_arrow.snapshots.parted_base import PartedBase
-from godb_arrow.storage.folder import open_folder
 from godb_arrow.storage.source import Location, Source, open_source
 
 __all__ = ["CollectionReport", "FileReport", "inspect_godb", "verify_godb"]
@@ -213,7 +211,7 @@ def _verify_parts(path: str, progress: Progress | None) -> FileReport:
     folder = PartFolder(Memory(1 << 26), path, is_ours=False)
     for version in folder.versions()[:-1]:
         try:
-            read_manifest(path, version)
+            folder.manifest(version)
         except (FormatError, StorageError) as error:
             report._problem(f"version {version}: {error}")
     try:
@@ -226,7 +224,7 @@ def _verify_parts(path: str, progress: Progress | None) -> FileReport:
     seen: set[str] = set()
     for part, file in zip(manifest.parts, base.parts, strict=True):
         try:
-            found = verify_godb(open_folder(path).place(part.file), progress=progress)
+            found = verify_godb(folder.content.hold(part.file), progress=progress)
         except StorageError as error:
             report._problem(str(error))
             continue

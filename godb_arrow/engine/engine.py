@@ -61,7 +61,9 @@ from godb_arrow.snapshots.base import Base
 from godb_arrow.snapshots.pages import Page
 from godb_arrow.snapshots.streaming import DocumentStream
 from godb_arrow.snapshots.versions import CollectionVersion, VersionInfo
+from godb_arrow.storage.modes import UNLIMITED
 from godb_arrow.storage.object_store import is_url
+from godb_arrow.storage.replace import replace_file
 
 if TYPE_CHECKING:
     import datetime as dt
@@ -121,6 +123,11 @@ class StorageEngine:
         process; ten minutes by default.
     compression : {"lz4", "lz4hc", "zstd", "none"}
         How the files of new collections are compressed: see :func:`write_godb`.
+    trust_journal : bool
+        Whether to open files outside of the directory that its journal names. Version 0.1 left
+        such names where a process was killed between :meth:`load_collection_metadata` and a save.
+        Without it their collections are refused at use. Only for directories of your own. False by
+        default.
 
     Raises
     ------
@@ -161,6 +168,7 @@ class StorageEngine:
         keep_versions: int = 5,
         part_grace: float | str | dt.timedelta = 600.0,
         compression: CompressionName = "lz4",
+        trust_journal: bool = False,
     ) -> None:
         self._closed = True  # until it is open
         self._ending = self._forked = False
@@ -176,7 +184,7 @@ class StorageEngine:
             compression=compression,
         )
         self._memory = Memory(self.options.max_memory, eviction_policy)
-        self._directory = self._open_directory(data_dir, read_only)
+        self._directory = self._open_directory(data_dir, read_only, trust_journal)
         if not self._directory.keeps_journal:
             self.options = replace(self.options, durability="checkpoint")
         self._services = Services(
@@ -219,12 +227,15 @@ class StorageEngine:
             self._workers.add(_COMPACTOR, _COMPACTING, self._compact_in_background)
             close_at_exit(self)
 
-    def _open_directory(self, data_dir: str | os.PathLike[str], read_only: bool) -> DataDirectory:
+    def _open_directory(
+        self, data_dir: str | os.PathLike[str], read_only: bool, trust_journal: bool
+    ) -> DataDirectory:
+        options = {"read_only": read_only, "trust_journal": trust_journal}
         try:
-            return open_directory(data_dir, self._memory, read_only=read_only)
+            return open_directory(data_dir, self._memory, **options)
         except DirectoryLocked as error:
             release_own_lock(data_dir, error)
-            return open_directory(data_dir, self._memory, read_only=read_only)
+            return open_directory(data_dir, self._memory, **options)
 
     # --- opening and closing ------------------------------------------------------------------
 
@@ -303,7 +314,12 @@ class StorageEngine:
                 return
             base = Base(self._memory)
             if op == "attach":
-                base = Base(self._memory, record.meta["path"], record.meta["as"], is_ours=False)
+                base = self._directory.attached(record.meta["path"], record.meta["as"])
+                if base.is_refused:
+                    logger.warning("collection %r: %s", name, base.refusal)
+                elif not self._directory.read_only:
+                    with suppress(GodbError):  # raised again at its first use
+                        self._directory.restrict(base.access())
             collection = Collection(
                 self._services, name, base, compression=record.meta.get("z"),
                 record=record.number, stale=True,
@@ -851,6 +867,8 @@ class StorageEngine:
                     del self._former_paths[path]
             collections = [one for one in self._collections.made() if one.needs_saving]
         for collection in collections:
+            if collection.is_refused:
+                continue  # its changes stay in the journal
             try:
                 self._checkpoint(collection)
             except GodbError as error:
@@ -1160,8 +1178,14 @@ class StorageEngine:
             snapshots = [
                 (one.name, one.snapshot(), one.next_id, one.indexes) for one in collections
             ]
+            access = UNLIMITED
+            for _, snapshot, *_ in snapshots:
+                access &= snapshot.base.access()
             return write_snapshots(
-                os.fspath(path), snapshots, keep_extras=False, threads=self._memory.threads
+                replace_file(path, access=access),
+                snapshots,
+                keep_extras=False,
+                threads=self._memory.threads,
             )
 
     def load_collection_metadata(self, path: str | os.PathLike[str]) -> dict[str, int]:
@@ -1198,6 +1222,7 @@ class StorageEngine:
                 for name in found:
                     base = Base(self._memory, location, name, is_ours=False)
                     base.open()
+                    self._directory.restrict(base.access())
                     collection = Collection(self._services, name, base, stale=True)
                     meta = {"op": "attach", "c": name, "path": location, "as": name}
 

@@ -24,7 +24,7 @@ from godb_arrow.file.collection import open_godb
 from godb_arrow.memory.limit import Memory
 from godb_arrow.query.scannable import Scannable
 from godb_arrow.query.statistics import Row
-from godb_arrow.snapshots.manifest import Manifest, Part, read_manifest
+from godb_arrow.snapshots.manifest import Manifest, Part
 from godb_arrow.snapshots.part_folder import PartFolder
 from godb_arrow.snapshots.parted_base import PartedBase
 from godb_arrow.snapshots.versions import CollectionVersion
@@ -233,7 +233,7 @@ def fragments_since(
 
 def _manifest(folder: PartFolder, version: int) -> Manifest:
     try:
-        return read_manifest(folder.path, version)
+        return folder.manifest(version)
     except SourceNotFound as error:
         raise VersionNotFound(
             f"version {version} is gone, and with it what was new then",
@@ -254,9 +254,10 @@ def _added(
 
 
 def _place_of(directory: str, collection: str | None) -> str:
-    files = open_directory(directory, Memory(MEMORY), read_only=True).files()
+    opened = open_directory(directory, Memory(MEMORY), read_only=True)
+    files = opened.files()
     if collection is None and len(files) == 1:
-        return next(iter(files.values()))
+        (collection,) = files
     if collection is None or collection not in files:
         known = ", ".join(map(repr, sorted(files)[:20]))
         raise SourceNotFound(
@@ -264,4 +265,5 @@ def _place_of(directory: str, collection: str | None) -> str:
             if collection else f"{directory} has {len(files)} collections",
             advice=f"name one of {known}" if files else "save one first",
         )  # fmt: skip
+    opened.check(files[collection])
     return files[collection]

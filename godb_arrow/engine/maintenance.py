@@ -17,7 +17,7 @@ from godb_arrow.engine.store import CollectionStore
 from godb_arrow.errors import DuplicateId, GodbError, VersionNotFound, error_context
 from godb_arrow.query.statistics import Row
 from godb_arrow.snapshots.base import Base
-from godb_arrow.snapshots.manifest import Manifest, read_manifest
+from godb_arrow.snapshots.manifest import Manifest
 from godb_arrow.snapshots.overlay import Overlay
 from godb_arrow.snapshots.part_folder import PartFolder
 from godb_arrow.snapshots.parted_base import PartedBase
@@ -286,7 +286,7 @@ class PartedStore(CollectionStore):
         folder = base.folder
         if not folder.is_ours:  # its files may be of a former collection of that name
             folder = PartFolder(folder.memory, folder.path, is_ours=False)
-        return PartedBase(folder, read_manifest(folder.path, version))
+        return PartedBase(folder, folder.manifest(version))
 
 
 def _versions_in(base: Base) -> list[int]:

@@ -151,6 +151,11 @@ class CollectionStore:
         return self.is_dirty or self._storing.locked() or self.is_dirty
 
     @property
+    def is_refused(self) -> bool:
+        """Whether its file is outside of the data directory, and must not be opened."""
+        return self._base.is_refused
+
+    @property
     def dirty_documents(self) -> int:
         """How many documents changed since the file was written."""
         return len(self._overlay)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import threading
 import weakref
 from bisect import bisect_right
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -16,7 +17,7 @@ import pyarrow as pa
 from godb_arrow import codec
 from godb_arrow.codec.runs import Run
 from godb_arrow.documents.ids import ids_of, pack_ids
-from godb_arrow.errors import SourceNotFound
+from godb_arrow.errors import GodbError, SourceNotFound
 from godb_arrow.file.hints import CollectionHint
 from godb_arrow.file.locate import StoredCollection, locate
 from godb_arrow.file.pieces import CollectionPieces
@@ -26,6 +27,7 @@ from godb_arrow.parallel import ordered_map
 from godb_arrow.query.projection import Projection
 from godb_arrow.schema import DocumentSummary, infer_schema
 from godb_arrow.snapshots.id_index import NO_ROWS, IdIndex, Rows
+from godb_arrow.storage.modes import UNLIMITED, Access
 from godb_arrow.storage.object_store import is_url
 from godb_arrow.storage.source import HeldFile
 
@@ -96,6 +98,10 @@ class Base:
     may_close : bool, optional
         Whether the file may be closed and opened again; by default, where it is local and ours.
         A file of another process is compared with the one that was open before.
+    hold : callable
+        Opens the file, given its path. Default: a path or URL that the user chose.
+    refusal : GodbError, optional
+        Raised in place of opening the file, which must not be opened.
     """
 
     def __init__(
@@ -106,8 +112,12 @@ class Base:
         *,
         is_ours: bool = True,
         may_close: bool | None = None,
+        hold: Callable[[str], HeldFile] = HeldFile.hold,
+        refusal: GodbError | None = None,
     ) -> None:
         self.path = path
+        self.refusal = refusal
+        self._hold = hold
         self.is_ours = is_ours
         if may_close is None:
             may_close = is_ours and path is not None and not is_url(path)
@@ -138,6 +148,8 @@ class Base:
         SourceNotFound
             There is no such file, or another process replaced it since it was opened first.
         """
+        if self.refusal is not None:
+            raise copy.copy(self.refusal)
         with self._lock:
             file = self._open_file()
             stored = self._stored
@@ -167,7 +179,9 @@ class Base:
         if file is None and self._known_file is not None:
             file = self._known_file()
         if file is None:
-            file = self.memory.opened(HeldFile.hold(self.path))
+            if self.refusal is not None:
+                raise copy.copy(self.refusal)
+            file = self.memory.opened(self._hold(self.path))
             if not self.is_ours:
                 self._check_same(file)
             self._known_file = weakref.ref(file)
@@ -201,6 +215,11 @@ class Base:
     def has_same_files(self, other: Base) -> bool:
         """Return whether another base, whose file could not be opened, is no other than this."""
         return self.path == other.path and self._may_close is False
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether the file must not be opened."""
+        return self.refusal is not None
 
     @property
     def hint(self) -> CollectionHint:
@@ -238,6 +257,11 @@ class Base:
     def file_size(self) -> int:
         """Bytes of the file."""
         return 0 if self.path is None else self.open().source.size() or 0
+
+    def access(self) -> Access:
+        """Return the permissions that the file grants."""
+        source = None if self.path is None else self.open().source
+        return source.access() if isinstance(source, HeldFile) else UNLIMITED
 
     @property
     def modified(self) -> float | None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -12,8 +13,8 @@ import pyarrow as pa
 import xxhash
 
 from godb_arrow import codec
+from godb_arrow.storage.folder import Folder
 from godb_arrow.storage.object_store import is_url
-from godb_arrow.storage.source import Source
 
 __all__ = [
     "CODEC_HASHES",
@@ -99,13 +100,15 @@ class IdFile(NamedTuple):
     version: int
 
 
-def read_id_file(path: str, checksum: int) -> IdFile | None:
+def read_id_file(folder: Folder, name: str, checksum: int) -> IdFile | None:
     """Read an id file; None if it is damaged, so that the index must be built from the documents.
 
     Parameters
     ----------
-    path : str
-        The file, which is mapped into memory where it is local.
+    folder : Folder
+        Folder of the collection.
+    name : str
+        Name of the file, which is mapped into memory where it is local.
     checksum : int
         The XXH3-64 of its bytes, by the manifest.
 
@@ -114,12 +117,11 @@ def read_id_file(path: str, checksum: int) -> IdFile | None:
     IdFile or None
     """
     try:
-        if is_url(path):
-            with Source(path).open() as stream:
+        with folder.open(name) as stream:
+            if is_url(folder.path):
                 data = np.frombuffer(stream.read(), np.uint8)
-        else:
-            with pa.memory_map(path) as file:  # unlike mmap of Python, keeps no file open
-                data = np.frombuffer(file.read_buffer(), np.uint8)
+            else:
+                data = _mapped(stream)
     except (OSError, ValueError):
         return None
     version = int.from_bytes(bytes(data[4:8]), "little")
@@ -135,6 +137,15 @@ def read_id_file(path: str, checksum: int) -> IdFile | None:
     middle = _HEAD_SIZE + 8 * count
     ids = IdIndex(data[_HEAD_SIZE:middle].view("<u8"), data[middle:].view("<u4"), greatest)
     return IdFile(ids, version)
+
+
+def _mapped(stream: BinaryIO) -> npt.NDArray[np.uint8]:
+    """Map an open file into memory; unlike mmap of Python, keep no file open, where possible."""
+    opened = f"/proc/self/fd/{stream.fileno()}"
+    if not os.path.exists(opened):
+        return np.memmap(stream, np.uint8, "r")
+    with pa.memory_map(opened) as file:
+        return np.frombuffer(file.read_buffer(), np.uint8)
 
 
 def pack_id_file(index: IdIndex) -> bytes:

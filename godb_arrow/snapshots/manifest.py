@@ -17,7 +17,6 @@ last 8         the XXH3-64 of all that is before
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -35,17 +34,26 @@ from godb_arrow.errors import CorruptFile, UnsupportedVersion, error_context
 from godb_arrow.options import CompressionName
 from godb_arrow.query.statistics import unpack_statistics
 from godb_arrow.storage.folder import Folder, open_folder
+from godb_arrow.storage.inside import number_in
+from godb_arrow.storage.modes import Access
 from godb_arrow.storage.object_store import is_url
-from godb_arrow.storage.replace import replace_file
-from godb_arrow.storage.source import Source
 
-__all__ = ["Manifest", "Part", "manifest_name", "read_manifest", "versions_in", "write_manifest"]
+__all__ = [
+    "Manifest",
+    "Part",
+    "is_part_name",
+    "manifest_name",
+    "read_manifest",
+    "versions_in",
+    "write_manifest",
+]
 
 
 Rows = npt.NDArray[np.int64]
 
 _MAGIC = b"GODM\x01\x00\x00\x00"
-_NAME = re.compile(r"([0-9]{8,})\.manifest")
+_SUFFIXES = (".godb", ".ids", ".manifest")
+_MAX_SIZE = 1 << 30  # bytes of a manifest
 _LIST, _BITMAP = 0, 1
 
 
@@ -271,26 +279,51 @@ def manifest_name(version: int) -> str:
 
 def versions_in(names: Iterable[str]) -> list[int]:
     """The versions that files in a collection's folder are of, in order."""
-    return sorted(int(match[1]) for match in map(_NAME.fullmatch, names) if match)
+    found = (number_in(name, ".manifest") for name in names)
+    return sorted(version for version in found if version is not None)
 
 
-def read_manifest(folder: str, version: int) -> Manifest:
+def is_part_name(name: str) -> bool:
+    """Return whether godb_arrow names a file in a collection's folder so.
+
+    Examples
+    --------
+    >>> is_part_name("00000001.ids"), is_part_name("20240101-notes.ids")
+    (True, False)
+    """
+    return any(number_in(name, suffix) is not None for suffix in _SUFFIXES)
+
+
+def read_manifest(folder: Folder | str, version: int) -> Manifest:
     """Read a version's manifest.
 
     Raises
     ------
     SourceNotFound, CorruptFile, StorageError
     """
-    path = open_folder(folder).place(manifest_name(version))
-    with error_context("read", path), Source(path).open() as stream:
-        manifest = Manifest.unpack(stream.read())
+    files = open_folder(folder) if isinstance(folder, str) else folder
+    name = manifest_name(version)
+    with error_context("read", files.place(name)), files.open(name) as stream:
+        data = stream.read(_MAX_SIZE + 1)
+        if len(data) > _MAX_SIZE:
+            raise _damaged(f"it has more than {_MAX_SIZE} bytes")
+        manifest = Manifest.unpack(data)
         if manifest.version != version:
             raise _damaged(f"it is that of version {manifest.version}")
         return manifest
 
 
-def write_manifest(folder: Folder, manifest: Manifest) -> None:
+def write_manifest(folder: Folder, manifest: Manifest, access: Access) -> None:
     """Write a manifest: from then on it is the collection's state.
+
+    Parameters
+    ----------
+    folder : Folder
+        The collection's folder.
+    manifest : Manifest
+        The state.
+    access : Access
+        Permissions that the manifest has at most.
 
     Raises
     ------
@@ -299,9 +332,11 @@ def write_manifest(folder: Folder, manifest: Manifest) -> None:
     WriteConflict
         On an object store: somebody else has saved that version.
     """
-    path = folder.place(manifest_name(manifest.version))
+    name = manifest_name(manifest.version)
+    path = folder.place(name)
+    replacing = folder.replace(name, access, expected=folder.expected_of_new)
     try:
-        with replace_file(path, expected=folder.expected_of_new) as stream:
+        with replacing as stream:
             stream.write(manifest.pack())
     except BaseException:
         if not is_url(path):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 import threading
 import time
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -47,6 +48,7 @@ from godb_arrow.snapshots.id_index import (
 from godb_arrow.snapshots.manifest import (
     Manifest,
     Part,
+    is_part_name,
     manifest_name,
     read_manifest,
     versions_in,
@@ -54,9 +56,11 @@ from godb_arrow.snapshots.manifest import (
 )
 from godb_arrow.snapshots.snapshot import Snapshot
 from godb_arrow.snapshots.sweep import Sweeper, files_of
-from godb_arrow.storage.folder import open_folder
+from godb_arrow.storage.folder import Folder, open_folder
+from godb_arrow.storage.inside import number_in
+from godb_arrow.storage.modes import UNLIMITED, Access
 from godb_arrow.storage.object_store import is_url
-from godb_arrow.storage.replace import TEMPORARY_PREFIX, replace_file
+from godb_arrow.storage.replace import TEMPORARY_PREFIX, is_temporary
 
 __all__ = ["PartFile", "PartFolder", "PartPin", "WrittenPart"]
 
@@ -87,6 +91,8 @@ class WrittenPart:
 
 
 _DRAWN = 1 << 60  # numbers from here on are drawn by lot
+_UNNUMBERED = re.compile(r"\.godb-arrow-[0-9a-f]{32}\.(godb|ids)")
+"""Name of a part that another process wrote, until it gets its number."""
 
 
 class PartFile(Base):
@@ -103,12 +109,13 @@ class PartFile(Base):
     """
 
     def __init__(self, folder: PartFolder, manifest: Manifest, part: Part) -> None:
-        files = open_folder(folder.path)
+        files = folder.content
         super().__init__(
             folder.memory, files.place(part.file), is_ours=folder.is_ours,
             may_close=True if not folder.is_ours else None,
+            hold=lambda _: files.hold(part.file),
         )  # fmt: skip
-        self._ids_path = files.place(part.ids_file)
+        self._files = files
         self._ids_checksum = part.ids_checksum
         self._part = part
         self._folder = folder
@@ -151,18 +158,18 @@ class PartFile(Base):
 
     def has_sound_ids(self) -> bool:
         """Whether the file that says where its ids are is as it was written."""
-        return read_id_file(self._ids_path, self._ids_checksum) is not None
+        return read_id_file(self._files, self._part.ids_file, self._ids_checksum) is not None
 
     def ids(self) -> IdIndex:
         """Where the ids are: mapped from their file, so that only what is looked at is read."""
         found: IdIndex | None = self.view("ids")
         if found is None:
-            stored = read_id_file(self._ids_path, self._ids_checksum)
+            stored = read_id_file(self._files, self._part.ids_file, self._ids_checksum)
             if stored is None or not self._is_usable(stored):
                 return super().ids()
             found = stored.ids
             # Of what is mapped the system can take the pages back.
-            self.hold("ids", found, found.nbytes if is_url(self._ids_path) else 0)
+            self.hold("ids", found, found.nbytes if is_url(self._files.path) else 0)
         return found
 
     def _is_usable(self, stored: IdFile) -> bool:
@@ -197,29 +204,31 @@ class PartFolder:
     ----------
     memory : Memory
         Holds what is read, as far as there is room.
-    path : str
-        The folder.
+    folder : Folder or str
+        The folder; a path or URL, where the user chose it.
     is_ours : bool
         Whether nobody else writes it.
     """
 
-    def __init__(self, memory: Memory, path: str, *, is_ours: bool = True) -> None:
-        self.path = path
+    def __init__(self, memory: Memory, folder: Folder | str, *, is_ours: bool = True) -> None:
+        self.content = open_folder(folder) if isinstance(folder, str) else folder
+        self.path = self.content.path
         self.memory = memory
         self.is_ours = is_ours
-        self._folder = open_folder(path)
+        self._made = UNLIMITED  # permissions that the folder was created with
+        self._access: Access | None = None  # of new parts
         self._lock = threading.Lock()
         self._files: weakref.WeakValueDictionary[int, PartFile] = weakref.WeakValueDictionary()
         self._pins: weakref.WeakSet[PartPin] = weakref.WeakSet()
-        self._is_exclusive = is_ours and not is_url(path)  # no other process adds files
-        self._sweeper = Sweeper(self._folder, is_exclusive=self._is_exclusive)
+        self._is_exclusive = is_ours and not is_url(self.path)  # no other process adds files
+        self._sweeper = Sweeper(self.content, is_ours_name, is_exclusive=self._is_exclusive)
         self._last_number: int | None = None  # of a part file, where it is known
         self._tokens: set[str] = set()  # of files that are being written here
         self._unsure: Manifest | None = None  # whether it was written is not known
 
     def versions(self) -> list[int]:
         """The versions that can be read, in order."""
-        return versions_in(self._folder.names())
+        return versions_in(self.content.names())
 
     def current(self) -> Manifest:
         """The manifest that counts.
@@ -234,7 +243,7 @@ class PartFolder:
             if not versions:
                 break
             with suppress(SourceNotFound):
-                return read_manifest(self.path, versions[-1])
+                return self.manifest(versions[-1])
         raise SourceNotFound(f"there is no manifest in {self.path}", advice="check the path")
 
     def check(self, manifest: Manifest) -> None:
@@ -248,13 +257,41 @@ class PartFolder:
         SourceNotFound
         """
         try:
-            found = read_manifest(self.path, manifest.version)
+            found = read_manifest(self.content, manifest.version)
         except SourceNotFound:
             found = self.current()
             if found.version > manifest.version and _keys_of(manifest) <= _keys_of(found):
                 return
         if (found.version, found.created) != (manifest.version, manifest.created):
-            raise replaced(self._folder.place(manifest_name(manifest.version)))
+            raise replaced(self.content.place(manifest_name(manifest.version)))
+
+    def manifest(self, version: int) -> Manifest:
+        """Return the manifest of a version.
+
+        Raises
+        ------
+        SourceNotFound, CorruptFile, StorageError
+        """
+        return read_manifest(self.content, version)
+
+    def access(self) -> Access:
+        """Return the permissions that new files may have at most.
+
+        They are those of the folder, of its newest manifest and of its newest part, as of the time
+        when a part got a number.
+        """
+        if self._access is None:
+            return self._access_with(self.content.names())
+        return self._access
+
+    def _access_with(self, names: list[str]) -> Access:
+        newest = [manifest_name(version) for version in versions_in(names)[-1:]]
+        newest += [Part(number, 0, 0, 0).file for number in _part_numbers(names)[-1:]]
+        access = self.content.access() if newest else self.content.access() & self._made
+        for name in newest:
+            access &= self.content.access_of(name)
+        self._access = access
+        return access
 
     def file(self, manifest: Manifest, part: Part) -> PartFile:
         """Return a part of a manifest as a base; the same one as long as there is one."""
@@ -280,13 +317,27 @@ class PartFolder:
 
     # --- writing ------------------------------------------------------------------------------
 
+    def make(self, access: Access) -> None:
+        """Create the folder, unless it exists.
+
+        Parameters
+        ----------
+        access : Access
+            Permissions that a new folder, and its first files, have at most.
+        """
+        if self.content.check():
+            return
+        self.content.make(access)
+        self._made = access
+
     def next_number(self) -> int:
-        """The number of the next part: greater than that of any file here."""
-        self._folder.make()
+        """Return the number of the next part: greater than that of any file here."""
+        self.content.make()
         if self._last_number is None or not self._is_exclusive:
-            numbers = [int(name[:-5]) for name in self._folder.names()
-                       if name.endswith(".godb") and name[:-5].isdigit()]  # fmt: skip
-            self._last_number = max((one for one in numbers if one < _DRAWN), default=0)
+            names = self.content.names()
+            self._access_with(names)
+            numbers = (number for number in _part_numbers(names) if number < _DRAWN)
+            self._last_number = max(numbers, default=0)
         return self._last_number + 1
 
     def _note_number(self, number: int) -> None:
@@ -360,6 +411,7 @@ class PartFolder:
 
         With a text in place of its number it is given one by :meth:`give_number`.
         """
+        access = self.access()
         if isinstance(number, str) and is_url(self.path):
             # Nothing is renamed there on a condition: two writers must not choose the same.
             number = _DRAWN + secrets.randbelow(_DRAWN)
@@ -367,7 +419,7 @@ class PartFolder:
             self._note_number(number)
         part = Part(0, count, 0, 0)
         stem = f"{number:08d}" if isinstance(number, int) else TEMPORARY_PREFIX + number
-        new = self._folder.expected_of_new
+        new = self.content.expected_of_new
         size = 0
         rows: list[Row | None] = []
         ids: list[pa.Array] = []
@@ -383,17 +435,17 @@ class PartFolder:
                 yield chunk
 
         hint = CollectionHint(count, None, schema, plain=True)
-        with replace_file(self._folder.place(stem + ".godb"), expected=new) as stream:
+        with self.content.replace(stem + ".godb", access, expected=new) as stream:
             data = CollectionData(name, count, noted(), hint)
             write_file(stream, [data], compression=compression, threads=self.memory.threads)
         index = pack_id_file(IdIndex.build(ids))
-        with replace_file(self._folder.place(stem + ".ids"), expected=new) as stream:
+        with self.content.replace(stem + ".ids", access, expected=new) as stream:
             stream.write(index)
         part = replace(
             part,
             number=number if isinstance(number, int) else 0,
             size=size,
-            file_size=self._folder.size(stem + ".godb"),
+            file_size=self.content.size(stem + ".godb"),
             ids_checksum=xxhash.xxh3_64_intdigest(index),
         )
         fields = covered(schema)
@@ -411,7 +463,7 @@ class PartFolder:
         for token in tokens:
             for suffix in (".godb", ".ids"):
                 with suppress(GodbError):  # the next save removes it
-                    self._folder.remove(TEMPORARY_PREFIX + token + suffix)
+                    self.content.remove(TEMPORARY_PREFIX + token + suffix)
             self._tokens.discard(token)
 
     def give_number(self, token: str, part: Part, number: int) -> Part:
@@ -421,8 +473,8 @@ class PartFolder:
         self._note_number(number)
         part = replace(part, number=number)
         for suffix, name in ((".godb", part.file), (".ids", part.ids_file)):
-            self._folder.rename(TEMPORARY_PREFIX + token + suffix, name)
-        self._folder.sync()
+            self.content.rename(TEMPORARY_PREFIX + token + suffix, name)
+        self.content.sync()
         return part
 
     @staticmethod
@@ -451,13 +503,14 @@ class PartFolder:
             As written, with its time and statistics.
         """
         manifest = self.with_statistics(replace(manifest, created=time.time()), statistics)
-        self._folder.make()
+        self.content.make()
+        access = self.access() & self.content.access_of(manifest_name(manifest.version - 1))
         unsure = self._unsure
         if unsure is not None and unsure.version >= manifest.version and self._has(unsure):
             # It was written after all. What is saved now has its changes, too, and comes behind.
             manifest = replace(manifest, version=unsure.version + 1)
         try:
-            write_manifest(self._folder, manifest)
+            write_manifest(self.content, manifest, access)
         except WriteConflict:
             raise
         except StorageError:
@@ -474,7 +527,7 @@ class PartFolder:
     def _has(self, manifest: Manifest) -> bool:
         """Whether a manifest is there, and not another one of its version."""
         try:
-            return read_manifest(self.path, manifest.version).pack() == manifest.pack()
+            return self.manifest(manifest.version).pack() == manifest.pack()
         except SourceNotFound:
             return False
 
@@ -508,26 +561,43 @@ class PartFolder:
         self._sweeper.forget()
         for part in parts:
             for name in (part.file, part.ids_file):
-                self._folder.remove(name)
+                self.content.remove(name)
 
     def remove(self) -> None:
-        """Remove the folder with all that is in it; who reads it goes on."""
+        """Remove the folder with the files that godb_arrow named; who reads it goes on."""
         self.hold_open()
         with self._lock:
             self._files = weakref.WeakValueDictionary()  # numbers are given again
             self._last_number = None
+            self._access = None
         self._sweeper.forget()
-        self._folder.remove_all()
+        # Without its manifests the collection is deleted for other processes.
+        ours = self.content.files(is_ours_name)
+        for name in sorted(ours, key=lambda name: not name.endswith(".manifest")):
+            self.content.remove(name)
+        if not self.content.remove_empty():
+            self.content.sync()
 
     def take_over(self, base: PartedFiles) -> None:
         """Have the files of a collection's former folder here, too."""
-        self._folder.make()
+        self.content.make()
         self._last_number = None
         self._sweeper.forget()
         for part in base.manifest.parts:
             for name in (part.file, part.ids_file):
-                self._folder.share(base.folder._folder, name)
-        self._folder.sync()
+                self.content.share(base.folder.content, name)
+        self.content.sync()
+
+
+def _part_numbers(names: Iterable[str]) -> list[int]:
+    """Return the numbers of the parts that some files are, in order."""
+    found = (number_in(name, ".godb") for name in names)
+    return sorted(number for number in found if number is not None)
+
+
+def is_ours_name(name: str) -> bool:
+    """Return whether godb_arrow names a file in a collection's folder so."""
+    return is_part_name(name) or is_temporary(name) or _UNNUMBERED.fullmatch(name) is not None
 
 
 def _keys_of(manifest: Manifest) -> set[tuple[int, ...]]:

@@ -20,6 +20,7 @@ from godb_arrow.snapshots.manifest import (
     Manifest,
 )
 from godb_arrow.snapshots.part_folder import PartFile, PartFolder
+from godb_arrow.storage.modes import Access
 from godb_arrow.storage.object_store import is_url
 
 __all__ = ["PartedBase"]
@@ -137,6 +138,10 @@ class PartedBase(Base):
     def file_size(self) -> int:
         """Bytes of all files."""
         return sum(part.file_size for part in self.manifest.parts)
+
+    def access(self) -> Access:
+        """Return the permissions that the newest files grant."""
+        return self.folder.access()
 
     @property
     def modified(self) -> float | None:

@@ -10,14 +10,13 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 
 from godb_arrow.errors import SourceNotFound
 from godb_arrow.snapshots.manifest import Manifest, manifest_name, read_manifest, versions_in
 from godb_arrow.storage.folder import Folder
-from godb_arrow.storage.replace import TEMPORARY_PREFIX
 
 __all__ = ["Sweeper", "files_of"]
 
@@ -44,12 +43,17 @@ class Sweeper:
     ----------
     folder : Folder
         Folder of the collection.
+    is_ours : callable
+        Returns whether godb_arrow gave a file its name; other files stay.
     is_exclusive : bool
         Whether no other process writes manifests, so that a listing stays valid.
     """
 
-    def __init__(self, folder: Folder, *, is_exclusive: bool) -> None:
+    def __init__(
+        self, folder: Folder, is_ours: Callable[[str], bool], *, is_exclusive: bool
+    ) -> None:
         self._folder = folder
+        self._is_ours = is_ours
         self._is_exclusive = is_exclusive
         self._lock = threading.Lock()
         self._sweeps_left = 0  # before the folder is listed again
@@ -107,20 +111,19 @@ class Sweeper:
                 raise
 
     def _list(self) -> None:
-        names = self._folder.names()
+        names = self._folder.files(self._is_ours)
         known = {version.number: version for version in self._versions}
         self._versions.clear()
         self._uses.clear()
         for number in versions_in(names):
             found = known.get(number)
             if found is None:
-                found = _Version.of(read_manifest(self._folder.path, number))
+                found = _Version.of(read_manifest(self._folder, number))
             self._add(found)
         self._unused.clear()
         young = []
         for name in names:
-            is_file = name.endswith((".godb", ".ids")) and name[:8].isdigit()
-            if (is_file and name not in self._uses) or name.startswith(TEMPORARY_PREFIX):
+            if name not in self._uses and not name.endswith(".manifest"):
                 with suppress(SourceNotFound):
                     young.append((self._folder.modified(name), name))
         self._young = deque(sorted(young))

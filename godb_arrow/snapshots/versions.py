@@ -15,7 +15,7 @@ from godb_arrow.errors import SourceNotFound
 from godb_arrow.options import ReadKeywords, ReadOptions
 from godb_arrow.query.filters import Filter
 from godb_arrow.query.scannable import Scannable
-from godb_arrow.snapshots.manifest import Manifest, read_manifest
+from godb_arrow.snapshots.manifest import Manifest
 from godb_arrow.snapshots.overlay import Overlay
 from godb_arrow.snapshots.part_folder import PartFolder
 from godb_arrow.snapshots.parted_base import PartedBase
@@ -97,7 +97,7 @@ def versions_of(folder: PartFolder) -> list[VersionInfo]:
     found = []
     for version in folder.versions() or [folder.current().version]:
         try:
-            found.append(VersionInfo.of(read_manifest(folder.path, version)))
+            found.append(VersionInfo.of(folder.manifest(version)))
         except SourceNotFound:  # it is too old since a moment ago
             continue
     return found

@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
+import operator
 import os
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
+from functools import reduce
+from typing import BinaryIO
 
 from godb_arrow.errors import storage_errors
 from godb_arrow.storage import local
+from godb_arrow.storage.inside import check_folder, open_to_read, regular_file, regular_files
+from godb_arrow.storage.modes import UNLIMITED, Access, restrict_file
 from godb_arrow.storage.object_store import Expected, RemoteStore, is_url
+from godb_arrow.storage.replace import replace_file
+from godb_arrow.storage.source import HeldFile, Source
 
 __all__ = ["Folder", "open_folder"]
 
 
 class Folder:
-    """A folder of the local disk, which need not be there yet.
+    """Folder of the local disk, whose files are opened, listed and removed inside it.
 
     Parameters
     ----------
     path : str
-        Where it is.
+        The folder, which need not exist yet.
+    above : Folder, optional
+        The folder around it. Without one the path is the user's choice, and may have symbolic
+        links.
 
     Examples
     --------
@@ -31,50 +42,175 @@ class Folder:
     expected_of_new: Expected = None
     """For :func:`~godb_arrow.storage.replace.replace_file`, of a name that nobody must have."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, above: Folder | None = None) -> None:
         self.path = path
+        self._above = above
+
+    def folder(self, name: str) -> Folder:
+        """Return a folder inside this one."""
+        return Folder(self.place(name), self)
+
+    def check(self) -> bool:
+        """Return whether the folder exists.
+
+        Raises
+        ------
+        StorageError
+            The folder, or a folder around it, is a symbolic link or a file.
+        """
+        if self._above is None:
+            return os.path.isdir(self.path)
+        return self._above.check() and check_folder(self.path) is not None
 
     def place(self, name: str) -> str:
-        """The path or URL of a file."""
+        """Return the path or URL of a file."""
         return os.path.join(self.path, name)
 
     def names(self) -> list[str]:
-        """The names of what is there, sorted."""
+        """Return the names of all entries, sorted."""
         with storage_errors("list", self.path):
+            self.check()
             try:
                 return sorted(os.listdir(self.path))
             except FileNotFoundError:
                 return []
 
-    def make(self) -> None:
-        """Make it, unless it is there."""
+    def files(self, is_ours: Callable[[str], bool]) -> list[str]:
+        """Return the names of the regular files that godb_arrow named, sorted.
+
+        Parameters
+        ----------
+        is_ours : callable
+            Whether godb_arrow named a file, given its name.
+        """
+        with storage_errors("list", self.path):
+            return regular_files(self.path, is_ours) if self.check() else []
+
+    def make(self, access: Access | None = None) -> None:
+        """Create the folder, unless it exists.
+
+        Parameters
+        ----------
+        access : Access, optional
+            Permissions that a new folder has at most.
+        """
         with storage_errors("make", self.path):
+            if self.check():
+                return
             local.make_folders(self.path)
+            self.check()
+            limit = self.access() if access is None else access
+            descriptor = os.open(self.path, os.O_RDONLY)
+            try:
+                limit.restrict(descriptor)
+            finally:
+                os.close(descriptor)
+
+    def access(self) -> Access:
+        """Return the permissions that the folder, and the folders around it, grant to files."""
+        with suppress(FileNotFoundError), storage_errors("look at", self.path):
+            found = Access.of_folder(os.stat(self.path))
+            return found if self._above is None else found & self._above.access()
+        return UNLIMITED if self._above is None else self._above.access()
+
+    def access_of(self, name: str) -> Access:
+        """Return the permissions that a file grants, in these folders."""
+        with storage_errors("look at", self.place(name)):
+            self.check()
+            status = regular_file(self.place(name))
+            return self.access() if status is None else Access.of_file(status) & self.access()
+
+    def access_of_files(self, suffix: str) -> Access:
+        """Return the permissions that all regular files with a suffix grant together."""
+        with storage_errors("list", self.path), os.scandir(self.path) as entries:
+            found = [
+                entry.stat(follow_symlinks=False)
+                for entry in entries
+                if entry.name.endswith(suffix) and entry.is_file(follow_symlinks=False)
+            ]
+        kinds = {(status.st_mode, status.st_gid): status for status in found}  # there are few
+        return reduce(operator.and_, map(Access.of_file, kinds.values()), self.access())
+
+    def lacks(self, name: str) -> bool:
+        """Return whether a file is missing; an object store is not asked, since that takes long."""
+        with storage_errors("look at", self.place(name)):
+            self.check()
+            return regular_file(self.place(name)) is None
+
+    def restrict(self, name: str, access: Access) -> None:
+        """Remove from a file the permissions that are denied."""
+        with storage_errors("look at", self.place(name)):
+            self.check()
+            restrict_file(self.place(name), access)
+
+    @contextmanager
+    def open(self, name: str) -> Iterator[BinaryIO]:
+        """Open a file for reading."""
+        with storage_errors("open", self.place(name)):
+            self.check()
+            stream = open_to_read(self.place(name))
+        with stream, storage_errors("read", self.place(name)):
+            yield stream
+
+    def hold(self, name: str) -> HeldFile:
+        """Return a file that stays readable when it is replaced or removed."""
+        with storage_errors("open", self.place(name)):
+            self.check()
+            return HeldFile.inside(self.place(name), self.access())
+
+    def replace(
+        self, name: str, access: Access | None = None, *, expected: Expected = None
+    ) -> AbstractContextManager[BinaryIO]:
+        """Write a file that takes the place of another at once, or not at all.
+
+        Parameters
+        ----------
+        name : str
+            The file.
+        access : Access, optional
+            Permissions that the file has at most. By default a new file gets those of the folder.
+        expected : str, "absent" or None
+            As of :func:`~godb_arrow.storage.replace.replace_file`.
+        """
+        with storage_errors("write", self.place(name)):
+            self.check()
+            if access is None and regular_file(self.place(name)) is None:
+                access = self.access()
+        return replace_file(self.place(name), access=access, inside=True)
 
     def size(self, name: str) -> int:
-        """Bytes of a file."""
-        with storage_errors("look at", self.place(name)):
-            return os.path.getsize(self.place(name))
+        """Return the bytes of a file."""
+        return self._status(name).st_size
 
     def modified(self, name: str) -> float:
-        """When a file was written, in seconds since 1970."""
+        """Return when a file was written, in seconds since 1970."""
+        return self._status(name).st_mtime
+
+    def _status(self, name: str) -> os.stat_result:
         with storage_errors("look at", self.place(name)):
-            return os.stat(self.place(name)).st_mtime
+            self.check()
+            status = regular_file(self.place(name))
+            if status is None:
+                raise FileNotFoundError(self.place(name))
+            return status
 
     def remove(self, name: str) -> None:
         """Remove a file."""
         with storage_errors("remove", self.place(name)):
+            self._status(name)
             local.disk.unlink(self.place(name))
 
     def rename(self, name: str, new_name: str) -> None:
         """Give a file another name; an object store cannot do that at once, and is not asked."""
         with storage_errors("rename", self.place(name)):
+            self._status(name)
             local.disk.replace(self.place(name), self.place(new_name))
 
     def share(self, other: Folder, name: str) -> None:
         """Have a file of another folder here, too, unless it is."""
         with storage_errors("rename", self.place(name)):
-            if not os.path.exists(self.place(name)):
+            other._status(name)
+            if regular_file(self.place(name)) is None:
                 local.disk.link(other.place(name), self.place(name))
 
     def sync(self) -> None:
@@ -82,19 +218,29 @@ class Folder:
         with storage_errors("sync", self.path):
             local.disk.sync_folder(self.path)
 
-    def remove_all(self) -> None:
-        """Remove it with all that is in it."""
-        with storage_errors("remove", self.path), suppress(FileNotFoundError):
-            for name in sorted(os.listdir(self.path)):
-                local.disk.unlink(self.place(name))
+    def remove_empty(self) -> bool:
+        """Remove the folder, if it is empty; return whether it does not exist then."""
+        with storage_errors("remove", self.path):
+            if not self.check():
+                return True
+            if os.listdir(self.path):
+                return False
             local.disk.remove_folder(self.path)
             local.disk.sync_folder(os.path.dirname(self.path))
+            return True
 
 
 class _RemoteFolder(Folder):
-    """What an object store has under a prefix."""
+    """Objects of an object store under a prefix."""
 
     expected_of_new: Expected = "absent"
+
+    def folder(self, name: str) -> Folder:
+        return _RemoteFolder(self.place(name), self)
+
+    def check(self) -> bool:
+        """Return True: an object store has no folders, and no links."""
+        return True
 
     def place(self, name: str) -> str:
         return f"{self.path}/{name}"
@@ -105,8 +251,36 @@ class _RemoteFolder(Folder):
     def names(self) -> list[str]:
         return RemoteStore(self.path).names()
 
-    def make(self) -> None:
-        """There are no folders."""
+    def files(self, is_ours: Callable[[str], bool]) -> list[str]:
+        return list(filter(is_ours, self.names()))
+
+    def make(self, access: Access | None = None) -> None:
+        """Do nothing: an object store has no folders."""
+
+    def access(self) -> Access:
+        return UNLIMITED
+
+    def access_of(self, name: str) -> Access:
+        return UNLIMITED
+
+    def lacks(self, name: str) -> bool:
+        return False
+
+    def restrict(self, name: str, access: Access) -> None:
+        """Do nothing: an object store has no permissions of files."""
+
+    @contextmanager
+    def open(self, name: str) -> Iterator[BinaryIO]:
+        with Source(self.place(name)).open() as stream:
+            yield stream
+
+    def hold(self, name: str) -> HeldFile:
+        return HeldFile.hold(self.place(name))
+
+    def replace(
+        self, name: str, access: Access | None = None, *, expected: Expected = None
+    ) -> AbstractContextManager[BinaryIO]:
+        return replace_file(self.place(name), expected=expected)
 
     def size(self, name: str) -> int:
         return self._store(name).size() or 0
@@ -123,15 +297,13 @@ class _RemoteFolder(Folder):
             self._store(name).copy_from(RemoteStore(other.place(name)))
 
     def sync(self) -> None:
-        """What was written is there."""
+        """Do nothing: an object that was written exists."""
 
-    def remove_all(self) -> None:
-        # With its manifest it is gone for others.
-        for name in sorted(self.names(), key=lambda one: not one.endswith(".manifest")):
-            self.remove(name)
+    def remove_empty(self) -> bool:
         RemoteStore(self.path).remove_empty_folder()
+        return True
 
 
 def open_folder(path: str) -> Folder:
-    """A folder, by its path or URL."""
+    """Return a folder, by its path or URL."""
     return _RemoteFolder(path.rstrip("/")) if is_url(path) else Folder(path)

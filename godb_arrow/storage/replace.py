@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import secrets
 import stat
 import tempfile
@@ -14,20 +15,43 @@ from typing import IO, BinaryIO, cast
 
 from godb_arrow.errors import InvalidOption, SourceNotFound, WriteConflict, storage_errors
 from godb_arrow.storage import local
+from godb_arrow.storage.inside import open_to_read, regular_file
 from godb_arrow.storage.local import DiskWriter
 from godb_arrow.storage.lock import LOCK_SUFFIX, is_file_of, lock_file, try_lock
+from godb_arrow.storage.modes import UNLIMITED, Access
 from godb_arrow.storage.object_store import Expected
 from godb_arrow.storage.source import local_version, resolve
 
-__all__ = ["replace_file"]
+__all__ = ["is_temporary", "replace_file", "temporary_name"]
 
 _ABANDONED = 60.0  # seconds without a write, after which nobody's temporary file is removed
 TEMPORARY_PREFIX, TEMPORARY_SUFFIX = ".godb-arrow-", ".tmp"
+_TEMPORARY = re.compile(r"\.godb-arrow-([0-9]{8,}|[0-9a-f]{16})\.tmp")
+
+
+def temporary_name() -> str:
+    """Return a new name for a file that is being written."""
+    return f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}{TEMPORARY_SUFFIX}"
+
+
+def is_temporary(name: str) -> bool:
+    """Return whether godb_arrow gave a file its name while writing the file.
+
+    Examples
+    --------
+    >>> is_temporary(temporary_name()), is_temporary(".godb-arrow-notes.tmp")
+    (True, False)
+    """
+    return _TEMPORARY.fullmatch(name) is not None
 
 
 @contextmanager
 def replace_file(
-    target: str | os.PathLike[str] | IO[bytes], *, expected: Expected = None
+    target: str | os.PathLike[str] | IO[bytes],
+    *,
+    expected: Expected = None,
+    access: Access | None = None,
+    inside: bool = False,
 ) -> Iterator[BinaryIO]:
     """Write a file that takes the place of another at once, or not at all.
 
@@ -40,6 +64,12 @@ def replace_file(
         What to write.
     expected : str, "absent" or None
         The version that is replaced, nothing at all, or whatever is there.
+    access : Access, optional
+        Of a path: permissions that the file has at most. A file that is replaced keeps its mode,
+        as far as `access` grants it.
+    inside : bool
+        Of a path: whether the file belongs to a folder that must not lead elsewhere. Otherwise a
+        symbolic link stays one, and the file that it points to is replaced. False by default.
 
     Yields
     ------
@@ -64,7 +94,7 @@ def replace_file(
     store, path = resolve(name)
     with storage_errors("write", name):
         if store is None:
-            with _replace_local(path, expected) as stream:
+            with _replace_local(path, expected, access or UNLIMITED, inside) as stream:
                 yield stream
         else:
             with tempfile.NamedTemporaryFile(prefix="godb-arrow-") as temporary:
@@ -74,20 +104,29 @@ def replace_file(
 
 
 @contextmanager
-def _replace_local(path: str, expected: Expected) -> Iterator[BinaryIO]:
-    path = os.path.realpath(path)  # a symbolic link stays one
+def _replace_local(
+    path: str, expected: Expected, access: Access, inside: bool
+) -> Iterator[BinaryIO]:
+    if not inside:
+        path = os.path.realpath(path)  # a symbolic link stays one
     folder = os.path.dirname(path)
     if not os.path.isdir(folder):
         raise SourceNotFound(f"there is no folder {folder}", advice="make it first")
+    before = regular_file(path)
     _remove_abandoned(folder)
-    temporary = os.path.join(folder, f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}{TEMPORARY_SUFFIX}")
-    descriptor = local.disk.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    temporary = os.path.join(folder, temporary_name())
+    # The kernel applies the umask to a new file; a file that replaces another keeps its mode.
+    mode = access.new_file if before is None else 0o600
+    descriptor = local.disk.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     try:
         try_lock(descriptor)
         try:
+            access.restrict(descriptor)
             with io.BufferedWriter(DiskWriter(descriptor), 1 << 20) as stream:
                 yield cast(BinaryIO, stream)
-            os.fchmod(descriptor, _mode_for(path))
+            if before is not None:
+                limit = Access.of_file(before) & access
+                limit.apply(descriptor, stat.S_IMODE(before.st_mode))
             local.disk.fsync(descriptor)
         finally:
             local.disk.close(descriptor)
@@ -116,24 +155,13 @@ def _remove_abandoned(folder: str) -> None:
     oldest = time.time() - _ABANDONED
     with suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
-            is_ours = entry.name.startswith(TEMPORARY_PREFIX)
-            if not is_ours or not entry.name.endswith((TEMPORARY_SUFFIX, LOCK_SUFFIX)):
+            is_lock = entry.name.startswith(TEMPORARY_PREFIX) and entry.name.endswith(LOCK_SUFFIX)
+            is_ours = is_lock or is_temporary(entry.name)
+            if not is_ours or not entry.is_file(follow_symlinks=False):
                 continue
-            if entry.stat().st_mtime > oldest:
+            if entry.stat(follow_symlinks=False).st_mtime > oldest:
                 continue  # its writer may not have locked it yet
-            descriptor = os.open(entry.path, os.O_RDONLY)
-            try:
+            with suppress(OSError), open_to_read(entry.path) as stream:
+                descriptor = stream.fileno()
                 if try_lock(descriptor) and is_file_of(descriptor, entry.path):
                     os.unlink(entry.path)
-            finally:
-                os.close(descriptor)
-
-
-def _mode_for(path: str) -> int:
-    """The mode of the file that is replaced, or that of a new file."""
-    try:
-        return stat.S_IMODE(os.stat(path).st_mode)
-    except FileNotFoundError:
-        mask = os.umask(0)
-        os.umask(mask)
-        return 0o666 & ~mask

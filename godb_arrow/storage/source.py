@@ -13,6 +13,8 @@ from contextlib import contextmanager, suppress
 from typing import IO, Any, BinaryIO, cast
 
 from godb_arrow.errors import InvalidOption, storage_errors
+from godb_arrow.storage.inside import open_to_read
+from godb_arrow.storage.modes import UNLIMITED, Access
 from godb_arrow.storage.object_store import LocalCopy, RemoteStore, is_url
 
 __all__ = ["HeldFile", "Location", "Source", "local_version", "open_source", "resolve", "spool"]
@@ -164,12 +166,25 @@ class HeldFile(Source):
         The file. It is open until :meth:`close`, or until this object is collected.
     path : str, optional
         Its path; `name` by default.
+    descriptor : int, optional
+        The file, where it is open already.
+    folder : Access
+        Permissions that the folders around the file grant.
     """
 
-    def __init__(self, name: str, path: str | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        path: str | None = None,
+        descriptor: int | None = None,
+        folder: Access = UNLIMITED,
+    ) -> None:
         super().__init__(name)
-        with storage_errors("open", name):
-            self._descriptor = os.open(path or name, os.O_RDONLY | os.O_CLOEXEC)
+        self._folder = folder
+        if descriptor is None:
+            with storage_errors("open", name):
+                descriptor = os.open(path or name, os.O_RDONLY | os.O_CLOEXEC)
+        self._descriptor = descriptor
         self._close = weakref.finalize(self, os.close, self._descriptor)
         self._lock = threading.Lock()  # guards the two that follow
         self._reading = 0  # threads that read now
@@ -188,8 +203,18 @@ class HeldFile(Source):
 
     @classmethod
     def hold(cls, path: str) -> HeldFile:
-        """A local file, or one of a URL."""
+        """Return a local file that the user chose, or an object of a URL."""
         return _HeldRemoteFile(path) if is_url(path) else cls(path)
+
+    @classmethod
+    def inside(cls, path: str, folder: Access) -> HeldFile:
+        """Return a regular file of a folder; see :mod:`godb_arrow.storage.inside`."""
+        with storage_errors("open", path), open_to_read(path) as stream:
+            return cls(path, descriptor=os.dup(stream.fileno()), folder=folder)
+
+    def access(self) -> Access:
+        """Return the permissions that the file, and the folders around it, grant."""
+        return Access.of_file(os.fstat(self._descriptor)) & self._folder
 
     @contextmanager
     def open(self) -> Iterator[BinaryIO]:
@@ -210,6 +235,10 @@ class HeldFile(Source):
         status = os.fstat(self._descriptor)
         end = self.tail(_END)  # has the checksum of a file that we wrote
         return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, end
+
+    def modified(self) -> float | None:
+        """Return when this file was written, whatever took its place since."""
+        return os.fstat(self._descriptor).st_mtime
 
     def read_at(self, buffer: Any, position: int) -> int:
         """Read into a buffer from a position of the file; returns how many bytes."""
@@ -233,6 +262,12 @@ class _HeldRemoteFile(HeldFile):
         Source.__init__(self, path)
         assert self._store is not None
         self._copy = LocalCopy(self._store)
+
+    def access(self) -> Access:
+        return UNLIMITED
+
+    def modified(self) -> float | None:
+        return Source.modified(self)
 
     def size(self) -> int:
         return self._copy.size

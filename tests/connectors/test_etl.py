@@ -154,6 +154,14 @@ def test_collections_of_files_and_directories(people: Path, tmp_path: Path) -> N
     assert not [name for name in os.listdir(data) if "copy" in name or ".godb-arrow" in name]
 
 
+def test_a_collection_that_is_overwritten_keeps_its_mode(people: Path, tmp_path: Path) -> None:
+    stored = tmp_path / "data" / "collections" / "users.godb"
+    copy(people, f"{tmp_path / 'data'}#users", format="engine")
+    stored.chmod(0o600)
+    copy(people, f"{tmp_path / 'data'}#users", mode="overwrite")
+    assert stored.stat().st_mode & 0o777 == 0o600
+
+
 def test_frames_tables_and_streams_are_sources(tmp_path: Path) -> None:
     frame = pd.DataFrame({"n": [1, 2, 3]})
     assert copy(frame, tmp_path / "a.parquet", filter=pc.field("n") > 1).documents == 2

@@ -173,8 +173,8 @@ GIVEN = {
 # Parts of the engine that only the engine itself calls.
 HOOKS = {"seal", "unseal", "end", "mark_dropped", "mark_renamed", "note_record", "replay"}
 # What they say is in memory and stays true of it.
-WORDS = {"name", "closed", "options", "data_dir", "replicas", "stored_record", "path", "paths", "state",
-         "is_dirty", "dirty_documents", "changed_bytes"}
+WORDS = {"name", "closed", "options", "data_dir", "replicas", "stored_record", "path", "paths",
+         "state", "is_dirty", "dirty_documents", "changed_bytes"}
 
 def calls(thing):
     for name in sorted(set(dir(thing)) - HOOKS - WORDS):

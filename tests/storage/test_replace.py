@@ -131,10 +131,11 @@ def test_what_a_killed_writer_left_is_removed(tmp_path: Path, suffix: str) -> No
         os.utime(path, (time.time() - age, time.time() - age))
         return path
 
-    old, young, locked = left("old", 3600), left("young", 1), left("locked", 3600)
-    other = tmp_path / "other.tmp"
-    other.write_bytes(b"somebody's")
-    os.utime(other, (0, 0))
+    old, young, locked = left("a" * 16, 3600), left("b" * 16, 1), left("c" * 16, 3600)
+    others = [tmp_path / "other.tmp", left("notes", 3600), left("a" * 15, 3600)]
+    for other in others:
+        other.write_bytes(b"somebody's")
+        os.utime(other, (0, 0))
     code = (
         "import fcntl, sys; file = open(sys.argv[1]); fcntl.flock(file, fcntl.LOCK_EX);"
         "print('locked', flush=True); sys.stdin.read()"
@@ -149,7 +150,7 @@ def test_what_a_killed_writer_left_is_removed(tmp_path: Path, suffix: str) -> No
         assert not old.exists()
         assert young.exists()
         assert locked.exists(), "its writer is alive"
-        assert other.exists()
+        assert all(other.exists() for other in others)
         holder.communicate()
 
 
