@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from collections.abc import Iterable
 from contextlib import suppress
@@ -22,6 +23,8 @@ from godb_arrow.directory.segments import (
 from godb_arrow.errors import CorruptFile, GodbError
 from godb_arrow.storage import local
 from godb_arrow.storage.folder import open_folder
+from godb_arrow.storage.inside import check_folder, open_inside, open_to_read, regular_file
+from godb_arrow.storage.modes import UNLIMITED, Access
 from godb_arrow.storage.replace import TEMPORARY_PREFIX, TEMPORARY_SUFFIX, replace_file
 from godb_arrow.storage.source import Source
 
@@ -31,12 +34,14 @@ __all__ = [
     "RemoteJournalCopy",
     "bytes_behind",
     "fetch_journal",
+    "is_journal_object",
     "last_record",
 ]
 
 
 _LOOKS = 5
 _BLOCK = 1 << 20
+_CHUNK = re.compile(r"([0-9]{8,})\.([0-9]{12,})")
 
 
 class MissingRecords(GodbError):
@@ -54,6 +59,8 @@ class JournalCopy:
         The folder of the copy; what was cut off in the middle of copying is removed.
     anew : bool
         Whether what is there is no good: it stays until :meth:`replace`.
+    access : Access
+        Permissions that the copy has at most, beside those that the segments grant.
 
     Raises
     ------
@@ -78,8 +85,11 @@ class JournalCopy:
     >>> journal.close()
     """
 
-    def __init__(self, source: str, target: str, *, anew: bool = False) -> None:
+    def __init__(
+        self, source: str, target: str, *, anew: bool = False, access: Access = UNLIMITED
+    ) -> None:
         self._source = source
+        self._access = access
         self._target = target
         self._segments: list[Segment] = []
         if anew:
@@ -93,7 +103,7 @@ class JournalCopy:
             if last.size < HEADER.size:
                 local.disk.unlink(self._segments.pop().path)
             else:
-                descriptor = local.disk.open(last.path, os.O_WRONLY)
+                descriptor = open_inside(last.path, os.O_WRONLY)
                 try:
                     local.disk.truncate(descriptor, last.size)
                     local.disk.fsync(descriptor)
@@ -111,8 +121,8 @@ class JournalCopy:
         return self._segments[-1].last if self._segments else 0
 
     def source_indices(self) -> list[int]:
-        """The segments that the journal has."""
-        return segment_indices(self._source) if os.path.isdir(self._source) else []
+        """Return the segments that the journal has."""
+        return _indices(self._source)
 
     def is_continued(self) -> bool:
         """Return whether the journal has all that was copied of one of its segments.
@@ -163,7 +173,7 @@ class JournalCopy:
             return True
         current = self._segments[-1]
         if current.index in indices:
-            with open(segment_path(self._source, current.index), "rb") as stream:
+            with open_to_read(segment_path(self._source, current.index)) as stream:
                 if _begins(stream, current.index, self._source) != current.first:
                     raise MissingRecords("the journal was begun anew")
                 self._append(current, stream)
@@ -173,7 +183,7 @@ class JournalCopy:
             if index <= current.index:
                 continue
             path = segment_path(self._source, index)
-            with open(path, "rb") as stream:
+            with open_to_read(path) as stream:
                 first = _begins(stream, index, self._source)
                 if first is None:
                     continue
@@ -199,8 +209,11 @@ class JournalCopy:
             end, last = stream.tell(), record.number
         if end == segment.size:
             return
-        descriptor = local.disk.open(path or segment.path, os.O_WRONLY | os.O_CREAT)
+        access = Access.of_file(os.fstat(stream.fileno())) & self._access
+        flags = os.O_WRONLY | os.O_CREAT
+        descriptor = open_inside(path or segment.path, flags, access.new_file)
         try:
+            access.restrict(descriptor)
             local.disk.truncate(descriptor, segment.size)  # of a copy that failed
             os.lseek(descriptor, segment.size, os.SEEK_SET)
             stream.seek(segment.size)
@@ -233,7 +246,7 @@ class JournalCopy:
         staged: list[tuple[Segment, str]] = []
         try:
             for index in now:
-                with open(segment_path(self._source, index), "rb") as stream:
+                with open_to_read(segment_path(self._source, index)) as stream:
                     first = _begins(stream, index, self._source)
                     if first is None:
                         continue
@@ -330,7 +343,8 @@ class RemoteJournalCopy:
         if not self._copy.replace(indices):
             return False
         for name in self._folder.names():
-            self._folder.remove(name)
+            if _chunk(name) is not None:
+                self._folder.remove(name)
         self._sizes = {}
         self._upload()
         return True
@@ -341,15 +355,25 @@ class RemoteJournalCopy:
         kept = self._local_sizes()
         gone = {index for index in self._sizes if index not in kept}
         for name in self._folder.names() if gone else ():
-            if _chunk(name)[0] in gone:
+            if (chunk := _chunk(name)) is not None and chunk[0] in gone:
                 self._folder.remove(name)
         self._sizes = {index: size for index, size in self._sizes.items() if index in kept}
 
 
-def _chunk(name: str) -> tuple[int, int]:
-    """Of which segment an object has bytes, and from where on."""
-    index, _, start = name.partition(".")
-    return (int(index), int(start)) if index.isdigit() and start.isdigit() else (-1, -1)
+def _chunk(name: str) -> tuple[int, int] | None:
+    """Return the segment that an object has bytes of, and from where on; None for other names."""
+    match = _CHUNK.fullmatch(name)
+    return None if match is None else (int(match[1]), int(match[2]))
+
+
+def is_journal_object(name: str) -> bool:
+    """Return whether :class:`RemoteJournalCopy` names an object so."""
+    return _chunk(name) is not None
+
+
+def _indices(folder: str) -> list[int]:
+    """Return the numbers of the segments in a folder, which need not exist."""
+    return [] if check_folder(folder) is None else segment_indices(folder)
 
 
 def fetch_journal(url: str, folder: str) -> dict[int, int]:
@@ -369,8 +393,8 @@ def fetch_journal(url: str, folder: str) -> dict[int, int]:
     """
     sizes: dict[int, int] = {}
     place = open_folder(url)
-    for index, start in sorted(map(_chunk, place.names())):
-        if index >= 0 and start == sizes.get(index, 0):
+    for index, start in sorted(filter(None, map(_chunk, place.names()))):
+        if start == sizes.get(index, 0):
             with (
                 Source(place.place(f"{index:08d}.{start:012d}")).open() as stream,
                 open(segment_path(folder, index), "ab") as target,
@@ -392,9 +416,9 @@ def _begins(stream: BinaryIO, index: int, folder: str) -> int | None:
 def last_record(folder: str) -> int:
     """The number of the newest record of a journal that was copied; nothing is checked."""
     last = 0
-    for index in segment_indices(folder) if os.path.isdir(folder) else []:
+    for index in _indices(folder):
         # Another process may remove a segment after it was listed.
-        with suppress(FileNotFoundError), open(segment_path(folder, index), "rb") as stream:
+        with suppress(FileNotFoundError), open_to_read(segment_path(folder, index)) as stream:
             size = os.fstat(stream.fileno()).st_size
             head = stream.read(HEADER.size)
             if len(head) == HEADER.size:
@@ -414,12 +438,8 @@ def bytes_behind(source: str, target: str) -> int:
     """Bytes that a journal has, and its copy has not."""
 
     def sizes(folder: str) -> dict[int, int]:
-        found: dict[int, int] = {}
-        with suppress(FileNotFoundError):  # the folder is not made yet
-            for index in segment_indices(folder):
-                with suppress(FileNotFoundError):  # removed after it was listed
-                    found[index] = os.path.getsize(segment_path(folder, index))
-        return found
+        found = {index: regular_file(segment_path(folder, index)) for index in _indices(folder)}
+        return {index: 0 if status is None else status.st_size for index, status in found.items()}
 
     ours = sizes(target)
     newest = max(ours, default=0)

@@ -8,7 +8,7 @@ from typing import Any
 from godb_arrow.directory.data_directory import lock_directory
 from godb_arrow.directory.follower_file import FOLLOWER_FILE
 from godb_arrow.directory.identity import renew_identity
-from godb_arrow.directory.journal_copy import last_record
+from godb_arrow.directory.journal_copy import is_journal_object, last_record
 from godb_arrow.errors import (
     StorageError,
     error_context,
@@ -104,7 +104,7 @@ def _promote_remote(url: str, known: dict[str, Any], force: bool) -> int:
     with StorageEngine(url) as engine:
         engine.save()
     journal = open_folder(f"{url}/journal")
-    for name in journal.names():
+    for name in filter(is_journal_object, journal.names()):
         journal.remove(name)
     open_folder(url).remove(FOLLOWER_FILE)
     return int(known["record"])

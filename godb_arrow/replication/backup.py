@@ -8,6 +8,9 @@
 
 A file that is there already is not copied again, and of a collection that has several files most
 stay as they are. A backup is there when its description is, which is written last.
+
+A backup may come from another place than it was made at: each name, digest and size of its
+description is checked before any file is opened. A restore leaves nothing behind on an error.
 """
 
 from __future__ import annotations
@@ -18,14 +21,15 @@ import json
 import os
 import re
 import shutil
-import tempfile
+import stat
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from typing import Any, BinaryIO
 
 import xxhash
 
+from godb_arrow.directory.names import is_stored_name
 from godb_arrow.errors import (
     ChecksumMismatch,
     CorruptFile,
@@ -36,20 +40,33 @@ from godb_arrow.errors import (
     error_context,
     storage_errors,
 )
+from godb_arrow.replication.target import split_stored
 from godb_arrow.snapshots.base import Base
 from godb_arrow.snapshots.manifest import manifest_name
 from godb_arrow.snapshots.parted_base import PartedBase
-from godb_arrow.storage import local, replace
-from godb_arrow.storage.object_store import RemoteStore, is_url
-from godb_arrow.storage.replace import replace_file
-from godb_arrow.storage.source import Source
+from godb_arrow.storage import local
+from godb_arrow.storage.folder import Folder, open_folder
+from godb_arrow.storage.inside import number_in
+from godb_arrow.storage.modes import UNLIMITED, Access
+from godb_arrow.storage.replace import temporary_name
 
 __all__ = ["BackupInfo", "backup_collections", "list_backups", "restore_backup"]
 
 
 _BLOCK = 1 << 20
-_NAME = re.compile(r"([0-9]{8,})\.json")
+_SUFFIX = ".json"
+_DIGEST = re.compile("[0-9a-f]{32}")
+_MAX_DESCRIPTION = 256 << 20  # bytes
 _FORMAT = 1
+_UNUSABLE = (
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    OverflowError,
+    OSError,
+    RecursionError,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,81 +107,123 @@ class BackupInfo:
 
 @dataclass(frozen=True, slots=True)
 class _File:
-    """A file of a backup: where it belongs in the data directory, and what it has."""
+    """File of a backup: its place below the folder of collections, and its content."""
 
     name: str
     size: int
     modified: int  # in nanoseconds
     digest: str
+    mode: int = UNLIMITED.mode
+
+
+@dataclass(frozen=True, slots=True)
+class _Description:
+    """What a backup has: the content of its description, as it was checked."""
+
+    info: BackupInfo
+    files: tuple[_File, ...]
+    identity: str | None  # of the data directory
 
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """A file of a data directory, to be copied."""
+    """File of a data directory, to be copied."""
 
     name: str
     size: int
     modified: int
+    access: Access
     open: Callable[[], AbstractContextManager[BinaryIO]]
 
 
-def _join(target: str, *parts: str) -> str:
-    return (
-        "/".join([target.rstrip("/"), *parts]) if is_url(target) else os.path.join(target, *parts)
+class _Place:
+    """Folder or URL that holds backups."""
+
+    def __init__(self, path: str) -> None:
+        folder = open_folder(path)
+        self.descriptions = folder.folder("backups")
+        self._files = folder.folder("files")
+
+    def numbers(self) -> list[int]:
+        """Return the numbers of the backups, in order."""
+        found = (number_in(name, _SUFFIX) for name in self.descriptions.names())
+        return sorted(number for number in found if number is not None)
+
+    def folder_of(self, digest: str) -> Folder:
+        """Return the folder of a file by its digest, which is the file's name."""
+        return self._files.folder(digest[:2])
+
+    def read(self, number: int) -> _Description:
+        """Read the description of a backup.
+
+        Raises
+        ------
+        CorruptFile
+            The description is damaged, or names files that no backup has.
+        """
+        name = _description_name(number)
+        with (
+            error_context("read", self.descriptions.place(name)),
+            self.descriptions.open(name) as stream,
+        ):
+            data = stream.read(_MAX_DESCRIPTION + 1)
+            try:
+                if len(data) > _MAX_DESCRIPTION:
+                    raise ValueError(f"it has more than {_MAX_DESCRIPTION} bytes")
+                return _checked(json.loads(data), number)
+            except _UNUSABLE as error:
+                raise CorruptFile(
+                    f"the description of the backup is damaged: {error}",
+                    offset=0,
+                    where="file",
+                    advice="restore another backup",
+                ) from error
+
+
+def _description_name(number: int) -> str:
+    return f"{number:08d}{_SUFFIX}"
+
+
+def _checked(description: dict[str, Any], number: int) -> _Description:
+    """Return the content of a description; raise one of `_UNUSABLE` for what no backup has."""
+    checksum = description.pop("checksum")
+    if description["format"] != _FORMAT or checksum != _checksum(description):
+        raise ValueError("the checksum is another one")
+    files = tuple(_checked_file(file) for file in description["files"])
+    names = {file.name for file in files}
+    if len(names) < len(files):
+        raise ValueError("it names a file twice")
+    if description["number"] != number:
+        raise ValueError(f"it is that of backup {description['number']!r}")
+    info = BackupInfo(
+        number=number,
+        created=dt.datetime.fromtimestamp(description["created"], dt.UTC),
+        collections={str(name): int(count) for name, count in description["collections"].items()},
+        files=len(files),
+        size=sum(file.size for file in files),
+        copied_files=int(description["copied_files"]),
+        copied_size=int(description["copied_size"]),
     )
+    identity = description.get("identity")
+    if identity is not None and not isinstance(identity, str):
+        raise ValueError(f"it has an identity {identity!r}")
+    return _Description(info, files, identity)
 
 
-def _place(target: str, digest: str) -> str:
-    return _join(target, "files", digest[:2], digest)
-
-
-def _names_in(path: str) -> list[str]:
-    if is_url(path):
-        return list(RemoteStore(path).names())
-    try:
-        return os.listdir(path)
-    except FileNotFoundError:
-        return []
-
-
-def _numbers(target: str) -> list[int]:
-    matches = (_NAME.fullmatch(name) for name in _names_in(_join(target, "backups")))
-    return sorted(int(match[1]) for match in matches if match)
-
-
-def _read(target: str, number: int) -> dict[str, Any]:
-    path = _join(target, "backups", f"{number:08d}.json")
-    with error_context("read", path), Source(path).open() as stream:
-        try:
-            found: dict[str, Any] = json.loads(stream.read())
-            checksum = found.pop("checksum")
-            if found["format"] != _FORMAT or checksum != _checksum(found):
-                raise ValueError("the checksum is another one")
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise CorruptFile(
-                f"the description of the backup is damaged: {error}",
-                offset=0,
-                where="file",
-                advice="restore another backup",
-            ) from error
-        return found
+def _checked_file(file: dict[str, Any]) -> _File:
+    found = _File(**{key: file[key] for key in file.keys() & _File.__slots__})
+    if not is_stored_name(found.name):
+        raise ValueError(f"it names a file {found.name!r}")
+    if not _DIGEST.fullmatch(found.digest):
+        raise ValueError(f"the file {found.name!r} has a digest {found.digest!r}")
+    for number in (found.size, found.modified, found.mode):
+        if not isinstance(number, int) or number < 0:
+            raise ValueError(f"the file {found.name!r} has a number {number!r}")
+    return found
 
 
 def _checksum(description: dict[str, Any]) -> str:
     return xxhash.xxh3_64_hexdigest(json.dumps(description, sort_keys=True).encode())
-
-
-def _info(description: dict[str, Any]) -> BackupInfo:
-    files = description["files"]
-    return BackupInfo(
-        number=description["number"],
-        created=dt.datetime.fromtimestamp(description["created"], dt.UTC),
-        collections=dict(description["collections"]),
-        files=len(files),
-        size=sum(file["size"] for file in files),
-        copied_files=description["copied_files"],
-        copied_size=description["copied_size"],
-    )
 
 
 def backup_collections(
@@ -188,33 +247,39 @@ def backup_collections(
     BackupInfo
     """
     with error_context("back up", target):
-        numbers = _numbers(target)
+        place = _Place(target)
+        numbers = place.numbers()
         known: dict[tuple[str, int, int], str] = {}
         there: set[str] = set()
         if numbers:
-            last = _read(target, numbers[-1])
-            there = {file["digest"] for file in last["files"]}
-            if last.get("identity") == identity:  # else its files of these names are others
-                known = {
-                    (file["name"], file["size"], file["modified"]): file["digest"]
-                    for file in last["files"]
-                }
+            last = place.read(numbers[-1])
+            there = {file.digest for file in last.files}
+            if last.identity == identity:  # else its files of these names are others
+                known = {(file.name, file.size, file.modified): file.digest for file in last.files}
         files: list[_File] = []
         counts: dict[str, int] = {}
         copied = copied_size = 0
+        access = UNLIMITED
         for name, held_base in collections:
             with held_base as base:
                 counts[name] = base.live
                 for found in _files_of(base):
-                    digest = known.get((found.name, found.size, found.modified))
-                    if digest is None:
-                        digest = _digest(found)
-                        if digest not in there:
-                            _copy(found, digest, _place(target, digest))
-                            there.add(digest)
-                            copied += 1
-                            copied_size += found.size
-                    files.append(_File(found.name, found.size, found.modified, digest))
+                    digest = known.get((found.name, found.size, found.modified)) or _digest(found)
+                    folder = place.folder_of(digest)
+                    if digest not in there or folder.lacks(digest):
+                        folder.make()
+                        with found.open() as stream:
+                            file = folder.replace(digest, found.access & folder.access())
+                            _copy_checked(stream, digest, found.size, file)
+                        there.add(digest)
+                        copied += 1
+                        copied_size += found.size
+                    else:
+                        folder.restrict(digest, found.access)
+                    access &= found.access
+                    files.append(
+                        _File(found.name, found.size, found.modified, digest, found.access.mode)
+                    )
         description = {
             "format": _FORMAT,
             "identity": identity,
@@ -225,20 +290,21 @@ def backup_collections(
             "copied_size": copied_size,
         }
         number = numbers[-1] + 1 if numbers else 1
-        while not _describe(target, number, description):
+        while not _describe(place, number, description, access):
             number += 1  # another process made a backup meanwhile
-        return _info(description)
+        return _checked(dict(description), number).info
 
 
-def _describe(target: str, number: int, description: dict[str, Any]) -> bool:
+def _describe(place: _Place, number: int, description: dict[str, Any], access: Access) -> bool:
     """Write the description of a backup, unless another backup has its number."""
+    description.pop("checksum", None)
     description["number"] = number
-    whole = {**description, "checksum": _checksum(description)}
-    path = _join(target, "backups", f"{number:08d}.json")
-    _make_folder_of(path)
+    description["checksum"] = _checksum(description)
+    folder, name = place.descriptions, _description_name(number)
+    folder.make()
     try:
-        with replace_file(path, expected="absent") as stream:
-            stream.write(json.dumps(whole, indent=1).encode())
+        with folder.replace(name, access & folder.access(), expected="absent") as stream:
+            stream.write(json.dumps(description, indent=1).encode())
     except WriteConflict:
         return False
     return True
@@ -251,20 +317,22 @@ def _files_of(base: Base) -> Iterator[_Found]:
             source = base.open().source
             name = os.path.basename(base.path)
             modified = int((base.modified or 0) * 1e9)
-            yield _Found(name, base.file_size, modified, source.open)
+            yield _Found(name, base.file_size, modified, base.access(), source.open)
         return
     folder = os.path.basename(base.folder.path)
     packed = base.manifest.pack()
     manifest = manifest_name(base.manifest.version)
+    content = base.folder.content
+    access = base.access() & content.access_of(manifest)
     yield _Found(
-        f"{folder}/{manifest}", len(packed), int(base.manifest.created * 1e9),
+        f"{folder}/{manifest}", len(packed), int(base.manifest.created * 1e9), access,
         lambda: io.BytesIO(packed),
     )  # fmt: skip
     for part in base.manifest.parts:
         for name in (part.file, part.ids_file):
-            source = Source(_join(base.folder.path, name))
-            modified = int((source.modified() or 0) * 1e9)
-            yield _Found(f"{folder}/{name}", source.size() or 0, modified, source.open)
+            held = content.hold(name)
+            modified = int((held.modified() or 0) * 1e9)
+            yield _Found(f"{folder}/{name}", held.size(), modified, held.access(), held.open)
 
 
 def _blocks(stream: BinaryIO) -> Iterator[bytes]:
@@ -280,32 +348,26 @@ def _digest(found: _Found) -> str:
     return digest.hexdigest()
 
 
-def _copy(found: _Found, digest: str, path: str) -> None:
-    _make_folder_of(path)
-    with found.open() as stream:
-        _copy_checked(stream, digest, path)
-
-
-def _copy_checked(source: BinaryIO, digest: str, path: str) -> None:
-    """Copy a file, which must have a digest."""
+def _copy_checked(
+    source: BinaryIO, digest: str, size: int, target: AbstractContextManager[BinaryIO]
+) -> None:
+    """Copy a file, which must have a digest and so many bytes."""
     found = xxhash.xxh3_128()
-    with replace_file(path) as target:
-        for block in _blocks(source):
+    left = size
+    with target as copy:
+        while block := source.read(min(_BLOCK, left + 1)):
+            left -= len(block)
+            if left < 0:
+                break
             found.update(block)
-            target.write(block)
-        if found.hexdigest() != digest:
+            copy.write(block)
+        if left or found.hexdigest() != digest:
             raise ChecksumMismatch(
                 "the bytes differ from those that were backed up",
                 offset=0,
                 where="file",
                 advice="restore another backup",
             )
-
-
-def _make_folder_of(path: str) -> None:
-    if not is_url(path):
-        with storage_errors("make", path):
-            local.make_folders(os.path.dirname(os.path.abspath(path)))
 
 
 def list_backups(target: str | os.PathLike[str]) -> list[BackupInfo]:
@@ -331,8 +393,8 @@ def list_backups(target: str | os.PathLike[str]) -> list[BackupInfo]:
     >>> [backup.collections for backup in list_backups(place)]
     [{'users': 1}]
     """
-    name = os.fspath(target)
-    return [_info(_read(name, number)) for number in _numbers(name)]
+    place = _Place(os.fspath(target))
+    return [place.read(number).info for number in place.numbers()]
 
 
 def restore_backup(
@@ -377,47 +439,60 @@ def restore_backup(
     [{'_id': '1', 'name': 'Ada'}]
     """
     name = os.fspath(source)
-    target = os.path.abspath(os.path.expanduser(os.fspath(data_dir)))
+    target = os.path.realpath(os.path.expanduser(os.fspath(data_dir)))
     with error_context("restore", name):
-        numbers = _numbers(name)
+        place = _Place(name)
+        numbers = place.numbers()
         if not numbers:
             raise SourceNotFound("there is no backup", advice="check the path")
         chosen = numbers[-1] if number is None else number
         if chosen not in numbers:
             shown = ", ".join(map(str, numbers))
             raise VersionNotFound(f"there is no backup {chosen}", advice=f"there are {shown}")
-        if os.path.isdir(target) and os.listdir(target):
+        if os.path.lexists(target) and (not os.path.isdir(target) or os.listdir(target)):
             raise TargetExists(f"there is something in {target}", advice="give an empty folder")
-        description = _read(name, chosen)
-        with _whole_or_not(target) as folder:
-            for file in description["files"]:
-                parts = file["name"].split("/")
-                if any(part in ("", ".", "..") or os.sep in part for part in parts):
-                    raise CorruptFile(
-                        f"the backup has a file {file['name']!r}", offset=0, where="file"
-                    )
-                path = os.path.join(folder, "collections", *parts)
-                _make_folder_of(path)
-                place = _place(name, file["digest"])
-                with error_context("restore", place), Source(place).open() as stream:
-                    _copy_checked(stream, file["digest"], path)
-        return _info(description)
+        description = place.read(chosen)
+        with _whole_or_not(target) as path:
+            stored = open_folder(path).folder("collections")
+            for file in description.files:
+                folder, part = split_stored(stored, file.name)
+                folder.make()
+                _restore(place.folder_of(file.digest), file, folder, part)
+        return description.info
+
+
+def _restore(source: Folder, file: _File, target: Folder, name: str) -> None:
+    """Copy a file of a backup to its place."""
+    with error_context("restore", source.place(file.digest)), source.open(file.digest) as stream:
+        access = source.access_of(file.digest) & Access(file.mode) & target.access()
+        _copy_checked(stream, file.digest, file.size, target.replace(name, access))
 
 
 @contextmanager
 def _whole_or_not(target: str) -> Iterator[str]:
-    """A folder beside the target, which takes its place at the end."""
+    """Yield a folder beside the target, which takes its place at the end."""
     above = os.path.dirname(target)
-    with storage_errors("make", target):
-        local.make_folders(above)
-        folder = tempfile.mkdtemp(prefix=replace.TEMPORARY_PREFIX, dir=above)
+    missing = []
+    while not os.path.isdir(above):
+        missing.append(above)
+        above = os.path.dirname(above)
+    folder = ""
     try:
+        with storage_errors("make", target):
+            local.make_folders(os.path.dirname(target))
+            folder = os.path.join(os.path.dirname(target), temporary_name())
+            local.disk.make_folder(folder)
+            if os.path.isdir(target):
+                os.chmod(folder, stat.S_IMODE(os.stat(target).st_mode))
         yield folder
         with storage_errors("make", target):
             if os.path.isdir(target):
                 local.disk.remove_folder(target)
             local.disk.replace(folder, target)
-            local.disk.sync_folder(above)
+            local.disk.sync_folder(os.path.dirname(target))
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
+        for path in missing:
+            with suppress(OSError):
+                os.rmdir(path)
         raise

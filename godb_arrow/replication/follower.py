@@ -34,8 +34,18 @@ from godb_arrow.errors import (
     error_context,
     storage_errors,
 )
-from godb_arrow.replication.target import Staged, Stamp, comes_late, list_stored, open_target
+from godb_arrow.replication.target import (
+    Staged,
+    Stamp,
+    comes_late,
+    list_stored,
+    open_target,
+    split_stored,
+)
 from godb_arrow.snapshots.manifest import Manifest
+from godb_arrow.storage.folder import open_folder
+from godb_arrow.storage.inside import open_to_read
+from godb_arrow.storage.modes import Access
 from godb_arrow.storage.object_store import is_url
 
 __all__ = ["Follower"]
@@ -111,6 +121,7 @@ class Follower:
         self.source = os.path.abspath(os.path.expanduser(os.fspath(source)))
         with error_context("follow", self.source):
             self._find_source()
+        self._stored = open_folder(self.source).folder("collections")
         name = os.fspath(target)
         if os.path.abspath(os.path.expanduser(name)) == self.source:
             raise InvalidOption("a data directory cannot follow itself", advice="give another")
@@ -214,7 +225,7 @@ class Follower:
         there = self._target.files()
         if not there and not self._journal.last:
             return True  # there is nothing to lose
-        wanted = list_stored(os.path.join(self.source, "collections"))
+        wanted = list_stored(self._stored)
         common = any(wanted.get(name) == stamp for name, stamp in there.items())
         return common or self._journal.is_continued()
 
@@ -321,7 +332,7 @@ class Follower:
 
     def _step(self, copied: Copied) -> None:
         segments = self._journal.source_indices()
-        wanted = list_stored(os.path.join(self.source, "collections"))
+        wanted = list_stored(self._stored)
         there = self._target.files()
         changed = [name for name, stamp in wanted.items() if there.get(name) != stamp]
         staged: list[Staged] = []
@@ -367,8 +378,11 @@ class Follower:
         self._target.remove([name for name in former if name.rpartition("/")[0] in folders])
 
     def _stage(self, name: str, copied: Copied) -> Staged:
-        with open(os.path.join(self.source, "collections", *name.split("/")), "rb") as stream:
-            staged = self._target.stage(name, stream)
+        folder, file = split_stored(self._stored, name)
+        folder.check()
+        with open_to_read(folder.place(file)) as stream:
+            access = Access.of_file(os.fstat(stream.fileno())) & folder.access()
+            staged = self._target.stage(name, stream, access)
         copied.files += 1
         copied.size += staged.stamp[0]
         return staged

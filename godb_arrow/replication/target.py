@@ -6,7 +6,6 @@ import json
 import os
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, BinaryIO, Protocol
 
@@ -15,12 +14,23 @@ import filelock
 from godb_arrow.directory.data_directory import PARTS, lock_directory
 from godb_arrow.directory.follower_file import FOLLOWER_FILE, read_follower_file
 from godb_arrow.directory.journal_copy import JournalCopy, RemoteJournalCopy
+from godb_arrow.directory.names import is_stored_name
 from godb_arrow.storage import local
-from godb_arrow.storage.folder import open_folder
+from godb_arrow.storage.folder import Folder, open_folder
+from godb_arrow.storage.inside import regular_file
+from godb_arrow.storage.modes import Access
 from godb_arrow.storage.object_store import RemoteStore, is_url
-from godb_arrow.storage.replace import TEMPORARY_PREFIX, TEMPORARY_SUFFIX, replace_file
+from godb_arrow.storage.replace import is_temporary, temporary_name
 
-__all__ = ["FollowerTarget", "Staged", "Stamp", "comes_late", "list_stored", "open_target"]
+__all__ = [
+    "FollowerTarget",
+    "Staged",
+    "Stamp",
+    "comes_late",
+    "list_stored",
+    "open_target",
+    "split_stored",
+]
 
 
 _BLOCK = 1 << 20
@@ -45,30 +55,37 @@ def comes_late(name: str) -> bool:
     return "/" not in name or name.endswith(".manifest")
 
 
-def list_stored(folder: str) -> dict[str, Stamp]:
-    """The files of collections in a local folder: bytes, and when changed, in nanoseconds."""
+def list_stored(folder: Folder) -> dict[str, Stamp]:
+    """Return the files of collections in a local folder: bytes, and when changed, in nanoseconds.
+
+    Raises
+    ------
+    StorageError
+        A file is a symbolic link, a named pipe or a device, or a folder is a symbolic link.
+    """
     found = {}
     for path, name in _stored_in(folder):
-        with suppress(FileNotFoundError):
-            status = os.stat(path)
+        status = regular_file(path)
+        if status is not None:
             found[name] = (status.st_size, status.st_mtime_ns)
     return found
 
 
-def _stored_in(folder: str) -> Iterator[tuple[str, str]]:
-    if not os.path.isdir(folder):
-        return
-    for name in sorted(os.listdir(folder)):
-        path = os.path.join(folder, name)
-        if name.startswith(TEMPORARY_PREFIX):
-            continue
-        if name.endswith(".godb"):
-            yield path, name
-        elif name.endswith(".parts"):
-            with suppress(FileNotFoundError):
-                for inner in sorted(os.listdir(path)):
-                    if inner.endswith((".godb", ".ids", ".manifest")) and inner[:1].isdigit():
-                        yield os.path.join(path, inner), f"{name}/{inner}"
+def _stored_in(folder: Folder) -> Iterator[tuple[str, str]]:
+    for name in folder.names():
+        if is_stored_name(name):
+            yield folder.place(name), name
+        elif name.endswith(PARTS) and not name.startswith("."):
+            inner = folder.folder(name)
+            for part in inner.names():
+                if is_stored_name(f"{name}/{part}"):
+                    yield inner.place(part), f"{name}/{part}"
+
+
+def split_stored(folder: Folder, name: str) -> tuple[Folder, str]:
+    """Return the folder of a collection's file below the folder of collections, and its name."""
+    above, _, file = name.rpartition("/")
+    return (folder.folder(above) if above else folder), file
 
 
 class _Journal(Protocol):
@@ -96,7 +113,9 @@ class FollowerTarget:
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self._collections = os.path.join(path, "collections")
+        self._root = open_folder(path)
+        self._stored = self._root.folder("collections")
+        self._journal = self._root.folder("journal")
         self._lock: filelock.BaseFileLock | None = None
         self._open()
 
@@ -116,44 +135,58 @@ class FollowerTarget:
 
     def write_state(self, state: dict[str, Any]) -> None:
         """Have it say so."""
-        with replace_file(open_folder(self.path).place(FOLLOWER_FILE)) as stream:
+        with self._root.replace(FOLLOWER_FILE) as stream:
             stream.write(json.dumps(state, indent=1).encode())
 
     def has_content(self) -> bool:
         """Whether there are files of collections, or a journal."""
-        return any(
-            open_folder(open_folder(self.path).place(name)).names()
-            for name in ("collections", "journal")
-        )
+        return bool(self._stored.names() or self._journal.names())
 
     def journal(self, source: str, *, anew: bool = False) -> _Journal:
         """The copy of a journal."""
-        return JournalCopy(source, os.path.join(self.path, "journal"), anew=anew)
+        access = open_folder(os.path.dirname(source)).folder("journal").access()
+        return JournalCopy(
+            source, self._journal.path, anew=anew, access=access & self._journal.access()
+        )
 
     def note_content(self) -> None:
         """Find out which files are there that no state of the follower names."""
 
     def tidy(self) -> None:
         """Make the folders, and remove what was staged."""
-        for folder in (self._collections, os.path.join(self.path, "journal")):
-            local.make_folders(folder)
-        for folder, _, names in os.walk(self.path):
-            for name in names:
-                if name.startswith(TEMPORARY_PREFIX) and name.endswith(TEMPORARY_SUFFIX):
-                    local.disk.unlink(os.path.join(folder, name))
+        for folder in (self._stored, self._journal):
+            folder.make()
+        parts = [self._stored.folder(name) for name in self._stored.names()
+                 if name.endswith(PARTS) and not name.startswith(".")]  # fmt: skip
+        for folder in (self._root, self._stored, self._journal, *parts):
+            for name in folder.files(is_temporary):
+                local.disk.unlink(folder.place(name))
 
     def files(self) -> dict[str, Stamp]:
         """The files that it has."""
-        return list_stored(self._collections)
+        return list_stored(self._stored)
 
-    def stage(self, name: str, stream: BinaryIO) -> Staged:
-        """Copy a file beside its place, with the time when it was changed."""
-        folder = os.path.dirname(self._place(name))
-        local.make_folders(folder)
-        temporary = os.path.join(folder, TEMPORARY_PREFIX + os.urandom(8).hex() + TEMPORARY_SUFFIX)
+    def stage(self, name: str, stream: BinaryIO, access: Access) -> Staged:
+        """Copy a file beside its place, with the time when it was changed.
+
+        Parameters
+        ----------
+        name : str
+            The file, below the folder of collections.
+        stream : binary file
+            The file of the source.
+        access : Access
+            Permissions that the copy has at most.
+        """
+        folder, file = split_stored(self._stored, name)
+        folder.make()
+        access &= folder.access_of(file)
+        temporary = folder.place(temporary_name())
         status = os.fstat(stream.fileno())
-        descriptor = local.disk.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+        descriptor = local.disk.open(temporary, flags, access.new_file)
         try:
+            access.restrict(descriptor)
             while block := stream.read(_BLOCK):
                 local.disk.write_all(descriptor, block)
             local.disk.fsync(descriptor)
@@ -162,17 +195,16 @@ class FollowerTarget:
         os.utime(temporary, ns=(status.st_mtime_ns, status.st_mtime_ns))
         return Staged(name, temporary, (status.st_size, status.st_mtime_ns))
 
-    def _place(self, name: str) -> str:
-        return os.path.join(self._collections, *name.split("/"))
-
     def place(self, staged: list[Staged]) -> None:
         """Put files in their places."""
         folders = set()
         for one in staged:
-            local.disk.replace(one.temporary, self._place(one.name))
-            folders.add(os.path.dirname(self._place(one.name)))
-        for folder in sorted(folders):
-            local.disk.sync_folder(folder)
+            folder, file = split_stored(self._stored, one.name)
+            folder.check()
+            local.disk.replace(one.temporary, folder.place(file))
+            folders.add(folder.path)
+        for path in sorted(folders):
+            local.disk.sync_folder(path)
 
     def remove(self, names: Iterable[str]) -> None:
         """Remove files; manifests first."""
@@ -180,14 +212,14 @@ class FollowerTarget:
         for late in (True, False):
             for name in sorted(names):
                 if comes_late(name) == late:
-                    local.disk.unlink(self._place(name))
-                    folders.add(os.path.dirname(self._place(name)))
-            for folder in sorted(folders):
-                local.disk.sync_folder(folder)
-        for folder in sorted(folders - {self._collections}):
-            if not os.listdir(folder):
-                local.disk.remove_folder(folder)
-                local.disk.sync_folder(self._collections)
+                    folder, file = split_stored(self._stored, name)
+                    folder.check()
+                    local.disk.unlink(folder.place(file))
+                    folders.add(folder.path)
+            for path in sorted(folders):
+                local.disk.sync_folder(path)
+        for path in sorted(folders - {self._stored.path}):
+            self._stored.folder(os.path.basename(path)).remove_empty()
 
 
 class _RemoteTarget(FollowerTarget):
@@ -230,7 +262,7 @@ class _RemoteTarget(FollowerTarget):
     def files(self) -> dict[str, Stamp]:
         return dict(self._files)
 
-    def stage(self, name: str, stream: BinaryIO) -> Staged:
+    def stage(self, name: str, stream: BinaryIO, access: Access) -> Staged:
         status = os.fstat(stream.fileno())
         temporary = os.path.join(self._temporary.name, os.urandom(8).hex())
         with open(temporary, "wb") as target:

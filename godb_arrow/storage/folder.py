@@ -176,7 +176,7 @@ class Folder:
             self.check()
             if access is None and regular_file(self.place(name)) is None:
                 access = self.access()
-        return replace_file(self.place(name), access=access, inside=True)
+        return replace_file(self.place(name), expected=expected, access=access, inside=True)
 
     def size(self, name: str) -> int:
         """Return the bytes of a file."""
