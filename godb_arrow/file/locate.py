@@ -15,6 +15,7 @@ from godb_arrow.codec.runs import Run
 from godb_arrow.errors import (
     CollectionNotFound,
     CollectionRequired,
+    CorruptFile,
     error_context,
 )
 from godb_arrow.file.format import TAIL_SIZE, is_sealed, read_header
@@ -101,6 +102,12 @@ class StoredCollection:
             row = 0
             for section in reader.sections():
                 if isinstance(section, CollectionSection) and section.name == self.name:
+                    if section.count != self.count:
+                        raise CorruptFile(
+                            f"the collection has {section.count} documents; the file records "
+                            f"{self.count}",
+                            offset=reader.offset,
+                        )
                     for entries in section.entries(self.options, fields):
                         yield Run.of(entries, row)
                         row += len(entries)
@@ -237,18 +244,23 @@ def locate(
 
 def _locate(source: Source, collection: str | None, options: ReadOptions) -> StoredCollection:
     counts: dict[str, int] = {}
+    hints: dict[str, CollectionHint] = {}
     trusted = options.use_hints and is_sealed(source.tail(TAIL_SIZE))
     with source.open() as stream:
         for section in GodbReader(stream, source.size()).sections():
             if isinstance(section, ValueSection):
                 if section.key == "metadata" and trusted:
                     hints = read_hints(section.read())
-                    if hints:
+                    if len(hints) > 1:  # the collection may be far from the file's front
                         name = _choose(list(hints), collection)
                         hint = hints[name]
                         return StoredCollection(source, name, hint.count, hint, options)
             elif section.name == collection or (collection is None and section.siblings == 1):
-                return StoredCollection(source, section.name, section.count, None, options)
+                recorded = hints.get(section.name)
+                if recorded is not None and recorded.count != section.count:
+                    logger.warning("%s: its hints are wrong; not used", source.name)
+                    recorded = None
+                return StoredCollection(source, section.name, section.count, recorded, options)
             else:
                 counts[section.name] = section.count
     name = _choose(list(counts), collection)

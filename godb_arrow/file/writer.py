@@ -16,6 +16,7 @@ from godb_arrow.codec.blocks import Compressed, Content, compress_block
 from godb_arrow.codec.compression import Compression, check_compression
 from godb_arrow.codec.entries import CHUNK_BYTES, Chunk
 from godb_arrow.codec.sizes import pack_if_worthwhile
+from godb_arrow.errors import GodbError
 from godb_arrow.file.format import (
     AFTER_FILE_HASH,
     CHECKSUM_HEAD,
@@ -203,7 +204,15 @@ def _body(
     yield plain(codec.pack("collections") + _map_head(len(collections)))
     for data in collections:
         yield plain(codec.pack(data.name) + _map_head(data.count))
-        yield from ((data.name, chunk) for chunk in data.chunks)
+        count = 0
+        for chunk in data.chunks:
+            count += chunk.documents
+            yield data.name, chunk
+        if count != data.count:  # the head of the map cannot be changed any more
+            raise GodbError(
+                f"{count} documents were found where {data.count} were counted",
+                advice="nothing was written; verify the file that they come from",
+            )
     yield from (plain(codec.pack(key) + raw) for key, raw in others.items())
 
 
