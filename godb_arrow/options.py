@@ -12,7 +12,9 @@ from typing import Any, Literal, TypedDict, get_args
 from godb_arrow.errors import InvalidOption
 
 __all__ = [
+    "DEFAULT_DOCUMENT_BYTES",
     "MAX_DEPTH",
+    "MAX_DOCUMENT_BYTES",
     "CompressionName",
     "Durability",
     "EngineOptions",
@@ -21,6 +23,7 @@ __all__ = [
     "OptionWarning",
     "ReadKeywords",
     "ReadOptions",
+    "check_document_limit",
     "parse_duration",
     "parse_size",
 ]
@@ -30,6 +33,12 @@ OnMismatch = Literal["error", "null"]
 
 MAX_DEPTH = 128
 """Levels of maps and arrays that a document may nest; the document itself is the first."""
+
+DEFAULT_DOCUMENT_BYTES = 64 << 20
+"""MessagePack bytes of a document with its id, max, unless an option says otherwise."""
+
+MAX_DOCUMENT_BYTES = 1 << 30
+"""Highest value of ``max_document_bytes`` for writing: what copies and ``verify`` read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +52,8 @@ class ReadOptions:
     batch_bytes : int
         MessagePack bytes in a record batch, at most (a larger document has a batch of its own).
     max_document_bytes : int
-        MessagePack bytes in a document, at most; what claims more is refused before memory
-        is taken for it.
+        Max MessagePack bytes of a document with its id, default 64 MiB. A larger document is
+        refused before memory is reserved for it.
     on_conflict : {"json", "error"}
         What becomes of a field whose values no single Arrow type can hold: JSON text, or
         :class:`~godb_arrow.TypeConflict`.
@@ -72,7 +81,7 @@ class ReadOptions:
 
     batch_size: int = 65_536
     batch_bytes: int = 4 << 20
-    max_document_bytes: int = 64 << 20
+    max_document_bytes: int = DEFAULT_DOCUMENT_BYTES
     on_conflict: OnConflict = "json"
     on_mismatch: OnMismatch = "error"
     sample: int | None = None
@@ -143,6 +152,8 @@ class EngineOptions:
         process.
     compression : {"lz4", "lz4hc", "zstd", "none"}
         How the files of new collections are compressed.
+    max_document_bytes : int
+        Max MessagePack bytes of a document with its id, for writing and reading alike.
 
     Examples
     --------
@@ -159,6 +170,7 @@ class EngineOptions:
     keep_versions: int = 5
     part_grace: float = 600.0
     compression: CompressionName = "lz4"
+    max_document_bytes: int = DEFAULT_DOCUMENT_BYTES
 
     @classmethod
     def checked(cls, **given: Any) -> EngineOptions:
@@ -205,6 +217,7 @@ _TIME_UNITS = {
 }  # fmt: skip
 _LEAST_MEMORY = 1 << 20
 _LEAST_PART = 1 << 10
+_MIN_DOCUMENT = 1 << 10
 
 
 def _quantity(text: str, units: Mapping[str, float]) -> float | None:
@@ -251,6 +264,20 @@ def _parse_part_size(name: str, value: object) -> object:
     return parse_size(name, value, _LEAST_PART)
 
 
+def check_document_limit(name: str, value: object) -> int:
+    """Return the limit of a document's size, in bytes.
+
+    Raises
+    ------
+    InvalidOption
+        No file of ours could be copied or verified with it.
+    """
+    size = parse_size(name, value, _MIN_DOCUMENT)
+    if size > MAX_DOCUMENT_BYTES:
+        raise InvalidOption(f"{name} is {value!r}", advice="give at most 1 GiB")
+    return size
+
+
 def _parse_durability(name: str, value: object) -> object:
     _check_choice(name, value, ("commit", "interval", "checkpoint"))
     return value
@@ -276,4 +303,5 @@ _ENGINE_PARSERS: dict[str, Callable[[str, object], Any]] = {
     "keep_versions": _parse_count,
     "part_grace": parse_duration,
     "compression": _parse_compression,
+    "max_document_bytes": check_document_limit,
 }

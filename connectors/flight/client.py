@@ -29,7 +29,7 @@ from godb_arrow.errors import (
 )
 from godb_arrow.file.reading import read_table
 from godb_arrow.file.writing import write_godb
-from godb_arrow.options import ReadKeywords
+from godb_arrow.options import MAX_DOCUMENT_BYTES, ReadKeywords
 from godb_arrow.query.filters import Filter, RowFilter
 from godb_arrow.query.projection import narrow, project
 from godb_arrow.query.scannable import Scannable
@@ -177,8 +177,9 @@ def _as_columns(documents: Iterable[Any], id_column: str | None) -> pa.Table:
             yield {ID_FIELD: f"{token}-{len(has_id)}", **document} if lacks_id else document
 
     with io.BytesIO() as file:
-        write_godb(with_ids(), file, "upload", id_column=id_column)
-        table = read_table(file.getvalue(), "upload")
+        limit = MAX_DOCUMENT_BYTES  # the server has a limit of its own
+        write_godb(with_ids(), file, "upload", id_column=id_column, max_document_bytes=limit)
+        table = read_table(file.getvalue(), "upload", max_document_bytes=limit)
     if all(has_id):
         return table
     if not any(has_id) or id_column is not None:
@@ -268,7 +269,7 @@ class RemoteCollection(Scannable):
 
     def _entries(self) -> tuple[pa.Schema, Iterator[codec.Entries]]:
         rows = rows_of(self.stream_batches(), None)
-        encoded = encode_rows(rows, None, True, IdSequence())
+        encoded = encode_rows(rows, None, True, IdSequence(), max_document_bytes=MAX_DOCUMENT_BYTES)
         return self._schema, (one.entries() for one in encoded)
 
     def __repr__(self) -> str:

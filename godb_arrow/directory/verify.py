@@ -24,7 +24,7 @@ from godb_arrow.file.hints import CollectionHint, read_hints
 from godb_arrow.file.piece_index import read_piece_index
 from godb_arrow.file.reader import CollectionSection, GodbReader, ValueSection
 from godb_arrow.memory.limit import Memory
-from godb_arrow.options import ReadOptions
+from godb_arrow.options import MAX_DOCUMENT_BYTES, ReadOptions
 from godb_arrow.query.statistics import contradiction, row_of
 from godb_arrow.schema import ID_FIELD
 from godb_arrow.snapshots.id_index import IdIndex
@@ -310,7 +310,7 @@ def _check_collection(
     seen: set[str] = set()
     greatest = 0
     content = xxhash.xxh3_64()
-    for entries in section.entries(ReadOptions(max_document_bytes=1 << 30)):
+    for entries in section.entries(ReadOptions(max_document_bytes=MAX_DOCUMENT_BYTES)):
         content.update(entries.raw())
         for index in range(len(entries)):
             identity = entries.id(index)

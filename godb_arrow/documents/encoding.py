@@ -6,23 +6,27 @@ from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from godb_arrow import codec
 from godb_arrow.codec.entries import CHUNK_BYTES
 from godb_arrow.documents.ids import IdSequence, identify, ids_in, pack_ids
 from godb_arrow.documents.rows import ROWS, Rows, id_column_of
-from godb_arrow.errors import GodbError
+from godb_arrow.errors import DocumentTooLarge, GodbError
 from godb_arrow.parallel import available_cores, ordered_map
 from godb_arrow.query.statistics import Row, statistics_of
 from godb_arrow.schema import ID_FIELD
 
-__all__ = ["Encoded", "encode_rows", "renumber"]
+__all__ = ["Encoded", "check_document_size", "check_sizes", "encode_rows", "renumber"]
 
 _MAP_HEADERS = {0xDE: 3, 0xDF: 5}
 """Bytes before the first key of a MessagePack map, by its first byte; else 1."""
 
 _PACKED_ID_FIELD = codec.pack(ID_FIELD)
+_STRING_HEAD = 5  # bytes before a string in MessagePack, max
+_MAX_SHOWN = 100  # characters of an id in a message
 
 
 class Encoded(NamedTuple):
@@ -53,12 +57,67 @@ class Encoded(NamedTuple):
         return codec.scan_entries(self.chunk, 0, len(self.ids), len(self.chunk) + 1, 0)
 
 
+def check_document_size(identity: str, raw: bytes, limit: int) -> None:
+    """Check that readers accept a document.
+
+    Parameters
+    ----------
+    identity : str
+        Its id.
+    raw : bytes
+        Its MessagePack.
+    limit : int
+        ``max_document_bytes``: max bytes of the document with its id.
+
+    Raises
+    ------
+    DocumentTooLarge
+    """
+    most = len(raw) + 4 * len(identity) + _STRING_HEAD  # most ids are much shorter than that
+    if most > limit:
+        _check_size(identity, len(raw) + len(codec.pack(identity)), limit)
+
+
+def check_sizes(sizes: npt.NDArray[np.integer[Any]], ids: pa.Array, limit: int) -> None:
+    """Check that readers accept documents that are encoded.
+
+    Parameters
+    ----------
+    sizes : array of int
+        Bytes of each document with its id.
+    ids : pyarrow.BinaryArray
+        Their ids.
+    limit : int
+        ``max_document_bytes``.
+
+    Raises
+    ------
+    DocumentTooLarge
+        Names the first that is too large.
+    """
+    if len(sizes) and sizes.max() > limit:
+        index = int(np.argmax(sizes > limit))
+        identity = ids[index].as_py().decode("utf-8", "surrogateescape")
+        _check_size(identity, int(sizes[index]), limit)
+
+
+def _check_size(identity: str, size: int, limit: int) -> None:
+    if size > limit:
+        shown = identity if len(identity) <= _MAX_SHOWN else identity[:_MAX_SHOWN] + "…"
+        raise DocumentTooLarge(
+            f"document {shown!r} has {size} bytes, more than max_document_bytes={limit}",
+            advice="divide it, or raise max_document_bytes here and wherever it is read",
+        )
+
+
 def encode_rows(
     rows: Rows,
     id_column: str | None,
     omit_nulls: bool,
     sequence: IdSequence,
     fields: pa.Schema | None = None,
+    *,
+    max_document_bytes: int,
 ) -> Iterator[Encoded]:
     """Encode documents or record batches, in runs.
 
@@ -74,6 +133,8 @@ def encode_rows(
         Gives ids to documents that have none.
     fields : pyarrow.Schema, optional
         Those of which statistics are made, where that is cheap.
+    max_document_bytes : int
+        Max bytes of a document with its id, which readers accept.
 
     Yields
     ------
@@ -81,18 +142,22 @@ def encode_rows(
 
     Raises
     ------
+    DocumentTooLarge
     InvalidDocument
         A value cannot be stored, or an id is missing.
     """
     if rows.schema is None:
-        yield from _encode_documents(rows.documents, id_column or ID_FIELD, sequence)
+        yield from _encode_documents(
+            rows.documents, id_column or ID_FIELD, sequence, max_document_bytes
+        )
         return
     given = id_column_of(rows, id_column) is not None
 
     def encode(pair: tuple[pa.RecordBatch, pa.Array]) -> Encoded:
         batch, ids = pair
         statistics = statistics_of(batch, fields) if fields else None
-        entries, _ = codec.encode(batch, ids, omit_nulls)
+        entries, sizes = codec.encode(batch, ids, omit_nulls)
+        check_sizes(sizes, ids, max_document_bytes)
         generated = range(0 if given else len(ids))
         return Encoded(entries, ids, given, statistics, generated)
 
@@ -120,7 +185,7 @@ def batches_with_ids(
 
 
 def _encode_documents(
-    documents: Iterable[Mapping[Any, Any]], id_field: str, sequence: IdSequence
+    documents: Iterable[Mapping[Any, Any]], id_field: str, sequence: IdSequence, limit: int
 ) -> Iterator[Encoded]:
     chunk = bytearray()
     ids: list[str] = []
@@ -132,10 +197,13 @@ def _encode_documents(
         if not was_given:
             generated.append(len(ids))
         try:
-            chunk += codec.pack_entry(identity, document)
+            entry = codec.pack_entry(identity, document)
         except GodbError as error:
             error.message = f"document {identity!r} (number {index}): {error.message}"
             raise
+        if len(entry) > limit:
+            _check_size(identity, len(entry), limit)
+        chunk += entry
         ids.append(identity)
         if len(ids) == ROWS or len(chunk) > CHUNK_BYTES:
             yield Encoded(bytes(chunk), pack_ids(ids), given, generated=generated)

@@ -120,8 +120,15 @@ class BulkInsert:
         self.greatest = 0
         self.count = 0
 
-    def add(self, encoded: Encoded) -> None:
+    def add(self, encoded: Encoded, *, replacing: bool = False) -> None:
         """Add documents.
+
+        Parameters
+        ----------
+        encoded : Encoded
+            The documents.
+        replacing : bool
+            Whether they replace documents of the collection that have the same ids.
 
         Raises
         ------
@@ -133,7 +140,8 @@ class BulkInsert:
         if encoded.given:
             self.given = True
             self.greatest = max(self.greatest, greatest)
-            self._check_new(encoded.ids)
+            if not replacing:
+                self._check_new(encoded.ids)
         first = encoded.ids[0].as_py()
         generated = not encoded.given and int(encoded.ids[-1].as_py()) - int(first) + 1 == len(
             encoded.ids
@@ -217,7 +225,9 @@ class BulkInsert:
         ids = [identity for identity in self.ids() if codec.hash_id(identity) in near]
         return sorted(base.rows_of(ids))
 
-    def joined(self, base: PartedBase, next_id: int) -> tuple[Manifest, list[Row | None]]:
+    def joined(
+        self, base: PartedBase, next_id: int, deleted: Sequence[int] = ()
+    ) -> tuple[Manifest, list[Row | None]]:
         """Return the manifest of a collection with the documents, and the statistics of its parts.
 
         Parameters
@@ -226,12 +236,15 @@ class BulkInsert:
             The collection.
         next_id : int
             The number that the next generated id gets.
+        deleted : sequence of int
+            Rows of the collection's documents that they replace.
         """
         self._offered = True
         number = self._folder.next_number()
         parts = [self._folder.give_number(token, part, number + index)
                  for index, (token, part) in enumerate(self._written)]  # fmt: skip
         schemas = [self._schema_so_far()] if parts else []
+        base = _without_rows(base, deleted) if deleted else base
         return _with_parts(base, parts, self._statistics, schemas, next_id)
 
     def discard(self) -> None:
@@ -282,6 +295,16 @@ def join_bases(
         if repeated:
             raise DuplicateId(repeated[:10])
     return joined
+
+
+def _without_rows(base: PartedBase, deleted: Sequence[int]) -> PartedBase:
+    """The files of a collection, with further rows deleted; rows keep their numbers."""
+    rows = np.union1d(base.deleted, np.array(deleted, np.int64))
+    parts = []
+    for (start, _), part in zip(base.files(), base.manifest.parts, strict=True):
+        first, last = np.searchsorted(rows, (start, start + part.documents))
+        parts.append(replace(part, deleted=rows[first:last] - start))
+    return PartedBase(base.folder, replace(base.manifest, parts=tuple(parts)))
 
 
 def _with_parts(

@@ -10,7 +10,7 @@ from typing import Any, Unpack
 import pyarrow as pa
 
 from godb_arrow import codec
-from godb_arrow.documents.encoding import Encoded, encode_rows
+from godb_arrow.documents.encoding import Encoded, check_document_size, encode_rows
 from godb_arrow.documents.ids import id_of, identify, with_id
 from godb_arrow.documents.rows import rows_of, stored_schema
 from godb_arrow.engine.maintenance import PartedStore
@@ -28,6 +28,7 @@ from godb_arrow.query.scannable import Scannable
 from godb_arrow.schema import ID_FIELD
 from godb_arrow.snapshots.find import explain, matching, pick
 from godb_arrow.snapshots.indexes import check_indexable
+from godb_arrow.snapshots.overlay import weight
 from godb_arrow.snapshots.pages import Page, page_after
 from godb_arrow.snapshots.parted_base import PartedBase
 from godb_arrow.snapshots.snapshot import Snapshot
@@ -38,7 +39,9 @@ __all__ = ["Collection"]
 
 
 _TRIES = 3
-_OF_A_DELETE = 200  # bytes of memory that it takes
+Change = Callable[[str, bytes], dict[Any, Any]]
+"""Makes a document of an id and the bytes of the document before."""
+_PER_GIVEN_ID = 250  # bytes of memory for the id of an unsaved document, about
 
 
 class Collection(PartedStore, Scannable):
@@ -362,8 +365,8 @@ class Collection(PartedStore, Scannable):
             identity, made, given = identify(document, self._ids())
             with _named(identity):
                 raw = codec.pack(made)
-            self._services.make_room(len(raw))
-            with self._lock:
+            check_document_size(identity, raw, self._services.options.max_document_bytes)
+            with self._services.reserved(weight(identity, raw)), self._lock:
                 self._check_there()
                 if self._has(identity, given):
                     raise DuplicateId(
@@ -451,14 +454,16 @@ class Collection(PartedStore, Scannable):
             schema = None if rows.schema is None else _with_id_field(stored_schema(rows.schema))
             encoded = []
             size = 0
-            runs = encode_rows(rows, id_column, omit_nulls, self._ids())
+            limit = self._services.options.max_document_bytes
+            runs = encode_rows(rows, id_column, omit_nulls, self._ids(), max_document_bytes=limit)
             for one in runs:
                 encoded.append(one)
-                size += len(one.chunk)
+                size += len(one.chunk) + len(one.ids) * (_PER_GIVEN_ID if one.given else 16)
                 if not replace and self._is_bulk(size):
                     return self._put_bulk(itertools.chain(_popped(encoded), runs), schema)
                 if size > self._services.memory.limit:
-                    self._services.make_room(size)  # refuses it, before all is read
+                    with self._services.reserved(size):
+                        pass  # refuses it, before all is read
             if not encoded:
                 return []
             joined = Encoded(
@@ -502,7 +507,7 @@ class Collection(PartedStore, Scannable):
         >>> engine.close()
         """
         key = id_of(identity, "the document to update")
-        return self._update({key: fields}, "update")[key]
+        return self._update({key: fields})[key]
 
     def update_many(self, changes: Mapping[str, Mapping[Any, Any]]) -> int:
         """Merge fields into documents: into all of them or, on an error, none.
@@ -532,11 +537,10 @@ class Collection(PartedStore, Scannable):
                 f"cannot update by a {type(changes).__name__}", advice="give {id: fields, …}"
             )
         keyed = {id_of(key, "a document to update"): fields for key, fields in changes.items()}
-        return len(self._update(keyed, "update"))
+        self._update(keyed)
+        return len(keyed)
 
-    def _update(
-        self, changes: Mapping[str, Mapping[Any, Any]], operation: str
-    ) -> dict[str, dict[Any, Any]]:
+    def _update(self, changes: Mapping[str, Mapping[Any, Any]]) -> dict[str, dict[Any, Any]]:
         for key, fields in changes.items():
             if not isinstance(fields, Mapping):
                 raise InvalidDocument(
@@ -547,10 +551,12 @@ class Collection(PartedStore, Scannable):
                     f"the fields of {key!r} have another id", advice="an id never changes"
                 )
 
-        def merge(key: str, before: bytes) -> dict[Any, Any]:
-            return with_id(codec.load(before) | dict(changes[key]), key)
+        plain = {key: dict(fields) for key, fields in changes.items()}
 
-        return self._replace(list(changes), merge, operation)
+        def merge(key: str, before: bytes) -> dict[Any, Any]:
+            return with_id(codec.load(before) | plain[key], key)
+
+        return self._replace(list(plain), merge, "update")
 
     def replace(self, identity: str | int, document: Mapping[Any, Any]) -> None:
         """Put another document in the place of one.
@@ -572,34 +578,59 @@ class Collection(PartedStore, Scannable):
             raise InvalidDocument(
                 f"the document is a {type(document).__name__}", advice="give a mapping"
             )
-        self._replace([key], lambda _, __: with_id(dict(document), key), "replace")
+        made = with_id(dict(document), key)
+        self._replace([key], lambda _, __: made, "replace")
 
     def _replace(
         self,
         ids: list[str],
-        change: Callable[[str, bytes], dict[Any, Any]],
+        change: Change,
         operation: str,
     ) -> dict[str, dict[Any, Any]]:
+        """Replace documents by what a function makes of them: all of them or, on an error, none.
+
+        Returns
+        -------
+        dict of str to dict
+            The new documents by id; empty where they are more than memory holds.
+        """
         with self._writing(operation):
-            self._services.make_room(1024 * len(ids))
             self._base.documents()
             self._base.prepare_ids()
-            with self._lock:
-                self._check_there()
-                self._prepare()
-                present, shadows, stored = self._present(ids)
+            while True:
+                with self._lock:
+                    self._check_there()
+                    self._prepare()
+                    before = self._state_of(ids)
+                    present, shadows, stored = self._present(ids)
+                made: dict[str, dict[Any, Any]] = {}
+                packed: dict[str, bytes] = {}
+                size = 0
                 for key in ids:
                     if key not in present:
                         raise _not_found(key)
-                made = {key: change(key, present[key]) for key in ids}
-                packed = {}
-                for key, document in made.items():
-                    with _named(key):
-                        packed[key] = codec.pack(document)
-                # A file of somebody else may have an id twice.
-                number = self._write_few(packed, shadows, stored - len(shadows))
-            self._sync(number)
-            return made
+                    made[key], packed[key] = self._made(key, present[key], change)
+                    size += weight(key, packed[key])
+                    if len(ids) > 1 and self._is_bulk(size):
+                        del present, made, packed
+                        self._replace_bulk(ids, lambda key, raw: self._made(key, raw, change)[1])
+                        return {}
+                with self._services.reserved(size), self._lock:
+                    self._check_there()
+                    if self._state_of(ids) != before:
+                        continue  # another thread changed one of them, or saved them
+                    # A file of somebody else may have an id twice.
+                    number = self._write_few(packed, shadows, stored - len(shadows))
+                self._sync(number)
+                return made
+
+    def _made(self, key: str, before: bytes, change: Change) -> tuple[dict[Any, Any], bytes]:
+        """What a function makes of a document, and its bytes."""
+        document = change(key, before)
+        with _named(key):
+            raw = codec.pack(document)
+        check_document_size(key, raw, self._services.options.max_document_bytes)
+        return document, raw
 
     def delete(self, identity: str | int) -> None:
         """Delete a document.
@@ -611,8 +642,9 @@ class Collection(PartedStore, Scannable):
         """
         key = id_of(identity, "the document to delete")
         self._services.check_writable()
-        self._services.make_room(_OF_A_DELETE)
-        if not self._delete([key]):
+        with self._services.reserved(weight(key, None)):
+            deleted = self._delete([key])
+        if not deleted:
             raise _not_found(key)
 
     def delete_many(self, filter: Filter | None) -> int:
@@ -639,11 +671,13 @@ class Collection(PartedStore, Scannable):
                 snapshot, version = self.snapshot(), self._changes
             ids = self._ids_in(snapshot, filter)
             self._services.check_writable()
-            self._services.make_room(_OF_A_DELETE * len(ids))
-            deleted = self._delete(ids, version)
+            size = sum(weight(one, None) for one in ids)
+            with self._services.reserved(size):
+                deleted = self._delete(ids, version)
             if deleted is not None:
                 return deleted
-        with self._lock:  # others change it all the time: now they wait
+        # Others change it all the time: now they wait.
+        with self._services.reserved(size), self._lock:
             return self._delete(self._ids_in(self.snapshot(), filter)) or 0
 
     def _ids_in(self, snapshot: Snapshot, condition: Filter | None) -> list[str]:

@@ -52,7 +52,13 @@ from godb_arrow.file.explanation import Explanation
 from godb_arrow.file.reading import list_collections
 from godb_arrow.memory.limit import Memory, give_back
 from godb_arrow.memory.lru import EvictionPolicy
-from godb_arrow.options import CompressionName, EngineOptions, ReadKeywords, parse_duration
+from godb_arrow.options import (
+    DEFAULT_DOCUMENT_BYTES,
+    CompressionName,
+    EngineOptions,
+    ReadKeywords,
+    parse_duration,
+)
 from godb_arrow.query.filters import Filter
 from godb_arrow.replication.backup import BackupInfo, backup_collections
 from godb_arrow.replication.follower import Follower
@@ -128,6 +134,9 @@ class StorageEngine:
         such names where a process was killed between :meth:`load_collection_metadata` and a save.
         Without it their collections are refused at use. Only for directories of your own. False by
         default.
+    max_document_bytes : int or str
+        Max MessagePack bytes of a document with its id, default 64 MiB, max 1 GiB. A larger one
+        is refused, by writing and by reading alike.
 
     Raises
     ------
@@ -169,6 +178,7 @@ class StorageEngine:
         part_grace: float | str | dt.timedelta = 600.0,
         compression: CompressionName = "lz4",
         trust_journal: bool = False,
+        max_document_bytes: int | str = DEFAULT_DOCUMENT_BYTES,
     ) -> None:
         self._closed = True  # until it is open
         self._ending = self._forked = False
@@ -182,8 +192,14 @@ class StorageEngine:
             keep_versions=keep_versions,
             part_grace=part_grace,
             compression=compression,
+            max_document_bytes=max_document_bytes,
         )
-        self._memory = Memory(self.options.max_memory, eviction_policy)
+        self._memory = Memory(
+            self.options.max_memory, eviction_policy, self.options.max_document_bytes
+        )
+        self._memory = Memory(
+            self.options.max_memory, eviction_policy, self.options.max_document_bytes
+        )
         self._directory = self._open_directory(data_dir, read_only, trust_journal)
         if not self._directory.keeps_journal:
             self.options = replace(self.options, durability="checkpoint")
@@ -191,7 +207,7 @@ class StorageEngine:
             options=self.options,
             directory=self._directory,
             memory=self._memory,
-            make_room=self._make_room,
+            reserve=self._reserve,
             check_writable=self._check_writable,
             check_open=self._check_open,
             check_process=self._check_process,
@@ -905,16 +921,34 @@ class StorageEngine:
             self._failure = self._failure or error
             raise
 
-    def _make_room(self, size: int) -> None:
-        """Before changes take some bytes: save what changed until there is room.
+    def _reserve(self, owner: object, size: int) -> None:
+        """Reserve memory for a change: save what changed until there is room.
 
-        Also when the journal has grown large, by changes that took each other's place.
+        Raises
+        ------
+        MemoryLimitExceeded
+        """
+        memory = self._memory
+        is_short = self._directory.journal.size <= _MOST_JOURNAL
+        if is_short and memory.reserve(owner, size, memory.limit // 2):
+            return
+        failed = self._make_room(size)
+        while not memory.reserve(owner, size, memory.limit - memory.streams):
+            if size > memory.limit or not memory.wait_for_release(size):
+                raise MemoryLimitExceeded(
+                    f"the change takes {size} bytes, and {memory.room} of "
+                    f"max_memory={memory.limit} are left",
+                    advice="change fewer documents at a time, or raise max_memory",
+                ) from failed
+            failed = self._make_room(size)
+
+    def _make_room(self, size: int) -> GodbError | None:
+        """Save what changed, until changes of some bytes have room; the error, if one failed.
+
+        Also when the journal has grown large, by changes that superseded each other.
         """
         memory = self._memory
         half = memory.limit // 2
-        has_room = memory.changes + size <= half
-        if has_room and self._directory.journal.size <= _MOST_JOURNAL:
-            return
         failed: GodbError | None = None
         with self._relieving:
             if self._directory.journal.size > _MOST_JOURNAL:
@@ -935,12 +969,7 @@ class StorageEngine:
         if failed is not None:
             logger.warning("saving under pressure failed: %s", failed)
             self._failure = self._failure or failed
-        if size > memory.room:
-            raise MemoryLimitExceeded(
-                f"the change takes {size} bytes, and {memory.room} of "
-                f"max_memory={memory.limit} are left",
-                advice="insert fewer documents at a time, or raise max_memory",
-            ) from failed
+        return failed
 
     def compact(self, name: str | None = None) -> int:
         """Leave out of the files what is gone, and join those that are small.

@@ -8,15 +8,26 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pyarrow as pa
 
+from godb_arrow import codec
+from godb_arrow.codec.entries import CHUNK_BYTES
 from godb_arrow.directory.compaction import choose_parts, join_parts
 from godb_arrow.documents.encoding import Encoded
+from godb_arrow.documents.ids import pack_ids
 from godb_arrow.engine.bulk import BulkInsert, DocumentIds, join_bases
 from godb_arrow.engine.store import CollectionStore
-from godb_arrow.errors import DuplicateId, GodbError, VersionNotFound, error_context
+from godb_arrow.errors import (
+    DocumentNotFound,
+    DuplicateId,
+    GodbError,
+    VersionNotFound,
+    error_context,
+)
 from godb_arrow.query.statistics import Row
 from godb_arrow.snapshots.base import Base
+from godb_arrow.snapshots.id_index import Rows
 from godb_arrow.snapshots.manifest import Manifest
 from godb_arrow.snapshots.overlay import Overlay
 from godb_arrow.snapshots.part_folder import PartFolder
@@ -30,6 +41,7 @@ __all__ = ["PartedStore"]
 
 
 _BULK_PARTS_IN_MEMORY = 8  # a part of a bulk insert takes that share of the limit
+_TRIES = 3
 
 
 class PartedStore(CollectionStore):
@@ -102,13 +114,11 @@ class PartedStore(CollectionStore):
         """
         self.to_folder()
         self.checkpoint()  # deleted ids are free in the files, too
-        options = self._services.options
         with self._lock:
             self._check_there()
             base = self._base
         assert isinstance(base, PartedBase)
-        part_bytes = min(options.part_size, self._services.memory.limit // _BULK_PARTS_IN_MEMORY)
-        bulk = BulkInsert(base, self._name, schema, part_bytes, self.storing)
+        bulk = self._new_bulk(base, schema)
         try:
             for one in encoded:
                 bulk.add(one)
@@ -159,6 +169,65 @@ class PartedStore(CollectionStore):
         changes, now = self._changes + 1, time.time()
         # One statement: no interrupt comes between.
         self._base, self._count, self._changes, self._last_modified = base, count, changes, now
+
+    def _replace_bulk(self, ids: Sequence[str], make: Callable[[str, bytes], bytes]) -> None:
+        """Replace documents by others that memory cannot hold: all of them or, on an error, none.
+
+        They become files of the collection, and the manifest that names these deletes the former
+        ones.
+
+        Parameters
+        ----------
+        ids : sequence of str
+            The documents, each once.
+        make : callable
+            Makes the bytes of a document of its id and the bytes before.
+        """
+        self.to_folder()
+        for _ in range(_TRIES):
+            self.checkpoint()  # the files have what the overlay had of them
+            if self._replace_stored(ids, make):
+                break
+        else:
+            raise GodbError("other threads change the documents meanwhile", advice="try again")
+        self._sweep()
+        self._services.acknowledge(None)
+
+    def _replace_stored(self, ids: Sequence[str], make: Callable[[str, bytes], bytes]) -> bool:
+        """Replace documents of the files; False where one of them has changed since."""
+        wanted = dict.fromkeys(ids)
+        with self._lock:
+            self._check_there()
+            base = self._base
+        assert isinstance(base, PartedBase)
+        found = base.rows_of(wanted)
+        for identity in ids:
+            if identity not in found:
+                raise DocumentNotFound(
+                    f"there is no document {identity!r}", advice="nothing was changed"
+                )
+        # A file of another program may have an id twice: the last one counts.
+        rows = np.sort(np.array([one[-1] for one in found.values()], np.int64))
+        deleted = [row for one in found.values() for row in one]
+        bulk = self._new_bulk(base, None)
+        try:
+            for encoded in _encoded(base, rows, make):
+                bulk.add(encoded, replacing=True)
+            bulk.finish()
+            with self.storing(), self._lock:
+                self._check_there()
+                if self._base is not base or self._overlay.find_any(wanted):
+                    return False
+                self._commit_manifest(base, bulk.joined(base, self._next_id(), deleted))
+        finally:
+            bulk.discard()
+        base.forget(self._base)
+        return True
+
+    def _new_bulk(self, base: PartedBase, schema: pa.Schema | None) -> BulkInsert:
+        limit = self._services.memory.limit // _BULK_PARTS_IN_MEMORY
+        part_bytes = min(self._services.options.part_size, limit)
+        return BulkInsert(base, self._name, schema, part_bytes, self.storing)
 
     def to_folder(self) -> None:
         """Have several files from now on, however small it is."""
@@ -300,3 +369,20 @@ def _versions_in(base: Base) -> list[int]:
     if not isinstance(base, PartedBase):
         return []
     return base.folder.versions() or [base.folder.current().version]
+
+
+def _encoded(
+    base: PartedBase, rows: Rows, make: Callable[[str, bytes], bytes]
+) -> Iterator[Encoded]:
+    """Make documents of those in some rows, given in order, as runs of entries."""
+    chunk = bytearray()
+    ids: list[str] = []
+    for run, index in base.entries_at(rows):
+        identity = run.id(index)
+        chunk += codec.pack(identity) + make(identity, run.document(index))
+        ids.append(identity)
+        if len(chunk) > CHUNK_BYTES:
+            yield Encoded(bytes(chunk), pack_ids(ids), given=True)
+            chunk, ids = bytearray(), []
+    if ids:
+        yield Encoded(bytes(chunk), pack_ids(ids), given=True)

@@ -28,7 +28,7 @@ from godb_arrow.errors import (
     error_context,
 )
 from godb_arrow.memory.limit import Memory
-from godb_arrow.options import CompressionName
+from godb_arrow.options import DEFAULT_DOCUMENT_BYTES, CompressionName
 from godb_arrow.query.statistics import covered, decode_statistics
 from godb_arrow.schema import DocumentSummary, infer_schema
 from godb_arrow.snapshots.part_folder import PartFolder, WrittenPart
@@ -58,12 +58,15 @@ class PartWriter:
         The first of the numbers that are reserved for generated ids; None without any.
     compression : str
         How the files are compressed.
+    max_document_bytes : int
+        Max bytes of a document with its id, default 64 MiB; the engines' option of that name.
     """
 
     directory: str
     collection: str
     first_id: int | None = None
     compression: CompressionName = "lz4"
+    max_document_bytes: int = DEFAULT_DOCUMENT_BYTES
 
     @classmethod
     def of(
@@ -145,7 +148,8 @@ class PartWriter:
             folder = directory.folder(directory.paths_of(self.collection)[-1])
             written: list[WrittenPart] = []
             waiting: list[Encoded] = []
-            for one in encode_rows(rows, None, False, sequence, fields):
+            limit = self.max_document_bytes
+            for one in encode_rows(rows, None, False, sequence, fields, max_document_bytes=limit):
                 waiting.append(one)
                 if sum(len(encoded.chunk) for encoded in waiting) >= _PART:
                     written.append(self._write(folder, waiting, schema))

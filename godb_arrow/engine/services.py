@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,8 +31,8 @@ class Services:
         Where files and journal are.
     memory : Memory
         What may be taken.
-    make_room : callable
-        Called with the bytes that a change will take; saves others' changes where needed.
+    reserve : callable
+        Reserves the bytes that a change will take; saves others' changes where needed.
     check_writable : callable
         Raises when the engine is closed or may not write.
     check_open : callable
@@ -51,10 +52,27 @@ class Services:
     options: EngineOptions
     directory: DataDirectory
     memory: Memory
-    make_room: Callable[[int], None]
+    reserve: Callable[[object, int], None]
     check_writable: Callable[[], None]
     check_open: Callable[[], None]
     check_process: Callable[[], None]
     acknowledge: Callable[[int | None], None]
     look_again: Callable[[Any, Any], bool]
     streams: weakref.WeakSet[Any] = field(default_factory=weakref.WeakSet)
+
+    @contextmanager
+    def reserved(self, size: int) -> Iterator[None]:
+        """Reserve memory for a change, until it is made and counted.
+
+        The caller holds no lock of a collection: saving others' changes may need it.
+
+        Raises
+        ------
+        MemoryLimitExceeded
+        """
+        owner = object()
+        try:
+            self.reserve(owner, size)
+            yield
+        finally:
+            self.memory.release(owner)

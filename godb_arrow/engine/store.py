@@ -33,7 +33,13 @@ from godb_arrow.errors import (
 )
 from godb_arrow.options import CompressionName
 from godb_arrow.snapshots.base import Base
-from godb_arrow.snapshots.overlay import Overlay, PlannedChange, Version
+from godb_arrow.snapshots.overlay import (
+    Overlay,
+    PlannedChange,
+    Version,
+    bulk_weight,
+    weight,
+)
 from godb_arrow.snapshots.parted_base import PartedBase
 from godb_arrow.snapshots.snapshot import Snapshot, scan
 
@@ -320,7 +326,6 @@ class CollectionStore:
         self, encoded: Encoded, ids: list[str], schema: pa.Schema | None, *, replace: bool
     ) -> None:
         entries = encoded.entries()
-        self._services.make_room(len(encoded.chunk) + 8 * len(entries.bounds))
         given = encoded.given
         if (
             not given
@@ -330,6 +335,24 @@ class CollectionStore:
             if self._put_range(int(ids[0]), entries, schema, encoded.chunk):
                 return
             given = True
+        if self._are_few(ids, schema):
+            size = sum(weight(one, entries.document(index)) for index, one in enumerate(ids))
+        else:
+            size = bulk_weight(entries, ids)
+        with self._services.reserved(size):
+            number = self._put_reserved(encoded, entries, ids, schema, given, replace)
+        self._sync(number)
+
+    def _put_reserved(
+        self,
+        encoded: Encoded,
+        entries: codec.Entries,
+        ids: list[str],
+        schema: pa.Schema | None,
+        given: bool,
+        replace: bool,
+    ) -> int | None:
+        """Put documents for which memory is reserved; the journal's record, if there is one."""
         positions = dict.fromkeys(ids)
         if len(positions) < len(ids) and not replace:
             raise DuplicateId(repeated_ids(ids)[:10])
@@ -356,19 +379,18 @@ class CollectionStore:
                 )
             rows = [row for found in shadows.values() for row in found]
             repeated = sum(len(found) - 1 for found in shadows.values())
-            number = self._commit(
+            return self._commit(
                 self._bulk_meta(len(ids), schema),
                 [encoded.chunk],
                 _plan(self._overlay, entries, ids, schema, rows),
                 len(positions) - len(there) - repeated,
             )
-        self._sync(number)
 
     def _put_range(
         self, first_id: int, entries: codec.Entries, schema: pa.Schema | None, chunk: bytes
     ) -> bool:
         """Put documents with generated ids; False if somebody may have chosen one meanwhile."""
-        with self._lock:
+        with self._services.reserved(bulk_weight(entries)), self._lock:
             self._check_there()
             if first_id <= self._greatest_given:
                 return False
@@ -383,6 +405,18 @@ class CollectionStore:
         if schema is not None:
             meta["s"] = schema.serialize().to_pybytes()
         return meta
+
+    @staticmethod
+    def _are_few(ids: list[str], schema: pa.Schema | None) -> bool:
+        """Whether the overlay keeps documents one by one, and not as entries."""
+        return len(ids) <= _DOCUMENTS_KEPT_SINGLY and schema is None
+
+    def _state_of(self, ids: Iterable[str]) -> tuple[Base, dict[str, Version]]:
+        """What some documents are stored as: equal to the state before if no change came between.
+
+        The caller holds the lock.
+        """
+        return self._base, self._overlay.find_any(dict.fromkeys(ids))
 
     def _present(self, ids: Iterable[str]) -> tuple[dict[str, bytes], list[int], int]:
         """The bytes of those documents that are there, and the rows and number of the base's."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import pyarrow as pa
 
 from godb_arrow import codec
@@ -13,6 +14,7 @@ from godb_arrow.codec.sizes import pack_if_worthwhile
 from godb_arrow.documents.encoding import (
     Encoded,
     batches_with_ids,
+    check_sizes,
     encode_rows,
     renumber,
     threads,
@@ -25,7 +27,7 @@ from godb_arrow.errors import (
 )
 from godb_arrow.file.hints import CollectionHint
 from godb_arrow.file.writer import CollectionData, compressed_chunk
-from godb_arrow.options import CompressionName
+from godb_arrow.options import DEFAULT_DOCUMENT_BYTES, CompressionName
 from godb_arrow.parallel import ordered_map
 from godb_arrow.query.statistics import Row, covered, decode_statistics, statistics_of
 from godb_arrow.schema import DocumentSummary, infer_schema
@@ -45,6 +47,7 @@ class _Part:
     batch: pa.RecordBatch | None = None
     ids: pa.Array | None = None
     omit_nulls: bool = False
+    max_document_bytes: int = DEFAULT_DOCUMENT_BYTES
     statistics: Row | None = None
     ascending: str | None = None  # the column with the ids, where these ascend
     hashes: bytes | None = None  # of the ids; None where these differ for sure
@@ -55,6 +58,7 @@ class _Part:
         """The entries, with the statistics of some fields."""
         if self.batch is not None:
             raw, sizes = codec.encode(self.batch, self.ids, self.omit_nulls)
+            check_sizes(sizes, self.ids, self.max_document_bytes)
             known = statistics_of(self.batch, fields, self.ascending) if fields else None
             return Chunk(raw, self.count, known, sizes=pack_if_worthwhile(sizes))
         raw = self.raw
@@ -91,10 +95,18 @@ class Draft:
 
     A GODB file begins with the counts and the schema. So documents and streams are encoded and
     spooled before the first byte is written; of tables only the ids are looked at.
+
+    Parameters
+    ----------
+    schema : pyarrow.Schema or None
+        Schema of the documents, where it is known.
+    max_document_bytes : int
+        Max bytes of a new document with its id.
     """
 
-    def __init__(self, schema: pa.Schema | None) -> None:
+    def __init__(self, schema: pa.Schema | None, max_document_bytes: int) -> None:
         self._schema = schema
+        self._max_document_bytes = max_document_bytes
         self._file = spool()
         self._parts: list[_Part] = []
         self._written = 0
@@ -123,15 +135,19 @@ class Draft:
             for batch, ids in pairs:
                 generated = range(0 if given else len(ids))
                 part = _Part(
-                    len(ids), batch=batch, ids=ids, omit_nulls=omit_nulls, ascending=ascending
-                )
+                    len(ids), batch=batch, ids=ids, omit_nulls=omit_nulls, ascending=ascending,
+                    max_document_bytes=self._max_document_bytes,
+                )  # fmt: skip
                 if greatest is None:
                     self._add(self._surveyed(part, ids, given, generated), ids)
                 else:
                     self._add(replace(part, greatest=greatest, generated=generated), ids)
             return
         fields = None if self._infer else covered(self._hint_schema())
-        for encoded in encode_rows(rows, id_column, omit_nulls, self.sequence, fields):
+        limit = self._max_document_bytes
+        for encoded in encode_rows(
+            rows, id_column, omit_nulls, self.sequence, fields, max_document_bytes=limit
+        ):
             self._append(encoded)
 
     def _surveyed(self, part: _Part, ids: pa.Array, given: bool, generated: Sequence[int]) -> _Part:
@@ -204,8 +220,14 @@ class Draft:
         hashes, greatest = codec.survey_ids(ids)
         return replace(part, hashes=hashes, greatest=greatest)
 
+    def add_checked(self, entries: codec.Entries) -> None:
+        """Copy entries of another collection unchanged, if none is too large."""
+        edges = np.frombuffer(entries.bounds, np.int64)[::2]
+        check_sizes(np.diff(edges), ids_of(entries), self._max_document_bytes)
+        self.add_existing(entries)
+
     def add_existing(self, entries: codec.Entries) -> None:
-        """Copy entries of a file, as they are."""
+        """Copy entries that the file has already, unchanged."""
         ids = ids_of(entries)
         at = 0
         for part in entries.split():

@@ -22,14 +22,14 @@ from godb_arrow.file.format import TAIL_SIZE, is_sealed, split_map
 from godb_arrow.file.hints import HINTS_KEY, CollectionHint, read_hints
 from godb_arrow.file.reader import CollectionSection, GodbReader
 from godb_arrow.file.writer import CollectionData
-from godb_arrow.options import ReadOptions
+from godb_arrow.options import MAX_DOCUMENT_BYTES, ReadOptions
 from godb_arrow.parallel import ordered_map
 from godb_arrow.query.statistics import covered, decode_statistics
 from godb_arrow.schema import ID_FIELD
 from godb_arrow.storage.object_store import Expected, is_url
 from godb_arrow.storage.source import Source, open_source
 
-_OPTIONS = ReadOptions(max_document_bytes=1 << 30)
+_OPTIONS = ReadOptions(max_document_bytes=MAX_DOCUMENT_BYTES)
 
 
 @dataclass(slots=True)

@@ -13,7 +13,7 @@ from godb_arrow.errors import InvalidOption, error_context
 from godb_arrow.file.draft import Draft
 from godb_arrow.file.existing import read_existing
 from godb_arrow.file.writer import write_file
-from godb_arrow.options import CompressionName
+from godb_arrow.options import DEFAULT_DOCUMENT_BYTES, CompressionName, check_document_limit
 from godb_arrow.schema import FieldSummary, Kind
 from godb_arrow.storage.lock import lock_file
 from godb_arrow.storage.replace import replace_file
@@ -37,6 +37,7 @@ def write_godb(
     if_exists: IfExists = "replace",
     omit_nulls: bool = False,
     compression: CompressionName = "lz4",
+    max_document_bytes: int = DEFAULT_DOCUMENT_BYTES,
 ) -> int:
     """Write a collection to a GODB file that, with LZ4, go-db reads, too.
 
@@ -68,6 +69,9 @@ def write_godb(
         "lz4hc" looks harder for matches: smaller files, written many times slower, read as
         fast, and by the same programs. "zstd" makes files a third smaller than "lz4", written and
         read in a third more time; with "none" nothing is compressed. go-db reads neither of these.
+    max_document_bytes : int
+        Max MessagePack bytes of a new document with its id, default 64 MiB. Readers have the same
+        option and default.
 
     Returns
     -------
@@ -78,6 +82,8 @@ def write_godb(
     ------
     DuplicateId
         Documents share an id; the message names such ids.
+    DocumentTooLarge
+        A document has more than `max_document_bytes`; the message names it.
     InvalidDocument
         A value cannot be stored; the message has the document and the path to the value.
     UnsupportedType
@@ -125,6 +131,7 @@ def write_godb(
             f"if_exists is {if_exists!r}", advice=f"use one of {', '.join(get_args(IfExists))}"
         )
     check_compression(compression)
+    limit = check_document_limit("max_document_bytes", max_document_bytes)
     if not isinstance(collection, str):
         raise InvalidOption(f"the collection's name is {collection!r}", advice="give a string")
     name = os.fspath(path) if isinstance(path, (str, os.PathLike)) else "<file>"
@@ -134,7 +141,8 @@ def write_godb(
             existing.refuse_collection()
         stored = getattr(data, "stored_entries", None)  # a collection's: copied byte by byte
         rows = rows_of(data, id_column) if stored is None or id_column else None
-        with Draft(data.schema if rows is None else rows.schema) as draft:
+        schema = data.schema if rows is None else rows.schema
+        with Draft(schema, limit) as draft:
             if if_exists in ("append", "upsert"):
                 existing.agree_on_schema(draft)
                 draft.sequence = IdSequence(existing.next_id)
@@ -143,7 +151,7 @@ def write_godb(
                 draft.add(rows, id_column, omit_nulls)
             else:
                 for entries in data.stored_entries():
-                    draft.add_existing(entries)
+                    draft.add_checked(entries)
             written = draft.count
             # The caller's data, which may take its time, was read before: no other writer waits
             # for it, and it may write the same file.

@@ -10,6 +10,7 @@ from typing import Any, Protocol, TypeVar
 
 from godb_arrow.memory.buffers import forget_buffers
 from godb_arrow.memory.lru import EvictionPolicy, LRUCache
+from godb_arrow.options import DEFAULT_DOCUMENT_BYTES
 from godb_arrow.parallel import available_cores
 
 __all__ = ["IdleFile", "Memory", "give_back", "idle_files"]
@@ -69,6 +70,8 @@ class Memory:
         Bytes.
     policy : EvictionPolicy, optional
         Which views go first.
+    max_document_bytes : int
+        Max bytes of a document that is read from a file, default 64 MiB.
 
     Attributes
     ----------
@@ -95,8 +98,14 @@ class Memory:
     (50, 0)
     """
 
-    def __init__(self, limit: int, policy: EvictionPolicy | None = None) -> None:
+    def __init__(
+        self,
+        limit: int,
+        policy: EvictionPolicy | None = None,
+        max_document_bytes: int = DEFAULT_DOCUMENT_BYTES,
+    ) -> None:
         self.limit = limit
+        self.max_document_bytes = max_document_bytes
         self.cache: LRUCache[tuple[Any, str], Any] = LRUCache(limit, policy)
         self.files = idle_files()
         self._most_open = max(_FEWEST_FILES, _allowed_files() // _PART_USED)
@@ -104,7 +113,9 @@ class Memory:
         self.is_closed = False
         # Reentrant: the garbage collector drops streams on any thread, also inside this lock.
         self._lock = threading.RLock()
-        self._changes = self._streams = 0
+        self._released = threading.Condition(self._lock)
+        self._changes = self._streams = self._reserved = 0
+        self._reservations: dict[int, int] = {}
         self._changes_of: dict[int, int] = {}
         self.peak = 0
         if limit < _SHORT:
@@ -131,7 +142,54 @@ class Memory:
     @property
     def room(self) -> int:
         """Bytes that are left, were all views given up; not below 0."""
-        return max(0, self.limit - self._changes - self._streams)
+        return max(0, self.limit - self._changes - self._reserved - self._streams)
+
+    def reserve(self, owner: object, size: int, limit: int) -> bool:
+        """Reserve bytes for a change, if all changes stay within a limit.
+
+        Parameters
+        ----------
+        owner : object
+            Owner of the reservation, for :meth:`release`.
+        size : int
+            Bytes that the change will take.
+        limit : int
+            Max bytes of all changes, with those that are reserved.
+
+        Returns
+        -------
+        bool
+            Whether they are reserved, until :meth:`release`.
+        """
+        with self._lock:
+            total = self._reserved + size
+            if self._changes + total > limit:
+                return False
+            # One statement: no interrupt comes between.
+            self._reservations[id(owner)], self._reserved = size, total
+            return True
+
+    def release(self, owner: object) -> None:
+        """Release the bytes that an owner reserved, if there are any."""
+        with self._released:
+            total = self._reserved - self._reservations.get(id(owner), 0)
+            self._reservations[id(owner)], self._reserved = 0, total
+            del self._reservations[id(owner)]
+            self._released.notify_all()
+
+    def wait_for_release(self, size: int) -> bool:
+        """Wait while changes of other threads reserve what another one needs.
+
+        Returns
+        -------
+        bool
+            False where nothing is reserved, so that waiting does not help.
+        """
+        with self._released:
+            if not self._reserved:
+                return False
+            self._released.wait_for(lambda: not self._reserved or size <= self.room)
+            return True
 
     def take(self, *, streams: int) -> None:
         """Count bytes of batches that wait in streams, or fewer when negative."""

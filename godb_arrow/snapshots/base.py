@@ -123,7 +123,11 @@ class Base:
             may_close = is_ours and path is not None and not is_url(path)
         self._may_close = may_close
         self._name = name
-        self._options = ReadOptions(batch_bytes=memory.run_bytes, threads=memory.threads)
+        self._options = ReadOptions(
+            batch_bytes=memory.run_bytes,
+            threads=memory.threads,
+            max_document_bytes=memory.max_document_bytes,
+        )
         self.memory = memory
         self._key = next(_NUMBERS)
         self._views: set[str] = set()  # kinds of what was put into the cache

@@ -25,7 +25,9 @@ __all__ = [
     "Version",
     "bulk_document",
     "bulk_of",
+    "bulk_weight",
     "first_id",
+    "weight",
 ]
 
 
@@ -163,8 +165,8 @@ class Overlay:
         for identity, version in versions.items():
             before = layer.versions.get(identity, 0)
             if not isinstance(before, int):
-                size -= _weight(identity, before)
-            size += _weight(identity, version)
+                size -= weight(identity, before)
+            size += weight(identity, version)
         singles = layer.singles or any(version is not None for version in versions.values())
 
         def apply(number: int | None) -> None:
@@ -188,7 +190,7 @@ class Overlay:
         first, bulks = self._rows, len(self._bulks)
         bulk = Bulk(first, entries, schema)
         versions = dict(zip(ids, range(first, first + len(ids)), strict=True))
-        size = layer.size + len(entries.data) + 8 * len(entries.bounds) + _bulk_overhead(ids)
+        size = layer.size + bulk_weight(entries, ids)
 
         def apply(number: int | None) -> None:
             self._bulks[bulks:] = [bulk]
@@ -208,7 +210,7 @@ class Overlay:
         bulk = Bulk(first, entries, schema, first_number)
         ranges = layer.ranges[:]
         insort(ranges, bulk, key=first_id)
-        size = layer.size + len(entries.data) + 8 * len(entries.bounds)
+        size = layer.size + bulk_weight(entries)
 
         def apply(number: int | None) -> None:
             self._bulks[bulks:] = [bulk]
@@ -306,11 +308,26 @@ class Overlay:
         *self._layers, self._active = layers
 
 
-def _weight(identity: str, version: bytes | None) -> int:
+def weight(identity: str, version: bytes | None) -> int:
+    """Return the bytes of memory that an overlay takes for a document, or for its deletion."""
     return sys.getsizeof(identity) + sys.getsizeof(version) + _OBJECT_BYTES
 
 
-def _bulk_overhead(ids: list[str]) -> int:
+def bulk_weight(entries: codec.Entries, ids: list[str] | None = None) -> int:
+    """Return the bytes of memory that an overlay takes for entries that were inserted at once.
+
+    Parameters
+    ----------
+    entries : Entries
+        The documents.
+    ids : list of str, optional
+        Their ids, unless these are generated ones that follow each other.
+    """
+    size = len(entries.data) + 8 * len(entries.bounds)
+    return size if ids is None else size + _overhead(ids)
+
+
+def _overhead(ids: list[str]) -> int:
     sample = ids[:: max(1, len(ids) // 100)]
     average = sum(map(sys.getsizeof, sample)) / max(1, len(sample))
     return int(len(ids) * (average + _OBJECT_BYTES + 32))

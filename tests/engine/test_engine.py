@@ -581,7 +581,7 @@ def test_a_collection_larger_than_the_limit_is_streamed(tmp_path: Path) -> None:
         assert stats.alloc_mb <= stats.limit_mb == 2
         assert stats.peak_mb < 2.5
         endless = ({"t": "x" * 100} for _ in iter(int, 1))
-        with pytest.raises(MemoryError, match="insert fewer documents"):
+        with pytest.raises(MemoryError, match="change fewer documents"):
             collection.upsert_many(endless)
         assert len(collection) == 10_000
 

@@ -19,6 +19,7 @@ import pytest
 from support.handmade import file_of, go_read
 
 import godb_arrow
+from godb_arrow.codec import pack_entry
 
 
 def back(data: Any, **options: Any) -> Any:
@@ -507,3 +508,50 @@ def test_a_collection_is_copied_as_it_is(tmp_path: Path) -> None:
     assert list(godb_arrow.read_documents(tmp_path / "b.godb")) == documents
     kept = [one.id(0) for one in collection.stored_entries({"_id": "b"})]
     assert kept == ["b"]
+
+
+def _of_size(identity: str, size: int) -> dict[str, Any]:
+    """A document that has some bytes of MessagePack with its id."""
+    document = {"_id": identity, "x": b"1" * 70_000}
+    return {"_id": identity, "x": b"1" * (70_000 + size - len(pack_entry(identity, document)))}
+
+
+@pytest.mark.parametrize("kind", ["documents", "table", "stream", "collection", "upsert"])
+def test_a_document_that_readers_would_refuse_is_not_written(kind: str, tmp_path: Path) -> None:
+    limit = 1 << 20
+    path = tmp_path / "a.godb"
+    godb_arrow.write_godb([{"_id": "1"}, {"_id": "large"}], path, "c")
+
+    def write(size: int) -> int:
+        documents = [{"_id": "a", "x": b""}, _of_size("large", size), {"_id": "b", "x": b""}]
+        data: Any = documents
+        if kind in ("table", "stream"):
+            data = pa.Table.from_pylist(documents)
+            data = data if kind == "table" else data.to_reader()
+        elif kind == "collection":
+            godb_arrow.write_godb(documents, tmp_path / "other.godb", "c")
+            data = godb_arrow.open_godb(tmp_path / "other.godb")
+        if_exists = "upsert" if kind == "upsert" else "replace"
+        return godb_arrow.write_godb(data, path, "c", if_exists=if_exists, max_document_bytes=limit)
+
+    with pytest.raises(godb_arrow.DocumentTooLarge, match=f"'large' has {limit + 1} bytes"):
+        write(limit + 1)
+    assert list(godb_arrow.read_documents(path)) == [{"_id": "1"}, {"_id": "large"}]
+    assert os.listdir(tmp_path) in (["a.godb"], ["a.godb", "other.godb"], ["other.godb", "a.godb"])
+    assert write(limit) == 3
+    found = {one["_id"]: one for one in godb_arrow.read_documents(path, max_document_bytes=limit)}
+    assert found["large"] == _of_size("large", limit)
+    assert godb_arrow.read_table(path, max_document_bytes=limit).num_rows == len(found)
+
+
+def test_documents_that_a_file_has_already_stay_whatever_the_limit(tmp_path: Path) -> None:
+    path = tmp_path / "a.godb"
+    godb_arrow.write_godb([_of_size("large", 2 << 20)], path, "c")
+    godb_arrow.write_godb([{"_id": "1"}], path, "c", if_exists="append", max_document_bytes=1 << 20)
+    assert [document["_id"] for document in godb_arrow.read_documents(path)] == ["large", "1"]
+
+
+@pytest.mark.parametrize("limit", [0, -1, 100, (1 << 30) + 1, "huge", None])
+def test_a_limit_that_makes_no_sense_is_refused(limit: Any, tmp_path: Path) -> None:
+    with pytest.raises(godb_arrow.InvalidOption, match="max_document_bytes"):
+        godb_arrow.write_godb([], tmp_path / "a.godb", "c", max_document_bytes=limit)
