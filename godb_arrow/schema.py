@@ -41,11 +41,14 @@ __all__ = [
     "JSON_TYPE",
     "FieldSummary",
     "Kind",
+    "check_complete",
     "fields_fit",
     "infer_schema",
     "infer_type",
     "is_json",
+    "is_partial",
     "storage_schema",
+    "without_mark",
 ]
 
 ID_FIELD = "_id"
@@ -57,7 +60,9 @@ MAX_STRUCT_KEYS = 10_000
 """Above this many distinct keys a map field always becomes a map column."""
 
 MAX_COLUMNS = 100_000
-"""Distinct top-level fields that inference keeps before it refuses."""
+"""Max distinct top-level fields that inference makes columns of; documents may have more."""
+
+_PARTIAL = b"godb_arrow:partial"
 
 MAX_ARROW_LEVELS = 60
 """Levels of nesting in a column. The C data interface of Arrow C++ carries 63, and consumers
@@ -224,21 +229,49 @@ class FieldSummary:
 
 
 class DocumentSummary(FieldSummary):
-    """The summary of whole documents: its fields become columns, never a map."""
+    """The summary of whole documents: its fields become columns, never a map.
 
-    __slots__ = ()
+    Parameters
+    ----------
+    names : iterable of str
+        Fields that are kept before all others, where documents have more than are kept.
+    limit : int, optional
+        Max fields that are kept, with the id; `MAX_COLUMNS` by default.
+
+    Attributes
+    ----------
+    is_partial : bool
+        Whether the documents have further fields, which are not in the summary.
+    """
+
+    __slots__ = ("is_partial", "limit")
+
+    def __init__(self, names: Iterable[str] = (), limit: int | None = None) -> None:
+        super().__init__()
+        self.limit = MAX_COLUMNS if limit is None else limit
+        self.is_partial = False
+        for name in names:
+            self.field(name)
 
     def field(self, name: str) -> FieldSummary:
         """The summary for one top-level field; made when it is new."""
         summary = self.fields.get(name)
         if summary is None:
-            if len(self.fields) >= MAX_COLUMNS:
-                raise LimitExceeded(
-                    f"the documents have more than {MAX_COLUMNS} distinct fields",
-                    advice="name the fields that you need with schema=",
-                )
-            summary = self.fields[name] = FieldSummary()
+            summary = FieldSummary()
+            if len(self.fields) < self.limit:
+                self.fields[name] = summary
+            else:
+                self.is_partial = True
         return summary
+
+    def merge(self, other: FieldSummary) -> None:
+        """Join what another summary saw, of later documents, into this one.
+
+        The result is exact if the other one is not partial.
+        """
+        super().merge(other)
+        if isinstance(other, DocumentSummary):
+            self.is_partial = self.is_partial or other.is_partial
 
 
 def infer_type(summary: FieldSummary, level: int = 0) -> pa.DataType:
@@ -346,7 +379,35 @@ def infer_schema(summary: FieldSummary, on_conflict: OnConflict = "json") -> pa.
         for name, child in summary.fields.items()
         if name != ID_FIELD
     ]
-    return pa.schema(fields)
+    is_partial = isinstance(summary, DocumentSummary) and summary.is_partial
+    return pa.schema(fields, metadata={_PARTIAL: b"1"} if is_partial else None)
+
+
+def is_partial(schema: pa.Schema) -> bool:
+    """Return whether documents have further fields, which the schema does not name."""
+    return bool(schema.metadata and _PARTIAL in schema.metadata)
+
+
+def check_complete(schema: pa.Schema) -> None:
+    """Raise if documents have more fields than become columns.
+
+    Raises
+    ------
+    LimitExceeded
+    """
+    if is_partial(schema):
+        raise LimitExceeded(
+            f"the documents have more than {MAX_COLUMNS} distinct fields",
+            advice="name the fields that you need with columns= or schema=",
+        )
+
+
+def without_mark(schema: pa.Schema) -> pa.Schema:
+    """Return a schema for columns that were chosen: nothing is missing."""
+    if not is_partial(schema):
+        return schema
+    metadata = {key: value for key, value in schema.metadata.items() if key != _PARTIAL}
+    return schema.with_metadata(metadata or None)
 
 
 def _conflicts(summary: FieldSummary, path: str) -> Iterator[tuple[str, str]]:
@@ -385,9 +446,16 @@ def fits(found: pa.DataType, wanted: pa.DataType) -> bool:
 def fields_fit(found: Iterable[pa.Field], wanted: Iterable[pa.Field]) -> bool:
     """Whether documents with some fields are documents of a schema, as they are."""
     types = {field.name: field for field in wanted}
+    is_open = isinstance(wanted, pa.Schema) and is_partial(wanted)
+    if isinstance(found, pa.Schema) and is_partial(found):
+        # What is not known of the documents may be one of the fields that are wanted.
+        is_open = is_open and types.keys() <= set(found.names)
+        if not is_open:
+            return False
+    known = (field for field in found if not is_open or field.name in types)
     return all(
         field.name in types
         and fits(field.type, types[field.name].type)
         and (types[field.name].nullable or not field.nullable)
-        for field in found
+        for field in known
     )

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import random
 import struct
+from pathlib import Path
 from typing import Any
 
 import msgpack
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -144,12 +147,78 @@ def test_top_level_fields_never_become_a_map() -> None:
     assert len(godb_arrow.read_schema(file_of(raw)).names) == 301
 
 
-def test_columns_without_end_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def few_columns(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("godb_arrow.schema.MAX_COLUMNS", 20)
-    row = {f"k{n}": 1 for n in range(30)}
-    data = file_of(msgpack.packb({"collections": {"c": {"1": row}}}))
-    with pytest.raises(godb_arrow.LimitExceeded, match="schema="):
-        godb_arrow.read_table(data)
+
+
+def _wide(first: int = 0, count: int = 30, **fields: Any) -> dict[str, Any]:
+    return {f"k{n}": n for n in range(first, first + count)} | fields
+
+
+@pytest.mark.usefixtures("few_columns")
+@pytest.mark.parametrize("writer", ["go-db", "godb_arrow"])
+def test_documents_with_more_fields_than_columns_are_read(writer: str) -> None:
+    rows = {str(n): _wide(10 * n, name=f"n{n}", m={"x": n}) for n in range(5)}
+    if writer == "go-db":
+        data = file_of(msgpack.packb({"collections": {"c": rows}}))
+    else:
+        file = io.BytesIO()
+        found = [{"_id": key, **row} for key, row in rows.items()]
+        assert godb_arrow.write_godb(found, file, "c") == 5
+        data = file.getvalue()
+    for call in (godb_arrow.read_table, lambda one: godb_arrow.scan_godb(one).read_all()):
+        with pytest.raises(godb_arrow.LimitExceeded, match=r"columns= or schema="):
+            call(data)
+    assert [one["name"] for one in godb_arrow.read_documents(data)] == [
+        "n0",
+        "n1",
+        "n2",
+        "n3",
+        "n4",
+    ]
+    assert godb_arrow.read_document(data, "3")["k59"] == 59
+    columns = ["k3", "k69", "name", "m.x"]
+    table = godb_arrow.read_table(data, columns=columns, filter={"name": ["n3", "n4"]})
+    assert table.to_pylist() == [
+        {"k3": None, "k69": None, "name": "n3", "m.x": 3},
+        {"k3": None, "k69": 69, "name": "n4", "m.x": 4},
+    ]
+    assert not table.schema.metadata
+    wanted = pc.field("k65") > 1
+    assert godb_arrow.read_table(data, columns=["_id"], filter=wanted).to_pylist() == [{"_id": "4"}]
+    schema = pa.schema({"k69": pa.int64()})
+    assert godb_arrow.read_table(data, schema=schema)["k69"].to_pylist() == [None] * 4 + [69]
+    with pytest.raises(godb_arrow.FieldNotFound, match="'nowhere'"):
+        godb_arrow.read_table(data, columns=["nowhere"])
+    assert len(godb_arrow.read_schema(data)) == 20
+    collection = godb_arrow.open_godb(data)
+    assert collection.profile(["k69"])["k69"].absent == 4
+    assert [run.id(0) for run in collection.stored_entries({"k65": 65})] == ["4"]
+    assert godb_arrow.verify_godb(data).ok
+
+
+@pytest.mark.usefixtures("few_columns")
+def test_the_types_of_those_columns_are_of_all_documents(tmp_path: Path) -> None:
+    """A field that a wide document has last has its type all the same."""
+    rows = [{"v": 1}, _wide(0, v="text"), {"v": 2.5}, _wide(40, v=None)]
+    path = tmp_path / "a.godb"
+    godb_arrow.write_godb(rows, path, "c")
+    for _ in range(2):
+        assert godb_arrow.read_schema(path, "c").field("v").type == JSON
+        assert godb_arrow.read_table(path, "c", columns=["v"]).column(0).to_pylist() == [
+            "1", '"text"', "2.5", None
+        ]  # fmt: skip
+        godb_arrow.write_godb([_wide(60)], path, "other", if_exists="append")
+
+
+@pytest.mark.usefixtures("few_columns")
+@pytest.mark.parametrize("batch_size", [1, 100])
+def test_types_are_joined_over_runs_with_too_many_fields(batch_size: int) -> None:
+    rows = {"1": {"v": 1}, "2": _wide(0, v="text"), "3": _wide(40, v=None)}
+    data = file_of(msgpack.packb({"collections": {"c": rows}}))
+    table = godb_arrow.read_table(data, columns=["v"], batch_size=batch_size)
+    assert table.column(0).to_pylist() == ["1", '"text"', None]
 
 
 def test_on_conflict_error_names_the_field_the_types_and_a_document_for_each() -> None:

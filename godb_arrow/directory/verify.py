@@ -26,7 +26,7 @@ from godb_arrow.file.reader import CollectionSection, GodbReader, ValueSection
 from godb_arrow.memory.limit import Memory
 from godb_arrow.options import MAX_DOCUMENT_BYTES, ReadOptions
 from godb_arrow.query.statistics import contradiction, row_of
-from godb_arrow.schema import ID_FIELD
+from godb_arrow.schema import ID_FIELD, is_partial
 from godb_arrow.snapshots.id_index import IdIndex
 from godb_arrow.snapshots.part_folder import PartFolder
 from godb_arrow.snapshots.parted_base import PartedBase
@@ -304,7 +304,7 @@ def _check_collection(
     plan = None
     if hint is not None and hint.schema is not None:
         try:
-            plan = codec.plan_columns(hint.schema, strict=True)
+            plan = codec.plan_columns(hint.schema, strict=not is_partial(hint.schema))
         except GodbError as error:
             report._problem(f"{where}: the recorded schema is unusable: {error}")
     seen: set[str] = set()

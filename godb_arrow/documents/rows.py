@@ -12,7 +12,7 @@ from godb_arrow import codec
 from godb_arrow.codec.columns import DICTIONARY_KEY
 from godb_arrow.codec.entries import CHUNK_BYTES
 from godb_arrow.errors import InvalidDocument, InvalidOption, UnsupportedType
-from godb_arrow.schema import ID_FIELD
+from godb_arrow.schema import ID_FIELD, without_mark
 
 __all__ = ["Rows", "is_text", "rows_of"]
 
@@ -144,6 +144,7 @@ def id_column_of(rows: Rows, id_column: str | None) -> str | None:
 
 def stored_schema(schema: pa.Schema) -> pa.Schema:
     """The schema of a table, as its documents are read again: ids are strings."""
+    schema = without_mark(schema)
     if ID_FIELD not in schema.names:
         return schema
     return schema.set(schema.names.index(ID_FIELD), pa.field(ID_FIELD, pa.string()))

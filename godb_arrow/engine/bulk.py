@@ -318,9 +318,9 @@ def _with_parts(
     schema = schemas[0] if schemas and not before.parts else before.schema
     if not all(fields_fit(one, schema) for one in schemas):
         summary = DocumentSummary()
-        summary.merge(base.summary())
+        base.join_into(summary)
         added = Manifest(0, tuple(parts), schema, 0)
-        summary.merge(PartedBase(base.folder, added).summary())
+        PartedBase(base.folder, added).join_into(summary)
         schema = infer_schema(summary)
     manifest = replace(
         before,

@@ -29,7 +29,7 @@ from godb_arrow.query.projection import Projection
 from godb_arrow.schema import DocumentSummary, infer_schema
 from godb_arrow.storage.source import Location, Source, open_source
 
-__all__ = ["StoredCollection", "locate"]
+__all__ = ["StoredCollection", "join_summary", "locate"]
 
 
 _SMALL_FILE = 256 << 10
@@ -175,13 +175,24 @@ class StoredCollection:
 
         with error_context("read", self.source.name, self.name):
             for entries, found in ordered_map(infer, self.runs(), self.threads()):
-                summary.merge(found)
+                join_summary(summary, found, entries)
                 seen += len(entries)
                 if kept is not None and self.options.sample is None:
                     kept.add(entries)
                 if self.options.sample is not None and seen >= self.options.sample:
                     break
             return infer_schema(summary, self.options.on_conflict)
+
+
+def join_summary(summary: DocumentSummary, found: DocumentSummary, entries: codec.Entries) -> None:
+    """Join what was found of entries alone into the summary of those before and these.
+
+    Of more fields than are kept, the summary decides which.
+    """
+    if found.is_partial:
+        codec.infer(entries, summary)
+    else:
+        summary.merge(found)
 
 
 class KeptEntries:

@@ -26,7 +26,8 @@ from godb_arrow.options import ReadKeywords, ReadOptions
 from godb_arrow.parallel import ordered_map
 from godb_arrow.query.decoder import ProjectionDecoder
 from godb_arrow.query.filters import Filter
-from godb_arrow.query.projection import project
+from godb_arrow.query.projection import project, with_wanted
+from godb_arrow.schema import check_complete
 from godb_arrow.storage.source import Location, Source, open_source
 
 __all__ = [
@@ -123,6 +124,9 @@ def _scan(
         strict = not given and columns is None
         if schema is None:
             schema = target.schema(kept)
+            if columns is None:
+                check_complete(schema)
+            schema = with_wanted(schema, columns, condition, target.entries)
             if options.sample is not None and options.on_mismatch == "null":
                 strict = False
         projection = project(schema, columns, condition)

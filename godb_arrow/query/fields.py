@@ -8,6 +8,7 @@ from collections.abc import Iterable
 import pyarrow as pa
 
 from godb_arrow.errors import FieldNotFound
+from godb_arrow.schema import is_partial
 
 __all__ = ["FieldPath", "column_at", "field_at", "path_of", "paths_of"]
 
@@ -38,6 +39,11 @@ def path_of(schema: pa.Schema, name: str) -> FieldPath:
         fields = names[head].type if pa.types.is_struct(names[head].type) else ()
     if path and not rest:
         return tuple(path)
+    if is_partial(schema):
+        raise FieldNotFound(
+            f"there is no field {name!r} among those of the documents that become columns",
+            advice="check the name, or give schema= with this field and its type",
+        )
     known = paths_of(schema)
     close = difflib.get_close_matches(name, known, n=3)
     shown = ", ".join(repr(n) for n in (close or known[:20]))

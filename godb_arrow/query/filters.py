@@ -22,6 +22,7 @@ __all__ = [
     "comparison_of",
     "expression_of",
     "fields_of",
+    "names_in",
     "rows_where",
 ]
 
@@ -60,6 +61,10 @@ class RowFilter:
 Filter: TypeAlias = pc.Expression | Mapping[str, Any] | RowFilter
 """A ``pyarrow.compute`` expression, field names and the values they must have, or a row filter."""
 _KEEP = "keep"
+_MANY_FIELDS = 1000
+_MISSING = re.compile(
+    r"No match for FieldRef\.(?:Nested\(FieldRef\.)?Name\((.*?)\)(?: FieldRef| in |\))"
+)
 
 
 def rows_where(batch: pa.RecordBatch, condition: pc.Expression) -> pa.Array:
@@ -118,8 +123,15 @@ def expression_of(
             advice="give a pyarrow.compute expression, or a mapping of fields to values",
         )
     if expression is not None:
-        _evaluate(schema, expression)
+        _evaluate(_named_in(schema, expression), expression)
     return expression
+
+
+def _named_in(schema: pa.Schema, expression: pc.Expression) -> pa.Schema:
+    """A schema or, of many fields, those that an expression names: binding visits each one."""
+    if len(schema) <= _MANY_FIELDS:
+        return schema
+    return pa.schema([schema.field(name) for name in names_in(expression) if name in schema.names])
 
 
 class Comparison(NamedTuple):
@@ -227,8 +239,31 @@ def _evaluate(schema: pa.Schema, expression: pc.Expression) -> None:
         raise _invalid(expression, error) from error
 
 
+def names_in(expression: pc.Expression) -> list[str]:
+    """Return the top-level fields that an expression names, of whatever schema.
+
+    Arrow names the first that a schema lacks, when it binds the expression to that schema.
+
+    Examples
+    --------
+    >>> names_in((pc.field("a b") == 1) | pc.field("c", "d").is_null())
+    ['a b', 'c']
+    """
+    names: list[str] = []
+    while True:
+        try:
+            _evaluate(pa.schema([(name, pa.null()) for name in names]), expression)
+        except InvalidFilter as error:
+            missing = _MISSING.search(str(error.__cause__))
+            if missing is not None and missing[1] not in names:
+                names.append(missing[1])
+                continue
+        return names
+
+
 def fields_of(schema: pa.Schema, expression: pc.Expression) -> set[str]:
     """The fields that an expression cannot do without."""
+    schema = _named_in(schema, expression)
     text = str(expression)
     needed = set()
     for index, field in enumerate(schema):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from godb_arrow import codec
 from godb_arrow.codec.columns import DICTIONARY_KEY
 from godb_arrow.errors import FieldNotFound, InvalidOption
 from godb_arrow.query.fields import FieldPath, column_at, path_of
@@ -18,11 +19,12 @@ from godb_arrow.query.filters import (
     comparison_of,
     expression_of,
     fields_of,
+    names_in,
     rows_where,
 )
-from godb_arrow.schema import ID_FIELD
+from godb_arrow.schema import ID_FIELD, DocumentSummary, infer_schema, is_partial, without_mark
 
-__all__ = ["Projection", "narrow", "project"]
+__all__ = ["Projection", "narrow", "project", "with_wanted"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +136,7 @@ def project(
         raise InvalidOption(f"columns is the string {columns!r}", advice="give a list of names")
     full = schema
     if ID_FIELD not in schema.names:
-        full = pa.schema([pa.field(ID_FIELD, pa.string()), *schema], metadata=schema.metadata)
+        full = pa.schema([pa.field(ID_FIELD, pa.string()), *schema], metadata=full.metadata)
     expression: pc.Expression | RowFilter | None
     plain = comparison_of(full, condition)
     if isinstance(condition, RowFilter):
@@ -152,8 +154,53 @@ def project(
         if len(set(columns)) != len(columns):
             raise InvalidOption("columns names a field twice", advice="name each field once")
     decoded = _prune(full, outputs, needed)
+    if columns is not None:  # nothing is missing of what was asked for
+        decoded, full = without_mark(decoded), without_mark(full)
     result = _output_schema(full, outputs, columns)
     return Projection(decoded, result, expression, frozenset(needed), outputs, plain)
+
+
+def with_wanted(
+    schema: pa.Schema,
+    columns: Sequence[str] | None,
+    condition: Filter | None,
+    entries: Callable[[], Iterable[codec.Entries]],
+) -> pa.Schema:
+    """Add fields that a projection names and a partial schema lacks, as the documents have them.
+
+    Parameters
+    ----------
+    schema : pyarrow.Schema
+        What the collection has, or as much of it as becomes columns.
+    columns, condition
+        As for :func:`project`.
+    entries : callable
+        Gives all documents, in runs; called only where a field is missing.
+
+    Returns
+    -------
+    pyarrow.Schema
+    """
+    if not is_partial(schema):
+        return schema
+    named = list(columns or ())
+    if isinstance(condition, RowFilter):
+        named += condition.fields
+    elif isinstance(condition, Mapping):
+        named += condition
+    elif condition is not None:
+        named += names_in(condition)
+    parts = [name.split(".") for name in named]
+    heads = dict.fromkeys(".".join(part[:end]) for part in parts for end in range(1, len(part) + 1))
+    missing = heads.keys() - {*schema.names, ID_FIELD}
+    if not missing:
+        return schema
+    found = DocumentSummary(sorted(missing), limit=len(missing) + 1)
+    for run in entries():
+        codec.infer(run, found)
+    added = [field for field in infer_schema(found) if field.name in missing
+             and found.fields[field.name].kinds]  # fmt: skip
+    return pa.schema([*schema, *added], metadata=schema.metadata)
 
 
 def narrow(

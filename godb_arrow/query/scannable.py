@@ -15,7 +15,7 @@ from godb_arrow.options import ReadKeywords
 from godb_arrow.query.fields import path_of, paths_of
 from godb_arrow.query.filters import Filter
 from godb_arrow.query.profile import Profile, profile_entries
-from godb_arrow.query.projection import project
+from godb_arrow.query.projection import project, with_wanted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -187,6 +187,7 @@ class Scannable(ABC):
         full, entries = self._entries()
         schema = full
         if columns is not None:
+            full = with_wanted(full, columns, None, lambda: self._entries()[1])
             decoded = project(full, columns, None).decoded
             order = dict.fromkeys(name for name in columns if name in decoded.names)
             order |= dict.fromkeys(decoded.names)
@@ -203,6 +204,7 @@ class Scannable(ABC):
         if filter is None:
             yield from runs
             return
+        schema = with_wanted(schema, [], filter, lambda: self._entries()[1])
         projection = project(schema, [], filter)
         plan = codec.plan_columns(projection.decoded)
         for run in runs:

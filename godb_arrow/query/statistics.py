@@ -58,8 +58,8 @@ def covered(schema: pa.Schema) -> pa.Schema:
     >>> covered(pa.schema({"age": pa.int64(), "tags": pa.list_(pa.string())})).names
     ['age']
     """
-    fields = [pa.field(field.name, field.type) for field in schema if _is_ordered(field.type)]
-    return pa.schema(fields[:_MAX_FIELDS])
+    fields = (pa.field(field.name, field.type) for field in schema if _is_ordered(field.type))
+    return pa.schema(list(itertools.islice(fields, _MAX_FIELDS)))
 
 
 def _is_ordered(data_type: pa.DataType) -> bool:

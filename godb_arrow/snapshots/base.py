@@ -19,13 +19,13 @@ from godb_arrow.codec.runs import Run
 from godb_arrow.documents.ids import ids_of, pack_ids
 from godb_arrow.errors import GodbError, SourceNotFound
 from godb_arrow.file.hints import CollectionHint
-from godb_arrow.file.locate import StoredCollection, locate
+from godb_arrow.file.locate import StoredCollection, join_summary, locate
 from godb_arrow.file.pieces import CollectionPieces
 from godb_arrow.memory.limit import Memory
 from godb_arrow.options import ReadOptions
 from godb_arrow.parallel import ordered_map
 from godb_arrow.query.projection import Projection
-from godb_arrow.schema import DocumentSummary, infer_schema
+from godb_arrow.schema import DocumentSummary, infer_schema, is_partial
 from godb_arrow.snapshots.id_index import NO_ROWS, IdIndex, Rows
 from godb_arrow.storage.modes import UNLIMITED, Access
 from godb_arrow.storage.object_store import is_url
@@ -458,12 +458,36 @@ class Base:
     def summary(self) -> DocumentSummary:
         """The kinds of value in its documents."""
         if self._summary is None:
-            summary = DocumentSummary()
-            threads = self.open().threads() if self.path else 1
-            for found in ordered_map(lambda run: summarize(run.load()), self.runs(), threads):
-                summary.merge(found)
+            summary = self._new_summary()
+            self._summarize(summary)
             self._summary = summary
         return self._summary
+
+    def _new_summary(self) -> DocumentSummary:
+        """An empty summary, which keeps the fields that the recorded schema has."""
+        recorded = self.hint.schema
+        is_wide = recorded is not None and is_partial(recorded)
+        return DocumentSummary(recorded.names if recorded is not None and is_wide else ())
+
+    def _summarize(self, summary: DocumentSummary) -> None:
+        def infer(run: Run) -> tuple[codec.Entries, DocumentSummary]:
+            entries, found = run.load(), DocumentSummary()
+            codec.infer(entries, found)
+            return entries, found
+
+        threads = self.open().threads() if self.path else 1
+        for entries, found in ordered_map(infer, self.runs(), threads):
+            join_summary(summary, found, entries)
+
+    def join_into(self, summary: DocumentSummary) -> None:
+        """Join the kinds of value in its documents into a summary.
+
+        Of more fields than are kept, the summary decides which.
+        """
+        if self.summary().is_partial:
+            self._summarize(summary)
+        else:
+            summary.merge(self.summary())
 
     def schema(self) -> pa.Schema:
         """The schema of its documents."""
@@ -481,10 +505,3 @@ def replaced(path: str) -> SourceNotFound:
     )
     error.operation, error.source = "read", path
     return error
-
-
-def summarize(entries: codec.Entries) -> DocumentSummary:
-    """The kinds of value in documents."""
-    summary = DocumentSummary()
-    codec.infer(entries, summary)
-    return summary

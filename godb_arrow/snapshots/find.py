@@ -12,7 +12,7 @@ import pyarrow as pa
 from godb_arrow import codec
 from godb_arrow.file.explanation import Explanation
 from godb_arrow.query.filters import Filter, RowFilter
-from godb_arrow.query.projection import Projection, project
+from godb_arrow.query.projection import Projection, project, with_wanted
 from godb_arrow.snapshots.base import Wanted
 from godb_arrow.snapshots.id_index import Rows
 from godb_arrow.snapshots.indexes import field_index
@@ -93,7 +93,7 @@ def matching(
     if exact is not None:
         yield exact
         return
-    projection = project(snapshot.schema(), [], condition)
+    projection = _plan(snapshot, condition)
     plan = codec.plan_columns(projection.decoded)
     candidates = _candidates(snapshot, condition, projection, indexed)
     for run in _runs(snapshot, candidates, snapshot.base.pieces_matching(projection)):
@@ -141,12 +141,17 @@ def candidate_runs(
     return None if found is None else _runs(snapshot, found)
 
 
+def _plan(snapshot: Snapshot, condition: Filter) -> Projection:
+    schema = with_wanted(snapshot.schema(), [], condition, snapshot.entries)
+    return project(schema, [], condition)
+
+
 def explain(snapshot: Snapshot, condition: Filter | None, indexed: Sequence[str]) -> Explanation:
     """How :func:`matching` would go about it."""
     found = wanted = None
     base = snapshot.base
     if condition is not None and snapshot.count:
-        projection = project(snapshot.schema(), [], condition)
+        projection = _plan(snapshot, condition)
         found = _candidates(snapshot, condition, projection, indexed)
         wanted = base.pieces_matching(projection)
     changed = sum(len(run) for run in snapshot.overlay_runs())

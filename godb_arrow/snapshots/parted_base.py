@@ -252,14 +252,9 @@ class PartedBase(Base):
 
     # --- its schema ---------------------------------------------------------------------------
 
-    def summary(self) -> DocumentSummary:
-        """The kinds of value in its documents, with those that were deleted."""
-        if self._summary is None:
-            summary = DocumentSummary()
-            for file in self.parts:
-                summary.merge(file.summary())
-            self._summary = summary
-        return self._summary
+    def _summarize(self, summary: DocumentSummary) -> None:
+        for file in self.parts:
+            file.join_into(summary)
 
     def part_statistics(self) -> list[Row | None]:
         """The statistics of each file."""

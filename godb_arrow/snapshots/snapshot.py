@@ -15,7 +15,7 @@ from godb_arrow.errors import GodbError
 from godb_arrow.file.pieces import CollectionPieces, StoredPiece
 from godb_arrow.parallel import ordered_map
 from godb_arrow.query.statistics import Row, covered, decode_statistics, row_of
-from godb_arrow.schema import DocumentSummary, fields_fit, infer_schema
+from godb_arrow.schema import DocumentSummary, fields_fit, infer_schema, is_partial
 from godb_arrow.snapshots.base import Base, Wanted
 from godb_arrow.snapshots.id_index import Rows
 from godb_arrow.snapshots.overlay import Bulk, Overlay, Version, bulk_of, first_id
@@ -125,10 +125,21 @@ class Snapshot:
         if self.base.count == len(self.dead_rows()):
             return infer_schema(summary)
         schema = self.base.schema()
+        if is_partial(schema):
+            summary = DocumentSummary(schema.names)
+            for run in self.overlay_runs():
+                codec.infer(run, summary)
         if fields_fit(infer_schema(summary), schema):
             return schema
-        summary.merge(self.base.summary())
-        return infer_schema(summary)
+        # The base's fields come first: of too many, those are kept that were there before.
+        joined = DocumentSummary()
+        self.base.join_into(joined)
+        if not summary.is_partial:
+            joined.merge(summary)
+            return infer_schema(joined)
+        for run in self.overlay_runs():
+            codec.infer(run, joined)
+        return infer_schema(joined)
 
     def _declared_schema(self) -> pa.Schema | None:
         """The schema that all tables had that were inserted, if nothing else was."""

@@ -21,7 +21,8 @@ from godb_arrow.options import ReadOptions
 from godb_arrow.parallel import OrderedMap, available_cores, ordered_map
 from godb_arrow.query.decoder import ProjectionDecoder
 from godb_arrow.query.filters import Filter
-from godb_arrow.query.projection import Projection, project
+from godb_arrow.query.projection import Projection, project, with_wanted
+from godb_arrow.schema import check_complete
 from godb_arrow.snapshots.base import Base, Wanted
 from godb_arrow.snapshots.find import candidate_runs, matching
 from godb_arrow.snapshots.id_index import Rows
@@ -163,9 +164,12 @@ class BatchStream(_Stream[pa.RecordBatch]):
     ) -> None:
         with error_context("stream", collection=name):
             given = schema is not None
-            projection = project(
-                snapshot.schema() if schema is None else schema, columns, condition
-            )
+            if schema is None:
+                schema = snapshot.schema()
+                if columns is None:
+                    check_complete(schema)
+                schema = with_wanted(schema, columns, condition, snapshot.entries)
+            projection = project(schema, columns, condition)
             decoder = ProjectionDecoder(
                 projection,
                 strict=not given and columns is None,

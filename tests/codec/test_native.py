@@ -19,7 +19,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from support.strategies import raw_values, tables
 
-from godb_arrow import CorruptFile, GodbError, LimitExceeded, codec
+from godb_arrow import CorruptFile, GodbError, codec
 from godb_arrow.codec import (
     BACKEND,
     Entries,
@@ -31,7 +31,7 @@ from godb_arrow.codec import (
     reference,
 )
 from godb_arrow.codec.sizes import pack_sizes
-from godb_arrow.schema import DocumentSummary, FieldSummary, Kind, infer_schema
+from godb_arrow.schema import DocumentSummary, FieldSummary, Kind, infer_schema, infer_type
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "fuzz"))
 from differential import same
@@ -329,13 +329,23 @@ def test_too_many_keys_are_collapsed_alike(keys: int) -> None:
     assert both[0] == both[1]
 
 
-def test_the_kernel_stops_at_too_many_columns(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("godb_arrow.codec.native.MAX_COLUMNS", 20)
-    monkeypatch.setattr("godb_arrow.schema.MAX_COLUMNS", 20)
-    data = entries_of([{f"k{n}": 1 for n in range(30)}])
-    entries = Entries(data, scan(native, data), 0)
-    with pytest.raises(LimitExceeded, match="more than 20"):
-        native.infer(entries, DocumentSummary())
+@given(st.lists(st.lists(st.tuples(st.integers(0, 12), raw_values), max_size=9), max_size=8),
+       st.lists(st.integers(0, 12), max_size=3))  # fmt: skip
+def test_of_too_many_columns_the_same_are_kept(rows: Any, first: list[int]) -> None:
+    found = [{f"k{key}": value for key, value in row} for row in rows]
+    both = []
+    for module in (native, reference):
+        summary = DocumentSummary([f"k{n}" for n in first], limit=6)
+        for part in (found[:4], found[4:]):
+            data = entries_of(part)
+            module.infer(Entries(data, scan(native, data), 0), summary)
+        fields = {name: (one.kinds, infer_type(one)) for name, one in summary.fields.items()}
+        both.append((list(fields.items()), summary.is_partial))
+    assert both[0] == both[1]
+    kept, is_partial = both[0]
+    present = {name for one in found for name in one} | {f"k{n}" for n in first}
+    assert len(kept) <= 6
+    assert is_partial == (len(present | ({"_id"} if found else set())) > 6)
 
 
 def test_of_equal_keys_the_last_wins_in_every_kind_of_column() -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from support.engines import crash
 
@@ -313,3 +314,127 @@ def test_deleting_reserves_what_it_takes(tmp_path: Path) -> None:
         assert len(collection) == 2000
         assert collection.delete_many({"n": [1, 2, 3]}) == 3
         assert engine.memory_stats().changes_bytes < 1 << 20
+
+
+# --- fields -----------------------------------------------------------------------------------
+
+
+def wide(first: int = 0, count: int = 30, **fields: Any) -> dict[str, Any]:
+    """A document with many fields; those that are given come last."""
+    return {f"k{n}": n for n in range(first, first + count)} | fields
+
+
+@pytest.mark.parametrize("form", ["file", "folder", "bulk"])
+def test_a_document_with_too_many_fields_hides_nothing(
+    form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("godb_arrow.schema.MAX_COLUMNS", 20)
+    expected = [{"_id": "good", "v": 1}]
+
+    def check(engine: StorageEngine) -> None:
+        collection = engine["c"]
+        assert sorted(collection, key=str) == sorted(expected, key=str)
+        assert len(collection) == collection.count() == len(expected)
+        assert [d["_id"] for d in collection.find({"v": 1})] == ["good"]
+        for number in (5, 45, 65):
+            found = [d["_id"] for d in expected if d.get(f"k{number}") == number]
+            for condition in ({f"k{number}": number}, pc.field(f"k{number}") == number):
+                assert [d["_id"] for d in collection.find(condition)] == found
+        assert collection.to_arrow(["v", "k65"]).num_rows == len(expected)
+        assert collection.to_arrow(["v"]).column(0).to_pylist().count(1) == 1
+        assert collection.find({"v": None, "k5": 5}, columns=["k65"])
+        with pytest.raises(godb_arrow.LimitExceeded, match="columns= or schema="):
+            collection.to_arrow()
+        with pytest.raises(godb_arrow.FieldNotFound):
+            collection.find({"nowhere": 1})
+        assert len(collection.find_page(limit=2).documents) == 2
+
+    options: dict[str, Any] = {} if form != "bulk" else {"max_memory": "1MiB"}
+    with StorageEngine(tmp_path, **options) as engine:
+        collection = engine.create_collection("c")
+        collection.insert({"_id": "good", "v": 1})
+        if form == "folder":
+            collection.to_folder()
+        many = [wide(n, name=f"n{n}") | ({"x": "y" * 8000} if form == "bulk" else {})
+                for n in range(0, 100)]  # fmt: skip
+        for document, identity in zip(many, collection.insert_many(many), strict=True):
+            expected.append({"_id": identity, **document})
+        check(engine)
+        engine.save()
+        check(engine)
+        expected.append({"_id": "late", **wide(200)})
+        collection.insert(expected[-1])
+        collection.create_index("k65")
+        engine.save()
+        check(engine)
+        if form == "folder":
+            collection.update("late", {"k5": 5, "v": None})
+            expected[-1] |= {"k5": 5, "v": None}
+            engine.save()
+            engine.compact()
+            check(engine)
+        collection.delete_many({"k120": 120, "name": "n99"})
+        del expected[100]
+        crash(engine)
+    with StorageEngine(tmp_path, **options) as engine:
+        check(engine)
+    assert godb_arrow.verify_godb(str(next((tmp_path / "collections").iterdir()))).ok
+
+
+def test_the_columns_of_too_many_fields_keep_their_types(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("godb_arrow.schema.MAX_COLUMNS", 20)
+    with StorageEngine(tmp_path) as engine:
+        collection = engine.create_collection("c")
+        collection.to_folder()
+        values: list[Any] = [1, 2.5, None, "text", b"x"]
+        for number, value in enumerate(values):
+            collection.insert(wide(40 * number, v=value))
+            engine.save()
+            found = collection.to_arrow(["v"]).column(0)
+            assert len(found) == number + 1
+            assert found.null_count == sum(one is None for one in values[: number + 1])
+            engine.compact()
+            assert len(collection.to_arrow(["v"])) == number + 1
+
+
+def test_a_column_is_known_from_each_part_whatever_its_own_columns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("godb_arrow.schema.MAX_COLUMNS", 20)
+    with StorageEngine(tmp_path) as engine:
+        collection = engine.create_collection("c")
+        collection.to_folder()
+        for document in ({"v": 1, "k0": 0}, wide(v="text"), {"k0": "another type"}):
+            collection.insert(document)  # of the second, "v" is no column of its part
+            engine.save()
+        assert collection.to_arrow(["v"]).column(0).to_pylist() == ["1", '"text"', None]
+        assert collection.schema.field("k0").type == pa.json_()
+
+
+def test_more_than_a_hundred_thousand_fields(tmp_path: Path) -> None:
+    with StorageEngine(tmp_path) as engine:
+        collection = engine.create_collection("c")
+        collection.insert({"_id": "good", "v": 1})
+        collection.insert_many([wide(100 * n, 100) for n in range(1001)])
+        assert collection.find({"v": 1}) == [{"_id": "good", "v": 1}]
+    with StorageEngine(tmp_path) as engine:
+        collection = engine["c"]
+        assert collection.find({"v": 1}) == [{"_id": "good", "v": 1}]
+        assert collection.count() == 1002
+
+
+def test_parts_of_other_processes_with_too_many_fields(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("godb_arrow.schema.MAX_COLUMNS", 20)
+    writer = PartWriter.of(tmp_path, "c")
+    documents = [{"v": 0}, wide(40, v="one"), wide(80, v=2)]
+    parts = [part for n, one in enumerate(documents) for part in writer.write([one], n)]
+    assert commit_parts(tmp_path, "c", parts) == 3
+    with StorageEngine(tmp_path) as engine:
+        assert engine["c"].to_arrow(["v", "k85"]).to_pydict() == {
+            "v": ["0", '"one"', "2"], "k85": [None, None, 85]
+        }  # fmt: skip
+        assert [document["v"] for document in engine["c"].find({"k85": 85})] == [2]

@@ -24,7 +24,12 @@ from godb_arrow.codec.reference.lz4 import Piece
 from godb_arrow.codec.sizes import HEAD_SIZE, packed_head
 from godb_arrow.codec.wire import wire_columns
 from godb_arrow.errors import CorruptFile, LimitExceeded, TypeMismatch, UnsupportedType
-from godb_arrow.schema import ID_FIELD, MAX_COLUMNS, MAX_STRUCT_KEYS, FieldSummary
+from godb_arrow.schema import (
+    ID_FIELD,
+    MAX_STRUCT_KEYS,
+    DocumentSummary,
+    FieldSummary,
+)
 
 __all__ = [
     "BACKEND",
@@ -179,18 +184,23 @@ def count_present(entries: Entries, names: Sequence[str]) -> list[int]:
     return counts
 
 
-def infer(entries: Entries, summary: FieldSummary) -> None:
+def infer(entries: Entries, summary: DocumentSummary) -> None:
     """Join the kinds of value in documents into a summary."""
     if not len(entries):
         return
-    identity, found, problem, document = _native.infer(
-        entries.data, entries.bounds, MAX_STRUCT_KEYS, MAX_COLUMNS
-    )
-    if problem == 1:
-        raise reference.invalid_document(entries, document)
-    if problem:
-        # Python's own summary says it, with the field that is one too many.
-        reference.infer(entries, summary)
+    limit = summary.limit - 1  # one more is for the id
+    names: list[bytes] = []
+    while True:
+        identity, found, problem, document = _native.infer(
+            entries.data, entries.bounds, MAX_STRUCT_KEYS, limit, names
+        )
+        if problem == _CORRUPT:
+            raise reference.invalid_document(entries, document)
+        known = [name.encode() for name in summary.fields if name != ID_FIELD]
+        if problem != _PARTIAL or names or not known:
+            break
+        names = known  # again: the fields that the summary has come before all others
+    summary.is_partial = summary.is_partial or problem == _PARTIAL
     summary.field(ID_FIELD).merge(_summary(identity, entries))
     summary.merge(_summary(found, entries))
 
@@ -280,6 +290,7 @@ def _array(found: Any, data_type: pa.DataType) -> pa.Array:
 
 
 _CORRUPT, _MISMATCH, _UNKNOWN_FIELD = 1, 2, 3
+_PARTIAL = 2  # of inference
 
 
 def _error(

@@ -136,13 +136,14 @@ cdef extern from "summary.hpp" namespace "godb" nogil:
     cdef enum class Inferred:
         Done
         Corrupt
-        TooManyColumns
+        Partial
 
     cdef cppclass Inference:
         Inference(size_t max_keys, size_t max_columns) except +
         Summary& root()
         Summary& id()
         uint32_t document()
+        void expect(const uint8_t* data, size_t size) except +
         Inferred add(const uint8_t* data, const int64_t* bounds, size_t count) except +
 
 
@@ -566,18 +567,32 @@ cdef object _summary(Summary* summary):
     return summary.kinds, firsts, item, fields, values
 
 
-def infer(bytes data not None, const int64_t[::1] bounds not None, size_t max_keys, size_t max_columns):
-    """Summaries of the ids and of the documents; a problem (0 is none) and its document."""
+def infer(
+    bytes data not None,
+    const int64_t[::1] bounds not None,
+    size_t max_keys,
+    size_t max_columns,
+    list names not None,
+):
+    """Summaries of the ids and of the documents; a problem (0 is none) and its document.
+
+    Some names of fields have summaries in any case. Problem 2 is that others have none.
+    """
     cdef const uint8_t* begin = <const uint8_t*>PyBytes_AS_STRING(data)
     cdef size_t count = bounds.shape[0] // 2
     cdef unique_ptr[Inference] inference
     cdef Inferred result
+    cdef bytes name
     inference.reset(new Inference(max_keys, max_columns))
+    for name in names:
+        inference.get().expect(<const uint8_t*>PyBytes_AS_STRING(name), PyBytes_GET_SIZE(name))
     with nogil:
         result = inference.get().add(begin, &bounds[0], count)
-    if result != Inferred.Done:
+    if result == Inferred.Corrupt:
         return None, None, <int>result, inference.get().document()
-    return (_summary(&inference.get().id()), _summary(&inference.get().root()), 0, 0)
+    return (
+        _summary(&inference.get().id()), _summary(&inference.get().root()), <int>result, 0,
+    )
 
 
 # --- Decoding -------------------------------------------------------------------------------

@@ -94,7 +94,7 @@ struct Summary {
     }
 };
 
-enum class Inferred { Done, Corrupt, TooManyColumns };
+enum class Inferred { Done, Corrupt, Partial };
 
 class Inference {
   public:
@@ -105,9 +105,16 @@ class Inference {
     Summary& id() { return id_; }
     uint32_t document() const { return document_; }
 
-    // Look at documents: `bounds` are 2 n + 1 offsets, of each id and each document.
+    // Keep a field, before others take the places that there are.
+    void expect(const uint8_t* data, size_t size) {
+        root_.field(data, size, root_.fields.size(), SIZE_MAX);
+    }
+
+    // Look at documents: `bounds` are 2 n + 1 offsets, of each id and each document. Above
+    // `max_columns` fields the others are passed over, and the result is Partial.
     Inferred add(const uint8_t* data, const int64_t* bounds, size_t count) {
         limit_ = data + bounds[2 * count];
+        Inferred result = Inferred::Done;
         for (size_t i = 0; i < count; ++i) {
             document_ = uint32_t(i);
             const uint8_t* p = data + bounds[2 * i];
@@ -130,12 +137,18 @@ class Inference {
                     continue;
                 }
                 if (name.odd) root_.add(kOddKey, document_);
+                if (root_.fields.size() >= max_columns_ &&
+                    root_.keys.find(name.data, name.size, place) == Keys::kNone) {
+                    result = Inferred::Partial;
+                    if (pass_over<true>(p, end, kMaxDepth) != Passed::Whole)
+                        return Inferred::Corrupt;
+                    continue;
+                }
                 Summary& field = root_.field(name.data, name.size, place, SIZE_MAX);
-                if (root_.fields.size() > max_columns_) return Inferred::TooManyColumns;
                 if (!observe(field, p, end)) return Inferred::Corrupt;
             }
         }
-        return Inferred::Done;
+        return result;
     }
 
   private:

@@ -23,7 +23,7 @@ from godb_arrow.codec.entries import Entries, MeasuredEntries
 from godb_arrow.codec.jsontext import is_utf8, to_json_text
 from godb_arrow.codec.values import pack_entry, wire_values
 from godb_arrow.errors import CorruptFile, DepthExceeded, LimitExceeded, TypeMismatch
-from godb_arrow.schema import ID_FIELD, FieldSummary, Kind
+from godb_arrow.schema import ID_FIELD, DocumentSummary, FieldSummary, Kind
 
 __all__ = [
     "MAX_NUMBER",
@@ -95,14 +95,14 @@ def _field_name(key: Any) -> str:
     return to_json_text(key)
 
 
-def infer(entries: Entries, summary: FieldSummary) -> None:
+def infer(entries: Entries, summary: DocumentSummary) -> None:
     """Join the kinds of value in documents into a summary.
 
     Parameters
     ----------
     entries : Entries
         The documents.
-    summary : FieldSummary
+    summary : DocumentSummary
         What was seen before; extended in place.
     """
     for index in range(len(entries)):
