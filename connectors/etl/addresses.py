@@ -26,10 +26,12 @@ from godb_arrow.connectors.etl.origins import (
 from godb_arrow.connectors.etl.targets import EngineTarget, FileTarget, FolderTarget, GodbTarget
 from godb_arrow.errors import (
     CollectionRequired,
+    SourceNotFound,
     storage_errors,
 )
 from godb_arrow.file.collection import open_godb
 from godb_arrow.query.scannable import Scannable
+from godb_arrow.storage.nearest import nearest_path
 from godb_arrow.storage.source import Source
 
 __all__ = ["origin_of", "target_of"]
@@ -51,6 +53,12 @@ def origin_of(given: Any, batch_size: int | None) -> Origin:
         return _of_folder(name, place, part, batch_size)
     if place.endswith(".godb"):
         return CollectionOrigin(open_godb(place, part), name, batch_size)
+    if "://" not in place and not os.path.exists(place):
+        near = nearest_path(place)
+        raise SourceNotFound(
+            f"there is no file or folder {place}",
+            advice="check the path" if near is None else f"did you mean {near}?",
+        )
     kind = format_of(place)
     if kind in DOCUMENT_FORMATS:
         Source(place).size()  # that it is there

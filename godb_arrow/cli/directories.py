@@ -39,6 +39,7 @@ from godb_arrow.options import CompressionName, parse_duration, parse_size
 @click.option("--max-memory", default="1GB", show_default=True, help="Of the engine.")
 @click.option("--save", default="1min", show_default=True, help="How often changes are saved.")
 @click.option("--read-only", is_flag=True, help="Take no uploads; others may write meanwhile.")
+@click.option("--create", is_flag=True, help="Make the data directory if it is not there.")
 @click.option(
     "--grace", default="30s", show_default=True, help="How long streams may go on after SIGTERM."
 )
@@ -57,6 +58,7 @@ def serve(
     max_memory: str,
     save: str,
     read_only: bool,
+    create: bool,
     grace: str,
     quiet: bool,
 ) -> None:
@@ -83,7 +85,7 @@ def serve(
     seconds = parse_duration("--grace", grace)
     ending = _until_told()
     with godb_arrow.StorageEngine(
-        directory, max_memory=max_memory, background_save=save, read_only=read_only
+        directory, max_memory=max_memory, background_save=save, read_only=read_only, create=create
     ) as engine:
         server = FlightServer(
             engine,
@@ -133,7 +135,7 @@ def compact(directory: str, collections: tuple[str, ...], quiet: bool) -> None:
     Example:
       godb-arrow compact data events
     """
-    with godb_arrow.StorageEngine(directory) as engine:
+    with godb_arrow.StorageEngine(directory, create=False) as engine:
         for name in collections or engine.collections():
             written = engine.compact(name)
             if not quiet:
@@ -152,7 +154,7 @@ def pack(directory: str, collections: tuple[str, ...], quiet: bool) -> None:
     Example:
       godb-arrow pack data events
     """
-    with godb_arrow.StorageEngine(directory) as engine:
+    with godb_arrow.StorageEngine(directory, create=False) as engine:
         for name in collections:
             engine.pack(name)
             if not quiet:
@@ -175,7 +177,7 @@ def compression(directory: str, collection: str, name: CompressionName, quiet: b
     Example:
       godb-arrow compression data events zstd
     """
-    with godb_arrow.StorageEngine(directory) as engine:
+    with godb_arrow.StorageEngine(directory, create=False) as engine:
         found = engine[collection]
         found.set_compression(name)
         engine.save()
@@ -196,7 +198,8 @@ def versions(directory: str, collection: str, restore: int | None, quiet: bool) 
       godb-arrow versions data events
       godb-arrow versions data events --restore 41
     """
-    with godb_arrow.StorageEngine(directory, read_only=restore is None) as engine:
+    read_only = restore is None
+    with godb_arrow.StorageEngine(directory, read_only=read_only, create=False) as engine:
         if restore is not None:
             engine.restore(collection, restore)
         for info in engine.versions(collection) if not quiet else ():
@@ -214,7 +217,7 @@ def backup(directory: str, target: str, quiet: bool) -> None:
     Example:
       godb-arrow backup data s3://bucket/backups
     """
-    with godb_arrow.StorageEngine(directory) as engine:
+    with godb_arrow.StorageEngine(directory, create=False) as engine:
         info = engine.backup(target)
     if not quiet:
         click.echo(

@@ -14,8 +14,9 @@ import click
 
 from godb_arrow.codec.jsontext import from_json_text
 from godb_arrow.display import progress_bar
-from godb_arrow.errors import GodbError, InvalidOption
+from godb_arrow.errors import GodbError, InvalidOption, SourceNotFound
 from godb_arrow.options import CompressionName
+from godb_arrow.storage.nearest import nearest_path
 
 __all__ = [
     "common_options",
@@ -50,6 +51,8 @@ def common_options(command: _Command) -> _Command:
         except GodbError as error:
             if debug:
                 raise
+            if isinstance(error, SourceNotFound):
+                _suggest(error, [value for value in options.values() if isinstance(value, str)])
             click.echo(f"godb-arrow: {' '.join(str(error).split())}", err=True)
             sys.exit(FAILED)
         except KeyboardInterrupt:
@@ -57,6 +60,15 @@ def common_options(command: _Command) -> _Command:
             sys.exit(130)
 
     return cast(_Command, run)
+
+
+def _suggest(error: SourceNotFound, values: list[str]) -> None:
+    """Advise the most similar path that is there, for the one that is not."""
+    for path in (error.source, *values):
+        if path and "did you mean" not in (error.advice or "") and not os.path.exists(path):
+            near = nearest_path(path)
+            if near is not None:
+                error.advice = f"did you mean {near}?"
 
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:

@@ -51,6 +51,7 @@ from godb_arrow.storage import local
 from godb_arrow.storage.folder import Folder, open_folder
 from godb_arrow.storage.inside import open_inside
 from godb_arrow.storage.modes import Access
+from godb_arrow.storage.nearest import nearest_path
 from godb_arrow.storage.object_store import Expected, is_url
 from godb_arrow.storage.replace import is_temporary
 from godb_arrow.storage.source import HeldFile
@@ -569,11 +570,47 @@ def open_directory(
     *,
     read_only: bool = False,
     trust_journal: bool = False,
+    create: bool = True,
 ) -> DataDirectory:
-    """Open a data directory: a folder, or the URL of one on an object store."""
+    """Open a data directory: a folder, or the URL of one on an object store.
+
+    Parameters
+    ----------
+    path : path or URL
+        Where it is.
+    memory : Memory
+        Holds what is read of its files.
+    read_only : bool
+        Whether to leave everything as it is.
+    create : bool
+        Whether to make it, if it is not there.
+
+    Raises
+    ------
+    SourceNotFound
+        It is not there; the message has the most similar name.
+    """
     name = os.fspath(path)
+    if not create:
+        _check_is_there(name)
     kind = RemoteDirectory if is_url(name) else DataDirectory
     return kind(name, memory, read_only=read_only, trust_journal=trust_journal)
+
+
+def _check_is_there(path: str) -> None:
+    path = path.rstrip("/") if is_url(path) else os.path.abspath(os.path.expanduser(path))
+    if not _is_data_directory(path):
+        near = nearest_path(path, _is_data_directory)
+        raise SourceNotFound(
+            f"there is no data directory {path}",
+            advice="check the path" if near is None else f"did you mean {near}?",
+        )
+
+
+def _is_data_directory(path: str) -> bool:
+    if is_url(path):
+        return "collections" in open_folder(path).names()
+    return os.path.isdir(os.path.join(path, "collections"))
 
 
 def _refusal_of(folder: Folder, name: str) -> StorageError | None:

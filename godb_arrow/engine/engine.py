@@ -137,9 +137,13 @@ class StorageEngine:
     max_document_bytes : int or str
         Max MessagePack bytes of a document with its id, default 64 MiB, max 1 GiB. A larger one
         is refused, by writing and by reading alike.
+    create : bool
+        Whether the data directory is made if it is not there, default True.
 
     Raises
     ------
+    SourceNotFound
+        There is no data directory, with ``create=False``; the message has the most similar name.
     DirectoryLocked
         Somebody else writes the directory.
     CorruptFile
@@ -179,6 +183,7 @@ class StorageEngine:
         compression: CompressionName = "lz4",
         trust_journal: bool = False,
         max_document_bytes: int | str = DEFAULT_DOCUMENT_BYTES,
+        create: bool = True,
     ) -> None:
         self._closed = True  # until it is open
         self._ending = self._forked = False
@@ -200,7 +205,9 @@ class StorageEngine:
         self._memory = Memory(
             self.options.max_memory, eviction_policy, self.options.max_document_bytes
         )
-        self._directory = self._open_directory(data_dir, read_only, trust_journal)
+        self._directory = self._open_directory(
+            data_dir, read_only=read_only, trust_journal=trust_journal, create=create
+        )
         if not self._directory.keeps_journal:
             self.options = replace(self.options, durability="checkpoint")
         self._services = Services(
@@ -243,10 +250,7 @@ class StorageEngine:
             self._workers.add(_COMPACTOR, _COMPACTING, self._compact_in_background)
             close_at_exit(self)
 
-    def _open_directory(
-        self, data_dir: str | os.PathLike[str], read_only: bool, trust_journal: bool
-    ) -> DataDirectory:
-        options = {"read_only": read_only, "trust_journal": trust_journal}
+    def _open_directory(self, data_dir: str | os.PathLike[str], **options: bool) -> DataDirectory:
         try:
             return open_directory(data_dir, self._memory, **options)
         except DirectoryLocked as error:

@@ -218,11 +218,15 @@ def commit_parts(
     def commit(engine: StorageEngine) -> int:
         return engine[collection].take_parts(written, overwrite=mode == "overwrite")
 
-    return _in_turn(directory, commit, _COMMIT_SECONDS)
+    return _in_turn(directory, commit, _COMMIT_SECONDS, create=False)
 
 
 def _in_turn(
-    directory: str | os.PathLike[str], work: Callable[[StorageEngine], _Result], seconds: float
+    directory: str | os.PathLike[str],
+    work: Callable[[StorageEngine], _Result],
+    seconds: float,
+    *,
+    create: bool = True,
 ) -> _Result:
     """Do something with an engine, once no other process writes the data directory.
 
@@ -231,7 +235,7 @@ def _in_turn(
     deadline = time.monotonic() + seconds
     while True:
         try:
-            engine = StorageEngine(directory)
+            engine = StorageEngine(directory, create=create)
             try:
                 result = work(engine)
                 engine.close()

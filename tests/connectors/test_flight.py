@@ -310,7 +310,7 @@ def test_the_command_serves_until_it_is_told_to_end(tmp_path: Path) -> None:
     refused = subprocess.run(serve, capture_output=True, text=True, check=False)
     assert refused.returncode == 2
     assert "--token-file" in refused.stderr
-    command = [*serve, "--token-file", str(tmp_path / "token")]
+    command = [*serve, "--create", "--token-file", str(tmp_path / "token")]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         line = process.stderr.readline()
