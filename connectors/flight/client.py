@@ -131,11 +131,14 @@ class RemoteEngine(Mapping[str, "RemoteCollection"]):
                 wanted["generate_ids"] = True
         else:
             table = pa.Table.from_batches(rows.batches, rows.schema)
+        # The last message says that it is all: a process that ends closes its stream as well.
+        wanted["end"] = True
         descriptor = fl.FlightDescriptor.for_command(json.dumps(wanted).encode())
         with _client_errors(self.location):
             writer, answers = self._client.do_put(descriptor, table.schema, self._options)
             with writer:
                 writer.write_table(table, max_chunksize=16_384)
+                writer.write_metadata(json.dumps({"rows": table.num_rows}).encode())
                 writer.done_writing()
                 answer = answers.read()
         return int(json.loads(answer.to_pybytes())["documents"])

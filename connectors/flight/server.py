@@ -7,6 +7,12 @@ A *ticket* (and a command of an upload) is JSON::
 ``filter`` has the values that fields must have, lists for any of several. Instead, ``substrait``
 may have a serialized expression over ``fields``, as our own client sends it. Any Flight client
 can send them; the token goes into the header ``authorization: Bearer …``.
+
+The command of an upload has ``collection`` and may have ``mode``, ``id_column`` and ``end``. With
+``"end": true`` the last message of the upload is metadata without a record batch, JSON such as
+``{"rows": 1000}``. An upload without it, or with other rows, was cut off and stores nothing.
+Without ``end`` the server sees that a client was killed or cancelled the call, but not that it
+closed its stream before all was sent, as a Python process does when it ends.
 """
 
 from __future__ import annotations
@@ -18,7 +24,7 @@ import logging
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Self
 
 import pyarrow as pa
@@ -29,6 +35,7 @@ from godb_arrow.connectors.flight.ticket import filter_of_request, parsed, reque
 from godb_arrow.engine.engine import StorageEngine
 from godb_arrow.errors import (
     AccessDenied,
+    CollectionExists,
     CollectionNotFound,
     GodbError,
     InvalidOption,
@@ -44,6 +51,7 @@ __all__ = ["FlightServer"]
 logger = logging.getLogger(__name__)
 _SHORTEST_TOKEN = 16
 _AUTHENTICATION = "godb-arrow-token"
+_MAX_END = 1 << 10  # bytes of the message that ends an upload
 
 
 # --- the server -------------------------------------------------------------------------------
@@ -207,7 +215,10 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
         reader: fl.MetadataRecordBatchReader,
         writer: fl.FlightMetadataWriter,
     ) -> None:
-        """Insert an upload: all of it or nothing. The collection is made if need be."""
+        """Insert an upload: all of it or nothing. The collection is made if need be.
+
+        An upload that was cut off, or whose client was killed or cancelled it, stores nothing.
+        """
         with _flight_errors():
             wanted = request_of(descriptor)
             mode = wanted.get("mode", "insert")
@@ -216,22 +227,52 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
             slot = self._take_slot()
             try:
                 # Before the collection is made, the upload is looked at.
-                source = pa.RecordBatchReader.from_batches(reader.schema, self._upload(reader))
-                table = source.read_all()
-                name = wanted["collection"]
-                if name not in self._engine:
-                    self._engine.create_collection(name)
-                collection = self._engine[name]
-                put = collection.upsert_many if mode == "upsert" else collection.insert_many
-                data = _without_null_ids(table) if wanted.get("generate_ids") else table
-                ids = put(data, id_column=wanted.get("id_column"))
-                writer.write(json.dumps({"documents": len(ids)}).encode())
+                batches = self._upload(reader, must_end=bool(wanted.get("end")))
+                table = pa.RecordBatchReader.from_batches(reader.schema, batches).read_all()
+                if context.is_cancelled():
+                    raise fl.FlightCancelledError("the client went away; nothing was stored")
+                count = self._store(wanted, table)
+                writer.write(json.dumps({"documents": count}).encode())
             finally:
                 slot()
 
-    def _upload(self, reader: fl.MetadataRecordBatchReader) -> Iterator[pa.RecordBatch]:
-        total = 0
+    def _store(self, wanted: dict[str, Any], table: pa.Table) -> int:
+        """Insert a whole upload; its number of documents."""
+        name = wanted["collection"]
+        while True:
+            is_new = name not in self._engine
+            if is_new:
+                try:
+                    self._engine.create_collection(name)
+                except CollectionExists:
+                    is_new = False  # another upload was faster
+            collection = self._engine[name]
+            is_upsert = wanted.get("mode") == "upsert"
+            put = collection.upsert_many if is_upsert else collection.insert_many
+            try:
+                data = _without_null_ids(table) if wanted.get("generate_ids") else table
+                return len(put(data, id_column=wanted.get("id_column")))
+            except CollectionNotFound:
+                if is_new:
+                    raise
+                # The upload that made the collection failed: now this one makes it.
+            except BaseException:
+                if is_new:
+                    with suppress(CollectionNotFound):
+                        self._engine.drop_collection(name, if_empty=True)
+                raise
+
+    def _upload(
+        self, reader: fl.MetadataRecordBatchReader, *, must_end: bool
+    ) -> Iterator[pa.RecordBatch]:
+        """The record batches of an upload, which must be whole."""
+        total = rows = 0
+        end: Any = None
         for chunk in reader:
+            if chunk.data is None:
+                end = _parsed_end(chunk.app_metadata)
+                continue
+            rows += chunk.data.num_rows
             size = chunk.data.nbytes
             total += size
             if size > self._max_message:
@@ -245,6 +286,11 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
                     advice="send it in several uploads",
                 )
             yield chunk.data
+        if must_end and end != rows:
+            raise InvalidOption(
+                f"the upload was cut off after {rows} rows, and nothing was stored",
+                advice="send it again",
+            )
 
     def do_action(self, context: fl.ServerCallContext, action: fl.Action) -> Iterator[bytes]:
         """``health``: whether the server works, and how many streams run."""
@@ -310,6 +356,17 @@ class _TokenCheck(fl.ServerMiddlewareFactory):  # type: ignore[misc]
         raw = given if isinstance(given, bytes) else str(given).encode("utf-8", "replace")
         if not hmac.compare_digest(raw, self._expected):
             raise fl.FlightUnauthenticatedError("the token is missing or wrong")
+
+
+def _parsed_end(metadata: pa.Buffer | None) -> Any:
+    """The number of rows in the message that ends an upload; None where it is another message."""
+    if metadata is None or metadata.size > _MAX_END:
+        return None
+    try:
+        found = json.loads(metadata.to_pybytes())
+    except (ValueError, RecursionError):
+        return None
+    return found.get("rows") if isinstance(found, dict) else None
 
 
 def _is_loopback(host: str) -> bool:

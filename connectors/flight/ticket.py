@@ -39,7 +39,7 @@ def request_of(descriptor: fl.FlightDescriptor) -> dict[str, Any]:
 
 _KINDS: dict[str, type | tuple[type, ...]] = {
     "collection": str, "columns": list, "filter": dict, "fields": list, "substrait": str,
-    "mode": str, "id_column": str, "generate_ids": bool,
+    "mode": str, "id_column": str, "generate_ids": bool, "end": bool,
 }  # fmt: skip
 
 

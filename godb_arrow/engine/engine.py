@@ -579,8 +579,15 @@ class StorageEngine:
                 f"there is a collection {name!r}", advice="choose another name, or drop it first"
             )
 
-    def drop_collection(self, name: str) -> None:
+    def drop_collection(self, name: str, *, if_empty: bool = False) -> None:
         """Remove a collection; streams that are open still see it.
+
+        Parameters
+        ----------
+        name : str
+            The collection.
+        if_empty : bool
+            Whether it stays if it has documents, default False.
 
         Raises
         ------
@@ -594,6 +601,8 @@ class StorageEngine:
         with error_context("drop", collection=name), self._lock:
             collection = self[name]
             with collection.at_rest():
+                if if_empty and len(collection):
+                    return
                 known, paths = collection.name, collection.paths
 
                 def apply(_: int) -> None:

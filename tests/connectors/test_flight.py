@@ -167,6 +167,173 @@ def test_uploads(engine: StorageEngine, remote: Any) -> None:
     assert "large" not in engine, "nothing was made for what was refused"
 
 
+_CLIENT = """
+import json, os, sys
+import pyarrow as pa, pyarrow.flight as fl
+port, token, command, how = sys.argv[1:]
+client = fl.connect(f"grpc://127.0.0.1:{port}")
+options = fl.FlightCallOptions(headers=[(b"authorization", b"Bearer " + token.encode())])
+descriptor = fl.FlightDescriptor.for_command(command.encode())
+writer, answers = client.do_put(descriptor, pa.schema([("a", pa.int64())]), options)
+for batch in range(10):
+    writer.write_table(pa.table({"a": list(range(1000))}))
+if how == "kill":
+    os.kill(os.getpid(), 9)
+if how == "exception":
+    with writer:
+        raise ValueError
+if how == "wrong count":
+    writer.write_metadata(json.dumps({"rows": 9000}).encode())
+if how == "no json":
+    writer.write_metadata(b"[" * 1000)
+if how == "whole":
+    writer.write_metadata(json.dumps({"rows": 10000}).encode())
+if how in ("whole", "wrong count", "no json"):
+    writer.done_writing()
+    print(answers.read().to_pybytes().decode())
+    writer.close()
+"""  # and else it ends, which closes the stream
+
+
+class _Watched(FlightServer):
+    """Says when an upload has ended, and how."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.ended = threading.Event()
+        self.error: BaseException | None = None
+
+    def do_put(self, *arguments: Any) -> None:
+        try:
+            super().do_put(*arguments)
+        except BaseException as error:
+            self.error = error
+            raise
+        finally:
+            self.ended.set()
+
+
+@pytest.mark.parametrize("collection", ["people", "new"])
+@pytest.mark.parametrize(("how", "end"), [
+    ("kill", False), ("kill", True), ("end", True), ("exception", True), ("wrong count", True),
+    ("no json", True),
+])  # fmt: skip
+def test_an_upload_that_is_cut_off_stores_nothing(
+    how: str, end: bool, collection: str, engine: StorageEngine
+) -> None:
+    before = engine.find_all("people")
+    command = {"collection": collection} | ({"end": True} if end else {})
+    with _Watched(engine, token=TOKEN) as server:
+        subprocess.run(
+            [sys.executable, "-c", _CLIENT, str(server.port), TOKEN, json.dumps(command), how],
+            capture_output=True, check=False, timeout=60,
+        )  # fmt: skip
+        assert server.ended.wait(60)
+        assert "nothing was stored" in str(server.error)
+        assert engine.find_all("people") == before
+        assert "new" not in engine
+        with connect(f"grpc://127.0.0.1:{server.port}", token=TOKEN) as remote:
+            assert remote.insert_many(collection, [{"_id": "last"}]) == 1  # its slot is free
+
+
+@pytest.mark.parametrize("command", [{"collection": "new", "end": True}, {"collection": "new"}])
+def test_an_upload_that_says_its_end_is_stored(
+    command: dict[str, Any], engine: StorageEngine
+) -> None:
+    with FlightServer(engine, token=TOKEN) as server:
+        done = subprocess.run(
+            [sys.executable, "-c", _CLIENT, str(server.port), TOKEN, json.dumps(command), "whole"],
+            capture_output=True, check=True, timeout=60, text=True,
+        )  # fmt: skip
+        assert json.loads(done.stdout) == {"documents": 10_000}
+        assert engine.count("new") == 10_000
+
+
+def test_a_client_that_fails_while_it_sends_stores_nothing(
+    engine: StorageEngine, remote: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The client's own error closes the stream as if that were all."""
+    from godb_arrow.connectors.flight import client
+
+    class Interrupted:
+        @staticmethod
+        def dumps(found: dict[str, Any]) -> str:
+            if "rows" in found:
+                raise KeyboardInterrupt
+            return json.dumps(found)
+
+    monkeypatch.setattr(client, "json", Interrupted)
+    with pytest.raises((KeyboardInterrupt, godb_arrow.GodbError)):
+        remote.insert_many("new", pa.table({"n": [1, 2, 3]}))
+    monkeypatch.undo()
+    assert remote.insert_many("another", pa.table({"n": [1]})) == 1
+    assert "new" not in engine
+
+
+@pytest.mark.parametrize("bad", [
+    pa.table({"_id": ["x", "x"]}), pa.table({"_id": ["x", None]}),
+    pa.table({"n": [1], "m": pa.array([pa.scalar(dt.timedelta(days=1))], pa.duration("us"))})
+    .append_column("i", pa.array([None], pa.month_day_nano_interval())),
+    pa.table({"x": [b"1" * 150_000] * 8}),
+], ids=["twice", "no id", "type", "memory"])  # fmt: skip
+def test_a_failed_upload_leaves_no_empty_collection(bad: pa.Table, tmp_path: Path) -> None:
+    with (
+        StorageEngine(tmp_path, max_document_bytes=100_000) as engine,
+        FlightServer(engine, token=TOKEN) as server,
+        connect(f"grpc://127.0.0.1:{server.port}", token=TOKEN) as remote,
+    ):
+        with pytest.raises(godb_arrow.GodbError):
+            remote.insert_many("new", bad)
+        assert engine.collections() == []
+        engine.create_collection("empty")
+        with pytest.raises(godb_arrow.GodbError):
+            remote.insert_many("empty", bad)
+        assert engine.collections() == ["empty"], "what was there stays"
+    with StorageEngine(tmp_path) as engine:
+        assert engine.collections() == ["empty"]
+
+
+@pytest.mark.parametrize("first", ["fails", "succeeds"])
+def test_uploads_to_the_same_new_collection(
+    first: str, engine: StorageEngine, server: FlightServer
+) -> None:
+    """One that fails takes away nothing of the other."""
+    made, other_done = threading.Event(), threading.Event()
+    insert_many = godb_arrow.Collection.insert_many
+
+    def slow(collection: Any, table: Any, **options: Any) -> Any:
+        if table.num_rows == 2:
+            made.set()
+            assert other_done.wait(30)
+        return insert_many(collection, table, **options)
+
+    def upload(table: pa.Table) -> None:
+        with connect(f"grpc://127.0.0.1:{server.port}", token=TOKEN) as remote:
+            if table.num_rows == 2 and first == "fails":
+                with pytest.raises(godb_arrow.InvalidOption):
+                    remote.insert_many("new", table)
+            else:
+                remote.insert_many("new", table)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(godb_arrow.Collection, "insert_many", slow)
+        table = pa.table({"_id": ["a", "a" if first == "fails" else "b"]})
+        thread = threading.Thread(target=upload, args=(table,))
+        thread.start()
+        assert made.wait(30)
+        upload(pa.table({"_id": ["c"]}))
+        other_done.set()
+        thread.join()
+    assert len(engine["new"]) == (1 if first == "fails" else 3)
+    with pytest.raises(godb_arrow.CollectionNotFound):
+        engine.drop_collection("nowhere", if_empty=True)
+    engine.drop_collection("new", if_empty=True)
+    assert "new" in engine
+    engine["new"].delete_many(None)
+    engine.drop_collection("new", if_empty=True)
+    assert "new" not in engine
+
+
 @pytest.mark.parametrize("token", [None, "", "a token for the test", TOKEN + "x"])
 def test_who_has_no_token_gets_nothing(server: FlightServer, token: str | None) -> None:
     client, options = plain(server, token)
