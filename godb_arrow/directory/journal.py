@@ -288,7 +288,9 @@ class Journal:
                 advice="use the engine in the process that opened it",
             )
         if self._closed:
-            raise EngineClosed("the engine was closed", advice="open another one")
+            closed = EngineClosed("the engine was closed", advice="open another one")
+            closed.applied = applied
+            raise closed
         if self._broken is not None:
             error = StorageError(self._broken.message, advice=self._broken.advice)
             error.applied = applied
@@ -315,14 +317,13 @@ class Journal:
         if self._durable_number >= wanted:
             return
         with self._syncing:
-            if self._durable_number < wanted:
-                self._check_usable("unknown")
-                self._sync_now()
+            self._sync_now(wanted)
 
-    def _sync_now(self) -> None:
-        with self._lock:
-            if self._closed:
-                return  # closing made everything durable
+    def _sync_now(self, wanted: int) -> None:
+        with self._lock:  # closing, too, makes records durable: it is over or has not begun
+            if self._durable_number >= wanted:
+                return
+            self._check_usable("unknown")
             segment = self._segments[-1]
             number, size = segment.last, segment.size
             descriptor = os.dup(self._descriptor)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support.disks import using
 
 from godb_arrow import CorruptFile, StorageError, UnsupportedVersion
 from godb_arrow.directory.journal import Journal
@@ -215,3 +216,30 @@ def test_after_a_failed_sync_nothing_is_taken_until_a_new_journal_begins(
     journal.trim()
     journal.append("key", {})
     journal.close()
+
+
+def test_a_sync_while_the_journal_is_closed_waits_for_that(tmp_path: Path) -> None:
+    """The change is durable once the journal is closed: the verb must not raise EngineClosed."""
+    journal = Journal(str(tmp_path))
+    list(journal.recover())
+    number = journal.append("c", {"op": "write"})
+    errors: list[BaseException] = []
+
+    def sync() -> None:
+        try:
+            journal.sync(number)
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=sync)
+
+    class Syncing(local.Disk):
+        def close(self, descriptor: int) -> None:
+            super().close(descriptor)
+            thread.start()
+            thread.join(0.2)  # it has the time to go wrong
+
+    with using(Syncing()):
+        journal.close(stored=True)
+    thread.join()
+    assert not errors
