@@ -110,6 +110,7 @@ class Journal:
         self._durable_size = 0  # of the last segment
         self._durable_number = 0
         self._needed: dict[object, int] = {}  # oldest record that is in no checkpoint yet
+        self._wanted: dict[object, int] = {}  # oldest record that a follower has not got
         self.syncs = 0
         self.torn = 0
         self.was_missing = False
@@ -348,16 +349,25 @@ class Journal:
         with self._lock:
             return self._needed.get(key)
 
-    def release(self, key: object, needed: int | None) -> None:
+    def release(self, key: object, needed: int | None, *, follower: bool = False) -> None:
         """Say from which record on a key's changes are still needed; None for not at all.
 
-        Segments whose records nobody needs are removed.
+        Parameters
+        ----------
+        key : hashable
+            The owner of the changes.
+        needed : int or None
+            Sequence number of the oldest record that is needed.
+        follower : bool
+            Whether the owner can copy files instead, so that it does not keep a journal that
+            failed to sync.
         """
         with self._lock:
+            owners = self._wanted if follower else self._needed
             if needed is None:
-                self._needed.pop(key, None)
+                owners.pop(key, None)
             else:
-                self._needed[key] = needed
+                owners[key] = needed
 
     def trim(self) -> None:
         """Remove the segments that nothing needs; begin a new one when the last is large or free.
@@ -371,10 +381,13 @@ class Journal:
             if self._closed or self._process != os.getpid():
                 return
             current = self._segments[-1]
-            oldest = min(self._needed.values(), default=current.last + 1)
-            unneeded = oldest > current.last
-            if unneeded and (current.last >= current.first or self._broken is not None):
-                self._begin_segment(current.last + 1)
+            end = current.last + 1
+            stored = min(self._needed.values(), default=end) >= end
+            if stored and self._broken is not None:
+                self._wanted.clear()  # followers copy the files
+            oldest = min((*self._needed.values(), *self._wanted.values()), default=end)
+            if oldest >= end and (current.last >= current.first or self._broken is not None):
+                self._begin_segment(end)
                 self._broken = None
             elif current.size > _SEGMENT_SIZE and self._broken is None:
                 local.disk.fsync(self._descriptor)

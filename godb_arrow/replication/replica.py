@@ -71,7 +71,7 @@ class Replica:
         self._shipped = number
         # What the follower lacks stays in the journal; but not without end.
         held = number + 1 if self._journal.size <= _MOST_HELD else None
-        self._journal.release(self, held)
+        self._journal.release(self, held, follower=True)
 
     def acknowledge(self, number: int | None) -> None:
         """Wait until the follower has a record on its disk; without a number, all files, too.
@@ -122,5 +122,5 @@ class Replica:
         if not self._stopped:
             self._stopped = True
             self._remove(self)
-            self._journal.release(self, None)
+            self._journal.release(self, None, follower=True)
             self._follower.close()
