@@ -23,7 +23,7 @@ from godb_arrow.errors import (
 )
 from godb_arrow.file.explanation import Explanation
 from godb_arrow.options import ReadKeywords, ReadOptions
-from godb_arrow.query.filters import Filter
+from godb_arrow.query.filters import Filter, RowFilter
 from godb_arrow.query.scannable import Scannable
 from godb_arrow.schema import ID_FIELD
 from godb_arrow.snapshots.find import explain, matching, pick
@@ -666,19 +666,23 @@ class Collection(PartedStore, Scannable):
         >>> engine.close()
         """
         self._services.check_writable()
-        for _ in range(_TRIES):
+        condition = dict(filter) if isinstance(filter, Mapping) else filter
+        for attempt in itertools.count():
+            if attempt >= _TRIES and not isinstance(condition, RowFilter):
+                break
             with self._lock:
                 snapshot, version = self.snapshot(), self._changes
-            ids = self._ids_in(snapshot, filter)
+            ids = self._ids_in(snapshot, condition)
             self._services.check_writable()
             size = sum(weight(one, None) for one in ids)
             with self._services.reserved(size):
                 deleted = self._delete(ids, version)
             if deleted is not None:
                 return deleted
-        # Others change it all the time: now they wait.
+        # Others change it all the time: now they wait. A RowFilter is code of the caller, which
+        # must not run under a lock, so it is tried again instead.
         with self._services.reserved(size), self._lock:
-            return self._delete(self._ids_in(self.snapshot(), filter)) or 0
+            return self._delete(self._ids_in(self.snapshot(), condition)) or 0
 
     def _ids_in(self, snapshot: Snapshot, condition: Filter | None) -> list[str]:
         with error_context("delete", collection=self._name):
