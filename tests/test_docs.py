@@ -14,7 +14,7 @@ from test_layers import FLOORS
 
 ROOT = Path(__file__).parents[1]
 ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text()
-PAGES = ["CONTRIBUTING.md", "docs/architecture.md"]
+PAGES = ["CONTRIBUTING.md", "docs/architecture.md", "docs/durability.md"]
 FOLDERS = [ROOT, ROOT / "docs", ROOT / "godb_arrow", ROOT / "godb_arrow" / "codec" / "native"]
 
 
