@@ -62,8 +62,12 @@ def forget_engine(engine: Engine) -> None:
 def close_later(engine: Engine) -> None:
     """Close an engine that nothing refers to any longer, on a thread of its own.
 
-    The garbage collector finds it on any thread, perhaps inside a lock that saving needs.
+    The garbage collector finds it on any thread, perhaps inside a lock that saving needs. At the
+    end of the interpreter this does nothing: a new thread would never run, and the process would
+    hang. The engine was closed at exit before that, or could not be saved.
     """
+    if sys.is_finalizing():
+        return
 
     def close() -> None:
         try:

@@ -126,3 +126,27 @@ def test_a_handler_of_the_application_stays_the_only_one(tmp_path: Path) -> None
     )
     assert done.stdout == "mine\non\n"
     assert os.listdir(tmp_path / "collections") == ["c.godb"]  # closed at exit
+
+
+def test_an_engine_that_could_not_be_saved_does_not_keep_the_process_from_ending() -> None:
+    """The interpreter drops the engine when no new thread can run any more."""
+    script = """
+import sys
+from godb_arrow.engine.processes import close_later
+
+class Engine:
+    def close(self):
+        print("closed")
+
+class Holder:
+    def __del__(self, is_finalizing=sys.is_finalizing, close_later=close_later, engine=Engine()):
+        assert is_finalizing()
+        close_later(engine)
+
+holder = Holder()
+holder.itself = holder
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
