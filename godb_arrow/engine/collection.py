@@ -595,8 +595,9 @@ class Collection(PartedStore, Scannable):
             The new documents by id; empty where they are more than memory holds.
         """
         with self._writing(operation):
-            self._base.documents()
-            self._base.prepare_ids()
+            with self.held_base() as base:  # no other thread has to wait
+                base.documents()
+                base.prepare_ids()
             while True:
                 with self._lock:
                     self._check_there()
@@ -692,7 +693,8 @@ class Collection(PartedStore, Scannable):
     def _delete(self, ids: list[str], version: int | None = None) -> int | None:
         """Delete those that are there; None if there were changes since a version."""
         with self._writing("delete"):
-            self._base.prepare_ids()
+            with self.held_base() as base:
+                base.prepare_ids()  # no other thread has to wait for it
             with self._lock:
                 self._check_there()
                 self._prepare()

@@ -117,6 +117,7 @@ class PartedStore(CollectionStore):
         with self._lock:
             self._check_there()
             base = self._base
+            pin = base.pin()  # its files stay while the documents come
         assert isinstance(base, PartedBase)
         bulk = self._new_bulk(base, schema)
         try:
@@ -138,6 +139,7 @@ class PartedStore(CollectionStore):
                     self._greatest_given = greatest
         finally:
             bulk.discard()
+            del pin
         before.forget(self._base)
         self._sweep()
         self._services.acknowledge(None)

@@ -184,6 +184,7 @@ class CollectionStore:
 
     def _find_indexes(self) -> tuple[str, ...]:
         with self._lock:
+            self._check_not_dropped()
             self._prepare()
             if self._indexes is None:
                 self._indexes = self._base.hint.indexes
@@ -197,6 +198,7 @@ class CollectionStore:
 
     def _find_compression(self) -> CompressionName:
         with self._lock:
+            self._check_not_dropped()
             self._prepare()
             if self._compression is None:
                 self._compression = self._base.hint.compression
@@ -207,17 +209,18 @@ class CollectionStore:
         return self._current(self._find_info)
 
     def _find_info(self) -> CollectionInfo:
-        modified = self._last_modified or self._base.modified
-        return CollectionInfo(
-            name=self._name,
-            state=self.state,
-            documents=len(self),
-            disk_bytes=self._base.file_size,
-            memory_bytes=self._base.held_bytes() + self._taken,
-            last_modified=moment(modified),
-            last_accessed=moment(self._last_accessed),
-            access_count=self._accesses,
-        )
+        documents = len(self)
+        with self.held_base() as base:
+            return CollectionInfo(
+                name=self._name,
+                state=self.state,
+                documents=documents,
+                disk_bytes=base.file_size,
+                memory_bytes=base.held_bytes() + self._taken,
+                last_modified=moment(self._last_modified or base.modified),
+                last_accessed=moment(self._last_accessed),
+                access_count=self._accesses,
+            )
 
     def __len__(self) -> int:
         self._services.check_open()
@@ -360,7 +363,8 @@ class CollectionStore:
         greatest = codec.survey_ids(encoded.ids)[1]
         if given:
             sequence.see_greatest(greatest)
-            self._base.prepare_ids()  # while nobody has to wait for it
+            with self.held_base() as base:
+                base.prepare_ids()  # no other thread has to wait for it
         with self._lock:
             self._check_there()
             if given:
@@ -502,6 +506,11 @@ class CollectionStore:
             self._last_accessed = time.time()
 
     def _check_there(self) -> None:
+        self._check_not_dropped()
+        if self._sealed:
+            raise EngineClosed("the engine was closed", advice="open another one")
+
+    def _check_not_dropped(self) -> None:
         if self._dropped:
             if self._services.directory.read_only:
                 raise CollectionNotFound(
@@ -511,8 +520,6 @@ class CollectionStore:
             raise CollectionNotFound(
                 f"the collection {self._name!r} was dropped", advice="create it again"
             )
-        if self._sealed:
-            raise EngineClosed("the engine was closed", advice="open another one")
 
     def _commit(
         self,
