@@ -357,8 +357,6 @@ def _copy_checked(
     with target as copy:
         while block := source.read(min(_BLOCK, left + 1)):
             left -= len(block)
-            if left < 0:
-                break
             found.update(block)
             copy.write(block)
         if left or found.hexdigest() != digest:

@@ -144,15 +144,24 @@ def test_nothing_outside_is_read_changed_or_deleted(
 
 
 def test_a_file_that_is_a_link_is_an_error_that_names_it(folder: Path, outside: Path) -> None:
-    plant("link", folder / "collections" / "x.godb", outside / "data" / "collections/users.godb")
+    for name, kind in (("x", "godb"), ("y", "parts")):
+        target = outside / "data" / "collections" / f"{name}.{kind}"
+        with open_engine(outside / "data") as engine:
+            engine.create_collection(name).insert({"secret": SECRET})
+            if kind == "parts":
+                engine[name].to_folder()
+        plant("link", folder / "collections" / target.name, target)
     with StorageEngine(folder) as engine:
-        assert engine.collections() == ["c", "users", "x"]
-        with pytest.raises(StorageError, match=r"x\.godb.*found a symbolic link; move the data"):
-            engine.find_all("x")
+        assert engine.collections() == ["c", "users", "x", "y"]
+        for name in ("x", "y"):
+            with pytest.raises(
+                StorageError, match=rf"{name}\..*found a symbolic link; move the data"
+            ):
+                engine.find_all(name)
         assert engine.insert("users", {"n": 2}) == "2", "the others work"
-    for source in (folder, folder / "collections" / "x.parts"):
-        with pytest.raises(GodbError):
-            fragments_of(source, "x")
+    for name in ("x", "y"):
+        with pytest.raises(StorageError, match=rf"{name}\..*found a symbolic link"):
+            fragments_of(folder, name)
 
 
 def test_a_newer_state_that_is_a_link_is_not_replaced_by_an_older_one(

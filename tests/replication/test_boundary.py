@@ -422,6 +422,21 @@ def test_no_copy_is_more_readable_than_the_file(
     assert readable == []
 
 
+@pytest.mark.parametrize("what", ["files", "data directory"])
+def test_a_follower_that_nobody_opened_is_as_private(tmp_path: Path, data: Path, what: str) -> None:
+    (data / "collections" / "users.godb").chmod(0o600 if what == "files" else 0o644)
+    data.chmod(0o755 if what == "files" else 0o700)
+    with open_engine(data) as engine:
+        engine.insert("users", {"password": "hunter2"})
+        with Follower(data, tmp_path / "copy") as follower:
+            follower.step()
+        engine.insert("users", {"password": "hunter2"})
+        with Follower(data, tmp_path / "copy") as follower:
+            follower.step()
+    readable = readable_by_others(tmp_path / "copy")
+    assert not [name for name in readable if "journal" in name or "users" in name]
+
+
 def test_copies_have_the_modes_of_ordinary_files(tmp_path: Path, data: Path) -> None:
     """What nobody protected is as readable as the umask says, and so are its copies."""
     data.chmod(0o755)
