@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 LINKS = ["link", "dangling link"]
-OTHERS = ["named pipe", "socket"]
+OTHERS = ["named pipe", *(["socket"] if Path("/proc/self/fd").is_dir() else [])]
 
 
 def plant(kind: str, place: Path, target: Path) -> None:
