@@ -40,6 +40,7 @@ from godb_arrow.errors import (
     error_context,
     storage_errors,
 )
+from godb_arrow.replication.status import full_path
 from godb_arrow.replication.target import split_stored
 from godb_arrow.snapshots.base import Base
 from godb_arrow.snapshots.manifest import manifest_name
@@ -140,7 +141,7 @@ class _Place:
     """Folder or URL that holds backups."""
 
     def __init__(self, path: str) -> None:
-        folder = open_folder(path)
+        folder = open_folder(full_path(path))
         self.descriptions = folder.folder("backups")
         self._files = folder.folder("files")
 

@@ -84,6 +84,7 @@ disk = Disk()
 def make_folders(path: str) -> None:
     """Make a folder and those above it, unless they are there, on the disk for sure."""
     missing = []
+    path = os.path.abspath(path)
     while not os.path.isdir(path):
         missing.append(path)
         path = os.path.dirname(path)

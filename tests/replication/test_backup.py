@@ -52,6 +52,20 @@ def test_only_what_is_new_travels_and_any_backup_is_restored(tmp_path: Path) -> 
         assert not godb_arrow.verify_godb(path).problems
 
 
+def test_paths_may_be_relative(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with StorageEngine("data") as engine:
+        engine.create_collection("users").insert({"n": 1})
+        engine.backup("backups")
+        engine.backup("new/backups")
+        engine.replicate_to("copy")
+    for place in ("backups", "new/backups"):
+        restore_backup(place, f"restored/{place}")
+        with StorageEngine(f"restored/{place}") as engine:
+            assert engine.find_all("users") == [{"_id": "1", "n": 1}]
+    assert not godb_arrow.verify_godb("copy/collections/users.godb").problems
+
+
 def test_backups_on_an_object_store(tmp_path: Path) -> None:
     place = "memory://backup-test/here"
     with open_engine(tmp_path / "data") as engine:
