@@ -501,7 +501,8 @@ def replaced(path: str) -> SourceNotFound:
     """Return the error of a reader whose file another process removed or replaced."""
     error = SourceNotFound(
         "another process removed or replaced the file while the collection was read",
-        advice="read the collection again: the next read uses its current files",
+        advice="read the collection again: the next read uses its current files; if one is still "
+        "missing, restore it from a backup",
     )
     error.operation, error.source = "read", path
     return error

@@ -131,11 +131,16 @@ class PartFile(Base):
         SourceNotFound
             Another process removed the file, or the manifest that names it.
         """
-        if not self.is_named:
-            pin = self.pin()  # noqa: F841 (it keeps the file open until it is checked)
-            self._folder.check(self._manifest)
-            self.is_named = True
-        stored = super().open()
+        try:
+            if not self.is_named:
+                pin = self.pin()  # noqa: F841 (it keeps the file open until it is checked)
+                self._folder.check(self._manifest)
+                self.is_named = True
+            stored = super().open()
+        except SourceNotFound as error:
+            if self.is_ours:
+                raise
+            raise replaced(self.path or "") from error
         if stored.count != self._part.documents:
             error = CorruptFile(
                 f"the file has {stored.count} documents; the manifest says {self._part.documents}",

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import resource
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,7 @@ from support.writers import SteppedWriter
 
 import godb_arrow
 from godb_arrow import CollectionNotFound, StorageEngine
+from godb_arrow.engine import fragments
 
 Content = dict[str, dict[str, int]]
 WATCHERS = 4
@@ -171,3 +175,82 @@ def test_each_collection_is_whole_at_each_call_of_the_disk(tmp_path: Path, name:
             assert content(folder) == states[-1]
             for watcher in watchers:
                 watcher.look(states)
+
+
+@contextmanager
+def few_files(count: int) -> Iterator[None]:
+    """Engines that are opened in the block keep fewer files open."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (count, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+@pytest.mark.parametrize("change", ["pack('a')", "drop_collection('a')"])
+def test_a_collection_of_more_files_than_may_be_open_at_once(tmp_path: Path, change: str) -> None:
+    """What was read is right; the rest is an error that says so, and the next read is whole."""
+    rows = [{"_id": str(n), "v": n, "text": "x" * 3000} for n in range(100)]
+    with StorageEngine(tmp_path, **OPTIONS) as engine:
+        engine.create_collection("a").insert_many(rows)
+        engine.save()
+        with few_files(128):
+            reading = reader(tmp_path)
+        stream = iter(reading["a"])
+        found = [next(stream)["v"] for _ in range(3)]
+        exec(f"engine.{change}", {"engine": engine})
+        with pytest.raises(godb_arrow.SourceNotFound, match="read the collection again"):
+            found.extend(document["v"] for document in stream)
+        assert found == list(range(len(found)))
+        if change == "pack('a')":
+            assert [one["v"] for one in reading["a"]] == list(range(100))
+        else:
+            with pytest.raises(CollectionNotFound):
+                reading["a"].find_all()
+        del stream
+        reading.close()
+
+
+def test_a_part_that_is_missing_for_good_is_an_error(tmp_path: Path) -> None:
+    rows = [{"_id": str(n), "v": n, "text": "x" * 3000} for n in range(10)]
+    with StorageEngine(tmp_path, **OPTIONS) as engine:
+        engine.create_collection("a").insert_many(rows)
+    (tmp_path / "collections" / "a.parts" / "00000003.godb").unlink()
+    with reader(tmp_path) as engine, pytest.raises(godb_arrow.SourceNotFound, match="00000003"):
+        engine["a"].find_all()
+
+
+def test_a_name_is_found_as_soon_as_there_is_one(tmp_path: Path) -> None:
+    with StorageEngine(tmp_path, **OPTIONS) as engine, reader(tmp_path) as reading:
+        assert "a" not in reading
+        with pytest.raises(CollectionNotFound):
+            reading["a"]
+        engine.create_collection("a").insert({"v": 1})
+        assert "a" in reading and reading.collections() == ["a"]
+        assert len(reading["a"]) == 1
+        engine.insert("a", {"v": 2})
+        assert len(reading["a"]) == 1, "what was read stays as it was"
+        with reader(tmp_path) as another:
+            assert len(another["a"]) == 2
+
+
+def test_fragments_follow_a_collection_that_moves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with StorageEngine(tmp_path, **OPTIONS) as engine:
+        engine.create_collection("a").insert({"v": 1})
+        engine.save()
+        original = fragments._place_of
+        places = []
+
+        def place_then_move(directory: str, collection: str | None) -> str:
+            places.append(original(directory, collection))
+            if len(places) == 1:
+                engine["a"].to_folder()
+            return places[-1]
+
+        monkeypatch.setattr(fragments, "_place_of", place_then_move)
+        found, _ = fragments.fragments_of(tmp_path, "a")
+        assert [one.documents for one in found] == [1]
+        assert places[0].endswith(".godb") and places[-1].endswith(".parts")
