@@ -137,10 +137,10 @@ class PartFile(Base):
                 self._folder.check(self._manifest)
                 self.is_named = True
             stored = super().open()
-        except SourceNotFound as error:
+        except SourceNotFound as gone:
             if self.is_ours:
                 raise
-            raise replaced(self.path or "") from error
+            raise replaced(self.path or "") from gone
         if stored.count != self._part.documents:
             error = CorruptFile(
                 f"the file has {stored.count} documents; the manifest says {self._part.documents}",
