@@ -144,7 +144,7 @@ def test_an_error_says_whether_the_change_was_applied(
 
 
 @pytest.mark.parametrize("durability", DURABILITIES[:2] if LONG else ["commit"])
-@pytest.mark.parametrize("verb", VERBS if LONG else [*FOLLOWED, "update", "delete"])
+@pytest.mark.parametrize("verb", VERBS if LONG else [*sorted(FOLLOWED), "update", "delete"])
 def test_a_follower_that_is_gone(
     verb: str, durability: str, prepared: Path, tmp_path: Path
 ) -> None:
