@@ -21,6 +21,7 @@ from godb_arrow import (
     StorageEngine,
     VersionNotFound,
 )
+from godb_arrow.engine import workers
 from godb_arrow.options import Durability
 
 SEEDS = 750 if LONG else 10  # of each scenario
@@ -132,13 +133,20 @@ class Story:
         self.late: list[str] = []
         self.handles: dict[int, godb_arrow.Collection] = {}
         self.not_found: set[int] = set()
-        self.working = 0  # tasks
+        self.working = self.writers = 0  # tasks
         self.copy: Model | None = None  # when the directory was copied
         self._copy_to = copy_to
         for name in ("a", "b"):
             self._note(engine.create_collection(name), name)
-        engine["a"].to_folder()
-        engine.save()
+        for name in ("a", "b"):
+            engine[name].to_folder()
+        for turn in range(4):  # small files, to be joined
+            for number, name in enumerate(("a", "b")):
+                keys = [f"{name}{turn}.{n}" for n in range(5)]
+                added: dict[str, int | None] = dict.fromkeys(keys, turn)
+                documents = [{"_id": key, "k": key, "v": turn} for key in keys]
+                self.change(number, added, engine[name].insert_many, documents)
+            engine.save()
 
     def add_large(self) -> None:
         """Add a collection whose streams have threads."""
@@ -172,7 +180,7 @@ class Story:
         self.model.end(change, "yes")
         return result
 
-    def until_closed(self, steps: Iterator[Any]) -> None:
+    def until_closed(self, steps: Iterator[Any], is_writer: bool) -> None:
         """Take the steps of a task; the engine may be closed, or a collection dropped."""
         try:
             for _ in steps:
@@ -183,16 +191,18 @@ class Story:
             pass  # the collections that were not dropped are checked at the end
         finally:
             self.working -= 1
+            self.writers -= is_writer
 
     def run(self, **tasks: Callable[[], Iterator[Any]]) -> None:
         """Run tasks side by side, to their ends."""
-        from godb_arrow.engine import workers  # its threads are simulated
-
         threads = [
-            workers.threading.Thread(target=self.until_closed, args=(task(),), name=name)
+            workers.threading.Thread(
+                target=self.until_closed, args=(task(), is_writer(name)), name=name
+            )
             for name, task in tasks.items()
         ]
         self.working = len(threads)
+        self.writers = sum(map(is_writer, tasks))
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -205,7 +215,7 @@ class Story:
         draw = self.schedule.random
         ids: dict[tuple[int, str], str] = {}
         for turn in range(ROUNDS):
-            where = draw.choice(list(self.handles))
+            where = draw.choice((0, 1, *self.handles))
             target = self.handles[where]
             keys = [f"w{number}.{turn}.{n}" for n in range(draw.choice((1, 3, 70)))]
             documents = [{"k": key, "v": turn, "text": TEXT} for key in keys]
@@ -236,21 +246,27 @@ class Story:
             yield
 
     def saver(self) -> Iterator[None]:
-        for _ in range(5):
+        """Save again and again as long as there are writers."""
+        for _ in range(20):
             yield self.engine.save()
+            if not self.writers:
+                return
 
     def compactor(self) -> Iterator[Any]:
-        for _ in range(5):
+        """Compact again and again as long as there are writers."""
+        for _ in range(40):
             yield self.engine.compact()
+            if not self.writers:
+                return
 
-    def namer(self) -> Iterator[None]:
+    def namer(self, prefix: str = "n") -> Iterator[None]:
         """Create, rename and drop collections."""
         draw = self.schedule.random
         known: list[int] = []
         for turn in range(ROUNDS):
             step = draw.choice(("create", "rename", "drop")) if known else "create"
             if step == "create":
-                name, number = f"n{turn % 4}", len(self.model.names)
+                name, number = f"{prefix}{turn % 4}", len(self.model.names)
                 if any(name in self.model.names[one] for one in known):
                     continue
                 self.model.names[number] = {name, None}
@@ -261,7 +277,7 @@ class Story:
                 number = draw.choice(known)
                 (before,) = self.model.names[number]
                 assert before is not None
-                after = None if step == "drop" else f"r{turn}"
+                after = None if step == "drop" else f"{prefix}r{turn}"
                 self.model.names[number] = {before, after}
                 with self._naming(number, {before}, {after}):
                     if after is None:
@@ -308,11 +324,16 @@ class Story:
                 assert collection.get(document["_id"])["k"] == document["k"]
 
     def _wait(self, purpose: str) -> None:
-        """Wait for some steps of other tasks, or until none works."""
+        """Wait for some steps of other tasks, perhaps until one writes, or until none works."""
         draw, trace = self.schedule.random, self.schedule.trace
         ends = len(trace) + draw.random() * draw.choice((500, 2000, 5000))
+        step = draw.choice(("", "disk.", "disk.replace"))
+
+        def is_time() -> bool:
+            return self.working <= 0 or (len(trace) >= ends and step in trace[-1])
+
         self.working -= 1
-        self.schedule.pause(f"wait to {purpose}", lambda: len(trace) >= ends or self.working <= 0)
+        self.schedule.pause(f"wait to {purpose}", is_time)
         self.working += 1
 
     def closer(self) -> Iterator[None]:
@@ -362,6 +383,10 @@ class Story:
                 self.copy.check(killed)
 
 
+def is_writer(task: str) -> bool:
+    return task.startswith(("writer", "bulk"))
+
+
 class _Naming:
     """Notes which names a collection may have, when a verb has ended."""
 
@@ -409,7 +434,8 @@ def everything(story: Story) -> None:
         writer3=lambda: story.writer(3),
         saver=story.saver,
         compactor=story.compactor,
-        namer=story.namer,
+        namer1=lambda: story.namer("n"),
+        namer2=lambda: story.namer("m"),
         reader=story.reader,
         closer=story.closer,
         copier=story.copier,
@@ -496,3 +522,36 @@ def test_a_seed_gives_the_same_schedule_again(tmp_path: Path, scenario: str) -> 
     again = play(tmp_path / "story", 5, SCENARIOS[scenario])
     assert again == first
     assert play(tmp_path / "story", 8, SCENARIOS[scenario]) != first
+
+
+def test_a_deadlock_is_reported_with_the_stacks() -> None:
+    def play_two_locks(seed: int) -> None:
+        with simulated(seed):
+            simulated_threading: Any = workers.threading
+            locks = [simulated_threading.Lock(), simulated_threading.Lock()]
+
+            def take(first: int, second: int) -> None:
+                with locks[first], locks[second]:
+                    pass
+
+            threads = [
+                simulated_threading.Thread(target=take, args=order, name=f"taker{order[0]}")
+                for order in ((0, 1), (1, 0))
+            ]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+
+    failures = []
+    for seed in range(10):
+        try:
+            play_two_locks(seed)
+        except ScheduleFailed as failed:
+            failures.append(str(failed))
+    assert 0 < len(failures) < 10
+    for failure in failures:
+        assert "deadlock" in failure
+        assert "taker0" in failure
+        assert "with locks[first], locks[second]" in failure
+        assert "waits for: acquire lock" in failure
