@@ -4,9 +4,10 @@
 
     data_dir/
         godb_arrow.lock             held by the one process that writes
-        godb_arrow.id               identity of the directory
+        godb_arrow.id               identity of the directory, which its files record
         collections/NAME.godb       one collection each, replaced atomically
         collections/NAME.parts/     a large one: several files, and manifests that name them
+        collections/UUID.attached   copy of a file that was taken in, until it is saved
         journal/00000001.journal    changes that are in no file yet
         follower.json               there while it follows another one
 
@@ -21,20 +22,28 @@ import os
 import shutil
 import stat
 import tempfile
+import uuid
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, suppress
 from typing import Any, BinaryIO
 
 import filelock
 
 from godb_arrow.directory.follower_file import read_follower_file
-from godb_arrow.directory.identity import ensure_identity
+from godb_arrow.directory.identity import ensure_identity, read_identity
 from godb_arrow.directory.journal import Journal
 from godb_arrow.directory.journal_copy import fetch_journal
-from godb_arrow.directory.names import name_of, stem
-from godb_arrow.directory.segments import Record, read_journal
+from godb_arrow.directory.names import ATTACHED, is_attached_name, name_of, stem
+from godb_arrow.directory.segments import (
+    Lineage,
+    Record,
+    Replayed,
+    read_journal,
+    segment_indices,
+)
 from godb_arrow.errors import (
+    CorruptFile,
     DirectoryLocked,
     GodbError,
     ReadOnly,
@@ -42,6 +51,7 @@ from godb_arrow.errors import (
     StorageError,
     storage_errors,
 )
+from godb_arrow.file.hints import CollectionHint, JournalPosition
 from godb_arrow.file.reading import list_collections
 from godb_arrow.memory.limit import Memory
 from godb_arrow.snapshots.base import Base
@@ -54,7 +64,7 @@ from godb_arrow.storage.modes import Access
 from godb_arrow.storage.nearest import nearest_path
 from godb_arrow.storage.object_store import Expected, is_url
 from godb_arrow.storage.replace import is_temporary
-from godb_arrow.storage.source import HeldFile
+from godb_arrow.storage.source import HeldFile, Source
 
 __all__ = ["PARTS", "DataDirectory", "RemoteDirectory", "lock_directory", "open_directory"]
 
@@ -65,6 +75,7 @@ PARTS = ".parts"
 _LOCK = "godb_arrow.lock"
 _LEAST_MEMORY = 64 << 20
 _TRIES = 10
+_BLOCK = 1 << 20  # bytes of a file that are copied at once
 
 
 def lock_directory(path: str) -> filelock.BaseFileLock:
@@ -163,6 +174,9 @@ class DataDirectory:
         self._root = open_folder(path)
         self._stored = self._root.folder("collections")
         self._collections = self._stored.path
+        self._lineage = Lineage()
+        self._newest: list[int] = []  # segments of the journal, where it was only read
+        self._stamp: bytes | None = None
 
     def _check_folders(self) -> None:
         """Raise if the folders of the directory are symbolic links."""
@@ -213,6 +227,34 @@ class DataDirectory:
         return True
 
     @property
+    def stamp(self) -> bytes:
+        """Identity as files record it, 16 bytes; none where the directory has none."""
+        if self._stamp is None:
+            found = self.identity
+            if self.read_only:
+                with suppress(CorruptFile):  # who writes the directory is told
+                    found = read_identity(self.path)
+            self._stamp = bytes.fromhex(found or "")
+        return self._stamp
+
+    def wrote(self, hint: CollectionHint) -> bool:
+        """Return whether an engine of this directory wrote a file, by what the file records."""
+        return bool(hint.directory) and hint.directory == self.stamp
+
+    def holds(self, position: JournalPosition, record: Record) -> bool:
+        """Return whether a file with a position holds a record of the journal."""
+        return self._lineage.holds(position, record)
+
+    def is_overtaken(self, positions: Iterable[JournalPosition]) -> bool:
+        """Return whether a file was saved after the journal was read, by an engine opened since."""
+        if all(not one.run or self._lineage.knows(one) for one in positions):
+            return False
+        return os.path.isdir(self._journal_folder) and self._newest != self._last_segment()
+
+    def _last_segment(self) -> list[int]:
+        return segment_indices(self._journal_folder)[-1:]
+
+    @property
     def journal(self) -> Journal:
         """The journal, of a directory that may be written."""
         assert self._journal is not None
@@ -250,7 +292,9 @@ class DataDirectory:
     def recover(self) -> Iterator[Record]:
         """Yield the changes that may be in no file yet; at the end the journal goes on."""
         journal = Journal(self._journal_folder, self._access_of_all())
-        yield from journal.recover()
+        for record in journal.recover():
+            self._lineage = journal.lineage
+            yield record
         self._journal = journal
 
     def _access_of_all(self) -> Access:
@@ -268,14 +312,20 @@ class DataDirectory:
 
     def _read_while_written(self) -> list[Record]:
         """The records of a journal whose segments somebody else may remove meanwhile."""
-        for _ in range(_TRIES):
+        for attempt in range(_TRIES):
             if not os.path.isdir(self._journal_folder):
                 return []
+            found = Replayed()
             try:
-                return list(read_journal(self._journal_folder))
+                self._newest = self._last_segment()
+                records = list(read_journal(self._journal_folder, found))
             except SourceNotFound:
-                continue
-        return list(read_journal(self._journal_folder))
+                if attempt < _TRIES - 1:
+                    continue
+                raise
+            self._lineage = found.lineage
+            return records
+        return []
 
     def files(self) -> dict[str, str]:
         """Return the path of each collection's file or folder; names of others are left alone.
@@ -320,11 +370,27 @@ class DataDirectory:
         return names[0] if len(names) == 1 else None
 
     def _newer(self, folder: str, file: str) -> str:
-        """Return which of the two has the collection: a crash left both."""
+        """Return which of the two has the collection.
+
+        A crash leaves both, with versions that can be compared. Else one of them was put there,
+        and the other one counts.
+        """
         with suppress(GodbError):  # a folder is always whole
-            if self.base(file).hint.version > self.base(folder).hint.version:
-                return file
+            hint, other = self.base(file).hint, self.base(folder).hint
+            if hint.directory == other.directory:
+                return file if hint.version > other.version else folder
+            return file if self.wrote(hint) else folder
         return folder
+
+    def _is_leftover(self, path: str, current: str) -> bool:
+        """Return whether a crash left a file or folder beside the current one."""
+        try:
+            hint, newer = self.base(path).hint, self.base(current).hint
+            return hint.directory == newer.directory or hint.fingerprint == newer.former
+        except SourceNotFound:  # a folder without a manifest
+            return True
+        except GodbError:
+            return False
 
     def remove_older(self, files: Mapping[str, str]) -> None:
         """Remove what a crash left beside the files that count."""
@@ -344,8 +410,11 @@ class DataDirectory:
                 logger.warning("%s is left beside %s: %s", ", ".join(others), path, error)
                 continue
             for other in others:
-                logger.info("%s is older than %s: removed", other, path)
-                self.remove(other)
+                if self._is_leftover(other, path):
+                    logger.info("%s is older than %s: removed", other, path)
+                    self.remove(other)
+                else:
+                    logger.warning("%s is ignored: the collection %r is in %s", other, name, path)
 
     def check(self, path: str) -> None:
         """Raise if a collection's file or folder is a symbolic link or of another kind."""
@@ -462,6 +531,93 @@ class DataDirectory:
         """What must be in the place of a file that takes the place of a base; locally, anything."""
         return None
 
+    # --- attached files -----------------------------------------------------------------------
+
+    def attach(self, location: str) -> str:
+        """Copy a file into the directory, from which collections are read until they are saved.
+
+        Parameters
+        ----------
+        location : path or URL
+            A GODB file.
+
+        Returns
+        -------
+        str
+            Path of the copy, which is on the disk.
+
+        Raises
+        ------
+        StorageError
+        """
+        folder = self._attached_folder()
+        name = uuid.uuid4().hex + ATTACHED
+        with Source(location).open() as source:
+            access = folder.access()
+            if not is_url(location):  # the copy is no more readable than the file
+                access &= Access.of_file(os.fstat(source.fileno()))
+            with folder.replace(name, access) as target:
+                shutil.copyfileobj(source, target, _BLOCK)
+        return folder.place(name)
+
+    def attach_again(self, path: str) -> str:
+        """Give an attached file another name, for one more collection that it has.
+
+        Returns
+        -------
+        str
+            Path under the other name.
+        """
+        other = self._attached_folder().place(uuid.uuid4().hex + ATTACHED)
+        with storage_errors("attach", other):
+            try:
+                local.disk.link(path, other)
+            except OSError:  # the file system has no links
+                return self.attach(path)
+            local.disk.sync_folder(self._attached_folder().path)
+        return other
+
+    def attached_base(self, path: str, collection: str) -> Base:
+        """Return the documents of a file that was attached."""
+        folder, name = self._attached_folder(), os.path.basename(path)
+        return Base(
+            self.memory, path, collection, is_ours=False,
+            hold=lambda _: folder.hold(name), refusal=_refusal_of(folder, name),
+        )  # fmt: skip
+
+    def recovered_base(self, name: object, collection: str) -> Base:
+        """Return the documents of an attached file that the journal names.
+
+        Raises
+        ------
+        CorruptFile
+            No engine gives a file that name.
+        """
+        if not is_attached_name(name):
+            raise CorruptFile(
+                f"the journal names an attached file {name!r}",
+                offset=0,
+                where="file",
+                advice="restore the data directory from a copy",
+            )
+        return self.attached(f"collections/{name}", collection)
+
+    def detach(self, paths: Iterable[str]) -> None:
+        """Remove attached files, as far as they are there."""
+        folder = self._attached_folder()
+        for path in paths:
+            with suppress(SourceNotFound):
+                folder.remove(os.path.basename(path))
+
+    def remove_unattached(self, used: Collection[str]) -> None:
+        """Remove the attached files that no collection is read from."""
+        folder = self._attached_folder()
+        found = map(folder.place, folder.files(is_attached_name))
+        self.detach(path for path in found if path not in used)
+
+    def _attached_folder(self) -> Folder:
+        return self._stored
+
     def close(self, *, stored: bool = False) -> None:
         """Let others write the directory.
 
@@ -531,11 +687,12 @@ class RemoteDirectory(DataDirectory):
         """Nothing, for what was not saved is gone; but of a follower the journal that it got."""
         records = self._read_while_written()
         folder = tempfile.mkdtemp(prefix="godb-arrow-journal-")
+        self._local = open_folder(folder)
         self._temporary = weakref.finalize(self, _remove_folder, folder, os.getpid())
         journal = Journal(folder)
         list(journal.recover())
         if records:
-            journal.skip_to(records[-1].number + 1)
+            journal.skip_to(records[-1].last + 1)
         self._journal = journal
         yield from records
 
@@ -544,7 +701,20 @@ class RemoteDirectory(DataDirectory):
             return []
         with tempfile.TemporaryDirectory(prefix="godb-arrow-journal-") as folder:
             fetch_journal(f"{self.path}/journal", folder)
-            return list(read_journal(folder))
+            found = Replayed()
+            records = list(read_journal(folder, found))
+            self._lineage = found.lineage
+            return records
+
+    def is_overtaken(self, positions: Iterable[JournalPosition]) -> bool:
+        """Return False: there is no journal that another process writes."""
+        return False
+
+    def _attached_folder(self) -> Folder:
+        return self._local
+
+    def remove_unattached(self, used: Collection[str]) -> None:
+        """Do nothing: attached files are temporary ones of this engine."""
 
     def expected_at(self, path: str, base: Base) -> Expected:
         """The version of the base, or nothing where the file is new."""

@@ -1,20 +1,30 @@
 """The journal: every change, appended before it counts, until a checkpoint holds it.
 
-A folder of segments, ``00000001.journal`` and on. A segment is a header of 32 bytes and records:
+A folder of segments, ``00000001.journal`` and on. A segment is a header of 64 bytes and records:
 
 =========  ==================================================================================
 bytes      what they are
 =========  ==================================================================================
-header     ``GODBJRNL``, version (``uint32``), 0 (``uint32``), the number of its first record
-           (``uint64``), XXH3-64 of these 24 bytes
-record     length of the payload, number, bytes of the segment that were durable when it was
-           written, XXH3-64 of these 24 bytes and the payload (``uint64`` each); the payload
-payload    length of a MessagePack map (``uint32``), the map, and what belongs to it
+header     ``GODBJRNL``, version 2 (``uint32``), 0 (``uint32``), sequence number of the first
+           record (``uint64``), XXH3-64 of these 24 bytes; UUID of the run (16 bytes), 0
+           (``uint64``), XXH3-64 of these 56 bytes
+record     length of the payload, sequence number, bytes of the segment that were on the disk
+           when the record was written (``uint64`` each); number of its sparse blocks, XXH32 of
+           these 28 bytes (``uint32`` each); XXH3-64 of these 32 bytes and all that follows; the
+           payload; 2 to 17 bytes ``FF``, up to a multiple of 16
+payload    length of a MessagePack map (``uint32``), the map, and entries that belong to it
 =========  ==================================================================================
 
-All integers are little-endian. Records are numbered without gaps. A record that is cut off or
-damaged ends the journal if nothing behind it says that it was durable: that is a torn tail, and is
-cut. Otherwise it is a hole, and the journal is refused: data that were acknowledged are missing.
+All integers are little-endian. Records are numbered without gaps. A run is the time for which one
+engine has the journal open: it draws a UUID, and each file that it saves records the UUID beside
+the sequence number. A block is 512 bytes, of the file or of the record, and sparse with at most
+one byte other than zero: so a sector that was never written shows.
+
+In version 1 the header ends before the UUID. A record's head has neither the sparse blocks nor a
+checksum of its own, and nothing follows the payload.
+
+A last record that the file cuts off, or that has a sector that was never written, is torn, and is
+cut. Anything else is damage, and the journal is refused: see docs/journal.md.
 """
 
 from __future__ import annotations
@@ -22,12 +32,14 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 
 from godb_arrow.directory.segments import (
     HEADER,
+    Lineage,
     Record,
     Replayed,
     Segment,
@@ -44,6 +56,7 @@ from godb_arrow.errors import (
     StorageError,
     storage_errors,
 )
+from godb_arrow.file.hints import JournalPosition
 from godb_arrow.storage import local
 from godb_arrow.storage.inside import open_inside
 from godb_arrow.storage.modes import UNLIMITED, Access, restrict_file
@@ -53,7 +66,6 @@ __all__ = ["Journal", "Receipt"]
 
 logger = logging.getLogger(__name__)
 _SEGMENT_SIZE = 64 << 20
-_BYTES_WRITTEN_AT_ONCE = 1 << 16
 
 
 class Receipt:
@@ -109,16 +121,21 @@ class Journal:
         self._closed = False
         self._durable_size = 0  # of the last segment
         self._durable_number = 0
+        self._run = uuid.uuid4().bytes
         self._needed: dict[object, int] = {}  # oldest record that is in no checkpoint yet
         self._wanted: dict[object, int] = {}  # oldest record that a follower has not got
         self.syncs = 0
         self.torn = 0
-        self.was_missing = False
+        self.lineage = Lineage()
 
     @property
     def last(self) -> int:
         """The number of the newest record."""
         return self._segments[-1].last
+
+    def position(self, number: int) -> JournalPosition:
+        """Return the position of a record that this run wrote, as files record it."""
+        return JournalPosition(self._run, number)
 
     @property
     def size(self) -> int:
@@ -128,7 +145,9 @@ class Journal:
     def recover(self) -> Iterator[Record]:
         """Read the records that are there, and make the journal ready for more behind them."""
         found = Replayed()
-        yield from read_journal(self._folder, found)
+        for record in read_journal(self._folder, found):
+            self.lineage = found.lineage
+            yield record
         with storage_errors("recover", self._folder):
             self._go_on(found)
 
@@ -141,7 +160,7 @@ class Journal:
                 "%s: %d bytes behind record %d were cut off in the middle of writing",
                 found.segments[-1].path, found.torn, first - 1,
             )  # fmt: skip
-        if found.segments and found.segments[-1].size < HEADER.size:
+        if found.segments and not found.segments[-1].size:  # it has no header
             local.disk.unlink(found.segments.pop().path)
         elif found.torn:
             descriptor = open_inside(found.segments[-1].path, os.O_WRONLY)
@@ -158,12 +177,11 @@ class Journal:
                 local.disk.close(descriptor)
         for segment in found.segments:
             restrict_file(segment.path, self._access)
-        self.was_missing = not found.segments
         self._durable_number = first - 1
         self._begin_segment(first)
 
     def skip_to(self, number: int) -> None:
-        """Number the next record at least so; checkpoints may know of later ones than we do."""
+        """Give the next record at least a sequence number."""
         with self._lock:
             if number > self.last + 1:
                 self._begin_segment(number)
@@ -177,7 +195,7 @@ class Journal:
         try:
             descriptor = open_inside(path, flags, self._access.new_file)
             self._access.restrict(descriptor)
-            local.disk.write_all(descriptor, pack_header(first))
+            local.disk.write_all(descriptor, pack_header(first, self._run))
             local.disk.fsync(descriptor)
             local.disk.sync_folder(self._folder)
             segments = [*self._segments, Segment(index, path, first, first - 1)]
@@ -240,11 +258,12 @@ class Journal:
             self._check_usable()
             segment = self._segments[-1]
             number = segment.last + 1
-            pieces = pack_record(number, self._durable_size, meta, parts)
-            size = segment.size + sum(map(len, pieces))
+            size, buffers = pack_record(number, self._durable_size, meta, parts, segment.size)
+            size += segment.size
             try:
                 with storage_errors("append to the journal", segment.path):
-                    self._write(pieces)
+                    for buffer in buffers:
+                        local.disk.write_all(self._descriptor, buffer)
                 receipt.number = number
                 segment.size, segment.last = size, number
                 self._needed.setdefault(key, number)
@@ -256,11 +275,6 @@ class Journal:
                     self._needed.setdefault(key, number)
                 raise
             return number
-
-    def _write(self, pieces: list[bytes]) -> None:
-        small = sum(map(len, pieces)) < _BYTES_WRITTEN_AT_ONCE
-        for piece in [b"".join(pieces)] if small else pieces:
-            local.disk.write_all(self._descriptor, piece)
 
     def _take_back(self, segment: Segment, error: BaseException) -> None:
         """Cut off what was written of a record that failed."""

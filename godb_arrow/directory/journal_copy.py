@@ -7,13 +7,18 @@ import re
 import tempfile
 from collections.abc import Iterable
 from contextlib import suppress
+from dataclasses import replace
 from typing import BinaryIO
 
+from godb_arrow.directory.names import is_attached_name
 from godb_arrow.directory.segments import (
-    HEAD,
     HEADER,
+    Record,
     Replayed,
     Segment,
+    damage_after,
+    journal_damage,
+    last_number,
     open_segment,
     read_journal,
     read_record,
@@ -32,6 +37,7 @@ __all__ = [
     "JournalCopy",
     "MissingRecords",
     "RemoteJournalCopy",
+    "attached_files",
     "bytes_behind",
     "fetch_journal",
     "is_journal_object",
@@ -92,6 +98,7 @@ class JournalCopy:
         self._access = access
         self._target = target
         self._segments: list[Segment] = []
+        self._attached: set[str] = set()
         if anew:
             return
         found = Replayed()
@@ -100,7 +107,7 @@ class JournalCopy:
         self._segments = found.segments
         if found.torn:
             last = self._segments[-1]
-            if last.size < HEADER.size:
+            if not last.size:  # it has no header
                 local.disk.unlink(self._segments.pop().path)
             else:
                 descriptor = open_inside(last.path, os.O_WRONLY)
@@ -148,6 +155,11 @@ class JournalCopy:
         except FileNotFoundError:
             return False
 
+    def take_attached(self) -> set[str]:
+        """Return the attached files that new records name, and forget them."""
+        attached, self._attached = self._attached, set()
+        return attached
+
     def copy(self) -> int:
         """Copy the records that are new, to the disk; returns the number of the newest.
 
@@ -155,13 +167,20 @@ class JournalCopy:
         ------
         MissingRecords
             The journal does not go on where the copy ends.
+        CorruptFile
+            The journal is damaged; the copy stays as it was.
         """
+        damage: CorruptFile | None = None
         for _ in range(_LOOKS):
             try:
                 if self._copy_once():
                     return self.last
             except FileNotFoundError:  # it was removed just now
                 continue
+            except CorruptFile as error:  # perhaps a record that the writer takes back just now
+                damage = error
+        if damage is not None:
+            raise damage
         raise MissingRecords(f"the journal has no record {self.last + 1}")
 
     def _copy_once(self) -> bool:
@@ -174,7 +193,8 @@ class JournalCopy:
         current = self._segments[-1]
         if current.index in indices:
             with open_to_read(segment_path(self._source, current.index)) as stream:
-                if _begins(stream, current.index, self._source) != current.first:
+                begun = _begun(stream, current.index, self._source)
+                if begun is None or (begun.first, begun.run) != (current.first, current.run):
                     raise MissingRecords("the journal was begun anew")
                 self._append(current, stream)
         elif not indices or indices[-1] < current.index:
@@ -184,15 +204,15 @@ class JournalCopy:
                 continue
             path = segment_path(self._source, index)
             with open_to_read(path) as stream:
-                first = _begins(stream, index, self._source)
-                if first is None:
+                begun = _begun(stream, index, self._source)
+                if begun is None:
                     continue
-                empty = os.fstat(stream.fileno()).st_size == HEADER.size
-                if empty and first <= self.last + 1:
+                empty = os.fstat(stream.fileno()).st_size == begun.size
+                if empty and begun.first <= self.last + 1:
                     continue  # records may yet go on in the one before
-                if first != self.last + 1:
+                if begun.first != self.last + 1:
                     return False
-                segment = Segment(index, segment_path(self._target, index), first, first - 1, 0)
+                segment = replace(begun, path=segment_path(self._target, index), size=0)
                 self._append(segment, stream)
                 local.disk.sync_folder(self._target)
                 self._segments.append(segment)
@@ -203,21 +223,33 @@ class JournalCopy:
         size = os.fstat(stream.fileno()).st_size
         if size < segment.size:
             raise MissingRecords(f"the journal lost records before {segment.last + 1}")
-        end, last = max(segment.size, HEADER.size), segment.last
+        end, last = max(segment.size, segment.header_size), segment.last
         stream.seek(end)
-        while (record := read_record(stream, size - end, last + 1)) is not None:
-            end, last = stream.tell(), record.number
-        if end == segment.size:
-            return
+        attached: set[str] = set()
+        while (record := read_record(stream, segment, size - end, last + 1)) is not None:
+            end, last = stream.tell(), record.last
+            attached.update(attached_files(record))
+        problem = None
+        if end < size:
+            problem = damage_after(stream, replace(segment, size=end, last=last), size)
+        if end > segment.size:
+            self._write(path or segment.path, stream, segment.size, end)
+            segment.size, segment.last = end, last
+            self._attached |= attached
+        if problem is not None:
+            place = segment_path(self._source, segment.index)
+            raise journal_damage(place, end, f"is damaged: {problem}")
+
+    def _write(self, path: str, stream: BinaryIO, start: int, end: int) -> None:
+        """Copy bytes of a segment."""
         access = Access.of_file(os.fstat(stream.fileno())) & self._access
-        flags = os.O_WRONLY | os.O_CREAT
-        descriptor = open_inside(path or segment.path, flags, access.new_file)
+        descriptor = open_inside(path, os.O_WRONLY | os.O_CREAT, access.new_file)
         try:
             access.restrict(descriptor)
-            local.disk.truncate(descriptor, segment.size)  # of a copy that failed
-            os.lseek(descriptor, segment.size, os.SEEK_SET)
-            stream.seek(segment.size)
-            left = end - segment.size
+            local.disk.truncate(descriptor, start)  # of a copy that failed
+            os.lseek(descriptor, start, os.SEEK_SET)
+            stream.seek(start)
+            left = end - start
             while left:
                 block = stream.read(min(left, _BLOCK))
                 local.disk.write_all(descriptor, block)
@@ -225,7 +257,6 @@ class JournalCopy:
             local.disk.fsync(descriptor)
         finally:
             local.disk.close(descriptor)
-        segment.size, segment.last = end, last
 
     def replace(self, indices: Iterable[int]) -> bool:
         """Take the journal as it is now in place of what there was.
@@ -247,14 +278,14 @@ class JournalCopy:
         try:
             for index in now:
                 with open_to_read(segment_path(self._source, index)) as stream:
-                    first = _begins(stream, index, self._source)
-                    if first is None:
+                    begun = _begun(stream, index, self._source)
+                    if begun is None:
                         continue
-                    if staged and first != staged[-1][0].last + 1:
+                    if staged and begun.first != staged[-1][0].last + 1:
                         return False
                     name = f"{TEMPORARY_PREFIX}{index:08d}{TEMPORARY_SUFFIX}"
                     path = os.path.join(self._target, name)
-                    segment = Segment(index, segment_path(self._target, index), first, first - 1, 0)
+                    segment = replace(begun, path=segment_path(self._target, index), size=0)
                     staged.append((segment, path))
                     self._append(segment, stream, path)
         except FileNotFoundError:
@@ -320,6 +351,10 @@ class RemoteJournalCopy:
     def is_continued(self) -> bool:
         """Return whether the journal goes on; see :meth:`JournalCopy.is_continued`."""
         return self._copy.is_continued()
+
+    def take_attached(self) -> set[str]:
+        """Return the attached files that new records name; see :class:`JournalCopy`."""
+        return self._copy.take_attached()
 
     def copy(self) -> int:
         """Copy the records that are new; see :meth:`JournalCopy.copy`."""
@@ -404,33 +439,31 @@ def fetch_journal(url: str, folder: str) -> dict[int, int]:
     return sizes
 
 
-def _begins(stream: BinaryIO, index: int, folder: str) -> int | None:
-    """The number of a segment's first record; None where it is not there yet."""
-    try:
-        found = open_segment(stream, segment_path(folder, index), index, is_last=True)
-    except CorruptFile as error:
-        raise MissingRecords("a segment of the journal is damaged") from error
-    return None if found is None else found.first
+def _begun(stream: BinaryIO, index: int, folder: str) -> Segment | None:
+    """Return a segment without its records; None where it has no header yet."""
+    return open_segment(stream, segment_path(folder, index), index, is_last=True)
+
+
+def attached_files(record: Record) -> list[str]:
+    """Return the files that a record attaches, by their names."""
+    files = record.meta.get("files") if record.meta.get("op") == "attach" else None
+    names = files.values() if isinstance(files, dict) else ()
+    return [name for name in names if is_attached_name(name)]
 
 
 def last_record(folder: str) -> int:
-    """The number of the newest record of a journal that was copied; nothing is checked."""
+    """Return the sequence number of the newest record of a journal that was copied.
+
+    Only the heads of its records are read.
+    """
     last = 0
     for index in _indices(folder):
+        path = segment_path(folder, index)
         # Another process may remove a segment after it was listed.
-        with suppress(FileNotFoundError), open_to_read(segment_path(folder, index)) as stream:
-            size = os.fstat(stream.fileno()).st_size
-            head = stream.read(HEADER.size)
-            if len(head) == HEADER.size:
-                last = HEADER.unpack(head)[3] - 1
-            at = HEADER.size
-            while len(head := stream.read(HEAD.size)) == HEAD.size:
-                length, number, _, _ = HEAD.unpack(head)
-                at += HEAD.size + length
-                if at > size or number != last + 1:
-                    break
-                last = number
-                stream.seek(at)
+        with suppress(FileNotFoundError), open_to_read(path) as stream:
+            segment = open_segment(stream, path, index, is_last=True)
+            if segment is not None:
+                last = last_number(stream, segment)
     return last
 
 

@@ -13,10 +13,22 @@ from godb_arrow.errors import (
 )
 from godb_arrow.snapshots.manifest import is_part_name
 
-__all__ = ["check_name", "file_name", "is_stored_name", "name_of", "stem"]
+__all__ = [
+    "ATTACHED",
+    "check_name",
+    "file_name",
+    "is_attached_name",
+    "is_stored_name",
+    "name_of",
+    "stem",
+]
 
 
 logger = logging.getLogger(__name__)
+ATTACHED = ".attached"
+"""Suffix of a copy of a file whose collections were taken in."""
+
+_ATTACHED_NAME = re.compile(r"[0-9a-f]{32}\.attached")
 _MAX_NAME = 255
 _MAX_STEM = 200
 _MAX_FILE_NAME = 255  # bytes, of most file systems
@@ -45,6 +57,11 @@ def check_name(name: object) -> str:
             f"the name {name[:50]!r} {problem}", advice="a name has 1 to 255 bytes of UTF-8"
         )
     return name
+
+
+def is_attached_name(name: object) -> bool:
+    """Return whether a name is one that attached files get."""
+    return isinstance(name, str) and _ATTACHED_NAME.fullmatch(name) is not None
 
 
 def stem(name: str) -> str:
@@ -77,7 +94,7 @@ def name_of(stem: str) -> str | None:
 def is_stored_name(name: str) -> bool:
     """Return whether a file below the folder of collections may have a name.
 
-    Such are the file of a collection, and the files in the folder of a collection.
+    Such are the file of a collection, attached files, and the files in the folder of a collection.
 
     Examples
     --------
@@ -96,7 +113,7 @@ def is_stored_name(name: str) -> bool:
         return False
     if slash:
         return first.endswith(".parts") and is_part_name(part)
-    return first.endswith(".godb")
+    return first.endswith(".godb") or is_attached_name(first)
 
 
 _UNSAFE = {0x25, *b'/\\:*?"<>|', *range(0x20), 0x7F}

@@ -1,27 +1,37 @@
-"""Segments of the journal: header, records, reading and recovery."""
+"""Segments of the journal: header, records, reading, and what is torn or damaged."""
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import struct
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, BinaryIO
 
 import msgpack
 import numpy as np
+import pyarrow as pa
 import xxhash
 
-from godb_arrow.errors import CorruptFile, UnsupportedVersion, storage_errors
+from godb_arrow.errors import CorruptFile, GodbError, UnsupportedVersion, storage_errors
+from godb_arrow.file.hints import JournalPosition
 from godb_arrow.storage.inside import number_in, open_to_read
 
 __all__ = [
-    "HEAD",
     "HEADER",
+    "LOST",
+    "VERSION",
+    "Lineage",
     "Record",
     "Replayed",
     "Segment",
+    "damage_after",
+    "head_of",
+    "journal_damage",
+    "last_number",
     "next_number",
     "open_segment",
     "pack_header",
@@ -30,18 +40,28 @@ __all__ = [
     "read_record",
     "segment_indices",
     "segment_path",
+    "sensible",
+    "whole_records_after",
 ]
 
 
 logger = logging.getLogger(__name__)
 
 _MAGIC = b"GODBJRNL"
-_VERSION = 1
-HEADER = struct.Struct("<8sIIQQ")
-HEAD = struct.Struct("<QQQQ")
+VERSION = 2
+HEADER = struct.Struct("<8sIIQQ16s8xQ")
+_HEADER_1 = struct.Struct("<8sIIQQ")  # of version 1; every later header begins with it
+_HEAD = struct.Struct("<QQQIIQ")
+_HEAD_1 = struct.Struct("<QQQQ")
 _META = struct.Struct("<I")
 _SUFFIX = ".journal"
-_MAX_META = 1 << 30
+_ALIGNMENT = 16  # bytes; each record begins at a multiple of it
+_LEAST_PADDING = 2  # bytes that are not zero at the end of a record
+_SECTOR = 512  # bytes that a disk writes whole or not at all
+_ZEROS = bytes(_SECTOR // 4 - 1)  # a sector with one byte other than zero has such a run
+_WRITE_SIZE = 1 << 20  # bytes; a multiple of the sector
+LOST = "lost"
+"""The operation of a record that stands for lost ones: see :mod:`godb_arrow.directory.repair`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,16 +71,29 @@ class Record:
     Attributes
     ----------
     number : int
-        Records are numbered from 1, over all segments.
+        Sequence number: records are numbered from 1, over all segments.
     meta : dict
         What kind of change it is, of which collection.
     parts : list of bytes
         The entries that belong to it.
+    run : bytes
+        UUID of the run of the journal that wrote it; empty for version 1.
     """
 
     number: int
     meta: dict[str, Any]
     parts: list[bytes]
+    run: bytes = b""
+
+    @property
+    def last(self) -> int:
+        """Sequence number before that of the next record."""
+        return int(self.meta["to"]) if self.meta.get("op") == LOST else self.number
+
+    @property
+    def position(self) -> JournalPosition:
+        """Place in the journal, as files record it."""
+        return JournalPosition(self.run, self.number)
 
 
 @dataclass(slots=True)
@@ -72,32 +105,158 @@ class Segment:
     first: int  # number of the first record
     last: int  # number of the last one; first - 1 while there are none
     size: int = HEADER.size
+    version: int = VERSION
+    run: bytes = b""
+
+    @property
+    def header_size(self) -> int:
+        """Bytes of the header."""
+        return HEADER.size if self.version == VERSION else _HEADER_1.size
+
+
+class Lineage:
+    """Runs of a journal in their order: which records a file holds.
+
+    Parameters
+    ----------
+    runs : sequence of bytes
+        UUID of each segment's run, in order.
+
+    Examples
+    --------
+    >>> lineage = Lineage([b"a", b"a", b"b"])
+    >>> record = Record(7, {}, [], b"b")
+    >>> [lineage.holds(JournalPosition(run, 9), record) for run in (b"a", b"b", b"other")]
+    [False, True, False]
+    """
+
+    def __init__(self, runs: Sequence[bytes] = ()) -> None:
+        self._order = {run: index for index, run in enumerate(runs)}
+
+    def knows(self, position: JournalPosition) -> bool:
+        """Return whether a position is in a run of this journal."""
+        return position.run in self._order
+
+    def holds(self, position: JournalPosition, record: Record) -> bool:
+        """Return whether a file with a position holds a record.
+
+        A position of another journal holds nothing.
+        """
+        at = self._order.get(position.run)
+        own = self._order.get(record.run)
+        if at is None or own is None:
+            return False
+        return at > own or (at == own and position.number >= record.number)
 
 
 def segment_path(folder: str, index: int) -> str:
-    """Where a segment is."""
+    """Return the path of a segment."""
     return os.path.join(folder, f"{index:08d}{_SUFFIX}")
 
 
-def pack_header(first: int) -> bytes:
-    """Return the header of a segment."""
-    head = HEADER.pack(_MAGIC, _VERSION, 0, first, 0)[:24]
-    return head + xxhash.xxh3_64_intdigest(head).to_bytes(8, "little")
+def pack_header(first: int, run: bytes) -> bytes:
+    """Return the header of a segment.
+
+    Parameters
+    ----------
+    first : int
+        Sequence number of the first record.
+    run : bytes
+        UUID of the run, 16 bytes.
+    """
+    front = _HEADER_1.pack(_MAGIC, VERSION, 0, first, 0)[:-8]
+    front += _seal(front)
+    head = front + run + bytes(8)
+    return head + _seal(head)
+
+
+def _seal(data: bytes) -> bytes:
+    return xxhash.xxh3_64_intdigest(data).to_bytes(8, "little")
 
 
 def pack_record(
-    number: int, durable: int, meta: dict[str, Any], parts: Sequence[bytes]
-) -> list[bytes]:
-    """Return a record as buffers to write in order."""
+    number: int, durable: int, meta: dict[str, Any], parts: Sequence[bytes], offset: int
+) -> tuple[int, Iterator[bytes]]:
+    """Return the bytes of a record, and the buffers to write in order.
+
+    Parameters
+    ----------
+    number : int
+        Sequence number.
+    durable : int
+        Bytes of the segment that are on the disk.
+    meta : dict
+        What changed.
+    parts : sequence of bytes
+        Entries that belong to it.
+    offset : int
+        Place of the record in the segment.
+    """
     meta = {**meta, "parts": [len(part) for part in parts]}
     packed: bytes = msgpack.packb(meta, unicode_errors="surrogateescape")
     length = _META.size + len(packed) + sum(map(len, parts))
-    head = HEAD.pack(length, number, durable, 0)[:24]
-    payload = [_META.pack(len(packed)), packed, *parts]
+    size = _size_of(length)
+    filler = b"\xff" * (size - _HEAD.size - length)
+    payload = [_META.pack(len(packed)), packed, *parts, filler]
+    sparse = 0
+    if any(_ZEROS in piece for piece in payload):
+        sparse = _count_sparse(b"".join([b"\xff" * _HEAD.size, *payload]), offset)
+    head = _HEAD.pack(length, number, durable, sparse, 0, 0)[:28]
+    head += xxhash.xxh32_intdigest(head).to_bytes(4, "little")
     digest = xxhash.xxh3_64(head)
-    for part in payload:
-        digest.update(part)
-    return [head, digest.intdigest().to_bytes(8, "little"), *payload]
+    for piece in payload:
+        digest.update(piece)
+    head += digest.intdigest().to_bytes(8, "little")
+    return size, _buffers([head, *payload])
+
+
+def _size_of(length: int) -> int:
+    """Return the bytes of a record with a payload of `length` bytes."""
+    return -(-(_HEAD.size + length + _LEAST_PADDING) // _ALIGNMENT) * _ALIGNMENT
+
+
+def _buffers(pieces: list[bytes]) -> Iterator[bytes]:
+    """Yield the bytes of some pieces in buffers of the same size."""
+    waiting: list[bytes | memoryview] = []
+    size = 0
+    for piece in pieces:
+        view = memoryview(piece)
+        while size + len(view) >= _WRITE_SIZE:
+            waiting.append(view[: _WRITE_SIZE - size])
+            view = view[_WRITE_SIZE - size :]
+            yield b"".join(waiting)
+            waiting, size = [], 0
+        waiting.append(view)
+        size += len(view)
+    if size:
+        yield b"".join(waiting)
+
+
+def _blocks(size: int, offset: int) -> Iterator[tuple[int, int]]:
+    """Yield the blocks of a record that a power cut may leave unwritten.
+
+    These are the sectors of the file, and those of the write.
+    """
+    first = -offset % _SECTOR
+    for begin in {first - _SECTOR if first else 0, 0}:
+        for at in range(begin, size, _SECTOR):
+            start, end = max(at, 0), min(at + _SECTOR, size)
+            if end - start >= _ALIGNMENT:
+                yield start, end
+
+
+def _count_sparse(data: bytes, offset: int) -> int:
+    """Return how many blocks of a record have at most one byte other than zero."""
+    return sum(
+        data.count(0, start, end) >= end - start - 1 for start, end in _blocks(len(data), offset)
+    )
+
+
+def _count_zero(data: bytes, offset: int) -> int:
+    """Return how many blocks of a record are zero."""
+    return sum(
+        data.count(0, start, end) == end - start for start, end in _blocks(len(data), offset)
+    )
 
 
 @dataclass(slots=True)
@@ -105,7 +264,8 @@ class Replayed:
     """What the segments of a folder hold."""
 
     segments: list[Segment] = field(default_factory=list)
-    torn: int = 0  # bytes behind the last good record
+    torn: int = 0  # bytes after the last whole record
+    lineage: Lineage = field(default_factory=Lineage)
 
 
 def segment_indices(folder: str) -> list[int]:
@@ -131,38 +291,48 @@ def read_journal(folder: str, found: Replayed | None = None) -> Iterator[Record]
     Raises
     ------
     CorruptFile
-        A record is missing that was durable; ``offset`` counts the bytes of the segment.
+        The journal is damaged; ``offset`` counts the bytes of the segment.
     UnsupportedVersion
         The journal was written by a later version.
     """
     found = Replayed() if found is None else found
     indices = segment_indices(folder)
+    opened: list[Segment | None] = []
     for index in indices:
         path = segment_path(folder, index)
         with storage_errors("recover", path), open_to_read(path) as stream:
+            opened.append(open_segment(stream, path, index, is_last=index == indices[-1]))
+    found.lineage = Lineage([segment.run for segment in opened if segment is not None])
+    for index, segment in zip(indices, opened, strict=True):
+        path = segment_path(folder, index)
+        is_last = index == indices[-1]
+        with storage_errors("recover", path), open_to_read(path) as stream:
             size = os.fstat(stream.fileno()).st_size
-            segment = open_segment(stream, path, index, is_last=index == indices[-1])
-            if segment is None or _is_unused(segment, found, size, index == indices[-1]):
+            if segment is None or (is_last and _is_unused(segment, found, size)):
                 found.torn = size
                 first = next_number(found)
                 found.segments.append(Segment(index, path, first, first - 1, size=0))
                 return
             if found.segments and segment.first != next_number(found):
-                raise _hole(path, 0, f"begins with record {segment.first}, but record "
-                            f"{next_number(found)} comes next")  # fmt: skip
+                raise journal_damage(
+                    path, 0, f"begins with record {segment.first}, but record "
+                    f"{next_number(found)} comes next",
+                )  # fmt: skip
             found.segments.append(segment)
             yield from _records(stream, segment, size)
             if segment.size < size:
-                if index != indices[-1]:
-                    raise _hole(path, segment.size, "is damaged, and others follow")
-                _refuse_hole(stream, segment, size)
+                if not is_last:
+                    raise journal_damage(path, segment.size, "is damaged, and others follow")
+                problem = damage_after(stream, segment, size)
+                if problem is not None:
+                    raise journal_damage(path, segment.size, f"is damaged: {problem}")
                 found.torn = size - segment.size
 
 
-def _is_unused(segment: Segment, found: Replayed, size: int, is_last: bool) -> bool:
-    """Whether a segment was made and never used, while records went on in the one before."""
+def _is_unused(segment: Segment, found: Replayed, size: int) -> bool:
+    """Return whether the last segment has no records, which went on in the one before."""
     before = found.segments and segment.first < next_number(found)
-    return bool(is_last and before and size == HEADER.size)
+    return bool(before and size == segment.header_size)
 
 
 def next_number(found: Replayed) -> int:
@@ -170,86 +340,279 @@ def next_number(found: Replayed) -> int:
     return found.segments[-1].last + 1 if found.segments else 1
 
 
-def _hole(path: str, offset: int, problem: str) -> CorruptFile:
+def journal_damage(path: str, offset: int, problem: str) -> CorruptFile:
+    """Return the error for a damaged segment."""
     error = CorruptFile(
         f"the journal {problem}",
         offset=offset,
         where="file",
-        advice="changes that were acknowledged are missing: restore the data directory from a "
-        "copy, or move the journal away to go on with what the collections' files hold",
+        advice="acknowledged changes are damaged: restore the data directory from a copy, or keep "
+        'every whole record with "godb-arrow repair DIRECTORY"',
     )
     error.operation, error.source = "recover", path
     return error
 
 
-def open_segment(stream: Any, path: str, index: int, *, is_last: bool) -> Segment | None:
-    """The segment that a file has; None where it was made just before the power was cut."""
+@contextmanager
+def sensible(record: Record) -> Iterator[None]:
+    """Turn an error over the content of a record into :class:`CorruptFile`."""
+    try:
+        yield
+    except GodbError:
+        raise
+    except _UNUSABLE as error:
+        raise CorruptFile(
+            f"record {record.number} of the journal makes no sense: {error!r}",
+            offset=0,
+            where="file",
+            advice="restore the data directory from a copy",
+        ) from error
+
+
+def open_segment(stream: BinaryIO, path: str, index: int, *, is_last: bool) -> Segment | None:
+    """Read the header of a segment.
+
+    Returns
+    -------
+    Segment or None
+        None for a last segment whose header a power cut left unwritten.
+
+    Raises
+    ------
+    CorruptFile, UnsupportedVersion
+    """
     head = stream.read(HEADER.size)
-    if len(head) == HEADER.size:
-        magic, version, _, first, digest = HEADER.unpack(head)
-        if digest == xxhash.xxh3_64_intdigest(head[:24]) and magic == _MAGIC:
-            if version != _VERSION:
-                raise UnsupportedVersion(
-                    f"the journal has version {version}; this program reads version {_VERSION}",
-                    advice="update godb-arrow",
-                )
-            return Segment(index, path, first, first - 1)
-    if is_last and (len(head) < HEADER.size or not stream.read(1)):
-        return None  # made just before the power was cut
-    raise _hole(path, 0, "does not begin as a segment")
+    front = head[: _HEADER_1.size]
+    if len(front) == _HEADER_1.size and front[:8] == _MAGIC and front[-8:] == _seal(front[:-8]):
+        _, version, _, first, _ = _HEADER_1.unpack(front)
+        if version == 1:
+            return Segment(index, path, first, first - 1, _HEADER_1.size, version=1)
+        if version != VERSION:
+            raise UnsupportedVersion(
+                f"the journal has version {version}; this program reads versions 1 and {VERSION}",
+                advice="update godb-arrow",
+            )
+        if len(head) == HEADER.size and head[-8:] == _seal(head[:-8]):
+            run = HEADER.unpack(head)[5]
+            return Segment(index, path, first, first - 1, run=run if any(run) else b"")
+    if is_last:
+        begun = _HEADER_1.pack(_MAGIC, VERSION, 0, 0, 0)[:16]
+        if len(head) < HEADER.size and head[:16] == begun[: len(head)]:
+            return None  # the power was cut before its header was there
+        if not any(head) and not any(map(any, iter(lambda: stream.read(_WRITE_SIZE), b""))):
+            return None
+    raise journal_damage(path, 0, "does not begin as a segment")
 
 
-def _records(stream: Any, segment: Segment, size: int) -> Iterator[Record]:
+def _records(stream: BinaryIO, segment: Segment, size: int) -> Iterator[Record]:
+    stream.seek(segment.size)
     while True:
-        record = read_record(stream, size - segment.size, segment.last + 1)
+        record = read_record(stream, segment, size - segment.size, segment.last + 1)
         if record is None:
             return
-        segment.last = record.number
+        segment.last = record.last
         segment.size = stream.tell()
         yield record
 
 
-def read_record(stream: Any, left: int, number: int | None) -> Record | None:
-    """The next record; None where there is none that is whole, or that has another number."""
-    head = stream.read(HEAD.size)
-    if len(head) < HEAD.size:
-        return None
-    length, found, _, digest = HEAD.unpack(head)
-    if not _META.size <= length <= left - HEAD.size or (number is not None and found != number):
-        return None
-    payload = stream.read(length)
-    if len(payload) < length:
-        return None
-    actual = xxhash.xxh3_64(head[:24])
-    actual.update(payload)
-    if actual.intdigest() != digest:
-        return None
-    (meta_size,) = _META.unpack_from(payload)
-    at = _META.size + meta_size
-    meta = msgpack.unpackb(
-        payload[_META.size : at], raw=False, strict_map_key=False, unicode_errors="surrogateescape"
-    )
-    parts = []
-    for part_size in meta.pop("parts"):
-        parts.append(payload[at : at + part_size])
-        at += part_size
-    return Record(found, meta, parts)
+def last_number(stream: BinaryIO, segment: Segment) -> int:
+    """Return the sequence number of the last record of a segment, by the heads alone."""
+    size = os.fstat(stream.fileno()).st_size
+    at, last = segment.size, segment.last
+    while True:
+        stream.seek(at)
+        found = head_of(segment, stream.read(_head_size(segment)))
+        if found is None or found[1] <= last:
+            return last
+        at += _extent(segment, found[0])
+        if at > size:
+            return last
+        last = found[1]
 
 
-def _refuse_hole(stream: Any, segment: Segment, size: int) -> None:
-    """Raise if a whole record behind the bad one says that the bad one was durable."""
+def head_of(segment: Segment, head: bytes) -> tuple[int, int, int] | None:
+    """Return length, number and durable bytes of a record's head; None for a damaged head."""
+    if segment.version == 1:
+        if len(head) < _HEAD_1.size:
+            return None
+        length, number, durable, _ = _HEAD_1.unpack(head[: _HEAD_1.size])
+    else:
+        if len(head) < _HEAD.size:
+            return None
+        length, number, durable, _, check, _ = _HEAD.unpack(head[: _HEAD.size])
+        if xxhash.xxh32_intdigest(head[:28]) != check:
+            return None
+    return length, number, durable
+
+
+def _extent(segment: Segment, length: int) -> int:
+    """Return the bytes of a record, given those of its payload."""
+    return _HEAD_1.size + length if segment.version == 1 else _size_of(length)
+
+
+def _head_size(segment: Segment) -> int:
+    return _HEAD_1.size if segment.version == 1 else _HEAD.size
+
+
+def read_record(stream: BinaryIO, segment: Segment, left: int, number: int | None) -> Record | None:
+    """Read the record where the stream is.
+
+    Parameters
+    ----------
+    stream : binary file
+        The segment.
+    segment : Segment
+        Its version and its run.
+    left : int
+        Bytes of the segment from there on.
+    number : int or None
+        The sequence number that the record must have.
+
+    Returns
+    -------
+    Record or None
+        None for a record that is not whole, or that has another number.
+    """
+    head = stream.read(_head_size(segment))
+    found = head_of(segment, head)
+    if found is None:
+        return None
+    length, actual, _ = found
+    extent = _extent(segment, length)
+    if not _META.size <= length <= extent <= left or (number is not None and actual != number):
+        return None
+    payload = stream.read(extent - len(head))
+    if len(head) + len(payload) < extent or _digest(segment, head, payload) != head[-8:]:
+        return None
+    return _unpacked(segment, actual, payload[:length])
+
+
+def _digest(segment: Segment, head: bytes, payload: bytes) -> bytes:
+    digest = xxhash.xxh3_64(head[:-8])
+    digest.update(payload)
+    return digest.intdigest().to_bytes(8, "little")
+
+
+def _unpacked(segment: Segment, number: int, payload: bytes) -> Record:
+    try:
+        (meta_size,) = _META.unpack_from(payload)
+        at = _META.size + meta_size
+        meta = msgpack.unpackb(
+            payload[_META.size : at],
+            raw=False,
+            strict_map_key=False,
+            unicode_errors="surrogateescape",
+        )
+        parts = []
+        for part_size in meta.pop("parts"):
+            if not 0 <= part_size <= len(payload) - at:
+                raise ValueError(f"a part has {part_size} bytes")
+            parts.append(payload[at : at + part_size])
+            at += part_size
+        record = Record(number, meta, parts, segment.run)
+        if record.last < number:
+            raise ValueError(f"it stands for those up to {record.last}")
+        return record
+    except _UNUSABLE as error:
+        raise journal_damage(
+            segment.path, segment.size, f"is damaged: record {number} makes no sense: {error!r}"
+        ) from error
+
+
+_UNUSABLE = (
+    AttributeError, IndexError, KeyError, TypeError, ValueError, OverflowError, struct.error,
+    pa.ArrowException, msgpack.UnpackException,
+)  # fmt: skip
+
+
+def damage_after(stream: BinaryIO, segment: Segment, size: int) -> str | None:
+    """Say what is wrong after the last whole record of a last segment.
+
+    Returns
+    -------
+    str or None
+        None for a torn tail: the file ends inside the record, or a sector was never written, and
+        no later record says that it was on the disk.
+    """
+    expected = segment.last + 1
     stream.seek(segment.size)
-    tail = stream.read()
-    greatest = segment.last + 1 + len(tail) // HEAD.size
-    for shift in range(min(8, len(tail))):
+    head = stream.read(_head_size(segment))
+    if len(head) < _head_size(segment):
+        return None  # the file ends inside the head
+    found = head_of(segment, head)
+    if not _is_unwritten(stream, segment.size, len(head)):
+        if found is None:
+            return f"the head of record {expected} differs from the one that was written"
+        length, number, durable = found
+        if number != expected:
+            return f"record {number} stands where record {expected} comes next"
+        extent = _extent(segment, length)
+        if extent > size - segment.size:  # the file ends inside the record
+            return None if segment.version > 1 else _damage_of_length(stream, segment, size, head)
+        stream.seek(segment.size)
+        sparse = 0 if segment.version == 1 else _HEAD.unpack(head)[3]
+        if _count_zero(stream.read(extent), segment.size) <= sparse:
+            return f"record {expected} differs from the one that was written"
+    for _, number, durable in whole_records_after(stream, segment, size):
+        if durable > segment.size:
+            return f"record {expected} is not there, but was on the disk before record {number}"
+    return None
+
+
+def _is_unwritten(stream: BinaryIO, offset: int, size: int) -> bool:
+    """Return whether a head is zero, or a sector that has bytes of it."""
+    stream.seek(offset)
+    data = stream.read(size + _SECTOR)
+    if not any(data[:size]):
+        return True
+    first = -offset % _SECTOR or _SECTOR
+    sectors = [data[:first], data[first : first + _SECTOR] if first < size else b""]
+    return any(len(sector) >= _ALIGNMENT and not any(sector) for sector in sectors)
+
+
+def _damage_of_length(stream: BinaryIO, segment: Segment, size: int, head: bytes) -> str | None:
+    """Say whether a record that seems to end after the file has a damaged length.
+
+    Version 1 does not protect the length by itself.
+    """
+    problem = f"the length of record {segment.last + 1} differs from the one that was written"
+    stream.seek(segment.size + len(head))
+    payload = stream.read(size - segment.size - len(head))
+    whole = len(payload).to_bytes(8, "little") + head[8:]
+    if _digest(segment, whole, payload) == head[-8:]:
+        return problem
+    for _ in whole_records_after(stream, segment, size):
+        return problem
+    return None
+
+
+def whole_records_after(
+    stream: BinaryIO, segment: Segment, size: int, *, any_number: bool = False
+) -> Iterator[tuple[int, int, int]]:
+    """Yield offset, number and durable bytes of the whole records after a damaged one.
+
+    Their numbers follow the last one of the segment, unless any number will do.
+    """
+    stream.seek(segment.size)
+    tail = stream.read(size - segment.size)
+    head_size = _head_size(segment)
+    most = segment.last + 1 + len(tail) // head_size
+    step = 1 if segment.version == 1 else _ALIGNMENT
+    starts: set[int] = set()
+    for shift in range(min(8, len(tail)) if step == 1 else 1):
         words = np.frombuffer(tail, "<u8", (len(tail) - shift) // 8, shift)
-        near = np.flatnonzero((words > segment.last) & (words <= greatest))
-        for word in near[near >= 1]:
-            start = shift + 8 * (int(word) - 1)  # of the record whose number this may be
-            if len(tail) - start < HEAD.size:
-                continue
-            _, number, durable, _ = HEAD.unpack_from(tail, start)
-            stream.seek(segment.size + start)
-            left = size - segment.size - start
-            if durable > segment.size and read_record(stream, left, number) is not None:
-                raise _hole(segment.path, segment.size, f"is damaged before record {number}")
+        near = words > segment.last
+        if not any_number:
+            near &= words <= most
+        at = shift + 8 * (np.flatnonzero(near) - 1)  # of the record whose number it may be
+        starts.update(at[(at >= 0) & ((at + segment.size) % step == 0)].tolist())
+    buffer = io.BytesIO(tail)
+    for start in sorted(starts):
+        found = head_of(segment, tail[start : start + head_size])
+        if found is None:
+            continue
+        _, number, durable = found
+        buffer.seek(start)
+        with suppress(CorruptFile):  # it is whole, but makes no sense
+            if read_record(buffer, segment, len(tail) - start, number) is not None:
+                yield segment.size + start, number, durable

@@ -33,6 +33,7 @@ __all__ = ["place_for", "save_snapshot", "write_snapshots"]
 
 
 logger = logging.getLogger(__name__)
+_MOST_RATIO = 256  # decompressed bytes per byte of a file: LZ4 has no greater ratio
 
 
 def place_for(
@@ -101,8 +102,9 @@ def save_snapshot(
     directory.restrict(base.access())
     if target.endswith(PARTS):
         parted = _save_parts(
-            directory.folder(target), name, snapshot, next_id, indexes, compression, part_size
-        )
+            directory.folder(target), name, snapshot, next_id, indexes, compression, part_size,
+            directory.stamp,
+        )  # fmt: skip
         directory.restrict(parted.access())
         return parted
     write_snapshots(
@@ -111,9 +113,11 @@ def save_snapshot(
         keep_extras=base.is_ours,
         compression=compression,
         threads=base.memory.threads,
+        directory=directory.stamp,
+        former=_former(base, target),
     )
     stored = directory.base(target)
-    if (stored.count, stored.hint.record) != (snapshot.count, snapshot.record):
+    if (stored.count, stored.hint.position) != (snapshot.count, snapshot.position):
         raise WriteConflict("somebody else wrote the file at the same time")
     return stored
 
@@ -126,6 +130,7 @@ def _save_parts(
     indexes: tuple[str, ...],
     compression: CompressionName,
     part_size: int,
+    directory: bytes,
 ) -> Base:
     """Write what changed to new files, and a manifest that names them beside those before."""
     base, schema = snapshot.base, snapshot.schema()
@@ -156,10 +161,21 @@ def _save_parts(
     parts += [part for part, _ in added]
     statistics += [row for _, row in added]
     manifest = Manifest(
-        base.hint.version + 1, tuple(parts), schema, next_id, snapshot.record, indexes,
-        compression=compression, name=name,
+        max([base.hint.version, *folder.versions()]) + 1, tuple(parts), schema, next_id,
+        snapshot.position.number, indexes, compression=compression, name=name,
+        run=snapshot.position.run, directory=directory, former=_former(base, folder.path),
     )  # fmt: skip
     return PartedBase(folder, folder.commit(manifest, statistics))
+
+
+def _next_version(base: Base, directory: bytes) -> int:
+    """Return the version of a file; versions of other directories are not counted on."""
+    return base.hint.version + 1 if base.hint.directory == directory else 1
+
+
+def _former(base: Base, target: object) -> int:
+    """Return the fingerprint of a base that has another path than what supersedes it."""
+    return 0 if base.path in (None, target) else base.hint.fingerprint
 
 
 def write_snapshots(
@@ -169,6 +185,8 @@ def write_snapshots(
     keep_extras: bool,
     threads: int,
     compression: CompressionName = "lz4",
+    directory: bytes = b"",
+    former: int = 0,
 ) -> int:
     """Write collections to a file.
 
@@ -186,6 +204,10 @@ def write_snapshots(
         How many compress at the same time.
     compression : str
         How the file is compressed.
+    directory : bytes
+        UUID of the data directory that the file belongs to; none for a file of its own.
+    former : int
+        Fingerprint of the file or folder that the file supersedes; 0 for one at the same path.
 
     Returns
     -------
@@ -202,8 +224,11 @@ def write_snapshots(
             metadata, others = existing.metadata, existing.others
         hint = CollectionHint(
             snapshot.live_count(), next_id, snapshot.schema(), _size_of(snapshot),
-            snapshot.record, fields, plain=not metadata and not set(others) - {"indexes"},
-            version=base.hint.version + 1, compression=compression,
+            snapshot.position.number, fields,
+            plain=not metadata and not set(others) - {"indexes"},
+            version=_next_version(base, directory), compression=compression,
+            run=snapshot.position.run, directory=directory,
+            former=former,
         )  # fmt: skip
         collections.append(CollectionData(name, hint.count, snapshot.chunks(), hint))
         shown = _go_indexes(snapshot, fields)
@@ -229,6 +254,8 @@ def _size_of(snapshot: Snapshot) -> int | None:
     base, dead = snapshot.base, len(snapshot.dead_rows())
     changed = sum(len(run.raw()) for run in snapshot.overlay_runs())
     size = base.hint.size
+    if size is not None and size > _MOST_RATIO * base.file_size:
+        size = None  # else a file could have a collection cut into any number of parts
     if base.count == dead:
         return changed
     return None if size is None else size - size * dead // base.count + changed

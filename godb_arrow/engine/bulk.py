@@ -226,7 +226,11 @@ class BulkInsert:
         return sorted(base.rows_of(ids))
 
     def joined(
-        self, base: PartedBase, next_id: int, deleted: Sequence[int] = ()
+        self,
+        base: PartedBase,
+        next_id: int,
+        directory: bytes,
+        deleted: Sequence[int] = (),
     ) -> tuple[Manifest, list[Row | None]]:
         """Return the manifest of a collection with the documents, and the statistics of its parts.
 
@@ -236,6 +240,8 @@ class BulkInsert:
             The collection.
         next_id : int
             The number that the next generated id gets.
+        directory : bytes
+            UUID of the data directory.
         deleted : sequence of int
             Rows of the collection's documents that they replace.
         """
@@ -245,7 +251,7 @@ class BulkInsert:
                  for index, (token, part) in enumerate(self._written)]  # fmt: skip
         schemas = [self._schema_so_far()] if parts else []
         base = _without_rows(base, deleted) if deleted else base
-        return _with_parts(base, parts, self._statistics, schemas, next_id)
+        return _with_parts(base, parts, self._statistics, schemas, next_id, directory)
 
     def discard(self) -> None:
         """Remove the files that have no number: the documents are not wanted.
@@ -264,6 +270,7 @@ def join_bases(
     statistics: Sequence[Row | None],
     schemas: Sequence[pa.Schema],
     next_id: int,
+    directory: bytes,
 ) -> tuple[Manifest, list[Row | None]]:
     """A manifest of a collection with further files, and the statistics of all.
 
@@ -275,13 +282,15 @@ def join_bases(
         The further files.
     next_id : int
         The number that the next generated id gets.
+    directory : bytes
+        UUID of the data directory.
 
     Raises
     ------
     DuplicateId
         Documents share an id.
     """
-    joined = _with_parts(base, parts, statistics, schemas, next_id)
+    joined = _with_parts(base, parts, statistics, schemas, next_id, directory)
     together = PartedBase(base.folder, joined[0])
     hashes = b"".join(file.ids().hashes.tobytes() for file in together.parts)
     if codec.has_equal(hashes):
@@ -313,6 +322,7 @@ def _with_parts(
     statistics: Sequence[Row | None],
     schemas: Sequence[pa.Schema],
     next_id: int,
+    directory: bytes,
 ) -> tuple[Manifest, list[Row | None]]:
     before = base.manifest
     schema = schemas[0] if schemas and not before.parts else before.schema
@@ -329,5 +339,6 @@ def _with_parts(
         schema=schema,
         next_id=next_id,
         rewrites=False,
+        directory=directory,
     )
     return manifest, [*base.part_statistics()[: len(before.parts)], *statistics]

@@ -6,8 +6,8 @@ import html
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, Unpack, get_args
@@ -18,7 +18,7 @@ from godb_arrow.codec.compression import check_compression
 from godb_arrow.directory.data_directory import DataDirectory, open_directory
 from godb_arrow.directory.journal import Receipt
 from godb_arrow.directory.names import check_name
-from godb_arrow.directory.segments import Record
+from godb_arrow.directory.segments import LOST, Record, sensible
 from godb_arrow.directory.snapshot_writer import write_snapshots
 from godb_arrow.display import Table
 from godb_arrow.engine.catalog import Catalog
@@ -84,6 +84,7 @@ __all__ = ["StorageEngine"]
 
 logger = logging.getLogger(__name__)
 _SHOWN = 100  # collections of a table
+_TRIES = 10  # to read a directory that another process writes
 _MOST_JOURNAL = 256 << 20
 _LOOKS = 50  # at a directory that another process changes all the time
 _SYNCER, _SAVER, _COMPACTOR = "journal-sync", "saver", "compactor"
@@ -231,6 +232,7 @@ class StorageEngine:
         self._former_paths: dict[str, Collection] = {}
         self._failure: GodbError | None = None  # of the background, to be raised
         self._checkpoints = self._failed = self._recovered = 0
+        self._has_lost = False  # whether the journal was repaired, and lacks changes
         self._workers, self._syncer = Workers(), Workers()
         self._replicas: tuple[Replica, ...] = ()  # replaced, never changed: writers go through it
         try:
@@ -269,34 +271,56 @@ class StorageEngine:
         needs: dict[Collection, int] = {}
         for record in self._directory.recover():
             self._recovered += 1
-            self._replay(self._collections, record, needs)
-        journal = self._directory.journal
-        # Of a journal that is missing, the files may know changes.
-        if journal.was_missing and self._directory.keeps_journal:
-            known = (one.stored_record for one in self._collections.all())
-            journal.skip_to(max(known, default=0) + 1)
+            with sensible(record):
+                self._replay(self._collections, record, needs)
         for collection, number in needs.items():
-            journal.release(collection, number)
+            self._directory.journal.release(collection, number)
+            with suppress(GodbError), collection.held_base() as base:  # raised at its first use
+                self._directory.restrict(base.access())
         for path in list(self._leftovers):
             self._remove_leftover(path)
+        self._directory.remove_unattached(
+            {path for collection in self._collections.made() for path in collection.paths}
+        )
 
     def _make(self, name: str, path: str) -> Collection:
         return Collection(self._services, name, self._directory.base(path))
 
     def _look(self) -> tuple[Catalog, int]:
         """Return the collections that another process may change meanwhile, and the records."""
+        tries = 0
         for _ in range(_LOOKS):
             with suppress(SourceNotFound):  # a file was removed after it was listed
-                return self._look_once()
-        return self._look_once()
+                collections, records, needs = self._look_once()
+                tries += 1
+                if tries == _TRIES or not self._is_overtaken(needs):
+                    return collections, records
+        return self._look_once()[:2]
 
-    def _look_once(self) -> tuple[Catalog, int]:
+    def _look_once(self) -> tuple[Catalog, int, dict[Collection, int]]:
         files, records = self._directory.look()
         collections = Catalog(files, self._make)
         needs: dict[Collection, int] = {}
         for record in records:
-            self._replay(collections, record, needs)
-        return collections, len(records)
+            with sensible(record):
+                self._replay(collections, record, needs)
+        return collections, len(records), needs
+
+    def _is_overtaken(self, collections: Iterable[Collection]) -> bool:
+        """Open the files of collections that the journal changes; they stay as they are.
+
+        Returns whether a file is newer than the journal that was read.
+        """
+        positions = []
+        for collection in collections:
+            try:
+                collection.open_file()
+                positions.append(collection.stored_position)
+            except SourceNotFound:  # it has become a folder, or was renamed or dropped
+                return True
+            except GodbError:  # the first use of the collection raises it
+                continue
+        return self._directory.is_overtaken(positions)
 
     def _look_again(self, collection: Collection | None, base: Base | None) -> bool:
         """Find out what another process has in the directory now.
@@ -327,51 +351,74 @@ class StorageEngine:
             return True
 
     def _replay(self, collections: Catalog, record: Record, needs: dict[Collection, int]) -> None:
-        op, name = record.meta["op"], record.meta["c"]
-        collection = collections.get(name)
+        op = record.meta["op"]
+        if op == LOST:
+            logger.warning("changes %d to %d are lost", record.number, record.last)
+            self._has_lost = True
+            return
+        if op == "attach" and "files" in record.meta:
+            for name, file in record.meta["files"].items():
+                base = self._directory.recovered_base(file, name)
+                self._replay_new(collections, record, check_name(name), base, needs)
+            return
+        name = record.meta["c"]
         if op in ("create", "attach"):
-            if collection is not None and collection.stored_record >= record.number:
-                return
             base = Base(self._memory)
-            if op == "attach":
+            if op == "attach":  # version 0.1 left the file where it was
                 base = self._directory.attached(record.meta["path"], record.meta["as"])
-                if base.is_refused:
-                    logger.warning("collection %r: %s", name, base.refusal)
-                elif not self._directory.read_only:
-                    with suppress(GodbError):  # raised again at its first use
-                        self._directory.restrict(base.access())
-            collection = Collection(
-                self._services, name, base, compression=record.meta.get("z"),
-                record=record.number, stale=True,
-            )  # fmt: skip
-            collections[name] = collection
-            self._note_paths(collection)
-        elif collection is None:
-            return  # dropped later, and its file is gone
-        elif op == "drop":
-            if collection.stored_record < record.number:
+            self._replay_new(collections, record, name, base, needs)
+            return
+        collection = collections.get(name)
+        if collection is None:
+            if not self._has_lost or op in ("drop", "rename"):
+                return  # dropped later, and its file is gone
+            collection = collections[name] = Collection(
+                self._services, name, Base(self._memory), stale=True
+            )
+        if op == "drop":
+            if not collection.holds(record):
                 if collection.path is not None:
                     self._leftovers[collection.path] = None
                 del collections[name]
                 needs.pop(collection, None)
             return
-        elif op == "rename":
-            if collection.stored_record >= record.number:
+        if op == "rename":
+            if collection.holds(record):
                 return
             target = collections.get(record.meta["to"])
             del collections[name]
-            if target is not None and target.stored_record >= record.number:
+            if target is not None and target.holds(record):
                 # It has its new file already; the old one is what is left.
                 if collection.path is not None:
                     self._leftovers[collection.path] = None
                 needs.pop(collection, None)
                 return
             self._note_paths(collection)
-            collection.mark_renamed(record.meta["to"], record.number)
+            collection.mark_renamed(record.meta["to"], record.position)
             collections[record.meta["to"]] = collection
         else:
             collection.replay(record)
         needs.setdefault(collection, record.number)
+
+    def _replay_new(
+        self, collections: Catalog, record: Record, name: str, base: Base,
+        needs: dict[Collection, int],
+    ) -> None:  # fmt: skip
+        """Replay that a collection was created, or taken in from a file."""
+        present = collections.get(name)
+        if present is not None:
+            if present.holds(record):
+                return
+            needs.pop(present, None)
+        if base.is_refused:
+            logger.warning("collection %r: %s", name, base.refusal)
+        collection = Collection(
+            self._services, name, base, compression=record.meta.get("z"),
+            position=record.position, stale=True, attached=base.path is not None,
+        )  # fmt: skip
+        collections[name] = collection
+        self._note_paths(collection)
+        needs[collection] = record.number
 
     def close(self, *, discard: bool = False) -> None:
         """Save what changed, end the workers, and let others write the directory.
@@ -563,11 +610,11 @@ class StorageEngine:
         receipt = Receipt()
         try:
             number = journal.append(collection, meta, receipt=receipt)
-            collection.note_record(number)
+            collection.note_record(journal.position(number))
             apply(number)
         except BaseException:
             if receipt.number is not None:
-                collection.note_record(receipt.number)
+                collection.note_record(journal.position(receipt.number))
                 apply(receipt.number)
             raise
         journal.sync(number)
@@ -683,7 +730,7 @@ class StorageEngine:
                         self._note_paths(collection)
                         self._collections[new_name] = collection
                         self._collections.discard(known)
-                        collection.mark_renamed(new_name, number)
+                        collection.mark_renamed(new_name, self._directory.journal.position(number))
 
                     meta = {"op": "rename", "c": known, "to": new_name}
                     self._journal(collection, meta, apply)
@@ -900,9 +947,9 @@ class StorageEngine:
                 continue  # its changes stay in the journal
             try:
                 self._checkpoint(collection)
-            except GodbError as error:
+            except Exception as error:  # whatever is wrong with one, the others are saved
                 logger.warning("saving %r failed: %s", collection.name, error)
-                failed = failed or error
+                failed = failed or _as_ours(error, collection.name)
         try:
             self._directory.journal.trim()
         except StorageError as error:
@@ -1095,8 +1142,9 @@ class StorageEngine:
         ...     engine.backup(place).copied_files, engine.backup(place).copied_files
         (1, 0)
         """
+        names = self.collections()
         self.save()
-        held = ((name, self[name].held_base()) for name in self.collections())
+        held = ((name, self[name].held_base()) for name in names)
         return backup_collections(held, os.fspath(target), self._directory.identity)
 
     # --- followers ----------------------------------------------------------------------------
@@ -1233,11 +1281,12 @@ class StorageEngine:
     def load_collection_metadata(self, path: str | os.PathLike[str]) -> dict[str, int]:
         """Take in the collections of a single file; their documents are read at first use.
 
-        The file stays as it is: what changes goes to the data directory.
+        The file is copied into the data directory first. Later changes of the file do not matter,
+        and the engine never changes it.
 
         Parameters
         ----------
-        path : path
+        path : path or URL
             A GODB file, of godb_arrow or go-db.
 
         Returns
@@ -1254,28 +1303,51 @@ class StorageEngine:
         location = os.fspath(path)
         if not is_url(location):
             location = os.path.abspath(os.path.expanduser(location))
-        with error_context("load", location):
-            found = list_collections(location)
-            with self._lock:
-                for name in found:
+        with error_context("load", location), ExitStack() as undo:
+            copy = self._directory.attach(location)
+            files: dict[str, str] = {}
+            undo.callback(lambda: self._directory.detach({copy, *files.values()}))
+            try:
+                for name in list_collections(copy):
                     check_name(name)
+                    files[name] = self._directory.attach_again(copy) if files else copy
+                bases = {
+                    name: self._directory.attached_base(file, name) for name, file in files.items()
+                }
+                found = {name: base.open().count for name, base in bases.items()}
+            except GodbError as error:
+                error.source = location  # of which the copy is
+                raise
+            with self._lock:
+                for name in files:
                     self._check_free(name)
                     self._free_path(name)
-                for name in found:
-                    base = Base(self._memory, location, name, is_ours=False)
-                    base.open()
-                    self._directory.restrict(base.access())
-                    collection = Collection(self._services, name, base, stale=True)
-                    meta = {"op": "attach", "c": name, "path": location, "as": name}
-
-                    def apply(
-                        _: int, name: str = name, collection: Collection = collection
-                    ) -> None:
-                        self._collections[name] = collection
-                        self._note_paths(collection)
-
-                    self._journal(collection, meta, apply)
+                if files:
+                    self._attach(bases, undo)
             return found
+
+    def _attach(self, bases: Mapping[str, Base], undo: ExitStack) -> None:
+        """Take in collections from files of the data directory: all of them, or none."""
+        journal = self._directory.journal
+        collections = {
+            name: Collection(self._services, name, base, stale=True, attached=True)
+            for name, base in bases.items()
+        }
+        for base in bases.values():
+            self._directory.restrict(base.access())
+
+        def apply(number: int) -> None:
+            undo.pop_all()  # the journal names the files
+            for name, collection in collections.items():
+                journal.release(collection, number)
+                collection.note_record(journal.position(number))
+                self._collections[name] = collection
+                self._note_paths(collection)
+
+        names = {name: os.path.basename(base.path or "") for name, base in bases.items()}
+        first = next(iter(collections.values()))
+        self._journal(first, {"op": "attach", "files": names}, apply)
+        self._acknowledge(None)  # followers need the files, too
 
     # --- background ---------------------------------------------------------------------------
 
@@ -1353,3 +1425,16 @@ class StorageEngine:
             recovered_records=self._recovered,
             torn_bytes=journal.torn if journal else 0,
         )
+
+
+def _as_ours(error: Exception, name: str) -> GodbError:
+    """Return the error for a collection that cannot be saved."""
+    if isinstance(error, GodbError):
+        return error
+    raised = GodbError(
+        f"the collection cannot be saved: {error!r}",
+        advice="the changes stay in the journal; drop the collection, or report the error",
+    )
+    raised.operation, raised.collection = "save", name
+    raised.__cause__ = error
+    return raised

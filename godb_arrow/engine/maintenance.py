@@ -85,7 +85,7 @@ class PartedStore(CollectionStore):
             if chosen is None:
                 return None
             # As it was saved: what changed since may be in no file yet.
-            snapshot = Snapshot(base, Overlay(), base.live, base.hint.record)
+            snapshot = Snapshot(base, Overlay(), base.live, base.hint.position)
         stored, gone, written = join_parts(snapshot, self._name, *chosen, options.part_size)
         with self._lock:
             overlay = self._overlay.renumbered(gone)
@@ -133,7 +133,7 @@ class PartedStore(CollectionStore):
                     self._check_no_change_has(bulk)
                     before = self._base
                     assert isinstance(before, PartedBase)
-                    wanted = bulk.joined(before, self._next_id())
+                    wanted = bulk.joined(before, self._next_id(), self._services.directory.stamp)
                     greatest = max(self._greatest_given, bulk.greatest)
                     self._commit_manifest(before, wanted)
                     self._greatest_given = greatest
@@ -220,7 +220,10 @@ class PartedStore(CollectionStore):
                 self._check_there()
                 if self._base is not base or self._overlay.find_any(wanted):
                     return False
-                self._commit_manifest(base, bulk.joined(base, self._next_id(), deleted))
+                self._commit_manifest(
+                    base,
+                    bulk.joined(base, self._next_id(), self._services.directory.identity, deleted),
+                )
         finally:
             bulk.discard()
         base.forget(self._base)
@@ -291,7 +294,9 @@ class PartedStore(CollectionStore):
                      for index, one in enumerate(written)]  # fmt: skip
             schemas = [pa.ipc.read_schema(pa.py_buffer(one.schema)) for one in written]
             rows = [one.statistics for one in written]
-            joined = join_bases(before, parts, rows, schemas, sequence.next_id)
+            joined = join_bases(
+                before, parts, rows, schemas, sequence.next_id, self._services.directory.stamp
+            )
             self._commit_manifest(base, joined)
             base.forget(self._base)
         self._sweep()
@@ -324,9 +329,11 @@ class PartedStore(CollectionStore):
                 raise GodbError("somebody changed the collection meanwhile", advice="try again")
             base = self._base
             earlier = self.version_base(version)
+            position = self._position_of(base)
             manifest = replace(
                 earlier.manifest, version=base.hint.version + 1, next_id=self._ids().next_id,
-                record=max(self._record, base.hint.record), rewrites=True,
+                record=position.number, run=position.run, rewrites=True,
+                directory=self._services.directory.stamp,
             )  # fmt: skip
             assert isinstance(base, PartedBase)
             self._indexes, self._compression = None, None  # as the manifest says

@@ -16,7 +16,7 @@ import pyarrow as pa
 from godb_arrow import codec
 from godb_arrow.codec.compression import check_compression
 from godb_arrow.directory.journal import Receipt
-from godb_arrow.directory.segments import Record
+from godb_arrow.directory.segments import Record, sensible
 from godb_arrow.directory.snapshot_writer import place_for, save_snapshot
 from godb_arrow.documents.encoding import Encoded
 from godb_arrow.documents.ids import IdSequence, number_of, repeated_ids
@@ -31,6 +31,7 @@ from godb_arrow.errors import (
     StorageError,
     error_context,
 )
+from godb_arrow.file.hints import JournalPosition
 from godb_arrow.options import CompressionName
 from godb_arrow.snapshots.base import Base
 from godb_arrow.snapshots.overlay import (
@@ -48,6 +49,8 @@ __all__ = ["CollectionStore"]
 
 logger = logging.getLogger(__name__)
 
+_NO_POSITION = JournalPosition()
+_MOST_CLAIMED_ID = 1 << 56  # no engine gave so many ids
 _DOCUMENTS_KEPT_SINGLY = 64
 _TRIES = 20  # to read files that another process replaces all the time
 
@@ -85,10 +88,12 @@ class CollectionStore:
         The fields that have an index; the file says it, if left out.
     compression : str, optional
         How its files are compressed; the file says it, if left out.
-    record : int
+    position : JournalPosition
         The journal's last record of this collection.
     stale : bool
         Whether the file must be written though no document changed.
+    attached : bool
+        Whether the file was taken in: its sequence number belongs to another journal.
     """
 
     def __init__(
@@ -99,8 +104,9 @@ class CollectionStore:
         *,
         indexes: tuple[str, ...] | None = None,
         compression: CompressionName | None = None,
-        record: int = 0,
+        position: JournalPosition = _NO_POSITION,
         stale: bool = False,
+        attached: bool = False,
     ) -> None:
         self._services = services
         self._name = name
@@ -113,7 +119,9 @@ class CollectionStore:
         self._greatest_given = 0  # of the ids that callers chose
         self._indexes = indexes
         self._compression = compression
-        self._record = record  # the journal's last record of this collection
+        self._position = position  # the journal's last record of this collection
+        self._attached = attached
+        self._least_next_id = 1  # by what the journal had
         self._needs: int | None = None  # the oldest one beside the overlay's, such as a rename
         self._former: list[str] = []  # files under other names, to be removed
         self._stale = stale  # whether the file must be written though no document changed
@@ -256,7 +264,11 @@ class CollectionStore:
 
     def _snapshot(self) -> Snapshot:
         assert self._count is not None
-        return Snapshot(self._base, self._overlay, self._count, self._record)
+        return Snapshot(self._base, self._overlay, self._count, self._position_of(self._base))
+
+    def _position_of(self, base: Base) -> JournalPosition:
+        """Return the journal's last record that a base and all changes to it have."""
+        return self._position if self._position.number else base.hint.position
 
     def _reading(self) -> error_context:
         self._services.check_open()
@@ -319,11 +331,20 @@ class CollectionStore:
         with self._lock:
             self._prepare()
             if self._sequence is None:
-                next_id = self._base.hint.next_id
-                if next_id is None:
-                    next_id = self._base.greatest_id() + 1
-                self._sequence = IdSequence(next_id)
+                self._sequence = IdSequence(max(self._next_id_of_base(), self._least_next_id))
             return self._sequence
+
+    def _next_id_of_base(self) -> int:
+        """Return the next generated id by the file alone.
+
+        What another program recorded is checked: an id must not be given twice.
+        """
+        hint = self._base.hint
+        if hint.next_id is not None and self._services.directory.wrote(hint):
+            return hint.next_id
+        least = self._base.greatest_id() + 1
+        claimed = hint.next_id or 1
+        return claimed if least < claimed <= _MOST_CLAIMED_ID else least
 
     def _put(
         self, encoded: Encoded, ids: list[str], schema: pa.Schema | None, *, replace: bool
@@ -559,18 +580,18 @@ class CollectionStore:
         An interrupt between the two completes the change, which `apply` allows for: applied a
         second time, it changes nothing.
         """
-        receipt = Receipt()
+        receipt, journal = Receipt(), self._services.directory.journal
         try:
             if self._services.options.durability == "checkpoint":
                 receipt.number = 0  # from here on the change happened
             else:
-                journal = self._services.directory.journal
                 journal.append(self, {**meta, "c": self._name}, parts, receipt)
-                self._record = cast(int, receipt.number)
+                self._position = journal.position(cast(int, receipt.number))
             apply(receipt.number or None)
         except BaseException:
             if receipt.number is not None:
-                self._record = max(self._record, receipt.number)
+                if receipt.number:
+                    self._position = journal.position(receipt.number)
                 apply(receipt.number or None)
             raise
         return receipt.number or None
@@ -595,12 +616,20 @@ class CollectionStore:
     def replay(self, record: Record) -> None:
         """Take a change from the journal; it counts from the first use on."""
         self._replayed.append(record)
-        self._record = record.number
+        self._position = record.position
 
     @property
-    def stored_record(self) -> int:
+    def stored_position(self) -> JournalPosition:
         """The last record of the journal that the file holds."""
-        return self._base.hint.record
+        return _NO_POSITION if self._attached else self._base.hint.position
+
+    def open_file(self) -> None:
+        """Open the file: a reader sees it as it is now, whatever replaces it."""
+        _ = self._base.hint
+
+    def holds(self, record: Record) -> bool:
+        """Return whether the file holds a record of the journal."""
+        return self._services.directory.holds(self.stored_position, record)
 
     def _prepare(self) -> None:
         """Before the first use: count, and apply what the journal had."""
@@ -611,26 +640,27 @@ class CollectionStore:
         if count is None:
             count = base.live
             self._services.directory.check_place()
-        stored = base.hint.record
-        records = [record for record in self._replayed if record.number > stored]
+        stored, directory = self.stored_position, self._services.directory
+        records = [record for record in self._replayed if not directory.holds(stored, record)]
         if records:
-            overlay = Overlay()
+            overlay, sequence = Overlay(), None
+            has_ranges = any("g" in record.meta for record in records)
+            least_new = self._next_id_of_base() if has_ranges else 0
             for record in records:
-                sequence = self._replay_one(record, overlay, sequence)
+                with sensible(record):
+                    self._replay_one(record, overlay, least_new)
             overlay.rebase(base)
-            snapshot = Snapshot(base, overlay, count, self._record)
+            snapshot = Snapshot(base, overlay, count, self._position_of(base))
             changed = sum(len(run) for run in snapshot.overlay_runs())
             count = base.count - len(snapshot.dead_rows()) + changed
-        elif self._replayed and not self._services.directory.read_only:
-            self._services.directory.journal.release(self, self._needs)
+        elif self._replayed and not directory.read_only:
+            directory.journal.release(self, self._needs)
         # One statement: no interrupt comes between.
         self._overlay, self._sequence, self._count, self._replayed = overlay, sequence, count, []
         self._account()
 
-    def _replay_one(
-        self, record: Record, overlay: Overlay, sequence: IdSequence | None
-    ) -> IdSequence | None:
-        """Apply a record to an overlay, and return the sequence of ids after it."""
+    def _replay_one(self, record: Record, overlay: Overlay, least_new: int) -> None:
+        """Apply a record to an overlay; the file has no generated id from `least_new` on."""
         meta = record.meta
         if meta["op"] == "index":
             self._indexes = tuple(meta["i"])
@@ -638,10 +668,8 @@ class CollectionStore:
             self._compression = check_compression(meta["z"]).name
         if meta["op"] != "write":
             self._note_setting(record.number)
-            return sequence
-        if sequence is None:
-            sequence = IdSequence(max(meta["n"], self._base.hint.next_id or 1))
-        sequence.see_greatest(meta["n"] - 1)
+            return
+        self._least_next_id = max(self._least_next_id, meta["n"])
         schema = None
         if "s" in meta:
             schema = pa.ipc.read_schema(pa.py_buffer(meta["s"]))
@@ -649,14 +677,13 @@ class CollectionStore:
             if not count:
                 continue
             entries = scan(part, count)
-            if "g" in meta:
+            if "g" in meta and meta["g"] >= least_new:  # the file has none of them
                 plan = overlay.plan_range(meta["g"], entries, schema)
             else:
                 plan = _plan(overlay, entries, list(entries.ids()), schema, [])
             plan(record.number)
         if meta.get("d"):
             overlay.plan_change(dict.fromkeys(meta["d"]), [])(record.number)
-        return sequence
 
     # --- saving -------------------------------------------------------------------------------
 
@@ -712,12 +739,14 @@ class CollectionStore:
     def _begin_saving(self) -> _Saving:
         """Note what a checkpoint saves; later changes are for the next one."""
         options, directory = self._services.options, self._services.directory
+        # These may read the file, and fail.
+        next_id, indexes, compression = self._next_id(), self.indexes, self.compression
         snapshot = self._snapshot()
         target = place_for(directory, self._name, snapshot, options.part_size, self._form)
         if target != self._base.path and target not in self._former:
             self._former.append(target)  # should it not become ours, it must not stay
         saving = _Saving(
-            snapshot, target, self._name, self._next_id(), self.indexes, self.compression,
+            snapshot, target, self._name, next_id, indexes, compression,
             self._changes, self._needs, self._stale, self._form,
         )  # fmt: skip
         self._overlay.pin()
@@ -764,8 +793,8 @@ class CollectionStore:
         try:
             found = self._services.directory.base(saving.target)
             hint, before = found.hint, saving.snapshot.base
-            is_new = saving.target != before.path or hint.version > before.hint.version
-            same = (found.live, hint.record) == (saving.snapshot.count, saving.snapshot.record)
+            is_new = saving.target != before.path or hint.fingerprint != before.hint.fingerprint
+            same = (found.live, hint.position) == (saving.snapshot.count, saving.snapshot.position)
             return found if is_new and same else None
         except GodbError:
             return None
@@ -785,13 +814,16 @@ class CollectionStore:
         former = [path for path in (*self._former, before) if path not in (None, stored.path)]
         overlay = self._overlay.after_checkpoint(stored)
         # One statement: no interrupt comes between.
-        self._base, self._overlay, self._former, self._saving = stored, overlay, former, None
+        self._base, self._overlay, self._former, self._saving, self._attached = (
+            stored, overlay, former, None, False,
+        )  # fmt: skip
         self._account()
 
-    def note_record(self, number: int) -> None:
+    def note_record(self, position: JournalPosition) -> None:
         """The journal has a record of it as a whole: what is saved from now on holds that."""
         with self._lock:
-            self._record = max(self._record, number)
+            if position.run != self._position.run or position.number > self._position.number:
+                self._position = position
 
     def mark_dropped(self) -> None:
         """Make handles raise: the engine dropped the collection."""
@@ -829,7 +861,9 @@ class CollectionStore:
             before = self._base
             if found._base.has_same_files(before):
                 return False
-            self._base, self._replayed, self._record = found._base, found._replayed, found._record
+            self._base, self._replayed = found._base, found._replayed
+            self._position, self._attached = found._position, found._attached
+            self._least_next_id = found._least_next_id
             self._indexes, self._compression = found._indexes, found._compression
             self._needs, self._stale = found._needs, found._stale
             self._overlay, self._count, self._sequence = Overlay(), None, None
@@ -870,12 +904,12 @@ class CollectionStore:
                 raise EngineClosed("the engine was closed", advice="open another one")
             yield
 
-    def mark_renamed(self, name: str, number: int) -> None:
+    def mark_renamed(self, name: str, position: JournalPosition) -> None:
         """The engine renamed it: the file follows with the next checkpoint."""
         self._name = name
         self._stale = True
-        self._note_need(number)
-        self.note_record(number)
+        self._note_need(position.number)
+        self.note_record(position)
 
     @property
     def path(self) -> str | None:

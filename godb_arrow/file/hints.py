@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
+import xxhash
 
 from godb_arrow import codec
 from godb_arrow.codec.compression import check_compression
@@ -21,7 +22,28 @@ from godb_arrow.file.format import (
 )
 from godb_arrow.options import CompressionName
 
-__all__ = ["CollectionHint", "pack_hints", "read_hints"]
+__all__ = ["CollectionHint", "JournalPosition", "checked_next_id", "checked_number", "checked_uuid",
+           "pack_hints", "read_hints"]  # fmt: skip
+
+_MOST_ID = (1 << 63) - 1
+_MOST_NUMBER = 1 << 62  # no honest count, size, version or sequence number is greater
+
+
+class JournalPosition(NamedTuple):
+    """Last change of a journal that a file holds.
+
+    A sequence number means something in its own journal only.
+
+    Attributes
+    ----------
+    run : bytes
+        UUID that the journal drew when it was opened to write the change; empty in version 1.
+    number : int
+        Sequence number of the change; 0 for none.
+    """
+
+    run: bytes = b""
+    number: int = 0
 
 
 def pack_hints(hints: Mapping[str, CollectionHint]) -> bytes:
@@ -37,6 +59,12 @@ def pack_hints(hints: Mapping[str, CollectionHint]) -> bytes:
             recorded["size"] = hint.size
         if hint.record:
             recorded["record"] = hint.record
+        if hint.run:
+            recorded["run"] = hint.run
+        if hint.directory:
+            recorded["directory"] = hint.directory
+        if hint.former:
+            recorded["former"] = hint.former
         if hint.indexes:
             recorded["indexes"] = list(hint.indexes)
         if hint.plain:
@@ -71,7 +99,13 @@ class CollectionHint:
     size : int or None
         Bytes of its entries, decompressed.
     record : int
-        The last record of the journal that it holds.
+        Sequence number of the last change of the journal that it holds.
+    run : bytes
+        UUID of the journal's run that has this sequence number.
+    directory : bytes
+        UUID of the data directory whose engine wrote the file.
+    former : int
+        Fingerprint of the file or folder that this one supersedes, where that has another path.
     indexes : tuple of str
         Fields that the engine keeps indexes on.
     plain : bool
@@ -91,6 +125,20 @@ class CollectionHint:
     plain: bool = False
     version: int = 0
     compression: CompressionName = "lz4"
+    run: bytes = b""
+    directory: bytes = b""
+    former: int = 0
+
+    @property
+    def fingerprint(self) -> int:
+        """Number that tells this state of a collection from others."""
+        parts = (self.directory, self.run, self.record, self.version, self.count, self.next_id)
+        return xxhash.xxh3_64_intdigest(codec.pack(parts)) >> 1
+
+    @property
+    def position(self) -> JournalPosition:
+        """Last change of the journal that the file holds."""
+        return JournalPosition(self.run, self.record)
 
 
 def read_hints(metadata: bytes) -> dict[str, CollectionHint]:
@@ -118,7 +166,6 @@ def read_hints(metadata: bytes) -> dict[str, CollectionHint]:
 
 
 def _read_hint(hint: Any) -> CollectionHint:
-    next_id = hint.get("next_id")
     schema = None
     if hint.get("schema") is not None:
         schema = pa.ipc.read_schema(pa.py_buffer(hint["schema"]))
@@ -126,13 +173,35 @@ def _read_hint(hint: Any) -> CollectionHint:
         _ = schema.pandas_metadata  # raises if it is no JSON
     size = hint.get("size")
     return CollectionHint(
-        count=int(hint["count"]),
-        next_id=None if next_id is None else int(next_id),
+        count=checked_number(hint["count"]),
+        next_id=checked_next_id(hint.get("next_id")),
         schema=schema,
-        size=None if size is None else int(size),
-        record=int(hint.get("record", 0)),
+        size=None if size is None else checked_number(size),
+        record=checked_number(hint.get("record", 0)),
         indexes=tuple(str(field) for field in hint.get("indexes", ())),
         plain=bool(hint.get("plain", False)),
-        version=int(hint.get("version", 0)),
+        version=checked_number(hint.get("version", 0)),
         compression=check_compression(hint.get("compression", "lz4")).name,
+        run=checked_uuid(hint.get("run", b"")),
+        directory=checked_uuid(hint.get("directory", b"")),
+        former=int(hint.get("former", 0)),
     )
+
+
+def checked_next_id(value: Any) -> int | None:
+    """Return the next generated id that a file records; None where it cannot be one."""
+    return value if isinstance(value, int) and 1 <= value <= _MOST_ID else None
+
+
+def checked_number(value: Any) -> int:
+    """Return a number that a file records, which must be possible."""
+    if not isinstance(value, int) or not 0 <= value <= _MOST_NUMBER:
+        raise ValueError(f"the number {value!r}")
+    return value
+
+
+def checked_uuid(value: Any) -> bytes:
+    """Return a UUID that a file records, or no bytes for none."""
+    if not isinstance(value, bytes) or len(value) not in (0, 16):
+        raise ValueError(f"the UUID {value!r}")
+    return value

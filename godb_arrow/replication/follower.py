@@ -356,6 +356,7 @@ class Follower:
                     whole = False
             if not whole:
                 self._set_consistent(False)
+            self._fetch_attached(wanted, copied)
             self._target.place(staged)
             self._target.remove(there.keys() - wanted.keys())
             if whole:
@@ -363,6 +364,7 @@ class Follower:
             else:
                 if not self._journal.replace(segments):
                     raise _Moved
+                self._fetch_attached(wanted, copied)
                 self._set_consistent(True)
 
     def _give_up_folders(self, folders: set[str]) -> None:
@@ -376,6 +378,16 @@ class Follower:
         self._set_consistent(False)
         former = [name for name in self._target.files() if name.endswith(".manifest")]
         self._target.remove([name for name in former if name.rpartition("/")[0] in folders])
+
+    def _fetch_attached(self, wanted: dict[str, Stamp], copied: Copied) -> None:
+        """Copy the attached files that new records of the journal name."""
+        named = self._journal.take_attached()
+        for name in sorted(named - self._target.files().keys() if named else named):
+            try:
+                self._target.place([self._stage(name, copied)])
+            except FileNotFoundError:  # its collections have files of their own since
+                if list_stored(self._stored) != wanted:
+                    raise
 
     def _stage(self, name: str, copied: Copied) -> Staged:
         folder, file = split_stored(self._stored, name)

@@ -14,7 +14,7 @@ import filelock
 from godb_arrow.directory.data_directory import PARTS, lock_directory
 from godb_arrow.directory.follower_file import FOLLOWER_FILE, read_follower_file
 from godb_arrow.directory.journal_copy import JournalCopy, RemoteJournalCopy
-from godb_arrow.directory.names import is_stored_name
+from godb_arrow.directory.names import ATTACHED, is_stored_name
 from godb_arrow.storage import local
 from godb_arrow.storage.folder import Folder, open_folder
 from godb_arrow.storage.inside import regular_file
@@ -52,7 +52,7 @@ class Staged:
 
 def comes_late(name: str) -> bool:
     """Whether a file changes what there is to see: it takes its place after the journal."""
-    return "/" not in name or name.endswith(".manifest")
+    return ("/" not in name and not name.endswith(ATTACHED)) or name.endswith(".manifest")
 
 
 def list_stored(folder: Folder) -> dict[str, Stamp]:
@@ -93,6 +93,7 @@ class _Journal(Protocol):
     def last(self) -> int: ...
     def source_indices(self) -> list[int]: ...
     def is_continued(self) -> bool: ...
+    def take_attached(self) -> set[str]: ...
     def copy(self) -> int: ...
     def replace(self, indices: Iterable[int]) -> bool: ...
     def forget_before(self, indices: Iterable[int]) -> None: ...

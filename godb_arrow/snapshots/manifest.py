@@ -31,6 +31,12 @@ import xxhash
 from godb_arrow.codec import pack
 from godb_arrow.codec.compression import check_compression
 from godb_arrow.errors import CorruptFile, UnsupportedVersion, error_context
+from godb_arrow.file.hints import (
+    JournalPosition,
+    checked_next_id,
+    checked_number,
+    checked_uuid,
+)
 from godb_arrow.options import CompressionName
 from godb_arrow.query.statistics import unpack_statistics
 from godb_arrow.storage.folder import Folder, open_folder
@@ -118,9 +124,9 @@ class Manifest:
     schema : pyarrow.Schema
         The join of all documents.
     next_id : int
-        The number that the next generated document id gets.
+        The number that the next generated document id gets; 0 where the file's is impossible.
     record : int
-        The last record of the journal that it holds.
+        Sequence number of the last change of the journal that it holds.
     indexes : tuple of str
         The fields that have an index.
     created : float
@@ -135,6 +141,12 @@ class Manifest:
     rewrites : bool
         Whether files that the version before did not name have no new documents: these were
         joined, or are those of an earlier version.
+    run : bytes
+        UUID of the journal's run that has the sequence number.
+    directory : bytes
+        UUID of the data directory whose engine wrote the manifest.
+    former : int
+        Fingerprint of the single file that the folder supersedes.
 
     Examples
     --------
@@ -154,6 +166,14 @@ class Manifest:
     compression: CompressionName = "lz4"
     name: str = ""
     rewrites: bool = False
+    run: bytes = b""
+    directory: bytes = b""
+    former: int = 0
+
+    @property
+    def position(self) -> JournalPosition:
+        """Last change of the journal that the manifest's files hold."""
+        return JournalPosition(self.run, self.record)
 
     @property
     def count(self) -> int:
@@ -191,6 +211,9 @@ class Manifest:
             "compression": self.compression,
             "name": self.name,
             "rewrites": self.rewrites,
+            **({"run": self.run} if self.run else {}),
+            **({"directory": self.directory} if self.directory else {}),
+            **({"former": self.former} if self.former else {}),
         })  # fmt: skip
         data = _MAGIC + body
         return data + xxhash.xxh3_64_digest(data)
@@ -219,14 +242,17 @@ class Manifest:
                 version=int(found["version"]),
                 parts=tuple(_unpack_part(part) for part in found["parts"]),
                 schema=pa.ipc.read_schema(pa.py_buffer(found["schema"])),
-                next_id=int(found["next_id"]),
-                record=int(found["record"]),
+                next_id=checked_next_id(found["next_id"]) or 0,
+                record=checked_number(found["record"]),
                 indexes=tuple(str(name) for name in found["indexes"]),
                 created=float(found["created"]),
                 packed_statistics=bytes(found["statistics"]),
                 compression=check_compression(found.get("compression", "lz4")).name,
                 name=str(found.get("name", "")),
                 rewrites=bool(found.get("rewrites", False)),
+                run=checked_uuid(found.get("run", b"")),
+                directory=checked_uuid(found.get("directory", b"")),
+                former=int(found.get("former", 0)),
             )
         except _UNUSABLE as error:
             raise _damaged(f"it makes no sense: {error!r}") from error

@@ -115,8 +115,9 @@ class PartedBase(Base):
         """What the manifest records."""
         found = self.manifest
         return CollectionHint(
-            found.count, found.next_id, found.schema, found.size, found.record, found.indexes,
-            plain=True, version=found.version, compression=found.compression,
+            found.count, found.next_id or None, found.schema, found.size, found.record,
+            found.indexes, plain=True, version=found.version, compression=found.compression,
+            run=found.run, directory=found.directory, former=found.former,
         )  # fmt: skip
 
     @property

@@ -12,6 +12,7 @@ from godb_arrow import codec
 from godb_arrow.codec.entries import Chunk
 from godb_arrow.documents.ids import number_of
 from godb_arrow.errors import GodbError
+from godb_arrow.file.hints import JournalPosition
 from godb_arrow.file.pieces import CollectionPieces, StoredPiece
 from godb_arrow.parallel import ordered_map
 from godb_arrow.query.statistics import Row, covered, decode_statistics, row_of
@@ -34,8 +35,8 @@ class Snapshot:
         The changes, which are frozen here.
     count : int
         How many documents there are.
-    record : int
-        The journal's last record that is in it.
+    position : JournalPosition
+        The journal's last change that is in it.
 
     Attributes
     ----------
@@ -43,11 +44,11 @@ class Snapshot:
         How many changes the overlay has.
     """
 
-    def __init__(self, base: Base, overlay: Overlay, count: int, record: int) -> None:
+    def __init__(self, base: Base, overlay: Overlay, count: int, position: JournalPosition) -> None:
         self.base = base
         self._pin = base.pin()
         self.count = count
-        self.record = record
+        self.position = position
         self._layers, self._bulks = overlay.freeze()
         self.changes = len(overlay)
         self._lock = threading.Lock()

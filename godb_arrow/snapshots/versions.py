@@ -125,7 +125,7 @@ class CollectionVersion(Scannable):
     def __init__(self, name: str, base: PartedBase) -> None:
         self._name = name
         self._manifest = base.manifest
-        self._snapshot = Snapshot(base, Overlay(), base.live, base.manifest.record)
+        self._snapshot = Snapshot(base, Overlay(), base.live, base.manifest.position)
 
     @property
     def name(self) -> str:

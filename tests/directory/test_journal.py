@@ -1,8 +1,9 @@
-"""The journal: what was appended is read again, torn tails are cut, holes are refused."""
+"""The journal: what was appended is read again, torn tails are cut, damage is refused."""
 
 from __future__ import annotations
 
 import os
+import random
 import threading
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.disks import using
+from support.journals import SECTOR, segment_1
 
 from godb_arrow import CorruptFile, StorageError, UnsupportedVersion
 from godb_arrow.directory.journal import Journal
@@ -82,34 +84,130 @@ def test_a_tail_that_is_cut_off_anywhere_leaves_the_records_before_it(
     assert [meta["n"] for meta, _ in contents(folder)][whole:] == ["more"]
 
 
-def test_a_damaged_record_that_was_durable_is_refused(tmp_path: Path) -> None:
-    journal = fresh(tmp_path)
+HEADER = 64  # bytes
+
+
+def filled(folder: Path, payload: bytes = b"x" * 50) -> tuple[Path, list[int]]:
+    """A segment of three records, and where each ends."""
+    journal = fresh(folder)
+    ends = [journal.size]
     for number in range(3):
-        journal.append("key", {"n": number}, [b"x" * 50])
+        journal.append("key", {"n": number}, [payload])
+        ends.append(journal.size)
+    journal.close()
+    return segment(folder), ends
+
+
+def test_any_flipped_bit_of_any_byte_is_refused(tmp_path: Path) -> None:
+    path, ends = filled(tmp_path)
+    good = path.read_bytes()
+    assert ends[0] == HEADER and ends[-1] == len(good)
+    for at in range(len(good)):
+        bit = 1 << at % 8
+        path.write_bytes(good[:at] + bytes([good[at] ^ bit]) + good[at + 1 :])
+        with pytest.raises(CorruptFile, match="restore the data directory") as raised:
+            contents(tmp_path)
+        assert raised.value.where == "file"
+        assert raised.value.offset == max([0, *(end for end in ends if end <= at)])
+        assert "godb-arrow repair" in str(raised.value)
+
+
+def test_any_flipped_bit_of_a_journal_of_version_1_is_refused(tmp_path: Path) -> None:
+    good, _ = segment_1([{"n": n, "text": "x" * 30} for n in range(3)])
+    path = tmp_path / "00000001.journal"
+    path.write_bytes(good)
+    assert [meta["n"] for meta, _ in contents(tmp_path)] == [0, 1, 2]
+    for at in range(len(good)):
+        for bit in range(8):
+            path.write_bytes(good[:at] + bytes([good[at] ^ 1 << bit]) + good[at + 1 :])
+            with pytest.raises(CorruptFile):
+                contents(tmp_path)
+
+
+def test_a_journal_of_version_1_that_ends_inside_its_last_record_is_torn(tmp_path: Path) -> None:
+    good, ends = segment_1([{"n": n} for n in range(3)])
+    path = tmp_path / "00000001.journal"
+    for cut in range(ends[1], ends[2]):
+        path.write_bytes(good[:cut])
+        assert len(contents(tmp_path)) == 2
+    path.write_bytes(good[: ends[1]] + bytes(ends[2] - ends[1]))
+    assert len(contents(tmp_path)) == 2, "its only sector was never written"
+
+
+def test_a_journal_of_version_1_goes_on(tmp_path: Path) -> None:
+    good, ends = segment_1([{"n": n} for n in range(3)])
+    (tmp_path / "00000001.journal").write_bytes(good[: ends[2] - 1])
+    journal = Journal(str(tmp_path))
+    assert [record.number for record in journal.recover()] == [1, 2]
+    assert journal.append("key", {"n": "more"}) == 3
+    journal.close()
+    found = list(read_journal(str(tmp_path)))
+    assert [record.number for record in found] == [1, 2, 3]
+    assert [bool(record.run) for record in found] == [False, False, True]
+
+
+@pytest.mark.parametrize("size", [300, 5000, 3 << 20])
+def test_a_sector_that_was_never_written_is_torn(size: int, tmp_path: Path) -> None:
+    noise = random.Random(size).randbytes(size)
+    path, ends = filled(tmp_path, noise)
+    good = path.read_bytes()
+    first, last = ends[2] // SECTOR, (ends[3] - 1) // SECTOR
+    for sector in {first, first + 1, (first + last) // 2, last} & {*range(first, last + 1)}:
+        start, end = max(ends[2], sector * SECTOR), min(len(good), (sector + 1) * SECTOR)
+        path.write_bytes(good[:start] + bytes(end - start) + good[end:])
+        assert len(contents(tmp_path)) == 2, sector
+    path.write_bytes(good[: ends[2]] + bytes(len(good) - ends[2]))
+    assert len(contents(tmp_path)) == 2
+    # Less than a sector, or other bytes in it, is damage.
+    for noise in (bytes(15), b"\xff" * SECTOR):
+        at = ends[2] + 45
+        path.write_bytes(good[:at] + noise[: len(good) - at] + good[at + len(noise) :])
+        with pytest.raises(CorruptFile):
+            contents(tmp_path)
+
+
+@pytest.mark.parametrize("size", [600, 4096, 2 << 20])
+def test_documents_of_zeros_do_not_hide_damage(size: int, tmp_path: Path) -> None:
+    payload = bytes(size // 2) + b"\1" + bytes(size // 2)
+    path, ends = filled(tmp_path, payload)
+    good = path.read_bytes()
+    assert len(contents(tmp_path)) == 3
+    for at in {ends[2] + size // 2 + step for step in range(30, 90, 7)} | {
+        good.rindex(b"\1"), ends[2] + 40, ends[3] - 1,
+    }:  # fmt: skip
+        path.write_bytes(good[:at] + bytes([good[at] ^ 1]) + good[at + 1 :])
+        with pytest.raises(CorruptFile):
+            contents(tmp_path)
+
+
+def test_zeros_where_the_disk_had_a_record_are_refused(tmp_path: Path) -> None:
+    journal = fresh(tmp_path)
+    ends = []
+    for number in range(3):
+        journal.append("key", {"n": number}, [b"x" * 1000])
         journal.sync()
+        ends.append(journal.size)
     journal.close()
     path = segment(tmp_path)
     good = path.read_bytes()
-    # The third record says that the first two were durable.
-    end = path.stat().st_size
-    for at in range(32, 32 + 2 * (end - 32) // 3):
-        path.write_bytes(good[:at] + bytes([good[at] ^ 0x10]) + good[at + 1 :])
-        with pytest.raises(CorruptFile, match="restore the data directory") as raised:
-            list(read_journal(str(tmp_path)))
-        assert raised.value.where == "file"
-        assert 0 < raised.value.offset <= at
+    path.write_bytes(good[: ends[0]] + bytes(ends[1] - ends[0]) + good[ends[1] :])
+    with pytest.raises(CorruptFile, match="on the disk before record 3"):
+        contents(tmp_path)
+    path.write_bytes(good[: ends[0]] + bytes(len(good) - ends[0]))
+    assert len(contents(tmp_path)) == 1, "nothing that is left says that it was there"
 
 
-def test_a_damaged_record_that_was_not_durable_ends_the_journal(tmp_path: Path) -> None:
-    journal = fresh(tmp_path)
-    for number in range(3):
-        journal.append("key", {"n": number})
-    journal.close()
-    path = segment(tmp_path)
-    data = bytearray(path.read_bytes())
-    data[40] ^= 1
-    path.write_bytes(data)
-    assert contents(tmp_path) == []
+def test_a_segment_without_a_header_yet_is_no_damage(tmp_path: Path) -> None:
+    path, _ = filled(tmp_path)
+    header = path.read_bytes()[:HEADER]
+    new = tmp_path / "00000002.journal"
+    for begun in (*(header[:size] for size in range(HEADER)), bytes(HEADER), bytes(3000)):
+        new.write_bytes(begun)
+        assert len(contents(tmp_path)) == 3
+    for damaged in (bytes(HEADER) + b"x", b"x" + bytes(HEADER - 1), b"x"):
+        new.write_bytes(damaged)
+        with pytest.raises(CorruptFile, match="does not begin as a segment"):
+            contents(tmp_path)
 
 
 def test_a_missing_or_damaged_segment_is_refused(tmp_path: Path) -> None:
@@ -126,7 +224,6 @@ def test_a_missing_or_damaged_segment_is_refused(tmp_path: Path) -> None:
     second.write_bytes(kept[:-1])
     with pytest.raises(CorruptFile, match="is damaged, and others follow"):
         list(read_journal(str(tmp_path)))
-    second.write_bytes(b"GODB" + kept[4:])
     second.write_bytes(kept[:8] + b"\x09" + kept[9:])
     with pytest.raises(CorruptFile, match="does not begin as a segment"):
         list(read_journal(str(tmp_path)))
@@ -142,9 +239,9 @@ def test_a_later_version_is_refused(tmp_path: Path) -> None:
     journal = fresh(tmp_path)
     journal.close()
     path = segment(tmp_path)
-    head = path.read_bytes()[:8] + b"\x02" + path.read_bytes()[9:24]
+    head = path.read_bytes()[:8] + b"\x03" + path.read_bytes()[9:24]
     path.write_bytes(head + xxhash.xxh3_64_intdigest(head).to_bytes(8, "little"))
-    with pytest.raises(UnsupportedVersion, match="version 2"):
+    with pytest.raises(UnsupportedVersion, match="version 3"):
         list(read_journal(str(tmp_path)))
 
 
