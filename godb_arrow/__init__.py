@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     )
     from godb_arrow.directory.verify import (
         inspect_godb,
-        verify_godb,
     )
     from godb_arrow.engine.collection import (
         Collection,
@@ -139,6 +138,9 @@ if TYPE_CHECKING:
         FollowerStatus,
         follower_status,
     )
+    from godb_arrow.replication.verify import (
+        verify_godb,
+    )
     from godb_arrow.snapshots.pages import (
         Page,
     )
@@ -237,10 +239,7 @@ __all__ = [
 # Names are imported at first use, so that importing the package stays fast.
 _NAMES = {
     "godb_arrow.connectors.pandas": ("read_godb",),
-    "godb_arrow.directory.verify": (
-        "inspect_godb",
-        "verify_godb",
-    ),
+    "godb_arrow.directory.verify": ("inspect_godb",),
     "godb_arrow.engine.collection": ("Collection",),
     "godb_arrow.engine.engine": ("StorageEngine",),
     "godb_arrow.engine.info": (
@@ -339,6 +338,7 @@ _NAMES = {
         "FollowerStatus",
         "follower_status",
     ),
+    "godb_arrow.replication.verify": ("verify_godb",),
     "godb_arrow.snapshots.pages": ("Page",),
     "godb_arrow.snapshots.versions": (
         "CollectionVersion",

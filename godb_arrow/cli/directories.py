@@ -1,9 +1,10 @@
-"""Commands that work on a data directory: serve, compact, back up, follow."""
+"""Commands that work on a data directory: serve, compact, repair, back up, follow."""
 
 from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 from typing import get_args
 
@@ -11,7 +12,8 @@ import click
 
 import godb_arrow
 from godb_arrow.cli.command import main
-from godb_arrow.cli.options import common_options
+from godb_arrow.cli.options import DAMAGED, common_options
+from godb_arrow.directory.repair import repair_journal
 from godb_arrow.display import quantity
 from godb_arrow.errors import InvalidOption
 from godb_arrow.options import CompressionName, parse_duration, parse_size
@@ -204,6 +206,32 @@ def versions(directory: str, collection: str, restore: int | None, quiet: bool) 
             engine.restore(collection, restore)
         for info in engine.versions(collection) if not quiet else ():
             click.echo("  ".join(info.cells()))
+
+
+@main.command()
+@click.argument("directory")
+@common_options
+def repair(directory: str, quiet: bool) -> None:
+    """Make a data directory with a damaged journal readable again.
+
+    Every whole change is kept. Damaged files of the journal stay there as NAME.damaged. The exit
+    status is 1 when changes are lost.
+
+    \b
+    Example:
+      godb-arrow repair data
+    """
+    found = repair_journal(directory)
+    for damage in found.damage:
+        click.echo(str(damage), err=True)
+    if not quiet:
+        click.echo(
+            f"{directory}: {found.kept:,} changes kept"
+            if found.damage
+            else f"{directory}: the journal is sound, {found.kept:,} changes"
+        )
+    if found.damage:
+        sys.exit(DAMAGED)
 
 
 @main.command()

@@ -29,10 +29,11 @@ from godb_arrow.codec.compression import check_compression
 from godb_arrow.codec.jsontext import to_json_text
 from godb_arrow.connectors.etl.files import FORMATS, export_file, format_of, open_file
 from godb_arrow.directory.names import file_name
-from godb_arrow.directory.verify import inspect_godb, verify_godb
+from godb_arrow.directory.verify import inspect_godb
 from godb_arrow.display import quantity
 from godb_arrow.errors import InvalidOption
 from godb_arrow.options import CompressionName
+from godb_arrow.replication.verify import verify_godb
 
 __all__ = ["schema_lines"]
 
@@ -338,16 +339,18 @@ def _counted(data: Any, update: Callable[[int], object]) -> Any:
 
 
 @main.command()
-@click.argument("sources", metavar="FILES...", nargs=-1, required=True)
+@click.argument("sources", metavar="PATHS...", nargs=-1, required=True)
 @common_options
 def verify(sources: tuple[str, ...], quiet: bool) -> None:
-    """Check every byte of files: checksums, MessagePack, document ids, recorded hints.
+    """Check every byte of files, data directories and backups.
 
-    The exit status is 1 when a file is damaged.
+    Of a data directory also the manifests, the files of ids and the journal are checked. The exit
+    status is 1 when something is damaged.
 
     \b
-    Example:
-      godb-arrow verify backup/*.godb
+    Examples:
+      godb-arrow verify users.godb
+      godb-arrow verify data backups
     """
     damaged = False
     for source in sources:

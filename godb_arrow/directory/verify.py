@@ -1,4 +1,4 @@
-"""Looking at a whole file: what it holds, and whether every byte of it makes sense."""
+"""Reports on files: what a file holds, and whether every byte of it makes sense."""
 
 from __future__ import annotations
 
@@ -30,9 +30,17 @@ from godb_arrow.schema import ID_FIELD, is_partial
 from godb_arrow.snapshots.id_index import IdIndex
 from godb_arrow.snapshots.part_folder import PartFolder
 from godb_arrow.snapshots.parted_base import PartedBase
+from godb_arrow.storage.folder import Folder, open_folder
 from godb_arrow.storage.source import Location, Source, open_source
 
-__all__ = ["CollectionReport", "FileReport", "inspect_godb", "verify_godb"]
+__all__ = [
+    "CollectionReport",
+    "FileReport",
+    "Progress",
+    "inspect_godb",
+    "verify_file",
+    "verify_parts",
+]
 
 
 _MAX_PROBLEMS = 100
@@ -108,7 +116,8 @@ class FileReport:
         """Whether no damage was found."""
         return not self.problems
 
-    def _problem(self, text: str) -> None:
+    def add_problem(self, text: str) -> None:
+        """Note damage; of many problems the first ones."""
         if len(self.problems) < _MAX_PROBLEMS:
             self.problems.append(text)
         elif len(self.problems) == _MAX_PROBLEMS:
@@ -152,44 +161,29 @@ def inspect_godb(source: Location | Source) -> FileReport:
     return report
 
 
-def verify_godb(source: Location | Source, *, progress: Progress | None = None) -> FileReport:
-    """Check every byte of a file: its checksums, its MessagePack, its hints, its ids.
+def verify_file(source: Location | Source, *, progress: Progress | None = None) -> FileReport:
+    """Check every byte of a file, or of the folder of a collection that has several.
 
     Parameters
     ----------
     source : path, URL, bytes or open binary file
-        The GODB file; or the folder of a collection that has several, ``NAME.parts``: then also
-        whether the manifest fits the files, and the files of ids the documents.
+        The GODB file, or the folder ``NAME.parts``.
     progress : callable, optional
         Called with a number of documents, as they are gone through.
 
     Returns
     -------
     FileReport
-        ``problems`` has what is wrong.
 
     Raises
     ------
     StorageError
         The file cannot be read at all; damage is reported, not raised.
-
-    Examples
-    --------
-    >>> import io, godb_arrow
-    >>> file = io.BytesIO()
-    >>> godb_arrow.write_godb([{"name": "Ada"}], file, "users")
-    1
-    >>> data = bytearray(file.getvalue())
-    >>> verify_godb(bytes(data)).ok
-    True
-    >>> data[30] ^= 1
-    >>> verify_godb(bytes(data)).ok
-    False
     """
     if isinstance(source, (str, os.PathLike)):
         name = os.fspath(source).rstrip("/")
         if os.path.isdir(name) or name.endswith(".parts"):
-            return _verify_parts(name, progress)
+            return verify_parts(open_folder(name), progress)
     source = open_source(source)
     report = FileReport(source.name)
 
@@ -201,44 +195,52 @@ def verify_godb(source: Location | Source, *, progress: Progress | None = None) 
             _go_through(source, report, check)
             _check_pieces(source, report)
     except (FormatError, LimitExceeded) as error:
-        report._problem(str(error))
+        report.add_problem(str(error))
     return report
 
 
-def _verify_parts(path: str, progress: Progress | None) -> FileReport:
+def verify_parts(content: Folder, progress: Progress | None = None) -> FileReport:
     """Check a collection that has several files."""
+    path = content.path
     report = FileReport(path, checksum=True, sealed=True)
-    folder = PartFolder(Memory(1 << 26), path, is_ours=False)
+    folder = PartFolder(Memory(1 << 26), content, is_ours=False)
+    names = set(content.names())
     for version in folder.versions()[:-1]:
         try:
-            folder.manifest(version)
+            earlier = folder.manifest(version)
         except (FormatError, StorageError) as error:
-            report._problem(f"version {version}: {error}")
+            report.add_problem(f"version {version}: {error}")
+            continue
+        for part in earlier.parts:
+            if part.file not in names:
+                report.add_problem(f"version {version} names {part.file}, which is not there")
     try:
         base = PartedBase(folder, folder.current())
         manifest = base.manifest
     except FormatError as error:
-        report._problem(str(error))
+        report.add_problem(str(error))
         return report
     total = CollectionReport(os.path.basename(path).removesuffix(".parts"), manifest.count)
     seen: set[str] = set()
     for part, file in zip(manifest.parts, base.parts, strict=True):
         try:
-            found = verify_godb(folder.content.hold(part.file), progress=progress)
+            found = verify_file(folder.content.hold(part.file), progress=progress)
         except StorageError as error:
-            report._problem(str(error))
+            report.add_problem(str(error))
             continue
         for problem in found.problems:
-            report._problem(problem)
+            report.add_problem(problem if part.file in problem else f"{part.file}: {problem}")
         if not found.ok:
             continue
         report.body_size += found.body_size
         total.size += part.live_size
         if [one.count for one in found.collections] != [part.documents]:
-            report._problem(f"{part.file} has not the {part.documents} documents of the manifest")
+            report.add_problem(
+                f"{part.file} has not the {part.documents} documents of the manifest"
+            )
             continue
         if not file.has_sound_ids():
-            report._problem(f"{part.ids_file} is damaged; without it ids are found, but slower")
+            report.add_problem(f"{part.ids_file} is damaged; without it ids are found, but slower")
         made = IdIndex.build(ids_of(run.load()) for run in file.runs())
         kept = file.ids()
         if not (
@@ -246,14 +248,14 @@ def _verify_parts(path: str, progress: Progress | None) -> FileReport:
             and np.array_equal(made.rows, kept.rows)
             and made.greatest == kept.greatest
         ):
-            report._problem(f"{part.ids_file} leads to other documents")
+            report.add_problem(f"{part.ids_file} leads to other documents")
         alive = np.ones(part.documents, bool)
         alive[part.deleted] = False
         for row, run in file.loaded():
             for index in np.flatnonzero(alive[row : row + len(run)]).tolist():
                 identity = run.id(index)
                 if identity in seen:
-                    report._problem(f"the document id {identity!r} occurs twice")
+                    report.add_problem(f"the document id {identity!r} occurs twice")
                 seen.add(identity)
     report.size = sum(part.file_size for part in manifest.parts)
     report.collections.append(total)
@@ -286,9 +288,9 @@ def _go_through(source: Source, report: FileReport, visit: _Visitor) -> None:
         report.checksum = reader.checksum
     names = {collection.name for collection in report.collections}
     for name in sorted(set(hints) - names):
-        report._problem(f"the metadata record a collection {name!r} that is not there")
+        report.add_problem(f"the metadata record a collection {name!r} that is not there")
     if reader.trailing:
-        report._problem(f"{reader.trailing} bytes follow the MessagePack map")
+        report.add_problem(f"{reader.trailing} bytes follow the MessagePack map")
 
 
 def _check_collection(
@@ -300,13 +302,15 @@ def _check_collection(
     hint = collection.hint
     where = f"collection {collection.name!r}"
     if hint is not None and hint.count != section.count:
-        report._problem(f"{where}: the metadata record {hint.count} documents, not {section.count}")
+        report.add_problem(
+            f"{where}: the metadata record {hint.count} documents, not {section.count}"
+        )
     plan = None
     if hint is not None and hint.schema is not None:
         try:
             plan = codec.plan_columns(hint.schema, strict=not is_partial(hint.schema))
         except GodbError as error:
-            report._problem(f"{where}: the recorded schema is unusable: {error}")
+            report.add_problem(f"{where}: the recorded schema is unusable: {error}")
     seen: set[str] = set()
     greatest = 0
     content = xxhash.xxh3_64()
@@ -315,7 +319,7 @@ def _check_collection(
         for index in range(len(entries)):
             identity = entries.id(index)
             if identity in seen:
-                report._problem(f"{where}: the document id {identity!r} occurs twice")
+                report.add_problem(f"{where}: the document id {identity!r} occurs twice")
             seen.add(identity)
             number = number_of(identity)
             if number is not None and len(identity) <= _COUNTED_DIGITS:
@@ -325,13 +329,13 @@ def _check_collection(
             try:
                 codec.decode_batch(entries, plan)
             except (TypeMismatch, FormatError) as error:
-                report._problem(f"{where}: the recorded schema does not fit: {error}")
+                report.add_problem(f"{where}: the recorded schema does not fit: {error}")
                 plan = None
         if progress is not None:
             progress(len(entries))
     collection.digest = content.intdigest()
     if hint is not None and hint.next_id is not None and hint.next_id <= greatest:
-        report._problem(
+        report.add_problem(
             f"{where}: the next id is recorded as {hint.next_id}, but {greatest} is in use"
         )
 
@@ -350,7 +354,7 @@ def _check_pieces(source: Source, report: FileReport) -> None:
             where = f"collection {collection.name!r}"
             pieces = index.find(collection.name, collection.count, origin, report.size, compression)
             if pieces is None or not pieces.is_right(stream):
-                report._problem(f"{where}: the index of pieces does not fit")
+                report.add_problem(f"{where}: the index of pieces does not fit")
                 continue
             content = xxhash.xxh3_64()
             statistics = pieces.statistics()
@@ -359,20 +363,20 @@ def _check_pieces(source: Source, report: FileReport) -> None:
                     entries = piece.entries()
                     content.update(entries.raw())
                     if piece.sizes and not _are_sizes_of(piece.sizes, entries):
-                        report._problem(
+                        report.add_problem(
                             f"{where}: the sizes of the documents of piece {number} are wrong"
                         )
                     if statistics is not None:
                         wrong = contradiction(row_of(statistics, number), entries)
                         if wrong is not None:
-                            report._problem(
+                            report.add_problem(
                                 f"{where}: the statistics of piece {number} are wrong about {wrong}"
                             )
             except FormatError as error:
-                report._problem(f"{where}: the index of pieces is wrong: {error}")
+                report.add_problem(f"{where}: the index of pieces is wrong: {error}")
                 continue
             if content.intdigest() != collection.digest:
-                report._problem(f"{where}: the index of pieces leads to other documents")
+                report.add_problem(f"{where}: the index of pieces leads to other documents")
 
 
 def _are_sizes_of(packed: bytes, entries: codec.Entries) -> bool:
@@ -387,7 +391,7 @@ def _check_document(report: FileReport, where: str, entries: codec.Entries, inde
     try:
         document = codec.load(entries.document(index))
     except FormatError as error:
-        report._problem(f"{where}, document {identity!r}: {error.args[0]}")
+        report.add_problem(f"{where}, document {identity!r}: {error.args[0]}")
         return
     if document.get(ID_FIELD, identity) != identity and len(report.notes) < _MAX_PROBLEMS:
         report.notes.append(

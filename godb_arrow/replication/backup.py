@@ -51,7 +51,14 @@ from godb_arrow.storage.inside import number_in
 from godb_arrow.storage.modes import UNLIMITED, Access
 from godb_arrow.storage.replace import temporary_name
 
-__all__ = ["BackupInfo", "backup_collections", "list_backups", "restore_backup"]
+__all__ = [
+    "BackupInfo",
+    "BackupPlace",
+    "StoredFile",
+    "backup_collections",
+    "list_backups",
+    "restore_backup",
+]
 
 
 _BLOCK = 1 << 20
@@ -107,7 +114,7 @@ class BackupInfo:
 
 
 @dataclass(frozen=True, slots=True)
-class _File:
+class StoredFile:
     """File of a backup: its place below the folder of collections, and its content."""
 
     name: str
@@ -122,7 +129,7 @@ class _Description:
     """What a backup has: the content of its description, as it was checked."""
 
     info: BackupInfo
-    files: tuple[_File, ...]
+    files: tuple[StoredFile, ...]
     identity: str | None  # of the data directory
 
 
@@ -137,7 +144,7 @@ class _Found:
     open: Callable[[], AbstractContextManager[BinaryIO]]
 
 
-class _Place:
+class BackupPlace:
     """Folder or URL that holds backups."""
 
     def __init__(self, path: str) -> None:
@@ -211,8 +218,8 @@ def _checked(description: dict[str, Any], number: int) -> _Description:
     return _Description(info, files, identity)
 
 
-def _checked_file(file: dict[str, Any]) -> _File:
-    found = _File(**{key: file[key] for key in file.keys() & _File.__slots__})
+def _checked_file(file: dict[str, Any]) -> StoredFile:
+    found = StoredFile(**{key: file[key] for key in file.keys() & StoredFile.__slots__})
     if not is_stored_name(found.name):
         raise ValueError(f"it names a file {found.name!r}")
     if not _DIGEST.fullmatch(found.digest):
@@ -248,7 +255,7 @@ def backup_collections(
     BackupInfo
     """
     with error_context("back up", target):
-        place = _Place(target)
+        place = BackupPlace(target)
         numbers = place.numbers()
         known: dict[tuple[str, int, int], str] = {}
         there: set[str] = set()
@@ -257,7 +264,7 @@ def backup_collections(
             there = {file.digest for file in last.files}
             if last.identity == identity:  # else its files of these names are others
                 known = {(file.name, file.size, file.modified): file.digest for file in last.files}
-        files: list[_File] = []
+        files: list[StoredFile] = []
         counts: dict[str, int] = {}
         copied = copied_size = 0
         access = UNLIMITED
@@ -279,7 +286,9 @@ def backup_collections(
                         folder.restrict(digest, found.access)
                     access &= found.access
                     files.append(
-                        _File(found.name, found.size, found.modified, digest, found.access.mode)
+                        StoredFile(
+                            found.name, found.size, found.modified, digest, found.access.mode
+                        )
                     )
         description = {
             "format": _FORMAT,
@@ -296,7 +305,7 @@ def backup_collections(
         return _checked(dict(description), number).info
 
 
-def _describe(place: _Place, number: int, description: dict[str, Any], access: Access) -> bool:
+def _describe(place: BackupPlace, number: int, description: dict[str, Any], access: Access) -> bool:
     """Write the description of a backup, unless another backup has its number."""
     description.pop("checksum", None)
     description["number"] = number
@@ -392,7 +401,7 @@ def list_backups(target: str | os.PathLike[str]) -> list[BackupInfo]:
     >>> [backup.collections for backup in list_backups(place)]
     [{'users': 1}]
     """
-    place = _Place(os.fspath(target))
+    place = BackupPlace(os.fspath(target))
     return [place.read(number).info for number in place.numbers()]
 
 
@@ -440,7 +449,7 @@ def restore_backup(
     name = os.fspath(source)
     target = os.path.realpath(os.path.expanduser(os.fspath(data_dir)))
     with error_context("restore", name):
-        place = _Place(name)
+        place = BackupPlace(name)
         numbers = place.numbers()
         if not numbers:
             raise SourceNotFound("there is no backup", advice="check the path")
@@ -460,7 +469,7 @@ def restore_backup(
         return description.info
 
 
-def _restore(source: Folder, file: _File, target: Folder, name: str) -> None:
+def _restore(source: Folder, file: StoredFile, target: Folder, name: str) -> None:
     """Copy a file of a backup to its place."""
     with error_context("restore", source.place(file.digest)), source.open(file.digest) as stream:
         access = source.access_of(file.digest) & Access(file.mode) & target.access()

@@ -153,6 +153,36 @@ def test_verify(users: Path, shop: Path) -> None:
     assert "shop.godb: sound" in found.stdout
 
 
+def test_verify_and_repair_a_data_directory(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    engine = godb_arrow.StorageEngine(folder)
+    engine.create_collection("c").insert_many([{"n": n} for n in range(5)])
+    engine.insert("c", {"n": 5})
+    engine.close(discard=True)
+    sound = run("verify", folder)
+    assert sound.returncode == 0, sound.stderr
+    assert "sound" in sound.stdout
+    assert "the journal is sound, 3 changes" in run("repair", folder).stdout
+    path = max((folder / "journal").iterdir(), key=lambda one: one.stat().st_size)
+    data = bytearray(path.read_bytes())
+    data[-5] ^= 1
+    path.write_bytes(data)
+    found = run("verify", folder)
+    assert found.returncode == 1
+    assert f"{path.name}, byte" in found.stderr
+    repaired = run("repair", folder)
+    assert repaired.returncode == 1
+    assert path.name in repaired.stderr
+    assert "2 changes kept" in repaired.stdout
+    assert run("verify", folder).returncode == 0
+    with godb_arrow.StorageEngine(folder) as engine:
+        assert len(engine["c"]) == 5
+    for command in ("verify", "repair"):
+        missing = run(command, tmp_path / "dta")
+        assert missing.returncode == 2
+    assert not (tmp_path / "dta").exists()
+
+
 def test_errors_are_one_line_and_exit_status_2(users: Path, tmp_path: Path) -> None:
     for arguments in (
         ("info", tmp_path / "nowhere.godb"),

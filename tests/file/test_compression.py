@@ -22,8 +22,8 @@ from godb_arrow.cli.command import main
 from godb_arrow.codec.compression import check_compression, compression_of
 from godb_arrow.codec.frames import FrameDecoder, compress_frames
 from godb_arrow.codec.reference.lz4 import Piece
-from godb_arrow.directory.verify import verify_godb
 from godb_arrow.engine.part_writer import PartWriter, commit_parts
+from godb_arrow.replication.verify import verify_godb
 
 ALL = ["lz4", "lz4hc", "zstd", "none"]
 FLAGS = {"lz4": 0, "lz4hc": 0, "zstd": 1, "none": 2}

@@ -1,0 +1,318 @@
+"""Repair of a damaged journal: every whole record is kept, and the damaged file set aside."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import BinaryIO
+
+from godb_arrow.directory.data_directory import lock_directory
+from godb_arrow.directory.follower_file import read_follower_file
+from godb_arrow.directory.segments import (
+    HEADER,
+    LOST,
+    VERSION,
+    Record,
+    Segment,
+    damage_after,
+    open_segment,
+    pack_header,
+    pack_record,
+    read_record,
+    segment_indices,
+    segment_path,
+    whole_records_after,
+)
+from godb_arrow.errors import CorruptFile, ReadOnly, SourceNotFound, error_context, storage_errors
+from godb_arrow.storage import local
+from godb_arrow.storage.folder import open_folder
+from godb_arrow.storage.inside import open_to_read
+from godb_arrow.storage.replace import replace_file
+
+__all__ = ["JournalDamage", "JournalRepair", "find_damage", "repair_journal"]
+
+
+logger = logging.getLogger(__name__)
+
+_VERSION_AT = slice(8, 12)  # bytes of a header
+_RUN_AT = slice(32, 48)
+
+
+@dataclass(frozen=True, slots=True)
+class JournalDamage:
+    """One damaged place of a journal.
+
+    Attributes
+    ----------
+    path : str
+        The segment.
+    offset : int
+        Byte of the segment.
+    problem : str
+        What is wrong.
+    """
+
+    path: str
+    offset: int
+    problem: str
+
+    def __str__(self) -> str:
+        return f"{self.path}, byte {self.offset}: {self.problem}"
+
+
+@dataclass(slots=True)
+class JournalRepair:
+    """What a repair kept and lost.
+
+    Attributes
+    ----------
+    kept : int
+        Whole records of the journal.
+    lost : int
+        Sequence numbers between them that are lost.
+    damage : list of JournalDamage
+        Damaged places.
+    set_aside : list of str
+        Damaged files under their new names.
+    """
+
+    kept: int = 0
+    lost: int = 0
+    damage: list[JournalDamage] = field(default_factory=list)
+    set_aside: list[str] = field(default_factory=list)
+
+
+def find_damage(
+    folder: str, check: Callable[[Record], object] = lambda record: None
+) -> tuple[list[JournalDamage], int, int]:
+    """Read a whole journal, past damaged places.
+
+    Parameters
+    ----------
+    folder : str
+        Folder of the segments.
+    check : callable
+        Called with each whole record.
+
+    Returns
+    -------
+    damage : list of JournalDamage
+    records : int
+        Whole records.
+    torn : int
+        Bytes after the last whole record that a crash left unfinished.
+    """
+    scan = _Scan(folder)
+    count = 0
+    for read in scan.segments():
+        for record in read.records:
+            check(record)
+            count += record.meta.get("op") != LOST
+    return scan.damage, count, scan.torn
+
+
+def repair_journal(data_dir: str | os.PathLike[str]) -> JournalRepair:
+    """Make a damaged journal readable again, with every record that is whole.
+
+    A damaged segment is kept as ``NAME.damaged`` beside the repaired one. A sound journal stays
+    unchanged.
+
+    Parameters
+    ----------
+    data_dir : path
+        Data directory that no engine has open.
+
+    Returns
+    -------
+    JournalRepair
+
+    Raises
+    ------
+    SourceNotFound
+        The directory has no journal.
+    ReadOnly
+        The directory is a follower.
+    DirectoryLocked
+        An engine has the directory open.
+
+    Examples
+    --------
+    >>> import tempfile, godb_arrow
+    >>> folder = tempfile.mkdtemp()
+    >>> with godb_arrow.StorageEngine(folder) as engine:
+    ...     _ = engine.create_collection("users")
+    >>> repair_journal(folder).damage
+    []
+    """
+    path = os.path.abspath(os.path.expanduser(os.fspath(data_dir)))
+    folder = os.path.join(path, "journal")
+    with error_context("repair", path):
+        if not open_folder(path).folder("journal").check():
+            raise SourceNotFound(f"there is no journal in {path}", advice="check the path")
+        if read_follower_file(path) is not None:
+            raise ReadOnly(
+                f"{path} is a follower of another data directory",
+                advice="repair the source, or follow again into another folder",
+            )
+        lock = lock_directory(path)
+        try:
+            with storage_errors("repair", folder):
+                return _repair(folder)
+        finally:
+            lock.release()
+
+
+def _repair(folder: str) -> JournalRepair:
+    repair = JournalRepair()
+    repair.damage, repair.kept, _ = find_damage(folder)
+    damaged = {one.path for one in repair.damage}
+    for read in _Scan(folder).segments():
+        if read.segment.path in damaged:
+            repair.set_aside.append(_set_aside(read.segment.path))
+            repair.lost += _rewrite(read)
+        else:
+            for _ in read.records:
+                continue
+    if damaged:
+        local.disk.sync_folder(folder)
+    return repair
+
+
+def _set_aside(path: str) -> str:
+    """Give a damaged file a second name."""
+    number, target = 1, f"{path}.damaged"
+    while os.path.lexists(target):
+        number += 1
+        target = f"{path}.damaged{number}"
+    local.disk.link(path, target)
+    return target
+
+
+def _rewrite(read: _SegmentScan) -> int:
+    """Write the whole records of a segment; returns how many are lost before and between them."""
+    expected, size, lost = read.expected, HEADER.size, 0
+    with replace_file(read.segment.path, inside=True) as stream:
+        stream.write(pack_header(expected, read.segment.run or bytes(16)))
+        for record in read.records:
+            written = [record]
+            if record.number > expected:
+                lost += record.number - expected
+                written.insert(0, Record(expected, {"op": LOST, "to": record.number - 1}, []))
+            for one in written:
+                extent, buffers = pack_record(one.number, size, one.meta, one.parts, size)
+                for buffer in buffers:
+                    stream.write(buffer)
+                size += extent
+            expected = record.last + 1
+    return lost
+
+
+@dataclass(slots=True)
+class _SegmentScan:
+    """A segment, the sequence number that comes next, and the whole records of the segment."""
+
+    segment: Segment
+    expected: int
+    records: Iterator[Record]
+
+
+class _Scan:
+    """One pass over a journal that may be damaged."""
+
+    def __init__(self, folder: str) -> None:
+        self._folder = folder
+        self._next: int | None = None  # sequence number that comes next
+        self.damage: list[JournalDamage] = []
+        self.torn = 0
+
+    def segments(self) -> Iterator[_SegmentScan]:
+        """Yield each segment; its records must be read before the next one."""
+        indices = segment_indices(self._folder)
+        for index in indices:
+            path = segment_path(self._folder, index)
+            is_last = index == indices[-1]
+            with open_to_read(path) as stream:
+                size = os.fstat(stream.fileno()).st_size
+                segment = self._opened(stream, path, index, size, is_last)
+                if segment is None:
+                    self.torn = size
+                    continue
+                if self._next is None:
+                    self._next = segment.first
+                elif segment.first != self._next and segment.size:
+                    unused = is_last and size == segment.header_size
+                    if segment.first > self._next or not unused:
+                        self._note(path, 0, f"begins with record {segment.first}, but record "
+                                            f"{self._next} comes next")  # fmt: skip
+                yield _SegmentScan(
+                    segment, self._next, self._records(stream, segment, size, is_last)
+                )
+
+    def _note(self, path: str, offset: int, problem: str) -> None:
+        self.damage.append(JournalDamage(path, offset, problem))
+
+    def _opened(
+        self, stream: BinaryIO, path: str, index: int, size: int, is_last: bool
+    ) -> Segment | None:
+        try:
+            return open_segment(stream, path, index, is_last=is_last)
+        except CorruptFile:
+            self._note(path, 0, "does not begin as a segment")
+        stream.seek(0)
+        head = stream.read(HEADER.size)
+        first = self._next or 1
+        segment = Segment(index, path, first, first - 1, size=0)
+        run = head[_RUN_AT].ljust(16, b"\0")
+        versions = (VERSION, 1) if head[_VERSION_AT] != (1).to_bytes(4, "little") else (1, VERSION)
+        for version in versions:  # the header does not tell for sure
+            segment.version, segment.run = version, run if version > 1 and any(run) else b""
+            found = whole_records_after(stream, segment, size, any_number=self._next is None)
+            for _, number, _ in found:
+                segment.first, segment.last = number, number - 1
+                return segment
+        return segment
+
+    def _records(
+        self, stream: BinaryIO, segment: Segment, size: int, is_last: bool
+    ) -> Iterator[Record]:
+        """Yield the whole records of a segment that do not stand before others."""
+        is_explained = False  # whether damage was noted since the last record
+        while segment.size < size:
+            record, problem = None, ""
+            stream.seek(segment.size)
+            try:
+                if segment.size:
+                    record = read_record(stream, segment, size - segment.size, None)
+            except CorruptFile as error:
+                problem = error.message
+            if record is None:
+                following = next(whole_records_after(stream, segment, size), None)
+                problem = problem or damage_after(stream, segment, size) or ""
+                if not problem and (following is not None or not is_last):
+                    problem = "a record is not whole, and others follow"
+                if not problem:
+                    self.torn = size - segment.size
+                    return
+                if segment.size:
+                    self._note(segment.path, segment.size, problem)
+                if following is None:
+                    return
+                segment.size = following[0]
+                is_explained = True
+                continue
+            assert self._next is not None
+            start, segment.size = segment.size, stream.tell()
+            if record.number < self._next:
+                self._note(segment.path, start, f"record {record.number} stands again")
+                continue
+            if record.number > max(segment.last, self._next - 1) + 1 and not is_explained:
+                self._note(
+                    segment.path,
+                    start,
+                    f"record {record.number} stands where record {self._next} comes next",
+                )
+            is_explained = False
+            segment.last, self._next = record.last, record.last + 1
+            yield record

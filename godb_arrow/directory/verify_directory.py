@@ -1,0 +1,161 @@
+"""Verification of a whole data directory: files, manifests, id files and the journal."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+
+from godb_arrow import codec
+from godb_arrow.directory.data_directory import PARTS
+from godb_arrow.directory.follower_file import read_follower_file
+from godb_arrow.directory.identity import read_identity
+from godb_arrow.directory.journal_copy import fetch_journal
+from godb_arrow.directory.names import ATTACHED
+from godb_arrow.directory.repair import find_damage
+from godb_arrow.directory.segments import LOST, Record, sensible
+from godb_arrow.directory.verify import FileReport, Progress, verify_file, verify_parts
+from godb_arrow.errors import FormatError, GodbError, StorageError, error_context
+from godb_arrow.snapshots.snapshot import scan
+from godb_arrow.storage.folder import Folder, open_folder
+from godb_arrow.storage.object_store import is_url
+from godb_arrow.storage.replace import is_temporary
+
+__all__ = ["is_data_directory", "merge_report", "verify_directory"]
+
+
+_FILE = ".godb"
+_SETTINGS = frozenset({"create", "attach", "drop", "rename", "index", "compression", LOST})
+
+
+def is_data_directory(path: str) -> bool:
+    """Return whether a folder or URL is a data directory."""
+    if not is_url(path):
+        return any(os.path.isdir(os.path.join(path, one)) for one in ("collections", "journal"))
+    if path.endswith((_FILE, PARTS)):
+        return False
+    try:
+        return not {"collections", "journal"}.isdisjoint(open_folder(path).names())
+    except StorageError:  # a server that lists nothing
+        return False
+
+
+def verify_directory(path: str, *, progress: Progress | None = None) -> FileReport:
+    """Check every file of a data directory.
+
+    Parameters
+    ----------
+    path : str
+        Folder or URL. No engine should write the directory meanwhile.
+    progress : callable, optional
+        Called with a number of documents, as they are read.
+
+    Returns
+    -------
+    FileReport
+        Collections, problems and notes of all files.
+    """
+    report = FileReport(path, size=0, checksum=True, sealed=True)
+    with error_context("verify", path):
+        _verify_collections(report, path, progress)
+        _verify_journal(report, path)
+        try:
+            follower = read_follower_file(path)
+        except (FormatError, StorageError) as error:
+            report.add_problem(str(error))
+        else:
+            if follower is not None and not follower["consistent"]:
+                report.notes.append("the follower is being brought up to date")
+        try:
+            read_identity(path)
+        except (FormatError, StorageError) as error:
+            report.add_problem(str(error))
+    return report
+
+
+def _verify_collections(report: FileReport, path: str, progress: Progress | None) -> None:
+    folder = open_folder(path).folder("collections")
+    try:
+        names = folder.names()
+    except StorageError as error:
+        report.add_problem(str(error))
+        return
+    for name in names:
+        if is_temporary(name):
+            report.notes.append(f"collections/{name} is left from a process that was killed")
+        elif name.endswith((_FILE, PARTS, ATTACHED)):
+            merge_report(report, folder, name, f"collections/{name}", progress)
+        else:
+            report.notes.append(f"collections/{name} is no file of godb_arrow")
+        if name.endswith(PARTS) and name.removesuffix(PARTS) + _FILE in names:
+            report.notes.append(f"collections/{name} and its single file are both there")
+
+
+def merge_report(
+    report: FileReport, folder: Folder, name: str, shown: str, progress: Progress | None
+) -> None:
+    """Verify a file, and add what was found to the report on all files."""
+    try:
+        if name.endswith(PARTS):
+            found = verify_parts(folder.folder(name), progress)
+        else:
+            found = verify_file(folder.hold(name), progress=progress)
+    except StorageError as error:
+        report.add_problem(f"{shown}: {error}")
+        return
+    report.collections += found.collections
+    report.size = (report.size or 0) + (found.size or 0)
+    report.body_size += found.body_size
+    report.checksum = report.checksum and found.checksum
+    for problem in found.problems:
+        report.add_problem(f"{shown}: {problem}")
+    report.notes += [f"{shown}: {note}" for note in found.notes]
+
+
+def _verify_journal(report: FileReport, path: str) -> None:
+    folder = open_folder(path).folder("journal")
+    try:
+        names = folder.names()
+    except StorageError as error:
+        report.add_problem(str(error))
+        return
+    if is_url(path):
+        with tempfile.TemporaryDirectory(prefix="godb-arrow-journal-") as copy:
+            if names:
+                fetch_journal(folder.path, copy)
+            _verify_segments(report, copy)
+    elif names:
+        _verify_segments(report, folder.path)
+    report.notes += [f"journal/{name} was set aside by a repair" for name in names
+                     if name.endswith(".damaged")]  # fmt: skip
+
+
+def _verify_segments(report: FileReport, folder: str) -> None:
+    try:
+        damage, _, torn = find_damage(folder, lambda record: _check_record(report, record))
+    except GodbError as error:
+        report.add_problem(f"journal: {error}")
+        return
+    for one in damage:
+        name = os.path.basename(one.path)
+        report.add_problem(f"journal/{name}, byte {one.offset}: {one.problem}")
+    if torn:
+        report.notes.append(f"the journal ends with {torn} bytes that a crash left unfinished")
+
+
+def _check_record(report: FileReport, record: Record) -> None:
+    """Check what a record says, as recovery reads it."""
+    op = record.meta.get("op")
+    if op == LOST:
+        report.notes.append(f"the journal lacks changes {record.number} to {record.last}")
+    if op in _SETTINGS:
+        return
+    try:
+        with sensible(record):
+            if op != "write":
+                raise ValueError(f"its operation is {op!r}")
+            for count, part in zip(record.meta["k"], record.parts, strict=True):
+                entries = scan(part, count)
+                for index in range(len(entries)):
+                    codec.load(entries.document(index))
+    except FormatError as error:
+        report.add_problem(f"journal: record {record.number}: {error.args[0]}")
