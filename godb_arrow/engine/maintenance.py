@@ -222,7 +222,7 @@ class PartedStore(CollectionStore):
                     return False
                 self._commit_manifest(
                     base,
-                    bulk.joined(base, self._next_id(), self._services.directory.identity, deleted),
+                    bulk.joined(base, self._next_id(), self._services.directory.stamp, deleted),
                 )
         finally:
             bulk.discard()
