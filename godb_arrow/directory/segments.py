@@ -6,7 +6,7 @@ import io
 import logging
 import os
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
@@ -52,6 +52,7 @@ VERSION = 2
 HEADER = struct.Struct("<8sIIQQ16s8xQ")
 _HEADER_1 = struct.Struct("<8sIIQQ")  # of version 1; every later header begins with it
 _HEAD = struct.Struct("<QQQIIQ")
+_FRONT = struct.Struct("<QQQI")  # of a head, which its own checksum covers
 _HEAD_1 = struct.Struct("<QQQQ")
 _META = struct.Struct("<I")
 _SUFFIX = ".journal"
@@ -176,7 +177,7 @@ def _seal(data: bytes) -> bytes:
 
 def pack_record(
     number: int, durable: int, meta: dict[str, Any], parts: Sequence[bytes], offset: int
-) -> tuple[int, Iterator[bytes]]:
+) -> tuple[int, Iterable[bytes | memoryview]]:
     """Return the bytes of a record, and the buffers to write in order.
 
     Parameters
@@ -198,15 +199,19 @@ def pack_record(
     size = _size_of(length)
     filler = b"\xff" * (size - _HEAD.size - length)
     payload = [_META.pack(len(packed)), packed, *parts, filler]
+    if size < _WRITE_SIZE:
+        payload = [b"".join(payload)]
     sparse = 0
     if any(_ZEROS in piece for piece in payload):
-        sparse = _count_sparse(b"".join([b"\xff" * _HEAD.size, *payload]), offset)
-    head = _HEAD.pack(length, number, durable, sparse, 0, 0)[:28]
+        sparse = _count_blocks(b"".join([b"\xff" * _HEAD.size, *payload]), offset, most=1)
+    head = _FRONT.pack(length, number, durable, sparse)
     head += xxhash.xxh32_intdigest(head).to_bytes(4, "little")
     digest = xxhash.xxh3_64(head)
     for piece in payload:
         digest.update(piece)
     head += digest.intdigest().to_bytes(8, "little")
+    if size < _WRITE_SIZE:
+        return size, [head + payload[0]]
     return size, _buffers([head, *payload])
 
 
@@ -215,48 +220,39 @@ def _size_of(length: int) -> int:
     return -(-(_HEAD.size + length + _LEAST_PADDING) // _ALIGNMENT) * _ALIGNMENT
 
 
-def _buffers(pieces: list[bytes]) -> Iterator[bytes]:
+def _buffers(pieces: list[bytes]) -> Iterator[bytes | memoryview]:
     """Yield the bytes of some pieces in buffers of the same size."""
     waiting: list[bytes | memoryview] = []
     size = 0
     for piece in pieces:
         view = memoryview(piece)
         while size + len(view) >= _WRITE_SIZE:
-            waiting.append(view[: _WRITE_SIZE - size])
-            view = view[_WRITE_SIZE - size :]
-            yield b"".join(waiting)
+            part, view = view[: _WRITE_SIZE - size], view[_WRITE_SIZE - size :]
+            yield b"".join([*waiting, part]) if waiting else part
             waiting, size = [], 0
-        waiting.append(view)
-        size += len(view)
+        if view:
+            waiting.append(view)
+            size += len(view)
     if size:
         yield b"".join(waiting)
 
 
-def _blocks(size: int, offset: int) -> Iterator[tuple[int, int]]:
-    """Yield the blocks of a record that a power cut may leave unwritten.
+def _count_blocks(data: bytes, offset: int, most: int) -> int:
+    """Return how many blocks of a record have at most so many bytes other than zero.
 
-    These are the sectors of the file, and those of the write.
+    A block is what a power cut may leave unwritten: a sector of the file, or of the write.
     """
+    count = 0
     first = -offset % _SECTOR
-    for begin in {first - _SECTOR if first else 0, 0}:
-        for at in range(begin, size, _SECTOR):
-            start, end = max(at, 0), min(at + _SECTOR, size)
-            if end - start >= _ALIGNMENT:
-                yield start, end
-
-
-def _count_sparse(data: bytes, offset: int) -> int:
-    """Return how many blocks of a record have at most one byte other than zero."""
-    return sum(
-        data.count(0, start, end) >= end - start - 1 for start, end in _blocks(len(data), offset)
-    )
-
-
-def _count_zero(data: bytes, offset: int) -> int:
-    """Return how many blocks of a record are zero."""
-    return sum(
-        data.count(0, start, end) == end - start for start, end in _blocks(len(data), offset)
-    )
+    for start in {first, 0}:
+        end = start + (len(data) - start) // _SECTOR * _SECTOR
+        if start < end:
+            sectors = np.frombuffer(data, np.uint8, end - start, start).reshape(-1, _SECTOR)
+            count += int((np.count_nonzero(sectors, axis=1) <= most).sum())
+        for edge in (data[:start], data[max(end, start) :]):
+            if len(edge) >= _ALIGNMENT and len(edge) - edge.count(0) <= most:
+                count += 1
+    return count
 
 
 @dataclass(slots=True)
@@ -440,7 +436,7 @@ def head_of(segment: Segment, head: bytes) -> tuple[int, int, int] | None:
         if len(head) < _HEAD.size:
             return None
         length, number, durable, _, check, _ = _HEAD.unpack(head[: _HEAD.size])
-        if xxhash.xxh32_intdigest(head[:28]) != check:
+        if xxhash.xxh32_intdigest(head[: _FRONT.size]) != check:
             return None
     return length, number, durable
 
@@ -551,7 +547,7 @@ def damage_after(stream: BinaryIO, segment: Segment, size: int) -> str | None:
             return None if segment.version > 1 else _damage_of_length(stream, segment, size, head)
         stream.seek(segment.size)
         sparse = 0 if segment.version == 1 else _HEAD.unpack(head)[3]
-        if _count_zero(stream.read(extent), segment.size) <= sparse:
+        if _count_blocks(stream.read(extent), segment.size, most=0) <= sparse:
             return f"record {expected} differs from the one that was written"
     for _, number, durable in whole_records_after(stream, segment, size):
         if durable > segment.size:

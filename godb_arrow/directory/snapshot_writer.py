@@ -28,6 +28,7 @@ from godb_arrow.snapshots.manifest import Manifest, Part
 from godb_arrow.snapshots.part_folder import PartFolder
 from godb_arrow.snapshots.parted_base import PartedBase
 from godb_arrow.snapshots.snapshot import Snapshot
+from godb_arrow.storage.object_store import is_url
 
 __all__ = ["place_for", "save_snapshot", "write_snapshots"]
 
@@ -161,11 +162,27 @@ def _save_parts(
     parts += [part for part, _ in added]
     statistics += [row for _, row in added]
     manifest = Manifest(
-        max([base.hint.version, *folder.versions()]) + 1, tuple(parts), schema, next_id,
+        _version_in(folder, base, directory), tuple(parts), schema, next_id,
         snapshot.position.number, indexes, compression=compression, name=name,
         run=snapshot.position.run, directory=directory, former=_former(base, folder.path),
     )  # fmt: skip
     return PartedBase(folder, folder.commit(manifest, statistics))
+
+
+def _version_in(folder: PartFolder, base: Base, directory: bytes) -> int:
+    """Return the version that a base gets next in a folder."""
+    version = base.hint.version + 1
+    if isinstance(base, PartedBase) and base.folder is folder:
+        return version
+    versions = folder.versions()  # of a folder that is not the collection's
+    if versions and is_url(folder.path):
+        if folder.current().directory == directory:
+            return version  # which is written only if no other writer has written it
+        raise WriteConflict(
+            f"another writer made the folder {folder.path}",
+            advice="open the directory again, or remove the folder if it is not wanted",
+        )
+    return max([version, *(one + 1 for one in versions)])
 
 
 def _next_version(base: Base, directory: bytes) -> int:

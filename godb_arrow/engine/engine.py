@@ -307,15 +307,11 @@ class StorageEngine:
         return collections, len(records), needs
 
     def _is_overtaken(self, collections: Iterable[Collection]) -> bool:
-        """Open the files of collections that the journal changes; they stay as they are.
-
-        Returns whether a file is newer than the journal that was read.
-        """
+        """Return whether a file of collections is newer than the journal that was read."""
         positions = []
         for collection in collections:
             try:
-                collection.open_file()
-                positions.append(collection.stored_position)
+                positions.append(collection.note_file())
             except SourceNotFound:  # it has become a folder, or was renamed or dropped
                 return True
             except GodbError:  # the first use of the collection raises it

@@ -128,6 +128,7 @@ class CollectionStore:
         self._form: str | None = None  # what it shall be then, however large: a file or a folder
         self._changes = 0
         self._replayed: list[Record] = []
+        self._noted: JournalPosition | None = None  # of the file when the journal was read
         self._taken = 0
         self._saving: _Saving | None = None  # what a checkpoint is writing
         self._dropped = False
@@ -623,9 +624,17 @@ class CollectionStore:
         """The last record of the journal that the file holds."""
         return _NO_POSITION if self._attached else self._base.hint.position
 
-    def open_file(self) -> None:
-        """Open the file: a reader sees it as it is now, whatever replaces it."""
-        _ = self._base.hint
+    def note_file(self) -> JournalPosition:
+        """Return the position of the file, and remember it.
+
+        A writer that saves the collection later puts all changes of the journal into the file.
+        """
+        position = self._base.hint.position
+        if self._attached:
+            return _NO_POSITION  # the copy stays open: a save removes it
+        self._noted = position
+        self._base.close_if_idle()
+        return position
 
     def holds(self, record: Record) -> bool:
         """Return whether the file holds a record of the journal."""
@@ -642,6 +651,8 @@ class CollectionStore:
             self._services.directory.check_place()
         stored, directory = self.stored_position, self._services.directory
         records = [record for record in self._replayed if not directory.holds(stored, record)]
+        if self._noted not in (None, stored):
+            records = []
         if records:
             overlay, sequence = Overlay(), None
             has_ranges = any("g" in record.meta for record in records)
@@ -863,7 +874,7 @@ class CollectionStore:
                 return False
             self._base, self._replayed = found._base, found._replayed
             self._position, self._attached = found._position, found._attached
-            self._least_next_id = found._least_next_id
+            self._least_next_id, self._noted = found._least_next_id, found._noted
             self._indexes, self._compression = found._indexes, found._compression
             self._needs, self._stale = found._needs, found._stale
             self._overlay, self._count, self._sequence = Overlay(), None, None

@@ -81,7 +81,8 @@ def restored(base: Path, folder: Path) -> None:
 
 def promoted(base: Path, folder: Path) -> None:
     with busy(base / "one") as engine:
-        engine.checkpoint = None  # type: ignore[attr-defined]
+        engine.save()
+        engine.insert("users", {"n": "in the journal only"})
         with Follower(base / "one", folder) as follower:
             follower.step()
     promote(folder)
@@ -447,6 +448,39 @@ def test_a_follower_begins_after_what_was_taken_in_was_saved(two: Path, tmp_path
     engine.close()
 
 
+def test_a_follower_gets_what_is_taken_in_while_it_lists_files(
+    two: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from godb_arrow.replication import follower as module
+
+    original = module.list_stored
+    waiting = []
+    engine = StorageEngine(tmp_path / "data")
+    engine.create_collection("other").insert({"n": 1})
+
+    def listed(folder: str) -> Any:
+        found = original(folder)
+        if waiting:
+            waiting.pop()()
+        return found
+
+    def take_in_and_save() -> None:
+        engine.load_collection_metadata(two)
+        engine.save()
+
+    monkeypatch.setattr(module, "list_stored", listed)
+    with Follower(tmp_path / "data", tmp_path / "copy") as follower:
+        follower.step()
+        for action in (lambda: engine.load_collection_metadata(two), take_in_and_save):
+            waiting.append(action)
+            follower.step()
+            with StorageEngine(tmp_path / "copy", read_only=True) as reader:
+                assert counts(reader) == {"a": 5, "b": 7, "other": 1}
+            engine.drop_collection("a")
+            engine.drop_collection("b")
+    engine.close()
+
+
 def test_files_are_taken_in_on_an_object_store(two: Path) -> None:
     place = "memory://attached-there/data"
     with StorageEngine(place) as engine:
@@ -615,6 +649,42 @@ def test_a_folder_of_others_beside_a_file_changes_nothing(tmp_path: Path) -> Non
     assert len(os.listdir(tmp_path / "data" / "collections" / "c.parts")) > 2
 
 
+@pytest.mark.parametrize("origin", [restored, copied_in])
+def test_a_file_that_a_crash_left_beside_its_folder_does_not_come_back(
+    origin: Callable[[Path, Path], None], tmp_path: Path
+) -> None:
+    """Another directory's engine wrote the file, and ours superseded it."""
+    folder = tmp_path / "data"
+    origin(tmp_path, folder)
+    file = folder / "collections" / "users.godb"
+    kept = file.read_bytes()
+    with open_engine(folder, part_size="1KiB") as engine:
+        engine.insert("users", {"n": "new"})
+        engine["users"].to_folder()
+        expected = documents(engine)
+    assert not file.exists()
+    file.write_bytes(kept)
+    with open_engine(folder) as engine:
+        assert documents(engine) == expected
+        assert not file.exists()
+        engine.drop_collection("users")
+    with open_engine(folder) as engine:
+        assert engine.collections() == []
+
+
+def test_a_collection_grows_beside_a_folder_of_others(tmp_path: Path) -> None:
+    with open_engine(tmp_path / "other") as engine:
+        grown(engine, 5)
+        engine.rename_collection("c", "users")
+    parts = tmp_path / "data" / "collections" / "users.parts"
+    busy(tmp_path / "data").close()
+    shutil.copytree(tmp_path / "other" / "collections" / "users.parts", parts)
+    for _ in range(2):
+        with open_engine(tmp_path / "data") as engine:
+            engine["users"].to_folder()
+            assert len(documents(engine)) == 50
+
+
 def test_a_reader_that_opens_while_a_writer_begins_again_sees_no_older_state(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -639,7 +709,17 @@ def test_a_reader_that_opens_while_a_writer_begins_again_sees_no_older_state(
     with StorageEngine(tmp_path, read_only=True) as reader:
         assert done
         assert reader.get("users", "1")["n"] == "new"
+
+
+def test_a_reader_that_uses_a_file_late_sees_no_older_state(tmp_path: Path) -> None:
+    engine = busy(tmp_path, 5)
+    engine.save()
+    engine.update("users", "1", {"n": "old"})
+    engine.insert("users", {"_id": "x", "n": "in the journal"})
+    crash(engine)
     with StorageEngine(tmp_path, read_only=True) as reader:
         with StorageEngine(tmp_path) as writer:
-            writer.update("users", "1", {"n": "newest"})
-        assert reader.get("users", "1")["n"] in ("new", "newest")
+            writer.update("users", "1", {"n": "new"})
+            writer.delete("users", "x")
+        assert reader.get("users", "1")["n"] == "new"
+        assert len(documents(reader)) == 5

@@ -20,6 +20,9 @@ from support.handmade import file_of, go_read
 
 import godb_arrow
 from godb_arrow.codec import pack_entry
+from godb_arrow.codec.entries import Chunk
+from godb_arrow.file.hints import CollectionHint
+from godb_arrow.file.writer import CollectionData, write_file
 
 
 def back(data: Any, **options: Any) -> Any:
@@ -336,6 +339,23 @@ def test_appending(shop: Path) -> None:
     with pytest.raises(godb_arrow.DuplicateId, match="'9'"):
         godb_arrow.write_godb([{"_id": "9"}], shop, "users", if_exists="append")
     assert godb_arrow.verify_godb(shop).ok
+
+
+@pytest.mark.parametrize("count", [1, 9])
+def test_a_recorded_count_that_lies_never_makes_a_damaged_file(count: int, tmp_path: Path) -> None:
+    path = tmp_path / "x.godb"
+    rows = b"".join(b"\xa1%d\x80" % n for n in range(3))
+    with path.open("wb") as stream:
+        hint = CollectionHint(count, plain=True)
+        write_file(stream, [CollectionData("a", 3, [Chunk(rows, 3)], hint)])
+    before = path.read_bytes()
+    with pytest.raises(godb_arrow.GodbError, match=f"3 documents .* {count} were counted"):
+        godb_arrow.write_godb([{"n": 1}], path, "b", if_exists="append")
+    assert path.read_bytes() == before
+    assert len(godb_arrow.read_table(path)) == 3
+    engine = godb_arrow.StorageEngine(tmp_path / "data")
+    assert engine.load_collection_metadata(path) == {"a": 3}
+    engine.close()
 
 
 def test_appending_the_same_schema_keeps_it(tmp_path: Path) -> None:

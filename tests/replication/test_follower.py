@@ -161,6 +161,21 @@ def test_a_source_that_lost_its_last_records_is_followed_all_the_same(tmp_path: 
         assert content_of(target) == content(engine)
 
 
+def test_a_source_that_lost_its_journal_is_followed_all_the_same(tmp_path: Path) -> None:
+    """The new journal has segments and sequence numbers of the old one, and other records."""
+    source, target = tmp_path / "source", tmp_path / "target"
+    with StorageEngine(source) as engine:
+        engine.create_collection("c").insert({"n": 1})
+        with Follower(source, target) as follower:
+            follower.step()
+    shutil.rmtree(source / "journal")
+    with StorageEngine(source) as engine, Follower(source, target) as follower:
+        for n in range(20):
+            engine.insert("c", {"n": -n, "text": "x" * n})
+        follower.step()
+        assert content_of(target) == content(engine)
+
+
 def test_what_is_acknowledged_is_at_the_follower(tmp_path: Path) -> None:
     source, target = tmp_path / "source", tmp_path / "target"
     with StorageEngine(source, max_memory="2MiB", **OPTIONS) as engine:
