@@ -16,6 +16,7 @@ from support.writers import SteppedWriter
 
 import godb_arrow
 from godb_arrow import CollectionNotFound, StorageEngine
+from godb_arrow.directory.data_directory import DataDirectory
 from godb_arrow.engine import fragments
 
 Content = dict[str, dict[str, int]]
@@ -102,6 +103,9 @@ class Watcher:
 
     def __init__(self, folder: Path) -> None:
         self.unused = reader(folder)
+        self.counted = reader(folder)
+        for name in self.counted.collections():
+            len(self.counted[name])  # its files are known, and not open
         self.handles = reader(folder)
         self.handle_of = {name: self.handles[name] for name in self.handles.collections()}
         self.used = reader(folder)
@@ -113,7 +117,7 @@ class Watcher:
     def look(self, states: list[Content]) -> None:
         """Check that each reader finds each collection whole, as it is in one of the states."""
         names = sorted({name for state in states for name in state})
-        for engine in (self.unused, self.used, self.unused):
+        for engine in (self.unused, self.counted, self.used, self.unused):
             found = {name: read(engine, name) for name in names}
             for name in names:
                 assert found[name] in [state.get(name) for state in states], name
@@ -129,7 +133,7 @@ class Watcher:
             assert {one["_id"]: one["v"] for one in documents} == before[name], "a stream goes on"
         for name, opened in self.opened.items():
             assert of_file(opened) == before[name], "an open file stays as it is"
-        for engine in (self.unused, self.handles, self.used):
+        for engine in (self.unused, self.counted, self.handles, self.used):
             engine.close()
 
 
@@ -188,7 +192,10 @@ def few_files(count: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
-@pytest.mark.parametrize("change", ["pack('a')", "drop_collection('a')"])
+AGAIN = "drop_collection('a'); engine.create_collection('a').insert_many(others); engine.save()"
+
+
+@pytest.mark.parametrize("change", ["pack('a')", "drop_collection('a')", AGAIN])
 def test_a_collection_of_more_files_than_may_be_open_at_once(tmp_path: Path, change: str) -> None:
     """What was read is right; the rest is an error that says so, and the next read is whole."""
     rows = [{"_id": str(n), "v": n, "text": "x" * 3000} for n in range(100)]
@@ -197,18 +204,22 @@ def test_a_collection_of_more_files_than_may_be_open_at_once(tmp_path: Path, cha
         engine.save()
         with few_files(128):
             reading = reader(tmp_path)
-        stream = iter(reading["a"])
+        stream, kept = iter(reading["a"]), iter(reading["a"])
         found = [next(stream)["v"] for _ in range(3)]
-        exec(f"engine.{change}", {"engine": engine})
+        next(kept)
+        others = [{**row, "v": 1000 + row["v"]} for row in rows]
+        exec(f"engine.{change}", {"engine": engine, "others": others})
         with pytest.raises(godb_arrow.SourceNotFound, match="read the collection again"):
             found.extend(document["v"] for document in stream)
         assert found == list(range(len(found)))
         if change == "pack('a')":
             assert [one["v"] for one in reading["a"]] == list(range(100))
+        elif change == AGAIN:
+            assert [one["v"] for one in reading["a"]] == list(range(1000, 1100))
         else:
             with pytest.raises(CollectionNotFound):
                 reading["a"].find_all()
-        del stream
+        del stream, kept
         reading.close()
 
 
@@ -235,6 +246,30 @@ def test_a_name_is_found_as_soon_as_there_is_one(tmp_path: Path) -> None:
             assert len(another["a"]) == 2
 
 
+def test_a_collection_that_is_renamed_while_a_reader_opens(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has one of the two names, and is whole."""
+    with StorageEngine(tmp_path, **OPTIONS) as engine:
+        engine.create_collection("a").insert({"v": 1})
+        engine.save()
+        original = DataDirectory.files
+        looks = []
+
+        def list_then_rename(directory: DataDirectory) -> dict[str, str]:
+            found = original(directory)
+            looks.append(found)
+            if len(looks) == 1:
+                engine.rename_collection("a", "b")
+                engine.save()
+            return found
+
+        monkeypatch.setattr(DataDirectory, "files", list_then_rename)
+        with reader(tmp_path) as reading:
+            assert reading.collections() == ["b"]
+            assert len(reading["b"]) == 1
+
+
 def test_fragments_follow_a_collection_that_moves(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -254,3 +289,24 @@ def test_fragments_follow_a_collection_that_moves(
         found, _ = fragments.fragments_of(tmp_path, "a")
         assert [one.documents for one in found] == [1]
         assert places[0].endswith(".godb") and places[-1].endswith(".parts")
+
+
+def test_a_file_that_was_closed_and_replaced_is_read_as_a_whole(tmp_path: Path) -> None:
+    """A reader keeps few files open: count and documents are of the same one all the time."""
+    with StorageEngine(tmp_path, **OPTIONS) as engine:
+        for n in range(30):
+            engine.create_collection(f"c{n}").insert({"v": 0})
+        engine.save()
+        with few_files(64):
+            reading = reader(tmp_path)
+        stream = iter(reading["c0"])
+        assert [len(reading[f"c{n}"]) for n in range(30)] == [1] * 30
+        for n in range(30):
+            engine.insert_many(f"c{n}", [{"v": n}, {"v": 1}])
+        engine.save()
+        for n in range(30):
+            values = [one["v"] for one in reading[f"c{n}"]]
+            assert values in ([0], [0, n, 1]) and len(reading[f"c{n}"]) == len(values)
+        assert len(reading["c5"]) == 3, "its file was closed"
+        assert [one["v"] for one in stream] == [0], "and that of a stream was not"
+        reading.close()

@@ -28,6 +28,7 @@ from godb_arrow import (
     promote,
 )
 from godb_arrow.cli.command import main
+from godb_arrow.replication import follower
 from godb_arrow.storage.local import Disk
 
 Content = dict[str, list[int]]
@@ -131,11 +132,11 @@ def test_a_follower_refuses_another_directory(
     source = filled(tmp_path / "source")
     target = f"memory://{tmp_path.name}/target" if remote else str(tmp_path / "target")
     expected = content(source)
-    with Follower(source, target) as follower:
-        follower.step()
+    with Follower(source, target) as following:
+        following.step()
         before = stored(target) if remote else tree(Path(target))
         with Gone(source, replaced):
-            for use in (follower.step, follower.ship, follower.step):
+            for use in (following.step, following.ship, following.step):
                 with pytest.raises(godb_arrow.GodbError) as caught:
                     use()
                 assert isinstance(caught.value, SourceNotFound | CorruptFile)
@@ -154,8 +155,8 @@ def test_a_follower_refuses_another_directory(
     with StorageEngine(source, **OPTIONS) as engine:
         engine.insert("users", {"n": -1})
         engine.save()
-    with Follower(source, target) as follower:
-        follower.step()
+    with Follower(source, target) as following:
+        following.step()
     assert content(target) == content(source) != expected
 
 
@@ -190,8 +191,8 @@ def test_the_source_vanishes_in_the_middle_of_a_step(tmp_path: Path, replaced: R
     kept = tmp_path / "kept"
     source = tmp_path / "source"
     shutil.copytree(first, source)
-    with Follower(source, kept) as follower:
-        follower.step()
+    with Follower(source, kept) as following:
+        following.step()
     states = [content(first), content(second)]
     refused = 0
     for at in itertools.count(step=1 if LONG else 7):
@@ -200,9 +201,9 @@ def test_the_source_vanishes_in_the_middle_of_a_step(tmp_path: Path, replaced: R
         shutil.rmtree(source)
         shutil.copytree(second, source)
         disk = Vanishing(source, replaced, at)
-        with Follower(source, target) as follower, using(disk):
+        with Follower(source, target) as following, using(disk):
             try:
-                follower.step()
+                following.step()
             except StorageError:
                 refused += 1
         try:
@@ -212,10 +213,41 @@ def test_the_source_vanishes_in_the_middle_of_a_step(tmp_path: Path, replaced: R
         if disk.calls <= at:
             break
         disk.gone.__exit__()
-        with Follower(source, target) as follower:
-            follower.step()
+        with Follower(source, target) as following:
+            following.step()
         assert content(target) == states[1]
     assert refused > 2
+
+
+@pytest.mark.parametrize("replaced", [nothing, mount_point, empty_directory, another])
+@pytest.mark.parametrize("late", [False, True])
+def test_the_source_vanishes_while_it_is_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, replaced: Replaced, late: bool
+) -> None:
+    source, target = filled(tmp_path / "source"), tmp_path / "target"
+    with Follower(source, target) as following:
+        following.step()
+        expected = content(target)
+        original = follower.list_stored
+        gone = Gone(source, replaced)
+
+        def list_and_vanish(folder: str) -> Any:
+            vanishes = folder.startswith(str(source)) and not gone.away.exists()
+            if vanishes and not late:
+                gone.__enter__()
+            found = original(folder)
+            if vanishes and late:
+                gone.__enter__()
+            return found
+
+        with monkeypatch.context() as patched:
+            patched.setattr(follower, "list_stored", list_and_vanish)
+            with pytest.raises(SourceNotFound):
+                following.step()
+        assert content(target) == expected and follower_status(target).consistent
+        gone.__exit__()
+        following.step()
+        assert content(target) == expected
 
 
 def test_an_engine_that_replicates_refuses_too(tmp_path: Path) -> None:
@@ -246,19 +278,19 @@ def test_what_is_replaced_is_given_up_as_a_whole(tmp_path: Path, remote: bool) -
     """Nothing of the former content stays, though files and records look alike."""
     source, other = filled(tmp_path / "source"), filled(tmp_path / "other", "others")
     target = f"memory://{tmp_path.name}/target" if remote else str(tmp_path / "target")
-    with Follower(source, target) as follower:
-        follower.step()
+    with Follower(source, target) as following:
+        following.step()
     with pytest.raises(TargetExists):
         Follower(other, target)
     assert content(target) == content(source)
-    with Follower(other, target, replace=True) as follower:
-        follower.step()
+    with Follower(other, target, replace=True) as following:
+        following.step()
     assert content(target) == content(other)
     promote(target)
     with pytest.raises(TargetExists):
         Follower(source, target)
-    with Follower(source, target, replace=True) as follower:
-        follower.step()
+    with Follower(source, target, replace=True) as following:
+        following.step()
     assert content(target) == content(source)
 
 
@@ -275,8 +307,8 @@ def test_a_follower_of_version_0_1_0(tmp_path: Path, changed: str) -> None:
     """It takes the identity of a source that has something in common with it."""
     source, target = filled(tmp_path / "source"), tmp_path / "target"
     (source / IDENTITY).unlink()
-    with Follower(source, target) as follower:
-        follower.step()
+    with Follower(source, target) as following:
+        following.step()
     forget_identity(target)
     with Gone(source, another), pytest.raises(SourceNotFound, match="nothing in common"):
         Follower(source, target)
@@ -296,11 +328,11 @@ def test_a_follower_of_version_0_1_0(tmp_path: Path, changed: str) -> None:
     if changed == "everything":
         with pytest.raises(SourceNotFound, match="replace=True"):
             Follower(source, target)
-        with Follower(source, target, replace=True) as follower:
-            follower.step()
+        with Follower(source, target, replace=True) as following:
+            following.step()
     else:
-        with Follower(source, target) as follower:
-            follower.step()
+        with Follower(source, target) as following:
+            following.step()
     assert content(target) == content(source)
     known = json.loads((target / "follower.json").read_text())["identity"]
     assert known == (source / IDENTITY).read_text().strip()
@@ -310,8 +342,8 @@ def test_a_follower_of_version_0_1_0(tmp_path: Path, changed: str) -> None:
 
 def test_a_follower_that_was_promoted_goes_its_own_way(tmp_path: Path) -> None:
     source, first, second = (filled(tmp_path / "source"), tmp_path / "1", tmp_path / "2")
-    with Follower(source, first) as follower, Follower(source, second) as other:
-        follower.step()
+    with Follower(source, first) as following, Follower(source, second) as other:
+        following.step()
         other.step()
     expected = content(source)
     promote(first)
@@ -330,17 +362,17 @@ def test_a_follower_that_was_promoted_goes_its_own_way(tmp_path: Path) -> None:
 def test_a_follower_of_a_follower(tmp_path: Path) -> None:
     source, first, second = (filled(tmp_path / "source"), tmp_path / "1", tmp_path / "2")
     for _ in range(3):
-        with Follower(source, first) as follower:
-            follower.step()
-        with Follower(first, second) as follower:
-            follower.step()
+        with Follower(source, first) as following:
+            following.step()
+        with Follower(first, second) as following:
+            following.step()
         assert content(second) == content(source)
         with StorageEngine(source, **OPTIONS) as engine:
             for name in engine.collections():
                 engine.insert(name, {"n": 0})
     other = filled(tmp_path / "other", "others")
-    with Follower(other, first, replace=True) as follower:
-        follower.step()
+    with Follower(other, first, replace=True) as following:
+        following.step()
     with pytest.raises(SourceNotFound, match="is not the data directory"):
         Follower(first, second)
 
@@ -365,8 +397,8 @@ class Reading(Disk):
 def test_a_collection_that_was_made_again_has_files_of_the_same_names(tmp_path: Path) -> None:
     """At no moment has the follower the manifest of one with the files of the other."""
     source, target = filled(tmp_path / "source"), tmp_path / "target"
-    with Follower(source, target) as follower:
-        follower.step()
+    with Follower(source, target) as following:
+        following.step()
         reading = StorageEngine(target, read_only=True)
         states = [content(source)]
         with StorageEngine(source, **OPTIONS) as engine:
@@ -377,7 +409,7 @@ def test_a_collection_that_was_made_again_has_files_of_the_same_names(tmp_path: 
         states.append(content(source))
         disk = Reading(target)
         with using(disk):
-            follower.step()
+            following.step()
         assert content(target) == states[1]
         assert [one["n"] for one in reading["large"]] == states[1]["large"]
         reading.close()
