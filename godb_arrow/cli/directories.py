@@ -276,7 +276,7 @@ def restore(source: str, directory: str, number: int | None, quiet: bool) -> Non
 @click.argument("target")
 @click.option("--interval", default="500ms", show_default=True, help="How often to look.")
 @click.option("--once", is_flag=True, help="Bring it up to date, and end.")
-@click.option("--replace", is_flag=True, help="Give up a data directory of its own in TARGET.")
+@click.option("--replace", is_flag=True, help="Replace what TARGET has, whatever it follows.")
 @common_options
 def follow(source: str, target: str, interval: str, once: bool, replace: bool, quiet: bool) -> None:
     """Keep the folder or URL TARGET the same as the data directory SOURCE, until Ctrl-C.

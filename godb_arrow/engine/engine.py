@@ -113,8 +113,8 @@ class StorageEngine:
     sync_interval : float, timedelta or str
         How often the journal is synced with ``"interval"``; a second by default.
     read_only : bool
-        Read a directory that another process may write at the same time, as it was saved and
-        journalled when this engine was opened.
+        Read a directory that another process may write at the same time. Each collection is read
+        as it was when this engine was opened, or as it is when it is first used.
     eviction_policy : EvictionPolicy, optional
         Which views go first: ``LRU()``, ``LFU()``, ``TTL(seconds)`` or your own.
     threads : int, optional

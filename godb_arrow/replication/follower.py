@@ -11,7 +11,10 @@ an order in which it is whole at every moment:
 
 Where the journal lacks records in between, since the other one was saved and the follower was not
 there, or since the other one lost its last records in a power cut, the follower cannot be whole
-while files take their places: it says so until it is (``consistent`` in ``follower.json``).
+while files take their places: it says so until it is (``consistent`` in ``follower.json``). So it
+does while the files of a large collection take the places of a former one of its name.
+
+Before each step changes anything, the source's identity is compared with the one that is followed.
 """
 
 from __future__ import annotations

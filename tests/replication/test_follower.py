@@ -434,7 +434,7 @@ def test_the_follower_is_killed_and_catches_up(tmp_path: Path) -> None:
 
         whole = 0
         follow(itertools.takewhile(lambda _: not is_whole(), itertools.count()))
-        for _ in range(60 if LONG else 6):
+        for _ in range(60 if LONG else 4):
             try:
                 found = content_of(target)
             except StorageError as error:
