@@ -43,6 +43,7 @@ from godb_arrow.snapshots.overlay import (
 )
 from godb_arrow.snapshots.parted_base import PartedBase
 from godb_arrow.snapshots.snapshot import Snapshot, scan
+from godb_arrow.storage.object_store import is_url
 
 __all__ = ["CollectionStore"]
 
@@ -800,7 +801,12 @@ class CollectionStore:
                 error.applied = "unknown"
 
     def _replaced_file(self, saving: _Saving) -> Base | None:
-        """The file that a checkpoint wrote which then failed; None where it was not replaced."""
+        """Return the file that a failed checkpoint wrote; None if it did not replace the former.
+
+        On an object store the file may be that of another writer: the next save finds out.
+        """
+        if is_url(saving.target):
+            return None
         try:
             found = self._services.directory.base(saving.target)
             hint, before = found.hint, saving.snapshot.base

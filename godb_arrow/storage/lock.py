@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import random
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -21,9 +22,10 @@ from godb_arrow.errors import SourceNotFound, WriteConflict, storage_errors
 from godb_arrow.storage.object_store import is_url
 from godb_arrow.storage.source import resolve
 
-__all__ = ["LOCK_PREFIX", "LOCK_SUFFIX", "is_file_of", "lock_file", "try_lock"]
+__all__ = ["is_file_of", "is_lock_name", "lock_file", "try_lock"]
 
 LOCK_PREFIX, LOCK_SUFFIX = ".godb-arrow-", ".lock"
+_LOCK_NAME = re.compile(r"\.godb-arrow-[0-9a-f]{16}\.lock")
 _WAIT_SECONDS = 60.0  # for another writer, which has all its documents and only writes the file
 _POLL_SECONDS = 0.001, 0.02
 _HELD_ELSEWHERE = {errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES, errno.EINTR}
@@ -74,6 +76,11 @@ def lock_file(target: str | os.PathLike[str] | IO[bytes]) -> Iterator[None]:
     finally:
         _held.paths.discard(path)
         _release(lock)
+
+
+def is_lock_name(name: str) -> bool:
+    """Return whether a file name is that of a lock of another file."""
+    return _LOCK_NAME.fullmatch(name) is not None
 
 
 def _lock_path(path: str) -> str:

@@ -17,7 +17,7 @@ from godb_arrow.errors import InvalidOption, SourceNotFound, WriteConflict, stor
 from godb_arrow.storage import local
 from godb_arrow.storage.inside import open_to_read, regular_file
 from godb_arrow.storage.local import DiskWriter
-from godb_arrow.storage.lock import LOCK_SUFFIX, is_file_of, lock_file, try_lock
+from godb_arrow.storage.lock import is_file_of, is_lock_name, lock_file, try_lock
 from godb_arrow.storage.modes import UNLIMITED, Access
 from godb_arrow.storage.object_store import Expected
 from godb_arrow.storage.source import local_version, resolve
@@ -155,8 +155,7 @@ def _remove_abandoned(folder: str) -> None:
     oldest = time.time() - _ABANDONED
     with suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
-            is_lock = entry.name.startswith(TEMPORARY_PREFIX) and entry.name.endswith(LOCK_SUFFIX)
-            is_ours = is_lock or is_temporary(entry.name)
+            is_ours = is_temporary(entry.name) or is_lock_name(entry.name)
             if not is_ours or not entry.is_file(follow_symlinks=False):
                 continue
             if entry.stat(follow_symlinks=False).st_mtime > oldest:

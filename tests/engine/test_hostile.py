@@ -20,7 +20,6 @@ from godb_arrow import GodbError, StorageEngine
 RANDOM = random.Random(1)
 
 
-@fails("hostile_28_journal_reads_any_path_or_url")
 @pytest.mark.parametrize("kind", ["path", "url"])
 def test_a_journal_does_not_attach_files_from_outside(tmp_path: Path, kind: str) -> None:
     private = forge.godb_file(forge.collection("c", [{"secret": 42}]))
@@ -57,7 +56,6 @@ def attached(folder: Path, collection: forge.Collection, **options: Any) -> Iter
         engine.close(discard=True)
 
 
-@fails("hostile_32_attached_file_blocks_all_saves")
 def test_a_huge_next_id_does_not_block_the_saves_of_others(tmp_path: Path) -> None:
     evil = forge.collection("evil", [{"a": 1}], hint={"next_id": (1 << 63) - 1})
     with attached(tmp_path, evil) as engine:
@@ -70,7 +68,6 @@ def test_a_huge_next_id_does_not_block_the_saves_of_others(tmp_path: Path) -> No
         assert (tmp_path / "data" / "collections" / "mine.godb").exists()
 
 
-@fails("hostile_32_attached_file_blocks_all_saves")
 def test_a_next_id_that_is_in_use_is_not_given_again(tmp_path: Path) -> None:
     evil = forge.collection("evil", [{"a": 1}, {"a": 2}], hint={"next_id": 1})
     with attached(tmp_path, evil) as engine:

@@ -253,10 +253,10 @@ def test_a_document_that_changes_before_memory_is_reserved(meanwhile: str, tmp_p
             "delete": lambda: collection.delete("1"),
         }[meanwhile]]  # fmt: skip
 
-        def slow_reserve(size: int) -> None:
+        def slow_reserve(owner: object, size: int) -> None:
             if steps:
                 steps.pop()()
-            reserve(size)
+            reserve(owner, size)
 
         engine._services.reserve = slow_reserve
         if meanwhile == "delete":

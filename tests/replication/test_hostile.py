@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 from support import forge
-from support.cases import fails
 from support.processes import run_python
 
 import godb_arrow
@@ -29,7 +28,6 @@ def refusal(folder: Path, source: Path) -> GodbError:
     return caught.value
 
 
-@fails("hostile_21_restore_of_hostile_backup")
 @pytest.mark.parametrize("digest", ["{folder}/{name}", "../../../../../../../..{folder}/{name}"])
 def test_a_digest_does_not_lead_out_of_the_backup(tmp_path: Path, digest: str) -> None:
     (tmp_path / "private").write_bytes(b"secret")
@@ -40,7 +38,6 @@ def test_a_digest_does_not_lead_out_of_the_backup(tmp_path: Path, digest: str) -
     assert type(errors[0]) is type(errors[1]) is godb_arrow.CorruptFile, "not opened at all"
 
 
-@fails("hostile_21_restore_of_hostile_backup")
 def test_a_device_is_not_copied(tmp_path: Path) -> None:
     code = """
 import resource, signal, sys, godb_arrow
@@ -55,7 +52,6 @@ except godb_arrow.CorruptFile:
     assert done.stdout == "refused\n", done.stderr
 
 
-@fails("hostile_21_restore_of_hostile_backup")
 @pytest.mark.parametrize("size", [len(CONTENT) - 1, len(CONTENT) + 1, 0, -1])
 def test_a_file_of_another_size_is_refused(tmp_path: Path, size: int) -> None:
     assert isinstance(refusal(tmp_path, place(tmp_path, size=size)), godb_arrow.CorruptFile)

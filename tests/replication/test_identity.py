@@ -231,8 +231,8 @@ def test_the_source_vanishes_while_it_is_listed(
         original = follower.list_stored
         gone = Gone(source, replaced)
 
-        def list_and_vanish(folder: str) -> Any:
-            vanishes = folder.startswith(str(source)) and not gone.away.exists()
+        def list_and_vanish(folder: Any) -> Any:
+            vanishes = folder.path.startswith(str(source)) and not gone.away.exists()
             if vanishes and not late:
                 gone.__enter__()
             found = original(folder)

@@ -57,11 +57,11 @@ def mode(path: Path) -> int:
 
 
 def readable_by_others(folder: Path) -> list[str]:
-    """Return the files of a folder that another user can read, the lock aside."""
+    """Return the files of a folder that another user can read, lock and identity aside."""
     return [
         str(path.relative_to(folder))
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and mode(path) & 0o077 and path.suffix != ".lock"
+        if path.is_file() and mode(path) & 0o077 and path.suffix not in (".lock", ".id")
     ]
 
 
