@@ -47,6 +47,7 @@ __all__ = ["EngineTarget", "FileTarget", "FolderTarget", "GodbTarget"]
 
 
 _STAGED = ".godb-arrow-"
+_BEFORE = "-before"  # of a folder, until the new one is in its place
 _ROW_GROUP = 1 << 17  # rows that are in memory before they are written
 
 
@@ -120,7 +121,7 @@ class EngineTarget(Target):
                 insert(name, found, id_column=self._id_column)
                 return
             # It comes as a whole: a file beside the others, which the engine takes in.
-            with tempfile.TemporaryDirectory(prefix=_STAGED, dir=self._place) as folder:
+            with _staged(self._place, _STAGED) as folder:
                 path = os.path.join(folder, "copy.godb")
                 write_godb(data, path, name, id_column=self._id_column)
                 if name in engine:
@@ -251,18 +252,10 @@ class FolderTarget(Target):
                 advice=f"the columns are {', '.join(data.schema.names)}",
             )
         parent, stem = os.path.split(self._place)
-        prefix = f"{_STAGED}{stem}-"
         with storage_errors("write", self._place), ExitStack() as stack:
             os.makedirs(parent, exist_ok=True)
             with lock_file(self._place):
-                for name in os.listdir(parent):
-                    if name.startswith(prefix):
-                        _remove_abandoned(os.path.join(parent, name))
-                staged = os.path.join(parent, f"{prefix}{secrets.token_hex(8)}")
-                os.mkdir(staged)
-                descriptor = os.open(staged, os.O_RDONLY)
-                stack.callback(os.close, descriptor)
-                try_lock(descriptor)  # until it is closed, so that other copies let it be
+                staged = stack.enter_context(_staged(parent, f"{_STAGED}{stem}-", self._place))
             try:
                 reader = flattened(data, has_no_children)
                 ds.write_dataset(
@@ -282,14 +275,12 @@ class FolderTarget(Target):
                     elif mode == "error":  # another writer created it meanwhile
                         raise self.refuse_existing()
                     else:
-                        before = f"{staged}-before"
+                        before = f"{staged}{_BEFORE}"
                         os.rename(self._place, before)
                         os.rename(staged, self._place)
                         shutil.rmtree(before)
             except pa.ArrowException as error:
                 raise UnsupportedType(f"Parquet cannot hold it: {error}") from error
-            finally:
-                shutil.rmtree(staged, ignore_errors=True)
 
     def size(self) -> int:
         """Return the size in bytes."""
@@ -298,6 +289,39 @@ class FolderTarget(Target):
             for folder, _, names in os.walk(self._place)
             for name in names
         )
+
+
+@contextmanager
+def _staged(parent: str, prefix: str, target: str | None = None) -> Iterator[str]:
+    """Make a folder for data until they take their place, and remove those of killed copies.
+
+    Parameters
+    ----------
+    parent : str
+        Folder in which the new one is made.
+    prefix : str
+        Beginning of the names of such folders.
+    target : str, optional
+        Folder that the new one replaces. Where a copy was killed while it exchanged both, the
+        former folder is put back.
+    """
+    for name in sorted(os.listdir(parent)):
+        path = os.path.join(parent, name)
+        if not name.startswith(prefix) or not os.path.isdir(path) or os.path.islink(path):
+            continue
+        if name.endswith(_BEFORE) and target is not None and not os.path.lexists(target):
+            os.rename(path, target)
+        else:
+            _remove_abandoned(path)
+    folder = os.path.join(parent, f"{prefix}{secrets.token_hex(8)}")
+    os.mkdir(folder)
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try_lock(descriptor)  # until it is closed, so that other copies let it be
+        yield folder
+    finally:
+        os.close(descriptor)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _remove_abandoned(folder: str) -> None:

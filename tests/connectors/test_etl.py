@@ -459,3 +459,30 @@ def test_what_is_not_installed_is_named(
     options = {"format": "delta"} if extra == "delta" else {}
     with pytest.raises(godb_arrow.MissingDependency, match=rf"godb-arrow\[{extra}\]"):
         copy(people, target, **options)
+
+
+@pytest.mark.parametrize("place", ["lake", "data#t"])
+def test_what_killed_copies_left_is_removed_by_the_next_one(tmp_path: Path, place: str) -> None:
+    table = pa.table({"_id": ["a"], "n": [1]})
+    target = str(tmp_path / place)
+    options: dict[str, Any] = {"format": "parquet"} if place == "lake" else {}
+    if place == "data#t":
+        StorageEngine(tmp_path / "data").close()
+    folder = tmp_path / "data" if place == "data#t" else tmp_path
+    stem = "lake-" if place == "lake" else ""
+    left = folder / f".godb-arrow-{stem}{0:016x}"
+    left.mkdir()
+    (left / "half").write_bytes(b"x")
+    copy(table, target, **options)
+    assert not left.exists()
+    assert [path for path in folder.iterdir() if path.name.startswith(".godb-arrow-")] == []
+
+
+def test_a_folder_that_a_killed_copy_moved_away_is_put_back(tmp_path: Path) -> None:
+    target = tmp_path / "lake"
+    copy(pa.table({"n": [1]}), target, format="parquet")
+    target.rename(tmp_path / f".godb-arrow-lake-{0:016x}-before")
+    with pytest.raises(godb_arrow.TargetExists):
+        copy(pa.table({"n": [2]}), target, format="parquet", mode="error")
+    copy(pa.table({"n": [2]}), target, format="parquet", mode="overwrite")
+    assert ds.dataset(target, format="parquet").to_table().column("n").to_pylist() == [2]
