@@ -47,6 +47,7 @@ __all__ = [
     "infer_type",
     "is_json",
     "is_partial",
+    "nesting",
     "storage_schema",
     "without_mark",
 ]
@@ -428,6 +429,17 @@ def _conflicts(summary: FieldSummary, path: str) -> Iterator[tuple[str, str]]:
         yield from _conflicts(child, prefix + name)
     if summary.values is not None:
         yield from _conflicts(summary.values, f"{prefix}*")
+
+
+def nesting(data_type: pa.DataType) -> int:
+    """Return how many types a type nests, with itself."""
+    level = 0
+    types = [data_type]
+    while types:
+        level += 1
+        types = [one.field(index).type for one in types if pa.types.is_nested(one)
+                 for index in range(one.num_fields)]  # fmt: skip
+    return level
 
 
 def fits(found: pa.DataType, wanted: pa.DataType) -> bool:

@@ -12,7 +12,7 @@ from godb_arrow import codec
 from godb_arrow.codec.columns import DICTIONARY_KEY
 from godb_arrow.codec.entries import CHUNK_BYTES
 from godb_arrow.errors import InvalidDocument, InvalidOption, UnsupportedType
-from godb_arrow.schema import ID_FIELD, without_mark
+from godb_arrow.schema import ID_FIELD, MAX_ARROW_LEVELS, nesting, without_mark
 
 __all__ = ["Rows", "is_text", "rows_of"]
 
@@ -84,15 +84,33 @@ def _from_pandas(frame: Any) -> pa.Table:
 
 def _checked(schema: pa.Schema, id_column: str | None) -> pa.Schema:
     names = schema.names
-    for name in names:
-        if names.count(name) > 1:
-            raise UnsupportedType(f"two columns have the name {name!r}", advice="rename one")
+    if len(set(names)) < len(names):
+        name = next(name for name in names if names.count(name) > 1)
+        raise UnsupportedType(f"two columns have the name {name!r}", advice="rename one")
     if id_column is not None and id_column not in names:
         raise InvalidOption(
             f"there is no column {id_column!r} for the ids", advice=f"the columns are {names}"
         )
     codec.plan_columns(schema)
+    _check_recordable(schema)
     return schema
+
+
+def _check_recordable(schema: pa.Schema) -> None:
+    """Check that a file or journal that records the schema can be read.
+
+    Arrow writes a schema of any depth, and refuses to read one that nests too deep.
+    """
+    for field in schema:
+        if pa.types.is_nested(field.type) and nesting(field.type) > MAX_ARROW_LEVELS:
+            try:
+                pa.ipc.read_schema(pa.schema([field]).serialize())
+            except (pa.ArrowException, OSError) as error:
+                raise UnsupportedType(
+                    f"column {field.name!r} nests {nesting(field.type)} types, "
+                    "and Arrow cannot read such a schema again",
+                    advice="store it as JSON text, or give the rows as dicts",
+                ) from error
 
 
 def _sliced(reader: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:

@@ -438,3 +438,44 @@ def test_parts_of_other_processes_with_too_many_fields(
             "v": ["0", '"one"', "2"], "k85": [None, None, 85]
         }  # fmt: skip
         assert [document["v"] for document in engine["c"].find({"k85": 85})] == [2]
+
+
+@pytest.mark.parametrize("kind", ["list", "struct"])
+@pytest.mark.parametrize("levels", [60, 100, 120, 126])
+def test_a_column_nests_as_deep_as_its_schema_can_be_read(
+    kind: str, levels: int, tmp_path: Path
+) -> None:
+    data_type, value = pa.int64(), 1
+    for _ in range(levels):
+        data_type = pa.list_(data_type) if kind == "list" else pa.struct([("a", data_type)])
+        value = [value] if kind == "list" else {"a": value}
+    table = pa.table({"a": pa.array([value], data_type)})
+    engine = StorageEngine(tmp_path)
+    collection = engine.create_collection("c")
+    collection.insert({"n": 1})
+    expected = 2
+    try:
+        collection.insert_many(table)
+    except godb_arrow.UnsupportedType as error:
+        assert levels > 100
+        assert "nests" in str(error)
+        with pytest.raises(godb_arrow.UnsupportedType, match="'a' nests"):
+            godb_arrow.write_godb(table, tmp_path / "a.godb", "c")
+        expected = 1
+    crash(engine)
+    for _ in range(2):
+        with StorageEngine(tmp_path) as engine:
+            assert len(engine["c"].find()) == expected
+            engine["c"].insert({"n": 2})
+            expected += 1
+
+
+def test_many_columns_are_checked_at_a_cost_that_grows_with_their_number(tmp_path: Path) -> None:
+    table = pa.table({f"c{n}": [n] for n in range(20_000)})
+    with StorageEngine(tmp_path) as engine:
+        assert engine.create_collection("c").insert_many(table) == ["1"]
+        assert engine["c"].get("1")["c19999"] == 19_999
+    names = [f"c{n}" for n in range(100)]
+    twice = pa.Table.from_arrays([pa.array([1])] * 102, [*names, "c7", "c3"])
+    with pytest.raises(godb_arrow.UnsupportedType, match="two columns have the name 'c3'"):
+        godb_arrow.write_godb(twice, tmp_path / "a.godb", "c")
