@@ -6,8 +6,9 @@ A folder of segments, ``00000001.journal`` and on. A segment is a header of 64 b
 bytes      what they are
 =========  ==================================================================================
 header     ``GODBJRNL``, version 2 (``uint32``), 0 (``uint32``), sequence number of the first
-           record (``uint64``), XXH3-64 of these 24 bytes; UUID of the run (16 bytes), 0
-           (``uint64``), XXH3-64 of these 56 bytes
+           record (``uint64``), XXH3-64 of these 24 bytes; UUID of the run (16 bytes),
+           sequence number of the oldest record that is needed (``uint64``), XXH3-64 of these 56
+           bytes
 record     length of the payload, sequence number, bytes of the segment that were on the disk
            when the record was written (``uint64`` each); number of its sparse blocks, XXH32 of
            these 28 bytes (``uint32`` each); XXH3-64 of these 32 bytes and all that follows; the
@@ -47,6 +48,7 @@ from godb_arrow.directory.segments import (
     pack_header,
     pack_record,
     read_journal,
+    remove_torn,
     segment_path,
 )
 from godb_arrow.errors import (
@@ -158,16 +160,9 @@ class Journal:
         if found.torn:
             logger.warning(
                 "%s: %d bytes behind record %d were cut off in the middle of writing",
-                found.segments[-1].path, found.torn, first - 1,
+                self._folder, found.torn, first - 1,
             )  # fmt: skip
-        if found.segments and not found.segments[-1].size:  # it has no header
-            local.disk.unlink(found.segments.pop().path)
-        elif found.torn:
-            descriptor = open_inside(found.segments[-1].path, os.O_WRONLY)
-            try:
-                local.disk.truncate(descriptor, found.segments[-1].size)
-            finally:
-                local.disk.close(descriptor)
+        remove_torn(found)
         # What is there was perhaps not synced before a crash; a new segment begins behind it.
         for segment in found.segments[-1:]:
             descriptor = open_inside(segment.path, os.O_RDONLY)
@@ -186,7 +181,7 @@ class Journal:
             if number > self.last + 1:
                 self._begin_segment(number)
 
-    def _begin_segment(self, first: int) -> None:
+    def _begin_segment(self, first: int, oldest: int = 0) -> None:
         index = self._segments[-1].index + 1 if self._segments else 1
         path = segment_path(self._folder, index)
         previous = self._descriptor
@@ -195,7 +190,7 @@ class Journal:
         try:
             descriptor = open_inside(path, flags, self._access.new_file)
             self._access.restrict(descriptor)
-            local.disk.write_all(descriptor, pack_header(first, self._run))
+            local.disk.write_all(descriptor, pack_header(first, self._run, oldest))
             local.disk.fsync(descriptor)
             local.disk.sync_folder(self._folder)
             segments = [*self._segments, Segment(index, path, first, first - 1)]
@@ -396,16 +391,16 @@ class Journal:
                 return
             current = self._segments[-1]
             end = current.last + 1
-            stored = min(self._needed.values(), default=end) >= end
-            if stored and self._broken is not None:
+            needed = min(self._needed.values(), default=end)  # files hold all before
+            if needed >= end and self._broken is not None:
                 self._wanted.clear()  # followers copy the files
-            oldest = min((*self._needed.values(), *self._wanted.values()), default=end)
+            oldest = min((needed, *self._wanted.values()))
             if oldest >= end and (current.last >= current.first or self._broken is not None):
-                self._begin_segment(end)
+                self._begin_segment(end, needed)
                 self._broken = None
             elif current.size > _SEGMENT_SIZE and self._broken is None:
                 local.disk.fsync(self._descriptor)
-                self._begin_segment(current.last + 1)
+                self._begin_segment(end, needed)
             while len(self._segments) > 1 and self._segments[0].last < oldest:
                 local.disk.unlink(self._segments[0].path)
                 del self._segments[0]

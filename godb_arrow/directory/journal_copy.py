@@ -22,6 +22,7 @@ from godb_arrow.directory.segments import (
     open_segment,
     read_journal,
     read_record,
+    remove_torn,
     segment_indices,
     segment_path,
 )
@@ -105,17 +106,7 @@ class JournalCopy:
         for _ in read_journal(target, found):
             pass
         self._segments = found.segments
-        if found.torn:
-            last = self._segments[-1]
-            if not last.size:  # it has no header
-                local.disk.unlink(self._segments.pop().path)
-            else:
-                descriptor = open_inside(last.path, os.O_WRONLY)
-                try:
-                    local.disk.truncate(descriptor, last.size)
-                    local.disk.fsync(descriptor)
-                finally:
-                    local.disk.close(descriptor)
+        remove_torn(found)
 
     @property
     def segments(self) -> list[Segment]:

@@ -14,15 +14,13 @@ from godb_arrow.directory.segments import (
     HEADER,
     LOST,
     VERSION,
+    Layout,
     Record,
     Segment,
     damage_after,
-    open_segment,
     pack_header,
     pack_record,
     read_record,
-    segment_indices,
-    segment_path,
     whole_records_after,
 )
 from godb_arrow.errors import CorruptFile, ReadOnly, SourceNotFound, error_context, storage_errors
@@ -229,50 +227,43 @@ class _Scan:
 
     def segments(self) -> Iterator[_SegmentScan]:
         """Yield each segment; its records must be read before the next one."""
-        indices = segment_indices(self._folder)
-        for index in indices:
-            path = segment_path(self._folder, index)
-            is_last = index == indices[-1]
-            with open_to_read(path) as stream:
+        layout = Layout.read(self._folder, damaged=self._note_header)
+        self.torn = layout.torn
+        for segment in layout.segments:
+            with open_to_read(segment.path) as stream:
                 size = os.fstat(stream.fileno()).st_size
-                segment = self._opened(stream, path, index, size, is_last)
-                if segment is None:
-                    self.torn = size
-                    continue
+                if not segment.size:
+                    self._find_first(stream, segment, size)
                 if self._next is None:
                     self._next = segment.first
                 elif segment.first != self._next and segment.size:
-                    unused = is_last and size == segment.header_size
-                    if segment.first > self._next or not unused:
-                        self._note(path, 0, f"begins with record {segment.first}, but record "
-                                            f"{self._next} comes next")  # fmt: skip
-                yield _SegmentScan(
-                    segment, self._next, self._records(stream, segment, size, is_last)
-                )
+                    if segment.index > layout.last and segment.first < self._next:
+                        continue  # records went on in the one before
+                    self._note(segment.path, 0, f"begins with record {segment.first}, but record "
+                                                f"{self._next} comes next")  # fmt: skip
+                is_last = segment.index >= layout.last
+                records = self._records(stream, segment, size, is_last)
+                yield _SegmentScan(segment, self._next, records)
+
+    def _note_header(self, error: CorruptFile) -> None:
+        self._note(error.source or "", 0, "does not begin as a segment")
 
     def _note(self, path: str, offset: int, problem: str) -> None:
         self.damage.append(JournalDamage(path, offset, problem))
 
-    def _opened(
-        self, stream: BinaryIO, path: str, index: int, size: int, is_last: bool
-    ) -> Segment | None:
-        try:
-            return open_segment(stream, path, index, is_last=is_last)
-        except CorruptFile:
-            self._note(path, 0, "does not begin as a segment")
-        stream.seek(0)
+    def _find_first(self, stream: BinaryIO, segment: Segment, size: int) -> None:
+        """Find the first whole record of a segment with a damaged header."""
         head = stream.read(HEADER.size)
         first = self._next or 1
-        segment = Segment(index, path, first, first - 1, size=0)
         run = head[_RUN_AT].ljust(16, b"\0")
         versions = (VERSION, 1) if head[_VERSION_AT] != (1).to_bytes(4, "little") else (1, VERSION)
         for version in versions:  # the header does not tell for sure
             segment.version, segment.run = version, run if version > 1 and any(run) else b""
+            segment.first, segment.last = first, first - 1
             found = whole_records_after(stream, segment, size, any_number=self._next is None)
             for _, number, _ in found:
                 segment.first, segment.last = number, number - 1
-                return segment
-        return segment
+                return
 
     def _records(
         self, stream: BinaryIO, segment: Segment, size: int, is_last: bool
@@ -290,7 +281,7 @@ class _Scan:
             if record is None:
                 following = next(whole_records_after(stream, segment, size), None)
                 problem = problem or damage_after(stream, segment, size) or ""
-                if not problem and (following is not None or not is_last):
+                if not problem and not is_last:
                     problem = "a record is not whole, and others follow"
                 if not problem:
                     self.torn = size - segment.size

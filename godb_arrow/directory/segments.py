@@ -6,7 +6,7 @@ import io
 import logging
 import os
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
@@ -18,12 +18,14 @@ import xxhash
 
 from godb_arrow.errors import CorruptFile, GodbError, UnsupportedVersion, storage_errors
 from godb_arrow.file.hints import JournalPosition
-from godb_arrow.storage.inside import number_in, open_to_read
+from godb_arrow.storage import local
+from godb_arrow.storage.inside import number_in, open_inside, open_to_read
 
 __all__ = [
     "HEADER",
     "LOST",
     "VERSION",
+    "Layout",
     "Lineage",
     "Record",
     "Replayed",
@@ -38,6 +40,7 @@ __all__ = [
     "pack_record",
     "read_journal",
     "read_record",
+    "remove_torn",
     "segment_indices",
     "segment_path",
     "sensible",
@@ -49,7 +52,7 @@ logger = logging.getLogger(__name__)
 
 _MAGIC = b"GODBJRNL"
 VERSION = 2
-HEADER = struct.Struct("<8sIIQQ16s8xQ")
+HEADER = struct.Struct("<8sIIQQ16sQQ")
 _HEADER_1 = struct.Struct("<8sIIQQ")  # of version 1; every later header begins with it
 _HEAD = struct.Struct("<QQQIIQ")
 _FRONT = struct.Struct("<QQQI")  # of a head, which its own checksum covers
@@ -108,6 +111,7 @@ class Segment:
     size: int = HEADER.size
     version: int = VERSION
     run: bytes = b""
+    oldest: int = 0  # number of the oldest record that was needed when the segment began
 
     @property
     def header_size(self) -> int:
@@ -155,7 +159,7 @@ def segment_path(folder: str, index: int) -> str:
     return os.path.join(folder, f"{index:08d}{_SUFFIX}")
 
 
-def pack_header(first: int, run: bytes) -> bytes:
+def pack_header(first: int, run: bytes, oldest: int = 0) -> bytes:
     """Return the header of a segment.
 
     Parameters
@@ -164,10 +168,12 @@ def pack_header(first: int, run: bytes) -> bytes:
         Sequence number of the first record.
     run : bytes
         UUID of the run, 16 bytes.
+    oldest : int
+        Sequence number of the oldest record that is needed: files hold all changes before.
     """
     front = _HEADER_1.pack(_MAGIC, VERSION, 0, first, 0)[:-8]
     front += _seal(front)
-    head = front + run + bytes(8)
+    head = front + run + oldest.to_bytes(8, "little")
     return head + _seal(head)
 
 
@@ -260,6 +266,8 @@ class Replayed:
     """What the segments of a folder hold."""
 
     segments: list[Segment] = field(default_factory=list)
+    unneeded: list[str] = field(default_factory=list)  # segments that a crash left
+    cuts: dict[str, int] = field(default_factory=dict)  # where a torn record begins
     torn: int = 0  # bytes after the last whole record
     lineage: Lineage = field(default_factory=Lineage)
 
@@ -292,43 +300,111 @@ def read_journal(folder: str, found: Replayed | None = None) -> Iterator[Record]
         The journal was written by a later version.
     """
     found = Replayed() if found is None else found
-    indices = segment_indices(folder)
-    opened: list[Segment | None] = []
-    for index in indices:
-        path = segment_path(folder, index)
-        with storage_errors("recover", path), open_to_read(path) as stream:
-            opened.append(open_segment(stream, path, index, is_last=index == indices[-1]))
-    found.lineage = Lineage([segment.run for segment in opened if segment is not None])
-    for index, segment in zip(indices, opened, strict=True):
-        path = segment_path(folder, index)
-        is_last = index == indices[-1]
+    layout = Layout.read(folder)
+    found.unneeded = [segment_path(folder, index) for index in layout.unneeded]
+    found.torn = layout.torn
+    found.lineage = Lineage([segment.run for segment in layout.segments])
+    for segment in layout.segments:
+        path = segment.path
         with storage_errors("recover", path), open_to_read(path) as stream:
             size = os.fstat(stream.fileno()).st_size
-            if segment is None or (is_last and _is_unused(segment, found, size)):
-                found.torn = size
-                first = next_number(found)
-                found.segments.append(Segment(index, path, first, first - 1, size=0))
-                return
-            if found.segments and segment.first != next_number(found):
+            expected = next_number(found)
+            if found.segments and segment.first != expected:
+                if segment.index > layout.last and segment.first < expected:
+                    found.unneeded.append(path)  # records went on in the one before
+                    continue
                 raise journal_damage(
-                    path, 0, f"begins with record {segment.first}, but record "
-                    f"{next_number(found)} comes next",
-                )  # fmt: skip
+                    path,
+                    0,
+                    f"begins with record {segment.first}, but record {expected} comes next",
+                )
             found.segments.append(segment)
             yield from _records(stream, segment, size)
             if segment.size < size:
-                if not is_last:
+                if segment.index < layout.last:
                     raise journal_damage(path, segment.size, "is damaged, and others follow")
                 problem = damage_after(stream, segment, size)
                 if problem is not None:
                     raise journal_damage(path, segment.size, f"is damaged: {problem}")
-                found.torn = size - segment.size
+                found.cuts[path] = segment.size
+                found.torn += size - segment.size
 
 
-def _is_unused(segment: Segment, found: Replayed, size: int) -> bool:
-    """Return whether the last segment has no records, which went on in the one before."""
-    before = found.segments and segment.first < next_number(found)
-    return bool(before and size == segment.header_size)
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Segments of a journal by their headers.
+
+    Attributes
+    ----------
+    segments : list of Segment
+        Those that recovery reads.
+    unneeded : list of int
+        Those that a crash left: files hold all changes of the first ones, and the last one has no
+        header. They may not be on the disk as they were written.
+    last : int
+        The last one that has records.
+    torn : int
+        Bytes of a last segment without a header.
+    """
+
+    segments: list[Segment]
+    unneeded: list[int]
+    last: int
+    torn: int = 0
+
+    @classmethod
+    def read(cls, folder: str, *, damaged: Callable[[CorruptFile], object] | None = None) -> Layout:
+        """Read the headers of all segments.
+
+        Parameters
+        ----------
+        folder : str
+            Folder of the segments.
+        damaged : callable, optional
+            Called for a damaged header, which is an error otherwise.
+        """
+        segments: list[Segment] = []
+        last = torn = 0
+        headless: list[int] = []
+        indices = segment_indices(folder)
+        for index in indices:
+            path = segment_path(folder, index)
+            with storage_errors("recover", path), open_to_read(path) as stream:
+                size = os.fstat(stream.fileno()).st_size
+                try:
+                    segment = open_segment(stream, path, index, is_last=index == indices[-1])
+                except CorruptFile as error:
+                    if damaged is None:
+                        raise
+                    damaged(error)
+                    segment = Segment(index, path, 0, 0, size=0)
+            if segment is None:
+                headless, torn = [index], size
+                continue
+            segments.append(segment)
+            if size > segment.size:
+                last = index
+        oldest = max((segment.oldest for segment in segments), default=0)
+        count = 0
+        for segment in segments[1:]:
+            if not 0 < segment.first <= oldest:
+                break
+            count += 1
+        unneeded = [segment.index for segment in segments[:count]] + headless
+        return cls(segments[count:], unneeded, last, torn)
+
+
+def remove_torn(found: Replayed) -> None:
+    """Remove from the disk what a crash left of a journal that was read."""
+    for path in found.unneeded:
+        local.disk.unlink(path)
+    for path, size in found.cuts.items():
+        descriptor = open_inside(path, os.O_WRONLY)
+        try:
+            local.disk.truncate(descriptor, size)
+            local.disk.fsync(descriptor)
+        finally:
+            local.disk.close(descriptor)
 
 
 def next_number(found: Replayed) -> int:
@@ -389,8 +465,9 @@ def open_segment(stream: BinaryIO, path: str, index: int, *, is_last: bool) -> S
                 advice="update godb-arrow",
             )
         if len(head) == HEADER.size and head[-8:] == _seal(head[:-8]):
-            run = HEADER.unpack(head)[5]
-            return Segment(index, path, first, first - 1, run=run if any(run) else b"")
+            _, _, _, _, _, run, oldest, _ = HEADER.unpack(head)
+            run = run if any(run) else b""
+            return Segment(index, path, first, first - 1, run=run, oldest=oldest)
     if is_last:
         begun = _HEADER_1.pack(_MAGIC, VERSION, 0, 0, 0)[:16]
         if len(head) < HEADER.size and head[:16] == begun[: len(head)]:

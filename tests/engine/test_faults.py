@@ -166,3 +166,34 @@ def test_the_power_is_cut_after_each_call_and_what_was_acknowledged_is_there(
             except (AssertionError, GodbError) as error:
                 raise AssertionError(f"cut {index} of {len(disk.cuts)}, {how}: {error}") from error
             shutil.rmtree(target)
+
+
+def test_the_power_is_cut_before_the_journal_is_synced_and_nothing_is_damaged(
+    tmp_path: Path,
+) -> None:
+    """Saving begins a new segment: the one before may never get to the disk, and is not needed."""
+    folder = tmp_path / "made"
+    for part in ("collections", "journal"):
+        (folder / part).mkdir(parents=True)
+    disk = RecordingDisk(str(folder))
+    saved = 0
+    with using(disk):
+        engine = StorageEngine(folder, sync_interval="1h")
+        engine.create_collection("c")
+        for step in range(6):
+            engine.insert_many("c", [{"n": n, "text": "x" * 40} for n in range(20 * step)])
+            engine.insert("c", {"n": step})
+            disk.acknowledged = saved
+            if step % 2:
+                engine.save()
+                saved = len(engine["c"])
+        crash(engine)
+    number = random.Random(13)
+    for index, (least, state) in enumerate(disk.cuts):
+        for how in ("least", "any", "any"):
+            target = tmp_path / "cut"
+            put(after_power_cut(state, how, number), str(folder), target)
+            assert not godb_arrow.verify_godb(target).problems, f"cut {index}, {how}"
+            with StorageEngine(target) as again:
+                assert not least or len(again.find_all("c")) >= least, f"cut {index}, {how}"
+            shutil.rmtree(target)
