@@ -13,6 +13,7 @@ from typing import BinaryIO
 from godb_arrow.directory.names import is_attached_name
 from godb_arrow.directory.segments import (
     HEADER,
+    Layout,
     Record,
     Replayed,
     Segment,
@@ -20,6 +21,7 @@ from godb_arrow.directory.segments import (
     journal_damage,
     last_number,
     open_segment,
+    pack_header,
     read_journal,
     read_record,
     remove_torn,
@@ -119,8 +121,10 @@ class JournalCopy:
         return self._segments[-1].last if self._segments else 0
 
     def source_indices(self) -> list[int]:
-        """Return the segments that the journal has."""
-        return _indices(self._source)
+        """The segments that the journal has, and needs."""
+        if not os.path.isdir(self._source):
+            return []
+        return [segment.index for segment in Layout.read(self._source).segments]
 
     def is_continued(self) -> bool:
         """Return whether the journal has all that was copied of one of its segments.
@@ -224,21 +228,26 @@ class JournalCopy:
         if end < size:
             problem = damage_after(stream, replace(segment, size=end, last=last), size)
         if end > segment.size:
-            self._write(path or segment.path, stream, segment.size, end)
+            self._write(path or segment.path, stream, segment, end)
             segment.size, segment.last = end, last
             self._attached |= attached
         if problem is not None:
             place = segment_path(self._source, segment.index)
             raise journal_damage(place, end, f"is damaged: {problem}")
 
-    def _write(self, path: str, stream: BinaryIO, start: int, end: int) -> None:
+    def _write(self, path: str, stream: BinaryIO, segment: Segment, end: int) -> None:
         """Copy bytes of a segment."""
+        start = segment.size
         access = Access.of_file(os.fstat(stream.fileno())) & self._access
         descriptor = open_inside(path, os.O_WRONLY | os.O_CREAT, access.new_file)
         try:
             access.restrict(descriptor)
             local.disk.truncate(descriptor, start)  # of a copy that failed
             os.lseek(descriptor, start, os.SEEK_SET)
+            if not start and segment.version > 1:
+                # The source's files hold the records before; the follower's may not yet.
+                local.disk.write_all(descriptor, pack_header(segment.first, segment.run))
+                start = segment.header_size
             stream.seek(start)
             left = end - start
             while left:

@@ -192,7 +192,7 @@ def _rewrite(read: _SegmentScan) -> int:
     """Write the whole records of a segment; returns how many are lost before and between them."""
     expected, size, lost = read.expected, HEADER.size, 0
     with replace_file(read.segment.path, inside=True) as stream:
-        stream.write(pack_header(expected, read.segment.run or bytes(16)))
+        stream.write(pack_header(expected, read.segment.run or bytes(16), read.segment.oldest))
         for record in read.records:
             written = [record]
             if record.number > expected:

@@ -167,13 +167,13 @@ def pack_header(first: int, run: bytes, oldest: int = 0) -> bytes:
     first : int
         Sequence number of the first record.
     run : bytes
-        UUID of the run, 16 bytes.
+        UUID of the run, 16 bytes; none for records of version 1.
     oldest : int
         Sequence number of the oldest record that is needed: files hold all changes before.
     """
     front = _HEADER_1.pack(_MAGIC, VERSION, 0, first, 0)[:-8]
     front += _seal(front)
-    head = front + run + oldest.to_bytes(8, "little")
+    head = front + (run or bytes(16)) + oldest.to_bytes(8, "little")
     return head + _seal(head)
 
 

@@ -148,7 +148,7 @@ class StorageEngine:
     DirectoryLocked
         Somebody else writes the directory.
     CorruptFile
-        The journal lacks changes that were acknowledged.
+        The journal is damaged: ``godb-arrow repair`` keeps what is whole.
 
     Warns
     -----

@@ -244,3 +244,32 @@ def test_records_that_make_no_sense_are_an_error_of_ours(tmp_path: Path) -> None
         ):
             engine.find_all("c")
             raise AssertionError(meta)
+
+
+def test_a_source_whose_journal_was_being_trimmed_is_followed(tmp_path: Path) -> None:
+    """Its first segment is not needed any more, and was never on the disk as it was written."""
+    source, target = tmp_path / "source", tmp_path / "target"
+    engine = StorageEngine(source)
+    engine.create_collection("c").insert_many([{"n": n} for n in range(10)])
+    first = min((source / "journal").iterdir())
+    kept = first.read_bytes()
+    engine.save()
+    engine.insert("c", {"n": 10})
+    crash(engine)
+    assert not first.exists()
+    first.write_bytes(kept[:-40])
+    assert godb_arrow.verify_godb(source).problems == []
+    with godb_arrow.Follower(source, target) as follower:
+        follower.step()
+    for folder in (target, source):
+        with StorageEngine(folder, read_only=True) as reader:
+            assert len(reader.find_all("c")) == 11
+    last = max((source / "journal").iterdir())
+    good = last.read_bytes()
+    flip(last, len(good) - 5)
+    assert repair_journal(source).kept == 0
+    with StorageEngine(source, read_only=True) as reader:
+        assert len(reader.find_all("c")) == 10, "the first segment is still not needed"
+    last.write_bytes(good)
+    StorageEngine(source).close()
+    assert not first.exists()

@@ -619,6 +619,8 @@ def test_numbers_of_foreign_files_are_checked(lie: str, place: str, tmp_path: Pa
     with StorageEngine(folder) as engine:
         assert len(documents(engine, "evil")) == 105
         assert engine.find_all("mine") == [{"_id": "1", "precious": 1}]
+    files = sorted(path.name for path in (folder / "collections").rglob("*.godb"))
+    assert files == ["evil.godb", "mine.godb"], "a size does not cut it into parts"
     assert godb_arrow.verify_godb(folder).problems == []
 
 
