@@ -402,7 +402,8 @@ class Journal:
                 local.disk.fsync(self._descriptor)
                 self._begin_segment(end, needed)
             while len(self._segments) > 1 and self._segments[0].last < oldest:
-                local.disk.unlink(self._segments[0].path)
+                with suppress(FileNotFoundError):  # an interrupt came when it was removed
+                    local.disk.unlink(self._segments[0].path)
                 del self._segments[0]
 
     def close(self, *, stored: bool = False) -> None:

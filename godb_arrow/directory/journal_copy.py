@@ -121,8 +121,8 @@ class JournalCopy:
         return self._segments[-1].last if self._segments else 0
 
     def source_indices(self) -> list[int]:
-        """The segments that the journal has, and needs."""
-        if not os.path.isdir(self._source):
+        """Return the segments that the journal has, and needs."""
+        if not _indices(self._source):
             return []
         return [segment.index for segment in Layout.read(self._source).segments]
 
@@ -137,12 +137,15 @@ class JournalCopy:
         )  # fmt: skip
 
     def _is_prefix(self, segment: Segment) -> bool:
-        start = max(0, segment.size - _BLOCK)
+        start = max(segment.header_size, segment.size - _BLOCK)
         try:
             with (
-                open(segment_path(self._source, segment.index), "rb") as theirs,
-                open(segment.path, "rb") as ours,
+                open_to_read(segment_path(self._source, segment.index)) as theirs,
+                open_to_read(segment.path) as ours,
             ):
+                begun = _begun(theirs, segment.index, self._source)
+                if begun is None or (begun.first, begun.run) != (segment.first, segment.run):
+                    return False
                 theirs.seek(start)
                 ours.seek(start)
                 size = segment.size - start
