@@ -182,9 +182,11 @@ GIVEN = {
     "compression": "zstd", "written": [], "overwrite": False,
 }
 # Parts of the engine that only the engine itself calls.
-HOOKS = {"seal", "unseal", "end", "mark_dropped", "mark_renamed", "note_record", "replay"}
+HOOKS = {"seal", "unseal", "end", "mark_dropped", "mark_renamed", "note_record", "replay",
+         "take_over", "note_file", "holds", "is_over"}
 # What they say is in memory and stays true of it.
-WORDS = {"name", "closed", "options", "data_dir", "replicas", "stored_record", "path", "paths",
+WORDS = {"name", "closed", "options", "data_dir", "replicas", "stored_position", "path", "paths",
+         "is_refused", "needs_saving", "was_read",
          "state", "is_dirty", "dirty_documents", "changed_bytes"}
 
 def calls(thing):
