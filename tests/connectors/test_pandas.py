@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import godb_arrow
-from godb_arrow.snapshots.find import dataframe as adapter
+from godb_arrow.query import dataframe as adapter
 
 
 def data(rows: list[dict[str, Any]] | pd.DataFrame) -> bytes:
