@@ -59,7 +59,6 @@ from typing import Any, Literal
 
 __all__ = [
     "AccessDenied",
-    "Applied",
     "ChecksumMismatch",
     "CollectionExists",
     "CollectionNotFound",

@@ -129,6 +129,10 @@ class FileCollection(Scannable):
         """The schema of the record batches."""
         return read_schema(self._source, self._name, **self._options)
 
+    def close(self) -> None:
+        """Close the file as soon as nothing reads it; the next use opens it again."""
+        self._file.close()
+
     def __len__(self) -> int:
         return self._stored.count
 

@@ -12,7 +12,6 @@ from typing import Any
 import pandas as pd
 import pyarrow.compute as pc
 import pytest
-from support.cases import fails
 
 import godb_arrow
 from godb_arrow import StorageEngine
@@ -200,7 +199,6 @@ def test_processes_that_die_leave_the_version_before(tmp_path: Path) -> None:
         assert len(engine["c"]) == 2000
 
 
-@fails("connectors_concurrent_jobs_same_ids")
 def test_jobs_that_append_at_the_same_time_get_ids_of_their_own(tmp_path: Path) -> None:
     import dask
 

@@ -37,7 +37,9 @@ def people(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Scannable
     if request.param == "file":
         path = tmp_path / "people.godb"
         godb_arrow.write_godb(DOCUMENTS, path, "people")
-        yield godb_arrow.open_godb(path)
+        handle = godb_arrow.open_godb(path)
+        yield handle
+        handle.close()
         return
     with StorageEngine(tmp_path) as engine:
         people = engine.create_collection("people")

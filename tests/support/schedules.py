@@ -260,11 +260,11 @@ class SimulatedLock:
 
 
 class SimulatedCondition:
-    """Condition variable of a schedule, with a lock of its own."""
+    """Condition variable of a schedule, with a lock of its own unless one is given."""
 
-    def __init__(self, schedule: Schedule) -> None:
+    def __init__(self, schedule: Schedule, lock: SimulatedLock | None = None) -> None:
         self._schedule = schedule
-        self._lock = SimulatedLock(schedule, reentrant=False)
+        self._lock = lock or SimulatedLock(schedule, reentrant=False)
         self._waiting: list[object] = []
 
     def __enter__(self) -> bool:
@@ -288,6 +288,12 @@ class SimulatedCondition:
             if token in self._waiting:
                 self._waiting.remove(token)
             self._lock.acquire()
+
+    def wait_for(self, predicate: Callable[[], bool]) -> bool:
+        """Wait until a predicate is true."""
+        while not predicate():
+            self.wait()
+        return True
 
     def notify(self, count: int = 1) -> None:
         """Wake tasks that wait: the first ones."""
