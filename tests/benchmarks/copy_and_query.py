@@ -59,7 +59,7 @@ import json, sys, time
 import pyarrow as pa
 import godb_arrow
 from godb_arrow.connectors.etl.pipeline import copy
-from godb_arrow.connectors import files
+from godb_arrow.connectors.etl import files
 
 def resident():
     return int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0])
