@@ -357,7 +357,7 @@ class StorageEngine:
                 base = self._directory.recovered_base(file, name)
                 self._replay_new(collections, record, check_name(name), base, needs)
             return
-        name = record.meta["c"]
+        name = check_name(record.meta["c"])
         if op in ("create", "attach"):
             base = Base(self._memory)
             if op == "attach":  # version 0.1 left the file where it was
@@ -381,7 +381,7 @@ class StorageEngine:
         if op == "rename":
             if collection.holds(record):
                 return
-            target = collections.get(record.meta["to"])
+            target = collections.get(check_name(record.meta["to"]))
             del collections[name]
             if target is not None and target.holds(record):
                 # It has its new file already; the old one is what is left.

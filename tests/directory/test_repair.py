@@ -224,6 +224,7 @@ def test_records_that_make_no_sense_are_an_error_of_ours(tmp_path: Path) -> None
         {"op": "attach", "c": "x"}, {"op": "attach", "files": {"x": "../../etc/passwd"}},
         {"op": "attach", "files": {"x": "/etc/passwd"}}, {"op": "attach", "files": 7},
         {"op": "attach", "files": {7: "a" * 32 + ".attached"}}, {"op": "rename", "c": "c"},
+        {"op": "create", "c": 7}, {"op": "rename", "c": "c", "to": 7},
         {"op": "lost"}, {"op": "lost", "to": 0}, {"op": "index", "c": "c", "i": 7},
         {"op": "write", "c": "c", "n": "x", "k": [1]},
         {"op": "write", "c": "c", "n": 1, "k": [1, 2, 3]},
