@@ -1,4 +1,4 @@
-"""Where copies come from and go to: files, folders, data directories, tables and databases."""
+"""Addresses of sources and targets: files, folders, data directories, tables and databases."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.dataset as ds
 
 from godb_arrow.connectors.etl.base import Origin, Target
 from godb_arrow.connectors.etl.files import (
@@ -24,6 +23,7 @@ from godb_arrow.connectors.etl.origins import (
     EngineOrigin,
 )
 from godb_arrow.connectors.etl.targets import EngineTarget, FileTarget, FolderTarget, GodbTarget
+from godb_arrow.directory.places import is_data_directory
 from godb_arrow.errors import (
     CollectionRequired,
     SourceNotFound,
@@ -38,7 +38,7 @@ __all__ = ["origin_of", "target_of"]
 
 
 def origin_of(given: Any, batch_size: int | None) -> Origin:
-    """Where an address, a collection or a stream of anything gives documents."""
+    """Return the source for an address, a collection or a stream of documents."""
     from godb_arrow.connectors.etl.databases import is_database, open_sql
 
     if isinstance(given, Scannable):
@@ -88,9 +88,11 @@ def _of_folder(name: str, place: str, part: str | None, batch_size: int | None) 
         from godb_arrow.connectors.etl.databases import deltalake_module
 
         dataset = deltalake_module().DeltaTable(place).to_pyarrow_dataset()
-    elif os.path.isdir(os.path.join(place, "collections")):
+    elif is_data_directory(place):
         return EngineOrigin(place, _needed(part, name), name, batch_size)
     else:
+        import pyarrow.dataset as ds  # not before it is needed: it imports pandas
+
         dataset = ds.dataset(place, format="parquet", partitioning="hive")
 
     @contextmanager
@@ -121,7 +123,7 @@ def _is_folder(place: str) -> bool:
 def target_of(
     name: str, format: str | None, partition_by: list[str], id_column: str | None
 ) -> Target:
-    """Where an address takes documents."""
+    """Return the target for an address."""
     from godb_arrow.connectors.etl.databases import DeltaTarget, SqlTarget, is_database
 
     place, part = _split(name)
@@ -132,7 +134,7 @@ def target_of(
         return DeltaTarget(name, place, partition_by)
     if format == "godb" or extension == ".godb":
         return GodbTarget(name, place, part, id_column)
-    if format == "engine" or os.path.isdir(os.path.join(place, "collections")):
+    if format == "engine" or ("://" not in place and is_data_directory(place)):
         return EngineTarget(name, place, _needed(part, name), id_column)
     if partition_by or (format == "parquet" and extension not in FORMATS) or _is_folder(place):
         return FolderTarget(name, place, partition_by)

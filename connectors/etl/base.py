@@ -21,14 +21,14 @@ Count = Callable[[int], Any]
 
 
 class Documents:
-    """Documents as they are stored, with their schema: what a GODB file takes byte by byte."""
+    """Stored documents with their schema, which a GODB file takes byte for byte."""
 
     def __init__(self, schema: pa.Schema, runs: Iterator[codec.Entries]) -> None:
         self.schema = schema
         self._runs = runs
 
     def stored_entries(self) -> Iterator[codec.Entries]:
-        """The documents, in runs; once."""
+        """Return the documents in runs. They can be read once."""
         return self._runs
 
     def __iter__(self) -> Iterator[dict[Any, Any]]:
@@ -40,7 +40,7 @@ Data: TypeAlias = Documents | Iterator[dict[Any, Any]] | pa.RecordBatchReader
 
 
 def counted(data: Data, count: Count) -> Data:
-    """The same data, counted as it goes by."""
+    """Return the same data, and count the documents as they are read."""
 
     def tallied(parts: Iterable[Any]) -> Iterator[Any]:
         for part in parts:
@@ -60,34 +60,34 @@ def counted(data: Data, count: Count) -> Data:
     return documents()
 
 
-# --- where from -------------------------------------------------------------------------------
+# --- sources ----------------------------------------------------------------------------------
 
 
 class Origin(ABC):
-    """Where documents come from."""
+    """Source of a copy."""
 
     name: str
 
     def total(self) -> int | None:
-        """How many documents there are, where that is known."""
+        """Return the number of documents, if known."""
         return None
 
     def conflicts(self) -> list[str]:
-        """The fields of mixed types."""
+        """Return the fields whose values have several types."""
         return []
 
     @abstractmethod
     def opened(
         self, as_documents: bool, columns: Sequence[str] | None, filter: Filter | None
     ) -> Any:
-        """The documents, or record batches of them, as a context."""
+        """Open the source as documents or record batches; return a context manager."""
 
 
-# --- where to ---------------------------------------------------------------------------------
+# --- targets ----------------------------------------------------------------------------------
 
 
 class Target(ABC):
-    """Where documents go."""
+    """Target of a copy."""
 
     takes_documents = False
 
@@ -96,14 +96,14 @@ class Target(ABC):
 
     @abstractmethod
     def exists(self) -> bool:
-        """Whether it is there already."""
+        """Return whether the target exists."""
 
     @abstractmethod
     def write(self, data: Data, mode: Mode) -> None:
-        """Write it all or nothing."""
+        """Write all documents or none."""
 
     def size(self) -> int | None:
-        """Bytes that it has, where that is known."""
+        """Return the size of the target in bytes, if known."""
         return None
 
     def refuse_existing(self) -> TargetExists:
@@ -113,5 +113,5 @@ class Target(ABC):
         )
 
     def refuse(self, mode: Mode, advice: str) -> InvalidOption:
-        """The error for a mode that this target cannot do."""
+        """Return the error for a mode that the target does not support."""
         return InvalidOption(f"mode {mode!r} is not possible for {self.name}", advice=advice)

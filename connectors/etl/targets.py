@@ -12,7 +12,6 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.dataset as ds
 
 from godb_arrow.connectors.etl.base import Data, Documents, Mode, Target
 from godb_arrow.connectors.etl.files import (
@@ -24,6 +23,7 @@ from godb_arrow.connectors.etl.files import (
     has_no_children,
     open_file,
 )
+from godb_arrow.directory.places import is_data_directory
 from godb_arrow.engine.engine import StorageEngine
 from godb_arrow.errors import (
     CollectionExists,
@@ -104,7 +104,7 @@ class EngineTarget(Target):
 
     def exists(self) -> bool:
         """Return whether the target exists."""
-        if not os.path.isdir(os.path.join(self._place, "collections")):
+        if not is_data_directory(self._place):
             return False
         with StorageEngine(self._place, read_only=True) as engine:
             return self._collection in engine
@@ -242,6 +242,8 @@ class FolderTarget(Target):
 
     def write(self, data: Data, mode: Mode) -> None:
         """Write all documents or none."""
+        import pyarrow.dataset as ds  # not before it is needed: it imports pandas
+
         if mode in ("append", "upsert") and self.exists():
             raise self.refuse(mode, 'a Delta table can be appended to: format="delta"')
         assert isinstance(data, pa.RecordBatchReader)

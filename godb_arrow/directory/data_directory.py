@@ -35,6 +35,7 @@ from godb_arrow.directory.identity import ensure_identity, read_identity
 from godb_arrow.directory.journal import Journal
 from godb_arrow.directory.journal_copy import fetch_journal
 from godb_arrow.directory.names import ATTACHED, is_attached_name, name_of, stem
+from godb_arrow.directory.places import full_path, is_data_directory
 from godb_arrow.directory.segments import (
     Lineage,
     Record,
@@ -141,7 +142,7 @@ class DataDirectory:
         read_only: bool = False,
         trust_journal: bool = False,
     ) -> None:
-        self._describe(os.path.abspath(os.path.expanduser(os.fspath(path))), memory, read_only)
+        self._describe(full_path(path), memory, read_only)
         self.trust_journal = trust_journal
         self._journal_folder = os.path.join(self.path, "journal")
         self._lock: filelock.BaseFileLock | None = None
@@ -332,7 +333,7 @@ class DataDirectory:
 
         A path may be refused later: see :meth:`base`.
         """
-        names = [name for name in self._names() if not name.startswith(".")]
+        names = self._names()
         found: dict[str, str] = {}
         for file in [name for name in names if name.endswith(_SUFFIX)]:
             name = name_of(file.removesuffix(_SUFFIX)) or self._stored_name(self._stored, file)
@@ -666,7 +667,7 @@ class RemoteDirectory(DataDirectory):
         read_only: bool = False,
         trust_journal: bool = False,
     ) -> None:
-        self._describe(url.rstrip("/"), memory, read_only)
+        self._describe(full_path(url), memory, read_only)
         self.trust_journal = trust_journal
         self._lock = None
         self._journal = None
@@ -768,19 +769,13 @@ def open_directory(
 
 
 def _check_is_there(path: str) -> None:
-    path = path.rstrip("/") if is_url(path) else os.path.abspath(os.path.expanduser(path))
-    if not _is_data_directory(path):
-        near = nearest_path(path, _is_data_directory)
+    path = full_path(path)
+    if not is_data_directory(path):
+        near = nearest_path(path, is_data_directory)
         raise SourceNotFound(
             f"there is no data directory {path}",
             advice="check the path" if near is None else f"did you mean {near}?",
         )
-
-
-def _is_data_directory(path: str) -> bool:
-    if is_url(path):
-        return "collections" in open_folder(path).names()
-    return os.path.isdir(os.path.join(path, "collections"))
 
 
 def _refusal_of(folder: Folder, name: str) -> StorageError | None:

@@ -1,8 +1,8 @@
 """Identity of a data directory: a UUID in a small file, which moves and is copied with it.
 
-Files record it: so an engine knows those that it wrote. Followers and backups remember the identity
-of the directory that they come from. Another
-directory at the same path has another identity, and an empty mount point has none.
+Files record it: so an engine knows those that it wrote. Followers and backups remember the
+identity of the directory that they come from. Another directory at the same path has another
+identity, and an empty mount point has none.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ from typing import BinaryIO
 
 from godb_arrow.directory.data_directory import lock_directory
 from godb_arrow.directory.follower_file import read_follower_file
+from godb_arrow.directory.places import full_path
 from godb_arrow.directory.segments import (
     HEADER,
     LOST,
@@ -144,7 +145,7 @@ def repair_journal(data_dir: str | os.PathLike[str]) -> JournalRepair:
     >>> repair_journal(folder).damage
     []
     """
-    path = os.path.abspath(os.path.expanduser(os.fspath(data_dir)))
+    path = full_path(data_dir)
     folder = os.path.join(path, "journal")
     with error_context("repair", path):
         if not open_folder(path).folder("journal").check():

@@ -20,23 +20,11 @@ from godb_arrow.storage.folder import Folder, open_folder
 from godb_arrow.storage.object_store import is_url
 from godb_arrow.storage.replace import is_temporary
 
-__all__ = ["is_data_directory", "merge_report", "verify_directory"]
+__all__ = ["merge_report", "verify_directory"]
 
 
 _FILE = ".godb"
 _SETTINGS = frozenset({"create", "attach", "drop", "rename", "index", "compression", LOST})
-
-
-def is_data_directory(path: str) -> bool:
-    """Return whether a folder or URL is a data directory."""
-    if not is_url(path):
-        return any(os.path.isdir(os.path.join(path, one)) for one in ("collections", "journal"))
-    if path.endswith((_FILE, PARTS)):
-        return False
-    try:
-        return not {"collections", "journal"}.isdisjoint(open_folder(path).names())
-    except StorageError:  # a server that lists nothing
-        return False
 
 
 def verify_directory(path: str, *, progress: Progress | None = None) -> FileReport:

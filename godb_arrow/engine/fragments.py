@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 import pyarrow as pa
 
 from godb_arrow.directory.data_directory import open_directory
+from godb_arrow.directory.places import full_path, is_data_directory
 from godb_arrow.errors import (
     InvalidOption,
     SourceNotFound,
@@ -28,9 +29,9 @@ from godb_arrow.snapshots.manifest import Manifest, Part
 from godb_arrow.snapshots.part_folder import PartFolder
 from godb_arrow.snapshots.parted_base import PartedBase
 from godb_arrow.snapshots.versions import CollectionVersion
-from godb_arrow.storage.object_store import RemoteStore, is_url
+from godb_arrow.storage.object_store import is_url
 
-__all__ = ["MEMORY", "Fragment", "fragments_of", "fragments_since", "full_path", "latest_version"]
+__all__ = ["MEMORY", "Fragment", "fragments_of", "fragments_since", "latest_version"]
 
 
 MEMORY = 256 << 20  # of a process that reads or writes a fragment
@@ -106,7 +107,7 @@ def fragments_of(
         schema = pa.unify_schemas([one for _, one in found], promote_options="permissive")
         return [fragment for fragments, _ in found for fragment in fragments], schema
     path = os.fspath(source).rstrip("/")
-    if _is_directory(path):
+    if is_data_directory(path):
         for _ in range(_LOOKS):
             place = _place_of(path, collection)
             with suppress(SourceNotFound):  # another process put it elsewhere meanwhile
@@ -124,18 +125,6 @@ def fragments_of(
         return fragments, manifest.schema
     opened = open_godb(path, collection)
     return [Fragment(path, opened.name, b"", len(opened))], opened.schema
-
-
-def _is_directory(path: str) -> bool:
-    """Whether a place is a data directory, and no file or folder of a collection."""
-    if is_url(path):
-        return not path.endswith((".godb", ".parts")) and "collections" in RemoteStore(path).names()
-    return os.path.isdir(os.path.join(path, "collections"))
-
-
-def full_path(directory: str) -> str:
-    """A data directory as every process finds it."""
-    return directory if is_url(directory) else os.path.abspath(os.path.expanduser(directory))
 
 
 def _fragment(

@@ -15,11 +15,12 @@ import pyarrow as pa
 from godb_arrow import codec
 from godb_arrow.codec.entries import Chunk
 from godb_arrow.directory.data_directory import open_directory
+from godb_arrow.directory.places import full_path
 from godb_arrow.documents.encoding import Encoded, encode_rows
 from godb_arrow.documents.ids import IDS_OF_A_JOB, SharedIds
 from godb_arrow.documents.rows import rows_of, stored_schema
 from godb_arrow.engine.engine import StorageEngine
-from godb_arrow.engine.fragments import MEMORY, full_path
+from godb_arrow.engine.fragments import MEMORY
 from godb_arrow.errors import (
     CollectionExists,
     DirectoryLocked,
@@ -100,7 +101,7 @@ class PartWriter:
         """
         if mode not in ("error", "append", "overwrite"):
             raise InvalidOption(f"mode is {mode!r}", advice="use error, append or overwrite")
-        path = full_path(os.fspath(directory))
+        path = full_path(directory)
 
         def plan(engine: StorageEngine) -> PartWriter:
             if collection in engine:

@@ -9,12 +9,13 @@ from godb_arrow.directory.data_directory import lock_directory
 from godb_arrow.directory.follower_file import FOLLOWER_FILE
 from godb_arrow.directory.identity import renew_identity
 from godb_arrow.directory.journal_copy import is_journal_object, last_record
+from godb_arrow.directory.places import full_path
 from godb_arrow.errors import (
     StorageError,
     error_context,
     storage_errors,
 )
-from godb_arrow.replication.status import full_path, read_follower
+from godb_arrow.replication.status import read_follower
 from godb_arrow.replication.target import open_target
 from godb_arrow.storage import local
 from godb_arrow.storage.folder import open_folder

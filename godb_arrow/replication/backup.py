@@ -30,6 +30,7 @@ from typing import Any, BinaryIO
 import xxhash
 
 from godb_arrow.directory.names import is_stored_name
+from godb_arrow.directory.places import full_path
 from godb_arrow.errors import (
     ChecksumMismatch,
     CorruptFile,
@@ -40,7 +41,6 @@ from godb_arrow.errors import (
     error_context,
     storage_errors,
 )
-from godb_arrow.replication.status import full_path
 from godb_arrow.replication.target import split_stored
 from godb_arrow.snapshots.base import Base
 from godb_arrow.snapshots.manifest import manifest_name

@@ -28,6 +28,7 @@ from dataclasses import dataclass
 
 from godb_arrow.directory.identity import ensure_identity, read_identity, renew_identity
 from godb_arrow.directory.journal_copy import MissingRecords
+from godb_arrow.directory.places import full_path, is_data_directory
 from godb_arrow.errors import (
     CorruptFile,
     InvalidOption,
@@ -121,12 +122,12 @@ class Follower:
             raise InvalidOption(
                 "what is followed is a folder", advice="follow from where its files are local"
             )
-        self.source = os.path.abspath(os.path.expanduser(os.fspath(source)))
+        self.source = full_path(source)
         with error_context("follow", self.source):
             self._find_source()
         self._stored = open_folder(self.source).folder("collections")
         name = os.fspath(target)
-        if os.path.abspath(os.path.expanduser(name)) == self.source:
+        if full_path(name) == self.source:
             raise InvalidOption("a data directory cannot follow itself", advice="give another")
         self._shipping = threading.Lock()  # guards the copy of the journal
         self._stepping = threading.Lock()
@@ -194,7 +195,7 @@ class Follower:
         problem = None
         if not os.path.isdir(self.source):
             problem = f"there is no data directory {self.source}"
-        elif not os.path.isdir(os.path.join(self.source, "collections")):
+        elif not is_data_directory(self.source):
             problem = f"{self.source} is no data directory: it has no folder 'collections'"
         if problem is not None:
             raise _refused(problem, "check the path, or mount its disk")

@@ -12,11 +12,12 @@ from typing import Any
 from godb_arrow.directory.follower_file import read_follower_file
 from godb_arrow.directory.identity import read_identity
 from godb_arrow.directory.journal_copy import bytes_behind, last_record
+from godb_arrow.directory.places import full_path
 from godb_arrow.display import Table, quantity
 from godb_arrow.errors import GodbError, SourceNotFound
 from godb_arrow.storage.object_store import is_url
 
-__all__ = ["FollowerStatus", "follower_status", "full_path", "read_follower"]
+__all__ = ["FollowerStatus", "follower_status", "read_follower"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,12 +125,6 @@ def _is_source(known: dict[str, Any]) -> bool:
     with suppress(GodbError):
         return known["identity"] in (None, read_identity(known["source"]))
     return False
-
-
-def full_path(target: str | os.PathLike[str]) -> str:
-    """Return an absolute path, or a URL without a slash at its end."""
-    name = os.fspath(target)
-    return name.rstrip("/") if is_url(name) else os.path.abspath(os.path.expanduser(name))
 
 
 def read_follower(path: str) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from godb_arrow.directory.data_directory import PARTS, lock_directory
 from godb_arrow.directory.follower_file import FOLLOWER_FILE, read_follower_file
 from godb_arrow.directory.journal_copy import JournalCopy, RemoteJournalCopy
 from godb_arrow.directory.names import ATTACHED, is_stored_name
+from godb_arrow.directory.places import full_path
 from godb_arrow.storage import local
 from godb_arrow.storage.folder import Folder, open_folder
 from godb_arrow.storage.inside import regular_file
@@ -286,5 +287,5 @@ class _RemoteTarget(FollowerTarget):
 def open_target(path: str) -> FollowerTarget:
     """The place of a follower, by its path or URL."""
     if is_url(path):
-        return _RemoteTarget(path.rstrip("/"))
-    return FollowerTarget(os.path.abspath(os.path.expanduser(path)))
+        return _RemoteTarget(full_path(path))
+    return FollowerTarget(full_path(path))

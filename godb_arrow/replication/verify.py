@@ -6,9 +6,9 @@ import os
 
 import xxhash
 
+from godb_arrow.directory.places import is_data_directory
 from godb_arrow.directory.verify import CollectionReport, FileReport, Progress, verify_file
 from godb_arrow.directory.verify_directory import (
-    is_data_directory,
     merge_report,
     verify_directory,
 )

@@ -122,7 +122,8 @@ def test_a_torn_tail_is_no_damage(directory: Path) -> None:
 
 
 def test_records_that_make_no_sense_are_found(tmp_path: Path) -> None:
-    (tmp_path / "journal").mkdir()
+    for name in ("collections", "journal"):
+        (tmp_path / name).mkdir()
     journal = Journal(str(tmp_path / "journal"))
     list(journal.recover())
     journal.append("key", {"op": "write", "c": "c", "n": 2, "k": [1]}, [b"\xa11\x81\xa1a\xc1"])
