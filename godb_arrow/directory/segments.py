@@ -206,19 +206,28 @@ def pack_record(
     filler = b"\xff" * (size - _HEAD.size - length)
     payload = [_META.pack(len(packed)), packed, *parts, filler]
     if size < _WRITE_SIZE:
-        payload = [b"".join(payload)]
-    sparse = 0
-    if any(_ZEROS in piece for piece in payload):
-        sparse = _count_blocks(b"".join([b"\xff" * _HEAD.size, *payload]), offset, most=1)
-    head = _FRONT.pack(length, number, durable, sparse)
-    head += xxhash.xxh32_intdigest(head).to_bytes(4, "little")
+        content = b"".join(payload)
+        head = _front(length, number, durable, _sparse_blocks([content], offset))
+        return size, [head + _seal(head + content) + content]
+    head = _front(length, number, durable, _sparse_blocks(payload, offset))
     digest = xxhash.xxh3_64(head)
     for piece in payload:
         digest.update(piece)
     head += digest.intdigest().to_bytes(8, "little")
-    if size < _WRITE_SIZE:
-        return size, [head + payload[0]]
     return size, _buffers([head, *payload])
+
+
+def _front(length: int, number: int, durable: int, sparse: int) -> bytes:
+    """Return the head of a record, without the checksum of the whole."""
+    front = _FRONT.pack(length, number, durable, sparse)
+    return front + xxhash.xxh32_intdigest(front).to_bytes(4, "little")
+
+
+def _sparse_blocks(payload: list[bytes], offset: int) -> int:
+    """Return how many blocks of a record have at most one byte other than zero."""
+    if not any(_ZEROS in piece for piece in payload):
+        return 0
+    return _count_blocks(b"".join([b"\xff" * _HEAD.size, *payload]), offset, most=1)
 
 
 def _size_of(length: int) -> int:

@@ -18,7 +18,7 @@ from godb_arrow.codec.compression import check_compression
 from godb_arrow.directory.data_directory import DataDirectory, open_directory
 from godb_arrow.directory.journal import Receipt
 from godb_arrow.directory.names import check_name
-from godb_arrow.directory.segments import LOST, Record, sensible
+from godb_arrow.directory.places import full_path
 from godb_arrow.directory.snapshot_writer import write_snapshots
 from godb_arrow.display import Table
 from godb_arrow.engine.catalog import Catalog
@@ -30,6 +30,7 @@ from godb_arrow.engine.processes import (
     note_engine,
     release_own_lock,
 )
+from godb_arrow.engine.replay import Replay
 from godb_arrow.engine.services import Services
 from godb_arrow.engine.stats import MEBIBYTE, EngineStats, MemoryStats
 from godb_arrow.engine.workers import Workers, close_at_exit
@@ -68,7 +69,6 @@ from godb_arrow.snapshots.pages import Page
 from godb_arrow.snapshots.streaming import DocumentStream
 from godb_arrow.snapshots.versions import CollectionVersion, VersionInfo
 from godb_arrow.storage.modes import UNLIMITED
-from godb_arrow.storage.object_store import is_url
 from godb_arrow.storage.replace import replace_file
 
 if TYPE_CHECKING:
@@ -203,9 +203,6 @@ class StorageEngine:
         self._memory = Memory(
             self.options.max_memory, eviction_policy, self.options.max_document_bytes
         )
-        self._memory = Memory(
-            self.options.max_memory, eviction_policy, self.options.max_document_bytes
-        )
         self._directory = self._open_directory(
             data_dir, read_only=read_only, trust_journal=trust_journal, create=create
         )
@@ -232,7 +229,6 @@ class StorageEngine:
         self._former_paths: dict[str, Collection] = {}
         self._failure: GodbError | None = None  # of the background, to be raised
         self._checkpoints = self._failed = self._recovered = 0
-        self._has_lost = False  # whether the journal was repaired, and lacks changes
         self._workers, self._syncer = Workers(), Workers()
         self._replicas: tuple[Replica, ...] = ()  # replaced, never changed: writers go through it
         try:
@@ -263,17 +259,19 @@ class StorageEngine:
 
     def _recover(self) -> None:
         if self._directory.read_only:
-            self._collections, self._recovered = self._look()
+            found = self._look()
+            self._collections, self._recovered = found.collections, found.count
             return
         files = self._directory.files()
         self._directory.remove_older(files)
-        self._collections = Catalog(files, self._make)
-        needs: dict[Collection, int] = {}
+        replay = Replay(self._services, Catalog(files, self._make))
         for record in self._directory.recover():
-            self._recovered += 1
-            with sensible(record):
-                self._replay(self._collections, record, needs)
-        for collection, number in needs.items():
+            replay.apply(record)
+        self._collections, self._recovered = replay.collections, replay.count
+        self._leftovers = dict.fromkeys(replay.leftovers)
+        for collection in replay.moved:
+            self._note_paths(collection)
+        for collection, number in replay.needs.items():
             self._directory.journal.release(collection, number)
             with suppress(GodbError), collection.held_base() as base:  # raised at its first use
                 self._directory.restrict(base.access())
@@ -286,25 +284,23 @@ class StorageEngine:
     def _make(self, name: str, path: str) -> Collection:
         return Collection(self._services, name, self._directory.base(path))
 
-    def _look(self) -> tuple[Catalog, int]:
-        """Return the collections that another process may change meanwhile, and the records."""
+    def _look(self) -> Replay:
+        """Return the collections of a directory that another process may change meanwhile."""
         tries = 0
         for _ in range(_LOOKS):
             with suppress(SourceNotFound):  # a file was removed after it was listed
-                collections, records, needs = self._look_once()
+                found = self._look_once()
                 tries += 1
-                if tries == _TRIES or not self._is_overtaken(needs):
-                    return collections, records
-        return self._look_once()[:2]
+                if tries == _TRIES or not self._is_overtaken(found.needs):
+                    return found
+        return self._look_once()
 
-    def _look_once(self) -> tuple[Catalog, int, dict[Collection, int]]:
+    def _look_once(self) -> Replay:
         files, records = self._directory.look()
-        collections = Catalog(files, self._make)
-        needs: dict[Collection, int] = {}
+        replay = Replay(self._services, Catalog(files, self._make))
         for record in records:
-            with sensible(record):
-                self._replay(collections, record, needs)
-        return collections, len(records), needs
+            replay.apply(record)
+        return replay
 
     def _is_overtaken(self, collections: Iterable[Collection]) -> bool:
         """Return whether a file of collections is newer than the journal that was read."""
@@ -339,82 +335,12 @@ class StorageEngine:
             if collection is not None and not collection.is_over(base):
                 return True  # another thread looked
             self._check_open()
-            found, _ = self._look()
+            found = self._look().collections
             if collection is not None and not collection.take_over(found.get(collection.name)):
                 return False
             with self._lock:
                 self._collections.update(found)
             return True
-
-    def _replay(self, collections: Catalog, record: Record, needs: dict[Collection, int]) -> None:
-        op = record.meta["op"]
-        if op == LOST:
-            logger.warning("changes %d to %d are lost", record.number, record.last)
-            self._has_lost = True
-            return
-        if op == "attach" and "files" in record.meta:
-            for name, file in record.meta["files"].items():
-                base = self._directory.recovered_base(file, name)
-                self._replay_new(collections, record, check_name(name), base, needs)
-            return
-        name = check_name(record.meta["c"])
-        if op in ("create", "attach"):
-            base = Base(self._memory)
-            if op == "attach":  # version 0.1 left the file where it was
-                base = self._directory.attached(record.meta["path"], record.meta["as"])
-            self._replay_new(collections, record, name, base, needs)
-            return
-        collection = collections.get(name)
-        if collection is None:
-            if not self._has_lost or op in ("drop", "rename"):
-                return  # dropped later, and its file is gone
-            collection = collections[name] = Collection(
-                self._services, name, Base(self._memory), stale=True
-            )
-        if op == "drop":
-            if not collection.holds(record):
-                if collection.path is not None:
-                    self._leftovers[collection.path] = None
-                del collections[name]
-                needs.pop(collection, None)
-            return
-        if op == "rename":
-            if collection.holds(record):
-                return
-            target = collections.get(check_name(record.meta["to"]))
-            del collections[name]
-            if target is not None and target.holds(record):
-                # It has its new file already; the old one is what is left.
-                if collection.path is not None:
-                    self._leftovers[collection.path] = None
-                needs.pop(collection, None)
-                return
-            self._note_paths(collection)
-            collection.mark_renamed(record.meta["to"], record.position)
-            collections[record.meta["to"]] = collection
-        else:
-            collection.replay(record)
-        needs.setdefault(collection, record.number)
-
-    def _replay_new(
-        self, collections: Catalog, record: Record, name: str, base: Base,
-        needs: dict[Collection, int],
-    ) -> None:  # fmt: skip
-        """Replay that a collection was created, or taken in from a file."""
-        present = collections.get(name)
-        if present is not None:
-            if present.holds(record):
-                return
-            needs.pop(present, None)
-        if base.is_refused:
-            logger.warning("collection %r: %s", name, base.refusal)
-        collection = Collection(
-            self._services, name, base, compression=record.meta.get("z"),
-            position=record.position, stale=True, attached=base.path is not None,
-        )  # fmt: skip
-        collections[name] = collection
-        self._note_paths(collection)
-        needs[collection] = record.number
 
     def close(self, *, discard: bool = False) -> None:
         """Save what changed, end the workers, and let others write the directory.
@@ -1296,9 +1222,7 @@ class StorageEngine:
             There is a collection of the same name: nothing was taken in.
         """
         self._check_writable()
-        location = os.fspath(path)
-        if not is_url(location):
-            location = os.path.abspath(os.path.expanduser(location))
+        location = full_path(path)
         with error_context("load", location), ExitStack() as undo:
             copy = self._directory.attach(location)
             files: dict[str, str] = {}

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 import weakref
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +12,7 @@ from godb_arrow.directory.data_directory import DataDirectory
 from godb_arrow.memory.limit import Memory
 from godb_arrow.options import EngineOptions
 
-__all__ = ["Services"]
+__all__ = ["Reservation", "Services"]
 
 
 logger = logging.getLogger(__name__)
@@ -60,8 +59,7 @@ class Services:
     look_again: Callable[[Any, Any], bool]
     streams: weakref.WeakSet[Any] = field(default_factory=weakref.WeakSet)
 
-    @contextmanager
-    def reserved(self, size: int) -> Iterator[None]:
+    def reserved(self, size: int) -> Reservation:
         """Reserve memory for a change, until it is made and counted.
 
         The caller holds no lock of a collection: saving others' changes may need it.
@@ -69,10 +67,27 @@ class Services:
         Raises
         ------
         MemoryLimitExceeded
+            The memory cannot be reserved when the context is entered.
         """
-        owner = object()
+        return Reservation(self, size)
+
+
+class Reservation:
+    """Memory that is reserved for a change while the context lasts."""
+
+    # A class, and no generator: every insert enters one.
+    __slots__ = ("_services", "_size")
+
+    def __init__(self, services: Services, size: int) -> None:
+        self._services = services
+        self._size = size
+
+    def __enter__(self) -> None:
         try:
-            self.reserve(owner, size)
-            yield
-        finally:
-            self.memory.release(owner)
+            self._services.reserve(self, self._size)
+        except BaseException:
+            self._services.memory.release(self)
+            raise
+
+    def __exit__(self, *_: object) -> None:
+        self._services.memory.release(self)

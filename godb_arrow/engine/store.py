@@ -428,7 +428,7 @@ class CollectionStore:
         return True
 
     def _bulk_meta(self, count: int, schema: pa.Schema | None) -> dict[str, Any]:
-        meta: dict[str, Any] = {"op": "write", "n": self._ids().next_id, "k": [count]}
+        meta: dict[str, Any] = {"op": "write", "n": self._next_id(), "k": [count]}
         if schema is not None:
             meta["s"] = schema.serialize().to_pybytes()
         return meta
@@ -464,7 +464,7 @@ class CollectionStore:
         """Put and delete documents in place of some rows; there are so many more afterwards."""
         puts = [codec.pack(key) + raw for key, raw in versions.items() if raw is not None]
         deleted = [key for key, raw in versions.items() if raw is None]
-        meta = {"op": "write", "n": self._ids().next_id, "k": [len(puts)], "d": deleted}
+        meta = {"op": "write", "n": self._next_id(), "k": [len(puts)], "d": deleted}
         plan = self._overlay.plan_change(versions, shadows)
         return self._commit(meta, [b"".join(puts)], plan, added)
 

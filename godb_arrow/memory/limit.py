@@ -114,6 +114,7 @@ class Memory:
         # Reentrant: the garbage collector drops streams on any thread, also inside this lock.
         self._lock = threading.RLock()
         self._released = threading.Condition(self._lock)
+        self._waiting = 0  # threads that wait for a release
         self._changes = self._streams = self._reserved = 0
         self._reservations: dict[int, int] = {}
         self._changes_of: dict[int, int] = {}
@@ -171,11 +172,12 @@ class Memory:
 
     def release(self, owner: object) -> None:
         """Release the bytes that an owner reserved, if there are any."""
-        with self._released:
+        with self._lock:
             total = self._reserved - self._reservations.get(id(owner), 0)
             self._reservations[id(owner)], self._reserved = 0, total
             del self._reservations[id(owner)]
-            self._released.notify_all()
+            if self._waiting:
+                self._released.notify_all()
 
     def wait_for_release(self, size: int) -> bool:
         """Wait while changes of other threads reserve what another one needs.
@@ -188,7 +190,11 @@ class Memory:
         with self._released:
             if not self._reserved:
                 return False
-            self._released.wait_for(lambda: not self._reserved or size <= self.room)
+            self._waiting += 1
+            try:
+                self._released.wait_for(lambda: not self._reserved or size <= self.room)
+            finally:
+                self._waiting -= 1
             return True
 
     def take(self, *, streams: int) -> None:

@@ -292,11 +292,12 @@ def test_writers_together_stay_within_the_limit(tmp_path: Path) -> None:
                 ready.abort()
                 raise
 
-        threads = [threading.Thread(target=work, args=(n,)) for n in range(8)]
+        threads = [threading.Thread(target=work, args=(n,), daemon=True) for n in range(8)]
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join()
+            thread.join(120)
+        assert not any(thread.is_alive() for thread in threads), "nobody told those who wait"
         assert len(peaks) == 48
         assert max(peaks) <= limit
         assert len(collection) == 8 + 24
