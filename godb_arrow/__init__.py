@@ -268,7 +268,6 @@ _NAMES = {
         "EngineClosed",
         "FieldNotFound",
         "ForkedProcess",
-        "ForkedProcess",
         "FormatError",
         "GodbError",
         "InvalidCollectionName",
