@@ -1,4 +1,4 @@
-"""The memory that an engine may take: cached views, unsaved changes and stream buffers."""
+"""Memory limit of an engine: cached views, unsaved changes and stream buffers."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from godb_arrow.parallel import available_cores
 __all__ = ["IdleFile", "Memory", "give_back"]
 
 
-_LEAST_RUN = 256 << 10
-_MOST_RUN = 8 << 20
-_OF_A_PIECE = 7 << 18  # bytes that most pieces of a file are below
-_OF_A_THREAD = 32 << 20
-_MOST_FILES = 200
-_SHORT = 64 << 20
+_MIN_RUN_BYTES = 256 << 10
+_MAX_RUN_BYTES = 8 << 20
+_BYTES_PER_PIECE = 7 << 18  # most pieces of a file are smaller
+_BYTES_PER_THREAD = 32 << 20
+_MAX_OPEN_FILES = 200
+_LOW_LIMIT_BYTES = 64 << 20
 _MMAP_THRESHOLD = -3  # M_MMAP_THRESHOLD of glibc's malloc.h
-_LARGE = 256 << 10
+_LARGE_BUFFER_BYTES = 256 << 10
 
 
 class IdleFile(Protocol):
-    """What has a file open that it can open again."""
+    """File object that can close its file and open it again."""
 
     def close_if_idle(self) -> None:
-        """Close it, unless it is in use."""
+        """Close the file, unless it is in use."""
         ...
 
 
@@ -37,29 +37,30 @@ def _close(_: int, file: IdleFile) -> None:
 
 
 class Memory:
-    """One limit in bytes for all that an engine holds.
+    """Memory accounting of an engine, with one limit in bytes.
 
-    Views are held as far as the rest leaves room; what has no other copy is never given up.
+    Views are cached as far as the limit allows. Unsaved changes have no other copy and are never
+    evicted.
 
     Parameters
     ----------
     limit : int
-        Bytes.
+        Memory limit in bytes.
     policy : EvictionPolicy, optional
-        Which views go first.
+        Order in which views are evicted.
 
     Attributes
     ----------
     cache : LRUCache
-        The views: the first part of a key says whose they are.
+        Cached views. The first part of a key names the owner.
     files : LRUCache
-        The files that are open: a process may have only so many.
+        Open files, whose number is limited for each process.
     peak : int
-        The most bytes that were taken at a time.
+        Peak memory use in bytes.
     run_bytes : int
-        Bytes that are read from a file at once: several runs are on their way in each stream.
+        Bytes that are read from a file at once. Each stream has several such reads in flight.
     threads : int
-        How many threads work for one stream or checkpoint: with little memory, fewer than cores.
+        Number of threads of a stream or checkpoint: fewer than cores where memory is short.
 
     Examples
     --------
@@ -74,51 +75,51 @@ class Memory:
     def __init__(self, limit: int, policy: EvictionPolicy | None = None) -> None:
         self.limit = limit
         self.cache: LRUCache[tuple[Any, str], Any] = LRUCache(limit, policy)
-        self.files: LRUCache[int, IdleFile] = LRUCache(_MOST_FILES, on_evict=_close)
+        self.files: LRUCache[int, IdleFile] = LRUCache(_MAX_OPEN_FILES, on_evict=_close)
         # Reentrant: the garbage collector drops streams on any thread, also inside this lock.
         self._lock = threading.RLock()
         self._changes = self._streams = 0
         self._changes_of: dict[int, int] = {}
         self.peak = 0
-        if limit < _SHORT:
+        if limit < _LOW_LIMIT_BYTES:
             keep_large_apart()
-        pieces = min(limit // 4, _OF_A_PIECE)
-        self.run_bytes = min(max(limit // 32, pieces, _LEAST_RUN), _MOST_RUN)
-        self.threads = max(1, min(available_cores(), limit // _OF_A_THREAD))
+        pieces = min(limit // 4, _BYTES_PER_PIECE)
+        self.run_bytes = min(max(limit // 32, pieces, _MIN_RUN_BYTES), _MAX_RUN_BYTES)
+        self.threads = max(1, min(available_cores(), limit // _BYTES_PER_THREAD))
 
     @property
     def changes(self) -> int:
-        """Bytes that changes have."""
+        """Bytes of unsaved changes."""
         return self._changes
 
     @property
     def streams(self) -> int:
-        """Bytes that wait in streams."""
+        """Bytes of batches that wait in streams."""
         return self._streams
 
     @property
     def used(self) -> int:
-        """Bytes that are taken in all."""
+        """Bytes in use in total."""
         return self._changes + self._streams + self.cache.bytes
 
     @property
     def room(self) -> int:
-        """Bytes that are left, were all views given up; not below 0."""
+        """Bytes available if all views were evicted; not below 0."""
         return max(0, self.limit - self._changes - self._streams)
 
     def take(self, *, streams: int) -> None:
-        """Count bytes of batches that wait in streams, or fewer when negative."""
+        """Add bytes of batches that wait in streams; a negative number subtracts."""
         with self._lock:
             self._streams += streams
         if streams > 0:
             self._make_room()
 
     def set_changes(self, owner: object, size: int) -> None:
-        """Count the bytes that the unsaved changes of a collection take, in place of its last."""
+        """Set the bytes that the unsaved changes of a collection use."""
         with self._lock:
             before = self._changes_of.get(id(owner), 0)
             total = self._changes - before + size
-            # One statement: no interrupt comes between.
+            # A single statement, so that an interrupt cannot separate the two.
             self._changes_of[id(owner)], self._changes = size, total
             if not size:
                 del self._changes_of[id(owner)]
@@ -126,7 +127,7 @@ class Memory:
             self._make_room()
 
     def hold(self, key: tuple[Any, str], value: Any, size: int) -> bool:
-        """Hold a view, if there is room for it; others go first."""
+        """Cache a view if there is room for it, evicting others."""
         if size > self.room:
             return False
         held = self.cache.put(key, value, size)
@@ -134,12 +135,12 @@ class Memory:
         return held
 
     def tidy(self) -> None:
-        """After a stream: where memory is short, give back what it does not need any more."""
-        if self.limit < _SHORT:
+        """Return unused memory to the system after a stream, where the limit is low."""
+        if self.limit < _LOW_LIMIT_BYTES:
             give_back()
 
     def held(self, owner: Any) -> int:
-        """Bytes of the views of one owner."""
+        """Return the bytes of the views of one owner."""
         return self.cache.size_of(lambda key: key[0] == owner)
 
     def _make_room(self) -> None:
@@ -157,21 +158,21 @@ def _trim() -> Any:
 
 @cache
 def keep_large_apart() -> None:
-    """Have large buffers go back to the system when they are freed, for the whole process.
+    """Make malloc return large buffers to the system when they are freed, in the whole process.
 
-    glibc does so in the beginning, but once one was freed it keeps others of its size among the
-    small ones, for each thread.
+    glibc does so at first. Once a large buffer was freed, glibc raises its threshold and keeps
+    buffers of that size in its heaps, one for each thread.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None and _trim() is not None:  # glibc: others have other numbers
-        mallopt(_MMAP_THRESHOLD, _LARGE)
+    if mallopt is not None and _trim() is not None:  # the number of the option is glibc's
+        mallopt(_MMAP_THRESHOLD, _LARGE_BUFFER_BYTES)
 
 
 def give_back() -> None:
-    """Give back to the system what is kept for later: buffers, and what its C library keeps.
+    """Return unused buffers, and memory that the C library caches, to the system.
 
-    glibc keeps several MiB for each thread that once took memory, which adds up beyond the limit
-    of an engine that many threads use.
+    glibc caches several MiB for each thread that ever allocated. With many threads this adds up
+    to more than the limit of an engine.
     """
     forget_buffers()
     trim = _trim()
