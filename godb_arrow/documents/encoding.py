@@ -1,4 +1,4 @@
-"""Documents, tables and DataFrames as entries: ids and documents in MessagePack."""
+"""Encoding of documents, tables and DataFrames as entries: ids and documents in MessagePack."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ from godb_arrow.schema import ID_FIELD
 __all__ = ["Encoded", "encode_rows", "renumber"]
 
 _MAP_HEADERS = {0xDE: 3, 0xDF: 5}
-"""Bytes before the first key of a MessagePack map, by its first byte; else 1."""
+"""Size in bytes of the header of a MessagePack map, by its first byte; 1 for other maps."""
 
 _PACKED_ID_FIELD = codec.pack(ID_FIELD)
 
 
 class Encoded(NamedTuple):
-    """Entries, as they are stored.
+    """Encoded entries, ready to be stored.
 
     Attributes
     ----------
     chunk : bytes
-        The entries, one after the other.
+        Bytes of the entries, one after the other.
     ids : pyarrow.BinaryArray
-        The documents' ids.
+        Ids of the documents.
     given : bool
-        Whether ids are the caller's; else all are generated.
+        Whether the caller chose ids; otherwise all are generated.
     statistics : Row or None
-        Where they were cheap.
+        Statistics, where they were cheap to compute.
     generated : sequence of int
         Rows whose ids were generated.
     """
@@ -49,7 +49,7 @@ class Encoded(NamedTuple):
     generated: Sequence[int] = ()
 
     def entries(self) -> codec.Entries:
-        """The entries with their bounds."""
+        """Return the entries with their bounds."""
         return codec.scan_entries(self.chunk, 0, len(self.ids), len(self.chunk) + 1, 0)
 
 
@@ -65,15 +65,15 @@ def encode_rows(
     Parameters
     ----------
     rows : Rows
-        What to encode.
+        Rows to encode.
     id_column : str or None
-        The field with the ids; ``_id``, where there is one, if it is None.
+        Field with the ids; ``_id`` by default, where it exists.
     omit_nulls : bool
-        Leave nulls of a table out, instead of storing nil.
+        Whether to omit nulls of a table, instead of storing nil.
     sequence : IdSequence
-        Gives ids to documents that have none.
+        Source of ids for documents that have none.
     fields : pyarrow.Schema, optional
-        Those of which statistics are made, where that is cheap.
+        Fields to compute statistics of, where that is cheap.
 
     Yields
     ------
@@ -100,14 +100,14 @@ def encode_rows(
 
 
 def threads() -> int:
-    """How many threads encode at the same time."""
+    """Return the number of threads that encode at the same time."""
     return available_cores() if codec.BACKEND == "native" else 1
 
 
 def batches_with_ids(
     rows: Rows, id_column: str | None, sequence: IdSequence
 ) -> Iterator[tuple[pa.RecordBatch, pa.Array]]:
-    """The record batches, and the ids of each one's rows."""
+    """Yield the record batches, each with the ids of its rows."""
     column = id_column_of(rows, id_column)
     row = 0
     for batch in rows.batches:
@@ -126,8 +126,8 @@ def _encode_documents(
     ids: list[str] = []
     generated = array("I")
     given = False
-    for index, found in enumerate(documents):
-        identity, document, was_given = identify(found, sequence, id_field, index)
+    for index, row in enumerate(documents):
+        identity, document, was_given = identify(row, sequence, id_field, index)
         given = given or was_given
         if not was_given:
             generated.append(len(ids))
@@ -148,23 +148,23 @@ def _encode_documents(
 def renumber(
     entries: codec.Entries, generated: Sequence[int], sequence: IdSequence
 ) -> tuple[bytes, pa.Array]:
-    """Generate the ids of documents again, after those that a sequence has seen meanwhile.
+    """Generate the ids of documents again, after other ids that the sequence has seen.
 
     Parameters
     ----------
     entries : Entries
-        Documents, as :func:`encode_rows` made them.
+        Documents that :func:`encode_rows` encoded.
     generated : sequence of int
         Rows whose ids were generated, in order.
     sequence : IdSequence
-        Gives the new ids, and sees the others.
+        Source of the new ids, which also sees the other ids.
 
     Returns
     -------
     chunk : bytes
-        The entries, one after the other.
+        Bytes of the entries, one after the other.
     ids : pyarrow.BinaryArray
-        The documents' ids.
+        Ids of the documents.
     """
     ids: list[str] = []
     chunk = bytearray()
