@@ -18,11 +18,10 @@ PACKAGE = ROOT / "godb_arrow"
 MAX_WORDS = 25
 MAX_COLONS = 1
 
-HELD = ["root", "memory", "query", "documents", "CONTRIBUTING.md"]
+HELD = ["root", "memory", "query", "documents", "codec", "CONTRIBUTING.md"]
 """Packages and pages that follow the rules."""
 
 NOT_YET = [
-    "codec",
     "cli",
     "connectors",
     "directory",
@@ -57,7 +56,7 @@ interrupt invalidate invoke issue iterate join journal keep kill label launch le
 link list listen load locate lock log lower make map mark match materialize measure merge
 migrate mirror mix modify move multiply name narrow negotiate normalize note notify number
 observe obtain offer open order overwrite pack pad page parse pass patch pause peek perform
-persist pick pin place plan plot point poll pop populate post prefix prepare prevent print
+persist pick pin place plan plot point poll pop populate post prefix prepare prepend prevent print
 probe process produce profile project promote propagate protect prove provide prune publish
 pull purge push put quantize query queue quote raise rank re-raise read rebase rebuild
 receive reclaim recognize recompute reconnect record recover redirect reduce refer refine
@@ -149,7 +148,7 @@ def faults(path: Path) -> list[Fault]:
     elif path.suffix == ".md":
         found = [*_faults_of_prose(text, 1), *_banned(_paragraphs(text, 1))]
     else:
-        found = [*_banned(_native_comments(text))]
+        found = [*_native_summaries(text), *_banned(_native_comments(text))]
     return [f"{path.relative_to(ROOT)}:{fault}" for fault in found]
 
 
@@ -298,12 +297,26 @@ def _messages(text: str) -> Iterator[Numbered]:
 
 
 def _native_comments(text: str) -> Iterator[Numbered]:
+    """Yield the comments of C++ and Cython source, and the docstrings of Cython, by line."""
+    directive = r"(?!\s*(?:include|if|endif|define|pragma|else)\b)"
+    in_docstring = False
     for number, row in enumerate(text.split("\n"), 1):
-        match = re.search(
-            r"(?://|^\s*#(?!\s*(?:include|if|endif|define|pragma|else)\b)|\s#\s)(.*)", row
-        )
-        if match:
-            yield number, match.group(1)
+        comment = re.search(rf"(?://|^\s*#{directive}|\s#\s)(.*)", row)
+        if in_docstring or row.lstrip().startswith('"""'):
+            yield number, row.strip()
+        elif comment:
+            yield number, comment.group(1)
+        in_docstring ^= row.count('"""') % 2 == 1
+
+
+def _native_summaries(text: str) -> Iterator[Fault]:
+    """Yield the faults of the summaries of Cython functions."""
+    for match in re.finditer(
+        r'^ *def (?!__)[^"#]*?:\n\s+"""(.*?)"""', text, re.MULTILINE | re.DOTALL
+    ):
+        line = text.count("\n", 0, match.start(1)) + 1
+        for fault in _faults_of_summary(inspect.cleandoc(match.group(1)), "callable"):
+            yield f"{line}: {fault}"
 
 
 def test_every_package_and_page_is_listed_once() -> None:
@@ -341,6 +354,12 @@ def test_faults_are_found(source: str, fault: str) -> None:
         *_banned(_messages(source)),
     ]
     assert fault in "\n".join(found)
+
+
+def test_faults_of_cython_and_cpp_are_found() -> None:
+    source = 'def f(bytes data):\n    """The sizes.\n\n    Of nobody."""\n// that is gone\n'
+    faults = "\n".join([*_native_summaries(source), *_banned(_native_comments(source))])
+    assert all(fault in faults for fault in ("begins with 'the'", "'nobody'", "'gone'"))
 
 
 @pytest.mark.parametrize(
