@@ -1,4 +1,4 @@
-"""How things look in a notebook and on a terminal: small tables, sizes, progress bars."""
+"""Small HTML tables, sizes and progress bars for notebooks and terminals."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ __all__ = ["Table", "progress_bar", "quantity"]
 
 
 class Table:
-    """A small table as HTML, with everything escaped and no script.
+    """Small HTML table without scripts, with all text escaped.
 
     Parameters
     ----------
     heads : sequence of str
-        The columns' heads.
+        Headings of the columns.
     caption : str
-        What stands above.
+        Caption above the table.
 
     Examples
     --------
@@ -41,7 +41,7 @@ class Table:
         self._rows.append([str(cell) for cell in cells])
 
     def html(self) -> str:
-        """The table as HTML."""
+        """Return the table as HTML."""
         parts = ["<table>"]
         if self._caption:
             parts.append(f"<caption>{html.escape(self._caption)}</caption>")
@@ -56,12 +56,12 @@ def _row(kind: str, cells: Sequence[str]) -> str:
 
 
 def quantity(count: float) -> str:
-    """Bytes for people.
+    """Format a number of bytes for people.
 
     Parameters
     ----------
     count : float
-        Bytes.
+        Number of bytes.
 
     Examples
     --------
@@ -79,21 +79,21 @@ def quantity(count: float) -> str:
 def progress_bar(
     total: int | None, *, unit: str = " documents", shown: bool = True
 ) -> Iterator[Callable[[int], Any]]:
-    """A progress bar on a terminal or in a notebook.
+    """Show a progress bar on a terminal or in a notebook.
 
     Parameters
     ----------
     total : int or None
-        How much there is to do, where that is known.
+        Amount of work; None where it is not known.
     unit : str
-        What is counted.
+        Unit of the amount.
     shown : bool
-        Whether there is a bar at all.
+        Whether to show the bar.
 
     Yields
     ------
     callable
-        Called with how much was done since.
+        Function to call with the amount of work done since the last call.
     """
     if not shown:
         yield lambda _: None

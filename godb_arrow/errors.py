@@ -1,4 +1,4 @@
-"""Everything that godb_arrow raises, in one tree.
+"""Errors that godb_arrow raises, in one tree.
 
 ::
 
@@ -40,14 +40,14 @@
     │   │   └── ReadOnly
     │   ├── DirectoryLocked (BlockingIOError)
     │   ├── TargetExists (FileExistsError)
-    │   ├── WriteConflict                     somebody else wrote it meanwhile
-    │   ├── ReplicationFailed                 done here, and not at a follower
+    │   ├── WriteConflict                     another process wrote the object since it was read
+    │   ├── ReplicationFailed                 applied here, but not acknowledged by a follower
     │   └── DiskFull
     └── MissingDependency (ImportError)
 
-Each error also derives from the builtin that a Python programmer would catch.
-What a floor does not know (the file's name, the collection) is filled in by the
-floor that does, with :func:`error_context`; the traceback stays the original one.
+Each error also derives from the builtin that a Python programmer would catch. Low-level code
+does not know the file and collection. Its callers add them with :func:`error_context`, and the
+traceback stays the original one.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ Applied = Literal["no", "yes", "unknown"]
 
 
 class GodbError(Exception):
-    """The base of every error that godb_arrow raises.
+    """Base class of every error that godb_arrow raises.
 
     Parameters
     ----------
@@ -121,15 +121,15 @@ class GodbError(Exception):
     Attributes
     ----------
     operation : str or None
-        What was being done, such as ``"read"``.
+        Name of the operation, such as ``"read"``.
     source : str or None
-        The file or URL.
+        File or URL.
     collection : str or None
-        The collection.
+        Name of the collection.
     applied : {"no", "yes", "unknown"}
-        Whether the change was applied that a verb was asked for. "no": memory, journal and files
-        are as before. "yes": the change is done here and visible. "unknown": the change is visible
-        here, and a power cut may undo it until the next successful save.
+        Whether the requested change was applied. With "no", memory, journal and files are
+        unchanged. With "yes", the change is applied here and visible. With "unknown", the change
+        is visible here, but a power cut may undo it until the next successful save.
 
     Examples
     --------
@@ -173,38 +173,38 @@ def _rebuild(kind: type[GodbError], args: tuple[Any, ...], state: dict[str, Any]
 
 
 class FormatError(GodbError, ValueError):
-    """The bytes are not a GODB file that this version reads."""
+    """Input is not a GODB file that this version reads."""
 
 
 class EmptyFile(FormatError):
-    """The file holds no byte at all."""
+    """File is empty."""
 
 
 class TruncatedHeader(FormatError):
-    """The file ends inside the eight bytes of the header."""
+    """File ends inside the eight bytes of the header."""
 
 
 class WrongMagic(FormatError):
-    """The file does not begin with ``GODB``."""
+    """File does not begin with ``GODB``."""
 
 
 class UnsupportedVersion(FormatError):
-    """The header names a format version other than 1."""
+    """Header names a format version other than 1."""
 
 
 class UnsupportedFlags(FormatError):
-    """The header has flags that this version does not know."""
+    """Header has flags that this version does not know."""
 
 
 class CorruptFile(FormatError):
-    """The body is damaged.
+    """Body of the file is damaged.
 
     Attributes
     ----------
     offset : int
         Byte offset of the damage.
     where : {"file", "body"}
-        Whether `offset` counts the bytes of the file, or those of the decompressed body.
+        Whether `offset` counts bytes of the file or of the decompressed body.
     """
 
     def __init__(
@@ -225,51 +225,51 @@ class CorruptFile(FormatError):
 
 
 class ChecksumMismatch(CorruptFile):
-    """The bytes differ from those that were written."""
+    """Checksum of the bytes differs from the one recorded when they were written."""
 
 
 class CollectionNotFound(GodbError, KeyError):
-    """The file has no collection of that name."""
+    """File has no collection of that name."""
 
     __str__ = GodbError.__str__
 
 
 class DocumentNotFound(GodbError, KeyError):
-    """The collection has no document of that id."""
+    """Collection has no document with that id."""
 
     __str__ = GodbError.__str__
 
 
 class VersionNotFound(GodbError, KeyError):
-    """The collection has no such version, or not any more."""
+    """Collection has no such version, or the version was dropped."""
 
     __str__ = GodbError.__str__
 
 
 class CollectionRequired(GodbError, ValueError):
-    """The file has several collections, or none, and no name was given."""
+    """File has no collection or several, and no name was given."""
 
 
 class CollectionExists(GodbError, FileExistsError, ValueError):
-    """The collection is there already."""
+    """Collection of that name already exists."""
 
     __str__ = GodbError.__str__
 
 
 class InvalidCollectionName(GodbError, ValueError):
-    """A collection cannot have that name."""
+    """Name that a collection cannot have."""
 
 
 class InvalidCursor(GodbError, ValueError):
-    """A cursor is not one that this program gave out."""
+    """Cursor that this program did not issue."""
 
 
 class EngineClosed(GodbError, RuntimeError):
-    """The engine was closed before."""
+    """Engine is already closed."""
 
 
 class ForkedProcess(GodbError, RuntimeError):
-    """An engine or a stream of the parent process is used in a forked child.
+    """Engine or stream of the parent process is used in a forked child.
 
     A child shares files, journal and locks with its parent, so it must not use them. Open the
     directory again in the child with ``read_only=True``, or start processes by ``spawn``.
@@ -277,43 +277,43 @@ class ForkedProcess(GodbError, RuntimeError):
 
 
 class WorkerNotFound(GodbError, KeyError):
-    """There is no background worker of that name."""
+    """Background worker of that name does not exist."""
 
     __str__ = GodbError.__str__
 
 
 class SchemaError(GodbError, ValueError):
-    """Documents and schema do not go together."""
+    """Documents and schema do not fit each other."""
 
 
 class TypeConflict(SchemaError, TypeError):
-    """A field holds values that no single Arrow type can hold."""
+    """Field with values that no single Arrow type can hold."""
 
 
 class TypeMismatch(SchemaError, TypeError):
-    """A value does not fit the schema that was asked for."""
+    """Value that does not fit the requested schema."""
 
 
 class UnsupportedType(SchemaError, TypeError):
-    """An Arrow type that documents cannot hold."""
+    """Arrow type that documents cannot hold."""
 
 
 class FieldNotFound(SchemaError, KeyError):
-    """A column was asked for that the collection does not have."""
+    """Requested column does not exist in the collection."""
 
     __str__ = GodbError.__str__
 
 
 class InvalidFilter(GodbError, ValueError):
-    """The filter does not fit the collection's schema."""
+    """Filter that does not fit the collection's schema."""
 
 
 class InvalidOption(GodbError, ValueError):
-    """An option has a value that makes no sense."""
+    """Option whose value is out of range."""
 
 
 class InvalidDocument(GodbError, ValueError):
-    """A document that cannot be stored."""
+    """Document that cannot be stored."""
 
 
 class DuplicateId(GodbError, ValueError):
@@ -322,7 +322,7 @@ class DuplicateId(GodbError, ValueError):
     Attributes
     ----------
     ids : list of str
-        The first of the ids that occur more than once.
+        First ids that occur more than once.
     """
 
     def __init__(self, ids: Sequence[str], *, advice: str | None = None) -> None:
@@ -335,53 +335,53 @@ class DuplicateId(GodbError, ValueError):
 
 
 class LimitExceeded(GodbError, ValueError):
-    """Something is larger than the caller allowed."""
+    """Limit set by the caller is exceeded."""
 
 
 class DepthExceeded(LimitExceeded):
-    """A document nests deeper than 128 levels."""
+    """Document is nested deeper than 128 levels."""
 
 
 class DocumentTooLarge(LimitExceeded):
-    """A document has more bytes than ``max_document_bytes``."""
+    """Document has more bytes than ``max_document_bytes``."""
 
 
 class MemoryLimitExceeded(LimitExceeded, MemoryError):
-    """What was asked for does not fit into the memory that the engine may take."""
+    """Request does not fit into the engine's memory limit."""
 
 
 class StorageError(GodbError, OSError):
-    """The file system or object store refused."""
+    """Operation that the file system or object store refused."""
 
     __str__ = GodbError.__str__
 
 
 class SourceNotFound(StorageError, FileNotFoundError):
-    """There is no such file."""
+    """File does not exist."""
 
 
 class AccessDenied(StorageError, PermissionError):
-    """The file may not be read or written."""
+    """Permission to read or write the file is missing."""
 
 
 class ReadOnly(AccessDenied):
-    """The engine was opened to read only."""
+    """Engine is read-only."""
 
 
 class DirectoryLocked(StorageError, BlockingIOError):
-    """Another process writes the data directory."""
+    """Data directory is locked by another process that writes it."""
 
 
 class TargetExists(StorageError, FileExistsError):
-    """What is to be written is there already."""
+    """Target already exists."""
 
 
 class WriteConflict(StorageError):
-    """Somebody else wrote an object since it was read; nothing was written."""
+    """Object was changed by another process since it was read; nothing was written."""
 
 
 class ReplicationFailed(StorageError):
-    """A change is done here, but a follower that should have acknowledged it has not."""
+    """Change is applied here, but a follower has not acknowledged it."""
 
     def __init__(self, message: str, *, advice: str | None = None) -> None:
         super().__init__(message, advice=advice)
@@ -389,20 +389,20 @@ class ReplicationFailed(StorageError):
 
 
 class DiskFull(StorageError):
-    """No space is left for the file."""
+    """Disk has no space left for the file."""
 
 
 class MissingDependency(GodbError, ImportError):
-    """A package is needed that is not installed; the message names the extra."""
+    """Package that is not installed; the message names the extra that provides it."""
 
 
 class error_context:  # noqa: N801 (used like contextlib's functions; a class is faster)
-    """Fill in where an error of ours happened, for the floors that cannot know it.
+    """Add the operation, source and collection to errors of godb_arrow that pass through.
 
     Parameters
     ----------
     operation, source, collection : str, optional
-        What an error gets that does not have it yet.
+        Value to set where the error does not have one yet.
     """
 
     __slots__ = ("_collection", "_operation", "_source")
@@ -433,13 +433,13 @@ _DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 @contextmanager
 def storage_errors(operation: str, source: str) -> Iterator[None]:
-    """Turn an operating system's error into ours, keeping it as the cause."""
+    """Translate an operating system's error into a StorageError, keeping it as the cause."""
     try:
         yield
     except GodbError:
         raise
     except FileNotFoundError as error:
-        raised: StorageError = SourceNotFound("there is no such file", advice="check the path")
+        raised: StorageError = SourceNotFound("the file does not exist", advice="check the path")
         raise _placed(raised, error, operation, source) from error
     except PermissionError as error:
         raised = AccessDenied("permission denied", advice="check the file's owner and mode")

@@ -32,40 +32,50 @@ OnConflict = Literal["json", "error"]
 OnMismatch = Literal["error", "null"]
 
 MAX_DEPTH = 128
-"""Levels of maps and arrays that a document may nest; the document itself is the first."""
+"""Maximum nesting of maps and arrays in a document, which is itself the first level."""
 
 DEFAULT_DOCUMENT_BYTES = 64 << 20
-"""MessagePack bytes of a document with its id, max, unless an option says otherwise."""
+"""Maximum MessagePack bytes of a document with its id, unless an option says otherwise."""
 
 MAX_DOCUMENT_BYTES = 1 << 30
-"""Highest value of ``max_document_bytes`` for writing: what copies and ``verify`` read."""
+"""Highest value of ``max_document_bytes`` for writing, which copies and ``verify`` can read."""
+
+_SIZE_UNITS = {"": 1, "b": 1}
+_SIZE_UNITS |= {"kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
+_SIZE_UNITS |= {"kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
+_TIME_UNITS = {"": 1.0, "ms": 0.001, "s": 1.0, "sec": 1.0, "min": 60.0, "m": 60.0}
+_TIME_UNITS |= {"h": 3600.0, "d": 86400.0}
+_MIN_MEMORY_BYTES = 1 << 20
+_MIN_PART_BYTES = 1 << 10
+_MIN_DOCUMENT_BYTES = 1 << 10
+_MAX_SECONDS = 366 * 86400
 
 
 @dataclass(frozen=True, slots=True)
 class ReadOptions:
-    """How documents become record batches.
+    """Options for reading documents as record batches.
 
     Parameters
     ----------
     batch_size : int
-        Documents in a record batch, at most.
+        Maximum number of documents in a record batch.
     batch_bytes : int
-        MessagePack bytes in a record batch, at most (a larger document has a batch of its own).
+        Maximum MessagePack bytes in a record batch. A larger document has a batch of its own.
     max_document_bytes : int
-        Max MessagePack bytes of a document with its id, default 64 MiB. A larger document is
+        Maximum MessagePack bytes of a document with its id, default 64 MiB. A larger document is
         refused before memory is reserved for it.
     on_conflict : {"json", "error"}
-        What becomes of a field whose values no single Arrow type can hold: JSON text, or
-        :class:`~godb_arrow.TypeConflict`.
+        Treatment of a field whose values no single Arrow type can hold. "json" reads it as JSON
+        text, "error" raises :class:`~godb_arrow.TypeConflict`.
     on_mismatch : {"error", "null"}
-        What becomes of a value that does not fit a schema given by the caller.
+        Treatment of a value that does not fit the caller's schema.
     sample : int or None
-        Look at this many documents only when inferring the schema; None looks at all.
+        Number of documents from which the schema is inferred; None reads all.
     use_hints : bool
-        Trust the schema that godb_arrow recorded in a file that nobody changed since.
+        Whether to trust the schema recorded in a file that is unchanged since.
     threads : int or None
-        Threads that decompress and decode; None takes as many as there are cores. Small files
-        are read without threads.
+        Number of threads that decompress and decode; None uses one per core. Small files are
+        read without threads.
 
     Raises
     ------
@@ -99,7 +109,7 @@ class ReadOptions:
 
 
 class ReadKeywords(TypedDict, total=False):
-    """The fields of :class:`ReadOptions`, as keyword arguments of the reading functions."""
+    """Keyword arguments of the reading functions: the fields of :class:`ReadOptions`."""
 
     batch_size: int
     batch_bytes: int
@@ -127,33 +137,34 @@ CompressionName = Literal["lz4", "lz4hc", "zstd", "none"]
 
 @dataclass(frozen=True, slots=True)
 class EngineOptions:
-    """How a :class:`~godb_arrow.StorageEngine` works.
+    """Options of a :class:`~godb_arrow.StorageEngine`.
 
     Parameters
     ----------
     max_memory : int
-        Bytes that cached views, unsaved documents and stream buffers may take together.
+        Memory limit in bytes for cached views, unsaved documents and stream buffers together.
     background_save : float or None
-        Seconds between two background saves; None saves at memory pressure, ``save`` and
-        ``close`` only.
+        Seconds between two background saves. None saves only at memory pressure, in ``save`` and
+        in ``close``.
     durability : {"commit", "interval", "checkpoint"}
-        What an acknowledged write survives: a power cut; a crash of the process, and a power
-        cut but for the last `sync_interval`; or nothing but what was saved.
+        Guarantee of an acknowledged write. With "commit", it survives a power cut. With
+        "interval", it survives a crash of the process, and a power cut after the next sync. With
+        "checkpoint", it survives neither until it is saved.
     sync_interval : float
         Seconds between two syncs of the journal, with ``durability="interval"``.
     threads : int or None
-        Threads of a stream; None takes as many as there are cores.
+        Number of threads of a stream; None uses one per core.
     part_size : int
-        Bytes of documents, decompressed, that a file has at most: a larger collection has several.
+        Maximum decompressed bytes of documents in a part file. A larger collection has several.
     keep_versions : int
-        How many of the last saved states of a collection that has several files stay readable.
+        Number of saved versions of a collection with several part files that stay readable.
     part_grace : float
-        Seconds for which files stay that no state needs any more, for who reads from another
-        process.
+        Seconds for which part files are kept after the last version that needs them is dropped.
+        Readers in other processes may still use them.
     compression : {"lz4", "lz4hc", "zstd", "none"}
-        How the files of new collections are compressed.
+        Compression of the files of new collections.
     max_document_bytes : int
-        Max MessagePack bytes of a document with its id, for writing and reading alike.
+        Maximum MessagePack bytes of a document with its id, for writing and reading alike.
 
     Examples
     --------
@@ -174,13 +185,13 @@ class EngineOptions:
 
     @classmethod
     def checked(cls, **given: Any) -> EngineOptions:
-        """Take options as a user writes them; a bad one is replaced by the default, with a warning.
+        """Create options from user input, replacing invalid values by defaults with a warning.
 
         Parameters
         ----------
         **given
-            The fields; sizes as numbers of bytes or such as ``"1GB"``, times as seconds,
-            ``timedelta`` or such as ``"5min"``.
+            Fields of this class. Sizes are numbers of bytes or text such as ``"1GB"``. Times are
+            seconds, ``timedelta`` or text such as ``"5min"``.
 
         Returns
         -------
@@ -189,7 +200,7 @@ class EngineOptions:
         Warns
         -----
         OptionWarning
-            Names the option, its value and the default taken instead.
+            An option is invalid. The message names it, its value and the default.
         """
         good: dict[str, Any] = {}
         for name, value in given.items():
@@ -204,20 +215,7 @@ class EngineOptions:
 
 
 class OptionWarning(UserWarning):
-    """An option has a value that makes no sense; the default is used."""
-
-
-_SIZE_UNITS = {
-    "": 1, "b": 1,
-    "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12,
-    "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40,
-}  # fmt: skip
-_TIME_UNITS = {
-    "": 1.0, "ms": 0.001, "s": 1.0, "sec": 1.0, "min": 60.0, "m": 60.0, "h": 3600.0, "d": 86400.0,
-}  # fmt: skip
-_LEAST_MEMORY = 1 << 20
-_LEAST_PART = 1 << 10
-_MIN_DOCUMENT = 1 << 10
+    """Option is invalid; its default is used."""
 
 
 def _quantity(text: str, units: Mapping[str, float]) -> float | None:
@@ -227,19 +225,19 @@ def _quantity(text: str, units: Mapping[str, float]) -> float | None:
     return float(match[1]) * units[match[2]]
 
 
-def parse_size(name: str, value: object, least: int = _LEAST_MEMORY) -> int:
-    """Bytes, given as a number or with a unit, such as ``"512MB"`` or ``"1GiB"``."""
+def parse_size(name: str, value: object, minimum: int = _MIN_MEMORY_BYTES) -> int:
+    """Convert a size, a number of bytes or text such as ``"512MB"`` or ``"1GiB"``, to bytes."""
     size = _quantity(value, _SIZE_UNITS) if isinstance(value, str) else value
-    if isinstance(size, bool) or not isinstance(size, (int, float)) or not size >= least:
+    if isinstance(size, bool) or not isinstance(size, (int, float)) or not size >= minimum:
         raise InvalidOption(
             f"{name} is {value!r}",
-            advice=f"give at least {least >> 10} KiB, in bytes or such as '1GB'",
+            advice=f"give at least {minimum >> 10} KiB, in bytes or text such as '1GB'",
         )
     return int(size)
 
 
 def parse_duration(name: str, value: object) -> float:
-    """Seconds, given as a number, a timedelta, or with a unit, such as ``"5min"``."""
+    """Convert a duration, a number, a timedelta or text such as ``"5min"``, to seconds."""
     seconds: object = value
     if isinstance(value, str):
         seconds = _quantity(value, _TIME_UNITS)
@@ -248,10 +246,10 @@ def parse_duration(name: str, value: object) -> float:
     if (
         isinstance(seconds, bool)
         or not isinstance(seconds, (int, float))
-        or not 0.001 <= seconds <= 366 * 86400
+        or not 0.001 <= seconds <= _MAX_SECONDS
     ):
         raise InvalidOption(
-            f"{name} is {value!r}", advice="give seconds, a timedelta, or such as '5min'"
+            f"{name} is {value!r}", advice="give seconds, a timedelta, or text such as '5min'"
         )
     return float(seconds)
 
@@ -261,7 +259,7 @@ def _optional(parse: Callable[[str, object], Any]) -> Callable[[str, object], An
 
 
 def _parse_part_size(name: str, value: object) -> object:
-    return parse_size(name, value, _LEAST_PART)
+    return parse_size(name, value, _MIN_PART_BYTES)
 
 
 def check_document_limit(name: str, value: object) -> int:
@@ -272,7 +270,7 @@ def check_document_limit(name: str, value: object) -> int:
     InvalidOption
         No file of ours could be copied or verified with it.
     """
-    size = parse_size(name, value, _MIN_DOCUMENT)
+    size = parse_size(name, value, _MIN_DOCUMENT_BYTES)
     if size > MAX_DOCUMENT_BYTES:
         raise InvalidOption(f"{name} is {value!r}", advice="give at most 1 GiB")
     return size

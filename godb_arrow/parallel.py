@@ -17,7 +17,7 @@ _Result = TypeVar("_Result")
 
 
 def available_cores() -> int:
-    """How many cores this process may use."""
+    """Return the number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -31,27 +31,27 @@ def ordered_map(
 ) -> OrderedMap[_Result]:
     """Apply a function to items on several threads, and return the results in the items' order.
 
-    Each thread takes an item, one at a time, and works on it, so that making items and working
-    on them overlap. At most ``threads + ahead`` results wait for the caller. A thread ends when
-    it has nothing more to do, so that a caller who stops in the middle leaves no thread behind.
+    Each thread takes one item at a time and works on it, so that creating items and working on
+    them overlap. At most ``threads + ahead`` results wait for the caller. A thread ends when no
+    item is left for it, so a caller that stops early leaves no thread running.
 
     Parameters
     ----------
     function : callable
-        Work on an item. It should release the GIL meanwhile.
+        Work on an item. It should release the GIL while it runs.
     items : iterator
-        Items. It is closed at the end, if it has ``close()``.
+        Source of the items. It is closed at the end, if it has ``close()``.
     threads : int
-        Number of threads. With 1, the caller's own thread works.
+        Number of threads. With 1, the caller's thread does the work.
     ahead : int
-        Number of results that may wait beside those in work, so that the threads go on while the
-        caller works on a result.
+        Number of results that may wait beside those in work, so that the threads continue while
+        the caller uses a result.
 
     Returns
     -------
     OrderedMap
-        Iterator of the results. An error of `items` or `function` is raised in its place, after
-        the results before it.
+        Iterator of the results. An error of `items` or `function` is raised after the results
+        that precede it.
 
     Examples
     --------
@@ -69,8 +69,8 @@ class _Failed:
 class OrderedMap(Iterator[_Result]):
     """Iterator of the results of :func:`ordered_map`.
 
-    An iterator that is dropped before its end stops its threads without waiting for them and
-    without a lock: the garbage collector may drop it on any thread, inside any lock.
+    An iterator that is dropped before its end stops its threads without waiting for them. It
+    takes no lock, because the garbage collector may drop it on any thread, inside any lock.
     """
 
     def __init__(self, work: _Work[Any, _Result]) -> None:
@@ -104,13 +104,13 @@ class _Work(Generic[_Item, _Result]):
         self._threads = threads
         self._ahead = ahead
         self._process = os.getpid()
-        self._taking = threading.Lock()  # one thread at a time takes an item
-        self._changed = threading.Condition()  # guards all that follows
+        self._taking = threading.Lock()  # held while a thread takes an item
+        self._changed = threading.Condition()  # guards the attributes below
         self._running: set[threading.Thread] = set()
         self._results: dict[int, _Result | _Failed] = {}
-        self._started = 0  # items that were taken
-        self._given = 0  # results that the caller has
-        self._ended = False  # no more items, or no more wanted
+        self._started = 0  # number of items taken
+        self._given = 0  # number of results returned to the caller
+        self._ended = False  # set when the items end or the caller stops
 
     def next(self) -> _Result:
         """Return the next result, or raise StopIteration."""
@@ -150,7 +150,7 @@ class _Work(Generic[_Item, _Result]):
             close()
 
     def abandon(self) -> None:
-        """Have the threads end. The last one drops the items, which closes them."""
+        """Tell the threads to end; the last one drops the items, which closes them."""
         self._ended = True
 
     def _has_room(self) -> bool:
@@ -160,10 +160,10 @@ class _Work(Generic[_Item, _Result]):
     def _start_threads(self) -> None:
         while self._has_room() and len(self._running) < self._threads:
             thread = threading.Thread(target=self._run, name="godb-arrow-worker", daemon=True)
-            self._running.add(thread)  # before it starts: an interrupt must not lose it
+            self._running.add(thread)  # before start(), so that an interrupt cannot lose it
             try:
                 thread.start()
-            except RuntimeError:  # the interpreter shuts down: the caller's thread works
+            except RuntimeError:  # The interpreter is shutting down; use the caller's thread.
                 self._running.discard(thread)
                 if not self._running:
                     self._threads = 1

@@ -1,8 +1,8 @@
-"""The type rules: what Arrow type the values of a field get.
+"""Inference of the Arrow type of a field from its values.
 
-A codec looks at documents and keeps a :class:`FieldSummary` per field: the kinds of value it
-saw, joined. Joining is commutative and associative, so documents may be looked at in any order
-and in parallel. :func:`infer_type` turns a summary into an Arrow type by one table:
+A codec reads documents and keeps a :class:`FieldSummary` of each field, which joins the kinds of
+its values. Joining is commutative and associative, so documents may be read in any order and in
+parallel. :func:`infer_type` turns a summary into an Arrow type by this table:
 
 ==========================================  ================================================
 values seen                                 Arrow type
@@ -22,8 +22,8 @@ map                                         struct of the joins; above 200 disti
 anything else joined                        JSON text (``arrow.json`` on string)
 ==========================================  ================================================
 
-Also JSON text: extension types other than the timestamp, timestamps outside the range of
-microseconds in an int64, and containers nested deeper than the Arrow C interface carries.
+Extension types other than the timestamp also become JSON text. So do timestamps outside the
+range of microseconds in an int64, and containers nested deeper than Arrow's C interface allows.
 """
 
 from __future__ import annotations
@@ -55,32 +55,35 @@ __all__ = [
 ID_FIELD = "_id"
 
 MAP_FROM_KEYS = 200
-"""A map field with more distinct keys than this becomes a map column, if one type fits all."""
+"""Number of distinct keys above which a map field becomes a map column, if one type fits all."""
 
 MAX_STRUCT_KEYS = 10_000
-"""Above this many distinct keys a map field always becomes a map column."""
+"""Number of distinct keys above which a map field always becomes a map column."""
 
 MAX_COLUMNS = 100_000
-"""Max distinct top-level fields that inference makes columns of; documents may have more."""
+"""Maximum number of distinct top-level fields that inference makes columns of.
+
+Documents may have more."""
 
 _PARTIAL = b"godb_arrow:partial"
 
 MAX_ARROW_LEVELS = 60
-"""Levels of nesting in a column. The C data interface of Arrow C++ carries 63, and consumers
-add some of their own; containers below become JSON text."""
+"""Maximum levels of nesting in a column; deeper containers become JSON text.
+
+The C data interface of Arrow C++ carries 63, and consumers add some of their own."""
 
 JSON_TYPE: pa.DataType = pa.json_(pa.string())
 
 
 def is_json(data_type: pa.DataType) -> bool:
-    """Whether an Arrow type is the ``arrow.json`` extension."""
+    """Return whether an Arrow type is the ``arrow.json`` extension."""
     return isinstance(data_type, pa.JsonType)
 
 
 def storage_schema(schema: pa.Schema) -> pa.Schema:
-    """A schema with what extension types (JSON text) are stored as, at every depth.
+    """Replace extension types (JSON text) by their storage types, at every depth.
 
-    For systems that do not know them; record batches and readers can be cast to it.
+    Systems that do not know the extension types can cast record batches and readers to it.
     """
     return pa.schema([_storage_field(field) for field in schema], metadata=schema.metadata)
 
@@ -102,7 +105,7 @@ def _storage_type(kind: pa.DataType) -> pa.DataType:
 
 
 class Kind(IntFlag):
-    """The kinds of value that a field was seen to hold."""
+    """Kinds of value that a field holds."""
 
     NULL = 1
     BOOL = 2
@@ -129,7 +132,7 @@ _INTEGER = int(Kind.NEGATIVE | Kind.UNSIGNED | Kind.ABOVE_INT64)
 _NUMBER = _INTEGER | int(Kind.FLOAT)
 _TEXT = int(Kind.STRING | Kind.BINARY)
 
-# Kinds that one Arrow type holds together, with the name that messages use.
+# Kinds that one Arrow type holds together, with their name in messages.
 _FAMILIES: tuple[tuple[int, str], ...] = (
     (int(Kind.BOOL), "bool"),
     (_NUMBER, "number"),
@@ -156,20 +159,20 @@ _KIND_NAMES: tuple[tuple[int, str], ...] = (
 
 
 class FieldSummary:
-    """What the values of one field have been, joined over the documents looked at.
+    """Summary of the values of one field, joined over the documents read.
 
     Attributes
     ----------
     kinds : int
-        The :class:`Kind` flags seen.
+        Flags of :class:`Kind` seen.
     first : dict of int to str
-        For each flag, the id of the first document that had it.
+        Id of the first document with each flag.
     item : FieldSummary or None
-        The join of the elements of all arrays.
+        Join of the elements of all arrays.
     fields : dict of str to FieldSummary
-        The joins of the values of all maps, by key, in the order first seen.
+        Joins of the values of all maps, by key, in the order first seen.
     values : FieldSummary or None
-        The join of the values of all maps, once their keys are too many to keep.
+        Join of the values of all maps, once their keys are too many to keep.
     """
 
     __slots__ = ("fields", "first", "item", "kinds", "values")
@@ -188,7 +191,7 @@ class FieldSummary:
             self.first[flag] = document
 
     def field(self, name: str) -> FieldSummary:
-        """The summary for one key of a map; made when it is new."""
+        """Return the summary for one key of a map, creating it when it is new."""
         if self.values is not None:
             return self.values
         summary = self.fields.get(name)
@@ -202,13 +205,13 @@ class FieldSummary:
         return summary
 
     def element(self) -> FieldSummary:
-        """The summary for the elements of arrays."""
+        """Return the summary for the elements of arrays."""
         if self.item is None:
             self.item = FieldSummary()
         return self.item
 
     def merge(self, other: FieldSummary) -> None:
-        """Join what another summary saw, of later documents, into this one."""
+        """Join the summary of later documents into this one."""
         self.kinds |= other.kinds
         for flag, document in other.first.items():
             self.first.setdefault(flag, document)
@@ -230,14 +233,14 @@ class FieldSummary:
 
 
 class DocumentSummary(FieldSummary):
-    """The summary of whole documents: its fields become columns, never a map.
+    """Summary of whole documents, whose fields become columns and never a map.
 
     Parameters
     ----------
     names : iterable of str
         Fields that are kept before all others, where documents have more than are kept.
     limit : int, optional
-        Max fields that are kept, with the id; `MAX_COLUMNS` by default.
+        Maximum number of fields that are kept, with the id; ``MAX_COLUMNS`` by default.
 
     Attributes
     ----------
@@ -255,7 +258,7 @@ class DocumentSummary(FieldSummary):
             self.field(name)
 
     def field(self, name: str) -> FieldSummary:
-        """The summary for one top-level field; made when it is new."""
+        """Return the summary for one top-level field, creating it when it is new."""
         summary = self.fields.get(name)
         if summary is None:
             summary = FieldSummary()
@@ -266,7 +269,7 @@ class DocumentSummary(FieldSummary):
         return summary
 
     def merge(self, other: FieldSummary) -> None:
-        """Join what another summary saw, of later documents, into this one.
+        """Merge the summary of later documents into this one.
 
         The result is exact if the other one is not partial.
         """
@@ -276,14 +279,14 @@ class DocumentSummary(FieldSummary):
 
 
 def infer_type(summary: FieldSummary, level: int = 0) -> pa.DataType:
-    """The Arrow type for what a field was seen to hold.
+    """Return the Arrow type for a summary of values.
 
     Parameters
     ----------
     summary : FieldSummary
-        The join of the field's values.
+        Join of the field's values.
     level : int
-        How many Arrow types enclose this one.
+        Number of Arrow types that enclose this one.
 
     Returns
     -------
@@ -339,19 +342,19 @@ def _map_type(summary: FieldSummary, level: int) -> pa.DataType:
 
 
 def _is_number_conflict(kinds: int) -> bool:
-    """Neither int64 nor uint64 holds a negative int and one above 2^63-1."""
+    """Return whether values are both negative and above 2^63-1, which no integer type holds."""
     return bool(kinds & Kind.NEGATIVE and kinds & Kind.ABOVE_INT64 and not kinds & Kind.FLOAT)
 
 
 def infer_schema(summary: FieldSummary, on_conflict: OnConflict = "json") -> pa.Schema:
-    """The schema for the documents that a summary has seen; ``_id`` comes first.
+    """Return the schema of the summarized documents, with ``_id`` first.
 
     Parameters
     ----------
     summary : FieldSummary
-        The join of the documents.
+        Join of the documents.
     on_conflict : {"json", "error"}
-        What becomes of a field whose values no single Arrow type can hold.
+        Treatment of a field whose values no single Arrow type can hold.
 
     Returns
     -------
@@ -360,7 +363,8 @@ def infer_schema(summary: FieldSummary, on_conflict: OnConflict = "json") -> pa.
     Raises
     ------
     TypeConflict
-        With ``on_conflict="error"``: names the field, its types, and a document for each.
+        A field needs several types and `on_conflict` is "error". The message names them, and a
+        document for each.
 
     Examples
     --------
@@ -390,11 +394,12 @@ def is_partial(schema: pa.Schema) -> bool:
 
 
 def check_complete(schema: pa.Schema) -> None:
-    """Raise if documents have more fields than become columns.
+    """Check that all fields of the documents become columns.
 
     Raises
     ------
     LimitExceeded
+        The documents have more fields.
     """
     if is_partial(schema):
         raise LimitExceeded(
@@ -404,7 +409,7 @@ def check_complete(schema: pa.Schema) -> None:
 
 
 def without_mark(schema: pa.Schema) -> pa.Schema:
-    """Return a schema for columns that were chosen: nothing is missing."""
+    """Return a schema without the mark of a partial one, for chosen columns."""
     if not is_partial(schema):
         return schema
     metadata = {key: value for key, value in schema.metadata.items() if key != _PARTIAL}
@@ -432,18 +437,18 @@ def _conflicts(summary: FieldSummary, path: str) -> Iterator[tuple[str, str]]:
 
 
 def nesting(data_type: pa.DataType) -> int:
-    """Return how many types a type nests, with itself."""
+    """Return the depth of nesting of a type, which is itself the first level."""
     level = 0
     types = [data_type]
     while types:
         level += 1
-        types = [one.field(index).type for one in types if pa.types.is_nested(one)
-                 for index in range(one.num_fields)]  # fmt: skip
+        nested = [kind for kind in types if pa.types.is_nested(kind)]
+        types = [kind.field(index).type for kind in nested for index in range(kind.num_fields)]
     return level
 
 
 def fits(found: pa.DataType, wanted: pa.DataType) -> bool:
-    """Whether values of one type are values of another as they are."""
+    """Return whether values of one type are values of another without conversion."""
     if found.equals(wanted) or pa.types.is_null(found):
         return True
     if pa.types.is_integer(found) and pa.types.is_float64(wanted):
@@ -456,11 +461,11 @@ def fits(found: pa.DataType, wanted: pa.DataType) -> bool:
 
 
 def fields_fit(found: Iterable[pa.Field], wanted: Iterable[pa.Field]) -> bool:
-    """Whether documents with some fields are documents of a schema, as they are."""
+    """Return whether documents with some fields fit a schema without conversion."""
     types = {field.name: field for field in wanted}
     is_open = isinstance(wanted, pa.Schema) and is_partial(wanted)
     if isinstance(found, pa.Schema) and is_partial(found):
-        # What is not known of the documents may be one of the fields that are wanted.
+        # A wanted field may be among the fields of the documents that are not known.
         is_open = is_open and types.keys() <= set(found.names)
         if not is_open:
             return False

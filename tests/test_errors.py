@@ -10,7 +10,8 @@ import pytest
 from godb_arrow import errors
 from godb_arrow.errors import GodbError, error_context
 
-KINDS = [getattr(errors, name) for name in errors.__all__ if name[0].isupper()]
+PUBLIC = [getattr(errors, name) for name in errors.__all__]
+KINDS = [kind for kind in PUBLIC if isinstance(kind, type) and issubclass(kind, Exception)]
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)

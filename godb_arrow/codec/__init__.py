@@ -1,13 +1,13 @@
-"""Documents to columns and LZ4 to bytes, and back.
+"""Codec of documents and bodies: MessagePack to columns and LZ4 to bytes, and back.
 
-There is one set of functions, and the codec that provides them is chosen here: the compiled one
-where it was built, else the reference codec. The environment variable ``GODB_ARROW_CODEC`` forces
-``native`` or ``reference``.
+There is one set of functions, and this module chooses the codec that provides them. It is the
+compiled codec if that was built, else the reference codec. The environment variable
+``GODB_ARROW_CODEC`` forces ``native`` or ``reference``.
 
 Attributes
 ----------
 BACKEND : {"native", "reference"}
-    Which codec runs.
+    Codec in use.
 """
 
 from __future__ import annotations
@@ -111,9 +111,9 @@ def decode_batch(entries: Entries, plan: DecodePlan) -> pa.RecordBatch:
     Parameters
     ----------
     entries : Entries
-        The documents, one row each.
+        Documents, one row each.
     plan : DecodePlan
-        The columns.
+        Columns to decode.
 
     Returns
     -------
@@ -122,25 +122,25 @@ def decode_batch(entries: Entries, plan: DecodePlan) -> pa.RecordBatch:
     Raises
     ------
     TypeMismatch
-        A value does not fit the schema, and the plan does not make it null.
+        A value does not fit the schema, and the plan does not replace it by null.
     """
     return _batch(entries, decode(entries, plan), plan)
 
 
 def decode_front_batch(measured: MeasuredEntries, plan: DecodePlan) -> pa.RecordBatch | None:
-    """Decode the fields of a plan into a record batch, and look no further in documents.
+    """Decode the fields of a plan into a record batch, reading documents only up to these fields.
 
     Parameters
     ----------
     measured : MeasuredEntries
-        The documents, one row each.
+        Documents, one row each.
     plan : DecodePlan
-        The columns.
+        Columns to decode.
 
     Returns
     -------
     pyarrow.RecordBatch or None
-        None where the entries are to be looked at one by one.
+        None where the entries must be decoded one by one.
     """
     arrays = decode_front(measured, plan)
     try:
@@ -150,14 +150,14 @@ def decode_front_batch(measured: MeasuredEntries, plan: DecodePlan) -> pa.Record
 
 
 def take_measured(measured: MeasuredEntries, rows: npt.NDArray[np.int64]) -> Entries:
-    """Some entries, by their indices, looked at.
+    """Return some entries by their indices, scanned and checked.
 
     Parameters
     ----------
     measured : MeasuredEntries
-        All of them.
+        Entries to choose from.
     rows : array of int64
-        Which, each below their number.
+        Indices of the entries.
 
     Returns
     -------
@@ -166,7 +166,7 @@ def take_measured(measured: MeasuredEntries, rows: npt.NDArray[np.int64]) -> Ent
     Raises
     ------
     CorruptFile
-        They are damaged.
+        The entries are damaged.
     """
     edges = measured.edges
     taken = gather(measured.data, edges[rows], edges[rows + 1])

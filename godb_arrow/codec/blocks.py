@@ -1,8 +1,7 @@
-"""One body of any length, compressed in pieces on several threads.
+"""Compression of a body of any length, in pieces on several threads.
 
-No piece refers to what comes before it, so that pieces can be compressed, and later be found and
-decoded, at the same time. What is left of each behind its last match are literals of the next
-piece's first sequence.
+No piece refers to earlier bytes, so pieces can be compressed, located and decoded independently.
+Literals after the last match of a piece become part of the next piece's first sequence.
 """
 
 from __future__ import annotations
@@ -19,18 +18,18 @@ __all__ = ["Compressed", "Content", "compress_block", "literal_head"]
 
 
 class Content(NamedTuple):
-    """What a piece of a block will decode to.
+    """Content of a piece of a block, before compression.
 
     Attributes
     ----------
     data : bytes
-        The bytes.
+        Bytes of the content.
     compressed : tuple of bytes or None
-        What ``compress_piece`` made of them, where they were a piece before.
+        Result of ``compress_piece``, if the content was a piece of another file.
     documents : int
-        How many documents they are, and nothing else; else 0.
+        Number of documents, if the content is nothing else; otherwise 0.
     sizes : bytes
-        The packed sizes of these, where they are known.
+        Packed sizes of the documents, where they are known.
     """
 
     data: bytes
@@ -40,20 +39,20 @@ class Content(NamedTuple):
 
 
 class Compressed(NamedTuple):
-    """What became of a piece of a block.
+    """Place, size and checksum of a compressed piece of a block.
 
     Attributes
     ----------
     length : int
-        Bytes of its sequences; they follow those of the piece before.
+        Bytes of its sequences, which follow the sequences of the piece before.
     tail : int
-        Literals behind them, at the beginning of the next sequence that there is.
+        Number of literals after its sequences, at the beginning of the next sequence.
     size : int
-        Bytes that it was compressed from.
+        Bytes before compression.
     checksum : int
-        The XXH3-64 of what it was compressed from.
+        XXH3-64 of the bytes before compression.
     sizes : bytes
-        The packed sizes of its documents, where they are known.
+        Packed sizes of its documents, where they are known.
     """
 
     length: int
@@ -64,7 +63,7 @@ class Compressed(NamedTuple):
 
 
 def literal_head(count: int) -> bytes:
-    """What stands before the literals that end an LZ4 block."""
+    """Return the bytes that precede the literals at the end of an LZ4 block."""
     return bytes([min(count, 15) << 4]) + extension(count)
 
 
@@ -78,29 +77,30 @@ def compress_block(
     head: Callable[[int], bytes] = literal_head,
     measure: Callable[[bytes, int], bytes] = lambda data, documents: b"",
 ) -> Iterator[bytes | memoryview]:
-    """Compress pieces to one raw LZ4 block that ends with literals, or another kind of body.
+    """Compress pieces to one raw LZ4 block that ends with literals, or to another kind of body.
 
     Parameters
     ----------
     compress : callable
-        Makes of a piece its sequences, and the literals behind them.
+        Function that compresses a piece to its sequences and the literals after them.
     pieces : iterator of Content
-        What to compress.
+        Pieces to compress.
     threads : int
-        How many threads compress.
+        Number of threads that compress.
     ending : callable
-        Gets what became of each piece; returns further bytes at the end, stored as they are.
+        Function that takes each compressed piece and returns bytes to store uncompressed at the
+        end.
     reserve : int
-        How many literal bytes the caller appends to the block itself.
+        Number of literal bytes that the caller appends to the block.
     head : callable
-        What stands before so many literals.
+        Function that returns the bytes that precede a number of literals.
     measure : callable
-        Gives the packed sizes of so many documents.
+        Function that returns the packed sizes of a number of documents.
 
     Yields
     ------
     bytes or memoryview
-        The block, but for the reserved bytes.
+        Parts of the block, without the reserved bytes.
 
     Examples
     --------
@@ -124,7 +124,7 @@ def compress_block(
     for made, sequences, literals in ordered_map(work, pieces, threads):
         length = 0
         if sequences:
-            # The rest is large: it is not copied for the sake of what comes before it.
+            # The rest is large and is not copied to join it with the bytes before it.
             front, rest = put_in_front(waiting, sequences)
             waiting, length = b"", len(front) + len(rest)
             if front:

@@ -1,9 +1,9 @@
-"""From an Arrow schema to what a codec must decode, and from that to the schema's own types.
+"""Plan of the columns to decode, and conversion of decoded columns to the types of a schema.
 
 A codec decodes into few *core* types (null, bool, int64, uint64, float64, string, binary,
-timestamp, list, struct, map, JSON text). :class:`ColumnPlan` says which, and
-:func:`finish` turns the core arrays into the types that the schema asks for: int32 from int64,
-decimals from their text, dictionaries, extension types, and so on. Both codecs share it.
+timestamp, list, struct, map, JSON text), which :class:`ColumnPlan` names. :func:`finish` turns
+the core arrays into the types of the schema: int32 from int64, decimals from their text,
+dictionaries, extension types and so on. Both codecs share it.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from godb_arrow.schema import is_json
 __all__ = ["DICTIONARY_KEY", "UNITS", "ColumnPlan", "Core", "DecodePlan", "finish", "plan_columns"]
 
 DICTIONARY_KEY = b"godb_arrow.dictionary"
-"""Field metadata with the values of a dictionary column, as an Arrow IPC stream."""
+"""Metadata key of a field for the values of a dictionary column, as an Arrow IPC stream."""
 
 
 class Core(IntEnum):
-    """The types that a codec decodes into."""
+    """Types that a codec decodes into."""
 
     NULL = 0
     BOOL = 1
@@ -45,26 +45,26 @@ class Core(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class ColumnPlan:
-    """How one field is decoded.
+    """Plan for decoding one field.
 
     Attributes
     ----------
     name : str
-        The field's name in the document, and in messages.
+        Name of the field in the document and in messages.
     core : Core
-        What the codec makes of it.
+        Core type that the codec decodes into.
     core_type : pyarrow.DataType
-        The Arrow type of that.
+        Arrow type of the core type.
     target : pyarrow.DataType
-        The type that the schema asks for.
+        Type of the field in the schema.
     unit : int
-        For timestamps, units in a second.
+        Units in a second, for timestamps.
     children : tuple of ColumnPlan
-        A struct's fields; a list's elements; a map's values.
+        Fields of a struct, elements of a list or values of a map.
     convert : callable, optional
-        Makes the target from the finished children, or from what `inner` finished.
+        Function that converts the finished children, or the result of `inner`, to the target.
     inner : ColumnPlan, optional
-        The plan for the storage of an extension type, the values of a dictionary, and so on.
+        Plan for the storage of an extension type, the values of a dictionary, and so on.
     """
 
     name: str
@@ -79,19 +79,19 @@ class ColumnPlan:
 
 @dataclass(frozen=True, slots=True)
 class DecodePlan:
-    """What a codec needs to know to decode documents.
+    """Plan for decoding documents.
 
     Attributes
     ----------
     schema : pyarrow.Schema
-        The schema of the record batches.
+        Schema of the record batches.
     columns : tuple of ColumnPlan
-        One for each field of the schema.
+        Plans of the columns, one for each field of the schema.
     strict : bool
-        A field that the schema does not name is an error, so that a schema that was recorded
-        earlier cannot hide data.
+        Whether a field that the schema does not name is an error. A schema that was recorded
+        earlier then cannot hide data.
     on_mismatch : {"error", "null"}
-        What becomes of a value that does not fit.
+        Treatment of a value that does not fit.
     """
 
     schema: pa.Schema
@@ -103,13 +103,26 @@ class DecodePlan:
 UNITS = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
 
 _Tests = Iterable[Callable[[pa.DataType], bool]]
-_INT64: _Tests = (pa.types.is_signed_integer, pa.types.is_uint8, pa.types.is_uint16,
-                  pa.types.is_uint32)  # fmt: skip
+_INT64: _Tests = (
+    pa.types.is_signed_integer,
+    pa.types.is_uint8,
+    pa.types.is_uint16,
+    pa.types.is_uint32,
+)
 _STRINGS: _Tests = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
-_BINARIES: _Tests = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view,
-                     pa.types.is_fixed_size_binary)  # fmt: skip
-_LISTS: _Tests = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list,
-                  pa.types.is_list_view, pa.types.is_large_list_view)  # fmt: skip
+_BINARIES: _Tests = (
+    pa.types.is_binary,
+    pa.types.is_large_binary,
+    pa.types.is_binary_view,
+    pa.types.is_fixed_size_binary,
+)
+_LISTS: _Tests = (
+    pa.types.is_list,
+    pa.types.is_large_list,
+    pa.types.is_fixed_size_list,
+    pa.types.is_list_view,
+    pa.types.is_large_list_view,
+)
 
 
 def _is(data_type: pa.DataType, tests: _Tests) -> bool:
@@ -119,16 +132,16 @@ def _is(data_type: pa.DataType, tests: _Tests) -> bool:
 def plan_columns(
     schema: pa.Schema, *, strict: bool = False, on_mismatch: OnMismatch = "error"
 ) -> DecodePlan:
-    """Plan how documents become record batches of a schema.
+    """Plan how to decode documents into record batches of a schema.
 
     Parameters
     ----------
     schema : pyarrow.Schema
-        Any schema that documents can have.
+        Schema that documents can have.
     strict : bool
-        Refuse fields that the schema does not name.
+        Whether to refuse fields that the schema does not name.
     on_mismatch : {"error", "null"}
-        What becomes of a value that does not fit.
+        Treatment of a value that does not fit.
 
     Returns
     -------
@@ -226,7 +239,7 @@ def _plan_scalar(name: str, target: pa.DataType) -> ColumnPlan | None:
 def _wrap(
     inner: ColumnPlan, target: pa.DataType, convert: Callable[[pa.Array], pa.Array]
 ) -> ColumnPlan:
-    """A plan that decodes as `inner` does, and then makes something else of it."""
+    """Return a plan that decodes like `inner` and then converts the result."""
     return replace(inner, target=target, convert=convert, inner=inner)
 
 
@@ -250,7 +263,7 @@ def _json(target: pa.DataType) -> Callable[[pa.Array], pa.Array]:
 
 
 def _to_decimal(target: pa.DataType) -> Callable[[pa.Array], pa.Array]:
-    # The codec gives JSON text, so that a document may hold a decimal as text or as a number.
+    # The codec returns JSON text, so that a document may hold a decimal as text or as a number.
     return lambda array: pc.utf8_trim(array, '"').cast(target)
 
 
@@ -284,7 +297,7 @@ def _to_dictionary(
 
 
 def _to_list(target: pa.DataType) -> Callable[[pa.Array], pa.Array]:
-    """From list<finished element> to the other list types."""
+    """Return a converter from list<finished element> to another list type."""
 
     def convert(array: pa.Array) -> pa.Array:
         if pa.types.is_list_view(target) or pa.types.is_large_list_view(target):
@@ -304,16 +317,16 @@ def _to_list(target: pa.DataType) -> Callable[[pa.Array], pa.Array]:
 
 
 def finish(array: pa.Array, plan: ColumnPlan, on_mismatch: OnMismatch = "error") -> pa.Array:
-    """Make a column of the schema's type from what the codec decoded.
+    """Convert a decoded column to the schema's type.
 
     Parameters
     ----------
     array : pyarrow.Array
-        Of type ``plan.core_type``, with offset 0.
+        Column of type ``plan.core_type``, with offset 0.
     plan : ColumnPlan
-        The column.
+        Plan of the column.
     on_mismatch : {"error", "null"}
-        What becomes of a value that the target type cannot hold.
+        Treatment of a value that the target type cannot hold.
 
     Returns
     -------
@@ -351,7 +364,7 @@ def _finish(array: pa.Array, plan: ColumnPlan, on_mismatch: OnMismatch) -> pa.Ar
 
 
 def _convert_each(array: pa.Array, plan: ColumnPlan) -> pa.Array:
-    """Convert value by value, with null for those that do not fit."""
+    """Convert value by value, replacing values that do not fit by null."""
     assert plan.convert is not None
     pieces = []
     for index in range(len(array)):
@@ -367,7 +380,7 @@ def _finish_children(array: pa.Array, plan: ColumnPlan, on_mismatch: OnMismatch)
     target = plan.target
     buffers = array.buffers()
     if plan.core is Core.STRUCT:
-        # flatten, not field: below a null struct there may be values that fit nothing.
+        # flatten() instead of field(), because values below a null struct may be of any kind.
         children = [
             _finish(values, child, on_mismatch)
             for values, child in zip(array.flatten(), plan.children, strict=True)

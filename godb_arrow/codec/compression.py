@@ -1,4 +1,4 @@
-"""The ways in which a body is compressed, and what the flags of a file say of them."""
+"""Compression methods of a body, and the flags that stand for them in a file."""
 
 from __future__ import annotations
 
@@ -24,28 +24,28 @@ class _Decoder(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Compression:
-    """How a body becomes the bytes of a file, and back.
+    """Method to compress and decompress a body.
 
     Attributes
     ----------
     name : str
-        As it is given to :func:`~godb_arrow.write_godb`.
+        Name of the method, as for :func:`~godb_arrow.write_godb`.
     flags : int
-        What the header says. Different ways to compress may have the same: a file is read alike.
+        Flags in the header. Methods that are decoded in the same way share them.
     readers : tuple of str
         Programs that read the file.
     decoder : callable
-        Makes what decodes a body from its beginning.
+        Function that returns a decoder of a body from its beginning.
     compress : callable
-        Makes of a piece what stands in the file; see ``compress_piece`` of the codecs.
+        Function that compresses a piece; see ``compress_piece`` of the codecs.
     decode_pieces, decode_pieces_into : callable
-        As those of the codecs.
+        Functions that decode pieces, with the codecs' signatures.
     cut_out : callable
-        What ``compress`` made of a piece.
+        Function that returns a piece as ``compress`` returned it.
     literal_head : callable
-        What stands before so many bytes that are stored as they are, at the end of the body.
+        Function that returns the bytes before a number of stored bytes at the end of the body.
     max_expansion : int
-        A byte of the file stands for at most this many of the body.
+        Maximum ratio of the sizes of the body and the file.
     """
 
     name: CompressionName
@@ -73,7 +73,7 @@ def _of_parts(
     Callable[[bytes | memoryview, Sequence[Piece]], bytes],
     Callable[[memoryview, Sequence[Piece], memoryview], None],
 ]:
-    """Two ways to decode pieces, of what gives them in parts."""
+    """Return two functions that decode pieces, based on one that yields parts."""
 
     def decode_into(data: memoryview, pieces: Sequence[Piece], into: memoryview) -> None:
         at = 0
@@ -113,7 +113,7 @@ _ALL: dict[str, Compression] = {
             *_of_parts(frames.frame_parts),
             _cut_plain,
             lambda count: b"",
-            max_expansion=1 << 15,  # a block of 128 KiB takes 4 bytes
+            max_expansion=1 << 15,  # a zstd block of 128 KiB may take 4 bytes
         ),
         Compression(
             "none",
@@ -132,12 +132,12 @@ _OF_FLAGS = {one.flags: one for one in reversed(_ALL.values())}
 
 
 def check_compression(name: object) -> Compression:
-    """The compression of a name.
+    """Return the compression with a name.
 
     Raises
     ------
     InvalidOption
-        There is none.
+        No compression has that name.
 
     Examples
     --------
@@ -153,7 +153,7 @@ def check_compression(name: object) -> Compression:
 
 
 def compression_of(flags: int) -> Compression | None:
-    """The compression that a file's flags say; None where they say something unknown.
+    """Return the compression for the flags of a file, or None if they are unknown.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Runs of whole documents, as their own bytes."""
+"""Runs of whole documents as MessagePack bytes."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ import numpy.typing as npt
 __all__ = ["CHUNK_BYTES", "Chunk", "Entries", "MeasuredEntries"]
 
 CHUNK_BYTES = 1 << 20
-"""About how many bytes of documents go into a chunk, where they can be divided so."""
+"""Approximate maximum bytes of documents in a chunk that can be divided."""
 
 
 class Chunk(NamedTuple):
-    """Whole entries on their way to a file.
+    """Chunk of whole entries, on its way to a file.
 
     Attributes
     ----------
     data : bytes or memoryview
-        The entries, one after the other.
+        Bytes of the entries, one after the other.
     documents : int
-        How many they are.
+        Number of documents.
     statistics : Row or None
-        Of :mod:`godb_arrow.query.statistics`.
+        Statistics of :mod:`godb_arrow.query.statistics`.
     compressed : tuple of bytes or None
-        What the data were compressed to, where they are a piece of another file.
+        Compressed data, if the chunk is a piece of another file.
     flags : int
-        What that file's header says of how.
+        Flags of the other file's header, which name its compression.
     sizes : bytes
-        Their packed sizes, where they are known.
+        Packed sizes of the entries, where they are known.
     """
 
     data: bytes | memoryview
@@ -46,21 +46,21 @@ class Chunk(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Entries:
-    """Consecutive entries of a collection: each an id and a document, in MessagePack.
+    """Consecutive entries of a collection, each an id and a document in MessagePack.
 
     Parameters
     ----------
     data : bytes
-        The entries, one after the other.
+        Bytes of the entries, one after the other.
     bounds : array of int64
-        ``2 n + 1`` offsets into `data`: where each id and each document begin, and the end.
+        ``2 n + 1`` offsets into `data`, where each id and each document begins, and the end.
     base : int
         Offset of ``data[0]`` in the decompressed body, for error messages.
     fields : tuple of str
-        Fields whose places were noted when the entries were found.
+        Fields whose positions were recorded by the scan.
     places : bytes
-        For each entry, the offset in `data` of each of these fields' values, in 32 bits: 0 where
-        it is not known, 2^32-1 where the document does not have the field.
+        Offset in `data` of the value of each of these fields, in 32 bits, for each entry. It is
+        0 if unknown and 2^32-1 if the document does not have the field.
 
     Examples
     --------
@@ -79,21 +79,21 @@ class Entries:
         return len(self.bounds) // 2
 
     def id(self, index: int) -> str:
-        """The id of one entry."""
+        """Return the id of one entry."""
         raw = self.data[self.bounds[2 * index] : self.bounds[2 * index + 1]]
         name: str = msgpack.unpackb(raw, raw=False, unicode_errors="surrogateescape")
         return name
 
     def ids(self) -> Iterator[str]:
-        """The ids of all entries, in order."""
+        """Yield the ids of all entries, in order."""
         return (self.id(index) for index in range(len(self)))
 
     def document(self, index: int) -> bytes:
-        """The MessagePack bytes of one document."""
+        """Return the MessagePack bytes of one document."""
         return self.data[self.bounds[2 * index + 1] : self.bounds[2 * index + 2]]
 
     def take(self, rows: npt.NDArray[np.int64]) -> Entries:
-        """Some entries, by their indices."""
+        """Return some entries by their indices."""
         edges = np.frombuffer(self.bounds, np.int64)
         first, document, last = edges[2 * rows], edges[2 * rows + 1], edges[2 * rows + 2]
         bounds = np.zeros(2 * len(rows) + 1, np.int64)
@@ -104,17 +104,17 @@ class Entries:
         return Entries(b"".join(pieces), array("q", bounds.tobytes()), self.base)
 
     def raw(self) -> memoryview:
-        """The bytes of all entries."""
+        """Return the bytes of all entries."""
         return memoryview(self.data)[self.bounds[0] : self.bounds[-1]]
 
     def between(self, first: int, last: int) -> Entries:
-        """Some of the entries, over the same bytes."""
+        """Return a range of the entries, over the same bytes."""
         if (first, last) == (0, len(self)):
             return self
         return Entries(self.data, self.bounds[2 * first : 2 * last + 1], self.base)
 
     def split(self) -> Iterator[Entries]:
-        """The same entries in parts of about `CHUNK_BYTES` at most, over the same bytes."""
+        """Yield the entries in parts of about `CHUNK_BYTES` at most, over the same bytes."""
         edges = np.frombuffer(self.bounds, np.int64)[::2]
         first = 0
         while first < len(self):
@@ -126,24 +126,24 @@ class Entries:
 
 @dataclass(frozen=True, slots=True)
 class MeasuredEntries:
-    """Consecutive entries whose sizes are known, and at which nobody has looked yet.
+    """Consecutive entries with known sizes that are not yet scanned.
 
     Parameters
     ----------
     data : bytes or memoryview
-        The entries, one after the other; until they are released.
+        Bytes of the entries, one after the other, valid until they are released.
     edges : array of int64
-        Where they begin in `data`, and the end: one more than there are entries.
+        Offsets in `data` where the entries begin, and the end.
     base : int
         Offset of ``data[0]`` in the decompressed body, for error messages.
     scan : callable
-        Finds entries in bytes, so many of them, and notes the places of some fields.
+        Function that finds a number of entries in bytes and records the positions of some fields.
     release : callable
-        To be called when nobody looks at them any more: others may take their place in memory.
+        Function to call when the entries are no longer in use, so that their memory is reused.
 
     See Also
     --------
-    godb_arrow.codec.take_measured : some of them, looked at.
+    godb_arrow.codec.take_measured : Return some of the entries, scanned.
     """
 
     data: bytes | memoryview
@@ -156,10 +156,10 @@ class MeasuredEntries:
         return len(self.edges) - 1
 
     def entries(self, fields: tuple[str, ...] = ()) -> Entries:
-        """All of them, looked at, to be decoded before they are released."""
+        """Scan all entries; decode them before they are released."""
         return self.scan(self.data, len(self), fields)
 
     def id(self, index: int) -> str:
-        """The id of one of them."""
+        """Return the id of one entry."""
         first, last = self.edges[index : index + 2].tolist()
         return self.scan(bytes(self.data[first:last]), 1, ()).id(0)

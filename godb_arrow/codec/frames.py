@@ -1,9 +1,9 @@
-"""Bodies that are no LZ4 block: zstd frames, or bytes as they are.
+"""Bodies of zstd frames and stored bytes, instead of an LZ4 block.
 
-Such a body is zstd frames, one behind the other, and then bytes that are stored as they are: what
-follows the last frame, or everything. A MessagePack map, or the top-level keys that stand at its
-end, never begin with the four bytes that a zstd frame does. Each frame says how many bytes it
-decodes to, and these are few, so that memory is bounded whatever a file claims.
+Such a body is a row of zstd frames, and then bytes that are stored uncompressed, or only these.
+Neither a MessagePack map nor the top-level keys at its end begin with the four bytes of a zstd
+frame. Each frame declares how many bytes it decodes to. The number is limited, so that memory is
+bounded for any file.
 
 The frames: RFC 8878, https://www.rfc-editor.org/rfc/rfc8878#section-3.1.1
 """
@@ -28,9 +28,9 @@ __all__ = [
 
 _MAGIC = b"\x28\xb5\x2f\xfd"
 _LEVEL = 3
-_FRAME = 4 << 20  # bytes that a frame decodes to, at most
-_MOST_FRAME = _FRAME + (64 << 10)  # and that it has, at most
-_MOST_HEAD = 18
+_FRAME_BYTES = 4 << 20  # max bytes that a frame decodes to
+_MAX_FRAME_BYTES = _FRAME_BYTES + (64 << 10)  # max bytes of the frame itself
+_MAX_HEAD_BYTES = 18
 _RLE, _RESERVED = 1, 3
 
 
@@ -48,7 +48,7 @@ def _bad_frame(at: int, problem: str) -> CorruptFile:
 
 
 def _frame_at(data: bytes, start: int, at: int) -> _Frame | None:
-    """The frame that begins at `start`; None where more bytes are needed. Errors say `at`."""
+    """Return the frame at `start`, or None if more bytes are needed; errors name offset `at`."""
     if len(data) < start + 5:
         return None
     descriptor = data[start + 4]
@@ -58,16 +58,16 @@ def _frame_at(data: bytes, start: int, at: int) -> _Frame | None:
     position = start + 5 + (not single)
     width = 1 << size_flag if size_flag or single else 0
     if not width:
-        raise _bad_frame(at, "does not say how many bytes it decodes to")
+        raise _bad_frame(at, "does not declare how many bytes it decodes to")
     if len(data) < position + width:
         return None
     size = int.from_bytes(data[position : position + width], "little") + (256 * (width == 2))
-    if size > _FRAME:
-        raise _bad_frame(at, f"claims {size} bytes; at most {_FRAME} are allowed")
+    if size > _FRAME_BYTES:
+        raise _bad_frame(at, f"claims {size} bytes; at most {_FRAME_BYTES} are allowed")
     position += width
     last = False
     while not last:
-        if position - start > _MOST_FRAME:
+        if position - start > _MAX_FRAME_BYTES:
             raise _bad_frame(at, "has no end")
         if len(data) < position + 3:
             return None
@@ -93,12 +93,12 @@ def _decompress(data: bytes, start: int, frame: _Frame, at: int) -> bytes:
 
 
 class FrameDecoder:
-    """Decode a body of zstd frames and stored bytes, given in pieces.
+    """Decoder of a body of zstd frames and stored bytes, fed in pieces.
 
     Parameters
     ----------
     stored : bool
-        Whether there are no frames at all.
+        Whether the body has no frames.
 
     Examples
     --------
@@ -125,7 +125,7 @@ class FrameDecoder:
         return b"".join(parts)
 
     def _next(self, fetch: Callable[[], bytes]) -> bytes:
-        """The next bytes; none at the end."""
+        """Return the next bytes, or none at the end."""
         while not self._stored:
             begins = self._input[:4]
             if begins == _MAGIC:
@@ -152,19 +152,19 @@ class FrameDecoder:
 
 
 def compress_frames(content: bytes, *_: object) -> tuple[bytes, bytes]:
-    """Compress a piece to zstd frames; there are no literals behind them."""
+    """Compress a piece to zstd frames, with no literals after them."""
     codec = pa.Codec("zstd", compression_level=_LEVEL)
-    parts = (content[at : at + _FRAME] for at in range(0, len(content), _FRAME))
+    parts = (content[at : at + _FRAME_BYTES] for at in range(0, len(content), _FRAME_BYTES))
     return b"".join(codec.compress(part, asbytes=True) for part in parts), b""
 
 
 def store(content: bytes, *_: object) -> tuple[bytes, bytes]:
-    """A piece as it is."""
+    """Return a piece unchanged."""
     return content, b""
 
 
 def frame_parts(data: bytes | memoryview, pieces: Sequence[Piece]) -> Iterator[bytes]:
-    """What pieces that are zstd frames decode to, in parts."""
+    """Yield parts of the decoded content of pieces that are zstd frames."""
     data = bytes(data)
     for piece in pieces:
         yield from _decode_frames(data, piece)
@@ -184,10 +184,9 @@ def _decode_frames(data: bytes, piece: Piece) -> Iterator[bytes]:
 
 
 def stored_parts(data: bytes | memoryview, pieces: Sequence[Piece]) -> Iterator[bytes | memoryview]:
-    """Pieces that are as they were."""
+    """Yield the content of pieces that are stored uncompressed."""
     for piece in pieces:
-        if piece.skip or piece.tail or piece.length != piece.size or (
-            len(data) < piece.at + piece.length
-        ):  # fmt: skip
+        is_plain = not piece.skip and not piece.tail and piece.length == piece.size
+        if not is_plain or len(data) < piece.at + piece.length:
             raise damaged_piece(piece)
         yield data[piece.at : piece.at + piece.length]

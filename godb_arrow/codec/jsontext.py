@@ -1,6 +1,6 @@
-"""One value as JSON text, and back, losing nothing that JSON can be made to say.
+"""Conversion of a value to JSON text and back, without loss.
 
-What JSON has no word for is a map with one reserved key, as in go-db's own test files:
+A value that JSON cannot express becomes a map with one reserved key, as in go-db's test files:
 
 ===========================  ==========================================================
 value                        JSON
@@ -37,7 +37,7 @@ _LAST_SECOND = 253_402_300_799  # 9999-12-31T23:59:59Z
 
 
 def is_utf8(text: str) -> bool:
-    """Whether a string was valid UTF-8 when it was decoded with ``surrogateescape``."""
+    """Return whether a string was valid UTF-8 when it was decoded with ``surrogateescape``."""
     if text.isascii():
         return True
     try:
@@ -48,7 +48,7 @@ def is_utf8(text: str) -> bool:
 
 
 def timestamp_text(seconds: int, nanoseconds: int) -> str | None:
-    """RFC 3339 text of a UTC timestamp, or None outside the years 1 to 9999."""
+    """Return the RFC 3339 text of a UTC timestamp, or None outside the years 1 to 9999."""
     if not _FIRST_SECOND <= seconds <= _LAST_SECOND:
         return None
     text = (_EPOCH + dt.timedelta(seconds=seconds)).strftime("%m-%dT%H:%M:%S")
@@ -63,11 +63,11 @@ def to_json_text(value: Any, *, plain: bool = False) -> str:
     Parameters
     ----------
     value : object
-        What :func:`godb_arrow.codec.load` gives for a document, or a part of it; maps may
-        also be tuples of pairs.
+        Document or part of one, as :func:`godb_arrow.codec.load` returns it. Maps may also be
+        tuples of pairs.
     plain : bool
-        Write timestamps as plain strings, binary as base64, and NaN and infinities as null,
-        for programs that know only JSON. This loses the difference to strings and nil.
+        Whether to write timestamps as plain strings, binary as base64, and NaN and infinities as
+        null, for programs that know only JSON. They are then the same as strings and nil.
 
     Returns
     -------
@@ -114,7 +114,7 @@ def _write(value: Any, plain: bool) -> Iterable[str]:
         return (_time(stamp.seconds, stamp.nanoseconds, plain),)
     if kind is msgpack.ExtType:
         return (f'{{"$ext":[{value.code},"{value.data.hex()}"]}}',)
-    raise TypeError(f"no MessagePack value has the type {kind.__name__}")
+    raise TypeError(f"MessagePack has no value of the type {kind.__name__}")
 
 
 def _closed(parts: list[str], end: str) -> list[str]:
@@ -170,17 +170,17 @@ def _time(seconds: int, nanoseconds: int, plain: bool) -> str:
 
 
 def from_json_text(text: str | bytes) -> Any:
-    """Read what :func:`to_json_text` wrote.
+    """Read the text that :func:`to_json_text` wrote.
 
     Parameters
     ----------
     text : str or bytes
-        One JSON value.
+        JSON text of one value.
 
     Returns
     -------
     object
-        Timestamps are ``msgpack.Timestamp``, extension types ``msgpack.ExtType``.
+        Value, with timestamps as ``msgpack.Timestamp`` and extensions as ``msgpack.ExtType``.
 
     Raises
     ------

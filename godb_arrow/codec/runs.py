@@ -1,4 +1,4 @@
-"""Runs: decompressed entries that lie side by side in borrowed or owned memory."""
+"""Runs of decompressed entries, side by side in borrowed or owned memory."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ __all__ = ["Run"]
 
 
 class Loan(NamedTuple):
-    """Entries in memory that others use after them.
+    """Entries in borrowed memory.
 
     Attributes
     ----------
     entries : Entries
-        Nothing of them may be kept: ids and documents of theirs are views of that memory.
+        Borrowed entries. Keep nothing of them, because their ids and documents are views.
     release : callable
-        To be called when nobody looks at them any more.
+        Function to call when the entries are no longer in use.
     """
 
     entries: codec.Entries
@@ -27,22 +27,22 @@ class Loan(NamedTuple):
 
 
 class Run(NamedTuple):
-    """Consecutive documents of a collection, which may still be compressed.
+    """Run of consecutive documents of a collection, which may still be compressed.
 
-    They are asked for in one of the three ways, and once: others get their memory then.
+    Ask for the documents in one of the three ways, and only once. Their memory is reused after.
 
     Attributes
     ----------
     start : int
-        The row of the first one.
+        Row of the first document.
     documents : int
-        How many they are.
+        Number of documents.
     load : callable
-        Gives their entries.
+        Function that returns the entries.
     measured : callable
-        Gives them without having looked at them; None where their sizes are not known.
+        Function that returns the entries unscanned, or None where their sizes are not known.
     lend : callable, optional
-        Gives their entries to somebody who only decodes them.
+        Function that returns borrowed entries, to a caller that only decodes them.
     """
 
     start: int
@@ -53,13 +53,13 @@ class Run(NamedTuple):
 
     @classmethod
     def of(cls, entries: codec.Entries, start: int = 0) -> Run:
-        """Documents that are in memory."""
+        """Create a run of documents that are in memory."""
         return cls(start, len(entries), lambda: entries)
 
     def loaded(self) -> codec.Entries:
-        """The entries."""
+        """Return the entries."""
         return self.load()
 
     def lent(self) -> Loan:
-        """The entries, to be decoded and given back."""
+        """Return the entries as borrowed memory, to be decoded and released."""
         return self.lend() if self.lend is not None else Loan(self.load(), lambda: None)

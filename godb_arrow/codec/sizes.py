@@ -1,8 +1,8 @@
-"""The sizes of a piece's entries, packed: with them one is found without passing over others.
+"""Packed sizes of a piece's entries, with which a reader finds an entry without scanning others.
 
-Packed they are the bits that each takes beyond the least size (0, 4, 8, 16 or 32), that size in
-four bytes, the sizes less the least one, and the XXH3-64 of all this. Entries of a piece are mostly
-about as large as each other, so that four or eight bits are enough.
+Packed sizes begin with the number of bits of each size (0, 4, 8, 16 or 32) and the min size in
+four bytes. The sizes less the min and the XXH3-64 of all this follow. Entries of a piece are mostly
+of similar size, so that four or eight bits are enough.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import xxhash
 __all__ = ["most_packed", "pack_if_worthwhile", "pack_sizes", "packed_head", "unpack_sizes"]
 
 HEAD_SIZE = 5
-_LEAST_ENTRY = 2  # bytes: so many entries are claimed at most, and memory taken for
-_FOOT_SIZE = 8
+_MIN_ENTRY_BYTES = 2  # limits the number of entries that a file can claim, and their memory
+_FOOT_BYTES = 8
 _TYPES: dict[int, np.dtype[Any]] = {
     8: np.dtype("u1"),
     16: np.dtype("<u2"),
@@ -61,55 +61,55 @@ def pack_sizes(sizes: npt.NDArray[np.uint32]) -> bytes:
 
 
 def most_packed(size: int) -> int:
-    """How many bytes packed sizes have at most, for entries of so many: more is not worthwhile."""
+    """Return the max bytes of packed sizes for entries of `size` bytes in total."""
     return size // 8 + 16
 
 
 def pack_if_worthwhile(sizes: npt.NDArray[np.uint32]) -> bytes:
-    """Pack the sizes of entries; nothing, where they would have many bytes for what they help."""
+    """Pack the sizes of entries, or return nothing where the result would be too large."""
     packed = pack_sizes(sizes)
     return packed if len(packed) <= most_packed(int(sizes.sum(dtype=np.int64))) else b""
 
 
 def packed_head(packed: bytes, count: int, total: int) -> tuple[int, int] | None:
-    """The bits of each size and the least one; None where they are not those of such entries."""
-    if len(packed) < HEAD_SIZE + _FOOT_SIZE or _LEAST_ENTRY * count > total:
+    """Return the bits of each size and the min size, or None if these are of other entries."""
+    if len(packed) < HEAD_SIZE + _FOOT_BYTES or _MIN_ENTRY_BYTES * count > total:
         return None
-    if xxhash.xxh3_64_digest(packed[:-_FOOT_SIZE]) != packed[-_FOOT_SIZE:]:
+    if xxhash.xxh3_64_digest(packed[:-_FOOT_BYTES]) != packed[-_FOOT_BYTES:]:
         return None
     bits, least = packed[0], int.from_bytes(packed[1:HEAD_SIZE], "little")
     if bits not in (0, 4, *_TYPES):
         return None
-    right = len(packed) == HEAD_SIZE + (count * bits + 7) // 8 + _FOOT_SIZE
+    right = len(packed) == HEAD_SIZE + (count * bits + 7) // 8 + _FOOT_BYTES
     return (bits, least) if right else None
 
 
 def unpack_sizes(
     packed: Sequence[bytes], counts: Sequence[int], totals: Sequence[int]
 ) -> npt.NDArray[np.int64] | None:
-    """Where the entries of consecutive pieces begin and end, from their sizes.
+    """Return the offsets where the entries of consecutive pieces begin and end.
 
     Parameters
     ----------
     packed : sequence of bytes
-        What :func:`pack_sizes` gave for each piece.
+        Result of :func:`pack_sizes` for each piece.
     counts : sequence of int
-        How many entries each has.
+        Number of entries of each piece.
     totals : sequence of int
-        Bytes of each one's entries.
+        Bytes of the entries of each piece.
 
     Returns
     -------
     array of int64 or None
-        The edges, one more than there are entries; None where the bytes are damaged, or are the
-        sizes of others.
+        Edges, one more than there are entries. None where the bytes are damaged, or are the sizes
+        of other entries.
     """
     edges = [np.zeros(1, np.int64)]
     for one, count, total in zip(packed, counts, totals, strict=True):
         head = packed_head(one, count, total)
         if head is None:
             return None
-        ends = np.cumsum(_more(one[HEAD_SIZE:-_FOOT_SIZE], head[0], count) + head[1])
+        ends = np.cumsum(_more(one[HEAD_SIZE:-_FOOT_BYTES], head[0], count) + head[1])
         if ends[-1] != total:
             return None
         edges.append(ends + edges[-1][-1])

@@ -1,6 +1,6 @@
-"""Python values and Arrow arrays as MessagePack, and documents as dicts.
+"""Conversion of Python values and Arrow arrays to MessagePack, and of documents to dicts.
 
-How Arrow types are stored in documents, beyond those that MessagePack has:
+Arrow types that MessagePack does not have are stored like this:
 
 =======================  ====================================================================
 Arrow type               in the document
@@ -47,20 +47,20 @@ _TIMESTAMP_HEADS = (b"\xd6\xff", b"\xd7\xff", b"\xc7\x0c\xff")
 
 
 def load(data: bytes) -> dict[Any, Any]:
-    """Decode one document, exactly as it is stored.
+    """Decode one document without loss.
 
     Parameters
     ----------
     data : bytes
-        The document's MessagePack.
+        Document in MessagePack.
 
     Returns
     -------
     dict
-        Timestamps are ``datetime`` in UTC, or ``msgpack.Timestamp`` where a datetime cannot
-        hold them (nanoseconds, years outside 1 to 9999). A string that is not UTF-8 has
-        surrogate escapes for the bytes, as file names have in Python. Other extension types
-        are ``msgpack.ExtType``. Keys that Python cannot hash are tuples.
+        Document. Timestamps are ``datetime`` in UTC, or ``msgpack.Timestamp`` where a datetime
+        cannot hold them (nanoseconds, years outside 1 to 9999). A string that is not UTF-8 has
+        surrogate escapes for the bytes, as file names have in Python. Other extension types are
+        ``msgpack.ExtType``. Keys that Python cannot hash are tuples.
 
     Raises
     ------
@@ -85,19 +85,19 @@ def load(data: bytes) -> dict[Any, Any]:
 
 
 def load_entries(data: bytes, count: int) -> list[Any] | None:
-    """Decode entries all at once: ids and documents in turn.
+    """Decode ids and documents of entries at once, in turn.
 
     Parameters
     ----------
     data : bytes
-        The entries, one after the other.
+        Bytes of the entries, one after the other.
     count : int
-        How many there are.
+        Number of entries.
 
     Returns
     -------
     list or None
-        As :func:`load` gives documents; None when one of them needs a look of its own.
+        Documents as :func:`load` returns them; None if a document must be decoded on its own.
     """
     if any(head in data for head in _TIMESTAMP_HEADS):
         return None
@@ -146,7 +146,7 @@ def _with_datetimes(value: Any) -> Any:
 
 
 def pack_entry(identity: str, document: dict[Any, Any]) -> bytes:
-    """An entry of a collection: the id and the document, in MessagePack."""
+    """Pack an entry of a collection: the id and the document, in MessagePack."""
     return pack(identity) + pack(document)
 
 
@@ -156,9 +156,9 @@ def pack(value: Any) -> bytes:
     Parameters
     ----------
     value : object
-        A document or a part of one. Beyond what MessagePack has: NumPy scalars and arrays,
-        pandas timestamps and missing values, dates, times, timedeltas, decimals and UUIDs are
-        stored as the module's table says. A datetime without a zone is taken to be UTC.
+        Document or part of one. NumPy scalars and arrays, pandas timestamps and missing values,
+        dates, times, timedeltas, decimals and UUIDs are stored by the module's table. A datetime
+        without a zone is taken as UTC.
 
     Returns
     -------
@@ -167,7 +167,7 @@ def pack(value: Any) -> bytes:
     Raises
     ------
     InvalidDocument
-        A value cannot be stored; the message has the path to it.
+        A value cannot be stored; the message has its path.
     DepthExceeded
         The value nests deeper than 128 levels.
 
@@ -207,7 +207,7 @@ def _check_depth(document: Any) -> None:
 
 
 def _find_invalid(value: Any, path: str) -> str | None:
-    """The path to the first value that cannot be packed by itself."""
+    """Return the path to the first value that cannot be packed by itself."""
     children: Iterator[tuple[str, Any]]
     if isinstance(value, dict):
         children = ((f"{path}.{key}" if path else str(key), item) for key, item in value.items())
@@ -224,10 +224,10 @@ def _find_invalid(value: Any, path: str) -> str | None:
 
 
 def _default(value: Any) -> Any:
-    """Stand-ins for values that MessagePack does not have."""
+    """Replace a value that MessagePack does not have by one that it has."""
     kind = type(value)
     if kind.__name__ in ("NAType", "NaTType") and kind.__module__.startswith("pandas."):
-        return None  # before datetime: NaT is one
+        return None  # checked before datetime, because NaT is a datetime
     if isinstance(value, dt.datetime):
         return _stamp(value)
     if isinstance(value, dt.date):
@@ -278,19 +278,19 @@ _Writer = Callable[[pa.Array, str], list[Any]]
 
 
 def wire_values(array: pa.Array, path: str) -> list[Any]:
-    """An Arrow array as values that MessagePack has, by the module's table.
+    """Convert an Arrow array to values that MessagePack has, by the module's table.
 
     Parameters
     ----------
     array : pyarrow.Array
-        One column of a record batch.
+        Column of a record batch.
     path : str
-        The column's name, for messages.
+        Name of the column, for messages.
 
     Returns
     -------
     list
-        One value for each row; None for null.
+        Values, one for each row; None for null.
 
     Raises
     ------

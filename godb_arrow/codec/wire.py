@@ -1,8 +1,8 @@
-"""Record batches as the few Arrow types that the kernel writes to documents.
+"""Conversion of record batches to the few Arrow types that the kernel writes to documents.
 
-The rules are those of :mod:`godb_arrow.codec.values`, on whole arrays: int64 from all signed
-integers, timestamps from dates, nanoseconds from times and durations, text from decimals, and so
-on. What has no such form is packed value by value.
+The rules are the same as in :mod:`godb_arrow.codec.values`, on whole arrays. Signed integers become
+int64, dates timestamps, times and durations nanoseconds, decimals text, and so on. Values without
+such a form are packed one by one.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from godb_arrow.schema import ID_FIELD, is_json
 
 __all__ = ["wire_columns"]
 
-_PACKED = 12  # one more than the core types: MessagePack already
+_PACKED = 12  # code after the core types, for values that are MessagePack already
 
 _Plan = tuple[int, int, bytes, tuple[Any, ...]]
 
@@ -30,14 +30,14 @@ def wire_columns(batch: pa.RecordBatch) -> tuple[pa.Array, _Plan]:
     Parameters
     ----------
     batch : pyarrow.RecordBatch
-        Rows; a column ``_id`` is passed over.
+        Rows; a column ``_id`` is ignored.
 
     Returns
     -------
     rows : pyarrow.StructArray
-        The columns, in types that the kernel knows.
+        Columns, in types that the kernel knows.
     plan : tuple
-        How they are written: code, unit, packed name, children.
+        Plan of each column: code, unit, packed name, children.
     """
     arrays, plans, names = [], [], []
     for name, column in zip(batch.schema.names, batch.columns, strict=True):
@@ -53,7 +53,7 @@ def wire_columns(batch: pa.RecordBatch) -> tuple[pa.Array, _Plan]:
 
 
 def _wire(array: pa.Array, path: str, key: bytes) -> tuple[pa.Array, _Plan]:
-    """An array in a type that the kernel knows, and how it is written."""
+    """Convert an array to a type that the kernel knows, and plan how to write it."""
     types = pa.types
     data_type = array.type
     if is_json(data_type):
@@ -149,7 +149,7 @@ def _is_other_list(data_type: pa.DataType) -> bool:
 
 
 def _list(array: pa.Array, path: str, key: bytes) -> tuple[pa.Array, _Plan]:
-    # flatten gives the elements of the rows that are there, in order, whatever the layout.
+    # flatten() returns the elements of the valid rows, in order, for every layout.
     values, plan = _wire(array.flatten(), f"{path}[]", b"")
     if pa.types.is_fixed_size_list(array.type):
         lengths = pc.if_else(array.is_valid(), array.type.list_size, 0)

@@ -1,1 +1,1 @@
-"""Rows and dicts to documents and back, and document ids."""
+"""Conversion of rows and dicts to documents and back, and document ids."""

@@ -1,4 +1,4 @@
-"""Documents, tables and DataFrames as entries: ids and documents in MessagePack."""
+"""Encoding of documents, tables and DataFrames as entries: ids and documents in MessagePack."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ from godb_arrow.schema import ID_FIELD
 __all__ = ["Encoded", "check_document_size", "check_sizes", "encode_rows", "renumber"]
 
 _MAP_HEADERS = {0xDE: 3, 0xDF: 5}
-"""Bytes before the first key of a MessagePack map, by its first byte; else 1."""
+"""Size in bytes of the header of a MessagePack map, by its first byte; 1 for other maps."""
 
 _PACKED_ID_FIELD = codec.pack(ID_FIELD)
-_STRING_HEAD = 5  # bytes before a string in MessagePack, max
-_MAX_SHOWN = 100  # characters of an id in a message
+_STRING_HEAD_BYTES = 5  # at most, before a string in MessagePack
+_MAX_SHOWN_CHARACTERS = 100  # of an id in a message
 
 
 class Encoded(NamedTuple):
-    """Entries, as they are stored.
+    """Encoded entries, ready to be stored.
 
     Attributes
     ----------
     chunk : bytes
-        The entries, one after the other.
+        Bytes of the entries, one after the other.
     ids : pyarrow.BinaryArray
-        The documents' ids.
+        Ids of the documents.
     given : bool
-        Whether ids are the caller's; else all are generated.
+        Whether the caller chose ids; otherwise all are generated.
     statistics : Row or None
-        Where they were cheap.
+        Statistics, where they were cheap to compute.
     generated : sequence of int
         Rows whose ids were generated.
     """
@@ -53,7 +53,7 @@ class Encoded(NamedTuple):
     generated: Sequence[int] = ()
 
     def entries(self) -> codec.Entries:
-        """The entries with their bounds."""
+        """Return the entries with their bounds."""
         return codec.scan_entries(self.chunk, 0, len(self.ids), len(self.chunk) + 1, 0)
 
 
@@ -63,37 +63,37 @@ def check_document_size(identity: str, raw: bytes, limit: int) -> None:
     Parameters
     ----------
     identity : str
-        Its id.
+        Id of the document.
     raw : bytes
-        Its MessagePack.
+        MessagePack of the document.
     limit : int
-        ``max_document_bytes``: max bytes of the document with its id.
+        Maximum bytes of the document with its id, ``max_document_bytes``.
 
     Raises
     ------
     DocumentTooLarge
     """
-    most = len(raw) + 4 * len(identity) + _STRING_HEAD  # most ids are much shorter than that
-    if most > limit:
+    bound = len(raw) + 4 * len(identity) + _STRING_HEAD_BYTES  # UTF-8 has at most 4 bytes each
+    if bound > limit:
         _check_size(identity, len(raw) + len(codec.pack(identity)), limit)
 
 
 def check_sizes(sizes: npt.NDArray[np.integer[Any]], ids: pa.Array, limit: int) -> None:
-    """Check that readers accept documents that are encoded.
+    """Check that readers accept encoded documents.
 
     Parameters
     ----------
     sizes : array of int
         Bytes of each document with its id.
     ids : pyarrow.BinaryArray
-        Their ids.
+        Ids of the documents.
     limit : int
-        ``max_document_bytes``.
+        Maximum bytes of a document with its id, ``max_document_bytes``.
 
     Raises
     ------
     DocumentTooLarge
-        Names the first that is too large.
+        A document is larger. The error names the first one.
     """
     if len(sizes) and sizes.max() > limit:
         index = int(np.argmax(sizes > limit))
@@ -103,10 +103,11 @@ def check_sizes(sizes: npt.NDArray[np.integer[Any]], ids: pa.Array, limit: int) 
 
 def _check_size(identity: str, size: int, limit: int) -> None:
     if size > limit:
-        shown = identity if len(identity) <= _MAX_SHOWN else identity[:_MAX_SHOWN] + "…"
+        is_short = len(identity) <= _MAX_SHOWN_CHARACTERS
+        shown = identity if is_short else identity[:_MAX_SHOWN_CHARACTERS] + "…"
         raise DocumentTooLarge(
             f"document {shown!r} has {size} bytes, more than max_document_bytes={limit}",
-            advice="divide it, or raise max_document_bytes here and wherever it is read",
+            advice="divide the document, or raise max_document_bytes for writing and reading",
         )
 
 
@@ -124,17 +125,17 @@ def encode_rows(
     Parameters
     ----------
     rows : Rows
-        What to encode.
+        Rows to encode.
     id_column : str or None
-        The field with the ids; ``_id``, where there is one, if it is None.
+        Field with the ids; ``_id`` by default, where it exists.
     omit_nulls : bool
-        Leave nulls of a table out, instead of storing nil.
+        Whether to omit nulls of a table, instead of storing nil.
     sequence : IdSequence
-        Gives ids to documents that have none.
+        Source of ids for documents that have none.
     fields : pyarrow.Schema, optional
-        Those of which statistics are made, where that is cheap.
+        Fields to compute statistics of, where that is cheap.
     max_document_bytes : int
-        Max bytes of a document with its id, which readers accept.
+        Maximum bytes of a document with its id, as readers accept it.
 
     Yields
     ------
@@ -165,14 +166,14 @@ def encode_rows(
 
 
 def threads() -> int:
-    """How many threads encode at the same time."""
+    """Return the number of threads that encode at the same time."""
     return available_cores() if codec.BACKEND == "native" else 1
 
 
 def batches_with_ids(
     rows: Rows, id_column: str | None, sequence: IdSequence
 ) -> Iterator[tuple[pa.RecordBatch, pa.Array]]:
-    """The record batches, and the ids of each one's rows."""
+    """Yield the record batches, each with the ids of its rows."""
     column = id_column_of(rows, id_column)
     row = 0
     for batch in rows.batches:
@@ -191,8 +192,8 @@ def _encode_documents(
     ids: list[str] = []
     generated = array("I")
     given = False
-    for index, found in enumerate(documents):
-        identity, document, was_given = identify(found, sequence, id_field, index)
+    for index, row in enumerate(documents):
+        identity, document, was_given = identify(row, sequence, id_field, index)
         given = given or was_given
         if not was_given:
             generated.append(len(ids))
@@ -216,23 +217,23 @@ def _encode_documents(
 def renumber(
     entries: codec.Entries, generated: Sequence[int], sequence: IdSequence
 ) -> tuple[bytes, pa.Array]:
-    """Generate the ids of documents again, after those that a sequence has seen meanwhile.
+    """Generate the ids of documents again, after other ids that the sequence has seen.
 
     Parameters
     ----------
     entries : Entries
-        Documents, as :func:`encode_rows` made them.
+        Documents that :func:`encode_rows` encoded.
     generated : sequence of int
         Rows whose ids were generated, in order.
     sequence : IdSequence
-        Gives the new ids, and sees the others.
+        Source of the new ids, which also sees the other ids.
 
     Returns
     -------
     chunk : bytes
-        The entries, one after the other.
+        Bytes of the entries, one after the other.
     ids : pyarrow.BinaryArray
-        The documents' ids.
+        Ids of the documents.
     """
     ids: list[str] = []
     chunk = bytearray()

@@ -25,17 +25,23 @@ __all__ = [
     "repeated_ids",
 ]
 
+_REGIONS = ((20, 18), (24, 14), (28, 10), (32, 6))
+"""Bits of a writer's ids, and bits of the writers, in each region of a job's numbers."""
+
+IDS_OF_A_JOB = sum(1 << (ids + writers) for ids, writers in _REGIONS)
+"""Number of ids that are reserved for a job whose writers work in several processes."""
+
 
 class IdSequence:
-    """Generated ids "1", "2", … as go-db gives them, each after every number seen before.
+    """Sequence of generated ids "1", "2", … like go-db's, each above every number seen before.
 
-    A number is an id of decimal digits without leading zeros, below 2**62. Other ids, also longer
-    numbers, are never generated, so that the sequence does not follow them.
+    A number is an id of decimal digits without leading zeros, below 2**62. Other ids, such as
+    longer numbers, are never generated, so the sequence ignores them.
 
     Parameters
     ----------
     next_id : int
-        The number that comes next.
+        Number of the next id.
     """
 
     def __init__(self, next_id: int = 1) -> None:
@@ -59,23 +65,23 @@ class IdSequence:
         return str(self.reserve(1))
 
     def reserve(self, count: int) -> int:
-        """Reserve numbers that follow each other, and return the first."""
+        """Reserve consecutive numbers and return the first."""
         with self._lock:
             first = self._first_of(count)
             self.next_id = first + count
             return first
 
     def _first_of(self, count: int) -> int:
-        """Return the first of so many free numbers; the caller holds the lock."""
+        """Return the first of `count` free numbers; the caller holds the lock."""
         if self.next_id + count > codec.MAX_NUMBER:
             raise LimitExceeded(
-                f"the next id would be {self.next_id + count - 1}, and generated ids end at 2**62",
+                f"the next id is {self.next_id + count - 1}, but generated ids end at 2**62",
                 advice='give the documents an "_id"',
             )
         return self.next_id
 
     def see(self, identity: str) -> None:
-        """Continue after an id that a caller chose."""
+        """Continue after an id that the caller chose."""
         number = number_of(identity)
         if number is not None:
             self.see_greatest(number)
@@ -86,25 +92,18 @@ class IdSequence:
             self.next_id = max(self.next_id, number + 1)
 
 
-_REGIONS = ((20, 18), (24, 14), (28, 10), (32, 6))
-"""Bits of the ids that a writer gets in each region of a job's numbers, and bits of the writers."""
-
-IDS_OF_A_JOB = sum(1 << (ids + writers) for ids, writers in _REGIONS)
-"""Numbers that are reserved for a job whose writers work in several processes."""
-
-
 class SharedIds(IdSequence):
-    """Generated ids of one writer among several that share the numbers reserved for a job.
+    """Sequence of one writer among several that share the ids reserved for a job.
 
     Each writer has a block of the first region, which serves many writers. A writer with more
-    documents goes on in the next region, which has larger blocks for fewer writers.
+    documents continues in the next region, which has larger blocks for fewer writers.
 
     Parameters
     ----------
     first : int or None
-        The first of :data:`IDS_OF_A_JOB` reserved numbers; None without any.
+        First of the :data:`IDS_OF_A_JOB` reserved numbers; None if none are reserved.
     writer : int
-        The writer's number, from 0; no two writers of a job have the same.
+        Number of the writer, from 0 and unique in the job.
 
     Examples
     --------
@@ -123,14 +122,14 @@ class SharedIds(IdSequence):
             block = next(self._blocks, None)
             if block is None:
                 raise LimitExceeded(
-                    f"no ids are reserved for so many documents of writer {self._writer}",
-                    advice='give the documents an "_id", or divide them among more writers',
+                    f"writer {self._writer} has more documents than reserved ids",
+                    advice='give the documents an "_id", or use more writers',
                 )
             self.next_id, self._end = block.start, block.stop
         return self.next_id
 
     def see_greatest(self, number: int) -> None:
-        """Continue after a number, where it is one of this writer's block."""
+        """Continue after a number, if it is in this writer's block."""
         with self._lock:
             if self.next_id <= number < self._end:
                 self.next_id = number + 1
@@ -145,37 +144,37 @@ def _blocks_of(first: int, writer: int) -> Iterator[range]:
 
 
 def number_of(identity: str) -> int | None:
-    """Return the number that an id is, if ids like it are generated; else None."""
+    """Return the number of an id that could be generated, else None."""
     return codec.id_number(identity.encode()) or None if identity.isascii() else None
 
 
 def identify(
-    found: Any, sequence: IdSequence, id_field: str = ID_FIELD, index: int = 0
+    row: Any, sequence: IdSequence, id_field: str = ID_FIELD, index: int = 0
 ) -> tuple[str, dict[Any, Any], bool]:
-    """The id of a document, the document with it, and whether it had one.
+    """Return the id of a document, the document with that id, and whether it had one.
 
     Parameters
     ----------
-    found : mapping
-        A document, as a caller gives it.
+    row : mapping
+        Document from the caller.
     sequence : IdSequence
-        Gives it an id where it has none.
+        Source of an id where the document has none.
     id_field : str
-        The field with the id.
+        Field with the id.
     index : int
-        Its number, for messages.
+        Number of the document, for messages.
 
     Raises
     ------
     InvalidDocument
-        It is no mapping, or has no good id.
+        The document is no mapping, or has no valid id.
     """
-    if not isinstance(found, Mapping):
+    if not isinstance(row, Mapping):
         raise InvalidDocument(
-            f"document number {index} is a {type(found).__name__}, not a dict",
+            f"document number {index} is a {type(row).__name__}, not a dict",
             advice="give an iterable of dicts",
         )
-    document = dict(found)
+    document = dict(row)
     given = id_field in document
     if given:
         identity = id_of(document[id_field], f"document number {index}")
@@ -185,13 +184,13 @@ def identify(
     else:
         raise InvalidDocument(
             f"document number {index} has no field {id_field!r} for its id",
-            advice="give every document one, or leave out id_column",
+            advice=f"give every document a field {id_field!r}, or omit id_column",
         )
     return identity, with_id(document, identity), given
 
 
 def with_id(document: dict[Any, Any], identity: str) -> dict[Any, Any]:
-    """The document, with its id where documents have it."""
+    """Return the document with its id in the field of the id."""
     if document.get(ID_FIELD) != identity:
         document = {ID_FIELD: identity, **document}
         document[ID_FIELD] = identity
@@ -199,7 +198,7 @@ def with_id(document: dict[Any, Any], identity: str) -> dict[Any, Any]:
 
 
 def pack_ids(ids: Iterable[str]) -> pa.Array:
-    """Ids as a binary array."""
+    """Pack ids as a binary array."""
     raw = [identity.encode("utf-8", "surrogateescape") for identity in ids]
     return pa.array(raw, pa.binary())
 
@@ -208,7 +207,7 @@ _ID_PLAN = codec.plan_columns(pa.schema({ID_FIELD: pa.string()}))
 
 
 def ids_of(entries: codec.Entries) -> pa.Array:
-    """The ids of entries as a binary array, without a Python object for each."""
+    """Return the ids of entries as a binary array, without a Python object for each."""
     try:
         return codec.decode_batch(entries, _ID_PLAN).column(0).cast(pa.binary())
     except GodbError:  # an id that is not UTF-8
@@ -216,7 +215,7 @@ def ids_of(entries: codec.Entries) -> pa.Array:
 
 
 def repeated_ids(ids: Iterable[str]) -> list[str]:
-    """Those of some ids that occur more than once, in the order in which they do."""
+    """Return the ids that occur more than once, in the order of their repetition."""
     seen: set[str] = set()
     repeated: dict[str, None] = {}
     for identity in ids:
@@ -227,7 +226,7 @@ def repeated_ids(ids: Iterable[str]) -> list[str]:
 
 
 def id_of(value: Any, where: str) -> str:
-    """A document id as the string that it is stored as."""
+    """Return a document id as the string that is stored."""
     if isinstance(value, str):
         return value
     if hasattr(value, "item") and not isinstance(value, (bytes, bytearray)):
@@ -240,7 +239,7 @@ def id_of(value: Any, where: str) -> str:
 
 
 def ids_in(column: pa.Array, name: str, before: int) -> pa.Array:
-    """Return the ids that a column gives, as strings."""
+    """Return the ids of a column as strings."""
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
     if not (pa.types.is_integer(column.type) or is_text(column.type)):

@@ -1,4 +1,4 @@
-"""Loading documents of decompressed entries as Python dicts."""
+"""Loading of decompressed entries as Python dicts."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 
 def load_entry(entries: codec.Entries, index: int) -> dict[Any, Any]:
-    """One document as a dict, under the id that the collection has it."""
+    """Return a document as a dict, with the id that the collection has for it."""
     identity = entries.id(index)
     try:
         document = codec.load(entries.document(index))
@@ -32,7 +32,7 @@ def load_entry(entries: codec.Entries, index: int) -> dict[Any, Any]:
 
 
 def load_run(entries: codec.Entries) -> Iterator[dict[Any, Any]]:
-    """All documents of a run as dicts, each under the id that the collection has it."""
+    """Yield the documents of a run as dicts, each with the id that the collection has for it."""
     loaded = codec.load_entries(bytes(entries.raw()), len(entries))
     if loaded is None:
         for index in range(len(entries)):

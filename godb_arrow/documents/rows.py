@@ -1,4 +1,4 @@
-"""Rows of callers (dicts, frames, record batches) as record batches of bounded size."""
+"""Conversion of a caller's rows (dicts, frames, record batches) to batches of bounded size."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ __all__ = ["Rows", "is_text", "rows_of"]
 
 
 ROWS = 16_384  # rows of a table, or documents, that are encoded at once
-_MAX_DICTIONARY = 1 << 20
+_MAX_DICTIONARY_BYTES = 1 << 20
 
 
 @dataclass(slots=True)
 class Rows:
-    """What is to be written: record batches of a schema, or documents."""
+    """Rows to write, as record batches with a schema or as documents."""
 
     schema: pa.Schema | None
     batches: Iterable[pa.RecordBatch] = ()
-    in_memory: bool = False  # so that the batches can be gone through a second time
+    in_memory: bool = False  # whether the batches can be iterated a second time
     documents: Iterable[Mapping[Any, Any]] = ()
 
 
 def rows_of(data: Any, id_column: str | None) -> Rows:
-    """What a caller gave to be stored, checked as far as its schema tells.
+    """Return the rows to write, checked as far as their schema allows.
 
     Parameters
     ----------
     data : DataFrame, Table, RecordBatch, RecordBatchReader, Arrow stream or iterable of dicts
-        As :func:`~godb_arrow.write_godb` takes it.
+        Rows as for :func:`~godb_arrow.write_godb`.
     id_column : str or None
-        The field with the ids.
+        Field with the ids.
 
     Returns
     -------
@@ -58,7 +58,7 @@ def rows_of(data: Any, id_column: str | None) -> Rows:
         schema = _with_dictionaries(table)
         batches = table.to_batches(max_chunksize=_rows_at_once(table))
         return Rows(_checked(schema, id_column), batches, in_memory=True)
-    if hasattr(data, "stream_batches"):  # a collection, whose own errors a C stream would lose
+    if hasattr(data, "stream_batches"):  # a C stream would lose the errors of a collection
         data = data.stream_batches()
     if hasattr(data, "__arrow_c_stream__"):
         given = isinstance(data, pa.RecordBatchReader)
@@ -89,7 +89,7 @@ def _checked(schema: pa.Schema, id_column: str | None) -> pa.Schema:
         raise UnsupportedType(f"two columns have the name {name!r}", advice="rename one")
     if id_column is not None and id_column not in names:
         raise InvalidOption(
-            f"there is no column {id_column!r} for the ids", advice=f"the columns are {names}"
+            f"the id column {id_column!r} does not exist", advice=f"the columns are {names}"
         )
     codec.plan_columns(schema)
     _check_recordable(schema)
@@ -120,7 +120,7 @@ def _sliced(reader: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
             batch = next(batches, None)
         except pa.ArrowException as error:
             raise InvalidDocument(
-                f"the stream of documents failed: {error}", advice="mend where it comes from"
+                f"the stream of documents failed: {error}", advice="fix the source of the stream"
             ) from error
         if batch is None:
             return
@@ -130,7 +130,7 @@ def _sliced(reader: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
 
 
 def _rows_at_once(data: pa.Table | pa.RecordBatch) -> int:
-    """How many rows to encode at once, so that a chunk does not become much too large."""
+    """Return the number of rows to encode at once, so that a chunk stays small."""
     names = sum(len(name) + 1 for name in data.schema.names)
     size: int = data.nbytes + data.num_rows * names
     rows: int = data.num_rows * CHUNK_BYTES // max(1, size)
@@ -138,7 +138,7 @@ def _rows_at_once(data: pa.Table | pa.RecordBatch) -> int:
 
 
 def _with_dictionaries(table: pa.Table) -> pa.Schema:
-    """The schema, with the values of small dictionaries in the fields' metadata."""
+    """Add the values of small dictionaries to the metadata of the schema's fields."""
     schema = table.schema
     for index, field_ in enumerate(schema):
         column = table.column(index)
@@ -148,20 +148,20 @@ def _with_dictionaries(table: pa.Table) -> pa.Schema:
             with pa.ipc.new_stream(sink, values.schema) as writer:
                 writer.write_table(values)
             stored = sink.getvalue().to_pybytes()
-            if len(stored) <= _MAX_DICTIONARY:
+            if len(stored) <= _MAX_DICTIONARY_BYTES:
                 metadata = {**(field_.metadata or {}), DICTIONARY_KEY: stored}
                 schema = schema.set(index, field_.with_metadata(metadata))
     return schema
 
 
 def id_column_of(rows: Rows, id_column: str | None) -> str | None:
-    """The column that has the ids; None when they are to be generated."""
+    """Return the column that has the ids, or None to generate ids."""
     assert rows.schema is not None
     return id_column or (ID_FIELD if ID_FIELD in rows.schema.names else None)
 
 
 def stored_schema(schema: pa.Schema) -> pa.Schema:
-    """The schema of a table, as its documents are read again: ids are strings."""
+    """Return the schema of a table's documents when they are read, where ids are strings."""
     schema = without_mark(schema)
     if ID_FIELD not in schema.names:
         return schema

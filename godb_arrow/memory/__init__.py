@@ -1,1 +1,1 @@
-"""One budget of memory: the LRU cache, the limit, the buffers."""
+"""Memory budget of an engine: the LRU cache, the limit and the buffers."""

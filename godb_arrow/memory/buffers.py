@@ -1,4 +1,4 @@
-"""Buffers for compressed and decompressed bytes that are used again."""
+"""Reusable buffers for compressed and decompressed bytes."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from godb_arrow.parallel import available_cores
 
 __all__ = ["COMPRESSED", "DECODED", "forget_buffers"]
 
-_BYTES_OF_LARGEST_KEPT = 8 << 20
+_MAX_POOLED_BYTES = 8 << 20
 
 
 class _Buffers:
-    """Memory of about the same size, for run after run of all readers.
+    """Pool of buffers of similar size that all readers share.
 
-    The system clears the memory that it gives to a process, which takes as long as reading a file.
-    Therefore as many buffers are kept as there are cores and one, unless they are very large. A
-    thread gets a buffer that it returned, if there is one: that is in the cache of its core.
+    The operating system clears the memory that it hands to a process, which takes as long as
+    reading a file. Therefore the pool keeps one buffer more than there are cores, unless they are
+    very large. A thread prefers the buffer that it released last, which is in its core's cache.
 
-    There is no lock. The garbage collector may return a buffer on any thread at any moment, also
-    while that thread takes one; each step on the deque is atomic.
+    There is no lock. The garbage collector may release a buffer on any thread at any moment, even
+    while that thread takes one. Each step on the deque is atomic.
     """
 
     def __init__(self) -> None:
         self._free: deque[tuple[int, bytearray]] = deque()
 
     def take(self, size: int) -> memoryview:
-        """Return memory of a size, with arbitrary content."""
+        """Return a buffer of at least a size, with arbitrary content."""
         found = self._pop()
         if len(found) < size:
             found = bytearray(size + size // 8)
@@ -46,9 +46,9 @@ class _Buffers:
             return bytearray()
 
     def give(self, view: memoryview) -> None:
-        """Return a buffer that nothing reads any longer."""
+        """Release a buffer that is no longer in use."""
         buffer = view.obj
-        if isinstance(buffer, bytearray) and len(buffer) <= _BYTES_OF_LARGEST_KEPT:
+        if isinstance(buffer, bytearray) and len(buffer) <= _MAX_POOLED_BYTES:
             self._free.append((threading.get_ident(), buffer))
             if len(self._free) > available_cores() + 1:
                 self._pop_oldest()
@@ -56,7 +56,7 @@ class _Buffers:
     def _pop_oldest(self) -> None:
         try:
             self._free.popleft()
-        except IndexError:  # another thread took it
+        except IndexError:  # another thread took the last buffer
             return
 
     def clear(self) -> None:
@@ -68,6 +68,6 @@ COMPRESSED, DECODED = _Buffers(), _Buffers()
 
 
 def forget_buffers() -> None:
-    """Free the memory that is kept for the runs of readers."""
+    """Free the pooled buffers of all readers."""
     COMPRESSED.clear()
     DECODED.clear()

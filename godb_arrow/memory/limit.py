@@ -1,4 +1,4 @@
-"""The memory that an engine may take: cached views, unsaved changes and stream buffers."""
+"""Memory limit of an engine: cached views, unsaved changes and stream buffers."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from godb_arrow.parallel import available_cores
 __all__ = ["IdleFile", "Memory", "give_back", "idle_files"]
 
 
-_LEAST_RUN = 256 << 10
-_MOST_RUN = 8 << 20
-_OF_A_PIECE = 7 << 18  # bytes that most pieces of a file are below
-_OF_A_THREAD = 32 << 20
-_MOST_FILES = 200  # open files that are not in use
-_FEWEST_FILES = 8
-_PART_IDLE, _PART_USED = 5, 3  # divisors of the number of files that a process may have open
-_SHORT = 64 << 20
+_MIN_RUN_BYTES = 256 << 10
+_MAX_RUN_BYTES = 8 << 20
+_BYTES_PER_PIECE = 7 << 18  # most pieces of a file are smaller
+_BYTES_PER_THREAD = 32 << 20
+_MAX_IDLE_FILES = 200
+_MIN_FILES = 8
+_IDLE_FILES_DIVISOR, _OPEN_FILES_DIVISOR = 5, 3  # of the number of files a process may have open
+_LOW_LIMIT_BYTES = 64 << 20
 _MMAP_THRESHOLD = -3  # M_MMAP_THRESHOLD of glibc's malloc.h
-_LARGE = 256 << 10
+_LARGE_BUFFER_BYTES = 256 << 10
 
 
 _File = TypeVar("_File")
@@ -35,7 +35,7 @@ class IdleFile(Protocol):
     """Owner of an open file that can be opened again."""
 
     def close_if_idle(self) -> None:
-        """Close the file unless it is in use."""
+        """Close the file, unless it is in use."""
         ...
 
 
@@ -45,7 +45,7 @@ def _close(_: int, file: IdleFile) -> None:
 
 def idle_files() -> LRUCache[int, IdleFile]:
     """Return a cache of open files that closes those that were not used for longest."""
-    limit = max(_FEWEST_FILES, min(_MOST_FILES, _allowed_files() // _PART_IDLE))
+    limit = max(_MIN_FILES, min(_MAX_IDLE_FILES, _allowed_files() // _IDLE_FILES_DIVISOR))
     return LRUCache(int(limit), on_evict=_close)
 
 
@@ -60,33 +60,34 @@ def _allowed_files() -> float:
 
 
 class Memory:
-    """One limit in bytes for all that an engine holds.
+    """Memory accounting of an engine, with one limit in bytes.
 
-    Views are held as far as the rest leaves room; what has no other copy is never given up.
+    Views are cached as far as the limit allows. Unsaved changes have no other copy and are never
+    evicted.
 
     Parameters
     ----------
     limit : int
-        Bytes.
+        Memory limit in bytes.
     policy : EvictionPolicy, optional
-        Which views go first.
+        Order in which views are evicted.
     max_document_bytes : int
-        Max bytes of a document that is read from a file, default 64 MiB.
+        Maximum bytes of a document that is read from a file, default 64 MiB.
 
     Attributes
     ----------
     cache : LRUCache
-        The views: the first part of a key says whose they are.
+        Cached views. The first part of a key names the owner.
     files : LRUCache
-        Files that stay open although they are not in use: a process may have only so many.
+        Idle open files, whose number is limited for each process.
     peak : int
-        The most bytes that were taken at a time.
+        Peak memory use in bytes.
     is_closed : bool
-        Whether no file stays open any more that is not in use.
+        Whether files are closed as soon as they are idle.
     run_bytes : int
-        Bytes that are read from a file at once: several runs are on their way in each stream.
+        Bytes that are read from a file at once. Each stream has several such reads in flight.
     threads : int
-        How many threads work for one stream or checkpoint: with little memory, fewer than cores.
+        Number of threads of a stream or checkpoint: fewer than cores where memory is short.
 
     Examples
     --------
@@ -108,7 +109,7 @@ class Memory:
         self.max_document_bytes = max_document_bytes
         self.cache: LRUCache[tuple[Any, str], Any] = LRUCache(limit, policy)
         self.files = idle_files()
-        self._most_open = max(_FEWEST_FILES, _allowed_files() // _PART_USED)
+        self._most_open = max(_MIN_FILES, _allowed_files() // _OPEN_FILES_DIVISOR)
         self._open: weakref.WeakSet[Any] = weakref.WeakSet()
         self.is_closed = False
         # Reentrant: the garbage collector drops streams on any thread, also inside this lock.
@@ -119,30 +120,30 @@ class Memory:
         self._reservations: dict[int, int] = {}
         self._changes_of: dict[int, int] = {}
         self.peak = 0
-        if limit < _SHORT:
+        if limit < _LOW_LIMIT_BYTES:
             keep_large_apart()
-        pieces = min(limit // 4, _OF_A_PIECE)
-        self.run_bytes = min(max(limit // 32, pieces, _LEAST_RUN), _MOST_RUN)
-        self.threads = max(1, min(available_cores(), limit // _OF_A_THREAD))
+        pieces = min(limit // 4, _BYTES_PER_PIECE)
+        self.run_bytes = min(max(limit // 32, pieces, _MIN_RUN_BYTES), _MAX_RUN_BYTES)
+        self.threads = max(1, min(available_cores(), limit // _BYTES_PER_THREAD))
 
     @property
     def changes(self) -> int:
-        """Bytes that changes have."""
+        """Bytes of unsaved changes."""
         return self._changes
 
     @property
     def streams(self) -> int:
-        """Bytes that wait in streams."""
+        """Bytes of batches that wait in streams."""
         return self._streams
 
     @property
     def used(self) -> int:
-        """Bytes that are taken in all."""
+        """Bytes in use in total."""
         return self._changes + self._streams + self.cache.bytes
 
     @property
     def room(self) -> int:
-        """Bytes that are left, were all views given up; not below 0."""
+        """Bytes available if all views were evicted; not below 0."""
         return max(0, self.limit - self._changes - self._reserved - self._streams)
 
     def reserve(self, owner: object, size: int, limit: int) -> bool:
@@ -155,18 +156,18 @@ class Memory:
         size : int
             Bytes that the change will take.
         limit : int
-            Max bytes of all changes, with those that are reserved.
+            Maximum bytes of all changes, including reserved ones.
 
         Returns
         -------
         bool
-            Whether they are reserved, until :meth:`release`.
+            Whether the bytes are reserved, until :meth:`release`.
         """
         with self._lock:
             total = self._reserved + size
             if self._changes + total > limit:
                 return False
-            # One statement: no interrupt comes between.
+            # An interrupt cannot divide this single statement.
             self._reservations[id(owner)], self._reserved = size, total
             return True
 
@@ -180,12 +181,12 @@ class Memory:
                 self._released.notify_all()
 
     def wait_for_release(self, size: int) -> bool:
-        """Wait while changes of other threads reserve what another one needs.
+        """Wait while changes of other threads reserve the bytes that a change needs.
 
         Returns
         -------
         bool
-            False where nothing is reserved, so that waiting does not help.
+            False if nothing is reserved, so that waiting does not help.
         """
         with self._released:
             if not self._reserved:
@@ -198,18 +199,18 @@ class Memory:
             return True
 
     def take(self, *, streams: int) -> None:
-        """Count bytes of batches that wait in streams, or fewer when negative."""
+        """Add bytes of batches that wait in streams; a negative number subtracts."""
         with self._lock:
             self._streams += streams
         if streams > 0:
             self._make_room()
 
     def set_changes(self, owner: object, size: int) -> None:
-        """Count the bytes that the unsaved changes of a collection take, in place of its last."""
+        """Set the bytes that the unsaved changes of a collection use."""
         with self._lock:
             before = self._changes_of.get(id(owner), 0)
             total = self._changes - before + size
-            # One statement: no interrupt comes between.
+            # A single statement, so that an interrupt cannot separate the two.
             self._changes_of[id(owner)], self._changes = size, total
             if not size:
                 del self._changes_of[id(owner)]
@@ -217,7 +218,7 @@ class Memory:
             self._make_room()
 
     def hold(self, key: tuple[Any, str], value: Any, size: int) -> bool:
-        """Hold a view, if there is room for it; others go first."""
+        """Cache a view if there is room for it, evicting others."""
         if size > self.room:
             return False
         held = self.cache.put(key, value, size)
@@ -242,8 +243,8 @@ class Memory:
         return len(self._open) + count <= self._most_open
 
     def tidy(self) -> None:
-        """After a stream: where memory is short, give back what it does not need any more."""
-        if self.limit < _SHORT:
+        """Return unused memory to the system after a stream, where the limit is low."""
+        if self.limit < _LOW_LIMIT_BYTES:
             give_back()
 
     def _make_room(self) -> None:
@@ -261,21 +262,21 @@ def _trim() -> Any:
 
 @cache
 def keep_large_apart() -> None:
-    """Have large buffers go back to the system when they are freed, for the whole process.
+    """Make malloc return large buffers to the system when they are freed, in the whole process.
 
-    glibc does so in the beginning, but once one was freed it keeps others of its size among the
-    small ones, for each thread.
+    glibc does so at first. Once a large buffer was freed, glibc raises its threshold and keeps
+    buffers of that size in its heaps, one for each thread.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None and _trim() is not None:  # glibc: others have other numbers
-        mallopt(_MMAP_THRESHOLD, _LARGE)
+    if mallopt is not None and _trim() is not None:  # the number of the option is glibc's
+        mallopt(_MMAP_THRESHOLD, _LARGE_BUFFER_BYTES)
 
 
 def give_back() -> None:
-    """Give back to the system what is kept for later: buffers, and what its C library keeps.
+    """Return unused buffers, and memory that the C library caches, to the system.
 
-    glibc keeps several MiB for each thread that once took memory, which adds up beyond the limit
-    of an engine that many threads use.
+    glibc caches several MiB for each thread that ever allocated. With many threads this adds up
+    to more than the limit of an engine.
     """
     forget_buffers()
     trim = _trim()

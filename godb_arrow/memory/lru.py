@@ -1,4 +1,4 @@
-"""A cache that is weighed in bytes, and forgets what its policy ranks lowest."""
+"""Cache with a limit in bytes and a choice of eviction policies."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ _Value = TypeVar("_Value")
 
 
 class CacheEntry(NamedTuple):
-    """What a policy ranks a value by.
+    """Cache entry as an eviction policy sees it.
 
     Attributes
     ----------
     key : hashable
-        The value's key.
+        Key of the value.
     size : int
-        Bytes.
+        Size in bytes.
     tick : int
-        When it was put or got last, in operations of the cache.
+        Time of the last use, in operations of the cache.
     uses : int
-        How often it was got.
+        Number of times the value was read.
     born : float
-        When it was put, in seconds of ``time.monotonic()``.
+        Time when the value was added, in seconds of ``time.monotonic()``.
     """
 
     key: Any
@@ -45,10 +45,10 @@ class CacheEntry(NamedTuple):
 
 
 class EvictionPolicy(Protocol):
-    """Which value goes first.
+    """Order in which cached values are evicted.
 
-    Values are ranked in rounds: all at once, and when each was evicted, or was used since, all
-    again. So what is put or used in a round is safe until the next.
+    Entries are ranked in batches. Entries added or used in between are kept until the next
+    ranking.
 
     Examples
     --------
@@ -64,16 +64,16 @@ class EvictionPolicy(Protocol):
     """
 
     def rank(self, entry: CacheEntry) -> Any:
-        """What is lowest goes first."""
+        """Return the rank of an entry; the lowest is evicted first."""
         ...
 
     def lifetime(self) -> float | None:
-        """For how many seconds a value is given out; None for as long as it is held."""
+        """Return the maximum age of a value in seconds; None for no limit."""
         ...
 
 
 class LRU:
-    """The value that was not used for longest goes first.
+    """Policy that evicts the least recently used value first.
 
     Examples
     --------
@@ -84,16 +84,16 @@ class LRU:
     """
 
     def rank(self, entry: CacheEntry) -> int:
-        """When it was used last."""
+        """Return the time of the last use."""
         return entry.tick
 
     def lifetime(self) -> float | None:
-        """No limit."""
+        """Return None, for no limit."""
         return None
 
 
 class LFU:
-    """The value that was used least often goes first, and of equals the older.
+    """Policy that evicts the least frequently used value first, and the older of equals.
 
     Examples
     --------
@@ -104,21 +104,21 @@ class LFU:
     """
 
     def rank(self, entry: CacheEntry) -> tuple[int, int]:
-        """How often it was used, and when last."""
+        """Return the number of uses and the time of the last."""
         return (entry.uses, entry.tick)
 
     def lifetime(self) -> float | None:
-        """No limit."""
+        """Return None, for no limit."""
         return None
 
 
 class TTL:
-    """The oldest value goes first, and none is given out after its time.
+    """Policy that evicts the oldest value first and returns no value beyond its lifetime.
 
     Parameters
     ----------
     seconds : float
-        How long a value lives.
+        Lifetime of a value in seconds.
 
     Examples
     --------
@@ -134,24 +134,24 @@ class TTL:
         self.seconds = seconds
 
     def rank(self, entry: CacheEntry) -> float:
-        """When it was put."""
+        """Return the time when the value was added."""
         return entry.born
 
     def lifetime(self) -> float | None:
-        """The seconds."""
+        """Return the lifetime in seconds."""
         return self.seconds
 
 
 @dataclass(frozen=True, slots=True)
 class CacheStats:
-    """Counts of a cache since it was made.
+    """Counts of a cache since it was created.
 
     Attributes
     ----------
     values, bytes : int
-        What it holds.
+        Number of cached values and their bytes.
     hits, misses, evictions : int
-        What happened.
+        Number of hits, misses and evictions.
     """
 
     values: int
@@ -161,24 +161,24 @@ class CacheStats:
     evictions: int
 
 
-# An entry is a list, which is made several times faster than an object.
+# An entry is a list, because a list is created several times faster than an object.
 _VALUE, _SIZE, _TICK, _ENTRY_KEY, _USES, _BORN = range(6)
 _Entry = list[Any]
 
 
 class LRUCache(Generic[_Key, _Value]):
-    """A thread-safe cache with a limit in bytes.
+    """Thread-safe cache with a limit in bytes.
 
-    Getting takes no lock: an entry only notes when it was used, and eviction sorts that out.
+    Reading takes no lock: it only records the use in the entry, and eviction sorts by it.
 
     Parameters
     ----------
     limit : int
-        Bytes that the values may have together.
+        Maximum bytes of all values.
     policy : EvictionPolicy, optional
-        :class:`LRU` (the default), :class:`LFU`, :class:`TTL`, or your own.
+        :class:`LRU` (the default), :class:`LFU`, :class:`TTL` or a custom policy.
     on_evict : callable, optional
-        Called with the key and the value of each that is evicted, without a lock held.
+        Function called with key and value of each evicted entry, without a lock held.
 
     Examples
     --------
@@ -208,12 +208,12 @@ class LRUCache(Generic[_Key, _Value]):
         self._entries: dict[_Key, _Entry] = {}
         self._entry = self._entries.get
         self._lock = threading.Lock()
-        # Ticks and keys, the next to evict last. A round holds no value, so a removed one is freed.
+        # Ticks and keys, the next to evict last. A round has no values, so removed ones are freed.
         self._round: list[tuple[int, _Key]] = []
         self._removed = 0  # entries of the round that were removed since
         self._bytes = 0
         self._evictions = 0
-        self._ticks = itertools.count(1)  # next() of it is one step, which no thread divides
+        self._ticks = itertools.count(1)  # next() on it is atomic
         self._tick = self._ticks.__next__
         self._missed = itertools.count()
         self._miss = self._missed.__next__
@@ -221,12 +221,12 @@ class LRUCache(Generic[_Key, _Value]):
 
     @property
     def limit(self) -> int:
-        """Bytes that the values may have together."""
+        """Maximum bytes of all values."""
         return self._limit
 
     @property
     def bytes(self) -> int:
-        """Bytes that the values have."""
+        """Bytes of all values."""
         return self._bytes
 
     def __len__(self) -> int:
@@ -239,7 +239,7 @@ class LRUCache(Generic[_Key, _Value]):
         return iter(list(self._entries))
 
     def get(self, key: _Key) -> _Value | None:
-        """The value of a key, or None."""
+        """Return the value of a key, or None."""
         entry = self._entry(key)
         if entry is None:
             self._miss()
@@ -255,21 +255,21 @@ class LRUCache(Generic[_Key, _Value]):
         return value
 
     def put(self, key: _Key, value: _Value, size: int) -> bool:
-        """Hold a value, in place of the key's earlier one; others go as far as needed.
+        """Add a value, replacing the key's earlier one and evicting others as needed.
 
         Parameters
         ----------
         key : hashable
-            The key.
+            Key of the value.
         value : object
-            The value.
+            Value to cache.
         size : int
-            Its bytes.
+            Size of the value in bytes.
 
         Returns
         -------
         bool
-            Whether it is held: a value that is larger than the limit is not.
+            Whether the value is cached; a value larger than the limit is not.
         """
         if size > self._limit:
             self._forget(key, None)
@@ -294,7 +294,7 @@ class LRUCache(Generic[_Key, _Value]):
         return True
 
     def shrink(self, size: int) -> int:
-        """Evict until the values have at most so many bytes; returns how many bytes went."""
+        """Evict until the values have at most so many bytes, and return the bytes evicted."""
         with self._lock:
             before = self._bytes
             evicted = self._evict(size)
@@ -303,7 +303,7 @@ class LRUCache(Generic[_Key, _Value]):
         return freed
 
     def remove(self, key: _Key) -> None:
-        """Forget a key, if it is there."""
+        """Remove a key, if it is cached."""
         self._forget(key, None)
 
     def _forget(self, key: _Key, entry: _Entry | None) -> None:
@@ -332,7 +332,7 @@ class LRUCache(Generic[_Key, _Value]):
         return 0 if entry is None else int(entry[_SIZE])
 
     def stats(self) -> CacheStats:
-        """Exact counts."""
+        """Return exact counts."""
         with self._lock:
             return CacheStats(
                 values=len(self._entries),
@@ -359,7 +359,7 @@ class LRUCache(Generic[_Key, _Value]):
         return evicted
 
     def _ranked(self) -> list[_Entry]:
-        """All entries, with the one to go first at the end."""
+        """Return all entries, with the first to evict at the end."""
         entries = list(self._entries.values())
         if self._is_lru:
             return sorted(entries, key=itemgetter(_TICK), reverse=True)
@@ -378,5 +378,5 @@ class LRUCache(Generic[_Key, _Value]):
 
 
 def _next_of(counter: itertools.count[int]) -> int:
-    """What next() would give, without taking it."""
+    """Return what ``next()`` would return, without advancing the counter."""
     return int(repr(counter)[len("count(") : -1])

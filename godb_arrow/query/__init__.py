@@ -1,1 +1,1 @@
-"""Fields, filters, projections, statistics, and the interface of all collections."""
+"""Queries: fields, filters, projections, statistics and the interface of all collections."""

@@ -1,4 +1,4 @@
-"""Arrow tables as pandas DataFrames."""
+"""Conversion of Arrow tables to pandas DataFrames."""
 
 from __future__ import annotations
 
@@ -17,16 +17,36 @@ __all__ = ["DtypeBackend", "to_frame"]
 
 DtypeBackend = Literal["pyarrow", "numpy_nullable"]
 
+_NULLABLE: dict[pa.DataType, pd.api.extensions.ExtensionDtype] = {
+    pa.int8(): pd.Int8Dtype(),
+    pa.int16(): pd.Int16Dtype(),
+    pa.int32(): pd.Int32Dtype(),
+    pa.int64(): pd.Int64Dtype(),
+    pa.uint8(): pd.UInt8Dtype(),
+    pa.uint16(): pd.UInt16Dtype(),
+    pa.uint32(): pd.UInt32Dtype(),
+    pa.uint64(): pd.UInt64Dtype(),
+    pa.bool_(): pd.BooleanDtype(),
+    pa.float32(): pd.Float32Dtype(),
+    pa.float64(): pd.Float64Dtype(),
+    pa.string(): pd.StringDtype(),
+    pa.large_string(): pd.StringDtype(),
+}
+
+_KEPT_WITH_NULLS = frozenset(
+    kind for kind in _NULLABLE if pa.types.is_integer(kind) or pa.types.is_boolean(kind)
+)
+
 
 def to_frame(table: pa.Table, dtype_backend: DtypeBackend | None = None) -> pd.DataFrame:
-    """A table as a DataFrame, with the dtypes that :func:`read_godb` describes.
+    """Convert a table to a DataFrame, with the dtypes that :func:`read_godb` describes.
 
     Parameters
     ----------
     table : pyarrow.Table
-        Any table.
+        Table to convert.
     dtype_backend : {"pyarrow", "numpy_nullable"}, optional
-        As in pandas.
+        Dtypes of the columns, as in pandas.
 
     Returns
     -------
@@ -46,7 +66,7 @@ def to_frame(table: pa.Table, dtype_backend: DtypeBackend | None = None) -> pd.D
                 nested[position] = table.column(name)
                 index = table.column_names.index(name)
                 table = table.set_column(index, name, pa.nulls(table.num_rows))
-    # What is made here has no cycles; looking for some takes as long as making it.
+    # The new objects have no cycles; searching for cycles takes as long as creating the objects.
     collecting = gc.isenabled()
     gc.disable()
     try:
@@ -77,7 +97,7 @@ def _becomes_dicts(data_type: pa.DataType) -> bool:
 
 
 def _dicts(structs: pa.ChunkedArray) -> npt.NDArray[np.object_]:
-    """Structs as dicts, several times as fast as pyarrow, and integers with nulls stay integers."""
+    """Convert structs to dicts, faster than pyarrow and keeping integers beside nulls."""
     objects = np.empty(len(structs), object)
     at = 0
     for chunk in structs.chunks:
@@ -103,14 +123,14 @@ def _objects(values: pa.Array) -> list[Any]:
 
 
 def _columns_of(table: pa.Table) -> list[str]:
-    """The table's columns that do not become a part of the index."""
+    """Return the table's columns that do not become part of the index."""
     metadata = table.schema.pandas_metadata or {}
     index = [name for name in metadata.get("index_columns", []) if isinstance(name, str)]
     return [name for name in table.column_names if name not in index]
 
 
 def _fitting_index(table: pa.Table) -> pa.Table:
-    """Without pandas' recorded range index where rows were filtered away."""
+    """Drop pandas' recorded range index if rows were filtered out of the table."""
     metadata = table.schema.pandas_metadata
     if not metadata:
         return table
@@ -121,24 +141,3 @@ def _fitting_index(table: pa.Table) -> pa.Table:
                 kept = {k: v for k, v in (table.schema.metadata or {}).items() if k != b"pandas"}
                 return table.replace_schema_metadata(kept)
     return table
-
-
-_NULLABLE: dict[pa.DataType, pd.api.extensions.ExtensionDtype] = {
-    pa.int8(): pd.Int8Dtype(),
-    pa.int16(): pd.Int16Dtype(),
-    pa.int32(): pd.Int32Dtype(),
-    pa.int64(): pd.Int64Dtype(),
-    pa.uint8(): pd.UInt8Dtype(),
-    pa.uint16(): pd.UInt16Dtype(),
-    pa.uint32(): pd.UInt32Dtype(),
-    pa.uint64(): pd.UInt64Dtype(),
-    pa.bool_(): pd.BooleanDtype(),
-    pa.float32(): pd.Float32Dtype(),
-    pa.float64(): pd.Float64Dtype(),
-    pa.string(): pd.StringDtype(),
-    pa.large_string(): pd.StringDtype(),
-}
-
-_KEPT_WITH_NULLS = frozenset(
-    kind for kind in _NULLABLE if pa.types.is_integer(kind) or pa.types.is_boolean(kind)
-)

@@ -1,4 +1,4 @@
-"""Collections as datasets of pyarrow, for engines that push projections and filters down to one."""
+"""Collections as pyarrow datasets, for engines that push projections and filters down."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["CollectionDataset", "ReadableCollection"]
 
 
 class ReadableCollection(Protocol):
-    """A collection as a dataset reads it: a schema, a length, and streams of record batches."""
+    """Collection as a dataset reads it, with a schema, a length and streams of record batches."""
 
     @property
     def schema(self) -> pa.Schema:
@@ -35,10 +35,10 @@ class ReadableCollection(Protocol):
 
 
 class CollectionDataset(ds.Dataset):  # type: ignore[misc]
-    """A collection as a dataset of one fragment; each scan reads it anew.
+    """Dataset with a collection as its only fragment, read again by each scan.
 
-    Projection and filter reach the decoder. What DuckDB, DataFusion and others ask of a
-    ``pyarrow.dataset.Dataset`` is no published protocol; tests hold us to it.
+    Projection and filter reach the decoder. DuckDB, DataFusion and others rely on methods of
+    ``pyarrow.dataset.Dataset`` that no published protocol lists; tests check these.
 
     Parameters
     ----------
@@ -51,7 +51,7 @@ class CollectionDataset(ds.Dataset):  # type: ignore[misc]
 
     @property
     def schema(self) -> pa.Schema:
-        """The schema of the record batches."""
+        """Schema of the record batches."""
         return self._collection.schema
 
     def scanner(
@@ -60,7 +60,7 @@ class CollectionDataset(ds.Dataset):  # type: ignore[misc]
         filter: pc.Expression | None = None,
         **options: Any,
     ) -> ds.Scanner:
-        """Scan the collection: see ``pyarrow.dataset.Dataset.scanner``."""
+        """Return a scanner, as ``pyarrow.dataset.Dataset.scanner`` does."""
         return ds.Scanner.from_batches(self.reader(columns, filter, **options))
 
     def reader(
@@ -69,7 +69,7 @@ class CollectionDataset(ds.Dataset):  # type: ignore[misc]
         filter: pc.Expression | None = None,
         **options: Any,
     ) -> pa.RecordBatchReader:
-        """What a scan reads, without the threads that a ``Scanner`` has between."""
+        """Return a reader of a scan, without the threads of a ``Scanner``."""
         if isinstance(columns, dict):
             raise InvalidOption(
                 "columns has expressions", advice="name columns, and compute on the batches"
@@ -81,23 +81,23 @@ class CollectionDataset(ds.Dataset):  # type: ignore[misc]
         return self._collection.stream_batches(names, filter, **chosen)
 
     def get_fragments(self, filter: pc.Expression | None = None) -> Iterator[ds.Fragment]:
-        """The collection as one fragment."""
+        """Yield the collection as one fragment."""
         yield _CollectionFragment(self._collection)
 
     def to_batches(self, **options: Any) -> Iterator[pa.RecordBatch]:
-        """The record batches of a scan."""
+        """Return the record batches of a scan."""
         return self.scanner(**options).to_batches()  # type: ignore[no-any-return]
 
     def to_table(self, **options: Any) -> pa.Table:
-        """The table of a scan."""
+        """Return the table of a scan."""
         return self.scanner(**options).to_table()
 
     def head(self, num_rows: int, **options: Any) -> pa.Table:
-        """The first rows of a scan."""
+        """Return the first rows of a scan."""
         return self.scanner(**options).head(num_rows)
 
     def count_rows(self, filter: pc.Expression | None = None, **options: Any) -> int:
-        """How many documents there are, or that a filter keeps."""
+        """Return the number of documents that match a filter, or of all."""
         if filter is None:
             return len(self._collection)
         reader = self._collection.stream_batches([], filter)

@@ -17,50 +17,56 @@ from godb_arrow.schema import ID_FIELD
 
 __all__ = ["ProjectionDecoder"]
 
+_MAX_RECORDED_FIELDS = 8
+_FILTERED_RESULTS_AHEAD = 4
+_DOCUMENTS_PER_SPARSE_MATCH = 4  # with fewer matches, the matches are decoded on their own
+
 
 class ProjectionDecoder:
-    """Decodes runs of documents for a projection.
+    """Decoder of runs of documents for a projection.
 
-    Where a filter keeps few documents of a run, only what it looks at is decoded of the others.
+    Where few documents of a run match the filter, only the filter's fields of the others are
+    decoded.
 
     Parameters
     ----------
     projection : Projection
-        What to decode.
+        Fields to decode.
     strict : bool
         Whether a field that the schema does not have is an error.
     on_mismatch : {"error", "null"}
-        What becomes of a value that does not fit.
+        Treatment of a value that does not fit.
     """
 
     def __init__(self, projection: Projection, *, strict: bool, on_mismatch: OnMismatch) -> None:
         self._projection = projection
         self._plan = codec.plan_columns(projection.decoded, strict=strict, on_mismatch=on_mismatch)
         self._first: codec.DecodePlan | None = None
-        looked_at = [field for field in projection.decoded if field.name in projection.needed]
-        if 0 < len(looked_at) < len(projection.decoded):
-            self._first = codec.plan_columns(pa.schema(looked_at), on_mismatch=on_mismatch)
+        filtered = [field for field in projection.decoded if field.name in projection.needed]
+        if 0 < len(filtered) < len(projection.decoded):
+            self._first = codec.plan_columns(pa.schema(filtered), on_mismatch=on_mismatch)
 
     @property
     def fields(self) -> tuple[str, ...]:
-        """The fields whose places should be noted when documents are found; none for most."""
+        """Fields whose positions to record while documents are located; mostly empty."""
         first = self._plan if self._first is None else self._first
         names = tuple(name for name in first.schema.names if name != ID_FIELD)
-        return () if first.strict or len(names) > _FEW_FIELDS else names
+        return () if first.strict or len(names) > _MAX_RECORDED_FIELDS else names
 
     @property
     def ahead(self) -> int:
-        """How many results may wait to be taken: what a filter leaves is mostly small."""
-        return 1 if self._projection.condition is None else _FILTERED_AHEAD
+        """Number of results that may wait; filtered results are mostly small."""
+        return 1 if self._projection.condition is None else _FILTERED_RESULTS_AHEAD
 
     def whole(self, run: codec.Entries) -> pa.RecordBatch:
-        """All documents of a run, and all that the filter looks at."""
+        """Decode all documents of a run, with the fields of the filter."""
         return codec.decode_batch(run, self._plan)
 
     def decode_run(self, run: Run) -> pa.RecordBatch:
-        """The documents of a run that the filter keeps, and the columns asked for.
+        """Decode the requested columns of the documents of a run that match the filter.
 
-        Where their sizes are known, no more of the others is looked at than the filter needs.
+        Where the sizes of the documents are known, the others are decoded only as far as the
+        filter needs.
         """
         measured = run.measured() if self.fields else None
         if measured is not None:
@@ -75,7 +81,7 @@ class ProjectionDecoder:
             loan.release()
 
     def whole_run(self, run: Run) -> pa.RecordBatch:
-        """All documents of a run, and all that the filter looks at."""
+        """Decode all documents of a run, with the fields of the filter."""
         loan = run.lent()
         try:
             return self.whole(loan.entries)
@@ -93,7 +99,7 @@ class ProjectionDecoder:
         return self._kept(front, partial(codec.take_measured, measured), measured.entries)
 
     def decode(self, run: codec.Entries) -> pa.RecordBatch:
-        """The documents that the filter keeps, and the columns asked for."""
+        """Decode the requested columns of the documents that match the filter."""
         if self._first is None:
             return self._projection.apply(self.whole(run))
         return self._kept(codec.decode_batch(run, self._first), run.take, lambda: run)
@@ -104,14 +110,9 @@ class ProjectionDecoder:
         take: Callable[[npt.NDArray[np.int64]], codec.Entries],
         take_all: Callable[[], codec.Entries],
     ) -> pa.RecordBatch:
-        """What the filter keeps, of documents of which it sees what it looks at."""
+        """Decode the matching documents of a batch with the fields of the filter."""
         rows = self._projection.matching(front)
         assert rows is not None
-        if len(rows) * _SPARSE > len(front):
+        if len(rows) * _DOCUMENTS_PER_SPARSE_MATCH > len(front):
             return self._projection.pick(self.whole(take_all()), rows)
         return self._projection.pick(self.whole(take(rows.to_numpy().astype(np.int64))), None)
-
-
-_FEW_FIELDS = 8
-_FILTERED_AHEAD = 4
-_SPARSE = 4  # below one document in so many, those that are kept are decoded on their own

@@ -1,4 +1,4 @@
-"""Paths of fields: dotted names in nested columns."""
+"""Paths of fields, which are dotted names in nested columns."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FieldPath = tuple[str, ...]
 
 
 def path_of(schema: pa.Schema, name: str) -> FieldPath:
-    """The path for a name: a field of that very name, or a dotted path into structs.
+    """Return the path for a name: a field of exactly that name, or a dotted path into structs.
 
     Raises
     ------
@@ -41,20 +41,20 @@ def path_of(schema: pa.Schema, name: str) -> FieldPath:
         return tuple(path)
     if is_partial(schema):
         raise FieldNotFound(
-            f"there is no field {name!r} among those of the documents that become columns",
+            f"the documents have no field {name!r} that becomes a column",
             advice="check the name, or give schema= with this field and its type",
         )
     known = paths_of(schema)
     close = difflib.get_close_matches(name, known, n=3)
     shown = ", ".join(repr(n) for n in (close or known[:20]))
     raise FieldNotFound(
-        f"there is no field {name!r}",
+        f"field {name!r} does not exist",
         advice=f"did you mean {shown}?" if close else f"the fields are {shown}",
     )
 
 
 def paths_of(schema: pa.Schema) -> list[str]:
-    """All fields, and those inside structs by their dotted paths."""
+    """Return the names of all fields, with the dotted paths of those inside structs."""
 
     def walk(fields: Iterable[pa.Field], prefix: str) -> Iterable[str]:
         for field in fields:
@@ -66,7 +66,7 @@ def paths_of(schema: pa.Schema) -> list[str]:
 
 
 def field_at(schema: pa.Schema, name: str) -> pa.Field:
-    """The field of a name or dotted path.
+    """Return the field with a name or dotted path.
 
     Raises
     ------

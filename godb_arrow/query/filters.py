@@ -1,4 +1,4 @@
-"""Filters of rows: mappings and expressions, evaluated on record batches."""
+"""Row filters: mappings and expressions, evaluated on record batches."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class RowFilter:
-    """A filter that somebody else evaluates, such as another library's expression.
+    """Filter that is evaluated by custom code, such as another library's expression.
 
     Parameters
     ----------
     fields : sequence of str
-        The fields that it looks at.
+        Fields that the filter needs.
     keep : callable
-        Gets a record batch of those fields, and returns which rows to keep, as a boolean array;
-        from several threads at the same time.
+        Function that takes a record batch of those fields and returns the rows to keep, as a
+        boolean array. It is called from several threads at the same time.
     implied : pyarrow.compute.Expression, optional
-        True for every row that is kept, and perhaps for others: where statistics say that it is
-        true for none, nothing is read.
+        Condition that is true for every row kept, and perhaps for others. Pieces without such
+        rows, according to their statistics, are not read.
 
     Examples
     --------
@@ -59,31 +59,30 @@ class RowFilter:
 
 
 Filter: TypeAlias = pc.Expression | Mapping[str, Any] | RowFilter
-"""A ``pyarrow.compute`` expression, field names and the values they must have, or a row filter."""
+"""``pyarrow.compute`` expression, mapping of field names to values, or row filter."""
 _KEEP = "keep"
-_MANY_FIELDS = 1000
+_LONG_SCHEMA_FIELDS = 1000
 _MISSING = re.compile(
     r"No match for FieldRef\.(?:Nested\(FieldRef\.)?Name\((.*?)\)(?: FieldRef| in |\))"
 )
 
 
 def rows_where(batch: pa.RecordBatch, condition: pc.Expression) -> pa.Array:
-    """The rows of a record batch for which an expression is true.
+    """Return the rows of a record batch for which an expression is true.
 
     Raises
     ------
     InvalidFilter
         The expression cannot be evaluated on the columns.
     """
-    from pyarrow import acero  # not before it is needed: it takes a while
+    from pyarrow import acero  # imported at first use, because importing it is slow
 
     plain = pa.Table.from_batches([_without_json(batch)])
     try:
-        # What Table.filter does, without its threads: others work on other batches.
-        plan = acero.Declaration.from_sequence([
-            acero.Declaration("table_source", acero.TableSourceNodeOptions(plain)),
-            acero.Declaration("project", acero.ProjectNodeOptions([condition], [_KEEP])),
-        ])  # fmt: skip
+        # Like Table.filter, but without threads, because other threads filter other batches.
+        source = acero.Declaration("table_source", acero.TableSourceNodeOptions(plain))
+        project = acero.Declaration("project", acero.ProjectNodeOptions([condition], [_KEEP]))
+        plan = acero.Declaration.from_sequence([source, project])
         return pc.indices_nonzero(plan.to_table(use_threads=False).column(_KEEP))
     except (pa.ArrowException, KeyError, IndexError) as error:
         raise _invalid(condition, error) from error
@@ -97,7 +96,7 @@ def _invalid(condition: pc.Expression, error: Exception) -> InvalidFilter:
 
 
 def _without_json(batch: pa.RecordBatch) -> pa.RecordBatch:
-    """JSON columns as plain text, which filters can compare."""
+    """Replace JSON columns by text columns, which filters can compare."""
     for index, field in enumerate(batch.schema):
         if is_json(field.type):
             column = batch.column(index).storage
@@ -128,23 +127,26 @@ def expression_of(
 
 
 def _named_in(schema: pa.Schema, expression: pc.Expression) -> pa.Schema:
-    """A schema or, of many fields, those that an expression names: binding visits each one."""
-    if len(schema) <= _MANY_FIELDS:
+    """Drop the fields that an expression does not name from a long schema.
+
+    Binding an expression visits each field of the schema.
+    """
+    if len(schema) <= _LONG_SCHEMA_FIELDS:
         return schema
     return pa.schema([schema.field(name) for name in names_in(expression) if name in schema.names])
 
 
 class Comparison(NamedTuple):
-    """A comparison of a field with a number.
+    """Comparison of a field with a number.
 
     Attributes
     ----------
     field : str
-        The field, of a collection's own.
+        Top-level field of the collection.
     operator : callable
-        Of two objects, such as expressions of any library: ``operator.lt`` and its like.
+        Function of two operands, such as ``operator.lt``; they may be expressions of any library.
     value : pyarrow.Scalar
-        The number, of the field's type.
+        Number to compare with, of the field's type.
     """
 
     field: str
@@ -152,7 +154,7 @@ class Comparison(NamedTuple):
     value: pa.Scalar
 
     def mask(self, batch: pa.RecordBatch) -> pa.Array:
-        """For which rows it is true; null, where the field is."""
+        """Return the rows for which the comparison is true, with null where the field is null."""
         return _KERNELS[self.operator](batch.column(self.field), self.value)
 
 
@@ -176,18 +178,18 @@ _COMPARED = re.compile(r"\((.+) (<|<=|>|>=|==|!=) (-?[0-9][0-9.e+-]*)\)")
 
 
 def comparison_of(schema: pa.Schema, condition: Filter | None) -> Comparison | None:
-    """The comparison with a number that a filter is, if it is one and nothing else.
+    """Return a filter as a comparison with a number, if it is nothing else.
 
-    It is the most frequent filter, and a plan of Acero takes several times as long as to compare.
-    An expression does not tell its parts: they are guessed from its text, and what is made of them
-    must be equal to it.
+    Comparisons are the most frequent filters, and a plan of Acero takes several times as long.
+    An expression does not expose its parts. They are parsed from its text, and the expression
+    built from them must equal the original.
 
     Parameters
     ----------
     schema : pyarrow.Schema
-        What the collection has.
+        Schema of the collection.
     condition : pyarrow.compute.Expression, mapping or RowFilter
-        The filter.
+        Filter to recognize.
 
     Returns
     -------
@@ -240,9 +242,10 @@ def _evaluate(schema: pa.Schema, expression: pc.Expression) -> None:
 
 
 def names_in(expression: pc.Expression) -> list[str]:
-    """Return the top-level fields that an expression names, of whatever schema.
+    """Return the top-level fields that an expression names, without knowing a schema.
 
-    Arrow names the first that a schema lacks, when it binds the expression to that schema.
+    Binding an expression to a schema raises an error, in which Arrow names the first field that
+    the schema lacks.
 
     Examples
     --------
@@ -262,7 +265,7 @@ def names_in(expression: pc.Expression) -> list[str]:
 
 
 def fields_of(schema: pa.Schema, expression: pc.Expression) -> set[str]:
-    """The fields that an expression cannot do without."""
+    """Return the fields that an expression needs."""
     schema = _named_in(schema, expression)
     text = str(expression)
     needed = set()

@@ -1,4 +1,4 @@
-"""What the fields of a collection have, in one pass and constant memory."""
+"""Profiles of a collection's fields, in one pass and constant memory."""
 
 from __future__ import annotations
 
@@ -25,40 +25,42 @@ if TYPE_CHECKING:
 __all__ = ["FieldProfile", "Profile", "profile_entries"]
 
 
-_SKETCH = 1024  # the smallest hashes that are kept: exact below, about 3 % off above
-_COUNTED = 1000  # values whose frequency is followed
-_TOP = 10
-_BINS = 512  # of a histogram while it grows; it is shown in fewer
-_SHOWN_BINS = 24
-_DEPTH = 8
+_SKETCH_HASHES = 1024  # smallest hashes kept; counts are exact below, and about 3 % off above
+_COUNTED_VALUES = 1000  # values whose frequency is counted
+_TOP_VALUES = 10
+_BINS = 512  # bins of a histogram while it grows; fewer are returned
+_RETURNED_BINS = 24
+_MAX_DEPTH = 8
+_HEADS = ["field", "type", "nulls", "absent", "distinct", "min", "max", "most frequent"]
 
 _Numbers = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
 class FieldProfile:
-    """What a field has.
+    """Profile of a field.
 
     Attributes
     ----------
     name : str
-        The field, or a dotted path into structs.
+        Name of the field, or a dotted path into structs.
     type : str
-        Its Arrow type.
+        Arrow type of the field.
     documents : int
-        How many there are.
+        Number of documents.
     absent : int or None
-        Documents without the field; None for fields inside others, and for the id.
+        Number of documents without the field; None for nested fields and the id.
     nulls : int
-        Documents where it is null, or inside something that is absent.
+        Number of documents where the field is null, or is inside an absent field.
     distinct : int or None
-        How many distinct values; exact up to 1,024, then about 3 % off. None for lists and maps.
+        Number of distinct values; None for lists and maps. It is exact up to 1,024 values, then
+        about 3 % off.
     min, max : object
-        The extremes of what has an order; NaN does not count.
+        Smallest and largest value where values have an order; NaN does not count.
     top : list of tuple of object and int
-        The most frequent values; their counts are lower bounds where more than 1,000 are distinct.
+        Most frequent values. Their counts are lower bounds if more than 1,000 are distinct.
     histogram : tuple of arrays or None
-        Counts and bin edges, as of ``numpy.histogram``, of numbers and (as seconds) timestamps.
+        Counts and bin edges of numbers and timestamps (in seconds), as of ``numpy.histogram``.
 
     Examples
     --------
@@ -82,14 +84,14 @@ class FieldProfile:
 
 
 class Profile(Mapping[str, FieldProfile]):
-    """The profiles of a collection's fields, by name: :meth:`Scannable.profile` makes it.
+    """Profiles of a collection's fields, by name; :meth:`Scannable.profile` returns it.
 
     Attributes
     ----------
     name : str
-        The collection.
+        Name of the collection.
     documents : int
-        How many there were.
+        Number of documents.
 
     Examples
     --------
@@ -110,7 +112,7 @@ class Profile(Mapping[str, FieldProfile]):
     def __getitem__(self, name: str) -> FieldProfile:
         if name not in self._fields:
             raise FieldNotFound(
-                f"there is no field {name!r}", advice=f"the fields are {', '.join(self._fields)}"
+                f"field {name!r} does not exist", advice=f"the fields are {', '.join(self._fields)}"
             )
         return self._fields[name]
 
@@ -127,12 +129,19 @@ class Profile(Mapping[str, FieldProfile]):
         return list(self._fields)
 
     def _rows(self) -> Iterator[list[str]]:
-        for one in self._fields.values():
-            top = ", ".join(f"{_short(value)} ({count:,})" for value, count in one.top[:3])
-            distinct = "" if one.distinct is None else f"{one.distinct:,}"
-            absent = "" if one.absent is None else f"{one.absent:,}"
-            yield [one.name, one.type, f"{one.nulls:,}", absent, distinct,
-                   _short(one.min), _short(one.max), top]  # fmt: skip
+        for profile in self._fields.values():
+            top = ", ".join(f"{_short(value)} ({count:,})" for value, count in profile.top[:3])
+            distinct = "" if profile.distinct is None else f"{profile.distinct:,}"
+            absent = "" if profile.absent is None else f"{profile.absent:,}"
+            counts = [f"{profile.nulls:,}", absent, distinct]
+            yield [
+                profile.name,
+                profile.type,
+                *counts,
+                _short(profile.min),
+                _short(profile.max),
+                top,
+            ]
 
     def __repr__(self) -> str:
         rows = [_HEADS, *self._rows()]
@@ -147,20 +156,20 @@ class Profile(Mapping[str, FieldProfile]):
         return table.html()
 
     def to_pandas(self) -> pd.DataFrame:
-        """The profile as a DataFrame, a row for each field."""
+        """Return the profile as a DataFrame with a row for each field."""
         import pandas as pd
 
         names = ["type", "documents", "absent", "nulls", "distinct", "min", "max", "top"]
-        rows = {n: [getattr(one, key) for key in names] for n, one in self._fields.items()}
+        rows = {n: [getattr(field, key) for key in names] for n, field in self._fields.items()}
         return pd.DataFrame.from_dict(rows, orient="index", columns=names)
 
     def plot(self, columns: int = 3) -> Figure:
-        """Draw each field: a histogram of what has one, else the most frequent values.
+        """Draw a histogram of each field that has one, or else its most frequent values.
 
         Parameters
         ----------
         columns : int
-            Pictures beside each other.
+            Number of pictures in a row.
 
         Returns
         -------
@@ -177,10 +186,14 @@ class Profile(Mapping[str, FieldProfile]):
             raise MissingDependency(
                 "plots need matplotlib", advice='install it with pip install "godb-arrow[jupyter]"'
             ) from error
-        drawn = [one for one in self._fields.values() if one.histogram is not None or one.top]
+        drawn = [
+            profile
+            for profile in self._fields.values()
+            if profile.histogram is not None or profile.top
+        ]
         rows = max(1, -(-len(drawn) // columns))
 
-        class Shown(Figure):  # in a notebook also where nobody has imported pyplot
+        class Shown(Figure):  # displayed by notebooks even without pyplot
             def _repr_png_(self) -> bytes:
                 raw = io.BytesIO()
                 self.savefig(raw, format="png", dpi=80)
@@ -190,25 +203,22 @@ class Profile(Mapping[str, FieldProfile]):
         axes = figure.subplots(rows, columns, squeeze=False).ravel()
         for axis in axes[len(drawn) :]:
             axis.set_axis_off()
-        for one, axis in zip(drawn, axes, strict=False):
-            axis.set_title(f"{one.name}  ({one.type})", fontsize=9, loc="left")
+        for profile, axis in zip(drawn, axes, strict=False):
+            axis.set_title(f"{profile.name}  ({profile.type})", fontsize=9, loc="left")
             axis.tick_params(labelsize=7)
-            if one.histogram is not None:
-                counts, edges = one.histogram
+            if profile.histogram is not None:
+                counts, edges = profile.histogram
                 shown = edges
-                if one.type.startswith(("timestamp", "date")):
+                if profile.type.startswith(("timestamp", "date")):
                     shown = (edges * 1e6).astype("datetime64[us]")
                     axis.tick_params(axis="x", rotation=30)
                 axis.stairs(counts, shown, fill=True)
             else:
-                names = [_short(value) for value, _ in one.top]
-                axis.barh(range(len(names)), [count for _, count in one.top])
+                names = [_short(value) for value, _ in profile.top]
+                axis.barh(range(len(names)), [count for _, count in profile.top])
                 axis.set_yticks(range(len(names)), names)
                 axis.invert_yaxis()
         return figure
-
-
-_HEADS = ["field", "type", "nulls", "absent", "distinct", "min", "max", "most frequent"]
 
 
 def _short(value: object) -> str:
@@ -231,15 +241,15 @@ def profile_entries(
     Parameters
     ----------
     name : str
-        The collection's, for display.
+        Name of the collection, for display.
     schema : pyarrow.Schema
-        The fields to look at.
+        Fields to profile.
     entries : iterator of Entries
-        The documents.
+        Documents in runs.
     total : int, optional
-        How many there are, for the progress bar.
+        Number of documents, for the progress bar.
     progress : bool
-        Whether to show one.
+        Whether to show a progress bar.
 
     Returns
     -------
@@ -249,37 +259,37 @@ def profile_entries(
     present = [0] * len(schema)
     documents = 0
     fields: list[_Field] = []
-    for one in storage_schema(schema):
-        fields += _fields_of(one, schema.field(one.name).type, (one.name,))
+    for column in storage_schema(schema):
+        fields += _fields_of(column, schema.field(column.name).type, (column.name,))
     with progress_bar(total, shown=progress) as update:
         for run in entries:
             batch = codec.decode_batch(run, plan)
             batch = batch.cast(storage_schema(batch.schema))
             for at, count in enumerate(codec.count_present(run, schema.names)):
                 present[at] += count
-            for one in fields:
-                one.add(batch)
+            for field in fields:
+                field.add(batch)
             documents += len(run)
             update(len(run))
     absent = {
         name: None if name == "_id" else documents - count
         for name, count in zip(schema.names, present, strict=True)
     }
-    made = {one.name: one.profile(documents, absent.get(one.name)) for one in fields}
-    return Profile(name, documents, made)
+    profiles = {field.name: field.profile(documents, absent.get(field.name)) for field in fields}
+    return Profile(name, documents, profiles)
 
 
-def _fields_of(one: pa.Field, shown: pa.DataType, path: tuple[str, ...]) -> Iterator[_Field]:
-    """The field, or those inside a struct."""
-    if pa.types.is_struct(one.type) and one.type.num_fields and len(path) < _DEPTH:
-        for at, inside in enumerate(one.type):
+def _fields_of(field: pa.Field, shown: pa.DataType, path: tuple[str, ...]) -> Iterator[_Field]:
+    """Yield the field, or the fields inside a struct."""
+    if pa.types.is_struct(field.type) and field.type.num_fields and len(path) < _MAX_DEPTH:
+        for at, inside in enumerate(field.type):
             yield from _fields_of(inside, shown.field(at).type, (*path, inside.name))
     else:
-        yield _Field(path, one.type, shown)
+        yield _Field(path, field.type, shown)
 
 
 class _Field:
-    """A field while it is looked at."""
+    """Running profile of a field."""
 
     def __init__(self, path: tuple[str, ...], kind: pa.DataType, shown: pa.DataType) -> None:
         self.name = ".".join(path)
@@ -321,9 +331,17 @@ class _Field:
             return FieldProfile(self.name, self._type, documents, absent, nulls)
         low, high = (None if s is None else s.as_py() for s in (self._min, self._max))
         return FieldProfile(
-            self.name, self._type, documents, absent, nulls, self._distinct.estimate(),
-            low, high, self._frequent.top(), self._histogram.result(),
-        )  # fmt: skip
+            name=self.name,
+            type=self._type,
+            documents=documents,
+            absent=absent,
+            nulls=nulls,
+            distinct=self._distinct.estimate(),
+            min=low,
+            max=high,
+            top=self._frequent.top(),
+            histogram=self._histogram.result(),
+        )
 
 
 def _better(is_better: Any, found: pa.Scalar, known: pa.Scalar | None) -> pa.Scalar:
@@ -331,7 +349,7 @@ def _better(is_better: Any, found: pa.Scalar, known: pa.Scalar | None) -> pa.Sca
 
 
 def _as_numbers(values: pa.Array) -> _Numbers:
-    """Numbers, and times as seconds since 1970."""
+    """Convert numbers, and times as seconds since 1970, to floats."""
     if pa.types.is_temporal(values.type):
         stamps = values.cast(pa.timestamp("us", getattr(values.type, "tz", None)), safe=False)
         micros: _Numbers = stamps.cast(pa.int64()).to_numpy().astype(np.float64)
@@ -341,7 +359,7 @@ def _as_numbers(values: pa.Array) -> _Numbers:
 
 
 class _Distinct:
-    """How many distinct values there are, from the smallest hashes (a KMV sketch)."""
+    """Estimate of the number of distinct values from the smallest hashes (a KMV sketch)."""
 
     def __init__(self) -> None:
         self._smallest = np.empty(0, np.uint64)
@@ -350,49 +368,47 @@ class _Distinct:
         texts = values.cast(pa.string()) if not _is_text(values.type) else values
         raw, _ = codec.survey_ids(texts.cast(pa.binary()))
         joined = np.concatenate([self._smallest, np.frombuffer(raw, np.uint64)])
-        self._smallest = np.unique(joined)[:_SKETCH]
+        self._smallest = np.unique(joined)[:_SKETCH_HASHES]
 
     def estimate(self) -> int:
-        if len(self._smallest) < _SKETCH:
+        if len(self._smallest) < _SKETCH_HASHES:
             return len(self._smallest)
-        return int((_SKETCH - 1) / (int(self._smallest[-1]) / 2**64))
+        return int((_SKETCH_HASHES - 1) / (int(self._smallest[-1]) / 2**64))
 
 
 def _is_text(kind: pa.DataType) -> bool:
-    return bool(
-        pa.types.is_string(kind) or pa.types.is_binary(kind)
-        or pa.types.is_large_string(kind) or pa.types.is_large_binary(kind)
-    )  # fmt: skip
+    is_string = pa.types.is_string(kind) or pa.types.is_large_string(kind)
+    return bool(is_string or pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
 
 class _Frequent:
-    """The most frequent values, with as many counters as are affordable (Misra and Gries)."""
+    """Counters of the most frequent values, of a fixed number (Misra and Gries)."""
 
     def __init__(self) -> None:
         self._counts: dict[Any, int] = {}
 
     def add(self, values: pa.Array, counts: npt.NDArray[np.int64]) -> None:
-        if len(values) > _COUNTED:
-            # What is rare in a batch of so many different values is left out of it.
-            chosen = np.argpartition(counts, -_COUNTED)[-_COUNTED:]
+        if len(values) > _COUNTED_VALUES:
+            # Rare values are dropped from a batch with so many different ones.
+            chosen = np.argpartition(counts, -_COUNTED_VALUES)[-_COUNTED_VALUES:]
             values, counts = values.take(pa.array(chosen)), counts[chosen]
         for value, count in zip(values.to_pylist(), counts.tolist(), strict=True):
             self._counts[value] = self._counts.get(value, 0) + count
-        if len(self._counts) > _COUNTED:
-            least = sorted(self._counts.values(), reverse=True)[_COUNTED]
-            self._counts = {v: c - least for v, c in self._counts.items() if c > least}
+        if len(self._counts) > _COUNTED_VALUES:
+            excess = sorted(self._counts.values(), reverse=True)[_COUNTED_VALUES]
+            self._counts = {v: c - excess for v, c in self._counts.items() if c > excess}
 
     def top(self) -> list[tuple[Any, int]]:
         ordered = sorted(self._counts.items(), key=lambda item: -item[1])
-        return ordered[:_TOP]
+        return ordered[:_TOP_VALUES]
 
 
 class _Histogram:
-    """Counts in bins that double their width when a value lies outside."""
+    """Histogram whose bins double their width when a value lies outside."""
 
     def __init__(self) -> None:
         self._low = self._width = 0.0
-        self._least, self._most = np.inf, -np.inf
+        self._min, self._max = np.inf, -np.inf
         self._counts: npt.NDArray[np.int64] | None = None
 
     def add(self, values: _Numbers, counts: npt.NDArray[np.int64]) -> None:
@@ -400,16 +416,16 @@ class _Histogram:
         values, counts = values[finite], counts[finite]
         if not len(values):
             return
-        least, most = float(values.min()), float(values.max())
-        self._least, self._most = min(self._least, least), max(self._most, most)
+        low, high = float(values.min()), float(values.max())
+        self._min, self._max = min(self._min, low), max(self._max, high)
         if self._counts is None:
-            self._low = least
-            smallest = max(abs(least), abs(most), 1.0) * 2.0**-40
-            self._width = max((most - least) / (_BINS // 2), smallest)
+            self._low = low
+            smallest = max(abs(low), abs(high), 1.0) * 2.0**-40
+            self._width = max((high - low) / (_BINS // 2), smallest)
             self._counts = np.zeros(_BINS, np.int64)
-        while most >= self._low + _BINS * self._width:
+        while high >= self._low + _BINS * self._width:
             self._double(0)
-        while least < self._low:
+        while low < self._low:
             self._double(_BINS // 2)
         bins = np.clip(((values - self._low) / self._width).astype(np.int64), 0, _BINS - 1)
         np.add.at(self._counts, bins, counts)
@@ -426,9 +442,9 @@ class _Histogram:
         if self._counts is None:
             return None
         edges = self._low + self._width * np.arange(_BINS + 1)
-        first = max(0, int(np.searchsorted(edges, self._least, "right")) - 1)
-        last = min(_BINS, int(np.searchsorted(edges, self._most, "right")))
-        step = max(1, -(-(last - first) // _SHOWN_BINS))
+        first = max(0, int(np.searchsorted(edges, self._min, "right")) - 1)
+        last = min(_BINS, int(np.searchsorted(edges, self._max, "right")))
+        step = max(1, -(-(last - first) // _RETURNED_BINS))
         starts = np.arange(first, last, step)
         counts = np.add.reduceat(self._counts[first:last], starts - first)
         return counts, np.append(edges[starts], edges[min(starts[-1] + step, _BINS)])

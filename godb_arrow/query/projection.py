@@ -1,4 +1,4 @@
-"""Which fields to decode for the columns and the filter that were asked for."""
+"""Choice of the fields to decode for the requested columns and filter."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ __all__ = ["Projection", "narrow", "project", "with_wanted"]
 
 @dataclass(frozen=True, slots=True)
 class Projection:
-    """What to decode, and what to make of it.
+    """Fields to decode, and the columns and rows to return.
 
     Attributes
     ----------
     decoded : pyarrow.Schema
-        The fields to decode: those asked for and those that the filter looks at.
+        Fields to decode: the requested fields and the filter's.
     schema : pyarrow.Schema
-        The schema of the result.
+        Schema of the result.
     condition : pyarrow.compute.Expression, RowFilter or None
-        The filter.
+        Filter of the documents.
     needed : frozenset of str
-        The fields that the filter looks at.
+        Fields of the filter.
     """
 
     decoded: pa.Schema
@@ -52,13 +52,13 @@ class Projection:
 
     @property
     def implied(self) -> pc.Expression | None:
-        """An expression that is true for every document that the filter keeps."""
+        """Expression that is true for every document that matches the filter."""
         if isinstance(self.condition, RowFilter):
             return self.condition.implied
         return self.condition
 
     def apply(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        """Filter a decoded record batch, and take the columns asked for.
+        """Filter a decoded record batch and select the requested columns.
 
         Raises
         ------
@@ -68,7 +68,7 @@ class Projection:
         return self.pick(batch, self.matching(batch))
 
     def pick(self, batch: pa.RecordBatch, rows: pa.Array | None) -> pa.RecordBatch:
-        """Take some rows (all with None) and the columns asked for."""
+        """Select some rows (all with None) and the requested columns."""
         if rows is not None and len(rows) < batch.num_rows:
             batch = batch.take(rows)
         if batch.schema.equals(self.schema, check_metadata=True):
@@ -79,7 +79,7 @@ class Projection:
         return pa.RecordBatch.from_arrays(columns, schema=self.schema)
 
     def matching(self, batch: pa.RecordBatch) -> pa.Array | None:
-        """The rows of a decoded record batch that the filter keeps; None without a filter.
+        """Return the rows of a decoded record batch that match; None without a filter.
 
         Raises
         ------
@@ -108,12 +108,12 @@ def project(
     Parameters
     ----------
     schema : pyarrow.Schema
-        What the collection has.
+        Schema of the collection.
     columns : sequence of str, optional
         Fields, or dotted paths into structs; a path becomes a column named by the path.
     condition : pyarrow.compute.Expression or mapping, optional
-        Which documents to keep. A mapping has fields or dotted paths, and the value that each
-        must have; a list of values means any of them, None means null.
+        Filter of the documents. A mapping has fields or dotted paths, and the value that each
+        must have. A list of values matches any of its values, None matches null.
 
     Returns
     -------
@@ -124,7 +124,7 @@ def project(
     FieldNotFound
         The schema has no such field.
     InvalidFilter
-        The filter names a field that is not there, or compares it with something else.
+        The filter names a field that does not exist, or compares it with another type.
 
     Examples
     --------
@@ -142,7 +142,7 @@ def project(
     if isinstance(condition, RowFilter):
         expression = condition
         needed = {path_of(full, name)[0] for name in condition.fields}
-    elif plain is not None:  # it fits, and looks at nothing else
+    elif plain is not None:  # a plain comparison fits the schema and needs one field
         expression, needed = condition, {plain.field}
     else:
         expression = expression_of(full, condition)
@@ -154,7 +154,7 @@ def project(
         if len(set(columns)) != len(columns):
             raise InvalidOption("columns names a field twice", advice="name each field once")
     decoded = _prune(full, outputs, needed)
-    if columns is not None:  # nothing is missing of what was asked for
+    if columns is not None:  # The columns are complete, even where the schema is partial.
         decoded, full = without_mark(decoded), without_mark(full)
     result = _output_schema(full, outputs, columns)
     return Projection(decoded, result, expression, frozenset(needed), outputs, plain)
@@ -166,7 +166,7 @@ def with_wanted(
     condition: Filter | None,
     entries: Callable[[], Iterable[codec.Entries]],
 ) -> pa.Schema:
-    """Add fields that a projection names and a partial schema lacks, as the documents have them.
+    """Add fields that a projection names and a partial schema lacks, with their types.
 
     Parameters
     ----------
@@ -198,22 +198,22 @@ def with_wanted(
     found = DocumentSummary(sorted(missing), limit=len(missing) + 1)
     for run in entries():
         codec.infer(run, found)
-    added = [field for field in infer_schema(found) if field.name in missing
-             and found.fields[field.name].kinds]  # fmt: skip
+    known = [field for field in infer_schema(found) if field.name in missing]
+    added = [field for field in known if found.fields[field.name].kinds]
     return pa.schema([*schema, *added], metadata=schema.metadata)
 
 
 def narrow(
     reader: pa.RecordBatchReader, columns: Sequence[str] | None, condition: Filter | None
 ) -> pa.RecordBatchReader:
-    """Record batches of somewhere else, with the same words: projection and filter.
+    """Apply a projection and a filter to any record batches.
 
     Parameters
     ----------
     reader : pyarrow.RecordBatchReader
-        Any record batches.
+        Record batches to read.
     columns, condition
-        As for :func:`project`.
+        See :func:`project`.
 
     Returns
     -------
@@ -235,7 +235,7 @@ def narrow(
     names = projection.decoded.names
     if not set(names) <= set(reader.schema.names):
         raise FieldNotFound(
-            f"there is no field {ID_FIELD!r}",
+            f"field {ID_FIELD!r} does not exist",
             advice=f"the fields are {', '.join(reader.schema.names[:20])}",
         )
     batches = (projection.apply(batch.select(names)) for batch in reader)
@@ -257,7 +257,7 @@ def _output_schema(
 
 
 def _prune(schema: pa.Schema, outputs: tuple[FieldPath, ...], needed: set[str]) -> pa.Schema:
-    """The part of a schema that some paths and whole fields take."""
+    """Return the part of a schema that some paths and whole fields need."""
     wanted: dict[str, set[FieldPath] | None] = dict.fromkeys(needed)
     for head, *tail in outputs:
         if not tail:

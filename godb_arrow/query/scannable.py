@@ -1,4 +1,4 @@
-"""What every collection can do for a reader, wherever its documents are; and those in a file."""
+"""Interface of all collections that can be read as columns, in files and elsewhere."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ __all__ = ["Scannable"]
 
 
 class Scannable(ABC):
-    """A collection that can be read as columns, as often as wanted.
+    """Collection that can be read as columns, any number of times.
 
-    Everything that takes an Arrow stream takes it as it is: each time it is read anew.
+    Libraries that take an Arrow stream accept it directly, and read it again each time.
 
     Examples
     --------
@@ -45,12 +45,12 @@ class Scannable(ABC):
     @property
     @abstractmethod
     def name(self) -> str:
-        """The collection's name."""
+        """Name of the collection."""
 
     @property
     @abstractmethod
     def schema(self) -> pa.Schema:
-        """The schema of the record batches."""
+        """Schema of the record batches."""
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -66,12 +66,12 @@ class Scannable(ABC):
         schema: pa.Schema | None = None,
         **options: Unpack[ReadKeywords],
     ) -> pa.RecordBatchReader:
-        """The documents as a ``pyarrow.RecordBatchReader``, in constant memory.
+        """Return the documents as a ``pyarrow.RecordBatchReader``, in constant memory.
 
         Parameters
         ----------
         columns, filter, schema, **options
-            As for :func:`~godb_arrow.scan_godb`.
+            See :func:`~godb_arrow.scan_godb`.
 
         Returns
         -------
@@ -81,7 +81,7 @@ class Scannable(ABC):
     def to_arrow(
         self, columns: Sequence[str] | None = None, filter: Filter | None = None
     ) -> pa.Table:
-        """The documents as a table."""
+        """Return the documents as a table."""
         return self.stream_batches(columns, filter).read_all()
 
     def to_pandas(
@@ -90,13 +90,13 @@ class Scannable(ABC):
         filter: Filter | None = None,
         dtype_backend: DtypeBackend | None = None,
     ) -> pd.DataFrame:
-        """The documents as a DataFrame; see :func:`~godb_arrow.read_godb` for the dtypes."""
+        """Return the documents as a DataFrame, with the dtypes of :func:`~godb_arrow.read_godb`."""
         from godb_arrow.query.dataframe import to_frame
 
         return to_frame(self.to_arrow(columns, filter), dtype_backend)
 
     def to_dataset(self) -> CollectionDataset:
-        """The collection as a ``pyarrow.dataset.Dataset``, with projection and filter pushed down.
+        """Return a ``pyarrow.dataset.Dataset`` with projection and filter pushed down.
 
         Returns
         -------
@@ -118,12 +118,12 @@ class Scannable(ABC):
         return CollectionDataset(self)
 
     def __getitem__(self, field: str) -> pc.Expression:
-        """A field, to be compared: a part of a filter.
+        """Return a field as an expression, to build a filter with.
 
         Parameters
         ----------
         field : str
-            A field, or a dotted path into structs.
+            Name of a field, or a dotted path into structs.
 
         Returns
         -------
@@ -132,7 +132,7 @@ class Scannable(ABC):
         Raises
         ------
         FieldNotFound
-            There is no such field.
+            The field does not exist.
 
         Examples
         --------
@@ -152,26 +152,26 @@ class Scannable(ABC):
         wanted = pa.Schema._import_from_c_capsule(requested_schema)
         own = self.schema
         if not set(wanted.names) <= set(own.names):
-            return self.stream_batches().__arrow_c_stream__()  # the protocol: best effort
+            return self.stream_batches().__arrow_c_stream__()  # the request is only best effort
         return self.stream_batches(wanted.names).cast(wanted).__arrow_c_stream__()
 
     def __arrow_c_schema__(self) -> object:
         return self.schema.__arrow_c_schema__()
 
     def profile(self, columns: Sequence[str] | None = None, *, progress: bool = False) -> Profile:
-        """What the fields have: types, nulls, extremes, frequent and distinct values.
+        """Profile the fields: types, nulls, extremes, frequent and distinct values.
 
         Parameters
         ----------
         columns : sequence of str, optional
-            Fields, and dotted paths into structs; all, if left out.
+            Fields, and dotted paths into structs; default all.
         progress : bool
-            Whether to show a progress bar, in a terminal or a notebook.
+            Whether to show a progress bar in a terminal or a notebook.
 
         Returns
         -------
         Profile
-            One pass over the documents, in constant memory.
+            Profiles by field, from one pass over the documents in constant memory.
 
         Examples
         --------
@@ -196,10 +196,10 @@ class Scannable(ABC):
 
     @abstractmethod
     def _entries(self) -> tuple[pa.Schema, Iterator[codec.Entries]]:
-        """The documents' own bytes in runs, and the schema of all."""
+        """Return the schema of all documents, and their stored bytes in runs."""
 
     def stored_entries(self, filter: Filter | None = None) -> Iterator[codec.Entries]:
-        """The documents that a filter keeps as they are stored, in runs: for exact copies."""
+        """Yield the documents that match a filter as they are stored, for exact copies."""
         schema, runs = self._entries()
         if filter is None:
             yield from runs

@@ -1,9 +1,9 @@
-"""Least and greatest values of pieces, so that a filter need not read all of them.
+"""Minimum and maximum values of pieces, with which a filter skips pieces.
 
-Of some documents they are the least and the greatest value of a field that is not null, and how
-many values are null or absent. They are bounds: documents may go without changing them. Of all
-pieces they are a record batch, with three columns for each field; a count of null stands for a
-piece of which nothing is known.
+The statistics of some documents are the minimum and maximum of each field, without nulls, and
+the number of values that are null or absent. Minimum and maximum are bounds, which stay valid
+when documents are deleted. The statistics of all pieces are a record batch with three columns for
+each field. A null in the column of counts means that nothing is known of the piece.
 """
 
 from __future__ import annotations
@@ -37,17 +37,17 @@ __all__ = [
 
 
 _MAX_FIELDS = 64
-_MAX_TEXT = 64  # bytes of a text's bound; of longer ones nothing is known
-_LEAST, _GREATEST, _NULLS = "\0least", "\0greatest", "\0nulls"
+_MAX_TEXT_BYTES = 64  # longer texts have no bounds
+_MIN_SUFFIX, _MAX_SUFFIX, _NULLS_SUFFIX = "\0least", "\0greatest", "\0nulls"
 
 
 def covered(schema: pa.Schema) -> pa.Schema:
-    """The fields of a schema that have statistics.
+    """Return the fields of a schema that have statistics.
 
     Parameters
     ----------
     schema : pyarrow.Schema
-        Of a collection.
+        Schema of a collection.
 
     Returns
     -------
@@ -75,36 +75,36 @@ def _is_ordered(data_type: pa.DataType) -> bool:
 
 
 class Bounds(NamedTuple):
-    """What is known of a field's values in some documents.
+    """Bounds of a field's values in some documents.
 
     Attributes
     ----------
-    least, greatest : pyarrow.Scalar
-        Of those that are not null; null where there are none.
+    min, max : pyarrow.Scalar
+        Smallest and largest value that is not null; null if there is none.
     nulls : int
-        How many are null or absent.
+        Number of values that are null or absent.
     """
 
-    least: pa.Scalar
-    greatest: pa.Scalar
+    min: pa.Scalar
+    max: pa.Scalar
     nulls: int
 
 
 Row = Mapping[str, Bounds]
-"""The statistics of some documents: bounds of those fields of which anything is known."""
+"""Statistics of some documents, with the bounds of each field for which they are known."""
 
 
 def statistics_of(batch: pa.RecordBatch, fields: pa.Schema, ascending: str | None = None) -> Row:
-    """The statistics of documents.
+    """Return the statistics of documents.
 
     Parameters
     ----------
     batch : pyarrow.RecordBatch
-        The documents' columns.
+        Columns of the documents.
     fields : pyarrow.Schema
-        What :func:`covered` gave.
+        Result of :func:`covered`.
     ascending : str, optional
-        A field whose texts each come behind the one before, by size and then by bytes.
+        Field whose texts ascend, by size and then by bytes.
 
     Returns
     -------
@@ -114,7 +114,7 @@ def statistics_of(batch: pa.RecordBatch, fields: pa.Schema, ascending: str | Non
     --------
     >>> fields = pa.schema({"age": pa.int64()})
     >>> found = statistics_of(pa.record_batch({"age": [36, None, 41]}), fields)
-    >>> found["age"].least.as_py(), found["age"].greatest.as_py(), found["age"].nulls
+    >>> found["age"].min.as_py(), found["age"].max.as_py(), found["age"].nulls
     (36, 41, 1)
     """
     found = {}
@@ -131,12 +131,12 @@ def statistics_of(batch: pa.RecordBatch, fields: pa.Schema, ascending: str | Non
 
 
 def _ends(column: pa.Array) -> Bounds | None:
-    """The bounds of texts that ascend, where all have the same size; else it is not known."""
+    """Return the bounds of ascending texts if all have the same size, else None."""
     first, last = column[0], column[-1]
     if not pa.types.is_string(column.type) or not first.is_valid or not last.is_valid:
         return None
     sizes = len(first.as_buffer()), len(last.as_buffer())
-    return Bounds(first, last, 0) if sizes[0] == sizes[1] <= _MAX_TEXT else None
+    return Bounds(first, last, 0) if sizes[0] == sizes[1] <= _MAX_TEXT_BYTES else None
 
 
 def _bounds(column: pa.Array) -> Bounds | None:
@@ -145,16 +145,16 @@ def _bounds(column: pa.Array) -> Bounds | None:
         nothing = pa.scalar(None, data_type)
         return Bounds(nothing, nothing, nulls)
     if pa.types.is_string(data_type):
-        least, greatest = codec.text_extremes(column)
-        texts = column[least], column[greatest]
-        if any(len(text.as_buffer()) > _MAX_TEXT for text in texts):
+        minimum, maximum = codec.text_extremes(column)
+        texts = column[minimum], column[maximum]
+        if any(len(text.as_buffer()) > _MAX_TEXT_BYTES for text in texts):
             return None
         return Bounds(*texts, nulls)
     if pa.types.is_floating(data_type) or pa.types.is_integer(data_type):
         known = column.drop_null() if nulls else column
         values = _numbers(known)
         low, high = int(values.argmin()), int(values.argmax())
-        # A NaN is not between any bounds, and yet differs from everything.
+        # A filter may match a NaN, but no bounds contain it.
         if values[low] != values[low]:
             return None
         return Bounds(known[low], known[high], nulls)
@@ -168,14 +168,14 @@ def _dtype_of(data_type: pa.DataType) -> np.dtype[Any]:
 
 
 def _numbers(column: pa.Array) -> npt.NDArray[Any]:
-    """A column without nulls; pyarrow would first import what it knows of pandas."""
+    """Return a column without nulls as an array, without pyarrow's import of pandas."""
     dtype = _dtype_of(column.type)
     offset = column.offset * dtype.itemsize
     return np.frombuffer(column.buffers()[1], dtype, len(column), offset)
 
 
 def decode_statistics(entries: codec.Entries, fields: pa.Schema) -> Row | None:
-    """The statistics of entries; None where they do not fit the fields."""
+    """Return the statistics of entries, or None if they do not fit the fields."""
     try:
         return statistics_of(codec.decode_batch(entries, codec.plan_columns(fields)), fields)
     except GodbError:
@@ -183,68 +183,71 @@ def decode_statistics(entries: codec.Entries, fields: pa.Schema) -> Row | None:
 
 
 def row_of(statistics: pa.RecordBatch, piece: int) -> Row:
-    """The statistics of one piece."""
+    """Return the statistics of one piece."""
     found = {}
     for index in range(0, statistics.num_columns, 3):
-        least, greatest, nulls = (column[piece] for column in statistics.columns[index : index + 3])
+        minimum, maximum, nulls = (
+            column[piece] for column in statistics.columns[index : index + 3]
+        )
         if nulls.is_valid:
-            name = statistics.schema.field(index).name.removesuffix(_LEAST)
-            found[name] = Bounds(least, greatest, nulls.as_py())
+            name = statistics.schema.field(index).name.removesuffix(_MIN_SUFFIX)
+            found[name] = Bounds(minimum, maximum, nulls.as_py())
     return found
 
 
 def contradiction(row: Row, entries: codec.Entries) -> str | None:
-    """A field of which statistics say what is not true of documents, with what they have there."""
-    fields = pa.schema([(name, bounds.least.type) for name, bounds in row.items()])
+    """Return a field whose statistics are false of documents, with its values, or None."""
+    fields = pa.schema([(name, bounds.min.type) for name, bounds in row.items()])
     found = decode_statistics(entries, fields)
     for name, bounds in row.items():
         known = None if found is None else found.get(name)
         if known is None:
             return f"{name!r}"
         outside = known.nulls > bounds.nulls
-        if known.least.is_valid:
+        if known.min.is_valid:
             outside = outside or not (
-                bounds.least.is_valid
-                and pc.less_equal(bounds.least, known.least).as_py()
-                and pc.less_equal(known.greatest, bounds.greatest).as_py()
+                bounds.min.is_valid
+                and pc.less_equal(bounds.min, known.min).as_py()
+                and pc.less_equal(known.max, bounds.max).as_py()
             )
         if outside:
-            return f"{name!r}: {known.least} to {known.greatest}, {known.nulls} nulls"
+            return f"{name!r}: {known.min} to {known.max}, {known.nulls} nulls"
     return None
 
 
 def per_piece(
     rows: Sequence[Row | None], pieces: Sequence[int], fields: pa.Schema
 ) -> pa.RecordBatch:
-    """Join the statistics of chunks to those of the pieces that they are in.
+    """Join the statistics of chunks to statistics of the pieces that contain them.
 
     Parameters
     ----------
     rows : sequence of Row or None
-        The statistics of each chunk; None where nothing is known.
+        Statistics of each chunk; None where nothing is known.
     pieces : sequence of int
-        The piece of each chunk, in order.
+        Piece of each chunk, in order.
     fields : pyarrow.Schema
-        What :func:`covered` gave.
+        Result of :func:`covered`.
 
     Returns
     -------
     pyarrow.RecordBatch
-        A row for each piece.
+        Statistics with a row for each piece.
     """
     edges = [index for index, piece in enumerate(pieces) if not index or piece != pieces[index - 1]]
     spans = list(itertools.pairwise([*edges, len(pieces)]))
     columns: dict[str, pa.Array] = {}
     for field in fields:
         name, data_type = field.name, field.type
-        found = [None if row is None else row.get(name) for row in rows]
-        found = [
-            one if one is not None and one.least.type.equals(data_type) else None for one in found
+        known = [None if row is None else row.get(name) for row in rows]
+        known = [
+            bounds if bounds is not None and bounds.min.type.equals(data_type) else None
+            for bounds in known
         ]
         for suffix, join, column in (
-            (_LEAST, pc.min, _column([one and one.least for one in found], data_type)),
-            (_GREATEST, pc.max, _column([one and one.greatest for one in found], data_type)),
-            (_NULLS, _sum_of_known, _counts([one and one.nulls for one in found])),
+            (_MIN_SUFFIX, pc.min, _column([bounds and bounds.min for bounds in known], data_type)),
+            (_MAX_SUFFIX, pc.max, _column([bounds and bounds.max for bounds in known], data_type)),
+            (_NULLS_SUFFIX, _sum_of_known, _counts([bounds and bounds.nulls for bounds in known])),
         ):
             if len(spans) < len(column):
                 joined = [join(column.slice(first, last - first)) for first, last in spans]
@@ -254,7 +257,7 @@ def per_piece(
 
 
 def _column(values: Sequence[pa.Scalar | None], data_type: pa.DataType) -> pa.Array:
-    """Scalars as a column; `pa.array` would first import what pyarrow knows of pandas."""
+    """Convert scalars to a column, without `pa.array` and its import of pandas."""
     buffers: list[npt.NDArray[Any]]
     if pa.types.is_string(data_type):
         texts = [b"" if value is None else bytes(value.as_buffer() or b"") for value in values]
@@ -284,12 +287,12 @@ def _array(
 
 
 def _sum_of_known(counts: pa.Array) -> pa.Scalar:
-    """The sum; null where one of the counts is not known."""
+    """Return the sum, or null if one of the counts is null."""
     return pc.sum(counts, skip_nulls=False)
 
 
 def pack_statistics(statistics: pa.RecordBatch) -> bytes:
-    """Statistics as bytes: an Arrow IPC stream."""
+    """Pack statistics as an Arrow IPC stream."""
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, statistics.schema) as writer:
         writer.write_batch(statistics)
@@ -298,7 +301,7 @@ def pack_statistics(statistics: pa.RecordBatch) -> bytes:
 
 
 def unpack_statistics(packed: bytes, count: int) -> pa.RecordBatch | None:
-    """The statistics that were packed; None where they make no sense, or are of other pieces."""
+    """Unpack statistics; return None if they are invalid or belong to other pieces."""
     try:
         with pa.ipc.open_stream(pa.py_buffer(packed)) as reader:
             batch = reader.read_next_batch()
@@ -309,17 +312,20 @@ def unpack_statistics(packed: bytes, count: int) -> pa.RecordBatch | None:
 
 
 def _is_sound(schema: pa.Schema) -> bool:
-    """Whether the columns are those that statistics have."""
+    """Return whether a schema has the columns of statistics."""
     if len(schema) % 3 or len(set(schema.names)) < len(schema):
         return False
     for index in range(0, len(schema), 3):
-        least, greatest, nulls = (schema.field(index + place) for place in range(3))
-        name = least.name.removesuffix(_LEAST)
-        if [least.name, greatest.name, nulls.name] != [
-            name + _LEAST, name + _GREATEST, name + _NULLS
-        ]:  # fmt: skip
+        minimum, maximum, nulls = (schema.field(index + place) for place in range(3))
+        name = minimum.name.removesuffix(_MIN_SUFFIX)
+        names = [name + suffix for suffix in (_MIN_SUFFIX, _MAX_SUFFIX, _NULLS_SUFFIX)]
+        if [minimum.name, maximum.name, nulls.name] != names:
             return False
-        if least.type != greatest.type or nulls.type != pa.int64() or not _is_ordered(least.type):
+        if (
+            minimum.type != maximum.type
+            or nulls.type != pa.int64()
+            or not _is_ordered(minimum.type)
+        ):
             return False
     return True
 
@@ -330,18 +336,18 @@ def may_match(
     needed: Collection[str],
     schema: pa.Schema,
 ) -> list[bool]:
-    """Which pieces may have documents that a filter keeps.
+    """Return which pieces may have documents that match a filter.
 
     Parameters
     ----------
     statistics : pyarrow.RecordBatch
-        A row for each piece.
+        Statistics with a row for each piece.
     condition : pyarrow.compute.Expression
-        The filter.
+        Filter of the documents.
     needed : collection of str
-        The fields that it looks at.
+        Fields of the filter.
     schema : pyarrow.Schema
-        What these are decoded to.
+        Schema of the decoded fields.
 
     Returns
     -------
@@ -349,8 +355,8 @@ def may_match(
 
     Notes
     -----
-    Arrow itself finds out what bounds say about an expression, as it does for the row groups of
-    Parquet files: each piece is a file of a dataset here, which is never opened.
+    Arrow itself evaluates the bounds against an expression, as it does for the row groups of
+    Parquet files. Each piece is the path of a dataset file here, which is never opened.
 
     Examples
     --------
@@ -360,15 +366,15 @@ def may_match(
     >>> may_match(found, pc.field("n") > 7, ["n"], fields)
     [False, True]
     """
-    import pyarrow.dataset as ds  # not before it is needed: it takes a while
+    import pyarrow.dataset as ds  # imported at first use, because importing it is slow
     from pyarrow.fs import LocalFileSystem
 
     known: dict[str, tuple[pa.Array, pa.Array, pa.Array]] = {}
     for name in sorted(needed):
-        index = statistics.schema.get_field_index(name + _LEAST)
+        index = statistics.schema.get_field_index(name + _MIN_SUFFIX)
         if index >= 0 and statistics.schema.field(index).type == schema.field(name).type:
             known[name] = statistics.columns[index : index + 3]
-    # Pieces of values that come as they like mostly have the same bounds: one stands for all.
+    # Pieces of unordered values mostly have the same bounds, which are evaluated only once.
     alike: dict[Any, list[int]] = {}
     columns = [_comparable(column) for bounds in known.values() for column in bounds]
     for piece, found in enumerate(zip(*columns, strict=True)):
@@ -387,7 +393,7 @@ def may_match(
     )
     try:
         left = {int(fragment.path) for fragment in dataset.get_fragments(filter=condition)}
-    except pa.ArrowException:  # such as for numbers above 2^63 beside others; the filter decides
+    except pa.ArrowException:  # for example for mixed numbers above 2^63; read all pieces
         return [True] * len(statistics)
     matching = [False] * len(statistics)
     for pieces in alike.values():
@@ -397,7 +403,7 @@ def may_match(
 
 
 def _comparable(column: pa.Array) -> list[Any]:
-    """Values that are equal where the column's are; of times Python does not know all."""
+    """Return values that are equal where the column's are, also for times beyond Python's."""
     if pa.types.is_temporal(column.type):
         column = column.view(pa.int32() if column.type.bit_width == 32 else pa.int64())
     values: list[Any] = column.to_pylist()
@@ -407,17 +413,17 @@ def _comparable(column: pa.Array) -> list[Any]:
 def _guaranteed(
     known: Mapping[str, tuple[pa.Array, pa.Array, pa.Array]], piece: int
 ) -> list[pc.Expression]:
-    """What is true of all documents of a piece."""
+    """Return expressions that are true for all documents of a piece."""
     terms: list[pc.Expression] = []
-    for name, (least, greatest, nulls) in known.items():
+    for name, (minimum, maximum, nulls) in known.items():
         field = pc.field(name)
         if not nulls[piece].is_valid:
             continue
-        if not least[piece].is_valid:
+        if not minimum[piece].is_valid:
             terms.append(field.is_null())
             continue
-        bounds = [field >= least[piece], field <= greatest[piece]]
-        terms += [one | field.is_null() for one in bounds] if nulls[piece].as_py() else bounds
+        bounds = [field >= minimum[piece], field <= maximum[piece]]
+        terms += [bound | field.is_null() for bound in bounds] if nulls[piece].as_py() else bounds
     return terms
 
 

@@ -132,7 +132,7 @@ def test_what_claims_too_much_is_refused() -> None:
     for bad, text in (
         (bytes(claims), "claims"),
         (frame[:4] + bytes([0x20 | 1]) + frame[5:], "dictionary"),
-        (frame[:4] + bytes([0x00, 0x58]) + frame[6:], "does not say"),
+        (frame[:4] + bytes([0x00, 0x58]) + frame[6:], "does not declare"),
         (frame[:-5], "ends inside"),
     ):
         body = iter([bad])

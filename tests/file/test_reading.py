@@ -158,8 +158,8 @@ def test_a_path_into_a_null_struct_is_null() -> None:
         (["nmae"], "did you mean 'name'"),
         (["user.geo.xx"], r"did you mean 'user\.geo'"),
         (["zzzzzz"], "the fields are '_id', 'name'"),
-        (["tags.x"], "no field 'tags.x'"),
-        ([""], "no field ''"),
+        (["tags.x"], r"field 'tags\.x' does not exist"),
+        ([""], "field '' does not exist"),
     ],
 )
 def test_columns_that_are_not_there(path: Path, columns: list[str], says: str) -> None:

@@ -104,7 +104,12 @@ def test_generated_ids_go_on_after_given_ones() -> None:
         ([{"_id": 1.5}], {}, godb_arrow.InvalidDocument, "strings or integers"),
         ([{"_id": True}], {}, godb_arrow.InvalidDocument, "strings or integers"),
         ([{"a": 1}], {"id_column": "k"}, godb_arrow.InvalidDocument, "no field 'k'"),
-        (pa.table({"a": [1]}), {"id_column": "k"}, godb_arrow.InvalidOption, "no column 'k'"),
+        (
+            pa.table({"a": [1]}),
+            {"id_column": "k"},
+            godb_arrow.InvalidOption,
+            "column 'k' does not exist",
+        ),
         (pa.table({"_id": [1.5]}), {}, godb_arrow.UnsupportedType, "cannot give the ids"),
         (pa.table({"_id": ["x", None]}), {}, godb_arrow.InvalidDocument, "row 1 has no id"),
     ],

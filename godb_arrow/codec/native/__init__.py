@@ -1,7 +1,7 @@
-"""The compiled codec: the functions of :mod:`godb_arrow.codec.reference`, without the GIL.
+"""Compiled codec: the functions of :mod:`godb_arrow.codec.reference`, without the GIL.
 
-Documents become columns without becoming Python objects. This module only gives the kernel's
-results the form that all codecs share, and its failures their messages.
+Documents become columns without becoming Python objects. This module converts the kernel's results
+to the form that both codecs share, and its failures to error messages.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ BACKEND = "native"
 
 
 class BlockDecoder:
-    """Decode one raw LZ4 block, given in pieces; see :mod:`godb_arrow.codec.reference.lz4`."""
+    """Decoder of one raw LZ4 block, fed in parts; see :mod:`godb_arrow.codec.reference.lz4`."""
 
     def __init__(self) -> None:
         self._decoder = _native.BlockDecoder()
@@ -70,7 +70,7 @@ class BlockDecoder:
         return b"".join(self.pieces(data))
 
     def pieces(self, data: bytes) -> Iterator[bytes]:
-        """Decode the next bytes of the block, in pieces of some 512 KiB of output."""
+        """Decode the next bytes of the block, in parts of about 512 KiB of output."""
         at = 0
         more = True
         while more:
@@ -90,7 +90,7 @@ class BlockDecoder:
         return window
 
     def finish(self) -> None:
-        """Check that the block may end where its bytes ended."""
+        """Check that the block may end at the end of its bytes."""
         if not self._decoder.complete:
             raise reference_lz4.cut_off(self._decoder.position)
 
@@ -104,7 +104,7 @@ def compress_piece(content: bytes, max_ratio: int | None, high: bool) -> tuple[b
 
 
 def decode_pieces(data: bytes | memoryview, pieces: Sequence[Piece]) -> bytes:
-    """Decode pieces of a block that refer to nothing before them."""
+    """Decode pieces of a block that refer to no earlier bytes."""
     decoded, damaged = _native.decode_pieces(data, pieces)
     if decoded is None:
         raise reference_lz4.damaged_piece(pieces[damaged])
@@ -113,7 +113,7 @@ def decode_pieces(data: bytes | memoryview, pieces: Sequence[Piece]) -> bytes:
 
 
 def decode_pieces_into(data: bytes | memoryview, pieces: Sequence[Piece], into: memoryview) -> None:
-    """Decode pieces of a block that refer to nothing before them, into memory that there is."""
+    """Decode pieces of a block that refer to no earlier bytes, into existing memory."""
     damaged = _native.decode_pieces_into(data, pieces, into)
     if damaged >= 0:
         raise reference_lz4.damaged_piece(pieces[damaged])
@@ -127,17 +127,17 @@ def scan_entries(
     base: int,
     fields: tuple[str, ...] = (),
 ) -> Entries:
-    """Find the whole entries at the front of a buffer."""
+    """Find the whole entries at the start of a buffer."""
     raw = [name.encode("utf-8", "surrogateescape") for name in fields]
     bounds, problem, at, places = _native.scan(data, start, max(count, 0), max(max_bytes, 0), raw)
     if problem:
         raise reference_scan.SCAN_PROBLEMS[problem](bytes(data[at : at + 1]), 0, base + at)
-    entries: Any = data  # a view, for who only decodes them
+    entries: Any = data  # a view, for a caller that only decodes the entries
     return Entries(entries, bounds, base, fields, places)
 
 
 def measure(data: bytes, count: int) -> npt.NDArray[np.uint32] | None:
-    """The sizes of entries, where the front of each says what its fields are."""
+    """Return the sizes of entries whose leading fields can be decoded without the rest."""
     sizes = _native.measure(data, count)
     return None if sizes is None else np.frombuffer(sizes, np.uint32)
 
@@ -145,7 +145,7 @@ def measure(data: bytes, count: int) -> npt.NDArray[np.uint32] | None:
 def gather(
     data: bytes | memoryview, starts: npt.NDArray[np.int64], ends: npt.NDArray[np.int64]
 ) -> bytes:
-    """Parts of bytes, one behind the other."""
+    """Concatenate parts of bytes."""
     gathered: bytes = _native.gather(data, starts, ends)
     return gathered
 
@@ -153,7 +153,7 @@ def gather(
 def unpack_sizes(
     packed: Sequence[bytes], counts: Sequence[int], totals: Sequence[int]
 ) -> npt.NDArray[np.int64] | None:
-    """Where the entries of consecutive pieces begin and end, from their sizes."""
+    """Return the offsets where the entries of consecutive pieces begin and end."""
     heads = [packed_head(*piece) for piece in zip(packed, counts, totals, strict=True)]
     if None in heads:
         return None
@@ -163,7 +163,7 @@ def unpack_sizes(
 
 
 def skip_items(data: bytes, position: int, items: int) -> tuple[int, int, int]:
-    """Pass over MessagePack values without decoding them, however deep they nest."""
+    """Skip MessagePack values without decoding them, at any depth of nesting."""
     position, items, payload, invalid = _native.skip(data, position, items)
     if invalid:
         raise reference_scan.invalid_head(position)
@@ -171,14 +171,14 @@ def skip_items(data: bytes, position: int, items: int) -> tuple[int, int, int]:
 
 
 def find_entry(entries: Entries, identity: str) -> int:
-    """The last entry with this id, or -1."""
+    """Return the index of the last entry with an id, or -1."""
     raw = identity.encode("utf-8", "surrogateescape")
     found: int = _native.find(entries.data, entries.bounds, raw)
     return found
 
 
 def count_present(entries: Entries, names: Sequence[str]) -> list[int]:
-    """How many documents have each of some fields, with whatever value."""
+    """Count the documents that have each of some fields, with any value."""
     raw = [name.encode("utf-8", "surrogateescape") for name in names]
     counts: list[int] = _native.count_present(entries.data, entries.bounds, raw)
     return counts
@@ -188,7 +188,7 @@ def infer(entries: Entries, summary: DocumentSummary) -> None:
     """Join the kinds of value in documents into a summary."""
     if not len(entries):
         return
-    limit = summary.limit - 1  # one more is for the id
+    limit = summary.limit - 1  # the id needs one more
     names: list[bytes] = []
     while True:
         identity, found, problem, document = _native.infer(
@@ -199,7 +199,7 @@ def infer(entries: Entries, summary: DocumentSummary) -> None:
         known = [name.encode() for name in summary.fields if name != ID_FIELD]
         if problem != _PARTIAL or names or not known:
             break
-        names = known  # again: the fields that the summary has come before all others
+        names = known  # Infer again: fields of the summary take precedence over new ones.
     summary.is_partial = summary.is_partial or problem == _PARTIAL
     summary.field(ID_FIELD).merge(_summary(identity, entries))
     summary.merge(_summary(found, entries))
@@ -243,7 +243,7 @@ def decode(entries: Entries, plan: DecodePlan) -> list[pa.Array]:
 
 
 def decode_front(measured: MeasuredEntries, plan: DecodePlan) -> list[pa.Array] | None:
-    """Decode the fields of a plan, and look no further than they are in documents."""
+    """Decode the fields of a plan, reading documents only up to these fields."""
     fields = tuple(column.name for column in plan.columns if column.name != ID_FIELD)
     if plan.strict or not fields:
         return None
@@ -253,7 +253,7 @@ def decode_front(measured: MeasuredEntries, plan: DecodePlan) -> list[pa.Array] 
         return None
     bounds, places = found
     try:
-        # Not one of them is given to anybody: they are looked at where they are.
+        # The entries are decoded in place, so none of them leaves this function.
         seen: Any = measured.data
         return decode(Entries(seen, bounds, measured.base, fields, places), plan)
     except (CorruptFile, LimitExceeded, TypeMismatch):
@@ -333,7 +333,7 @@ def encode(
     rows, plan = wire_columns(batch)
     encoded = _native.encode(ids, rows, plan, omit_nulls)
     if encoded is None:
-        # The reference finds out which column it is.
+        # The reference codec raises the error, which names the column.
         reference.encode(batch, ids, omit_nulls)
         raise UnsupportedType("a map has the same key twice", advice="drop one of the two")
     entries, sizes = encoded
@@ -341,36 +341,36 @@ def encode(
 
 
 def survey_ids(ids: pa.Array) -> tuple[bytes, int]:
-    """Look at document ids before they are written: their hashes, and the greatest number."""
+    """Hash document ids before they are written, and find the max number among them."""
     hashes, greatest = _native.survey_ids(ids)
     return hashes, greatest
 
 
 def ids_ascend(ids: pa.Array) -> int | None:
-    """The greatest number among ids that each come behind the one before; else None."""
+    """Return the max number among ids that ascend, or None if they do not."""
     ascend, greatest = _native.ids_ascend(ids)
     return greatest if ascend else None
 
 
 def text_extremes(texts: pa.Array) -> tuple[int, int]:
-    """Rows of the least and the greatest text that is not null."""
+    """Return the rows of the min and max text that is not null."""
     least, greatest = _native.text_extremes(texts)
     return least, greatest
 
 
 def to_dicts(names: Sequence[str], columns: Sequence[list[Any]], count: int) -> list[Any]:
-    """Rows as dicts, of columns that are lists of objects."""
+    """Convert columns, which are lists of objects, to rows as dicts."""
     rows: list[Any] = _native.to_dicts(tuple(names), list(columns), count)
     return rows
 
 
 def hash_id(identity: str) -> int:
-    """The hash that :func:`survey_ids` gives an id."""
+    """Return the hash that :func:`survey_ids` computes for an id."""
     found: int = _native.hash_id(identity.encode("utf-8", "surrogateescape"))
     return found
 
 
 def has_equal(hashes: bytes | bytearray) -> bool:
-    """Whether two hashes of ids are equal."""
+    """Return whether two hashes of ids are equal."""
     found: bool = _native.has_equal(hashes)
     return found

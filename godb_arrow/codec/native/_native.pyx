@@ -1,9 +1,9 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, freethreading_compatible=True
 # distutils: language = c++
-"""The compiled kernel: what takes long, on bytes, without the GIL.
+"""Compiled kernel for the work on bytes that takes long, without the GIL.
 
-It is the C++ of the folder ``native`` with a face of plain Python objects. `godb_arrow.codec.native`
-makes of it the functions that every codec has.
+It wraps the C++ of the folder ``native`` in functions on plain Python objects, from which
+`godb_arrow.codec.native` builds the functions that both codecs have.
 """
 
 from array import array
@@ -225,7 +225,7 @@ cdef extern from "extremes.hpp" namespace "godb" nogil:
 
 
 cdef class OwnedBuffer:
-    """Memory that the kernel made, for an Arrow buffer to keep."""
+    """Memory that the kernel allocated and an Arrow buffer keeps."""
 
     cdef uint8_t* _data
     cdef size_t _size
@@ -255,10 +255,10 @@ cdef class BlockDecoder:
     """See `godb_arrow.codec.native`."""
 
     cdef Lz4Decoder* _decoder
-    cdef bytes _input            # what gather fetched last
-    cdef const uint8_t* _at      # how far it was used
+    cdef bytes _input            # bytes that gather fetched last
+    cdef const uint8_t* _at      # end of the bytes that are decoded
     cdef const uint8_t* _end
-    cdef cbool _more             # there is output that needs no more input
+    cdef cbool _more             # whether there is output that needs no more input
 
     def __cinit__(self):
         self._decoder = new Lz4Decoder()
@@ -270,7 +270,7 @@ cdef class BlockDecoder:
         del self._decoder
 
     def step(self, bytes data not None, Py_ssize_t start):
-        """Decode from `start`; the output, where that ended, and a bad distance or -1."""
+        """Decode from `start`; return the output, its end, and a bad distance or -1."""
         cdef const uint8_t* begin = <const uint8_t*>PyBytes_AS_STRING(data)
         cdef const uint8_t* p = begin + start
         cdef const uint8_t* end = begin + PyBytes_GET_SIZE(data)
@@ -283,7 +283,7 @@ cdef class BlockDecoder:
         return output, p - begin, bad, status == Status.HaveOutput
 
     def gather(self, bytes window not None, Py_ssize_t count, object fetch):
-        """The window with decoded bytes added, a bad distance or -1, and whether input ended."""
+        """Return the window with decoded bytes, a bad distance or -1, and whether input ended."""
         cdef Py_ssize_t size = PyBytes_GET_SIZE(window)
         cdef Py_ssize_t wanted = size + count
         cdef Py_ssize_t room = wanted + kMostOutput
@@ -337,7 +337,7 @@ cdef class BlockDecoder:
 
 
 def compress_piece(bytes content not None, uint64_t max_ratio):
-    """The sequences of a piece, and how many literals are left."""
+    """Return the sequences of a piece, and the number of literals left."""
     cdef const uint8_t* data = <const uint8_t*>PyBytes_AS_STRING(content)
     cdef size_t size = PyBytes_GET_SIZE(content)
     cdef unique_ptr[Lz4Compressor] compressor
@@ -350,7 +350,7 @@ def compress_piece(bytes content not None, uint64_t max_ratio):
 
 
 cdef vector[Piece] _pieces(pieces):
-    """Pieces (at, length, skip, tail, size) as the kernel has them."""
+    """Convert pieces (at, length, skip, tail, size) to the kernel's."""
     cdef vector[Piece] found
     cdef Piece piece
     for at, length, skip, tail, decoded in pieces:
@@ -370,7 +370,7 @@ cdef size_t _total(const vector[Piece]& pieces):
 cdef size_t _decode_pieces(
     const uint8_t* data, size_t size, const vector[Piece]& pieces, uint8_t* to
 ):
-    """How many pieces were decoded before one that is damaged."""
+    """Return the number of pieces decoded before a damaged one."""
     cdef unique_ptr[PieceDecoder] decoder
     cdef size_t total = _total(pieces)
     cdef size_t index = 0
@@ -384,7 +384,7 @@ cdef size_t _decode_pieces(
 
 
 def decode_pieces(const uint8_t[::1] data not None, pieces):
-    """What pieces decode to; or None and which one is damaged."""
+    """Return the decoded pieces and None, or None and the index of a damaged piece."""
     cdef const uint8_t* begin = &data[0]
     cdef size_t size = data.shape[0]
     cdef vector[Piece] found = _pieces(pieces)
@@ -394,10 +394,10 @@ def decode_pieces(const uint8_t[::1] data not None, pieces):
 
 
 def decode_pieces_into(const uint8_t[::1] data not None, pieces, uint8_t[::1] into not None):
-    """Decode pieces into memory of just the right size; which one is damaged, or -1."""
+    """Decode pieces into memory of the exact size; return the index of a damaged piece, or -1."""
     cdef vector[Piece] found = _pieces(pieces)
     if _total(found) != <size_t>into.shape[0]:
-        raise ValueError("the memory is not as large as the pieces")
+        raise ValueError("the memory does not have the size of the pieces")
     cdef size_t done = _decode_pieces(&data[0], data.shape[0], found, &into[0])
     return -1 if done == found.size() else done
 
@@ -409,8 +409,8 @@ cdef c_array.array _INT64S = array("q")
 
 
 def scan(const uint8_t[::1] data not None, size_t start, size_t count, size_t max_bytes, fields=()):
-    """Bounds of the whole entries from `start`; a problem (0 is none) and where it is; and, of each
-    document, the places of the values of some fields (0 is unknown)."""
+    """Return bounds of the whole entries from `start`, a problem (0 is none) with its position, and
+    the positions of the values of some fields in each document (0 is unknown)."""
     cdef const uint8_t* begin = &data[0]
     cdef size_t size = data.shape[0]
     cdef vector[int64_t] bounds
@@ -437,8 +437,8 @@ cdef bytes _places(vector[uint32_t]& places):
 
 
 def scan_fronts(const uint8_t[::1] data not None, const int64_t[::1] edges not None, fields):
-    """Bounds of entries whose edges are known, and the places of some fields; None where the
-    edges are not right."""
+    """Return bounds of entries with known edges, and the positions of some fields; None where the
+    edges are wrong."""
     cdef const uint8_t* begin = &data[0]
     cdef size_t size = data.shape[0]
     cdef size_t count = edges.shape[0] - 1
@@ -456,7 +456,7 @@ def scan_fronts(const uint8_t[::1] data not None, const int64_t[::1] edges not N
 
 
 def add_sizes(packed, heads, counts, totals, size_t head_size, int64_t[::1] edges not None):
-    """Where entries of packed sizes (with their bits and least size) end; False for other totals."""
+    """Add up packed sizes (given their bits and min size) to edges; return whether totals match."""
     cdef size_t first = 0
     cdef size_t room = edges.shape[0]
     cdef size_t count
@@ -468,7 +468,7 @@ def add_sizes(packed, heads, counts, totals, size_t head_size, int64_t[::1] edge
         sizes = one
         bits, least = head
         if count >= room - first or head_size + (count * bits + 7) // 8 > <size_t>len(sizes):
-            raise ValueError("there are not so many edges or sizes")
+            raise ValueError("the number of edges or sizes is wrong")
         c_add_sizes(
             <const uint8_t*>PyBytes_AS_STRING(sizes) + head_size, bits, least, &edges[first], count)
         first += count
@@ -483,13 +483,13 @@ def gather(
     const int64_t[::1] starts not None,
     const int64_t[::1] ends not None,
 ):
-    """Parts of bytes, one behind the other."""
+    """Concatenate parts of bytes."""
     cdef const uint8_t* begin = &data[0]
     cdef int64_t size = data.shape[0]
     cdef int64_t total = 0
     cdef Py_ssize_t index
     if starts.shape[0] != ends.shape[0]:
-        raise ValueError("there are not as many ends as starts")
+        raise ValueError("the number of ends differs from the number of starts")
     for index in range(starts.shape[0]):
         if not 0 <= starts[index] <= ends[index] <= size:
             raise ValueError("a part is not within the bytes")
@@ -503,7 +503,7 @@ def gather(
 
 
 def measure(bytes data not None, size_t count):
-    """The sizes of entries, of four bytes each; None where they are damaged or have odd keys."""
+    """Return the sizes of entries, four bytes each; None if they are damaged or have odd keys."""
     cdef const uint8_t* begin = <const uint8_t*>PyBytes_AS_STRING(data)
     cdef size_t size = PyBytes_GET_SIZE(data)
     cdef vector[uint32_t] sizes
@@ -514,7 +514,7 @@ def measure(bytes data not None, size_t count):
 
 
 def skip(bytes data not None, size_t position, items):
-    """Position, items and payload as every codec's skip_items; and whether a byte is invalid."""
+    """Return position, items and payload as skip_items does, and whether a byte is invalid."""
     cdef const uint8_t* begin = <const uint8_t*>PyBytes_AS_STRING(data)
     cdef size_t size = PyBytes_GET_SIZE(data)
     cdef uint64_t count = items
@@ -525,7 +525,7 @@ def skip(bytes data not None, size_t position, items):
 
 
 def find(bytes data not None, const int64_t[::1] bounds not None, bytes identity not None):
-    """The last entry with this id, or -1."""
+    """Return the index of the last entry with this id, or -1."""
     cdef const uint8_t* begin = <const uint8_t*>PyBytes_AS_STRING(data)
     cdef const uint8_t* id = <const uint8_t*>PyBytes_AS_STRING(identity)
     cdef size_t size = PyBytes_GET_SIZE(identity)
@@ -537,7 +537,7 @@ def find(bytes data not None, const int64_t[::1] bounds not None, bytes identity
 
 
 def count_present(bytes data not None, const int64_t[::1] bounds not None, names):
-    """For each name (bytes, no two the same), how many documents have such a field."""
+    """Count the documents that have a field with each name (bytes, all different)."""
     cdef const uint8_t* begin = <const uint8_t*>PyBytes_AS_STRING(data)
     cdef size_t count = bounds.shape[0] // 2
     cdef Keys keys
@@ -574,9 +574,9 @@ def infer(
     size_t max_columns,
     list names not None,
 ):
-    """Summaries of the ids and of the documents; a problem (0 is none) and its document.
+    """Return summaries of ids and documents, and a problem (0 is none) with its document.
 
-    Some names of fields have summaries in any case. Problem 2 is that others have none.
+    The fields in ``names`` have summaries in any case. Problem 2 is that other fields have none.
     """
     cdef const uint8_t* begin = <const uint8_t*>PyBytes_AS_STRING(data)
     cdef size_t count = bounds.shape[0] // 2
@@ -599,7 +599,7 @@ def infer(
 
 
 cdef void _fill(Column* column, object plan) except *:
-    """A column tree from tuples: core, unit, name, type name, children."""
+    """Build a column tree from tuples: core, unit, name, type name, children."""
     core, unit, name, type_name, children = plan
     cdef unique_ptr[Column] child
     cdef bytes packed = name.encode()
@@ -618,7 +618,7 @@ cdef void _fill(Column* column, object plan) except *:
 
 
 cdef object _finished(Column* column):
-    """Length, nulls, buffers and children, as pyarrow's from_buffers wants them."""
+    """Return length, nulls, buffers and children, as pyarrow's from_buffers takes them."""
     cdef int core = <int>column.core
     cdef size_t index
     buffers = [_own(column.valid.bytes()) if column.nulls else None]
@@ -647,7 +647,7 @@ def decode(
     bytes places=None,
     order=(),
 ):
-    """The finished columns, or None and a failure; `order` says which place is a column's."""
+    """Return the finished columns, or None and a failure; `order` maps places to columns."""
     cdef const uint8_t* begin = &data[0]
     cdef size_t count = bounds.shape[0] // 2
     cdef unique_ptr[Column] root
@@ -694,7 +694,7 @@ def decode(
 
 
 cdef void _fill_wire(WireColumn* column, object plan) except *:
-    """A column tree from tuples: wire, unit, packed name, children."""
+    """Build a column tree from tuples: wire, unit, packed name, children."""
     wire, unit, key, children = plan
     cdef unique_ptr[WireColumn] child
     cdef bytes packed = key
@@ -709,8 +709,8 @@ cdef void _fill_wire(WireColumn* column, object plan) except *:
 
 
 def encode(object ids, object rows, object plan, cbool omit_nulls):
-    """Entries' bytes of a binary array of ids and a struct array of rows, and the sizes of each in
-    four bytes; None for a key twice."""
+    """Return the bytes of entries from a binary array of ids and a struct array of rows, and their
+    sizes in four bytes each; None if a map has a key twice."""
     _, id_capsule = ids.__arrow_c_array__()
     _, row_capsule = rows.__arrow_c_array__()
     cdef ArrowArray* id_array = <ArrowArray*>PyCapsule_GetPointer(id_capsule, "arrow_array")
@@ -722,7 +722,7 @@ def encode(object ids, object rows, object plan, cbool omit_nulls):
     root.reset(new WireColumn())
     _fill_wire(root.get(), plan)
     if not root.get().bind(row_array) or id_array.length != row_array.length:
-        raise ValueError("the arrays are not shaped as planned")
+        raise ValueError("the arrays do not have the planned types")
     cdef bytes sizes = PyBytes_FromStringAndSize(NULL, <Py_ssize_t>(4 * id_array.length))
     cdef uint32_t* each = <uint32_t*>PyBytes_AS_STRING(sizes)
     encoder.reset(new Encoder(out, omit_nulls))
@@ -734,7 +734,7 @@ def encode(object ids, object rows, object plan, cbool omit_nulls):
 
 
 def has_equal(const uint8_t[::1] hashes not None):
-    """Whether two of the hashes, of 8 bytes each, are equal."""
+    """Return whether two of the hashes, of 8 bytes each, are equal."""
     cdef size_t count = hashes.shape[0] // 8
     cdef cbool found = False
     if count:
@@ -744,12 +744,12 @@ def has_equal(const uint8_t[::1] hashes not None):
 
 
 def hash_id(bytes identity not None):
-    """The hash that survey_ids gives an id."""
+    """Return the hash that survey_ids computes for an id."""
     return c_hash_id(<const uint8_t*>PyBytes_AS_STRING(identity), PyBytes_GET_SIZE(identity))
 
 
 def survey_ids(object ids):
-    """A hash of 8 bytes for each id of a binary array, and the greatest number among the ids."""
+    """Return a hash of 8 bytes for each id of a binary array, and the max number of the ids."""
     _, capsule = ids.__arrow_c_array__()
     cdef ArrowArray* array = <ArrowArray*>PyCapsule_GetPointer(capsule, "arrow_array")
     cdef Buffer hashes
@@ -760,7 +760,7 @@ def survey_ids(object ids):
 
 
 def ids_ascend(object ids):
-    """Whether each id comes behind the one before it, and the greatest number among the ids."""
+    """Return whether ids ascend by size and then by bytes, and the max number of the ids."""
     _, capsule = ids.__arrow_c_array__()
     cdef ArrowArray* array = <ArrowArray*>PyCapsule_GetPointer(capsule, "arrow_array")
     cdef uint64_t greatest = 0
@@ -771,7 +771,7 @@ def ids_ascend(object ids):
 
 
 def text_extremes(object texts):
-    """Rows of the least and the greatest text of a string array; -1 where all are null."""
+    """Return the rows of the min and max text of a string array; -1 where all are null."""
     _, capsule = texts.__arrow_c_array__()
     cdef ArrowArray* array = <ArrowArray*>PyCapsule_GetPointer(capsule, "arrow_array")
     cdef int64_t least, greatest
@@ -781,14 +781,14 @@ def text_extremes(object texts):
 
 
 def to_dicts(tuple names not None, list columns not None, Py_ssize_t count):
-    """Rows as dicts, of columns that are lists of `count` objects."""
+    """Convert columns, which are lists of `count` objects, to rows as dicts."""
     cdef list rows = [None] * count
     cdef Py_ssize_t width = len(columns)
     cdef Py_ssize_t row, column
     cdef dict made
     for found in columns:
         if len(<list?>found) != count:
-            raise ValueError("the columns have not the same length")
+            raise ValueError("the columns differ in length")
     for row in range(count):
         made = {}
         for column in range(width):

@@ -1,4 +1,4 @@
-// Columns in the making: what each core type of godb_arrow.codec.columns is built in.
+// Column builders, one for each core type of godb_arrow.codec.columns.
 
 #pragma once
 
@@ -15,7 +15,7 @@ enum class Core : uint8_t {
     Null, Bool, Int64, UInt64, Float64, String, Binary, Timestamp, List, Struct, Map, Json,
 };
 
-// One column, or a part of a nested one: its plan, and the values so far.
+// Builder of one column or of a child of a nested one: its plan and the values so far.
 struct Column {
     Core core = Core::Null;
     int64_t unit = 0;       // of timestamps: units in a second
@@ -57,7 +57,7 @@ struct Column {
         for (auto& child : children) count += child->count_text();
         return count;
     }
-    // Memory that is not touched costs nothing, and growing step by step touches it all again.
+    // Untouched memory costs nothing, while growing step by step touches all of it again.
     void reserve_text(size_t bytes) {
         if (is_text()) values.reserve(bytes);
         for (auto& child : children) child->reserve_text(bytes);
@@ -77,7 +77,7 @@ struct Column {
         values.push(value);
         mark_valid();
     }
-    // Memory behind the numbers, to be filled before some are added.
+    // Memory after the numbers, to fill with more of them.
     uint8_t* room_for_numbers(size_t count) {
         values.reserve(count * 8);
         return values.data() + values.size();
@@ -91,7 +91,7 @@ struct Column {
         bits.push(value);
         mark_valid();
     }
-    // After the text was appended to `values`.
+    // Call this after the text was appended to `values`.
     void push_text_end() {
         push_offset(values.size());
         mark_valid();
@@ -120,8 +120,8 @@ struct Column {
         }
     }
 
-    // Drop what was added beyond `size` values, and parts of a value that was not finished: a
-    // later one with the same key takes their place.
+    // Drop values beyond the first `size`, and parts of an unfinished value. A later value with the
+    // same key replaces them.
     void truncate(size_t size) {
         if (size > length) return;
         if (nulls && size < length) {
@@ -157,7 +157,7 @@ struct Column {
     bool too_large() const { return has_offsets() && values.size() > INT32_MAX; }
 
   private:
-    // Keep the offsets of `size` values; returns where they end.
+    // Keep the offsets of `size` values and return their end.
     size_t cut_offsets(size_t size) {
         if (offsets.size() == 0) return 0;
         offsets.truncate((size + 1) * sizeof(int32_t));

@@ -1,4 +1,4 @@
-// Reading MessagePack: heads of values, passing over values, and checks of untrusted bytes.
+// Reading MessagePack: heads of values, skipping of values, and checks of untrusted bytes.
 //
 // Nothing here trusts a length: every read is checked against the end of the buffer.
 // The format: https://github.com/msgpack/msgpack/blob/master/spec.md
@@ -25,7 +25,7 @@ inline uint64_t load64(const uint8_t* p) {
     return __builtin_bswap64(v);
 }
 
-// What the first byte of a value says; up to Float64, all that follows are a number's bytes.
+// Token of a value's first byte. Up to Float64, only the bytes of a number follow.
 enum class Token : uint8_t {
     Nil, False, True, Positive, Negative, UInt, Int, Float32, Float64,
     String, Binary, Extension, Array, Map, Invalid, Incomplete,
@@ -35,13 +35,13 @@ enum class Token : uint8_t {
 struct Head {
     Token token;
     int8_t ext_type;       // of an extension
-    const uint8_t* body;   // behind the head
+    const uint8_t* body;   // after the head
     uint64_t size;         // bytes of a string, binary or extension; elements; pairs
     uint64_t bits;         // a number, sign-extended where it is signed
 };
 
 namespace detail {
-// For each first byte: the token, how many bytes of size or number follow.
+// Token and number of bytes of the size or number that follow, for each first byte.
 struct Entry { Token token; uint8_t width; };
 struct Table {
     Entry at[256];
@@ -81,7 +81,7 @@ inline uint64_t load_width(const uint8_t* p, int width) {
 }
 }  // namespace detail
 
-// The sizes of values without others inside, where the first byte tells them; else 0.
+// Sizes of values without others inside, if the first byte determines them; else 0.
 struct ScalarSizes {
     uint8_t at[256];
     constexpr explicit ScalarSizes(bool extensions) : at{} {
@@ -97,12 +97,12 @@ struct ScalarSizes {
 inline constexpr ScalarSizes kScalarSizes{false};
 inline constexpr ScalarSizes kValueSizes{true};  // with the extensions of a fixed size
 
-// What the size of a value will be, from values that were at the same place in other documents.
-// The processor predicts that a first byte is the same and goes on behind the value, where
-// otherwise it would wait for that byte. Where the first bytes differ often, that is given up.
+// Prediction of the size of a value from values at the same place in other documents. The processor
+// predicts that a first byte is the same and continues after the value, where otherwise it would
+// wait for that byte. The prediction stops where first bytes differ often.
 class SizeGuess {
   public:
-    // The size of the value with this first byte; 0 where it takes more than that.
+    // The size of the value with this first byte; 0 if it needs more than that byte.
     uint8_t size_of(uint8_t first) {
         if (first == first_) return size_;
         const uint8_t size = kScalarSizes.at[first];
@@ -123,8 +123,8 @@ class SizeGuess {
     uint8_t misses_ = 0;
 };
 
-// How numbers that need no look at more than their first byte become 64 bits: those that begin
-// `skip` bytes behind it, shifted to the right with their sign, as far as the mask keeps them.
+// Conversion of numbers to 64 bits that depends only on their first byte. The number begins `skip`
+// bytes after it, and is shifted to the right with its sign and masked.
 struct PlainNumbers {
     struct Form { uint64_t mask; uint8_t skip, shift; };
     Form at[256];  // the mask is 0 for everything else
@@ -144,8 +144,8 @@ struct PlainNumbers {
 inline constexpr PlainNumbers kPlainIntegers{true};
 inline constexpr PlainNumbers kPlainReals{false};
 
-// A string of fewer than 32 bytes, as most keys and many values are: its size, or -1 for anything
-// else, to be looked at with read_head. The bytes are those of a document that was found whole.
+// Size of a string of fewer than 32 bytes, as most keys and many values are. It is -1 for anything
+// else, which needs read_head. The bytes must belong to a document that was scanned.
 inline int short_string(const uint8_t* p) {
     return (*p & 0xe0) == 0xa0 ? *p & 0x1f : -1;
 }
@@ -220,7 +220,7 @@ inline double as_double(const Head& head) {
 
 struct Timestamp { int64_t seconds; uint32_t nanoseconds; };
 
-// The timestamp extension; false when its size or its nanoseconds are not those of one.
+// Read the timestamp extension; false if its size or its nanoseconds are invalid.
 inline bool read_timestamp(const Head& head, Timestamp& stamp) {
     if (head.size == 4) {
         stamp = {int64_t(load32(head.body)), 0};
@@ -235,18 +235,18 @@ inline bool read_timestamp(const Head& head, Timestamp& stamp) {
     return stamp.nanoseconds < 1000000000u;
 }
 
-// Whether an extension may stand where it does: a type of the application's own, or a timestamp.
-// The specification keeps the other negative types for itself.
+// Whether an extension is valid: a type of the application's own, or a timestamp. The specification
+// reserves the other negative types.
 inline bool is_extension(const Head& head) {
     Timestamp unused;
     return head.ext_type >= 0 || (head.ext_type == -1 && read_timestamp(head, unused));
 }
 
-// Units of 1/unit seconds since 1970, cut towards the past; false when they overflow an int64.
+// Units of 1/unit seconds since 1970, rounded towards the past; false if they overflow an int64.
 inline bool ticks(const Timestamp& stamp, int64_t unit, int64_t& result) {
     int64_t whole;
     if (__builtin_mul_overflow(stamp.seconds, unit, &whole)) {
-        // Just below the lowest second that fits, the fraction can still bring it back.
+        // Just below the lowest second that fits, the fraction can still make the sum fit.
         const __int128 exact = __int128(stamp.seconds) * unit +
                                __int128(stamp.nanoseconds) * unit / 1000000000;
         if (exact < INT64_MIN || exact > INT64_MAX) return false;
@@ -257,8 +257,8 @@ inline bool ticks(const Timestamp& stamp, int64_t unit, int64_t& result) {
     return !__builtin_add_overflow(whole, fraction, &result);
 }
 
-// Pass over a value that is no container or extension, of a document that was found whole; null
-// for the others, which take more care.
+// Skip a value of a scanned document that is no container or extension; null for these, which need
+// more care.
 inline const uint8_t* behind_scalar(const uint8_t* p) {
     const uint8_t first = *p;
     const detail::Entry entry = detail::kTable.at[first];
@@ -318,14 +318,14 @@ inline bool is_utf8(const uint8_t* p, size_t size) {
     return bits < 0x80 || is_utf8_slow(p, end);
 }
 
-// How a document was passed over.
+// Result of skipping a document.
 enum class Passed : uint8_t { Whole, Incomplete, Invalid, TooDeep, BadExtension };
 
-// Pass over one value of at most `depth` further levels. Nothing is decoded; with `strict`, the
-// extensions in it are checked, as they are where values are decoded.
+// Skip one value with at most `depth` further levels. Nothing is decoded. With `strict`, extensions
+// are checked, as they are where values are decoded.
 template <bool strict>
 Passed pass_over(const uint8_t*& p, const uint8_t* end, int depth) {
-    // The elements still to come of each open container.
+    // Number of remaining elements of each open container.
     uint64_t open[kMaxDepth + 2];
     int level = 0;
     open[0] = 1;

@@ -1,4 +1,4 @@
-// Documents into columns.
+// Decoding of documents into columns.
 
 #pragma once
 
@@ -9,7 +9,7 @@ namespace godb {
 
 enum class Problem : uint8_t { None, Corrupt, Mismatch, UnknownField, TooLarge };
 
-// What went wrong, for the message that Python makes of it.
+// Failure to decode, of which Python makes a message.
 struct Failure {
     Problem problem = Problem::None;
     size_t document = 0;
@@ -27,9 +27,9 @@ class Decoder {
 
     Failure& failure() { return failure_; }
 
-    // Decode documents into the root's children; false when there is a failure. `places`, if given,
-    // has the places of the children's values, `width` of them for each document, of which `order`
-    // says which is a child's (-1 for the id).
+    // Decode documents into the root's children; false if there is a failure. `places`, if given,
+    // has the places of the values of `width` fields of each document. `order` maps them to the
+    // children (-1 for the id).
     bool run(const uint8_t* data, const int64_t* bounds, size_t count,
              const uint32_t* places = nullptr, size_t width = 0, const int* order = nullptr) {
         limit_ = data + bounds[2 * count];
@@ -49,7 +49,7 @@ class Decoder {
                 if (places && at_places(known, i)) continue;
                 if (!document(data + bounds[2 * i], start, end)) {
                     failure_.document = i;
-                    // A document that is damaged is damaged, whatever else is wrong with it.
+                    // Report corruption in preference to any other error.
                     const uint8_t* p = start;
                     if (pass_over<true>(p, end, kMaxDepth) != Passed::Whole)
                         failure_.problem = Problem::Corrupt;
@@ -86,7 +86,7 @@ class Decoder {
         return true;
     }
 
-    // Where the children's values are in documents.
+    // Position of the children's values in documents.
     struct Places {
         const uint8_t* data;
         const int64_t* bounds;
@@ -102,10 +102,10 @@ class Decoder {
         }
     };
 
-    static constexpr size_t kBlock = 512;  // documents of which one column is made after the other
+    static constexpr size_t kBlock = 512;  // documents that are decoded column by column
 
-    // Documents whose values' places are known, column by column; false, and nothing is added, if
-    // a place is not known or a value does not fit.
+    // Decode documents with known places column by column. Returns false, and adds nothing, if a
+    // place is not known or a value does not fit.
     bool block_at_places(const Places& known, size_t first, size_t count) {
         const size_t row = root_.length;
         for (size_t child = 0; child < root_.children.size(); ++child)
@@ -127,7 +127,7 @@ class Decoder {
         return true;
     }
 
-    // How many values, from a document on, are numbers as the column has them; these are added.
+    // Add numbers of the column's type from a document on, and return how many there were.
     size_t plain_numbers(Column& column, const Places& known, size_t child, size_t first,
                          size_t count) {
         uint8_t* const to = column.room_for_numbers(count);
@@ -160,7 +160,7 @@ class Decoder {
         return convert(column, p, known.end(row));
     }
 
-    // One document of these; false, and nothing is added, if it must be looked at as a whole.
+    // Decode one of these documents; false, with nothing added, if it must be decoded as a whole.
     bool at_places(const Places& known, size_t document) {
         const size_t row = root_.length;
         for (size_t child = 0; child < root_.children.size(); ++child)
@@ -181,7 +181,7 @@ class Decoder {
         return false;
     }
 
-    // The fields of one map, each into its column; columns without one get a null.
+    // Decode the fields of one map into their columns; columns without a value get a null.
     bool fields(Column& column, size_t row, uint64_t count, const uint8_t*& p, const uint8_t* end,
                 bool top) {
         const bool readable = size_t(limit_ - end) >= 8;
@@ -207,7 +207,7 @@ class Decoder {
                 if (name.odd) found = column.keys.find(name.data, name.size, place);
                 if (found == Keys::kNone && strict_ && !(top && is_id(name)))
                     return unknown_field(name);
-                // The next document has the same field: know that it is not wanted.
+                // The next document has the same field, so remember that it is not wanted.
                 if (!name.odd && column.keys.size() < column.children.size() + kMaxUnwanted)
                     column.keys.add(name.data, name.size);
             }
@@ -223,7 +223,7 @@ class Decoder {
             if (__builtin_expect(child.length > row, 0)) child.truncate(row);
             const uint8_t* const value = p;
             if (!convert(child, p, end)) {
-                // Of equal keys the last wins, so that a misfit before it does not count.
+                // The last of equal keys wins, so an earlier value may fail to fit.
                 if (failure_.problem == Problem::Corrupt ||
                     !comes_again(column.keys, found, count - place - 1, value, end)) {
                     failure_.parts.push_back(top ? child.name : "." + child.name);
@@ -240,7 +240,7 @@ class Decoder {
         return true;
     }
 
-    // Whether a key that was found is among the `count` pairs behind the value at `p`.
+    // Whether a key occurs again among the `count` pairs after the value at `p`.
     bool comes_again(Keys& keys, int key, uint64_t count, const uint8_t* p, const uint8_t* end) {
         for (; count; --count) {
             if (pass_over<true>(p, end, kMaxDepth) != Passed::Whole) return false;
@@ -288,7 +288,7 @@ class Decoder {
         return false;
     }
 
-    // One value into its column. Advances `p` behind it.
+    // Decode one value into its column, and advance `p` after it.
     bool convert(Column& column, const uint8_t*& p, const uint8_t* end) {
         const uint8_t* const value = p;
         if (*p == 0xc0) {
@@ -492,7 +492,7 @@ class Decoder {
     Column* id_;
     bool strict_;
     bool null_mismatch_;
-    const uint8_t* limit_ = nullptr;  // the end of all documents: bytes before it may be read
+    const uint8_t* limit_ = nullptr;  // end of all documents, up to which bytes may be read
     Failure failure_;
     Buffer scratch_;
 };

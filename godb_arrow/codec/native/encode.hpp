@@ -1,4 +1,4 @@
-// Rows of Arrow arrays as MessagePack documents.
+// Encoding of rows of Arrow arrays as MessagePack documents.
 
 #pragma once
 
@@ -28,13 +28,13 @@ extern "C" struct ArrowArray {
 
 namespace godb {
 
-// How a column is written; the first twelve are godb_arrow.codec.columns.Core.
+// Encoding of a column; the first twelve are godb_arrow.codec.columns.Core.
 enum class Wire : uint8_t {
     Null, Bool, Int64, UInt64, Float64, String, Binary, Timestamp, List, Struct, Map, Json, Packed,
 };
 
-// Writing one value where there is room for it; each function returns where the next one goes.
-// A head has nine bytes at most.
+// Functions that write one value where there is room for it, and return the end of the value. A
+// head has at most nine bytes.
 namespace pack {
 
 constexpr size_t kMostHead = 16;
@@ -113,7 +113,7 @@ inline uint8_t* timestamp(uint8_t* to, int64_t tick, int64_t unit) {
         default: return timestamp<1000000000>(to, tick);
     }
 }
-// Bytes that are mostly few: there is room for 16, and so many as `readable` may be read.
+// Copy mostly few bytes: there is room for 16, and `readable` bytes may be read.
 inline uint8_t* few(uint8_t* to, const uint8_t* from, size_t size, size_t readable) {
     if (__builtin_expect(size <= 16 && readable >= 16, 1)) std::memcpy(to, from, 16);
     else if (size) std::memcpy(to, from, size);
@@ -122,16 +122,16 @@ inline uint8_t* few(uint8_t* to, const uint8_t* from, size_t size, size_t readab
 
 }  // namespace pack
 
-// An Arrow array, with how it is written.
+// Arrow array with its encoding.
 struct WireColumn {
     Wire wire = Wire::Null;
     int64_t unit = 0;
     Buffer key;  // the field's name, packed
     const ArrowArray* array = nullptr;
-    const uint8_t* text_end = nullptr;  // of an array of texts
+    const uint8_t* text_end = nullptr;  // end of the texts of an array
     std::vector<std::unique_ptr<WireColumn>> children;
 
-    // Take the array and its children; false when they are not shaped as planned.
+    // Take the array and its children; false if their types are not as planned.
     bool bind(const ArrowArray* bound) {
         array = bound;
         if (has_text() && bound->length)
@@ -169,7 +169,7 @@ class Encoder {
     Encoder(Buffer& out, bool omit_nulls) : out_(out), omit_nulls_(omit_nulls) {}
 
     // Write entries: `ids` is a binary array, `root` a struct with the documents' other fields.
-    // `sizes` gets the bytes of each. False when a map has the same key twice.
+    // `sizes` gets the bytes of each entry. Returns false if a map has the same key twice.
     bool run(const ArrowArray* ids, WireColumn& root, uint32_t* sizes) {
         const auto* offsets = static_cast<const int32_t*>(ids->buffers[1]) + ids->offset;
         const auto* text = static_cast<const uint8_t*>(ids->buffers[2]);
@@ -190,7 +190,7 @@ class Encoder {
             to = pack::few(pack::string_head(to, id_size), id, id_size, readable);
             to = fields(root, row, to, omit_nulls_);
             if (to) sizes[row] = uint32_t(size_t(to - out_.data()) - before);
-            // Rows are mostly alike: have room for the others, so as not to grow step by step.
+            // Rows are mostly similar, so reserve memory for all of them at once.
             if (row == kSample && to)
                 to = room(to, size_t(to - out_.data()) / kSample * size_t(ids->length - row));
         }
@@ -199,7 +199,7 @@ class Encoder {
     }
 
   private:
-    // Where to write, with so much room; what is before `to` stays.
+    // Where to write, with room for `needed` bytes; the bytes before `to` are kept.
     uint8_t* room(uint8_t* to, size_t needed) {
         if (__builtin_expect(size_t(limit_ - to) >= needed && to, 1)) return to;
         if (to) out_.truncate(size_t(to - out_.data()));
@@ -222,7 +222,7 @@ class Encoder {
         return to;
     }
 
-    // There is room for two heads; null when a map has a key twice.
+    // Write a value where there is room for two heads; null if a map has a key twice.
     uint8_t* value(const WireColumn& column, int64_t row, uint8_t* to) {
         const int64_t at = row + column.array->offset;
         switch (column.wire) {

@@ -1,4 +1,4 @@
-// The least and the greatest text of a column, by bytes.
+// Min and max text of a column, by bytes.
 
 #pragma once
 
@@ -6,7 +6,7 @@
 
 namespace godb {
 
-// A text as a number for its first eight bytes, and itself for where these are the same.
+// Text with its first eight bytes as a number; the text decides where these are equal.
 struct OrderedText {
     uint64_t head;
     const uint8_t* data;
@@ -32,7 +32,7 @@ struct OrderedText {
     }
 };
 
-// Rows of the least and the greatest text that is not null; -1 where all are null.
+// Rows of the min and max text that is not null; -1 where all are null.
 inline void text_extremes(const ArrowArray* texts, int64_t& least, int64_t& greatest) {
     const auto* valid = static_cast<const uint8_t*>(texts->buffers[0]);
     const auto* offsets = static_cast<const int32_t*>(texts->buffers[1]) + texts->offset;

@@ -1,4 +1,4 @@
-// Document ids, before they are written: do two have the same, and which number comes next?
+// Document ids before they are written: duplicates and the max number.
 
 #pragma once
 
@@ -11,7 +11,7 @@ namespace godb {
 
 // A hash that finds candidates for equal ids; the caller compares the ids themselves.
 // Id files store it, so the reference codec computes the same hash (reference/documents.py).
-// So many bytes as `readable` may be read.
+// `readable` bytes may be read.
 inline uint64_t hash_id(const uint8_t* data, size_t size, size_t readable = 0) {
     const uint8_t* const readable_end = data + std::max(size, readable);
     uint64_t hash = 0x9e3779b97f4a7c15ull * (uint64_t(size) + 1);
@@ -34,14 +34,14 @@ inline uint64_t hash_id(const uint8_t* data, size_t size, size_t readable = 0) {
     return hash ^ (hash >> 32);
 }
 
-// Generated ids stay below it, so that a first number and a count never overflow 64 bits.
+// Bound of generated ids, so that a first number and a count never overflow 64 bits.
 constexpr uint64_t max_number = uint64_t(1) << 62;
 
-// The number that an id is: decimal digits without leading zeros, below `max_number`; else 0.
+// Number of an id: decimal digits without leading zeros, below `max_number`; else 0.
 inline uint64_t number_of(const uint8_t* id, size_t size, size_t readable) {
     if (size == 0 || size > 19 || *id == '0') return 0;
     if (size <= 8 && readable >= 8) {
-        // Eight digits at once, with zeros in front.
+        // Eight digits at once, padded with zeros.
         constexpr uint64_t zeros = 0x3030303030303030ull;
         uint64_t word;
         std::memcpy(&word, id, 8);
@@ -61,7 +61,7 @@ inline uint64_t number_of(const uint8_t* id, size_t size, size_t readable) {
     return number < max_number ? number : 0;
 }
 
-// The ids of a binary array, one after the other.
+// Ids of a binary array, one after the other.
 struct Ids {
     explicit Ids(const ArrowArray* ids)
         : offsets(static_cast<const int32_t*>(ids->buffers[1]) + ids->offset),
@@ -79,7 +79,7 @@ struct Ids {
     int64_t count;
 };
 
-// Appends a hash of each id; returns the max number among the ids.
+// Append a hash of each id, and return the max number among the ids.
 inline uint64_t survey_ids(const ArrowArray* array, Buffer& hashes) {
     const Ids ids(array);
     uint64_t greatest = 0;
@@ -92,7 +92,7 @@ inline uint64_t survey_ids(const ArrowArray* array, Buffer& hashes) {
     return greatest;
 }
 
-// Whether each id comes behind the one before it, by size and then by bytes; `greatest` as above.
+// Whether ids ascend, by size and then by bytes; `greatest` gets the max number.
 inline bool ids_ascend(const ArrowArray* array, uint64_t& greatest) {
     const Ids ids(array);
     greatest = 0;
@@ -107,14 +107,14 @@ inline bool ids_ascend(const ArrowArray* array, uint64_t& greatest) {
         const uint8_t* id = ids.data(row);
         const uint64_t number = number_of(id, ids.size(row), ids.readable(row));
         greatest = std::max(greatest, number);
-        // The ids before it have fewer digits, or smaller ones.
+        // Earlier ids have fewer digits, or smaller ones.
         if (number) break;
     }
     return true;
 }
 
-// Whether two of the hashes are equal. A bit for each hash, several times as many as there are,
-// tells most of them apart without leaving the cache; the few that meet another one are counted.
+// Whether two of the hashes are equal. A bitmap with several bits for each hash tells most of them
+// apart without leaving the cache. Only the few hashes whose bit is set already are counted.
 inline bool has_equal(const uint64_t* hashes, size_t count) {
     unsigned width = 10;
     while ((size_t(1) << width) < count * 32 && width < 30) ++width;
@@ -130,7 +130,7 @@ inline bool has_equal(const uint64_t* hashes, size_t count) {
     if (met.empty()) return false;
     std::sort(met.begin(), met.end());
     if (std::adjacent_find(met.begin(), met.end()) != met.end()) return true;
-    // Each is here once; it has an equal if all the hashes have it twice.
+    // Each is listed once; it has an equal if all the hashes have it twice.
     std::fill(seen.begin(), seen.end(), 0);
     for (const uint64_t hash : met) {
         const size_t slot = size_t(hash >> shift);

@@ -1,4 +1,4 @@
-// A MessagePack value as JSON text, to the letter as godb_arrow.codec.jsontext writes it.
+// Writing of a MessagePack value as JSON text, exactly as godb_arrow.codec.jsontext does.
 
 #pragma once
 
@@ -15,7 +15,7 @@ class JsonWriter {
   public:
     explicit JsonWriter(Buffer& out) : out_(out) {}
 
-    // Write one value of a document that was found whole. False at an extension that must not be.
+    // Write one value of a scanned document; false at an invalid extension.
     bool value(const uint8_t*& p, const uint8_t* end) {
         const Head head = read_head(p, end);
         p = head.body;
@@ -44,7 +44,7 @@ class JsonWriter {
 
     void quoted(const uint8_t* data, size_t size) {
         out_.push_byte('"');
-        size_t plain = 0;  // bytes that are written as they are
+        size_t plain = 0;  // bytes that are written unchanged
         for (size_t i = 0; i < size; ++i) {
             const uint8_t c = data[i];
             if (__builtin_expect(c >= 0x20 && c != '"' && c != '\\', 1)) continue;
@@ -78,7 +78,7 @@ class JsonWriter {
         out_.append(digits, size_t(done.ptr - digits));
     }
 
-    // As Python's repr: the shortest digits, with an exponent below 1e-4 and from 1e16.
+    // Like Python's repr: the shortest digits, with an exponent below 1e-4 and from 1e16.
     void floating(double value) {
         if (!std::isfinite(value)) {
             if (std::isnan(value)) text("{\"$float\":\"NaN\"}");

@@ -1,7 +1,7 @@
-// Finding the field for a key of a map.
+// Lookup of the field for a key of a map.
 //
-// Go writes the keys of a map in random order, other programs always in the same one. So a key
-// is first looked for where the previous map had its key at this place, then by hash.
+// Go writes the keys of a map in random order, other programs always in the same order. So a key is
+// first compared with the key at the same place of the previous map, then looked up by hash.
 
 #pragma once
 
@@ -14,9 +14,9 @@
 
 namespace godb {
 
-// The first eight bytes of a name as a short string, head and all, and which bits count.
+// First eight bytes of a name as a short string, with its head, and a mask of the bits that count.
 struct Head8 {
-    uint64_t word = 1, mask = 0;  // of a longer name: nothing is equal to them
+    uint64_t word = 1, mask = 0;  // of a longer name, equal to nothing
     uint8_t size = 0;
 
     Head8() = default;
@@ -30,7 +30,7 @@ struct Head8 {
         size = uint8_t(1 + length);
     }
 
-    // Whether the name is here; eight bytes can be read.
+    // Whether the name is at `p`; eight bytes can be read.
     bool is_at(const uint8_t* p, const uint8_t* name) const {
         uint64_t here;
         std::memcpy(&here, p, 8);
@@ -39,7 +39,7 @@ struct Head8 {
     }
 };
 
-// A set of names, numbered in the order in which they came.
+// Set of names, numbered in the order of insertion.
 class Keys {
   public:
     static constexpr int kNone = -1;
@@ -56,8 +56,8 @@ class Keys {
         return int(names_.size()) - 1;
     }
 
-    // The number of a name; `place` is how many keys came before it in the map. So many bytes as
-    // `readable` may be read from `data`.
+    // Number of a name; `place` is the number of keys before it in the map. `readable` bytes may be
+    // read from `data`.
     int find(const uint8_t* data, size_t size, size_t place, size_t readable = 0) {
         uint64_t print;
         if (__builtin_expect(readable >= 8 && size < 255, 1)) {
@@ -80,8 +80,8 @@ class Keys {
         return found;
     }
 
-    // The number of the name that the map before had at this place, if it is here again as a short
-    // string: then `p` advances behind it. Eight bytes more than the map has can be read.
+    // Number of the name that the previous map had at this place, if `p` has it as a short string.
+    // Then `p` advances after it. Eight bytes more than the map has can be read.
     int expected(const uint8_t*& p, size_t place) const {
         if (place >= places_.size()) return kNone;
         const int guess = places_[place].found;
@@ -92,7 +92,7 @@ class Keys {
         return guess;
     }
 
-    // What size the value behind the key at this place will have; null where that is not kept.
+    // Predicted size of the value after the key at this place; null if there is no prediction.
     SizeGuess* value_at(size_t place) {
         return place < places_.size() ? &places_[place].value : nullptr;
     }
@@ -100,14 +100,14 @@ class Keys {
   private:
     static constexpr size_t kMaxOrder = 256;
 
-    // What was at a place in the map before.
+    // Key at a place of the previous map.
     struct Place {
         int found;
         SizeGuess value;
     };
 
 
-    // The size and the first seven bytes: all there is of a name below eight bytes.
+    // Size and first seven bytes, which determine a name below eight bytes.
     static uint64_t fingerprint(const uint8_t* data, size_t size) {
         uint64_t word = 0;
         switch (size) {
@@ -137,8 +137,8 @@ class Keys {
 
     static size_t mix(uint64_t print) { return size_t((print * 0x9e3779b97f4a7c15ull) >> 32); }
 
-    // Names that differ only behind the seventh byte share a fingerprint; the rest of them is
-    // mixed in, so that a file with many such keys is not slow.
+    // Names that differ only after the seventh byte share a fingerprint. The rest of them is mixed
+    // in, so that a file with many such keys is not slow.
     static size_t hash(uint64_t print, const uint8_t* data, size_t size) {
         for (size_t i = 7; i + 8 <= size; i += 8) {
             uint64_t word;
@@ -186,8 +186,8 @@ class Keys {
     std::vector<Place> places_;  // by place in the map
 };
 
-// A key's name as a field: the key itself, or its JSON text where it is no UTF-8 string.
-// Advances `p` behind the key; false at an extension that must not be.
+// Name of a key as a field: the key itself, or its JSON text if it is no UTF-8 string. Advances `p`
+// after the key; false at an invalid extension.
 struct KeyName {
     const uint8_t* data;
     size_t size;

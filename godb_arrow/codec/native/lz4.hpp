@@ -1,9 +1,9 @@
-// One raw LZ4 block, decoded and encoded in pieces.
+// Decoding and encoding of one raw LZ4 block in pieces.
 //
-// The decoder keeps 64 KiB of history in front of its output and checks every length and
-// distance; it can stop and go on at any byte of the input. The compressor makes the sequences of
-// a piece, which godb_arrow.codec.blocks joins to one block of any length, and keeps the ratio
-// below a limit by storing literals where the data are too regular.
+// The decoder keeps 64 KiB of history before its output and checks every length and distance. It
+// can stop and continue at any byte of the input. The compressor writes the sequences of a piece,
+// which godb_arrow.codec.blocks joins to one block of any length. It keeps the ratio below a limit
+// by storing literals where the data are too regular.
 // The format: https://github.com/lz4/lz4/blob/dev/doc/lz4_Block_format.md
 
 #pragma once
@@ -26,7 +26,7 @@ constexpr unsigned kRun = 15;
 inline void copy16(uint8_t* to, const uint8_t* from) { std::memcpy(to, from, 16); }
 inline void copy8(uint8_t* to, const uint8_t* from) { std::memcpy(to, from, 8); }
 
-// Copy earlier output, which may overlap what is written; exact, without slack.
+// Copy earlier output, which may overlap the target, without writing beyond it.
 inline uint8_t* copy_match(uint8_t* to, uint32_t distance, size_t count) {
     uint8_t* const end = to + count;
     size_t period = distance;
@@ -40,8 +40,8 @@ inline uint8_t* copy_match(uint8_t* to, uint32_t distance, size_t count) {
     return end;
 }
 
-// Decode sequences that are here to their last byte, with room for copying too much.
-// Stops before any other sequence; false when a distance is bad, with `in` at its bytes.
+// Decode sequences that are complete, with room for copying too much. Stops before any other
+// sequence. Returns false if a distance is bad, with `in` at its bytes.
 inline bool decode_sequences(const uint8_t*& in, const uint8_t* in_end, const uint8_t* base,
                              uint8_t*& output, uint8_t* limit, uint32_t& bad_distance) {
     const uint8_t* p = in;
@@ -135,21 +135,21 @@ class Lz4Decoder {
 
     Lz4Decoder() : buffer_(new uint8_t[kHistory + kPiece + kSlack]) {}
 
-    // The bytes that the last call of run made.
+    // Output of the last call of run.
     const uint8_t* output() const { return buffer_.get() + start_; }
     size_t output_size() const { return end_ - start_; }
 
-    uint64_t position() const { return position_; }   // bytes of the block that were used
+    uint64_t position() const { return position_; }   // number of bytes of the block used
     uint32_t bad_distance() const { return distance_; }
 
-    // Whether the block may end where its bytes ended.
+    // Whether the block may end at the end of its bytes.
     bool complete() const {
         return stage_ == Stage::Token ||
                ((stage_ == Stage::Literals || stage_ == Stage::Distance) && literals_ == 0 &&
                 !half_distance_);
     }
 
-    // Decode until the input or the room for output is used up. Advances `in`.
+    // Decode until the input or the room for output is exhausted. Advances `in`.
     Status run(const uint8_t*& in, const uint8_t* in_end) {
         slide();
         start_ = end_;
@@ -250,17 +250,17 @@ class Lz4Decoder {
     bool long_match_ = false;
 };
 
-// A part of a block that refers to nothing before it: whole sequences, without the first literals,
-// and then the first literals of the sequence that follows.
+// Piece of a block, which refers to no earlier bytes. It has whole sequences, without the first
+// literals, and then the first literals of the next sequence.
 struct Piece {
-    size_t at;      // where its first sequence begins
+    size_t at;      // offset of its first sequence
     size_t length;  // bytes of its sequences
-    size_t skip;    // literals at the beginning that are not its own
-    size_t tail;    // literals behind the sequences
+    size_t skip;    // number of literals at the beginning that belong to earlier pieces
+    size_t tail;    // number of literals after the sequences
     size_t size;    // bytes that it decodes to
 };
 
-// Decodes one piece; false when it does not decode to exactly its size.
+// Decode one piece; false if it does not decode to exactly its size.
 class PieceDecoder {
   public:
     PieceDecoder(const uint8_t* data, size_t size) : data_(data), end_(data + size) {}
@@ -286,7 +286,7 @@ class PieceDecoder {
     }
 
   private:
-    // The length that a nibble of 15 begins; false when the bytes end first.
+    // Length that a nibble of 15 begins; false if the bytes end first.
     static bool extend(const uint8_t*& p, const uint8_t* end, size_t& length) {
         unsigned byte;
         do {
@@ -341,19 +341,19 @@ class PieceDecoder {
     uint8_t* limit_ = nullptr;
 };
 
-// Compresses one piece of a block, which refers to nothing before it.
+// Compressor of one piece of a block, which refers to no earlier bytes.
 class Lz4Compressor {
   public:
     explicit Lz4Compressor(uint64_t max_ratio) : max_ratio_(max_ratio), table_(kTableSize, 0) {}
 
-    // Append the piece's sequences to `out`; returns how many literals are left at its end.
+    // Append the piece's sequences to `out`, and return the number of literals left at its end.
     size_t run(const uint8_t* data, size_t size, Buffer& out) {
         const uint8_t* const base = data;
         const uint8_t* const end = data + size;
         const uint8_t* const last_match = size > 16 ? end - 16 : data;
         const uint8_t* anchor = base;           // literals begin here
         const uint8_t* p = anchor;
-        const uint8_t* floor = anchor;          // what is before must not go into a match
+        const uint8_t* floor = anchor;          // earlier bytes must not go into a match
         size_t misses = 0;
         uint16_t* const table = table_.data();
         out.reserve(size + size / 255 + 64);    // no block has more
@@ -362,7 +362,7 @@ class Lz4Compressor {
         while (p < last_match) {
             const size_t here = size_t(p - base);
             const uint32_t h = hash(p);
-            // Whatever the table says is only a guess: the distance and the bytes decide.
+            // The table only holds a guess, which the distance and the bytes must confirm.
             const size_t back = uint16_t(here - table[h]);
             table[h] = uint16_t(here);
             if (back == 0 || back > here || first_bytes(p - back) != first_bytes(p)) {
@@ -375,7 +375,7 @@ class Lz4Compressor {
             const size_t length = kMinMatch + common(p + kMinMatch, match + kMinMatch, end - 5);
             misses = 0;
             if (max_ratio_) {
-                // Store part of a long match as literals, where the output must be longer.
+                // Store part of a long match as literals, to keep the ratio below the limit.
                 const size_t taken = size_t(p - base) + length + kReserve;
                 const size_t written = size_t(to - begin) + run + 3;
                 if (__builtin_expect(written * max_ratio_ < taken, 0)) {
@@ -403,14 +403,14 @@ class Lz4Compressor {
         std::memcpy(&v, p, 8);
         return v;
     }
-    // LZ4 could have matches of four bytes. But MessagePack's keys give longer ones: those are found
-    // sooner, and make fewer sequences, where short ones do not get in the way.
+    // LZ4 allows matches of four bytes. MessagePack's keys give longer matches. These are found
+    // sooner and make fewer sequences if short matches are ignored.
     static uint64_t first_bytes(const uint8_t* p) { return read64(p) << 8; }
     static uint32_t hash(const uint8_t* p) {
         return uint32_t((first_bytes(p) * 58295818150454627ull) >> (64 - kHashBits));
     }
 
-    // The bytes that continue a length nibble.
+    // Bytes that continue a length nibble.
     static uint8_t* extend(size_t length, uint8_t* to) {
         if (length < kRun) return to;
         for (length -= kRun; length >= 255; length -= 255) *to++ = 255;
@@ -430,7 +430,7 @@ class Lz4Compressor {
         return size_t(p - start);
     }
 
-    // Write a sequence; `text` has at least 16 readable bytes behind its run: a match follows.
+    // Write a sequence before a match; `text` has at least 16 readable bytes after its run.
     static uint8_t* sequence(const uint8_t* text, size_t run, size_t distance, size_t match,
                              uint8_t* to) {
         const size_t more = match - kMinMatch;
@@ -449,7 +449,7 @@ class Lz4Compressor {
     }
 
     uint64_t max_ratio_;
-    std::vector<uint16_t> table_;  // hash of seven bytes: where they were last, modulo 64 KiB
+    std::vector<uint16_t> table_;  // last position of seven bytes by their hash, modulo 64 KiB
 };
 
 }  // namespace godb

@@ -1,4 +1,4 @@
-// Growing memory that Arrow buffers are made of.
+// Growing memory for Arrow buffers.
 
 #pragma once
 
@@ -14,7 +14,7 @@
 
 namespace godb {
 
-// Ask for large pages in a region that is about to be filled: its first touch is then cheap.
+// Ask for large pages in a region that is about to be filled, so that its first touch is cheap.
 inline void prefer_large_pages(void* data, size_t size) {
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
     constexpr uintptr_t page = uintptr_t(2) << 20;
@@ -27,7 +27,7 @@ inline void prefer_large_pages(void* data, size_t size) {
 #endif
 }
 
-// Bytes on the heap that grow, and that can be given away.
+// Growing bytes on the heap, whose memory can be released to another owner.
 class Buffer {
   public:
     Buffer() = default;
@@ -45,7 +45,7 @@ class Buffer {
     void reserve(size_t more) {
         if (size_ + more > capacity_) grow(size_ + more);
     }
-    // Room for `count` bytes at the end; counted as used.
+    // Room for `count` bytes at the end, which count as used.
     uint8_t* extend(size_t count) {
         reserve(count);
         uint8_t* const at = data_ + size_;
@@ -55,7 +55,7 @@ class Buffer {
     void append(const void* from, size_t count) {
         if (count) std::memcpy(extend(count), from, count);
     }
-    // As append, for bytes that are mostly few: `readable` bytes may be read, and copied in vain.
+    // Like append, for mostly few bytes: `readable` bytes may be read and copied in vain.
     void append_text(const uint8_t* from, size_t count, size_t readable) {
         reserve(count + 16);
         uint8_t* const to = data_ + size_;
@@ -68,7 +68,7 @@ class Buffer {
     void push_byte(uint8_t value) { *extend(1) = value; }
     void truncate(size_t size) { size_ = size; }
 
-    // Give the memory away, cut to its size (and never null); it is freed with std::free.
+    // Release the memory, cut to its size and never null, to a caller that calls std::free.
     uint8_t* release() {
         void* fit = std::realloc(data_, size_ ? size_ : 1);
         if (fit) data_ = static_cast<uint8_t*>(fit);
@@ -97,7 +97,7 @@ class Buffer {
     size_t capacity_ = 0;
 };
 
-// A bitmap that grows bit by bit, lowest bit first, as Arrow has it.
+// Bitmap that grows bit by bit, lowest bit first, as in Arrow.
 class Bitmap {
   public:
     size_t size() const { return size_; }

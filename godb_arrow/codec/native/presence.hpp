@@ -1,4 +1,4 @@
-// How many documents have a field at all, which columns cannot tell from null.
+// Number of documents that have a field, which columns cannot distinguish from null.
 
 #pragma once
 
@@ -8,7 +8,7 @@
 
 namespace godb {
 
-// For each of the names, counts the documents that have it; of equal keys in one, the first.
+// Count the documents that have each of the names; the first of equal keys in a document counts.
 inline void count_present(const uint8_t* data, const int64_t* bounds, size_t count, Keys& names,
                           std::vector<int64_t>& counts) {
     counts.assign(names.size(), 0);

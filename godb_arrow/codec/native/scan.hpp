@@ -1,4 +1,4 @@
-// Finding the documents of a collection in bytes.
+// Location of the documents of a collection in bytes.
 
 #pragma once
 
@@ -21,7 +21,7 @@ struct Skipped {
     bool invalid;
 };
 
-// Pass over values, however deep they nest, as far as the buffer goes.
+// Skip values of any depth, up to the end of the buffer.
 inline Skipped skip_items(const uint8_t* data, size_t size, size_t position, uint64_t items) {
     while (items && position < size) {
         const uint8_t first = data[position];
@@ -58,12 +58,12 @@ inline Skipped skip_items(const uint8_t* data, size_t size, size_t position, uin
     return {position, items, 0, false};
 }
 
-constexpr size_t kUsualSize = 64;  // bytes of most documents, at least: room is made for so many
+constexpr size_t kUsualSize = 64;  // min bytes of most documents, for which memory is reserved
 
-// Finds the document of an entry. Ids are mostly as long as the one before.
+// Finder of the document of an entry. Ids mostly have the same size as the previous one.
 class IdHeads {
   public:
-    // The document behind the id at `p`, or null: `token` says whether there is no id, or not all.
+    // Document after the id at `p`, or null: `token` tells an invalid id from an incomplete one.
     const uint8_t* pass(const uint8_t* p, const uint8_t* end, Token& token) {
         if (*p == first_ && size_ < size_t(end - p)) return p + size_;
         token = detail::kTable.at[*p].token;
@@ -82,12 +82,12 @@ class IdHeads {
     }
 
   private:
-    uint8_t first_ = 0xc1;  // which no id begins with
+    uint8_t first_ = 0xc1;  // a byte that begins no id
     size_t size_ = 0;
 };
 
-// Find whole entries: an id and a document each. `bounds` gets the start of every id and
-// document behind the first id, and the end; `at` is where a problem is. `places` gets the places of
+// Find whole entries, each an id and a document. `bounds` gets the start of every id and document
+// after the first id, and the end. `at` gets the position of a problem. `places` gets the places of
 // the wanted fields of each document.
 inline Scanned scan_entries(const uint8_t* data, size_t size, size_t start, size_t count,
                             size_t max_bytes, const std::vector<std::string>& wanted,
@@ -142,10 +142,10 @@ inline Scanned scan_entries(const uint8_t* data, size_t size, size_t start, size
     return Scanned::Done;
 }
 
-// Find the wanted fields of entries that begin and end at `edges`, without a look at what is
-// behind them. False where that is not all right: then the entries are to be scanned. Documents
-// of which a place is not known were found whole. `bounds` gets 2 count + 1 offsets, and `places`
-// those of the fields, as in scan_entries.
+// Find the wanted fields of entries that begin and end at `edges`, without reading the bytes after
+// these fields. Returns false if anything is wrong; the entries must then be scanned. Documents
+// with an unknown place were scanned. `bounds` gets 2 count + 1 offsets, and `places` the places
+// of the fields, as in scan_entries.
 inline bool scan_fronts(const uint8_t* data, size_t size, const int64_t* edges, size_t count,
                         const std::vector<std::string>& wanted, int64_t* bounds,
                         uint32_t* places) {
@@ -174,7 +174,7 @@ inline bool scan_fronts(const uint8_t* data, size_t size, const int64_t* edges, 
     return true;
 }
 
-// Go on from the first edge by so many sizes, each of which has some bits more than the least one.
+// Add sizes to the first edge, given as some bits each more than the min size.
 inline void add_sizes(const uint8_t* packed, int bits, int64_t least, int64_t* edges,
                       size_t count) {
     int64_t edge = *edges;
@@ -194,7 +194,7 @@ inline void add_sizes(const uint8_t* packed, int bits, int64_t least, int64_t* e
     }
 }
 
-// Whether a document that was found whole has a key twice, or one that is no UTF-8 string.
+// Whether a scanned document has a key twice, or a key that is no UTF-8 string.
 inline bool has_odd_keys(const uint8_t* p, const uint8_t* end) {
     const Head head = read_head(p, end);
     p = head.body;
@@ -209,8 +209,8 @@ inline bool has_odd_keys(const uint8_t* p, const uint8_t* end) {
     return false;
 }
 
-// The sizes of all entries; false where one is damaged, or has odd keys: then the front of a
-// document does not tell what its fields are.
+// Sizes of all entries. Returns false if an entry is damaged or has odd keys, because the leading
+// fields of such a document may be changed by later ones.
 inline bool measure_entries(const uint8_t* data, size_t size, size_t count,
                             std::vector<uint32_t>& sizes) {
     const uint8_t* const end = data + size;
@@ -236,7 +236,7 @@ inline bool measure_entries(const uint8_t* data, size_t size, size_t count,
     return p == end && sizes.size() == count;
 }
 
-// The last entry with this id, or -1.
+// Index of the last entry with this id, or -1.
 inline int64_t find_entry(const uint8_t* data, const int64_t* bounds, size_t count,
                           const uint8_t* id, size_t size) {
     for (size_t i = count; i-- > 0;) {

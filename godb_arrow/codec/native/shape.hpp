@@ -1,9 +1,9 @@
-// Passing over documents that are made like others before them.
+// Fast path for skipping documents that repeat an earlier layout.
 //
 // Documents of a collection mostly have the same keys in the same order, and values of the same
-// sizes. Where that is known, a key and the first byte of its value are compared at once, and the
-// processor, which predicts that they are as expected, goes on behind the value; otherwise the
-// place of each value waits until the one before it was read.
+// sizes. With a known layout, a key and the first byte of its value are compared at once. The
+// processor predicts that they match and continues after the value. Otherwise it could find a value
+// only after it has read the one before.
 
 #pragma once
 
@@ -14,11 +14,11 @@
 
 namespace godb {
 
-// Where the values of some fields are in a document that was passed over: offsets into the data.
-constexpr uint32_t kUnknownPlace = 0;  // look for the field
+// Places of the values of some fields in a skipped document, as offsets into the data.
+constexpr uint32_t kUnknownPlace = 0;  // the document must be searched for the field
 constexpr uint32_t kNoPlace = UINT32_MAX;  // the document does not have it
 
-// A key and its value, or a value on its own, as they are expected.
+// Expected key and value, or expected value without a key.
 class Step {
   public:
     static constexpr size_t kLongest = 64;  // bytes of a short key and of a scalar
@@ -28,8 +28,8 @@ class Step {
         expect_nothing();
     }
 
-    int wanted() const { return wanted_; }      // which of the wanted fields it is; or -1
-    uint32_t after() const { return after_; }  // the step behind what is inside the value
+    int wanted() const { return wanted_; }      // index of the wanted field, or -1
+    uint32_t after() const { return after_; }  // step after the content of the value
     void set_wanted(size_t index) {
         wanted_ = int(index);
         plain_ = false;
@@ -38,16 +38,16 @@ class Step {
 
     size_t key() const { return key_; }
     std::string name() const { return {reinterpret_cast<const char*>(name_) + 1, key_ - 1u}; }
-    int level() const { return level_; }  // containers around it
+    int level() const { return level_; }  // number of enclosing containers
     bool is_container() const { return container_; }
     bool expects_value() const { return guessed_; }
-    size_t size() const { return size_; }  // bytes of all that is expected
+    size_t size() const { return size_; }  // number of expected bytes
 
-    // Whether it is here, as far as eight bytes tell; `kLongest` bytes can be read.
+    // Whether it is at `p`, as far as eight bytes tell; `kLongest` bytes can be read.
     bool begins_at(const uint8_t* p) const { return (load(p) & front_mask_) == front_; }
-    // Whether eight bytes tell it all, and nothing else is to be done than to pass over it.
+    // Whether eight bytes decide, and skipping is all there is to do.
     bool is_plain() const { return plain_; }
-    // Whether what begins here goes on here, too.
+    // Whether the content of the value at `p` is expected, too.
     bool is_at(const uint8_t* p) const {
         if (key_ < 8) return true;
         return (load(p + key_ - 7) & back_mask_) == back_ &&
@@ -61,8 +61,8 @@ class Step {
     }
     void expect_scalar(uint8_t first, uint8_t size) { expect(first, size); }
 
-    // Another scalar than expected is in document number `now`. Two such in a row are a change;
-    // where there are too many of them, they cost more than not to expect anything.
+    // Record another scalar than expected in document number `now`. Two such in a row are a change.
+    // Too many changes cost more than an expectation saves.
     void differs(uint8_t first, uint8_t size, uint32_t now) {
         if (++misses_ == kMisses) {
             if (now - counted_from_ < kMisses * kSeldom) return expect_nothing();
@@ -94,14 +94,14 @@ class Step {
         look_for(first, alike(first));
     }
 
-    // The bits of a first byte that tell the size; others are the value itself.
+    // Bits of a first byte that determine the size; the others are the value itself.
     static uint8_t alike(uint8_t first) {
         if (first < 0x80) return 0x80;
         if (first >= 0xe0) return 0xe0;
         return first == 0xc2 || first == 0xc3 ? 0xfe : 0xff;
     }
 
-    // What stands at both ends of the key, and behind it.
+    // Expected bytes at both ends of the key, and after it.
     void look_for(uint8_t first, uint8_t mask) {
         plain_ = key_ < 8 && guessed_ && wanted_ < 0;
         uint8_t bytes[8] = {}, used[8] = {};
@@ -120,33 +120,33 @@ class Step {
     uint64_t front_ = 0, front_mask_ = 0;  // of the first eight bytes
     uint8_t size_ = 0;
     bool plain_ = false;
-    uint8_t key_;  // bytes of the key; 0 of a value on its own
+    uint8_t key_;  // bytes of the key; 0 for a value without a key
     uint8_t level_;
     bool guessed_ = false;
     bool container_ = false;
     uint16_t misses_ = 0;
     int32_t wanted_ = -1;
     uint32_t after_ = 0;
-    uint64_t back_ = 0, back_mask_ = 0;  // of the last seven of a longer key and the one behind
-    const uint8_t* name_;                // in the document that was learnt from
+    uint64_t back_ = 0, back_mask_ = 0;  // of a longer key's last seven bytes and the next byte
+    const uint8_t* name_;                // in the document of which the shape was learnt
     uint32_t last_miss_ = 0, counted_from_ = 0;
 };
 
-// What is passed over: documents as a whole, whatever their keys are; only those that have the
-// same keys as the one that was learnt from; or of these no more than up to the wanted fields.
+// Extent of skipping: whole documents with any keys; only documents with the learnt keys; or these
+// only up to the wanted fields.
 enum class Look : uint8_t { Whole, SameKeys, Front };
 
-// How documents of one make look. If the fields are the same, too, the places of those that are
-// wanted are noted on the way.
+// Layout of similar documents. If the fields are the same, too, the places of the wanted fields are
+// recorded while documents are skipped.
 class Shape {
   public:
-    // Where places are noted, nobody looks at the other values again: extensions are checked.
+    // With places, the other values are not read again, so their extensions are checked here.
     Shape(const std::vector<std::string>& wanted, Look look)
         : wanted_(wanted), sizes_(wanted.empty() ? kValueSizes : kScalarSizes), look_(look) {}
 
-    // Behind the document with so many fields, of which the first is at `p`, or behind its front;
-    // null where it is made differently, or ends too near to `end`. Of the wanted fields, `places`
-    // gets the offsets from `data`, or that they are unknown.
+    // Skip the document of `fields` fields, of which the first is at `p`, or its front. Returns
+    // null if the layout differs, or ends too near to `end`. `places` gets the offsets of the
+    // wanted fields from `data`, or that they are unknown.
     const uint8_t* pass(uint64_t fields, const uint8_t* p, const uint8_t* end, const uint8_t* data,
                         uint32_t* places) {
         Step* const steps = steps_.data();
@@ -192,7 +192,7 @@ class Shape {
         return p;
     }
 
-    // Be ready for documents like one that was found whole.
+    // Learn the layout of a scanned document.
     void learn(const Head& head, const uint8_t* end) {
         steps_.clear();
         stop_ = 0;
@@ -221,8 +221,8 @@ class Shape {
         return size_t(end - p) >= size_t(steps) * Step::kLongest;
     }
 
-    // Behind the key at a step where something else is than expected; null where the document
-    // is not passed over. `left` steps must have room from there on.
+    // Skip the key at a step with an unexpected value; null where the document is not skipped.
+    // There must be room for `left` steps from there on.
     __attribute__((noinline)) const uint8_t* behind_key(const uint8_t* p, const uint8_t* end,
                                                         Step& step, ptrdiff_t left) {
         if (!step.has_key_at(p)) {
@@ -235,7 +235,7 @@ class Shape {
         return p;
     }
 
-    // Behind any value at a step.
+    // Skip any value at a step.
     const uint8_t* behind_value(const uint8_t* p, const uint8_t* end, const Step& step,
                                 ptrdiff_t left) const {
         const uint8_t first = *p;
@@ -287,8 +287,8 @@ class Shape {
         steps_[index].set_after(steps_.size());
     }
 
-    // Find the wanted fields, where no key is odd or there twice: documents with such a key are
-    // looked at as a whole.
+    // Find the wanted fields, if no key is odd or repeated. Documents with such a key are decoded
+    // as a whole.
     void note_wanted() {
         absent_.clear();
         knows_places_ = (look_ != Look::Whole || !wanted_.empty()) && !steps_.empty() &&
@@ -319,22 +319,22 @@ class Shape {
     const ScalarSizes& sizes_;
     Look look_;
     std::vector<Step> steps_;
-    size_t stop_ = 0;             // the step behind what is looked at
+    size_t stop_ = 0;             // step after the last step to check
     std::vector<size_t> absent_;  // wanted fields that the documents do not have
     bool knows_places_ = false;
-    bool same_fields_ = false;    // of the document that is passed over, so far
+    bool same_fields_ = false;    // whether the skipped document has the same fields so far
     uint64_t fields_ = 0;
     uint32_t documents_ = 0;
-    size_t tries_ = 64;  // where no two documents are alike, they are passed over one by one
+    size_t tries_ = 64;  // without similar documents, documents are skipped one by one
 };
 
-// Passes over documents that are made like one before with as many fields.
+// Skipper of documents that repeat the layout of an earlier one with as many fields.
 class Repeats {
   public:
     explicit Repeats(const std::vector<std::string>& wanted, Look look = Look::Whole)
         : shapes_(kShapes, Shape(wanted, look)) {}
 
-    // As for a shape; the document is at `p`.
+    // Like Shape's function; the document is at `p`.
     const uint8_t* pass(const uint8_t* p, const uint8_t* end, const uint8_t* data,
                         uint32_t* places) {
         if (*p != first_) {
@@ -348,7 +348,7 @@ class Repeats {
         return last_->pass(first_ & 0x0f, p + 1, end, data, places);
     }
 
-    // Be ready for documents like one that was found whole.
+    // Learn the layout of a scanned document.
     void learn(const uint8_t* p, const uint8_t* end) {
         const Head head = read_head(p, end);
         shape(head.size).learn(head, end);
@@ -360,7 +360,7 @@ class Repeats {
     Shape& shape(uint64_t fields) { return shapes_[size_t(fields % kShapes)]; }
 
     std::vector<Shape> shapes_;
-    Shape* last_ = nullptr;  // that of the document before, if that began with
+    Shape* last_ = nullptr;  // shape of the previous document, if that began with
     uint8_t first_ = 0;      // this byte, the head of a map
 };
 

@@ -1,7 +1,7 @@
-// What the values of each field have been: the table of types, joined over documents.
+// Summary of the values of each field: the table of types, joined over documents.
 //
-// The kinds and the rules are those of godb_arrow.schema; the Python side turns the result into
-// its own FieldSummary.
+// The kinds and the rules are the same as in godb_arrow.schema. The Python side turns the result
+// into its own FieldSummary.
 
 #pragma once
 
@@ -34,7 +34,7 @@ struct Summary {
         kinds |= kind;
     }
 
-    // Join what another summary saw, of later documents.
+    // Join the summary of later documents.
     void merge(Summary& other, size_t max_keys) {
         for (int bit = 0; bit < kKinds; ++bit)
             if (other.kinds >> bit & 1 && !(kinds >> bit & 1)) first[bit] = other.first[bit];
@@ -54,7 +54,7 @@ struct Summary {
         }
     }
 
-    // The summary of a key that was seen before, with `p` moved behind the key; else null.
+    // Summary of a key that was seen before, with `p` advanced after the key; else null.
     Summary* known(const uint8_t*& p, const uint8_t* end, size_t place, const uint8_t* limit) {
         if (values) return nullptr;
         const int size = short_string(p);
@@ -72,7 +72,7 @@ struct Summary {
         return fields[size_t(found)].get();
     }
 
-    // The summary of one key's values; made when it is new.
+    // Summary of one key's values, created when it is new.
     Summary& field(const uint8_t* data, size_t size, size_t place, size_t max_keys) {
         if (values) return *values;
         const int found = keys.find(data, size, place);
@@ -105,13 +105,13 @@ class Inference {
     Summary& id() { return id_; }
     uint32_t document() const { return document_; }
 
-    // Keep a field, before others take the places that there are.
+    // Keep a field, before other fields reach the limit.
     void expect(const uint8_t* data, size_t size) {
         root_.field(data, size, root_.fields.size(), SIZE_MAX);
     }
 
-    // Look at documents: `bounds` are 2 n + 1 offsets, of each id and each document. Above
-    // `max_columns` fields the others are passed over, and the result is Partial.
+    // Summarize documents: `bounds` are 2 n + 1 offsets, of each id and each document. Fields
+    // above `max_columns` are skipped, and the result is Partial.
     Inferred add(const uint8_t* data, const int64_t* bounds, size_t count) {
         limit_ = data + bounds[2 * count];
         Inferred result = Inferred::Done;
@@ -231,7 +231,7 @@ class Inference {
     size_t max_keys_;
     size_t max_columns_;
     uint32_t document_ = 0;
-    const uint8_t* limit_ = nullptr;  // the end of all documents: bytes before it may be read
+    const uint8_t* limit_ = nullptr;  // end of all documents, up to which bytes may be read
     Buffer scratch_;
 };
 

@@ -1,6 +1,6 @@
-"""The reference codec: documents to columns and LZ4 to bytes, written to be read.
+"""Reference codec: documents to columns and LZ4 to bytes, written for readability.
 
-The compiled codec, :mod:`godb_arrow.codec.native`, gives the same results for every input.
+The compiled codec, :mod:`godb_arrow.codec.native`, returns the same results for every input.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Documents to columns and back, written to be read, on msgpack and pyarrow.
+"""Conversion of documents to columns and back on msgpack and pyarrow, written for readability.
 
-This is the rule that a faster codec must follow. Maps are decoded as tuples of pairs, so that
-keys of every type keep their own identity, and a list is always an array.
+A faster codec must return the same results. Maps are decoded as tuples of pairs, so that keys of
+every type keep their own identity, and a list is always an array.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ __all__ = [
 ]
 
 MAX_NUMBER = 1 << 62
-"""Bound of generated ids: such a number and a count of documents add up to less than 64 bits."""
+"""Bound of generated ids; a number below it plus a count of documents fits into 64 bits."""
 
 _MAX_DIGITS = len(str(MAX_NUMBER))
 _MIN_INT64, _MAX_INT64, _MAX_UINT64 = -(2**63), 2**63 - 1, 2**64 - 1
@@ -59,6 +59,18 @@ _SIZE_FACTOR, _WORD_FACTOR, _REST_FACTOR = (
     0xFF51AFD7ED558CCD,
     0xC4CEB9FE1A85EC53,
 )
+
+_TYPE_NAMES: dict[type, str] = {
+    bool: "bool",
+    float: "float",
+    bytes: "binary",
+    list: "array",
+    tuple: "map",
+    msgpack.Timestamp: "timestamp",
+    msgpack.ExtType: "extension type",
+    type(None): "nil",
+}
+
 
 # --- Decoding -------------------------------------------------------------------------------
 
@@ -81,7 +93,7 @@ def _pairs(entries: Entries, index: int) -> _Pairs:
 
 
 def invalid_document(entries: Entries, index: int) -> CorruptFile:
-    """The error for a document with an extension that must not be, such as a bad timestamp."""
+    """Return the error for a document with an invalid extension, such as a bad timestamp."""
     return CorruptFile(
         f"document {entries.id(index)!r} is not valid MessagePack",
         offset=entries.base + entries.bounds[2 * index + 1],
@@ -89,7 +101,7 @@ def invalid_document(entries: Entries, index: int) -> CorruptFile:
 
 
 def _field_name(key: Any) -> str:
-    """The column or struct field for a map key; JSON text when it is no UTF-8 string."""
+    """Return the column or struct field for a map key; JSON text if it is no UTF-8 string."""
     if type(key) is str and is_utf8(key):
         return key
     return to_json_text(key)
@@ -101,9 +113,9 @@ def infer(entries: Entries, summary: DocumentSummary) -> None:
     Parameters
     ----------
     entries : Entries
-        The documents.
+        Documents to summarize.
     summary : DocumentSummary
-        What was seen before; extended in place.
+        Summary of earlier documents, extended in place.
     """
     for index in range(len(entries)):
         document = entries.id(index)
@@ -162,7 +174,7 @@ def _observe_timestamp(summary: FieldSummary, value: msgpack.Timestamp, document
 
 
 def _ticks(value: msgpack.Timestamp, unit: int) -> int:
-    """Units since 1970; finer digits are cut towards the past."""
+    """Return the units since 1970, rounded towards the past."""
     return int(value.seconds * unit + value.nanoseconds * unit // 10**9)
 
 
@@ -187,19 +199,19 @@ def decode(entries: Entries, plan: DecodePlan) -> list[pa.Array]:
     Parameters
     ----------
     entries : Entries
-        The documents.
+        Documents to decode.
     plan : DecodePlan
-        The columns wanted.
+        Columns to decode.
 
     Returns
     -------
     list of pyarrow.Array
-        One array of type ``core_type`` for each column.
+        Arrays of type ``core_type``, one for each column.
 
     Raises
     ------
     TypeMismatch
-        A value does not fit, and the plan does not say to make it null.
+        A value does not fit, and the plan does not replace it by null.
     CorruptFile
         The bytes of a document are not valid MessagePack.
     """
@@ -229,12 +241,12 @@ def decode(entries: Entries, plan: DecodePlan) -> list[pa.Array]:
 
 
 def unknown_field(document: str, path: str) -> TypeMismatch:
-    """The error for a field that a recorded schema would hide."""
+    """Return the error for a field that a recorded schema would hide."""
     return TypeMismatch(f"document {document!r} has a field {path!r} that the schema does not name")
 
 
 def too_large() -> LimitExceeded:
-    """The error for a column that is too large for one record batch."""
+    """Return the error for a column that is too large for one record batch."""
     return LimitExceeded(
         "a column of one record batch has more than 2 GiB of text or binary",
         advice="use a smaller batch_size or batch_bytes",
@@ -242,7 +254,7 @@ def too_large() -> LimitExceeded:
 
 
 def mismatch_error(document: str, path: str, expected: str, found: str) -> TypeMismatch:
-    """The error for a value that does not fit a schema."""
+    """Return the error for a value that does not fit a schema."""
     return TypeMismatch(
         f"document {document!r}, field {path!r}: expected {expected}, found {found}",
         advice='change the schema, or use on_mismatch="null"',
@@ -250,7 +262,7 @@ def mismatch_error(document: str, path: str, expected: str, found: str) -> TypeM
 
 
 def _fields(pairs: _Pairs) -> dict[str, Any]:
-    """A map's values by field name; of equal keys the last wins, as in go-db."""
+    """Return a map's values by field name; the last of equal keys wins, as in go-db."""
     return {
         key if type(key) is str and key.isascii() else _field_name(key): value
         for key, value in pairs
@@ -433,14 +445,8 @@ def _map_converter(column: ColumnPlan, plan: DecodePlan) -> _Converter:
     return convert
 
 
-_TYPE_NAMES: dict[type, str] = {
-    bool: "bool", float: "float", bytes: "binary", list: "array", tuple: "map",
-    msgpack.Timestamp: "timestamp", msgpack.ExtType: "extension type", type(None): "nil",
-}  # fmt: skip
-
-
 def type_name(value: Any) -> str:
-    """What a decoded value is, in the words of messages, with short values shown."""
+    """Describe a decoded value for messages, with short values shown."""
     if type(value) is str:
         return "string" if is_utf8(value) else "string that is not UTF-8"
     if type(value) is int:
@@ -461,11 +467,11 @@ def encode(
     Parameters
     ----------
     batch : pyarrow.RecordBatch
-        Rows; a column ``_id`` is passed over.
+        Rows; a column ``_id`` is ignored.
     ids : pyarrow.BinaryArray
-        An id for each row, in UTF-8.
+        Ids of the rows, in UTF-8.
     omit_nulls : bool
-        Leave a null top-level field out of the document, instead of storing nil.
+        Whether to omit a null top-level field from the document, instead of storing nil.
 
     Returns
     -------
@@ -491,20 +497,20 @@ def encode(
 
 
 def decode_front(measured: MeasuredEntries, plan: DecodePlan) -> list[pa.Array] | None:
-    """Decode the fields of a plan, and look no further than they are in documents.
+    """Decode the fields of a plan, reading documents only up to these fields.
 
     Parameters
     ----------
     measured : MeasuredEntries
-        The documents, none of which has a key twice.
+        Documents, none of which has a key twice.
     plan : DecodePlan
-        The columns wanted.
+        Columns to decode.
 
     Returns
     -------
     list of pyarrow.Array or None
-        As :func:`decode` gives them. None where the sizes are not right, a value does not fit, or
-        there is nothing to gain: then the entries are to be looked at one by one.
+        Arrays as :func:`decode` returns them. None where the sizes are wrong, a value does not
+        fit, or nothing is gained. The entries must then be decoded one by one.
     """
     if plan.strict or all(column.name == ID_FIELD for column in plan.columns):
         return None
@@ -517,7 +523,7 @@ def decode_front(measured: MeasuredEntries, plan: DecodePlan) -> list[pa.Array] 
 
 
 def survey_ids(ids: pa.Array) -> tuple[bytes, int]:
-    """Hash document ids, and find the greatest number among them.
+    """Hash document ids, and find the max number among them.
 
     Id files store these hashes, so every codec computes the same ones.
 
@@ -529,9 +535,9 @@ def survey_ids(ids: pa.Array) -> tuple[bytes, int]:
     Returns
     -------
     hashes : bytes
-        A hash of 64 bits for each id, one after the other.
+        Hashes of 64 bits, one for each id.
     greatest : int
-        The max number among the ids, as of :func:`id_number`; 0 if there is none.
+        Max number among the ids, as of :func:`id_number`; 0 if there is none.
     """
     greatest = 0
     hashes = bytearray()
@@ -542,18 +548,18 @@ def survey_ids(ids: pa.Array) -> tuple[bytes, int]:
 
 
 def id_number(identity: bytes) -> int:
-    """Return the number that an id is written as.
+    """Return the number of an id that consists of digits.
 
     Parameters
     ----------
     identity : bytes
-        A document id.
+        Document id.
 
     Returns
     -------
     int
-        The value of decimal digits without leading zeros, where it is below :data:`MAX_NUMBER`;
-        else 0. Any other id never equals a generated one.
+        Value of decimal digits without leading zeros, if it is below :data:`MAX_NUMBER`; else 0.
+        Any other id never equals a generated one.
     """
     if not identity.isdigit() or identity[:1] == b"0" or len(identity) > _MAX_DIGITS:
         return 0
@@ -562,9 +568,9 @@ def id_number(identity: bytes) -> int:
 
 
 def ids_ascend(ids: pa.Array) -> int | None:
-    """Whether each id comes behind the one before it, by size and then by bytes.
+    """Check whether ids ascend, by size and then by bytes, and find the max number among them.
 
-    Of such ids no two are the same, which is known without remembering them.
+    Ascending ids are all different, which is then known without remembering them.
 
     Parameters
     ----------
@@ -574,7 +580,7 @@ def ids_ascend(ids: pa.Array) -> int | None:
     Returns
     -------
     int or None
-        The greatest id that is a number, as of :func:`survey_ids`; None where an id does not.
+        Max number among the ids, as of :func:`survey_ids`; None where ids do not ascend.
     """
     found = ids.to_pylist()
     keys = [(len(raw), raw) for raw in found]
@@ -584,17 +590,17 @@ def ids_ascend(ids: pa.Array) -> int | None:
 
 
 def text_extremes(texts: pa.Array) -> tuple[int, int]:
-    """Rows of the least and the greatest text that is not null, by their bytes.
+    """Return the rows of the min and max text that is not null, by their bytes.
 
     Parameters
     ----------
     texts : pyarrow.StringArray
-        Texts, and perhaps nulls.
+        Texts, which may include nulls.
 
     Returns
     -------
     least, greatest : int
-        -1 where all are null.
+        Rows of the two texts; -1 where all are null.
     """
     bounds = pc.min_max(texts.cast(pa.binary()))
     if not bounds["min"].is_valid:
@@ -605,16 +611,16 @@ def text_extremes(texts: pa.Array) -> tuple[int, int]:
 
 
 def to_dicts(names: Sequence[str], columns: Sequence[list[Any]], count: int) -> list[Any]:
-    """Rows as dicts, of columns that are lists of objects.
+    """Convert columns, which are lists of objects, to rows as dicts.
 
     Parameters
     ----------
     names : sequence of str
-        The keys.
+        Keys of the dicts.
     columns : sequence of list
-        The values of each key.
+        Values of each key.
     count : int
-        How many rows there are.
+        Number of rows.
 
     Returns
     -------
@@ -645,12 +651,12 @@ def _hash_of(raw: bytes) -> int:
 
 
 def has_equal(hashes: bytes | bytearray) -> bool:
-    """Whether two hashes of ids are equal.
+    """Return whether two hashes of ids are equal.
 
     Parameters
     ----------
     hashes : bytes
-        As :func:`survey_ids` gives them, one after the other.
+        Hashes as :func:`survey_ids` returns them.
 
     Returns
     -------

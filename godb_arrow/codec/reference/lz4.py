@@ -1,10 +1,10 @@
-"""One raw LZ4 block, read and written in pieces, on the ``lz4`` package.
+"""Decoding and encoding of one raw LZ4 block in pieces, on the ``lz4`` package.
 
-A GODB body is a single LZ4 block of unknown length, which ``lz4.block`` can only take whole.
-But a block is a row of sequences (literals, then a match that copies earlier output), and any
-run of whole sequences is a block of its own once it is ended properly and given the 64 KiB of
-output before it as a dictionary. So the decoder cuts the block between sequences, and the
-encoder joins blocks at their last literals.
+A GODB body is a single LZ4 block of unknown length, which ``lz4.block`` can only take whole. But a
+block is a row of sequences (literals, then a match that copies earlier output). Any run of whole
+sequences is a block of its own. It must end properly and get the 64 KiB of output before it as a
+dictionary. So the decoder cuts the block between sequences, and the encoder joins blocks at
+their last literals.
 
 The block format: https://github.com/lz4/lz4/blob/dev/doc/lz4_Block_format.md
 """
@@ -35,15 +35,15 @@ __all__ = [
 
 _HISTORY = 64 << 10
 _MIN_MATCH = 4
-_RUN = 15  # a length nibble of 15 is continued in further bytes
-_PIECE = 256 << 10  # aim at output pieces of this size
-# A final sequence of 12 literals: the format asks for at least 12 bytes after the last match
-# starts. The decoder adds it to every piece, and drops what it decodes to.
+_CONTINUED_LENGTH = 15  # a length nibble of 15 is continued in further bytes
+_OUTPUT_BYTES = 256 << 10  # approximate bytes of output that are decoded at once
+# A final sequence of 12 literals, because the format requires at least 12 bytes after the start
+# of the last match. The decoder adds it to every piece and drops the 12 bytes of output.
 _ENDING = bytes([12 << 4]) + bytes(12)
 
 
 class _Stage(Enum):
-    """How far the decoder is in the sequence at hand."""
+    """Position of the decoder in the current sequence."""
 
     TOKEN = 0
     LITERAL_LENGTH = 1
@@ -54,10 +54,10 @@ class _Stage(Enum):
 
 
 class BlockDecoder:
-    """Decode one raw LZ4 block, given in pieces.
+    """Decoder of one raw LZ4 block, fed in parts.
 
-    Memory is that of a piece and of 64 KiB of history, whatever the size of the block and
-    whatever lengths it claims.
+    Memory is limited to a part of the output and 64 KiB of history, whatever sizes the block has or
+    claims.
 
     Examples
     --------
@@ -72,8 +72,8 @@ class BlockDecoder:
         self._position = 0  # bytes of the block before self._input
         self._history = b""
         self._stage = _Stage.TOKEN
-        self._literals = 0  # of the sequence at hand, still to come
-        self._match = 0  # of the sequence at hand, still to be copied
+        self._literals = 0  # bytes of the current sequence still to come
+        self._match = 0  # bytes of the current sequence still to be copied
         self._distance = 0
         self._waiting: Iterator[bytes] = iter(())
 
@@ -83,22 +83,22 @@ class BlockDecoder:
         Parameters
         ----------
         data : bytes
-            The next bytes of the block.
+            Next bytes of the block.
 
         Returns
         -------
         bytes
-            The next bytes of output, perhaps none.
+            Next bytes of output, perhaps none.
 
         Raises
         ------
         CorruptFile
-            A match reaches back before the beginning; ``offset`` counts from the block's start.
+            A match refers to bytes before the start; ``offset`` counts from the block's start.
         """
         return b"".join(self.pieces(data))
 
     def pieces(self, data: bytes) -> Iterator[bytes]:
-        """Decode the next bytes of the block, in pieces of some 256 KiB of output."""
+        """Decode the next bytes of the block, in parts of about 256 KiB of output."""
         self._input = self._input + data if self._input else data
         while True:
             piece = self._whole_sequences() if self._stage is _Stage.TOKEN else b""
@@ -116,16 +116,16 @@ class BlockDecoder:
         Parameters
         ----------
         window : bytes
-            What was decoded before, and is still needed.
+            Decoded bytes that are still needed.
         count : int
-            Add at least so many bytes, unless the block ends.
+            Minimum number of bytes to add, unless the block ends.
         fetch : callable
-            Gives the next bytes of the block; none at its end.
+            Function that returns the next bytes of the block, or none at its end.
 
         Returns
         -------
         bytes
-            The window and what was added.
+            Window with the added bytes.
 
         Raises
         ------
@@ -147,7 +147,7 @@ class BlockDecoder:
         return b"".join(pieces)
 
     def finish(self) -> None:
-        """Check that the block may end where its bytes ended.
+        """Check that the block may end at the end of its bytes.
 
         Raises
         ------
@@ -162,20 +162,20 @@ class BlockDecoder:
 
     @property
     def at_token(self) -> bool:
-        """Whether all that was given are whole sequences."""
+        """Whether the input consists of whole sequences."""
         return self._stage is _Stage.TOKEN and not self._input
 
     def _whole_sequences(self) -> bytes:
-        """Decode the sequences that are here to their last byte, a piece of them at once."""
+        """Decode the sequences that are complete, some of them at once."""
         data = self._input
         size = len(data)
         position = output = 0
         reach = len(self._history)
-        while output < _PIECE and position < size:
+        while output < _OUTPUT_BYTES and position < size:
             token = data[position]
             cursor = position + 1
             literals = token >> 4
-            if literals == _RUN:
+            if literals == _CONTINUED_LENGTH:
                 cursor, literals = _length(data, cursor)
             cursor += literals
             if cursor + 2 > size:
@@ -184,9 +184,9 @@ class BlockDecoder:
             at = cursor
             cursor += 2
             match = token & 15
-            if match == _RUN:
+            if match == _CONTINUED_LENGTH:
                 cursor, match = _length(data, cursor)
-                if cursor > size or match > _PIECE:
+                if cursor > size or match > _OUTPUT_BYTES:
                     break
             output += literals
             if distance == 0 or distance > reach + output:
@@ -200,7 +200,7 @@ class BlockDecoder:
         return piece
 
     def _part_of_sequence(self) -> bytes | None:
-        """Go on with one sequence that is long, or not all here; None when input is needed."""
+        """Continue a sequence that is long or incomplete; return None if it needs input."""
         data = self._input
         stage = self._stage
         if stage is _Stage.MATCH:
@@ -212,7 +212,7 @@ class BlockDecoder:
             return None
         if stage is _Stage.TOKEN:
             self._literals, self._match = data[0] >> 4, data[0] & 15
-            long = self._literals == _RUN
+            long = self._literals == _CONTINUED_LENGTH
             self._stage = _Stage.LITERAL_LENGTH if long else _Stage.LITERALS
             self._consume(1)
         elif stage is _Stage.LITERAL_LENGTH:
@@ -229,7 +229,7 @@ class BlockDecoder:
             self._distance = data[0] | data[1] << 8
             if self._distance == 0 or self._distance > len(self._history):
                 raise bad_distance(self._distance, self._position)
-            self._stage = _Stage.MATCH_LENGTH if self._match == _RUN else _Stage.MATCH
+            self._stage = _Stage.MATCH_LENGTH if self._match == _CONTINUED_LENGTH else _Stage.MATCH
             self._match += _MIN_MATCH
             self._consume(2)
         else:
@@ -248,11 +248,13 @@ class BlockDecoder:
         return 255 * full + data[full], True
 
     def _copy_match(self) -> bytes:
-        """Copy a part of a match. A long match is as good as several with the same distance."""
+        """Copy a part of a match; a long match equals several with the same distance."""
         count = self._match
-        if count > _PIECE + _MIN_MATCH:
-            count = _PIECE
-        sequence = bytearray([_RUN if count >= _RUN + _MIN_MATCH else count - _MIN_MATCH])
+        if count > _OUTPUT_BYTES + _MIN_MATCH:
+            count = _OUTPUT_BYTES
+        sequence = bytearray(
+            [_CONTINUED_LENGTH if count >= _CONTINUED_LENGTH + _MIN_MATCH else count - _MIN_MATCH]
+        )
         sequence += self._distance.to_bytes(2, "little")
         sequence += extension(count - _MIN_MATCH)
         self._match -= count
@@ -261,7 +263,7 @@ class BlockDecoder:
         return self._decompress(bytes(sequence), count)
 
     def _decompress(self, sequences: bytes, output: int) -> bytes:
-        """Decode whole sequences of which the output's size is known."""
+        """Decode whole sequences whose output has a known size."""
         try:
             decoded: bytes = lz4.block.decompress(
                 sequences + _ENDING,
@@ -288,16 +290,16 @@ class BlockDecoder:
 
 
 def cut_off(offset: int) -> CorruptFile:
-    """The error for a block that ends inside a sequence."""
+    """Return the error for a block that ends inside a sequence."""
     return CorruptFile(
-        "the LZ4 block ends inside a sequence: the file is cut off or damaged",
+        "the LZ4 block ends inside a sequence: the file is truncated or damaged",
         offset=offset,
         where="file",
     )
 
 
 def bad_distance(distance: int, offset: int) -> CorruptFile:
-    """The error for a match that copies what is not there."""
+    """Return the error for a match that copies bytes that do not exist."""
     return CorruptFile(
         f"an LZ4 match reaches back {distance} bytes, before the beginning"
         if distance
@@ -308,8 +310,8 @@ def bad_distance(distance: int, offset: int) -> CorruptFile:
 
 
 def _length(data: bytes, cursor: int) -> tuple[int, int]:
-    """The end and the value of a length nibble of 15; beyond `data` when that ends first."""
-    length = _RUN
+    """Return the end and value of a length nibble of 15; beyond `data` if that ends first."""
+    length = _CONTINUED_LENGTH
     size = len(data)
     while cursor < size:
         byte = data[cursor]
@@ -326,19 +328,19 @@ def compress_piece(content: bytes, max_ratio: int | None, high: bool) -> tuple[b
     Parameters
     ----------
     content : bytes
-        The piece. Nothing in it will refer to what comes before.
+        Piece to compress. The result does not refer to earlier bytes.
     max_ratio : int, optional
-        Store bytes as literals, so that the piece decodes to no more than this many times what
-        it was compressed to.
+        Maximum ratio of the decoded and compressed sizes of the piece. Bytes are stored as
+        literals to keep it.
     high : bool
-        Search longer for better matches (LZ4 HC).
+        Whether to search longer for better matches (LZ4 HC).
 
     Returns
     -------
     sequences : bytes
         Whole sequences.
     literals : bytes
-        What comes behind the last match.
+        Bytes after the last match.
     """
     stored = 0
     while True:
@@ -362,18 +364,18 @@ def compress_piece(content: bytes, max_ratio: int | None, high: bool) -> tuple[b
 
 
 class Piece(NamedTuple):
-    """Where a piece is in the bytes of a block.
+    """Position of a piece in the bytes of a block.
 
     Attributes
     ----------
     at : int
-        Where its first sequence begins.
+        Offset of its first sequence.
     length : int
         Bytes of its sequences.
     skip : int
-        Literals at the beginning of these that belong to pieces before.
+        Number of literals at the beginning of its sequences that belong to earlier pieces.
     tail : int
-        Literals of its own behind them, at the beginning of the next sequence.
+        Number of its literals after its sequences, at the beginning of the next sequence.
     size : int
         Bytes that it decodes to.
     """
@@ -386,25 +388,25 @@ class Piece(NamedTuple):
 
 
 def decode_pieces(data: bytes | memoryview, pieces: Sequence[Piece]) -> bytes:
-    """Decode pieces of a block that refer to nothing before them.
+    """Decode pieces of a block that refer to no earlier bytes.
 
     Parameters
     ----------
     data : bytes or memoryview
         Bytes of the block.
     pieces : sequence of Piece
-        Where the pieces are in them.
+        Positions of the pieces.
 
     Returns
     -------
     bytes
-        What the pieces decode to, one after the other.
+        Decoded bytes of the pieces, one after the other.
 
     Raises
     ------
     CorruptFile
-        A piece is not there, refers to what comes before it, or has another size; ``offset``
-        counts from the beginning of `data`.
+        A piece is incomplete, refers to earlier bytes, or has another size. ``offset`` counts from
+        the beginning of `data`.
 
     Examples
     --------
@@ -419,21 +421,21 @@ def decode_pieces(data: bytes | memoryview, pieces: Sequence[Piece]) -> bytes:
 
 
 def decode_pieces_into(data: bytes | memoryview, pieces: Sequence[Piece], into: memoryview) -> None:
-    """Decode pieces of a block that refer to nothing before them, into memory that there is.
+    """Decode pieces of a block that refer to no earlier bytes, into existing memory.
 
     Parameters
     ----------
     data : bytes or memoryview
         Bytes of the block.
     pieces : sequence of Piece
-        Where the pieces are in them.
+        Positions of the pieces.
     into : memoryview
-        Of as many bytes as they decode to.
+        Target, with as many bytes as the pieces decode to.
 
     Raises
     ------
     CorruptFile
-        As :func:`decode_pieces`.
+        See :func:`decode_pieces`.
     """
     into[:] = decode_pieces(data, pieces)
 
@@ -455,24 +457,24 @@ def _decode_piece(data: bytes, piece: Piece) -> bytes:
 
 
 def cut_out(data: bytes, piece: Piece) -> tuple[bytes, bytes]:
-    """A piece as it was compressed, before it was joined to those around it.
+    """Return a piece as it was compressed, before it was joined with its neighbours.
 
     Parameters
     ----------
     data : bytes
         Bytes of a block.
     piece : Piece
-        Where the piece is in them.
+        Position of the piece.
 
     Returns
     -------
     sequences, literals : bytes
-        As of :func:`compress_piece`.
+        Sequences and literals, as of :func:`compress_piece`.
 
     Raises
     ------
     CorruptFile
-        The piece is not there.
+        The piece is incomplete.
     """
     sequences = data[piece.at : piece.at + piece.length]
     end = piece.at + piece.length
@@ -484,7 +486,7 @@ def cut_out(data: bytes, piece: Piece) -> tuple[bytes, bytes]:
         own = count - skip
         if own < 0 or cursor + count > len(sequences):
             raise damaged_piece(piece)
-        head = bytes([min(own, _RUN) << 4 | sequences[0] & 15]) + extension(own)
+        head = bytes([min(own, _CONTINUED_LENGTH) << 4 | sequences[0] & 15]) + extension(own)
         sequences = head + sequences[cursor + skip :]
         skip = 0
     if not piece.tail:
@@ -499,7 +501,7 @@ def cut_out(data: bytes, piece: Piece) -> tuple[bytes, bytes]:
 
 
 def damaged_piece(piece: Piece) -> CorruptFile:
-    """The error for a piece that does not decode to its size."""
+    """Return the error for a piece that does not decode to its size."""
     return CorruptFile(
         f"a piece of the body does not decode to {piece.size} bytes by itself",
         offset=piece.at,
@@ -508,20 +510,20 @@ def damaged_piece(piece: Piece) -> CorruptFile:
 
 
 def _split(block: bytes) -> tuple[bytes, bytes]:
-    """A block's sequences, and its last literals."""
+    """Split a block into its sequences and its last literals."""
     last = _last_sequence(block)
     cursor, _ = _literals(block, last)
     return block[:last], block[cursor:]
 
 
 def join(waiting: bytes, sequences: bytes, literals: bytes) -> tuple[bytes, bytes]:
-    """Put literals in front of sequences that were compressed without them.
+    """Prepend literals to sequences that were compressed without them.
 
     Returns
     -------
     sequences : bytes
     literals : bytes
-        As of :func:`compress_piece`.
+        Sequences and literals, as of :func:`compress_piece`.
     """
     if not sequences:
         return b"", waiting + literals
@@ -529,31 +531,33 @@ def join(waiting: bytes, sequences: bytes, literals: bytes) -> tuple[bytes, byte
 
 
 def put_in_front(waiting: bytes, sequences: bytes) -> tuple[bytes, memoryview]:
-    """Put literals in front of sequences: what stands before the rest of these, and the rest."""
+    """Prepend literals to sequences; return the new beginning, and the unchanged rest."""
     if not waiting:
         return b"", memoryview(sequences)
     cursor, own = _literals(sequences, 0)
     count = len(waiting) + own
-    head = bytes([min(count, _RUN) << 4 | sequences[0] & 15]) + extension(count)
+    head = bytes([min(count, _CONTINUED_LENGTH) << 4 | sequences[0] & 15]) + extension(count)
     return head + waiting, memoryview(sequences)[cursor:]
 
 
 def extension(length: int) -> bytes:
-    """The bytes that continue a length nibble."""
-    if length < _RUN:
+    """Return the bytes that continue a length nibble."""
+    if length < _CONTINUED_LENGTH:
         return b""
-    full, rest = divmod(length - _RUN, 255)
+    full, rest = divmod(length - _CONTINUED_LENGTH, 255)
     return b"\xff" * full + bytes([rest])
 
 
 def _literals(block: bytes, position: int) -> tuple[int, int]:
-    """Where the literals of the sequence at `position` begin, and how many they are."""
+    """Return the start and number of the literals of the sequence at `position`."""
     literals = block[position] >> 4
-    return _length(block, position + 1) if literals == _RUN else (position + 1, literals)
+    return (
+        _length(block, position + 1) if literals == _CONTINUED_LENGTH else (position + 1, literals)
+    )
 
 
 def _last_sequence(block: bytes) -> int:
-    """Where the last sequence of a valid block begins."""
+    """Return the start of the last sequence of a valid block."""
     position = 0
     size = len(block)
     while True:
@@ -561,6 +565,6 @@ def _last_sequence(block: bytes) -> int:
         cursor += literals + 2
         if cursor > size:
             return position
-        if block[position] & 15 == _RUN:
+        if block[position] & 15 == _CONTINUED_LENGTH:
             cursor, _ = _length(block, cursor)
         position = cursor

@@ -1,4 +1,4 @@
-"""Finding documents in bytes: the part of the reference codec that looks at MessagePack's heads."""
+"""Location of documents in bytes, by the heads of MessagePack values."""
 
 from __future__ import annotations
 
@@ -31,6 +31,35 @@ _STRING_HEADS = frozenset((*range(0xA0, 0xC0), 0xD9, 0xDA, 0xDB))
 _MAP_HEADS = frozenset((*range(0x80, 0x90), 0xDE, 0xDF))
 _CONTAINER_BYTES = bytes((*range(0x80, 0xA0), 0xDC, 0xDD, 0xDE, 0xDF))
 
+# msgpack adds the byte of an extension's type to its length in 32 bits, so that the largest length
+# overflows to 0. Documents with these bytes are skipped without msgpack.
+_LARGEST_EXTENSION = b"\xc9\xff\xff\xff\xff"
+
+# By first byte: the number of bytes of the length, and the unit of the length. See the MessagePack
+# specification, https://github.com/msgpack/msgpack/blob/master/spec.md
+_BYTES, _ITEMS, _PAIRS = 0, 1, 2
+_SIZED: dict[int, tuple[int, int, int]] = {
+    0xC4: (1, _BYTES, 0), 0xC5: (2, _BYTES, 0), 0xC6: (4, _BYTES, 0),
+    0xC7: (1, _BYTES, 1), 0xC8: (2, _BYTES, 1), 0xC9: (4, _BYTES, 1),
+    0xD9: (1, _BYTES, 0), 0xDA: (2, _BYTES, 0), 0xDB: (4, _BYTES, 0),
+    0xDC: (2, _ITEMS, 0), 0xDD: (4, _ITEMS, 0),
+    0xDE: (2, _PAIRS, 0), 0xDF: (4, _PAIRS, 0),
+}  # fmt: skip
+_FIXED: dict[int, int] = {
+    0xC0: 0, 0xC2: 0, 0xC3: 0, 0xCA: 4, 0xCB: 8, 0xCC: 1, 0xCD: 2, 0xCE: 4, 0xCF: 8,
+    0xD0: 1, 0xD1: 2, 0xD2: 4, 0xD3: 8, 0xD4: 2, 0xD5: 3, 0xD6: 5, 0xD7: 9, 0xD8: 17,
+}  # fmt: skip
+
+_KINDS_BY_HEAD: tuple[tuple[range, str], ...] = (
+    (range(0x80), "an int"), (range(0x80, 0x90), "a map"), (range(0x90, 0xA0), "an array"),
+    (range(0xA0, 0xC0), "a string"), (range(0xC0, 0xC1), "nil"),
+    (range(0xC1, 0xC2), "a byte that begins no value"), (range(0xC2, 0xC4), "a bool"),
+    (range(0xC4, 0xC7), "binary"), (range(0xC7, 0xCA), "an extension type"),
+    (range(0xCA, 0xCC), "a float"), (range(0xCC, 0xD4), "an int"),
+    (range(0xD4, 0xD9), "an extension type"), (range(0xD9, 0xDC), "a string"),
+    (range(0xDC, 0xDE), "an array"), (range(0xDE, 0xE0), "a map"), (range(0xE0, 0x100), "an int"),
+)  # fmt: skip
+
 
 def scan_entries(
     data: bytes | memoryview,
@@ -40,28 +69,28 @@ def scan_entries(
     base: int,
     fields: tuple[str, ...] = (),
 ) -> Entries:
-    """Find the whole entries at the front of a buffer.
+    """Find the whole entries at the start of a buffer.
 
     Parameters
     ----------
     data : bytes or memoryview
-        Decompressed bytes of a collection. Entries in a view are there to be decoded only: ids and
-        documents of theirs would be views, too.
+        Decompressed bytes of a collection. Entries in a view may only be decoded, because their
+        ids and documents are views, too.
     start : int
-        Where the first entry begins.
+        Offset of the first entry.
     count : int
-        Stop after this many entries.
+        Maximum number of entries.
     max_bytes : int
-        Stop once the entries have this many bytes.
+        Number of bytes of entries after which to stop.
     base : int
         Offset of ``data[0]`` in the body, for messages.
     fields : tuple of str
-        Fields whose places a compiled codec notes; this one does not.
+        Fields whose positions a compiled codec records; this codec does not.
 
     Returns
     -------
     Entries
-        Those that are in the buffer to their last byte; perhaps none.
+        Entries that are complete in the buffer, perhaps none.
 
     Raises
     ------
@@ -106,13 +135,8 @@ def scan_entries(
     return Entries(data, bounds, base)
 
 
-# msgpack adds the byte of an extension's type to its length in 32 bits, and takes the largest
-# length for none at all. Where these bytes are, documents are passed over without it.
-_LARGEST_EXTENSION = b"\xc9\xff\xff\xff\xff"
-
-
 class _Skipper:
-    """The part of msgpack's Unpacker that finding documents needs."""
+    """Subset of msgpack's Unpacker that finds documents."""
 
     def __init__(self, data: bytes, start: int) -> None:
         self._data = data
@@ -130,12 +154,12 @@ class _Skipper:
 
 def _bad_id(data: bytes, at: int, base: int) -> CorruptFile:
     found = describe(data[at])
-    return CorruptFile(f"a document id is a string, but here is {found}", offset=base + at)
+    return CorruptFile(f"a document id is a string, but found {found}", offset=base + at)
 
 
 def _bad_document(data: bytes, at: int, base: int) -> CorruptFile:
     found = describe(data[at])
-    return CorruptFile(f"a document is a map, but here is {found}", offset=base + at)
+    return CorruptFile(f"a document is a map, but found {found}", offset=base + at)
 
 
 def _not_messagepack(data: bytes, at: int, base: int) -> CorruptFile:
@@ -156,7 +180,7 @@ SCAN_PROBLEMS: dict[int, Callable[[bytes, int, int], CorruptFile | DepthExceeded
     3: _not_messagepack,
     4: _too_deep,
 }
-"""The kernel's numbers for what can be wrong with entries."""
+"""Errors by the kernel's numbers of problems with entries."""
 
 
 def _check_depth(data: bytes, start: int, end: int, base: int) -> None:
@@ -165,7 +189,7 @@ def _check_depth(data: bytes, start: int, end: int, base: int) -> None:
     document = data[start:end]
     if len(document) - len(document.translate(None, _CONTAINER_BYTES)) <= MAX_DEPTH:
         return
-    open_items = [1]  # items still to come, of each container that is open
+    open_items = [1]  # number of remaining items of each open container
     position = start
     while open_items:
         position, payload, items = _item(data, position)
@@ -182,14 +206,14 @@ def _check_depth(data: bytes, start: int, end: int, base: int) -> None:
 def gather(
     data: bytes | memoryview, starts: npt.NDArray[np.int64], ends: npt.NDArray[np.int64]
 ) -> bytes:
-    """Parts of bytes, one behind the other.
+    """Concatenate parts of bytes.
 
     Parameters
     ----------
     data : bytes or memoryview
-        What they are parts of.
+        Bytes to take the parts of.
     starts, ends : arrays of int64
-        Where each begins and ends.
+        Offsets where each part begins and ends.
 
     Returns
     -------
@@ -208,20 +232,20 @@ def gather(
 
 
 def measure(data: bytes, count: int) -> npt.NDArray[np.uint32] | None:
-    """The sizes of entries, where the front of each says what its fields are.
+    """Return the sizes of entries whose leading fields can be decoded without the rest.
 
     Parameters
     ----------
     data : bytes
         Entries, one after the other.
     count : int
-        How many they are.
+        Number of entries.
 
     Returns
     -------
     array of uint32 or None
-        Bytes of each entry. None where they are damaged, or a document has a key twice or one
-        that is no UTF-8 string: what is behind its front may then change what a field is.
+        Bytes of each entry. None where entries are damaged, or a document has a key twice or a
+        key that is no UTF-8 string. Later keys of such a document may change its earlier fields.
     """
     try:
         entries = scan_entries(data, 0, count, len(data) + 1, 0)
@@ -253,30 +277,30 @@ def _has_odd_keys(document: bytes) -> bool:
 
 
 def skip_items(data: bytes, position: int, items: int) -> tuple[int, int, int]:
-    """Pass over MessagePack values without decoding them, however deep they nest.
+    """Skip MessagePack values without decoding them, at any depth of nesting.
 
     Parameters
     ----------
     data : bytes
-        MessagePack.
+        Bytes of MessagePack.
     position : int
-        Where to begin.
+        Offset of the first value.
     items : int
-        How many values to pass over.
+        Number of values to skip.
 
     Returns
     -------
     position : int
-        How far that went.
+        Offset after the skipped values.
     items : int
-        How many values are still to come; containers count for what they hold.
+        Number of values still to skip, including the content of open containers.
     payload : int
-        Bytes of a string or binary beyond the end of `data`, to be passed over first.
+        Bytes of a string or binary beyond the end of `data`, to be skipped first.
 
     Raises
     ------
     CorruptFile
-        A byte that begins no MessagePack value; ``offset`` counts in `data`.
+        A byte begins no MessagePack value; ``offset`` counts in `data`.
     """
     size = len(data)
     while items and position < size:
@@ -291,29 +315,13 @@ def skip_items(data: bytes, position: int, items: int) -> tuple[int, int, int]:
     return position, items, 0
 
 
-# First byte: (bytes of length that follow, what the length counts); see the MessagePack
-# specification, https://github.com/msgpack/msgpack/blob/master/spec.md
-_BYTES, _ITEMS, _PAIRS = 0, 1, 2
-_SIZED: dict[int, tuple[int, int, int]] = {
-    0xC4: (1, _BYTES, 0), 0xC5: (2, _BYTES, 0), 0xC6: (4, _BYTES, 0),
-    0xC7: (1, _BYTES, 1), 0xC8: (2, _BYTES, 1), 0xC9: (4, _BYTES, 1),
-    0xD9: (1, _BYTES, 0), 0xDA: (2, _BYTES, 0), 0xDB: (4, _BYTES, 0),
-    0xDC: (2, _ITEMS, 0), 0xDD: (4, _ITEMS, 0),
-    0xDE: (2, _PAIRS, 0), 0xDF: (4, _PAIRS, 0),
-}  # fmt: skip
-_FIXED: dict[int, int] = {
-    0xC0: 0, 0xC2: 0, 0xC3: 0, 0xCA: 4, 0xCB: 8, 0xCC: 1, 0xCD: 2, 0xCE: 4, 0xCF: 8,
-    0xD0: 1, 0xD1: 2, 0xD2: 4, 0xD3: 8, 0xD4: 2, 0xD5: 3, 0xD6: 5, 0xD7: 9, 0xD8: 17,
-}  # fmt: skip
-
-
 def invalid_head(position: int) -> CorruptFile:
-    """The error for the one byte that begins no value."""
+    """Return the error for the only byte that begins no value."""
     return CorruptFile("the byte c1 begins no MessagePack value", offset=position)
 
 
 def _item(data: bytes, position: int) -> tuple[int, int, int]:
-    """The end of a value's head, the bytes that follow, and its children (-1: none possible)."""
+    """Return the end of a value's head, its bytes after it, and its children (-1 if a scalar)."""
     head = data[position]
     if head < 0x80 or head >= 0xE0:
         return position + 1, 0, -1
@@ -339,31 +347,20 @@ def _item(data: bytes, position: int) -> tuple[int, int, int]:
     return position + 1, 0, 2 * (head & 0x0F)
 
 
-_KINDS_BY_HEAD: tuple[tuple[range, str], ...] = (
-    (range(0x80), "an int"), (range(0x80, 0x90), "a map"), (range(0x90, 0xA0), "an array"),
-    (range(0xA0, 0xC0), "a string"), (range(0xC0, 0xC1), "nil"),
-    (range(0xC1, 0xC2), "a byte that begins no value"), (range(0xC2, 0xC4), "a bool"),
-    (range(0xC4, 0xC7), "binary"), (range(0xC7, 0xCA), "an extension type"),
-    (range(0xCA, 0xCC), "a float"), (range(0xCC, 0xD4), "an int"),
-    (range(0xD4, 0xD9), "an extension type"), (range(0xD9, 0xDC), "a string"),
-    (range(0xDC, 0xDE), "an array"), (range(0xDE, 0xE0), "a map"), (range(0xE0, 0x100), "an int"),
-)  # fmt: skip
-
-
 def describe(head: int) -> str:
-    """What kind of MessagePack value a first byte begins, in words."""
+    """Describe the kind of MessagePack value that a first byte begins."""
     return next(name for heads, name in _KINDS_BY_HEAD if head in heads)
 
 
 def count_present(entries: Entries, names: Sequence[str]) -> list[int]:
-    """How many documents have each of some fields, with whatever value.
+    """Count the documents that have each of some fields, with any value.
 
     Parameters
     ----------
     entries : Entries
-        The documents.
+        Documents to inspect.
     names : sequence of str
-        Fields, no two of them the same.
+        Names of the fields, all different.
 
     Returns
     -------
@@ -383,14 +380,14 @@ def find_entry(entries: Entries, identity: str) -> int:
     Parameters
     ----------
     entries : Entries
-        The documents.
+        Documents to search.
     identity : str
-        A document id.
+        Document id.
 
     Returns
     -------
     int
-        The last entry with this id, or -1.
+        Index of the last entry with this id, or -1.
     """
     for index in reversed(range(len(entries))):
         if entries.id(index) == identity:
