@@ -21,6 +21,7 @@ MAX_COLONS = 1
 HELD = [
     "root",
     "memory",
+    "storage",
     "query",
     "documents",
     "codec",
@@ -38,7 +39,6 @@ NOT_YET = [
     "file",
     "replication",
     "snapshots",
-    "storage",
     "CHANGELOG.md",
     "README.md",
     "docs/architecture.md",

@@ -1,4 +1,4 @@
-"""The files of one folder by their names, on the local disk or on an object store."""
+"""Files of one folder by name, on the local disk or on an object store."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Folder:
     path : str
         The folder, which need not exist yet.
     above : Folder, optional
-        The folder around it. Without one the path is the user's choice, and may have symbolic
+        The enclosing folder. Without one the path is the user's choice, and may have symbolic
         links.
 
     Examples
@@ -40,7 +40,7 @@ class Folder:
     """
 
     expected_of_new: Expected = None
-    """For :func:`~godb_arrow.storage.replace.replace_file`, of a name that nobody must have."""
+    """Argument of :func:`~godb_arrow.storage.replace.replace_file` for a name that must be new."""
 
     def __init__(self, path: str, above: Folder | None = None) -> None:
         self.path = path
@@ -56,7 +56,7 @@ class Folder:
         Raises
         ------
         StorageError
-            The folder, or a folder around it, is a symbolic link or a file.
+            The folder or an enclosing folder is a symbolic link or a file.
         """
         if self._above is None:
             return os.path.isdir(self.path)
@@ -107,15 +107,15 @@ class Folder:
                 os.close(descriptor)
 
     def access(self) -> Access:
-        """Return the permissions that the folder, and the folders around it, grant to files."""
-        with suppress(FileNotFoundError), storage_errors("look at", self.path):
-            found = Access.of_folder(os.stat(self.path))
-            return found if self._above is None else found & self._above.access()
+        """Return the permissions that the folder and its enclosing folders grant to files."""
+        with suppress(FileNotFoundError), storage_errors("inspect", self.path):
+            granted = Access.of_folder(os.stat(self.path))
+            return granted if self._above is None else granted & self._above.access()
         return UNLIMITED if self._above is None else self._above.access()
 
     def access_of(self, name: str) -> Access:
-        """Return the permissions that a file grants, in these folders."""
-        with storage_errors("look at", self.place(name)):
+        """Return the permissions that a file and its enclosing folders grant."""
+        with storage_errors("inspect", self.place(name)):
             self.check()
             status = regular_file(self.place(name))
             return self.access() if status is None else Access.of_file(status) & self.access()
@@ -123,23 +123,23 @@ class Folder:
     def access_of_files(self, suffix: str) -> Access:
         """Return the permissions that all regular files with a suffix grant together."""
         with storage_errors("list", self.path), os.scandir(self.path) as entries:
-            found = [
+            statuses = [
                 entry.stat(follow_symlinks=False)
                 for entry in entries
                 if entry.name.endswith(suffix) and entry.is_file(follow_symlinks=False)
             ]
-        kinds = {(status.st_mode, status.st_gid): status for status in found}  # there are few
+        kinds = {(status.st_mode, status.st_gid): status for status in statuses}  # few are distinct
         return reduce(operator.and_, map(Access.of_file, kinds.values()), self.access())
 
     def lacks(self, name: str) -> bool:
-        """Return whether a file is missing; an object store is not asked, since that takes long."""
-        with storage_errors("look at", self.place(name)):
+        """Return whether a file is missing; False on an object store, where asking is slow."""
+        with storage_errors("inspect", self.place(name)):
             self.check()
             return regular_file(self.place(name)) is None
 
     def restrict(self, name: str, access: Access) -> None:
         """Remove from a file the permissions that are denied."""
-        with storage_errors("look at", self.place(name)):
+        with storage_errors("inspect", self.place(name)):
             self.check()
             restrict_file(self.place(name), access)
 
@@ -161,16 +161,16 @@ class Folder:
     def replace(
         self, name: str, access: Access | None = None, *, expected: Expected = None
     ) -> AbstractContextManager[BinaryIO]:
-        """Write a file that takes the place of another at once, or not at all.
+        """Write a file that atomically replaces the target.
 
         Parameters
         ----------
         name : str
             The file.
         access : Access, optional
-            Permissions that the file has at most. By default a new file gets those of the folder.
+            Permissions that the file has at most. By default a new file gets the folder's.
         expected : str, "absent" or None
-            As of :func:`~godb_arrow.storage.replace.replace_file`.
+            See :func:`~godb_arrow.storage.replace.replace_file`.
         """
         with storage_errors("write", self.place(name)):
             self.check()
@@ -179,15 +179,15 @@ class Folder:
         return replace_file(self.place(name), expected=expected, access=access, inside=True)
 
     def size(self, name: str) -> int:
-        """Return the bytes of a file."""
+        """Return the size of a file in bytes."""
         return self._status(name).st_size
 
     def modified(self, name: str) -> float:
-        """Return when a file was written, in seconds since 1970."""
+        """Return the time of the last change of a file, in seconds since 1970."""
         return self._status(name).st_mtime
 
     def _status(self, name: str) -> os.stat_result:
-        with storage_errors("look at", self.place(name)):
+        with storage_errors("inspect", self.place(name)):
             self.check()
             status = regular_file(self.place(name))
             if status is None:
@@ -201,25 +201,25 @@ class Folder:
             local.disk.unlink(self.place(name))
 
     def rename(self, name: str, new_name: str) -> None:
-        """Give a file another name; an object store cannot do that at once, and is not asked."""
+        """Rename a file; object stores have no atomic rename."""
         with storage_errors("rename", self.place(name)):
             self._status(name)
             local.disk.replace(self.place(name), self.place(new_name))
 
     def share(self, other: Folder, name: str) -> None:
-        """Have a file of another folder here, too, unless it is."""
+        """Link or copy a file of another folder into this one, unless it exists here."""
         with storage_errors("rename", self.place(name)):
             other._status(name)
             if regular_file(self.place(name)) is None:
                 local.disk.link(other.place(name), self.place(name))
 
     def sync(self) -> None:
-        """Have the names on the disk for sure."""
+        """Flush the folder's entries to the disk."""
         with storage_errors("sync", self.path):
             local.disk.sync_folder(self.path)
 
     def remove_empty(self) -> bool:
-        """Remove the folder, if it is empty; return whether it does not exist then."""
+        """Remove the folder if it is empty; return whether it is absent afterwards."""
         with storage_errors("remove", self.path):
             if not self.check():
                 return True
@@ -239,7 +239,7 @@ class _RemoteFolder(Folder):
         return _RemoteFolder(self.place(name), self)
 
     def check(self) -> bool:
-        """Return True: an object store has no folders, and no links."""
+        """Return True, since an object store has no folders and no links."""
         return True
 
     def place(self, name: str) -> str:
@@ -255,7 +255,7 @@ class _RemoteFolder(Folder):
         return list(filter(is_ours, self.names()))
 
     def make(self, access: Access | None = None) -> None:
-        """Do nothing: an object store has no folders."""
+        """Do nothing, since an object store has no folders."""
 
     def access(self) -> Access:
         return UNLIMITED
@@ -267,7 +267,7 @@ class _RemoteFolder(Folder):
         return False
 
     def restrict(self, name: str, access: Access) -> None:
-        """Do nothing: an object store has no permissions of files."""
+        """Do nothing, since an object store has no permissions of files."""
 
     @contextmanager
     def open(self, name: str) -> Iterator[BinaryIO]:
@@ -286,8 +286,8 @@ class _RemoteFolder(Folder):
         return self._store(name).size() or 0
 
     def modified(self, name: str) -> float:
-        found = self._store(name).modified()
-        return float("inf") if found is None else found
+        modified = self._store(name).modified()
+        return float("inf") if modified is None else modified
 
     def remove(self, name: str) -> None:
         self._store(name).remove()
@@ -297,7 +297,7 @@ class _RemoteFolder(Folder):
             self._store(name).copy_from(RemoteStore(other.place(name)))
 
     def sync(self) -> None:
-        """Do nothing: an object that was written exists."""
+        """Do nothing, since an object is durable once it is written."""
 
     def remove_empty(self) -> bool:
         RemoteStore(self.path).remove_empty_folder()
@@ -305,5 +305,5 @@ class _RemoteFolder(Folder):
 
 
 def open_folder(path: str) -> Folder:
-    """Return a folder, by its path or URL."""
+    """Return the folder at a path or URL."""
     return _RemoteFolder(path.rstrip("/")) if is_url(path) else Folder(path)

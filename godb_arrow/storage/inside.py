@@ -1,9 +1,9 @@
-"""Files inside a folder that another program may have filled: nothing leads out of the folder.
+"""Regular files inside folders that another program may have filled.
 
 A data directory, a backup and the source of a follower may come from a tar file, a share or another
 user. The path of such a folder is the caller's choice and may have symbolic links. Below that path
 every file must be a regular file, and every folder a real folder. A symbolic link, named pipe,
-socket or device is refused before it is opened.
+socket or device is refused before it is opened, so that no path leads out of the folder.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ __all__ = [
 
 
 _DIGITS = re.compile("[0-9]{8,}")
-# A link is not followed, and a named pipe does not wait for its other end.
+# O_NOFOLLOW refuses links. O_NONBLOCK keeps the opening of a named pipe from waiting.
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 _KINDS = [
     (stat.S_ISLNK, "a symbolic link"),
@@ -94,7 +94,7 @@ def open_inside(path: str, flags: int, mode: int = 0o666) -> int:
     flags : int
         Flags of :func:`os.open`.
     mode : int
-        Permission bits of a new file, of which the kernel removes those in the umask.
+        Permission bits of a new file, from which the kernel removes the umask.
 
     Raises
     ------
@@ -117,10 +117,10 @@ def open_to_read(path: str) -> BinaryIO:
 
 
 def _open(path: str, opener: Callable[[], int]) -> int:
-    regular_file(path)  # a device must not even be opened
+    regular_file(path)  # Opening a device could already have an effect.
     descriptor = opener()
     status = os.fstat(descriptor)
-    if not stat.S_ISREG(status.st_mode):  # the file was exchanged since
+    if not stat.S_ISREG(status.st_mode):  # Another program replaced the file in between.
         os.close(descriptor)
         raise _refusal(path, "a regular file", status)
     return descriptor

@@ -1,4 +1,4 @@
-"""The local disk: every call that changes it."""
+"""Operations that change the local disk."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from typing import Any
 
 __all__ = ["Disk", "DiskWriter", "disk", "make_folders"]
 
-_SYNC_SIZE = 4 << 20
+_SYNC_BYTES = 4 << 20
 
 
 class Disk:
-    """What changes the local disk, each operation by a name: tests put another one in its place."""
+    """Operations that change the local disk, which tests replace one by one."""
 
     def open(self, path: str, flags: int, mode: int = 0o666) -> int:
-        """Open or make a file."""
+        """Open or create a file."""
         return os.open(path, flags | os.O_CLOEXEC, mode)
 
     def write(self, descriptor: int, data: bytes | memoryview) -> int:
-        """Write some of the bytes; returns how many."""
+        """Write some of the bytes and return their number."""
         return os.write(descriptor, data)
 
     def fsync(self, descriptor: int) -> None:
@@ -28,14 +28,14 @@ class Disk:
         os.fsync(descriptor)
 
     def start_sync(self, descriptor: int, position: int, size: int) -> None:
-        """Have a part of the file's bytes go to the disk meanwhile, so that fsync waits less."""
+        """Start to write a part of the file to the disk, so that fsync takes less time."""
         if hasattr(os, "posix_fadvise"):
-            # Linux begins to write what is advised away; only what is on the disk is forgotten.
-            with suppress(OSError):  # fsync says what is wrong
+            # Linux writes the pages of the range to the disk before it drops them.
+            with suppress(OSError):  # The next fsync reports the error.
                 os.posix_fadvise(descriptor, position, size, os.POSIX_FADV_DONTNEED)
 
     def truncate(self, descriptor: int, size: int) -> None:
-        """Cut the file."""
+        """Truncate or extend the file."""
         os.ftruncate(descriptor, size)
 
     def close(self, descriptor: int) -> None:
@@ -43,7 +43,7 @@ class Disk:
         os.close(descriptor)
 
     def replace(self, source: str, target: str) -> None:
-        """Rename a file, over another if there is one."""
+        """Rename a file, replacing any file of the new name."""
         os.replace(source, target)
 
     def unlink(self, path: str) -> None:
@@ -51,7 +51,7 @@ class Disk:
         os.unlink(path)
 
     def link(self, source: str, target: str) -> None:
-        """Give a file a second name."""
+        """Create a hard link to a file."""
         os.link(source, target)
 
     def remove_folder(self, path: str) -> None:
@@ -59,7 +59,7 @@ class Disk:
         os.rmdir(path)
 
     def make_folder(self, path: str) -> None:
-        """Make a folder, and those above it, unless they are there."""
+        """Create a folder and its missing parents, unless it exists."""
         os.makedirs(path, exist_ok=True)
 
     def sync_folder(self, path: str) -> None:
@@ -71,18 +71,18 @@ class Disk:
             os.close(descriptor)
 
     def write_all(self, descriptor: int, data: bytes | memoryview) -> None:
-        """Write all of the bytes."""
+        """Write all bytes."""
         view = memoryview(data)
         while view:
             view = view[self.write(descriptor, view) :]
 
 
 disk = Disk()
-"""The disk of this process."""
+"""Disk of this process."""
 
 
 def make_folders(path: str) -> None:
-    """Make a folder and those above it, unless they are there, on the disk for sure."""
+    """Create a folder and its missing parents, and flush their names to the disk."""
     missing = []
     path = os.path.abspath(path)
     while not os.path.isdir(path):
@@ -94,7 +94,7 @@ def make_folders(path: str) -> None:
 
 
 class DiskWriter(io.RawIOBase):
-    """A file descriptor as the raw side of a buffered stream; it is not closed with it."""
+    """Raw side of a buffered stream on a file descriptor, which stays open when it is closed."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
@@ -105,10 +105,10 @@ class DiskWriter(io.RawIOBase):
         return True
 
     def write(self, data: Any) -> int:
-        """Write bytes, and start to flush them to the disk once they are many."""
+        """Write bytes, and start to flush them to the disk after every few MiB."""
         count = disk.write(self._descriptor, data)
         self._written += count
-        if self._written - self._started >= _SYNC_SIZE:
+        if self._written - self._started >= _SYNC_BYTES:
             disk.start_sync(self._descriptor, self._started, self._written - self._started)
             self._started = self._written
         return count

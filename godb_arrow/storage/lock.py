@@ -26,7 +26,7 @@ __all__ = ["is_file_of", "is_lock_name", "lock_file", "try_lock"]
 
 LOCK_PREFIX, LOCK_SUFFIX = ".godb-arrow-", ".lock"
 _LOCK_NAME = re.compile(r"\.godb-arrow-[0-9a-f]{16}\.lock")
-_WAIT_SECONDS = 60.0  # for another writer, which has all its documents and only writes the file
+_WAIT_SECONDS = 60.0  # A writer locks a file only while it writes documents that it has encoded.
 _POLL_SECONDS = 0.001, 0.02
 _HELD_ELSEWHERE = {errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES, errno.EINTR}
 
@@ -43,22 +43,22 @@ _held = _Held()
 
 @contextmanager
 def lock_file(target: str | os.PathLike[str] | IO[bytes]) -> Iterator[None]:
-    """Keep other writers of a local file waiting until the block ends.
+    """Lock a local file against other writers until the block ends.
 
-    Threads and processes take turns; a thread may lock the same file again. A file system without
-    locks is used without. URLs and open files are not locked.
+    Threads and processes take turns. A thread may lock the same file again. File systems without
+    locks, URLs and open files are not locked.
 
     Parameters
     ----------
     target : path, URL or open binary file
-        The file, which need not exist. A symbolic link stands for the file that it leads to.
+        The file, which need not exist. A symbolic link stands for its target.
 
     Raises
     ------
     WriteConflict
-        Another writer does not finish.
+        Another writer keeps the lock for a minute.
     SourceNotFound
-        There is no such folder.
+        The folder of the file does not exist.
     """
     if not isinstance(target, (str, os.PathLike)) or is_url(os.fspath(target)):
         yield
@@ -79,32 +79,32 @@ def lock_file(target: str | os.PathLike[str] | IO[bytes]) -> Iterator[None]:
 
 
 def is_lock_name(name: str) -> bool:
-    """Return whether a file name is that of a lock of another file."""
+    """Return whether a file name is the name of a lock."""
     return _LOCK_NAME.fullmatch(name) is not None
 
 
 def _lock_path(path: str) -> str:
     folder, file = os.path.split(path)
     if not os.path.isdir(folder):
-        raise SourceNotFound(f"there is no folder {folder}", advice="make it first")
-    digest = xxhash.xxh3_64_hexdigest(os.fsencode(file))  # the file's name may have 255 bytes
+        raise SourceNotFound(f"there is no folder {folder}", advice="create it first")
+    digest = xxhash.xxh3_64_hexdigest(os.fsencode(file))  # short, as names end at 255 bytes
     return os.path.join(folder, f"{LOCK_PREFIX}{digest}{LOCK_SUFFIX}")
 
 
 def _wait_for(path: str, name: str) -> BinaryIO:
-    """Open and lock the file of a lock."""
+    """Open and lock the lock's file, waiting for its current owner."""
     deadline = time.monotonic() + _WAIT_SECONDS
     while True:
         lock = _open(path)
         if lock is not None:
-            # A former holder may have removed the file that was opened here.
+            # Its former owner may have removed the file between the two steps.
             if try_lock(lock.fileno()) is not False and is_file_of(lock.fileno(), path):
                 return lock
             lock.close()
         if time.monotonic() >= deadline:
             conflict = WriteConflict(
-                f"another writer of the file does not finish within {_WAIT_SECONDS:.0f} s",
-                advice="write again when it has finished",
+                f"another writer has locked the file for more than {_WAIT_SECONDS:.0f} s",
+                advice="write again when the other writer has finished",
             )
             conflict.operation, conflict.source = "write", name
             raise conflict
@@ -112,9 +112,9 @@ def _wait_for(path: str, name: str) -> BinaryIO:
 
 
 def _open(path: str) -> BinaryIO | None:
-    """Open the file of a lock, or create it; return None where its owner just removed it.
+    """Open the lock's file, or create it; return None if its owner just removed it.
 
-    A file object, unlike a descriptor, is closed and so unlocked whatever interrupts its owner.
+    A file object, unlike a descriptor, is closed and so unlocked even if an interrupt arrives.
     """
 
     def create(path: str, _: int) -> int:
@@ -126,14 +126,14 @@ def _open(path: str) -> BinaryIO | None:
         if not os.path.lexists(path):
             raise
     with suppress(FileNotFoundError):
-        return cast(BinaryIO, open(path, "rb", buffering=0))  # another user created it
+        return cast(BinaryIO, open(path, "rb", buffering=0))  # Another user created the file.
     return None
 
 
 def _release(lock: BinaryIO) -> None:
-    """Remove the file of a lock while it is locked, so that no other process has locked it.
+    """Remove the lock's file while it is locked, so that no other process has locked it.
 
-    A forked child may have it open, and so locked, for longer: the next writer creates another one.
+    A forked child may keep the file open and locked. The next writer then creates another file.
     """
     with suppress(OSError):
         os.unlink(lock.name)
@@ -146,7 +146,7 @@ def try_lock(descriptor: int) -> bool | None:
     Returns
     -------
     bool or None
-        Whether the file is locked here now; None where the system cannot lock it.
+        Whether the lock is acquired; None where the system has no locks.
     """
     try:
         import fcntl
@@ -160,7 +160,7 @@ def try_lock(descriptor: int) -> bool | None:
 
 
 def is_file_of(descriptor: int, path: str) -> bool:
-    """Return whether a path leads to an open file."""
+    """Return whether a path leads to the open file."""
     try:
         return os.path.samestat(os.fstat(descriptor), os.stat(path))
     except FileNotFoundError:

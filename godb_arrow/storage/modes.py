@@ -1,10 +1,10 @@
-"""Permission bits: one rule for all files that godb_arrow creates.
+"""Permission bits of all files that godb_arrow creates, by one rule.
 
 1. A new file gets 0666 without the bits of the umask, which the kernel removes. The umask of the
    process is never changed.
 2. A file that replaces another one keeps its mode and its group.
-3. A file that holds documents of another file has no permission that this file, or a folder around
-   it, denies. Journal segments, parts, manifests, copies and backups are such files.
+3. A file with documents of another file has no permission that this file or an enclosing folder
+   denies. Journal segments, parts, manifests, copies and backups are such files.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ class Access:
     Attributes
     ----------
     mode : int
-        Bits for reading and writing; all of them by default.
+        Bits for reading and writing; all by default.
     group : int or None
-        The group that the group's bits speak of; None for any group.
+        Group to which the group's bits apply; None for any group.
 
     Examples
     --------
@@ -60,48 +60,48 @@ class Access:
     def __and__(self, other: Access) -> Access:
         groups = {group for group in (self.group, other.group) if group is not None}
         mode = self.mode & other.mode
-        if len(groups) > 1:  # what one group may do, the other one may not
+        if len(groups) > 1:  # The bits of one group must not apply to the other.
             mode = _without_group(mode, self.mode & other.mode)
         return Access(mode, self.group if other.group is None else other.group)
 
     @property
     def new_file(self) -> int:
-        """Mode to create a file with."""
+        """Mode of a new file."""
         return self.mode | (_OWNER & _READ_WRITE)
 
     def restrict(self, descriptor: int) -> None:
-        """Remove from an open file or folder the permissions that are denied."""
+        """Remove denied permissions from an open file or folder."""
         self.apply(descriptor, stat.S_IMODE(os.fstat(descriptor).st_mode))
 
     def apply(self, descriptor: int, mode: int) -> None:
-        """Give an open file or folder a mode, without the permissions that are denied."""
+        """Set the mode of an open file or folder, without the permissions that are denied."""
         status = os.fstat(descriptor)
-        # To enter a folder goes with reading it; to execute a file reveals nothing.
+        # The permission to read a folder includes entering it. Executing a file reveals nothing.
         execute = (self.mode & 0o444) >> 2 if stat.S_ISDIR(status.st_mode) else 0o111
         mode &= self.mode | _OWNER | _NO_PERMISSIONS | execute
         for_others = _without_group(mode, mode)
         if mode != for_others and self.group is not None and self.group != status.st_gid:
             try:
                 os.fchown(descriptor, -1, self.group)
-            except OSError:  # only a member of a group can give it a file
+            except OSError:  # Only a member of a group can assign a file to it.
                 mode = for_others
         if mode != stat.S_IMODE(status.st_mode):
             os.fchmod(descriptor, mode)
 
 
 UNLIMITED = Access()
-"""All permissions that the umask leaves."""
+"""Unlimited permissions, subject to the umask."""
 
 
 def _without_group(mode: int, others: int) -> int:
-    """Return a mode that grants the group no more than all others."""
+    """Return a mode that grants the group no more than it grants all others."""
     return (mode & ~_GROUP) | (mode & (others & _OTHERS) << 3)
 
 
 def restrict_file(path: str, access: Access) -> None:
-    """Remove from a file inside a folder the permissions that are denied."""
+    """Remove denied permissions from a file inside a folder."""
     with open_to_read(path) as stream:
         try:
             access.restrict(stream.fileno())
-        except PermissionError:  # another user owns the file
-            logger.warning("%s keeps its mode, which only its owner can change", path)
+        except PermissionError:  # Another user owns the file.
+            logger.warning("%s keeps its mode, because another user owns it", path)

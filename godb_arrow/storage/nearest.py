@@ -1,4 +1,4 @@
-"""The path that a caller may have meant by one that is not there."""
+"""Suggestion of an existing path for a misspelt one."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from godb_arrow.storage.object_store import is_url
 
 __all__ = ["nearest_path"]
 
-_SIMILAR = 0.6  # of the characters are in the same order
-_LEVELS = 4  # folders above the path that may be misspelt, too
+_MIN_SIMILARITY = 0.6  # ratio of characters in the same order
+_LEVELS = 4  # number of misspelt names at the end of a path
 
 
 def nearest_path(
     path: str, is_wanted: Callable[[str], bool] = lambda _: True, levels: int = _LEVELS
 ) -> str | None:
-    """Return the path that is there and has the most similar name.
+    """Return the existing path with the most similar name.
 
     Parameters
     ----------
     path : str
-        A path or URL that is not there.
+        A path or URL that does not exist.
     is_wanted : callable
-        Whether a path that is there is of the right kind.
+        Whether an existing path is of the right kind.
     levels : int
-        How many of its last names may be misspelt.
+        Maximum number of misspelt names at the end of the path, default 4.
 
     Returns
     -------
     str or None
-        None where no name is similar.
+        None if no name is similar.
 
     Examples
     --------
@@ -59,5 +59,6 @@ def nearest_path(
         whole = f"{similar}{separator}{name}"
         is_there = name in open_folder(similar).names()
         return whole if is_there and is_wanted(whole) else nearest_path(whole, is_wanted, 1)
-    close = difflib.get_close_matches(name, [one for one in names if one != name], 5, _SIMILAR)
-    return next((prefix + one for one in close if is_wanted(prefix + one)), None)
+    others = [other for other in names if other != name]
+    similar_names = difflib.get_close_matches(name, others, 5, _MIN_SIMILARITY)
+    return next((prefix + other for other in similar_names if is_wanted(prefix + other)), None)

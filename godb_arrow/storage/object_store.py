@@ -1,4 +1,4 @@
-"""Files on object stores: read by what never changes under a reader, written on a condition."""
+"""Files on object stores: conditional writes, and reads of one unchanging version."""
 
 from __future__ import annotations
 
@@ -25,17 +25,18 @@ __all__ = ["Absent", "Expected", "LocalCopy", "RemoteStore", "is_url"]
 
 
 Absent = Literal["absent"]
-"""Nothing may be there yet."""
+"""Condition that no file exists yet."""
 
 Expected = str | Absent | None
-"""The version that is replaced, nothing at all, or (None) whatever is there."""
+"""Version to replace, ``"absent"`` if no file may exist, or None for no condition."""
 
 
-_checking = threading.Lock()  # of a store that has no conditions: its version, until it is written
+_check_lock = threading.Lock()  # guards check and write on a store without conditional writes
+_EDGE_BYTES = 256 << 10  # first bytes of a file that are cached; a quarter as many at its end
 
 
 def is_url(name: str) -> bool:
-    """Whether a name is a URL of something else than local files.
+    """Return whether a name is a URL that does not stand for a local file.
 
     Examples
     --------
@@ -47,7 +48,7 @@ def is_url(name: str) -> bool:
 
 @contextmanager
 def _remote_errors(operation: str, url: str) -> Iterator[None]:
-    """Object stores raise errors of many libraries; all of them become ours."""
+    """Convert the errors of any library for object stores to `StorageError`."""
     try:
         with storage_errors(operation, url):
             yield
@@ -62,17 +63,17 @@ def _remote_errors(operation: str, url: str) -> Iterator[None]:
 
 
 class RemoteStore:
-    """What fsspec can do with one URL and those below it.
+    """Operations on one URL, and on the files below it, by fsspec.
 
     Parameters
     ----------
     url : str
-        Such as ``"s3://bucket/folder"``.
+        URL of a file or folder, such as ``"s3://bucket/folder"``.
 
     Raises
     ------
     InvalidOption
-        fsspec does not know the protocol, or its package is not installed.
+        fsspec does not know the protocol, or the package for it is not installed.
 
     Examples
     --------
@@ -94,14 +95,14 @@ class RemoteStore:
             raise InvalidOption(f"cannot open {url}: {error}") from error
 
     def info(self) -> dict[str, Any]:
-        """What the store says of it, now."""
-        with _remote_errors("look at", self.url):
+        """Return the store's current information about the file."""
+        with _remote_errors("inspect", self.url):
             self.filesystem.invalidate_cache()
             found: dict[str, Any] = self.filesystem.info(self.path)
             return found
 
     def version(self) -> str | None:
-        """What changes whenever the content does; None when nothing is there."""
+        """Return a value that changes whenever the content does, or None if no file exists."""
         try:
             return self._version_in(self.info())
         except SourceNotFound:
@@ -115,12 +116,12 @@ class RemoteStore:
         return found
 
     def size(self) -> int | None:
-        """Bytes, where that is known."""
+        """Return the size in bytes, or None if the store does not tell."""
         size = self.info().get("size")
         return None if size is None else int(size)
 
     def modified(self) -> float | None:
-        """When it was written, in seconds since 1970, where that is known."""
+        """Return the time of the last change in seconds since 1970, or None if unknown."""
         info = self.info()
         for key in ("LastModified", "created", "updated", "mtime"):
             when = info.get(key)
@@ -130,44 +131,44 @@ class RemoteStore:
 
     @contextmanager
     def open(self) -> Iterator[BinaryIO]:
-        """It at its beginning, read piece by piece."""
+        """Open the file for streaming from its beginning."""
         with _remote_errors("open", self.url):
             stream = self.filesystem.open(self.path, "rb")
         with _remote_errors("read", self.url), stream:
             yield stream
 
     def read(self, start: int, end: int) -> bytes:
-        """Some of its bytes."""
+        """Return the bytes between two offsets."""
         with _remote_errors("read", self.url):
             found: bytes = self.filesystem.cat_file(self.path, start=start, end=end)
             return found
 
     def fetch(self, local: str) -> None:
-        """All of it, into a local file, which is written as it is."""
+        """Download the file to a local path."""
         with _remote_errors("read", self.url):
             self.filesystem.get_file(self.path, local)
 
     def put(self, local: str, *, expected: Expected = None) -> str:
-        """Upload a local file in its place, at once or not at all.
+        """Upload a local file atomically.
 
         Parameters
         ----------
         local : path
-            The file.
+            The local file.
         expected : str, "absent" or None
-            What must be there now.
+            Version to replace, "absent" if no file may exist, or None for no condition.
 
         Returns
         -------
         str
-            Its version.
+            The new version.
 
         Raises
         ------
         WriteConflict
-            Somebody else wrote it meanwhile.
+            Another writer replaced the file.
         StorageError
-            The store refused.
+            The store refuses the upload.
         """
         with _remote_errors("write", self.url):
             if expected is None:
@@ -175,14 +176,14 @@ class RemoteStore:
             elif self._has_conditions:
                 self._put_on_condition(local, expected)
             else:
-                # Such as memory://, which one process has.
-                with _checking:
+                # Only memory:// and the like, which one process uses, are without conditions.
+                with _check_lock:
                     if (self.version() or "absent") != expected:
                         raise self._conflict()
                     self.filesystem.put_file(local, self.path)
         version = self.version()
         if version is None:
-            raise StorageError("it is not there after it was written")
+            raise StorageError("the file is missing after it was written")
         return version
 
     @property
@@ -190,7 +191,7 @@ class RemoteStore:
         return hasattr(self.filesystem, "call_s3")
 
     def _put_on_condition(self, local: str, expected: str) -> None:
-        """S3 compares and swaps: If-None-Match and If-Match."""
+        """Write to S3 under a condition, with If-None-Match or If-Match."""
         bucket, key, _ = self.filesystem.split_path(self.path)
         condition = {"IfNoneMatch": "*"} if expected == "absent" else {"IfMatch": expected}
         try:
@@ -201,39 +202,39 @@ class RemoteStore:
         except OSError as error:
             if _status(error) not in (404, 409, 412):
                 raise
-            # An answer may have been lost, so that what is there is what we wrote.
+            # S3 may have stored our file although its response was lost.
             if self.version() == f'"{_md5(local)}"':
                 return
             raise self._conflict() from error
 
     def _conflict(self) -> WriteConflict:
         conflict = WriteConflict(
-            "somebody else wrote it since it was read",
-            advice="read it again, and repeat the change",
+            "another writer replaced the file since it was read",
+            advice="read it again and repeat the change",
         )
         conflict.operation, conflict.source = "write", self.url
         return conflict
 
     def remove(self) -> None:
-        """Remove it, if it is there."""
+        """Remove the file, unless it is missing."""
         with _remote_errors("remove", self.url):
             with suppress(FileNotFoundError):
                 self.filesystem.rm_file(self.path)
             self.filesystem.invalidate_cache()
 
     def remove_empty_folder(self) -> None:
-        """Remove a folder with nothing in it, where the store has such things."""
+        """Remove an empty folder, on stores that have folders."""
         with suppress(OSError, NotImplementedError), _remote_errors("remove", self.url):
             self.filesystem.rmdir(self.path)
 
     def copy_from(self, other: RemoteStore) -> None:
-        """Have the store copy another file of its own to this place."""
+        """Copy another file of the same store to this URL, on the side of the store."""
         with _remote_errors("copy", self.url):
             self.filesystem.cp_file(other.path, self.path)
             self.filesystem.invalidate_cache()
 
     def names(self) -> list[str]:
-        """The names of the files below it, sorted."""
+        """Return the sorted names of the files below this URL."""
         with _remote_errors("list", self.url):
             self.filesystem.invalidate_cache()
             try:
@@ -264,10 +265,10 @@ def _md5(path: str) -> str:
 
 
 class LocalCopy:
-    """The bytes of a remote file as they were when it was first looked at.
+    """Bytes of a remote file in the version that was current at the first access.
 
-    Its front and its end are read from the store; for more than these, all of it is copied to a
-    temporary file once. So a reader sees one version, whatever happens to the file meanwhile.
+    The first and last bytes are read from the store. For any others, the whole file is copied once
+    to a temporary file. So a reader sees one version, even if the file is replaced meanwhile.
 
     Parameters
     ----------
@@ -277,9 +278,9 @@ class LocalCopy:
     Attributes
     ----------
     size : int
-        Its bytes.
+        Size of the file in bytes.
     version : str
-        What is read.
+        Version of the file that is read.
     """
 
     def __init__(self, store: RemoteStore) -> None:
@@ -292,7 +293,7 @@ class LocalCopy:
         self._descriptor: int | None = None
 
     def read_at(self, buffer: Any, position: int) -> int:
-        """Read into a buffer from a position; returns how many bytes."""
+        """Read into a buffer from a position, and return the number of bytes."""
         view = memoryview(buffer).cast("B")
         count = max(0, min(len(view), self.size - position))
         if not count:
@@ -305,12 +306,12 @@ class LocalCopy:
         return count
 
     def _piece(self, position: int, count: int) -> bytes | None:
-        """Bytes of the front or the end; None for what has to be copied."""
+        """Return bytes near the beginning or end; None if the whole file must be copied."""
         if self._descriptor is not None:
             return None
         if not self._pieces:
-            front = self._store.read(0, min(_EDGE, self.size))
-            start = max(len(front), self.size - _EDGE // 4)
+            front = self._store.read(0, min(_EDGE_BYTES, self.size))
+            start = max(len(front), self.size - _EDGE_BYTES // 4)
             end = self._store.read(start, self.size) if start < self.size else b""
             self._check()
             self._pieces = [(0, front), (start, end)]
@@ -328,7 +329,7 @@ class LocalCopy:
                 self._check()
                 came = os.fstat(descriptor).st_size
                 if came != self.size:
-                    raise StorageError(f"{came} bytes came of {self.size}")
+                    raise StorageError(f"the download has {came} bytes instead of {self.size}")
             except BaseException:
                 closing()
                 raise
@@ -341,6 +342,3 @@ class LocalCopy:
     def _check(self) -> None:
         if self._store.version() != self.version:
             raise self._store._conflict()
-
-
-_EDGE = 256 << 10

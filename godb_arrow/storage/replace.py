@@ -24,7 +24,7 @@ from godb_arrow.storage.source import local_version, resolve
 
 __all__ = ["is_temporary", "replace_file", "temporary_name"]
 
-_ABANDONED = 60.0  # seconds without a write, after which nobody's temporary file is removed
+_ABANDONED_SECONDS = 60.0  # without a write, after which a killed writer's file is removed
 TEMPORARY_PREFIX, TEMPORARY_SUFFIX = ".godb-arrow-", ".tmp"
 _TEMPORARY = re.compile(r"\.godb-arrow-([0-9]{8,}|[0-9a-f]{16})\.tmp")
 
@@ -53,23 +53,23 @@ def replace_file(
     access: Access | None = None,
     inside: bool = False,
 ) -> Iterator[BinaryIO]:
-    """Write a file that takes the place of another at once, or not at all.
+    """Write a file that atomically replaces the target.
 
     Locally the bytes go to a temporary file beside the target, which is flushed to the disk
-    and renamed. A URL gets them in one upload. An open file is written as it is.
+    and renamed. A URL gets them in one upload. An open file is written directly.
 
     Parameters
     ----------
     target : path, URL or open binary file
-        What to write.
+        File to write.
     expected : str, "absent" or None
-        The version that is replaced, nothing at all, or whatever is there.
+        Version to replace, "absent" if no file may exist, or None for no condition (default).
     access : Access, optional
-        Of a path: permissions that the file has at most. A file that is replaced keeps its mode,
-        as far as `access` grants it.
+        Permissions of a local file, at most. A file that is replaced keeps its mode, as far as
+        `access` grants it.
     inside : bool
-        Of a path: whether the file belongs to a folder that must not lead elsewhere. Otherwise a
-        symbolic link stays one, and the file that it points to is replaced. False by default.
+        Whether the path belongs to a folder that must not lead elsewhere, default False.
+        Otherwise a symbolic link stays one, and the target of the link is replaced.
 
     Yields
     ------
@@ -108,14 +108,14 @@ def _replace_local(
     path: str, expected: Expected, access: Access, inside: bool
 ) -> Iterator[BinaryIO]:
     if not inside:
-        path = os.path.realpath(path)  # a symbolic link stays one
+        path = os.path.realpath(path)  # A symbolic link is kept, and its target replaced.
     folder = os.path.dirname(path)
     if not os.path.isdir(folder):
-        raise SourceNotFound(f"there is no folder {folder}", advice="make it first")
+        raise SourceNotFound(f"there is no folder {folder}", advice="create it first")
     before = regular_file(path)
     _remove_abandoned(folder)
     temporary = os.path.join(folder, temporary_name())
-    # The kernel applies the umask to a new file; a file that replaces another keeps its mode.
+    # The kernel applies the umask to a new file. A file that replaces another one keeps its mode.
     mode = access.new_file if before is None else 0o600
     descriptor = local.disk.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     try:
@@ -134,7 +134,7 @@ def _replace_local(
             if expected not in (None, local_version(path) or "absent"):
                 raise WriteConflict(
                     "another program replaced the file since it was read",
-                    advice="read it again, and repeat the change",
+                    advice="read it again and repeat the change",
                 )
             local.disk.replace(temporary, path)
     except BaseException:
@@ -148,18 +148,18 @@ _tidied: set[str] = set()
 
 
 def _remove_abandoned(folder: str) -> None:
-    """Remove files of killed writers, which no process has locked any more."""
+    """Remove the files of killed writers, which no process has locked."""
     if folder in _tidied:
         return
-    _tidied.add(folder)  # once is enough for a process
-    oldest = time.time() - _ABANDONED
+    _tidied.add(folder)  # Each process does this once for each folder.
+    oldest = time.time() - _ABANDONED_SECONDS
     with suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
             is_ours = is_temporary(entry.name) or is_lock_name(entry.name)
             if not is_ours or not entry.is_file(follow_symlinks=False):
                 continue
             if entry.stat(follow_symlinks=False).st_mtime > oldest:
-                continue  # its writer may not have locked it yet
+                continue  # The writer may be about to lock its new file.
             with suppress(OSError), open_to_read(entry.path) as stream:
                 descriptor = stream.fileno()
                 if try_lock(descriptor) and is_file_of(descriptor, entry.path):

@@ -1,4 +1,4 @@
-"""Where bytes live: local files, URLs, bytes in memory, open files; and how a file is replaced."""
+"""Sources of bytes: local files, URLs, bytes in memory and open files."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ __all__ = ["HeldFile", "Location", "Source", "local_version", "open_source", "re
 
 
 Location = str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes]
-"""What can be read: a path, a URL that fsspec knows, bytes, or an open binary file."""
+"""Path, URL that fsspec knows, bytes, or open binary file."""
 
-_SPOOL_IN_MEMORY = 64 << 20
-_END = 64  # bytes of a file's end that tell it from others
+_SPOOL_BYTES_IN_MEMORY = 64 << 20
+_IDENTITY_BYTES = 64  # at the end of a file, where godb_arrow writes checksums
 
 
 class Source:
-    """Something that can be read from its beginning, more than once.
+    """Source of bytes that can be read from its beginning several times.
 
     Parameters
     ----------
     location : path, URL, bytes or open binary file
-        Where the bytes are. A file that cannot seek is copied to a temporary one.
+        Location of the bytes. A file that cannot seek is copied to a temporary one.
 
     Attributes
     ----------
     name : str
-        How messages call it.
+        Name in messages.
 
     Examples
     --------
@@ -102,21 +102,21 @@ class Source:
                 yield file
 
     def held(self) -> Source:
-        """Return the source as one that reads the same file even after it was replaced.
+        """Return a source that reads the same file even after it was replaced.
 
         Returns
         -------
         Source
-            A :class:`HeldFile` for a local path; anything else unchanged.
+            A :class:`HeldFile` for a local path; this source for any other.
         """
         is_local = self._path and self._store is None
         return HeldFile(self.name, self._path) if is_local and os.path.isfile(self._path) else self
 
     def close(self) -> None:
-        """Close the file of a source that :meth:`held` returned; of others nothing is open."""
+        """Close the file of a source that :meth:`held` returned; no other source has one."""
 
     def size(self) -> int | None:
-        """Bytes of the source, where that is known."""
+        """Return the size in bytes, or None if it is unknown."""
         if self._bytes is not None:
             return memoryview(self._bytes).nbytes
         if self._file is not None:
@@ -126,11 +126,11 @@ class Source:
             return end - self._start
         if self._store is not None:
             return self._store.size()
-        with storage_errors("look at", self.name):
+        with storage_errors("inspect", self.name):
             return os.stat(self._path).st_size
 
     def modified(self) -> float | None:
-        """When it was written, in seconds since 1970, where that is known."""
+        """Return the time of the last change in seconds since 1970, or None if it is unknown."""
         if not self._path:
             return None
         if self._store is not None:
@@ -140,14 +140,14 @@ class Source:
         return None
 
     def version(self) -> str | None:
-        """Return what changes whenever the content of a file or URL does; None without one."""
+        """Return a value that changes whenever the content does; None for bytes in memory."""
         if self._store is not None:
             return self._store.version()
         with storage_errors("inspect", self.name):
             return local_version(self._path) if self._path else None
 
     def tail(self, count: int) -> bytes:
-        """The last bytes, at most `count`; none where the source cannot seek."""
+        """Return at most `count` last bytes; no bytes if the source cannot seek."""
         with self.open() as stream:
             try:
                 end = stream.seek(0, os.SEEK_END)
@@ -158,18 +158,18 @@ class Source:
 
 
 class HeldFile(Source):
-    """A local file that stays readable when it is replaced or removed, by many at once.
+    """Local file that several threads can read, and that stays readable when it is replaced.
 
     Parameters
     ----------
     name : str
-        The file. It is open until :meth:`close`, or until this object is collected.
+        Name in messages. The file is open until :meth:`close`, or until this object is collected.
     path : str, optional
-        Its path; `name` by default.
+        Path of the file; `name` by default.
     descriptor : int, optional
-        The file, where it is open already.
+        Descriptor of the file, if it is open already.
     folder : Access
-        Permissions that the folders around the file grant.
+        Permissions that the enclosing folders grant.
     """
 
     def __init__(
@@ -186,16 +186,16 @@ class HeldFile(Source):
                 descriptor = os.open(path or name, os.O_RDONLY | os.O_CLOEXEC)
         self._descriptor = descriptor
         self._close = weakref.finalize(self, os.close, self._descriptor)
-        self._lock = threading.Lock()  # guards the two that follow
-        self._reading = 0  # threads that read now
+        self._lock = threading.Lock()  # guards the next two attributes
+        self._reading = 0  # number of reading threads
         self._closed = False
 
     def held(self) -> Source:
-        """Return this object: it reads the same file all the time."""
+        """Return this object, which always reads the same file."""
         return self
 
     def close(self) -> None:
-        """Close the file before this object is collected, when no thread reads it any more."""
+        """Close the file as soon as no thread reads it."""
         with self._lock:
             self._closed = True
             if not self._reading:
@@ -213,38 +213,38 @@ class HeldFile(Source):
             return cls(path, descriptor=os.dup(stream.fileno()), folder=folder)
 
     def access(self) -> Access:
-        """Return the permissions that the file, and the folders around it, grant."""
+        """Return the permissions that the file and its enclosing folders grant."""
         return Access.of_file(os.fstat(self._descriptor)) & self._folder
 
     @contextmanager
     def open(self) -> Iterator[BinaryIO]:
-        """The file at its beginning, with a position of its own."""
+        """Open the file at its beginning, with a position of its own."""
         with storage_errors("read", self.name):
             yield cast(BinaryIO, io.BufferedReader(_PositionedReader(self), 128 << 10))
 
     def size(self) -> int:
-        """Bytes of the file."""
+        """Return the size of the file in bytes."""
         return os.fstat(self._descriptor).st_size
 
     def version(self) -> str | None:
-        """Return the version of the open file, which stays."""
+        """Return the version of the open file."""
         return local_version(self._descriptor)
 
     def identity(self) -> object:
-        """Return a value that differs for a file with other content."""
+        """Return a value that differs between files with different content."""
         status = os.fstat(self._descriptor)
-        end = self.tail(_END)  # has the checksum of a file that we wrote
+        end = self.tail(_IDENTITY_BYTES)
         return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, end
 
     def modified(self) -> float | None:
-        """Return when this file was written, whatever took its place since."""
+        """Return the time of the last change of the open file, in seconds since 1970."""
         return os.fstat(self._descriptor).st_mtime
 
     def read_at(self, buffer: Any, position: int) -> int:
-        """Read into a buffer from a position of the file; returns how many bytes."""
+        """Read into a buffer from a position of the file, and return the number of bytes."""
         with self._lock:
             if self._closed:
-                raise ValueError(f"{self.name} was closed")
+                raise ValueError(f"{self.name} is closed")
             self._reading += 1
         try:
             return os.preadv(self._descriptor, [buffer], position)
@@ -256,7 +256,7 @@ class HeldFile(Source):
 
 
 class _HeldRemoteFile(HeldFile):
-    """A file of a URL that stays as it was when it was opened."""
+    """Remote file whose version is fixed when it is opened."""
 
     def __init__(self, path: str) -> None:
         Source.__init__(self, path)
@@ -305,12 +305,12 @@ class _PositionedReader(io.RawIOBase):
 
 
 def open_source(location: Location | Source) -> Source:
-    """A source for a location; a source is passed through."""
+    """Return a source for a location, or a source unchanged."""
     return location if isinstance(location, Source) else Source(location)
 
 
 def local_version(file: str | int) -> str | None:
-    """Return what changes whenever a local file is replaced or written; None without one.
+    """Return a value that changes whenever a local file does, or None if no file exists.
 
     Parameters
     ----------
@@ -318,14 +318,14 @@ def local_version(file: str | int) -> str | None:
         A path, or the descriptor of an open file.
     """
     try:
-        found = os.stat(file)
+        status = os.stat(file)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    return f"{found.st_dev}-{found.st_ino}-{found.st_size}-{found.st_mtime_ns}"
+    return f"{status.st_dev}-{status.st_ino}-{status.st_size}-{status.st_mtime_ns}"
 
 
 def resolve(name: str) -> tuple[RemoteStore | None, str]:
-    """The store of a URL, or None and the path of a local file."""
+    """Return the store and path of a URL, or None and the path of a local file."""
     if is_url(name):
         store = RemoteStore(name)
         return store, store.path
@@ -333,5 +333,5 @@ def resolve(name: str) -> tuple[RemoteStore | None, str]:
 
 
 def spool() -> IO[bytes]:
-    """A temporary file, in memory while it is small."""
-    return tempfile.SpooledTemporaryFile(max_size=_SPOOL_IN_MEMORY)
+    """Open a temporary file, which stays in memory while it is small."""
+    return tempfile.SpooledTemporaryFile(max_size=_SPOOL_BYTES_IN_MEMORY)

@@ -476,7 +476,7 @@ def test_lz4hc_is_smaller_and_read_by_go_db() -> None:
 
 
 def test_a_stream_larger_than_the_spool(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("godb_arrow.storage.source._SPOOL_IN_MEMORY", 10_000)
+    monkeypatch.setattr("godb_arrow.storage.source._SPOOL_BYTES_IN_MEMORY", 10_000)
     rows = [{"n": n, "s": "x" * 100} for n in range(40_000)]
     table = godb_arrow.read_table(back(iter(rows)))
     assert table.column("n").to_pylist() == list(range(40_000))
