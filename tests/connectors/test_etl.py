@@ -20,6 +20,7 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 from support.processes import running
+from support.settings import LONG
 
 import godb_arrow
 from godb_arrow import StorageEngine
@@ -333,19 +334,19 @@ except GodbError as error:
 """
 
 
-@pytest.mark.parametrize(
-    ("target", "mode", "format"),
-    [
-        ("t.godb", "append", ""),
-        ("t.godb", "upsert", ""),
-        ("t.parquet", "append", ""),
-        ("lake", "overwrite", "parquet"),
-        ("t.ndjson", "overwrite", ""),
-        ("sqlite:///t.db#t", "append", ""),
-        ("sqlite:///t.db#t", "upsert", ""),
-        ("delta", "append", "delta"),
-    ],
-)
+COPIES = [
+    ("t.godb", "append", ""),
+    ("t.godb", "upsert", ""),
+    ("t.parquet", "append", ""),
+    ("lake", "overwrite", "parquet"),
+    ("t.ndjson", "overwrite", ""),
+    ("sqlite:///t.db#t", "append", ""),
+    ("sqlite:///t.db#t", "upsert", ""),
+    ("delta", "append", "delta"),
+]  # target, mode and format
+
+
+@pytest.mark.parametrize(("target", "mode", "format"), COPIES if LONG else COPIES[1::2])
 def test_a_killed_copy_is_run_again(tmp_path: Path, target: str, mode: str, format: str) -> None:
     for name, needed in (("sqlite", "adbc_driver_sqlite"), ("delta", "deltalake")):
         if name in target:
@@ -378,7 +379,9 @@ SMALL = CODE.replace("range(500)", "range(5)")
 
 
 @pytest.mark.parametrize("extension", ["godb", "ndjson", "bson", "csv", "parquet", "arrow"])
-@pytest.mark.parametrize("there", [True, False], ids=["existing file", "new file"])
+@pytest.mark.parametrize(
+    "there", [True, False] if LONG else [True], ids=lambda there: "existing" if there else "new"
+)
 def test_two_copies_append_to_one_file(tmp_path: Path, extension: str, there: bool) -> None:
     if extension == "bson":
         pytest.importorskip("bson")

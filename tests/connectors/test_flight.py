@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.flight as fl
 import pytest
+from support.settings import LONG
 
 import godb_arrow
 from godb_arrow import StorageEngine
@@ -213,7 +214,7 @@ class _Watched(FlightServer):
             self.ended.set()
 
 
-@pytest.mark.parametrize("collection", ["people", "new"])
+@pytest.mark.parametrize("collection", ["people", "new"] if LONG else ["new"])
 @pytest.mark.parametrize(("how", "end"), [
     ("kill", False), ("kill", True), ("end", True), ("exception", True), ("wrong count", True),
     ("no json", True),

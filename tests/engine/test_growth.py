@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from support.disks import CountingDisk, using
 from support.engines import crash
+from support.settings import LONG
 
 from godb_arrow import StorageEngine
 
@@ -52,7 +53,7 @@ OPERATIONS: dict[str, Callable[[StorageEngine], Any]] = {
 @pytest.mark.usefixtures("disk")
 def test_an_operation_calls_as_much_beside_many_collections(operation: str, tmp_path: Path) -> None:
     counts = []
-    for collections in (10, 500):
+    for collections in (10, 1000 if LONG else 150):
         with StorageEngine(tmp_path / str(collections)) as engine:
             for number in range(collections):
                 engine.create_collection(f"c{number}").insert({"v": 1})

@@ -153,7 +153,7 @@ def test_an_interrupted_close_can_be_repeated(
     durability: str, prepared: Path, tmp_path: Path
 ) -> None:
     for number in itertools.count():
-        place = 1 + number * (17 if LONG else 211)
+        place = 1 + number * (17 if LONG else 701)
         folder = tmp_path / str(number)
         shutil.copytree(prepared / "data", folder)
         engine = opened(folder, durability)

@@ -24,7 +24,7 @@ from godb_arrow import (
 from godb_arrow.engine import workers
 from godb_arrow.options import Durability
 
-SEEDS = 750 if LONG else 10  # of each scenario
+SEEDS = 750 if LONG else 5  # of each scenario
 DURABILITIES = get_args(Durability)
 LIMIT = "1MiB"
 TEXT = "some text " * 12

@@ -17,7 +17,7 @@ from support.settings import LONG
 import godb_arrow
 from godb_arrow import StorageEngine
 
-SECONDS = 60 if LONG else 10
+SECONDS = 60 if LONG else 4
 LIMIT = 1 << 20
 GROUP = 20  # documents that change together
 GROUPS = 150  # of each thread

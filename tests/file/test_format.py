@@ -15,6 +15,7 @@ import pyarrow as pa
 import pytest
 import xxhash
 from support.handmade import HEADER, documents, file_of, go_read, mapping, string
+from support.settings import LONG
 
 import godb_arrow
 from godb_arrow import CorruptFile, GodbError
@@ -123,7 +124,7 @@ FLIPPED = {
 @pytest.mark.parametrize("name", FLIPPED)
 def test_every_flipped_bit_of_a_file_we_wrote_is_noticed(name: str) -> None:
     whole = written(FLIPPED[name])
-    for position in range(len(whole) * 8):
+    for position in range(0, len(whole) * 8, 1 if LONG else 3):
         damaged = bytearray(whole)
         damaged[position // 8] ^= 1 << position % 8
         with pytest.raises(GodbError):

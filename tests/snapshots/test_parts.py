@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.engines import grown, numbers, open_engine, values
 from support.handmade import go_read
+from support.settings import LONG
 
 import godb_arrow
 from godb_arrow import StorageEngine
@@ -242,7 +243,7 @@ def test_damage_is_an_error_and_found_by_verify(tmp_path: Path) -> None:
     assert godb_arrow.verify_godb(folder).collections[0].count == 5999
     files = sorted(folder.iterdir(), key=lambda path: path.name)
     number = random.Random(1)
-    for path in files:
+    for path in files if LONG else files[:: max(1, len(files) // 12)]:
         whole = path.read_bytes()
         for _ in range(3):
             damaged = bytearray(whole)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from support.disks import CountingDisk, using
 from support.engines import values
+from support.settings import LONG
 
 from godb_arrow import StorageEngine
 
@@ -34,18 +35,19 @@ def test_many_small_saves_cost_as_much_as_few(
     grace: float, disk: CountingDisk, tmp_path: Path
 ) -> None:
     rounds: list[Counter[str]] = []
+    saves = 128 if LONG else 64
     with using(disk), StorageEngine(tmp_path, part_grace=grace) as engine:
         collection = engine.create_collection("c")
         collection.insert_many([{"n": n} for n in range(1000)])
         collection.to_folder()
         for _ in range(4):
             disk.counts.clear()
-            for n in range(128):
+            for n in range(saves):
                 collection.insert({"n": n})
                 engine.save()
             rounds.append(Counter(disk.counts))
         files = os.listdir(tmp_path / "collections" / "c.parts")
-        assert len(collection) == 1000 + 4 * 128
+        assert len(collection) == 1000 + 4 * saves
     first, *_, last = rounds
     for what in ("open", "fsync", "unlink", "bytes"):
         assert last[what] < 1.5 * first[what], what
