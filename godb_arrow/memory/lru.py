@@ -163,6 +163,8 @@ class CacheStats:
 
 # An entry is a list, because a list is created several times faster than an object.
 _VALUE, _SIZE, _TICK, _ENTRY_KEY, _USES, _BORN = range(6)
+_TICK_OF = itemgetter(_TICK)
+_MAX_RANKINGS = 4  # rankings by a policy for one eviction
 _Entry = list[Any]
 
 
@@ -274,33 +276,47 @@ class LRUCache(Generic[_Key, _Value]):
         if size > self._limit:
             self._forget(key, None)
             return False
-        evicted = None
         entries = self._entries
-        with self._lock:
-            self._puts += 1
-            found = self._entry(key)
-            if found is not None and found[_SIZE] == size and self._is_lru:
-                found[_VALUE] = value
-                found[_TICK] = self._tick()
-                return True
-            if found is not None:
-                self._drop(key, found)
-            if self._bytes + size > self._limit:
-                evicted = self._evict(self._limit - size)
-            entries[key] = [value, size, self._tick(), key, 0, self._clock()]
-            self._bytes += size
-        if evicted:
-            self._tell(evicted)
-        return True
+        evicted: list[_Entry] = []
+        rankings = 0
+        try:
+            while True:
+                with self._lock:
+                    found = self._entry(key)
+                    if found is not None:
+                        if found[_SIZE] == size and self._is_lru:
+                            self._puts += 1
+                            found[_VALUE] = value
+                            found[_TICK] = self._tick()
+                            return True
+                        self._drop(key, found)
+                    if self._bytes + size > self._limit:
+                        evicted += self._evict(self._limit - size, rankings)
+                    if self._bytes + size <= self._limit:
+                        self._puts += 1
+                        entries[key] = [value, size, self._tick(), key, 0, self._clock()]
+                        self._bytes += size
+                        return True
+                self._rank()
+                rankings += 1
+        finally:
+            if evicted:
+                self._tell(evicted)
 
     def shrink(self, size: int) -> int:
         """Evict until the values have at most so many bytes, and return the bytes evicted."""
-        with self._lock:
-            before = self._bytes
-            evicted = self._evict(size)
-            freed = before - self._bytes
-        self._tell(evicted)
-        return freed
+        evicted: list[_Entry] = []
+        rankings = 0
+        try:
+            while True:
+                with self._lock:
+                    evicted += self._evict(size, rankings)
+                    if self._bytes <= size or not self._entries:
+                        return sum(entry[_SIZE] for entry in evicted)
+                self._rank()
+                rankings += 1
+        finally:
+            self._tell(evicted)
 
     def remove(self, key: _Key) -> None:
         """Remove a key, if it is cached."""
@@ -342,12 +358,21 @@ class LRUCache(Generic[_Key, _Value]):
                 evictions=self._evictions,
             )
 
-    def _evict(self, size: int) -> list[_Entry]:
+    def _evict(self, size: int, rankings: int) -> list[_Entry]:
+        """Evict ranked entries down to a size, as far as entries are ranked.
+
+        The caller holds the lock, under which no policy of the caller runs. After
+        `_MAX_RANKINGS` rankings the order of last use decides: an entry that is used between its
+        ranking and its eviction needs another ranking.
+        """
         entries = self._entries
         evicted = []
         while self._bytes > size and entries:
             if not self._round:
-                self._round = [(entry[_TICK], entry[_ENTRY_KEY]) for entry in self._ranked()]
+                if not self._is_lru and rankings < _MAX_RANKINGS:
+                    break
+                recent = sorted(entries.values(), key=_TICK_OF, reverse=True)
+                self._round = [(entry[_TICK], entry[_ENTRY_KEY]) for entry in recent]
                 self._removed = 0
             tick, key = self._round.pop()
             entry = entries.get(key)
@@ -358,18 +383,17 @@ class LRUCache(Generic[_Key, _Value]):
                 evicted.append(entry)
         return evicted
 
-    def _ranked(self) -> list[_Entry]:
-        """Return all entries, with the first to evict at the end."""
-        entries = list(self._entries.values())
-        if self._is_lru:
-            return sorted(entries, key=itemgetter(_TICK), reverse=True)
-        rank = self._policy.rank
-
-        def rank_of(entry: _Entry) -> Any:
-            _, size, tick, key, uses, born = entry
-            return rank(CacheEntry(key, size, tick, uses, born))
-
-        return sorted(entries, key=rank_of, reverse=True)
+    def _rank(self) -> None:
+        """Rank all entries by the policy, without the lock: the policy may use the cache."""
+        entries = [
+            CacheEntry(key, size, tick, uses, born)
+            for _, size, tick, key, uses, born in list(self._entries.values())
+        ]
+        entries.sort(key=self._policy.rank, reverse=True)
+        with self._lock:
+            if not self._round:  # another thread may have ranked them meanwhile
+                self._round = [(entry.tick, entry.key) for entry in entries]
+                self._removed = 0
 
     def _tell(self, evicted: list[_Entry]) -> None:
         for entry in evicted:

@@ -181,3 +181,53 @@ def test_counts_are_exact_under_threads() -> None:
     assert stats.hits == sum(found)
     assert stats.hits + stats.misses == 8 * gets
     assert stats.bytes == stats.values <= 50
+
+
+class Curious:
+    """A policy that uses the cache while it ranks: here and from another thread."""
+
+    cache: LRUCache[int, object]
+
+    def rank(self, entry: CacheEntry) -> int:
+        self.cache.get(entry.key)
+        thread = threading.Thread(target=self.cache.stats, daemon=True)
+        thread.start()
+        thread.join(10)
+        assert not thread.is_alive(), "a lock is held while the policy ranks"
+        return entry.tick
+
+    def lifetime(self) -> float | None:
+        return None
+
+
+def test_no_lock_is_held_while_a_policy_ranks() -> None:
+    policy = Curious()
+    evicted: list[int] = []
+    cache: LRUCache[int, object] = LRUCache(5, policy, lambda key, _: evicted.append(key))
+    policy.cache = cache
+    for key in range(8):
+        assert cache.put(key, key, 1)
+    assert len(cache) == cache.bytes == 5
+    assert cache.shrink(2) == 3
+    assert len(cache) == 2
+    assert sorted([*cache, *evicted]) == list(range(8))
+
+
+class Failing:
+    def rank(self, entry: CacheEntry) -> int:
+        raise ValueError(entry.key)
+
+    def lifetime(self) -> float | None:
+        return None
+
+
+def test_a_policy_that_raises_leaves_the_cache_usable() -> None:
+    cache: LRUCache[int, object] = LRUCache(3, Failing())
+    for key in range(3):
+        assert cache.put(key, key, 1)
+    with pytest.raises(ValueError, match="0"):
+        cache.put(3, 3, 1)
+    assert sorted(cache) == [0, 1, 2]
+    assert cache.bytes == 3
+    cache.remove(1)
+    assert cache.put(3, 3, 1)
