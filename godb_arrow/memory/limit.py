@@ -94,7 +94,9 @@ class Memory:
     >>> memory = Memory(100)
     >>> memory.hold((1, "view"), "…", 60)
     True
-    >>> memory.set_changes("users", 50)
+    >>> memory.reserve("users", 50, 100), memory.set_changes("users", 50)
+    (True, None)
+    >>> memory.release("users")
     >>> memory.used, len(memory.cache)
     (50, 0)
     """
@@ -147,7 +149,9 @@ class Memory:
         return max(0, self.limit - self._changes - self._reserved - self._streams)
 
     def reserve(self, owner: object, size: int, limit: int) -> bool:
-        """Reserve bytes for a change, if all changes stay within a limit.
+        """Reserve bytes for a change, if all changes stay within a limit, and evict views for it.
+
+        The caller holds no lock: a policy of the caller may run.
 
         Parameters
         ----------
@@ -169,7 +173,9 @@ class Memory:
                 return False
             # An interrupt cannot divide this single statement.
             self._reservations[id(owner)], self._reserved = size, total
-            return True
+        if self.used + self._reserved > self.limit:
+            self.cache.shrink(self.room)
+        return True
 
     def release(self, owner: object) -> None:
         """Release the bytes that an owner reserved, if there are any."""
@@ -206,7 +212,11 @@ class Memory:
             self._make_room()
 
     def set_changes(self, owner: object, size: int) -> None:
-        """Set the bytes that the unsaved changes of a collection use."""
+        """Set the bytes that the unsaved changes of a collection use.
+
+        Nothing is evicted, since the caller holds the collection's lock: views were evicted when
+        the bytes were reserved.
+        """
         with self._lock:
             before = self._changes_of.get(id(owner), 0)
             total = self._changes - before + size
@@ -214,8 +224,7 @@ class Memory:
             self._changes_of[id(owner)], self._changes = size, total
             if not size:
                 del self._changes_of[id(owner)]
-        if size > before:
-            self._make_room()
+        self.peak = max(self.peak, self.used)
 
     def hold(self, key: tuple[Any, str], value: Any, size: int) -> bool:
         """Cache a view if there is room for it, evicting others."""

@@ -21,6 +21,7 @@ from support.verbs import VERBS, content, in_time, is_whole, opened, prepare
 
 import godb_arrow
 from godb_arrow import DuplicateId, GodbError, ReplicationFailed, StorageEngine, StorageError
+from godb_arrow.memory.lru import LRU
 from godb_arrow.query.filters import RowFilter
 from godb_arrow.storage import local
 
@@ -390,6 +391,53 @@ def test_no_code_of_the_caller_runs_under_a_lock(name: str, tmp_path: Path) -> N
     with suppress(godb_arrow.InvalidDocument):  # mappings in a document are the codec's business
         OF_THE_CALLER[name](engine, probe)
     assert probe.calls or "mapping in" in name
+    engine.close()
+
+
+class Ranking(LRU):
+    """A policy of the caller, which uses the engine while it ranks."""
+
+    probe: Probe | None = None
+
+    def rank(self, entry: Any) -> int:
+        probe, self.probe = self.probe, None
+        if probe is not None:
+            probe()
+        return super().rank(entry)
+
+
+CHANGES: dict[str, Callable[[StorageEngine, str], Any]] = {
+    "insert": lambda e, c: e.insert(c, {"p": "y" * 100_000}),
+    "insert_many": lambda e, c: e.insert_many(c, [{"p": "y" * 1000}] * 100),
+    "update": lambda e, c: e.update(c, "k1", {"p": "y" * 100_000}),
+    "replace": lambda e, c: e.replace(c, "k1", {"p": "y" * 100_000}),
+    "delete": lambda e, c: e.delete_many(c, {"v": 5}),
+    "read": lambda e, c: e.to_arrow(c),
+    "stream": lambda e, c: list(e.stream_batches(c)),
+    "get": lambda e, c: e.get(c, "k1"),
+    "save": lambda e, c: e.save(),
+}
+
+
+def test_no_eviction_policy_runs_under_a_lock(tmp_path: Path) -> None:
+    policy = Ranking()
+    engine = StorageEngine(tmp_path, max_memory="1MiB", eviction_policy=policy)
+    for name in ["c", *CHANGES]:
+        rows = [{"_id": f"k{n}", "v": n, "p": "x" * 100} for n in range(1000)]
+        engine.create_collection(name).insert_many(rows)
+    engine.save()
+    probe = Probe(engine)
+    ranked = set()
+    for _ in range(5):
+        for name, change in CHANGES.items():
+            probe.calls, policy.probe = 0, probe
+            engine.to_arrow("insert"), engine.to_arrow("update")  # a cache that is full
+            probe.calls, policy.probe = 0, probe
+            change(engine, name)
+            if probe.calls:
+                ranked.add(name)
+    policy.probe = None
+    assert ranked >= {"insert", "update", "get", "read", "stream"}
     engine.close()
 
 
