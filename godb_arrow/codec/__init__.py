@@ -23,7 +23,7 @@ from godb_arrow.codec.columns import ColumnPlan, DecodePlan, finish, plan_column
 from godb_arrow.codec.entries import Entries, MeasuredEntries
 from godb_arrow.codec.reference.documents import MAX_NUMBER, id_number, mismatch_error
 from godb_arrow.codec.reference.scan import describe
-from godb_arrow.codec.values import load, load_entries, pack, pack_entry
+from godb_arrow.codec.values import load, load_entries, load_pairs, pack, pack_entry
 from godb_arrow.errors import InvalidOption, TypeMismatch
 
 if TYPE_CHECKING:
@@ -60,6 +60,8 @@ ids_ascend = _chosen.ids_ascend
 infer = _chosen.infer
 measure = _chosen.measure
 scan_entries = _chosen.scan_entries
+select = _chosen.select
+select_front = _chosen.select_front
 skip_items = _chosen.skip_items
 survey_ids = _chosen.survey_ids
 text_extremes = _chosen.text_extremes
@@ -91,11 +93,14 @@ __all__ = [
     "infer",
     "load",
     "load_entries",
+    "load_pairs",
     "measure",
     "pack",
     "pack_entry",
     "plan_columns",
     "scan_entries",
+    "select",
+    "select_front",
     "skip_items",
     "survey_ids",
     "take_measured",

@@ -38,6 +38,7 @@ __all__ = [
     "check_struct_type",
     "load",
     "load_entries",
+    "load_pairs",
     "pack",
     "pack_entry",
     "wire_values",
@@ -106,6 +107,11 @@ def load_entries(data: bytes, count: int) -> list[Any] | None:
     except (ValueError, msgpack.UnpackException, OverflowError, TypeError):
         return None
     return entries
+
+
+def load_pairs(data: bytes) -> Any:
+    """Decode one value, with maps as tuples of pairs and timestamps as ``msgpack.Timestamp``."""
+    return _unpack(data, object_pairs_hook=tuple)
 
 
 def _unpack(data: bytes, **options: Any) -> Any:

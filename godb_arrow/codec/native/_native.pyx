@@ -19,7 +19,8 @@ from cpython.ref cimport PyObject
 from libcpp cimport bool as cbool
 from libcpp.memory cimport unique_ptr
 from libcpp.string cimport string
-from libcpp.utility cimport move
+from libcpp.unordered_set cimport unordered_set
+from libcpp.utility cimport move, pair
 from libcpp.vector cimport vector
 
 
@@ -222,6 +223,70 @@ cdef extern from "ids.hpp" namespace "godb" nogil:
 cdef extern from "extremes.hpp" namespace "godb" nogil:
     void c_text_extremes "godb::text_extremes"(
         const ArrowArray* texts, int64_t& least, int64_t& greatest)
+
+
+cdef extern from "predicate.hpp" namespace "godb" nogil:
+    size_t kId
+
+    cdef cppclass Number:
+        cbool is_nan
+        cbool is_whole
+        double low
+        double high
+        void set_below(int64_t high, uint64_t low)
+
+    cdef cppclass Digits:
+        @staticmethod
+        cbool read(const uint8_t* p, size_t size, Digits& digits) except +
+
+    cdef cppclass Literal:
+        Number number
+        cbool is_decimal
+        Digits digits
+        @staticmethod
+        Literal of_value "of"(const uint8_t* p, const uint8_t* end) except +
+        @staticmethod
+        Literal of_number()
+
+    cdef enum class Op:
+        pass
+
+    cdef cppclass LiteralSet:
+        void add(const uint8_t* p, const uint8_t* end) except +
+
+    cdef cppclass Condition:
+        Op op
+        vector[unique_ptr[Condition]] children
+        cbool has_pattern
+        cbool is_self
+        cbool is_id
+        string path
+        vector[size_t] ends
+        vector[size_t] located
+        vector[Literal] literals
+        LiteralSet scalars
+        LiteralSet containers
+        unordered_set[string] decimals
+        cbool few
+        cbool contained
+        cbool accepts_absent
+        uint8_t order
+        uint32_t types
+        uint64_t count
+        cbool is_map
+        size_t pattern
+
+    cdef cppclass Asked:
+        vector[pair[size_t, size_t]] texts
+        const uint8_t* answers
+
+    cdef cppclass Selector:
+        Selector(const Condition& root, const vector[string]& fields, size_t patterns) except +
+        Asked& asked(size_t pattern)
+        cbool run(
+            const uint8_t* data, size_t size, const int64_t* bounds, size_t count,
+            const uint32_t* places, size_t width, const int* order, cbool collect,
+            vector[int64_t]& rows) except +
 
 
 cdef class OwnedBuffer:
@@ -688,6 +753,146 @@ def decode(
         value,
         _bytes(failure.field).decode("utf-8", "replace"),
     )
+
+
+# --- Predicates -----------------------------------------------------------------------------
+
+
+cdef void _fill_condition(Condition* condition, dict plan) except *:
+    """Fill a condition from a dict with the names of its attributes."""
+    cdef unique_ptr[Condition] child
+    cdef bytes raw
+    cdef Literal literal
+    cdef const uint8_t* data
+    cdef int op = plan["op"]
+    condition.op = <Op>op
+    condition.has_pattern = plan["has_pattern"]
+    for one in plan["children"]:
+        child.reset(new Condition())
+        _fill_condition(child.get(), one)
+        condition.children.push_back(move(child))
+    condition.is_self = plan["is_self"]
+    condition.is_id = plan["is_id"]
+    condition.path = <bytes>plan["path"]
+    for end in plan["ends"]:
+        condition.ends.push_back(<size_t>end)
+    for index in plan["located"]:
+        condition.located.push_back(kId if index is None else <size_t>index)
+    for raw in plan["literals"]:
+        data = <const uint8_t*>PyBytes_AS_STRING(raw)
+        condition.literals.push_back(Literal.of_value(data, data + PyBytes_GET_SIZE(raw)))
+    for high, low, is_whole, low_real, high_real, text in plan["numbers"]:
+        literal = Literal.of_number()
+        literal.number.set_below(high, low)
+        literal.number.is_whole = is_whole
+        literal.number.is_nan = low_real != low_real
+        literal.number.low, literal.number.high = low_real, high_real
+        if text is not None:
+            raw = text
+            literal.is_decimal = True
+            Digits.read(
+                <const uint8_t*>PyBytes_AS_STRING(raw), PyBytes_GET_SIZE(raw), literal.digits)
+        condition.literals.push_back(literal)
+    for raw in plan["scalars"]:
+        data = <const uint8_t*>PyBytes_AS_STRING(raw)
+        condition.scalars.add(data, data + PyBytes_GET_SIZE(raw))
+    for raw in plan["containers"]:
+        data = <const uint8_t*>PyBytes_AS_STRING(raw)
+        condition.containers.add(data, data + PyBytes_GET_SIZE(raw))
+    for raw in plan["decimals"]:
+        condition.decimals.insert(<string>raw)
+    condition.few = plan["few"]
+    condition.contained = plan["contained"]
+    condition.accepts_absent = plan["accepts_absent"]
+    condition.order = plan["order"]
+    condition.types = plan["types"]
+    condition.count = plan["count"]
+    condition.is_map = plan["is_map"]
+    condition.pattern = plan["pattern"]
+
+
+cdef class Program:
+    """A condition as the kernel evaluates it; several threads may use it at the same time.
+
+    `match` gets the number of a pattern, offsets of 8 bytes and the texts, and returns a byte for
+    each text.
+    """
+
+    cdef Condition _root
+    cdef vector[string] _fields
+    cdef size_t _patterns
+    cdef object _match
+
+    def __init__(self, dict plan not None, fields, size_t patterns, match):
+        _fill_condition(&self._root, plan)
+        for name in fields:
+            self._fields.push_back(<bytes>name)
+        self._patterns = patterns
+        self._match = match
+
+    def select(
+        self,
+        const uint8_t[::1] data not None,
+        const int64_t[::1] bounds not None,
+        bytes places=None,
+        order=(),
+    ):
+        """Return the indices of matching documents, of 8 bytes each, and the index of a damaged one.
+
+        Without a damaged document, that index is -1. `order` says which place is a field's."""
+        cdef const uint8_t* begin = &data[0]
+        cdef size_t size = data.shape[0]
+        cdef size_t count = bounds.shape[0] // 2
+        cdef const uint32_t* noted = NULL
+        cdef size_t width = 0
+        cdef vector[int] which
+        cdef vector[int64_t] rows
+        cdef unique_ptr[Selector] selector
+        cdef cbool sound
+        cdef size_t pattern
+        if places is not None and count:
+            noted = <const uint32_t*>PyBytes_AS_STRING(places)
+            width = PyBytes_GET_SIZE(places) // 4 // count
+            for place in order:
+                which.push_back(<int>place)
+        selector.reset(new Selector(self._root, self._fields, self._patterns))
+        answers = []
+        if self._patterns:
+            with nogil:
+                sound = selector.get().run(
+                    begin, size, &bounds[0], count, noted, width, which.data(), True, rows)
+            if not sound:
+                return b"", rows.back()
+            for pattern in range(self._patterns):
+                answers.append(self._answers(pattern, begin, selector.get().asked(pattern)))
+        with nogil:
+            sound = selector.get().run(
+                begin, size, &bounds[0], count, noted, width, which.data(), False, rows)
+        if not sound:
+            return b"", rows.back()
+        return PyBytes_FromStringAndSize(
+            <const char*>rows.data(), <Py_ssize_t>(rows.size() * 8)), -1
+
+    cdef bytes _answers(self, size_t pattern, const uint8_t* begin, Asked& asked):
+        cdef size_t count = asked.texts.size()
+        cdef size_t total = 0
+        cdef size_t index
+        for index in range(count):
+            total += asked.texts[index].second
+        cdef bytes offsets = PyBytes_FromStringAndSize(NULL, <Py_ssize_t>(8 * (count + 1)))
+        cdef bytes texts = PyBytes_FromStringAndSize(NULL, <Py_ssize_t>total)
+        cdef int64_t* ends = <int64_t*>PyBytes_AS_STRING(offsets)
+        cdef char* to = PyBytes_AS_STRING(texts)
+        ends[0] = 0
+        for index in range(count):
+            memcpy(to, begin + asked.texts[index].first, asked.texts[index].second)
+            to += asked.texts[index].second
+            ends[index + 1] = ends[index] + <int64_t>asked.texts[index].second
+        cdef bytes answers = self._match(pattern, offsets, texts)
+        if <size_t>PyBytes_GET_SIZE(answers) != count:
+            raise ValueError("there are not as many answers as texts")
+        asked.answers = <const uint8_t*>PyBytes_AS_STRING(answers)
+        return answers
 
 
 # --- Encoding -------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ from godb_arrow.codec.reference.lz4 import (
     decode_pieces,
     decode_pieces_into,
 )
+from godb_arrow.codec.reference.predicate import select, select_front
 from godb_arrow.codec.reference.scan import (
     count_present,
     find_entry,
@@ -51,6 +52,8 @@ __all__ = [
     "infer",
     "measure",
     "scan_entries",
+    "select",
+    "select_front",
     "skip_items",
     "survey_ids",
     "text_extremes",

@@ -29,6 +29,7 @@ __all__ = [
     "MAX_NUMBER",
     "decode",
     "decode_front",
+    "document_pairs",
     "encode",
     "has_equal",
     "hash_id",
@@ -77,7 +78,14 @@ _TYPE_NAMES: dict[type, str] = {
 _Pairs = tuple[tuple[Any, Any], ...]
 
 
-def _pairs(entries: Entries, index: int) -> _Pairs:
+def document_pairs(entries: Entries, index: int) -> _Pairs:
+    """Return the keys and values of a document; maps in it are tuples of pairs, too.
+
+    Raises
+    ------
+    CorruptFile
+        The bytes are not valid MessagePack.
+    """
     try:
         pairs: _Pairs = msgpack.unpackb(
             entries.document(index),
@@ -120,7 +128,7 @@ def infer(entries: Entries, summary: DocumentSummary) -> None:
     for index in range(len(entries)):
         document = entries.id(index)
         _observe(summary.field(ID_FIELD), document, document)
-        for key, value in _pairs(entries, index):
+        for key, value in document_pairs(entries, index):
             name = key if type(key) is str and key in summary.fields else _field_name(key)
             if name == ID_FIELD:
                 continue
@@ -221,7 +229,7 @@ def decode(entries: Entries, plan: DecodePlan) -> list[pa.Array]:
     values: list[list[Any]] = [[] for _ in names]
     columns = list(zip(names, converters, values, strict=True))
     for index in range(len(entries)):
-        fields = _fields(_pairs(entries, index))
+        fields = _fields(document_pairs(entries, index))
         fields[ID_FIELD] = entries.id(index)
         if known is not None and not known.issuperset(fields):
             unknown = next(name for name in fields if name not in known)
