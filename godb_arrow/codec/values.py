@@ -47,6 +47,7 @@ __all__ = [
 _TIMESTAMP_HEADS = (b"\xd6\xff", b"\xd7\xff", b"\xc7\x0c\xff")
 
 _DOUBLE_BYTES = 8
+_SHOWN_CHARACTERS = 40  # of a text in a message
 _SHOWN_BITS = 4096  # Python refuses to write longer integers as text
 _NAT = -(2**63)  # ticks of NumPy's missing times
 _NANOSECONDS = {
@@ -435,7 +436,7 @@ def wire_values(array: pa.Array, path: str) -> list[Any]:
     if isinstance(data_type, pa.BaseExtensionType):
         stored = wire_values(array.storage, path)
         if is_json(data_type):
-            return [None if text is None else from_json_text(text) for text in stored]
+            return [None if text is None else _from_json(text, path) for text in stored]
         return stored
     if types.is_dictionary(data_type):
         return wire_values(array.dictionary_decode(), path)
@@ -468,6 +469,17 @@ def wire_values(array: pa.Array, path: str) -> list[Any]:
     if types.is_float16(data_type):
         return [None if value is None else float(value) for value in values]
     return values
+
+
+def _from_json(text: str, path: str) -> Any:
+    try:
+        return from_json_text(text)
+    except (ValueError, RecursionError) as error:
+        shown = text if len(text) <= _SHOWN_CHARACTERS else text[:_SHOWN_CHARACTERS] + "…"
+        raise UnsupportedType(
+            f"column {path!r}: {shown!r} is not JSON: {error}",
+            advice="cast the column to a string, or correct its text",
+        ) from error
 
 
 def _timestamps(ticks: pa.Array, unit: int, scale: int = 1) -> list[Any]:

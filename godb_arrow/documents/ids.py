@@ -238,7 +238,7 @@ def id_of(value: Any, where: str) -> str:
         return str(value)
     raise InvalidDocument(
         f"{where} has the id {value!r}",
-        advice="give a string, an integer, a UUID or an ObjectId of MongoDB",
+        advice="document ids are strings or integers, or UUIDs and ObjectIds as strings",
     )
 
 
