@@ -20,10 +20,11 @@ from __future__ import annotations
 import datetime as dt
 import decimal
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import msgpack
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -45,6 +46,29 @@ __all__ = [
 ]
 
 _TIMESTAMP_HEADS = (b"\xd6\xff", b"\xd7\xff", b"\xc7\x0c\xff")
+
+_DOUBLE_BYTES = 8
+_SHOWN_CHARACTERS = 40  # of a text in a message
+_SHOWN_BITS = 4096  # Python refuses to write longer integers as text
+_NAT = -(2**63)  # ticks of NumPy's missing times
+_NANOSECONDS = {
+    "W": (7 * 86_400 * 10**9, 1),
+    "D": (86_400 * 10**9, 1),
+    "h": (3_600 * 10**9, 1),
+    "m": (60 * 10**9, 1),
+    "s": (10**9, 1),
+    "ms": (10**6, 1),
+    "us": (10**3, 1),
+    "ns": (1, 1),
+    "ps": (1, 10**3),
+    "fs": (1, 10**6),
+    "as": (1, 10**9),
+}
+"""Nanoseconds of a tick of NumPy's units, as a multiplier and a divisor."""
+
+_EPOCH_DAY = dt.date(1970, 1, 1).toordinal()
+_DAYS_OF_400_YEARS = 146_097
+_PLAIN_TYPES = frozenset((str, int, float, bool, bytes, type(None), dt.datetime))
 
 
 def load(data: bytes) -> dict[Any, Any]:
@@ -162,9 +186,9 @@ def pack(value: Any) -> bytes:
     Parameters
     ----------
     value : object
-        Document or part of one. NumPy scalars and arrays, pandas timestamps and missing values,
-        dates, times, timedeltas, decimals and UUIDs are stored by the module's table. A datetime
-        without a zone is taken as UTC.
+        Document or part of one: values of MessagePack, and mappings of any type. Values of NumPy,
+        pandas and Arrow, dates, times, timedeltas, decimals, UUIDs and object ids are stored by
+        the module's table. A datetime without a zone is taken as UTC.
 
     Returns
     -------
@@ -201,9 +225,12 @@ def _check_depth(document: Any) -> None:
     pending: list[tuple[Any, int]] = [(document, 1)]
     while pending:
         container, depth = pending.pop()
-        children = container.values() if isinstance(container, dict) else container
-        for child in children:
-            if isinstance(child, (dict, list, tuple)):
+        for child in container.values() if isinstance(container, Mapping) else container:
+            if type(child) in _PLAIN_TYPES:
+                continue
+            if isinstance(child, np.ndarray) and child.dtype.kind == "O":
+                child = child.tolist()
+            if isinstance(child, (dict, list, tuple, Mapping)):
                 if depth == MAX_DEPTH:
                     raise DepthExceeded(
                         f"the document nests deeper than {MAX_DEPTH} levels",
@@ -215,7 +242,7 @@ def _check_depth(document: Any) -> None:
 def _find_invalid(value: Any, path: str) -> str | None:
     """Return the path to the first value that cannot be packed by itself."""
     children: Iterator[tuple[str, Any]]
-    if isinstance(value, dict):
+    if isinstance(value, Mapping):
         children = ((f"{path}.{key}" if path else str(key), item) for key, item in value.items())
     elif isinstance(value, (list, tuple)):
         children = ((f"{path}[{index}]", item) for index, item in enumerate(value))
@@ -230,10 +257,13 @@ def _find_invalid(value: Any, path: str) -> str | None:
 
 
 def _default(value: Any) -> Any:
-    """Replace a value that MessagePack does not have by one that it has."""
+    """Return a value that MessagePack has for one that it lacks."""
     kind = type(value)
-    if kind.__name__ in ("NAType", "NaTType") and kind.__module__.startswith("pandas."):
+    library = kind.__module__.partition(".")[0]
+    if kind.__name__ in ("NAType", "NaTType") and library == "pandas":
         return None  # checked before datetime, because NaT is a datetime
+    if library == "pandas" and hasattr(value, "asm8"):
+        return _from_numpy(value.asm8)  # a timestamp or timedelta of any unit
     if isinstance(value, dt.datetime):
         return _stamp(value)
     if isinstance(value, dt.date):
@@ -245,39 +275,138 @@ def _default(value: Any) -> Any:
         return (seconds * 1_000_000 + value.microsecond) * 1_000
     if isinstance(value, dt.timedelta):
         ticks = (value.days * 86_400 + value.seconds) * 1_000_000 + value.microseconds
-        return ticks * 1_000 + getattr(value, "nanoseconds", 0)
+        return _duration(ticks, 1_000, 1)
+    if isinstance(value, int):
+        digits = len(str(abs(value))) if value.bit_length() < _SHOWN_BITS else "many"
+        raise TypeError(f"the integer of {digits} digits does not fit in 64 bits")
     if isinstance(value, decimal.Decimal):
         return format(value, "f")
     if isinstance(value, uuid.UUID):
         return str(value)
-    if kind.__module__ == "numpy":
+    if isinstance(value, Mapping):
+        return dict(value)
+    if library == "numpy":
         return _from_numpy(value)
+    if library == "pandas" and hasattr(value, "tolist"):
+        return value.tolist()  # a Series, an index or an array
+    if library == "bson":
+        return _from_bson(value)
+    if isinstance(value, (pa.Scalar, pa.Array)):
+        return _from_arrow(value)
     raise TypeError(f"the type {kind.__name__}")
 
 
+def _from_bson(value: Any) -> Any:
+    """Return an object id as its 24 hexadecimal digits, and a decimal as text."""
+    name = type(value).__name__
+    if name == "ObjectId":
+        return str(value)
+    if name == "Decimal128":
+        return format(value.to_decimal(), "f")
+    raise TypeError(f"the type {name} of BSON")
+
+
+def _from_arrow(value: pa.Scalar | pa.Array) -> Any:
+    try:
+        if isinstance(value, pa.Array):
+            return wire_values(value, "an array")
+        return wire_values(pa.array([value], value.type), "a scalar")[0]
+    except (UnsupportedType, pa.ArrowException) as error:
+        raise TypeError(f"the Arrow type {value.type}") from error
+
+
 def _from_numpy(value: Any) -> Any:
-    if value.dtype.kind == "M":
-        ticks = value.astype("datetime64[ns]").astype("int64")
-        if value.shape:
-            return [None if tick == -(2**63) else _nanoseconds(tick) for tick in ticks.tolist()]
-        return None if ticks == -(2**63) else _nanoseconds(int(ticks))
-    if value.dtype.kind == "m":
-        return value.astype("timedelta64[ns]").astype("int64").tolist()
-    if value.dtype.kind in "biufSUO":
+    data_type: Any = getattr(value, "dtype", None)
+    kind: str = "" if data_type is None else data_type.kind
+    if kind == "M":
+        return _map_items(value.astype(np.int64).tolist(), _moments(data_type))
+    if kind == "m":
+        return _map_items(value.astype(np.int64).tolist(), _durations(data_type))
+    if kind == "f" and data_type.itemsize > _DOUBLE_BYTES:
+        doubles = value.astype(np.float64)
+        if not ((doubles == value) | np.isnan(value)).all():
+            raise TypeError(f"a {data_type} that a float of 64 bits would round")
+        return doubles.tolist()
+    if kind and kind in "biufSUOT":
         return value.tolist()
-    raise TypeError(f"the NumPy type {value.dtype}")
+    raise TypeError(f"the NumPy type {data_type or type(value).__name__}")
+
+
+def _map_items(values: Any, function: Callable[[int], Any]) -> Any:
+    """Apply a function to ticks in nested lists; what NumPy calls NaT becomes None."""
+    if isinstance(values, list):
+        return [_map_items(value, function) for value in values]
+    return None if values == _NAT else function(values)
+
+
+def _moments(data_type: np.dtype[Any]) -> Callable[[int], Any]:
+    """Return the function from ticks of a ``datetime64`` to timestamps."""
+    unit, count = np.datetime_data(data_type)
+    if unit in ("Y", "M"):
+        months = 12 * count if unit == "Y" else count
+        return lambda ticks: _timestamp(_days_of_month(ticks * months) * 86_400, 0)
+    if unit not in _NANOSECONDS:
+        return _refusal("a NumPy time without a unit")
+    multiplier, divisor = _NANOSECONDS[unit]
+
+    def moment(ticks: int) -> msgpack.Timestamp:
+        seconds, rest = divmod(ticks * count * multiplier, 10**9 * divisor)
+        nanoseconds, finer = divmod(rest, divisor)
+        if finer:
+            raise TypeError("a moment finer than a nanosecond")
+        return _timestamp(seconds, nanoseconds)
+
+    return moment
+
+
+def _timestamp(seconds: int, nanoseconds: int) -> msgpack.Timestamp:
+    if not -(2**63) <= seconds < 2**63:
+        raise TypeError("a moment that does not fit in 64 bits of seconds")
+    return msgpack.Timestamp(seconds, nanoseconds)
+
+
+def _durations(data_type: np.dtype[Any]) -> Callable[[int], int]:
+    """Return the function from ticks of a ``timedelta64`` to nanoseconds."""
+    unit, count = np.datetime_data(data_type)
+    if unit in ("Y", "M"):
+        return _refusal(f"a duration in {'years' if unit == 'Y' else 'months'}")
+    if unit not in _NANOSECONDS:
+        return _refusal("a NumPy duration without a unit")
+    multiplier, divisor = _NANOSECONDS[unit]
+    return lambda ticks: _duration(ticks * count, multiplier, divisor)
+
+
+def _refusal(words: str) -> Callable[[int], Any]:
+    """Return a function that refuses each value; missing values remain possible."""
+
+    def refuse(ticks: int) -> Any:
+        raise TypeError(words)
+
+    return refuse
+
+
+def _duration(ticks: int, multiplier: int, divisor: int) -> int:
+    nanoseconds, finer = divmod(ticks * multiplier, divisor)
+    if finer:
+        raise TypeError("a duration finer than a nanosecond")
+    if not -(2**63) <= nanoseconds < 2**63:
+        raise TypeError("a duration that does not fit in 64 bits of nanoseconds")
+    return nanoseconds
+
+
+def _days_of_month(months: int) -> int:
+    """Return the days from 1970 to the first of a month, in the Gregorian calendar."""
+    year, month = divmod(months + 1970 * 12, 12)
+    # The days of a cycle of 400 years are always the same.
+    cycles, year = divmod(year - 1, 400)
+    return dt.date(year + 1, month + 1, 1).toordinal() - _EPOCH_DAY + cycles * _DAYS_OF_400_YEARS
 
 
 def _stamp(value: dt.datetime) -> Any:
     if value.tzinfo is None:
         value = value.replace(tzinfo=dt.UTC)
     delta = value - dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
-    nanoseconds = delta.microseconds * 1_000 + getattr(delta, "nanoseconds", 0)
-    return msgpack.Timestamp(delta.days * 86_400 + delta.seconds, nanoseconds)
-
-
-def _nanoseconds(ticks: int) -> msgpack.Timestamp:
-    return msgpack.Timestamp(*divmod(ticks, 10**9))
+    return msgpack.Timestamp(delta.days * 86_400 + delta.seconds, delta.microseconds * 1_000)
 
 
 _Writer = Callable[[pa.Array, str], list[Any]]
@@ -313,7 +442,7 @@ def wire_values(array: pa.Array, path: str) -> list[Any]:
     if isinstance(data_type, pa.BaseExtensionType):
         stored = wire_values(array.storage, path)
         if is_json(data_type):
-            return [None if text is None else from_json_text(text) for text in stored]
+            return [None if text is None else _from_json(text, path) for text in stored]
         return stored
     if types.is_dictionary(data_type):
         return wire_values(array.dictionary_decode(), path)
@@ -346,6 +475,17 @@ def wire_values(array: pa.Array, path: str) -> list[Any]:
     if types.is_float16(data_type):
         return [None if value is None else float(value) for value in values]
     return values
+
+
+def _from_json(text: str, path: str) -> Any:
+    try:
+        return from_json_text(text)
+    except (ValueError, RecursionError) as error:
+        shown = text if len(text) <= _SHOWN_CHARACTERS else text[:_SHOWN_CHARACTERS] + "…"
+        raise UnsupportedType(
+            f"column {path!r}: {shown!r} is not JSON: {error}",
+            advice="cast the column to a string, or correct its text",
+        ) from error
 
 
 def _timestamps(ticks: pa.Array, unit: int, scale: int = 1) -> list[Any]:

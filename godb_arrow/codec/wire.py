@@ -17,7 +17,7 @@ from godb_arrow.codec.values import check_map_type, check_struct_type, pack, wir
 from godb_arrow.errors import UnsupportedType
 from godb_arrow.schema import ID_FIELD, is_json
 
-__all__ = ["wire_columns"]
+__all__ = ["list_offsets", "map_lists", "wire_columns"]
 
 _PACKED = 12  # code after the core types, for values that are MessagePack already
 
@@ -167,11 +167,36 @@ def _offsets(lengths: pa.Array) -> pa.Array:
 
 
 def _map(array: pa.Array, path: str, key: bytes) -> tuple[pa.Array, _Plan]:
-    items, plan = _wire(array.items, f"{path}.*", b"")
-    keys = _cast(array.keys, pa.string())
-    offsets = array.offsets
-    if array.null_count:
-        valid = pa.concat_arrays([array.is_valid(), pa.array([True])])
-        offsets = pc.if_else(valid, offsets, pa.scalar(None, pa.int32()))
-    rows = pa.MapArray.from_arrays(offsets, keys, items)
+    lists = map_lists(array)
+    entries = lists.flatten()
+    items, plan = _wire(entries.field(1), f"{path}.*", b"")
+    keys = _cast(entries.field(0), pa.string())
+    rows = pa.MapArray.from_arrays(list_offsets(lists), keys, items)
     return rows, (int(Core.MAP), 0, key, (plan,))
+
+
+def map_lists(array: pa.MapArray) -> pa.ListArray:
+    """Return maps as lists of structs; below a null map there may be entries."""
+    kind = array.type
+    entries = pa.StructArray.from_arrays(
+        [array.keys, array.items], fields=[kind.key_field, kind.item_field]
+    )
+    return pa.Array.from_buffers(
+        pa.list_(entries.type),
+        len(array),
+        array.buffers()[:2],
+        array.null_count,
+        array.offset,
+        children=[entries],
+    )
+
+
+def list_offsets(lists: pa.Array, kind: pa.DataType | None = None) -> pa.Array:
+    """Return the offsets of lists into their flattened elements; null where a list is null."""
+    lengths = pc.fill_null(pc.list_value_length(lists), 0).cast(pa.int64())
+    ends = pa.concat_arrays([pa.array([0], pa.int64()), pc.cumulative_sum(lengths)])
+    offsets = ends.cast(kind or pa.int32())
+    if not lists.null_count:
+        return offsets
+    valid = pa.concat_arrays([lists.is_valid(), pa.array([True])])
+    return pc.if_else(valid, offsets, pa.scalar(None, offsets.type))

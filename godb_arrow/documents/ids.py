@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -233,8 +234,11 @@ def id_of(value: Any, where: str) -> str:
         value = value.item()  # a NumPy scalar
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
+    if isinstance(value, uuid.UUID) or type(value).__name__ == "ObjectId":
+        return str(value)
     raise InvalidDocument(
-        f"{where} has the id {value!r}", advice="document ids are strings or integers"
+        f"{where} has the id {value!r}",
+        advice="document ids are strings or integers, or UUIDs and ObjectIds as strings",
     )
 
 

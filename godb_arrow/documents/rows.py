@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,8 @@ import pyarrow as pa
 from godb_arrow import codec
 from godb_arrow.codec.columns import DICTIONARY_KEY
 from godb_arrow.codec.entries import CHUNK_BYTES
+from godb_arrow.documents.frames import check_polars, library_of, table_from_pandas
+from godb_arrow.documents.normalize import normalize_batch, normalize_schema, normalize_table
 from godb_arrow.errors import InvalidDocument, InvalidOption, UnsupportedType
 from godb_arrow.schema import ID_FIELD, MAX_ARROW_LEVELS, nesting, without_mark
 
@@ -49,10 +51,15 @@ def rows_of(data: Any, id_column: str | None) -> Rows:
     ------
     InvalidOption, UnsupportedType
     """
-    if type(data).__module__.partition(".")[0] == "pandas" and hasattr(data, "to_records"):
-        data = _from_pandas(data)
+    if library_of(data) == "pandas" and hasattr(data, "to_records"):
+        data = table_from_pandas(data)
+    elif library_of(data) == "polars":
+        check_polars(data)
+    elif hasattr(data, "__arrow_c_array__") and not hasattr(data, "__arrow_c_stream__"):
+        data = _imported(pa.record_batch, data)
     if isinstance(data, (pa.RecordBatch, pa.Table)):
         table = pa.Table.from_batches([data]) if isinstance(data, pa.RecordBatch) else data
+        table = normalize_table(table)
         if any(pa.types.is_dictionary(kind) for kind in table.schema.types):
             table = table.unify_dictionaries()
         schema = _with_dictionaries(table)
@@ -62,8 +69,10 @@ def rows_of(data: Any, id_column: str | None) -> Rows:
         data = data.stream_batches()
     if hasattr(data, "__arrow_c_stream__"):
         given = isinstance(data, pa.RecordBatchReader)
-        reader = data if given else pa.RecordBatchReader.from_stream(data)
-        return Rows(_checked(reader.schema, id_column), _sliced(reader))
+        reader = data if given else _imported(pa.RecordBatchReader.from_stream, data)
+        schema = normalize_schema(reader.schema)
+        batches = (normalize_batch(batch, schema) for batch in _sliced(reader))
+        return Rows(_checked(schema, id_column), batches)
     if isinstance(data, (str, bytes, Mapping)) or not isinstance(data, Iterable):
         raise InvalidOption(
             f"cannot write a {type(data).__name__} as documents",
@@ -72,13 +81,14 @@ def rows_of(data: Any, id_column: str | None) -> Rows:
     return Rows(None, documents=data)
 
 
-def _from_pandas(frame: Any) -> pa.Table:
+def _imported(read: Callable[[Any], Any], data: Any) -> Any:
+    """Import data of another library by the Arrow C interface."""
     try:
-        return pa.Table.from_pandas(frame)
+        return read(data)
     except (pa.ArrowException, ValueError, TypeError) as error:
-        raise UnsupportedType(
-            f"the DataFrame cannot become columns: {' '.join(str(part) for part in error.args)}",
-            advice='convert that column, or write df.to_dict("records") to store mixed values',
+        raise InvalidOption(
+            f"cannot write a {type(data).__name__} as documents: {error}",
+            advice="give a DataFrame, a Table or a stream of record batches with names",
         ) from error
 
 

@@ -234,9 +234,11 @@ def _equals(field: pc.Expression, value: Any, data_type: pa.DataType) -> pc.Expr
 
 
 def _evaluate(schema: pa.Schema, expression: pc.Expression) -> None:
-    empty = pa.RecordBatch.from_pylist([], schema=storage_schema(schema))
+    plain = storage_schema(schema)
+    # schema.empty_table knows no dictionaries in lists.
+    empty = pa.Table.from_arrays([pa.nulls(0, field.type) for field in plain], schema=plain)
     try:
-        pa.Table.from_batches([empty]).filter(expression)
+        empty.filter(expression)
     except (pa.ArrowException, KeyError) as error:
         raise _invalid(expression, error) from error
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import io
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,14 @@ import pyarrow.compute as pc
 from godb_arrow import codec
 from godb_arrow.display import Table, progress_bar
 from godb_arrow.errors import FieldNotFound, MissingDependency
-from godb_arrow.schema import is_json, storage_schema
+from godb_arrow.query.comparable import (
+    as_comparable,
+    as_numbers,
+    as_python,
+    leaf_of,
+    plain_type,
+)
+from godb_arrow.schema import is_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,6 +39,8 @@ _TOP_VALUES = 10
 _BINS = 512  # bins of a histogram while it grows; fewer are returned
 _RETURNED_BINS = 24
 _MAX_DEPTH = 8
+_SECONDS_PER_DAY = 86_400.0
+_MAX_PLOTTED_SECONDS = 6e10  # from 1970, within the years that matplotlib draws
 _HEADS = ["field", "type", "nulls", "absent", "distinct", "min", "max", "most frequent"]
 
 _Numbers = npt.NDArray[np.float64]
@@ -53,14 +63,16 @@ class FieldProfile:
     nulls : int
         Number of documents where the field is null, or is inside an absent field.
     distinct : int or None
-        Number of distinct values; None for lists and maps. It is exact up to 1,024 values, then
-        about 3 % off.
+        Number of distinct values; None for lists and maps. It is exact below 1,024 values, then
+        about 3 % off, and never above the number of values.
     min, max : object
         Smallest and largest value where values have an order; NaN does not count.
     top : list of tuple of object and int
         Most frequent values. Their counts are lower bounds if more than 1,000 are distinct.
     histogram : tuple of arrays or None
-        Counts and bin edges of numbers and timestamps (in seconds), as of ``numpy.histogram``.
+        Counts and bin edges of numbers and times (in seconds), as of ``numpy.histogram``.
+    is_estimate : bool
+        Whether `distinct` is an estimate, which displays as "≈".
 
     Examples
     --------
@@ -81,6 +93,12 @@ class FieldProfile:
     max: Any = None
     top: list[tuple[Any, int]] = field(default_factory=list)
     histogram: tuple[npt.NDArray[np.int64], _Numbers] | None = None
+    is_estimate: bool = False
+
+    @property
+    def has_few_values(self) -> bool:
+        """Whether all values are among the most frequent: bars show them, and no histogram."""
+        return self.distinct is not None and self.distinct <= len(self.top)
 
 
 class Profile(Mapping[str, FieldProfile]):
@@ -131,7 +149,8 @@ class Profile(Mapping[str, FieldProfile]):
     def _rows(self) -> Iterator[list[str]]:
         for profile in self._fields.values():
             top = ", ".join(f"{_short(value)} ({count:,})" for value, count in profile.top[:3])
-            distinct = "" if profile.distinct is None else f"{profile.distinct:,}"
+            about = "≈" if profile.is_estimate else ""
+            distinct = "" if profile.distinct is None else f"{about}{profile.distinct:,}"
             absent = "" if profile.absent is None else f"{profile.absent:,}"
             counts = [f"{profile.nulls:,}", absent, distinct]
             yield [
@@ -206,19 +225,27 @@ class Profile(Mapping[str, FieldProfile]):
         for profile, axis in zip(drawn, axes, strict=False):
             axis.set_title(f"{profile.name}  ({profile.type})", fontsize=9, loc="left")
             axis.tick_params(labelsize=7)
-            if profile.histogram is not None:
+            if profile.histogram is not None and not profile.has_few_values:
                 counts, edges = profile.histogram
                 shown = edges
-                if profile.type.startswith(("timestamp", "date")):
+                is_date = profile.type.startswith(("timestamp", "date"))
+                if is_date and np.abs(edges).max() < _MAX_PLOTTED_SECONDS:
                     shown = (edges * 1e6).astype("datetime64[us]")
                     axis.tick_params(axis="x", rotation=30)
                 axis.stairs(counts, shown, fill=True)
             else:
-                names = [_short(value) for value, _ in profile.top]
-                axis.barh(range(len(names)), [count for _, count in profile.top])
+                bars = profile.top
+                if profile.histogram is not None:  # numbers in their order
+                    bars = sorted(bars, key=lambda bar: (_is_nan(bar[0]), bar[0]))
+                names = [_short(value) for value, _ in bars]
+                axis.barh(range(len(names)), [count for _, count in bars])
                 axis.set_yticks(range(len(names)), names)
                 axis.invert_yaxis()
         return figure
+
+
+def _is_nan(value: object) -> bool:
+    return isinstance(value, float) and math.isnan(value)
 
 
 def _short(value: object) -> str:
@@ -259,12 +286,11 @@ def profile_entries(
     present = [0] * len(schema)
     documents = 0
     fields: list[_Field] = []
-    for column in storage_schema(schema):
-        fields += _fields_of(column, schema.field(column.name).type, (column.name,))
+    for column in schema:
+        fields += _fields_of(column, (column.name,))
     with progress_bar(total, shown=progress) as update:
         for run in entries:
             batch = codec.decode_batch(run, plan)
-            batch = batch.cast(storage_schema(batch.schema))
             for at, count in enumerate(codec.count_present(run, schema.names)):
                 present[at] += count
             for field in fields:
@@ -279,83 +305,100 @@ def profile_entries(
     return Profile(name, documents, profiles)
 
 
-def _fields_of(field: pa.Field, shown: pa.DataType, path: tuple[str, ...]) -> Iterator[_Field]:
+def _fields_of(field: pa.Field, path: tuple[str, ...]) -> Iterator[_Field]:
     """Yield the field, or the fields inside a struct."""
-    if pa.types.is_struct(field.type) and field.type.num_fields and len(path) < _MAX_DEPTH:
-        for at, inside in enumerate(field.type):
-            yield from _fields_of(inside, shown.field(at).type, (*path, inside.name))
+    kind = plain_type(field.type)
+    names = [inside.name for inside in kind] if pa.types.is_struct(kind) else []
+    if names and len(path) < _MAX_DEPTH:
+        for inside in kind:
+            yield from _fields_of(inside, (*path, inside.name))
     else:
-        yield _Field(path, field.type, shown)
+        yield _Field(path, kind, field.type)
 
 
 class _Field:
     """Running profile of a field."""
 
     def __init__(self, path: tuple[str, ...], kind: pa.DataType, shown: pa.DataType) -> None:
+        types = pa.types
         self.name = ".".join(path)
         self._path = path
+        self._kind = kind
         self._type = "json" if is_json(shown) else str(shown)
-        self._is_scalar = not pa.types.is_nested(kind) and not pa.types.is_null(kind)
-        self._has_order = self._is_scalar and not pa.types.is_binary(kind)
+        self._is_scalar = not (types.is_nested(kind) or types.is_null(kind))
+        self._has_order = self._is_scalar and not _is_bytes(kind)
+        is_whole = types.is_integer(kind) or types.is_date(kind)
         self._is_number = bool(
-            pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_temporal(kind)
+            is_whole or types.is_floating(kind) or types.is_decimal(kind) or types.is_temporal(kind)
         )
         self._nulls = 0
+        self._values = 0
         self._min: pa.Scalar | None = None
         self._max: pa.Scalar | None = None
         self._distinct = _Distinct()
         self._frequent = _Frequent()
-        self._histogram = _Histogram()
+        width = 0.0 if not is_whole else 1.0 if types.is_integer(kind) else _SECONDS_PER_DAY
+        self._histogram = _Histogram(width)
 
     def add(self, batch: pa.RecordBatch) -> None:
-        column = batch.column(self._path[0])
-        if len(self._path) > 1:
-            column = pc.struct_field(column, list(self._path[1:]))
+        column = leaf_of(batch, self._path)
         self._nulls += column.null_count
+        self._values += len(column) - column.null_count
         if not self._is_scalar or column.null_count == len(column):
             return
-        counted = pc.value_counts(column.drop_null())
+        counted = pc.value_counts(as_comparable(column.drop_null()))
         values, counts = counted.field("values"), counted.field("counts").to_numpy()
         self._distinct.add(values)
         self._frequent.add(values, counts)
         if self._has_order:
-            found = pc.min_max(values)
+            is_real = pa.types.is_floating(values.type)
+            found = pc.min_max(values.filter(pc.invert(pc.is_nan(values))) if is_real else values)
             self._min = _better(pc.less, found["min"], self._min)
             self._max = _better(pc.greater, found["max"], self._max)
         if self._is_number:
-            self._histogram.add(_as_numbers(values), counts)
+            self._histogram.add(as_numbers(values, self._kind), counts)
 
     def profile(self, documents: int, absent: int | None) -> FieldProfile:
         nulls = self._nulls - (absent or 0)
         if not self._is_scalar:
             return FieldProfile(self.name, self._type, documents, absent, nulls)
-        low, high = (None if s is None else s.as_py() for s in (self._min, self._max))
+        top = self._frequent.top()
+        values = [] if not top else self._python([value for value, _ in top])
         return FieldProfile(
             name=self.name,
             type=self._type,
             documents=documents,
             absent=absent,
             nulls=nulls,
-            distinct=self._distinct.estimate(),
-            min=low,
-            max=high,
-            top=self._frequent.top(),
+            distinct=min(self._distinct.estimate(), self._values),
+            min=self._extreme(self._min),
+            max=self._extreme(self._max),
+            top=[(value, count) for value, (_, count) in zip(values, top, strict=True)],
             histogram=self._histogram.result(),
+            is_estimate=self._distinct.is_estimate,
         )
+
+    def _extreme(self, value: pa.Scalar | None) -> Any:
+        return None if value is None else self._python([value.as_py()])[0]
+
+    def _python(self, values: list[Any]) -> list[Any]:
+        """Return comparable values as values of the field's own type."""
+        if not pa.types.is_temporal(self._kind):
+            return values
+        ticks = pa.int64() if self._kind.bit_width == 64 else pa.int32()
+        return as_python(pa.array(values, ticks), self._kind)
+
+
+def _is_bytes(kind: pa.DataType) -> bool:
+    types = pa.types
+    is_binary = types.is_binary(kind) or types.is_large_binary(kind) or types.is_binary_view(kind)
+    return bool(is_binary or types.is_fixed_size_binary(kind))
 
 
 def _better(is_better: Any, found: pa.Scalar, known: pa.Scalar | None) -> pa.Scalar:
-    return found if known is None or is_better(found, known).as_py() else known
-
-
-def _as_numbers(values: pa.Array) -> _Numbers:
-    """Convert numbers, and times as seconds since 1970, to floats."""
-    if pa.types.is_temporal(values.type):
-        stamps = values.cast(pa.timestamp("us", getattr(values.type, "tz", None)), safe=False)
-        micros: _Numbers = stamps.cast(pa.int64()).to_numpy().astype(np.float64)
-        return micros / 1e6
-    found: _Numbers = values.to_numpy(zero_copy_only=False).astype(np.float64)
-    return found
+    if known is None or not known.is_valid:
+        return found
+    return found if is_better(found, known).as_py() else known
 
 
 class _Distinct:
@@ -365,20 +408,22 @@ class _Distinct:
         self._smallest = np.empty(0, np.uint64)
 
     def add(self, values: pa.Array) -> None:
-        texts = values.cast(pa.string()) if not _is_text(values.type) else values
+        if pa.types.is_large_binary(values.type) or pa.types.is_binary(values.type):
+            texts = values
+        else:
+            texts = values.cast(pa.string())
         raw, _ = codec.survey_ids(texts.cast(pa.binary()))
         joined = np.concatenate([self._smallest, np.frombuffer(raw, np.uint64)])
         self._smallest = np.unique(joined)[:_SKETCH_HASHES]
 
+    @property
+    def is_estimate(self) -> bool:
+        return len(self._smallest) == _SKETCH_HASHES
+
     def estimate(self) -> int:
-        if len(self._smallest) < _SKETCH_HASHES:
+        if not self.is_estimate:
             return len(self._smallest)
         return int((_SKETCH_HASHES - 1) / (int(self._smallest[-1]) / 2**64))
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    is_string = pa.types.is_string(kind) or pa.types.is_large_string(kind)
-    return bool(is_string or pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
 
 class _Frequent:
@@ -392,7 +437,8 @@ class _Frequent:
             # Rare values are dropped from a batch with so many different ones.
             chosen = np.argpartition(counts, -_COUNTED_VALUES)[-_COUNTED_VALUES:]
             values, counts = values.take(pa.array(chosen)), counts[chosen]
-        for value, count in zip(values.to_pylist(), counts.tolist(), strict=True):
+        for found, count in zip(values.to_pylist(), counts.tolist(), strict=True):
+            value = math.nan if _is_nan(found) else found  # one NaN is one key
             self._counts[value] = self._counts.get(value, 0) + count
         if len(self._counts) > _COUNTED_VALUES:
             excess = sorted(self._counts.values(), reverse=True)[_COUNTED_VALUES]
@@ -406,7 +452,8 @@ class _Frequent:
 class _Histogram:
     """Histogram whose bins double their width when a value lies outside."""
 
-    def __init__(self) -> None:
+    def __init__(self, whole: float) -> None:
+        self._whole = whole  # bins have a multiple of this width, so that each has as many values
         self._low = self._width = 0.0
         self._min, self._max = np.inf, -np.inf
         self._counts: npt.NDArray[np.int64] | None = None
@@ -422,6 +469,8 @@ class _Histogram:
             self._low = low
             smallest = max(abs(low), abs(high), 1.0) * 2.0**-40
             self._width = max((high - low) / (_BINS // 2), smallest)
+            if self._whole:
+                self._width = self._whole * math.ceil(self._width / self._whole)
             self._counts = np.zeros(_BINS, np.int64)
         while high >= self._low + _BINS * self._width:
             self._double(0)

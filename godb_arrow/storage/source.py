@@ -25,6 +25,7 @@ Location = str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes]
 
 _SPOOL_BYTES_IN_MEMORY = 64 << 20
 _IDENTITY_BYTES = 64  # at the end of a file, where godb_arrow writes checksums
+_BUFFER_BYTES = 128 << 10
 
 
 class Source:
@@ -75,13 +76,15 @@ class Source:
                 f"{self.name} is open as text", advice="open it in binary mode, with open(…, 'rb')"
             )
         if file.seekable():
-            self._start = file.tell()
             self._file = file
+            self._lock = _lock_of(file)
+            with self._lock:
+                self._start = file.tell()
         else:
             copy = cast(BinaryIO, spool())
             with storage_errors("read", self.name):
                 shutil.copyfileobj(file, copy, 1 << 20)
-            self._file = copy
+            self._file, self._lock = copy, threading.Lock()
             weakref.finalize(self, copy.close)
 
     @contextmanager
@@ -90,8 +93,7 @@ class Source:
         if self._bytes is not None:
             yield io.BytesIO(self._bytes)
         elif self._file is not None:
-            self._file.seek(self._start)
-            yield self._file
+            yield _buffered(_PositionedReader(self, self._start))
         elif self._store is not None:
             with self._store.open() as stream:
                 yield stream
@@ -120,10 +122,7 @@ class Source:
         if self._bytes is not None:
             return memoryview(self._bytes).nbytes
         if self._file is not None:
-            position = self._file.tell()
-            end = self._file.seek(0, os.SEEK_END)
-            self._file.seek(position)
-            return end - self._start
+            return self.end() - self._start
         if self._store is not None:
             return self._store.size()
         with storage_errors("inspect", self.name):
@@ -145,6 +144,32 @@ class Source:
             return self._store.version()
         with storage_errors("inspect", self.name):
             return local_version(self._path) if self._path else None
+
+    def read_at(self, buffer: Any, position: int) -> int:
+        """Read from a position of an open file, and return the number of bytes.
+
+        The position of the file stays, so that several readers may share the file.
+        """
+        assert self._file is not None
+        with self._lock:
+            before = self._file.tell()
+            try:
+                self._file.seek(position)
+                data = self._file.read(len(buffer))
+            finally:
+                self._file.seek(before)
+        buffer[: len(data)] = data
+        return len(data)
+
+    def end(self) -> int:
+        """Return the position after the last byte of an open file."""
+        assert self._file is not None
+        with self._lock:
+            before = self._file.tell()
+            try:
+                return self._file.seek(0, os.SEEK_END)
+            finally:
+                self._file.seek(before)
 
     def tail(self, count: int) -> bytes:
         """Return at most `count` last bytes; no bytes if the source cannot seek."""
@@ -220,11 +245,15 @@ class HeldFile(Source):
     def open(self) -> Iterator[BinaryIO]:
         """Open the file at its beginning, with a position of its own."""
         with storage_errors("read", self.name):
-            yield cast(BinaryIO, io.BufferedReader(_PositionedReader(self), 128 << 10))
+            yield _buffered(_PositionedReader(self))
 
     def size(self) -> int:
         """Return the size of the file in bytes."""
         return os.fstat(self._descriptor).st_size
+
+    def end(self) -> int:
+        """Return the position after the last byte, which is the size."""
+        return self.size()
 
     def version(self) -> str | None:
         """Return the version of the open file."""
@@ -283,9 +312,11 @@ class _HeldRemoteFile(HeldFile):
 
 
 class _PositionedReader(io.RawIOBase):
-    def __init__(self, file: HeldFile) -> None:
-        self._file = file
-        self._position = 0
+    """A stream of a source with a position of its own."""
+
+    def __init__(self, source: Source, position: int = 0) -> None:
+        self._source = source
+        self._position = position
 
     def readable(self) -> bool:
         return True
@@ -294,14 +325,34 @@ class _PositionedReader(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
-        count = self._file.read_at(buffer, self._position)
+        count = self._source.read_at(buffer, self._position)
         self._position += count
         return count
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        start = (0, self._position, self._file.size())[whence]
+        start = self._position if whence == os.SEEK_CUR else 0
+        if whence == os.SEEK_END:
+            start = self._source.end()
         self._position = max(0, start + offset)
         return self._position
+
+
+def _buffered(reader: _PositionedReader) -> BinaryIO:
+    return cast(BinaryIO, io.BufferedReader(reader, _BUFFER_BYTES))
+
+
+_locks: weakref.WeakKeyDictionary[Any, threading.Lock] = weakref.WeakKeyDictionary()
+"""Locks of files that callers opened: all sources of a file share its position."""
+
+_locks_lock = threading.Lock()
+
+
+def _lock_of(file: Any) -> threading.Lock:
+    with _locks_lock:
+        try:
+            return _locks.setdefault(file, threading.Lock())
+        except TypeError:  # the file has no hash or no weak references
+            return threading.Lock()
 
 
 def open_source(location: Location | Source) -> Source:

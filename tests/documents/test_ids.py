@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import io
 import threading
+import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import example, given
@@ -149,3 +152,19 @@ def test_the_next_id_of_a_file_follows_the_rule(ids: list[str]) -> None:
     godb_arrow.write_godb([*({"_id": one} for one in ids), {}], file, "c")
     last = list(godb_arrow.read_documents(file.getvalue()))[-1]
     assert last["_id"] == str(max(numbers, default=0) + 1)
+
+
+def object_id() -> Any:
+    return pytest.importorskip("bson").ObjectId("65a1b2c3d4e5f60718293a4b")
+
+
+@pytest.mark.parametrize("make", [uuid.uuid4, object_id, lambda: np.int64(7), lambda: "a\0b"])
+def test_ids_of_other_libraries(tmp_path: Path, make: Callable[[], Any]) -> None:
+    identity = make()
+    file = io.BytesIO()
+    godb_arrow.write_godb([{"_id": identity, "n": 1}], file, "c")
+    assert godb_arrow.read_document(file.getvalue(), str(identity))["_id"] == str(identity)
+    with StorageEngine(tmp_path) as engine:
+        collection = engine.create_collection("c")
+        assert collection.insert({"_id": identity}) == str(identity)
+        assert len(collection) == 1

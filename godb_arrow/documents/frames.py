@@ -1,0 +1,74 @@
+"""Frames of pandas and Polars on their way to record batches: what Arrow would change or refuse."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pyarrow as pa
+
+from godb_arrow.errors import InvalidOption, UnsupportedType
+
+__all__ = ["check_polars", "library_of", "table_from_pandas"]
+
+_UNSTORED = {
+    "Object": "map its values to strings or structs first",
+    "Int128": "cast it to pl.Decimal(38, 0) or pl.String",
+    "UInt128": "cast it to pl.Decimal(38, 0) or pl.String",
+}
+"""Types of Polars that no Arrow type stands for, and what to do."""
+
+
+def library_of(data: Any) -> str:
+    """Return the name of the package that defines the type of a value."""
+    return type(data).__module__.partition(".")[0]
+
+
+def table_from_pandas(frame: Any) -> pa.Table:
+    """Return a DataFrame of pandas as a table, with what pandas needs to restore it.
+
+    Raises
+    ------
+    UnsupportedType
+        A column has values of several types, or of one that Arrow lacks.
+    """
+    try:
+        return pa.Table.from_pandas(frame)
+    except (pa.ArrowException, ValueError, TypeError, OverflowError) as error:
+        raise UnsupportedType(
+            f"the DataFrame cannot become columns: {' '.join(str(part) for part in error.args)}",
+            advice='convert that column, or write df.to_dict("records") to store mixed values',
+        ) from error
+
+
+def check_polars(frame: Any) -> None:
+    """Check that Arrow carries the columns of a DataFrame of Polars.
+
+    Raises
+    ------
+    UnsupportedType
+        Names a column that Arrow does not carry.
+    InvalidOption
+        The value is a series.
+    """
+    if not hasattr(frame, "columns"):
+        raise InvalidOption(
+            f"cannot write a {type(frame).__name__} of Polars as documents",
+            advice="give a DataFrame: series.to_frame(), or sink_godb of a LazyFrame",
+        )
+    for name, kind in frame.schema.items():
+        for inner in _types_in(kind):
+            if inner in _UNSTORED:
+                raise UnsupportedType(
+                    f"column {name!r}: documents cannot hold Polars' type {inner}",
+                    advice=_UNSTORED[inner],
+                )
+
+
+def _types_in(kind: Any) -> Iterator[str]:
+    yield kind.base_type().__name__
+    inner = getattr(kind, "inner", None)
+    if inner is not None:
+        yield from _types_in(inner)
+    for field in getattr(kind, "fields", ()):
+        yield from _types_in(field.dtype)
