@@ -21,6 +21,8 @@ MAX_COLONS = 1
 HELD = [
     "root",
     "memory",
+    "snapshots",
+    "file",
     "storage",
     "query",
     "documents",
@@ -36,9 +38,7 @@ NOT_YET = [
     "connectors",
     "directory",
     "engine",
-    "file",
     "replication",
-    "snapshots",
     "CHANGELOG.md",
     "README.md",
     "docs/architecture.md",
