@@ -21,6 +21,7 @@ MAX_COLONS = 1
 HELD = [
     "root",
     "memory",
+    "replication",
     "snapshots",
     "file",
     "storage",
@@ -38,7 +39,6 @@ NOT_YET = [
     "connectors",
     "directory",
     "engine",
-    "replication",
     "CHANGELOG.md",
     "README.md",
     "docs/architecture.md",
