@@ -461,7 +461,7 @@ def test_the_commands(tmp_path: Path) -> None:
     done = run(main, ["follow", source, target, "--once"])
     assert done.exit_code == 0 and "1 files of" in done.output
     shown = run(main, ["follower", target]).output
-    assert f"follows {source}: record 2" in shown and "it had everything" in shown
+    assert f"follows {source}: record 2" in shown and "last caught up" in shown
     assert run(main, ["promote", target]).exit_code == 0
     failed = run(main, ["promote", target])
     assert failed.exit_code == 2 and "no follower" in failed.output
