@@ -21,6 +21,10 @@ MAX_COLONS = 1
 HELD = [
     "root",
     "memory",
+    "cli",
+    "replication",
+    "snapshots",
+    "file",
     "storage",
     "query",
     "documents",
@@ -32,13 +36,9 @@ HELD = [
 """Packages and pages that follow the rules."""
 
 NOT_YET = [
-    "cli",
     "connectors",
     "directory",
     "engine",
-    "file",
-    "replication",
-    "snapshots",
     "CHANGELOG.md",
     "README.md",
     "docs/architecture.md",
@@ -52,7 +52,7 @@ NOT_YET = [
 _VERBS = """
 abandon accept acknowledge acquire add adjust advance advise align allocate allow announce
 answer append apply archive arrange ask assemble assert assign attach await backfill batch
-begin bind block borrow bound break bring buffer build bump bundle cache calculate call cancel
+back begin bind block borrow bound break bring buffer build bump bundle cache calculate call cancel
 capture cast catch change check checkpoint choose claim clamp classify clean clear close
 collapse collect combine commit compact compare compile complete compress compute concatenate
 configure confirm connect consume continue convert copy count create cut decide declare decode
@@ -233,7 +233,7 @@ def _plain(text: str) -> str:
 def _paragraphs(text: str, line: int) -> Iterator[Numbered]:
     """Yield the paragraphs of a docstring or page, without examples, tables and headings."""
     lines: list[str] = []
-    fenced = example = False
+    fenced = example = verbatim = False
     code_indent: int | None = None
     start = line
     source = [*text.split("\n"), ""]
@@ -243,6 +243,7 @@ def _paragraphs(text: str, line: int) -> Iterator[Numbered]:
         if stripped.startswith("```"):
             fenced = not fenced
         example = bool(stripped) and (example or stripped.startswith(">>>"))
+        verbatim = bool(stripped) and (verbatim or stripped == "\b")  # not wrapped by click
         if code_indent is not None and stripped and indent <= code_indent:
             code_indent = None
         following = source[number - line + 1].strip() if number - line + 1 < len(source) else ""
@@ -250,6 +251,7 @@ def _paragraphs(text: str, line: int) -> Iterator[Numbered]:
         is_prose = stripped and not (
             fenced
             or example
+            or verbatim
             or code_indent is not None
             or underlined
             or stripped.startswith(("```", "#", "<", ".. "))
@@ -294,13 +296,13 @@ def _comments(text: str) -> Iterator[Numbered]:
 
 
 def _messages(text: str) -> Iterator[Numbered]:
-    """Yield the text of raised errors, warnings and log lines."""
+    """Yield the text of raised errors, warnings, log lines, options and output of commands."""
     for node in ast.walk(ast.parse(text)):
         call = node.exc if isinstance(node, ast.Raise) else None
         if isinstance(node, ast.Call):
-            advised = any(keyword.arg == "advice" for keyword in node.keywords)
+            advised = any(keyword.arg in ("advice", "help") for keyword in node.keywords)
             if advised or ast.unparse(node.func).startswith(
-                ("warnings.", "_log.", "logger.", "_logger.", "log.")
+                ("warnings.", "_log.", "logger.", "_logger.", "log.", "click.echo")
             ):
                 call = node
         for part in ast.walk(call) if call is not None else ():

@@ -1,4 +1,4 @@
-"""The ``godb-arrow`` command."""
+"""Command ``godb-arrow``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The ``godb-arrow`` command: what the library does, verb for verb."""
+"""Group of all commands, which mirror the functions and methods of the library."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ __all__ = ["main"]
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="godb-arrow")
 def main() -> None:
-    """GODB files in, Arrow and DataFrames out, and back.
+    """Convert GODB files to and from other formats, and manage data directories.
 
     FILE is a path, or any URL that fsspec knows, such as s3://bucket/users.godb.
 
     \b
-    Try it:
-      godb-arrow demo                                  a tour on real data
-      godb-arrow info users.godb                       what a file holds
-      godb-arrow export users.godb users.parquet       for everybody else
-      godb-arrow cat users.godb | jq .name             documents, one a line
-      godb-arrow import users.csv users.godb           and back
+    Examples:
+      godb-arrow demo                                  a tour with real data
+      godb-arrow info users.godb                       collections, sizes and schemas
+      godb-arrow export users.godb users.parquet       to Parquet
+      godb-arrow cat users.godb | jq .name             one document on each line
+      godb-arrow import users.csv users.godb           from CSV
     """

@@ -1,4 +1,4 @@
-"""The ``demo`` command."""
+"""Command ``demo``."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from godb_arrow.samples import FLIGHTS
 @main.command()
 @common_options
 def demo(quiet: bool) -> None:
-    """A tour on real data: the flights that left New York City in January 2013.
+    """Show a tour with real data, the flights that left New York City in January 2013.
 
-    Streams them as record batches, loads them into pandas, writes them to Parquet, and reads
-    those back into a GODB file.
+    The tour streams the flights as record batches, loads them into pandas, exports them to
+    Parquet, and imports them into a GODB file again.
     """
     _demo(FLIGHTS, quiet)
 

@@ -1,4 +1,4 @@
-"""Commands that work on a data directory: serve, compact, repair, back up, follow."""
+"""Commands for data directories: serve, compact, repair, back up, follow."""
 
 from __future__ import annotations
 
@@ -21,29 +21,47 @@ from godb_arrow.options import CompressionName, parse_duration, parse_size
 
 @main.command()
 @click.argument("directory")
-@click.option("--host", default="127.0.0.1", show_default=True, help="Where to listen.")
-@click.option("--port", default=8815, show_default=True, type=click.IntRange(0, 65535))
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option(
+    "--port",
+    default=8815,
+    show_default=True,
+    type=click.IntRange(0, 65535),
+    help="Port to listen on, or 0 for any free port.",
+)
 @click.option(
     "--token-file",
     type=click.Path(exists=True, dir_okay=False),
-    help="A file with the token that clients must have, of at least 16 characters.",
+    help="File with the token that clients must send, of at least 16 characters.",
 )
-@click.option("--insecure", is_flag=True, help="Ask for no token; on a loopback address only.")
+@click.option("--insecure", is_flag=True, help="Serve without a token, on a loopback address only.")
 @click.option("--tls-cert", type=click.Path(exists=True), help="Certificate chain, in PEM.")
-@click.option("--tls-key", type=click.Path(exists=True), help="Its private key, in PEM.")
+@click.option(
+    "--tls-key", type=click.Path(exists=True), help="Private key of the certificate, in PEM."
+)
 @click.option(
     "--tls-client-ca",
     type=click.Path(exists=True),
-    help="Certificates that sign those which clients must have.",
+    help="Certificates that sign the certificates of clients, in PEM.",
 )
-@click.option("--max-streams", default=16, show_default=True, type=click.IntRange(1))
-@click.option("--max-message", default="64MiB", show_default=True, help="Of a record batch.")
-@click.option("--max-memory", default="1GB", show_default=True, help="Of the engine.")
-@click.option("--save", default="1min", show_default=True, help="How often changes are saved.")
-@click.option("--read-only", is_flag=True, help="Take no uploads; others may write meanwhile.")
-@click.option("--create", is_flag=True, help="Make the data directory if it is not there.")
 @click.option(
-    "--grace", default="30s", show_default=True, help="How long streams may go on after SIGTERM."
+    "--max-streams",
+    default=16,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Maximum number of streams at the same time.",
+)
+@click.option(
+    "--max-message", default="64MiB", show_default=True, help="Maximum size of a record batch."
+)
+@click.option("--max-memory", default="1GB", show_default=True, help="Memory limit of the engine.")
+@click.option("--save", default="1min", show_default=True, help="Interval between saves.")
+@click.option(
+    "--read-only", is_flag=True, help="Refuse uploads, so that another process may write."
+)
+@click.option("--create", is_flag=True, help="Create the data directory if it is missing.")
+@click.option(
+    "--grace", default="30s", show_default=True, help="Time for open streams after SIGTERM."
 )
 @common_options
 def serve(
@@ -66,8 +84,8 @@ def serve(
 ) -> None:
     """Serve the collections of a data directory by Arrow Flight, until SIGTERM or Ctrl-C.
 
-    Clients list, read (with columns and filter) and upload: with godb_arrow.connectors.flight, or
-    with any Flight library.
+    Clients list collections, read them with columns and filter, and upload. They use
+    godb_arrow.connectors.flight or any Flight library.
 
     \b
     Examples:
@@ -78,14 +96,16 @@ def serve(
 
     if (token_file is None) == (not insecure):
         raise InvalidOption(
-            "nobody, or everybody, could read and write",
+            "--token-file and --insecure exclude each other, and one is required",
             advice="give --token-file, or --insecure on a loopback address",
         )
     if (tls_cert is None) != (tls_key is None):
-        raise InvalidOption("a certificate needs its key", advice="give --tls-cert and --tls-key")
+        raise InvalidOption(
+            "--tls-cert and --tls-key require each other", advice="give both options"
+        )
     tls = None if tls_cert is None or tls_key is None else (_content(tls_cert), _content(tls_key))
     seconds = parse_duration("--grace", grace)
-    ending = _until_told()
+    ending = _end_on_signal()
     with godb_arrow.StorageEngine(
         directory, max_memory=max_memory, background_save=save, read_only=read_only, create=create
     ) as engine:
@@ -110,11 +130,11 @@ def serve(
     if not quiet:
         click.echo("saved and closed", err=True)
     if stopping.is_alive():
-        os._exit(0)  # a client that reads no more must not keep the process
+        os._exit(0)  # A client that stopped reading must not keep the process alive.
 
 
-def _until_told() -> threading.Event:
-    """Set when the process is told to end."""
+def _end_on_signal() -> threading.Event:
+    """Return an event that SIGTERM and Ctrl-C set."""
     ending = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ending.set())
@@ -131,7 +151,7 @@ def _content(path: str) -> bytes:
 @click.argument("collections", nargs=-1)
 @common_options
 def compact(directory: str, collections: tuple[str, ...], quiet: bool) -> None:
-    """Join the small files of collections that have several, and leave out what was deleted.
+    """Merge small part files and drop deleted documents.
 
     \b
     Example:
@@ -150,7 +170,7 @@ def compact(directory: str, collections: tuple[str, ...], quiet: bool) -> None:
 @click.argument("collections", nargs=-1, required=True)
 @common_options
 def pack(directory: str, collections: tuple[str, ...], quiet: bool) -> None:
-    """Write collections that have several files into one each, which go-db reads.
+    """Merge all part files of a collection into one file, which go-db can read.
 
     \b
     Example:
@@ -169,31 +189,31 @@ def pack(directory: str, collections: tuple[str, ...], quiet: bool) -> None:
 @click.argument("name", metavar="NAME", type=click.Choice(get_args(CompressionName)))
 @common_options
 def compression(directory: str, collection: str, name: CompressionName, quiet: bool) -> None:
-    """Choose how a collection's files are compressed from now on.
+    """Set the compression of a collection's new files.
 
     NAME is lz4 or lz4hc (smaller, slower to write), which go-db reads, or zstd (smallest) or none,
-    which only godb_arrow reads. A single file is written anew; of several, those that are there
-    stay as they are until they are joined.
+    which only godb_arrow reads. A single file is rewritten. Existing part files keep their
+    compression until they are merged.
 
     \b
     Example:
       godb-arrow compression data events zstd
     """
     with godb_arrow.StorageEngine(directory, create=False) as engine:
-        found = engine[collection]
-        found.set_compression(name)
+        stored = engine[collection]
+        stored.set_compression(name)
         engine.save()
         if not quiet:
-            click.echo(f"{collection}: {name}, {quantity(found.info().disk_bytes)}")
+            click.echo(f"{collection}: {name}, {quantity(stored.info().disk_bytes)}")
 
 
 @main.command()
 @click.argument("directory")
 @click.argument("collection")
-@click.option("--restore", type=int, help="Go back to this version.")
+@click.option("--restore", type=int, help="Number of a version to restore.")
 @common_options
 def versions(directory: str, collection: str, restore: int | None, quiet: bool) -> None:
-    """Show the saved states of a collection that has several files, and go back to one.
+    """Show the saved versions of a collection that has several files, or restore a version.
 
     \b
     Examples:
@@ -212,25 +232,25 @@ def versions(directory: str, collection: str, restore: int | None, quiet: bool) 
 @click.argument("directory")
 @common_options
 def repair(directory: str, quiet: bool) -> None:
-    """Make a data directory with a damaged journal readable again.
+    """Repair the damaged journal of a data directory.
 
-    Every whole change is kept. Damaged files of the journal stay there as NAME.damaged. The exit
-    status is 1 when changes are lost.
+    All complete changes are kept. Damaged files of the journal are renamed to NAME.damaged. The
+    exit status is 1 if changes are lost.
 
     \b
     Example:
       godb-arrow repair data
     """
-    found = repair_journal(directory)
-    for damage in found.damage:
+    report = repair_journal(directory)
+    for damage in report.damage:
         click.echo(str(damage), err=True)
     if not quiet:
         click.echo(
-            f"{directory}: {found.kept:,} changes kept"
-            if found.damage
-            else f"{directory}: the journal is sound, {found.kept:,} changes"
+            f"{directory}: {report.kept:,} changes kept"
+            if report.damage
+            else f"{directory}: the journal is valid, {report.kept:,} changes"
         )
-    if found.damage:
+    if report.damage:
         sys.exit(DAMAGED)
 
 
@@ -239,7 +259,7 @@ def repair(directory: str, quiet: bool) -> None:
 @click.argument("target")
 @common_options
 def backup(directory: str, target: str, quiet: bool) -> None:
-    """Copy a data directory to a folder or URL: only what is not there from the time before.
+    """Back up a data directory to a folder or URL, copying only files that are new there.
 
     \b
     Example:
@@ -257,10 +277,10 @@ def backup(directory: str, target: str, quiet: bool) -> None:
 @main.command()
 @click.argument("source")
 @click.argument("directory")
-@click.option("--number", "-n", type=int, help="Which backup; the last one, if left out.")
+@click.option("--number", "-n", type=int, help="Number of the backup. Default: the last one.")
 @common_options
 def restore(source: str, directory: str, number: int | None, quiet: bool) -> None:
-    """Make a data directory of a backup; every byte is checked.
+    """Create a data directory from a backup, after checking all its files.
 
     \b
     Example:
@@ -274,15 +294,17 @@ def restore(source: str, directory: str, number: int | None, quiet: bool) -> Non
 @main.command()
 @click.argument("source")
 @click.argument("target")
-@click.option("--interval", default="500ms", show_default=True, help="How often to look.")
-@click.option("--once", is_flag=True, help="Bring it up to date, and end.")
-@click.option("--replace", is_flag=True, help="Replace what TARGET has, whatever it follows.")
+@click.option("--interval", default="500ms", show_default=True, help="Time between two updates.")
+@click.option("--once", is_flag=True, help="Update TARGET once, and end.")
+@click.option(
+    "--replace", is_flag=True, help="Replace the content of TARGET, even if it follows another."
+)
 @common_options
 def follow(source: str, target: str, interval: str, once: bool, replace: bool, quiet: bool) -> None:
-    """Keep the folder or URL TARGET the same as the data directory SOURCE, until Ctrl-C.
+    """Keep the folder or URL TARGET identical to the data directory SOURCE, until Ctrl-C.
 
-    SOURCE may be in use. TARGET can be read all the time (read_only=True), and takes over with
-    "promote".
+    SOURCE may be in use. TARGET can always be read, with read_only=True. The command "promote"
+    makes it writable.
 
     \b
     Examples:
@@ -290,7 +312,7 @@ def follow(source: str, target: str, interval: str, once: bool, replace: bool, q
       godb-arrow follow data s3://bucket/copy --once
     """
     seconds = parse_duration("interval", interval)
-    stopped = _until_told()
+    stopped = _end_on_signal()
     with godb_arrow.Follower(source, target, replace=replace) as follower:
         while True:
             copied = follower.step()
@@ -308,7 +330,7 @@ def follow(source: str, target: str, interval: str, once: bool, replace: bool, q
 @click.argument("target")
 @common_options
 def follower(target: str, quiet: bool) -> None:
-    """Show how far a follower is.
+    """Show the state of a follower: its last change, its lag, and whether it is consistent.
 
     \b
     Example:
@@ -320,10 +342,12 @@ def follower(target: str, quiet: bool) -> None:
 
 @main.command()
 @click.argument("target")
-@click.option("--force", is_flag=True, help="Also when it is not whole.")
+@click.option("--force", is_flag=True, help="Promote a follower that is not consistent, too.")
 @common_options
 def promote(target: str, force: bool, quiet: bool) -> None:
-    """Make a follower a data directory of its own; nobody must write the one that it followed.
+    """Turn a follower into a data directory that can be written.
+
+    No process may write the data directory that it followed any more.
 
     \b
     Example:
@@ -331,4 +355,4 @@ def promote(target: str, force: bool, quiet: bool) -> None:
     """
     record = godb_arrow.promote(target, force=force)
     if not quiet:
-        click.echo(f"{target}: a data directory of its own, with all changes up to {record:,}")
+        click.echo(f"{target}: promoted, with all changes up to {record:,}")

@@ -1,4 +1,4 @@
-"""Commands that work on files: info, head, cat, export, import, copy, verify."""
+"""Commands for files: info, schema, head, cat, export, import, copy, verify."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def info(file: str, quiet: bool) -> None:
     compression = report.header.compression
     name = next((c.hint.compression for c in report.collections if c.hint), compression.name)
     if check_compression(name).flags != report.header.flags:
-        name = compression.name  # what the next save will do
+        name = compression.name  # The hint is about the next save.
     click.echo(f"  compression  {name}; read by {', '.join(compression.readers)}")
     if report.size is not None:
         ratio = report.body_size / max(report.size - 8, 1)
@@ -68,8 +68,8 @@ def info(file: str, quiet: bool) -> None:
     click.echo(f"  codec        {codec.BACKEND}")
     if codec.BACKEND == "reference":
         click.echo(
-            "godb-arrow: warning: the compiled kernel is not in use, so that reading and writing "
-            "are many times slower; install a wheel, or install with a C++ compiler",
+            "godb-arrow: warning: reading and writing are many times slower without the compiled "
+            "kernel; install a wheel, or install with a C++ compiler",
             err=True,
         )
     for collection in report.collections:
@@ -108,7 +108,14 @@ def schema(file: str, collection: str | None, quiet: bool) -> None:
 @click.argument("file")
 @collection_option
 @columns_option
-@click.option("--rows", "-n", default=5, show_default=True, type=click.IntRange(1))
+@click.option(
+    "--rows",
+    "-n",
+    default=5,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Number of documents.",
+)
 @common_options
 def head(file: str, collection: str | None, columns: str | None, rows: int, quiet: bool) -> None:
     """Show the first documents as a table.
@@ -142,14 +149,14 @@ def head(file: str, collection: str | None, columns: str | None, rows: int, quie
 @click.option(
     "--plain",
     is_flag=True,
-    help="Timestamps as text and binary as base64, for programs that know only JSON.",
+    help="Write timestamps as text and binary as base64, for programs that know only JSON.",
 )
 @common_options
 def cat(file: str, collection: str | None, limit: int | None, plain: bool, quiet: bool) -> None:
-    """Write documents to standard output as NDJSON, one a line, as they are stored.
+    """Write documents to standard output as NDJSON, one on each line, as they are stored.
 
-    What JSON has no word for is written as {"$time": …}, {"$bytes": …} and so on, and read back
-    by "import"; --plain gives simple text instead.
+    Values without a form in JSON become objects such as {"$time": …}, which "import" reads again.
+    With --plain they are simple text.
 
     \b
     Example:
@@ -165,14 +172,16 @@ def cat(file: str, collection: str | None, limit: int | None, plain: bool, quiet
 @main.command()
 @click.argument("file")
 @click.argument("target")
-@click.option("--collection", "-c", multiple=True, help="Which collections; all, if left out.")
+@click.option(
+    "--collection", "-c", multiple=True, help="Name of a collection. Can be repeated. Default: all."
+)
 @columns_option
 @where_option
 @click.option(
     "--format",
     "format_",
     type=click.Choice(sorted(set(FORMATS.values()))),
-    help="By the target's extension, if left out.",
+    help="Format of the target. Default: by its extension.",
 )
 @common_options
 def export(
@@ -186,7 +195,7 @@ def export(
 ) -> None:
     """Write collections to Parquet, Arrow IPC, CSV or NDJSON files.
 
-    With several collections, TARGET has {collection} in its name.
+    With several collections, TARGET must have {collection} in its name.
 
     \b
     Examples:
@@ -198,9 +207,9 @@ def export(
     names = list(collection) or list(counts)
     if len(names) > 1 and "{collection}" not in target:
         raise InvalidOption(
-            f"{file} has {len(names)} collections ({', '.join(map(repr, names[:10]))}) and there "
+            f"{file} has {len(names)} collections ({', '.join(map(repr, names[:10]))}), but there "
             "is one target",
-            advice="name one with --collection, or put {collection} into the target's name",
+            advice="choose one with --collection, or put {collection} into the target's name",
         )
     for name in names:
         path = target.replace("{collection}", file_name(name))
@@ -216,16 +225,21 @@ def export(
 @main.command("import")
 @click.argument("sources", nargs=-1, required=True)
 @click.argument("file")
-@click.option("--collection", "-c", help="By the source's name, if left out.")
-@click.option("--id", "id_column", help="The field with the document ids.")
+@click.option("--collection", "-c", help="Name of the collection. Default: the source's name.")
+@click.option("--id", "id_column", help="Field with the document ids.")
 @click.option(
     "--if-exists",
     type=click.Choice(["replace", "append", "fail"]),
     default="fail",
     show_default=True,
-    help="What to do when FILE has the collection.",
+    help="Action if FILE has the collection already.",
 )
-@click.option("--format", "format_", type=click.Choice(sorted(set(FORMATS.values()))))
+@click.option(
+    "--format",
+    "format_",
+    type=click.Choice(sorted(set(FORMATS.values()))),
+    help="Format of the sources. Default: by their extension.",
+)
 @compression_option
 @common_options
 def import_(
@@ -240,7 +254,7 @@ def import_(
 ) -> None:
     """Write Parquet, Arrow IPC, CSV or NDJSON files into a GODB file, a collection for each.
 
-    Other collections of FILE stay as they are.
+    Other collections of FILE are unchanged.
 
     \b
     Examples:
@@ -258,9 +272,13 @@ def import_(
             progress(None, " documents", quiet) as update,
         ):
             rows = godb_arrow.write_godb(
-                _counted(data, update), file, name, id_column=id_column, if_exists=if_exists,
+                _counted(data, update),
+                file,
+                name,
+                id_column=id_column,
+                if_exists=if_exists,
                 compression=compression,
-            )  # fmt: skip
+            )
         if not quiet:
             click.echo(f"{file}: {rows:,} documents in {name!r}", err=True)
 
@@ -275,12 +293,16 @@ def import_(
     type=click.Choice(["error", "append", "overwrite", "upsert"]),
     default="error",
     show_default=True,
-    help="What to do when the target is there.",
+    help="Action if the target exists.",
 )
-@click.option("--id", "id_column", help="The field with the document ids, if not _id.")
-@click.option("--partition-by", help="Columns, separated by commas, that part a folder or table.")
-@click.option("--batch-size", type=click.IntRange(1), help="Documents in a record batch, at most.")
-@click.option("--format", "format_", help="What the target is, if its name does not tell.")
+@click.option("--id", "id_column", help="Field with the document ids. Default: _id.")
+@click.option(
+    "--partition-by", help="Columns that partition a folder or table, separated by commas."
+)
+@click.option(
+    "--batch-size", type=click.IntRange(1), help="Maximum number of documents in a record batch."
+)
+@click.option("--format", "format_", help="Format of the target. Default: by its name.")
 @common_options
 def copy(
     source: str,
@@ -297,7 +319,7 @@ def copy(
     """Copy between GODB, Parquet, Arrow, CSV, NDJSON, BSON, Delta tables and databases.
 
     SOURCE and TARGET are paths or URLs, with #NAME where a file, data directory or database has
-    several collections or tables. The target has all of it afterwards, or what it had before.
+    several collections or tables. If copying fails, the target is unchanged.
 
     \b
     Examples:
@@ -326,7 +348,7 @@ def copy(
 
 
 def _counted(data: Any, update: Callable[[int], object]) -> Any:
-    """The same documents or record batches, with a progress bar that moves."""
+    """Return documents or record batches unchanged, and count them on a progress bar."""
     if not isinstance(data, pa.RecordBatchReader):
         return (document for document in data if update(1) is not data)
 
@@ -344,8 +366,8 @@ def _counted(data: Any, update: Callable[[int], object]) -> Any:
 def verify(sources: tuple[str, ...], quiet: bool) -> None:
     """Check every byte of files, data directories and backups.
 
-    Of a data directory also the manifests, the files of ids and the journal are checked. The exit
-    status is 1 when something is damaged.
+    Of a data directory, manifests, id files and the journal are checked, too. The exit status is
+    1 if there is any damage.
 
     \b
     Examples:
@@ -364,6 +386,6 @@ def verify(sources: tuple[str, ...], quiet: bool) -> None:
         if report.ok and not quiet:
             documents = sum(collection.count for collection in report.collections)
             checksum = "checksums match" if report.checksum else "no checksum in the file"
-            click.echo(f"{source}: sound, {documents:,} documents, {checksum}")
+            click.echo(f"{source}: valid, {documents:,} documents, {checksum}")
     if damaged:
         sys.exit(DAMAGED)

@@ -33,7 +33,7 @@ _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
 def common_options(command: _Command) -> _Command:
-    """The options that every command has, and how errors are shown."""
+    """Add the options of all commands, and print errors instead of tracebacks."""
 
     @click.option("--quiet", "-q", is_flag=True, help="No progress bar and no summary.")
     @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
@@ -45,7 +45,7 @@ def common_options(command: _Command) -> _Command:
                     warnings.showwarning = _show_warning
                 return command(*arguments, **options)
         except BrokenPipeError:
-            # Whoever read our output has seen enough. Python flushes stdout once more at exit.
+            # The reader of the output has ended. Python would flush stdout once more at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(0)
         except GodbError as error:
@@ -63,7 +63,7 @@ def common_options(command: _Command) -> _Command:
 
 
 def _suggest(error: SourceNotFound, values: list[str]) -> None:
-    """Advise the most similar path that is there, for the one that is not."""
+    """Suggest the most similar existing path in place of one that does not exist."""
     for path in (error.source, *values):
         if path and "did you mean" not in (error.advice or "") and not os.path.exists(path):
             near = nearest_path(path)
@@ -76,25 +76,25 @@ def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
 
 
 collection_option = click.option(
-    "--collection", "-c", help="Which collection; not needed when the file has one only."
+    "--collection", "-c", help="Name of the collection. Optional if the file has only one."
 )
 columns_option = click.option(
     "--columns",
-    help="Fields to read, separated by commas; dotted paths go into structs (user.geo.cc).",
+    help="Fields to read, separated by commas. Dotted paths lead into structs (user.geo.cc).",
 )
 where_option = click.option(
     "--where",
     "-w",
     multiple=True,
     metavar="FIELD=VALUE",
-    help="Keep documents with this value (JSON, or else text). Can be given several times.",
+    help="Keep documents with this value, which is JSON or else text. Can be repeated.",
 )
 
 
 def progress(
     total: int | None, unit: str, quiet: bool
 ) -> AbstractContextManager[Callable[[int], Any]]:
-    """A bar on standard error, if that is a terminal."""
+    """Return a progress bar on standard error, if that is a terminal."""
     return progress_bar(total, unit=unit, shown=not quiet and sys.stderr.isatty())
 
 
@@ -103,7 +103,7 @@ compression_option = click.option(
     type=click.Choice(get_args(CompressionName)),
     default="lz4",
     show_default=True,
-    help="Of the whole file; go-db reads lz4 and lz4hc.",
+    help="Compression of the whole file. go-db reads lz4 and lz4hc.",
 )
 
 
@@ -114,13 +114,13 @@ def split_names(columns: str | None) -> list[str] | None:
 
 def parse_conditions(where: tuple[str, ...]) -> dict[str, Any] | None:
     """Return the conditions of ``--where`` as a mapping filter."""
-    found = {}
+    conditions = {}
     for condition in where:
         name, separator, value = condition.partition("=")
         if not separator:
             raise InvalidOption(f"--where {condition!r} has no =", advice="write FIELD=VALUE")
         try:
-            found[name] = from_json_text(value)
+            conditions[name] = from_json_text(value)
         except ValueError:
-            found[name] = value
-    return found or None
+            conditions[name] = value
+    return conditions or None

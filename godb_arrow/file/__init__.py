@@ -1,1 +1,1 @@
-"""One GODB file: its layout, reading and writing."""
+"""GODB files: layout, reading and writing."""

@@ -1,4 +1,4 @@
-"""The body of a GODB file, decompressed as it is read, with its checksums."""
+"""Decompressed body of a GODB file, read incrementally and checked by its checksums."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from godb_arrow.errors import CorruptFile, LimitExceeded
 __all__ = ["Body", "read_exactly"]
 
 
-_READ_SIZE = 128 << 10
-_LEAST_GROWTH = 256 << 10
-_MAX_VALUE = 1 << 30
+_READ_BYTES = 128 << 10
+_MIN_GROWTH_BYTES = 256 << 10
+_MAX_VALUE_BYTES = 1 << 30
 
 
 def read_exactly(stream: BinaryIO, count: int) -> bytes:
@@ -30,34 +30,34 @@ def read_exactly(stream: BinaryIO, count: int) -> bytes:
 
 
 class Body:
-    """The decompressed body of a file as a window that moves forward.
+    """Window that moves forward over the decompressed body of a file.
 
     Parameters
     ----------
     stream : binary file
         The file, at its beginning.
     size : int or None
-        Bytes of the file, where that is known.
+        Size of the file in bytes, if it is known.
     unhashed : int
-        How many bytes at the file's end its checksum leaves out.
+        Number of bytes at the file's end that its checksum does not cover.
     """
 
     def __init__(self, stream: BinaryIO, size: int | None, unhashed: int) -> None:
         self._stream = stream
-        self._size = size  # of the whole file, where it is known
+        self._size = size
         self._unhashed = unhashed
         self._read = 0
         self._block_start = 0
         self._file_hash = xxhash.xxh3_64()
-        self._file_tail = b""  # the last bytes read, not hashed yet
+        self._file_tail = b""  # last bytes read, which are not hashed yet
         self._hash = xxhash.xxh3_64()
-        self._hashed = 0  # bytes of the window that are hashed
+        self._hashed = 0  # number of hashed bytes of the window
         self.data = b""
         self.position = 0
         self.base = 0  # offset of data[0] in the body
 
     def fetch(self, count: int) -> bytes:
-        """Read bytes of the file as they are: the header, before anything else."""
+        """Read bytes of the file before its compressed body."""
         data = read_exactly(self._stream, count)
         self._read += len(data)
         joined = self._file_tail + data
@@ -66,23 +66,23 @@ class Body:
         return data
 
     def begin_block(self, compression: Compression) -> None:
-        """Say that what follows in the file is the compressed body."""
+        """Begin the compressed body at the position in the file."""
         self._block_start = self._read
         self._decoder = compression.decoder()
         self._max_expansion = compression.max_expansion
 
     @property
     def offset(self) -> int:
-        """The position in the decompressed body."""
+        """Position in the decompressed body."""
         return self.base + self.position
 
     @property
     def available(self) -> int:
-        """Bytes of the window that are still to be read."""
+        """Number of unread bytes in the window."""
         return len(self.data) - self.position
 
     def drop(self) -> None:
-        """Forget what was read, so that the window begins at the position."""
+        """Discard the bytes before the position."""
         if self.position:
             self._hash_to_position()
             self.data = self.data[self.position :]
@@ -95,7 +95,7 @@ class Body:
             self._hashed = self.position
 
     def grow(self, count: int) -> bool:
-        """Add about `count` bytes to the window; False when there are none."""
+        """Add about `count` bytes to the window; return False at the end of the body."""
         before = len(self.data)
         try:
             self.data = self._decoder.gather(self.data, count, self._fetch_piece)
@@ -106,18 +106,24 @@ class Body:
         return len(self.data) > before
 
     def _fetch_piece(self) -> bytes:
-        return self.fetch(_READ_SIZE)
+        return self.fetch(_READ_BYTES)
 
     def need(self, count: int, expected: str) -> None:
-        """Have at least `count` bytes in the window."""
+        """Grow the window to at least `count` unread bytes.
+
+        Raises
+        ------
+        CorruptFile
+            The body has fewer bytes.
+        """
         if self.available >= count:
             return
         self.drop()
         missing = count - self.available
         if self._size is not None:
-            # What LZ4 holds back is at most one long match, and that is bounded by its bytes.
-            possible = (self._size - self._read + _READ_SIZE) * self._max_expansion
-            if missing > possible + _LEAST_GROWTH:
+            # The decoder retains at most one long match, whose size its bytes bound.
+            possible = (self._size - self._read + _READ_BYTES) * self._max_expansion
+            if missing > possible + _MIN_GROWTH_BYTES:
                 raise CorruptFile(
                     f"{expected} claims {count} bytes, more than the file can hold",
                     offset=self.offset,
@@ -134,7 +140,7 @@ class Body:
         return data
 
     def read_map_head(self, expected: str) -> int:
-        """Read the head of a map, or nil, which Go writes for a map that was never made."""
+        """Read the head of a map, or nil, which Go writes for a nil map."""
         at = self.offset
         (head,) = self.take(1, expected)
         if head == 0xC0:
@@ -143,10 +149,10 @@ class Body:
             return head & 0x0F
         if head in (0xDE, 0xDF):
             return int.from_bytes(self.take(2 if head == 0xDE else 4, expected), "big")
-        raise CorruptFile(f"{expected} is a map, but here is {codec.describe(head)}", offset=at)
+        raise CorruptFile(f"{expected} is a map, but found {codec.describe(head)}", offset=at)
 
     def read_string(self, expected: str) -> str:
-        """Read a string; bytes that are not UTF-8 become surrogate escapes."""
+        """Read a string, with surrogate escapes for bytes that are not UTF-8."""
         at = self.offset
         (head,) = self.take(1, expected)
         if 0xA0 <= head < 0xC0:
@@ -155,24 +161,24 @@ class Body:
             length = int.from_bytes(self.take(1 << head - 0xD9, expected), "big")
         else:
             raise CorruptFile(
-                f"{expected} is a string, but here is {codec.describe(head)}", offset=at
+                f"{expected} is a string, but found {codec.describe(head)}", offset=at
             )
-        if length > _MAX_VALUE:
+        if length > _MAX_VALUE_BYTES:
             raise CorruptFile(f"{expected} claims {length} bytes", offset=at)
         return self.take(length, expected).decode("utf-8", "surrogateescape")
 
     def read_checksum(self, expected: str) -> int:
-        """Read an unsigned 64-bit integer in its full width."""
+        """Read an unsigned integer that is stored in 64 bits."""
         at = self.offset
         data = self.take(9, expected)
         if data[0] != 0xCF:
             raise CorruptFile(
-                f"{expected} is a 64-bit integer, but here is {codec.describe(data[0])}", offset=at
+                f"{expected} is a 64-bit integer, but found {codec.describe(data[0])}", offset=at
             )
         return int.from_bytes(data[1:], "big")
 
     def skip_values(self, items: int, expected: str, kept: list[bytes] | None = None) -> None:
-        """Pass over values, whatever their size; keep their bytes if asked."""
+        """Skip values of any size, and append their bytes to `kept` if it is given."""
         size = 0
         while items:
             if not self.available:
@@ -183,21 +189,21 @@ class Body:
                 error.offset += self.base
                 raise
             passed = end - self.position
-            if not passed:  # the head of a value is cut off
+            if not passed:  # The window ends inside the head of a value.
                 self.need(self.available + 1, expected)
                 continue
             self._keep(passed, kept)
             size += passed + payload
-            if kept is not None and size > _MAX_VALUE:
-                raise LimitExceeded(f"{expected} has more than {_MAX_VALUE} bytes")
+            if kept is not None and size > _MAX_VALUE_BYTES:
+                raise LimitExceeded(f"{expected} has more than {_MAX_VALUE_BYTES} bytes")
             while payload:
-                step = min(payload, _LEAST_GROWTH)
+                step = min(payload, _MIN_GROWTH_BYTES)
                 self.need(step, expected)
                 self._keep(step, kept)
                 payload -= step
 
     def prefetch(self, count: int) -> None:
-        """Begin the window at the position, with `count` bytes in it if there are as many."""
+        """Begin the window at the position, and add bytes up to `count` if the body has them."""
         self.drop()
         if self.available < count:
             self.grow(count - self.available)
@@ -208,21 +214,24 @@ class Body:
         self.position += count
 
     def content_digest(self) -> int:
-        """The checksum of every byte before the position."""
+        """Return the checksum of all bytes before the position."""
         self._hash_to_position()
         return self._hash.intdigest()
 
     def drain(self) -> int:
-        """Read to the end of the file; returns the bytes that were left."""
+        """Read to the end of the file, and return the number of bytes read."""
         left = self.available
         self.position = len(self.data)
         self.drop()
-        while self.grow(_LEAST_GROWTH):
+        while self.grow(_MIN_GROWTH_BYTES):
             left += self.available
             self.position = len(self.data)
             self.drop()
         return left
 
     def file_digest(self) -> tuple[int, bytes]:
-        """At the end: the checksum of the file but for its last bytes, and those bytes."""
+        """Return the checksum of the file except its last bytes, and these bytes.
+
+        The whole file must be read.
+        """
         return self._file_hash.intdigest(), self._file_tail

@@ -1,4 +1,4 @@
-"""A collection of a GODB file, opened for reading."""
+"""Collection of a GODB file, opened for reading."""
 
 from __future__ import annotations
 
@@ -34,19 +34,19 @@ if TYPE_CHECKING:
 __all__ = ["FileCollection", "open_godb"]
 
 
-_open_files = idle_files()  # of all handles
+_open_files = idle_files()  # shared by all handles
 _numbers = itertools.count(1)
 
 
 class _HandleFile:
-    """The file of a handle: open, unless too many others were used since.
+    """File of a handle, closed while too many others are in use.
 
     Parameters
     ----------
     source : Source
-        Where the file is.
+        The file.
     options : ReadKeywords
-        How it is read.
+        Options for reading.
     """
 
     def __init__(self, source: Source, options: ReadKeywords) -> None:
@@ -56,7 +56,7 @@ class _HandleFile:
         self._stored: StoredCollection | None = None
 
     def open(self, collection: str | None) -> StoredCollection:
-        """Return the collection in the open file; after it was closed, in the one in its place."""
+        """Return the collection in the open file, or in the current one if it was closed."""
         stored = self._stored
         if stored is None:
             stored = locate(self.source, collection, ReadOptions(**self.options))
@@ -71,7 +71,7 @@ class _HandleFile:
 
 
 class _Weak:
-    """An open file whose handle may be collected before it is closed."""
+    """Weak reference to an open file whose handle may be collected."""
 
     def __init__(self, file: _HandleFile) -> None:
         self._file = weakref.ref(file)
@@ -84,11 +84,11 @@ class _Weak:
 
 
 class FileCollection(Scannable):
-    """A collection in a GODB file; its documents are read again each time, and none is kept.
+    """Collection in a GODB file, whose documents are read each time and not cached.
 
-    Made by :func:`open_godb`. A local file is open as long as the handle is there, and stays as
-    it is when another process replaces or removes it. Only of many handles, those that were not
-    used for long close their file, and read the one in its place when they are used again.
+    :func:`open_godb` returns it. A local file is open as long as the handle exists, and is
+    unaffected when another process replaces or removes it. With many handles, the least recently
+    used ones close their file. Their next use opens the current file of the same path.
 
     Examples
     --------
@@ -121,12 +121,12 @@ class FileCollection(Scannable):
 
     @property
     def name(self) -> str:
-        """The collection's name."""
+        """Name of the collection."""
         return self._name
 
     @property
     def schema(self) -> pa.Schema:
-        """The schema of the record batches."""
+        """Schema of the record batches."""
         return read_schema(self._source, self._name, **self._options)
 
     def close(self) -> None:
@@ -140,7 +140,7 @@ class FileCollection(Scannable):
         return read_documents(self._source, self._name, **self._options)
 
     def get(self, identity: str) -> dict[Any, Any]:
-        """One document by its id; see :func:`~godb_arrow.read_document`."""
+        """Return one document by its id; see :func:`~godb_arrow.read_document`."""
         return read_document(self._source, identity, self._name, **self._options)
 
     def stream_batches(
@@ -150,7 +150,7 @@ class FileCollection(Scannable):
         schema: pa.Schema | None = None,
         **options: Unpack[ReadKeywords],
     ) -> pa.RecordBatchReader:
-        """See :func:`~godb_arrow.scan_godb`."""
+        """Stream record batches; see :func:`~godb_arrow.scan_godb`."""
         chosen: ReadKeywords = {**self._options, **options}
         return scan_godb(
             self._source, self._name, columns=columns, filter=filter, schema=schema, **chosen
@@ -161,7 +161,7 @@ class FileCollection(Scannable):
         return project(stored.schema(), None, None).schema, stored.entries()
 
     def explain(self, filter: Filter | None = None) -> Explanation:
-        """How a filter would be evaluated: how much of the file need not be read."""
+        """Explain how a filter is evaluated, and how much of the file it reads."""
         stored = self._stored
         wanted = None
         if filter is not None:
@@ -171,7 +171,7 @@ class FileCollection(Scannable):
     def to_arrow(
         self, columns: Sequence[str] | None = None, filter: Filter | None = None
     ) -> pa.Table:
-        """The documents as a table."""
+        """Return the documents as a table."""
         return read_table(self._source, self._name, columns=columns, filter=filter, **self._options)
 
     def __repr__(self) -> str:
@@ -194,16 +194,16 @@ class FileCollection(Scannable):
 def open_godb(
     source: Location | Source, collection: str | None = None, **options: Unpack[ReadKeywords]
 ) -> FileCollection:
-    """Open a collection of a GODB file, to be read as often as wanted.
+    """Open a collection of a GODB file for repeated reading.
 
     Parameters
     ----------
     source : path, URL, bytes or open binary file
         The GODB file.
     collection : str, optional
-        Which collection. May be left out when the file has one only.
+        Name of the collection. Optional if the file has only one.
     **options
-        As for :func:`scan_godb`.
+        See :func:`scan_godb`.
 
     Returns
     -------
@@ -221,9 +221,9 @@ def open_godb(
     1
     >>> users = godb_arrow.open_godb(file.getvalue())
     >>> import pyarrow as pa
-    >>> pa.table(users).num_rows  # anything that takes an Arrow stream takes it
+    >>> pa.table(users).num_rows  # any consumer of an Arrow stream
     1
     """
     if isinstance(collection, (list, tuple)):
-        raise InvalidOption("collection is several names", advice="open them one by one")
+        raise InvalidOption("collection is a list of names", advice="open each of them")
     return FileCollection(open_source(source), collection, options)

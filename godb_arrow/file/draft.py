@@ -35,10 +35,15 @@ from godb_arrow.storage.source import spool
 
 __all__ = ["MANY", "Draft"]
 
+MANY = 1000
+"""Number of documents above which statistics are worthwhile."""
+
+_PIECES_AHEAD = 4  # compressed pieces that wait to be hashed and written
+
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """Entries: spooled, or the rows of a table that is in memory anyway, to be encoded later."""
+    """Entries that are spooled, or rows of a table in memory that are encoded later."""
 
     count: int
     start: int = 0
@@ -49,13 +54,13 @@ class _Part:
     omit_nulls: bool = False
     max_document_bytes: int = DEFAULT_DOCUMENT_BYTES
     statistics: Row | None = None
-    ascending: str | None = None  # the column with the ids, where these ascend
-    hashes: bytes | None = None  # of the ids; None where these differ for sure
-    greatest: int = 0  # number among the ids
+    ascending: str | None = None  # column with the ids, if they ascend
+    hashes: bytes | None = None  # of the ids; None if they are known to differ
+    greatest: int = 0  # max number among the ids
     generated: Sequence[int] = ()  # rows whose ids were generated
 
     def encode(self, fields: pa.Schema | None) -> Chunk:
-        """The entries, with the statistics of some fields."""
+        """Encode the entries, and compute the statistics of some fields."""
         if self.batch is not None:
             raw, sizes = codec.encode(self.batch, self.ids, self.omit_nulls)
             check_sizes(sizes, self.ids, self.max_document_bytes)
@@ -71,37 +76,33 @@ class _Part:
 
 
 def _greatest_if_ascending(ids: Sequence[pa.Array]) -> int | None:
-    """The greatest number among ids that each come behind the one before; else None."""
+    """Return the max number among ids that ascend, or None if they do not."""
     greatest = 0
     last: bytes | None = None
     for array in ids:
         first = array[0].as_py()
         if last is not None and (len(first), first) <= (len(last), last):
             return None
-        found = codec.ids_ascend(array)
-        if found is None:
+        number = codec.ids_ascend(array)
+        if number is None:
             return None
-        greatest = max(greatest, found)
+        greatest = max(greatest, number)
         last = array[-1].as_py()
     return greatest
 
 
-_AHEAD = 4  # pieces that wait for being hashed and written
-MANY = 1000  # documents, below which statistics are not worthwhile
-
-
 class Draft:
-    """Entries of one collection on their way to a file, with what must be known first.
+    """Entries of one collection before they are written to a file.
 
     A GODB file begins with the counts and the schema. So documents and streams are encoded and
-    spooled before the first byte is written; of tables only the ids are looked at.
+    spooled before the first byte is written. Of tables, only the ids are read in advance.
 
     Parameters
     ----------
     schema : pyarrow.Schema or None
-        Schema of the documents, where it is known.
+        Schema of the documents, if it is known.
     max_document_bytes : int
-        Max bytes of a new document with its id.
+        Maximum bytes of a new document with its id.
     """
 
     def __init__(self, schema: pa.Schema | None, max_document_bytes: int) -> None:
@@ -110,9 +111,9 @@ class Draft:
         self._file = spool()
         self._parts: list[_Part] = []
         self._written = 0
-        self._all_differ = True  # ids were generated, or each comes behind the one before
+        self._all_differ = True  # whether ids cannot repeat: they were generated, or they ascend
         self._first_generated: int | None = None
-        self.replaced: list[pa.Array] | None = None  # ids of documents that take others' place
+        self.replaced: list[pa.Array] | None = None  # ids whose existing documents are replaced
         self.count = 0
         self.sequence = IdSequence()
         self.summary = DocumentSummary()
@@ -135,9 +136,13 @@ class Draft:
             for batch, ids in pairs:
                 generated = range(0 if given else len(ids))
                 part = _Part(
-                    len(ids), batch=batch, ids=ids, omit_nulls=omit_nulls, ascending=ascending,
+                    len(ids),
+                    batch=batch,
+                    ids=ids,
+                    omit_nulls=omit_nulls,
+                    ascending=ascending,
                     max_document_bytes=self._max_document_bytes,
-                )  # fmt: skip
+                )
                 if greatest is None:
                     self._add(self._surveyed(part, ids, given, generated), ids)
                 else:
@@ -151,11 +156,11 @@ class Draft:
             self._append(encoded)
 
     def _surveyed(self, part: _Part, ids: pa.Array, given: bool, generated: Sequence[int]) -> _Part:
-        """Return a part with what is known of its ids."""
+        """Return a part with the properties of its ids."""
         if self.replaced is not None:
             if not given:
                 raise InvalidOption(
-                    "documents without ids cannot take the place of others",
+                    "documents without ids cannot replace others",
                     advice='give them ids, or use if_exists="append"',
                 )
             self.replaced.append(ids)
@@ -183,17 +188,17 @@ class Draft:
         return _Part(count, self._written - len(chunk), len(chunk), statistics=statistics)
 
     def put_after(self, add: Callable[[], None], next_id: int) -> None:
-        """Put existing documents, which a function adds, before those that are there.
+        """Insert existing documents, which a function adds, before the new ones.
 
-        Ids that were generated for these are generated again if existing documents may have them:
-        another writer put some into the file meanwhile, or the file does not record its next id.
+        Generated ids are generated again if existing documents may have them. This happens if
+        another writer added some meanwhile, or if the file does not record its next id.
 
         Parameters
         ----------
         add : callable
-            Adds the existing documents.
+            Function that adds the existing documents.
         next_id : int
-            The min number for a generated id, by what the file records.
+            Min number of a generated id, as the file records it.
         """
         new, self._parts = self._parts, []
         own, self.sequence = self.sequence, IdSequence(next_id)
@@ -205,7 +210,7 @@ class Draft:
         self._parts += new
 
     def _renumbered(self, part: _Part) -> _Part:
-        """Return a part with new generated ids."""
+        """Generate the ids of a part again."""
         if not len(part.generated):
             self.sequence.see_greatest(part.greatest)
             return part
@@ -221,13 +226,13 @@ class Draft:
         return replace(part, hashes=hashes, greatest=greatest)
 
     def add_checked(self, entries: codec.Entries) -> None:
-        """Copy entries of another collection unchanged, if none is too large."""
+        """Copy entries of another collection, after a check of their sizes."""
         edges = np.frombuffer(entries.bounds, np.int64)[::2]
         check_sizes(np.diff(edges), ids_of(entries), self._max_document_bytes)
         self.add_existing(entries)
 
     def add_existing(self, entries: codec.Entries) -> None:
-        """Copy entries that the file has already, unchanged."""
+        """Copy entries that the file already has."""
         ids = ids_of(entries)
         at = 0
         for part in entries.split():
@@ -235,7 +240,7 @@ class Draft:
             at += len(part)
 
     def infer_all(self) -> None:
-        """From now on, and for what is there, derive the schema from the documents."""
+        """Derive the schema from all documents, both added and future ones."""
         self._infer = True
         self._schema = None
         for entries in self.entries():
@@ -245,17 +250,20 @@ class Draft:
     def chunks(
         self, fields: pa.Schema | None = None, compression: CompressionName | None = None
     ) -> Iterator[Chunk]:
-        """The entries' bytes, in order, with the statistics of some fields."""
+        """Yield the bytes of the entries in order, with the statistics of some fields."""
 
         def encode(part: _Part) -> Chunk:
             chunk = part.encode(fields)
             return chunk if compression is None else compressed_chunk(chunk, compression)
 
         workers = threads() if self.count > ROWS else 1
-        return ordered_map(encode, self._loaded(), workers, _AHEAD)
+        return ordered_map(encode, self._loaded(), workers, _PIECES_AHEAD)
 
     def left_to_compress(self) -> int | None:
-        """How many threads the file's writer needs: one, where chunks come compressed."""
+        """Return 1 if chunks are compressed before they are written, else None.
+
+        The result is the number of threads for the file's writer.
+        """
         return 1 if self.count > ROWS else None
 
     def _loaded(self) -> Iterator[_Part]:
@@ -267,13 +275,13 @@ class Draft:
         return self._file.read(part.size)
 
     def entries(self) -> Iterator[codec.Entries]:
-        """The entries, in runs."""
+        """Yield the entries in runs."""
         for chunk in self.chunks():
             data = bytes(chunk.data)
             yield codec.scan_entries(data, 0, chunk.documents, len(data) + 1, 0)
 
     def check_ids(self) -> None:
-        """Raise DuplicateId if an id occurs twice."""
+        """Raise DuplicateId if an id occurs several times."""
         if self._all_differ:
             return
         hashes = [
@@ -282,12 +290,12 @@ class Draft:
         ]
         if not codec.has_equal(b"".join(hashes)):
             return
-        repeated = repeated_ids(one for entries in self.entries() for one in entries.ids())
+        repeated = repeated_ids(identity for run in self.entries() for identity in run.ids())
         if repeated:
             raise DuplicateId(repeated)
 
     def data(self, name: str, compression: CompressionName, *, plain: bool) -> CollectionData:
-        """What the file's writer needs."""
+        """Return the collection for the file's writer."""
         schema = self._hint_schema()
         hint = CollectionHint(
             self.count, self.sequence.next_id, schema, plain=plain, compression=compression

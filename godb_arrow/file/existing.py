@@ -1,4 +1,4 @@
-"""What a file that is written again already holds."""
+"""Content of an existing file that is rewritten."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _OPTIONS = ReadOptions(max_document_bytes=MAX_DOCUMENT_BYTES)
 
 @dataclass(slots=True)
 class ExistingFile:
-    """What a file holds before it is rewritten."""
+    """Content of a file before it is rewritten."""
 
     source: Source | None = None
     collection: str = ""
@@ -53,7 +53,7 @@ class ExistingFile:
         """Raise CollectionExists if the file has the collection."""
         if self.has_collection:
             raise CollectionExists(
-                "the file has that collection already",
+                "the file already has this collection",
                 advice='use if_exists="replace" or "append"',
             )
 
@@ -64,7 +64,7 @@ class ExistingFile:
                 yield section
 
     def agree_on_schema(self, draft: Draft) -> None:
-        """Before the collection's documents go into a draft with others."""
+        """Make a draft infer its schema, if the collection's recorded schema differs."""
         if not self.has_collection:
             return
         hint = self.hints.get(self.collection)
@@ -76,20 +76,20 @@ class ExistingFile:
 
     @property
     def next_id(self) -> int:
-        """Number that the collection's next generated id gets, by what the file records."""
+        """Number of the collection's next generated id, as the file records it."""
         hint = self.hints.get(self.collection)
         return 1 if hint is None or hint.next_id is None else hint.next_id
 
     def join(self, draft: Draft) -> None:
-        """Put the collection's documents that the draft does not replace before the draft's."""
+        """Insert the documents that the draft does not replace before the draft's own."""
         new, draft.replaced = draft.replaced, None
         without = None if new is None else pa.chunked_array(new, pa.binary()).combine_chunks()
         draft.put_after(lambda: self.copy_collection(draft, without), self.next_id)
 
     def refreshed(self, path: Any) -> ExistingFile:
-        """Return what the file holds now that its writers are locked out.
+        """Return the content of the file now that this process has locked it.
 
-        An object store has no locks: the write fails if its object is another one by then.
+        Object stores have no locks. There the write fails if the object was replaced.
         """
         if self.version is None or is_url(os.fspath(path)):
             return self
@@ -98,7 +98,7 @@ class ExistingFile:
         return read_existing(path, self.collection)
 
     def copy_collection(self, draft: Draft, without: pa.Array | None = None) -> None:
-        """Put the collection's documents, but for those with some ids, into a draft."""
+        """Copy the collection's documents into a draft, except those with some ids."""
         if self.source is None or not self.has_collection:
             return
         with self.source.open() as stream:
@@ -113,25 +113,23 @@ class ExistingFile:
                             draft.add_existing(entries)
 
     def kept(self) -> list[CollectionData]:
-        """The other collections, to be copied as they are."""
+        """Return the other collections, which are copied unchanged."""
         names = [name for name in self.counts if name != self.collection]
         if not names:
             return []
         copier = self._copier()
         return [
-            CollectionData(
-                name, self.counts[name], copier(name), self._hint_of(name)
-            )
+            CollectionData(name, self.counts[name], copier(name), self._hint_of(name))
             for name in names
-        ]  # fmt: skip
+        ]
 
     def _hint_of(self, name: str) -> CollectionHint:
-        """That of a collection that is kept, beside another one."""
+        """Return the hint of a collection that is kept beside another one."""
         hint = self.hints.get(name)
         return CollectionHint(self.counts[name]) if hint is None else replace(hint, plain=False)
 
     def _copier(self) -> Callable[[str], Iterator[Chunk]]:
-        """Reads the file once, though each collection has an iterator of its own."""
+        """Return a function that copies a collection, while the file is read only once."""
 
         def copies() -> Iterator[tuple[str, codec.Entries]]:
             assert self.source is not None
@@ -141,8 +139,8 @@ class ExistingFile:
                         for entries in section.entries(_OPTIONS):
                             yield from ((section.name, part) for part in entries.split())
 
-        def describe(found: tuple[str, codec.Entries]) -> tuple[str, Chunk]:
-            name, entries = found
+        def describe(section: tuple[str, codec.Entries]) -> tuple[str, Chunk]:
+            name, entries = section
             hint = self.hints.get(name)
             known = None
             if hint is not None and hint.schema is not None and hint.count > MANY:
@@ -154,18 +152,18 @@ class ExistingFile:
 
         def copy(name: str) -> Iterator[Chunk]:
             while True:
-                found = ahead.pop() if ahead else next(stream, None)
-                if found is None:
+                copied = ahead.pop() if ahead else next(stream, None)
+                if copied is None:
                     return
-                if found[0] != name:
-                    ahead.append(found)
+                if copied[0] != name:
+                    ahead.append(copied)
                     return
-                yield found[1]
+                yield copied[1]
 
         return copy
 
     def with_index_of(self, draft: Draft) -> dict[str, bytes]:
-        """The other top-level keys, with go-db's index of the collection made anew."""
+        """Return the other top-level keys, with go-db's index of the collection rebuilt."""
         raw = self.others.get("indexes")
         if raw is None or not self.has_collection:
             return self.others
@@ -177,7 +175,7 @@ class ExistingFile:
         for entries in draft.entries():
             for position in range(len(entries)):
                 _index(entries.id(position), codec.load(entries.document(position)), ids)
-        # go-db stops working on an index over a list or map.
+        # go-db fails on an index over a list or map.
         indexes[self.collection] = {name: found for name, found in ids.items() if found is not None}
         return {**self.others, "indexes": codec.pack(indexes)}
 
@@ -192,13 +190,13 @@ def _index(identity: str, document: dict[Any, Any], ids: dict[Any, list[str] | N
 
 
 def read_existing(path: Any, collection: str) -> ExistingFile:
-    """What a file has beside a collection; nothing, if there is no such file."""
+    """Read the content of a file; a missing file has none."""
     existing = ExistingFile(collection=collection)
     if not isinstance(path, (str, os.PathLike, Source)):
         return existing
     source = open_source(path)
     if isinstance(path, (str, os.PathLike)):
-        # Of what is read from now on; if it is replaced meanwhile, the new file is not written.
+        # If the file is replaced after this point, the new file is not written.
         existing.version = source.version() or "absent"
     try:
         sealed = is_sealed(source.tail(TAIL_SIZE))
@@ -218,7 +216,7 @@ def read_existing(path: Any, collection: str) -> ExistingFile:
                 existing.hints = read_hints(raw) if sealed else {}
                 if len(existing.hints) == 1:
                     ((name, hint),) = existing.hints.items()
-                    if hint.plain and not hint.indexes:  # there is nothing else in the file
+                    if hint.plain and not hint.indexes:  # The file has no other content.
                         existing.counts[name] = hint.count
                         return existing
             else:

@@ -18,19 +18,19 @@ class Explanation:
     Attributes
     ----------
     index : str or None
-        The field whose index finds the documents; None when all are looked at.
+        Field whose index finds the documents; None if all are read.
     candidates : int
-        Documents that are decoded for the filter.
+        Number of documents that are decoded for the filter.
     documents : int
-        Documents of the collection.
+        Number of documents in the collection.
     source : {"memory", "file"}
         Where the documents are read from.
     pieces, pieces_read : int
-        Of how many pieces the file consists, and how many of them are read: statistics say of the
-        others that the filter keeps nothing of them. 0 where the documents are in memory, found by
-        an index, or in a file without pieces.
+        Number of pieces of the file, and number of pieces that are read. Statistics exclude the
+        others. Both are 0 if the documents are in memory or found by an index, or if the file has
+        no pieces.
     parts, parts_read : int
-        Of how many files the collection consists, and how many of them are looked into.
+        Number of part files of the collection, and number of those that are read.
 
     Examples
     --------
@@ -67,7 +67,7 @@ class Explanation:
 
     @classmethod
     def of_parts(cls, read: Sequence[Explanation], documents: int, parts: int) -> Explanation:
-        """Join the explanations of the parts that are read, of all parts of a collection."""
+        """Combine the explanations of the parts that are read."""
         return cls(
             index=None,
             candidates=sum(part.candidates for part in read),

@@ -1,36 +1,35 @@
 """Layout of a GODB file: header, body, hints, index and checksums.
 
 =========  ==================================================================================
-bytes      what they are
+bytes      content
 =========  ==================================================================================
 0 to 3     ``GODB``
 4, 5       version 1, little-endian
-6, 7       flags, little-endian: how the body is compressed, with 0 as below
+6, 7       flags, little-endian: the compression of the body, with 0 as below
 8 to end   one raw LZ4 block: no size, no frame, no checksum
 =========  ==================================================================================
 
-With flags 1 the body is zstd frames and, behind the last one, bytes as they are; with flags 2 all
-of it is as it is: see :mod:`godb_arrow.codec.frames`. go-db reads flags 0 only; other flags are an
-error.
+With flags 1 the body is zstd frames, and uncompressed bytes after the last frame. With flags 2 the
+whole body is uncompressed (see :mod:`godb_arrow.codec.frames`). go-db reads flags 0 only. Other
+flags are an error.
 
-The body is one MessagePack map: ``collections`` (name: {document id: document}), and
-perhaps ``indexes``, ``metadata`` and keys that we do not know, in any order.
+The body is one MessagePack map with keys in any order. ``collections`` maps names to maps from
+document ids to documents. ``indexes``, ``metadata`` and unknown keys are optional.
 
-What we add, where go-db looks over it:
+godb_arrow adds the following, which go-db ignores:
 
-- ``metadata`` comes first and has a key ``godb_arrow``: for each collection the count of its
-  documents, the next generated id, and its Arrow schema; with a checksum of their own, since
-  they are used before the end of the file is seen.
-- ``file_checksum`` and ``checksum`` come last. ``checksum`` is the XXH3-64 of every
-  decompressed byte before its own key. ``file_checksum`` is the XXH3-64 of every byte of the
-  file before its own value: LZ4 can say the same thing in several ways, so that only a
-  checksum of the compressed bytes notices every flipped bit. Both are stored as literals at the
-  very end of the LZ4 block, so that a look at the last 41 bytes tells whether a file is as we
-  wrote it.
-- A body never decodes to more than ten times its size, which is what go-db allocates.
-- Where there are many documents, the block is cut into pieces that refer to nothing before them
-  and begin with a document; ``godb_arrow_pieces``, before ``file_checksum`` and stored as literals
-  too, says where they are, and ``godb_arrow_sizes`` before it how many bytes each document has: see
+- ``metadata`` comes first and has a key ``godb_arrow``, with the number of documents, the next
+  generated id and the Arrow schema of each collection. These hints have a checksum of their own,
+  since they are used before the end of the file is read.
+- ``file_checksum`` and ``checksum`` come last. ``checksum`` is the XXH3-64 of all decompressed
+  bytes before its own key. ``file_checksum`` is the XXH3-64 of all bytes of the file before its own
+  value. LZ4 can encode the same bytes in several ways, so only a checksum of the compressed bytes
+  detects every flipped bit. Both are stored as literals at the very end of the LZ4 block. So the
+  last 41 bytes tell whether a file is as godb_arrow wrote it.
+- A body decompresses to at most ten times its size, which is what go-db allocates.
+- With many documents, the block consists of pieces that refer to no earlier bytes and begin with a
+  document. ``godb_arrow_pieces``, before ``file_checksum`` and also stored as literals, has their
+  positions. ``godb_arrow_sizes`` before it has the sizes of all documents. See
   :mod:`godb_arrow.file.pieces`.
 """
 
@@ -82,14 +81,14 @@ TAIL_SIZE = len(FILE_CHECKSUM_HEAD) + AFTER_FILE_HASH
 
 
 class Header(NamedTuple):
-    """The first eight bytes of a file."""
+    """First eight bytes of a file."""
 
     version: int
     flags: int
 
     @property
     def compression(self) -> Compression:
-        """How the body is compressed; of LZ4, how hard the writer tried is not known."""
+        """Compression of the body; the level of LZ4 is not recorded."""
         found = compression_of(self.flags)
         assert found is not None
         return found
@@ -121,7 +120,7 @@ def read_header(stream: BinaryIO) -> Header:
 
 
 def parse_header(data: bytes) -> Header:
-    """Return the header that the first bytes of a file hold."""
+    """Return the header in the first bytes of a file."""
     if not data:
         raise EmptyFile("the file is empty", advice="a GODB file has at least 8 bytes of header")
     if data[:4] != MAGIC[: len(data)]:
@@ -131,7 +130,7 @@ def parse_header(data: bytes) -> Header:
     if len(data) < HEADER_SIZE:
         raise TruncatedHeader(
             f"the file ends after {len(data)} bytes; the header has {HEADER_SIZE}",
-            advice="the file was cut off: get it again",
+            advice="the file is truncated: get it again",
         )
     version = int.from_bytes(data[4:6], "little")
     flags = int.from_bytes(data[6:8], "little")
@@ -149,12 +148,12 @@ def parse_header(data: bytes) -> Header:
 
 
 def is_sealed(tail: bytes) -> bool:
-    """Whether the last bytes of a file say that it is as godb_arrow wrote it.
+    """Return whether a file ends with the checksums that godb_arrow writes.
 
     Parameters
     ----------
     tail : bytes
-        The last `TAIL_SIZE` bytes of the file.
+        Last `TAIL_SIZE` bytes of the file.
 
     Returns
     -------
@@ -185,7 +184,7 @@ def split_map(raw: bytes) -> dict[bytes, bytes]:
     Parameters
     ----------
     raw : bytes
-        A map, or nil, which gives an empty one.
+        A map, or nil, which becomes an empty map.
 
     Returns
     -------
@@ -206,7 +205,7 @@ def split_map(raw: bytes) -> dict[bytes, bytes]:
 
 
 def unpack(data: bytes) -> Any:
-    """Return the value of packed bytes that godb_arrow wrote."""
+    """Decode packed bytes that godb_arrow wrote."""
     return msgpack.unpackb(
         data, raw=False, unicode_errors="surrogateescape", strict_map_key=False, timestamp=0
     )

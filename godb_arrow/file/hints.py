@@ -1,4 +1,4 @@
-"""Hints: what a GODB file records about its collections."""
+"""Hints about collections, as a GODB file records them."""
 
 from __future__ import annotations
 
@@ -22,22 +22,33 @@ from godb_arrow.file.format import (
 )
 from godb_arrow.options import CompressionName
 
-__all__ = ["CollectionHint", "JournalPosition", "checked_next_id", "checked_number", "checked_uuid",
-           "pack_hints", "read_hints"]  # fmt: skip
+__all__ = [
+    "CollectionHint",
+    "JournalPosition",
+    "checked_next_id",
+    "checked_number",
+    "checked_uuid",
+    "pack_hints",
+    "read_hints",
+]
 
-_MOST_ID = (1 << 63) - 1
-_MOST_NUMBER = 1 << 62  # no honest count, size, version or sequence number is greater
+logger = logging.getLogger(__name__)
+
+HINTS_KEY = "godb_arrow"
+PACKED_HINTS_KEY = codec.pack(HINTS_KEY)
+_MAX_ID = (1 << 63) - 1
+_MAX_NUMBER = 1 << 62  # higher than any true count, size, version or sequence number
 
 
 class JournalPosition(NamedTuple):
-    """Last change of a journal that a file holds.
+    """Last change of a journal that a file contains.
 
-    A sequence number means something in its own journal only.
+    A sequence number is valid only in its own journal.
 
     Attributes
     ----------
     run : bytes
-        UUID that the journal drew when it was opened to write the change; empty in version 1.
+        UUID that the journal generated when it was opened for the change; empty in version 1.
     number : int
         Sequence number of the change; 0 for none.
     """
@@ -47,7 +58,7 @@ class JournalPosition(NamedTuple):
 
 
 def pack_hints(hints: Mapping[str, CollectionHint]) -> bytes:
-    """Return the packed hints of collections."""
+    """Pack the hints of collections."""
     collections = {}
     for name, hint in hints.items():
         recorded: dict[str, object] = {"count": hint.count}
@@ -78,42 +89,36 @@ def pack_hints(hints: Mapping[str, CollectionHint]) -> bytes:
     return b"\x82" + PACKED_COLLECTIONS + packed + PACKED_CHECKSUM + pack_checksum(packed)
 
 
-logger = logging.getLogger(__name__)
-HINTS_KEY = "godb_arrow"
-
-PACKED_HINTS_KEY = codec.pack(HINTS_KEY)
-
-
 @dataclass(frozen=True, slots=True)
 class CollectionHint:
-    """What ``metadata`` records of a collection.
+    """Hint about a collection, recorded in ``metadata``.
 
     Attributes
     ----------
     count : int
-        Documents.
+        Number of documents.
     next_id : int or None
-        The number that the next generated document id gets.
+        Number of the next generated document id.
     schema : pyarrow.Schema or None
-        The schema of its record batches.
+        Schema of the record batches.
     size : int or None
-        Bytes of its entries, decompressed.
+        Decompressed bytes of the entries.
     record : int
-        Sequence number of the last change of the journal that it holds.
+        Sequence number of the last change of the journal that the file contains.
     run : bytes
         UUID of the journal's run that has this sequence number.
     directory : bytes
         UUID of the data directory whose engine wrote the file.
     former : int
-        Fingerprint of the file or folder that this one supersedes, where that has another path.
+        Fingerprint of the file or folder that this one supersedes, if that has another path.
     indexes : tuple of str
-        Fields that the engine keeps indexes on.
+        Fields with an index of the engine.
     plain : bool
         Whether the file has nothing but this collection and its indexes.
     version : int
-        How often the collection was saved: of two files of it, the one with more counts.
+        Number of times that the collection was saved. The file with the higher number is newer.
     compression : str
-        How its files are to be written.
+        Compression of new files of the collection.
     """
 
     count: int
@@ -137,28 +142,28 @@ class CollectionHint:
 
     @property
     def position(self) -> JournalPosition:
-        """Last change of the journal that the file holds."""
+        """Last change of the journal that the file contains."""
         return JournalPosition(self.run, self.record)
 
 
 def read_hints(metadata: bytes) -> dict[str, CollectionHint]:
-    """Find the collections' hints in the MessagePack of ``metadata``.
+    """Read the collections' hints from the MessagePack of ``metadata``.
 
     Parameters
     ----------
     metadata : bytes
-        The value of the top-level key.
+        Value of the top-level key.
 
     Returns
     -------
     dict of str to CollectionHint
-        Empty when there are none, or none that make sense: a hint is never needed.
+        Empty if there are no valid hints, which no reader depends on.
     """
     try:
         ours = split_map(split_map(metadata)[PACKED_HINTS_KEY])
         packed = ours[PACKED_COLLECTIONS]
         if ours[PACKED_CHECKSUM] != pack_checksum(packed):
-            raise ValueError("the hints differ from those that were written")
+            raise ValueError("the hints do not match their checksum")
         return {name: _read_hint(hint) for name, hint in unpack(packed).items()}
     except UNUSABLE as error:
         logger.debug("no usable hints in metadata: %r", error)
@@ -170,7 +175,7 @@ def _read_hint(hint: Any) -> CollectionHint:
     if hint.get("schema") is not None:
         schema = pa.ipc.read_schema(pa.py_buffer(hint["schema"]))
         codec.plan_columns(schema)
-        _ = schema.pandas_metadata  # raises if it is no JSON
+        _ = schema.pandas_metadata  # raises an error if it is not JSON
     size = hint.get("size")
     return CollectionHint(
         count=checked_number(hint["count"]),
@@ -189,19 +194,19 @@ def _read_hint(hint: Any) -> CollectionHint:
 
 
 def checked_next_id(value: Any) -> int | None:
-    """Return the next generated id that a file records; None where it cannot be one."""
-    return value if isinstance(value, int) and 1 <= value <= _MOST_ID else None
+    """Return the next generated id that a file records, or None if it is impossible."""
+    return value if isinstance(value, int) and 1 <= value <= _MAX_ID else None
 
 
 def checked_number(value: Any) -> int:
-    """Return a number that a file records, which must be possible."""
-    if not isinstance(value, int) or not 0 <= value <= _MOST_NUMBER:
-        raise ValueError(f"the number {value!r}")
+    """Return a number that a file records, and check that it is possible."""
+    if not isinstance(value, int) or not 0 <= value <= _MAX_NUMBER:
+        raise ValueError(f"impossible number {value!r}")
     return value
 
 
 def checked_uuid(value: Any) -> bytes:
     """Return a UUID that a file records, or no bytes for none."""
     if not isinstance(value, bytes) or len(value) not in (0, 16):
-        raise ValueError(f"the UUID {value!r}")
+        raise ValueError(f"invalid UUID {value!r}")
     return value

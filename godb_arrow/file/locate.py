@@ -32,30 +32,30 @@ from godb_arrow.storage.source import Location, Source, open_source
 __all__ = ["StoredCollection", "join_summary", "locate"]
 
 
-_SMALL_FILE = 256 << 10
-_MAX_KEPT = 512 << 20
+_SMALL_FILE_BYTES = 256 << 10
+_MAX_CACHED_BYTES = 512 << 20
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class StoredCollection:
-    """A collection in a file, to be read.
+    """Collection in a file, located for reading.
 
     Attributes
     ----------
     source : Source
         The file.
     name : str
-        The collection's name there.
+        Name of the collection in the file.
     count : int
-        How many documents it has.
+        Number of documents.
     hint : CollectionHint or None
-        What the file records of it.
+        Hint that the file records.
     options : ReadOptions
-        How to read.
+        Options for reading.
     opened : Source or None
-        The file, where it was opened for this object only: see :meth:`close`.
+        The file, if it was opened for this object only (see :meth:`close`).
     """
 
     source: Source
@@ -67,31 +67,31 @@ class StoredCollection:
     _found: dict[str, CollectionPieces | None] = field(default_factory=dict)
 
     def close(self) -> None:
-        """Close the file, where it was opened for this object only."""
+        """Close the file, if it was opened for this object only."""
         if self.opened is not None:
             self.opened.close()
 
     def entries(self, fields: tuple[str, ...] = ()) -> Iterator[codec.Entries]:
-        """Its documents in runs, in memory; the next ones are read ahead, where that is cheap."""
+        """Yield the documents in runs, which are read ahead where threads help."""
         return ordered_map(Run.loaded, self.runs(fields), self.ahead())
 
     def ahead(self) -> int:
-        """How many threads are worthwhile for loading runs and nothing else."""
+        """Return the number of threads that help with loading runs and nothing else."""
         pieces = self.pieces()
         return self.threads() if pieces is not None and self._fits(pieces) else 1
 
     def _fits(self, pieces: CollectionPieces) -> bool:
-        """Whether every piece has no more bytes than a batch may have."""
+        """Return whether no piece has more bytes than a batch may have."""
         return pieces.largest <= self.options.batch_bytes
 
     def runs(
         self, fields: tuple[str, ...] = (), wanted: Sequence[bool] | None = None
     ) -> Iterator[Run]:
-        """Its documents in runs, to be loaded by whoever works on them.
+        """Yield the documents in runs, which the caller loads.
 
-        Everything that is loaded was checked, by the end at the latest. The places of values of
-        some fields are noted on the way, for who looks at these first. Of its pieces, those that
-        are not wanted are left out.
+        Everything is checked by the end of the iteration at the latest. The positions of values of
+        `fields` are recorded for a caller that decodes these first. Pieces that are not `wanted`
+        are skipped.
         """
         with error_context("read", self.source.name, self.name), self.source.open() as stream:
             pieces = self.pieces()
@@ -104,7 +104,7 @@ class StoredCollection:
                 if isinstance(section, CollectionSection) and section.name == self.name:
                     if section.count != self.count:
                         raise CorruptFile(
-                            f"the collection has {section.count} documents; the file records "
+                            f"the collection has {section.count} documents, but the file records "
                             f"{self.count}",
                             offset=reader.offset,
                         )
@@ -113,23 +113,23 @@ class StoredCollection:
                         row += len(entries)
 
     def pieces_with(self, rows: npt.NDArray[np.int64]) -> Sequence[bool] | None:
-        """Which pieces have any of some rows; None where that is not known."""
+        """Return which pieces have any of some rows, or None if it is unknown."""
         pieces = self.pieces()
         return None if pieces is None else pieces.with_rows(rows)
 
     def pieces_matching(self, projection: Projection) -> Sequence[bool] | None:
-        """Which pieces may have documents that a filter keeps; None when it could be any."""
+        """Return which pieces may have documents that match a filter, or None for all."""
         if projection.implied is None:
             return None
         pieces = self.pieces()
         if pieces is None:
             return None
-        found = pieces.matching(projection.implied, projection.needed, projection.decoded)
-        return None if found is None or all(found) else found
+        wanted = pieces.matching(projection.implied, projection.needed, projection.decoded)
+        return None if wanted is None or all(wanted) else wanted
 
     def pieces(self) -> CollectionPieces | None:
-        """Its pieces, where the file has an index of them that can be used."""
-        if self.hint is None:  # the file has none, or shall not be trusted
+        """Return the pieces, or None if the file has no valid index of them."""
+        if self.hint is None:  # The file has no hints, or they are not trusted.
             return None
         if self.name not in self._found:
             self._found[self.name] = self._find_pieces()
@@ -137,7 +137,7 @@ class StoredCollection:
 
     def _find_pieces(self) -> CollectionPieces | None:
         size = self.source.size()
-        if size is not None and size < _SMALL_FILE:
+        if size is not None and size < _SMALL_FILE_BYTES:
             return None
         index = read_piece_index(self.source.tail)
         if index is None:
@@ -148,34 +148,34 @@ class StoredCollection:
             if pieces is None or pieces.largest > self.options.max_document_bytes:
                 return None
             if not pieces.is_right(stream):
-                logger.warning("%s: the index of its pieces is wrong; not used", self.source.name)
+                logger.warning("%s: ignoring the index of pieces, which is wrong", self.source.name)
                 return None
         return pieces
 
     def threads(self) -> int:
-        """How many threads are worthwhile."""
+        """Return the number of threads that help with decoding."""
         if codec.BACKEND == "reference":
-            return 1  # Python code runs on one core
+            return 1  # The reference codec holds the GIL.
         size = self.source.size()
-        if size is not None and size < _SMALL_FILE:
+        if size is not None and size < _SMALL_FILE_BYTES:
             return 1
         return self.options.threads or available_cores()
 
     def schema(self, kept: KeptEntries | None = None) -> pa.Schema:
-        """The recorded schema, or else that of the documents."""
+        """Return the recorded schema, or infer it from the documents."""
         if self.hint is not None and self.hint.schema is not None:
             return self.hint.schema
         summary = DocumentSummary()
         seen = 0
 
         def infer(run: Run) -> tuple[codec.Entries, DocumentSummary]:
-            entries, found = run.load(), DocumentSummary()
-            codec.infer(entries, found)
-            return entries, found
+            entries, own = run.load(), DocumentSummary()
+            codec.infer(entries, own)
+            return entries, own
 
         with error_context("read", self.source.name, self.name):
-            for entries, found in ordered_map(infer, self.runs(), self.threads()):
-                join_summary(summary, found, entries)
+            for entries, own in ordered_map(infer, self.runs(), self.threads()):
+                join_summary(summary, own, entries)
                 seen += len(entries)
                 if kept is not None and self.options.sample is None:
                     kept.add(entries)
@@ -184,23 +184,23 @@ class StoredCollection:
             return infer_schema(summary, self.options.on_conflict)
 
 
-def join_summary(summary: DocumentSummary, found: DocumentSummary, entries: codec.Entries) -> None:
-    """Join what was found of entries alone into the summary of those before and these.
+def join_summary(summary: DocumentSummary, own: DocumentSummary, entries: codec.Entries) -> None:
+    """Merge the summary of some entries into the summary of earlier ones.
 
-    Of more fields than are kept, the summary decides which.
+    If their own summary lacks fields, the entries are summarized again.
     """
-    if found.is_partial:
+    if own.is_partial:
         codec.infer(entries, summary)
     else:
-        summary.merge(found)
+        summary.merge(own)
 
 
 class KeptEntries:
-    """Decompressed documents that need not be read a second time, as far as they are few."""
+    """Decompressed documents that are cached for a second reading, up to a limit."""
 
     def __init__(self) -> None:
         self.entries: list[codec.Entries] = []
-        self._room = _MAX_KEPT
+        self._room = _MAX_CACHED_BYTES
 
     def add(self, entries: codec.Entries) -> None:
         self._room -= len(entries.data)
@@ -210,7 +210,7 @@ class KeptEntries:
             self.entries.clear()
 
     def take(self) -> Iterator[codec.Entries] | None:
-        """The documents, each run given up when it was used; None when they were too many."""
+        """Yield the documents and release each run, or return None if they are too many."""
         if self._room < 0 or not self.entries:
             return None
         runs = iter(self.entries)
@@ -221,21 +221,22 @@ class KeptEntries:
 def locate(
     location: Location | Source, collection: str | None, options: ReadOptions
 ) -> StoredCollection:
-    """Find a collection in a file, reading no more than its front where that has hints.
+    """Find a collection in a file, reading only the beginning of a file with hints.
 
     Parameters
     ----------
     location : path, URL, bytes, open binary file or Source
         The file.
     collection : str or None
-        Its name; None where the file has one only.
+        Name of the collection; None if the file has only one.
     options : ReadOptions
-        How it will be read.
+        Options for reading.
 
     Returns
     -------
     StoredCollection
-        A local path is open until :meth:`StoredCollection.close`, so that all reads see one file.
+        Location of the collection. A local file is open until :meth:`StoredCollection.close`, so
+        that all reads see the same file.
 
     Raises
     ------
@@ -262,14 +263,14 @@ def _locate(source: Source, collection: str | None, options: ReadOptions) -> Sto
             if isinstance(section, ValueSection):
                 if section.key == "metadata" and trusted:
                     hints = read_hints(section.read())
-                    if len(hints) > 1:  # the collection may be far from the file's front
+                    if len(hints) > 1:  # The collection may begin far from the file's beginning.
                         name = _choose(list(hints), collection)
                         hint = hints[name]
                         return StoredCollection(source, name, hint.count, hint, options)
             elif section.name == collection or (collection is None and section.siblings == 1):
                 recorded = hints.get(section.name)
                 if recorded is not None and recorded.count != section.count:
-                    logger.warning("%s: its hints are wrong; not used", source.name)
+                    logger.warning("%s: ignoring its hints, which are wrong", source.name)
                     recorded = None
                 return StoredCollection(source, section.name, section.count, recorded, options)
             else:
@@ -292,5 +293,5 @@ def _choose(names: Sequence[str], collection: str | None) -> str:
     if not names:
         raise CollectionRequired("the file has no collections", advice="write one with write_godb")
     raise CollectionRequired(
-        f"the file has {len(names)} collections", advice=f"name one of them: {shown}"
+        f"the file has {len(names)} collections", advice=f"give one of the names {shown}"
     )

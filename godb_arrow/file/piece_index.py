@@ -28,19 +28,19 @@ logger = logging.getLogger(__name__)
 
 
 def read_piece_index(read_tail: Callable[[int], bytes]) -> PieceIndex | None:
-    """Find the index of pieces at the end of a file that is sealed.
+    """Read the index of pieces at the end of a sealed file.
 
     Parameters
     ----------
     read_tail : callable
-        Gives so many bytes of the file's end.
+        Function that returns the given number of last bytes of the file.
 
     Returns
     -------
     PieceIndex or None
-        None when there is none, or none that makes sense: it is never needed.
+        None if there is no valid index, which no reader depends on.
     """
-    tail = read_tail(_INDEX_GUESS)
+    tail = read_tail(_INDEX_GUESS_BYTES)
     if not is_sealed(tail[-TAIL_SIZE:]):
         return None
     size = PieceIndex.size_in(tail[: len(tail) - TAIL_SIZE][-FOOT_SIZE:]) + TAIL_SIZE
@@ -49,38 +49,36 @@ def read_piece_index(read_tail: Callable[[int], bytes]) -> PieceIndex | None:
     return PieceIndex.unpack(tail[len(tail) - size : len(tail) - TAIL_SIZE], TAIL_SIZE)
 
 
-_INDEX_GUESS = 32 << 10
-
-
 PIECES_KEY = "godb_arrow_pieces"
-SIZES_KEY = "godb_arrow_sizes"  # right in front of it
-FOOT_SIZE = 12  # a checksum and a length, behind the index
+SIZES_KEY = "godb_arrow_sizes"  # directly before PIECES_KEY
+FOOT_SIZE = 12  # checksum and length after the index
 
+_INDEX_GUESS_BYTES = 32 << 10
 _FIELDS = 5  # length, tail, size, documents, checksum
-_MOST_BEHIND = 1 << 10  # bytes of the file behind the index
-_HEADER = 8  # bytes in front of the body
-_BEHIND_SIZES = len(codec.pack(PIECES_KEY)) + 5  # up to the index
+_MAX_BYTES_AFTER = 1 << 10  # of the file, after the index
+_HEADER_BYTES = 8  # before the body
+_BYTES_AFTER_SIZES = len(codec.pack(PIECES_KEY)) + 5  # up to the index
 
 
 @dataclass(frozen=True, slots=True)
 class PieceIndex:
-    """Where the pieces of a file are.
+    """Positions of the pieces of a file.
 
     Parameters
     ----------
     pieces : array of uint64
-        A row for each piece of the body: its length in the file, its literals behind that, its
-        size in the body, its documents, and the XXH3-64 of its bytes in the body.
+        A row for each piece of the body. It has the length in the file, the number of literals
+        after it, the size in the body, the number of documents, and an XXH3-64.
     collections : mapping of str to tuple
-        The first piece with documents of a collection, and how many pieces there are.
+        First piece with documents of a collection, and number of its pieces.
     statistics : mapping of str to bytes
-        The packed statistics of a collection's pieces.
+        Packed statistics of a collection's pieces.
     sizes : array of uint32, optional
-        Bytes that the packed sizes of each piece's documents have; 0 where they are not known.
+        Bytes of the packed sizes of each piece's documents; 0 if the sizes are unknown.
     packed_size : int
-        Bytes that the index has in the file, where it is from one.
+        Bytes of the index in the file, if it was read from one.
     behind : int
-        Bytes of the file behind the index, where it is from one.
+        Bytes of the file after the index, if it was read from one.
 
     Examples
     --------
@@ -104,7 +102,7 @@ class PieceIndex:
         collections: Mapping[str, tuple[int, int]],
         statistics: Mapping[str, bytes] = MappingProxyType({}),
     ) -> PieceIndex:
-        """The index of what was just compressed."""
+        """Return the index of compressed pieces."""
         rows = [
             (piece.length, piece.tail, piece.size, count, piece.checksum)
             for piece, count in zip(compressed, documents, strict=True)
@@ -114,38 +112,39 @@ class PieceIndex:
         return cls(pieces, dict(collections), dict(statistics), sizes)
 
     def pack(self) -> bytes:
-        """The index as it stands in a file, with its foot."""
-        packed: bytes = msgpack.packb({
+        """Pack the index, with its foot."""
+        content = {
             "pieces": self.pieces.astype("<u8").tobytes(),
             "collections": {name: list(span) for name, span in self.collections.items()},
             "statistics": dict(self.statistics),
             "sizes": b"" if self.sizes is None else self.sizes.astype("<u4").tobytes(),
-        }, unicode_errors="surrogateescape")  # fmt: skip
+        }
+        packed: bytes = msgpack.packb(content, unicode_errors="surrogateescape")
         return packed + xxhash.xxh3_64_digest(packed) + len(packed).to_bytes(4, "little")
 
     @classmethod
     def size_in(cls, foot: bytes) -> int:
-        """How many bytes the index has, with its foot."""
+        """Return the bytes of the index with its foot, as the foot declares it."""
         return int.from_bytes(foot[-4:], "little") + FOOT_SIZE
 
     @classmethod
     def unpack(cls, packed: bytes, behind: int = 0) -> PieceIndex | None:
-        """The index that was packed; None where the bytes make no sense: it is never needed."""
+        """Unpack an index, or return None if it is damaged."""
         body, foot = packed[:-FOOT_SIZE], packed[-FOOT_SIZE:]
         if len(foot) < FOOT_SIZE or xxhash.xxh3_64_digest(body) != foot[:8]:
             return None
         try:
-            found = msgpack.unpackb(body, raw=False, unicode_errors="surrogateescape")
-            pieces = np.frombuffer(found["pieces"], "<u8").reshape(-1, _FIELDS).astype(np.uint64)
-            if (pieces[:, :-1] >> 48).any():  # so that no sum overflows
+            content = msgpack.unpackb(body, raw=False, unicode_errors="surrogateescape")
+            pieces = np.frombuffer(content["pieces"], "<u8").reshape(-1, _FIELDS).astype(np.uint64)
+            if (pieces[:, :-1] >> 48).any():  # Smaller numbers have sums without overflow.
                 return None
             collections = {}
-            for name, (first, count) in found["collections"].items():
+            for name, (first, count) in content["collections"].items():
                 if not 0 <= first <= first + count <= len(pieces):
                     return None
                 collections[str(name)] = (int(first), int(count))
-            statistics = {str(name): bytes(raw) for name, raw in found["statistics"].items()}
-            sizes = np.frombuffer(found.get("sizes", b""), "<u4")
+            statistics = {str(name): bytes(raw) for name, raw in content["statistics"].items()}
+            sizes = np.frombuffer(content.get("sizes", b""), "<u4")
             known = sizes if len(sizes) == len(pieces) else None
             return cls(pieces, collections, statistics, known, len(packed), behind)
         except UNUSABLE:
@@ -159,20 +158,20 @@ class PieceIndex:
         file_size: int | None,
         compression: Compression,
     ) -> CollectionPieces | None:
-        """The pieces of a collection; None where they cannot be used.
+        """Return the pieces of a collection, or None if they cannot be used.
 
         Parameters
         ----------
         name : str
-            The collection.
+            Name of the collection.
         count : int
-            How many documents it has.
+            Number of its documents.
         block_start : int
-            Where the body begins in the stream that the pieces are read from.
+            Offset of the body in the stream that the pieces are read from.
         file_size : int or None
-            Bytes of the file, where that is known.
+            Size of the file in bytes, if it is known.
         compression : Compression
-            How the body is compressed.
+            Compression of the body.
         """
         first, number = self.collections.get(name, (0, 0))
         if not first or not number:
@@ -198,7 +197,7 @@ class PieceIndex:
         total = 0 if self.sizes is None else int(self.sizes.sum(dtype=np.int64))
         if total > sum(map(most_packed, size)):
             return None
-        room = total + self.packed_size + _MOST_BEHIND
+        room = total + self.packed_size + _MAX_BYTES_AFTER
         for index in reversed(range(len(self.pieces))):
             behind.append(room)
             room = size[index] + (0 if length[index] else room)
@@ -212,14 +211,14 @@ class PieceIndex:
             behind[::-1][first:last],
             self.statistics.get(name, b""),
             compression,
-            self._where_sizes_are(total, block_start, file_size)[first : last + 1],
+            self._size_edges(total, block_start, file_size)[first : last + 1],
         )
 
-    def _where_sizes_are(self, total: int, least: int, file_size: int | None) -> list[int]:
-        """Where the sizes of each piece's documents begin in the file; empty if there are none."""
+    def _size_edges(self, total: int, block_start: int, file_size: int | None) -> list[int]:
+        """Return the offsets in the file between the packed sizes of the pieces, if it has any."""
         if self.sizes is None or not total or file_size is None:
             return []
-        behind = self.behind + self.packed_size + _BEHIND_SIZES + total
-        start = least - _HEADER + file_size - behind
+        behind = self.behind + self.packed_size + _BYTES_AFTER_SIZES + total
+        start = block_start - _HEADER_BYTES + file_size - behind
         edges = [start, *accumulate(self.sizes.tolist(), initial=start)][1:]
-        return edges if start >= least else []
+        return edges if start >= block_start else []

@@ -1,19 +1,19 @@
-"""The pieces of a file: what can be decompressed by itself, found by an index at the file's end.
+"""Pieces of a file, which are decompressed independently of each other.
 
-A body is one LZ4 block, which can only be decoded from its beginning. But where the writer cuts
-it into pieces that begin with a whole document and refer to nothing before them, a piece can be
-decoded by itself, once it is known where it is. So pieces are read on several threads at the same
-time, and those that are not needed are not read at all.
+An LZ4 block can only be decoded from its beginning. So the writer cuts it into pieces that begin
+with a whole document and refer to no earlier bytes. An index at the file's end has the positions of
+the pieces. Readers decode several pieces on different threads, and skip the pieces that they do not
+need.
 
-The index says of each piece how many bytes of the file and of the body it has, how many literals
-of it stand behind its sequences, how many documents it has, and a checksum of these. Where a
-piece begins follows from those before: pieces that are read one after the other give what reading
-from the beginning gives, whatever the index says.
+The index has the size of each piece in the file and in the body, and the number of literals after
+its sequences. It also has the number of documents and a checksum. The offset of a piece is the sum
+of the lengths of earlier pieces. So reading all pieces in order is the same as reading the file
+from its beginning, even if the index is wrong.
 
-In front of the index are the sizes of the documents, of each piece on its own. With them a reader
-that looks at a few fields only goes from document to document, and not through all of each. They
-are there where no document of a piece has a key twice, so that the front of one, up to a field,
-says what that is.
+Before the index are the sizes of all documents, packed for each piece. With these a reader that
+needs few fields skips from document to document, and stops at the last field it needs. Sizes are
+recorded only for pieces whose documents have no repeated keys, so that the first value of a field
+is the valid one.
 """
 
 from __future__ import annotations
@@ -45,37 +45,37 @@ from godb_arrow.query.statistics import Row, may_match, unpack_statistics
 
 __all__ = ["UNUSABLE", "CollectionPieces", "StoredPiece"]
 
-_SIZES_AT_ONCE = 1 << 20  # bytes of packed sizes that are read together
+_SIZES_READ_BYTES = 1 << 20  # packed sizes that are read together
+_MAX_HEAD_BYTES = 64 << 20  # of the body before the first piece of a collection
 UNUSABLE = (KeyError, TypeError, AttributeError, ValueError, msgpack.UnpackException)
 
 
 @dataclass(frozen=True, slots=True)
 class CollectionPieces:
-    """The pieces of one collection.
+    """Pieces of one collection.
 
     Attributes
     ----------
     name : str
-        The collection.
+        Name of the collection.
     count : int
-        How many documents it has.
+        Number of its documents.
     before : list of Piece
-        What stands in front of them in the file.
+        Earlier pieces of the file.
     pieces : list of Piece
-        Where its pieces are in the file.
+        Positions of the collection's pieces in the file.
     documents : list of int
-        How many documents each has.
+        Number of documents of each piece.
     checksums : list of int
-        The XXH3-64 of each one's bytes in the body.
+        XXH3-64 of each piece's bytes in the body.
     behind : list of int
-        At most how many literals the sequence behind each has.
+        Max number of literals in the sequence after each piece.
     packed_statistics : bytes
-        Their statistics; empty, if there are none.
+        Packed statistics; empty if there are none.
     compression : Compression
-        How they are compressed.
+        Compression of the pieces.
     sizes : list of int
-        Where the packed sizes of each one's documents begin in the file, and where they end; empty,
-        if there are none.
+        Offsets in the file between the packed sizes of the pieces; empty if there are none.
     """
 
     name: str
@@ -90,7 +90,7 @@ class CollectionPieces:
     sizes: list[int] = field(default_factory=list)
 
     def statistics(self) -> pa.RecordBatch | None:
-        """The statistics, a row for each piece; None where there are none."""
+        """Return the statistics with a row for each piece, or None if there are none."""
         if not self.packed_statistics:
             return None
         return unpack_statistics(self.packed_statistics, len(self.pieces))
@@ -98,7 +98,7 @@ class CollectionPieces:
     def matching(
         self, condition: pc.Expression | None, needed: Collection[str], schema: pa.Schema
     ) -> list[bool] | None:
-        """Which pieces may have documents that a filter keeps; None when it could be any."""
+        """Return which pieces may have documents that match a filter, or None for all."""
         statistics = self.statistics() if condition is not None and needed else None
         if statistics is None:
             return None
@@ -106,35 +106,35 @@ class CollectionPieces:
 
     @property
     def largest(self) -> int:
-        """Bytes of the largest piece."""
+        """Size of the largest piece in bytes."""
         return max(piece.size for piece in self.pieces)
 
     def is_right(self, stream: BinaryIO) -> bool:
-        """Whether the collection begins where its first piece does, with so many documents.
+        """Return whether the collection begins at its first piece, with this number of documents.
 
-        Of a collection behind others, that is seen from its name and count in front of it.
+        The bytes before a collection are its name and the number of its documents.
         """
-        head = _packed_head(self.name, self.count)
         first = len(self.before) == 1
+        expected = _packed_head(self.name, self.count)
         piece = self.before[-1]
-        if piece.size > _MAX_FRONT:
+        if piece.size > _MAX_HEAD_BYTES:
             return False
         try:
             data = _read(stream, piece, piece, self.pieces[0].size + self.behind[0])
-            front = self.compression.decode_pieces(data, [piece._replace(at=0)])
+            head = self.compression.decode_pieces(data, [piece._replace(at=0)])
         except CorruptFile:
             return False
-        return _without_front(front) == head if first else front == head
+        return _after_collections_head(head) == expected if first else head == expected
 
     def rows(self) -> list[int]:
-        """The row of each piece's first document, and how many rows there are."""
+        """Return the row of each piece's first document, followed by the number of rows."""
         return [0, *accumulate(self.documents)]
 
     def with_rows(self, rows: npt.NDArray[np.int64]) -> list[bool]:
-        """Which pieces have any of some rows, given in order."""
+        """Return which pieces have any of some rows, given in order."""
         edges = np.searchsorted(rows, self.rows())
-        found: list[bool] = (edges[1:] > edges[:-1]).tolist()
-        return found
+        has_rows: list[bool] = (edges[1:] > edges[:-1]).tolist()
+        return has_rows
 
     def read(
         self,
@@ -143,23 +143,23 @@ class CollectionPieces:
         fields: tuple[str, ...] = (),
         wanted: Sequence[bool] | None = None,
     ) -> Iterator[Run]:
-        """Read pieces in order, as many at once as the options allow.
+        """Read pieces in order, as many in one run as the options allow.
 
         Parameters
         ----------
         stream : binary file
             The file, at its beginning.
         options : ReadOptions
-            ``batch_size`` and ``batch_bytes`` count here.
+            Options, of which ``batch_size`` and ``batch_bytes`` limit a run.
         fields : tuple of str
-            As for :meth:`~godb_arrow.file.reader.CollectionSection.entries`.
+            See :meth:`~godb_arrow.file.reader.CollectionSection.entries`.
         wanted : sequence of bool, optional
-            Which pieces are needed; all, if left out.
+            Whether each piece is needed; all by default.
 
         Yields
         ------
         Run
-            Loading it decompresses it and checks it.
+            Pieces that are decompressed and checked when the run is loaded.
 
         Raises
         ------
@@ -196,7 +196,7 @@ class CollectionPieces:
             yield first, len(self.pieces)
 
     def stored(self, stream: BinaryIO) -> Iterator[StoredPiece]:
-        """Read the pieces one by one, to be written to another file."""
+        """Read the pieces one by one, to write them to another file."""
         sizes = _SizeReader(stream, self.sizes)
         for index, piece in enumerate(self.pieces):
             data = _read(stream, piece, piece, self.behind[index])
@@ -215,7 +215,7 @@ class CollectionPieces:
 
     @contextmanager
     def _relative(self, first: int, last: int) -> Iterator[list[Piece]]:
-        """Some pieces, counted from the first one; offsets in errors count in the file."""
+        """Return pieces with offsets from the first one, and correct the offsets of errors."""
         start = self.pieces[first].at
         try:
             yield [piece._replace(at=piece.at - start) for piece in self.pieces[first:last]]
@@ -231,8 +231,7 @@ class CollectionPieces:
         ):
             if xxhash.xxh3_64_intdigest(view[at : at + piece.size]) != checksum:
                 raise ChecksumMismatch(
-                    "the bytes differ from those that were written: a piece's checksum is "
-                    "another one",
+                    "a piece does not match its checksum: the file changed after it was written",
                     offset=piece.at,
                     where="file",
                 )
@@ -241,34 +240,34 @@ class CollectionPieces:
 
 @dataclass(frozen=True, slots=True)
 class StoredPiece:
-    """One piece, as its file has it."""
+    """Piece in its compressed form."""
 
     _pieces: CollectionPieces
     _index: int
     _data: bytes
-    sizes: bytes  # of its documents, packed, as the file says
+    sizes: bytes  # packed sizes of the documents, as the file records them
 
     def __len__(self) -> int:
         return self._pieces.documents[self._index]
 
     def entries(self) -> codec.Entries:
-        """Its documents."""
+        """Return the documents."""
         return _scan(0, self._pieces._decode(self._data, self._index, self._index + 1), len(self))
 
     def chunk(self, statistics: Row) -> Chunk:
-        """All of it, checked, as it was compressed."""
+        """Return the piece as a chunk that keeps its compressed form, after a check."""
         decoded = self._pieces._decode(self._data, self._index, self._index + 1)
         piece = self._pieces.pieces[self._index]._replace(at=0)
         documents = self._pieces.documents[self._index]
         compression = self._pieces.compression
-        made = compression.cut_out(self._data, piece)
+        compressed = compression.cut_out(self._data, piece)
         is_right = codec.unpack_sizes([self.sizes], [documents], [piece.size]) is not None
         sizes = self.sizes if is_right else b""
-        return Chunk(decoded, documents, statistics, made, compression.flags, sizes)
+        return Chunk(decoded, documents, statistics, compressed, compression.flags, sizes)
 
 
 class _SizeReader:
-    """Reads the packed sizes of pieces' documents, of many pieces at once: they are elsewhere."""
+    """Reader of the packed sizes of documents, which reads those for many pieces together."""
 
     def __init__(self, stream: BinaryIO, edges: Sequence[int]) -> None:
         self._stream = stream
@@ -277,25 +276,22 @@ class _SizeReader:
         self._data = b""
 
     def of(self, first: int, last: int) -> list[bytes]:
-        """Those of some pieces; none where they are not known."""
+        """Return the packed sizes for some pieces, or an empty list if they are unknown."""
         edges = self._edges[first : last + 1]
         if not edges:
             return []
         if not self._start <= edges[0] <= edges[-1] <= self._start + len(self._data):
             self._start = edges[0]
-            end = min(max(edges[-1], self._start + _SIZES_AT_ONCE), self._edges[-1])
+            end = min(max(edges[-1], self._start + _SIZES_READ_BYTES), self._edges[-1])
             self._stream.seek(self._start)
             self._data = read_exactly(self._stream, end - self._start)
         at = self._start
         return [self._data[begin - at : end - at] for begin, end in pairwise(edges)]
 
 
-_MAX_FRONT = 64 << 20
-
-
 @dataclass(frozen=True, slots=True)
 class _StoredRun:
-    """Consecutive pieces as they were read, in memory that others use after them."""
+    """Consecutive pieces in their compressed form, in a buffer that is reused."""
 
     pieces: CollectionPieces
     first: int
@@ -340,30 +336,30 @@ class _StoredRun:
 def _scan(
     base: int, data: bytes | memoryview, count: int, fields: tuple[str, ...] = ()
 ) -> codec.Entries:
-    """So many entries that are there whole."""
+    """Scan bytes that must be a given number of whole entries."""
     entries = codec.scan_entries(data, 0, count, len(data) + 1, base, fields)
     if len(entries) != count or entries.bounds[-1] != len(data):
         raise CorruptFile(
-            f"the index promises {count} documents here, and there are others", offset=base
+            f"the index records {count} documents here, but the file has others", offset=base
         )
     return entries
 
 
 def _read(stream: BinaryIO, first: Piece, last: Piece, behind: int) -> bytes:
-    """The bytes from a piece to the end of another."""
+    """Read the bytes from the beginning of a piece to the end of another."""
     at, size = _extent(first, last, behind)
     stream.seek(at)
     return read_exactly(stream, size)
 
 
 def _extent(first: Piece, last: Piece, behind: int) -> tuple[int, int]:
-    """Where pieces begin in a file, and how many bytes they have there."""
+    """Return the offset and the number of bytes of consecutive pieces in a file."""
     head = 2 + (last.skip + last.tail + behind) // 255
     return first.at, last.at - first.at + last.length + head + last.skip + last.tail
 
 
 def _read_into(stream: BinaryIO, first: Piece, last: Piece, behind: int) -> memoryview:
-    """The same bytes, in memory that is used again."""
+    """Read the same bytes into a buffer that is reused."""
     at, size = _extent(first, last, behind)
     stream.seek(at)
     readinto = getattr(stream, "readinto", None)
@@ -384,8 +380,8 @@ def _packed_head(name: str, count: int) -> bytes:
     return codec.pack(name) + head
 
 
-def _without_front(body: bytes) -> bytes | None:
-    """What follows the head of the collections at a body's beginning."""
+def _after_collections_head(body: bytes) -> bytes | None:
+    """Return the bytes after the head of the collections at a body's beginning."""
     unpacker = msgpack.Unpacker(raw=False, unicode_errors="surrogateescape", max_buffer_size=0)
     unpacker.feed(body)
     try:

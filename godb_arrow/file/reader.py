@@ -1,4 +1,4 @@
-"""Reading of a GODB file: header, sections, entries, checksum."""
+"""Reader of GODB files: header, sections, entries, checksums."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ __all__ = ["CollectionSection", "GodbReader", "ValueSection"]
 
 logger = logging.getLogger(__name__)
 
-_LEAST_GROWTH = 256 << 10
+_MIN_GROWTH_BYTES = 256 << 10
 
 
 @dataclass(slots=True)
 class CollectionSection:
-    """One collection of a file, to be read now or passed over.
+    """Collection of a file, which the caller reads or skips.
 
     Attributes
     ----------
     name : str
-        The collection.
+        Name of the collection.
     count : int
-        How many documents the file says it has.
+        Number of documents, as the file declares it.
     siblings : int
-        How many collections the file has, with this one.
+        Number of collections in the file.
     """
 
     name: str
@@ -58,9 +58,10 @@ class CollectionSection:
         Parameters
         ----------
         options : ReadOptions
-            ``batch_size``, ``batch_bytes`` and ``max_document_bytes`` count here.
+            Options, of which ``batch_size``, ``batch_bytes`` and ``max_document_bytes`` apply.
         fields : tuple of str
-            Fields that are wanted first: where their values are is noted, as far as that is cheap.
+            Fields that are decoded first; the positions of their values are recorded where that
+            is cheap.
 
         Yields
         ------
@@ -84,12 +85,10 @@ class CollectionSection:
         places = b""
         while True:
             end = bounds[-1]
-            found = codec.scan_entries(
-                body.data, end, rows - len(bounds) // 2, options.batch_bytes - end, body.base,
-                fields,
-            )  # fmt: skip
-            places += found.places
-            bounds.extend(found.bounds[1:])
+            left, room = rows - len(bounds) // 2, options.batch_bytes - end
+            scanned = codec.scan_entries(body.data, end, left, room, body.base, fields)
+            places += scanned.places
+            bounds.extend(scanned.bounds[1:])
             end = bounds[-1]
             count = len(bounds) // 2
             if count == rows or end >= options.batch_bytes:
@@ -117,58 +116,58 @@ class CollectionSection:
 
     @staticmethod
     def _growth(end: int, count: int, rows: int, waiting: int, options: ReadOptions) -> int:
-        """How much more to read: about what the run lacks, or double for a large document."""
+        """Return how many bytes to read next: a run, or twice the size of a large document."""
         if not count:
-            return max(_LEAST_GROWTH, waiting)
+            return max(_MIN_GROWTH_BYTES, waiting)
         wanted = min(options.batch_bytes - end, (end // count + 1) * (rows - count)) - waiting
-        return max(_LEAST_GROWTH, waiting, min(wanted, options.batch_bytes))
+        return max(_MIN_GROWTH_BYTES, waiting, min(wanted, options.batch_bytes))
 
     def skip(self) -> None:
-        """Pass over the documents that were not read."""
+        """Skip the documents that are still unread."""
         self._body.skip_values(2 * self._left, f"collection {self.name!r}")
         self._left = 0
 
 
 @dataclass(slots=True)
 class ValueSection:
-    """Another top-level key of a file, with a value that go-db or somebody else put there."""
+    """Another top-level key of a file, with a value from go-db or another program."""
 
     key: str
     _body: Body
     _done: bool = False
 
     def read(self) -> bytes:
-        """The value's MessagePack."""
+        """Return the value's MessagePack."""
         kept: list[bytes] = []
         self._body.skip_values(1, f"the top-level key {self.key!r}", kept)
         self._done = True
         return b"".join(kept)
 
     def skip(self) -> None:
-        """Pass over the value, if it was not read."""
+        """Skip the value, unless it was read."""
         if not self._done:
             self._body.skip_values(1, f"the top-level key {self.key!r}")
             self._done = True
 
 
 class GodbReader:
-    """Read a GODB file from its beginning to its end, once.
+    """Reader that goes through a GODB file once.
 
     Parameters
     ----------
     stream : binary file
-        At the beginning of the GODB data.
+        Stream at the beginning of the GODB data.
     size : int, optional
-        Bytes of the file, where that is known: lengths that cannot be are refused sooner.
+        Size of the file in bytes, if it is known. Impossible lengths are then refused sooner.
 
     Attributes
     ----------
     header : Header
-        The first eight bytes.
+        First eight bytes.
     checksum : bool
-        At the end: whether the file had a checksum; it was right, then.
+        Whether the file has a checksum, which is then correct. Set at the end.
     trailing : int
-        At the end: bytes behind the MessagePack map, which go-db looks over.
+        Number of bytes after the MessagePack map, which go-db ignores. Set at the end.
 
     Examples
     --------
@@ -191,14 +190,14 @@ class GodbReader:
 
     @property
     def offset(self) -> int:
-        """How many bytes of the decompressed body were gone through."""
+        """Number of bytes read from the decompressed body."""
         return self._body.offset
 
     def sections(self) -> Iterator[CollectionSection | ValueSection]:
-        """Go through the file's collections and other top-level keys, in the file's order.
+        """Yield the file's collections and other top-level keys, in the file's order.
 
-        What the caller does not read of one section is passed over before the next. When the
-        iteration ends by itself, the whole file was read and its checksums were right.
+        Unread bytes of a section are skipped before the next one. When the iteration is exhausted,
+        the whole file was read and its checksums are correct.
 
         Yields
         ------
@@ -247,7 +246,7 @@ class GodbReader:
             digest != file_checksum or tail[:8] != file_checksum.to_bytes(8, "big")
         ):
             raise ChecksumMismatch(
-                "the bytes differ from those that were written: the file's checksum is another one",
+                "the file does not match its checksum: it changed after it was written",
                 offset=0,
                 where="file",
             )
@@ -275,7 +274,7 @@ class GodbReader:
         body.position = after_key
         if body.read_checksum("checksum") != digest:
             raise ChecksumMismatch(
-                "the bytes differ from those that were written: the checksum is another one",
+                "the body does not match its checksum: it changed after it was written",
                 offset=key_offset,
             )
         self.checksum = True

@@ -1,4 +1,4 @@
-"""GODB files as record batches, tables, schemas and documents."""
+"""GODB files read as record batches, tables, schemas and documents."""
 
 from __future__ import annotations
 
@@ -58,18 +58,19 @@ def scan_godb(
     Parameters
     ----------
     source : path, URL, bytes or open binary file
-        The GODB file: a local path, any URL that fsspec knows, the bytes themselves, or a file
+        The GODB file: a local path, a URL that fsspec knows, the bytes themselves, or a file
         opened in binary mode.
     collection : str, optional
-        Which collection. May be left out when the file has one only.
+        Name of the collection. Optional if the file has only one.
     columns : sequence of str, optional
-        Fields to read, and dotted paths into structs (``"user.geo.cc"``); all, if left out.
-        What is not asked for is not decoded into columns.
+        Fields to read, and dotted paths into structs (``"user.geo.cc"``); all by default. Other
+        fields are not decoded into columns.
     filter : pyarrow.compute.Expression or mapping, optional
-        Which documents to keep; ``{"city": "Berlin"}`` stands for an equality, a list for any
-        of its values, None for null.
+        Documents to keep; all by default. In ``{"city": "Berlin"}`` a value stands for equality,
+        a list for any of its values, and None for null.
     schema : pyarrow.Schema, optional
-        Instead of the inferred one. Fields outside it are not decoded; absent ones are null.
+        Schema of the batches, inferred by default. Fields outside it are not decoded, and absent
+        ones are null.
     **options
         The fields of :class:`~godb_arrow.options.ReadOptions`: ``batch_size`` (documents),
         ``batch_bytes``, ``max_document_bytes``, ``on_conflict``, ``on_mismatch``, ``sample``
@@ -78,18 +79,18 @@ def scan_godb(
     Returns
     -------
     pyarrow.RecordBatchReader
-        Single-pass; it has ``__arrow_c_stream__``. When it is exhausted, all that it gave was
-        checked against the file's checksums, as far as it has any.
+        Single-pass reader with ``__arrow_c_stream__``. When it is exhausted, all its batches are
+        checked against the file's checksums, if it has any.
 
     Raises
     ------
     GodbError
-        When the call itself fails, or while reading: see :mod:`godb_arrow.errors`.
+        The call fails, or a later read does. See :mod:`godb_arrow.errors`.
 
     Notes
     -----
-    Without a `schema`, and without one that godb_arrow recorded in the file, the documents are
-    read twice: once to infer the schema.
+    Without `schema`, and without a schema that godb_arrow recorded in the file, the documents are
+    read twice. The first time, the schema is inferred.
 
     Examples
     --------
@@ -119,9 +120,9 @@ def _scan(
 ) -> pa.RecordBatchReader:
     with error_context("read", target.source.name, target.name):
         options = target.options
-        # A recorded or sampled schema must not hide what it does not name.
-        given = schema is not None
-        strict = not given and columns is None
+        # A recorded or sampled schema must not hide fields that it lacks.
+        is_given = schema is not None
+        strict = not is_given and columns is None
         if schema is None:
             schema = target.schema(kept)
             if columns is None:
@@ -133,7 +134,7 @@ def _scan(
         decoder = ProjectionDecoder(
             projection,
             strict=strict,
-            on_mismatch=options.on_mismatch if given or options.sample else "error",
+            on_mismatch=options.on_mismatch if is_given or options.sample else "error",
         )
     in_memory = kept and kept.take()
     runs = (
@@ -146,7 +147,7 @@ def _scan(
         try:
             return decoder.decode_run(run)
         except TypeMismatch as error:
-            if not given:
+            if not is_given:
                 error.advice = "the recorded or sampled schema does not fit: " + _INFER
             raise
 
@@ -173,7 +174,7 @@ def read_table(
     Parameters
     ----------
     source, collection, columns, filter, schema, **options
-        As for :func:`scan_godb`.
+        See :func:`scan_godb`.
 
     Returns
     -------
@@ -194,8 +195,8 @@ def read_table(
     ['Ada', 'Bob']
     """
     chosen = ReadOptions(**options)
-    with closing(locate(source, collection, chosen)) as found:
-        target = replace(found, opened=None)  # it is read twice, perhaps
+    with closing(locate(source, collection, chosen)) as located:
+        target = replace(located, opened=None)  # The collection may be read twice.
         try:
             return _scan(target, columns, filter, schema, KeptEntries()).read_all()
         except TypeMismatch:
@@ -215,17 +216,17 @@ def read_schema(
     collection: str | None = None,
     **options: Unpack[ReadKeywords],
 ) -> pa.Schema:
-    """The schema of a collection's record batches.
+    """Return the schema of a collection's record batches.
 
     Parameters
     ----------
     source, collection, **options
-        As for :func:`scan_godb`.
+        See :func:`scan_godb`.
 
     Returns
     -------
     pyarrow.Schema
-        The recorded one, where godb_arrow wrote the file; else inferred from all documents.
+        Recorded schema if godb_arrow wrote the file, else inferred from all documents.
 
     Examples
     --------
@@ -250,20 +251,19 @@ def read_documents(
     Parameters
     ----------
     source, collection, **options
-        As for :func:`scan_godb`.
+        See :func:`scan_godb`.
 
     Returns
     -------
     iterator of dict
-        In the file's order. ``_id`` is the id under which the collection has the document.
-        Timestamps are ``datetime`` in UTC, or ``msgpack.Timestamp`` where a datetime cannot
-        hold them; strings that are not UTF-8 have surrogate escapes; extension types are
-        ``msgpack.ExtType``.
+        Documents in the file's order, with their id as ``_id``. Timestamps are ``datetime`` in
+        UTC, or ``msgpack.Timestamp`` outside of its range. Strings that are not UTF-8 have
+        surrogate escapes. Extension types are ``msgpack.ExtType``.
 
     Raises
     ------
     GodbError
-        When the call itself fails, or while reading.
+        The call fails, or a later read does.
 
     Examples
     --------
@@ -290,25 +290,25 @@ def read_document(
     collection: str | None = None,
     **options: Unpack[ReadKeywords],
 ) -> dict[Any, Any]:
-    """Read one document by its id; no other is decoded.
+    """Read one document by its id, without decoding any other.
 
     Parameters
     ----------
     source, collection, **options
-        As for :func:`scan_godb`.
+        See :func:`scan_godb`.
     identity : str
-        The document id.
+        Id of the document.
 
     Returns
     -------
     dict
-        As :func:`read_documents` gives it. Should the file have the id twice, the last one
-        counts, as in go-db.
+        The document, as :func:`read_documents` returns it. If the file repeats the id, the last
+        document counts, as in go-db.
 
     Raises
     ------
     DocumentNotFound
-        The collection has no such document.
+        The collection has no document with this id.
 
     Examples
     --------
@@ -329,16 +329,16 @@ def read_document(
         closing(locate(source, collection, ReadOptions(**options))) as target,
         error_context("read", target.source.name, target.name),
     ):
-        found = [one for one in ordered_map(find, target.runs(), target.threads()) if one]
-        if not found:
+        matches = [match for match in ordered_map(find, target.runs(), target.threads()) if match]
+        if not matches:
             raise DocumentNotFound(
                 f"there is no document {identity!r}", advice="document ids are strings, such as '1'"
             )
-        return found[-1]
+        return matches[-1]
 
 
 def list_collections(source: Location | Source) -> dict[str, int]:
-    """The collections of a file, and how many documents each has.
+    """List the collections of a file with the number of documents of each.
 
     Parameters
     ----------
@@ -369,14 +369,14 @@ def list_collections(source: Location | Source) -> dict[str, int]:
 
 
 def _collections_in(source: Source) -> dict[str, int]:
-    found: dict[str, int] = {}
+    counts: dict[str, int] = {}
     sealed = is_sealed(source.tail(TAIL_SIZE))
     with source.open() as stream:
         for section in GodbReader(stream, source.size()).sections():
             if isinstance(section, CollectionSection):
-                found[section.name] = section.count
+                counts[section.name] = section.count
             elif section.key == "metadata" and sealed:
                 hints = read_hints(section.read())
                 if hints:
                     return {name: hint.count for name, hint in hints.items()}
-    return found
+    return counts

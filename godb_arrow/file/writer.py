@@ -1,4 +1,4 @@
-"""Writing a GODB file: its collections cut into pieces, compressed, indexed and sealed."""
+"""Writer of GODB files, which cuts the body into pieces, compresses, indexes and seals it."""
 
 from __future__ import annotations
 
@@ -32,21 +32,24 @@ from godb_arrow.query.statistics import Row, covered, pack_statistics, per_piece
 
 __all__ = ["CollectionData", "compressed_chunk", "write_file"]
 
+_FULL_PIECE_BYTES = 3 * CHUNK_BYTES // 4
+_Part = tuple[str | None, Chunk]  # chunk of a body, and the collection of its documents if any
+
 
 @dataclass(frozen=True, slots=True)
 class CollectionData:
-    """A collection to be written.
+    """Collection to be written.
 
     Parameters
     ----------
     name : str
-        The collection.
+        Name of the collection.
     count : int
-        How many entries the chunks have in all.
+        Number of entries in all chunks.
     chunks : iterable of Chunk
         Entries (document id and document, in MessagePack), one after the other.
     hint : CollectionHint, optional
-        To be recorded in ``metadata``.
+        Hint to record in ``metadata``.
     """
 
     name: str
@@ -64,22 +67,22 @@ def write_file(
     compression: CompressionName = "lz4",
     threads: int | None = None,
 ) -> None:
-    """Write a GODB file; with LZ4 it is one that go-db reads.
+    """Write a GODB file, which go-db can read if it is compressed with LZ4.
 
     Parameters
     ----------
     stream : binary file
-        Where to write.
+        Stream to write to.
     collections : sequence of CollectionData
         The collections, in order.
     metadata : mapping of bytes to bytes, optional
-        Further keys and values of ``metadata``, in MessagePack.
+        More keys and values of ``metadata``, in MessagePack.
     others : mapping of str to bytes, optional
-        Further top-level keys, such as ``indexes``, with their values in MessagePack.
+        More top-level keys, such as ``indexes``, with their values in MessagePack.
     compression : {"lz4", "lz4hc", "zstd", "none"}
-        How the body is compressed. "lz4hc" is LZ4 that looks harder for matches.
+        Compression of the body, default "lz4". "lz4hc" is LZ4 at a higher level.
     threads : int, optional
-        How many compress at the same time; as many as there are cores, where that is worthwhile.
+        Number of compressing threads; one per core by default, where that is worthwhile.
 
     Examples
     --------
@@ -91,45 +94,45 @@ def write_file(
     """
     collections = list(collections)
     fields = {
-        data.name: covered(data.hint.schema) for data in collections
+        data.name: covered(data.hint.schema)
+        for data in collections
         if data.hint is not None and data.hint.schema is not None
-    }  # fmt: skip
+    }
     layout = _Layout(fields) if _are_many(collections) else None
     body = _body(collections, metadata or {}, others or {}, indexed=layout is not None)
     if codec.BACKEND == "reference" or layout is None:
         threads = 1
-    chosen = check_compression(compression)
-    pieces = _cut(body, layout, chosen.flags)
-    for data in _sealed(pieces, layout, chosen, threads or available_cores()):
+    scheme = check_compression(compression)
+    pieces = _cut(body, layout, scheme.flags)
+    for data in _sealed(pieces, layout, scheme, threads or available_cores()):
         stream.write(data)
 
 
 def compressed_chunk(chunk: Chunk, compression: CompressionName) -> Chunk:
-    """A chunk with what a piece of it is compressed to, where it will become one.
+    """Return a chunk in compressed form, if it is large enough to become a piece.
 
-    So whoever makes chunks on several threads compresses them there, too, while they are in the
-    processor's cache.
+    So the threads that produce chunks also compress them, while they are in the processor's cache.
     """
-    if chunk.compressed is not None or len(chunk.data) < _FULL_PIECE:
+    if chunk.compressed is not None or len(chunk.data) < _FULL_PIECE_BYTES:
         return chunk
     data = bytes(chunk.data)
-    chosen = check_compression(compression)
+    scheme = check_compression(compression)
     return chunk._replace(
         data=data,
-        compressed=chosen.compress(data),
-        flags=chosen.flags,
+        compressed=scheme.compress(data),
+        flags=scheme.flags,
         sizes=chunk.sizes or _measure(data, chunk.documents),
     )
 
 
 def _measure(data: bytes, documents: int) -> bytes:
-    """The packed sizes of documents; empty where they do not help."""
+    """Return the packed sizes of documents, or no bytes if they do not help readers."""
     sizes = codec.measure(data, documents)
     return b"" if sizes is None else pack_if_worthwhile(sizes)
 
 
 def _are_many(collections: list[CollectionData]) -> bool:
-    """Whether there are so many documents that pieces are worthwhile."""
+    """Return whether there are enough documents to make pieces worthwhile."""
     size = 0
     for index, data in enumerate(collections):
         chunks = iter(data.chunks)
@@ -145,28 +148,28 @@ def _are_many(collections: list[CollectionData]) -> bool:
 
 @dataclass(slots=True)
 class _Layout:
-    """What is in each piece of a body."""
+    """Content of the pieces of a body."""
 
-    fields: dict[str, pa.Schema]  # of each collection, those with statistics
+    fields: dict[str, pa.Schema]  # fields with statistics, by collection
     documents: list[int] = field(default_factory=list)
     collections: dict[str, tuple[int, int]] = field(default_factory=dict)
     chunks: dict[str, list[tuple[int, Row | None]]] = field(default_factory=dict)
 
     def note(self, collection: str | None, chunk: Chunk) -> None:
-        """A chunk goes into the next piece."""
+        """Add a chunk to the next piece."""
         if collection is not None:
             noted = self.chunks.setdefault(collection, [])
             noted.append((len(self.documents), chunk.statistics))
 
     def add(self, collection: str | None, documents: int) -> None:
-        """A piece is complete."""
+        """Complete a piece."""
         if collection is not None:
             first, count = self.collections.get(collection, (len(self.documents), 0))
             self.collections[collection] = (first, count + 1)
         self.documents.append(documents)
 
     def index(self, compressed: list[Compressed]) -> bytes:
-        """The index as a top-level key and its value."""
+        """Return the index as a top-level key and its value."""
         statistics = {}
         for name, noted in self.chunks.items():
             if any(row is not None for _, row in noted):
@@ -182,9 +185,6 @@ def _binary(key: str, value: bytes) -> bytes:
     return codec.pack(key) + b"\xc6" + len(value).to_bytes(4, "big") + value
 
 
-_Part = tuple[str | None, Chunk]  # of a body; and the collection whose documents these are
-
-
 def _body(
     collections: Sequence[CollectionData],
     metadata: Mapping[bytes, bytes],
@@ -192,7 +192,7 @@ def _body(
     *,
     indexed: bool,
 ) -> Iterator[_Part]:
-    """The body in parts, without its index and checksums."""
+    """Yield the body in parts, without its index and checksums."""
 
     def plain(data: bytes) -> _Part:
         return None, Chunk(data, 0)
@@ -208,27 +208,27 @@ def _body(
         for chunk in data.chunks:
             count += chunk.documents
             yield data.name, chunk
-        if count != data.count:  # the head of the map cannot be changed any more
+        if count != data.count:  # The head of the map, which has the count, is already written.
             raise GodbError(
-                f"{count} documents were found where {data.count} were counted",
-                advice="nothing was written; verify the file that they come from",
+                f"found {count} documents instead of the {data.count} that were counted",
+                advice="nothing was written; verify the source of the documents",
             )
     yield from (plain(codec.pack(key) + raw) for key, raw in others.items())
 
 
 def _cut(body: Iterator[_Part], layout: _Layout | None, flags: int) -> Iterator[Content]:
-    """The body in pieces; with a layout, each begins with a document, or has none.
+    """Cut a body into pieces, which with a layout begin with a document or have none.
 
-    What was compressed for a file of the same flags stays as it is.
+    Chunks that were compressed for a file with the same flags keep their compressed form.
     """
     gathered: list[bytes | memoryview] = []
     size = count = 0
     owner: str | None = None
     for collection, chunk in body:
         is_alike = chunk.compressed is not None and chunk.flags == flags
-        was_piece = is_alike and len(chunk.data) >= _FULL_PIECE
-        # It stays one, unless a few documents would become a piece for its sake.
-        full = _FULL_PIECE // 2 if was_piece else _FULL_PIECE
+        was_piece = is_alike and len(chunk.data) >= _FULL_PIECE_BYTES
+        # A compressed chunk stays a piece, unless only few documents are gathered before it.
+        full = _FULL_PIECE_BYTES // 2 if was_piece else _FULL_PIECE_BYTES
         if gathered and (size >= full or (layout is not None and collection != owner)):
             if layout is not None:
                 layout.add(owner, count)
@@ -250,13 +250,10 @@ def _cut(body: Iterator[_Part], layout: _Layout | None, flags: int) -> Iterator[
         yield Content(b"".join(gathered), documents=count)
 
 
-_FULL_PIECE = 3 * CHUNK_BYTES // 4
-
-
 def _sealed(
     pieces: Iterator[Content], layout: _Layout | None, compression: Compression, threads: int
 ) -> Iterator[bytes | memoryview]:
-    """The bytes of the file: header, compressed body, and its index and checksums as literals."""
+    """Yield the file's header and compressed body, with index and checksums as literals."""
     content_hash = xxhash.xxh3_64()
     file_hash = xxhash.xxh3_64()
 

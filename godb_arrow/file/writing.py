@@ -1,4 +1,4 @@
-"""Documents, tables and DataFrames to GODB files."""
+"""Documents, tables and DataFrames written to GODB files."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ IfExists = Literal["replace", "append", "upsert", "fail"]
 
 
 class CompatibilityWarning(UserWarning):
-    """Documents were stored that godb_arrow reads back, and go-db does not."""
+    """Documents were written that godb_arrow reads, but go-db does not."""
 
 
 def write_godb(
@@ -39,59 +39,59 @@ def write_godb(
     compression: CompressionName = "lz4",
     max_document_bytes: int = DEFAULT_DOCUMENT_BYTES,
 ) -> int:
-    """Write a collection to a GODB file that, with LZ4, go-db reads, too.
+    """Write a collection to a GODB file, which go-db can read if it is compressed with LZ4.
 
-    The file is replaced at once or not at all. Other collections that it has, its indexes,
-    metadata and unknown keys stay; documents that are kept are copied byte by byte. Threads and
-    processes may write the same local file at the same time: nothing that one of them wrote is
-    lost.
+    The file is replaced atomically. Its other collections, indexes, metadata and unknown keys are
+    kept, and documents that are kept are copied byte for byte. Threads and processes may write the
+    same local file at the same time, without losing each other's documents.
 
     Parameters
     ----------
     data : DataFrame, Table, RecordBatch, RecordBatchReader, Arrow stream or iterable of dicts
-        The documents: a collection of an engine or of ``open_godb``, which is copied byte by
-        byte, a pandas DataFrame, anything of pyarrow with rows, any object that has
-        ``__arrow_c_stream__`` (Polars, DuckDB and many more), or dicts. Streams are not held in
+        The documents. A collection of an engine or of ``open_godb`` is copied byte for byte.
+        Others are a pandas DataFrame, any pyarrow object with rows, any object that has
+        ``__arrow_c_stream__`` (Polars, DuckDB and many more), or dicts. Streams are not cached in
         memory.
     path : path, URL or open binary file
-        Where to write. An open file gets this collection only.
+        File to write. An open file gets this collection only.
     collection : str
-        The collection's name.
+        Name of the collection.
     id_column : str, optional
-        The field with the document ids; strings or integers. Without it ``_id`` is used where
-        there is one, and otherwise ids are generated as go-db does: "1", "2", …
+        Field with the document ids, which are strings or integers, default ``_id``. Without such
+        a field, ids are generated as go-db does: "1", "2", …
     if_exists : {"replace", "append", "upsert", "fail"}
-        What to do when the file has that collection. "upsert" puts documents in the place of
-        those with the same id, and the others behind; their ids are in memory meanwhile.
+        Action if the file has this collection, default "replace". "upsert" replaces documents with
+        the same ids and appends the others. It needs memory for the new ids.
     omit_nulls : bool
-        Leave nulls of a table out of the documents, instead of storing nil.
+        Whether to omit nulls of a table from the documents, default False. Otherwise they are
+        stored as nil.
     compression : {"lz4", "lz4hc", "zstd", "none"}
-        "lz4hc" looks harder for matches: smaller files, written many times slower, read as
-        fast, and by the same programs. "zstd" makes files a third smaller than "lz4", written and
-        read in a third more time; with "none" nothing is compressed. go-db reads neither of these.
+        Compression of the file, default "lz4". "lz4hc" makes smaller files, which are written many
+        times slower and read as fast. "zstd" makes files a third smaller than "lz4", written and
+        read in a third more time. go-db cannot read "zstd" and "none".
     max_document_bytes : int
-        Max MessagePack bytes of a new document with its id, default 64 MiB. Readers have the same
-        option and default.
+        Maximum MessagePack bytes of a new document with its id, default 64 MiB. Readers have the
+        same option and default.
 
     Returns
     -------
     int
-        How many documents were written.
+        Number of documents written.
 
     Raises
     ------
     DuplicateId
-        Documents share an id; the message names such ids.
+        Documents share an id. The error names such ids.
     DocumentTooLarge
-        A document has more than `max_document_bytes`; the message names it.
+        A document has more than `max_document_bytes`. The error names the document.
     InvalidDocument
-        A value cannot be stored; the message has the document and the path to the value.
+        A value cannot be stored. The error has the document and the path to the value.
     UnsupportedType
-        A column cannot be stored; the message names it.
+        A column cannot be stored. The error names the column.
     WriteConflict
         Another program replaced the file at the same moment, or another writer does not finish.
     StorageError
-        The file cannot be written. What was there before is still there.
+        The file cannot be written, and is unchanged.
 
     Warns
     -----
@@ -100,23 +100,23 @@ def write_godb(
 
     Notes
     -----
-    Types, and what becomes of them:
+    Types are stored as follows:
 
-    - bool, integers, floats, strings, binary, lists, structs, null and timestamps with a zone:
-      as they are. The file records the Arrow schema, so that they are read as what they were.
-    - datetimes without a zone: stored as if they were UTC; read without a zone again.
-    - dates: timestamps at midnight. Times of day and durations: integers, in nanoseconds.
-      Decimals: strings. Categoricals and dictionaries: their values; categories and their
-      order are recorded. All are read as what they were, as long as the file is not rewritten
-      by another program.
-    - a DataFrame's index: stored as columns, restored by ``read_godb``; a plain range is only
-      recorded. Its NaN in numeric columns are nulls, as in ``pyarrow.Table.from_pandas``.
-    - ``arrow.json`` columns: the values that the text stands for.
-    - maps with keys other than strings, unions, intervals, complex numbers, and object columns
-      of mixed types are refused with the column's name. ``df.to_dict("records")`` stores mixed
-      values as they are.
-    - dicts: also NumPy scalars, ``Decimal`` (as string), ``UUID`` (as string), dates, times and
-      timedeltas.
+    - bool, integers, floats, strings, binary, lists, structs, null and timestamps with a zone are
+      stored unchanged. The file records the Arrow schema, so the same types are read again.
+    - Datetimes without a zone are stored as if they were UTC, and read without a zone again.
+    - Dates become timestamps at midnight. Times of day and durations become integers, in
+      nanoseconds. Decimals become strings. Categoricals and dictionaries become their values, and
+      the categories and their order are recorded. All are read with their original type, unless
+      another program rewrites the file.
+    - A DataFrame's index becomes columns, which ``read_godb`` restores. A plain range is only
+      recorded. NaN in numeric columns are nulls, as in ``pyarrow.Table.from_pandas``.
+    - ``arrow.json`` columns become the values that the text encodes.
+    - Maps with keys other than strings, unions, intervals, complex numbers, and object columns of
+      mixed types raise an error with the column's name. ``df.to_dict("records")`` stores mixed
+      values unchanged.
+    - Dicts may also have NumPy scalars, ``Decimal`` and ``UUID`` (stored as strings), dates, times
+      and timedeltas.
 
     Examples
     --------
@@ -139,7 +139,7 @@ def write_godb(
         existing = read_existing(path, collection)
         if if_exists == "fail":
             existing.refuse_collection()
-        stored = getattr(data, "stored_entries", None)  # a collection's: copied byte by byte
+        stored = getattr(data, "stored_entries", None)  # of a collection, to copy unchanged
         rows = rows_of(data, id_column) if stored is None or id_column else None
         schema = data.schema if rows is None else rows.schema
         with Draft(schema, limit) as draft:
@@ -153,8 +153,8 @@ def write_godb(
                 for entries in data.stored_entries():
                     draft.add_checked(entries)
             written = draft.count
-            # The caller's data, which may take its time, was read before: no other writer waits
-            # for it, and it may write the same file.
+            # The caller's data may be slow, or may write the same file. So it is read before the
+            # file is locked.
             with lock_file(path):
                 existing = existing.refreshed(path)
                 if if_exists == "fail":
@@ -181,9 +181,9 @@ def write_godb(
 
 
 def _warn_of_incompatible(summary: FieldSummary) -> None:
-    found = _incompatible(summary, "")
-    if found is not None:
-        path, what, document = found
+    problem = _incompatible(summary, "")
+    if problem is not None:
+        path, what, document = problem
         warnings.warn(
             f"go-db cannot read this file: {what} in {path or 'the document'} "
             f"(first in document {document!r})",
@@ -193,11 +193,14 @@ def _warn_of_incompatible(summary: FieldSummary) -> None:
 
 
 def _incompatible(summary: FieldSummary, path: str) -> tuple[str, str, str] | None:
-    for flag, what in ((Kind.ODD_KEY, "a key that is not a UTF-8 string"),
-                       (Kind.EXTENSION, "an extension type")):  # fmt: skip
+    kinds = (
+        (Kind.ODD_KEY, "a key that is not a UTF-8 string"),
+        (Kind.EXTENSION, "an extension type"),
+    )
+    for flag, what in kinds:
         if summary.kinds & flag:
             return path, what, summary.first[flag]
     children = [(f"{path}.{name}".lstrip("."), child) for name, child in summary.fields.items()]
     children += [(f"{path}[]", child) for child in (summary.item, summary.values) if child]
-    found = (_incompatible(child, child_path) for child_path, child in children)
-    return next((one for one in found if one is not None), None)
+    problems = (_incompatible(child, child_path) for child_path, child in children)
+    return next((problem for problem in problems if problem is not None), None)

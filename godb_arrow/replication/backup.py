@@ -1,16 +1,16 @@
-"""Copies of a data directory, full at first and then of what is new only.
+"""Backups of a data directory, of which each later one copies only new files.
 
 ::
 
     target/
-        backups/00000001.json      what each backup has: collections, their files, digests
-        files/0a/0a31…             the files, named by the XXH3-128 of their bytes
+        backups/00000001.json      description of a backup: collections, files, digests
+        files/0a/0a31…             files, named by the XXH3-128 of their bytes
 
-A file that is there already is not copied again, and of a collection that has several files most
-stay as they are. A backup is there when its description is, which is written last.
+A file that the target has already is not copied again. Most files of a collection that has several
+never change. A backup exists once its description does, which is written last.
 
-A backup may come from another place than it was made at: each name, digest and size of its
-description is checked before any file is opened. A restore leaves nothing behind on an error.
+A backup may have been moved or changed since. So each name, digest and size of its description is
+checked before any file is opened. A restore that fails leaves no files.
 """
 
 from __future__ import annotations
@@ -61,10 +61,10 @@ __all__ = [
 ]
 
 
-_BLOCK = 1 << 20
+_BLOCK_BYTES = 1 << 20
 _SUFFIX = ".json"
 _DIGEST = re.compile("[0-9a-f]{32}")
-_MAX_DESCRIPTION = 256 << 20  # bytes
+_MAX_DESCRIPTION_BYTES = 256 << 20
 _FORMAT = 1
 _UNUSABLE = (
     ValueError,
@@ -79,20 +79,20 @@ _UNUSABLE = (
 
 @dataclass(frozen=True, slots=True)
 class BackupInfo:
-    """What a backup has.
+    """Description of a backup.
 
     Attributes
     ----------
     number : int
-        Its number; each has one more than that before.
+        Number of the backup, one more than the number of the backup before.
     created : datetime
-        When it was made, in UTC.
+        Time of the backup, in UTC.
     collections : dict of str to int
-        The collections, and how many documents each has.
+        Number of documents in each collection.
     files, size : int
-        Its files, and their bytes.
+        Number of files, and their bytes.
     copied_files, copied_size : int
-        Those of them that were not there already.
+        Number and bytes of the files that earlier backups did not have.
 
     Examples
     --------
@@ -115,7 +115,7 @@ class BackupInfo:
 
 @dataclass(frozen=True, slots=True)
 class StoredFile:
-    """File of a backup: its place below the folder of collections, and its content."""
+    """File of a backup: its path below the folder of collections, and its content."""
 
     name: str
     size: int
@@ -126,16 +126,16 @@ class StoredFile:
 
 @dataclass(frozen=True, slots=True)
 class _Description:
-    """What a backup has: the content of its description, as it was checked."""
+    """Content of a backup's description, after all checks."""
 
     info: BackupInfo
     files: tuple[StoredFile, ...]
-    identity: str | None  # of the data directory
+    identity: str | None  # identity of the data directory
 
 
 @dataclass(frozen=True, slots=True)
-class _Found:
-    """File of a data directory, to be copied."""
+class _StoredSource:
+    """File of a data directory that a backup copies."""
 
     name: str
     size: int
@@ -154,11 +154,11 @@ class BackupPlace:
 
     def numbers(self) -> list[int]:
         """Return the numbers of the backups, in order."""
-        found = (number_in(name, _SUFFIX) for name in self.descriptions.names())
-        return sorted(number for number in found if number is not None)
+        numbers = (number_in(name, _SUFFIX) for name in self.descriptions.names())
+        return sorted(number for number in numbers if number is not None)
 
     def folder_of(self, digest: str) -> Folder:
-        """Return the folder of a file by its digest, which is the file's name."""
+        """Return the folder of a file by its digest, which is also the file's name."""
         return self._files.folder(digest[:2])
 
     def read(self, number: int) -> _Description:
@@ -167,17 +167,17 @@ class BackupPlace:
         Raises
         ------
         CorruptFile
-            The description is damaged, or names files that no backup has.
+            The description is damaged, or names impossible files.
         """
         name = _description_name(number)
         with (
             error_context("read", self.descriptions.place(name)),
             self.descriptions.open(name) as stream,
         ):
-            data = stream.read(_MAX_DESCRIPTION + 1)
+            data = stream.read(_MAX_DESCRIPTION_BYTES + 1)
             try:
-                if len(data) > _MAX_DESCRIPTION:
-                    raise ValueError(f"it has more than {_MAX_DESCRIPTION} bytes")
+                if len(data) > _MAX_DESCRIPTION_BYTES:
+                    raise ValueError(f"it has more than {_MAX_DESCRIPTION_BYTES} bytes")
                 return _checked(json.loads(data), number)
             except _UNUSABLE as error:
                 raise CorruptFile(
@@ -193,16 +193,16 @@ def _description_name(number: int) -> str:
 
 
 def _checked(description: dict[str, Any], number: int) -> _Description:
-    """Return the content of a description; raise one of `_UNUSABLE` for what no backup has."""
+    """Return the content of a description, or raise an error of `_UNUSABLE` if it is invalid."""
     checksum = description.pop("checksum")
     if description["format"] != _FORMAT or checksum != _checksum(description):
-        raise ValueError("the checksum is another one")
+        raise ValueError("it does not match its checksum")
     files = tuple(_checked_file(file) for file in description["files"])
     names = {file.name for file in files}
     if len(names) < len(files):
         raise ValueError("it names a file twice")
     if description["number"] != number:
-        raise ValueError(f"it is that of backup {description['number']!r}")
+        raise ValueError(f"its content is the description of backup {description['number']!r}")
     info = BackupInfo(
         number=number,
         created=dt.datetime.fromtimestamp(description["created"], dt.UTC),
@@ -214,20 +214,20 @@ def _checked(description: dict[str, Any], number: int) -> _Description:
     )
     identity = description.get("identity")
     if identity is not None and not isinstance(identity, str):
-        raise ValueError(f"it has an identity {identity!r}")
+        raise ValueError(f"it has the invalid identity {identity!r}")
     return _Description(info, files, identity)
 
 
 def _checked_file(file: dict[str, Any]) -> StoredFile:
-    found = StoredFile(**{key: file[key] for key in file.keys() & StoredFile.__slots__})
-    if not is_stored_name(found.name):
-        raise ValueError(f"it names a file {found.name!r}")
-    if not _DIGEST.fullmatch(found.digest):
-        raise ValueError(f"the file {found.name!r} has a digest {found.digest!r}")
-    for number in (found.size, found.modified, found.mode):
+    stored = StoredFile(**{key: file[key] for key in file.keys() & StoredFile.__slots__})
+    if not is_stored_name(stored.name):
+        raise ValueError(f"it names the impossible file {stored.name!r}")
+    if not _DIGEST.fullmatch(stored.digest):
+        raise ValueError(f"the file {stored.name!r} has the invalid digest {stored.digest!r}")
+    for number in (stored.size, stored.modified, stored.mode):
         if not isinstance(number, int) or number < 0:
-            raise ValueError(f"the file {found.name!r} has a number {number!r}")
-    return found
+            raise ValueError(f"the file {stored.name!r} has the invalid number {number!r}")
+    return stored
 
 
 def _checksum(description: dict[str, Any]) -> str:
@@ -246,9 +246,9 @@ def backup_collections(
     collections : iterable of (str, context manager)
         Name of each collection, and a context in which its base stays readable.
     target : str
-        Folder or URL that holds the backups.
+        Folder or URL of the backups.
     identity : str, optional
-        Identity of the data directory, for the description.
+        Identity of the data directory, to record in the description.
 
     Returns
     -------
@@ -262,7 +262,7 @@ def backup_collections(
         if numbers:
             last = place.read(numbers[-1])
             there = {file.digest for file in last.files}
-            if last.identity == identity:  # else its files of these names are others
+            if last.identity == identity:  # Other directories have other files of these names.
                 known = {(file.name, file.size, file.modified): file.digest for file in last.files}
         files: list[StoredFile] = []
         counts: dict[str, int] = {}
@@ -271,24 +271,24 @@ def backup_collections(
         for name, held_base in collections:
             with held_base as base:
                 counts[name] = base.live
-                for found in _files_of(base):
-                    digest = known.get((found.name, found.size, found.modified)) or _digest(found)
+                for source in _files_of(base):
+                    digest = known.get((source.name, source.size, source.modified))
+                    digest = digest or _digest(source)
                     folder = place.folder_of(digest)
                     if digest not in there or folder.lacks(digest):
                         folder.make()
-                        with found.open() as stream:
-                            file = folder.replace(digest, found.access & folder.access())
-                            _copy_checked(stream, digest, found.size, file)
+                        with source.open() as stream:
+                            file = folder.replace(digest, source.access & folder.access())
+                            _copy_checked(stream, digest, source.size, file)
                         there.add(digest)
                         copied += 1
-                        copied_size += found.size
+                        copied_size += source.size
                     else:
-                        folder.restrict(digest, found.access)
-                    access &= found.access
+                        folder.restrict(digest, source.access)
+                    access &= source.access
+                    mode = source.access.mode
                     files.append(
-                        StoredFile(
-                            found.name, found.size, found.modified, digest, found.access.mode
-                        )
+                        StoredFile(source.name, source.size, source.modified, digest, mode)
                     )
         description = {
             "format": _FORMAT,
@@ -301,7 +301,7 @@ def backup_collections(
         }
         number = numbers[-1] + 1 if numbers else 1
         while not _describe(place, number, description, access):
-            number += 1  # another process made a backup meanwhile
+            number += 1  # Another process wrote a backup meanwhile.
         return _checked(dict(description), number).info
 
 
@@ -320,39 +320,42 @@ def _describe(place: BackupPlace, number: int, description: dict[str, Any], acce
     return True
 
 
-def _files_of(base: Base) -> Iterator[_Found]:
+def _files_of(base: Base) -> Iterator[_StoredSource]:
     """Yield the files of a base."""
     if not isinstance(base, PartedBase):
         if base.path is not None:
             source = base.open().source
             name = os.path.basename(base.path)
             modified = int((base.modified or 0) * 1e9)
-            yield _Found(name, base.file_size, modified, base.access(), source.open)
+            yield _StoredSource(name, base.file_size, modified, base.access(), source.open)
         return
     folder = os.path.basename(base.folder.path)
     packed = base.manifest.pack()
     manifest = manifest_name(base.manifest.version)
     content = base.folder.content
     access = base.access() & content.access_of(manifest)
-    yield _Found(
-        f"{folder}/{manifest}", len(packed), int(base.manifest.created * 1e9), access,
+    yield _StoredSource(
+        f"{folder}/{manifest}",
+        len(packed),
+        int(base.manifest.created * 1e9),
+        access,
         lambda: io.BytesIO(packed),
-    )  # fmt: skip
+    )
     for part in base.manifest.parts:
         for name in (part.file, part.ids_file):
             held = content.hold(name)
             modified = int((held.modified() or 0) * 1e9)
-            yield _Found(f"{folder}/{name}", held.size(), modified, held.access(), held.open)
+            yield _StoredSource(f"{folder}/{name}", held.size(), modified, held.access(), held.open)
 
 
 def _blocks(stream: BinaryIO) -> Iterator[bytes]:
-    while block := stream.read(_BLOCK):
+    while block := stream.read(_BLOCK_BYTES):
         yield block
 
 
-def _digest(found: _Found) -> str:
+def _digest(source: _StoredSource) -> str:
     digest = xxhash.xxh3_128()
-    with found.open() as stream:
+    with source.open() as stream:
         for block in _blocks(stream):
             digest.update(block)
     return digest.hexdigest()
@@ -361,17 +364,17 @@ def _digest(found: _Found) -> str:
 def _copy_checked(
     source: BinaryIO, digest: str, size: int, target: AbstractContextManager[BinaryIO]
 ) -> None:
-    """Copy a file, which must have a digest and so many bytes."""
-    found = xxhash.xxh3_128()
+    """Copy a file, and check its digest and size."""
+    hasher = xxhash.xxh3_128()
     left = size
     with target as copy:
-        while block := source.read(min(_BLOCK, left + 1)):
+        while block := source.read(min(_BLOCK_BYTES, left + 1)):
             left -= len(block)
-            found.update(block)
+            hasher.update(block)
             copy.write(block)
-        if left or found.hexdigest() != digest:
+        if left or hasher.hexdigest() != digest:
             raise ChecksumMismatch(
-                "the bytes differ from those that were backed up",
+                "the file does not match its digest in the backup",
                 offset=0,
                 where="file",
                 advice="restore another backup",
@@ -379,17 +382,17 @@ def _copy_checked(
 
 
 def list_backups(target: str | os.PathLike[str]) -> list[BackupInfo]:
-    """The backups in a place.
+    """List the backups in a folder.
 
     Parameters
     ----------
     target : path or URL
-        Where :meth:`StorageEngine.backup` put them.
+        Folder or URL that was given to :meth:`StorageEngine.backup`.
 
     Returns
     -------
     list of BackupInfo
-        In order.
+        Backups in the order of their numbers.
 
     Examples
     --------
@@ -410,16 +413,16 @@ def restore_backup(
     data_dir: str | os.PathLike[str],
     number: int | None = None,
 ) -> BackupInfo:
-    """Make a data directory of a backup; every byte is checked.
+    """Create a data directory from a backup, after checking all its files.
 
     Parameters
     ----------
     source : path or URL
-        Where the backups are.
+        Folder or URL of the backups.
     data_dir : path
-        The data directory, which must not be there yet, or be empty.
+        Data directory to create. The folder must be missing or empty.
     number : int, optional
-        Which backup; the last one, if left out.
+        Number of the backup; the last one by default.
 
     Returns
     -------
@@ -428,11 +431,11 @@ def restore_backup(
     Raises
     ------
     TargetExists
-        There is something in the folder.
+        The folder is not empty.
     VersionNotFound
-        There is no such backup.
+        The backup does not exist.
     ChecksumMismatch, CorruptFile
-        The backup is damaged; no data directory was made.
+        The backup is damaged. No data directory was created.
 
     Examples
     --------
@@ -452,13 +455,14 @@ def restore_backup(
         place = BackupPlace(name)
         numbers = place.numbers()
         if not numbers:
-            raise SourceNotFound("there is no backup", advice="check the path")
+            raise SourceNotFound("the folder has no backups", advice="check the path")
         chosen = numbers[-1] if number is None else number
         if chosen not in numbers:
             shown = ", ".join(map(str, numbers))
-            raise VersionNotFound(f"there is no backup {chosen}", advice=f"there are {shown}")
+            advice = f"there are {shown}"
+            raise VersionNotFound(f"there is no backup {chosen}", advice=advice)
         if os.path.lexists(target) and (not os.path.isdir(target) or os.listdir(target)):
-            raise TargetExists(f"there is something in {target}", advice="give an empty folder")
+            raise TargetExists(f"the folder {target} is not empty", advice="give an empty folder")
         description = place.read(chosen)
         with _whole_or_not(target) as path:
             stored = open_folder(path).folder("collections")
@@ -470,7 +474,7 @@ def restore_backup(
 
 
 def _restore(source: Folder, file: StoredFile, target: Folder, name: str) -> None:
-    """Copy a file of a backup to its place."""
+    """Copy a file of a backup into the data directory."""
     with error_context("restore", source.place(file.digest)), source.open(file.digest) as stream:
         access = source.access_of(file.digest) & Access(file.mode) & target.access()
         _copy_checked(stream, file.digest, file.size, target.replace(name, access))
@@ -478,7 +482,7 @@ def _restore(source: Folder, file: StoredFile, target: Folder, name: str) -> Non
 
 @contextmanager
 def _whole_or_not(target: str) -> Iterator[str]:
-    """Yield a folder beside the target, which takes its place at the end."""
+    """Yield a folder beside the target, which replaces the target at the end."""
     above = os.path.dirname(target)
     missing = []
     while not os.path.isdir(above):

@@ -1,20 +1,20 @@
-"""Followers: data directories that are kept the same as another one, and can take its place.
+"""Followers: data directories that are kept identical to another one, and can replace it.
 
-A follower is a data directory itself. It gets the bytes of the other's journal, and its files, in
-an order in which it is whole at every moment:
+A follower gets the bytes of the source's journal and its files, in an order that keeps it
+consistent at every moment:
 
-1. The files of large collections that no manifest names yet are copied.
-2. What else is new is copied beside its place: small collections' files, and manifests.
-3. The journal is copied up to now: it knows everything that those files know.
-4. The files of 2 take their places.
-5. What the other one has no more is removed: files, then segments of the journal.
+1. Copy files of large collections that no manifest names yet.
+2. Copy other new files under temporary names: files of small collections, and manifests.
+3. Copy the journal. It now has all changes that the files have.
+4. Rename the files of step 2 to their names.
+5. Remove what the source has removed: files first, then segments of the journal.
 
-Where the journal lacks records in between, since the other one was saved and the follower was not
-there, or since the other one lost its last records in a power cut, the follower cannot be whole
-while files take their places: it says so until it is (``consistent`` in ``follower.json``). So it
-does while the files of a large collection take the places of a former one of its name.
+The follower may lack records in between. The source may have been saved in its absence, or may
+have lost its last records in a power cut. Then the follower is inconsistent while files are
+renamed, and ``consistent`` in ``follower.json`` is false. The same happens while the files of a
+large collection replace those from a former collection with its name.
 
-Before each step changes anything, the source's identity is compared with the one that is followed.
+Before each step changes anything, the source's identity is checked.
 """
 
 from __future__ import annotations
@@ -56,46 +56,46 @@ __all__ = ["Follower"]
 
 
 _TRIES = 20
-_HEARTBEAT = 1.0
+_HEARTBEAT_SECONDS = 1.0
 
 
 @dataclass(slots=True)
 class Copied:
-    """What a follower got in one step."""
+    """Number and bytes of the files that a follower received in one step."""
 
     files: int = 0
     size: int = 0
 
 
 class _Moved(Exception):
-    """The source was changed under our hands: look again."""
+    """Change of the source during a step, which must be repeated."""
 
 
 def _refused(problem: str, advice: str) -> SourceNotFound:
-    return SourceNotFound(f"{problem}; nothing was changed at the follower", advice=advice)
+    return SourceNotFound(f"{problem}; the follower is unchanged", advice=advice)
 
 
 class Follower:
-    """Brings a folder up to date with a data directory, as often as it is asked to.
+    """Updater of a folder that follows a data directory.
 
     Parameters
     ----------
     source : path
-        The data directory; it may be in use by another process, or by none.
+        The data directory, which another process may use.
     target : path or URL
-        The follower: a folder, made if need be, or a place on an object store.
+        The follower: a folder, created if it is missing, or a URL on an object store.
     replace : bool
-        Whether the target may be a data directory of its own, or follow another one. Its content
-        is replaced then.
+        Whether to replace the content of a target that is a data directory of its own, or follows
+        another one; default False.
 
     Raises
     ------
     TargetExists
-        There is something in the target that is no follower.
+        The target has content, and is no follower.
     SourceNotFound
-        The source is not there, or is not the data directory that the target follows.
+        The source is missing, or is not the data directory that the target follows.
     DirectoryLocked
-        Another process keeps the target up to date.
+        Another process updates the target.
 
     Examples
     --------
@@ -120,7 +120,8 @@ class Follower:
     ) -> None:
         if is_url(os.fspath(source)):
             raise InvalidOption(
-                "what is followed is a folder", advice="follow from where its files are local"
+                "the source of a follower is not a local folder",
+                advice="run the follower where the source's files are local",
             )
         self.source = full_path(source)
         with error_context("follow", self.source):
@@ -144,34 +145,34 @@ class Follower:
         known = self._target.read_state()
         if known is None and not replace and self._target.has_content():
             raise TargetExists(
-                f"there is a data directory in {self.target}, which follows nobody",
-                advice="give another folder, or give up what is there by replace=True",
+                f"{self.target} is a data directory that follows no other",
+                advice="give another folder, or replace its content with replace=True",
             )
         self._identity: str | None = None if known is None else known["identity"]
         self._consistent = bool(known and known["consistent"])
         self._caught_up: float | None = None if known is None else known["caught_up"]
         self._record = 0 if known is None else known["record"]
-        found = self._find_source()
-        # What is there is given up, and may have records and files that look alike.
-        self._replaces = replace and (found is None or found != self._identity)
+        identity = self._find_source()
+        # The content to replace may have records and files that equal the source's by chance.
+        self._replaces = replace and (identity is None or identity != self._identity)
         journal = os.path.join(self.source, "journal")
         if known is None or self._replaces:
-            self._identity, self._consistent = found, False
+            self._identity, self._consistent = identity, False
             self._caught_up, self._record = None, 0
             if self._replaces:
                 self._target.note_content()
-            renew_identity(self.target)  # followers of the former content do not follow this one
-            self._write_state()  # from now on it is a follower
+            renew_identity(self.target)  # Followers of the former content must not follow this.
+            self._write_state()  # The target is now a follower.
             self._target.tidy()
             self._journal = self._target.journal(journal, anew=True)
             return
-        others = known["source"] != self.source and None not in (self._identity, found)
-        if others and found != self._identity:
+        others = known["source"] != self.source and None not in (self._identity, identity)
+        if others and identity != self._identity:
             raise TargetExists(
                 f"{self.target} follows another data directory than {self.source}",
-                advice="give another folder, or replace what is there by replace=True",
+                advice="give another folder, or replace its content with replace=True",
             )
-        self._check_identity(found)
+        self._check_identity(identity)
         self._target.tidy()
         try:
             self._journal = self._target.journal(journal)
@@ -182,7 +183,7 @@ class Follower:
         ensure_identity(self.target)
         self._write_state()
 
-    # --- its source ---------------------------------------------------------------------------
+    # --- source -------------------------------------------------------------------------------
 
     def _find_source(self) -> str | None:
         """Return the identity of the directory at the source's path, if it has one.
@@ -190,7 +191,7 @@ class Follower:
         Raises
         ------
         SourceNotFound
-            There is no data directory.
+            The path has no data directory.
         """
         problem = None
         if not os.path.isdir(self.source):
@@ -201,41 +202,41 @@ class Follower:
             raise _refused(problem, "check the path, or mount its disk")
         return read_identity(self.source)
 
-    def _check_identity(self, found: str | None) -> None:
-        """Raise if the source is another directory than the one that is followed."""
-        if self._identity is not None and found != self._identity:
+    def _check_identity(self, identity: str | None) -> None:
+        """Check that the source is the directory that the target follows."""
+        if self._identity is not None and identity != self._identity:
             raise _refused(
                 f"{self.source} is not the data directory that {self.target} follows",
-                "mount the right disk, or replace what the follower has by replace=True",
+                "mount the right disk, or replace the follower's content with replace=True",
             )
 
     def _check_source(self) -> str | None:
-        """Return the source's identity; raise unless it is what the target follows.
+        """Return the source's identity, after checking that the target follows it.
 
-        Nothing of the follower is deleted or replaced before. A follower of version 0.1.0 does
-        not know the identity: then it must have a file or records in common with the source.
+        This precedes any change of the follower. A follower of version 0.1.0 does not know the
+        identity. It must have a file or records in common with the source.
         """
-        found = self._find_source()
-        self._check_identity(found)
+        identity = self._find_source()
+        self._check_identity(identity)
         if self._identity is None and not self._replaces and not self._has_common_content():
             raise _refused(
                 f"{self.source} has nothing in common with {self.target}, which does not know "
-                "the identity of the data directory that it follows",
-                "check the path, or replace what the follower has by replace=True",
+                "the identity of its source",
+                "check the path, or replace the follower's content with replace=True",
             )
-        return found
+        return identity
 
     def _has_common_content(self) -> bool:
         there = self._target.files()
         if not there and not self._journal.last:
-            return True  # there is nothing to lose
+            return True  # The follower is empty.
         wanted = list_stored(self._stored)
         common = any(wanted.get(name) == stamp for name, stamp in there.items())
         return common or self._journal.is_continued()
 
     @property
     def target(self) -> str:
-        """The follower."""
+        """Path or URL of the follower."""
         return self._target.path
 
     def __enter__(self) -> Follower:
@@ -245,15 +246,15 @@ class Follower:
         self.close()
 
     def close(self) -> None:
-        """Let others keep it up to date, or promote it."""
+        """Release the target for other updaters and for promotion."""
         with self._stepping, self._shipping:
             self._target.close()
 
-    # --- its state ----------------------------------------------------------------------------
+    # --- state --------------------------------------------------------------------------------
 
     @property
     def record(self) -> int:
-        """The last record of the journal that it has."""
+        """Sequence number of the last record of the journal that the follower has."""
         return self._journal.last
 
     def _write_state(self) -> None:
@@ -272,19 +273,19 @@ class Follower:
             self._consistent = consistent
             self._write_state()
 
-    # --- bringing it up to date ---------------------------------------------------------------
+    # --- updates ------------------------------------------------------------------------------
 
     def ship(self) -> int:
-        """Copy what the journal has more, to the disk; returns the number of the last record.
+        """Copy new records of the journal to the disk, and return the last sequence number.
 
         Raises
         ------
         MissingRecords
-            The journal lacks records in between: :meth:`step` helps.
+            The journal lacks records in between, which :meth:`step` handles.
         """
         with self._shipping, self._errors():
             if not self._consistent or self._identity is None:
-                raise MissingRecords("the follower is not whole")
+                raise MissingRecords("the follower is not consistent")
             self._check_source()
             return self._journal.copy()
 
@@ -294,19 +295,19 @@ class Follower:
             yield
 
     def step(self) -> Copied:
-        """Bring it up to date with what the source has now.
+        """Update the follower to the current state of the source.
 
         Returns
         -------
         Copied
-            How many files that took, and their bytes.
+            Number and bytes of the copied files.
 
         Raises
         ------
         SourceNotFound
-            The source is not there, or another directory is in its place: nothing was changed.
+            The source is missing, or is another directory. The follower is unchanged.
         StorageError
-            The disk refused; the follower is as whole as before.
+            The disk refuses a write. The follower is as consistent as before.
         """
         copied = Copied()
         with self._stepping, self._errors():
@@ -319,16 +320,17 @@ class Follower:
                     self._target.tidy()
                     if attempt == _TRIES - 1:
                         raise StorageError(
-                            "the source is changed faster than it can be copied",
+                            "the source changes faster than it can be copied",
                             advice="raise its part_grace, or copy it while it is closed",
                         ) from None
                     continue
                 break
-            if identity != self._identity:  # it is known now that this is the one
+            if identity != self._identity:  # The content has shown that this is the source.
                 self._identity = identity
                 self._write_state()
             self._replaces = False
-            if copied.files or started - self._written > _HEARTBEAT or self._caught_up is None:
+            is_due = started - self._written > _HEARTBEAT_SECONDS
+            if copied.files or is_due or self._caught_up is None:
                 self._caught_up, self._record = started, self.record
                 self._write_state()
             self._caught_up = started
@@ -340,30 +342,30 @@ class Follower:
         there = self._target.files()
         changed = [name for name, stamp in wanted.items() if there.get(name) != stamp]
         staged: list[Staged] = []
-        self._give_up_folders({name.rpartition("/")[0] for name in changed
-                               if not comes_late(name) and name in there})  # fmt: skip
+        updated = {name for name in changed if name in there and not comes_late(name)}
+        self._discard_folders({name.rpartition("/")[0] for name in updated})
         for name in sorted(changed, key=comes_late):
-            one = self._stage(name, copied)
-            if one.name.endswith(".manifest"):
-                self._fetch_files_of(one, wanted, copied)
+            copy = self._stage(name, copied)
+            if copy.name.endswith(".manifest"):
+                self._fetch_files_of(copy, wanted, copied)
             if comes_late(name):
-                staged.append(one)
+                staged.append(copy)
             else:
-                self._target.place([one])  # nobody knows it yet
+                self._target.place([copy])  # No manifest names the file yet.
         with self._shipping:
-            self._check_source()  # it may have vanished while its files were listed
-            whole = self._consistent
-            if whole:
+            self._check_source()  # The source may have been replaced while its files were listed.
+            consistent = self._consistent
+            if consistent:
                 try:
                     self._journal.copy()
                 except MissingRecords:
-                    whole = False
-            if not whole:
+                    consistent = False
+            if not consistent:
                 self._set_consistent(False)
             self._fetch_attached(wanted, copied)
             self._target.place(staged)
             self._target.remove(there.keys() - wanted.keys())
-            if whole:
+            if consistent:
                 self._journal.forget_before(segments)
             else:
                 if not self._journal.replace(segments):
@@ -371,10 +373,10 @@ class Follower:
                 self._fetch_attached(wanted, copied)
                 self._set_consistent(True)
 
-    def _give_up_folders(self, folders: set[str]) -> None:
-        """Delete the manifests of folders that the source dropped and made again.
+    def _discard_folders(self, folders: set[str]) -> None:
+        """Delete the manifests of folders that the source dropped and created again.
 
-        New files take the places of those that the former manifests name.
+        New files will replace those that the former manifests name.
         """
         if not folders:
             return
@@ -389,7 +391,7 @@ class Follower:
         for name in sorted(named - self._target.files().keys() if named else named):
             try:
                 self._target.place([self._stage(name, copied)])
-            except FileNotFoundError:  # its collections have files of their own since
+            except FileNotFoundError:  # Collections have replaced the file since.
                 if list_stored(self._stored) != wanted:
                     raise
 
@@ -404,7 +406,7 @@ class Follower:
         return staged
 
     def _fetch_files_of(self, staged: Staged, wanted: dict[str, Stamp], copied: Copied) -> None:
-        """Copy what a manifest names and the list of files did not have yet."""
+        """Copy files that a manifest names, and that are missing in the list of files."""
         with open(staged.temporary, "rb") as stream:
             manifest = Manifest.unpack(stream.read())
         folder = staged.name.rpartition("/")[0]

@@ -1,4 +1,4 @@
-"""The sending side of replication: one thread that feeds one follower."""
+"""Sending side of replication: one thread for each follower of an engine."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ __all__ = ["Replica", "ReplicationMode"]
 
 
 ReplicationMode = Literal["asynchronous", "acknowledged"]
-_MOST_HELD = 128 << 20  # bytes of a journal that wait for a follower
+_MAX_WAITING_BYTES = 128 << 20  # of a journal, kept for a follower
 
 
 @dataclass(slots=True, eq=False)
 class Replica:
-    """A follower that an engine keeps up to date.
+    """Follower that an engine updates.
 
     Attributes
     ----------
     mode : {"asynchronous", "acknowledged"}
-        Whether a change returns before the follower has it, or after.
+        Whether a change returns before or after the follower has it.
 
     Examples
     --------
@@ -50,11 +50,11 @@ class Replica:
 
     @property
     def target(self) -> str:
-        """The follower."""
+        """Path or URL of the follower."""
         return self._follower.target
 
     def status(self) -> FollowerStatus:
-        """How far it is."""
+        """Return the state of the follower."""
         return follower_status(self.target)
 
     def __repr__(self) -> str:
@@ -62,24 +62,24 @@ class Replica:
         return f"<Replica {self.target!r}, {state}>"
 
     def step(self) -> Copied:
-        """Bring it up to date now."""
+        """Update the follower now."""
         copied = self._follower.step()
         self._note(self._follower.record)
         return copied
 
     def _note(self, number: int) -> None:
         self._shipped = number
-        # What the follower lacks stays in the journal; but not without end.
-        held = number + 1 if self._journal.size <= _MOST_HELD else None
+        # The journal keeps the records that the follower lacks, up to a limit.
+        held = number + 1 if self._journal.size <= _MAX_WAITING_BYTES else None
         self._journal.release(self, held, follower=True)
 
     def acknowledge(self, number: int | None) -> None:
-        """Wait until the follower has a record on its disk; without a number, all files, too.
+        """Wait until the follower has stored a record, or without a number all files, too.
 
         Raises
         ------
         ReplicationFailed
-            It has not, and may never have; here the change is done.
+            The follower has not confirmed the change, and may never have it. It is applied here.
         """
         if self.mode != "acknowledged" or self._stopped:
             return
@@ -93,12 +93,12 @@ class Replica:
                     self.step()
         except GodbError as error:
             raise ReplicationFailed(
-                f"the change is done here, but the follower {self.target} has not got it",
-                advice="see to the follower, or stop the replica to go on without it",
+                f"the change is applied here, but the follower {self.target} has not confirmed it",
+                advice="repair the follower, or stop the replica to continue without it",
             ) from error
 
     def check(self) -> None:
-        """Write to the follower that acknowledges changes, before a change that cannot be undone.
+        """Write to the follower that acknowledges changes, before a change that is irreversible.
 
         Raises
         ------
@@ -111,14 +111,14 @@ class Replica:
             self.step()
         except GodbError as error:
             failed = ReplicationFailed(
-                f"nothing was changed, since the follower {self.target} cannot be written",
-                advice="see to the follower, or stop the replica to go on without it",
+                f"nothing was changed, because the follower {self.target} cannot be written",
+                advice="repair the follower, or stop the replica to continue without it",
             )
             failed.applied = "no"
             raise failed from error
 
     def stop(self) -> None:
-        """Let the follower be; it stays as it is, and can be promoted."""
+        """Stop updating the follower, which can then be promoted."""
         if not self._stopped:
             self._stopped = True
             self._remove(self)

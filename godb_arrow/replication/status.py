@@ -1,4 +1,4 @@
-"""State of a follower: how far it is, and whether it is whole."""
+"""State of a follower: its last change, its lag, and whether it is consistent."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ __all__ = ["FollowerStatus", "follower_status", "read_follower"]
 
 @dataclass(frozen=True, slots=True)
 class FollowerStatus:
-    """How far a follower is.
+    """State of a follower.
 
     Attributes
     ----------
     source, target : str
-        The data directory that is followed, and the follower.
+        Path of the followed data directory, and path or URL of the follower.
     record : int
-        The last change that the follower has, by its number in the journal.
+        Sequence number of the last change that the follower has.
     consistent : bool
-        Whether it is whole: it can be read and promoted.
+        Whether the follower can be read and promoted.
     caught_up : datetime or None
-        When it had everything, in UTC.
+        Time when the follower last had all changes, in UTC.
     lag : float or None
         Seconds since then.
     behind_bytes : int or None
-        Bytes of the journal that it lacks; None where the source is not there, or where another
-        directory is in its place.
+        Bytes of the journal that the follower lacks; None if the source is missing or is another
+        directory.
 
     Examples
     --------
@@ -63,7 +63,7 @@ class FollowerStatus:
         if not self.consistent:
             return f"record {self.record:,}, being brought up to date"
         behind = "" if not self.behind_bytes else f", {quantity(self.behind_bytes)} behind"
-        lag = "never caught up" if self.lag is None else f"{self.lag:.1f} s ago it had everything"
+        lag = "never caught up" if self.lag is None else f"last caught up {self.lag:.1f} s ago"
         return f"record {self.record:,}{behind}, {lag}"
 
     def _repr_html_(self) -> str:
@@ -74,7 +74,7 @@ class FollowerStatus:
 
 
 def follower_status(target: str | os.PathLike[str]) -> FollowerStatus:
-    """How far a follower is.
+    """Return the state of a follower.
 
     Parameters
     ----------
@@ -105,7 +105,7 @@ def follower_status(target: str | os.PathLike[str]) -> FollowerStatus:
     caught_up = known["caught_up"]
     record, behind = known["record"], None
     if not is_url(path):
-        journals = [os.path.join(one, "journal") for one in (known["source"], path)]
+        journals = [os.path.join(folder, "journal") for folder in (known["source"], path)]
         record = last_record(journals[1])
         if os.path.isdir(journals[0]) and _is_source(known):
             behind = bytes_behind(*journals)
@@ -121,17 +121,18 @@ def follower_status(target: str | os.PathLike[str]) -> FollowerStatus:
 
 
 def _is_source(known: dict[str, Any]) -> bool:
-    """Return whether the directory that a follower follows is at its path."""
+    """Return whether the directory at the source's path is the one that is followed."""
     with suppress(GodbError):
         return known["identity"] in (None, read_identity(known["source"]))
     return False
 
 
 def read_follower(path: str) -> dict[str, Any]:
-    """Return the content of a follower's file."""
+    """Read the file that describes a follower."""
     known = read_follower_file(path)
     if known is None:
         raise SourceNotFound(
-            f"{path} is no follower", advice="make it one with replicate_to or godb-arrow follow"
+            f"{path} is no follower",
+            advice="create one with replicate_to or godb-arrow follow",
         )
     return known

@@ -1,4 +1,4 @@
-"""Where a follower is: a folder, or a place on an object store."""
+"""Folder or URL of a follower."""
 
 from __future__ import annotations
 
@@ -34,17 +34,17 @@ __all__ = [
 ]
 
 
-_BLOCK = 1 << 20
+_BLOCK_BYTES = 1 << 20
 
 Stamp = tuple[int, int]
-"""A file's size, and when it was changed, in nanoseconds."""
+"""Size of a file in bytes, and time of its last change in nanoseconds."""
 
 _UNKNOWN: Stamp = (-1, -1)
 
 
 @dataclass(frozen=True, slots=True)
 class Staged:
-    """A file that is copied, and not in its place yet."""
+    """File that is copied under a temporary name."""
 
     name: str
     temporary: str
@@ -52,24 +52,24 @@ class Staged:
 
 
 def comes_late(name: str) -> bool:
-    """Whether a file changes what there is to see: it takes its place after the journal."""
+    """Return whether a file makes new content visible, so that it must follow the journal."""
     return ("/" not in name and not name.endswith(ATTACHED)) or name.endswith(".manifest")
 
 
 def list_stored(folder: Folder) -> dict[str, Stamp]:
-    """Return the files of collections in a local folder: bytes, and when changed, in nanoseconds.
+    """Return the files of collections in a local folder, with their stamps.
 
     Raises
     ------
     StorageError
         A file is a symbolic link, a named pipe or a device, or a folder is a symbolic link.
     """
-    found = {}
+    stamps = {}
     for path, name in _stored_in(folder):
         status = regular_file(path)
         if status is not None:
-            found[name] = (status.st_size, status.st_mtime_ns)
-    return found
+            stamps[name] = (status.st_size, status.st_mtime_ns)
+    return stamps
 
 
 def _stored_in(folder: Folder) -> Iterator[tuple[str, str]]:
@@ -106,11 +106,12 @@ class FollowerTarget:
     Parameters
     ----------
     path : str
-        The folder; made if need be. Nobody else writes it until it is closed.
+        The folder, created if it is missing, and locked until it is closed.
 
     Raises
     ------
     DirectoryLocked
+        Another process has locked the folder.
     """
 
     def __init__(self, path: str) -> None:
@@ -126,55 +127,55 @@ class FollowerTarget:
         self._lock = lock_directory(self.path)
 
     def close(self) -> None:
-        """Let others write it."""
+        """Release the lock of the folder."""
         if self._lock is not None:
             self._lock.release()
             self._lock = None
 
     def read_state(self) -> dict[str, Any] | None:
-        """What it says of itself."""
+        """Return the state that the follower records, or None for other folders."""
         return read_follower_file(self.path)
 
     def write_state(self, state: dict[str, Any]) -> None:
-        """Have it say so."""
+        """Record the state of the follower."""
         with self._root.replace(FOLLOWER_FILE) as stream:
             stream.write(json.dumps(state, indent=1).encode())
 
     def has_content(self) -> bool:
-        """Whether there are files of collections, or a journal."""
+        """Return whether there are files of collections, or a journal."""
         return bool(self._stored.names() or self._journal.names())
 
     def journal(self, source: str, *, anew: bool = False) -> _Journal:
-        """The copy of a journal."""
+        """Return the copy of the journal."""
         access = open_folder(os.path.dirname(source)).folder("journal").access()
         return JournalCopy(
             source, self._journal.path, anew=anew, access=access & self._journal.access()
         )
 
     def note_content(self) -> None:
-        """Find out which files are there that no state of the follower names."""
+        """Record files that no state of the follower names."""
 
     def tidy(self) -> None:
-        """Make the folders, and remove what was staged."""
+        """Create the folders, and remove staged files."""
         for folder in (self._stored, self._journal):
             folder.make()
-        parts = [self._stored.folder(name) for name in self._stored.names()
-                 if name.endswith(PARTS) and not name.startswith(".")]  # fmt: skip
+        names = [name for name in self._stored.names() if not name.startswith(".")]
+        parts = [self._stored.folder(name) for name in names if name.endswith(PARTS)]
         for folder in (self._root, self._stored, self._journal, *parts):
             for name in folder.files(is_temporary):
                 local.disk.unlink(folder.place(name))
 
     def files(self) -> dict[str, Stamp]:
-        """The files that it has."""
+        """Return the follower's files with their stamps."""
         return list_stored(self._stored)
 
     def stage(self, name: str, stream: BinaryIO, access: Access) -> Staged:
-        """Copy a file beside its place, with the time when it was changed.
+        """Copy a file under a temporary name, with the time of its last change.
 
         Parameters
         ----------
         name : str
-            The file, below the folder of collections.
+            Path of the file below the folder of collections.
         stream : binary file
             The file of the source.
         access : Access
@@ -189,7 +190,7 @@ class FollowerTarget:
         descriptor = local.disk.open(temporary, flags, access.new_file)
         try:
             access.restrict(descriptor)
-            while block := stream.read(_BLOCK):
+            while block := stream.read(_BLOCK_BYTES):
                 local.disk.write_all(descriptor, block)
             local.disk.fsync(descriptor)
         finally:
@@ -198,18 +199,18 @@ class FollowerTarget:
         return Staged(name, temporary, (status.st_size, status.st_mtime_ns))
 
     def place(self, staged: list[Staged]) -> None:
-        """Put files in their places."""
+        """Rename staged files to their names."""
         folders = set()
-        for one in staged:
-            folder, file = split_stored(self._stored, one.name)
+        for copy in staged:
+            folder, file = split_stored(self._stored, copy.name)
             folder.check()
-            local.disk.replace(one.temporary, folder.place(file))
+            local.disk.replace(copy.temporary, folder.place(file))
             folders.add(folder.path)
         for path in sorted(folders):
             local.disk.sync_folder(path)
 
     def remove(self, names: Iterable[str]) -> None:
-        """Remove files; manifests first."""
+        """Remove files, manifests first."""
         folders = set()
         for late in (True, False):
             for name in sorted(names):
@@ -225,7 +226,7 @@ class FollowerTarget:
 
 
 class _RemoteTarget(FollowerTarget):
-    """A follower on an object store, which says itself which files it has."""
+    """Follower on an object store, whose state lists its files."""
 
     def _open(self) -> None:
         self._files: dict[str, Stamp] = {}
@@ -254,8 +255,8 @@ class _RemoteTarget(FollowerTarget):
         place = open_folder(f"{self.path}/collections")
         for name in place.names():
             inner = open_folder(place.place(name)).names() if name.endswith(PARTS) else [""]
-            for one in inner:
-                self._files.setdefault(f"{name}/{one}" if one else name, _UNKNOWN)
+            for part in inner:
+                self._files.setdefault(f"{name}/{part}" if part else name, _UNKNOWN)
 
     def tidy(self) -> None:
         for name in os.listdir(self._temporary.name):
@@ -268,15 +269,15 @@ class _RemoteTarget(FollowerTarget):
         status = os.fstat(stream.fileno())
         temporary = os.path.join(self._temporary.name, os.urandom(8).hex())
         with open(temporary, "wb") as target:
-            while block := stream.read(_BLOCK):
+            while block := stream.read(_BLOCK_BYTES):
                 target.write(block)
         return Staged(name, temporary, (status.st_size, status.st_mtime_ns))
 
     def place(self, staged: list[Staged]) -> None:
-        for one in staged:
-            RemoteStore(f"{self.path}/collections/{one.name}").put(one.temporary)
-            self._files[one.name] = one.stamp
-            os.unlink(one.temporary)
+        for copy in staged:
+            RemoteStore(f"{self.path}/collections/{copy.name}").put(copy.temporary)
+            self._files[copy.name] = copy.stamp
+            os.unlink(copy.temporary)
 
     def remove(self, names: Iterable[str]) -> None:
         for name in sorted(names, key=comes_late, reverse=True):
@@ -285,7 +286,7 @@ class _RemoteTarget(FollowerTarget):
 
 
 def open_target(path: str) -> FollowerTarget:
-    """The place of a follower, by its path or URL."""
+    """Return the target at a path or URL."""
     if is_url(path):
         return _RemoteTarget(full_path(path))
     return FollowerTarget(full_path(path))

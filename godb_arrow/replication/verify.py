@@ -22,32 +22,32 @@ from godb_arrow.storage.source import Location, Source
 __all__ = ["verify_godb"]
 
 
-_BLOCK = 1 << 20  # bytes of a file that are read at once
+_BLOCK_BYTES = 1 << 20  # read at once
 
 
 def verify_godb(source: Location | Source, *, progress: Progress | None = None) -> FileReport:
-    """Check every byte of a file, a data directory, or a place of backups.
+    """Check every byte of a file, a data directory, or a folder of backups.
 
-    A file's checksums, MessagePack, hints and ids are checked. A folder ``NAME.parts`` must fit
-    its manifest, with its files of ids. Of a data directory also the journal is checked, and of
+    The checksums, MessagePack, hints and ids of each file are checked. A folder ``NAME.parts`` must
+    match its manifest and id files. Of a data directory the journal is also checked, and of
     backups their descriptions and the digest of each file.
 
     Parameters
     ----------
     source : path, URL, bytes or open binary file
-        GODB file, folder of a collection, data directory, or place of backups.
+        GODB file, folder of a collection, data directory, or folder of backups.
     progress : callable, optional
-        Called with a number of documents, as they are read.
+        Function that is called with a number of documents, as they are read.
 
     Returns
     -------
     FileReport
-        ``problems`` has what is wrong.
+        Report whose ``problems`` describe all damage.
 
     Raises
     ------
     StorageError
-        The file cannot be read at all; damage is reported, not raised.
+        The source cannot be read at all. Damage is reported and raises no error.
 
     Examples
     --------
@@ -72,12 +72,12 @@ def verify_godb(source: Location | Source, *, progress: Progress | None = None) 
 
 
 def _has_backups(path: str) -> bool:
-    """Return whether a folder or URL is a place of backups."""
+    """Return whether a folder or URL has backups."""
     if path.endswith((".godb", ".parts")) or not (is_url(path) or os.path.isdir(path)):
         return False
     try:
         return bool(BackupPlace(path).numbers())
-    except StorageError:  # a server that lists nothing
+    except StorageError:  # Some servers list no files.
         return False
 
 
@@ -110,24 +110,24 @@ def _verify_backups(target: str, progress: Progress | None) -> FileReport:
 
 
 def _problem_of(folder: Folder, file: StoredFile) -> str | None:
-    """Say how a file differs from the one that was backed up."""
-    found, left = xxhash.xxh3_128(), file.size
+    """Return the difference between a file and the one that was backed up, or None."""
+    hasher, left = xxhash.xxh3_128(), file.size
     try:
         with folder.open(file.digest) as stream:
-            while left >= 0 and (block := stream.read(_BLOCK)):
-                found.update(block)
+            while left >= 0 and (block := stream.read(_BLOCK_BYTES)):
+                hasher.update(block)
                 left -= len(block)
     except StorageError as error:
         return str(error)
-    if left or found.hexdigest() != file.digest:
-        return "the bytes differ from those that were backed up"
+    if left or hasher.hexdigest() != file.digest:
+        return "the file does not match its digest in the backup"
     return None
 
 
 def _verify_content(
     report: FileReport, folder: Folder, file: StoredFile, shown: str, progress: Progress | None
 ) -> None:
-    """Check that a file was sound when it was backed up."""
+    """Check that a file was valid when it was backed up."""
     if file.name.endswith(".godb"):
         merge_report(report, folder, file.digest, shown, progress)
     elif file.name.endswith(".manifest"):

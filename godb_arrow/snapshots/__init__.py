@@ -1,1 +1,1 @@
-"""Immutable views of a collection, and what reads them."""
+"""Immutable snapshots of a collection, and the streams and searches over them."""

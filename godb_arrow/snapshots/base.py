@@ -1,4 +1,4 @@
-"""The immutable side of a collection: the documents of its file, and where each is."""
+"""Immutable base of a collection: the documents of its file, and their positions."""
 
 from __future__ import annotations
 
@@ -35,21 +35,21 @@ __all__ = ["Base", "Documents", "Pin", "Wanted", "replaced"]
 
 
 Wanted: TypeAlias = Sequence[Any]
-"""Which of a file's pieces are needed; of several files, of each either that, or all or nothing."""
+"""Pieces needed of a file; for several files, such a sequence for each, or all or nothing of it."""
 
 _NUMBERS = itertools.count(1)
 
 
 @dataclass(frozen=True, slots=True)
 class Documents:
-    """The entries of a base, in memory.
+    """Entries of a base, in memory.
 
     Attributes
     ----------
     runs : list of Entries
-        In order.
+        Runs of entries, in order.
     starts : list of int
-        The row of each run's first document.
+        Row of each run's first document.
     """
 
     runs: list[codec.Entries]
@@ -57,17 +57,17 @@ class Documents:
 
     @property
     def nbytes(self) -> int:
-        """Bytes that they hold."""
+        """Size of the entries in bytes."""
         return sum(len(run.data) + 8 * len(run.bounds) for run in self.runs)
 
     def locate(self, row: int) -> tuple[codec.Entries, int]:
-        """The run that has a row, and its index there."""
+        """Return the run that has a row, and the row's index in it."""
         run = bisect_right(self.starts, row) - 1
         return self.runs[run], row - self.starts[run]
 
 
 class Pin:
-    """Keeps the file of a base open until the pin is collected.
+    """Reference that keeps the file of a base open until it is collected.
 
     Attributes
     ----------
@@ -80,28 +80,28 @@ class Pin:
 
 
 class Base:
-    """The documents of a collection's file, or none; immutable.
+    """Documents of a collection's file, or no documents; immutable.
 
     The file is opened at first use. A pin keeps it open, so that it can be replaced or removed
-    meanwhile. Of the files without a pin, those used last stay open.
+    meanwhile. The most recently used files without a pin stay open.
 
     Parameters
     ----------
     memory : Memory
-        Holds what is read, as far as there is room.
+        Cache for what is read, as far as there is room.
     path : str, optional
-        The file; without one the base is empty.
+        Path of the file; the base is empty without one.
     name : str, optional
-        The collection's name in the file; None where the file has one only.
+        Name of the collection in the file; None if the file has only one.
     is_ours : bool
         Whether no other process replaces the file.
     may_close : bool, optional
-        Whether the file may be closed and opened again; by default, where it is local and ours.
+        Whether the file may be closed and opened again. By default it may, if it is local and ours.
         A file of another process is compared with the one that was open before.
     hold : callable
-        Opens the file, given its path. Default: a path or URL that the user chose.
+        Function that opens the file at a path. By default the path or URL is the user's choice.
     refusal : GodbError, optional
-        Raised in place of opening the file, which must not be opened.
+        Error to raise instead of opening the file, which must not be opened.
     """
 
     def __init__(
@@ -130,27 +130,27 @@ class Base:
         )
         self.memory = memory
         self._key = next(_NUMBERS)
-        self._views: set[str] = set()  # kinds of what was put into the cache
+        self._views: set[str] = set()  # kinds of cached views
         self._lock = threading.Lock()
         self._loading = threading.Lock()
         self._file: HeldFile | None = None
-        self._known_file: weakref.ref[HeldFile] | None = None  # also while only pins hold it
-        self._identity: object = None  # of the file that was opened first
+        self._known_file: weakref.ref[HeldFile] | None = None  # valid while any pin exists
+        self._identity: object = None  # of the file as it was first opened
         self._stored: StoredCollection | None = None
         self._count: int | None = 0 if path is None else None
-        self._least_size = 0  # of the documents, seen when they did not fit
+        self._least_size = 0  # bytes of documents that exceeded the available memory
         self._schema: pa.Schema | None = None
         self._summary: DocumentSummary | None = None
 
     # --- the file -----------------------------------------------------------------------------
 
     def open(self) -> StoredCollection:
-        """Return the collection in its file, which is open from now on.
+        """Return the collection in its file, after opening the file.
 
         Raises
         ------
         SourceNotFound
-            There is no such file, or another process replaced it since it was opened first.
+            The file does not exist, or another process replaced it since it was first opened.
         """
         if self.refusal is not None:
             raise copy.copy(self.refusal)
@@ -193,11 +193,12 @@ class Base:
         return file
 
     def _check_same(self, file: HeldFile) -> None:
-        """Raise unless a file that was opened again is the one that was open before.
+        """Check that a reopened file is the one that was open before.
 
         Raises
         ------
         SourceNotFound
+            Another process replaced the file.
         """
         identity = file.identity()
         if self._identity not in (None, identity):
@@ -205,19 +206,19 @@ class Base:
         self._identity = identity
 
     def _note_use(self) -> None:
-        """Count the file among those that may be closed when others are used."""
-        if self.memory.is_closed:  # what is still read of a closed engine is pinned
+        """Count the file among those that are closed when others are used."""
+        if self.memory.is_closed:  # Streams of a closed engine have pinned their files.
             self.close_if_idle()
         elif self._may_close and self.memory.files.get(self._key) is None:
             self.memory.files.put(self._key, self, 1)
 
     def close_if_idle(self) -> None:
-        """Close the file unless it is pinned: a pin holds the open file itself."""
+        """Close the file, unless a pin keeps it open."""
         with self._lock:
             self._file = self._stored = None
 
     def has_same_files(self, other: Base) -> bool:
-        """Return whether another base, whose file could not be opened, is no other than this."""
+        """Return whether this is the base of the same files, though they could not be opened."""
         return self.path == other.path and self._may_close is False
 
     @property
@@ -227,39 +228,39 @@ class Base:
 
     @property
     def hint(self) -> CollectionHint:
-        """What the file records."""
+        """Hint that the file records."""
         if self.path is None:
             return CollectionHint(0, plain=True)
         return self.open().hint or CollectionHint(self.count)
 
     @property
     def count(self) -> int:
-        """How many documents it has."""
+        """Number of documents in the file, including deleted ones."""
         if self._count is None:
             self._count = self.open().count
         return self._count
 
     @property
     def deleted(self) -> Rows:
-        """The rows that the file says are no more: a single file has none."""
+        """Rows that are marked as deleted; a single file has none."""
         return NO_ROWS
 
     @property
     def live(self) -> int:
-        """How many documents are left."""
+        """Number of documents that are not deleted."""
         return self.count - len(self.deleted)
 
     def files(self) -> list[tuple[int, Base]]:
-        """The row of each file's first document, and the file."""
+        """Return each file, with the row of its first document."""
         return [(0, self)]
 
     def selected(self, wanted: Wanted | None) -> Iterator[tuple[int, Base, Wanted | None]]:
-        """The files that are needed: first row, file, and what of it (all with None)."""
+        """Yield the needed files with their first row and their needed pieces (None for all)."""
         yield 0, self, wanted
 
     @property
     def file_size(self) -> int:
-        """Bytes of the file."""
+        """Size of the file in bytes."""
         return 0 if self.path is None else self.open().source.size() or 0
 
     def access(self) -> Access:
@@ -269,10 +270,10 @@ class Base:
 
     @property
     def modified(self) -> float | None:
-        """When the file was written, where that is known."""
+        """Time of the last change of the file in seconds since 1970, or None if it is unknown."""
         return None if self.path is None else self.open().source.modified()
 
-    # --- what is held in memory ---------------------------------------------------------------
+    # --- views in memory ----------------------------------------------------------------------
 
     @property
     def is_loaded(self) -> bool:
@@ -281,7 +282,7 @@ class Base:
 
     @property
     def is_loading(self) -> bool:
-        """Whether the documents are being read into memory."""
+        """Whether a thread is reading the documents into memory."""
         return self._loading.locked()
 
     @property
@@ -289,9 +290,9 @@ class Base:
         return self._key, "documents"
 
     def forget(self, successor: Base | None = None) -> None:
-        """Give up what is held in memory, but for what a successor has, too.
+        """Release the cached views, except those that a successor shares.
 
-        The file is closed when nobody reads it.
+        The file is closed as soon as no stream reads it.
         """
         self.memory.files.remove(self._key)
         self.close_if_idle()
@@ -300,21 +301,21 @@ class Base:
             self.memory.cache.remove((self._key, kind))
 
     def held_bytes(self) -> int:
-        """Bytes that are held in memory."""
+        """Return the bytes of the cached views."""
         return sum(self.memory.cache.size_of((self._key, kind)) for kind in list(self._views))
 
     def documents(self) -> Documents | None:
-        """The documents in memory; None when there is no room for them."""
-        found: Documents | None = self.memory.cache.get(self._documents_key)
-        if found is not None:
-            return found
+        """Return the documents in memory, or None if there is no room for them."""
+        documents: Documents | None = self.memory.cache.get(self._documents_key)
+        if documents is not None:
+            return documents
         if self.path is None:
             return Documents([], [])
         if max(self.hint.size or 0, self._least_size) > self.memory.room:
             return None
         with self._loading:
-            found = self.memory.cache.get(self._documents_key)
-            return found or self._load()
+            documents = self.memory.cache.get(self._documents_key)
+            return documents or self._load()
 
     def _load(self) -> Documents | None:
         documents = Documents([], [])
@@ -331,10 +332,9 @@ class Base:
         return documents
 
     def runs(self, wanted: Wanted | None = None, fields: tuple[str, ...] = ()) -> Iterator[Run]:
-        """The documents in runs, to be loaded by whoever works on them.
+        """Yield the documents in runs, which the caller loads.
 
-        Of the file's pieces, those that are not wanted may be left out. Some fields are those that
-        are looked at first.
+        Pieces that are not `wanted` may be skipped. The `fields` are decoded first.
         """
         if self.path is None:
             return
@@ -345,68 +345,71 @@ class Base:
             yield from map(Run.of, held.runs, held.starts)
 
     def loaded(self, wanted: Wanted | None = None) -> Iterator[tuple[int, codec.Entries]]:
-        """The entries in runs, as :meth:`runs` has them, and the row of each run's first."""
+        """Yield the loaded runs of :meth:`runs`, each with the row of its first document."""
         if self.path is None:
             return
         ahead = 1 if self._documents_key in self.memory.cache else self.open().ahead()
         yield from ordered_map(lambda run: (run.start, run.load()), self.runs(wanted), ahead)
 
     def ids(self) -> IdIndex:
-        """Where the ids are."""
+        """Return the index of document ids."""
         key = (self._key, "ids")
-        found: IdIndex | None = self.memory.cache.get(key)
-        if found is None:
+        index: IdIndex | None = self.memory.cache.get(key)
+        if index is None:
             threads = self.open().threads() if self.path else 1
             ids = ordered_map(lambda run: ids_of(run.load()), self.runs(), threads)
-            found = IdIndex.build(ids)
-            self.hold("ids", found, found.nbytes)
-        return found
+            index = IdIndex.build(ids)
+            self.hold("ids", index, index.nbytes)
+        return index
 
     def prepare_ids(self) -> None:
-        """Have the index of ids at hand."""
+        """Load the index of document ids into memory."""
         if self.path is not None:
             self.ids()
 
     def greatest_id(self) -> int:
-        """The greatest id that is a number."""
+        """Return the max number among the ids."""
         return self.ids().greatest
 
     def pieces(self) -> CollectionPieces | None:
-        """The pieces of the file, where there are any that can be used."""
+        """Return the pieces of the file, or None if it has no valid index of them."""
         return None if self.path is None else self.open().pieces()
 
     def pieces_matching(self, projection: Projection) -> Wanted | None:
-        """Which pieces may have documents that a filter keeps; None when it could be any."""
+        """Return which pieces may have documents that match a filter, or None for all."""
         return None if self.path is None else self.open().pieces_matching(projection)
 
     def view(self, kind: str) -> Any:
-        """Something else that is held in memory for this base, or None."""
+        """Return a cached view of a kind, or None."""
         return self.memory.cache.get((self._key, kind))
 
     def hold(self, kind: str, value: Any, size: int) -> None:
-        """Hold something in memory for this base, as long as there is room."""
+        """Cache a view of this base, as long as there is room."""
         self._views.add(kind)
         self.memory.hold((self._key, kind), value, size)
 
     # --- documents ----------------------------------------------------------------------------
 
     def rows_of(self, ids: Collection[str]) -> dict[str, list[int]]:
-        """The rows of those of some ids that it has: of each one, but for files of others."""
-        found: dict[str, list[int]] = {}
+        """Return the rows of the given ids that exist.
+
+        Files of other programs may have several rows for an id.
+        """
+        rows_by_id: dict[str, list[int]] = {}
         for identity, row, _, _ in self._located(ids):
-            found.setdefault(identity, []).append(row)
-        return found
+            rows_by_id.setdefault(identity, []).append(row)
+        return rows_by_id
 
     def find_all(self, ids: Collection[str]) -> dict[str, tuple[list[int], bytes]]:
-        """The rows of those of some ids that it has, and the document in the last one of each."""
-        found: dict[str, tuple[list[int], bytes]] = {}
+        """Return the rows of the given ids that exist, and the document in the last row of each."""
+        located: dict[str, tuple[list[int], bytes]] = {}
         for identity, row, run, index in self._located(ids):
-            rows = found[identity][0] if identity in found else []
-            found[identity] = ([*rows, row], run.document(index))
-        return found
+            rows = located[identity][0] if identity in located else []
+            located[identity] = ([*rows, row], run.document(index))
+        return located
 
     def _located(self, ids: Collection[str]) -> Iterator[tuple[str, int, codec.Entries, int]]:
-        """Id, row, run and index there of the documents that have some ids, in order."""
+        """Yield id, row, run and index in the run of the documents with given ids, in order."""
         if self.path is None or not ids:
             return
         rows = self.ids().candidates(pack_ids(ids))
@@ -415,23 +418,23 @@ class Base:
         wanted = frozenset(ids)
         for row, (run, index) in zip(rows.tolist(), self.entries_at(rows), strict=True):
             identity = run.id(index)
-            if identity in wanted:  # else another id has the same hash
+            if identity in wanted:  # Other ids may have the same hash.
                 yield identity, row, run, index
 
     def has(self, identity: str) -> bool:
-        """Whether there is a document with an id."""
+        """Return whether a document with an id exists."""
         if self.path is None or not len(self.ids().candidates_of(identity)):
             return False
         return self.find(identity) is not None
 
     def find(self, identity: str) -> bytes | None:
-        """The bytes of a document; of several with that id the last."""
+        """Return the bytes of a document, of which the last counts if the id is repeated."""
         documents = self.documents()
         rows = self.ids().candidates_of(identity)
         if documents is None:
-            found = [run.document(i) for run, i in self.entries_at(np.sort(rows))
-                     if run.id(i) == identity]  # fmt: skip
-            return found[-1] if found else None
+            entries = self.entries_at(np.sort(rows))
+            matches = [run.document(i) for run, i in entries if run.id(i) == identity]
+            return matches[-1] if matches else None
         for row in rows[::-1].tolist():
             run, index = documents.locate(row)
             if run.id(index) == identity:
@@ -439,7 +442,7 @@ class Base:
         return None
 
     def entries_at(self, rows: Rows) -> Iterator[tuple[codec.Entries, int]]:
-        """The runs that have some rows, given in order, and the index of each there."""
+        """Yield the runs that have given rows, in order, with the index of each row in its run."""
         documents = self.documents()
         if documents is not None:
             yield from (documents.locate(int(row)) for row in rows)
@@ -453,10 +456,10 @@ class Base:
             if at == len(rows):
                 return
 
-    # --- its schema ---------------------------------------------------------------------------
+    # --- schema -------------------------------------------------------------------------------
 
     def summary(self) -> DocumentSummary:
-        """The kinds of value in its documents."""
+        """Return the summary of the documents."""
         if self._summary is None:
             summary = self._new_summary()
             self._summarize(summary)
@@ -464,25 +467,25 @@ class Base:
         return self._summary
 
     def _new_summary(self) -> DocumentSummary:
-        """An empty summary, which keeps the fields that the recorded schema has."""
+        """Return an empty summary, which keeps the fields of the recorded schema."""
         recorded = self.hint.schema
         is_wide = recorded is not None and is_partial(recorded)
         return DocumentSummary(recorded.names if recorded is not None and is_wide else ())
 
     def _summarize(self, summary: DocumentSummary) -> None:
         def infer(run: Run) -> tuple[codec.Entries, DocumentSummary]:
-            entries, found = run.load(), DocumentSummary()
-            codec.infer(entries, found)
-            return entries, found
+            entries, own = run.load(), DocumentSummary()
+            codec.infer(entries, own)
+            return entries, own
 
         threads = self.open().threads() if self.path else 1
-        for entries, found in ordered_map(infer, self.runs(), threads):
-            join_summary(summary, found, entries)
+        for entries, own in ordered_map(infer, self.runs(), threads):
+            join_summary(summary, own, entries)
 
     def join_into(self, summary: DocumentSummary) -> None:
-        """Join the kinds of value in its documents into a summary.
+        """Merge the kinds of values in the documents into a summary.
 
-        Of more fields than are kept, the summary decides which.
+        If there are more fields than a summary keeps, the given summary decides which.
         """
         if self.summary().is_partial:
             self._summarize(summary)
@@ -490,7 +493,7 @@ class Base:
             summary.merge(self.summary())
 
     def schema(self) -> pa.Schema:
-        """The schema of its documents."""
+        """Return the schema of the documents."""
         if self._schema is None:
             recorded = self.hint.schema
             self._schema = infer_schema(self.summary()) if recorded is None else recorded
@@ -498,10 +501,10 @@ class Base:
 
 
 def replaced(path: str) -> SourceNotFound:
-    """Return the error of a reader whose file another process removed or replaced."""
+    """Return the error for a file that another process removed or replaced while it was read."""
     error = SourceNotFound(
         "another process removed or replaced the file while the collection was read",
-        advice="read the collection again: the next read uses its current files; if one is still "
+        advice="read the collection again, which opens its current files; if one is still "
         "missing, restore it from a backup",
     )
     error.operation, error.source = "read", path

@@ -1,4 +1,4 @@
-"""Which documents of a snapshot a filter keeps, and the indexes that find them sooner."""
+"""Search for the documents of a snapshot that match a filter, with or without an index."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["explain", "matching"]
 
 
 _NO_ROWS: Rows = np.empty(0, np.int64)
-_GATHERED = 16_384  # documents of an index's candidates that are decoded at once
+_MAX_GATHERED = 16_384  # number of an index's candidates that are decoded together
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,50 +34,50 @@ class _Candidates:
 def _candidates(
     snapshot: Snapshot, condition: Filter | None, projection: Projection, fields: Sequence[str]
 ) -> _Candidates | None:
-    """The rows of the base that an index leaves over, if one can."""
+    """Return the rows of the base that an index selects, or None if no index helps."""
     if condition is None or isinstance(condition, RowFilter):
         return None
     if isinstance(condition, Mapping):
-        found = (_equal(snapshot, name, condition[name], fields) for name in condition)
-        return next((one for one in found if one is not None), None)
+        candidates = (_equal(snapshot, name, condition[name], fields) for name in condition)
+        return next((candidate for candidate in candidates if candidate is not None), None)
     for name in fields:
         path = name.split(".")
-        # Of a struct, the filter may look at more than the field that is indexed.
+        # The filter of a struct may need more of its fields than the indexed rows.
         if projection.needed == {path[0]}:
             index = field_index(snapshot, name)
             if index is not None:
                 try:
                     return _Candidates(name, index.kept_by(condition, tuple(path)))
                 except (pa.ArrowException, KeyError):
-                    continue  # such as another field of the struct
+                    continue  # The filter needs another field of the struct.
     return None
 
 
 def _equal(snapshot: Snapshot, field: str, value: Any, fields: Sequence[str]) -> _Candidates | None:
-    """The rows of the base that have a value or one of a list; None if no index knows."""
+    """Return the rows that equal a value or any value of a list, or None without an index."""
     wanted = value if isinstance(value, (list, tuple, set, frozenset)) else [value]
     if field not in fields or None in wanted:
         return None
     index = field_index(snapshot, field)
     if index is None:
         return None
-    found = [index.equal_to(one) for one in wanted]
-    return _Candidates(field, np.unique(np.concatenate(found)) if found else _NO_ROWS)
+    rows = [index.equal_to(item) for item in wanted]
+    return _Candidates(field, np.unique(np.concatenate(rows)) if rows else _NO_ROWS)
 
 
 def matching(
     snapshot: Snapshot, condition: Filter | None, indexed: Sequence[str]
 ) -> Iterator[tuple[codec.Entries, Rows]]:
-    """The documents that a filter keeps: runs of entries, and the indices of those.
+    """Yield the documents that match a filter, as runs of entries and indices in the run.
 
     Parameters
     ----------
     snapshot : Snapshot
-        Where to look.
+        Snapshot to search.
     condition : pyarrow.compute.Expression, mapping or None
-        The filter.
+        Filter; None for all documents.
     indexed : sequence of str
-        Fields that have an index.
+        Names of fields that have an index.
 
     Yields
     ------
@@ -105,19 +105,19 @@ def matching(
 def _exact(
     snapshot: Snapshot, condition: Filter, indexed: Sequence[str]
 ) -> tuple[codec.Entries, Rows] | None:
-    """The few documents that equal a value by an index alone; None where that does not do."""
+    """Return the few documents that equal a value by an index alone, or None if it is not so."""
     if not isinstance(condition, Mapping) or len(condition) != 1 or not snapshot.is_clean:
         return None
     ((name, value),) = condition.items()
     if not isinstance(value, (str, int, float, bool)):
         return None
     try:
-        found = _equal(snapshot, name, value, indexed)
+        candidates = _equal(snapshot, name, value, indexed)
     except (pa.ArrowException, TypeError, ValueError, OverflowError):
-        return None  # the common way says what is wrong
-    if found is None or len(found.rows) > _GATHERED:
+        return None  # The general search raises the error.
+    if candidates is None or len(candidates.rows) > _MAX_GATHERED:
         return None
-    run = gather(snapshot.base.entries_at(found.rows))
+    run = gather(snapshot.base.entries_at(candidates.rows))
     return run, np.arange(len(run))
 
 
@@ -128,17 +128,17 @@ def _runs(
         yield from snapshot.entries(wanted)
         return
     rows = np.setdiff1d(candidates.rows, snapshot.dead_rows(), assume_unique=True)
-    for start in range(0, len(rows), _GATHERED):
-        yield gather(snapshot.base.entries_at(rows[start : start + _GATHERED]))
+    for start in range(0, len(rows), _MAX_GATHERED):
+        yield gather(snapshot.base.entries_at(rows[start : start + _MAX_GATHERED]))
     yield from snapshot.overlay_runs()
 
 
 def candidate_runs(
     snapshot: Snapshot, condition: Filter | None, projection: Projection, indexed: Sequence[str]
 ) -> Iterator[codec.Entries] | None:
-    """The runs that an index leaves over for a filter; None when no index helps."""
-    found = _candidates(snapshot, condition, projection, indexed)
-    return None if found is None else _runs(snapshot, found)
+    """Return the runs that an index selects for a filter, or None if no index helps."""
+    candidates = _candidates(snapshot, condition, projection, indexed)
+    return None if candidates is None else _runs(snapshot, candidates)
 
 
 def _plan(snapshot: Snapshot, condition: Filter) -> Projection:
@@ -147,30 +147,30 @@ def _plan(snapshot: Snapshot, condition: Filter) -> Projection:
 
 
 def explain(snapshot: Snapshot, condition: Filter | None, indexed: Sequence[str]) -> Explanation:
-    """How :func:`matching` would go about it."""
-    found = wanted = None
+    """Explain how :func:`matching` evaluates a filter."""
+    candidates = wanted = None
     base = snapshot.base
     if condition is not None and snapshot.count:
         projection = _plan(snapshot, condition)
-        found = _candidates(snapshot, condition, projection, indexed)
+        candidates = _candidates(snapshot, condition, projection, indexed)
         wanted = base.pieces_matching(projection)
     changed = sum(len(run) for run in snapshot.overlay_runs())
     source = "memory" if base.is_loaded else "file"
-    if found is None and base.is_loaded:
+    if candidates is None and base.is_loaded:
         return Explanation(None, snapshot.count, snapshot.count, source)
-    if found is None:
+    if candidates is None:
         read = [
             Explanation.of_pieces(file.pieces(), pieces, file.count)
             for _, file, pieces in base.selected(wanted)
         ]
         known = Explanation.of_parts(read, base.count, len(base.files()))
         return replace(known, candidates=known.candidates + changed, documents=snapshot.count)
-    left = len(np.setdiff1d(found.rows, snapshot.dead_rows(), assume_unique=True))
-    return Explanation(found.field, left + changed, snapshot.count, source)
+    left = len(np.setdiff1d(candidates.rows, snapshot.dead_rows(), assume_unique=True))
+    return Explanation(candidates.field, left + changed, snapshot.count, source)
 
 
 def pick(document: dict[Any, Any], columns: Sequence[str]) -> dict[str, Any]:
-    """Some fields of a document, by name or dotted path; absent ones are left out."""
+    """Return some fields of a document, by name or dotted path, without absent ones."""
     picked = {}
     for name in columns:
         value: Any = document

@@ -30,19 +30,27 @@ __all__ = [
 Rows = npt.NDArray[np.int64]
 NO_ROWS: Rows = np.empty(0, np.int64)
 
+CODEC_HASHES = 1
+"""Version of id files of 0.1.0, whose hashes depend on the codec that wrote them."""
+
+_MAGIC = b"GODI"
+_VERSION = 2
+_HEAD_BYTES = 24
+_BYTES_PER_ID = 12
+
 
 @dataclass(frozen=True, slots=True)
 class IdIndex:
-    """Where the ids of a base are: a sorted hash and the row of each, 16 bytes a document.
+    """Index of the ids of a base, with 16 bytes for each document.
 
     Attributes
     ----------
     hashes : array of uint64
-        Sorted.
+        Hashes of the ids, sorted.
     rows : array of int64
-        The row of each hash.
+        Row of each hash.
     greatest : int
-        The greatest id that is a number.
+        Max number among the ids.
     """
 
     hashes: npt.NDArray[np.uint64]
@@ -52,19 +60,19 @@ class IdIndex:
     @classmethod
     def build(cls, ids: Iterable[pa.Array]) -> IdIndex:
         """Index ids, given in order as binary arrays."""
-        found = [codec.survey_ids(array) for array in ids]
-        hashes = np.frombuffer(b"".join(hashes for hashes, _ in found), np.uint64)
+        surveys = [codec.survey_ids(array) for array in ids]
+        hashes = np.frombuffer(b"".join(hashes for hashes, _ in surveys), np.uint64)
         order = np.argsort(hashes, kind="stable")
-        greatest = max((number for _, number in found), default=0)
+        greatest = max((number for _, number in surveys), default=0)
         return cls(hashes[order], order.astype(np.int64), greatest)
 
     @property
     def nbytes(self) -> int:
-        """Bytes that it holds."""
+        """Size of the index in bytes."""
         return self.hashes.nbytes + self.rows.nbytes
 
     def candidates_of(self, identity: str) -> Rows:
-        """Rows that may have an id."""
+        """Return the rows that may have an id, in order."""
         wanted = np.uint64(codec.hash_id(identity))
         first = at = int(self.hashes.searchsorted(wanted))
         while at < len(self.hashes) and self.hashes[at] == wanted:
@@ -72,25 +80,15 @@ class IdIndex:
         return self.rows[first:at].astype(np.int64)
 
     def candidates(self, ids: pa.Array) -> Rows:
-        """Rows that may have one of some ids, in order."""
+        """Return the rows that may have any of the ids, in order."""
         wanted = np.frombuffer(codec.survey_ids(ids)[0], np.uint64)
         first = np.searchsorted(self.hashes, wanted, "left")
         last = np.searchsorted(self.hashes, wanted, "right")
         hits = np.flatnonzero(last > first)
         if not len(hits):
             return NO_ROWS
-        found = np.concatenate([self.rows[first[hit] : last[hit]] for hit in hits])
-        return np.unique(found).astype(np.int64)
-
-
-_MAGIC = b"GODI"
-_HEAD_SIZE = 24
-_BYTES_PER_ID = 12
-
-CODEC_HASHES = 1
-"""Version of id files that 0.1.0 wrote, whose hashes depend on the codec that wrote them."""
-
-_VERSION = 2
+        rows = np.concatenate([self.rows[first[hit] : last[hit]] for hit in hits])
+        return np.unique(rows).astype(np.int64)
 
 
 class IdFile(NamedTuple):
@@ -101,16 +99,16 @@ class IdFile(NamedTuple):
 
 
 def read_id_file(folder: Folder, name: str, checksum: int) -> IdFile | None:
-    """Read an id file; None if it is damaged, so that the index must be built from the documents.
+    """Read an id file, or return None if it is damaged and must be built again.
 
     Parameters
     ----------
     folder : Folder
         Folder of the collection.
     name : str
-        Name of the file, which is mapped into memory where it is local.
+        Name of the file. A local file is mapped into memory.
     checksum : int
-        The XXH3-64 of its bytes, by the manifest.
+        XXH3-64 of the file's bytes, as the manifest records it.
 
     Returns
     -------
@@ -131,16 +129,16 @@ def read_id_file(folder: Folder, name: str, checksum: int) -> IdFile | None:
         or version not in (CODEC_HASHES, _VERSION)
     ):
         return None
-    count, greatest = (int(one) for one in data[8:_HEAD_SIZE].view("<u8"))
-    if len(data) != _HEAD_SIZE + _BYTES_PER_ID * count:
+    count, greatest = (int(number) for number in data[8:_HEAD_BYTES].view("<u8"))
+    if len(data) != _HEAD_BYTES + _BYTES_PER_ID * count:
         return None
-    middle = _HEAD_SIZE + 8 * count
-    ids = IdIndex(data[_HEAD_SIZE:middle].view("<u8"), data[middle:].view("<u4"), greatest)
+    middle = _HEAD_BYTES + 8 * count
+    ids = IdIndex(data[_HEAD_BYTES:middle].view("<u8"), data[middle:].view("<u4"), greatest)
     return IdFile(ids, version)
 
 
 def _mapped(stream: BinaryIO) -> npt.NDArray[np.uint8]:
-    """Map an open file into memory; unlike mmap of Python, keep no file open, where possible."""
+    """Map an open file into memory, without keeping it open where the system allows it."""
     opened = f"/proc/self/fd/{stream.fileno()}"
     if not os.path.exists(opened):
         return np.memmap(stream, np.uint8, "r")
@@ -149,7 +147,7 @@ def _mapped(stream: BinaryIO) -> npt.NDArray[np.uint8]:
 
 
 def pack_id_file(index: IdIndex) -> bytes:
-    """Return the content of the file that maps ids to rows."""
+    """Pack an index of ids as the content of an id file."""
     head = _MAGIC + _VERSION.to_bytes(4, "little") + len(index.hashes).to_bytes(8, "little")
     head += index.greatest.to_bytes(8, "little")
     return head + index.hashes.astype("<u8").tobytes() + index.rows.astype("<u4").tobytes()

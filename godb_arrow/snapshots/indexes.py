@@ -1,4 +1,4 @@
-"""Indexes of a field: values to document ids."""
+"""Indexes from the values of a field to document ids."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ __all__ = ["FieldIndex", "as_py"]
 
 @dataclass(frozen=True, slots=True)
 class FieldIndex:
-    """The values of one field of a base, sorted, and their rows.
+    """Sorted values of one field of a base, and their rows.
 
     Attributes
     ----------
     values : pyarrow.Array
-        Sorted, without nulls.
+        Values in order, without nulls.
     rows : array of int64
-        The row of each value.
+        Row of each value.
     """
 
     values: pa.Array
@@ -38,13 +38,13 @@ class FieldIndex:
 
     @property
     def nbytes(self) -> int:
-        """Bytes that it holds."""
+        """Size of the index in bytes."""
         size: int = self.values.nbytes + self.rows.nbytes
         return size
 
     @classmethod
     def build(cls, base: Base, schema: pa.Schema, field: str) -> FieldIndex | None:
-        """Index a field; None when its values have no order."""
+        """Index a field, or return None if its values have no order."""
         projection = project(schema, [field], None)
         kind = projection.schema.field(0).type
         if pa.types.is_nested(kind) or isinstance(kind, pa.BaseExtensionType):
@@ -59,14 +59,14 @@ class FieldIndex:
         return cls(values.take(order), order.to_numpy().astype(np.int64))
 
     def equal_to(self, value: Any) -> Rows:
-        """The rows of a value, in order."""
+        """Return the rows of a value, in order."""
         wanted = pa.scalar(value, self.values.type).as_py()
         first = bisect_left(self.values, wanted, key=as_py)
         last = bisect_right(self.values, wanted, lo=first, key=as_py)
         return np.sort(self.rows[first:last])
 
     def kept_by(self, condition: pc.Expression, path: tuple[str, ...]) -> Rows:
-        """The rows that a filter on this field only keeps, in order."""
+        """Return the rows that match a filter on this field only, in order."""
         column: pa.Array = self.values
         for name in reversed(path[1:]):
             column = pa.StructArray.from_arrays([column], [name])
@@ -80,33 +80,34 @@ def as_py(scalar: Any) -> Any:
 
 
 def field_index(snapshot: Snapshot, field: str) -> FieldIndex | None:
-    """The index on a field of a snapshot's base, made when it is not held."""
+    """Return the index on a field of a snapshot's base, built if it is not cached."""
     base = snapshot.base
     kind = f"index:{field}"
-    found: FieldIndex | None = base.view(kind)
-    if found is None:
+    index: FieldIndex | None = base.view(kind)
+    if index is None:
         try:
-            found = FieldIndex.build(base, base.schema(), field)
+            index = FieldIndex.build(base, base.schema(), field)
         except FieldNotFound:
             return None
-        if found is not None:
-            base.hold(kind, found, found.nbytes)
-    return found
+        if index is not None:
+            base.hold(kind, index, index.nbytes)
+    return index
 
 
 def check_indexable(schema: pa.Schema, field: str) -> None:
-    """Raise if values of a field cannot be sorted.
+    """Check that the values of a field can be sorted.
 
     Raises
     ------
     InvalidFilter
+        The field has a type without an order.
     """
     try:
         kind = field_at(schema, field).type
     except FieldNotFound:
-        return  # documents may get it later
+        return  # Later documents may have the field.
     if pa.types.is_nested(kind) or isinstance(kind, pa.BaseExtensionType):
         raise InvalidFilter(
-            f"the field {field!r} of type {kind} has no order that an index could keep",
-            advice="index a field inside it, by its dotted path",
+            f"the field {field!r} of type {kind} has no order for an index",
+            advice="index one of its inner fields, by the dotted path",
         )

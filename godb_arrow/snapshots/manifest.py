@@ -1,16 +1,16 @@
-"""The manifest of a collection that has several files: which ones, and what of them is deleted.
+"""Manifest of a collection with several files: its parts, and the deleted rows of each.
 
-A manifest never changes. Each checkpoint writes a new one beside those before, and the one with the
-greatest number counts: so a collection gets its new state at once or not at all, and its last
-states stay readable as long as their manifests are there.
+A manifest never changes. Each checkpoint writes a new one with the next number, and the manifest
+with the highest number is the current one. So a collection changes its state atomically, and its
+last states stay readable as long as their manifests exist.
 
 =============  ===============================================================================
-bytes          what they are
+bytes          content
 =============  ===============================================================================
 0 to 3         ``GODM``
 4 to 7         version 1, little-endian
 8 to end - 8   one MessagePack map
-last 8         the XXH3-64 of all that is before
+last 8         XXH3-64 of all earlier bytes
 =============  ===============================================================================
 """
 
@@ -59,28 +59,29 @@ Rows = npt.NDArray[np.int64]
 
 _MAGIC = b"GODM\x01\x00\x00\x00"
 _SUFFIXES = (".godb", ".ids", ".manifest")
-_MAX_SIZE = 1 << 30  # bytes of a manifest
+_MAX_MANIFEST_BYTES = 1 << 30
 _LIST, _BITMAP = 0, 1
+_UNUSABLE = (KeyError, TypeError, ValueError, OSError, pa.ArrowException, msgpack.UnpackException)
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One file of a collection.
+    """Data file of a collection that has several.
 
     Attributes
     ----------
     number : int
-        Its file is named by it.
+        Number of the part, in the names of its files.
     documents : int
-        How many it has, with those that were deleted since.
+        Number of documents in the file, including deleted ones.
     size : int
-        Bytes of its entries, decompressed.
+        Decompressed bytes of the entries.
     file_size : int
-        Bytes of the file.
+        Size of the file in bytes.
     ids_checksum : int
-        The XXH3-64 of the file that says where its ids are.
+        XXH3-64 of the part's id file.
     deleted : array of int64
-        The rows that are no more, in order.
+        Rows that are deleted, in order.
     """
 
     number: int
@@ -92,55 +93,55 @@ class Part:
 
     @property
     def file(self) -> str:
-        """The file's name in the collection's folder."""
+        """Name of the part's file in the collection's folder."""
         return f"{self.number:08d}.godb"
 
     @property
     def ids_file(self) -> str:
-        """The name of the file that says where its ids are."""
+        """Name of the part's id file in the collection's folder."""
         return f"{self.number:08d}.ids"
 
     @property
     def live(self) -> int:
-        """How many documents are left."""
+        """Number of documents that are not deleted."""
         return self.documents - len(self.deleted)
 
     @property
     def live_size(self) -> int:
-        """About how many bytes these have, decompressed."""
+        """Estimate of the decompressed bytes of documents that are not deleted."""
         return self.size * self.live // self.documents if self.documents else 0
 
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """The state of a collection that has several files.
+    """State of a collection that has several files.
 
     Attributes
     ----------
     version : int
-        Its number; each state has one more than that before.
+        Number of the state, one more than the number of the state before.
     parts : tuple of Part
-        The files, in the order of the documents.
+        Parts in the order of the documents.
     schema : pyarrow.Schema
-        The join of all documents.
+        Join of the schemas of all documents.
     next_id : int
-        The number that the next generated document id gets; 0 where the file's is impossible.
+        Number of the next generated document id; 0 if the file has an impossible number.
     record : int
-        Sequence number of the last change of the journal that it holds.
+        Sequence number of the last change of the journal in the parts.
     indexes : tuple of str
-        The fields that have an index.
+        Fields that have an index.
     created : float
-        Seconds since 1970, in UTC.
+        Time of creation in seconds since 1970, in UTC.
     packed_statistics : bytes
         One row for each part, packed by
         :func:`~godb_arrow.query.statistics.pack_statistics`. Empty without statistics.
     compression : str
-        How new files are to be compressed.
+        Compression of new files.
     name : str
-        The collection; files may know it by a former name.
+        Name of the collection. Its files may record a former name.
     rewrites : bool
-        Whether files that the version before did not name have no new documents: these were
-        joined, or are those of an earlier version.
+        Whether parts that the version before did not have contain no new documents. Such parts
+        were merged, or belong to an earlier version.
     run : bytes
         UUID of the journal's run that has the sequence number.
     directory : bytes
@@ -172,34 +173,34 @@ class Manifest:
 
     @property
     def position(self) -> JournalPosition:
-        """Last change of the journal that the manifest's files hold."""
+        """Last change of the journal that the parts contain."""
         return JournalPosition(self.run, self.record)
 
     @property
     def count(self) -> int:
-        """How many documents the collection has."""
+        """Number of documents in the collection."""
         return sum(part.live for part in self.parts)
 
     @property
     def size(self) -> int:
-        """About how many bytes its entries have, decompressed."""
+        """Estimate of the decompressed bytes of the documents."""
         return sum(part.live_size for part in self.parts)
 
     def has_same_parts(self, other: Manifest) -> bool:
-        """Return whether another manifest has the same version and names the same documents."""
+        """Return whether another manifest has the same version and the same documents."""
         return self.version == other.version and [_pack_part(part) for part in self.parts] == [
             _pack_part(part) for part in other.parts
         ]
 
     def statistics(self) -> pa.RecordBatch | None:
-        """The statistics, a row for each part; None where there are none."""
+        """Return the statistics with a row for each part, or None if there are none."""
         if not self.packed_statistics:
             return None
         return unpack_statistics(self.packed_statistics, len(self.parts))
 
     def pack(self) -> bytes:
-        """The manifest as its file has it."""
-        body = pack({
+        """Pack the manifest as the content of its file."""
+        content = {
             "version": self.version,
             "parts": [_pack_part(part) for part in self.parts],
             "schema": self.schema.serialize().to_pybytes(),
@@ -214,20 +215,20 @@ class Manifest:
             **({"run": self.run} if self.run else {}),
             **({"directory": self.directory} if self.directory else {}),
             **({"former": self.former} if self.former else {}),
-        })  # fmt: skip
-        data = _MAGIC + body
+        }
+        data = _MAGIC + pack(content)
         return data + xxhash.xxh3_64_digest(data)
 
     @classmethod
     def unpack(cls, data: bytes) -> Manifest:
-        """The manifest that a file has.
+        """Unpack the content of a manifest's file.
 
         Raises
         ------
         CorruptFile
-            The bytes are not as they were written.
+            The content is damaged.
         UnsupportedVersion
-            They are of a later version.
+            The manifest has a later version.
         """
         if data[:4] == _MAGIC[:4] and data[4:8] != _MAGIC[4:8]:
             raise UnsupportedVersion(
@@ -235,30 +236,27 @@ class Manifest:
                 advice="update godb-arrow",
             )
         if data[:8] != _MAGIC or xxhash.xxh3_64_digest(data[:-8]) != data[-8:]:
-            raise _damaged("the bytes differ from those that were written")
+            raise _damaged("it does not match its checksum")
         try:
-            found = msgpack.unpackb(data[8:-8], raw=False, unicode_errors="surrogateescape")
+            content = msgpack.unpackb(data[8:-8], raw=False, unicode_errors="surrogateescape")
             return cls(
-                version=int(found["version"]),
-                parts=tuple(_unpack_part(part) for part in found["parts"]),
-                schema=pa.ipc.read_schema(pa.py_buffer(found["schema"])),
-                next_id=checked_next_id(found["next_id"]) or 0,
-                record=checked_number(found["record"]),
-                indexes=tuple(str(name) for name in found["indexes"]),
-                created=float(found["created"]),
-                packed_statistics=bytes(found["statistics"]),
-                compression=check_compression(found.get("compression", "lz4")).name,
-                name=str(found.get("name", "")),
-                rewrites=bool(found.get("rewrites", False)),
-                run=checked_uuid(found.get("run", b"")),
-                directory=checked_uuid(found.get("directory", b"")),
-                former=int(found.get("former", 0)),
+                version=int(content["version"]),
+                parts=tuple(_unpack_part(part) for part in content["parts"]),
+                schema=pa.ipc.read_schema(pa.py_buffer(content["schema"])),
+                next_id=checked_next_id(content["next_id"]) or 0,
+                record=checked_number(content["record"]),
+                indexes=tuple(str(name) for name in content["indexes"]),
+                created=float(content["created"]),
+                packed_statistics=bytes(content["statistics"]),
+                compression=check_compression(content.get("compression", "lz4")).name,
+                name=str(content.get("name", "")),
+                rewrites=bool(content.get("rewrites", False)),
+                run=checked_uuid(content.get("run", b"")),
+                directory=checked_uuid(content.get("directory", b"")),
+                former=int(content.get("former", 0)),
             )
         except _UNUSABLE as error:
-            raise _damaged(f"it makes no sense: {error!r}") from error
-
-
-_UNUSABLE = (KeyError, TypeError, ValueError, OSError, pa.ArrowException, msgpack.UnpackException)
+            raise _damaged(f"its content is invalid: {error!r}") from error
 
 
 def _damaged(problem: str) -> CorruptFile:
@@ -266,7 +264,7 @@ def _damaged(problem: str) -> CorruptFile:
         f"the manifest is damaged: {problem}",
         offset=0,
         where="file",
-        advice="go back to the version before with restore, or to a backup",
+        advice="restore an earlier version of the collection, or a backup",
     )
 
 
@@ -278,39 +276,37 @@ def _pack_part(part: Part) -> list[Any]:
         bits = np.zeros(part.documents, bool)
         bits[rows] = True
         deleted = bytes([_BITMAP]) + np.packbits(bits).tobytes()
-    return [
-        part.number, part.documents, part.size, part.file_size, part.ids_checksum, deleted,
-    ]  # fmt: skip
+    return [part.number, part.documents, part.size, part.file_size, part.ids_checksum, deleted]
 
 
 def _unpack_part(packed: list[Any]) -> Part:
     *numbers, deleted = packed
-    number, documents, size, file_size, ids_checksum = (int(one) for one in numbers)
+    number, documents, size, file_size, ids_checksum = (int(item) for item in numbers)
     if min(number, documents, size, file_size) < 0:
-        raise ValueError("a part has a number below 0")
+        raise ValueError("a part has a negative number")
     if deleted[0] == _LIST:
         rows = np.frombuffer(deleted, "<u4", offset=1).astype(np.int64)
     else:
         bits = np.frombuffer(deleted, np.uint8, offset=1)
         rows = np.flatnonzero(np.unpackbits(bits)[:documents]).astype(np.int64)
     if len(rows) and (rows[-1] >= documents or (rows[1:] <= rows[:-1]).any()):
-        raise ValueError("a part has rows that it cannot have")
+        raise ValueError("a part has impossible deleted rows")
     return Part(number, documents, size, file_size, ids_checksum, rows)
 
 
 def manifest_name(version: int) -> str:
-    """The name of a version's manifest."""
+    """Return the file name of a version's manifest."""
     return f"{version:08d}.manifest"
 
 
 def versions_in(names: Iterable[str]) -> list[int]:
-    """The versions that files in a collection's folder are of, in order."""
-    found = (number_in(name, ".manifest") for name in names)
-    return sorted(version for version in found if version is not None)
+    """Return the versions of the manifests among file names, in order."""
+    numbers = (number_in(name, ".manifest") for name in names)
+    return sorted(version for version in numbers if version is not None)
 
 
 def is_part_name(name: str) -> bool:
-    """Return whether godb_arrow names a file in a collection's folder so.
+    """Return whether a name is one that godb_arrow gives to files in a collection's folder.
 
     Examples
     --------
@@ -330,33 +326,33 @@ def read_manifest(folder: Folder | str, version: int) -> Manifest:
     files = open_folder(folder) if isinstance(folder, str) else folder
     name = manifest_name(version)
     with error_context("read", files.place(name)), files.open(name) as stream:
-        data = stream.read(_MAX_SIZE + 1)
-        if len(data) > _MAX_SIZE:
-            raise _damaged(f"it has more than {_MAX_SIZE} bytes")
+        data = stream.read(_MAX_MANIFEST_BYTES + 1)
+        if len(data) > _MAX_MANIFEST_BYTES:
+            raise _damaged(f"it has more than {_MAX_MANIFEST_BYTES} bytes")
         manifest = Manifest.unpack(data)
         if manifest.version != version:
-            raise _damaged(f"it is that of version {manifest.version}")
+            raise _damaged(f"its content is the manifest of version {manifest.version}")
         return manifest
 
 
 def write_manifest(folder: Folder, manifest: Manifest, access: Access) -> None:
-    """Write a manifest: from then on it is the collection's state.
+    """Write a manifest, which is then the current state of the collection.
 
     Parameters
     ----------
     folder : Folder
-        The collection's folder.
+        Folder of the collection.
     manifest : Manifest
-        The state.
+        State to write.
     access : Access
         Permissions that the manifest has at most.
 
     Raises
     ------
     StorageError
-        The disk refused: the state is the one before.
+        The disk refuses the file. The state is unchanged.
     WriteConflict
-        On an object store: somebody else has saved that version.
+        Another program saved this version on an object store.
     """
     name = manifest_name(manifest.version)
     path = folder.place(name)
@@ -366,6 +362,6 @@ def write_manifest(folder: Folder, manifest: Manifest, access: Access) -> None:
             stream.write(manifest.pack())
     except BaseException:
         if not is_url(path):
-            with suppress(OSError):  # should it be there all the same
+            with suppress(OSError):  # The file may exist in spite of the error.
                 os.unlink(path)
         raise

@@ -1,4 +1,4 @@
-"""The changing side of a collection: documents put and deleted since its file was written."""
+"""Overlay of a collection: the documents put and deleted since its base was saved."""
 
 from __future__ import annotations
 
@@ -32,32 +32,32 @@ __all__ = [
 
 
 PlannedChange = Callable[[int | None], None]
-"""Applies a change to an overlay, given the sequence number of its record in the journal."""
+"""Function that applies a change, given the sequence number of its record in the journal."""
 
 Version = bytes | int | None
-"""A document in an overlay: its bytes, its row among the bulk entries, or deleted."""
+"""Document in an overlay: its bytes, its row among the bulk entries, or None if deleted."""
 
-_OBJECT_BYTES = 104  # of a dict's slot, and a reference here and there
+_OBJECT_BYTES = 104  # of a slot in a dict, and of references
 
 
 @dataclass(slots=True)
 class Layer:
-    """Changes, newest last; frozen as soon as a snapshot has it."""
+    """Changes in their order, which are frozen as soon as a snapshot has them."""
 
     versions: dict[str, Version] = field(default_factory=dict)
-    shadows: list[int] = field(default_factory=list)  # rows of the base that are no more
-    first: int | None = None  # the journal's record of its first change
+    shadows: list[int] = field(default_factory=list)  # superseded or deleted rows of the base
+    first: int | None = None  # sequence number of the first change
     size: int = 0
-    singles: bool = False  # whether there are others than those inserted in bulk
-    ranges: list[Bulk] = field(default_factory=list)  # with generated ids, in their order
+    singles: bool = False  # whether some changes are no bulk inserts
+    ranges: list[Bulk] = field(default_factory=list)  # consecutive generated ids, in order
 
     def note(self, number: int | None, size: int, singles: bool) -> None:
-        """Note the sequence number of a change, and the size and kinds of all."""
+        """Count a change, given its sequence number, its size, and whether it is a single one."""
         first = number if self.first is None else self.first
         self.first, self.size, self.singles = first, size, singles
 
     def find(self, identity: str) -> Version | bool:
-        """The version of a document; False when it is not here."""
+        """Return the version of a document, or False if the layer has none."""
         version = self.versions.get(identity, False)
         if version is not False or not self.ranges:
             return version
@@ -75,9 +75,9 @@ class Layer:
 
 @dataclass(slots=True)
 class Bulk:
-    """Entries that were inserted at once, and their rows' numbers in the overlay.
+    """Entries that were inserted together, and their rows in the overlay.
 
-    Where the ids are generated ones that follow each other, only the first is noted.
+    Of consecutive generated ids, only the first is recorded.
     """
 
     start: int
@@ -87,29 +87,29 @@ class Bulk:
 
 
 def first_id(bulk: Bulk) -> int:
-    """The first of the generated ids of entries that have them."""
+    """Return the first of the consecutive generated ids of entries."""
     assert bulk.first_id is not None
     return bulk.first_id
 
 
 class Overlay:
-    """The changes to a base. Whoever changes it holds the collection's lock."""
+    """Changes to a base, made by threads that have the collection's lock."""
 
     def __init__(self) -> None:
         self._layers: list[Layer] = []
         self._active = Layer()
         self._bulks: list[Bulk] = []
         self._rows = 0
-        self._pinned = 0  # layers at the front that a checkpoint is storing
+        self._pinned = 0  # number of first layers that a checkpoint is storing
 
     @property
     def size(self) -> int:
-        """Bytes that the changes take."""
+        """Memory use of the changes in bytes."""
         return sum(layer.size for layer in self._layers) + self._active.size
 
     @property
     def first(self) -> int | None:
-        """The journal's record of the oldest change."""
+        """Sequence number of the oldest change."""
         for layer in (*self._layers, self._active):
             if layer.first is not None:
                 return layer.first
@@ -119,7 +119,7 @@ class Overlay:
         return sum(map(len, self._layers)) + len(self._active)
 
     def find(self, identity: str) -> Version | bool:
-        """The version of a document; False when it was not changed."""
+        """Return the version of a document, or False if it is unchanged."""
         for layer in (self._active, *reversed(self._layers)):
             version = layer.find(identity)
             if version is not False:
@@ -127,18 +127,21 @@ class Overlay:
         return False
 
     def find_any(self, ids: Mapping[str, Any]) -> dict[str, Version]:
-        """The versions of those of some documents that were changed."""
-        found: dict[str, Version] = {}
+        """Return the versions of the given documents that changed."""
+        versions: dict[str, Version] = {}
         for layer in (*self._layers, self._active):
             if layer.ranges:
-                versions = ((one, layer.find(one)) for one in ids)
-                found |= {one: version for one, version in versions if version is not False}
+                found = ((identity, layer.find(identity)) for identity in ids)
+                versions |= {
+                    identity: version for identity, version in found if version is not False
+                }
             elif not ids.keys().isdisjoint(layer.versions.keys()):
-                found |= {one: layer.versions[one] for one in ids.keys() & layer.versions.keys()}
-        return found
+                changed = ids.keys() & layer.versions.keys()
+                versions |= {identity: layer.versions[identity] for identity in changed}
+        return versions
 
     def document(self, version: bytes | int) -> bytes:
-        """The bytes of a version."""
+        """Return the bytes of a version."""
         return version if isinstance(version, bytes) else bulk_document(self._bulks, version)
 
     def plan_change(
@@ -151,14 +154,14 @@ class Overlay:
         versions : mapping of str to bytes or None
             New documents, and None for deleted ones.
         shadows : sequence of int
-            Rows of the base that have changed for the first time.
+            Rows of the base that are superseded or deleted for the first time.
 
         Returns
         -------
         PlannedChange
-            Applies the change, given the sequence number of its record. Applying it a second time
-            changes nothing, so that a change which an interrupt cut short can be completed. No
-            other change may come between.
+            Function that applies the change, given the sequence number of its record. It is
+            idempotent, so that a change can be completed after an interrupt. No other change may
+            come between.
         """
         layer, shadowed = self._active, len(self._active.shadows)
         size = layer.size
@@ -171,7 +174,7 @@ class Overlay:
 
         def apply(number: int | None) -> None:
             for identity, version in versions.items():
-                layer.versions.pop(identity, None)  # an updated document moves to the end
+                layer.versions.pop(identity, None)  # An updated document moves to the end.
                 layer.versions[identity] = version
             layer.shadows[shadowed:] = shadows
             layer.note(number, size, singles)
@@ -185,7 +188,7 @@ class Overlay:
         schema: pa.Schema | None,
         shadows: Sequence[int],
     ) -> PlannedChange:
-        """Plan to put documents, as entries that stay together; see :meth:`plan_change`."""
+        """Plan to put documents whose entries stay together; see :meth:`plan_change`."""
         layer, shadowed = self._active, len(self._active.shadows)
         first, bulks = self._rows, len(self._bulks)
         bulk = Bulk(first, entries, schema)
@@ -204,7 +207,7 @@ class Overlay:
     def plan_range(
         self, first_number: int, entries: codec.Entries, schema: pa.Schema | None
     ) -> PlannedChange:
-        """Plan to put documents whose generated ids follow each other; see :meth:`plan_change`."""
+        """Plan to put documents with consecutive generated ids; see :meth:`plan_change`."""
         layer = self._active
         first, bulks = self._rows, len(self._bulks)
         bulk = Bulk(first, entries, schema, first_number)
@@ -221,107 +224,110 @@ class Overlay:
         return apply
 
     def freeze(self) -> tuple[tuple[Layer, ...], list[Bulk]]:
-        """The changes until now, which stay as they are."""
+        """Freeze the changes so far, and return them."""
         if len(self._active):
             self._layers, self._active = [*self._layers, self._active], Layer()
             self._merge()
         return tuple(self._layers), self._bulks[:]
 
     def _merge(self) -> None:
-        """Keep the layers few: the last take in those that are not much larger."""
+        """Merge the last layers into those that are not much larger, to keep the layers few."""
         layers = self._layers
         while len(layers) - self._pinned >= 2:
             older, newer = layers[-2:]
             if 2 * len(newer.versions) < len(older.versions):
                 return
             merged = Layer(
-                dict(older.versions), older.shadows + newer.shadows, older.first,
-                older.size + newer.size, older.singles or newer.singles,
+                dict(older.versions),
+                older.shadows + newer.shadows,
+                older.first,
+                older.size + newer.size,
+                older.singles or newer.singles,
                 sorted(older.ranges + newer.ranges, key=first_id),
-            )  # fmt: skip
+            )
             for identity, version in newer.versions.items():
                 merged.versions.pop(identity, None)
                 merged.versions[identity] = version
             layers[-2:] = [merged]
 
     def pin(self) -> None:
-        """Keep the layers that are frozen now apart from later ones."""
+        """Keep the layers that are now frozen apart from later ones."""
         self._pinned = len(self._layers)
 
     def unpin(self) -> None:
-        """A checkpoint did not succeed."""
+        """Release the layers that a failed checkpoint pinned."""
         self._pinned = 0
 
     def after_checkpoint(self, stored: Base) -> Overlay:
-        """Return the changes that a checkpoint of the pinned layers leaves, over its new base."""
+        """Return the changes that are newer than the base that a checkpoint stored."""
         after = Overlay()
         after._layers, after._active = self._layers[self._pinned :], self._active
         after._rows = self._rows
         layers = [*after._layers, after._active]
-        used = {version for layer in layers for version in layer.versions.values()
-                if isinstance(version, int)}  # fmt: skip
+        versions = (version for layer in layers for version in layer.versions.values())
+        used = {version for version in versions if isinstance(version, int)}
         used.update(bulk.start for layer in layers for bulk in layer.ranges)
-        least = min(used, default=self._rows)
-        after._bulks = [b for b in self._bulks if b.start + len(b.entries) > least]
+        first_row = min(used, default=self._rows)
+        after._bulks = [b for b in self._bulks if b.start + len(b.entries) > first_row]
         if len(after):
             after.rebase(stored)
         return after
 
     @property
     def has_ids_to_find(self) -> bool:
-        """Whether a new base must be asked for ids of changes that are not pinned."""
+        """Whether changes that are not pinned need the rows of their ids in a new base."""
         return any(layer.versions for layer in (*self._layers[self._pinned :], self._active))
 
     def deleted(self) -> list[str]:
         """Return the ids of documents that were deleted."""
-        found: dict[str, Version] = {}
+        versions: dict[str, Version] = {}
         for layer in (*self._layers, self._active):
-            found.update(layer.versions)
-        return [identity for identity, version in found.items() if version is None]
+            versions.update(layer.versions)
+        return [identity for identity, version in versions.items() if version is None]
 
     def generated_ids(self) -> Iterator[int]:
-        """The ids of documents that were inserted in bulk, with generated ids."""
+        """Yield the generated ids of documents that were inserted in bulk."""
         for layer in (*self._layers, self._active):
             for bulk in layer.ranges:
                 yield from range(first_id(bulk), first_id(bulk) + len(bulk.entries))
 
-    def renumbered(self, gone: Rows) -> Overlay:
-        """Return the changes over a base without some deleted rows: later rows move up."""
+    def renumbered(self, deleted: Rows) -> Overlay:
+        """Return the changes over a base from which deleted rows were removed."""
         after = Overlay()
         after._bulks, after._rows, after._pinned = self._bulks[:], self._rows, self._pinned
         layers = []
         for layer in (*self._layers, self._active):
             rows = np.array(layer.shadows, np.int64)
-            layers.append(replace(layer, shadows=(rows - gone.searchsorted(rows)).tolist()))
+            layers.append(replace(layer, shadows=(rows - deleted.searchsorted(rows)).tolist()))
         *after._layers, after._active = layers
         return after
 
     def rebase(self, base: Base) -> None:
-        """Find anew which rows of a base are no more."""
+        """Find the superseded and deleted rows of a new base."""
         seen: set[int] = set()
         layers = []
         for layer in (*self._layers, self._active):
             rows = set(itertools.chain(*base.rows_of(layer.versions).values())) - seen
             seen |= rows
-            # Snapshots may have the layer, with the rows of the base before.
+            # Snapshots may have the old layer, with rows of the base before.
             layers.append(replace(layer, shadows=sorted(rows)))
         *self._layers, self._active = layers
 
 
 def weight(identity: str, version: bytes | None) -> int:
-    """Return the bytes of memory that an overlay takes for a document, or for its deletion."""
+    """Return the memory use of a document, or of its deletion, in an overlay in bytes."""
     return sys.getsizeof(identity) + sys.getsizeof(version) + _OBJECT_BYTES
 
 
 def bulk_weight(entries: codec.Entries, ids: list[str] | None = None) -> int:
-    """Return the bytes of memory that an overlay takes for entries that were inserted at once.
+    """Return the memory use of entries that were inserted together, in an overlay in bytes.
 
     Parameters
     ----------
     entries : Entries
         The documents.
     ids : list of str, optional
-        Their ids, unless these are generated ones that follow each other.
+            Ids of the documents, unless they are consecutive generated ids.
     """
     size = len(entries.data) + 8 * len(entries.bounds)
     return size if ids is None else size + _overhead(ids)
@@ -334,11 +340,11 @@ def _overhead(ids: list[str]) -> int:
 
 
 def bulk_of(bulks: list[Bulk], row: int) -> Bulk:
-    """The entries that have a row of the overlay."""
+    """Return the bulk entries that have a row of the overlay."""
     return bulks[bisect_right(bulks, row, key=lambda one: one.start) - 1]
 
 
 def bulk_document(bulks: list[Bulk], row: int) -> bytes:
-    """The bytes of the document in a row of the overlay."""
+    """Return the bytes of the document in a row of the overlay."""
     bulk = bulk_of(bulks, row)
     return bulk.entries.document(row - bulk.start)

@@ -7,6 +7,7 @@ import binascii
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -23,19 +24,16 @@ from godb_arrow.snapshots.snapshot import Snapshot
 __all__ = ["Page", "page_after"]
 
 
-# --- pages ------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Some documents, and how to get the next ones.
+    """Page of documents, with the cursor of the next page.
 
     Attributes
     ----------
     documents : list of dict
-        In the order of their ids, compared as text.
+        Documents in the order of their ids, compared as text.
     cursor : str or None
-        What to give to get the next page; None when this is the last.
+        Cursor of the next page; None for the last page.
 
     Examples
     --------
@@ -45,7 +43,7 @@ class Page:
     ...     _ = users.insert_many([{"name": "Ada"}, {"name": "Bob"}, {"name": "Cy"}])
     ...     page = users.find_page(limit=2)
     ...     last = users.find_page(limit=2, cursor=page.cursor)
-    >>> [one["name"] for one in page.documents], [one["name"] for one in last.documents]
+    >>> [user["name"] for user in page.documents], [user["name"] for user in last.documents]
     (['Ada', 'Bob'], ['Cy'])
     >>> print(last.cursor)
     None
@@ -72,7 +70,7 @@ def _unpack_cursor(cursor: str) -> str:
 
 def _bad_cursor(cursor: object) -> InvalidCursor:
     return InvalidCursor(
-        f"{cursor!r} is not a cursor", advice="give the cursor of the page before, or None"
+        f"{cursor!r} is not a cursor", advice="give the cursor of the previous page, or None"
     )
 
 
@@ -83,12 +81,12 @@ def page_after(
     condition: Filter | None,
     indexed: Sequence[str],
 ) -> Page:
-    """The documents that follow in the order of ids; whatever changes, none comes twice.
+    """Return the page after a cursor, without repeating documents whatever changes meanwhile.
 
     Raises
     ------
     InvalidCursor
-        The cursor is not one of ours.
+        The cursor is invalid.
     """
     after = None if cursor is None else _unpack_cursor(cursor)
     chosen: list[tuple[str, codec.Entries, int]] = []
@@ -96,9 +94,9 @@ def page_after(
         chosen = _next_ids(snapshot, after, limit + 1)
     else:
         for run, rows in matching(snapshot, condition, indexed):
-            found = ((run.id(int(row)), run, int(row)) for row in rows)
-            chosen += [one for one in found if after is None or one[0] > after]
-            chosen = sorted(chosen, key=lambda one: one[0])[: limit + 1]
+            matches = ((run.id(int(row)), run, int(row)) for row in rows)
+            chosen += [match for match in matches if after is None or match[0] > after]
+            chosen = sorted(chosen, key=itemgetter(0))[: limit + 1]
     documents = [load_entry(run, index) for _, run, index in chosen[:limit]]
     more = len(chosen) > limit
     return Page(documents, _pack_cursor(chosen[limit - 1][0]) if more else None)
@@ -107,23 +105,23 @@ def page_after(
 def _next_ids(
     snapshot: Snapshot, after: str | None, count: int
 ) -> list[tuple[str, codec.Entries, int]]:
-    """The entries with the next ids, in the order of ids; the index on ``_id`` finds them."""
-    found: list[tuple[str, codec.Entries, int]] = []
+    """Return the entries with the next ids in order, by the index on ``_id``."""
+    entries: list[tuple[str, codec.Entries, int]] = []
     index = field_index(snapshot, ID_FIELD) if snapshot.base.count else None
     if index is not None:
         at = 0 if after is None else bisect_right(index.values, after, key=as_py)
-        dead = set(snapshot.dead_rows().tolist())
+        deleted = set(snapshot.dead_rows().tolist())
         rows: list[int] = []
         while at < len(index.rows) and len(rows) < count:
             row = int(index.rows[at])
             at += 1
-            if row not in dead:
+            if row not in deleted:
                 rows.append(row)
         ordered = np.sort(np.array(rows, np.int64))
-        found += [(run.id(i), run, i) for run, i in snapshot.base.entries_at(ordered)]
+        entries += [(run.id(i), run, i) for run, i in snapshot.base.entries_at(ordered)]
     for run in snapshot.overlay_runs():
         for position in range(len(run)):
             identity = run.id(position)
             if after is None or identity > after:
-                found.append((identity, run, position))
-    return sorted(found, key=lambda one: one[0])[:count]
+                entries.append((identity, run, position))
+    return sorted(entries, key=itemgetter(0))[:count]

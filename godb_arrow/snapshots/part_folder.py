@@ -1,4 +1,4 @@
-"""Folder of part files, and the parts that readers have open."""
+"""Folder of a collection's part files, and the parts that readers have open."""
 
 from __future__ import annotations
 
@@ -64,23 +64,27 @@ from godb_arrow.storage.replace import TEMPORARY_PREFIX, is_temporary
 
 __all__ = ["PartFile", "PartFolder", "PartPin", "WrittenPart"]
 
+_FIRST_RANDOM_NUMBER = 1 << 60  # parts with this number or a higher one have a random number
+_UNNUMBERED = re.compile(r"\.godb-arrow-[0-9a-f]{32}\.(godb|ids)")
+"""Name of a part that another process wrote, until it gets its number."""
+
 
 @dataclass(frozen=True, slots=True)
 class WrittenPart:
-    """A file that some process wrote, which nobody knows yet.
+    """Part that a process wrote, before any manifest names it.
 
     Attributes
     ----------
     token : str
-        Its file is named by it.
+        Token in the names of its files.
     part : Part
-        What it has.
+        Description of the part.
     schema : bytes
-        Of its documents.
+        Schema of the documents.
     statistics : Row or None
-        Of its documents.
+        Statistics of the documents.
     greatest : int
-        The greatest id that is a number.
+        Max number among the ids.
     """
 
     token: str
@@ -90,41 +94,38 @@ class WrittenPart:
     greatest: int
 
 
-_DRAWN = 1 << 60  # numbers from here on are drawn by lot
-_UNNUMBERED = re.compile(r"\.godb-arrow-[0-9a-f]{32}\.(godb|ids)")
-"""Name of a part that another process wrote, until it gets its number."""
-
-
 class PartFile(Base):
-    """One file of a collection, and beside it a file that says where its ids are.
+    """Base of one part, with its id file.
 
     Parameters
     ----------
     folder : PartFolder
-        The folder of the file.
+        Folder of the file.
     manifest : Manifest
-        A manifest that names the file.
+        Manifest that names the file.
     part : Part
-        The file's entry there.
+        Entry of the file in the manifest.
     """
 
     def __init__(self, folder: PartFolder, manifest: Manifest, part: Part) -> None:
         files = folder.content
         super().__init__(
-            folder.memory, files.place(part.file), is_ours=folder.is_ours,
+            folder.memory,
+            files.place(part.file),
+            is_ours=folder.is_ours,
             may_close=True if not folder.is_ours else None,
             hold=lambda _: files.hold(part.file),
-        )  # fmt: skip
+        )
         self._files = files
         self._ids_checksum = part.ids_checksum
         self._part = part
         self._folder = folder
         self._manifest = manifest
-        self.collection_size = 0  # bytes of the documents of all files together
-        self.is_named = folder.is_ours  # whether the manifest was there after the file was opened
+        self.collection_size = 0  # bytes of documents in all parts
+        self.is_named = folder.is_ours  # whether the manifest existed after the file was opened
 
     def open(self) -> StoredCollection:
-        """Return the collection in its file, which is the one that the manifest names.
+        """Return the collection in the file that the manifest names, after opening it.
 
         Raises
         ------
@@ -133,7 +134,7 @@ class PartFile(Base):
         """
         try:
             if not self.is_named:
-                pin = self.pin()  # noqa: F841 (it keeps the file open until it is checked)
+                pin = self.pin()  # noqa: F841 (It keeps the file open until it is checked.)
                 self._folder.check(self._manifest)
                 self.is_named = True
             stored = super().open()
@@ -143,7 +144,8 @@ class PartFile(Base):
             raise replaced(self.path or "") from gone
         if stored.count != self._part.documents:
             error = CorruptFile(
-                f"the file has {stored.count} documents; the manifest says {self._part.documents}",
+                f"the file has {stored.count} documents, but the manifest records "
+                f"{self._part.documents}",
                 offset=0,
                 where="file",
                 advice="restore it from a backup",
@@ -153,29 +155,29 @@ class PartFile(Base):
         return stored
 
     def documents(self) -> Documents | None:
-        """The documents in memory; None when there is no room for those of all files.
+        """Return the documents in memory, or None if all parts do not fit into it.
 
-        Else a document here and there would have whole files come and go.
+        Otherwise reads of single documents would load and evict whole parts.
         """
         if self.view("documents") is None and 2 * self.collection_size > self.memory.room:
             return None
         return super().documents()
 
     def has_sound_ids(self) -> bool:
-        """Whether the file that says where its ids are is as it was written."""
+        """Return whether the id file matches its checksum."""
         return read_id_file(self._files, self._part.ids_file, self._ids_checksum) is not None
 
     def ids(self) -> IdIndex:
-        """Where the ids are: mapped from their file, so that only what is looked at is read."""
-        found: IdIndex | None = self.view("ids")
-        if found is None:
+        """Return the index of ids, mapped from its file so that only needed pages are read."""
+        index: IdIndex | None = self.view("ids")
+        if index is None:
             stored = read_id_file(self._files, self._part.ids_file, self._ids_checksum)
             if stored is None or not self._is_usable(stored):
                 return super().ids()
-            found = stored.ids
-            # Of what is mapped the system can take the pages back.
-            self.hold("ids", found, found.nbytes if is_url(self._files.path) else 0)
-        return found
+            index = stored.ids
+            # The system can reclaim the pages of a mapped file.
+            self.hold("ids", index, index.nbytes if is_url(self._files.path) else 0)
+        return index
 
     def _is_usable(self, stored: IdFile) -> bool:
         """Return whether an id file has the hashes that both codecs compute."""
@@ -187,11 +189,11 @@ class PartFile(Base):
 
 
 class PartedFiles(Protocol):
-    """Files of one version of a collection, as their folder sees them."""
+    """Protocol of the base of one version of a collection, for its folder."""
 
     @property
     def folder(self) -> PartFolder:
-        """Folder that holds the files."""
+        """Folder of the files."""
 
     @property
     def manifest(self) -> Manifest:
@@ -199,20 +201,20 @@ class PartedFiles(Protocol):
 
     @property
     def parts(self) -> list[PartFile]:
-        """Files of the version."""
+        """Parts of the version."""
 
 
 class PartFolder:
-    """The folder of a collection that has several files.
+    """Folder of a collection that has several files.
 
     Parameters
     ----------
     memory : Memory
-        Holds what is read, as far as there is room.
+        Cache for what is read, as far as there is room.
     folder : Folder or str
-        The folder; a path or URL, where the user chose it.
+        The folder, or a path or URL that the user chose.
     is_ours : bool
-        Whether nobody else writes it.
+        Whether no other program writes the folder.
     """
 
     def __init__(self, memory: Memory, folder: Folder | str, *, is_ours: bool = True) -> None:
@@ -220,30 +222,30 @@ class PartFolder:
         self.path = self.content.path
         self.memory = memory
         self.is_ours = is_ours
-        self._made = UNLIMITED  # permissions that the folder was created with
+        self._made = UNLIMITED  # permissions with which this process created the folder
         self._access: Access | None = None  # of new parts
         self._lock = threading.Lock()
         self._files: weakref.WeakValueDictionary[int, PartFile] = weakref.WeakValueDictionary()
         self._pins: weakref.WeakSet[PartPin] = weakref.WeakSet()
         self._is_exclusive = is_ours and not is_url(self.path)  # no other process adds files
         self._sweeper = Sweeper(self.content, is_ours_name, is_exclusive=self._is_exclusive)
-        self._last_number: int | None = None  # of a part file, where it is known
-        self._tokens: set[str] = set()  # of files that are being written here
-        self._unsure: Manifest | None = None  # whether it was written is not known
+        self._last_number: int | None = None  # of a part file, if it is known
+        self._tokens: set[str] = set()  # of parts that this process is writing
+        self._unsure: Manifest | None = None  # manifest whose write may have succeeded or failed
 
     def versions(self) -> list[int]:
-        """The versions that can be read, in order."""
+        """Return the versions that can be read, in order."""
         return versions_in(self.content.names())
 
     def current(self) -> Manifest:
-        """The manifest that counts.
+        """Return the current manifest.
 
         Raises
         ------
         SourceNotFound
-            There is none.
+            The folder has no manifest.
         """
-        for _ in range(10):  # who only reads may be overtaken by who writes
+        for _ in range(10):  # A writer may remove a manifest that this reader is about to open.
             versions = self.versions()
             if not versions:
                 break
@@ -252,22 +254,23 @@ class PartFolder:
         raise SourceNotFound(f"there is no manifest in {self.path}", advice="check the path")
 
     def check(self, manifest: Manifest) -> None:
-        """Raise unless the files here are those that a manifest names.
+        """Check that the files are those that a manifest names.
 
-        Another process may remove the folder and make it again, with files of the same names.
-        They are the manifest's while it is there, or while a later one names them.
+        Another process may remove the folder and create it again, with files of the same names.
+        The files belong to the manifest while it exists, or while a later one names them.
 
         Raises
         ------
         SourceNotFound
+            The files belong to another manifest.
         """
         try:
-            found = read_manifest(self.content, manifest.version)
+            current = read_manifest(self.content, manifest.version)
         except SourceNotFound:
-            found = self.current()
-            if found.version > manifest.version and _keys_of(manifest) <= _keys_of(found):
+            current = self.current()
+            if current.version > manifest.version and _keys_of(manifest) <= _keys_of(current):
                 return
-        if (found.version, found.created) != (manifest.version, manifest.created):
+        if (current.version, current.created) != (manifest.version, manifest.created):
             raise replaced(self.content.place(manifest_name(manifest.version)))
 
     def manifest(self, version: int) -> Manifest:
@@ -282,8 +285,8 @@ class PartFolder:
     def access(self) -> Access:
         """Return the permissions that new files may have at most.
 
-        They are those of the folder, of its newest manifest and of its newest part, as of the time
-        when a part got a number.
+        The folder, its newest manifest and its newest part limit them, as of the time when a part
+        last got a number.
         """
         if self._access is None:
             return self._access_with(self.content.names())
@@ -299,22 +302,22 @@ class PartFolder:
         return access
 
     def file(self, manifest: Manifest, part: Part) -> PartFile:
-        """Return a part of a manifest as a base; the same one as long as there is one."""
+        """Return the base of a part, which is shared as long as it is in use."""
         with self._lock:
-            found = self._files.get(part.number)
-            if found is None:
-                found = self._files[part.number] = PartFile(self, manifest, part)
-            return found
+            file = self._files.get(part.number)
+            if file is None:
+                file = self._files[part.number] = PartFile(self, manifest, part)
+            return file
 
     def pin(self, base: PartedFiles) -> PartPin:
-        """Keep the files of a base as long as the result is there."""
+        """Keep the files of a base as long as the result exists."""
         pin = PartPin(base)
         with self._lock:
             self._pins.add(pin)
         return pin
 
     def hold_open(self) -> None:
-        """Before the folder is removed: open what somebody still reads."""
+        """Open the files that readers still need, before the folder is removed."""
         with self._lock:
             pins = list(self._pins)
         for pin in pins:
@@ -336,12 +339,12 @@ class PartFolder:
         self._made = access
 
     def next_number(self) -> int:
-        """Return the number of the next part: greater than that of any file here."""
+        """Return the number of the next part, higher than the number of any file in the folder."""
         self.content.make()
         if self._last_number is None or not self._is_exclusive:
             names = self.content.names()
             self._access_with(names)
-            numbers = (number for number in _part_numbers(names) if number < _DRAWN)
+            numbers = (number for number in _part_numbers(names) if number < _FIRST_RANDOM_NUMBER)
             self._last_number = max(numbers, default=0)
         return self._last_number + 1
 
@@ -367,24 +370,24 @@ class PartFolder:
         Parameters
         ----------
         name : str
-            The collection.
+            Name of the collection.
         snapshot : Snapshot
-            Where the documents are.
+            Snapshot with the documents.
         files, changes
-            Which ones: see :meth:`~godb_arrow.snapshots.snapshot.Snapshot.chunks`.
+            Choice of documents; see :meth:`~godb_arrow.snapshots.snapshot.Snapshot.chunks`.
         count, size : int
-            How many they are, and about how many bytes.
+            Number of these documents, and estimate of their bytes.
         part_size : int
-            Bytes of a part, at most.
+            Maximum bytes of a part.
         schema : pyarrow.Schema
-            That of the collection.
+            Schema of the collection.
         compression : str
-            How the files are compressed.
+            Compression of the files.
 
         Returns
         -------
         list of tuples
-            Each part, and its statistics.
+            Each new part with its statistics.
         """
         if not count:
             return []
@@ -399,7 +402,7 @@ class PartFolder:
                 written.append(self.write_part(number, name, taken, documents, schema, compression))
                 number += 1
         except BaseException:
-            self._sweeper.forget()  # the parts before are in no manifest
+            self._sweeper.forget()  # No manifest names the parts that were written.
             raise
         return written
 
@@ -412,14 +415,14 @@ class PartFolder:
         schema: pa.Schema,
         compression: CompressionName,
     ) -> tuple[Part, Row | None]:
-        """Write a part, with the file that says where its ids are; no manifest knows it yet.
+        """Write a part and its id file, before any manifest names them.
 
-        With a text in place of its number it is given one by :meth:`give_number`.
+        A part with a token instead of a number gets its number by :meth:`give_number`.
         """
         access = self.access()
         if isinstance(number, str) and is_url(self.path):
-            # Nothing is renamed there on a condition: two writers must not choose the same.
-            number = _DRAWN + secrets.randbelow(_DRAWN)
+            # Object stores have no conditional rename, so two writers draw different numbers.
+            number = _FIRST_RANDOM_NUMBER + secrets.randbelow(_FIRST_RANDOM_NUMBER)
         if isinstance(number, int):
             self._note_number(number)
         part = Part(0, count, 0, 0)
@@ -458,7 +461,7 @@ class PartFolder:
         return part, None if joined is None else row_of(joined, 0)
 
     def reserve_token(self) -> str:
-        """Return the token of a file that gets its number later; it stays until it is released."""
+        """Return a token for a part that gets its number later, reserved until it is released."""
         token = secrets.token_hex(16)
         self._tokens.add(token)
         return token
@@ -467,13 +470,13 @@ class PartFolder:
         """Remove the files of tokens that got no number."""
         for token in tokens:
             for suffix in (".godb", ".ids"):
-                with suppress(GodbError):  # the next save removes it
+                with suppress(GodbError):  # The next save removes the file.
                     self.content.remove(TEMPORARY_PREFIX + token + suffix)
             self._tokens.discard(token)
 
     def give_number(self, token: str, part: Part, number: int) -> Part:
-        """Give a part that another process wrote its number."""
-        if part.number:  # it has one
+        """Number a part that another process wrote."""
+        if part.number:  # The part has a number already.
             return part
         self._note_number(number)
         part = replace(part, number=number)
@@ -484,7 +487,7 @@ class PartFolder:
 
     @staticmethod
     def with_statistics(manifest: Manifest, statistics: Sequence[Row | None]) -> Manifest:
-        """A manifest with the statistics of its parts."""
+        """Return a manifest with the statistics of its parts."""
         fields = covered(manifest.schema)
         packed = b""
         if len(fields) and any(row is not None for row in statistics):
@@ -498,21 +501,21 @@ class PartFolder:
         Parameters
         ----------
         manifest : Manifest
-            The state, but for its statistics.
+            The state without statistics.
         statistics : sequence of Row or None
-            Those of each part.
+            Statistics of each part.
 
         Returns
         -------
         Manifest
-            As written, with its time and statistics.
+            The written manifest, with its time and statistics.
         """
         manifest = self.with_statistics(replace(manifest, created=time.time()), statistics)
         self.content.make()
         access = self.access() & self.content.access_of(manifest_name(manifest.version - 1))
         unsure = self._unsure
         if unsure is not None and unsure.version >= manifest.version and self._has(unsure):
-            # It was written after all. What is saved now has its changes, too, and comes behind.
+            # The write had succeeded. This save has its changes, too, and follows as a new version.
             manifest = replace(manifest, version=unsure.version + 1)
         try:
             write_manifest(self.content, manifest, access)
@@ -522,7 +525,7 @@ class PartFolder:
             self._sweeper.forget()
             if not is_url(self.path):
                 raise
-            self._unsure = manifest  # perhaps only the answer was lost
+            self._unsure = manifest  # The write may have succeeded, and only the response be lost.
             if not self._has(manifest):
                 raise
         self._unsure = None
@@ -530,7 +533,7 @@ class PartFolder:
         return manifest
 
     def _has(self, manifest: Manifest) -> bool:
-        """Whether a manifest is there, and not another one of its version."""
+        """Return whether this manifest exists, and not another one of the same version."""
         try:
             return self.manifest(manifest.version).pack() == manifest.pack()
         except SourceNotFound:
@@ -542,16 +545,15 @@ class PartFolder:
         Parameters
         ----------
         keep : int
-            How many of the last versions stay readable.
+            Number of the last versions that stay readable.
         grace : float
-            Seconds for which a version stays when there is a newer one, with its files, since who
-            reads the folder from another process may have begun with it; and for which a file
-            stays that no version names yet.
+            Seconds for which a superseded version stays with its files, since readers in other
+            processes may need it. Files that no version names yet stay as long.
 
         Returns
         -------
         int
-            How many files were removed.
+            Number of files that were removed.
         """
         pinned: set[str] = set()
         with self._lock:
@@ -569,14 +571,14 @@ class PartFolder:
                 self.content.remove(name)
 
     def remove(self) -> None:
-        """Remove the folder with the files that godb_arrow named; who reads it goes on."""
+        """Remove the folder and the files that godb_arrow named; readers keep their files."""
         self.hold_open()
         with self._lock:
-            self._files = weakref.WeakValueDictionary()  # numbers are given again
+            self._files = weakref.WeakValueDictionary()  # Numbers are reused.
             self._last_number = None
             self._access = None
         self._sweeper.forget()
-        # Without its manifests the collection is deleted for other processes.
+        # For other processes the collection is deleted once its manifests are removed.
         ours = self.content.files(is_ours_name)
         for name in sorted(ours, key=lambda name: not name.endswith(".manifest")):
             self.content.remove(name)
@@ -584,7 +586,7 @@ class PartFolder:
             self.content.sync()
 
     def take_over(self, base: PartedFiles) -> None:
-        """Have the files of a collection's former folder here, too."""
+        """Link or copy the files of a collection's former folder into this one."""
         self.content.make()
         self._last_number = None
         self._sweeper.forget()
@@ -595,18 +597,18 @@ class PartFolder:
 
 
 def _part_numbers(names: Iterable[str]) -> list[int]:
-    """Return the numbers of the parts that some files are, in order."""
-    found = (number_in(name, ".godb") for name in names)
-    return sorted(number for number in found if number is not None)
+    """Return the numbers of the part files among file names, in order."""
+    numbers = (number_in(name, ".godb") for name in names)
+    return sorted(number for number in numbers if number is not None)
 
 
 def is_ours_name(name: str) -> bool:
-    """Return whether godb_arrow names a file in a collection's folder so."""
+    """Return whether a name is one that godb_arrow gives to files in a collection's folder."""
     return is_part_name(name) or is_temporary(name) or _UNNUMBERED.fullmatch(name) is not None
 
 
 def _keys_of(manifest: Manifest) -> set[tuple[int, ...]]:
-    """Return what tells the files of a manifest from others of the same names."""
+    """Return values that tell the files of a manifest from others of the same names."""
     return {
         (part.number, part.documents, part.size, part.file_size, part.ids_checksum)
         for part in manifest.parts
@@ -614,7 +616,7 @@ def _keys_of(manifest: Manifest) -> set[tuple[int, ...]]:
 
 
 def _take(chunks: Iterator[Chunk], documents: int) -> Iterator[Chunk]:
-    """The next chunks, until they have so many documents."""
+    """Yield the next chunks, up to a number of documents."""
     while documents:
         chunk = next(chunks)
         documents -= chunk.documents
@@ -622,14 +624,14 @@ def _take(chunks: Iterator[Chunk], documents: int) -> Iterator[Chunk]:
 
 
 class PartPin(Pin):
-    """Keeps the files of a base of several files.
+    """Pin that keeps the files of a base of several files.
 
     Attributes
     ----------
     base : PartedFiles
         The base.
     files : list of Pin
-        Pins of its files, where these must be open.
+        Pins of the files that must be open.
     """
 
     def __init__(self, base: PartedFiles) -> None:

@@ -1,4 +1,4 @@
-"""A collection of several files: their documents, one file behind the other, as one base."""
+"""Base of a collection of several files, with the documents of one file after another."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ __all__ = ["PartedBase"]
 
 
 class PartedBase(Base):
-    """The documents of several files, one behind the other; immutable.
+    """Documents of several files, one file after another; immutable.
 
-    Rows are numbered through all files; those that were deleted keep their numbers.
+    Rows are numbered through all files, and deleted rows keep their numbers.
 
     Parameters
     ----------
     folder : PartFolder
-        Where the files are.
+        Folder of the files.
     manifest : Manifest, optional
-        Which version; read at first use, if left out: the current one.
+        Manifest of a version. By default the current one is read at first use.
     """
 
     def __init__(self, folder: PartFolder, manifest: Manifest | None = None) -> None:
@@ -48,14 +48,14 @@ class PartedBase(Base):
 
     @property
     def manifest(self) -> Manifest:
-        """Which files there are, and what of them is deleted."""
+        """Manifest of the version."""
         if self._manifest is None:
             self._manifest = self.folder.current()
         return self._manifest
 
     @property
     def parts(self) -> list[PartFile]:
-        """The files; each is opened at first use."""
+        """Parts, each of which is opened at first use."""
         if self._parts is None:
             manifest = self.manifest
             parts = [self.folder.file(manifest, part) for part in manifest.parts]
@@ -65,24 +65,24 @@ class PartedBase(Base):
         return self._parts
 
     def files(self) -> list[tuple[int, Base]]:
-        """The row of each file's first document, and the file."""
-        found: list[tuple[int, Base]] = []
+        """Return each file, with the row of its first document."""
+        files: list[tuple[int, Base]] = []
         start = 0
         for part, file in zip(self.manifest.parts, self.parts, strict=True):
-            found.append((start, file))
+            files.append((start, file))
             start += part.documents
-        return found
+        return files
 
     def pin(self) -> Pin:
         """Keep the files until the pin is collected.
 
-        Where another process writes the collection, they are opened now, since it may remove
-        them. Only of more files than may be open at once, each is opened when it is read.
+        Files that another process may remove are opened now. If they are more than may be open at
+        once, each is opened when it is read.
 
         Raises
         ------
         SourceNotFound
-            Another process removed them already.
+            Another process has removed them.
         """
         pin = self.folder.pin(self)
         if not self.is_ours and not is_url(self.folder.path):
@@ -96,10 +96,10 @@ class PartedBase(Base):
         return pin
 
     def close_if_idle(self) -> None:
-        """Nothing: each file is closed by itself."""
+        """Do nothing, since each file is closed separately."""
 
     def has_same_files(self, other: Base) -> bool:
-        """Return whether another base, a file of which could not be opened, is no other."""
+        """Return whether this is the base of the same files, though one could not be opened."""
         if not isinstance(other, PartedBase) or other._manifest is None:
             return False
         try:
@@ -112,32 +112,41 @@ class PartedBase(Base):
 
     @property
     def hint(self) -> CollectionHint:
-        """What the manifest records."""
-        found = self.manifest
+        """Hint that the manifest records."""
+        manifest = self.manifest
         return CollectionHint(
-            found.count, found.next_id or None, found.schema, found.size, found.record,
-            found.indexes, plain=True, version=found.version, compression=found.compression,
-            run=found.run, directory=found.directory, former=found.former,
-        )  # fmt: skip
+            manifest.count,
+            manifest.next_id or None,
+            manifest.schema,
+            manifest.size,
+            manifest.record,
+            manifest.indexes,
+            plain=True,
+            version=manifest.version,
+            compression=manifest.compression,
+            run=manifest.run,
+            directory=manifest.directory,
+            former=manifest.former,
+        )
 
     @property
     def count(self) -> int:
-        """How many rows there are, with those that were deleted."""
+        """Number of rows, including deleted ones."""
         return sum(part.documents for part in self.manifest.parts)
 
     @property
     def deleted(self) -> Rows:
-        """The rows that were deleted, in order."""
+        """Deleted rows, in order."""
         if self._deleted is None:
             starts = [start for start, _ in self.files()]
-            rows = [part.deleted + start
-                    for start, part in zip(starts, self.manifest.parts, strict=True)]  # fmt: skip
+            parts = zip(starts, self.manifest.parts, strict=True)
+            rows = [part.deleted + start for start, part in parts]
             self._deleted = np.concatenate(rows) if rows else np.empty(0, np.int64)
         return self._deleted
 
     @property
     def file_size(self) -> int:
-        """Bytes of all files."""
+        """Size of all files in bytes."""
         return sum(part.file_size for part in self.manifest.parts)
 
     def access(self) -> Access:
@@ -146,10 +155,10 @@ class PartedBase(Base):
 
     @property
     def modified(self) -> float | None:
-        """When the manifest was written."""
+        """Time when the manifest was written, in seconds since 1970."""
         return self.manifest.created
 
-    # --- what is held in memory ---------------------------------------------------------------
+    # --- views in memory ----------------------------------------------------------------------
 
     @property
     def is_loaded(self) -> bool:
@@ -162,7 +171,7 @@ class PartedBase(Base):
         return self._parts is not None and any(file.is_loading for file in self._parts)
 
     def forget(self, successor: Base | None = None) -> None:
-        """Give up what is held in memory, but for what a successor has, too."""
+        """Release the cached views, except those that a successor shares."""
         super().forget()
         kept = set(successor.parts) if isinstance(successor, PartedBase) else set()
         for file in self._parts or ():
@@ -170,20 +179,20 @@ class PartedBase(Base):
                 file.forget()
 
     def held_bytes(self) -> int:
-        """Bytes that are held in memory."""
+        """Return the bytes of the cached views."""
         return super().held_bytes() + sum(file.held_bytes() for file in self._parts or ())
 
     def documents(self) -> Documents | None:
-        """Never all of them at once: each file has its own."""
+        """Return None, since each file has its own documents."""
         return None
 
     def prepare_ids(self) -> None:
-        """Have all indexes of ids at hand."""
+        """Load all indexes of document ids into memory."""
         for file in self.parts:
             file.ids()
 
     def pieces_matching(self, projection: Projection) -> Wanted | None:
-        """Of each file, whether it, or which of its pieces, may have what a filter keeps."""
+        """Return which files and pieces may have documents that match a filter."""
         condition = projection.implied
         if condition is None:
             return None
@@ -193,25 +202,25 @@ class PartedBase(Base):
             wanted = list(may_match(statistics, condition, projection.needed, projection.decoded))
         for index, file in enumerate(self.parts):
             if wanted[index]:
-                found = file.pieces_matching(projection)
-                wanted[index] = True if found is None else found
-        return None if all(one is True for one in wanted) else wanted
+                pieces = file.pieces_matching(projection)
+                wanted[index] = True if pieces is None else pieces
+        return None if all(needed is True for needed in wanted) else wanted
 
     def selected(self, wanted: Wanted | None) -> Iterator[tuple[int, Base, Wanted | None]]:
-        """The files that are needed: first row, file, and what of it (all with None)."""
+        """Yield the needed files with their first row and their needed pieces (None for all)."""
         for index, (start, file) in enumerate(self.files()):
             part = True if wanted is None else wanted[index]
             if part is not False:
                 yield start, file, None if part is True else part
 
     def runs(self, wanted: Wanted | None = None, fields: tuple[str, ...] = ()) -> Iterator[Run]:
-        """The documents in runs, to be loaded by whoever works on them."""
+        """Yield the documents in runs, which the caller loads."""
         for start, file, part in self.selected(wanted):
             for run in file.runs(part, fields):
                 yield run._replace(start=run.start + start)
 
     def loaded(self, wanted: Wanted | None = None) -> Iterator[tuple[int, codec.Entries]]:
-        """The entries in runs, and the row of each run's first."""
+        """Yield the loaded runs, each with the row of its first document."""
         for start, file, part in self.selected(wanted):
             for row, entries in file.loaded(part):
                 yield row + start, entries
@@ -227,16 +236,16 @@ class PartedBase(Base):
                     yield identity, row + start, run, index
 
     def has(self, identity: str) -> bool:
-        """Whether there is a document with an id."""
+        """Return whether a document with an id exists."""
         return next(self._located([identity]), None) is not None
 
     def find(self, identity: str) -> bytes | None:
-        """The bytes of a document."""
+        """Return the bytes of a document."""
         found = [run.document(index) for _, _, run, index in self._located([identity])]
         return found[-1] if found else None
 
     def entries_at(self, rows: Rows) -> Iterator[tuple[codec.Entries, int]]:
-        """The runs that have some rows, given in order, and the index of each there."""
+        """Yield the runs that have given rows, in order, with the index of each row in its run."""
         files = self.files()
         starts = [start for start, _ in files]
         at = 0
@@ -248,18 +257,18 @@ class PartedBase(Base):
             at = last
 
     def greatest_id(self) -> int:
-        """The greatest id that is a number."""
+        """Return the max number among the ids."""
         return max((file.greatest_id() for file in self.parts), default=0)
 
-    # --- its schema ---------------------------------------------------------------------------
+    # --- schema -------------------------------------------------------------------------------
 
     def _summarize(self, summary: DocumentSummary) -> None:
         for file in self.parts:
             file.join_into(summary)
 
     def part_statistics(self) -> list[Row | None]:
-        """The statistics of each file."""
-        found = self.manifest.statistics()
-        if found is None:
+        """Return the statistics of each part."""
+        statistics = self.manifest.statistics()
+        if statistics is None:
             return [None] * len(self.manifest.parts)
-        return [row_of(found, index) for index in range(len(found))]
+        return [row_of(statistics, index) for index in range(len(statistics))]

@@ -1,4 +1,4 @@
-"""What a reader sees: an immutable base, and a frozen overlay of changes to it."""
+"""Snapshot for readers: an immutable base, and a frozen overlay of changes to it."""
 
 from __future__ import annotations
 
@@ -23,25 +23,29 @@ from godb_arrow.snapshots.overlay import Bulk, Overlay, Version, bulk_of, first_
 
 __all__ = ["Snapshot", "gather", "scan", "without"]
 
+_Part = tuple[codec.Entries | StoredPiece, Rows, Row | None]  # with superseded or deleted rows
+_RUN_DOCUMENTS = 16_384
+_NO_ROWS: Rows = np.empty(0, np.int64)
+
 
 class Snapshot:
-    """A collection as it was at one moment, whatever happens to it since.
+    """Collection at one moment, unaffected by later changes.
 
     Parameters
     ----------
     base : Base
-        Its file.
+        Base of the collection.
     overlay : Overlay
-        The changes, which are frozen here.
+        Changes, which are frozen by this.
     count : int
-        How many documents there are.
+        Number of documents.
     position : JournalPosition
-        The journal's last change that is in it.
+        Last change of the journal that the snapshot contains.
 
     Attributes
     ----------
     changes : int
-        How many changes the overlay has.
+        Number of changes in the overlay.
     """
 
     def __init__(self, base: Base, overlay: Overlay, count: int, position: JournalPosition) -> None:
@@ -59,11 +63,11 @@ class Snapshot:
 
     @property
     def is_clean(self) -> bool:
-        """Whether there are no changes to the base."""
+        """Whether the overlay has no changes."""
         return not self._layers
 
     def versions(self) -> dict[str, Version]:
-        """The changed documents, in the order of their last change."""
+        """Return the changed documents, in the order of their last change."""
         with self._lock:
             if self._versions is None:
                 merged: dict[str, Version] = {}
@@ -78,20 +82,20 @@ class Snapshot:
             return self._versions
 
     def dead_rows(self) -> Rows:
-        """The rows of the base that are no more, in order."""
+        """Return the superseded and deleted rows of the base, in order."""
         if self._dead is None:
             shadows = [row for layer in self._layers for row in layer.shadows]
             self._dead = np.union1d(self.base.deleted, np.array(shadows, np.int64))
         return self._dead
 
     def dead_in(self, start: int, count: int) -> Rows:
-        """Those of them in a run of the base, counted from its start."""
+        """Return the superseded and deleted rows in a run of the base, counted from its start."""
         dead = self.dead_rows()
         first, last = np.searchsorted(dead, (start, start + count))
         return dead[first:last] - start
 
     def overlay_runs(self) -> list[codec.Entries]:
-        """The entries of the changed documents, in runs."""
+        """Return the entries of the changed documents, in runs."""
         versions = self.versions()
         with self._lock:
             if self._runs is None:
@@ -100,18 +104,24 @@ class Snapshot:
             return self._runs
 
     def live_count(self) -> int:
-        """How many documents there are, counted anew."""
+        """Count the documents, and check the count.
+
+        Raises
+        ------
+        GodbError
+            The snapshot records another count.
+        """
         changed = sum(len(run) for run in self.overlay_runs())
-        found = self.base.count - len(self.dead_rows()) + changed
-        if found != self.count:  # writing it would lose documents
+        count = self.base.count - len(self.dead_rows()) + changed
+        if count != self.count:  # Saving the snapshot could lose documents.
             raise GodbError(
-                f"{found} documents were found where {self.count} were counted",
-                advice="nothing was written; this is an error of godb_arrow: please report it",
+                f"found {count} documents instead of the {self.count} that were counted",
+                advice="nothing was written; this is an error of godb_arrow, so please report it",
             )
-        return found
+        return count
 
     def schema(self) -> pa.Schema:
-        """The join of all documents."""
+        """Return the join of the schemas of all documents."""
         if self._schema is None:
             self._schema = self._find_schema()
         return self._schema
@@ -132,7 +142,7 @@ class Snapshot:
                 codec.infer(run, summary)
         if fields_fit(infer_schema(summary), schema):
             return schema
-        # The base's fields come first: of too many, those are kept that were there before.
+        # The base's fields come first, so that they are kept if there are too many.
         joined = DocumentSummary()
         self.base.join_into(joined)
         if not summary.is_partial:
@@ -143,7 +153,7 @@ class Snapshot:
         return infer_schema(joined)
 
     def _declared_schema(self) -> pa.Schema | None:
-        """The schema that all tables had that were inserted, if nothing else was."""
+        """Return the schema that all inserted tables had, or None if there were other inserts."""
         if self.is_clean:
             return self.base.schema()
         if any(layer.singles for layer in self._layers):
@@ -160,9 +170,9 @@ class Snapshot:
         return first
 
     def entries(self, wanted: Wanted | None = None) -> Iterator[codec.Entries]:
-        """All entries in runs: the base's without those that changed, then these.
+        """Yield all entries in runs: unchanged ones of the base, followed by changed ones.
 
-        Of the base's pieces, those that are not wanted may be left out.
+        Pieces of the base that are not `wanted` may be skipped.
         """
         for start, run in self.base.loaded(wanted):
             yield without(run, self.dead_in(start, len(run)))
@@ -175,18 +185,18 @@ class Snapshot:
         changes: bool = True,
         every: int | None = None,
     ) -> Iterator[Chunk]:
-        """The bytes of entries, with statistics, which what did not change keeps.
+        """Yield the bytes of entries in chunks, with their statistics.
 
-        Pieces of a file of which no document changed are copied as they were compressed.
+        Pieces of a file whose documents are all unchanged are copied in compressed form.
 
         Parameters
         ----------
         files : sequence of tuples
-            First row and base of those files of the base that are taken; all, if left out.
+            First row and base of the files to include; all by default.
         changes : bool
-            Whether the changed documents follow.
+            Whether to include the changed documents.
         every : int, optional
-            A chunk ends after so many documents, twice as many, and so on.
+            Number of documents after which a chunk ends, also after twice this number, and so on.
 
         Yields
         ------
@@ -213,7 +223,7 @@ class Snapshot:
         return (chunk for chunk in chunks if chunk.documents)
 
     def _parts(self, files: Sequence[tuple[int, Base]], changes: bool) -> Iterator[_Part]:
-        """The documents in parts, of about the size of a piece."""
+        """Yield the documents in parts of about the size of a piece."""
         for start, file in files:
             pieces = file.pieces()
             if pieces is not None:
@@ -237,12 +247,8 @@ class Snapshot:
                     yield piece, dead, None if statistics is None else row_of(statistics, index)
 
 
-_Part = tuple[codec.Entries | StoredPiece, Rows, Row | None]  # some rows are dead
-_NO_ROWS: Rows = np.empty(0, np.int64)
-
-
 def _cut_after(every: int, parts: Iterator[_Part]) -> Iterator[_Part]:
-    """The same parts, cut in two where so many documents are reached."""
+    """Cut parts where a multiple of a number of documents is reached."""
     room = every
     for entries, dead, row in parts:
         while (live := len(entries) - len(dead)) > room:
@@ -257,12 +263,12 @@ def _cut_after(every: int, parts: Iterator[_Part]) -> Iterator[_Part]:
 
 
 def without(entries: codec.Entries, dead: Rows) -> codec.Entries:
-    """Entries without some of them."""
+    """Return entries without some of them."""
     return scan(bytes(_kept(entries, dead)), len(entries) - len(dead)) if len(dead) else entries
 
 
 def _kept(entries: codec.Entries, dead: Rows) -> bytes | memoryview:
-    """The bytes of entries without some of them."""
+    """Return the bytes of entries without some of them."""
     if not len(dead):
         return entries.raw()
     bounds = np.frombuffer(entries.bounds, np.int64)
@@ -274,24 +280,21 @@ def _kept(entries: codec.Entries, dead: Rows) -> bytes | memoryview:
 
 
 def scan(data: bytes, count: int) -> codec.Entries:
-    """Entries that are there whole, with their bounds."""
+    """Scan bytes that are a number of whole entries."""
     return codec.scan_entries(data, 0, count, len(data) + 1, 0)
 
 
 def gather(entries: Iterable[tuple[codec.Entries, int]]) -> codec.Entries:
-    """Some entries of some runs, as one run."""
+    """Copy entries of several runs into one run."""
     pieces = [run.data[run.bounds[2 * i] : run.bounds[2 * i + 2]] for run, i in entries]
     return scan(b"".join(pieces), len(pieces))
 
 
-_RUN = 16_384
-
-
 def _range_runs(versions: dict[str, Version], ranges: list[Bulk]) -> Iterator[codec.Entries]:
-    """The documents with generated ids that were inserted in bulk and not changed since."""
+    """Yield the documents with generated ids that were inserted in bulk and are unchanged."""
     if not ranges:
         return
-    numbers = sorted(number for one in versions if (number := number_of(one)) is not None)
+    numbers = sorted(number for key in versions if (number := number_of(key)) is not None)
     changed = np.array(numbers, np.int64)
     for bulk in sorted(ranges, key=first_id):
         first = first_id(bulk)
@@ -300,10 +303,10 @@ def _range_runs(versions: dict[str, Version], ranges: list[Bulk]) -> Iterator[co
 
 
 def _runs_of(versions: dict[str, Version], bulks: list[Bulk]) -> Iterator[codec.Entries]:
-    """The documents of an overlay; neighbours that were inserted at once stay as they are."""
+    """Yield the documents of an overlay, in runs of neighbours that were inserted together."""
     pieces: list[bytes] = []
     first = after = -1  # rows of neighbours
-    end = -1  # of their bulk
+    end = -1  # of the bulk entries with these rows
     for identity, version in versions.items():
         if isinstance(version, int):
             if version == after and version < end:
@@ -322,7 +325,7 @@ def _runs_of(versions: dict[str, Version], bulks: list[Bulk]) -> Iterator[codec.
             if first >= 0:
                 yield _neighbours(bulks, first, after)
                 first = after = -1
-            if len(pieces) == _RUN:
+            if len(pieces) == _RUN_DOCUMENTS:
                 yield scan(b"".join(pieces), len(pieces))
                 pieces = []
     if first >= 0:

@@ -1,4 +1,4 @@
-"""Snapshots as record batches and as documents, prefetched, in constant memory."""
+"""Streams of a snapshot's record batches and documents, prefetched, in constant memory."""
 
 from __future__ import annotations
 
@@ -33,14 +33,15 @@ __all__ = ["BatchStream", "DocumentStream"]
 
 _Item = TypeVar("_Item")
 _BATCHES = "batches"
-_Part = tuple[Run, Rows | None]  # documents, and which of them are no more
+_Part = tuple[Run, Rows | None]  # documents, and the superseded or deleted rows among them
+_MANY_DOCUMENTS = 1000
 
 
 class _Stream(Generic[_Item]):
-    """Something to iterate over once, also with ``async for``, and to close early.
+    """Iterator that can be used once, also with ``async for``, and closed early.
 
     A stream that is neither exhausted nor closed frees everything when it is collected, without
-    waiting and without a lock: see :class:`~godb_arrow.parallel.OrderedMap`.
+    waiting and without a lock (see :class:`~godb_arrow.parallel.OrderedMap`).
     """
 
     def __init__(
@@ -67,7 +68,7 @@ class _Stream(Generic[_Item]):
         with self._taking:
             try:
                 return next(self._items)
-            except BaseException:  # the end, or an error
+            except BaseException:  # The stream ends or fails.
                 self._opened.discard(self)
                 self._maps.clear()
                 raise
@@ -78,16 +79,16 @@ class _Stream(Generic[_Item]):
     async def _items_async(self) -> AsyncIterator[_Item]:
         try:
             while True:
-                found = await asyncio.to_thread(self._some)
-                if not found:
+                items = await asyncio.to_thread(self._some)
+                if not items:
                     return
-                for item in found:
+                for item in items:
                     yield item
         finally:
             self.close()
 
     def _some(self) -> list[_Item]:
-        """The next items, at least one unless there are no more."""
+        """Return the next items, at least one unless the stream is exhausted."""
         return [item for _, item in zip(range(self._at_once), self, strict=False)]
 
     _at_once = 1
@@ -95,7 +96,7 @@ class _Stream(Generic[_Item]):
     def close(self) -> None:
         """End the threads of the stream, and release its buffers and files."""
         if self._process != os.getpid():
-            return  # the threads are the parent's, and another one may have held the lock
+            return  # The threads belong to the parent, and a lock may never be released here.
         with self._taking:
             close = getattr(self._items, "close", None)
             if close is not None:
@@ -106,7 +107,7 @@ class _Stream(Generic[_Item]):
             self._opened.discard(self)
 
     def abort(self, check: Callable[[], None]) -> None:
-        """Stop, and raise what a check raises when more is asked for."""
+        """Stop, and raise the error of a check when more items are requested."""
         self.close()
         self._items = _raising(check)
 
@@ -123,31 +124,31 @@ def _raising(check: Callable[[], None]) -> Iterator[Any]:
 
 
 class BatchStream(_Stream[pa.RecordBatch]):
-    """A snapshot as record batches: an iterator, an async iterator, and an Arrow stream.
+    """Stream of a snapshot's record batches: an iterator, async iterator and Arrow stream.
 
     Parameters
     ----------
     snapshot : Snapshot
-        What to read.
+        Snapshot to read.
     name : str
-        The collection's, for messages.
+        Name of the collection, for messages.
     columns : sequence of str, optional
-        Fields, and dotted paths into structs; all, if left out.
+        Fields, and dotted paths into structs; all by default.
     condition : pyarrow.compute.Expression or mapping, optional
-        Which documents to keep.
+        Documents to keep; all by default.
     schema : pyarrow.Schema, optional
-        Instead of the documents' own.
+        Schema of the batches; by default the schema of the documents.
     options : ReadOptions
-        Limits of a batch, and threads.
+        Limits of a batch, and number of threads.
     indexed : sequence of str
         Fields that have an index.
     opened : WeakSet, optional
-        Where to be counted while it is there.
+        Set of open streams, to which this one is added.
 
     Attributes
     ----------
     schema : pyarrow.Schema
-        Of the batches.
+        Schema of the batches.
     """
 
     def __init__(
@@ -184,7 +185,7 @@ class BatchStream(_Stream[pa.RecordBatch]):
         super().__init__(_in_context(work.batches(maps), name), opened, maps)
 
     def reader(self) -> pa.RecordBatchReader:
-        """The stream as a reader of pyarrow."""
+        """Return the stream as a reader of pyarrow."""
         return pa.RecordBatchReader.from_batches(self.schema, self)
 
     def __arrow_c_stream__(self, requested_schema: object = None) -> object:
@@ -197,7 +198,7 @@ def _in_context(items: Iterator[_Item], name: str) -> Iterator[_Item]:
 
 
 class _Work:
-    """Decodes a snapshot's runs, or takes the batches that are held in memory."""
+    """Decoder of a snapshot's runs, which uses cached batches where it can."""
 
     def __init__(
         self,
@@ -210,7 +211,7 @@ class _Work:
         self.projection = projection
         self.decoder = decoder
         self.options = options
-        self.runs: Iterator[codec.Entries] | None = None  # what an index leaves over
+        self.runs: Iterator[codec.Entries] | None = None  # selected by an index
         self.may_hold = False
 
     def batches(self, maps: list[OrderedMap[Any]]) -> Iterator[pa.RecordBatch]:
@@ -223,7 +224,7 @@ class _Work:
             yield from self._decoded(((Run.of(run), None) for run in self.runs), maps)
             return
         base = self.snapshot.base
-        # What is not there any more may not fit the schema of what is.
+        # Superseded or deleted documents may not fit the schema of the others.
         if len(self.snapshot.dead_rows()) < base.count:
             held = all(self._held(file) for _, file in base.files())
             wanted = None if held else base.pieces_matching(self.projection)
@@ -232,16 +233,16 @@ class _Work:
                 if batches:
                     yield from self._from_held(batches, start)
                 else:
-                    hold = self.may_hold and part is None  # what is held must be all of it
+                    hold = self.may_hold and part is None  # Only whole files are cached.
                     runs = self._file_runs(file, start, part, () if hold else self.decoder.fields)
                     yield from self._decoded(runs, maps, file if hold else None)
         overlaid = ((Run.of(run), None) for run in self.snapshot.overlay_runs())
         yield from self._decoded(overlaid, maps)
 
     def _held(self, file: Base) -> list[pa.RecordBatch] | None:
-        """The batches of a file that are in memory, if they have all that is wanted."""
-        found: list[pa.RecordBatch] | None = file.view(_BATCHES)
-        return found if found and _covers(found[0].schema, self.projection.decoded) else None
+        """Return the cached batches of a file, if they have all wanted fields."""
+        batches: list[pa.RecordBatch] | None = file.view(_BATCHES)
+        return batches if batches and _covers(batches[0].schema, self.projection.decoded) else None
 
     def _file_runs(
         self, file: Base, start: int, wanted: Wanted | None, fields: tuple[str, ...]
@@ -266,7 +267,7 @@ class _Work:
         memory = self.snapshot.base.memory
         hold = whole_runs = (
             holder is not None
-        )  # what is gone fits the base's own schema, but not any other
+        )  # Deleted documents fit the base's own schema, but no other.
         kept: list[pa.RecordBatch] = []
         kept_bytes = 0
 
@@ -283,7 +284,7 @@ class _Work:
             return whole, result, _Waiting(memory, result.nbytes)
 
         threads = self.options.threads or available_cores()
-        if codec.BACKEND == "reference" or self.snapshot.count < _FEW:
+        if codec.BACKEND == "reference" or self.snapshot.count < _MANY_DOCUMENTS:
             threads = 1
         results = ordered_map(decode, runs, threads, self.decoder.ahead)
         maps.append(results)
@@ -306,9 +307,9 @@ class _Work:
 
 
 class _Waiting:
-    """Bytes of a batch that waits in a stream.
+    """Count of a batch's bytes while it waits in a stream.
 
-    An abandoned stream releases them when the batch is dropped, on whatever thread that is.
+    An abandoned stream releases them when the batch is dropped, on any thread.
     """
 
     __slots__ = ("_bytes", "_memory")
@@ -324,9 +325,6 @@ class _Waiting:
             self._memory.take(streams=-size)
 
     __del__ = release
-
-
-_FEW = 1000
 
 
 def _covers(held: pa.Schema, wanted: pa.Schema) -> bool:
@@ -345,22 +343,22 @@ def _alive(batch: pa.RecordBatch, dead: Rows) -> pa.RecordBatch:
 
 
 class DocumentStream(_Stream[dict[Any, Any]]):
-    """A snapshot as documents: an iterator and an async iterator of dicts.
+    """Stream of a snapshot's documents: an iterator and an async iterator of dicts.
 
     Parameters
     ----------
     snapshot : Snapshot
-        What to read.
+        Snapshot to read.
     name : str
-        The collection's, for messages.
+        Name of the collection, for messages.
     condition : pyarrow.compute.Expression or mapping, optional
-        Which documents to keep.
+        Documents to keep; all by default.
     indexed : sequence of str
         Fields that have an index.
     shape : callable, optional
-        What to make of each document.
+        Function that converts each document.
     opened : WeakSet, optional
-        Where to be counted while it is there.
+        Set of open streams, to which this one is added.
     """
 
     _at_once = 256
@@ -388,11 +386,11 @@ def _documents(
     indexed: Sequence[str],
     maps: list[OrderedMap[Any]],
 ) -> Iterator[dict[Any, Any]]:
-    found = matching(snapshot, condition, indexed)
-    # The next run is read from the file while the caller works on the documents of this one.
-    from_file = not snapshot.base.is_loaded and snapshot.count >= _FEW
+    matches = matching(snapshot, condition, indexed)
+    # A thread reads the next run from the file while the caller uses the documents of this one.
+    from_file = not snapshot.base.is_loaded and snapshot.count >= _MANY_DOCUMENTS
     ahead = 2 if from_file and codec.BACKEND == "native" else 1
-    runs = ordered_map(lambda one: one, found, ahead)
+    runs = ordered_map(lambda match: match, matches, ahead)
     maps.append(runs)
     try:
         for run, rows in runs:

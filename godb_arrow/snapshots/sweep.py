@@ -1,8 +1,8 @@
-"""Removal of superseded files from a collection's folder, at a cost that does not grow with it.
+"""Removal of superseded files from a collection's folder, at constant cost.
 
-A folder holds the manifests and part files of many versions, for readers in other processes.
-Listing it with each save would cost more and more. So the versions and the files that they name
-are listed once, and kept up to date from then on.
+A folder has the manifests and part files of many versions, for readers in other processes. The
+cost of listing it at each save would grow. So the versions and the names of their files are listed
+once, and then kept up to date.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from godb_arrow.storage.folder import Folder
 
 __all__ = ["Sweeper", "files_of"]
 
-_MIN_SWEEPS = 256  # sweeps from one listing of a folder to the next
+_MIN_SWEEPS = 256  # number of sweeps between two listings of a folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,14 +37,14 @@ class _Version:
 
 
 class Sweeper:
-    """Finds and removes superseded manifests and files of one folder.
+    """Removal of superseded manifests and files of one folder.
 
     Parameters
     ----------
     folder : Folder
         Folder of the collection.
     is_ours : callable
-        Returns whether godb_arrow gave a file its name; other files stay.
+        Function that returns whether godb_arrow named a file; other files stay.
     is_exclusive : bool
         Whether no other process writes manifests, so that a listing stays valid.
     """
@@ -56,20 +56,20 @@ class Sweeper:
         self._is_ours = is_ours
         self._is_exclusive = is_exclusive
         self._lock = threading.Lock()
-        self._sweeps_left = 0  # before the folder is listed again
+        self._sweeps_left = 0  # until the folder is listed again
         self._versions: deque[_Version] = deque()  # in order
-        self._uses: Counter[str] = Counter()  # versions that name each file
-        self._unused: dict[str, None] = {}  # files that no version names, to be removed
-        self._young: deque[tuple[float, str]] = deque()  # such files that are too new, by age
+        self._uses: Counter[str] = Counter()  # number of versions that name each file
+        self._unused: dict[str, None] = {}  # files to remove, which no version names
+        self._young: deque[tuple[float, str]] = deque()  # unused files that are too new, by age
 
     def forget(self) -> None:
-        """List the folder at the next sweep; a write failed, or the folder was removed."""
+        """List the folder again at the next sweep, after a write failed or it was removed."""
         with self._lock:
             self._forget()
 
     def _forget(self) -> None:
         self._sweeps_left = 0
-        self._versions.clear()  # their numbers may be used again
+        self._versions.clear()  # Version numbers may be used again.
 
     def note(self, manifest: Manifest) -> None:
         """Add a version that was written."""
@@ -116,10 +116,8 @@ class Sweeper:
         self._versions.clear()
         self._uses.clear()
         for number in versions_in(names):
-            found = known.get(number)
-            if found is None:
-                found = _Version.of(read_manifest(self._folder, number))
-            self._add(found)
+            version = known.get(number)
+            self._add(version or _Version.of(read_manifest(self._folder, number)))
         self._unused.clear()
         young = []
         for name in names:
@@ -127,7 +125,7 @@ class Sweeper:
                 with suppress(SourceNotFound):
                     young.append((self._folder.modified(name), name))
         self._young = deque(sorted(young))
-        # As many sweeps as there are names: a listing costs each of them one name more or less.
+        # The sweeps are as many as the names, so that a listing adds a constant cost to each.
         self._sweeps_left = max(_MIN_SWEEPS, len(names))
 
     def _remove_versions(self, keep: int, since: float) -> int:
@@ -137,7 +135,7 @@ class Sweeper:
             self._folder.remove(manifest_name(version.number))
             removed += 1
             self._release(version.files)
-        if removed:  # a manifest must never be there without its files
+        if removed:  # A manifest must never exist without its files.
             self._folder.sync()
         return removed
 
@@ -155,8 +153,8 @@ class Sweeper:
                 if self._folder.modified(name) <= since:
                     self._unused[name] = None
         removed = 0
-        for name in [one for one in self._unused if one not in pinned]:
-            if name not in self._uses:  # an earlier version may have been restored
+        for name in [unused for unused in self._unused if unused not in pinned]:
+            if name not in self._uses:  # An earlier version may have been restored.
                 with suppress(SourceNotFound):
                     self._folder.remove(name)
                     removed += 1

@@ -1,4 +1,4 @@
-"""Earlier states of a collection: which ones there are, and reading them."""
+"""Earlier versions of a collection, listed and opened for reading."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ __all__ = ["CollectionVersion", "VersionInfo", "versions_of"]
 
 @dataclass(frozen=True, slots=True)
 class VersionInfo:
-    """A state of a collection that can be read.
+    """Readable version of a collection.
 
     Attributes
     ----------
     version : int
-        Its number.
+        Number of the version.
     created : datetime
-        When it was saved, in UTC.
+        Time of saving, in UTC.
     documents : int
-        How many documents it has.
+        Number of documents.
     parts : int
-        How many files it has.
+        Number of part files.
     disk_bytes : int
-        Bytes of these; states share files.
+        Bytes of the part files, which versions may share.
 
     Examples
     --------
@@ -62,7 +62,7 @@ class VersionInfo:
 
     @classmethod
     def of(cls, manifest: Manifest) -> VersionInfo:
-        """What a manifest says."""
+        """Return the description of a manifest."""
         return cls(
             manifest.version,
             dt.datetime.fromtimestamp(manifest.created, dt.UTC),
@@ -74,11 +74,10 @@ class VersionInfo:
     HEADS: ClassVar[list[str]] = ["version", "saved", "documents", "files", "on disk"]
 
     def cells(self) -> list[str]:
-        """What a table shows under :attr:`HEADS`."""
-        return [
-            str(self.version), f"{self.created:%Y-%m-%d %H:%M:%S} UTC", f"{self.documents:,}",
-            str(self.parts), quantity(self.disk_bytes),
-        ]  # fmt: skip
+        """Return the row of a table with the columns of :attr:`HEADS`."""
+        saved = f"{self.created:%Y-%m-%d %H:%M:%S} UTC"
+        counts = [f"{self.documents:,}", str(self.parts)]
+        return [str(self.version), saved, *counts, quantity(self.disk_bytes)]
 
     def _repr_html_(self) -> str:
         table = Table(self.HEADS)
@@ -87,26 +86,26 @@ class VersionInfo:
 
 
 def versions_of(folder: PartFolder) -> list[VersionInfo]:
-    """Return the states that can be read, in order.
+    """Return the readable versions of a collection, in order.
 
     Raises
     ------
     SourceNotFound
-        There is none: another process removed the folder.
+        Another process removed the folder.
     """
-    found = []
+    versions = []
     for version in folder.versions() or [folder.current().version]:
         try:
-            found.append(VersionInfo.of(folder.manifest(version)))
-        except SourceNotFound:  # it is too old since a moment ago
+            versions.append(VersionInfo.of(folder.manifest(version)))
+        except SourceNotFound:  # Another process removed the manifest meanwhile.
             continue
-    return found
+    return versions
 
 
 class CollectionVersion(Scannable):
-    """A collection as it was saved once; only to be read.
+    """Saved version of a collection, for reading only.
 
-    Made by :meth:`Collection.at_version`. It stays readable as long as somebody has it.
+    :meth:`Collection.at_version` returns it. It stays readable as long as the object exists.
 
     Examples
     --------
@@ -129,17 +128,17 @@ class CollectionVersion(Scannable):
 
     @property
     def name(self) -> str:
-        """The collection's name."""
+        """Name of the collection."""
         return self._name
 
     @property
     def version(self) -> int:
-        """The number of the state."""
+        """Number of the version."""
         return self._manifest.version
 
     @property
     def schema(self) -> pa.Schema:
-        """The schema of the record batches."""
+        """Schema of the record batches."""
         return self._snapshot.schema()
 
     def __len__(self) -> int:
@@ -155,7 +154,7 @@ class CollectionVersion(Scannable):
         schema: pa.Schema | None = None,
         **options: Unpack[ReadKeywords],
     ) -> pa.RecordBatchReader:
-        """The documents as record batches; see :meth:`Scannable.stream_batches`."""
+        """Stream record batches; see :meth:`Scannable.stream_batches`."""
         return BatchStream(
             self._snapshot,
             self._name,

@@ -150,16 +150,16 @@ def test_export_with_columns_and_quiet(users: Path, tmp_path: Path) -> None:
 
 
 def test_verify(users: Path, shop: Path) -> None:
-    sound = run("verify", users, shop)
-    assert sound.returncode == 0
-    assert "sound, 50 documents, checksums match" in sound.stdout
+    valid = run("verify", users, shop)
+    assert valid.returncode == 0
+    assert "valid, 50 documents, checksums match" in valid.stdout
     damaged = bytearray(users.read_bytes())
     damaged[100] ^= 1
     users.write_bytes(damaged)
     found = run("verify", users, shop)
     assert found.returncode == 1
     assert "users.godb" in found.stderr
-    assert "shop.godb: sound" in found.stdout
+    assert "shop.godb: valid" in found.stdout
 
 
 def test_verify_and_repair_a_data_directory(tmp_path: Path) -> None:
@@ -168,10 +168,10 @@ def test_verify_and_repair_a_data_directory(tmp_path: Path) -> None:
     engine.create_collection("c").insert_many([{"n": n} for n in range(5)])
     engine.insert("c", {"n": 5})
     engine.close(discard=True)
-    sound = run("verify", folder)
-    assert sound.returncode == 0, sound.stderr
-    assert "sound" in sound.stdout
-    assert "the journal is sound, 3 changes" in run("repair", folder).stdout
+    valid = run("verify", folder)
+    assert valid.returncode == 0, valid.stderr
+    assert "valid" in valid.stdout
+    assert "the journal is valid, 3 changes" in run("repair", folder).stdout
     path = max((folder / "journal").iterdir(), key=lambda one: one.stat().st_size)
     data = bytearray(path.read_bytes())
     data[-5] ^= 1

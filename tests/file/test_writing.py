@@ -354,7 +354,7 @@ def test_a_recorded_count_that_lies_never_makes_a_damaged_file(count: int, tmp_p
         hint = CollectionHint(count, plain=True)
         write_file(stream, [CollectionData("a", 3, [Chunk(rows, 3)], hint)])
     before = path.read_bytes()
-    with pytest.raises(godb_arrow.GodbError, match=f"3 documents .* {count} were counted"):
+    with pytest.raises(godb_arrow.GodbError, match=f"3 documents instead of the {count}"):
         godb_arrow.write_godb([{"n": 1}], path, "b", if_exists="append")
     assert path.read_bytes() == before
     assert len(godb_arrow.read_table(path)) == 3

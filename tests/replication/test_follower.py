@@ -124,7 +124,7 @@ def test_a_follower_is_read_only_until_it_is_promoted(tmp_path: Path) -> None:
         promote(target)
     with pytest.raises(godb_arrow.SourceNotFound, match="is no follower"):
         follower_status(target)
-    with pytest.raises(godb_arrow.TargetExists, match="follows nobody"):
+    with pytest.raises(godb_arrow.TargetExists, match="follows no other"):
         Follower(source, target)
     # The old one comes back, and follows the new one.
     with Follower(target, source, replace=True) as follower:
@@ -243,7 +243,7 @@ def test_a_follower_that_fails_is_said_and_catches_up(tmp_path: Path) -> None:
 
         original = journal.copy
         journal.copy = fail  # type: ignore[method-assign]
-        with pytest.raises(godb_arrow.ReplicationFailed, match="has not got it") as caught:
+        with pytest.raises(godb_arrow.ReplicationFailed, match="has not confirmed it") as caught:
             collection.insert({"n": 1})
         assert isinstance(caught.value.__cause__, godb_arrow.DiskFull)
         assert len(collection) == 1  # here it is done
@@ -461,7 +461,7 @@ def test_the_commands(tmp_path: Path) -> None:
     done = run(main, ["follow", source, target, "--once"])
     assert done.exit_code == 0 and "1 files of" in done.output
     shown = run(main, ["follower", target]).output
-    assert f"follows {source}: record 2" in shown and "it had everything" in shown
+    assert f"follows {source}: record 2" in shown and "last caught up" in shown
     assert run(main, ["promote", target]).exit_code == 0
     failed = run(main, ["promote", target])
     assert failed.exit_code == 2 and "no follower" in failed.output
