@@ -74,8 +74,10 @@ def test_any_flipped_byte_of_any_file_is_found(directory: Path) -> None:
 
 def test_missing_files_are_found(directory: Path) -> None:
     for pattern, problem in (
-        ("c.parts/*1.ids", "ids"), ("c.parts/*1.godb", "the file does not exist"), ("c.parts/*.manifest", ""),
-    ):  # fmt: skip
+        ("c.parts/*1.ids", "ids"),
+        ("c.parts/*1.godb", "the file does not exist"),
+        ("c.parts/*.manifest", ""),
+    ):
         found = sorted((directory / "collections").glob(pattern))
         shutil.copytree(directory, directory.parent / "kept")
         for path in found:
