@@ -1,7 +1,7 @@
-"""One module per outside system; each turns one record-batch reader into somebody's type, or back.
+"""Connectors: one module for each outside system, which converts record batches to its types.
 
-A module is imported only when it is used, and says which extra to install when its library is
-missing.
+A module is imported when it is first used. If its library is missing, the error names the extra to
+install.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ __all__ = ["missing"]
 
 
 def missing(extra: str, what: str) -> MissingDependency:
-    """The error that says which extra to install.
+    """Return the error for a library that is not installed.
 
     Parameters
     ----------
     extra : str
-        The extra of ``pyproject.toml``.
+        Name of the extra in ``pyproject.toml``.
     what : str
-        The library.
+        Name of the library.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Collections as Dask DataFrames: a partition for each file, and back, written in parallel."""
+"""Dask DataFrames from collections, with a partition for each file, and their parallel writing."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ __all__ = ["read_godb", "to_godb"]
 
 
 class _Read:
-    """What Dask calls for each partition; it says itself which columns it needs."""
+    """Function that Dask calls for each partition, with the columns that it needs."""
 
     def __init__(
         self, schema: pa.Schema, condition: Filter | None, dtype_backend: DtypeBackend | None
@@ -52,7 +52,7 @@ class _Read:
         return to_frame(reader.read_all(), self._dtype_backend)
 
     def meta(self) -> pd.DataFrame:
-        """No rows of all columns."""
+        """Return an empty DataFrame with all columns."""
         schema = project(self._schema, self._schema.names, None).schema
         return to_frame(schema.empty_table(), self._dtype_backend)
 
@@ -65,25 +65,25 @@ def read_godb(
     filter: Filter | None = None,
     dtype_backend: DtypeBackend | None = "pyarrow",
 ) -> dd.DataFrame:
-    """A collection as a Dask DataFrame, with a partition for each of its files.
+    """Read a collection as a Dask DataFrame, with a partition for each of its files.
 
-    Workers read the files themselves: they must see the same paths. Columns that a computation
-    does not use are not decoded, and files of which statistics say that the filter keeps nothing
-    are not read.
+    Workers read the files themselves, so they must see the same paths. Columns that a computation
+    does not use are not decoded. Files that the filter excludes by their statistics are skipped.
 
     Parameters
     ----------
     source : path or URL, or several
-        A GODB file, many of them, a data directory, or the folder of a collection that has several
-        files. Of a data directory, what was saved is read.
+        A GODB file or several, a data directory, or the folder of a collection that has several
+        files. Unsaved changes of a data directory are not read.
     collection : str, optional
-        Which collection. May be left out where there is one only.
+        Name of the collection. Optional if there is only one.
     columns : sequence of str, optional
-        Fields; all, if left out.
+        Fields to read; all by default.
     filter : pyarrow.compute.Expression or mapping, optional
-        Which documents to keep.
+        Documents to keep; all by default.
     dtype_backend : {"pyarrow", "numpy_nullable"} or None
-        As in pandas. With None a partition with nulls may have other dtypes than one without.
+        Backend of the dtypes, default "pyarrow". With None, which stands for pandas' own dtypes,
+        a partition with nulls may have other dtypes than one without.
 
     Returns
     -------
@@ -116,27 +116,28 @@ def to_godb(
     *,
     mode: WriteMode = "error",
 ) -> int:
-    """Write a Dask DataFrame into a data directory: all of it or, on an error, nothing.
+    """Write a Dask DataFrame into a data directory atomically.
 
-    Each partition becomes a file, written where it is computed; one manifest then names them all.
-    A partition that is computed again leaves a file that nobody knows, which is removed some time.
+    Each partition becomes a file, written where it is computed. At the end, one manifest names all
+    of them. A partition that is computed twice leaves an unused file, which a later save removes.
 
     Parameters
     ----------
     frame : dask.dataframe.DataFrame
-        The rows. A column ``_id`` gives the document ids; else they are generated, and have gaps.
+        Rows to write. A column ``_id`` has the document ids. Without it they are generated, with
+        gaps.
     directory : path
-        The data directory, which all workers see. No engine may have it open to write while this
-        job begins and ends; other jobs may run at the same time.
+        Data directory that all workers see. No engine may have it open for writing when this job
+        begins and ends. Other jobs may run at the same time.
     collection : str
-        The collection.
+        Name of the collection.
     mode : {"error", "append", "overwrite"}
-        What to do when the collection is there.
+        Action if the collection exists, default "error".
 
     Returns
     -------
     int
-        How many documents were written.
+        Number of documents written.
 
     Raises
     ------

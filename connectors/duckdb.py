@@ -1,4 +1,4 @@
-"""SQL over collections, by DuckDB, with projection and filter pushed down."""
+"""SQL queries on collections with DuckDB, with projection and filter pushed down."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ def connect(
     source: StorageEngine | Mapping[str, Scannable],
     connection: duckdb.DuckDBPyConnection | None = None,
 ) -> duckdb.DuckDBPyConnection:
-    """A connection that has every collection as a view of its name.
+    """Return a connection in which each collection is a view.
 
-    A query reads a snapshot of each collection that it names: the columns that it uses, and the
-    documents that its conditions keep. Collections that are made later are shown after another
-    call with the same connection.
+    A query reads a snapshot of each collection that it names, with the columns that it uses and
+    the documents that match its conditions. Call this again with the same connection to add
+    collections that are created later.
 
     Parameters
     ----------
     source : StorageEngine, or mapping of str to Collection or FileCollection
         The collections.
     connection : duckdb.DuckDBPyConnection, optional
-        Where to show them; a new one in memory, if left out.
+        Connection for the views; a new one in memory by default.
 
     Returns
     -------
@@ -62,16 +62,16 @@ def connect(
 
 
 def register(connection: duckdb.DuckDBPyConnection, name: str, collection: Scannable) -> None:
-    """Show a collection as a view.
+    """Create a view of a collection.
 
     Parameters
     ----------
     connection : duckdb.DuckDBPyConnection
-        Where to show it.
+        Connection for the view.
     name : str
-        The view's name.
+        Name of the view.
     collection : Collection or FileCollection
-        What to show.
+        Collection to show.
 
     Examples
     --------
@@ -88,7 +88,7 @@ def register(connection: duckdb.DuckDBPyConnection, name: str, collection: Scann
 
 
 class _Scanned(CollectionDataset):
-    """What DuckDB scans: of a scanner it wants the reader, and gets nothing else."""
+    """Dataset for DuckDB, which uses nothing of a scanner but its reader."""
 
     def scanner(self, *args: Any, **options: Any) -> Any:
         return _Scanner(self.reader(*args, **options))

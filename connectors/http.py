@@ -1,4 +1,4 @@
-"""Streams as bodies of HTTP answers, for FastAPI, Starlette and every other ASGI framework."""
+"""Streams as bodies of HTTP responses, for FastAPI, Starlette and other ASGI frameworks."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from godb_arrow.snapshots.streaming import BatchStream, DocumentStream
 __all__ = ["ARROW_STREAM", "NDJSON", "arrow_body", "ndjson_body"]
 
 ARROW_STREAM = "application/vnd.apache.arrow.stream"
-"""The media type of :func:`arrow_body`."""
+"""Media type of :func:`arrow_body`."""
 
 NDJSON = "application/x-ndjson"
-"""The media type of :func:`ndjson_body`."""
+"""Media type of :func:`ndjson_body`."""
 
-_CHUNK = 64 << 10
+_CHUNK_BYTES = 64 << 10
 
 
 async def ndjson_body(stream: DocumentStream, *, plain: bool = True) -> AsyncIterator[bytes]:
-    """Documents as NDJSON, one a line, in constant memory.
+    """Yield documents as NDJSON, one on each line, in constant memory.
 
     Parameters
     ----------
     stream : DocumentStream
-        Of :meth:`Collection.find_all_stream`. It is closed when the client has gone.
+        Result of :meth:`Collection.find_all_stream`. It is closed when the client disconnects.
     plain : bool
-        Timestamps as text and binary as base64; else what :mod:`godb_arrow.codec.jsontext` reads
-        back.
+        Whether timestamps are text and binary is base64, default True. Otherwise documents have
+        the form that :mod:`godb_arrow.codec.jsontext` can read again.
 
     Yields
     ------
@@ -51,7 +51,7 @@ async def ndjson_body(stream: DocumentStream, *, plain: bool = True) -> AsyncIte
     with stream:
         async for document in stream:
             waiting += to_json_text(document, plain=plain).encode() + b"\n"
-            if len(waiting) >= _CHUNK:
+            if len(waiting) >= _CHUNK_BYTES:
                 yield bytes(waiting)
                 waiting.clear()
         if waiting:
@@ -59,12 +59,12 @@ async def ndjson_body(stream: DocumentStream, *, plain: bool = True) -> AsyncIte
 
 
 async def arrow_body(stream: BatchStream) -> AsyncIterator[bytes]:
-    """Record batches as an Arrow IPC stream, which ``pyarrow.ipc.open_stream`` reads.
+    """Yield record batches as an Arrow IPC stream, which ``pyarrow.ipc.open_stream`` reads.
 
     Parameters
     ----------
     stream : BatchStream
-        Of :meth:`Collection.stream`. It is closed when the client has gone.
+        Result of :meth:`Collection.stream`. It is closed when the client disconnects.
 
     Yields
     ------
@@ -92,7 +92,7 @@ async def arrow_body(stream: BatchStream) -> AsyncIterator[bytes]:
 
 
 class _Sink:
-    """A file whose bytes are taken away as they come."""
+    """File object from which written bytes are removed at once."""
 
     closed = False
 

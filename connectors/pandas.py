@@ -1,4 +1,4 @@
-"""GODB files as pandas DataFrames."""
+"""DataFrames of pandas, read from GODB files and written to them."""
 
 from __future__ import annotations
 
@@ -67,27 +67,27 @@ def read_godb(
     path : path, URL, bytes or open binary file
         The GODB file.
     collection : str, optional
-        Which collection. May be left out when the file has one only.
+        Name of the collection. Optional if the file has only one.
     columns : sequence of str, optional
-        Fields to read, and dotted paths into structs; all, if left out.
+        Fields to read, and dotted paths into structs; all by default.
     filter : pyarrow.compute.Expression or mapping, optional
-        Which documents to keep; ``{"city": "Berlin"}`` stands for an equality.
+        Documents to keep; all by default. ``{"city": "Berlin"}`` stands for an equality.
     schema : pyarrow.Schema, optional
-        Instead of the inferred one.
+        Schema of the documents; inferred by default.
     chunksize : int, optional
-        Give an iterator of DataFrames with this many rows each (the last may have fewer);
-        memory is then that of a chunk.
+        Number of rows in each DataFrame of an iterator. Memory is then bounded by a chunk. By
+        default the result is one DataFrame.
     dtype_backend : {"pyarrow", "numpy_nullable"}, optional
-        As in pandas. By default columns get pandas' own dtypes, but integers and booleans with
-        missing values get the nullable ones, so that 2**53 + 1 stays what it is.
+        Backend of the dtypes. By default columns get pandas' own dtypes, except that integers and
+        booleans with missing values get nullable ones, which are exact.
     **options
-        As for :func:`godb_arrow.scan_godb`.
+        See :func:`godb_arrow.scan_godb`.
 
     Returns
     -------
     pandas.DataFrame or iterator of pandas.DataFrame
-        The index of a DataFrame that was written is restored. Structs become dicts, lists
-        become arrays, JSON text stays text.
+        The documents. The index of a DataFrame that was written is restored. Structs become
+        dicts, lists become arrays, and JSON text stays text.
 
     Raises
     ------
@@ -114,9 +114,7 @@ def read_godb(
         )
         return to_frame(table, dtype_backend)
     if isinstance(chunksize, bool) or not isinstance(chunksize, int) or chunksize < 1:
-        raise InvalidOption(
-            f"chunksize is {chunksize!r}", advice="give a whole number of at least 1"
-        )
+        raise InvalidOption(f"chunksize is {chunksize!r}", advice="give an integer of at least 1")
     options.setdefault("batch_size", min(chunksize, 65_536))
     reader = scan_godb(path, collection, columns=columns, filter=filter, schema=schema, **options)
     return _frames(reader, chunksize, dtype_backend)
@@ -165,15 +163,15 @@ def to_godb(
     Parameters
     ----------
     frames : DataFrame or iterable of DataFrame
-        The rows; of chunks, such as ``pandas.read_csv(…, chunksize=…)`` gives them, one is in
-        memory at a time. All of them have the types of the first one.
+        Rows to write. Of chunks, such as those from ``pandas.read_csv(…, chunksize=…)``, one is in
+        memory at a time. All chunks must have the types of the first one.
     path, collection, if_exists, **options
-        As for :func:`godb_arrow.write_godb`, which says what becomes of every dtype.
+        See :func:`godb_arrow.write_godb`, which describes how each dtype is stored.
 
     Returns
     -------
     int
-        How many documents were written.
+        Number of documents written.
 
     Raises
     ------
@@ -196,7 +194,7 @@ def to_godb(
     if first is None:
         return write_godb([], path, collection, if_exists=if_exists, **options)
     schema = pa.Table.from_pandas(first).schema
-    # A plain index is not stored: that of the first chunk would be wrong for all.
+    # A plain index is not stored, because the first chunk's index is wrong for the others.
     if isinstance(first.index, pd.RangeIndex):
         schema = schema.remove_metadata()
 
@@ -207,7 +205,7 @@ def to_godb(
             except (pa.ArrowInvalid, pa.ArrowTypeError, KeyError) as error:
                 raise UnsupportedType(
                     f"chunk {number} does not have the types of the first: {error}",
-                    advice="give the first one the dtypes that all have, such as with astype",
+                    advice="give all chunks the same dtypes, for example with astype",
                 ) from error
             yield from table.cast(schema).to_batches()
 
@@ -217,7 +215,7 @@ def to_godb(
 
 @pd.api.extensions.register_dataframe_accessor("godb")
 class GodbAccessor:
-    """``df.godb``: what godb_arrow does with a DataFrame.
+    """Methods of godb_arrow on a DataFrame, as ``df.godb``.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""GODB files and collections in Polars, with projection, filter and limit pushed down."""
+"""DataFrames of Polars, read from GODB files and collections with pushdown."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["read_godb", "scan_godb", "sink_godb"]
 
-_LEAST_BATCH = 1024
+_MIN_BATCH_SIZE = 1024
 
 
 def scan_godb(
@@ -38,24 +38,24 @@ def scan_godb(
     collection: str | None = None,
     **options: Unpack[ReadKeywords],
 ) -> pl.LazyFrame:
-    """Scan a collection lazily: what a query needs is read when it is collected.
+    """Scan a collection lazily, so that each query reads only what it needs.
 
-    The columns that the query uses, its filter, and its limit reach the decoder: other columns
-    are not decoded, and of documents that the filter drops only what the filter looks at.
+    The columns, filter and limit of a query are pushed down to the decoder. Other columns are not
+    decoded. Of documents that do not match the filter, only its fields are decoded.
 
     Parameters
     ----------
     source : path, URL, bytes, open binary file, Collection or FileCollection
         The GODB file, or a collection of an engine or of :func:`~godb_arrow.open_godb`.
     collection : str, optional
-        Which collection of the file. May be left out when it has one only.
+        Name of the collection. Optional if the file has only one.
     **options
-        As for :func:`godb_arrow.scan_godb`.
+        See :func:`godb_arrow.scan_godb`.
 
     Returns
     -------
     polars.LazyFrame
-        JSON text is a string column.
+        Lazy frame, in which JSON text is a string column.
 
     Examples
     --------
@@ -67,15 +67,15 @@ def scan_godb(
     >>> frame.to_dicts()
     [{'name': 'Bob'}]
     """
-    found = source if isinstance(source, Scannable) else open_godb(source, collection, **options)
-    schema = storage_schema(found.schema)
+    scanned = source if isinstance(source, Scannable) else open_godb(source, collection, **options)
+    schema = storage_schema(scanned.schema)
     return register_io_source(
-        _Scan(found, options), schema=pl.DataFrame(schema.empty_table()).schema, is_pure=True
+        _Scan(scanned, options), schema=pl.DataFrame(schema.empty_table()).schema, is_pure=True
     )
 
 
 class _Scan:
-    """What Polars calls with what it needs of a collection."""
+    """Function that Polars calls with the columns, filter and limit of a query."""
 
     def __init__(self, collection: Scannable, options: ReadKeywords) -> None:
         self._collection = collection
@@ -92,7 +92,7 @@ class _Scan:
         if rows is not None and predicate is None:
             options = {**options, "batch_size": max(rows, 1)}
         elif batch_size is not None:
-            options = {**options, "batch_size": max(batch_size, _LEAST_BATCH)}
+            options = {**options, "batch_size": max(batch_size, _MIN_BATCH_SIZE)}
         condition = None
         if predicate is not None:
             condition = _filter(predicate, storage_schema(self._collection.schema))
@@ -114,18 +114,19 @@ def _filter(predicate: pl.Expr, schema: pa.Schema) -> Filter:
     fields = list(dict.fromkeys(predicate.meta.root_names()))
     asked = _Asked(pa.schema([schema.field(name) for name in fields]))
     pl.scan_pyarrow_dataset(asked).filter(predicate).collect()
-    # Of more than one comparison of integers it may be a part, and NaN compares otherwise there.
-    found = comparison_of(asked.schema, asked.filter)
-    if found is not None and pa.types.is_integer(found.value.type):
-        kind = pl.DataFrame(asked.schema.empty_table()).schema[found.field]
-        whole = found.operator(pl.col(found.field), pl.lit(found.value.as_py(), kind))
+    # Only a single comparison of integers is exact. Polars compares NaN differently.
+    comparison = comparison_of(asked.schema, asked.filter)
+    if comparison is not None and pa.types.is_integer(comparison.value.type):
+        kind = pl.DataFrame(asked.schema.empty_table()).schema[comparison.field]
+        value = pl.lit(comparison.value.as_py(), kind)
+        whole = comparison.operator(pl.col(comparison.field), value)
         if whole.meta.eq(predicate):
             return asked.filter
     return RowFilter(fields, keep, asked.filter)
 
 
 class _Asked(ds.Dataset):  # type: ignore[misc]
-    """An empty dataset that notes what Polars asks of it: its own translation of a predicate."""
+    """Empty dataset that records how Polars translates a predicate."""
 
     def __init__(self, schema: pa.Schema) -> None:
         self._schema = schema
@@ -162,9 +163,9 @@ def read_godb(
     Parameters
     ----------
     source, collection, **options
-        As for :func:`scan_godb`.
+        See :func:`scan_godb`.
     columns : sequence of str, optional
-        Fields to read; all, if left out.
+        Fields to read; all by default.
 
     Returns
     -------
@@ -191,19 +192,19 @@ def sink_godb(
     if_exists: IfExists = "replace",
     **options: Any,
 ) -> int:
-    """Write a lazy frame into a GODB file, batch by batch as Polars makes it.
+    """Write a lazy frame into a GODB file, in the batches that Polars produces.
 
     Parameters
     ----------
     frame : polars.LazyFrame or polars.DataFrame
-        The rows.
+        Rows to write.
     path, collection, if_exists, **options
-        As for :func:`godb_arrow.write_godb`.
+        See :func:`godb_arrow.write_godb`.
 
     Returns
     -------
     int
-        How many documents were written.
+        Number of documents written.
 
     Examples
     --------
@@ -214,7 +215,7 @@ def sink_godb(
     """
     if isinstance(frame, pl.DataFrame):
         return write_godb(frame, path, collection, if_exists=if_exists, **options)
-    # Types that Arrow's views stand for are those of the documents, too.
+    # Documents have the same types as columns that are Arrow views.
     schema = pl.DataFrame(schema=frame.collect_schema()).to_arrow().schema
 
     def batches() -> Iterator[pa.RecordBatch]:

@@ -1,4 +1,4 @@
-"""An engine's statistics for Prometheus."""
+"""Metrics of an engine for Prometheus."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ if TYPE_CHECKING:
 __all__ = ["register"]
 
 _GAUGES = {
-    "cache_bytes": "Bytes of the views that are held",
-    "changes_bytes": "Bytes of the changes that are not saved",
-    "stream_bytes": "Bytes of the batches that wait in streams",
+    "cache_bytes": "Bytes of cached views",
+    "changes_bytes": "Bytes of unsaved changes",
+    "stream_bytes": "Bytes of batches that wait in streams",
     "collections": "Collections",
-    "streams": "Streams that are open",
+    "streams": "Open streams",
     "journal_bytes": "Bytes of the journal",
-    "dirty_documents": "Documents that changed since their file was written",
+    "dirty_documents": "Documents that changed since their file was saved",
 }
 _COUNTERS = {
-    "hits": "Views that were in the cache",
-    "misses": "Views that were not in the cache",
-    "evictions": "Views that were evicted",
+    "hits": "Cache hits",
+    "misses": "Cache misses",
+    "evictions": "Evicted views",
 }
 
 
 def register(engine: StorageEngine, registry: CollectorRegistry | None = None) -> None:
-    """Have Prometheus' exposition show an engine's statistics.
+    """Export an engine's statistics to Prometheus.
 
     Parameters
     ----------
     engine : StorageEngine
-        Held weakly: when it is closed or gone, it is shown no more.
+        Engine to observe. It is not kept alive, and has no metrics once it is closed.
     registry : prometheus_client.CollectorRegistry, optional
-        The process's own, if left out.
+        Registry for the metrics; the process's default registry by default.
 
     Raises
     ------
@@ -73,11 +73,11 @@ class _Collector:
         self._engine = weakref.ref(engine)
 
     def describe(self) -> list[Any]:
-        """Nothing: an engine's names are known when it is asked."""
+        """Return no families, because their labels depend on the engine."""
         return []
 
     def collect(self) -> Iterator[Metric]:
-        """The families of metrics, as prometheus-client asks for them."""
+        """Yield the families of metrics, when Prometheus requests them."""
         from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
         engine = self._engine()
@@ -100,10 +100,8 @@ class _Collector:
             counter.add_metric(where, count)
             yield counter
         for name in ("runs", "failures"):
-            family = CounterMetricFamily(
-                f"godb_arrow_worker_{name}", f"Background workers: {name}",
-                labels=["data_dir", "worker"],
-            )  # fmt: skip
+            text, labels = f"Background workers: {name}", ["data_dir", "worker"]
+            family = CounterMetricFamily(f"godb_arrow_worker_{name}", text, labels=labels)
             for health in stats.workers:
                 family.add_metric([*where, health.name], getattr(health, name))
             yield family

@@ -1,18 +1,18 @@
 """Collections in Spark: ``spark.read.format("godb")``, and ``df.write.format("godb")``.
 
-Register it once with a session: ``spark.dataSource.register(GodbDataSource)``. Options:
+Register the source once with ``spark.dataSource.register(GodbDataSource)``. Options are:
 
-- ``collection``: which one; may be left out where there is one only.
-- ``columns``: names separated by commas, of those that are decoded (Spark does not say which it
-  uses).
+- ``collection``: name of the collection, optional if there is only one.
+- ``columns``: names of the columns to decode, separated by commas, since Spark does not tell which
+  columns it uses.
 
 A path or URL is a data directory, a GODB file, or several of these separated by commas.
 
-``spark.readStream.format("godb")`` reads what is added to a collection of a data directory that has
-several files: each save is there once, in the next micro-batch. A document that was changed comes
-again; what was deleted does not. ``startingVersion`` is "earliest" (everything that is there comes
-first) or "latest". The writer must keep its versions (``keep_versions``, ``part_grace``) for longer
-than the query may be away.
+``spark.readStream.format("godb")`` reads the documents that are added to a collection with several
+files in a data directory. Each save is one micro-batch. A changed document is read again, and a
+deleted one is not reported. ``startingVersion`` is "earliest", which begins with all existing
+documents, or "latest". The writer must keep its versions (``keep_versions``, ``part_grace``) for
+longer than the query may be interrupted.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ __all__ = ["GodbDataSource"]
 
 
 def _spark_field(field: pa.Field) -> pa.Field:
-    """A field in a type that Spark has."""
+    """Convert a field to a type that Spark has."""
     if pa.types.is_null(field.type):
         return field.with_type(pa.string())
     if pa.types.is_uint64(field.type):
@@ -66,7 +66,7 @@ class GodbDataSource(spark.DataSource):
     Parameters
     ----------
     options : dict
-        What Spark hands over.
+        Options that Spark passes.
 
     Examples
     --------
@@ -76,18 +76,18 @@ class GodbDataSource(spark.DataSource):
 
     @classmethod
     def name(cls) -> str:
-        """What ``format`` takes."""
+        """Return the name of the format."""
         return "godb"
 
     def _sources(self) -> list[str]:
         path = self.options.get("path")
         if not path:
-            raise InvalidOption("there is no path", advice='give it to load or save: "data"')
-        found = [part.strip().removeprefix("file:") for part in path.split(",")]
-        # Spark's names of S3, as Hadoop has them.
-        return [re.sub(r"^s3[an]://", "s3://", one) for one in found]
+            raise InvalidOption("the path is missing", advice='give it to load or save: "data"')
+        sources = [part.strip().removeprefix("file:") for part in path.split(",")]
+        # Hadoop has other names for S3.
+        return [re.sub(r"^s3[an]://", "s3://", source) for source in sources]
 
-    def _found(self) -> tuple[list[Fragment], pa.Schema]:
+    def _located(self) -> tuple[list[Fragment], pa.Schema]:
         fragments, schema = fragments_of(self._sources(), self.options.get("collection"))
         columns = self.options.get("columns")
         if columns:
@@ -95,30 +95,32 @@ class GodbDataSource(spark.DataSource):
         return fragments, schema
 
     def schema(self) -> StructType:
-        """The schema that was saved."""
-        return from_arrow_schema(_spark_schema(self._found()[1]))
+        """Return the saved schema."""
+        return from_arrow_schema(_spark_schema(self._located()[1]))
 
     def reader(self, schema: StructType) -> _Reader:
-        """A reader of the saved documents."""
-        fragments, found = self._found()
-        return _Reader(fragments, found, to_arrow_schema(schema, timezone="UTC"))
+        """Return a reader of the saved documents."""
+        fragments, own = self._located()
+        return _Reader(fragments, own, to_arrow_schema(schema, timezone="UTC"))
 
     def streamReader(self, schema: StructType) -> _StreamReader:  # noqa: N802
-        """A reader of what is added to a collection."""
+        """Return a reader of documents that are added to a collection."""
         (directory,) = self._sources()
         wanted = to_arrow_schema(schema, timezone="UTC")
         starting = self.options.get("startingVersion", "earliest")
         if starting not in ("earliest", "latest"):
             raise InvalidOption(f"startingVersion is {starting!r}", advice="use earliest or latest")
         return _StreamReader(
-            directory, self.options.get("collection"), starting, self._found()[1], wanted
+            directory, self.options.get("collection"), starting, self._located()[1], wanted
         )
 
     def writer(self, schema: StructType, overwrite: bool) -> _Writer:
-        """A writer to a collection of a data directory."""
+        """Return a writer to a collection of a data directory."""
         name = self.options.get("collection")
         if not name:
-            raise InvalidOption("there is no collection", advice='give option("collection", …)')
+            raise InvalidOption(
+                "the collection is missing", advice='give it with option("collection", …)'
+            )
         (directory,) = self._sources()
         mode: WriteMode = "overwrite" if overwrite else "append"
         has_ids = ID_FIELD in schema.names
@@ -127,7 +129,7 @@ class GodbDataSource(spark.DataSource):
 
 @dataclass
 class _Share(spark.InputPartition):
-    """The fragment that a task reads."""
+    """Fragment that a task reads."""
 
     fragment: Fragment
 
@@ -140,20 +142,20 @@ class _Reader(spark.DataSourceReader):
         self._conditions: list[pc.Expression] = []
 
     def pushFilters(self, filters: list[spark.Filter]) -> Iterable[spark.Filter]:  # noqa: N802
-        """Take the filters that mean the same here and there; Spark applies the others."""
-        for one in filters:
-            condition = _expression(one, self._own)
+        """Accept filters that have the same meaning in Arrow, and leave the others to Spark."""
+        for pushed in filters:
+            condition = _expression(pushed, self._own)
             if condition is None:
-                yield one
+                yield pushed
             else:
                 self._conditions.append(condition)
 
     def partitions(self) -> Sequence[spark.InputPartition]:
-        """One for each file."""
+        """Return a partition for each file."""
         return [_Share(fragment) for fragment in self._fragments]
 
     def read(self, partition: spark.InputPartition) -> Iterator[pa.RecordBatch]:
-        """The record batches of a file."""
+        """Yield the record batches of a file."""
         assert isinstance(partition, _Share)
         condition = reduce(lambda a, b: a & b, self._conditions) if self._conditions else None
         return _read(partition.fragment, self._own, self._wanted, condition)
@@ -162,7 +164,7 @@ class _Reader(spark.DataSourceReader):
 def _read(
     fragment: Fragment, own: pa.Schema, wanted: pa.Schema, condition: pc.Expression | None = None
 ) -> Iterator[pa.RecordBatch]:
-    """The record batches of a fragment, in types that Spark has."""
+    """Yield the record batches of a fragment, in types that Spark has."""
     names = wanted.names
     schema = pa.schema([own.field(name) for name in names])
     needed = schema if condition is None else project(own, names, condition).decoded
@@ -173,7 +175,7 @@ def _read(
 
 
 class _StreamReader(spark.DataSourceStreamReader):
-    """Offsets are versions of the collection."""
+    """Reader of a stream whose offsets are versions of the collection."""
 
     def __init__(
         self,
@@ -189,51 +191,51 @@ class _StreamReader(spark.DataSourceStreamReader):
         self._wanted = wanted
 
     def initialOffset(self) -> dict[str, int]:  # noqa: N802
-        """Before everything that there is, or behind it."""
+        """Return the offset before all documents, or after them."""
         return {"version": 0} if self._starting == "earliest" else self.latestOffset()
 
     def latestOffset(  # noqa: N802
         self, start: dict[str, int] | None = None, limit: object = None
     ) -> dict[str, int]:
-        """The version that was saved last."""
+        """Return the version that was saved last."""
         return {"version": latest_version(*self._place)}
 
     def partitions(
         self, start: dict[str, int], end: dict[str, int]
     ) -> Sequence[spark.InputPartition]:
-        """One for each file with new documents."""
-        found = fragments_since(*self._place, start["version"], end["version"])
-        return [_Share(fragment) for fragment in found]
+        """Return a partition for each file with new documents."""
+        fragments = fragments_since(*self._place, start["version"], end["version"])
+        return [_Share(fragment) for fragment in fragments]
 
     def read(self, partition: spark.InputPartition) -> Iterator[pa.RecordBatch]:
-        """The record batches of a file."""
+        """Yield the record batches of a file."""
         assert isinstance(partition, _Share)
         return _read(partition.fragment, self._own, self._wanted)
 
 
-def _expression(one: spark.Filter, schema: pa.Schema) -> pc.Expression | None:
-    """A filter of Spark as an expression of Arrow; None where they do not mean the same."""
-    if isinstance(one, spark.Not):
-        inner = _expression(one.child, schema)
+def _expression(condition: spark.Filter, schema: pa.Schema) -> pc.Expression | None:
+    """Convert a filter of Spark to an expression of Arrow, or return None if meanings differ."""
+    if isinstance(condition, spark.Not):
+        inner = _expression(condition.child, schema)
         return None if inner is None else ~inner
-    path: tuple[str, ...] = getattr(one, "attribute", ())
+    path: tuple[str, ...] = getattr(condition, "attribute", ())
     if len(path) != 1 or path[0] not in schema.names:
         return None
     kind = storage_schema(schema).field(path[0]).type
     field = pc.field(path[0])
-    if isinstance(one, spark.IsNull):
+    if isinstance(condition, spark.IsNull):
         return field.is_null()
-    if isinstance(one, spark.IsNotNull):
+    if isinstance(condition, spark.IsNotNull):
         return field.is_valid()
-    # Of reals NaN equals itself in Spark, and is greater than anything; others differ there, too.
+    # In Spark, NaN equals itself and is the max real. Other types compare differently, too.
     exact = pa.types.is_int64(kind) or pa.types.is_string(kind) or pa.types.is_boolean(kind)
     if not exact:
         return None
     try:
-        if isinstance(one, spark.In):
-            known = [value for value in one.value if value is not None]
+        if isinstance(condition, spark.In):
+            known = [value for value in condition.value if value is not None]
             return field.isin(pa.array(known, kind)) if known else None
-        value = pa.scalar(getattr(one, "value", None), kind)
+        value = pa.scalar(getattr(condition, "value", None), kind)
     except (pa.ArrowException, TypeError, ValueError, OverflowError):
         return None
     if not value.is_valid:
@@ -245,14 +247,14 @@ def _expression(one: spark.Filter, schema: pa.Schema) -> pc.Expression | None:
         (spark.LessThan, field < value),
         (spark.LessThanOrEqual, field <= value),
     ):
-        if isinstance(one, of):
+        if isinstance(condition, of):
             return compare
     return None
 
 
 @dataclass
 class _Message(spark.WriterCommitMessage):
-    """What a task wrote."""
+    """Files that a task wrote."""
 
     written: list[WrittenPart]
 
@@ -263,7 +265,7 @@ class _Writer(spark.DataSourceArrowWriter):
         self._mode = mode
 
     def write(self, iterator: Iterator[pa.RecordBatch]) -> _Message:
-        """Write a task's rows as files that nobody knows yet."""
+        """Write a task's rows as files that no manifest names yet."""
         context = TaskContext.get()
         assert context is not None
         first = next(iterator, None)
@@ -275,15 +277,16 @@ class _Writer(spark.DataSourceArrowWriter):
         return _Message(self._writer.write(reader, context.partitionId()))
 
     def commit(self, messages: Sequence[spark.WriterCommitMessage | None]) -> None:
-        """Make what all tasks wrote part of the collection, at once."""
-        written = [part for one in messages if isinstance(one, _Message) for part in one.written]
+        """Add the files of all tasks to the collection atomically."""
+        sent = (message for message in messages if isinstance(message, _Message))
+        written = [part for message in sent for part in message.written]
         commit_parts(self._writer.directory, self._writer.collection, written, self._mode)
 
     def abort(self, messages: Sequence[spark.WriterCommitMessage | None]) -> None:
-        """Nothing is named: the files are removed some time."""
+        """Do nothing, since a later save removes files that no manifest names."""
 
 
 def _storable(batch: pa.RecordBatch) -> pa.RecordBatch:
-    """A record batch without what only Spark's Arrow has."""
+    """Drop the parts of a record batch that only Spark's Arrow has."""
     fields = [field.with_metadata(None) for field in batch.schema]
     return pa.RecordBatch.from_arrays(batch.columns, schema=pa.schema(fields))

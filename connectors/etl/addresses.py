@@ -61,7 +61,7 @@ def origin_of(given: Any, batch_size: int | None) -> Origin:
         )
     kind = format_of(place)
     if kind in DOCUMENT_FORMATS:
-        Source(place).size()  # that it is there
+        Source(place).size()  # raises an error if the file does not exist
         return DocumentsOrigin(name, lambda: open_file(place), batch_size)
     return ColumnsOrigin(name, lambda: open_file(place), batch_size)
 
@@ -91,7 +91,7 @@ def _of_folder(name: str, place: str, part: str | None, batch_size: int | None) 
     elif is_data_directory(place):
         return EngineOrigin(place, _needed(part, name), name, batch_size)
     else:
-        import pyarrow.dataset as ds  # not before it is needed: it imports pandas
+        import pyarrow.dataset as ds  # imported late, because it imports pandas
 
         dataset = ds.dataset(place, format="parquet", partitioning="hive")
 

@@ -21,14 +21,14 @@ Count = Callable[[int], Any]
 
 
 class Documents:
-    """Stored documents with their schema, which a GODB file takes byte for byte."""
+    """Stored documents with their schema, which are copied to GODB files byte for byte."""
 
     def __init__(self, schema: pa.Schema, runs: Iterator[codec.Entries]) -> None:
         self.schema = schema
         self._runs = runs
 
     def stored_entries(self) -> Iterator[codec.Entries]:
-        """Return the documents in runs. They can be read once."""
+        """Return the documents in runs, which can be read once."""
         return self._runs
 
     def __iter__(self) -> Iterator[dict[Any, Any]]:
@@ -109,9 +109,9 @@ class Target(ABC):
     def refuse_existing(self) -> TargetExists:
         """Return the error for a target that exists, with mode "error"."""
         return TargetExists(
-            "it is there already", advice='use mode="append", "overwrite" or "upsert"'
+            "the target exists already", advice='use mode="append", "overwrite" or "upsert"'
         )
 
     def refuse(self, mode: Mode, advice: str) -> InvalidOption:
         """Return the error for a mode that the target does not support."""
-        return InvalidOption(f"mode {mode!r} is not possible for {self.name}", advice=advice)
+        return InvalidOption(f"{self.name} does not support mode {mode!r}", advice=advice)

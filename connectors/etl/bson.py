@@ -1,4 +1,4 @@
-"""Documents of MongoDB: the BSON files that ``mongodump`` writes and ``mongorestore`` reads."""
+"""Documents of MongoDB in BSON files, which ``mongodump`` writes and ``mongorestore`` reads."""
 
 from __future__ import annotations
 
@@ -27,29 +27,29 @@ _OPTIONS: CodecOptions[dict[str, Any]] = CodecOptions(
     uuid_representation=UuidRepresentation.STANDARD,
     datetime_conversion=DatetimeConversion.DATETIME_AUTO,
 )
-_LARGEST = 64 << 20
+_MAX_DOCUMENT_BYTES = 64 << 20
 
 
 def decode_file(stream: BinaryIO, name: str) -> Iterator[dict[str, Any]]:
-    """The documents of a BSON file.
+    """Decode the documents of a BSON file.
 
     Parameters
     ----------
     stream : binary file
-        Open at its beginning.
+        Stream at the beginning of the file.
     name : str
-        For messages.
+        Name of the file, for messages.
 
     Yields
     ------
     dict
-        Object ids are their 24 hexadecimal digits, decimals and UUIDs are text; what only
-        MongoDB knows is a map such as ``{"$regex": …}``.
+        Object ids are their 24 hexadecimal digits, decimals and UUIDs are text. Values that only
+        MongoDB has become maps such as ``{"$regex": …}``.
 
     Raises
     ------
     InvalidDocument
-        The file is no BSON; the message has the document's number.
+        The file is not BSON. The error has the document's number.
 
     Examples
     --------
@@ -61,7 +61,7 @@ def decode_file(stream: BinaryIO, name: str) -> Iterator[dict[str, Any]]:
     while head := stream.read(4):
         size = int.from_bytes(head, "little", signed=True)
         number += 1
-        if len(head) < 4 or not 5 <= size <= _LARGEST:
+        if len(head) < 4 or not 5 <= size <= _MAX_DOCUMENT_BYTES:
             raise _bad(name, number, f"its size is {size} bytes")
         raw = head + stream.read(size - 4)
         if len(raw) < size:
@@ -73,19 +73,19 @@ def decode_file(stream: BinaryIO, name: str) -> Iterator[dict[str, Any]]:
         yield {key: _plain(value) for key, value in document.items()}
 
 
-def _bad(name: str, number: int, why: str) -> InvalidDocument:
+def _bad(name: str, number: int, problem: str) -> InvalidDocument:
     return InvalidDocument(
-        f"document {number} of {name} is no BSON: {why}",
-        advice="give a file of mongodump, unpacked if it was compressed",
+        f"document {number} of {name} is not BSON: {problem}",
+        advice="give a file of mongodump, decompressed",
     )
 
 
 def _plain(value: Any) -> Any:
-    """A value in Python's own types."""
+    """Convert a value to Python's own types."""
     if isinstance(value, Mapping):
-        return {key: _plain(one) for key, one in value.items()}
+        return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_plain(one) for one in value]
+        return [_plain(item) for item in value]
     if isinstance(value, bson.ObjectId):
         return str(value)
     if isinstance(value, bson.Decimal128):
@@ -110,12 +110,12 @@ def _plain(value: Any) -> Any:
 
 
 def encode(document: Mapping[str, Any]) -> bytes:
-    """One document as BSON.
+    """Encode one document as BSON.
 
     Parameters
     ----------
     document : mapping
-        As :func:`~godb_arrow.read_documents` gives it.
+        Document, as :func:`~godb_arrow.read_documents` returns it.
 
     Returns
     -------
@@ -124,7 +124,7 @@ def encode(document: Mapping[str, Any]) -> bytes:
     Raises
     ------
     InvalidDocument
-        BSON cannot hold a value, such as an integer above 2^63-1 or an extension type.
+        BSON has no such value, for example an integer above 2^63-1 or an extension type.
 
     Examples
     --------
@@ -135,6 +135,6 @@ def encode(document: Mapping[str, Any]) -> bytes:
         return bson.encode(document, codec_options=_OPTIONS)
     except (bson.errors.BSONError, OverflowError, TypeError, ValueError) as error:
         raise InvalidDocument(
-            f"document {document.get(ID_FIELD)!r} cannot be BSON: {error}",
-            advice="leave that field out with columns=, or export to NDJSON",
+            f"document {document.get(ID_FIELD)!r} cannot be stored as BSON: {error}",
+            advice="omit the field with columns=, or export to NDJSON",
         ) from error

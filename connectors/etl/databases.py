@@ -1,4 +1,4 @@
-"""Copies from and to databases with an ADBC driver, and Delta tables: each one transaction."""
+"""Copies from and to databases with an ADBC driver, and Delta tables, in one transaction each."""
 
 from __future__ import annotations
 
@@ -23,11 +23,12 @@ __all__ = ["DeltaTarget", "SqlTarget", "deltalake_module", "is_database", "open_
 
 
 def deltalake_module() -> Any:
-    """The package deltalake.
+    """Import the package deltalake.
 
     Raises
     ------
     MissingDependency
+        The package is not installed.
     """
     try:
         import deltalake
@@ -37,7 +38,7 @@ def deltalake_module() -> Any:
 
 
 class DeltaTarget(Target):
-    """A Delta table: each copy is one version of it."""
+    """Delta table, in which each copy is one version."""
 
     def __init__(self, name: str, place: str, partition_by: list[str]) -> None:
         super().__init__(name)
@@ -46,17 +47,19 @@ class DeltaTarget(Target):
         self._partition_by = partition_by
 
     def exists(self) -> bool:
-        """Whether the table is there."""
+        """Return whether the table exists."""
         return bool(self._delta.DeltaTable.is_deltatable(self._place))
 
     def write(self, data: Data, mode: Mode) -> None:
-        """Write it in one transaction."""
+        """Write all documents in one transaction."""
         assert isinstance(data, pa.RecordBatchReader)
         reader = flattened(data, lambda kind: pa.types.is_null(kind) or has_no_children(kind))
         try:
             if mode == "upsert" and self.exists():
                 if ID_FIELD not in reader.schema.names:
-                    raise FieldNotFound(f"there is no {ID_FIELD!r}", advice="copy it, too")
+                    raise FieldNotFound(
+                        f"the source has no field {ID_FIELD!r}", advice="copy this field, too"
+                    )
                 merge = self._delta.DeltaTable(self._place).merge(
                     reader,
                     predicate=f"target.{ID_FIELD} = source.{ID_FIELD}",
@@ -91,7 +94,7 @@ _DRIVERS = {
 
 
 def is_database(place: str) -> bool:
-    """Whether an address is one of a database."""
+    """Return whether an address is a URL of a database."""
     return place.partition("://")[0] in _DRIVERS
 
 
@@ -101,7 +104,7 @@ def _connect(place: str) -> Any:
         driver: Any = importlib.import_module(_DRIVERS[scheme])
     except ImportError as error:
         raise missing("sql", f"the ADBC driver for {scheme}") from error
-    # sqlite:///shop.db is a relative path and sqlite:////shop.db an absolute one.
+    # The path is relative in sqlite:///shop.db, and absolute in sqlite:////shop.db.
     return driver.connect(rest.removeprefix("/") if scheme == "sqlite" else place)
 
 
@@ -128,14 +131,14 @@ def _quoted(name: str) -> str:
 
 @contextmanager
 def open_sql(place: str, table: str) -> Iterator[pa.RecordBatchReader]:
-    """The rows of a table, as a context."""
+    """Open the rows of a table; return a context manager."""
     with _sql_errors("read"), _connect(place) as connection, connection.cursor() as cursor:
         cursor.execute(f"SELECT * FROM {_quoted(table)}")
         yield cursor.fetch_record_batch()
 
 
 class SqlTarget(Target):
-    """A table of a database: each copy is one transaction."""
+    """Table of a database, to which each copy is one transaction."""
 
     def __init__(self, name: str, place: str, table: str, id_column: str | None) -> None:
         super().__init__(name)
@@ -143,8 +146,8 @@ class SqlTarget(Target):
         self._id_column = id_column or ID_FIELD
 
     def exists(self) -> bool:
-        """Whether the table is there."""
-        with _sql_errors("look at the table"), _connect(self._place) as connection:
+        """Return whether the table exists."""
+        with _sql_errors("inspect the table"), _connect(self._place) as connection:
             return self._is_there(connection)
 
     def _is_there(self, connection: Any) -> bool:
@@ -155,7 +158,7 @@ class SqlTarget(Target):
         return True
 
     def write(self, data: Data, mode: Mode) -> None:
-        """Write it in one transaction."""
+        """Write all documents in one transaction."""
         assert isinstance(data, pa.RecordBatchReader)
         reader = flattened(data, lambda kind: is_nested_or_binary(kind) and not _is_bytes(kind))
         with (
@@ -177,7 +180,9 @@ class SqlTarget(Target):
     def _upsert(self, cursor: Any, reader: pa.RecordBatchReader) -> None:
         key, table = _quoted(self._id_column), _quoted(self._table)
         if self._id_column not in reader.schema.names:
-            raise FieldNotFound(f"there is no {self._id_column!r}", advice="copy it, too")
+            raise FieldNotFound(
+                f"the source has no field {self._id_column!r}", advice="copy this field, too"
+            )
         staged = f"godb_arrow_{secrets.token_hex(8)}"
         columns = ", ".join(_quoted(name) for name in reader.schema.names)
         cursor.adbc_ingest(staged, reader, mode="create")

@@ -1,7 +1,7 @@
-"""Files of other formats: Parquet, Arrow IPC and CSV hold columns; NDJSON and BSON, documents.
+"""Files of other formats: columns in Parquet, Arrow IPC and CSV, documents in NDJSON and BSON.
 
-NDJSON keeps what documents have (:mod:`godb_arrow.codec.jsontext` says how). BSON files are those
-of ``mongodump``; they need the extra ``mongo``.
+NDJSON has all values of documents, in the form of :mod:`godb_arrow.codec.jsontext`. BSON files are
+read and written like those from ``mongodump``, with the extra ``mongo``.
 """
 
 from __future__ import annotations
@@ -43,10 +43,11 @@ __all__ = [
 ]
 
 
-_CSV_BLOCK = 16 << 20  # column types are those of the first block
+_CSV_BLOCK_BYTES = 16 << 20  # The first block determines the types of the columns.
+_DOCUMENTS_PER_REPORT = 1000  # between two calls of a progress function
 
 Progress = Callable[[int], object]
-"""Called with a number of rows that were written."""
+"""Function that is called with a number of written rows."""
 
 FORMATS: dict[str, str] = {
     ".parquet": "parquet",
@@ -59,19 +60,19 @@ FORMATS: dict[str, str] = {
     ".jsonl": "ndjson",
     ".bson": "bson",
 }
-"""The format for each file name's extension."""
+"""Formats by file name extension."""
 
 DOCUMENT_FORMATS = frozenset({"ndjson", "bson"})
-"""Formats that hold documents; the others hold columns."""
+"""Formats of documents; the others are formats of columns."""
 
 
 def format_of(path: str | os.PathLike[str]) -> str:
-    """The format of a file, by its name.
+    """Return the format of a file by its name.
 
     Raises
     ------
     InvalidOption
-        The extension is none of :data:`FORMATS`.
+        The extension is not in :data:`FORMATS`.
 
     Examples
     --------
@@ -82,7 +83,7 @@ def format_of(path: str | os.PathLike[str]) -> str:
     extension = os.path.splitext(name)[1].lower()
     if extension not in FORMATS:
         raise InvalidOption(
-            f"no format is known for {name!r}",
+            f"the name {name!r} has no extension of a known format",
             advice=f"end the name in .godb, {', '.join(FORMATS)}",
         )
     return FORMATS[extension]
@@ -96,30 +97,30 @@ def export_file(
     progress: Progress | None = None,
     expected: Expected = None,
 ) -> int:
-    """Write record batches to a file, which is replaced at once or not at all.
+    """Write record batches to a file atomically.
 
     Parameters
     ----------
     reader : pyarrow.RecordBatchReader
-        The rows.
+        Rows to write.
     path : path or URL
-        Where to write.
+        File to write.
     format : {"parquet", "ipc", "csv", "ndjson", "bson"}, optional
-        By the name's extension, if left out.
+        Format of the file; by the name's extension by default.
     progress : callable, optional
-        Called with a number of rows, as they are written.
+        Function that is called with a number of rows, as they are written.
     expected : str, "absent" or None
-        Of a URL: the version that is replaced, nothing at all, or whatever is there.
+        Version of a URL to replace, "absent" if no file may exist, or None for no condition.
 
     Returns
     -------
     int
-        How many rows were written.
+        Number of rows written.
 
     Raises
     ------
     UnsupportedType
-        The format cannot hold a column; the message names it.
+        The format has no form for a column. The error names the column.
 
     Examples
     --------
@@ -148,8 +149,8 @@ def export_file(
                         progress(batch.num_rows)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError) as error:
             raise UnsupportedType(
-                f"{format} cannot hold these columns: {error}",
-                advice="choose columns, or another format",
+                f"{format} has no form for these columns: {error}",
+                advice="choose other columns, or another format",
             ) from error
     return rows
 
@@ -162,30 +163,30 @@ def export_documents(
     progress: Progress | None = None,
     expected: Expected = None,
 ) -> int:
-    """Write documents to an NDJSON or BSON file, which is replaced at once or not at all.
+    """Write documents to an NDJSON or BSON file atomically.
 
     Parameters
     ----------
     documents : iterable of dict
-        The documents.
+        Documents to write.
     path : path or URL
-        Where to write.
+        File to write.
     format : {"ndjson", "bson"}, optional
-        By the name's extension, if left out.
+        Format of the file; by the name's extension by default.
     progress : callable, optional
-        Called with a number of documents, as they are written.
+        Function that is called with a number of documents, as they are written.
     expected : str, "absent" or None
-        As for :func:`export_file`.
+        See :func:`export_file`.
 
     Returns
     -------
     int
-        How many documents were written.
+        Number of documents written.
 
     Raises
     ------
     InvalidDocument
-        BSON cannot hold a value; the message has the document.
+        BSON has no form for a value. The error names the document.
 
     Examples
     --------
@@ -201,10 +202,10 @@ def export_documents(
         for document in documents:
             stream.write(encode(document))
             count += 1
-            if progress is not None and count % _REPORTED == 0:
-                progress(_REPORTED)
+            if progress is not None and count % _DOCUMENTS_PER_REPORT == 0:
+                progress(_DOCUMENTS_PER_REPORT)
         if progress is not None:
-            progress(count % _REPORTED)
+            progress(count % _DOCUMENTS_PER_REPORT)
     return count
 
 
@@ -217,12 +218,12 @@ def _checked_format(path: str | os.PathLike[str], format: str | None) -> str:
 
 
 def documents_of(reader: pa.RecordBatchReader) -> Iterator[dict[str, Any]]:
-    """The rows as documents, with the values that GODB would store.
+    """Convert rows to documents, with the values that GODB stores.
 
     Parameters
     ----------
     reader : pyarrow.RecordBatchReader
-        Record batches.
+        Rows to convert.
 
     Yields
     ------
@@ -257,7 +258,6 @@ _ENCODERS: dict[str, Callable[[], Callable[[dict[str, Any]], bytes]]] = {
     "ndjson": _ndjson,
     "bson": _bson,
 }
-_REPORTED = 1000
 
 _Write = Callable[[pa.RecordBatch], Any]
 
@@ -290,19 +290,19 @@ _WRITERS: dict[str, Callable[..., Any]] = {
 def flattened(
     reader: pa.RecordBatchReader, unfit: Callable[[pa.DataType], bool]
 ) -> pa.RecordBatchReader:
-    """Turn the columns that a format cannot hold into JSON text.
+    """Convert columns that a format cannot store to JSON text.
 
     Parameters
     ----------
     reader : pyarrow.RecordBatchReader
         Record batches.
     unfit : callable
-        Whether a type cannot be held.
+        Function that returns whether the format cannot store a type.
 
     Returns
     -------
     pyarrow.RecordBatchReader
-        JSON text is plain text in it.
+        Record batches in which JSON text is plain text.
 
     Examples
     --------
@@ -333,7 +333,7 @@ def flattened(
 
 
 def has_no_children(data_type: pa.DataType) -> bool:
-    """Parquet has no way to store a struct without fields, at any depth."""
+    """Return whether a type has a struct without fields, which Parquet cannot store."""
     if pa.types.is_struct(data_type):
         children = list(data_type)
         return not children or any(has_no_children(child.type) for child in children)
@@ -345,7 +345,7 @@ def has_no_children(data_type: pa.DataType) -> bool:
 
 
 def is_nested_or_binary(data_type: pa.DataType) -> bool:
-    """CSV has neither."""
+    """Return whether a type is nested or binary, which CSV cannot store."""
     return bool(
         pa.types.is_nested(data_type)
         or pa.types.is_binary(data_type)
@@ -371,19 +371,19 @@ def open_file(
     path : path or URL
         The file.
     format : {"parquet", "ipc", "csv", "ndjson", "bson"}, optional
-        By the name's extension, if left out.
+        Format of the file; by the name's extension by default.
 
     Yields
     ------
     pyarrow.RecordBatchReader or iterator of dict
-        NDJSON and BSON give documents, the others record batches.
+        Documents of NDJSON and BSON, record batches of the other formats.
 
     Raises
     ------
     InvalidDocument
-        A line of NDJSON is not a JSON object; the message has its number.
+        A line of NDJSON is not a JSON object. The error has its number.
     InvalidOption
-        The file is not of that format.
+        The file does not have this format.
 
     Examples
     --------
@@ -419,7 +419,7 @@ def _open_columns(stream: BinaryIO, format: str, stack: ExitStack) -> Any:
         file = pyarrow.parquet.ParquetFile(stream)
         return pa.RecordBatchReader.from_batches(file.schema_arrow, file.iter_batches())
     if format == "csv":
-        options = pyarrow.csv.ReadOptions(block_size=_CSV_BLOCK)
+        options = pyarrow.csv.ReadOptions(block_size=_CSV_BLOCK_BYTES)
         return pyarrow.csv.open_csv(stream, read_options=options)
     ipc = stack.enter_context(pa.ipc.open_file(stream))
     batches = (ipc.get_batch(index) for index in range(ipc.num_record_batches))
@@ -446,10 +446,10 @@ def _lines(stream: BinaryIO, name: str) -> Iterator[dict[str, Any]]:
         except (ValueError, RecursionError) as error:
             raise InvalidDocument(
                 f"line {number} of {name} is not JSON: {error}",
-                advice="NDJSON has one JSON object a line",
+                advice="NDJSON has one JSON object on each line",
             ) from error
         if not isinstance(document, dict):
             raise InvalidDocument(
-                f"line {number} of {name} is no JSON object", advice="mend that line"
+                f"line {number} of {name} is not a JSON object", advice="fix this line"
             )
         yield document

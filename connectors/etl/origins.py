@@ -1,4 +1,4 @@
-"""Sources of a copy that godb_arrow itself reads: collections, documents, columns, engines."""
+"""Sources of a copy that godb_arrow reads: collections, documents, columns, data directories."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["CollectionOrigin", "ColumnsOrigin", "DocumentsOrigin", "EngineOrigin
 
 
 class CollectionOrigin(Origin):
-    """A collection that is copied."""
+    """Collection as the source of a copy."""
 
     def __init__(self, collection: Scannable, name: str, batch_size: int | None) -> None:
         self.name = name
@@ -52,7 +52,7 @@ class CollectionOrigin(Origin):
 
 
 class DocumentsOrigin(Origin):
-    """Documents that are not in a GODB file: for columns, they go through a temporary one."""
+    """Documents outside of GODB files, which become columns by way of a temporary GODB file."""
 
     def __init__(self, name: str, open: Callable[[], Any], batch_size: int | None) -> None:
         self.name = name
@@ -83,7 +83,7 @@ class DocumentsOrigin(Origin):
 
 
 class ColumnsOrigin(Origin):
-    """Record batches; the opener gets the columns that are wanted, all of them with None."""
+    """Record batches from a function, given the names of columns or None for all."""
 
     def __init__(
         self, name: str, open: Callable[[], Any], batch_size: int | None, total: int | None = None
@@ -115,7 +115,7 @@ class ColumnsOrigin(Origin):
 
 
 class EngineOrigin(Origin):
-    """A collection of a data directory, which is open only while it is read."""
+    """Collection of a data directory, which is open only while it is read."""
 
     def __init__(self, place: str, collection: str, name: str, batch_size: int | None) -> None:
         self.name = name

@@ -1,6 +1,7 @@
-"""Copies between GODB and everything else: files, folders, tables and databases.
+"""Copies between GODB files and other files, folders, tables and databases.
 
-An *address* is a path or URL, with ``#name`` behind it where there is more than one thing in it::
+An *address* is a path or URL. After ``#`` it has the name of a collection or table, if there are
+several::
 
     shop.godb#orders                 a collection of a file
     data#orders                      a collection of an engine's data directory
@@ -34,18 +35,18 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class CopySummary:
-    """What a copy did.
+    """Result of a copy.
 
     Attributes
     ----------
     source, target : str
-        From where, and to where.
+        Addresses of the source and the target.
     documents : int
-        How many documents or rows were copied.
+        Number of documents or rows copied.
     bytes : int or None
-        Bytes of the target afterwards, where that is known.
+        Size of the target afterwards, if it is known.
     seconds : float
-        How long it took.
+        Duration of the copy.
     conflicts : list of str
         Fields of mixed types, which are JSON text as columns.
     """
@@ -59,7 +60,7 @@ class CopySummary:
 
     @property
     def rate(self) -> float:
-        """Documents a second."""
+        """Number of documents per second."""
         return self.documents / self.seconds if self.seconds else 0.0
 
     def __str__(self) -> str:
@@ -86,47 +87,47 @@ def copy(
 ) -> CopySummary:
     """Copy documents or rows from one place to another, in constant memory.
 
-    The target has all of it afterwards, or what it had before (or nothing, where a collection of
-    a data directory was being overwritten): a copy that failed or was killed is run again.
-    Between documents (GODB, NDJSON, BSON) nothing is changed on the way; to columns, the types
-    are those of :func:`~godb_arrow.read_schema`.
+    If a copy fails or is killed, the target is unchanged, and the copy can be run again. Only a
+    collection of a data directory that is overwritten may be missing then. Documents of GODB,
+    NDJSON and BSON are copied without loss. Columns get the types of
+    :func:`~godb_arrow.read_schema`.
 
     Parameters
     ----------
     source : path, URL, Collection, DataFrame, Table or Arrow stream
-        Where from: see :mod:`godb_arrow.connectors.etl` for addresses.
+        Source of the copy, such as an address (see :mod:`godb_arrow.connectors.etl`).
     target : path or URL
-        Where to.
+        Address of the target.
     columns : sequence of str, optional
-        Fields to copy, and dotted paths into structs; all, if left out.
+        Fields to copy, and dotted paths into structs; all by default.
     filter : pyarrow.compute.Expression or mapping, optional
-        Which documents.
+        Documents to copy; all by default.
     batch_size : int, optional
-        Documents in a record batch, at most.
+        Maximum number of documents in a record batch.
     mode : {"error", "append", "overwrite", "upsert"}
-        What to do when the target is there: an error; put the documents behind (files are
-        written anew for that); in its place; or each in the place of the one with the same
-        ``_id``, which GODB and databases can.
+        Action if the target exists, default "error". "append" rewrites files with the new
+        documents at their end. "upsert" replaces documents with the same ``_id``, in GODB files and
+        databases.
     id_column : str, optional
-        The field with the ids, where it is not ``_id``.
+        Field with the document ids, default ``_id``.
     partition_by : sequence of str
-        Columns by whose values a folder of Parquet files, or a Delta table, is parted.
+        Columns that partition a folder of Parquet files, or a Delta table; none by default.
     format : str, optional
-        What the target is, where its name does not tell: ``"parquet"``, ``"delta"``, ….
+        Format of the target, such as ``"parquet"`` or ``"delta"``; by its name by default.
     progress : bool
-        Whether to show a progress bar, in a terminal or a notebook.
+        Whether to show a progress bar in a terminal or notebook, default True.
 
     Returns
     -------
     CopySummary
-        It is logged, too.
+        Result of the copy, which is also logged.
 
     Raises
     ------
     TargetExists
-        The target is there, with ``mode="error"``.
+        The target exists, with ``mode="error"``.
     GodbError
-        See :mod:`godb_arrow.errors`; the target is as it was.
+        The copy failed (see :mod:`godb_arrow.errors`). The target is unchanged.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Targets of a copy that godb_arrow itself writes: GODB files, engines, data files, folders."""
+"""Targets of a copy that godb_arrow writes: GODB files, data directories, other files, folders."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ __all__ = ["EngineTarget", "FileTarget", "FolderTarget", "GodbTarget"]
 
 
 _STAGED = ".godb-arrow-"
-_BEFORE = "-before"  # of a folder, until the new one is in its place
-_ROW_GROUP = 1 << 17  # rows that are in memory before they are written
+_BEFORE = "-before"  # suffix of a folder until the new one has replaced it
+_ROW_GROUP_ROWS = 1 << 17  # gathered in memory before they are written
 
 
 _IF_EXISTS: dict[Mode, IfExists] = {
@@ -60,7 +60,7 @@ _IF_EXISTS: dict[Mode, IfExists] = {
 
 
 class GodbTarget(Target):
-    """A collection of a GODB file."""
+    """Collection of a GODB file."""
 
     takes_documents = True
 
@@ -82,10 +82,13 @@ class GodbTarget(Target):
         """Write all documents or none."""
         try:
             write_godb(
-                data, self._place, self._collection,
-                if_exists=_IF_EXISTS[mode], id_column=self._id_column,
-            )  # fmt: skip
-        except CollectionExists as error:  # another writer created it meanwhile
+                data,
+                self._place,
+                self._collection,
+                if_exists=_IF_EXISTS[mode],
+                id_column=self._id_column,
+            )
+        except CollectionExists as error:  # Another writer created the collection meanwhile.
             raise self.refuse_existing() from error
 
     def size(self) -> int | None:
@@ -94,7 +97,7 @@ class GodbTarget(Target):
 
 
 class EngineTarget(Target):
-    """A collection of a data directory."""
+    """Collection of a data directory."""
 
     takes_documents = True
 
@@ -113,20 +116,20 @@ class EngineTarget(Target):
         """Write all documents or none."""
         name = self._collection
         with StorageEngine(self._place) as engine:
-            if mode == "error" and name in engine:  # another writer created it meanwhile
+            if mode == "error" and name in engine:  # Another writer created it meanwhile.
                 raise self.refuse_existing()
             if mode in ("append", "upsert") and name in engine:
                 insert = engine.upsert_many if mode == "upsert" else engine.insert_many
-                found = iter(data) if isinstance(data, Documents) else data
-                insert(name, found, id_column=self._id_column)
+                rows = iter(data) if isinstance(data, Documents) else data
+                insert(name, rows, id_column=self._id_column)
                 return
-            # It comes as a whole: a file beside the others, which the engine takes in.
+            # The whole collection is written to a file beside the others, and then adopted.
             with _staged(self._place, _STAGED) as folder:
                 path = os.path.join(folder, "copy.godb")
                 write_godb(data, path, name, id_column=self._id_column)
                 if name in engine:
                     before = engine[name].path
-                    if before is not None:  # what replaces a file keeps its mode
+                    if before is not None:  # A file that replaces another keeps its mode.
                         restrict_file(path, Access.of_file(os.stat(before)))
                     engine.drop_collection(name)
                 engine.load_collection_metadata(path)
@@ -134,13 +137,13 @@ class EngineTarget(Target):
 
 
 class FileTarget(Target):
-    """A CSV, NDJSON, Parquet, Arrow or BSON file."""
+    """CSV, NDJSON, Parquet, Arrow or BSON file."""
 
     def __init__(self, name: str, place: str, format: str) -> None:
         super().__init__(name)
         self._place, self._format = place, format
         self.takes_documents = format in DOCUMENT_FORMATS
-        self._expected: Expected = None  # of what is there when it was looked at
+        self._expected: Expected = None  # version of the file when it was first checked
 
     def exists(self) -> bool:
         """Return whether the target exists."""
@@ -158,14 +161,14 @@ class FileTarget(Target):
         if mode == "upsert":
             raise self.refuse(mode, "copy to a GODB file or a database")
         if mode == "append":
-            # The source may take its time: other writers wait only until the file is written.
+            # The source may be slow, so the target is locked only while it is written.
             with self._staged(data) as added, lock_file(self._place):
                 self._append(added)
             return
         try:
             self._export(data)
         except WriteConflict as error:
-            if self._expected == "absent":  # another writer created it meanwhile
+            if self._expected == "absent":  # Another writer created the file meanwhile.
                 raise self.refuse_existing() from error
             raise
 
@@ -211,12 +214,12 @@ class FileTarget(Target):
 
 
 def _chained(first: pa.RecordBatchReader, second: pa.RecordBatchReader) -> pa.RecordBatchReader:
-    """Both, with the columns of the first."""
+    """Concatenate two readers, with the columns of the first one."""
     try:
         fitted = flattened(second, lambda _: False).cast(storage_schema(first.schema))
     except (pa.ArrowException, ValueError) as error:
         raise UnsupportedType(
-            f"the columns do not fit those that are there: {error}",
+            f"the columns do not fit the existing ones: {error}",
             advice='choose columns, or use mode="overwrite"',
         ) from error
     plain = flattened(first, lambda _: False)
@@ -224,7 +227,7 @@ def _chained(first: pa.RecordBatchReader, second: pa.RecordBatchReader) -> pa.Re
 
 
 class FolderTarget(Target):
-    """A folder of Parquet files, which takes the place of another as a whole."""
+    """Folder of Parquet files, which is replaced as a whole."""
 
     def __init__(self, name: str, place: str, partition_by: list[str]) -> None:
         super().__init__(name)
@@ -242,15 +245,15 @@ class FolderTarget(Target):
 
     def write(self, data: Data, mode: Mode) -> None:
         """Write all documents or none."""
-        import pyarrow.dataset as ds  # not before it is needed: it imports pandas
+        import pyarrow.dataset as ds  # imported late, because it imports pandas
 
         if mode in ("append", "upsert") and self.exists():
-            raise self.refuse(mode, 'a Delta table can be appended to: format="delta"')
+            raise self.refuse(mode, 'append to a Delta table instead, with format="delta"')
         assert isinstance(data, pa.RecordBatchReader)
         missing_columns = set(self._partition_by) - set(data.schema.names)
         if missing_columns:
             raise FieldNotFound(
-                f"there is no column {sorted(missing_columns)} to part by",
+                f"the column {sorted(missing_columns)} of partition_by does not exist",
                 advice=f"the columns are {', '.join(data.schema.names)}",
             )
         parent, stem = os.path.split(self._place)
@@ -268,13 +271,13 @@ class FolderTarget(Target):
                     partitioning_flavor="hive" if self._partition_by else None,
                     max_partitions=1 << 16,
                     max_open_files=256,
-                    max_rows_per_group=_ROW_GROUP,
+                    max_rows_per_group=_ROW_GROUP_ROWS,
                 )
                 _sync_tree(staged)
                 with lock_file(self._place):
                     if not self.exists():
                         os.rename(staged, self._place)
-                    elif mode == "error":  # another writer created it meanwhile
+                    elif mode == "error":  # Another writer created the folder meanwhile.
                         raise self.refuse_existing()
                     else:
                         before = f"{staged}{_BEFORE}"
@@ -282,7 +285,7 @@ class FolderTarget(Target):
                         os.rename(staged, self._place)
                         shutil.rmtree(before)
             except pa.ArrowException as error:
-                raise UnsupportedType(f"Parquet cannot hold it: {error}") from error
+                raise UnsupportedType(f"Parquet has no form for the data: {error}") from error
 
     def size(self) -> int:
         """Return the size in bytes."""
@@ -295,17 +298,17 @@ class FolderTarget(Target):
 
 @contextmanager
 def _staged(parent: str, prefix: str, target: str | None = None) -> Iterator[str]:
-    """Make a folder for data until they take their place, and remove those of killed copies.
+    """Create a temporary folder for data, and remove the folders of killed copies.
 
     Parameters
     ----------
     parent : str
-        Folder in which the new one is made.
+        Parent of the new folder.
     prefix : str
         Beginning of the names of such folders.
     target : str, optional
-        Folder that the new one replaces. Where a copy was killed while it exchanged both, the
-        former folder is put back.
+        Folder that the new one will replace. If a copy was killed while it exchanged both, the
+        former folder is restored.
     """
     for name in sorted(os.listdir(parent)):
         path = os.path.join(parent, name)
@@ -319,7 +322,7 @@ def _staged(parent: str, prefix: str, target: str | None = None) -> Iterator[str
     os.mkdir(folder)
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        try_lock(descriptor)  # until it is closed, so that other copies let it be
+        try_lock(descriptor)  # Other copies do not remove the folder while it is locked.
         yield folder
     finally:
         os.close(descriptor)
@@ -327,7 +330,7 @@ def _staged(parent: str, prefix: str, target: str | None = None) -> Iterator[str
 
 
 def _remove_abandoned(folder: str) -> None:
-    """Remove the folder of a copy that was killed: no process has it locked."""
+    """Remove the folder of a killed copy, which no process has locked."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         if try_lock(descriptor):

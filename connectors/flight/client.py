@@ -41,7 +41,7 @@ __all__ = ["RemoteCollection", "RemoteEngine", "connect"]
 logger = logging.getLogger(__name__)
 
 
-# --- the client -------------------------------------------------------------------------------
+# --- engine -----------------------------------------------------------------------------------
 
 
 def connect(
@@ -52,27 +52,27 @@ def connect(
     Parameters
     ----------
     location : str
-        Such as ``"grpc://127.0.0.1:8815"``, or ``"grpc+tls://…"``.
+        URL such as ``"grpc://127.0.0.1:8815"`` or ``"grpc+tls://…"``.
     token : str, optional
-        What the server wants.
+        Token that the server requires.
     tls_authority : bytes, optional
-        Certificates in PEM that sign the server's; the system's, if left out.
+        Certificates in PEM that sign the server's; the system's by default.
 
     Returns
     -------
     RemoteEngine
-        A mapping of names to collections; close it, or use it with ``with``.
+        Mapping of names to collections. Close it, or use it as a context manager.
 
     Raises
     ------
     StorageError
-        At the first use, when the server cannot be reached or refuses.
+        The first use fails, because the server cannot be reached or refuses.
     """
     return RemoteEngine(location, token, tls_authority)
 
 
 class RemoteEngine(Mapping[str, "RemoteCollection"]):
-    """The collections of a server; :func:`connect` makes it."""
+    """Collections of a server, as :func:`connect` returns them."""
 
     def __init__(self, location: str, token: str | None, tls_authority: bytes | None) -> None:
         with _client_errors(location):
@@ -96,32 +96,32 @@ class RemoteEngine(Mapping[str, "RemoteCollection"]):
         return len(list(iter(self)))
 
     def health(self) -> dict[str, Any]:
-        """What the server says of itself."""
+        """Return the state that the server reports."""
         with _client_errors(self.location):
             (answer,) = self._client.do_action(fl.Action("health", b""), self._options)
-            found: dict[str, Any] = json.loads(answer.body.to_pybytes())
-            return found
+            health: dict[str, Any] = json.loads(answer.body.to_pybytes())
+            return health
 
     def insert_many(
         self, name: str, data: Any, *, mode: str = "insert", id_column: str | None = None
     ) -> int:
-        """Insert documents into a collection, which is made if need be: all or none.
+        """Insert all documents or none into a collection, which is created if it is missing.
 
         Parameters
         ----------
         name : str
-            The collection.
+            Name of the collection.
         data : DataFrame, Table, Arrow stream or iterable of dicts
-            The documents.
+            Documents to insert.
         mode : {"insert", "upsert"}
-            What becomes of those whose id is there.
+            Whether existing ids are an error or replaced, default "insert".
         id_column : str, optional
-            The field with the ids, in place of ``_id``.
+            Field with the ids, default ``_id``.
 
         Returns
         -------
         int
-            How many documents were inserted.
+            Number of documents inserted.
         """
         rows = rows_of(data, id_column)
         wanted: dict[str, Any] = {"collection": name, "mode": mode, "id_column": id_column}
@@ -131,7 +131,7 @@ class RemoteEngine(Mapping[str, "RemoteCollection"]):
                 wanted["generate_ids"] = True
         else:
             table = pa.Table.from_batches(rows.batches, rows.schema)
-        # The last message says that it is all: a process that ends closes its stream as well.
+        # A last message confirms the end, since a process that ends also closes its stream.
         wanted["end"] = True
         descriptor = fl.FlightDescriptor.for_command(json.dumps(wanted).encode())
         with _client_errors(self.location):
@@ -144,14 +144,14 @@ class RemoteEngine(Mapping[str, "RemoteCollection"]):
         return int(json.loads(answer.to_pybytes())["documents"])
 
     def stream(self, wanted: dict[str, Any]) -> pa.RecordBatchReader:
-        """The record batches of a ticket."""
+        """Stream the record batches of a ticket."""
         ticket = fl.Ticket(json.dumps(wanted).encode())
         with _client_errors(self.location):
             reader = self._client.do_get(ticket, self._options).to_reader()
         return pa.RecordBatchReader.from_batches(reader.schema, _received(reader, self.location))
 
     def close(self) -> None:
-        """End the connection."""
+        """Close the connection."""
         self._client.close()
 
     def __enter__(self) -> Self:
@@ -165,9 +165,9 @@ class RemoteEngine(Mapping[str, "RemoteCollection"]):
 
 
 def _as_columns(documents: Iterable[Any], id_column: str | None) -> pa.Table:
-    """Return documents as the columns of a GODB file: mixed types as JSON text.
+    """Return documents as the columns of a GODB file, with mixed types as JSON text.
 
-    An id is null where the document has none, so that the server generates one.
+    The id of a document without one is null, so that the server generates it.
     """
     has_id: list[bool] = []
     token = secrets.token_hex(8)
@@ -176,11 +176,11 @@ def _as_columns(documents: Iterable[Any], id_column: str | None) -> pa.Table:
         for document in documents:
             lacks_id = isinstance(document, Mapping) and ID_FIELD not in document
             has_id.append(not lacks_id)
-            # The upload needs ids that no other document has. The server never gets this one.
+            # A temporary file needs unique ids. The server never gets the generated ones.
             yield {ID_FIELD: f"{token}-{len(has_id)}", **document} if lacks_id else document
 
     with io.BytesIO() as file:
-        limit = MAX_DOCUMENT_BYTES  # the server has a limit of its own
+        limit = MAX_DOCUMENT_BYTES  # The server applies its own limit.
         write_godb(with_ids(), file, "upload", id_column=id_column, max_document_bytes=limit)
         table = read_table(file.getvalue(), "upload", max_document_bytes=limit)
     if all(has_id):
@@ -205,11 +205,13 @@ def _client_errors(location: str) -> Iterator[None]:
     except (fl.FlightUnauthenticatedError, fl.FlightUnauthorizedError) as error:
         raise AccessDenied(f"the server at {location} refused: {_first_line(error)}") from error
     except KeyError as error:
-        raise CollectionNotFound(f"the server at {location} says: {_first_line(error)}") from error
+        raise CollectionNotFound(
+            f"the server at {location} refused: {_first_line(error)}"
+        ) from error
     except pa.ArrowInvalid as error:
-        raise InvalidOption(f"the server at {location} says: {_first_line(error)}") from error
+        raise InvalidOption(f"the server at {location} refused: {_first_line(error)}") from error
     except (fl.FlightError, pa.ArrowException, OSError) as error:
-        raise StorageError(f"the server at {location}: {_first_line(error)}") from error
+        raise StorageError(f"the server at {location} failed: {_first_line(error)}") from error
 
 
 def _first_line(error: BaseException) -> str:
@@ -218,7 +220,7 @@ def _first_line(error: BaseException) -> str:
 
 
 class RemoteCollection(Scannable):
-    """A collection of a server, read anew each time: columns and filters are sent there."""
+    """Collection of a server, which is read each time with columns and filter pushed down."""
 
     def __init__(self, engine: RemoteEngine, name: str, info: fl.FlightInfo) -> None:
         self._engine = engine
@@ -228,12 +230,12 @@ class RemoteCollection(Scannable):
 
     @property
     def name(self) -> str:
-        """The collection's name."""
+        """Name of the collection."""
         return self._name
 
     @property
     def schema(self) -> pa.Schema:
-        """The schema that the record batches had when the collection was looked up."""
+        """Schema of the record batches at the time when this object was created."""
         return self._schema
 
     def __len__(self) -> int:
@@ -250,13 +252,13 @@ class RemoteCollection(Scannable):
         schema: pa.Schema | None = None,
         **options: Unpack[ReadKeywords],
     ) -> pa.RecordBatchReader:
-        """The documents as a ``pyarrow.RecordBatchReader``; options are the server's."""
+        """Stream record batches; the server determines the options."""
         if schema is not None and columns is None:
             columns = schema.names
         plan = project(self._schema, columns, filter)
         wanted: dict[str, Any] = {"collection": self._name, "columns": columns and list(columns)}
         condition = plan.condition
-        if isinstance(condition, RowFilter):  # it works here only
+        if isinstance(condition, RowFilter):  # Only this process can evaluate it.
             wanted["columns"] = plan.decoded.names
             reader = narrow(self._engine.stream(wanted), columns, condition)
         else:
@@ -273,7 +275,7 @@ class RemoteCollection(Scannable):
     def _entries(self) -> tuple[pa.Schema, Iterator[codec.Entries]]:
         rows = rows_of(self.stream_batches(), None)
         encoded = encode_rows(rows, None, True, IdSequence(), max_document_bytes=MAX_DOCUMENT_BYTES)
-        return self._schema, (one.entries() for one in encoded)
+        return self._schema, (chunk.entries() for chunk in encoded)
 
     def __repr__(self) -> str:
         return f"<RemoteCollection {self._name!r} of {self._engine.location}>"

@@ -1,18 +1,18 @@
-"""Collections on the network, by Arrow Flight: a server, and a client whose collections are ours.
+"""Server for the collections of an engine by Arrow Flight.
 
-A *ticket* (and a command of an upload) is JSON::
+A *ticket*, and the command of an upload, is JSON::
 
     {"collection": "users", "columns": ["name", "user.geo.cc"], "filter": {"city": "Berlin"}}
 
-``filter`` has the values that fields must have, lists for any of several. Instead, ``substrait``
-may have a serialized expression over ``fields``, as our own client sends it. Any Flight client
-can send them; the token goes into the header ``authorization: Bearer …``.
+``filter`` has a value for each field, or a list for any of several values. Alternatively,
+``substrait`` has a serialized expression over ``fields``. Any Flight client can send tickets, with
+the token in the header ``authorization: Bearer …``.
 
-The command of an upload has ``collection`` and may have ``mode``, ``id_column`` and ``end``. With
-``"end": true`` the last message of the upload is metadata without a record batch, JSON such as
-``{"rows": 1000}``. An upload without it, or with other rows, was cut off and stores nothing.
-Without ``end`` the server sees that a client was killed or cancelled the call, but not that it
-closed its stream before all was sent, as a Python process does when it ends.
+The command of an upload has ``collection``, and optionally ``mode``, ``id_column`` and ``end``.
+With ``"end": true`` the last message of the upload has no record batch, but metadata in JSON such
+as ``{"rows": 1000}``. An upload without this message, or with another number of rows, is
+incomplete and stores nothing. Without ``end`` the server only detects that a client was killed or
+cancelled the call. It cannot detect a Python process that ends early, which closes its stream.
 """
 
 from __future__ import annotations
@@ -49,43 +49,43 @@ __all__ = ["FlightServer"]
 
 
 logger = logging.getLogger(__name__)
-_SHORTEST_TOKEN = 16
+_MIN_TOKEN_CHARACTERS = 16
 _AUTHENTICATION = "godb-arrow-token"
-_MAX_END = 1 << 10  # bytes of the message that ends an upload
+_MAX_END_BYTES = 1 << 10  # of the message that ends an upload
 
 
-# --- the server -------------------------------------------------------------------------------
+# --- server -----------------------------------------------------------------------------------
 
 
 class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
-    """Serves the collections of an engine.
+    """Server of an engine's collections.
 
     Parameters
     ----------
     engine : StorageEngine
-        What to serve. It is not closed with the server.
+        Engine to serve. It stays open when the server is closed.
     host : str
-        Where to listen.
+        Address to listen on.
     port : int
-        With 0 a free one is taken; :attr:`port` says which.
+        Port to listen on. With 0 a free port is chosen, which :attr:`port` returns.
     token : str or None
-        What every request must have, of at least 16 characters; None (nobody is asked) is
+        Token that every request must have, of at least 16 characters. None, for no token, is
         possible on a loopback address only.
     tls : tuple of bytes, optional
         Certificate chain and private key, in PEM.
     client_authority : bytes, optional
-        Certificates in PEM that sign those which clients must have.
+        Certificates in PEM that sign the certificates of clients.
     max_streams : int
-        How many streams and uploads run at the same time; who comes then is told to come again.
+        Maximum number of streams and uploads at the same time. Further calls are refused.
     max_message_bytes : int
-        The largest record batch that is taken or given.
+        Maximum size of a record batch in bytes, for streams and uploads.
     max_upload_bytes : int
-        The largest upload; each is inserted as a whole.
+        Maximum size of an upload in bytes, which is inserted as a whole.
 
     Raises
     ------
     InvalidOption
-        A token is missing or short, or the port is taken.
+        The token is missing or short, or the port is in use.
 
     Examples
     --------
@@ -115,16 +115,16 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
     ) -> None:
         if token is None and not _is_loopback(host):
             raise InvalidOption(
-                f"everybody could read and write by {host}",
-                advice="give a token; without one the server listens on a loopback address only",
+                f"without a token, any client could read and write by {host}",
+                advice="give a token, or listen on a loopback address",
             )
-        if token is not None and len(token) < _SHORTEST_TOKEN:
+        if token is not None and len(token) < _MIN_TOKEN_CHARACTERS:
             raise InvalidOption(
                 f"the token has {len(token)} characters",
-                advice=f"give at least {_SHORTEST_TOKEN}, such as secrets.token_urlsafe()",
+                advice=f"give at least {_MIN_TOKEN_CHARACTERS}, such as secrets.token_urlsafe()",
             )
         if token is not None and tls is None and not _is_loopback(host):
-            logger.warning("the token and the data travel unencrypted by %s: give tls", host)
+            logger.warning("the token and the data are sent unencrypted by %s; give tls", host)
         self._engine = engine
         self._slots = threading.BoundedSemaphore(max_streams)
         self._max_message = max_message_bytes
@@ -147,7 +147,7 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
     def list_flights(
         self, context: fl.ServerCallContext, criteria: bytes
     ) -> Iterator[fl.FlightInfo]:
-        """Each collection, with its schema and size."""
+        """Yield the schema and size of each collection."""
         with _flight_errors():
             for name in self._engine.collections():
                 yield self._info(name, {"collection": name})
@@ -155,7 +155,7 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
     def get_flight_info(
         self, context: fl.ServerCallContext, descriptor: fl.FlightDescriptor
     ) -> fl.FlightInfo:
-        """One collection, or what a ticket would give of it."""
+        """Return the schema and size of a collection, or of the result of a ticket."""
         with _flight_errors():
             wanted = request_of(descriptor)
             return self._info(wanted["collection"], wanted)
@@ -163,7 +163,7 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
     def get_schema(
         self, context: fl.ServerCallContext, descriptor: fl.FlightDescriptor
     ) -> fl.SchemaResult:
-        """The schema of a collection."""
+        """Return the schema of a collection."""
         with _flight_errors():
             return fl.SchemaResult(self._engine[request_of(descriptor)["collection"]].schema)
 
@@ -183,7 +183,7 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
         )
 
     def do_get(self, context: fl.ServerCallContext, ticket: fl.Ticket) -> fl.FlightDataStream:
-        """Stream what a ticket asks for; a snapshot of when it was asked for."""
+        """Stream the result of a ticket, from a snapshot at the time of the call."""
         with _flight_errors():
             wanted = parsed(ticket.ticket)
             slot = self._take_slot()
@@ -201,7 +201,7 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
                 raise
 
     def _bounded(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        """Batches that are not larger than a message may be."""
+        """Divide batches that are larger than a message may be."""
         for batch in batches:
             parts = max(1, -(-batch.nbytes // self._max_message))
             rows = max(1, -(-batch.num_rows // parts))
@@ -215,9 +215,9 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
         reader: fl.MetadataRecordBatchReader,
         writer: fl.FlightMetadataWriter,
     ) -> None:
-        """Insert an upload: all of it or nothing. The collection is made if need be.
+        """Insert all documents of an upload or none; create the collection if it is missing.
 
-        An upload that was cut off, or whose client was killed or cancelled it, stores nothing.
+        An upload that is incomplete, or whose client was killed or cancelled it, stores nothing.
         """
         with _flight_errors():
             wanted = request_of(descriptor)
@@ -226,18 +226,18 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
                 raise InvalidOption(f"mode is {mode!r}", advice="use insert or upsert")
             slot = self._take_slot()
             try:
-                # Before the collection is made, the upload is looked at.
+                # The upload is checked before the collection is created.
                 batches = self._upload(reader, must_end=bool(wanted.get("end")))
                 table = pa.RecordBatchReader.from_batches(reader.schema, batches).read_all()
                 if context.is_cancelled():
-                    raise fl.FlightCancelledError("the client went away; nothing was stored")
+                    raise fl.FlightCancelledError("the client disconnected; nothing was stored")
                 count = self._store(wanted, table)
                 writer.write(json.dumps({"documents": count}).encode())
             finally:
                 slot()
 
     def _store(self, wanted: dict[str, Any], table: pa.Table) -> int:
-        """Insert a whole upload; its number of documents."""
+        """Insert a whole upload, and return its number of documents."""
         name = wanted["collection"]
         while True:
             is_new = name not in self._engine
@@ -245,7 +245,7 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
                 try:
                     self._engine.create_collection(name)
                 except CollectionExists:
-                    is_new = False  # another upload was faster
+                    is_new = False  # Another upload created the collection first.
             collection = self._engine[name]
             is_upsert = wanted.get("mode") == "upsert"
             put = collection.upsert_many if is_upsert else collection.insert_many
@@ -255,7 +255,7 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
             except CollectionNotFound:
                 if is_new:
                     raise
-                # The upload that made the collection failed: now this one makes it.
+                # The other upload failed and dropped its collection, so this one creates it.
             except BaseException:
                 if is_new:
                     with suppress(CollectionNotFound):
@@ -265,7 +265,7 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
     def _upload(
         self, reader: fl.MetadataRecordBatchReader, *, must_end: bool
     ) -> Iterator[pa.RecordBatch]:
-        """The record batches of an upload, which must be whole."""
+        """Yield the record batches of an upload, and check that it is complete."""
         total = rows = 0
         end: Any = None
         for chunk in reader:
@@ -277,7 +277,7 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
             total += size
             if size > self._max_message:
                 raise LimitExceeded(
-                    f"a record batch has {size} bytes, and {self._max_message} may be",
+                    f"a record batch has {size} bytes, more than {self._max_message}",
                     advice="send smaller batches",
                 )
             if total > self._max_upload:
@@ -288,14 +288,14 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
             yield chunk.data
         if must_end and end != rows:
             raise InvalidOption(
-                f"the upload was cut off after {rows} rows, and nothing was stored",
+                f"the upload ended after {rows} rows and is incomplete; nothing was stored",
                 advice="send it again",
             )
 
     def do_action(self, context: fl.ServerCallContext, action: fl.Action) -> Iterator[bytes]:
-        """``health``: whether the server works, and how many streams run."""
+        """Return for ``health`` whether the server works, and how many streams run."""
         if action.type != "health":
-            raise pa.ArrowInvalid(f"there is no action {action.type!r}; the only one is health")
+            raise pa.ArrowInvalid(f"the action {action.type!r} is unknown; use health")
         with _flight_errors():
             memory = self._engine.memory_stats()
             answer = {
@@ -307,12 +307,12 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
             yield json.dumps(answer).encode()
 
     def list_actions(self, context: fl.ServerCallContext) -> list[tuple[str, str]]:
-        """The one that there is."""
-        return [("health", "Whether the server works, as JSON.")]
+        """Return the only action."""
+        return [("health", "State of the server, as JSON.")]
 
     def _take_slot(self) -> Callable[[], None]:
         if not self._slots.acquire(blocking=False):
-            raise fl.FlightUnavailableError("too many streams run; come again later")
+            raise fl.FlightUnavailableError("too many streams run; try again later")
         left = [self._slots.release]
         return lambda: left.pop()() if left else None
 
@@ -326,7 +326,7 @@ def _without_null_ids(table: pa.Table) -> Iterator[dict[str, Any]]:
 
 
 class _Guarded:
-    """Batches whose slot is given back when they end, or when nobody wants them any more."""
+    """Batches that release their slot when they end or are collected."""
 
     def __init__(self, batches: Iterator[pa.RecordBatch], release: Callable[[], None]) -> None:
         self._batches = batches
@@ -351,22 +351,22 @@ class _TokenCheck(fl.ServerMiddlewareFactory):  # type: ignore[misc]
         self._expected = f"Bearer {token}".encode()
 
     def start_call(self, info: fl.CallInfo, headers: Mapping[str, list[Any]]) -> None:
-        found = [value for name, value in headers.items() if name.lower() == "authorization"]
-        given = found[0][0] if found and found[0] else ""
+        values = [value for name, value in headers.items() if name.lower() == "authorization"]
+        given = values[0][0] if values and values[0] else ""
         raw = given if isinstance(given, bytes) else str(given).encode("utf-8", "replace")
         if not hmac.compare_digest(raw, self._expected):
             raise fl.FlightUnauthenticatedError("the token is missing or wrong")
 
 
 def _parsed_end(metadata: pa.Buffer | None) -> Any:
-    """The number of rows in the message that ends an upload; None where it is another message."""
-    if metadata is None or metadata.size > _MAX_END:
+    """Return the number of rows in the message that ends an upload, or None for others."""
+    if metadata is None or metadata.size > _MAX_END_BYTES:
         return None
     try:
-        found = json.loads(metadata.to_pybytes())
+        end = json.loads(metadata.to_pybytes())
     except (ValueError, RecursionError):
         return None
-    return found.get("rows") if isinstance(found, dict) else None
+    return end.get("rows") if isinstance(end, dict) else None
 
 
 def _is_loopback(host: str) -> bool:
@@ -378,7 +378,7 @@ def _is_loopback(host: str) -> bool:
 
 @contextmanager
 def _flight_errors() -> Iterator[None]:
-    """Say our errors in Flight's words, without what would tell of the server's disk."""
+    """Convert errors to Flight's, without details of the server's disk."""
     try:
         yield
     except CollectionNotFound as error:
@@ -387,6 +387,6 @@ def _flight_errors() -> Iterator[None]:
         raise fl.FlightUnauthorizedError(f"{error.message}; {error.advice}") from error
     except StorageError as error:
         logger.exception("a request failed")
-        raise fl.FlightServerError("the storage failed; the server's log says more") from error
+        raise fl.FlightServerError("the storage failed; see the server's log") from error
     except GodbError as error:
         raise pa.ArrowInvalid(f"{error.message}; {error.advice}") from error

@@ -1,4 +1,4 @@
-"""Tickets: the requests that a Flight client sends, checked."""
+"""Tickets, which are the requests of a Flight client, and their checks."""
 
 from __future__ import annotations
 
@@ -24,49 +24,54 @@ __all__ = ["filter_of_request", "parsed", "request_of"]
 
 logger = logging.getLogger(__name__)
 
-_LONGEST_TICKET = 1 << 20
+_MAX_TICKET_BYTES = 1 << 20
+_KINDS: dict[str, type | tuple[type, ...]] = {
+    "collection": str,
+    "columns": list,
+    "filter": dict,
+    "fields": list,
+    "substrait": str,
+    "mode": str,
+    "id_column": str,
+    "generate_ids": bool,
+    "end": bool,
+}
 
 
 def request_of(descriptor: fl.FlightDescriptor) -> dict[str, Any]:
-    """Return the request that a descriptor holds."""
+    """Return the request in a descriptor."""
     if descriptor.descriptor_type == fl.DescriptorType.CMD:
         return parsed(descriptor.command)
     path = descriptor.path
     if not path or len(path) != 1:
-        raise InvalidOption("the path is not one name", advice="give the collection's name")
+        raise InvalidOption("the path is not a single name", advice="give the collection's name")
     return {"collection": path[0].decode("utf-8", "surrogateescape")}
 
 
-_KINDS: dict[str, type | tuple[type, ...]] = {
-    "collection": str, "columns": list, "filter": dict, "fields": list, "substrait": str,
-    "mode": str, "id_column": str, "generate_ids": bool, "end": bool,
-}  # fmt: skip
-
-
 def parsed(raw: bytes) -> dict[str, Any]:
-    """A ticket or command, checked."""
-    if len(raw) > _LONGEST_TICKET:
-        raise LimitExceeded(f"the ticket has {len(raw)} bytes", advice="ask for less")
+    """Parse and check a ticket or command."""
+    if len(raw) > _MAX_TICKET_BYTES:
+        raise LimitExceeded(f"the ticket has {len(raw)} bytes", advice="send a smaller request")
     try:
-        found = json.loads(raw)
+        request = json.loads(raw)
     except (ValueError, RecursionError) as error:
         raise InvalidOption("the ticket is not JSON", advice="see the documentation") from error
-    if not isinstance(found, dict) or not isinstance(found.get("collection"), str):
+    if not isinstance(request, dict) or not isinstance(request.get("collection"), str):
         raise InvalidOption("the ticket names no collection", advice='give {"collection": …}')
-    for key, value in found.items():
+    for key, value in request.items():
         if key not in _KINDS or (value is not None and not isinstance(value, _KINDS[key])):
-            raise InvalidOption(f"the ticket's {key!r} is not understood", advice="leave it out")
+            raise InvalidOption(f"the ticket has an invalid {key!r}", advice="omit it")
     for key in ("columns", "fields"):
-        if any(not isinstance(name, str) for name in found.get(key) or ()):
-            raise InvalidOption(f"the ticket's {key!r} are not all names", advice="give strings")
-    return found
+        if any(not isinstance(name, str) for name in request.get(key) or ()):
+            raise InvalidOption(f"the ticket's {key!r} has invalid names", advice="give strings")
+    return request
 
 
 def filter_of_request(wanted: dict[str, Any]) -> Filter | None:
     """Return the filter of a request, or None."""
     if wanted.get("substrait") is None:
-        found: Filter | None = wanted.get("filter")
-        return found
+        condition: Filter | None = wanted.get("filter")
+        return condition
     import pyarrow.substrait
 
     try:
@@ -75,7 +80,7 @@ def filter_of_request(wanted: dict[str, Any]) -> Filter | None:
         (expression,) = bound.expressions.values()
     except (ValueError, pa.ArrowException, NotImplementedError) as error:
         raise InvalidOption(
-            f"the expression is not understood: {error}", advice="use a filter of values"
+            f"the expression is invalid: {error}", advice="use a filter of values"
         ) from error
     return RowFilter(wanted.get("fields") or [], lambda batch: _kept(batch, expression))
 

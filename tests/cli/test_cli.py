@@ -246,6 +246,6 @@ def test_copy(tmp_path: Path) -> None:
     assert "1 documents" in result.stderr
     result = run("copy", str(source), f"{target}#orders")
     assert result.returncode == 2
-    assert "it is there already" in result.stderr
+    assert "exists already" in result.stderr
     result = run("copy", str(source), f"{target}#orders", "--mode", "upsert", "-q")
     assert (result.returncode, result.stderr) == (0, "")

@@ -266,7 +266,7 @@ def test_a_dump_of_mongodb(tmp_path: Path) -> None:
     with pytest.raises(godb_arrow.InvalidDocument, match="document 1"):
         copy(dump, tmp_path / "orders.godb", mode="overwrite")
     assert godb_arrow.list_collections(tmp_path / "orders.godb") == {"orders": 2}
-    with pytest.raises(godb_arrow.InvalidDocument, match="cannot be BSON"):
+    with pytest.raises(godb_arrow.InvalidDocument, match="cannot be stored as BSON"):
         copy([{"_id": "x", "n": 2**63}], tmp_path / "x.bson")
     assert not (tmp_path / "x.bson").exists()
 
@@ -291,7 +291,7 @@ def test_what_is_wrong_is_said(people: Path, tmp_path: Path) -> None:
         copy(tmp_path / "none.godb", tmp_path / "x.csv")
     with pytest.raises(godb_arrow.SourceNotFound):
         copy(tmp_path / "none.ndjson", tmp_path / "x.csv")
-    with pytest.raises(godb_arrow.InvalidOption, match="no format"):
+    with pytest.raises(godb_arrow.InvalidOption, match="no extension"):
         copy(people, tmp_path / "x.unknown")
     with pytest.raises(godb_arrow.InvalidOption, match="mode"):
         copy(people, tmp_path / "x.csv", mode="replace")

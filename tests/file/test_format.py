@@ -74,9 +74,9 @@ def collections(value: bytes) -> bytes:
         (HEADER + b"\x10", "LZ4 block ends inside"),
         (HEADER + b"\x0f\x05\x00\x00", "reaches back"),
         (HEADER + b"\x0f\x00\x00\x00", "distance 0"),
-        (file_of(b"\x93\x01\x02\x03"), "map, but here is an array"),
-        (file_of(b"\x81\x01\x02"), "string, but here is an int"),
-        (collections(b"\x90"), "'collections' is a map, but here is an array"),
+        (file_of(b"\x93\x01\x02\x03"), "map, but found an array"),
+        (file_of(b"\x81\x01\x02"), "string, but found an int"),
+        (collections(b"\x90"), "'collections' is a map, but found an array"),
         (collections(mapping((string("t"), b"\x05"))), "collection 't' is a map"),
         (
             collections(mapping((string("t"), mapping((b"\x01", b"\x80"))))),

@@ -263,9 +263,9 @@ def test_damage_is_an_error_and_found_by_verify(tmp_path: Path) -> None:
     whole = first.read_bytes()
     first.write_bytes(last.read_bytes())  # sound, but another one
     with open_engine(tmp_path, read_only=True) as engine:
-        with pytest.raises(godb_arrow.CorruptFile, match="the manifest says"):
+        with pytest.raises(godb_arrow.CorruptFile, match="the manifest records"):
             engine["c"].to_arrow()
-        with pytest.raises(godb_arrow.CorruptFile, match="the manifest says"):
+        with pytest.raises(godb_arrow.CorruptFile, match="the manifest records"):
             engine["c"].get("7")
     assert godb_arrow.verify_godb(folder).problems
     first.write_bytes(whole)
