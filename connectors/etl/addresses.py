@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from godb_arrow.connectors.etl.base import Origin, Target
+from godb_arrow.connectors.etl.columns import restore_columns
 from godb_arrow.connectors.etl.files import (
     DOCUMENT_FORMATS,
     FORMATS,
@@ -32,6 +33,7 @@ from godb_arrow.errors import (
 from godb_arrow.file.collection import open_godb
 from godb_arrow.query.scannable import Scannable
 from godb_arrow.storage.nearest import nearest_path
+from godb_arrow.storage.object_store import is_url
 from godb_arrow.storage.source import Source
 
 __all__ = ["origin_of", "target_of"]
@@ -51,6 +53,8 @@ def origin_of(given: Any, batch_size: int | None) -> Origin:
         return ColumnsOrigin(name, lambda: open_sql(place, _needed(part, name)), batch_size)
     if _is_folder(place):
         return _of_folder(name, place, part, batch_size)
+    if part is not None and is_url(place) and is_data_directory(place):
+        return EngineOrigin(place, part, name, batch_size)
     if place.endswith(".godb"):
         return CollectionOrigin(open_godb(place, part), name, batch_size)
     if "://" not in place and not os.path.exists(place):
@@ -98,14 +102,25 @@ def _of_folder(name: str, place: str, part: str | None, batch_size: int | None) 
     @contextmanager
     def opened() -> Iterator[pa.RecordBatchReader]:
         with storage_errors("read", place):
-            yield dataset.scanner().to_reader()
+            yield restore_columns(dataset.scanner().to_reader())
 
     return ColumnsOrigin(name, opened, batch_size, dataset.count_rows())
 
 
 def _split(name: str) -> tuple[str, str | None]:
+    """Split an address into a place and the name in it; names of files may have a "#", too."""
+    if not is_url(name) and "#" in name:
+        folder, file = os.path.split(name)
+        if os.path.exists(name) or ("#" not in file and os.path.isdir(folder)):
+            return name, None
     place, separator, part = name.rpartition("#")
+    if _extension(part) in FORMATS and not os.path.exists(place) and not _extension(place):
+        return name, None  # the name of a new file
     return (place, part) if separator else (name, None)
+
+
+def _extension(name: str) -> str:
+    return os.path.splitext(name)[1].lower()
 
 
 def _needed(part: str | None, name: str) -> str:
@@ -129,12 +144,13 @@ def target_of(
     place, part = _split(name)
     if is_database(place):
         return SqlTarget(name, place, _needed(part, name), id_column)
-    extension = os.path.splitext(place)[1].lower()
+    extension = _extension(place)
     if format == "delta" or (format is None and os.path.isdir(os.path.join(place, "_delta_log"))):
         return DeltaTarget(name, place, partition_by)
     if format == "godb" or extension == ".godb":
         return GodbTarget(name, place, part, id_column)
-    if format == "engine" or ("://" not in place and is_data_directory(place)):
+    is_new = format is None and part is not None and extension not in FORMATS
+    if format == "engine" or is_new or (not is_url(place) and is_data_directory(place)):
         return EngineTarget(name, place, _needed(part, name), id_column)
     if partition_by or (format == "parquet" and extension not in FORMATS) or _is_folder(place):
         return FolderTarget(name, place, partition_by)

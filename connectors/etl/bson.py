@@ -7,6 +7,9 @@ import uuid
 from collections.abc import Iterator, Mapping
 from typing import Any, BinaryIO
 
+import msgpack
+
+from godb_arrow.codec.jsontext import from_reserved, timestamp_text, to_reserved
 from godb_arrow.connectors import missing
 from godb_arrow.errors import InvalidDocument
 from godb_arrow.schema import ID_FIELD
@@ -18,6 +21,7 @@ try:
     import bson
     from bson.binary import UuidRepresentation
     from bson.codec_options import CodecOptions, DatetimeConversion
+    from bson.datetime_ms import DatetimeMS
 except ImportError as error:
     raise missing("mongo", "pymongo, which has BSON,") from error
 
@@ -28,6 +32,7 @@ _OPTIONS: CodecOptions[dict[str, Any]] = CodecOptions(
     datetime_conversion=DatetimeConversion.DATETIME_AUTO,
 )
 _MAX_DOCUMENT_BYTES = 64 << 20
+_RESERVED = frozenset(("$time", "$map"))
 
 
 def decode_file(stream: BinaryIO, name: str) -> Iterator[dict[str, Any]]:
@@ -83,7 +88,7 @@ def _bad(name: str, number: int, problem: str) -> InvalidDocument:
 def _plain(value: Any) -> Any:
     """Convert a value to Python's own types."""
     if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
+        return from_reserved({key: _plain(item) for key, item in value.items()}, _RESERVED)
     if isinstance(value, list):
         return [_plain(item) for item in value]
     if isinstance(value, bson.ObjectId):
@@ -99,7 +104,8 @@ def _plain(value: Any) -> Any:
     if isinstance(value, bson.Timestamp):
         return {"$timestamp": {"t": value.time, "i": value.inc}}
     if isinstance(value, bson.DatetimeMS):
-        return {"$date": int(value)}
+        seconds, milliseconds = divmod(int(value), 1_000)
+        return msgpack.Timestamp(seconds, milliseconds * 1_000_000)
     if isinstance(value, bson.DBRef):
         return {"$ref": value.collection, "$id": _plain(value.id)}
     if isinstance(value, (bson.MinKey, bson.MaxKey)):
@@ -109,13 +115,38 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, uuid.UUID) else value
 
 
+def _stored(value: Any) -> Any:
+    """Return a value that BSON keeps: its dates have milliseconds."""
+    if isinstance(value, Mapping):
+        stored = {key: _stored(item) for key, item in value.items()}
+        return to_reserved(stored) if len(stored) == 1 and set(stored) <= _RESERVED else stored
+    if isinstance(value, (list, tuple)):
+        return [_stored(item) for item in value]
+    if isinstance(value, dt.datetime):
+        moment = value if value.tzinfo is not None else value.replace(tzinfo=dt.UTC)
+        stamp = msgpack.Timestamp.from_datetime(moment)
+        return value if value.microsecond % 1_000 == 0 else _time_map(stamp)
+    if isinstance(value, msgpack.Timestamp):
+        milliseconds, finer = divmod(value.nanoseconds, 1_000_000)
+        total = value.seconds * 1_000 + milliseconds
+        is_exact = not finer and -(2**63) <= total < 2**63
+        return DatetimeMS(total) if is_exact else _time_map(value)
+    return value
+
+
+def _time_map(stamp: msgpack.Timestamp) -> dict[str, Any]:
+    text = timestamp_text(stamp.seconds, stamp.nanoseconds)
+    return {"$time": [stamp.seconds, stamp.nanoseconds] if text is None else text}
+
+
 def encode(document: Mapping[str, Any]) -> bytes:
     """Encode one document as BSON.
 
     Parameters
     ----------
     document : mapping
-        Document, as :func:`~godb_arrow.read_documents` returns it.
+        Document, as :func:`~godb_arrow.read_documents` returns it. Moments finer than a
+        millisecond become maps such as ``{"$time": "2024-02-29T06:30:00.123456Z"}``.
 
     Returns
     -------
@@ -132,7 +163,7 @@ def encode(document: Mapping[str, Any]) -> bytes:
     12
     """
     try:
-        return bson.encode(document, codec_options=_OPTIONS)
+        return bson.encode(_stored(document), codec_options=_OPTIONS)
     except (bson.errors.BSONError, OverflowError, TypeError, ValueError) as error:
         raise InvalidDocument(
             f"document {document.get(ID_FIELD)!r} cannot be stored as BSON: {error}",

@@ -12,12 +12,13 @@ import pyarrow as pa
 
 from godb_arrow.connectors import missing
 from godb_arrow.connectors.etl.base import Data, Mode, Target
-from godb_arrow.connectors.etl.files import flattened, has_no_children, is_nested_or_binary
+from godb_arrow.connectors.etl.columns import fit_columns
 from godb_arrow.errors import (
     FieldNotFound,
+    GodbError,
     StorageError,
 )
-from godb_arrow.schema import ID_FIELD
+from godb_arrow.schema import ID_FIELD, JSON_TYPE
 
 __all__ = ["DeltaTarget", "SqlTarget", "deltalake_module", "is_database", "open_sql"]
 
@@ -53,7 +54,7 @@ class DeltaTarget(Target):
     def write(self, data: Data, mode: Mode) -> None:
         """Write all documents in one transaction."""
         assert isinstance(data, pa.RecordBatchReader)
-        reader = flattened(data, lambda kind: pa.types.is_null(kind) or has_no_children(kind))
+        reader = fit_columns(data, "delta")
         try:
             if mode == "upsert" and self.exists():
                 if ID_FIELD not in reader.schema.names:
@@ -79,12 +80,26 @@ class DeltaTarget(Target):
                     schema_mode="overwrite" if mode == "overwrite" else None,
                     partition_by=self._partition_by or None,
                 )
-        except self._delta.exceptions.DeltaError as error:
-            raise StorageError(f"the Delta table was not written: {error}") from error
+        except GodbError:
+            raise
+        except BaseException as error:  # deltalake raises errors of all kinds, also its panics
+            if isinstance(error, (KeyboardInterrupt, SystemExit, MemoryError)):
+                raise
+            first_line = str(error).partition("\n")[0]
+            raise StorageError(
+                f"the Delta table was not written: {first_line}",
+                advice="choose columns, or check the address of the table",
+            ) from None
 
 
 # --- databases --------------------------------------------------------------------------------
 
+_MAX_EXACT_INTEGER = 2**53  # of a float of 64 bits
+_PROBES = {"": "NULL", "integer": "0", "real": "0.0", "text": "''", "blob": "x''"}
+_SQLITE_JSON = (
+    "CASE typeof({column}) WHEN 'null' THEN NULL WHEN 'blob' "
+    "THEN json_object('$bytes', lower(hex({column}))) ELSE json_quote({column}) END"
+)
 _DRIVERS = {
     "sqlite": "adbc_driver_sqlite.dbapi",
     "postgresql": "adbc_driver_postgresql.dbapi",
@@ -133,8 +148,74 @@ def _quoted(name: str) -> str:
 def open_sql(place: str, table: str) -> Iterator[pa.RecordBatchReader]:
     """Open the rows of a table; return a context manager."""
     with _sql_errors("read"), _connect(place) as connection, connection.cursor() as cursor:
+        if place.startswith("sqlite:"):
+            yield _open_sqlite(cursor, table)
+            return
         cursor.execute(f"SELECT * FROM {_quoted(table)}")
         yield cursor.fetch_record_batch()
+
+
+def _open_sqlite(cursor: Any, table: str) -> pa.RecordBatchReader:
+    """Open the rows of a table whose columns may have values of any type.
+
+    The driver takes the type of a column from its first rows. So a row of known types goes before
+    them, and columns of several types are read as JSON text.
+    """
+    cursor.execute(f"SELECT name FROM pragma_table_info({_literal(table)})")
+    names = [name for (name,) in cursor.fetchall()]
+    if not names:  # the driver says what is wrong with the table
+        cursor.execute(f"SELECT * FROM {_quoted(table)}")
+        return cursor.fetch_record_batch()
+    probes, values, json_names = [], [], set()
+    for name in names:
+        column = _quoted(name)
+        cursor.execute(
+            f"SELECT group_concat(DISTINCT typeof({column})), "
+            f"max(CASE typeof({column}) WHEN 'integer' THEN abs(CAST({column} AS REAL)) END) "
+            f"FROM {_quoted(table)}"
+        )
+        kinds, largest = cursor.fetchone()
+        kinds = frozenset((kinds or "").split(",")) - {"null", ""}
+        if kinds == {"integer", "real"} and largest < _MAX_EXACT_INTEGER:
+            kinds, column = frozenset({"real"}), f"CAST({column} AS REAL)"
+        elif len(kinds) > 1:
+            json_names.add(name)
+            kinds, column = frozenset({"text"}), _SQLITE_JSON.format(column=column)
+        probes.append(f"{_PROBES[''.join(kinds)]} AS {_quoted(name)}")
+        values.append(column)
+    cursor.execute(
+        f"SELECT {', '.join(probes)} UNION ALL SELECT {', '.join(values)} FROM {_quoted(table)}"
+    )
+    return _without_probe(cursor.fetch_record_batch(), json_names)
+
+
+def _without_probe(reader: pa.RecordBatchReader, json_names: set[str]) -> pa.RecordBatchReader:
+    """Drop the first row, and give JSON text its type."""
+    schema = pa.schema(
+        [
+            field.with_type(JSON_TYPE) if field.name in json_names else field
+            for field in reader.schema
+        ]
+    )
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        skipped = 1
+        for batch in reader:
+            rows = batch.slice(skipped)
+            skipped = max(0, skipped - len(batch))
+            columns = [
+                pa.ExtensionArray.from_storage(JSON_TYPE, column)
+                if field.name in json_names
+                else column
+                for column, field in zip(rows.columns, schema, strict=True)
+            ]
+            yield pa.RecordBatch.from_arrays(columns, schema=schema)
+
+    return pa.RecordBatchReader.from_batches(schema, batches())
+
+
+def _literal(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
 
 
 class SqlTarget(Target):
@@ -160,7 +241,8 @@ class SqlTarget(Target):
     def write(self, data: Data, mode: Mode) -> None:
         """Write all documents in one transaction."""
         assert isinstance(data, pa.RecordBatchReader)
-        reader = flattened(data, lambda kind: is_nested_or_binary(kind) and not _is_bytes(kind))
+        is_sqlite = self._place.startswith("sqlite:")
+        reader = fit_columns(data, "sqlite" if is_sqlite else "database")
         with (
             _sql_errors("write"),
             _connect(self._place) as connection,
@@ -189,7 +271,3 @@ class SqlTarget(Target):
         cursor.execute(f"DELETE FROM {table} WHERE {key} IN (SELECT {key} FROM {_quoted(staged)})")
         cursor.execute(f"INSERT INTO {table} ({columns}) SELECT {columns} FROM {_quoted(staged)}")
         cursor.execute(f"DROP TABLE {_quoted(staged)}")
-
-
-def _is_bytes(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))

@@ -17,6 +17,8 @@ import pyarrow.parquet
 
 from godb_arrow.codec.jsontext import from_json_text, to_json_text
 from godb_arrow.codec.values import wire_values
+from godb_arrow.connectors.etl.columns import fit_columns, restore_columns
+from godb_arrow.connectors.etl.csv import open_csv
 from godb_arrow.errors import (
     GodbError,
     InvalidDocument,
@@ -24,7 +26,6 @@ from godb_arrow.errors import (
     UnsupportedType,
     error_context,
 )
-from godb_arrow.schema import is_json
 from godb_arrow.storage.object_store import Expected
 from godb_arrow.storage.replace import replace_file
 from godb_arrow.storage.source import Source
@@ -35,15 +36,11 @@ __all__ = [
     "documents_of",
     "export_documents",
     "export_file",
-    "flattened",
     "format_of",
-    "has_no_children",
-    "is_nested_or_binary",
     "open_file",
 ]
 
 
-_CSV_BLOCK_BYTES = 16 << 20  # The first block determines the types of the columns.
 _DOCUMENTS_PER_REPORT = 1000  # between two calls of a progress function
 
 Progress = Callable[[int], object]
@@ -136,8 +133,7 @@ def export_file(
         return export_documents(
             documents_of(reader), path, format=format, progress=progress, expected=expected
         )
-    if format in _UNFIT:
-        reader = flattened(reader, _UNFIT[format])
+    reader = fit_columns(reader, format)
     rows = 0
     with error_context("export to", name), replace_file(path, expected=expected) as stream:
         try:
@@ -287,79 +283,6 @@ _WRITERS: dict[str, Callable[..., Any]] = {
 }
 
 
-def flattened(
-    reader: pa.RecordBatchReader, unfit: Callable[[pa.DataType], bool]
-) -> pa.RecordBatchReader:
-    """Convert columns that a format cannot store to JSON text.
-
-    Parameters
-    ----------
-    reader : pyarrow.RecordBatchReader
-        Record batches.
-    unfit : callable
-        Function that returns whether the format cannot store a type.
-
-    Returns
-    -------
-    pyarrow.RecordBatchReader
-        Record batches in which JSON text is plain text.
-
-    Examples
-    --------
-    >>> reader = pa.table({"a": [{"b": 1}]}).to_reader()
-    >>> flattened(reader, pa.types.is_struct).read_all().to_pydict()
-    {'a': ['{"b":1}']}
-    """
-    are_unfit = [unfit(field.type) for field in reader.schema]
-    fields = [
-        field.with_type(pa.string()) if is_unfit or is_json(field.type) else field
-        for field, is_unfit in zip(reader.schema, are_unfit, strict=True)
-    ]
-    schema = pa.schema(fields, metadata=reader.schema.metadata)
-
-    def flat(column: pa.Array, is_unfit: bool, name: str) -> pa.Array:
-        if not is_unfit:
-            return column.storage if is_json(column.type) else column
-        values = wire_values(column, name)
-        texts = [None if value is None else to_json_text(value) for value in values]
-        return pa.array(texts, pa.string())
-
-    def batches() -> Iterator[pa.RecordBatch]:
-        for batch in reader:
-            columns = map(flat, batch.columns, are_unfit, schema.names)
-            yield pa.RecordBatch.from_arrays(list(columns), schema=schema)
-
-    return pa.RecordBatchReader.from_batches(schema, batches())
-
-
-def has_no_children(data_type: pa.DataType) -> bool:
-    """Return whether a type has a struct without fields, which Parquet cannot store."""
-    if pa.types.is_struct(data_type):
-        children = list(data_type)
-        return not children or any(has_no_children(child.type) for child in children)
-    if pa.types.is_map(data_type):
-        return has_no_children(data_type.item_type)
-    if pa.types.is_nested(data_type) and data_type.num_fields == 1:
-        return has_no_children(data_type.value_type)
-    return False
-
-
-def is_nested_or_binary(data_type: pa.DataType) -> bool:
-    """Return whether a type is nested or binary, which CSV cannot store."""
-    return bool(
-        pa.types.is_nested(data_type)
-        or pa.types.is_binary(data_type)
-        or pa.types.is_fixed_size_binary(data_type)
-        or pa.types.is_large_binary(data_type)
-    )
-
-
-_UNFIT: dict[str, Callable[[pa.DataType], bool]] = {
-    "parquet": has_no_children,
-    "csv": is_nested_or_binary,
-}
-
-
 @contextmanager
 def open_file(
     path: str | os.PathLike[str], *, format: str | None = None
@@ -408,19 +331,20 @@ def open_file(
             yield decode_file(stream, source.name)
             return
         try:
-            reader = _open_columns(stream, format, stack)
+            if format == "csv":
+                reader = open_csv(source, stream)
+            else:
+                reader = _open_columns(stream, format, stack)
         except pa.ArrowInvalid as error:
             raise _not_of_format(format, error) from error
-        yield pa.RecordBatchReader.from_batches(reader.schema, _guarded(reader, format))
+        guarded = pa.RecordBatchReader.from_batches(reader.schema, _guarded(reader, format))
+        yield restore_columns(guarded)
 
 
 def _open_columns(stream: BinaryIO, format: str, stack: ExitStack) -> Any:
     if format == "parquet":
         file = pyarrow.parquet.ParquetFile(stream)
         return pa.RecordBatchReader.from_batches(file.schema_arrow, file.iter_batches())
-    if format == "csv":
-        options = pyarrow.csv.ReadOptions(block_size=_CSV_BLOCK_BYTES)
-        return pyarrow.csv.open_csv(stream, read_options=options)
     ipc = stack.enter_context(pa.ipc.open_file(stream))
     batches = (ipc.get_batch(index) for index in range(ipc.num_record_batches))
     return pa.RecordBatchReader.from_batches(ipc.schema, batches)

@@ -14,13 +14,12 @@ from typing import Any
 import pyarrow as pa
 
 from godb_arrow.connectors.etl.base import Data, Documents, Mode, Target
+from godb_arrow.connectors.etl.columns import as_json_texts, fit_columns
 from godb_arrow.connectors.etl.files import (
     DOCUMENT_FORMATS,
     documents_of,
     export_documents,
     export_file,
-    flattened,
-    has_no_children,
     open_file,
 )
 from godb_arrow.directory.places import is_data_directory
@@ -37,10 +36,10 @@ from godb_arrow.errors import (
 )
 from godb_arrow.file.collection import open_godb
 from godb_arrow.file.writing import IfExists, write_godb
-from godb_arrow.schema import storage_schema
+from godb_arrow.schema import is_json
 from godb_arrow.storage.lock import lock_file, try_lock
 from godb_arrow.storage.modes import Access, restrict_file
-from godb_arrow.storage.object_store import Expected
+from godb_arrow.storage.object_store import Expected, is_url
 from godb_arrow.storage.source import Source, spool
 
 __all__ = ["EngineTarget", "FileTarget", "FolderTarget", "GodbTarget"]
@@ -123,6 +122,9 @@ class EngineTarget(Target):
                 rows = iter(data) if isinstance(data, Documents) else data
                 insert(name, rows, id_column=self._id_column)
                 return
+            if is_url(self._place):
+                self._write_remote(engine, data)
+                return
             # The whole collection is written to a file beside the others, and then adopted.
             with _staged(self._place, _STAGED) as folder:
                 path = os.path.join(folder, "copy.godb")
@@ -134,6 +136,16 @@ class EngineTarget(Target):
                     engine.drop_collection(name)
                 engine.load_collection_metadata(path)
                 engine.save()
+
+    def _write_remote(self, engine: StorageEngine, data: Data) -> None:
+        """Write a collection of an object store, after all documents have been read."""
+        with tempfile.TemporaryDirectory(prefix="godb-arrow-") as folder:
+            path = os.path.join(folder, "copy.godb")
+            write_godb(data, path, self._collection, id_column=self._id_column)
+            if self._collection in engine:
+                engine.drop_collection(self._collection)
+            engine.create_collection(self._collection).insert_many(open_godb(path))
+            engine.save()
 
 
 class FileTarget(Target):
@@ -215,15 +227,38 @@ class FileTarget(Target):
 
 def _chained(first: pa.RecordBatchReader, second: pa.RecordBatchReader) -> pa.RecordBatchReader:
     """Concatenate two readers, with the columns of the first one."""
+    if second.schema.names != first.schema.names:
+        raise UnsupportedType(
+            f"the new columns are {', '.join(second.schema.names)}, and the file has "
+            f"{', '.join(first.schema.names)}",
+            advice='choose columns, or use mode="overwrite"',
+        )
+
+    def fitted() -> Iterator[pa.RecordBatch]:
+        for batch in second:
+            columns = map(_fitted, batch.columns, first.schema)
+            yield pa.RecordBatch.from_arrays(list(columns), schema=first.schema)
+
+    return pa.RecordBatchReader.from_batches(first.schema, itertools.chain(first, fitted()))
+
+
+def _fitted(column: pa.Array, field: pa.Field) -> pa.Array:
+    """Convert a column of new rows to the type of the rows of a file."""
+    if column.type.equals(field.type):
+        return column
     try:
-        fitted = flattened(second, lambda _: False).cast(storage_schema(first.schema))
+        if is_json(field.type):
+            return pa.ExtensionArray.from_storage(field.type, as_json_texts(column))
+        if is_json(column.type) or (
+            pa.types.is_nested(column.type) and not pa.types.is_nested(field.type)
+        ):
+            return as_json_texts(column).cast(field.type)
+        return column.cast(field.type)
     except (pa.ArrowException, ValueError) as error:
         raise UnsupportedType(
-            f"the columns do not fit the existing ones: {error}",
+            f"the new values of column {field.name!r} do not fit the type of the file: {error}",
             advice='choose columns, or use mode="overwrite"',
         ) from error
-    plain = flattened(first, lambda _: False)
-    return pa.RecordBatchReader.from_batches(plain.schema, itertools.chain(plain, fitted))
 
 
 class FolderTarget(Target):
@@ -262,7 +297,7 @@ class FolderTarget(Target):
             with lock_file(self._place):
                 staged = stack.enter_context(_staged(parent, f"{_STAGED}{stem}-", self._place))
             try:
-                reader = flattened(data, has_no_children)
+                reader = fit_columns(data, "parquet")
                 ds.write_dataset(
                     reader,
                     staged,

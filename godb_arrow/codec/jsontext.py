@@ -27,7 +27,14 @@ from typing import Any
 
 import msgpack
 
-__all__ = ["from_json_text", "is_utf8", "timestamp_text", "to_json_text"]
+__all__ = [
+    "from_json_text",
+    "from_reserved",
+    "is_utf8",
+    "timestamp_text",
+    "to_json_text",
+    "to_reserved",
+]
 
 _quote: Callable[[str], str] = json.JSONEncoder(ensure_ascii=False).encode
 _RESERVED = frozenset(("$bytes", "$time", "$float", "$ext", "$map"))
@@ -193,6 +200,39 @@ def from_json_text(text: str | bytes) -> Any:
     {'a': b'\\x00'}
     """
     return json.loads(text, object_hook=_special)
+
+
+def to_reserved(found: dict[str, Any]) -> dict[str, Any]:
+    """Return the form of a map that would be mistaken for a reserved form.
+
+    Examples
+    --------
+    >>> to_reserved({"$time": "now"})
+    {'$map': [['$time', 'now']]}
+    """
+    return {"$map": [list(pair) for pair in found.items()]}
+
+
+def from_reserved(found: dict[str, Any], known: frozenset[str] = _RESERVED) -> Any:
+    """Return the value that a reserved form stands for, or the same map.
+
+    Parameters
+    ----------
+    found : dict
+        Any map.
+    known : frozenset of str
+        Reserved keys to replace.
+
+    Returns
+    -------
+    object
+
+    Examples
+    --------
+    >>> from_reserved({"$bytes": "00"})
+    b'\\x00'
+    """
+    return _special(found) if len(found) == 1 and next(iter(found)) in known else found
 
 
 def _special(found: dict[str, Any]) -> Any:

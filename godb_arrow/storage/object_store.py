@@ -202,6 +202,11 @@ class RemoteStore:
         except OSError as error:
             if _status(error) not in (404, 409, 412):
                 raise
+            if _code(error) == "NoSuchBucket" or (_status(error) == 404 and expected == "absent"):
+                raise SourceNotFound(
+                    f"the bucket {bucket!r} does not exist",
+                    advice="create the bucket, or check the URL",
+                ) from error
             # S3 may have stored our file although its response was lost.
             if self.version() == f'"{_md5(local)}"':
                 return
@@ -252,6 +257,16 @@ def _status(error: BaseException | None) -> int | None:
             return None if status is None else int(status)
         if isinstance(error, FileNotFoundError):
             return 404
+        error = error.__cause__
+    return None
+
+
+def _code(error: BaseException | None) -> str | None:
+    """Return the name that the store has for an error."""
+    while error is not None:
+        response = getattr(error, "response", None)
+        if isinstance(response, dict):
+            return str(response.get("Error", {}).get("Code"))
         error = error.__cause__
     return None
 

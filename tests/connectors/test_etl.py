@@ -13,6 +13,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
+import msgpack
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -256,7 +257,7 @@ def test_a_dump_of_mongodb(tmp_path: Path) -> None:
         "_id": str(identity), "price": "1.10", "at": DAY, "who": str(unique), "n": 2**40,
         "raw": b"x", "re": {"$regex": "^a"}, "code": {"$code": "f()"},
         "deep": [{"id": str(identity)}], "ts": {"$timestamp": {"t": 1, "i": 2}},
-        "least": {"$minkey": 1}, "far": {"$date": 10**15},
+        "least": {"$minkey": 1}, "far": msgpack.Timestamp(10**12, 0),
     }  # fmt: skip
     assert second == {"_id": "7", "price": None}
     dump.write_bytes(dump.read_bytes()[:-3])

@@ -1,0 +1,325 @@
+"""Columns in types that a format or database holds, and back in their own types.
+
+A replaced type is noted in the metadata of its field, as a short text. Formats that keep such
+metadata (Parquet, Arrow IPC, Delta) return the columns in their own types.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping
+
+import pyarrow as pa
+
+from godb_arrow.codec.jsontext import to_json_text
+from godb_arrow.codec.values import wire_values
+from godb_arrow.errors import UnsupportedType
+from godb_arrow.query.comparable import plain_array, plain_type
+from godb_arrow.schema import JSON_TYPE, is_json, storage_schema
+
+__all__ = ["JSON_TEXT", "RULES", "Rule", "as_json_texts", "fit_columns", "restore_columns"]
+
+logger = logging.getLogger(__name__)
+
+JSON_TEXT = "json"
+"""Replacement of a type by JSON text; also what the metadata of such a field says."""
+
+_MARK = b"godb_arrow.type"
+_NANOSECONDS = pa.int64()
+_UNSIGNED = {
+    pa.uint8(): pa.int16(),
+    pa.uint16(): pa.int32(),
+    pa.uint32(): pa.int64(),
+    pa.uint64(): pa.decimal128(20, 0),
+}
+_MAX_DIGITS = 38
+_FIRST_SECOND, _LAST_SECOND = -62_135_596_800, 253_402_300_799  # of the years 1 to 9999
+
+Rule = Callable[[pa.DataType], "pa.DataType | str | None"]
+"""Returns the replacement of a type: another type, `JSON_TEXT`, or None to keep it."""
+
+
+def _for_parquet(kind: pa.DataType) -> pa.DataType | str | None:
+    types = pa.types
+    if types.is_struct(kind) and not kind.num_fields:
+        return JSON_TEXT
+    if types.is_decimal(kind) and kind.scale < 0:
+        return pa.string()
+    return None
+
+
+def _for_delta(kind: pa.DataType) -> pa.DataType | str | None:
+    types = pa.types
+    if types.is_struct(kind) and not kind.num_fields:
+        return JSON_TEXT
+    if types.is_null(kind):
+        return pa.string()
+    if types.is_time(kind) or types.is_duration(kind):
+        return _NANOSECONDS
+    if types.is_float16(kind):
+        return pa.float32()
+    if types.is_decimal(kind) and not (kind.precision <= _MAX_DIGITS and kind.scale >= 0):
+        return pa.string()
+    if types.is_decimal256(kind):
+        return pa.decimal128(kind.precision, kind.scale)
+    return _UNSIGNED.get(kind)
+
+
+def _for_csv(kind: pa.DataType) -> pa.DataType | str | None:
+    types = pa.types
+    if types.is_nested(kind) or _is_bytes(kind):
+        return JSON_TEXT
+    return _NANOSECONDS if types.is_duration(kind) else None
+
+
+def _for_database(kind: pa.DataType) -> pa.DataType | str | None:
+    if pa.types.is_fixed_size_binary(kind):
+        return pa.binary()
+    return JSON_TEXT if pa.types.is_nested(kind) else None
+
+
+def _for_sqlite(kind: pa.DataType) -> pa.DataType | str | None:
+    types = pa.types
+    if types.is_decimal(kind):
+        return pa.string()
+    if types.is_time(kind) or types.is_duration(kind):
+        return _NANOSECONDS
+    return pa.date32() if types.is_date64(kind) else _for_database(kind)
+
+
+def _is_bytes(kind: pa.DataType) -> bool:
+    types = pa.types
+    is_binary = types.is_binary(kind) or types.is_large_binary(kind)
+    return bool(is_binary or types.is_fixed_size_binary(kind))
+
+
+RULES: Mapping[str, Rule] = {
+    "parquet": _for_parquet,
+    "delta": _for_delta,
+    "csv": _for_csv,
+    "database": _for_database,
+    "sqlite": _for_sqlite,
+}
+"""Replacements by format. A format that is missing here holds all types."""
+
+
+def fit_columns(reader: pa.RecordBatchReader, format: str) -> pa.RecordBatchReader:
+    """Convert the columns that a format cannot hold, and log which.
+
+    Parameters
+    ----------
+    reader : pyarrow.RecordBatchReader
+        Record batches.
+    format : str
+        Key of :data:`RULES`; other formats hold all types.
+
+    Returns
+    -------
+    pyarrow.RecordBatchReader
+        JSON text is plain text in it.
+
+    Raises
+    ------
+    UnsupportedType
+        While reading: a value cannot be converted. The message names the column.
+
+    Examples
+    --------
+    >>> reader = pa.table({"a": [{"b": 1}]}).to_reader()
+    >>> fit_columns(reader, "csv").read_all().to_pydict()
+    {'a': ['{"b":1}']}
+    """
+    if format not in RULES:
+        return reader
+    own = reader.schema
+    schema = pa.schema([_fit_field(field, RULES[format]) for field in own], metadata=own.metadata)
+    for before, after in zip(storage_schema(own), schema, strict=True):
+        if not plain_type(before.type).equals(after.type):
+            logger.warning("column %r of type %s becomes %s", before.name, before.type, after.type)
+    return _converted(reader, schema, format == "csv")
+
+
+def restore_columns(reader: pa.RecordBatchReader) -> pa.RecordBatchReader:
+    """Convert the columns that :func:`fit_columns` converted to their own types.
+
+    Parameters
+    ----------
+    reader : pyarrow.RecordBatchReader
+        Record batches of a format that keeps the metadata of fields.
+
+    Returns
+    -------
+    pyarrow.RecordBatchReader
+    """
+    own = reader.schema
+    if not any(_is_marked(field) for field in own):
+        return reader
+    schema = pa.schema([_restore_field(field) for field in own], metadata=own.metadata)
+    return _converted(reader, schema)
+
+
+def _converted(
+    reader: pa.RecordBatchReader, schema: pa.Schema, check_years: bool = False
+) -> pa.RecordBatchReader:
+    def batches() -> Iterator[pa.RecordBatch]:
+        for batch in reader:
+            columns = []
+            for field, column in zip(schema, batch.columns, strict=True):
+                try:
+                    columns.append(_array(column, field.type))
+                    if check_years and pa.types.is_timestamp(field.type):
+                        _check_years(columns[-1], field.name)
+                except pa.ArrowException as error:
+                    raise UnsupportedType(
+                        f"column {field.name!r} cannot become {field.type}: {error}",
+                        advice="choose columns, or another format",
+                    ) from error
+            yield pa.RecordBatch.from_arrays(columns, schema=schema)
+
+    return pa.RecordBatchReader.from_batches(schema, batches())
+
+
+def _check_years(moments: pa.Array, name: str) -> None:
+    for moment in moments.cast(pa.timestamp("s"), safe=False).cast(pa.int64()).drop_null():
+        if not _FIRST_SECOND <= moment.as_py() <= _LAST_SECOND:
+            raise UnsupportedType(
+                f"column {name!r} has a moment outside the years 1 to 9999",
+                advice="choose columns, or another format such as Parquet",
+            )
+
+
+# --- types --------------------------------------------------------------------------------------
+
+
+def _fit_field(field: pa.Field, rule: Rule) -> pa.Field:
+    kind = plain_type(field.type)
+    found = JSON_TEXT if is_json(field.type) else rule(kind)
+    metadata = {
+        key: value
+        for key, value in (field.metadata or {}).items()
+        if not key.startswith(b"ARROW:extension")
+    }
+    if found is None and rule is _for_parquet and not pa.types.is_nested(kind):
+        return field  # Parquet keeps dictionaries and extension types
+    if found is None and rule is _for_delta and _has_marked_elements(kind, rule):
+        found = JSON_TEXT  # Delta keeps the metadata of the fields of structs only
+    if found is None:
+        return field.with_type(
+            _children(kind, lambda child: _fit_field(child, rule))
+        ).with_metadata(metadata or None)
+    if found == JSON_TEXT:
+        metadata[_MARK] = JSON_TEXT.encode()
+        return field.with_type(pa.string()).with_metadata(metadata)
+    if not (pa.types.is_decimal(kind) or pa.types.is_null(kind)):
+        metadata[_MARK] = str(kind).encode()
+    return field.with_type(found).with_metadata(metadata or None)
+
+
+def _has_marked_elements(kind: pa.DataType, rule: Rule) -> bool:
+    if pa.types.is_struct(kind) or not pa.types.is_nested(kind):
+        return False
+    return _is_marked(pa.field("", _children(kind, lambda child: _fit_field(child, rule))))
+
+
+def _is_marked(field: pa.Field) -> bool:
+    kind = field.type
+    if _MARK in (field.metadata or {}):
+        return True
+    return any(_is_marked(kind.field(index)) for index in range(kind.num_fields))
+
+
+def _restore_field(field: pa.Field) -> pa.Field:
+    mark = (field.metadata or {}).get(_MARK)
+    if mark is None:
+        return field.with_type(_children(field.type, _restore_field))
+    metadata = {key: value for key, value in field.metadata.items() if key != _MARK}
+    kind = field.type
+    if mark == JSON_TEXT.encode():
+        kind = JSON_TYPE if _is_text(kind) else kind
+    else:
+        try:
+            wanted = pa.type_for_alias(mark.decode())
+        except (ValueError, UnicodeDecodeError):
+            wanted = kind
+        if pa.types.is_primitive(wanted) and not pa.types.is_nested(kind):
+            kind = wanted
+    return field.with_type(kind).with_metadata(metadata or None)
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    types = pa.types
+    return bool(types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind))
+
+
+def _children(kind: pa.DataType, change: Callable[[pa.Field], pa.Field]) -> pa.DataType:
+    """Return a type with changed children."""
+    types = pa.types
+    if types.is_struct(kind):
+        return pa.struct([change(child) for child in kind])
+    if types.is_map(kind):
+        return pa.map_(kind.key_field, change(kind.item_field), kind.keys_sorted)
+    if types.is_fixed_size_list(kind):
+        return pa.list_(change(kind.value_field), kind.list_size)
+    if types.is_large_list(kind):
+        return pa.large_list(change(kind.value_field))
+    return pa.list_(change(kind.value_field)) if types.is_list(kind) else kind
+
+
+# --- arrays -------------------------------------------------------------------------------------
+
+
+def as_json_texts(array: pa.Array) -> pa.Array:
+    """Return each value as JSON text."""
+    texts = [None if value is None else to_json_text(value) for value in wire_values(array, "")]
+    return pa.array(texts, pa.string())
+
+
+def _array(array: pa.Array, target: pa.DataType) -> pa.Array:
+    types = pa.types
+    if is_json(array.type):
+        return array if is_json(target) else array.storage.cast(target)
+    if plain_type(target) is not target and array.type.equals(target):
+        return array
+    array = plain_array(array)
+    kind = array.type
+    if is_json(target):
+        return pa.ExtensionArray.from_storage(target, array.cast(target.storage_type))
+    if types.is_nested(kind) and types.is_nested(target):
+        return _nested(array, target)
+    if kind.equals(target):
+        return array
+    if _is_text(target) and (types.is_nested(kind) or _is_bytes(kind)):
+        return as_json_texts(array)
+    if _is_text(target) and types.is_decimal(kind):
+        return pa.array(wire_values(array, ""), target)
+    for is_clock, middle in (
+        (types.is_time, pa.time64("ns")),
+        (types.is_duration, pa.duration("ns")),
+    ):
+        if is_clock(kind) and types.is_integer(target):
+            return array.cast(middle).cast(target)
+        if is_clock(target) and types.is_integer(kind):
+            return array.cast(middle).cast(target)
+    return array.cast(target)
+
+
+def _nested(array: pa.Array, target: pa.DataType) -> pa.Array:
+    types = pa.types
+    if types.is_struct(target):
+        if not target.num_fields:
+            return array
+        children = [
+            _array(child, field.type) for child, field in zip(array.flatten(), target, strict=True)
+        ]
+        mask = array.is_null() if array.null_count else None
+        return pa.StructArray.from_arrays(children, fields=list(target), mask=mask)
+    if types.is_map(target):
+        items = _array(array.items, target.item_type)
+        fields = [target.key_field, target.item_field]
+        child = pa.StructArray.from_arrays([array.keys, items], fields=fields)
+    else:
+        child = _array(array.values, target.value_type)
+    buffers = array.buffers()[: 1 if types.is_fixed_size_list(target) else 2]
+    return pa.Array.from_buffers(
+        target, len(array), buffers, array.null_count, array.offset, children=[child]
+    )

@@ -1,0 +1,200 @@
+"""CSV files as columns: types that fit all rows, exact integers, nulls apart from empty strings.
+
+Arrow infers the types from the first block of a file. This module tries them on the whole file.
+If a later row does not fit, a wider type replaces the type of its column.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+
+from godb_arrow.errors import UnsupportedType
+from godb_arrow.storage.source import Source
+
+__all__ = ["open_csv"]
+
+_READ = pyarrow.csv.ReadOptions(block_size=16 << 20)
+_PARSE = pyarrow.csv.ParseOptions(newlines_in_values=True)
+_FAILED = re.compile(r"In CSV column #(\d+)")
+_VALUE = re.compile(r"invalid value '(.*)'", re.DOTALL)
+_WHOLE_NUMBER = r"^\s*[+-]?[0-9]{16,}\s*$"
+"""Integers of so many digits that a float may round them."""
+
+_MAX_DIGITS = 300  # of integers that floats hold
+_MISSING_WORDS = frozenset(pyarrow.csv.ConvertOptions().null_values)
+_MISSING = pa.array(sorted(_MISSING_WORDS))
+"""Texts that stand for missing values in columns of numbers and times."""
+
+_LADDER = [
+    pa.null(),
+    pa.int64(),
+    pa.uint64(),
+    pa.float64(),
+    pa.bool_(),
+    pa.date32(),
+    pa.time32("s"),
+    pa.timestamp("s"),
+    pa.timestamp("ns"),
+    pa.timestamp("s", "UTC"),
+    pa.timestamp("ns", "UTC"),
+    pa.string(),
+    pa.binary(),
+]
+"""Types of columns, in the order in which they are tried."""
+
+_TEXT = _LADDER.index(pa.string())
+
+
+def open_csv(source: Source, stream: Any) -> pa.RecordBatchReader:
+    """Open a CSV file.
+
+    An empty field without quotes is null, and one with quotes is an empty string.
+
+    Parameters
+    ----------
+    source : Source
+        The file, which is read more than once.
+    stream : binary file
+        The same file, open at its beginning.
+
+    Returns
+    -------
+    pyarrow.RecordBatchReader
+        Integers that neither 64 bits nor a float hold are text.
+    """
+    types = _types_of(source)
+    reader = _open(stream, {name: kind.read for name, kind in types.items()})
+    schema = pa.schema([field.with_type(types[field.name].final) for field in reader.schema])
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        for batch in reader:
+            columns = [types[f.name].convert(c) for f, c in zip(schema, batch.columns, strict=True)]
+            yield pa.RecordBatch.from_arrays(columns, schema=schema)
+
+    return pa.RecordBatchReader.from_batches(schema, batches())
+
+
+class _Kind:
+    """Type of a column, which is read as such or as text that is converted afterwards.
+
+    Parameters
+    ----------
+    step : int
+        Position of the type in `_LADDER`.
+    as_text : bool
+        Whether the column is read as text, because it has words for missing values.
+    """
+
+    def __init__(self, step: int, *, as_text: bool = False) -> None:
+        self.step = step
+        self.final = _LADDER[step]
+        self.as_text = as_text
+        self.read = pa.string() if as_text else self.final
+
+    @classmethod
+    def inferred(cls, kind: pa.DataType) -> _Kind:
+        """Return the first type to try for a column of an inferred type."""
+        if pa.types.is_floating(kind):  # perhaps of integers above 2^63-1
+            return cls(_LADDER.index(pa.int64()))
+        return cls(_LADDER.index(kind) if kind in _LADDER else _TEXT)
+
+    def convert(self, column: pa.Array) -> pa.Array:
+        if not self.as_text:
+            return column
+        text = pc.utf8_trim_whitespace(column)
+        is_missing = pc.is_in(text, value_set=_MISSING)
+        return pc.if_else(is_missing, pa.scalar(None, pa.string()), text).cast(self.final)
+
+    def wider(self, value: str | None) -> _Kind | None:
+        """Return the type to try after a value that does not fit; None after the last."""
+        if value in _MISSING_WORDS and not self.as_text and self.step < _TEXT:
+            return _Kind(self.step, as_text=True)
+        return _Kind(self.step + 1) if self.step + 1 < len(_LADDER) else None
+
+
+def _types_of(source: Source) -> dict[str, _Kind]:
+    """Return the types that fit all rows of a file."""
+    with source.open() as stream:
+        schema = pyarrow.csv.open_csv(stream, _READ, _PARSE).schema
+    names = schema.names
+    if len(set(names)) < len(names):
+        name = next(name for name in names if names.count(name) > 1)
+        raise UnsupportedType(f"two columns have the name {name!r}", advice="rename one")
+    types = {field.name: _Kind.inferred(field.type) for field in schema}
+    while not _fit(source, types):
+        pass
+    reals = [name for name, kind in types.items() if pa.types.is_floating(kind.final)]
+    for name in _inexact(source, reals):
+        types[name] = _Kind(_TEXT)
+    return types
+
+
+def _fit(source: Source, types: dict[str, _Kind]) -> bool:
+    """Return whether all rows fit; else, replace the type of a column by a wider one."""
+    with source.open() as stream:
+        try:
+            for batch in _open(stream, {name: kind.read for name, kind in types.items()}):
+                for kind, column in zip(list(types.values()), batch.columns, strict=True):
+                    if not _converts(kind, column):
+                        name = next(name for name, other in types.items() if other is kind)
+                        types[name] = _Kind(kind.step + 1)
+                        return False
+        except pa.ArrowInvalid as error:
+            failed = _FAILED.search(str(error))
+            if failed is None:
+                raise
+            name = list(types)[int(failed[1])]
+            value = _VALUE.search(str(error))
+            wider = types[name].wider(None if value is None else value[1])
+            if wider is None:
+                raise
+            types[name] = wider
+            return False
+    return True
+
+
+def _converts(kind: _Kind, column: pa.Array) -> bool:
+    try:
+        kind.convert(column)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        return False
+    return True
+
+
+def _inexact(source: Source, names: list[str]) -> Iterator[str]:
+    """Yield the columns with an integer that a float rounds."""
+    if not names:
+        return
+    found: set[str] = set()
+    with source.open() as stream:
+        for batch in _open(stream, dict.fromkeys(names, pa.string()), names):
+            for name, column in zip(names, batch.columns, strict=True):
+                if name not in found:
+                    whole = column.filter(pc.match_substring_regex(column, _WHOLE_NUMBER))
+                    if not all(map(_is_exact, whole.to_pylist())):
+                        found.add(name)
+    yield from found
+
+
+def _is_exact(text: str) -> bool:
+    """Return whether a float holds the integer of a text."""
+    return len(text) < _MAX_DIGITS and int(float(text)) == int(text)
+
+
+def _open(
+    stream: Any, types: dict[str, pa.DataType], columns: list[str] | None = None
+) -> pyarrow.csv.CSVStreamingReader:
+    options = pyarrow.csv.ConvertOptions(
+        column_types=types,
+        null_values=[""],
+        strings_can_be_null=True,
+        quoted_strings_can_be_null=False,
+        include_columns=columns,
+    )
+    return pyarrow.csv.open_csv(stream, _READ, _PARSE, options)
