@@ -20,7 +20,7 @@ SECTOR = 512
 
 @contextmanager
 def using(disk: Disk) -> Iterator[None]:
-    """Have all changes of the local disk go through another one."""
+    """Replace the local disk, through which all changes go."""
     before, local.disk = local.disk, disk
     try:
         yield
@@ -138,13 +138,13 @@ def apply(content: bytearray, offset: int, data: bytes | None) -> None:
 
 
 class RecordingDisk(Disk):
-    """Remembers what a disk must hold, and what it may hold, if the power were cut."""
+    """Disk that records which files are durable, and which may be, if the power were cut."""
 
     def __init__(self, root: str) -> None:
         self.root = root
         self.names: dict[str, File] = {}  # as the process sees them
-        self.durable: dict[str, File] = {}  # as they are on the disk for sure
-        self.pending: list[tuple[str, str, File | None]] = []  # folder, path, what is there now
+        self.durable: dict[str, File] = {}  # synced to the disk
+        self.pending: list[tuple[str, str, File | None]] = []  # folder, path, current file
         self.files: dict[int, File] = {}
         self.cuts: list[tuple[int, Any]] = []  # acknowledged operations, and a state
         self.acknowledged = 0
@@ -233,7 +233,7 @@ class RecordingDisk(Disk):
 
 
 def after_power_cut(state: Any, how: str, random_: random.Random) -> dict[str, bytes]:
-    """The files that a disk may hold: "least", "most", or anything between with "any"."""
+    """Return possible files of a disk: the fewest ("least"), all ("most"), or some ("any")."""
     durable, pending = state
     names = dict(durable)
     for _, path, file in pending:

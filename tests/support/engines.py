@@ -27,7 +27,7 @@ ABSENT = None
 
 
 class Promises:
-    """What each document may be: one value once that was acknowledged, else the one before, too."""
+    """Possible values of each document: one if it was acknowledged, else also the former one."""
 
     def __init__(self) -> None:
         self.allowed: dict[tuple[str, str], list[Any]] = {}
@@ -67,7 +67,7 @@ Step = tuple[Callable[[StorageEngine], Any], dict[tuple[str, str], Any]]
 
 
 def steps() -> Iterator[Step]:
-    """What is done, and what must be there then."""
+    """Yield operations on an engine, each with the documents that must exist afterwards."""
     yield lambda e: e.create_collection("a"), {}
     for n in range(3):
         yield (
@@ -95,7 +95,7 @@ def steps() -> Iterator[Step]:
 
 
 def steps_of_parts() -> Iterator[Step]:
-    """The same, with collections that have several files."""
+    """Yield operations on collections that have several files, in the same form."""
     yield from steps()
     for first in (0, 40):
         batch = [{"_id": f"p{n}", "v": n, "text": "x" * 40} for n in range(first, first + 40)]
@@ -130,7 +130,7 @@ def numbers(first: int, count: int) -> pa.Table:
 
 
 def grown(engine: StorageEngine, saves: int = 6) -> godb_arrow.Collection:
-    """Six times 1000 documents: several files."""
+    """Create a collection of several files, by default with six times 1000 documents."""
     collection = engine.create_collection("c")
     for index in range(saves):
         collection.insert_many(numbers(1000 * index, 1000))

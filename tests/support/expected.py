@@ -1,8 +1,9 @@
 """Expectations that stand beside fixtures, written and read without the package under test.
 
 The folder ``NAME.expected`` has ``expected.json`` with facts about the fixture and its
-collections. Each collection has a compressed Arrow IPC stream with its rows and declared types, and
-a file of JSON lines with its documents, unless they follow from the rows by the documented rules.
+collections. Each collection has a compressed Arrow IPC stream with its rows and declared types. It
+also has a file of JSON lines with its documents, unless the documented rules derive them from the
+rows.
 """
 
 from __future__ import annotations

@@ -8,9 +8,9 @@ from pathlib import Path
 
 
 def open_files(folder: Path) -> list[str]:
-    """The files below a folder that are open, by their descriptors."""
-    found = []
+    """Return the paths of open files below a folder, one for each descriptor."""
+    paths = []
     for name in os.listdir("/proc/self/fd"):
-        with suppress(OSError):  # the listing had a descriptor of its own
-            found.append(os.readlink(f"/proc/self/fd/{name}"))
-    return [one for one in found if one.startswith(str(folder)) and ".godb" in one]
+        with suppress(OSError):  # The descriptor of the listing itself is closed by now.
+            paths.append(os.readlink(f"/proc/self/fd/{name}"))
+    return [path for path in paths if path.startswith(str(folder)) and ".godb" in path]

@@ -44,7 +44,7 @@ def _filter(fields: dict[Any, Any], filter: dict[str, Any], top: bool) -> bool:
 
 
 def _find(fields: Any, path: str) -> list[Any]:
-    """All values at a path."""
+    """Return all values at a path."""
     if path in fields:
         return [fields[path]]
     parts = path.split(".")
@@ -135,7 +135,7 @@ def _is_null(literal: Any) -> bool:
 
 
 def plain(value: Any) -> Any:
-    """A value or literal as one of few types: moments as tuples of a tag and nanoseconds."""
+    """Convert a value or literal to few types, with moments as tuples of a tag and nanoseconds."""
     if isinstance(value, np.datetime64):
         if np.isnat(value):
             return None
@@ -171,7 +171,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _decimal(text: Any) -> decimal.Decimal | None:
-    """A text that is a stored decimal."""
+    """Return the decimal that a text stores, or None for other values."""
     if not isinstance(text, str) or not text.isascii():
         return None
     whole, point, fraction = text.removeprefix("-").partition(".")
@@ -213,7 +213,7 @@ def _equal(value: Any, literal: Any, inside: bool = False) -> bool:
 
 
 def _order(value: Any, literal: Any) -> int | None:
-    """-1, 0 or 1; None without an order."""
+    """Return -1, 0 or 1 by the order of a value and a literal, or None without an order."""
     value, literal = plain(value), plain(literal)
     if isinstance(literal, decimal.Decimal) and _decimal(value) is not None:
         value = _decimal(value)

@@ -78,7 +78,7 @@ _type_names = st.sampled_from([
 
 @st.composite
 def _conditions(draw: st.DrawFn, depth: int) -> Any:
-    """A condition of a field: a value, or operators."""
+    """Draw a condition of a field: a value, or operators."""
     if draw(st.booleans()):
         return draw(_exact)
     name = draw(st.sampled_from(_OPERATORS if depth > 0 else _OPERATORS[:-3]))
@@ -114,7 +114,7 @@ _OPERATORS = [*_OPERANDS, "between", "$not", "$elemMatch", "$elemMatch"]
 
 @st.composite
 def filters(draw: st.DrawFn, depth: int = 3) -> dict[str, Any]:
-    """Mapping filters of some depth."""
+    """Draw mapping filters of some depth."""
     name = draw(st.sampled_from(["fields"] * 4 + ["$and", "$or", "$nor", "$not"]))
     if depth == 0 or name == "fields":
         return draw(st.dictionaries(st.sampled_from(_PATHS), _conditions(depth), max_size=2))

@@ -1,17 +1,19 @@
 """Forge of sealed artefacts: GODB files, parts, manifests, journals and backups, made from bytes.
 
 Every artefact is honest by default. Keyword arguments override single stages, and the checksums
-after them are computed again, so that a forged artefact is sealed, too. Nothing here imports
-``godb_arrow``: a fault of its writers cannot hide the same fault of its readers.
+after them are computed again, so that a forged artefact is sealed, too. This module does not import
+``godb_arrow``, so a fault of its writers cannot hide the same fault of its readers.
 
-entry
-    One document: its packed id and its packed document.
-piece
-    Entries that are compressed together, with a row in the index at the end of a file.
-bounds
-    Minimum, maximum and null count of a field in the documents of a piece or a part.
-tree
-    Mapping from relative paths to bytes, to be written into a folder.
+::
+
+  entry
+      One document: its packed id and its packed document.
+  piece
+      Entries that are compressed together, with a row in the index at the end of a file.
+  bounds
+      Minimum, maximum and null count of a field in the documents of a piece or a part.
+  tree
+      Mapping from relative paths to bytes, to be written into a folder.
 """
 
 from __future__ import annotations
@@ -185,7 +187,7 @@ def collection(
     statistics : sequence of Row or bytes, optional
         Recorded bounds of each piece. The true ones by default, if all documents are mappings.
     count : int, optional
-        Number of documents that the body claims; default: the true number.
+        Number of documents that the body claims; the true number by default.
     """
     numbers = itertools.count(1)
     entries = []
@@ -232,7 +234,7 @@ def godb_file(
         Whether to cut the body into pieces and index them. By default only if a collection has
         more than one piece.
     flags : int, optional
-        Flags of the header; default: those of the compression.
+        Flags of the header; by default the flags of the compression.
     hints : bytes, optional
         Packed hints, written unchanged under a true checksum.
     metadata, others : mapping, optional
@@ -425,7 +427,7 @@ def ids_file(
     ids : sequence of str
         Ids, in the order of the documents.
     rows : sequence of int, optional
-        Row of each id; default: its position.
+        Row of each id; its position by default.
     greatest, count : int, optional
         Maximum number among the ids, and number of ids, as the file claims them.
     hashed : callable
@@ -511,7 +513,7 @@ def manifest(
 
 
 def part_folder(parts: Sequence[Part], schema: pa.Schema, /, **fields: Any) -> Tree:
-    """Return the tree of a ``NAME.parts`` folder; fields override those of its manifest."""
+    """Return the tree of a ``NAME.parts`` folder, whose manifest has the given fields."""
     tree = {name: data for part in parts for name, data in part.files().items()}
     return {**tree, "00000001.manifest": manifest(parts, schema, **fields)}
 
@@ -524,7 +526,7 @@ class Record:
     """Record of a journal: its map, and the entries that follow.
 
     A key ``parts`` of the map overrides the lengths of the parts. The number is by default one
-    more than that of the record before.
+    more than the number of the record before.
     """
 
     meta: Mapping[str, Any]

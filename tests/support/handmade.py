@@ -12,25 +12,25 @@ HEADER = b"GODB\x01\x00\x00\x00"
 
 
 def string(text: str | bytes) -> bytes:
-    """A MessagePack string of fewer than 32 bytes."""
+    """Return a MessagePack string of fewer than 32 bytes."""
     raw = text.encode() if isinstance(text, str) else text
     assert len(raw) < 32
     return bytes([0xA0 | len(raw)]) + raw
 
 
 def mapping(*pairs: tuple[bytes, bytes]) -> bytes:
-    """A MessagePack map of at most 15 pairs, given as bytes."""
+    """Return a MessagePack map of at most 15 pairs, given as bytes."""
     assert len(pairs) < 16
     return bytes([0x80 | len(pairs)]) + b"".join(key + value for key, value in pairs)
 
 
 def file_of(body: bytes) -> bytes:
-    """A file as go-db writes it, with this decompressed body."""
+    """Return a file as go-db writes it, with this decompressed body."""
     return HEADER + lz4.block.compress(body, store_size=False)
 
 
 def documents(*values: bytes, name: str = "c", field: str = "v") -> bytes:
-    """A file with one document for each value, in the field `field`."""
+    """Return a file with one document for each value, in the field `field`."""
     entries = [
         (string(str(n)), mapping((string("_id"), string(str(n))), (string(field), value)))
         for n, value in enumerate(values, 1)

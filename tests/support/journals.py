@@ -24,13 +24,13 @@ SECTOR = 512
 
 
 def header_1(first: int) -> bytes:
-    """The header of a segment of version 1."""
+    """Return the header of a segment of version 1."""
     head = b"GODBJRNL" + struct.pack("<IIQ", 1, 0, first)
     return head + xxhash.xxh3_64_intdigest(head).to_bytes(8, "little")
 
 
 def record_1(number: int, durable: int, meta: dict[str, Any], parts: Sequence[bytes] = ()) -> bytes:
-    """A record of version 1."""
+    """Return a record of version 1."""
     packed = msgpack.packb({**meta, "parts": [len(part) for part in parts]})
     payload = struct.pack("<I", len(packed)) + packed + b"".join(parts)
     head = struct.pack("<QQQ", len(payload), number, durable)
@@ -38,7 +38,7 @@ def record_1(number: int, durable: int, meta: dict[str, Any], parts: Sequence[by
 
 
 def segment_1(metas: Sequence[dict[str, Any]], first: int = 1) -> tuple[bytes, list[int]]:
-    """A segment of version 1, and where each of its records ends."""
+    """Return a segment of version 1, and the end of each of its records."""
     data, ends = header_1(first), []
     for number, meta in enumerate(metas, first):
         data += record_1(number, 32, meta)

@@ -31,7 +31,7 @@ class Program:
         assert line == f"{word}\n", line or self._process.communicate()[1]
 
     def let_go(self) -> None:
-        """Have a program that waits go on."""
+        """Let a program that waits continue."""
         assert self._process.stdin is not None
         self._process.stdin.write("\n")
         self._process.stdin.flush()

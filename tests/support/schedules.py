@@ -1,8 +1,8 @@
 """Deterministic schedules of threads: one thread runs at a time, and a seed chooses which.
 
 A task is a thread of the simulation. It pauses before it acquires a lock, after it releases one,
-when it waits, starts or joins a thread, and before each call of the disk. At each pause the
-schedule chooses the task that runs next. The same seed gives the same schedule.
+and when it waits, starts or joins a thread. It also pauses before each call of the disk. At each
+pause the schedule chooses the task that runs next. The same seed gives the same schedule.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from support.disks import FaultyDisk, using
 __all__ = ["Schedule", "ScheduleFailed", "SteppedDisk", "simulated"]
 
 _MAX_STEPS = 400_000
-_STAY = (0.0, 0.5, 0.9, 0.97)  # chances that a task goes on; a seed has one of them
+_STAY = (0.0, 0.5, 0.9, 0.97)  # chances that a task continues, of which a seed has one
 _TIME_OUT = 0.05  # chance of a wait to time out while other tasks can run
 _FRAMES_SHOWN = 8
 
 
 class ScheduleFailed(AssertionError):
-    """No task can run, or the tasks do not end."""
+    """Failure of a schedule: no task can run, or the tasks do not end."""
 
 
 class _Abandoned(BaseException):
@@ -96,7 +96,7 @@ class Schedule:
     def pause(
         self, what: str, ready: Callable[[], bool] | None = None, *, may_time_out: bool = False
     ) -> bool:
-        """Have the schedule choose the next task; return when the caller is chosen.
+        """Pause until the schedule chooses the caller as the next task.
 
         Parameters
         ----------
@@ -384,7 +384,7 @@ class _Threading:
 
 
 class _Clock:
-    """Module ``time`` as the package sees it: each look at the clock is a second later."""
+    """Replacement of the module ``time``, whose clock advances by a second at each call."""
 
     def __init__(self) -> None:
         self._now = time.time() + 60  # later than any file

@@ -109,7 +109,7 @@ columns: list[tuple[pa.DataType, st.SearchStrategy[Any]]] = [
 
 @st.composite
 def tables(draw: st.DrawFn) -> pa.Table:
-    """A table with some columns of any type that documents can hold, nulls among them."""
+    """Draw a table with columns of any type that documents can have, and with nulls."""
     rows = draw(st.integers(0, 6))
     chosen = draw(st.lists(st.sampled_from(columns), max_size=6))
     arrays = {}

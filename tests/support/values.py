@@ -7,7 +7,7 @@ from typing import Any
 
 
 def same(left: Any, right: Any) -> bool:
-    """Equal with types, for NaN too; a string that is not UTF-8 equals its bytes."""
+    """Compare values with their types; NaN equals NaN, and invalid UTF-8 equals its bytes."""
     if isinstance(left, str) and isinstance(right, bytes):
         return left.encode("utf-8", "surrogateescape") == right
     if type(left) is not type(right):

@@ -1,4 +1,4 @@
-"""Every verb that changes something, and how to tell that a change is there as a whole."""
+"""Verbs that change an engine, with checks that a change was applied as a whole."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def in_time(function: Callable[[], Any]) -> Any:
 
 
 def prepare(engine: StorageEngine) -> None:
-    """A collection in a file, one in parts, and changes of both that are not saved."""
+    """Create a collection in a file and one in parts, both with unsaved changes."""
     for name in ("file", "parts"):
         collection = engine.create_collection(name)
         collection.insert_many([{"_id": f"k{n}", "v": n} for n in range(5)])
