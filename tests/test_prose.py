@@ -30,6 +30,7 @@ HELD = [
     "documents",
     "codec",
     "CONTRIBUTING.md",
+    "docs/filters.md",
     "docs/journal.md",
     "docs/limits.md",
 ]
