@@ -28,7 +28,6 @@ _WHOLE_NUMBER = r"^\s*[+-]?[0-9]{16,}\s*$"
 
 _MAX_DIGITS = 300  # of integers that floats hold
 _MISSING_WORDS = frozenset(pyarrow.csv.ConvertOptions().null_values)
-_MISSING = pa.array(sorted(_MISSING_WORDS))
 """Texts that stand for missing values in columns of numbers and times."""
 
 _LADDER = [
@@ -108,7 +107,7 @@ class _Kind:
         if not self.as_text:
             return column
         text = pc.utf8_trim_whitespace(column)
-        is_missing = pc.is_in(text, value_set=_MISSING)
+        is_missing = pc.is_in(text, value_set=pa.array(sorted(_MISSING_WORDS)))
         return pc.if_else(is_missing, pa.scalar(None, pa.string()), text).cast(self.final)
 
     def wider(self, value: str | None) -> _Kind | None:

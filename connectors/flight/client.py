@@ -30,6 +30,7 @@ from godb_arrow.errors import (
 from godb_arrow.file.reading import read_table
 from godb_arrow.file.writing import write_godb
 from godb_arrow.options import MAX_DOCUMENT_BYTES, ReadKeywords
+from godb_arrow.query.extended_json import filter_to_json
 from godb_arrow.query.filters import Filter, RowFilter
 from godb_arrow.query.projection import narrow, project
 from godb_arrow.query.scannable import Scannable
@@ -262,7 +263,9 @@ class RemoteCollection(Scannable):
             wanted["columns"] = plan.decoded.names
             reader = narrow(self._engine.stream(wanted), columns, condition)
         else:
-            if condition is not None:
+            if isinstance(filter, Mapping):
+                wanted["filter"] = filter_to_json(filter)
+            elif condition is not None:
                 wanted |= _serialized(self._schema, condition, sorted(plan.needed))
             reader = self._engine.stream(wanted)
         try:

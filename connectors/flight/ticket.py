@@ -16,6 +16,7 @@ from godb_arrow.errors import (
     InvalidOption,
     LimitExceeded,
 )
+from godb_arrow.query.extended_json import filter_from_json
 from godb_arrow.query.filters import Filter, RowFilter, rows_where
 from godb_arrow.schema import storage_schema
 
@@ -70,7 +71,7 @@ def parsed(raw: bytes) -> dict[str, Any]:
 def filter_of_request(wanted: dict[str, Any]) -> Filter | None:
     """Return the filter of a request, or None."""
     if wanted.get("substrait") is None:
-        condition: Filter | None = wanted.get("filter")
+        condition: Filter | None = filter_from_json(wanted.get("filter"))
         return condition
     import pyarrow.substrait
 

@@ -12,10 +12,10 @@ from typing import Any, TypeVar, cast, get_args
 
 import click
 
-from godb_arrow.codec.jsontext import from_json_text
 from godb_arrow.display import progress_bar
 from godb_arrow.errors import GodbError, InvalidOption, SourceNotFound
 from godb_arrow.options import CompressionName
+from godb_arrow.query.extended_json import parse_literal
 from godb_arrow.storage.nearest import nearest_path
 
 __all__ = [
@@ -87,7 +87,10 @@ where_option = click.option(
     "-w",
     multiple=True,
     metavar="FIELD=VALUE",
-    help="Keep documents with this value, which is JSON or else text. Can be repeated.",
+    help="Keep documents with this value. A bare word is text unless it is a JSON number, true, "
+    "false or null. JSON has lists (any of the values), operators such as "
+    "'age={\"$gte\": 30}', and the values of MongoDB's extended JSON. Can be given several times; "
+    "all conditions must hold.",
 )
 
 
@@ -113,14 +116,13 @@ def split_names(columns: str | None) -> list[str] | None:
 
 
 def parse_conditions(where: tuple[str, ...]) -> dict[str, Any] | None:
-    """Return the conditions of ``--where`` as a mapping filter."""
-    conditions = {}
+    """Return the conditions of ``--where``, all of which must hold, as a mapping filter."""
+    filters: list[dict[str, Any]] = []
     for condition in where:
         name, separator, value = condition.partition("=")
         if not separator:
             raise InvalidOption(f"--where {condition!r} has no =", advice="write FIELD=VALUE")
-        try:
-            conditions[name] = from_json_text(value)
-        except ValueError:
-            conditions[name] = value
-    return conditions or None
+        filters.append({name: parse_literal(value)})
+    if len(filters) < 2:
+        return filters[0] if filters else None
+    return {"$and": filters}

@@ -13,6 +13,7 @@ BACKEND : {"native", "reference"}
 from __future__ import annotations
 
 import os
+from array import array
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -98,11 +99,13 @@ __all__ = [
     "pack",
     "pack_entry",
     "plan_columns",
+    "rows_without_columns",
     "scan_entries",
     "select",
     "select_front",
     "skip_items",
     "survey_ids",
+    "take",
     "take_measured",
     "text_extremes",
     "to_dicts",
@@ -154,6 +157,17 @@ def decode_front_batch(measured: MeasuredEntries, plan: DecodePlan) -> pa.Record
         return None
 
 
+def take(entries: Entries, rows: npt.NDArray[np.int64]) -> Entries:
+    """Return some entries by their indices, in memory of their own."""
+    edges = np.frombuffer(entries.bounds, np.int64)
+    first, document, last = edges[2 * rows], edges[2 * rows + 1], edges[2 * rows + 2]
+    bounds = np.zeros(2 * len(rows) + 1, np.int64)
+    np.cumsum(last - first, out=bounds[2::2])
+    bounds[1::2] = bounds[:-1:2] + document - first
+    data = gather(entries.data, first, last)
+    return Entries(data, array("q", bounds.tobytes()), entries.base)
+
+
 def take_measured(measured: MeasuredEntries, rows: npt.NDArray[np.int64]) -> Entries:
     """Return some entries by their indices, scanned and checked.
 
@@ -182,12 +196,12 @@ def _batch(
     entries: Entries | MeasuredEntries, arrays: list[pa.Array], plan: DecodePlan
 ) -> pa.RecordBatch:
     columns = []
-    for array, column in zip(arrays, plan.columns, strict=True):
+    for values, column in zip(arrays, plan.columns, strict=True):
         try:
-            columns.append(finish(array, column, plan.on_mismatch))
+            columns.append(finish(values, column, plan.on_mismatch))
         except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-            index = _first_misfit(array, column)
-            found = f"{array[index].as_py()!r}"
+            index = _first_misfit(values, column)
+            found = f"{values[index].as_py()!r}"
             raise mismatch_error(
                 entries.id(index), column.name, str(column.target), found
             ) from error
@@ -198,7 +212,7 @@ def _batch(
     return (
         pa.RecordBatch.from_arrays(columns, schema=plan.schema)
         if columns
-        else (_without_columns(len(entries), plan.schema))
+        else rows_without_columns(len(entries), plan.schema)
     )
 
 
@@ -211,6 +225,7 @@ def _first_misfit(array: pa.Array, column: ColumnPlan) -> int:
     return 0
 
 
-def _without_columns(rows: int, schema: pa.Schema) -> pa.RecordBatch:
+def rows_without_columns(rows: int, schema: pa.Schema) -> pa.RecordBatch:
+    """Return a record batch of some rows and no columns."""
     struct = pa.StructArray.from_buffers(pa.struct([]), rows, [None])
     return pa.RecordBatch.from_struct_array(struct).replace_schema_metadata(schema.metadata)

@@ -92,17 +92,6 @@ class Entries:
         """Return the MessagePack bytes of one document."""
         return self.data[self.bounds[2 * index + 1] : self.bounds[2 * index + 2]]
 
-    def take(self, rows: npt.NDArray[np.int64]) -> Entries:
-        """Return some entries by their indices."""
-        edges = np.frombuffer(self.bounds, np.int64)
-        first, document, last = edges[2 * rows], edges[2 * rows + 1], edges[2 * rows + 2]
-        bounds = np.zeros(2 * len(rows) + 1, np.int64)
-        np.cumsum(last - first, out=bounds[2::2])
-        bounds[1::2] = bounds[:-1:2] + document - first
-        view = memoryview(self.data)
-        pieces = [view[a:b] for a, b in zip(first.tolist(), last.tolist(), strict=True)]
-        return Entries(b"".join(pieces), array("q", bounds.tobytes()), self.base)
-
     def raw(self) -> memoryview:
         """Return the bytes of all entries."""
         return memoryview(self.data)[self.bounds[0] : self.bounds[-1]]

@@ -10,6 +10,7 @@ from typing import Any, Unpack
 import pyarrow as pa
 
 from godb_arrow import codec
+from godb_arrow.codec.predicate import Predicate
 from godb_arrow.documents.encoding import Encoded, check_document_size, encode_rows
 from godb_arrow.documents.ids import id_of, identify, with_id
 from godb_arrow.documents.rows import rows_of, stored_schema
@@ -23,10 +24,10 @@ from godb_arrow.errors import (
 )
 from godb_arrow.file.explanation import Explanation
 from godb_arrow.options import ReadKeywords, ReadOptions
-from godb_arrow.query.filters import Filter, RowFilter
+from godb_arrow.query.filters import Filter, RowFilter, compiled
 from godb_arrow.query.scannable import Scannable
 from godb_arrow.schema import ID_FIELD
-from godb_arrow.snapshots.find import explain, matching, pick
+from godb_arrow.snapshots.find import check_named, count_matching, explain, matching, pick
 from godb_arrow.snapshots.indexes import check_indexable
 from godb_arrow.snapshots.overlay import weight
 from godb_arrow.snapshots.pages import Page, page_after
@@ -231,7 +232,7 @@ class Collection(PartedStore, Scannable):
             return len(self)
         snapshot = self.snapshot()
         with error_context("read", collection=self._name):
-            return sum(len(rows) for _, rows in matching(snapshot, filter, self.indexes))
+            return count_matching(snapshot, filter, self.indexes)
 
     def stream(
         self,
@@ -648,13 +649,26 @@ class Collection(PartedStore, Scannable):
         if not deleted:
             raise _not_found(key)
 
-    def delete_many(self, filter: Filter | None) -> int:
-        """Delete the documents that a filter keeps, or all with None: all at once.
+    def delete_many(self, filter: Filter | None, *, check_fields: bool = True) -> int:
+        """Delete the documents that match a filter, or all with None: all at once.
+
+        Parameters
+        ----------
+        filter : pyarrow.compute.Expression, mapping or None
+            The filter, as for :meth:`find`.
+        check_fields : bool
+            Whether a mapping must not name a field that the collection has never had. An empty
+            collection has nothing to check.
 
         Returns
         -------
         int
-            How many were deleted.
+            Number of deleted documents.
+
+        Raises
+        ------
+        FieldNotFound
+            The collection has never had a field of the filter.
 
         Examples
         --------
@@ -667,7 +681,10 @@ class Collection(PartedStore, Scannable):
         >>> engine.close()
         """
         self._services.check_writable()
-        condition = dict(filter) if isinstance(filter, Mapping) else filter
+        condition = compiled(filter)
+        if check_fields and isinstance(condition, Predicate):
+            with error_context("delete", collection=self._name):
+                check_named(self.snapshot(), condition)
         for attempt in itertools.count():
             if attempt >= _TRIES and not isinstance(condition, RowFilter):
                 break

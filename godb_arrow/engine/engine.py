@@ -818,9 +818,9 @@ class StorageEngine:
         """See :meth:`Collection.delete`."""
         self[name].delete(identity)
 
-    def delete_many(self, name: str, filter: Filter | None) -> int:
+    def delete_many(self, name: str, filter: Filter | None, *, check_fields: bool = True) -> int:
         """See :meth:`Collection.delete_many`."""
-        return self[name].delete_many(filter)
+        return self[name].delete_many(filter, check_fields=check_fields)
 
     def create_index(self, name: str, field: str) -> None:
         """See :meth:`Collection.create_index`."""

@@ -108,7 +108,7 @@ class ExistingFile:
                         if without is not None:
                             replaced = pc.is_in(ids_of(entries), value_set=without)
                             rows = np.flatnonzero(~replaced.to_numpy(zero_copy_only=False))
-                            entries = entries.take(rows)
+                            entries = codec.take(entries, rows)
                         if len(entries):
                             draft.add_existing(entries)
 

@@ -119,13 +119,13 @@ class StoredCollection:
 
     def pieces_matching(self, projection: Projection) -> Sequence[bool] | None:
         """Return which pieces may have documents that match a filter, or None for all."""
-        if projection.implied is None:
+        if projection.condition is None:
             return None
         pieces = self.pieces()
         if pieces is None:
             return None
-        wanted = pieces.matching(projection.implied, projection.needed, projection.decoded)
-        return None if wanted is None or all(wanted) else wanted
+        found = pieces.matching(projection)
+        return None if found is None or all(found) else found
 
     def pieces(self) -> CollectionPieces | None:
         """Return the pieces, or None if the file has no valid index of them."""

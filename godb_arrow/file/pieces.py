@@ -18,7 +18,7 @@ is the valid one.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -29,7 +29,6 @@ import msgpack
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 import xxhash
 
 from godb_arrow import codec
@@ -41,7 +40,8 @@ from godb_arrow.errors import ChecksumMismatch, CorruptFile
 from godb_arrow.file.body import read_exactly
 from godb_arrow.memory.buffers import COMPRESSED, DECODED
 from godb_arrow.options import ReadOptions
-from godb_arrow.query.statistics import Row, may_match, unpack_statistics
+from godb_arrow.query.projection import Projection
+from godb_arrow.query.statistics import Row, unpack_statistics
 
 __all__ = ["UNUSABLE", "CollectionPieces", "StoredPiece"]
 
@@ -95,14 +95,10 @@ class CollectionPieces:
             return None
         return unpack_statistics(self.packed_statistics, len(self.pieces))
 
-    def matching(
-        self, condition: pc.Expression | None, needed: Collection[str], schema: pa.Schema
-    ) -> list[bool] | None:
+    def matching(self, projection: Projection) -> list[bool] | None:
         """Return which pieces may have documents that match a filter, or None for all."""
-        statistics = self.statistics() if condition is not None and needed else None
-        if statistics is None:
-            return None
-        return may_match(statistics, condition, needed, schema)
+        statistics = None if projection.condition is None else self.statistics()
+        return None if statistics is None else projection.may_match(statistics)
 
     @property
     def largest(self) -> int:

@@ -10,15 +10,19 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from godb_arrow import codec
+from godb_arrow.codec.predicate import Predicate
 from godb_arrow.codec.runs import Run
+from godb_arrow.errors import TypeMismatch
 from godb_arrow.options import OnMismatch
 from godb_arrow.query.projection import Projection
+from godb_arrow.query.selection import MAX_RECORDED_FIELDS, without_rows
 from godb_arrow.schema import ID_FIELD
 
 __all__ = ["ProjectionDecoder"]
 
-_MAX_RECORDED_FIELDS = 8
 _FILTERED_RESULTS_AHEAD = 4
+_Rows = npt.NDArray[np.int64]
+_NO_ROWS: _Rows = np.empty(0, np.int64)
 _DOCUMENTS_PER_SPARSE_MATCH = 4  # with fewer matches, the matches are decoded on their own
 
 
@@ -42,6 +46,7 @@ class ProjectionDecoder:
         self._projection = projection
         self._plan = codec.plan_columns(projection.decoded, strict=strict, on_mismatch=on_mismatch)
         self._first: codec.DecodePlan | None = None
+        self._predicate = projection.predicate
         filtered = [field for field in projection.decoded if field.name in projection.needed]
         if 0 < len(filtered) < len(projection.decoded):
             self._first = codec.plan_columns(pa.schema(filtered), on_mismatch=on_mismatch)
@@ -49,9 +54,12 @@ class ProjectionDecoder:
     @property
     def fields(self) -> tuple[str, ...]:
         """Fields whose positions to record while documents are located; mostly empty."""
+        if self._predicate is not None:
+            names = self._predicate.fields
+            return names if len(names) <= MAX_RECORDED_FIELDS else ()
         first = self._plan if self._first is None else self._first
         names = tuple(name for name in first.schema.names if name != ID_FIELD)
-        return () if first.strict or len(names) > _MAX_RECORDED_FIELDS else names
+        return () if first.strict or len(names) > MAX_RECORDED_FIELDS else names
 
     @property
     def ahead(self) -> int:
@@ -62,12 +70,24 @@ class ProjectionDecoder:
         """Decode all documents of a run, with the fields of the filter."""
         return codec.decode_batch(run, self._plan)
 
-    def decode_run(self, run: Run) -> pa.RecordBatch:
+    def decode_run(self, run: Run, deleted: _Rows = _NO_ROWS) -> pa.RecordBatch:
         """Decode the requested columns of the documents of a run that match the filter.
 
         Where the sizes of the documents are known, the others are decoded only as far as the
         filter needs.
+
+        Parameters
+        ----------
+        run : Run
+            The documents.
+        deleted : array of int64
+            Indices of deleted documents, in order.
         """
+        if self._predicate is not None:
+            return self._select(run, self._predicate, deleted)
+        if len(deleted):
+            entries = run.load()
+            return self.decode(codec.take(entries, np.delete(np.arange(len(entries)), deleted)))
         measured = run.measured() if self.fields else None
         if measured is not None:
             try:
@@ -88,6 +108,49 @@ class ProjectionDecoder:
         finally:
             loan.release()
 
+    def _select(self, run: Run, predicate: Predicate, deleted: _Rows) -> pa.RecordBatch:
+        measured = run.measured()
+        if measured is None:
+            loan = run.lent()
+            try:
+                return self._select_entries(loan.entries, predicate, deleted)
+            finally:
+                loan.release()
+        try:
+            rows = codec.select_front(measured, predicate)
+            if rows is None:
+                return self._select_entries(measured.entries(), predicate, deleted)
+            rows = without_rows(rows, deleted)
+            if self._is_dense(rows, len(measured)):
+                front = codec.decode_front_batch(measured, self._plan)
+                if front is not None:
+                    return self._projection.pick(front, pa.array(rows))
+            return self._matches(rows, partial(codec.take_measured, measured))
+        finally:
+            measured.release()
+
+    def _select_entries(
+        self, entries: codec.Entries, predicate: Predicate, deleted: _Rows
+    ) -> pa.RecordBatch:
+        rows = without_rows(codec.select(entries, predicate), deleted)
+        if self._is_dense(rows, len(entries)):
+            try:
+                return self._projection.pick(self.whole(entries), pa.array(rows))
+            except TypeMismatch:
+                pass  # documents that do not match may have values of other types
+        return self._matches(rows, partial(codec.take, entries))
+
+    def _is_dense(self, rows: _Rows, count: int) -> bool:
+        """Return whether it is cheaper to decode all documents than to copy the matching ones."""
+        has_columns = len(self._projection.decoded) > 0
+        return has_columns and len(rows) * _DOCUMENTS_PER_SPARSE_MATCH > count
+
+    def _matches(self, rows: _Rows, take: Callable[[_Rows], codec.Entries]) -> pa.RecordBatch:
+        """Decode some documents, which match."""
+        if not len(self._projection.decoded):
+            return codec.rows_without_columns(len(rows), self._projection.schema)
+        return self._projection.pick(self.whole(take(rows)), None)
+
     def _decode_measured(self, measured: codec.MeasuredEntries) -> pa.RecordBatch:
         front = codec.decode_front_batch(
             measured, self._plan if self._first is None else self._first
@@ -102,7 +165,9 @@ class ProjectionDecoder:
         """Decode the requested columns of the documents that match the filter."""
         if self._first is None:
             return self._projection.apply(self.whole(run))
-        return self._kept(codec.decode_batch(run, self._first), run.take, lambda: run)
+        return self._kept(
+            codec.decode_batch(run, self._first), partial(codec.take, run), lambda: run
+        )
 
     def _kept(
         self,

@@ -8,9 +8,9 @@ from collections.abc import Iterable
 import pyarrow as pa
 
 from godb_arrow.errors import FieldNotFound
-from godb_arrow.schema import is_partial
+from godb_arrow.schema import ID_FIELD, is_json, is_partial
 
-__all__ = ["FieldPath", "column_at", "field_at", "path_of", "paths_of"]
+__all__ = ["FieldPath", "column_at", "field_at", "may_have", "path_of", "paths_of", "unknown_field"]
 
 
 FieldPath = tuple[str, ...]
@@ -39,18 +39,52 @@ def path_of(schema: pa.Schema, name: str) -> FieldPath:
         fields = names[head].type if pa.types.is_struct(names[head].type) else ()
     if path and not rest:
         return tuple(path)
+    raise unknown_field(schema, name)
+
+
+def unknown_field(schema: pa.Schema, name: str) -> FieldNotFound:
+    """Return the error for a field that a schema lacks, which names the nearest ones."""
     if is_partial(schema):
-        raise FieldNotFound(
+        return FieldNotFound(
             f"the documents have no field {name!r} that becomes a column",
             advice="check the name, or give schema= with this field and its type",
         )
     known = paths_of(schema)
     close = difflib.get_close_matches(name, known, n=3)
     shown = ", ".join(repr(n) for n in (close or known[:20]))
-    raise FieldNotFound(
+    return FieldNotFound(
         f"field {name!r} does not exist",
         advice=f"did you mean {shown}?" if close else f"the fields are {shown}",
     )
+
+
+def may_have(schema: pa.Schema, path: str) -> bool:
+    """Return whether documents of a schema may have a value at a path.
+
+    Paths go through maps and lists of them. Mixed values may be anything.
+
+    Examples
+    --------
+    >>> schema = pa.schema({"tags": pa.list_(pa.struct({"name": pa.string()}))})
+    >>> may_have(schema, "tags.name"), may_have(schema, "tags.nmae")
+    (True, False)
+    """
+    return path == ID_FIELD or is_partial(schema) or _leads_on(schema, path)
+
+
+def _leads_on(fields: Iterable[pa.Field], path: str) -> bool:
+    for field in fields:
+        if field.name == path:
+            return True
+        if path.startswith(f"{field.name}."):
+            kind = field.type
+            while pa.types.is_list(kind) or pa.types.is_large_list(kind):
+                kind = kind.value_type
+            if is_json(kind) or pa.types.is_map(kind):
+                return True
+            if pa.types.is_struct(kind) and _leads_on(kind, path[len(field.name) + 1 :]):
+                return True
+    return False
 
 
 def paths_of(schema: pa.Schema) -> list[str]:

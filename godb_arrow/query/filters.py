@@ -1,4 +1,4 @@
-"""Row filters: mappings and expressions, evaluated on record batches."""
+"""Filters: mappings, which become predicates over documents, and expressions on columns."""
 
 from __future__ import annotations
 
@@ -11,16 +11,18 @@ from typing import Any, NamedTuple, TypeAlias
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from godb_arrow.codec.predicate import Predicate
 from godb_arrow.errors import InvalidFilter, InvalidOption
-from godb_arrow.query.fields import column_at, path_of
+from godb_arrow.query.predicate import compile_filter
 from godb_arrow.schema import is_json, storage_schema
 
 __all__ = [
     "Comparison",
     "Filter",
     "RowFilter",
+    "check_expression",
     "comparison_of",
-    "expression_of",
+    "compiled",
     "fields_of",
     "names_in",
     "rows_where",
@@ -58,7 +60,7 @@ class RowFilter:
     implied: pc.Expression | None = None
 
 
-Filter: TypeAlias = pc.Expression | Mapping[str, Any] | RowFilter
+Filter: TypeAlias = pc.Expression | Mapping[str, Any] | RowFilter | Predicate
 """``pyarrow.compute`` expression, mapping of field names to values, or row filter."""
 _KEEP = "keep"
 _LONG_SCHEMA_FIELDS = 1000
@@ -104,26 +106,24 @@ def _without_json(batch: pa.RecordBatch) -> pa.RecordBatch:
     return batch
 
 
-def expression_of(
-    schema: pa.Schema, condition: pc.Expression | Mapping[str, Any] | None
-) -> pc.Expression | None:
-    """Return a condition as an expression on the columns of a schema."""
-    if condition is None or isinstance(condition, pc.Expression):
-        expression = condition
-    elif isinstance(condition, Mapping):
-        expression = None
-        for name, value in condition.items():
-            path = path_of(schema, name)
-            term = _equals(pc.field(*path), value, column_at(schema, path).type)
-            expression = term if expression is None else expression & term
-    else:
-        raise InvalidOption(
-            f"filter is a {type(condition).__name__}",
-            advice="give a pyarrow.compute expression, or a mapping of fields to values",
-        )
-    if expression is not None:
-        _evaluate(_named_in(schema, expression), expression)
-    return expression
+def compiled(condition: Filter | None) -> pc.Expression | RowFilter | Predicate | None:
+    """Return a filter in the form that is evaluated: a mapping as a predicate, others unchanged.
+
+    Raises
+    ------
+    InvalidFilter
+        An operator or a literal of a mapping is wrong.
+    InvalidOption
+        The value is no filter.
+    """
+    if condition is None or isinstance(condition, (pc.Expression, RowFilter, Predicate)):
+        return condition
+    if isinstance(condition, Mapping):
+        return compile_filter(condition)
+    raise InvalidOption(
+        f"filter is a {type(condition).__name__}",
+        advice="give a pyarrow.compute expression, or a mapping of fields to values",
+    )
 
 
 def _named_in(schema: pa.Schema, expression: pc.Expression) -> pa.Schema:
@@ -216,21 +216,15 @@ def comparison_of(schema: pa.Schema, condition: Filter | None) -> Comparison | N
     return found if found.operator(pc.field(text[1]), value).equals(condition) else None
 
 
-def _equals(field: pc.Expression, value: Any, data_type: pa.DataType) -> pc.Expression:
-    if value is None:
-        return field.is_null()
-    storage = data_type.storage_type if isinstance(data_type, pa.BaseExtensionType) else data_type
-    if pa.types.is_dictionary(storage):
-        storage = storage.value_type
-    try:
-        if isinstance(value, (list, tuple, set, frozenset)):
-            return field.isin(pa.array(list(value), type=storage))
-        return field == pa.scalar(value, type=storage)
-    except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
-        raise InvalidFilter(
-            f"the filter compares {field}, of type {data_type}, with {value!r}",
-            advice="compare a field with a value of its own type",
-        ) from error
+def check_expression(schema: pa.Schema, expression: pc.Expression) -> None:
+    """Raise unless an expression can be evaluated on the columns of a schema.
+
+    Raises
+    ------
+    InvalidFilter
+        It names a field that the schema lacks, or compares values that Arrow cannot compare.
+    """
+    _evaluate(_named_in(schema, expression), expression)
 
 
 def _evaluate(schema: pa.Schema, expression: pc.Expression) -> None:

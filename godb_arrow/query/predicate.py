@@ -100,7 +100,7 @@ from godb_arrow.codec.predicate import (
 from godb_arrow.errors import DepthExceeded, InvalidDocument, InvalidFilter
 from godb_arrow.schema import ID_FIELD
 
-__all__ = ["Range", "alternatives", "compile_filter", "top_level_fields"]
+__all__ = ["Range", "alternatives", "compile_filter", "named_paths"]
 
 _MAX_LEVELS = 100
 """Max levels of nesting of a filter."""
@@ -585,7 +585,7 @@ def _at_path(condition: Condition, path: str) -> Condition:
     return AllOf(())
 
 
-def top_level_fields(predicate: Predicate) -> list[str]:
+def named_paths(predicate: Predicate) -> list[str]:
     """Return the fields and dotted paths that a predicate names, in order."""
     found: dict[str, None] = {}
 

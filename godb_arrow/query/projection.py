@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -10,18 +10,23 @@ import pyarrow.compute as pc
 
 from godb_arrow import codec
 from godb_arrow.codec.columns import DICTIONARY_KEY
+from godb_arrow.codec.predicate import Predicate
 from godb_arrow.errors import FieldNotFound, InvalidOption
 from godb_arrow.query.fields import FieldPath, column_at, path_of
 from godb_arrow.query.filters import (
     Comparison,
     Filter,
     RowFilter,
+    check_expression,
     comparison_of,
-    expression_of,
+    compiled,
     fields_of,
     names_in,
     rows_where,
 )
+from godb_arrow.query.pruning import may_match_predicate
+from godb_arrow.query.rows import RowSelector
+from godb_arrow.query.statistics import may_match
 from godb_arrow.schema import ID_FIELD, DocumentSummary, infer_schema, is_partial, without_mark
 
 __all__ = ["Projection", "narrow", "project", "with_wanted"]
@@ -34,28 +39,43 @@ class Projection:
     Attributes
     ----------
     decoded : pyarrow.Schema
-        Fields to decode: the requested fields and the filter's.
+        Fields to decode, which are the requested ones and the columns of the filter.
     schema : pyarrow.Schema
         Schema of the result.
-    condition : pyarrow.compute.Expression, RowFilter or None
-        Filter of the documents.
+    condition : pyarrow.compute.Expression, RowFilter, Predicate or None
+        Filter of the columns, or of the documents themselves.
     needed : frozenset of str
-        Fields of the filter.
+        Columns that the filter needs; a predicate needs none.
     """
 
     decoded: pa.Schema
     schema: pa.Schema
-    condition: pc.Expression | RowFilter | None
+    condition: pc.Expression | RowFilter | Predicate | None
     needed: frozenset[str]
     _outputs: tuple[FieldPath, ...]
     _comparison: Comparison | None = None
 
     @property
-    def implied(self) -> pc.Expression | None:
-        """Expression that is true for every document that matches the filter."""
-        if isinstance(self.condition, RowFilter):
-            return self.condition.implied
-        return self.condition
+    def predicate(self) -> Predicate | None:
+        """Filter of documents, if it is one."""
+        return self.condition if isinstance(self.condition, Predicate) else None
+
+    def may_match(self, statistics: pa.RecordBatch) -> list[bool]:
+        """Return for each piece whether documents in it may match the filter.
+
+        Parameters
+        ----------
+        statistics : pyarrow.RecordBatch
+            Statistics, with a row for each piece.
+        """
+        condition = self.condition
+        if isinstance(condition, Predicate):
+            return may_match_predicate(statistics, condition)
+        if isinstance(condition, RowFilter):
+            condition = condition.implied
+        if condition is None or not self.needed:
+            return [True] * statistics.num_rows
+        return may_match(statistics, condition, self.needed, self.decoded)
 
     def apply(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         """Filter a decoded record batch and select the requested columns.
@@ -88,6 +108,7 @@ class Projection:
         """
         if self.condition is None:
             return None
+        assert not isinstance(self.condition, Predicate), "a predicate selects documents"
         if isinstance(self.condition, RowFilter):
             return pc.indices_nonzero(self.condition.keep(batch.select(self.condition.fields)))
         if self._comparison is not None:
@@ -112,8 +133,8 @@ def project(
     columns : sequence of str, optional
         Fields, or dotted paths into structs; a path becomes a column named by the path.
     condition : pyarrow.compute.Expression or mapping, optional
-        Filter of the documents. A mapping has fields or dotted paths, and the value that each
-        must have. A list of values matches any of its values, None matches null.
+        Filter of the documents. :mod:`godb_arrow.query.predicate` defines mappings; an expression
+        has Arrow's meaning on the columns.
 
     Returns
     -------
@@ -124,7 +145,7 @@ def project(
     FieldNotFound
         The schema has no such field.
     InvalidFilter
-        The filter names a field that does not exist, or compares it with another type.
+        An operator or literal is wrong, or an expression does not fit the columns.
 
     Examples
     --------
@@ -137,16 +158,16 @@ def project(
     full = schema
     if ID_FIELD not in schema.names:
         full = pa.schema([pa.field(ID_FIELD, pa.string()), *schema], metadata=full.metadata)
-    expression: pc.Expression | RowFilter | None
+    chosen = compiled(condition)
     plain = comparison_of(full, condition)
-    if isinstance(condition, RowFilter):
-        expression = condition
-        needed = {path_of(full, name)[0] for name in condition.fields}
+    needed: set[str] = set()
+    if isinstance(chosen, RowFilter):
+        needed = {path_of(full, name)[0] for name in chosen.fields}
     elif plain is not None:  # a plain comparison fits the schema and needs one field
-        expression, needed = condition, {plain.field}
-    else:
-        expression = expression_of(full, condition)
-        needed = set() if expression is None else fields_of(full, expression)
+        needed = {plain.field}
+    elif isinstance(chosen, pc.Expression):
+        check_expression(full, chosen)
+        needed = fields_of(full, chosen)
     if columns is None:
         outputs: tuple[FieldPath, ...] = tuple((name,) for name in schema.names)
     else:
@@ -157,7 +178,7 @@ def project(
     if columns is not None:  # The columns are complete, even where the schema is partial.
         decoded, full = without_mark(decoded), without_mark(full)
     result = _output_schema(full, outputs, columns)
-    return Projection(decoded, result, expression, frozenset(needed), outputs, plain)
+    return Projection(decoded, result, chosen, frozenset(needed), outputs, plain)
 
 
 def with_wanted(
@@ -186,9 +207,7 @@ def with_wanted(
     named = list(columns or ())
     if isinstance(condition, RowFilter):
         named += condition.fields
-    elif isinstance(condition, Mapping):
-        named += condition
-    elif condition is not None:
+    elif isinstance(condition, pc.Expression):
         named += names_in(condition)
     parts = [name.split(".") for name in named]
     heads = dict.fromkeys(".".join(part[:end]) for part in parts for end in range(1, len(part) + 1))
@@ -232,14 +251,36 @@ def narrow(
     if columns is None and condition is None:
         return reader
     projection = project(reader.schema, columns, condition)
+    if projection.predicate is not None:
+        return _narrow_rows(reader, projection, projection.predicate)
     names = projection.decoded.names
-    if not set(names) <= set(reader.schema.names):
-        raise FieldNotFound(
-            f"field {ID_FIELD!r} does not exist",
-            advice=f"the fields are {', '.join(reader.schema.names[:20])}",
-        )
+    _check_names(names, reader.schema)
     batches = (projection.apply(batch.select(names)) for batch in reader)
     return pa.RecordBatchReader.from_batches(projection.schema, batches)
+
+
+def _narrow_rows(
+    reader: pa.RecordBatchReader, projection: Projection, predicate: Predicate
+) -> pa.RecordBatchReader:
+    selector = RowSelector(predicate)
+    names = projection.decoded.names
+    _check_names(names, reader.schema)
+
+    def narrowed(batch: pa.RecordBatch) -> pa.RecordBatch:
+        rows = selector.select(batch)
+        if not names:
+            return codec.rows_without_columns(len(rows), projection.schema)
+        return projection.pick(batch.select(names), pa.array(rows))
+
+    return pa.RecordBatchReader.from_batches(projection.schema, map(narrowed, reader))
+
+
+def _check_names(names: Sequence[str], schema: pa.Schema) -> None:
+    if not set(names) <= set(schema.names):
+        raise FieldNotFound(
+            f"field {ID_FIELD!r} does not exist",
+            advice=f"the fields are {', '.join(schema.names[:20])}",
+        )
 
 
 def _output_schema(

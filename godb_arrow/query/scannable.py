@@ -11,9 +11,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from godb_arrow import codec
+from godb_arrow.codec.predicate import Predicate
 from godb_arrow.options import ReadKeywords
 from godb_arrow.query.fields import path_of, paths_of
-from godb_arrow.query.filters import Filter
+from godb_arrow.query.filters import Filter, compiled
 from godb_arrow.query.profile import Profile, profile_entries
 from godb_arrow.query.projection import project, with_wanted
 
@@ -199,18 +200,25 @@ class Scannable(ABC):
         """Return the schema of all documents, and their stored bytes in runs."""
 
     def stored_entries(self, filter: Filter | None = None) -> Iterator[codec.Entries]:
-        """Yield the documents that match a filter as they are stored, for exact copies."""
+        """Yield the documents that match a filter unchanged, in runs: for exact copies."""
         schema, runs = self._entries()
         if filter is None:
             yield from runs
+            return
+        predicate = compiled(filter)
+        if isinstance(predicate, Predicate):
+            for run in runs:
+                rows = codec.select(run, predicate)
+                if len(rows):
+                    yield codec.take(run, rows)
             return
         schema = with_wanted(schema, [], filter, lambda: self._entries()[1])
         projection = project(schema, [], filter)
         plan = codec.plan_columns(projection.decoded)
         for run in runs:
-            rows = projection.matching(codec.decode_batch(run, plan))
-            if rows is not None and len(rows):
-                yield run.take(rows.to_numpy().astype(np.int64))
+            found = projection.matching(codec.decode_batch(run, plan))
+            if found is not None and len(found):
+                yield codec.take(run, found.to_numpy().astype(np.int64))
 
     def _ipython_key_completions_(self) -> list[str]:
         return paths_of(self.schema)

@@ -2,26 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import partial
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from godb_arrow import codec
+from godb_arrow.codec.predicate import Predicate
+from godb_arrow.codec.runs import Run
 from godb_arrow.file.explanation import Explanation
-from godb_arrow.query.filters import Filter, RowFilter
+from godb_arrow.parallel import ordered_map
+from godb_arrow.query.fields import may_have, unknown_field
+from godb_arrow.query.filters import Filter, RowFilter, compiled
+from godb_arrow.query.predicate import Range, alternatives, named_paths
 from godb_arrow.query.projection import Projection, project, with_wanted
+from godb_arrow.query.selection import MAX_RECORDED_FIELDS, count_run, select_run
+from godb_arrow.schema import ID_FIELD
 from godb_arrow.snapshots.base import Wanted
 from godb_arrow.snapshots.id_index import Rows
 from godb_arrow.snapshots.indexes import field_index
 from godb_arrow.snapshots.snapshot import Snapshot, gather
 
-__all__ = ["explain", "matching"]
+__all__ = ["check_named", "count_matching", "explain", "matching"]
 
 
 _NO_ROWS: Rows = np.empty(0, np.int64)
+_NO_COLUMNS = pa.schema([])
+_DOCUMENTS_PER_THREAD = 10_000
+"""Min documents of a snapshot that several threads filter."""
+
+_Part: TypeAlias = tuple[Run, Rows]
+_Result = TypeVar("_Result")
+Condition: TypeAlias = pc.Expression | RowFilter | Predicate | None
 _MAX_GATHERED = 16_384  # number of an index's candidates that are decoded together
 
 
@@ -32,43 +49,56 @@ class _Candidates:
 
 
 def _candidates(
-    snapshot: Snapshot, condition: Filter | None, projection: Projection, fields: Sequence[str]
+    snapshot: Snapshot,
+    condition: Condition,
+    projection: Projection,
+    fields: Sequence[str],
 ) -> _Candidates | None:
-    """Return the rows of the base that an index selects, or None if no index helps."""
+    """Return the rows of the base that an index names, if one can."""
+    if isinstance(condition, Predicate):
+        found = (_named(snapshot, ranges, fields) for ranges in alternatives(condition))
+        return next((one for one in found if one is not None), None)
     if condition is None or isinstance(condition, RowFilter):
         return None
-    if isinstance(condition, Mapping):
-        candidates = (_equal(snapshot, name, condition[name], fields) for name in condition)
-        return next((candidate for candidate in candidates if candidate is not None), None)
     for name in fields:
         path = name.split(".")
-        # The filter of a struct may need more of its fields than the indexed rows.
+        # Of a struct, the filter may need more than the field that is indexed.
         if projection.needed == {path[0]}:
             index = field_index(snapshot, name)
             if index is not None:
                 try:
+                    if index.keeps_null(condition, tuple(path)):
+                        continue  # the index has no nulls
                     return _Candidates(name, index.kept_by(condition, tuple(path)))
                 except (pa.ArrowException, KeyError):
                     continue  # The filter needs another field of the struct.
     return None
 
 
-def _equal(snapshot: Snapshot, field: str, value: Any, fields: Sequence[str]) -> _Candidates | None:
-    """Return the rows that equal a value or any value of a list, or None without an index."""
-    wanted = value if isinstance(value, (list, tuple, set, frozenset)) else [value]
-    if field not in fields or None in wanted:
+def _named(
+    snapshot: Snapshot, ranges: Sequence[Range], fields: Sequence[str]
+) -> _Candidates | None:
+    """Return the rows of the base in ranges of one field; None if no index knows."""
+    if not ranges:
+        return _Candidates("", _NO_ROWS)
+    field = ranges[0].field
+    if any(one.field != field or one.low != one.high or one.is_null for one in ranges):
         return None
-    index = field_index(snapshot, field)
-    if index is None:
+    if field == ID_FIELD:
+        ids = [one.low for one in ranges if isinstance(one.low, str)]
+        rows = snapshot.base.rows_of(ids).values()
+        return _Candidates(field, np.unique(np.array([*itertools.chain(*rows)], np.int64)))
+    index = field_index(snapshot, field) if field in fields else None
+    if index is None or not index.is_exact(snapshot.base.schema(), field):
         return None
-    rows = [index.equal_to(item) for item in wanted]
-    return _Candidates(field, np.unique(np.concatenate(rows)) if rows else _NO_ROWS)
+    found = [index.equal_to(one.low) for one in ranges]
+    return _Candidates(field, np.unique(np.concatenate(found)))
 
 
 def matching(
     snapshot: Snapshot, condition: Filter | None, indexed: Sequence[str]
 ) -> Iterator[tuple[codec.Entries, Rows]]:
-    """Yield the documents that match a filter, as runs of entries and indices in the run.
+    """Yield the documents that match a filter, as entries and the indices of the matching ones.
 
     Parameters
     ----------
@@ -83,42 +113,60 @@ def matching(
     ------
     tuple of Entries and array of int64
     """
-    if condition is None:
+    chosen = compiled(condition)
+    if chosen is None:
         for run in snapshot.entries():
             yield run, np.arange(len(run))
+    elif snapshot.count == 0:
         return
+    elif isinstance(chosen, Predicate):
+        yield from _mapped(snapshot, chosen, indexed, partial(_select, chosen))
+    else:
+        projection = _plan(snapshot, chosen)
+        plan = codec.plan_columns(projection.decoded)
+        candidates = _candidates(snapshot, chosen, projection, indexed)
+        for run in _runs(snapshot, candidates, snapshot.base.pieces_matching(projection)):
+            if len(run):
+                rows = projection.matching(codec.decode_batch(run, plan))
+                yield run, np.arange(len(run)) if rows is None else rows.to_numpy()
+
+
+def count_matching(snapshot: Snapshot, condition: Filter, indexed: Sequence[str]) -> int:
+    """Count the documents that match a filter."""
+    chosen = compiled(condition)
+    if not isinstance(chosen, Predicate):
+        return sum(len(rows) for _, rows in matching(snapshot, chosen, indexed))
     if snapshot.count == 0:
-        return
-    exact = _exact(snapshot, condition, indexed)
-    if exact is not None:
-        yield exact
-        return
-    projection = _plan(snapshot, condition)
-    plan = codec.plan_columns(projection.decoded)
-    candidates = _candidates(snapshot, condition, projection, indexed)
-    for run in _runs(snapshot, candidates, snapshot.base.pieces_matching(projection)):
-        if len(run):
-            rows = projection.matching(codec.decode_batch(run, plan))
-            yield run, np.arange(len(run)) if rows is None else rows.to_numpy()
+        return 0
+    return sum(_mapped(snapshot, chosen, indexed, partial(_count, chosen)))
 
 
-def _exact(
-    snapshot: Snapshot, condition: Filter, indexed: Sequence[str]
-) -> tuple[codec.Entries, Rows] | None:
-    """Return the few documents that equal a value by an index alone, or None if it is not so."""
-    if not isinstance(condition, Mapping) or len(condition) != 1 or not snapshot.is_clean:
-        return None
-    ((name, value),) = condition.items()
-    if not isinstance(value, (str, int, float, bool)):
-        return None
-    try:
-        candidates = _equal(snapshot, name, value, indexed)
-    except (pa.ArrowException, TypeError, ValueError, OverflowError):
-        return None  # The general search raises the error.
-    if candidates is None or len(candidates.rows) > _MAX_GATHERED:
-        return None
-    run = gather(snapshot.base.entries_at(candidates.rows))
-    return run, np.arange(len(run))
+def _mapped(
+    snapshot: Snapshot,
+    predicate: Predicate,
+    indexed: Sequence[str],
+    function: Callable[[_Part], _Result],
+) -> Iterator[_Result]:
+    """Apply a function to the documents that may match, on several threads."""
+    projection = project(_NO_COLUMNS, [], predicate)
+    candidates = _candidates(snapshot, predicate, projection, indexed)
+    if candidates is not None:
+        parts: Iterator[_Part] = ((Run.of(r), _NO_ROWS) for r in _runs(snapshot, candidates))
+        return map(function, parts)
+    fields = predicate.fields if len(predicate.fields) <= MAX_RECORDED_FIELDS else ()
+    parts = snapshot.runs(snapshot.base.pieces_matching(projection), fields)
+    is_large = codec.BACKEND == "native" and snapshot.count >= _DOCUMENTS_PER_THREAD
+    return ordered_map(function, parts, snapshot.base.memory.threads if is_large else 1)
+
+
+def _select(predicate: Predicate, part: _Part) -> tuple[codec.Entries, Rows]:
+    run, deleted = part
+    return select_run(run, predicate, deleted)
+
+
+def _count(predicate: Predicate, part: _Part) -> int:
+    run, deleted = part
+    return count_run(run, predicate, deleted)
 
 
 def _runs(
@@ -134,11 +182,11 @@ def _runs(
 
 
 def candidate_runs(
-    snapshot: Snapshot, condition: Filter | None, projection: Projection, indexed: Sequence[str]
+    snapshot: Snapshot, projection: Projection, indexed: Sequence[str]
 ) -> Iterator[codec.Entries] | None:
-    """Return the runs that an index selects for a filter, or None if no index helps."""
-    candidates = _candidates(snapshot, condition, projection, indexed)
-    return None if candidates is None else _runs(snapshot, candidates)
+    """Return the runs that an index names for a filter; None when no index helps."""
+    found = _candidates(snapshot, projection.condition, projection, indexed)
+    return None if found is None else _runs(snapshot, found)
 
 
 def _plan(snapshot: Snapshot, condition: Filter) -> Projection:
@@ -147,26 +195,47 @@ def _plan(snapshot: Snapshot, condition: Filter) -> Projection:
 
 
 def explain(snapshot: Snapshot, condition: Filter | None, indexed: Sequence[str]) -> Explanation:
-    """Explain how :func:`matching` evaluates a filter."""
-    candidates = wanted = None
+    """Explain how :func:`matching` finds the documents."""
+    found = wanted = None
     base = snapshot.base
-    if condition is not None and snapshot.count:
-        projection = _plan(snapshot, condition)
-        candidates = _candidates(snapshot, condition, projection, indexed)
+    chosen = compiled(condition)
+    if chosen is not None and snapshot.count:
+        if isinstance(chosen, Predicate):
+            projection = project(_NO_COLUMNS, [], chosen)
+        else:
+            projection = _plan(snapshot, chosen)
+        found = _candidates(snapshot, chosen, projection, indexed)
         wanted = base.pieces_matching(projection)
     changed = sum(len(run) for run in snapshot.overlay_runs())
     source = "memory" if base.is_loaded else "file"
-    if candidates is None and base.is_loaded:
+    if found is None and base.is_loaded:
         return Explanation(None, snapshot.count, snapshot.count, source)
-    if candidates is None:
+    if found is None:
         read = [
             Explanation.of_pieces(file.pieces(), pieces, file.count)
             for _, file, pieces in base.selected(wanted)
         ]
         known = Explanation.of_parts(read, base.count, len(base.files()))
         return replace(known, candidates=known.candidates + changed, documents=snapshot.count)
-    left = len(np.setdiff1d(candidates.rows, snapshot.dead_rows(), assume_unique=True))
-    return Explanation(candidates.field, left + changed, snapshot.count, source)
+    left = len(np.setdiff1d(found.rows, snapshot.dead_rows(), assume_unique=True))
+    return Explanation(found.field or None, left + changed, snapshot.count, source)
+
+
+def check_named(snapshot: Snapshot, predicate: Predicate) -> None:
+    """Raise if a predicate names a field that no document has had.
+
+    Raises
+    ------
+    FieldNotFound
+        Names the field and the nearest ones.
+    """
+    if not snapshot.count:
+        return
+    for name in named_paths(predicate):
+        if not may_have(snapshot.base.schema(), name) and not may_have(snapshot.schema(), name):
+            error = unknown_field(snapshot.schema(), name)
+            error.advice = f"{error.advice}; or give check_fields=False"
+            raise error
 
 
 def pick(document: dict[Any, Any], columns: Sequence[str]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from godb_arrow import codec
+from godb_arrow.codec.predicate import prefixes
 from godb_arrow.errors import FieldNotFound, InvalidFilter
 from godb_arrow.query.fields import field_at
 from godb_arrow.query.projection import project
@@ -60,10 +61,30 @@ class FieldIndex:
 
     def equal_to(self, value: Any) -> Rows:
         """Return the rows of a value, in order."""
-        wanted = pa.scalar(value, self.values.type).as_py()
+        is_text = pa.types.is_string(self.values.type)
+        number = value if isinstance(value, str) else _whole(value)
+        if number is None or isinstance(value, str) != is_text:
+            return _NO_ROWS
+        wanted = number
         first = bisect_left(self.values, wanted, key=as_py)
         last = bisect_right(self.values, wanted, lo=first, key=as_py)
         return np.sort(self.rows[first:last])
+
+    def is_exact(self, schema: pa.Schema, field: str) -> bool:
+        """Return whether the index has each value that a path leads to, unchanged."""
+        kind = self.values.type
+        is_plain = pa.types.is_integer(kind) or pa.types.is_string(kind)
+        # Documents may have a dotted name as a field, and other ones a map.
+        heads = prefixes(field)[1:]
+        return is_plain and not any(name in schema.names for name in heads)
+
+    def keeps_null(self, condition: pc.Expression, path: tuple[str, ...]) -> bool:
+        """Return whether a filter on this field only matches where the field is null."""
+        column = pa.nulls(1, self.values.type)
+        for name in reversed(path[1:]):
+            column = pa.StructArray.from_arrays([column], [name])
+        kept: int = pa.table({path[0]: column}).filter(condition).num_rows
+        return kept > 0
 
     def kept_by(self, condition: pc.Expression, path: tuple[str, ...]) -> Rows:
         """Return the rows that match a filter on this field only, in order."""
@@ -72,6 +93,16 @@ class FieldIndex:
             column = pa.StructArray.from_arrays([column], [name])
         table = pa.table({path[0]: column, "\0row": self.rows})
         return np.sort(table.filter(condition).column("\0row").to_numpy())
+
+
+_NO_ROWS: Rows = np.empty(0, np.int64)
+
+
+def _whole(value: Any) -> int | None:
+    """Return the integer that a number equals."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    return int(value) if isinstance(value, int) or value.is_integer() else None
 
 
 def as_py(scalar: Any) -> Any:

@@ -12,7 +12,7 @@ from godb_arrow.codec.runs import Run
 from godb_arrow.errors import SourceNotFound
 from godb_arrow.file.hints import CollectionHint
 from godb_arrow.query.projection import Projection
-from godb_arrow.query.statistics import Row, may_match, row_of
+from godb_arrow.query.statistics import Row, row_of
 from godb_arrow.schema import DocumentSummary
 from godb_arrow.snapshots.base import Base, Documents, Pin, Wanted
 from godb_arrow.snapshots.id_index import Rows
@@ -193,13 +193,12 @@ class PartedBase(Base):
 
     def pieces_matching(self, projection: Projection) -> Wanted | None:
         """Return which files and pieces may have documents that match a filter."""
-        condition = projection.implied
-        if condition is None:
+        if projection.condition is None:
             return None
-        statistics = self.manifest.statistics() if projection.needed else None
+        statistics = self.manifest.statistics()
         wanted: list[bool | Wanted] = [True] * len(self.parts)
         if statistics is not None:
-            wanted = list(may_match(statistics, condition, projection.needed, projection.decoded))
+            wanted = list(projection.may_match(statistics))
         for index, file in enumerate(self.parts):
             if wanted[index]:
                 pieces = file.pieces_matching(projection)

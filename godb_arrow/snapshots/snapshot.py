@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from godb_arrow import codec
 from godb_arrow.codec.entries import Chunk
+from godb_arrow.codec.runs import Run
 from godb_arrow.documents.ids import number_of
 from godb_arrow.errors import GodbError
 from godb_arrow.file.hints import JournalPosition
@@ -177,6 +178,23 @@ class Snapshot:
         for start, run in self.base.loaded(wanted):
             yield without(run, self.dead_in(start, len(run)))
         yield from self.overlay_runs()
+
+    def runs(
+        self, wanted: Wanted | None = None, fields: tuple[str, ...] = ()
+    ) -> Iterator[tuple[Run, Rows]]:
+        """Yield all documents in runs that are loaded later, and the deleted ones among them.
+
+        Parameters
+        ----------
+        wanted : sequence, optional
+            Pieces of the base that are needed; all by default.
+        fields : tuple of str
+            Fields whose positions to record.
+        """
+        for run in self.base.runs(wanted, fields):
+            yield run, self.dead_in(run.start, run.documents)
+        for entries in self.overlay_runs():
+            yield Run.of(entries), _NO_ROWS
 
     def chunks(
         self,

@@ -25,8 +25,8 @@ from godb_arrow.query.projection import Projection, project, with_wanted
 from godb_arrow.schema import check_complete
 from godb_arrow.snapshots.base import Base, Wanted
 from godb_arrow.snapshots.find import candidate_runs, matching
-from godb_arrow.snapshots.id_index import Rows
-from godb_arrow.snapshots.snapshot import Snapshot, without
+from godb_arrow.snapshots.id_index import NO_ROWS, Rows
+from godb_arrow.snapshots.snapshot import Snapshot
 
 __all__ = ["BatchStream", "DocumentStream"]
 
@@ -179,8 +179,9 @@ class BatchStream(_Stream[pa.RecordBatch]):
         self.schema: pa.Schema = projection.schema
         work = _Work(snapshot, projection, decoder, options)
         if not given:
-            work.runs = candidate_runs(snapshot, condition, projection, indexed)
-            work.may_hold = work.runs is None and projection.decoded.equals(snapshot.base.schema())
+            work.runs = candidate_runs(snapshot, projection, indexed)
+            whole = projection.decoded.equals(snapshot.base.schema())
+            work.may_hold = work.runs is None and whole and projection.predicate is None
         maps: list[OrderedMap[Any]] = []
         super().__init__(_in_context(work.batches(maps), name), opened, maps)
 
@@ -241,8 +242,10 @@ class _Work:
 
     def _held(self, file: Base) -> list[pa.RecordBatch] | None:
         """Return the cached batches of a file, if they have all wanted fields."""
-        batches: list[pa.RecordBatch] | None = file.view(_BATCHES)
-        return batches if batches and _covers(batches[0].schema, self.projection.decoded) else None
+        if self.projection.predicate is not None:  # it reads documents
+            return None
+        found: list[pa.RecordBatch] | None = file.view(_BATCHES)
+        return found if found and _covers(found[0].schema, self.projection.decoded) else None
 
     def _file_runs(
         self, file: Base, start: int, wanted: Wanted | None, fields: tuple[str, ...]
@@ -277,10 +280,8 @@ class _Work:
             if whole_runs:
                 whole = self.decoder.whole_run(run)
                 result = self.projection.apply(whole if dead is None else _alive(whole, dead))
-            elif dead is None or not len(dead):
-                result = self.decoder.decode_run(run)
             else:
-                result = self.decoder.decode(without(run.load(), dead))
+                result = self.decoder.decode_run(run, NO_ROWS if dead is None else dead)
             return whole, result, _Waiting(memory, result.nbytes)
 
         threads = self.options.threads or available_cores()

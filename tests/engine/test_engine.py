@@ -410,8 +410,10 @@ def test_find(engine: StorageEngine) -> None:
         assert collection.count({"home.city": "Berlin"}) == 2
         assert "a" in collection
         assert 5 not in collection
+        assert collection.find({"nmae": "Ada"}) == []
         with pytest.raises(godb_arrow.FieldNotFound, match="did you mean 'name'"):
-            collection.find({"nmae": "Ada"})
+            collection.delete_many({"nmae": None})
+        assert collection.delete_many({"nmae": "Ada"}, check_fields=False) == 0
         engine.save()
     with pytest.raises(godb_arrow.InvalidOption):
         collection.find(limit=-1)
