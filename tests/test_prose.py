@@ -18,7 +18,7 @@ PACKAGE = ROOT / "godb_arrow"
 MAX_WORDS = 25
 MAX_COLONS = 1
 
-NOT_YET = ["directory", "engine"]
+NOT_YET = ["engine"]
 """Packages that do not follow the rules yet. Remove a package when it passes."""
 
 _VERBS = """
@@ -205,7 +205,7 @@ def _plain(text: str) -> str:
 def _paragraphs(text: str, line: int) -> Iterator[Numbered]:
     """Yield the paragraphs of a docstring or page, without examples, tables and headings."""
     lines: list[str] = []
-    fenced = example = verbatim = False
+    fenced = example = verbatim = table = False
     code_indent: int | None = None
     start = line
     source = [*text.split("\n"), ""]
@@ -216,6 +216,7 @@ def _paragraphs(text: str, line: int) -> Iterator[Numbered]:
             fenced = not fenced
         example = bool(stripped) and (example or stripped.startswith(">>>"))
         verbatim = bool(stripped) and (verbatim or stripped == "\b")  # not wrapped by click
+        table = bool(stripped) and (table or re.match(r"=+ +=+", stripped) is not None)
         if code_indent is not None and stripped and indent <= code_indent:
             code_indent = None
         following = source[number - line + 1].strip() if number - line + 1 < len(source) else ""
@@ -224,6 +225,7 @@ def _paragraphs(text: str, line: int) -> Iterator[Numbered]:
             fenced
             or example
             or verbatim
+            or table
             or code_indent is not None
             or underlined
             or stripped.startswith(("```", "#", "<", ".. "))

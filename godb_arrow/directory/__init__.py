@@ -1,1 +1,1 @@
-"""The data directory on disk: journal, names, checkpoints, compaction, checks."""
+"""Data directory on disk: journal, names, checkpoints, compaction, checks."""

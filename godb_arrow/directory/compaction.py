@@ -1,10 +1,10 @@
-"""Which files of a collection are worth writing anew: small ones, and those full of what is gone.
+"""Choice of part files to merge or rewrite: small parts, and parts with many deleted documents.
 
-Saving adds a file with what changed, and notes what of the others is no more. Without compaction
-there would be ever more files, and ever less in them. So files that lie beside each other are
-joined when there are many of about the same size, each some `FAN` times as large as those before:
-a document is written anew only as often as it moves up, twice in most collections. A file of which
-half is gone is written anew, which costs no more than what was deleted of it.
+Each save adds a part with the changed documents, and records the deleted rows of other parts.
+Without compaction there would be ever more parts with ever fewer documents. So neighbouring parts
+are merged when there are many of about the same size. Each result is about `FAN` times as large.
+A document is rewritten only when its part moves up a level, twice in most collections. A part is
+also rewritten when half of its documents are deleted, which costs no more than their deletion.
 """
 
 from __future__ import annotations
@@ -25,28 +25,28 @@ __all__ = ["FAN", "choose_parts", "join_parts"]
 
 
 FAN = 16
-_GONE = 2  # one document in so many
+_DELETED_SHARE = 2  # A part is rewritten when one document in so many is deleted.
 _LEVELS = 5
 
 
 def choose_parts(
     parts: Sequence[Part], part_size: int, *, thorough: bool = False
 ) -> tuple[int, int] | None:
-    """The parts that should be joined next: from an index to before another.
+    """Return the parts to merge next, as a first index and an end, or None.
 
     Parameters
     ----------
     parts : sequence of Part
-        Those of a collection, in order.
+        Parts of a collection, in order.
     part_size : int
-        Bytes of documents that a part has at most.
+        Maximum bytes of documents in a part.
     thorough : bool
-        Whether to join whatever can be joined, and to leave out everything that is gone.
+        Whether to merge all small parts, and to drop all deleted documents.
 
     Returns
     -------
     tuple of int, or None
-        None when nothing is worth it.
+        None if no merge is worthwhile.
 
     Examples
     --------
@@ -56,24 +56,24 @@ def choose_parts(
     >>> choose_parts([Part(99, 10, 1 << 20, 500), *small], part_size=1 << 20)
     (1, 17)
     """
-    # The fewest bytes first.
+    # Levels with the fewest bytes come first.
     for level in range(_LEVELS, 0, -1):
         limit = part_size // 2 // FAN ** (level - 1)
         lowest = limit // FAN if level < _LEVELS else 0
         for first, last in _runs_below(parts, limit, part_size):
             sizes = [part.live_size for part in parts[first:last]]
             size = sum(sizes)
-            if -(-size // part_size) >= len(sizes):  # there would be as many parts as before
+            if -(-size // part_size) >= len(sizes):  # Merging would not reduce their number.
                 continue
-            # Smaller parts do not count: sixteen of them would rewrite one large part again and
-            # again. Where they are stuck between parts of this level, their number decides.
-            similar = sum(one >= lowest for one in sizes)
+            # Smaller parts do not count, since sixteen of them would rewrite one large part again
+            # and again. If they are stuck between parts of this level, their number decides.
+            similar = sum(live_size >= lowest for live_size in sizes)
             many = len(sizes) >= FAN * (_LEVELS - level + 1)
             full = level == 1 and size >= part_size * 3 // 4
             if similar >= FAN or many or full or (thorough and level == 1):
                 return first, last
     for index, part in enumerate(parts):
-        if part.live * _GONE <= part.documents or (thorough and len(part.deleted)):
+        if part.live * _DELETED_SHARE <= part.documents or (thorough and len(part.deleted)):
             return index, _end_of_run(parts, index, part_size // 2 + 1, part_size)
     return None
 
@@ -105,25 +105,25 @@ logger = logging.getLogger(__name__)
 def join_parts(
     snapshot: Snapshot, name: str, first: int, last: int, part_size: int
 ) -> tuple[Base, Rows, int]:
-    """Write some parts of a collection anew, without what is gone, and a manifest that says so.
+    """Merge parts of a collection without their deleted documents, and write a new manifest.
 
     Parameters
     ----------
     snapshot : Snapshot
-        The collection as it was saved.
+        Snapshot of the collection as it was saved.
     name : str
-        The collection.
+        Name of the collection.
     first, last : int
-        The parts, from an index to before another.
+        First index of the parts, and end.
     part_size : int
-        Bytes of documents that a part has at most.
+        Maximum bytes of documents in a part.
 
     Returns
     -------
     base : Base
-        What there is now.
+        New base of the collection.
     gone : array of int64
-        The rows of the snapshot's base that were left out.
+        Deleted rows of the snapshot's base, which the new one lacks.
     written : int
         Bytes of the new files.
     """

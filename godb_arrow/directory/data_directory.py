@@ -1,18 +1,18 @@
-"""The data directory: who writes it, what is in it, and how a collection gets into its file.
+"""Data directory: its lock, its content, and the place of each collection's file.
 
 ::
 
     data_dir/
-        godb_arrow.lock             held by the one process that writes
+        godb_arrow.lock             locked by the one process that writes
         godb_arrow.id               identity of the directory, which its files record
         collections/NAME.godb       one collection each, replaced atomically
-        collections/NAME.parts/     a large one: several files, and manifests that name them
-        collections/UUID.attached   copy of a file that was taken in, until it is saved
-        journal/00000001.journal    changes that are in no file yet
-        follower.json               there while it follows another one
+        collections/NAME.parts/     a collection with several files, and its manifests
+        collections/UUID.attached   copy of a file that was loaded, until it is saved
+        journal/00000001.journal    changes that no file has yet
+        follower.json               only in a follower
 
-The directory is a boundary: see :mod:`godb_arrow.storage.inside` for what may be in it, and
-:mod:`godb_arrow.storage.modes` for the permissions of its files.
+No path leads out of the directory (see :mod:`godb_arrow.storage.inside`). The permissions of its
+files follow :mod:`godb_arrow.storage.modes`.
 """
 
 from __future__ import annotations
@@ -74,21 +74,22 @@ logger = logging.getLogger(__name__)
 _SUFFIX = ".godb"
 PARTS = ".parts"
 _LOCK = "godb_arrow.lock"
-_LEAST_MEMORY = 64 << 20
+_DEFAULT_MEMORY_BYTES = 64 << 20
 _TRIES = 10
-_BLOCK = 1 << 20  # bytes of a file that are copied at once
+_BLOCK_BYTES = 1 << 20  # copied at once
 
 
 def lock_directory(path: str) -> filelock.BaseFileLock:
-    """Be the one who writes a data directory, until the lock is released.
+    """Lock a data directory for writing, until the lock is released.
 
     Raises
     ------
     DirectoryLocked
+        Another process has locked the directory.
     """
     place = os.path.join(path, _LOCK)
     with storage_errors("lock", place):
-        # A symbolic link is refused here; filelock would empty the file that it points to.
+        # A symbolic link is refused here, because filelock would truncate the linked file.
         descriptor = open_inside(place, os.O_RDWR | os.O_CREAT, open_folder(path).access().new_file)
         mode = stat.S_IMODE(os.fstat(descriptor).st_mode)
         local.disk.close(descriptor)
@@ -97,8 +98,8 @@ def lock_directory(path: str) -> filelock.BaseFileLock:
         lock.acquire()
     except filelock.Timeout as error:
         locked = DirectoryLocked(
-            "another process writes this data directory",
-            advice="close it there, or open it with read_only=True",
+            "another process has this data directory open for writing",
+            advice="close it there, or open it here with read_only=True",
         )
         locked.operation, locked.source = "open", path
         raise locked from error
@@ -106,30 +107,30 @@ def lock_directory(path: str) -> filelock.BaseFileLock:
 
 
 class DataDirectory:
-    """A data directory that is open.
+    """Open data directory.
 
     Parameters
     ----------
     path : path
-        The folder; made, unless it is opened to read only.
+        The folder, which is created unless it is opened for reading only.
     memory : Memory, optional
-        Holds what is read of its files.
+        Cache for what is read of its files.
     read_only : bool
-        Whether to leave everything as it is.
+        Whether to change nothing.
     trust_journal : bool
-        Whether to open files outside of the directory that its journal names.
+        Whether to open files outside of the directory that the journal names.
 
     Attributes
     ----------
     identity : str or None
-        Identity of the directory; None where it is opened to read only.
+        Identity of the directory; None if it is opened for reading only.
 
     Raises
     ------
     DirectoryLocked
-        Another process, or another engine of this one, writes it.
+        Another process, or another engine of this process, has it open for writing.
     StorageError
-        The disk refused; or a folder of the directory is a symbolic link.
+        The disk refuses access, or a folder of the directory is a symbolic link.
     """
 
     identity: str | None = None
@@ -168,7 +169,7 @@ class DataDirectory:
                 raise
 
     def _describe(self, path: str, memory: Memory | None, read_only: bool) -> None:
-        self.memory = memory or Memory(_LEAST_MEMORY)
+        self.memory = memory or Memory(_DEFAULT_MEMORY_BYTES)
         self._folders: dict[str, PartFolder] = {}
         self.path = path
         self.read_only = read_only
@@ -176,11 +177,11 @@ class DataDirectory:
         self._stored = self._root.folder("collections")
         self._collections = self._stored.path
         self._lineage = Lineage()
-        self._newest: list[int] = []  # segments of the journal, where it was only read
+        self._newest: list[int] = []  # segments of the journal, if it was only read
         self._stamp: bytes | None = None
 
     def _check_folders(self) -> None:
-        """Raise if the folders of the directory are symbolic links."""
+        """Check that the folders of the directory are no symbolic links."""
         for folder in (self._stored, self._root.folder("journal")):
             with storage_errors("open", folder.path):
                 folder.check()
@@ -190,7 +191,7 @@ class DataDirectory:
             local.disk.unlink(self._stored.place(name))
 
     def _find_place(self) -> tuple[int, int] | None:
-        """Return what tells the folder from another one that is mounted or moved to its path."""
+        """Return a value that tells the folder from another one at the same path."""
         try:
             status = os.stat(self.path)
         except OSError:
@@ -198,21 +199,21 @@ class DataDirectory:
         return status.st_dev, status.st_ino
 
     def check_place(self) -> None:
-        """Raise unless the folder is the one that was opened, where another process writes it."""
+        """Check that the folder is still the one that was opened, if another process writes it."""
         if self.read_only and self._find_place() != self._place:
             raise StorageError(
-                f"the data directory {self.path} is gone, or another one is in its place",
+                f"the data directory {self.path} was removed or replaced by another one",
                 advice="mount its disk, or open it again",
             )
 
     def _check_follower(self) -> dict[str, Any] | None:
-        """Raise if it follows another one, and cannot be opened so; else what it says of that."""
+        """Return the state of a follower, or None; raise if it cannot be opened as requested."""
         follower = read_follower_file(self.path)
         if follower is None:
             return None
         if self.read_only and not follower["consistent"]:
             raise StorageError(
-                f"{self.path} is a follower that is being brought up to date",
+                f"{self.path} is a follower that is being updated",
                 advice="try again in a moment",
             )
         if not self.read_only and not follower["promoting"]:
@@ -224,31 +225,31 @@ class DataDirectory:
 
     @property
     def keeps_journal(self) -> bool:
-        """Whether the journal is there after a crash."""
+        """Whether the journal survives a crash."""
         return True
 
     @property
     def stamp(self) -> bytes:
-        """Identity as files record it, 16 bytes; none where the directory has none."""
+        """Identity as files record it, in 16 bytes; empty if the directory has none."""
         if self._stamp is None:
-            found = self.identity
+            identity = self.identity
             if self.read_only:
-                with suppress(CorruptFile):  # who writes the directory is told
-                    found = read_identity(self.path)
-            self._stamp = bytes.fromhex(found or "")
+                with suppress(CorruptFile):  # Only opening for writing reports the damage.
+                    identity = read_identity(self.path)
+            self._stamp = bytes.fromhex(identity or "")
         return self._stamp
 
     def wrote(self, hint: CollectionHint) -> bool:
-        """Return whether an engine of this directory wrote a file, by what the file records."""
+        """Return whether an engine of this directory wrote a file, according to its hint."""
         return bool(hint.directory) and hint.directory == self.stamp
 
     def holds(self, position: JournalPosition, record: Record) -> bool:
-        """Return whether a file with a position holds a record of the journal."""
+        """Return whether a file with a position contains a record of the journal."""
         return self._lineage.holds(position, record)
 
     def is_overtaken(self, positions: Iterable[JournalPosition]) -> bool:
-        """Return whether a file was saved after the journal was read, by an engine opened since."""
-        if all(not one.run or self._lineage.knows(one) for one in positions):
+        """Return whether an engine that was opened since the journal was read saved a file."""
+        if all(not position.run or self._lineage.knows(position) for position in positions):
             return False
         return os.path.isdir(self._journal_folder) and self._newest != self._last_segment()
 
@@ -257,7 +258,7 @@ class DataDirectory:
 
     @property
     def journal(self) -> Journal:
-        """The journal, of a directory that may be written."""
+        """Journal of a directory that is open for writing."""
         assert self._journal is not None
         return self._journal
 
@@ -267,17 +268,17 @@ class DataDirectory:
         Raises
         ------
         SourceNotFound
-            A file was removed meanwhile.
+            Another process removed a file meanwhile.
         StorageError
-            The directory is gone, or is a follower that is being brought up to date.
+            The directory was removed or replaced, or is a follower that is being updated.
         """
         for _ in range(_TRIES):
             self.check_place()
             self._check_follower()
-            self._folders = {}  # what they know of files may be of a former collection
+            self._folders = {}  # Cached folders may belong to deleted collections.
             names = self._names()
             files, records = self.files(), self._read_while_written()
-            # A collection that was renamed in between would be in neither.
+            # A collection that was renamed in between could be missing in both.
             if not self.keeps_journal or self._names() == names:
                 break
         return files, records
@@ -285,13 +286,11 @@ class DataDirectory:
     def _names(self) -> list[str]:
         """Return the names of the collections' files and folders."""
         names = open_folder(self._collections).names()
-        return [
-            name for name in names
-            if name.endswith((_SUFFIX, PARTS)) and not name.startswith(".")
-        ]  # fmt: skip
+        visible = [name for name in names if not name.startswith(".")]
+        return [name for name in visible if name.endswith((_SUFFIX, PARTS))]
 
     def recover(self) -> Iterator[Record]:
-        """Yield the changes that may be in no file yet; at the end the journal goes on."""
+        """Yield the changes that no file may have yet; then the journal accepts new records."""
         journal = Journal(self._journal_folder, self._access_of_all())
         for record in journal.recover():
             self._lineage = journal.lineage
@@ -299,53 +298,53 @@ class DataDirectory:
         self._journal = journal
 
     def _access_of_all(self) -> Access:
-        """Return the permissions that all collections' files grant: the journal has of all."""
+        """Return the permissions that all collections' files grant together, for the journal."""
         access = self._stored.access_of_files(_SUFFIX)
         for name in self._stored.names():
             if name.endswith(PARTS):
-                with suppress(StorageError):  # of a folder that is refused nothing gets there
+                with suppress(StorageError):  # A folder that is refused gets no documents.
                     access &= self.folder(self._stored.place(name)).access()
         return access
 
     def restrict(self, access: Access) -> None:
-        """Let the journal have no permission that a collection's file denies."""
+        """Remove from the journal the permissions that a collection's file denies."""
         self.journal.restrict(access)
 
     def _read_while_written(self) -> list[Record]:
-        """The records of a journal whose segments somebody else may remove meanwhile."""
+        """Read the records of a journal whose segments another process may remove meanwhile."""
         for attempt in range(_TRIES):
             if not os.path.isdir(self._journal_folder):
                 return []
-            found = Replayed()
+            replayed = Replayed()
             try:
                 self._newest = self._last_segment()
-                records = list(read_journal(self._journal_folder, found))
+                records = list(read_journal(self._journal_folder, replayed))
             except SourceNotFound:
                 if attempt < _TRIES - 1:
                     continue
                 raise
-            self._lineage = found.lineage
+            self._lineage = replayed.lineage
             return records
         return []
 
     def files(self) -> dict[str, str]:
-        """Return the path of each collection's file or folder; names of others are left alone.
+        """Return the path of each collection's file or folder, ignoring other names.
 
-        A path may be refused later: see :meth:`base`.
+        The use of a path may still be refused (see :meth:`base`).
         """
         names = self._names()
-        found: dict[str, str] = {}
+        paths: dict[str, str] = {}
         for file in [name for name in names if name.endswith(_SUFFIX)]:
             name = name_of(file.removesuffix(_SUFFIX)) or self._stored_name(self._stored, file)
             if name is not None:
-                found[name] = self._stored.place(file)
+                paths[name] = self._stored.place(file)
         for path in [self._stored.place(name) for name in names if name.endswith(PARTS)]:
             if (name := self._name_of_folder(path)) is not None:
-                found[name] = self._newer(path, found[name]) if name in found else path
-        return found
+                paths[name] = self._newer(path, paths[name]) if name in paths else path
+        return paths
 
     def _name_of_folder(self, path: str) -> str | None:
-        """Return the collection that a folder has, or None where it has none."""
+        """Return the collection that a folder has, or None."""
         folder = self.folder(path)
         name = name_of(os.path.basename(path).removesuffix(PARTS))
         try:
@@ -358,25 +357,25 @@ class DataDirectory:
                     name = self._stored_name(folder.content, manifest.parts[0].file)
         except GodbError as error:
             if name is None:
-                logger.warning("%s is left alone: %s", path, error)
+                logger.warning("ignoring %s: %s", path, error)
         return name
 
     def _stored_name(self, folder: Folder, name: str) -> str | None:
-        """Return the name of the one collection that a file has."""
+        """Return the name of the only collection that a file has, or None."""
         try:
             names = list(list_collections(folder.hold(name)))
         except GodbError as error:
-            logger.warning("%s is left alone: %s", folder.place(name), error)
+            logger.warning("ignoring %s: %s", folder.place(name), error)
             return None
         return names[0] if len(names) == 1 else None
 
     def _newer(self, folder: str, file: str) -> str:
-        """Return which of the two has the collection.
+        """Return which of two paths has the current state of a collection.
 
-        A crash leaves both, with versions that can be compared. Else one of them was put there,
-        and the other one counts.
+        A crash leaves both, with versions that can be compared. Otherwise a user added one of the
+        two, and the other is current.
         """
-        with suppress(GodbError):  # a folder is always whole
+        with suppress(GodbError):  # A folder is always complete.
             hint, other = self.base(file).hint, self.base(folder).hint
             if hint.directory == other.directory:
                 return file if hint.version > other.version else folder
@@ -384,17 +383,17 @@ class DataDirectory:
         return folder
 
     def _is_leftover(self, path: str, current: str) -> bool:
-        """Return whether a crash left a file or folder beside the current one."""
+        """Return whether a crash left a file or folder that the current one supersedes."""
         try:
             hint, newer = self.base(path).hint, self.base(current).hint
             return hint.directory == newer.directory or hint.fingerprint == newer.former
-        except SourceNotFound:  # a folder without a manifest
+        except SourceNotFound:  # The folder has no manifest.
             return True
         except GodbError:
             return False
 
     def remove_older(self, files: Mapping[str, str]) -> None:
-        """Remove what a crash left beside the files that count."""
+        """Remove files and folders that are superseded, which a crash has left."""
         there = set(self._stored.names()) if files else set()
         if not any(name.endswith(PARTS) for name in there):
             return
@@ -404,21 +403,21 @@ class DataDirectory:
             if not others or path not in pair:
                 continue
             try:
-                for one in pair:
-                    self.check(one)
-                self.base(path).hint  # noqa: B018 (raises if it cannot be read)
+                for place in pair:
+                    self.check(place)
+                self.base(path).hint  # noqa: B018 (It raises if the file cannot be read.)
             except GodbError as error:
-                logger.warning("%s is left beside %s: %s", ", ".join(others), path, error)
+                logger.warning("keeping %s beside %s: %s", ", ".join(others), path, error)
                 continue
             for other in others:
                 if self._is_leftover(other, path):
-                    logger.info("%s is older than %s: removed", other, path)
+                    logger.info("removing %s, which %s supersedes", other, path)
                     self.remove(other)
                 else:
-                    logger.warning("%s is ignored: the collection %r is in %s", other, name, path)
+                    logger.warning("ignoring %s: the collection %r is in %s", other, name, path)
 
     def check(self, path: str) -> None:
-        """Raise if a collection's file or folder is a symbolic link or of another kind."""
+        """Check that a collection's file or folder is a regular file or real folder."""
         if path.endswith(PARTS):
             self.folder(path).content.check()
         else:
@@ -432,9 +431,12 @@ class DataDirectory:
         if path.endswith(PARTS):
             return PartedBase(self.folder(path))
         return Base(
-            self.memory, path, is_ours=not self.read_only,
-            may_close=True if self.read_only else None, hold=self._hold,
-        )  # fmt: skip
+            self.memory,
+            path,
+            is_ours=not self.read_only,
+            may_close=True if self.read_only else None,
+            hold=self._hold,
+        )
 
     def _hold(self, path: str) -> HeldFile:
         return self._stored.hold(os.path.basename(path))
@@ -447,34 +449,38 @@ class DataDirectory:
         Parameters
         ----------
         path : str
-            A path below the directory, relative or absolute; or another one, or a URL, as version
-            0.1 wrote it.
+            Path below the directory, relative or absolute. Version 0.1 also recorded other paths
+            and URLs.
         collection : str
-            The collection in the file.
+            Name of the collection in the file.
         """
         name = str(path)
         below = self._below(path) if isinstance(path, str) else None
         if below is not None:
             *folders, file = below
             folder = self._root
-            for one in folders:
-                folder = folder.folder(one)
+            for inner in folders:
+                folder = folder.folder(inner)
             return Base(
-                self.memory, folder.place(file), collection, is_ours=False,
-                hold=lambda _: folder.hold(file), refusal=_refusal_of(folder, file),
-            )  # fmt: skip
+                self.memory,
+                folder.place(file),
+                collection,
+                is_ours=False,
+                hold=lambda _: folder.hold(file),
+                refusal=_refusal_of(folder, file),
+            )
         if self.trust_journal and isinstance(path, str):
             return Base(self.memory, name, collection, is_ours=False)
         refusal = StorageError(
             f"the journal attaches {name!r}, which is outside of the data directory",
             advice="if you trust the directory, open it once with trust_journal=True and save; "
-            "else drop the collection, and attach the file again",
+            "otherwise drop the collection, and attach the file again",
         )
         refusal.operation, refusal.source = "attach", self.path
         return Base(self.memory, name, collection, is_ours=False, refusal=refusal)
 
     def _below(self, path: str) -> list[str] | None:
-        """Return the names that lead from the directory to a file, or None for a file outside."""
+        """Return the path of a file below the directory as names, or None for a file outside."""
         if is_url(path) or "\0" in path:
             return None
         candidates = [path]
@@ -494,22 +500,22 @@ class DataDirectory:
         return self._folders[path]
 
     def paths_of(self, name: str) -> tuple[str, ...]:
-        """Return where a collection may be: in a file, or in a folder."""
+        """Return the possible paths of a collection: its file and its folder."""
         file = self.path_of(name)
         return file, file.removesuffix(_SUFFIX) + PARTS
 
     def path_of(self, name: str) -> str:
-        """Return where a collection's file belongs."""
+        """Return the path of a collection's file."""
         return self._stored.place(stem(name) + _SUFFIX)
 
     def stem_of(self, path: str) -> str | None:
-        """Return the stem of a collection's file or folder here; None of any other path."""
+        """Return the stem of a collection's file or folder, or None for other paths."""
         folder, _, name = path.rpartition("/" if is_url(path) else os.sep)
         stem, suffix = os.path.splitext(name)
         return stem if folder == self._collections and suffix in (_SUFFIX, PARTS) else None
 
     def remove(self, path: str) -> None:
-        """Remove a collection's file or folder, if it is there and belongs to the directory."""
+        """Remove a collection's file or folder, if it exists and belongs to the directory."""
         name = os.path.basename(path)
         if path != self._stored.place(name):
             return
@@ -522,20 +528,20 @@ class DataDirectory:
         self._stored.sync()
 
     def write(self, path: str, base: Base) -> AbstractContextManager[BinaryIO]:
-        """Replace a collection's file by what was in a base, or write it."""
+        """Write a collection's file, which replaces the file of a base if there is one."""
         access = None if path == base.path else base.access() & self._stored.access()
         return self._stored.replace(
             os.path.basename(path), access, expected=self.expected_at(path, base)
         )
 
     def expected_at(self, path: str, base: Base) -> Expected:
-        """What must be in the place of a file that takes the place of a base; locally, anything."""
+        """Return the version of the file to replace; None, for any, on a local disk."""
         return None
 
     # --- attached files -----------------------------------------------------------------------
 
     def attach(self, location: str) -> str:
-        """Copy a file into the directory, from which collections are read until they are saved.
+        """Copy a file into the directory, for collections that are not saved yet.
 
         Parameters
         ----------
@@ -545,46 +551,51 @@ class DataDirectory:
         Returns
         -------
         str
-            Path of the copy, which is on the disk.
+            Path of the copy, which is synced to the disk.
 
         Raises
         ------
         StorageError
+            The file cannot be read, or the copy cannot be written.
         """
         folder = self._attached_folder()
         name = uuid.uuid4().hex + ATTACHED
         with Source(location).open() as source:
             access = folder.access()
-            if not is_url(location):  # the copy is no more readable than the file
+            if not is_url(location):  # The copy must not be more readable than the file.
                 access &= Access.of_file(os.fstat(source.fileno()))
             with folder.replace(name, access) as target:
-                shutil.copyfileobj(source, target, _BLOCK)
+                shutil.copyfileobj(source, target, _BLOCK_BYTES)
         return folder.place(name)
 
     def attach_again(self, path: str) -> str:
-        """Give an attached file another name, for one more collection that it has.
+        """Link an attached file under another name, for another one of its collections.
 
         Returns
         -------
         str
-            Path under the other name.
+            Path of the new name.
         """
         other = self._attached_folder().place(uuid.uuid4().hex + ATTACHED)
         with storage_errors("attach", other):
             try:
                 local.disk.link(path, other)
-            except OSError:  # the file system has no links
+            except OSError:  # The file system has no links.
                 return self.attach(path)
             local.disk.sync_folder(self._attached_folder().path)
         return other
 
     def attached_base(self, path: str, collection: str) -> Base:
-        """Return the documents of a file that was attached."""
+        """Return the documents of an attached file."""
         folder, name = self._attached_folder(), os.path.basename(path)
         return Base(
-            self.memory, path, collection, is_ours=False,
-            hold=lambda _: folder.hold(name), refusal=_refusal_of(folder, name),
-        )  # fmt: skip
+            self.memory,
+            path,
+            collection,
+            is_ours=False,
+            hold=lambda _: folder.hold(name),
+            refusal=_refusal_of(folder, name),
+        )
 
     def recovered_base(self, name: object, collection: str) -> Base:
         """Return the documents of an attached file that the journal names.
@@ -592,11 +603,11 @@ class DataDirectory:
         Raises
         ------
         CorruptFile
-            No engine gives a file that name.
+            The name is not one that an engine gives to files.
         """
         if not is_attached_name(name):
             raise CorruptFile(
-                f"the journal names an attached file {name!r}",
+                f"the journal names the impossible attached file {name!r}",
                 offset=0,
                 where="file",
                 advice="restore the data directory from a copy",
@@ -604,28 +615,28 @@ class DataDirectory:
         return self.attached(f"collections/{name}", collection)
 
     def detach(self, paths: Iterable[str]) -> None:
-        """Remove attached files, as far as they are there."""
+        """Remove attached files that exist."""
         folder = self._attached_folder()
         for path in paths:
             with suppress(SourceNotFound):
                 folder.remove(os.path.basename(path))
 
     def remove_unattached(self, used: Collection[str]) -> None:
-        """Remove the attached files that no collection is read from."""
+        """Remove the attached files that no collection uses."""
         folder = self._attached_folder()
-        found = map(folder.place, folder.files(is_attached_name))
-        self.detach(path for path in found if path not in used)
+        paths = map(folder.place, folder.files(is_attached_name))
+        self.detach(path for path in paths if path not in used)
 
     def _attached_folder(self) -> Folder:
         return self._stored
 
     def close(self, *, stored: bool = False) -> None:
-        """Let others write the directory.
+        """Close the directory and release its lock.
 
         Parameters
         ----------
         stored : bool
-            Whether files hold all changes of the journal.
+            Whether files have all changes of the journal.
         """
         try:
             if self._journal is not None:
@@ -635,9 +646,9 @@ class DataDirectory:
                 self._lock.release()
 
     def forget_in_child(self) -> None:
-        """Close the descriptors that a forked child has of the journal and the lock.
+        """Close the descriptors of the journal and the lock that a forked child inherited.
 
-        The lock itself stays with the parent: it belongs to the open file that both share.
+        The lock itself stays with the parent, since it belongs to the open file that both share.
         """
         if self._journal is not None:
             self._journal.forget_in_child()
@@ -650,13 +661,12 @@ class DataDirectory:
 
 
 class RemoteDirectory(DataDirectory):
-    """A data directory on an object store.
+    """Data directory on an object store.
 
-    A collection's file is replaced by one upload, on the condition that it is the one that was
-    read, and a manifest is written on the condition that nobody else has written that version: of
-    two writers the second is told so (:class:`~godb_arrow.WriteConflict`), and nothing is
-    lost unseen. There is no lock, and the journal is a local temporary one: what was not saved is
-    lost in a crash.
+    A collection's file is replaced by one upload, on the condition that its version is the one that
+    was read. A manifest is written on the condition that its version does not exist. So the second
+    of two writers gets :class:`~godb_arrow.WriteConflict`, and no change is overwritten silently.
+    There is no lock. The journal is a local temporary one, so a crash loses unsaved changes.
     """
 
     def __init__(
@@ -677,15 +687,15 @@ class RemoteDirectory(DataDirectory):
             self.identity = ensure_identity(self.path)
 
     def check_place(self) -> None:
-        """Nothing: a URL names one place."""
+        """Do nothing, since a URL always leads to the same place."""
 
     @property
     def keeps_journal(self) -> bool:
-        """It is a temporary one."""
+        """False, since the journal is a temporary one."""
         return False
 
     def recover(self) -> Iterator[Record]:
-        """Nothing, for what was not saved is gone; but of a follower the journal that it got."""
+        """Yield the records of a follower's journal, and none for other directories."""
         records = self._read_while_written()
         folder = tempfile.mkdtemp(prefix="godb-arrow-journal-")
         self._local = open_folder(folder)
@@ -702,23 +712,23 @@ class RemoteDirectory(DataDirectory):
             return []
         with tempfile.TemporaryDirectory(prefix="godb-arrow-journal-") as folder:
             fetch_journal(f"{self.path}/journal", folder)
-            found = Replayed()
-            records = list(read_journal(folder, found))
-            self._lineage = found.lineage
+            replayed = Replayed()
+            records = list(read_journal(folder, replayed))
+            self._lineage = replayed.lineage
             return records
 
     def is_overtaken(self, positions: Iterable[JournalPosition]) -> bool:
-        """Return False: there is no journal that another process writes."""
+        """Return False, since no other process writes the journal."""
         return False
 
     def _attached_folder(self) -> Folder:
         return self._local
 
     def remove_unattached(self, used: Collection[str]) -> None:
-        """Do nothing: attached files are temporary ones of this engine."""
+        """Do nothing, since attached files are temporary ones of this engine."""
 
     def expected_at(self, path: str, base: Base) -> Expected:
-        """The version of the base, or nothing where the file is new."""
+        """Return the version of the base, or "absent" for a new file."""
         if base.path != path:
             return "absent"
         return base.open().source.version()
@@ -731,7 +741,7 @@ class RemoteDirectory(DataDirectory):
 
 
 def _remove_folder(path: str, process: int) -> None:
-    if process == os.getpid():  # in a forked child the folder belongs to the parent
+    if process == os.getpid():  # In a forked child the folder belongs to the parent.
         shutil.rmtree(path, ignore_errors=True)
 
 
@@ -743,23 +753,23 @@ def open_directory(
     trust_journal: bool = False,
     create: bool = True,
 ) -> DataDirectory:
-    """Open a data directory: a folder, or the URL of one on an object store.
+    """Open a data directory, given a folder or a URL on an object store.
 
     Parameters
     ----------
     path : path or URL
-        Where it is.
+        The folder.
     memory : Memory
-        Holds what is read of its files.
+        Cache for what is read of its files.
     read_only : bool
-        Whether to leave everything as it is.
+        Whether to change nothing.
     create : bool
-        Whether to make it, if it is not there.
+        Whether to create the directory if it is missing.
 
     Raises
     ------
     SourceNotFound
-        It is not there; the message has the most similar name.
+        The directory is missing. The error suggests the most similar name.
     """
     name = os.fspath(path)
     if not create:
@@ -779,7 +789,7 @@ def _check_is_there(path: str) -> None:
 
 
 def _refusal_of(folder: Folder, name: str) -> StorageError | None:
-    """Return why a file must not be opened, if it is a symbolic link or of another kind."""
+    """Return the error for a file that is a symbolic link or of another kind, or None."""
     try:
         folder.access_of(name)
     except StorageError as error:

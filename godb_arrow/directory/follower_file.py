@@ -1,4 +1,4 @@
-"""The file that marks a data directory as a follower."""
+"""File that marks a data directory as a follower."""
 
 from __future__ import annotations
 
@@ -20,36 +20,38 @@ __all__ = ["FOLLOWER_FILE", "read_follower_file"]
 logger = logging.getLogger(__name__)
 
 FOLLOWER_FILE = "follower.json"
-_MAX_SIZE = 256 << 20  # bytes
+_MAX_FILE_BYTES = 256 << 20
 
 
 def read_follower_file(path: str) -> dict[str, Any] | None:
-    """Return what the file of a follower holds; None where the directory is no follower.
+    """Read the file of a follower, or return None if the directory is no follower.
 
-    Its ``identity`` is that of the directory which it follows. A file of version 0.1.0 has none.
+    Its ``identity`` is the identity of the directory that it follows. A file of version 0.1.0 has
+    none.
 
     Raises
     ------
     CorruptFile
+        The file is damaged.
     """
     folder = open_folder(path)
     file = folder.place(FOLLOWER_FILE)
     try:
         with folder.open(FOLLOWER_FILE) as stream:
-            data = stream.read(_MAX_SIZE + 1)
-        if len(data) > _MAX_SIZE:
-            raise ValueError(f"it has more than {_MAX_SIZE} bytes")
-        found = json.loads(data)
+            data = stream.read(_MAX_FILE_BYTES + 1)
+        if len(data) > _MAX_FILE_BYTES:
+            raise ValueError(f"it has more than {_MAX_FILE_BYTES} bytes")
+        content = json.loads(data)
         return {
-            "source": str(found["source"]),
-            "identity": _checked_identity(found.get("identity")),
-            "consistent": bool(found["consistent"]),
-            "caught_up": None if found["caught_up"] is None else float(found["caught_up"]),
-            "record": int(found["record"]),
-            "promoting": bool(found.get("promoting", False)),
+            "source": str(content["source"]),
+            "identity": _checked_identity(content.get("identity")),
+            "consistent": bool(content["consistent"]),
+            "caught_up": None if content["caught_up"] is None else float(content["caught_up"]),
+            "record": int(content["record"]),
+            "promoting": bool(content.get("promoting", False)),
             "files": {
                 _checked_path(name): (int(size), int(changed))
-                for name, (size, changed) in found.get("files", {}).items()
+                for name, (size, changed) in content.get("files", {}).items()
             },
         }
     except SourceNotFound:
@@ -66,12 +68,12 @@ def read_follower_file(path: str) -> dict[str, Any] | None:
 def _checked_identity(identity: str | None) -> str | None:
     """Return the identity of a source, which a follower of version 0.1.0 does not know."""
     if identity is not None and not is_identity(identity):
-        raise ValueError(f"the identity {identity!r}")
+        raise ValueError(f"invalid identity {identity!r}")
     return identity
 
 
 def _checked_path(name: str) -> str:
-    """Return a file's name, if a collection's file has such a name."""
+    """Check that a name is one that collections' files have, and return it."""
     if not is_stored_name(name):
-        raise ValueError(f"the file name {name!r}")
+        raise ValueError(f"impossible file name {name!r}")
     return name

@@ -1,8 +1,8 @@
 """Identity of a data directory: a UUID in a small file, which moves and is copied with it.
 
-Files record it: so an engine knows those that it wrote. Followers and backups remember the
-identity of the directory that they come from. Another directory at the same path has another
-identity, and an empty mount point has none.
+Files record the identity, so an engine recognizes its own files. Followers and backups record the
+identity of their source. Another directory at the same path has another identity, and an empty
+mount point has none.
 """
 
 from __future__ import annotations
@@ -35,30 +35,30 @@ def read_identity(folder: str) -> str | None:
     Parameters
     ----------
     folder : str
-        The data directory: a path or a URL.
+        The data directory, by a path or URL.
 
     Returns
     -------
     str or None
-        32 hexadecimal digits; None where the folder or the file is not there.
+        32 hexadecimal digits, or None if the folder or the file is missing.
 
     Raises
     ------
     CorruptFile
-        The file does not hold an identity.
+        The file has no valid identity.
     """
     path = open_folder(folder).place(IDENTITY_FILE)
     try:
         if not is_url(path):
             with storage_errors("read", path):
                 if not stat.S_ISREG(os.lstat(path).st_mode):
-                    raise _damaged(path, "is no regular file")
+                    raise _damaged(path, "is not a regular file")
         with Source(path).open() as stream:
             text = stream.read(64).decode("ascii", "replace").strip()
     except SourceNotFound:
         return None
     if not is_identity(text):
-        raise _damaged(path, f"holds {text[:40]!r} instead of 32 hexadecimal digits")
+        raise _damaged(path, f"has {text[:40]!r} instead of 32 hexadecimal digits")
     return text
 
 
@@ -68,14 +68,14 @@ def _damaged(path: str, problem: str) -> CorruptFile:
         offset=0,
         where="file",
         advice="restore the file from a copy, or remove it: then the directory gets another "
-        "identity, and followers of it need replace=True",
+        "identity, and its followers need replace=True",
     )
     error.operation, error.source = "read", path
     return error
 
 
 def ensure_identity(folder: str) -> str:
-    """Return the identity of a data directory, which gets one unless it has one.
+    """Return the identity of a data directory, which is created if it is missing.
 
     Parameters
     ----------
@@ -91,20 +91,20 @@ def ensure_identity(folder: str) -> str:
     ------
     CorruptFile, StorageError
     """
-    found = read_identity(folder)
-    if found is not None:
-        return found
+    identity = read_identity(folder)
+    if identity is not None:
+        return identity
     try:
         return _write(folder, only_new=True)
-    except WriteConflict:  # on an object store, another writer was first
-        found = read_identity(folder)
-        if found is None:
+    except WriteConflict:  # Another writer created the identity first, on an object store.
+        identity = read_identity(folder)
+        if identity is None:
             raise
-        return found
+        return identity
 
 
 def renew_identity(folder: str) -> str:
-    """Give a data directory another identity: from now on it goes its own way.
+    """Replace the identity of a data directory, which no follower of the former one follows.
 
     Parameters
     ----------
@@ -119,7 +119,7 @@ def renew_identity(folder: str) -> str:
     Raises
     ------
     StorageError
-        The identity is the one before.
+        The identity is unchanged.
     """
     return _write(folder, only_new=False)
 

@@ -1,9 +1,10 @@
-"""The journal: every change, appended before it counts, until a checkpoint holds it.
+"""Journal: each change is appended to it before it is applied, until a checkpoint contains it.
 
-A folder of segments, ``00000001.journal`` and on. A segment is a header of 64 bytes and records:
+The journal is a folder of segments, ``00000001.journal`` and so on. A segment has a header of 64
+bytes, and records:
 
 =========  ==================================================================================
-bytes      what they are
+bytes      content
 =========  ==================================================================================
 header     ``GODBJRNL``, version 2 (``uint32``), 0 (``uint32``), sequence number of the first
            record (``uint64``), XXH3-64 of these 24 bytes; UUID of the run (16 bytes),
@@ -17,15 +18,17 @@ payload    length of a MessagePack map (``uint32``), the map, and entries that b
 =========  ==================================================================================
 
 All integers are little-endian. Records are numbered without gaps. A run is the time for which one
-engine has the journal open: it draws a UUID, and each file that it saves records the UUID beside
-the sequence number. A block is 512 bytes, of the file or of the record, and sparse with at most
-one byte other than zero: so a sector that was never written shows.
+engine has the journal open. Each run generates a UUID, which the files that it saves record beside
+the sequence number.
+
+A block has 512 bytes, counted in the file or in the record. It is sparse if it has at most one byte
+other than zero. So a sector that was never written is detected.
 
 In version 1 the header ends before the UUID. A record's head has neither the sparse blocks nor a
-checksum of its own, and nothing follows the payload.
+checksum of its own, and no bytes follow the payload.
 
-A last record that the file cuts off, or that has a sector that was never written, is torn, and is
-cut. Anything else is damage, and the journal is refused: see docs/journal.md.
+The last record is torn if the file ends inside it, or if it has a sector that was never written.
+A torn record is cut off. All other damage is an error (see docs/journal.md).
 """
 
 from __future__ import annotations
@@ -67,17 +70,17 @@ __all__ = ["Journal", "Receipt"]
 
 
 logger = logging.getLogger(__name__)
-_SEGMENT_SIZE = 64 << 20
+_SEGMENT_BYTES = 64 << 20
 
 
 class Receipt:
-    """Receipt of a record: whether the journal has it.
+    """Confirmation that the journal has a record.
 
     Attributes
     ----------
     number : int or None
-        Sequence number of the record. It is set in the moment from which on the change happened,
-        also where an interrupt keeps :meth:`Journal.append` from returning.
+        Sequence number of the record. It is set at the moment when the change happens, even if an
+        interrupt keeps :meth:`Journal.append` from returning.
     """
 
     __slots__ = ("number",)
@@ -87,14 +90,14 @@ class Receipt:
 
 
 class Journal:
-    """The open journal of a data directory: appends, syncs, and forgets what is not needed.
+    """Open journal of a data directory, which appends, syncs and trims records.
 
     Parameters
     ----------
     folder : str
-        Where the segments are.
+        Folder of the segments.
     access : Access
-        Permissions that the segments have at most. Default: those that the umask leaves.
+        Permissions that the segments have at most. By default only the umask restricts them.
 
     Examples
     --------
@@ -114,69 +117,71 @@ class Journal:
     def __init__(self, folder: str, access: Access = UNLIMITED) -> None:
         self._folder = folder
         self._access = access
-        self._lock = threading.Lock()  # guards all that follows
-        self._syncing = threading.Lock()  # one sync at a time; who waits for it shares the next
+        self._lock = threading.Lock()  # guards the attributes below
+        self._syncing = threading.Lock()  # One thread syncs, and waiting threads share the next.
         self._segments: list[Segment] = []
         self._descriptor = -1
         self._broken: StorageError | None = None
         self._process = os.getpid()
         self._closed = False
-        self._durable_size = 0  # of the last segment
+        self._durable_size = 0  # synced bytes of the last segment
         self._durable_number = 0
         self._run = uuid.uuid4().bytes
-        self._needed: dict[object, int] = {}  # oldest record that is in no checkpoint yet
-        self._wanted: dict[object, int] = {}  # oldest record that a follower has not got
+        self._needed: dict[object, int] = {}  # oldest record that no checkpoint contains, by owner
+        self._wanted: dict[object, int] = {}  # oldest record that a follower lacks, by owner
         self.syncs = 0
         self.torn = 0
         self.lineage = Lineage()
 
     @property
     def last(self) -> int:
-        """The number of the newest record."""
+        """Sequence number of the newest record."""
         return self._segments[-1].last
 
     def position(self, number: int) -> JournalPosition:
-        """Return the position of a record that this run wrote, as files record it."""
+        """Return the position of a record of this run, as files record it."""
         return JournalPosition(self._run, number)
 
     @property
     def size(self) -> int:
-        """Bytes of all segments."""
+        """Size of all segments in bytes."""
         return sum(segment.size for segment in self._segments)
 
     def recover(self) -> Iterator[Record]:
-        """Read the records that are there, and make the journal ready for more behind them."""
-        found = Replayed()
-        for record in read_journal(self._folder, found):
-            self.lineage = found.lineage
+        """Yield the existing records; then the journal accepts new ones."""
+        replayed = Replayed()
+        for record in read_journal(self._folder, replayed):
+            self.lineage = replayed.lineage
             yield record
         with storage_errors("recover", self._folder):
-            self._go_on(found)
+            self._continue_after(replayed)
 
-    def _go_on(self, found: Replayed) -> None:
-        self._segments = found.segments
-        self.torn = found.torn
-        first = next_number(found)
-        if found.torn:
+    def _continue_after(self, replayed: Replayed) -> None:
+        self._segments = replayed.segments
+        self.torn = replayed.torn
+        first = next_number(replayed)
+        if replayed.torn:
             logger.warning(
-                "%s: %d bytes behind record %d were cut off in the middle of writing",
-                self._folder, found.torn, first - 1,
-            )  # fmt: skip
-        remove_torn(found)
-        # What is there was perhaps not synced before a crash; a new segment begins behind it.
-        for segment in found.segments[-1:]:
+                "%s: cutting off %d bytes after record %d, which a crash left unfinished",
+                self._folder,
+                replayed.torn,
+                first - 1,
+            )
+        remove_torn(replayed)
+        # The records may not have been synced before a crash. A new segment begins after them.
+        for segment in replayed.segments[-1:]:
             descriptor = open_inside(segment.path, os.O_RDONLY)
             try:
                 local.disk.fsync(descriptor)
             finally:
                 local.disk.close(descriptor)
-        for segment in found.segments:
+        for segment in replayed.segments:
             restrict_file(segment.path, self._access)
         self._durable_number = first - 1
         self._begin_segment(first)
 
     def skip_to(self, number: int) -> None:
-        """Give the next record at least a sequence number."""
+        """Raise the next sequence number to at least a given one."""
         with self._lock:
             if number > self.last + 1:
                 self._begin_segment(number)
@@ -194,21 +199,21 @@ class Journal:
             local.disk.fsync(descriptor)
             local.disk.sync_folder(self._folder)
             segments = [*self._segments, Segment(index, path, first, first - 1)]
-            # One statement: no interrupt comes between.
+            # An interrupt cannot divide this single statement.
             self._segments, self._descriptor, self._durable_size = segments, descriptor, HEADER.size
         except BaseException:
             if descriptor >= 0 and self._descriptor != descriptor:
                 with suppress(OSError):
                     os.close(descriptor)
                 with suppress(OSError):
-                    os.unlink(path)  # records go on in the segment before
+                    os.unlink(path)  # Records are still appended to the segment before.
             raise
         finally:
             if previous >= 0 and self._descriptor == descriptor:
                 local.disk.close(previous)
 
     def restrict(self, access: Access) -> None:
-        """Remove permissions from the segments, now and later."""
+        """Remove permissions from existing and future segments."""
         with self._lock, storage_errors("append to the journal", self._folder):
             if self._access & access != self._access:
                 self._access &= access
@@ -222,7 +227,7 @@ class Journal:
         parts: Sequence[bytes] = (),
         receipt: Receipt | None = None,
     ) -> int:
-        """Append a record; it survives a crash of the process, and with :meth:`sync` more.
+        """Append a record, which survives a crash of the process, and after :meth:`sync` any crash.
 
         Parameters
         ----------
@@ -231,10 +236,10 @@ class Journal:
         meta : dict
             Description of the change.
         parts : sequence of bytes
-            Entries that belong to it.
+            Entries that belong to the change.
         receipt : Receipt, optional
-            Receives the sequence number. Whatever is raised, the journal has the record if and only
-            if the receipt has a number.
+            Object that receives the sequence number. Whatever is raised, the journal has the record
+            if and only if the receipt has a number.
 
         Returns
         -------
@@ -246,7 +251,7 @@ class Journal:
         StorageError
             The record was not written, and nothing changed.
         EngineClosed
-            The journal was closed.
+            The journal is closed.
         """
         receipt = receipt or Receipt()
         with self._lock:
@@ -265,14 +270,14 @@ class Journal:
             except BaseException as error:
                 if receipt.number is None:
                     self._take_back(segment, error)
-                else:  # an interrupt came when the record was there
+                else:  # An interrupt arrived after the record was written.
                     segment.size, segment.last = size, number
                     self._needed.setdefault(key, number)
                 raise
             return number
 
     def _take_back(self, segment: Segment, error: BaseException) -> None:
-        """Cut off what was written of a record that failed."""
+        """Cut off the bytes of a record that could not be written."""
         try:
             local.disk.truncate(self._descriptor, segment.size)
             os.lseek(self._descriptor, segment.size, os.SEEK_SET)
@@ -283,7 +288,7 @@ class Journal:
     def _break(self, cause: BaseException) -> None:
         broken = StorageError(
             f"the journal cannot be trusted after {cause}",
-            advice="call save(): it stores everything in the collections' files, and begins "
+            advice="call save(), which stores all changes in the collections' files, and begins "
             "a new journal",
         )
         broken.operation, broken.source = "write", self._folder
@@ -298,7 +303,7 @@ class Journal:
                 advice="use the engine in the process that opened it",
             )
         if self._closed:
-            closed = EngineClosed("the engine was closed", advice="open another one")
+            closed = EngineClosed("the engine is closed", advice="open another one")
             closed.applied = applied
             raise closed
         if self._broken is not None:
@@ -307,7 +312,7 @@ class Journal:
             raise error from self._broken
 
     def sync(self, number: int | None = None) -> None:
-        """Wait until a record, and all before it, are on the disk.
+        """Wait until a record, and all earlier ones, are synced to the disk.
 
         Threads that wait at the same time share one sync.
 
@@ -319,9 +324,8 @@ class Journal:
         Raises
         ------
         StorageError
-            The disk refused, and whether the record survives a power cut is not known. The journal
-            takes no more records until a save has begun a new segment. The segment is never synced
-            again.
+            The disk refused, so a power cut may or may not lose the record. The journal refuses
+            records until a save has begun a new segment. The segment is never synced again.
         """
         wanted = self.last if number is None else number
         if self._durable_number >= wanted:
@@ -330,7 +334,7 @@ class Journal:
             self._sync_now(wanted)
 
     def _sync_now(self, wanted: int) -> None:
-        with self._lock:  # closing, too, makes records durable: it is over or has not begun
+        with self._lock:  # Closing makes records durable, too. It has ended or not begun.
             if self._durable_number >= wanted:
                 return
             self._check_usable("unknown")
@@ -341,7 +345,7 @@ class Journal:
             with storage_errors("sync the journal", segment.path):
                 local.disk.fsync(descriptor)
         except StorageError as error:
-            # The kernel may have dropped what it could not write: no later sync can promise it.
+            # The kernel may have dropped the data, so a later sync could succeed without it.
             self._break(error)
             error.applied = "unknown"
             raise
@@ -354,17 +358,17 @@ class Journal:
                 self._durable_size = max(self._durable_size, size)
 
     def needed(self, key: object) -> int | None:
-        """Return the oldest record that a key needs; None where it needs none."""
+        """Return the oldest record that a key needs, or None."""
         with self._lock:
             return self._needed.get(key)
 
     def release(self, key: object, needed: int | None, *, follower: bool = False) -> None:
-        """Say from which record on a key's changes are still needed; None for not at all.
+        """Record the oldest record that a key still needs, or None if it needs no records.
 
         Parameters
         ----------
         key : hashable
-            The owner of the changes.
+            Owner of the changes.
         needed : int or None
             Sequence number of the oldest record that is needed.
         follower : bool
@@ -379,45 +383,45 @@ class Journal:
                 owners[key] = needed
 
     def trim(self) -> None:
-        """Remove the segments that nothing needs; begin a new one when the last is large or free.
+        """Remove segments without needed records, and begin a new one where the last is large.
 
         Raises
         ------
         StorageError
-            The disk refused; the journal is as good as before.
+            The disk refused. The journal remains valid.
         """
         with self._lock, storage_errors("trim the journal", self._folder):
             if self._closed or self._process != os.getpid():
                 return
             current = self._segments[-1]
             end = current.last + 1
-            needed = min(self._needed.values(), default=end)  # files hold all before
+            needed = min(self._needed.values(), default=end)  # Files contain all earlier records.
             if needed >= end and self._broken is not None:
-                self._wanted.clear()  # followers copy the files
+                self._wanted.clear()  # Followers copy the files instead.
             oldest = min((needed, *self._wanted.values()))
             if oldest >= end and (current.last >= current.first or self._broken is not None):
                 self._begin_segment(end, needed)
                 self._broken = None
-            elif current.size > _SEGMENT_SIZE and self._broken is None:
+            elif current.size > _SEGMENT_BYTES and self._broken is None:
                 local.disk.fsync(self._descriptor)
                 self._begin_segment(end, needed)
             while len(self._segments) > 1 and self._segments[0].last < oldest:
-                with suppress(FileNotFoundError):  # an interrupt came when it was removed
+                with suppress(FileNotFoundError):  # An interrupt arrived after the removal.
                     local.disk.unlink(self._segments[0].path)
                 del self._segments[0]
 
     def close(self, *, stored: bool = False) -> None:
-        """Close the journal: its records are on the disk, and no record can be added.
+        """Close the journal after syncing its records.
 
         Parameters
         ----------
         stored : bool
-            Whether files hold all changes, so that the journal need not be synced.
+            Whether files contain all changes, so that the journal need not be synced.
 
         Raises
         ------
         StorageError
-            The disk refused to sync. The journal is closed all the same.
+            The disk refused to sync. The journal is closed anyway.
         """
         with self._lock:
             if self._closed:
@@ -437,7 +441,7 @@ class Journal:
                 self._durable_number = self.last
 
     def forget_in_child(self) -> None:
-        """Close the descriptor that a forked child has of its parent's journal; nothing else."""
+        """Close the descriptor of the parent's journal that a forked child inherited."""
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
             with suppress(OSError):

@@ -1,4 +1,4 @@
-"""A copy of a journal that is being written, byte by byte as far as its records are whole."""
+"""Copy of a journal that is being written, with all its complete records."""
 
 from __future__ import annotations
 
@@ -48,28 +48,28 @@ __all__ = [
 ]
 
 
-_LOOKS = 5
-_BLOCK = 1 << 20
+_MAX_ATTEMPTS = 5
+_BLOCK_BYTES = 1 << 20
 _CHUNK = re.compile(r"([0-9]{8,})\.([0-9]{12,})")
 
 
 class MissingRecords(GodbError):
-    """The journal has no more what comes next, or something else."""
+    """Journal does not continue where its copy ends."""
 
 
 class JournalCopy:
-    """The segments of a journal, in another folder.
+    """Segments of a journal, copied to another folder.
 
     Parameters
     ----------
     source : str
-        The folder of the journal.
+        Folder of the journal.
     target : str
-        The folder of the copy; what was cut off in the middle of copying is removed.
+        Folder of the copy. Incomplete records at its end are removed.
     anew : bool
-        Whether what is there is no good: it stays until :meth:`replace`.
+        Whether to ignore the existing copy, which is kept until :meth:`replace`.
     access : Access
-        Permissions that the copy has at most, beside those that the segments grant.
+        Permissions that the copy has at most, in addition to the limits of the segments.
 
     Raises
     ------
@@ -104,40 +104,38 @@ class JournalCopy:
         self._attached: set[str] = set()
         if anew:
             return
-        found = Replayed()
-        for _ in read_journal(target, found):
+        replayed = Replayed()
+        for _ in read_journal(target, replayed):
             pass
-        self._segments = found.segments
-        remove_torn(found)
+        self._segments = replayed.segments
+        remove_torn(replayed)
 
     @property
     def segments(self) -> list[Segment]:
-        """The segments of the copy."""
+        """Segments of the copy."""
         return list(self._segments)
 
     @property
     def last(self) -> int:
-        """The number of the newest record."""
+        """Sequence number of the newest record."""
         return self._segments[-1].last if self._segments else 0
 
     def source_indices(self) -> list[int]:
-        """Return the segments that the journal has, and needs."""
+        """Return the numbers of the segments that the journal has and needs."""
         if not _indices(self._source):
             return []
         return [segment.index for segment in Layout.read(self._source).segments]
 
     def is_continued(self) -> bool:
-        """Return whether the journal has all that was copied of one of its segments.
+        """Return whether the journal has all copied records of one of its segments.
 
-        Segments without a record do not count: those of all journals begin alike.
+        Segments without a record do not count, because all journals begin alike.
         """
-        return any(
-            self._is_prefix(segment) for segment in reversed(self._segments)
-            if segment.last >= segment.first
-        )  # fmt: skip
+        with_records = (s for s in reversed(self._segments) if s.last >= s.first)
+        return any(map(self._is_prefix, with_records))
 
     def _is_prefix(self, segment: Segment) -> bool:
-        start = max(segment.header_size, segment.size - _BLOCK)
+        start = max(segment.header_size, segment.size - _BLOCK_BYTES)
         try:
             with (
                 open_to_read(segment_path(self._source, segment.index)) as theirs,
@@ -159,44 +157,44 @@ class JournalCopy:
         return attached
 
     def copy(self) -> int:
-        """Copy the records that are new, to the disk; returns the number of the newest.
+        """Copy new records to the disk, and return the sequence number of the newest.
 
         Raises
         ------
         MissingRecords
-            The journal does not go on where the copy ends.
+            The journal does not continue where the copy ends.
         CorruptFile
-            The journal is damaged; the copy stays as it was.
+            The journal is damaged. The copy is unchanged.
         """
         damage: CorruptFile | None = None
-        for _ in range(_LOOKS):
+        for _ in range(_MAX_ATTEMPTS):
             try:
                 if self._copy_once():
                     return self.last
-            except FileNotFoundError:  # it was removed just now
+            except FileNotFoundError:  # The segment was removed a moment ago.
                 continue
-            except CorruptFile as error:  # perhaps a record that the writer takes back just now
+            except CorruptFile as error:  # The writer may be cutting off a record right now.
                 damage = error
         if damage is not None:
             raise damage
         raise MissingRecords(f"the journal has no record {self.last + 1}")
 
     def _copy_once(self) -> bool:
-        """Whether all that there is was copied; a segment may have ended meanwhile."""
+        """Return whether all records were copied; meanwhile a segment may have ended."""
         indices = self.source_indices()
         if not self._segments:
             if indices:
-                raise MissingRecords("nothing was copied yet")
+                raise MissingRecords("the copy is empty")
             return True
         current = self._segments[-1]
         if current.index in indices:
             with open_to_read(segment_path(self._source, current.index)) as stream:
                 begun = _begun(stream, current.index, self._source)
                 if begun is None or (begun.first, begun.run) != (current.first, current.run):
-                    raise MissingRecords("the journal was begun anew")
+                    raise MissingRecords("the journal was replaced")
                 self._append(current, stream)
         elif not indices or indices[-1] < current.index:
-            raise MissingRecords("the journal was begun anew")
+            raise MissingRecords("the journal was replaced")
         for index in indices:
             if index <= current.index:
                 continue
@@ -207,7 +205,7 @@ class JournalCopy:
                     continue
                 empty = os.fstat(stream.fileno()).st_size == begun.size
                 if empty and begun.first <= self.last + 1:
-                    continue  # records may yet go on in the one before
+                    continue  # The segment before may still get records.
                 if begun.first != self.last + 1:
                     return False
                 segment = replace(begun, path=segment_path(self._target, index), size=0)
@@ -217,7 +215,7 @@ class JournalCopy:
         return True
 
     def _append(self, segment: Segment, stream: BinaryIO, path: str | None = None) -> None:
-        """Copy what a segment has more."""
+        """Copy the new records of a segment."""
         size = os.fstat(stream.fileno()).st_size
         if size < segment.size:
             raise MissingRecords(f"the journal lost records before {segment.last + 1}")
@@ -245,16 +243,16 @@ class JournalCopy:
         descriptor = open_inside(path, os.O_WRONLY | os.O_CREAT, access.new_file)
         try:
             access.restrict(descriptor)
-            local.disk.truncate(descriptor, start)  # of a copy that failed
+            local.disk.truncate(descriptor, start)  # removes the bytes of a failed copy
             os.lseek(descriptor, start, os.SEEK_SET)
             if not start and segment.version > 1:
-                # The source's files hold the records before; the follower's may not yet.
+                # The source's files contain the earlier records, but the follower's may not yet.
                 local.disk.write_all(descriptor, pack_header(segment.first, segment.run))
                 start = segment.header_size
             stream.seek(start)
             left = end - start
             while left:
-                block = stream.read(min(left, _BLOCK))
+                block = stream.read(min(left, _BLOCK_BYTES))
                 local.disk.write_all(descriptor, block)
                 left -= len(block)
             local.disk.fsync(descriptor)
@@ -262,17 +260,17 @@ class JournalCopy:
             local.disk.close(descriptor)
 
     def replace(self, indices: Iterable[int]) -> bool:
-        """Take the journal as it is now in place of what there was.
+        """Replace the copy by the current journal.
 
         Parameters
         ----------
         indices : iterable of int
-            Segments that it had before; with one of them gone, others may be needed.
+            Segments that the journal had before. If one is missing, others may be needed.
 
         Returns
         -------
         bool
-            Whether that was possible; False when it was changed meanwhile.
+            Whether the copy was replaced; False if the journal changed meanwhile.
         """
         now = self.source_indices()
         if any(index not in now for index in indices):
@@ -302,7 +300,7 @@ class JournalCopy:
         return True
 
     def forget_before(self, indices: Iterable[int]) -> None:
-        """Remove the segments that a journal with these had no more; the last one stays."""
+        """Remove segments that a journal with these segments had no more, except the last one."""
         kept = set(indices)
         for segment in self._segments[:-1]:
             if segment.index not in kept:
@@ -311,16 +309,16 @@ class JournalCopy:
 
 
 class RemoteJournalCopy:
-    """A copy of a journal on an object store: an object for each time when there was more.
+    """Copy of a journal on an object store, with one object for each addition.
 
     Parameters
     ----------
     source : str
-        The folder of the journal.
+        Folder of the journal.
     url : str
-        Where the objects are.
+        URL of the objects.
     anew : bool
-        As of :class:`JournalCopy`, which keeps a local one.
+        See :class:`JournalCopy`, which keeps a local copy.
     """
 
     def __init__(self, source: str, url: str, *, anew: bool = False) -> None:
@@ -330,13 +328,13 @@ class RemoteJournalCopy:
             self._sizes = {} if anew else fetch_journal(url, self._temporary.name)
             self._copy = JournalCopy(source, self._temporary.name, anew=anew)
             if self._local_sizes() != self._sizes:
-                raise CorruptFile("the copy of the journal is cut off", offset=0, where="file")
+                raise CorruptFile("the copy of the journal is truncated", offset=0, where="file")
         except BaseException:
             self.close()
             raise
 
     def close(self) -> None:
-        """Give up the local copy."""
+        """Remove the local copy."""
         self._temporary.cleanup()
 
     def _local_sizes(self) -> dict[int, int]:
@@ -344,15 +342,15 @@ class RemoteJournalCopy:
 
     @property
     def last(self) -> int:
-        """The number of the newest record."""
+        """Sequence number of the newest record."""
         return self._copy.last
 
     def source_indices(self) -> list[int]:
-        """The segments that the journal has."""
+        """Return the numbers of the segments that the journal has and needs."""
         return self._copy.source_indices()
 
     def is_continued(self) -> bool:
-        """Return whether the journal goes on; see :meth:`JournalCopy.is_continued`."""
+        """Return whether the journal continues; see :meth:`JournalCopy.is_continued`."""
         return self._copy.is_continued()
 
     def take_attached(self) -> set[str]:
@@ -360,7 +358,7 @@ class RemoteJournalCopy:
         return self._copy.take_attached()
 
     def copy(self) -> int:
-        """Copy the records that are new; see :meth:`JournalCopy.copy`."""
+        """Copy new records; see :meth:`JournalCopy.copy`."""
         last = self._copy.copy()
         self._upload()
         return last
@@ -377,7 +375,7 @@ class RemoteJournalCopy:
                 self._sizes[index] = size
 
     def replace(self, indices: Iterable[int]) -> bool:
-        """Take the journal as it is now; see :meth:`JournalCopy.replace`."""
+        """Replace the copy by the current journal; see :meth:`JournalCopy.replace`."""
         if not self._copy.replace(indices):
             return False
         for name in self._folder.names():
@@ -388,7 +386,7 @@ class RemoteJournalCopy:
         return True
 
     def forget_before(self, indices: Iterable[int]) -> None:
-        """Remove what is not needed; see :meth:`JournalCopy.forget_before`."""
+        """Remove unneeded segments; see :meth:`JournalCopy.forget_before`."""
         self._copy.forget_before(indices)
         kept = self._local_sizes()
         gone = {index for index in self._sizes if index not in kept}
@@ -399,13 +397,13 @@ class RemoteJournalCopy:
 
 
 def _chunk(name: str) -> tuple[int, int] | None:
-    """Return the segment that an object has bytes of, and from where on; None for other names."""
+    """Return the segment and the offset of an object's bytes, or None for other names."""
     match = _CHUNK.fullmatch(name)
     return None if match is None else (int(match[1]), int(match[2]))
 
 
 def is_journal_object(name: str) -> bool:
-    """Return whether :class:`RemoteJournalCopy` names an object so."""
+    """Return whether a name is one that :class:`RemoteJournalCopy` gives to objects."""
     return _chunk(name) is not None
 
 
@@ -415,19 +413,19 @@ def _indices(folder: str) -> list[int]:
 
 
 def fetch_journal(url: str, folder: str) -> dict[int, int]:
-    """Make the segments of a journal that is on an object store, as far as they are whole.
+    """Restore the segments of a journal on an object store, with all complete records.
 
     Parameters
     ----------
     url : str
-        Where :class:`RemoteJournalCopy` put it.
+        URL that :class:`RemoteJournalCopy` wrote.
     folder : str
-        A local folder.
+        Local folder for the segments.
 
     Returns
     -------
     dict of int to int
-        The segments, and their bytes.
+        Size of each segment in bytes.
     """
     sizes: dict[int, int] = {}
     place = open_folder(url)
@@ -443,19 +441,19 @@ def fetch_journal(url: str, folder: str) -> dict[int, int]:
 
 
 def _begun(stream: BinaryIO, index: int, folder: str) -> Segment | None:
-    """Return a segment without its records; None where it has no header yet."""
+    """Return a segment without its records, or None if it has no header yet."""
     return open_segment(stream, segment_path(folder, index), index, is_last=True)
 
 
 def attached_files(record: Record) -> list[str]:
-    """Return the files that a record attaches, by their names."""
+    """Return the names of the files that a record attaches."""
     files = record.meta.get("files") if record.meta.get("op") == "attach" else None
     names = files.values() if isinstance(files, dict) else ()
     return [name for name in names if is_attached_name(name)]
 
 
 def last_record(folder: str) -> int:
-    """Return the sequence number of the newest record of a journal that was copied.
+    """Return the sequence number of the newest record of a copied journal.
 
     Only the heads of its records are read.
     """
@@ -471,11 +469,13 @@ def last_record(folder: str) -> int:
 
 
 def bytes_behind(source: str, target: str) -> int:
-    """Bytes that a journal has, and its copy has not."""
+    """Return the number of bytes that a journal has and its copy lacks."""
 
     def sizes(folder: str) -> dict[int, int]:
-        found = {index: regular_file(segment_path(folder, index)) for index in _indices(folder)}
-        return {index: 0 if status is None else status.st_size for index, status in found.items()}
+        statuses = {index: regular_file(segment_path(folder, index)) for index in _indices(folder)}
+        return {
+            index: 0 if status is None else status.st_size for index, status in statuses.items()
+        }
 
     ours = sizes(target)
     newest = max(ours, default=0)

@@ -1,4 +1,4 @@
-"""Names of collections and of the files that hold them."""
+"""Names of collections, and of their files."""
 
 from __future__ import annotations
 
@@ -26,21 +26,23 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 ATTACHED = ".attached"
-"""Suffix of a copy of a file whose collections were taken in."""
+"""Suffix of the copy of a file whose collections were loaded."""
 
 _ATTACHED_NAME = re.compile(r"[0-9a-f]{32}\.attached")
-_MAX_NAME = 255
-_MAX_STEM = 200
-_MAX_FILE_NAME = 255  # bytes, of most file systems
-_HASHED = "%~"  # an escaped name never has it
+_MAX_NAME_BYTES = 255
+_MAX_STEM_BYTES = 200
+_MAX_FILE_NAME_BYTES = 255  # on most file systems
+_UNSAFE = {0x25, *b'/\\:*?"<>|', *range(0x20), 0x7F}
+_HASHED = "%~"  # does not occur in escaped names
 
 
 def check_name(name: object) -> str:
-    """A name that a collection may have: 1 to 255 bytes of UTF-8.
+    """Check that a name has 1 to 255 bytes of UTF-8, and return it.
 
     Raises
     ------
     InvalidCollectionName
+        The name is not valid.
     """
     problem = None
     if not isinstance(name, str):
@@ -50,7 +52,7 @@ def check_name(name: object) -> str:
     except UnicodeEncodeError:
         problem = "is not valid UTF-8"
     else:
-        if not 1 <= size <= _MAX_NAME:
+        if not 1 <= size <= _MAX_NAME_BYTES:
             problem = f"has {size} bytes"
     if problem:
         raise InvalidCollectionName(
@@ -60,14 +62,14 @@ def check_name(name: object) -> str:
 
 
 def is_attached_name(name: object) -> bool:
-    """Return whether a name is one that attached files get."""
+    """Return whether a name is one that engines give to attached files."""
     return isinstance(name, str) and _ATTACHED_NAME.fullmatch(name) is not None
 
 
 def stem(name: str) -> str:
     """Return the file name of a collection without its extension."""
     stem = file_name(name)
-    if len(stem.encode()) <= _MAX_STEM:
+    if len(stem.encode()) <= _MAX_STEM_BYTES:
         return stem
     return (
         stem.encode()[:80].decode(errors="ignore")
@@ -77,7 +79,7 @@ def stem(name: str) -> str:
 
 
 def name_of(stem: str) -> str | None:
-    """The collection's name for a file's; None where only the file itself can tell."""
+    """Return the collection's name for a file's stem, or None if only the file records it."""
     if _HASHED in stem:
         return None
     raw = re.sub(
@@ -94,7 +96,7 @@ def name_of(stem: str) -> str | None:
 def is_stored_name(name: str) -> bool:
     """Return whether a file below the folder of collections may have a name.
 
-    Such are the file of a collection, attached files, and the files in the folder of a collection.
+    These are files of collections, attached files, and files in the folder of a collection.
 
     Examples
     --------
@@ -107,7 +109,7 @@ def is_stored_name(name: str) -> bool:
     if first.startswith(".") or {"\\", "\0"} & {*first}:
         return False
     try:
-        if len(os.fsencode(first)) > _MAX_FILE_NAME:
+        if len(os.fsencode(first)) > _MAX_FILE_NAME_BYTES:
             return False
     except UnicodeEncodeError:
         return False
@@ -116,11 +118,8 @@ def is_stored_name(name: str) -> bool:
     return first.endswith(".godb") or is_attached_name(first)
 
 
-_UNSAFE = {0x25, *b'/\\:*?"<>|', *range(0x20), 0x7F}
-
-
 def file_name(name: str) -> str:
-    """A file name for any name of a collection; different names give different file names.
+    """Return a file name for any name of a collection, different for different names.
 
     Parameters
     ----------
@@ -130,7 +129,7 @@ def file_name(name: str) -> str:
     Returns
     -------
     str
-        The name itself where it can be a file name, else with ``%XX`` for the bytes that cannot.
+        The name itself if it can be a file name, else with ``%XX`` for the other bytes.
 
     Examples
     --------

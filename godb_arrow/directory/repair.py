@@ -1,4 +1,4 @@
-"""Repair of a damaged journal: every whole record is kept, and the damaged file set aside."""
+"""Repair of a damaged journal, which keeps all complete records and the damaged files."""
 
 from __future__ import annotations
 
@@ -41,16 +41,16 @@ _RUN_AT = slice(32, 48)
 
 @dataclass(frozen=True, slots=True)
 class JournalDamage:
-    """One damaged place of a journal.
+    """Damaged place of a journal.
 
     Attributes
     ----------
     path : str
-        The segment.
+        Path of the segment.
     offset : int
-        Byte of the segment.
+        Offset in the segment in bytes.
     problem : str
-        What is wrong.
+        Description of the damage.
     """
 
     path: str
@@ -63,14 +63,14 @@ class JournalDamage:
 
 @dataclass(slots=True)
 class JournalRepair:
-    """What a repair kept and lost.
+    """Result of a repair.
 
     Attributes
     ----------
     kept : int
-        Whole records of the journal.
+        Number of complete records in the journal.
     lost : int
-        Sequence numbers between them that are lost.
+        Number of sequence numbers between them that are lost.
     damage : list of JournalDamage
         Damaged places.
     set_aside : list of str
@@ -93,15 +93,15 @@ def find_damage(
     folder : str
         Folder of the segments.
     check : callable
-        Called with each whole record.
+        Function that is called with each complete record.
 
     Returns
     -------
     damage : list of JournalDamage
     records : int
-        Whole records.
+        Number of complete records.
     torn : int
-        Bytes after the last whole record that a crash left unfinished.
+        Number of bytes after the last complete record that a crash left unfinished.
     """
     scan = _Scan(folder)
     count = 0
@@ -113,9 +113,9 @@ def find_damage(
 
 
 def repair_journal(data_dir: str | os.PathLike[str]) -> JournalRepair:
-    """Make a damaged journal readable again, with every record that is whole.
+    """Repair a damaged journal, keeping every complete record.
 
-    A damaged segment is kept as ``NAME.damaged`` beside the repaired one. A sound journal stays
+    A damaged segment is kept as ``NAME.damaged`` beside the repaired one. A valid journal is
     unchanged.
 
     Parameters
@@ -166,7 +166,7 @@ def repair_journal(data_dir: str | os.PathLike[str]) -> JournalRepair:
 def _repair(folder: str) -> JournalRepair:
     repair = JournalRepair()
     repair.damage, repair.kept, _ = find_damage(folder)
-    damaged = {one.path for one in repair.damage}
+    damaged = {damage.path for damage in repair.damage}
     for read in _Scan(folder).segments():
         if read.segment.path in damaged:
             repair.set_aside.append(_set_aside(read.segment.path))
@@ -180,7 +180,7 @@ def _repair(folder: str) -> JournalRepair:
 
 
 def _set_aside(path: str) -> str:
-    """Give a damaged file a second name."""
+    """Link a damaged file under a second name, and return the name."""
     number, target = 1, f"{path}.damaged"
     while os.path.lexists(target):
         number += 1
@@ -190,7 +190,7 @@ def _set_aside(path: str) -> str:
 
 
 def _rewrite(read: _SegmentScan) -> int:
-    """Write the whole records of a segment; returns how many are lost before and between them."""
+    """Write the complete records of a segment, and return the number of lost ones among them."""
     expected, size, lost = read.expected, HEADER.size, 0
     with replace_file(read.segment.path, inside=True) as stream:
         stream.write(pack_header(expected, read.segment.run or bytes(16), read.segment.oldest))
@@ -199,8 +199,8 @@ def _rewrite(read: _SegmentScan) -> int:
             if record.number > expected:
                 lost += record.number - expected
                 written.insert(0, Record(expected, {"op": LOST, "to": record.number - 1}, []))
-            for one in written:
-                extent, buffers = pack_record(one.number, size, one.meta, one.parts, size)
+            for new in written:
+                extent, buffers = pack_record(new.number, size, new.meta, new.parts, size)
                 for buffer in buffers:
                     stream.write(buffer)
                 size += extent
@@ -210,7 +210,7 @@ def _rewrite(read: _SegmentScan) -> int:
 
 @dataclass(slots=True)
 class _SegmentScan:
-    """A segment, the sequence number that comes next, and the whole records of the segment."""
+    """Segment, with the next sequence number and the complete records."""
 
     segment: Segment
     expected: int
@@ -218,16 +218,16 @@ class _SegmentScan:
 
 
 class _Scan:
-    """One pass over a journal that may be damaged."""
+    """Reading of a journal that may be damaged, from its beginning to its end."""
 
     def __init__(self, folder: str) -> None:
         self._folder = folder
-        self._next: int | None = None  # sequence number that comes next
+        self._next: int | None = None  # expected sequence number
         self.damage: list[JournalDamage] = []
         self.torn = 0
 
     def segments(self) -> Iterator[_SegmentScan]:
-        """Yield each segment; its records must be read before the next one."""
+        """Yield each segment, whose records must be read before the next one."""
         layout = Layout.read(self._folder, damaged=self._note_header)
         self.torn = layout.torn
         for segment in layout.segments:
@@ -239,9 +239,9 @@ class _Scan:
                     self._next = segment.first
                 elif segment.first != self._next and segment.size:
                     if segment.index > layout.last and segment.first < self._next:
-                        continue  # records went on in the one before
-                    self._note(segment.path, 0, f"begins with record {segment.first}, but record "
-                                                f"{self._next} comes next")  # fmt: skip
+                        continue  # The segment before has the later records.
+                    problem = f"begins with record {segment.first} instead of {self._next}"
+                    self._note(segment.path, 0, problem)
                 is_last = segment.index >= layout.last
                 records = self._records(stream, segment, size, is_last)
                 yield _SegmentScan(segment, self._next, records)
@@ -253,12 +253,12 @@ class _Scan:
         self.damage.append(JournalDamage(path, offset, problem))
 
     def _find_first(self, stream: BinaryIO, segment: Segment, size: int) -> None:
-        """Find the first whole record of a segment with a damaged header."""
+        """Find the first complete record of a segment with a damaged header."""
         head = stream.read(HEADER.size)
         first = self._next or 1
         run = head[_RUN_AT].ljust(16, b"\0")
         versions = (VERSION, 1) if head[_VERSION_AT] != (1).to_bytes(4, "little") else (1, VERSION)
-        for version in versions:  # the header does not tell for sure
+        for version in versions:  # A damaged header does not tell the version reliably.
             segment.version, segment.run = version, run if version > 1 and any(run) else b""
             segment.first, segment.last = first, first - 1
             found = whole_records_after(stream, segment, size, any_number=self._next is None)
@@ -269,8 +269,8 @@ class _Scan:
     def _records(
         self, stream: BinaryIO, segment: Segment, size: int, is_last: bool
     ) -> Iterator[Record]:
-        """Yield the whole records of a segment that do not stand before others."""
-        is_explained = False  # whether damage was noted since the last record
+        """Yield the complete records of a segment, without repeated ones."""
+        is_explained = False  # whether damage since the last record was recorded
         while segment.size < size:
             record, problem = None, ""
             stream.seek(segment.size)
@@ -283,7 +283,7 @@ class _Scan:
                 following = next(whole_records_after(stream, segment, size), None)
                 problem = problem or damage_after(stream, segment, size) or ""
                 if not problem and not is_last:
-                    problem = "a record is not whole, and others follow"
+                    problem = "a record is incomplete, and others follow"
                 if not problem:
                     self.torn = size - segment.size
                     return
@@ -297,13 +297,13 @@ class _Scan:
             assert self._next is not None
             start, segment.size = segment.size, stream.tell()
             if record.number < self._next:
-                self._note(segment.path, start, f"record {record.number} stands again")
+                self._note(segment.path, start, f"record {record.number} is repeated")
                 continue
             if record.number > max(segment.last, self._next - 1) + 1 and not is_explained:
                 self._note(
                     segment.path,
                     start,
-                    f"record {record.number} stands where record {self._next} comes next",
+                    f"found record {record.number} instead of record {self._next}",
                 )
             is_explained = False
             segment.last, self._next = record.last, record.last + 1

@@ -1,4 +1,4 @@
-"""Segments of the journal: header, records, reading, and what is torn or damaged."""
+"""Segments of the journal: headers and records, their reading, and detection of damage."""
 
 from __future__ import annotations
 
@@ -53,35 +53,47 @@ logger = logging.getLogger(__name__)
 _MAGIC = b"GODBJRNL"
 VERSION = 2
 HEADER = struct.Struct("<8sIIQQ16sQQ")
-_HEADER_1 = struct.Struct("<8sIIQQ")  # of version 1; every later header begins with it
+_HEADER_1 = struct.Struct("<8sIIQQ")  # of version 1, with which every later header begins
 _HEAD = struct.Struct("<QQQIIQ")
-_FRONT = struct.Struct("<QQQI")  # of a head, which its own checksum covers
+_FRONT = struct.Struct("<QQQI")  # part of a head that the head's own checksum covers
 _HEAD_1 = struct.Struct("<QQQQ")
 _META = struct.Struct("<I")
 _SUFFIX = ".journal"
-_ALIGNMENT = 16  # bytes; each record begins at a multiple of it
-_LEAST_PADDING = 2  # bytes that are not zero at the end of a record
-_SECTOR = 512  # bytes that a disk writes whole or not at all
-_ZEROS = bytes(_SECTOR // 4 - 1)  # a sector with one byte other than zero has such a run
-_WRITE_SIZE = 1 << 20  # bytes; a multiple of the sector
+_ALIGNMENT_BYTES = 16  # Each record begins at a multiple.
+_MIN_PADDING_BYTES = 2  # other than zero, at the end of a record
+_SECTOR_BYTES = 512  # written by a disk whole or not at all
+_ZEROS = bytes(_SECTOR_BYTES // 4 - 1)  # occurs in a sector with one byte other than zero
+_WRITE_BYTES = 1 << 20  # a multiple of the sector
+_UNUSABLE = (
+    AttributeError,
+    IndexError,
+    KeyError,
+    TypeError,
+    ValueError,
+    OverflowError,
+    struct.error,
+    pa.ArrowException,
+    msgpack.UnpackException,
+)
+
 LOST = "lost"
-"""The operation of a record that stands for lost ones: see :mod:`godb_arrow.directory.repair`."""
+"""Operation of a record that stands for lost ones (see :mod:`godb_arrow.directory.repair`)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One change.
+    """Change in the journal.
 
     Attributes
     ----------
     number : int
-        Sequence number: records are numbered from 1, over all segments.
+        Sequence number, counted from 1 over all segments.
     meta : dict
-        What kind of change it is, of which collection.
+        Kind of the change, and name of the collection.
     parts : list of bytes
-        The entries that belong to it.
+        Entries that belong to the change.
     run : bytes
-        UUID of the run of the journal that wrote it; empty for version 1.
+        UUID of the run of the journal that wrote the record; empty for version 1.
     """
 
     number: int
@@ -91,36 +103,36 @@ class Record:
 
     @property
     def last(self) -> int:
-        """Sequence number before that of the next record."""
+        """Last sequence number that the record stands for."""
         return int(self.meta["to"]) if self.meta.get("op") == LOST else self.number
 
     @property
     def position(self) -> JournalPosition:
-        """Place in the journal, as files record it."""
+        """Position in the journal, as files record it."""
         return JournalPosition(self.run, self.number)
 
 
 @dataclass(slots=True)
 class Segment:
-    """One file of a journal."""
+    """File of a journal."""
 
     index: int
     path: str
-    first: int  # number of the first record
-    last: int  # number of the last one; first - 1 while there are none
+    first: int  # sequence number of the first record
+    last: int  # sequence number of the last record; first - 1 if there are none
     size: int = HEADER.size
     version: int = VERSION
     run: bytes = b""
-    oldest: int = 0  # number of the oldest record that was needed when the segment began
+    oldest: int = 0  # oldest record that was needed when the segment began
 
     @property
     def header_size(self) -> int:
-        """Bytes of the header."""
+        """Size of the header in bytes."""
         return HEADER.size if self.version == VERSION else _HEADER_1.size
 
 
 class Lineage:
-    """Runs of a journal in their order: which records a file holds.
+    """Runs of a journal in their order, which determine the records that a file contains.
 
     Parameters
     ----------
@@ -143,9 +155,9 @@ class Lineage:
         return position.run in self._order
 
     def holds(self, position: JournalPosition, record: Record) -> bool:
-        """Return whether a file with a position holds a record.
+        """Return whether a file with a position contains a record.
 
-        A position of another journal holds nothing.
+        A position of another journal contains no records.
         """
         at = self._order.get(position.run)
         own = self._order.get(record.run)
@@ -167,9 +179,9 @@ def pack_header(first: int, run: bytes, oldest: int = 0) -> bytes:
     first : int
         Sequence number of the first record.
     run : bytes
-        UUID of the run, 16 bytes; none for records of version 1.
+        UUID of the run, 16 bytes; empty for records of version 1.
     oldest : int
-        Sequence number of the oldest record that is needed: files hold all changes before.
+        Sequence number of the oldest record that is needed. Files contain all earlier changes.
     """
     front = _HEADER_1.pack(_MAGIC, VERSION, 0, first, 0)[:-8]
     front += _seal(front)
@@ -191,13 +203,13 @@ def pack_record(
     number : int
         Sequence number.
     durable : int
-        Bytes of the segment that are on the disk.
+        Number of synced bytes of the segment.
     meta : dict
-        What changed.
+        Description of the change.
     parts : sequence of bytes
-        Entries that belong to it.
+        Entries that belong to the change.
     offset : int
-        Place of the record in the segment.
+        Offset of the record in the segment.
     """
     meta = {**meta, "parts": [len(part) for part in parts]}
     packed: bytes = msgpack.packb(meta, unicode_errors="surrogateescape")
@@ -205,7 +217,7 @@ def pack_record(
     size = _size_of(length)
     filler = b"\xff" * (size - _HEAD.size - length)
     payload = [_META.pack(len(packed)), packed, *parts, filler]
-    if size < _WRITE_SIZE:
+    if size < _WRITE_BYTES:
         content = b"".join(payload)
         head = _front(length, number, durable, _sparse_blocks([content], offset))
         return size, [head + _seal(head + content) + content]
@@ -218,31 +230,31 @@ def pack_record(
 
 
 def _front(length: int, number: int, durable: int, sparse: int) -> bytes:
-    """Return the head of a record, without the checksum of the whole."""
+    """Return the head of a record, without the checksum of the whole record."""
     front = _FRONT.pack(length, number, durable, sparse)
     return front + xxhash.xxh32_intdigest(front).to_bytes(4, "little")
 
 
 def _sparse_blocks(payload: list[bytes], offset: int) -> int:
-    """Return how many blocks of a record have at most one byte other than zero."""
+    """Count the blocks of a record that have at most one byte other than zero."""
     if not any(_ZEROS in piece for piece in payload):
         return 0
     return _count_blocks(b"".join([b"\xff" * _HEAD.size, *payload]), offset, most=1)
 
 
 def _size_of(length: int) -> int:
-    """Return the bytes of a record with a payload of `length` bytes."""
-    return -(-(_HEAD.size + length + _LEAST_PADDING) // _ALIGNMENT) * _ALIGNMENT
+    """Return the size of a record with a payload of `length` bytes."""
+    return -(-(_HEAD.size + length + _MIN_PADDING_BYTES) // _ALIGNMENT_BYTES) * _ALIGNMENT_BYTES
 
 
 def _buffers(pieces: list[bytes]) -> Iterator[bytes | memoryview]:
-    """Yield the bytes of some pieces in buffers of the same size."""
+    """Yield bytes in buffers of the same size."""
     waiting: list[bytes | memoryview] = []
     size = 0
     for piece in pieces:
         view = memoryview(piece)
-        while size + len(view) >= _WRITE_SIZE:
-            part, view = view[: _WRITE_SIZE - size], view[_WRITE_SIZE - size :]
+        while size + len(view) >= _WRITE_BYTES:
+            part, view = view[: _WRITE_BYTES - size], view[_WRITE_BYTES - size :]
             yield b"".join([*waiting, part]) if waiting else part
             waiting, size = [], 0
         if view:
@@ -253,38 +265,38 @@ def _buffers(pieces: list[bytes]) -> Iterator[bytes | memoryview]:
 
 
 def _count_blocks(data: bytes, offset: int, most: int) -> int:
-    """Return how many blocks of a record have at most so many bytes other than zero.
+    """Count the blocks of a record that have at most a given number of bytes other than zero.
 
-    A block is what a power cut may leave unwritten: a sector of the file, or of the write.
+    A power cut may leave a block unwritten. It is a sector of the file, or of the write.
     """
     count = 0
-    first = -offset % _SECTOR
+    first = -offset % _SECTOR_BYTES
     for start in {first, 0}:
-        end = start + (len(data) - start) // _SECTOR * _SECTOR
+        end = start + (len(data) - start) // _SECTOR_BYTES * _SECTOR_BYTES
         if start < end:
-            sectors = np.frombuffer(data, np.uint8, end - start, start).reshape(-1, _SECTOR)
+            sectors = np.frombuffer(data, np.uint8, end - start, start).reshape(-1, _SECTOR_BYTES)
             count += int((np.count_nonzero(sectors, axis=1) <= most).sum())
         for edge in (data[:start], data[max(end, start) :]):
-            if len(edge) >= _ALIGNMENT and len(edge) - edge.count(0) <= most:
+            if len(edge) >= _ALIGNMENT_BYTES and len(edge) - edge.count(0) <= most:
                 count += 1
     return count
 
 
 @dataclass(slots=True)
 class Replayed:
-    """What the segments of a folder hold."""
+    """Content of the segments in a folder, apart from their records."""
 
     segments: list[Segment] = field(default_factory=list)
     unneeded: list[str] = field(default_factory=list)  # segments that a crash left
-    cuts: dict[str, int] = field(default_factory=dict)  # where a torn record begins
-    torn: int = 0  # bytes after the last whole record
+    cuts: dict[str, int] = field(default_factory=dict)  # offset of a torn record, by segment
+    torn: int = 0  # number of bytes after the last complete record
     lineage: Lineage = field(default_factory=Lineage)
 
 
 def segment_indices(folder: str) -> list[int]:
     """Return the numbers of the segments in a folder, in order."""
-    found = (number_in(name, _SUFFIX) for name in os.listdir(folder))
-    return sorted(index for index in found if index is not None)
+    numbers = (number_in(name, _SUFFIX) for name in os.listdir(folder))
+    return sorted(index for index in numbers if index is not None)
 
 
 def read_journal(folder: str, found: Replayed | None = None) -> Iterator[Record]:
@@ -293,9 +305,9 @@ def read_journal(folder: str, found: Replayed | None = None) -> Iterator[Record]
     Parameters
     ----------
     folder : str
-        Where the segments are.
-    found : optional
-        Gets what was found of the segments, for a journal that goes on.
+        Folder of the segments.
+    found : Replayed, optional
+        Object that receives the segments, for a journal that continues.
 
     Yields
     ------
@@ -304,7 +316,7 @@ def read_journal(folder: str, found: Replayed | None = None) -> Iterator[Record]
     Raises
     ------
     CorruptFile
-        The journal is damaged; ``offset`` counts the bytes of the segment.
+        The journal is damaged. ``offset`` counts the bytes of the segment.
     UnsupportedVersion
         The journal was written by a later version.
     """
@@ -320,12 +332,12 @@ def read_journal(folder: str, found: Replayed | None = None) -> Iterator[Record]
             expected = next_number(found)
             if found.segments and segment.first != expected:
                 if segment.index > layout.last and segment.first < expected:
-                    found.unneeded.append(path)  # records went on in the one before
+                    found.unneeded.append(path)  # The segment before has the later records.
                     continue
                 raise journal_damage(
                     path,
                     0,
-                    f"begins with record {segment.first}, but record {expected} comes next",
+                    f"begins with record {segment.first} instead of {expected}",
                 )
             found.segments.append(segment)
             yield from _records(stream, segment, size)
@@ -346,14 +358,14 @@ class Layout:
     Attributes
     ----------
     segments : list of Segment
-        Those that recovery reads.
+        Segments that recovery reads.
     unneeded : list of int
-        Those that a crash left: files hold all changes of the first ones, and the last one has no
-        header. They may not be on the disk as they were written.
+        Segments that a crash left. Files contain all changes of the first ones. The last one has no
+        header. Their content may be incomplete.
     last : int
-        The last one that has records.
+        Last segment that has records.
     torn : int
-        Bytes of a last segment without a header.
+        Number of bytes of a last segment without a header.
     """
 
     segments: list[Segment]
@@ -370,7 +382,7 @@ class Layout:
         folder : str
             Folder of the segments.
         damaged : callable, optional
-            Called for a damaged header, which is an error otherwise.
+            Function that is called with the error of a damaged header, which is raised by default.
         """
         segments: list[Segment] = []
         last = torn = 0
@@ -403,11 +415,11 @@ class Layout:
         return cls(segments[count:], unneeded, last, torn)
 
 
-def remove_torn(found: Replayed) -> None:
-    """Remove from the disk what a crash left of a journal that was read."""
-    for path in found.unneeded:
+def remove_torn(replayed: Replayed) -> None:
+    """Remove from the disk the bytes that a crash left unfinished."""
+    for path in replayed.unneeded:
         local.disk.unlink(path)
-    for path, size in found.cuts.items():
+    for path, size in replayed.cuts.items():
         descriptor = open_inside(path, os.O_WRONLY)
         try:
             local.disk.truncate(descriptor, size)
@@ -416,9 +428,9 @@ def remove_torn(found: Replayed) -> None:
             local.disk.close(descriptor)
 
 
-def next_number(found: Replayed) -> int:
-    """Return the number that the next record gets."""
-    return found.segments[-1].last + 1 if found.segments else 1
+def next_number(replayed: Replayed) -> int:
+    """Return the sequence number of the next record."""
+    return replayed.segments[-1].last + 1 if replayed.segments else 1
 
 
 def journal_damage(path: str, offset: int, problem: str) -> CorruptFile:
@@ -427,8 +439,8 @@ def journal_damage(path: str, offset: int, problem: str) -> CorruptFile:
         f"the journal {problem}",
         offset=offset,
         where="file",
-        advice="acknowledged changes are damaged: restore the data directory from a copy, or keep "
-        'every whole record with "godb-arrow repair DIRECTORY"',
+        advice="acknowledged changes are damaged; restore the data directory from a copy, or keep "
+        'all complete records with "godb-arrow repair DIRECTORY"',
     )
     error.operation, error.source = "recover", path
     return error
@@ -436,14 +448,14 @@ def journal_damage(path: str, offset: int, problem: str) -> CorruptFile:
 
 @contextmanager
 def sensible(record: Record) -> Iterator[None]:
-    """Turn an error over the content of a record into :class:`CorruptFile`."""
+    """Convert an error about the content of a record to :class:`CorruptFile`."""
     try:
         yield
     except GodbError:
         raise
     except _UNUSABLE as error:
         raise CorruptFile(
-            f"record {record.number} of the journal makes no sense: {error!r}",
+            f"record {record.number} of the journal is invalid: {error!r}",
             offset=0,
             where="file",
             advice="restore the data directory from a copy",
@@ -456,7 +468,7 @@ def open_segment(stream: BinaryIO, path: str, index: int, *, is_last: bool) -> S
     Returns
     -------
     Segment or None
-        None for a last segment whose header a power cut left unwritten.
+        The segment, or None for a last segment whose header a power cut left unwritten.
 
     Raises
     ------
@@ -480,8 +492,8 @@ def open_segment(stream: BinaryIO, path: str, index: int, *, is_last: bool) -> S
     if is_last:
         begun = _HEADER_1.pack(_MAGIC, VERSION, 0, 0, 0)[:16]
         if len(head) < HEADER.size and head[:16] == begun[: len(head)]:
-            return None  # the power was cut before its header was there
-        if not any(head) and not any(map(any, iter(lambda: stream.read(_WRITE_SIZE), b""))):
+            return None  # The power was cut before the header was written.
+        if not any(head) and not any(map(any, iter(lambda: stream.read(_WRITE_BYTES), b""))):
             return None
     raise journal_damage(path, 0, "does not begin as a segment")
 
@@ -498,22 +510,22 @@ def _records(stream: BinaryIO, segment: Segment, size: int) -> Iterator[Record]:
 
 
 def last_number(stream: BinaryIO, segment: Segment) -> int:
-    """Return the sequence number of the last record of a segment, by the heads alone."""
+    """Return the sequence number of the last record of a segment, reading only heads."""
     size = os.fstat(stream.fileno()).st_size
     at, last = segment.size, segment.last
     while True:
         stream.seek(at)
-        found = head_of(segment, stream.read(_head_size(segment)))
-        if found is None or found[1] <= last:
+        head = head_of(segment, stream.read(_head_size(segment)))
+        if head is None or head[1] <= last:
             return last
-        at += _extent(segment, found[0])
+        at += _extent(segment, head[0])
         if at > size:
             return last
-        last = found[1]
+        last = head[1]
 
 
 def head_of(segment: Segment, head: bytes) -> tuple[int, int, int] | None:
-    """Return length, number and durable bytes of a record's head; None for a damaged head."""
+    """Return length, number and durable bytes of a record's head, or None if it is damaged."""
     if segment.version == 1:
         if len(head) < _HEAD_1.size:
             return None
@@ -528,7 +540,7 @@ def head_of(segment: Segment, head: bytes) -> tuple[int, int, int] | None:
 
 
 def _extent(segment: Segment, length: int) -> int:
-    """Return the bytes of a record, given those of its payload."""
+    """Return the size of a record, given the size of its payload."""
     return _HEAD_1.size + length if segment.version == 1 else _size_of(length)
 
 
@@ -537,29 +549,29 @@ def _head_size(segment: Segment) -> int:
 
 
 def read_record(stream: BinaryIO, segment: Segment, left: int, number: int | None) -> Record | None:
-    """Read the record where the stream is.
+    """Read the record at the position of a stream.
 
     Parameters
     ----------
     stream : binary file
-        The segment.
+        Stream of the segment.
     segment : Segment
-        Its version and its run.
+        Segment, for its version and its run.
     left : int
-        Bytes of the segment from there on.
+        Number of bytes of the segment from the position on.
     number : int or None
-        The sequence number that the record must have.
+        Required sequence number of the record; None for any.
 
     Returns
     -------
     Record or None
-        None for a record that is not whole, or that has another number.
+        The record, or None if it is incomplete or has another number.
     """
     head = stream.read(_head_size(segment))
-    found = head_of(segment, head)
-    if found is None:
+    fields = head_of(segment, head)
+    if fields is None:
         return None
-    length, actual, _ = found
+    length, actual, _ = fields
     extent = _extent(segment, length)
     if not _META.size <= length <= extent <= left or (number is not None and actual != number):
         return None
@@ -593,71 +605,65 @@ def _unpacked(segment: Segment, number: int, payload: bytes) -> Record:
             at += part_size
         record = Record(number, meta, parts, segment.run)
         if record.last < number:
-            raise ValueError(f"it stands for those up to {record.last}")
+            raise ValueError(f"it stands for records up to {record.last}")
         return record
     except _UNUSABLE as error:
         raise journal_damage(
-            segment.path, segment.size, f"is damaged: record {number} makes no sense: {error!r}"
+            segment.path, segment.size, f"is damaged: record {number} is invalid: {error!r}"
         ) from error
 
 
-_UNUSABLE = (
-    AttributeError, IndexError, KeyError, TypeError, ValueError, OverflowError, struct.error,
-    pa.ArrowException, msgpack.UnpackException,
-)  # fmt: skip
-
-
 def damage_after(stream: BinaryIO, segment: Segment, size: int) -> str | None:
-    """Say what is wrong after the last whole record of a last segment.
+    """Return a description of damage after the last complete record of a last segment.
 
     Returns
     -------
     str or None
-        None for a torn tail: the file ends inside the record, or a sector was never written, and
-        no later record says that it was on the disk.
+        None for a torn tail. Then the file ends inside the record, or a sector was never written,
+        and no later record shows that it was synced.
     """
     expected = segment.last + 1
     stream.seek(segment.size)
     head = stream.read(_head_size(segment))
     if len(head) < _head_size(segment):
-        return None  # the file ends inside the head
-    found = head_of(segment, head)
+        return None  # The file ends inside the head.
+    fields = head_of(segment, head)
     if not _is_unwritten(stream, segment.size, len(head)):
-        if found is None:
-            return f"the head of record {expected} differs from the one that was written"
-        length, number, durable = found
+        if fields is None:
+            return f"the head of record {expected} does not match its checksum"
+        length, number, durable = fields
         if number != expected:
-            return f"record {number} stands where record {expected} comes next"
+            return f"found record {number} instead of record {expected}"
         extent = _extent(segment, length)
-        if extent > size - segment.size:  # the file ends inside the record
+        if extent > size - segment.size:  # The file ends inside the record.
             return None if segment.version > 1 else _damage_of_length(stream, segment, size, head)
         stream.seek(segment.size)
         sparse = 0 if segment.version == 1 else _HEAD.unpack(head)[3]
         if _count_blocks(stream.read(extent), segment.size, most=0) <= sparse:
-            return f"record {expected} differs from the one that was written"
+            return f"record {expected} does not match its checksum"
     for _, number, durable in whole_records_after(stream, segment, size):
         if durable > segment.size:
-            return f"record {expected} is not there, but was on the disk before record {number}"
+            return f"record {expected} is missing, but was synced before record {number}"
     return None
 
 
 def _is_unwritten(stream: BinaryIO, offset: int, size: int) -> bool:
     """Return whether a head is zero, or a sector that has bytes of it."""
     stream.seek(offset)
-    data = stream.read(size + _SECTOR)
+    data = stream.read(size + _SECTOR_BYTES)
     if not any(data[:size]):
         return True
-    first = -offset % _SECTOR or _SECTOR
-    sectors = [data[:first], data[first : first + _SECTOR] if first < size else b""]
-    return any(len(sector) >= _ALIGNMENT and not any(sector) for sector in sectors)
+    first = -offset % _SECTOR_BYTES or _SECTOR_BYTES
+    sectors = [data[:first], data[first : first + _SECTOR_BYTES] if first < size else b""]
+    return any(len(sector) >= _ALIGNMENT_BYTES and not any(sector) for sector in sectors)
 
 
 def _damage_of_length(stream: BinaryIO, segment: Segment, size: int, head: bytes) -> str | None:
-    """Say whether a record that seems to end after the file has a damaged length.
+    """Return a description of a damaged length, for a record that seems to end after the file.
 
     Version 1 does not protect the length by itself.
     """
-    problem = f"the length of record {segment.last + 1} differs from the one that was written"
+    problem = f"the length of record {segment.last + 1} was changed after it was written"
     stream.seek(segment.size + len(head))
     payload = stream.read(size - segment.size - len(head))
     whole = len(payload).to_bytes(8, "little") + head[8:]
@@ -671,30 +677,30 @@ def _damage_of_length(stream: BinaryIO, segment: Segment, size: int, head: bytes
 def whole_records_after(
     stream: BinaryIO, segment: Segment, size: int, *, any_number: bool = False
 ) -> Iterator[tuple[int, int, int]]:
-    """Yield offset, number and durable bytes of the whole records after a damaged one.
+    """Yield offset, number and durable bytes of the complete records after a damaged one.
 
-    Their numbers follow the last one of the segment, unless any number will do.
+    Their numbers must follow the last one of the segment, unless any number is accepted.
     """
     stream.seek(segment.size)
     tail = stream.read(size - segment.size)
     head_size = _head_size(segment)
     most = segment.last + 1 + len(tail) // head_size
-    step = 1 if segment.version == 1 else _ALIGNMENT
+    step = 1 if segment.version == 1 else _ALIGNMENT_BYTES
     starts: set[int] = set()
     for shift in range(min(8, len(tail)) if step == 1 else 1):
         words = np.frombuffer(tail, "<u8", (len(tail) - shift) // 8, shift)
         near = words > segment.last
         if not any_number:
             near &= words <= most
-        at = shift + 8 * (np.flatnonzero(near) - 1)  # of the record whose number it may be
+        at = shift + 8 * (np.flatnonzero(near) - 1)  # possible offsets of the record
         starts.update(at[(at >= 0) & ((at + segment.size) % step == 0)].tolist())
     buffer = io.BytesIO(tail)
     for start in sorted(starts):
-        found = head_of(segment, tail[start : start + head_size])
-        if found is None:
+        fields = head_of(segment, tail[start : start + head_size])
+        if fields is None:
             continue
-        _, number, durable = found
+        _, number, durable = fields
         buffer.seek(start)
-        with suppress(CorruptFile):  # it is whole, but makes no sense
+        with suppress(CorruptFile):  # The record is complete, but its content is invalid.
             if read_record(buffer, segment, len(tail) - start, number) is not None:
                 yield segment.size + start, number, durable

@@ -1,4 +1,4 @@
-"""Writing snapshots of collections as files or parts."""
+"""Writing of a collection's snapshot to a file, or to new parts."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ __all__ = ["place_for", "save_snapshot", "write_snapshots"]
 
 
 logger = logging.getLogger(__name__)
-_MOST_RATIO = 256  # decompressed bytes per byte of a file: LZ4 has no greater ratio
+_MAX_RATIO = 256  # decompressed bytes per byte of a file, which LZ4 never exceeds
 
 
 def place_for(
     directory: DataDirectory, name: str, snapshot: Snapshot, part_size: int, form: str | None
 ) -> str:
-    """Where a snapshot is to be saved: in a file or, where it is large, in a folder of several.
+    """Return the path for saving a snapshot: a file, or a folder if the collection is large.
 
-    Which of the two may be given as `form`: "file" or "folder".
+    With `form`, the caller chooses "file" or "folder".
     """
     *_, last = directory.paths_of(name)
     first = directory.path_of(name)
@@ -51,7 +51,7 @@ def place_for(
     if isinstance(snapshot.base, PartedBase):
         return last
     size = _size_of(snapshot)
-    if size is None:  # somebody else wrote the file: documents take several times its size
+    if size is None:  # Another program wrote the file. Documents take several times its size.
         size = 3 * snapshot.base.file_size
     return last if size > part_size else first
 
@@ -66,38 +66,38 @@ def save_snapshot(
     compression: CompressionName,
     part_size: int,
 ) -> Base:
-    """Save a collection; documents that nobody changed are copied as bytes, or left where they are.
+    """Save a collection, copying unmodified documents byte for byte.
 
     Parameters
     ----------
     directory : DataDirectory
-        Where it is.
+        Directory of the collection.
     target : str
-        The collection's file or folder there.
+        Path of the collection's file or folder in the directory.
     name : str
-        The collection.
+        Name of the collection.
     snapshot : Snapshot
-        What to save.
+        Snapshot to save.
     next_id : int
-        The number that the next generated id gets.
+        Number of the next generated id.
     indexes : tuple of str
-        The fields that have an index.
+        Fields that have an index.
     compression : str
-        How what is written is compressed.
+        Compression of new files.
     part_size : int
-        Bytes of documents that a file of several has at most.
+        Maximum bytes of documents in a part.
 
     Returns
     -------
     Base
-        What was saved.
+        New base of the collection.
 
     Raises
     ------
     WriteConflict
-        Somebody else wrote the file.
+        Another writer replaced the file.
     StorageError
-        The disk refused: what was saved before is as it was.
+        The disk refuses a write. The saved state is unchanged.
     """
     base = snapshot.base
     directory.restrict(base.access())
@@ -119,7 +119,7 @@ def save_snapshot(
     )
     stored = directory.base(target)
     if (stored.count, stored.hint.position) != (snapshot.count, snapshot.position):
-        raise WriteConflict("somebody else wrote the file at the same time")
+        raise WriteConflict("another writer replaced the file at the same time")
     return stored
 
 
@@ -133,14 +133,14 @@ def _save_parts(
     part_size: int,
     directory: bytes,
 ) -> Base:
-    """Write what changed to new files, and a manifest that names them beside those before."""
+    """Write changed documents to new parts, and a manifest that names all parts."""
     base, schema = snapshot.base, snapshot.schema()
     folder.make(base.access())
     parts: list[Part] = []
     statistics: list[Row | None] = []
     count = snapshot.live_count()
     if isinstance(base, PartedBase):
-        if base.folder is not folder:  # it was renamed
+        if base.folder is not folder:  # The collection was renamed.
             folder.take_over(base)
         for (start, _), part, row in zip(
             base.files(), base.manifest.parts, base.part_statistics(), strict=True
@@ -170,28 +170,28 @@ def _save_parts(
 
 
 def _version_in(folder: PartFolder, base: Base, directory: bytes) -> int:
-    """Return the version that a base gets next in a folder."""
+    """Return the next version of a base in a folder."""
     version = base.hint.version + 1
     if isinstance(base, PartedBase) and base.folder is folder:
         return version
-    versions = folder.versions()  # of a folder that is not the collection's
+    versions = folder.versions()  # The folder may belong to another collection.
     if versions and is_url(folder.path):
         if folder.current().directory == directory:
-            return version  # which is written only if no other writer has written it
+            return version  # The manifest is written on the condition that it does not exist.
         raise WriteConflict(
-            f"another writer made the folder {folder.path}",
+            f"another writer created the folder {folder.path}",
             advice="open the directory again, or remove the folder if it is not wanted",
         )
-    return max([version, *(one + 1 for one in versions)])
+    return max([version, *(existing + 1 for existing in versions)])
 
 
 def _next_version(base: Base, directory: bytes) -> int:
-    """Return the version of a file; versions of other directories are not counted on."""
+    """Return the next version of a file, ignoring versions of other directories."""
     return base.hint.version + 1 if base.hint.directory == directory else 1
 
 
 def _former(base: Base, target: object) -> int:
-    """Return the fingerprint of a base that has another path than what supersedes it."""
+    """Return the fingerprint of a base at another path, or 0 if the target has the same path."""
     return 0 if base.path in (None, target) else base.hint.fingerprint
 
 
@@ -205,31 +205,29 @@ def write_snapshots(
     directory: bytes = b"",
     former: int = 0,
 ) -> int:
-    """Write collections to a file.
-
-    Documents that nobody changed are copied as bytes.
+    """Write collections to a file, copying unmodified documents byte for byte.
 
     Parameters
     ----------
     target : context manager
-        Opens the file, such as :func:`~godb_arrow.storage.replace.replace_file`.
+        Context that opens the file, such as :func:`~godb_arrow.storage.replace.replace_file`.
     snapshots : sequence of tuples
         Name, snapshot, next generated id, and indexed fields of each collection.
     keep_extras : bool
-        Whether the first one's file has other keys, which are kept.
+        Whether to keep other keys of the first collection's file.
     threads : int
-        How many compress at the same time.
+        Number of compressing threads.
     compression : str
-        How the file is compressed.
+        Compression of the file.
     directory : bytes
-        UUID of the data directory that the file belongs to; none for a file of its own.
+        UUID of the data directory that the file belongs to; empty for a single file.
     former : int
-        Fingerprint of the file or folder that the file supersedes; 0 for one at the same path.
+        Fingerprint of the file or folder that the file supersedes; 0 for the same path.
 
     Returns
     -------
     int
-        How many documents were written.
+        Number of documents written.
     """
     collections, indexes = [], {}
     metadata: dict[bytes, bytes] = {}
@@ -267,21 +265,21 @@ def write_snapshots(
 
 
 def _size_of(snapshot: Snapshot) -> int | None:
-    """About how many bytes the entries have."""
+    """Return an estimate of the bytes of all entries, or None if it is unknown."""
     base, dead = snapshot.base, len(snapshot.dead_rows())
     changed = sum(len(run.raw()) for run in snapshot.overlay_runs())
     size = base.hint.size
-    if size is not None and size > _MOST_RATIO * base.file_size:
-        size = None  # else a file could have a collection cut into any number of parts
+    if size is not None and size > _MAX_RATIO * base.file_size:
+        size = None  # A file with a false size could force any number of parts.
     if base.count == dead:
         return changed
     return None if size is None else size - size * dead // base.count + changed
 
 
 def _go_indexes(snapshot: Snapshot, fields: Sequence[str]) -> dict[str, list[Any]]:
-    """Indexes in go-db's shape: the ids of the documents that have a value.
+    """Return indexes in go-db's form, from fields to the ids of documents that have a value.
 
-    go-db indexes fields of the document itself, and stops working on lists and maps.
+    go-db indexes only top-level fields, and fails on lists and maps.
     """
     schema = snapshot.schema()
     names = [

@@ -1,4 +1,4 @@
-"""Reports on files: what a file holds, and whether every byte of it makes sense."""
+"""Reports on files: their content, and the damage in them."""
 
 from __future__ import annotations
 
@@ -44,25 +44,25 @@ __all__ = [
 
 
 _MAX_PROBLEMS = 100
-_COUNTED_DIGITS = 18  # former versions recorded a next id that ignores longer numbers
+_COUNTED_DIGITS = 18  # Former versions recorded a next id that ignores longer numbers.
 
 
 @dataclass(slots=True)
 class CollectionReport:
-    """What a file holds of a collection.
+    """Content of a file about one collection.
 
     Attributes
     ----------
     name : str
-        The collection.
+        Name of the collection.
     count : int
-        Documents.
+        Number of documents.
     size : int
         Bytes of MessagePack, ids included.
     hint : CollectionHint or None
-        What the file's metadata record of it.
+        Hint in the file's metadata.
     digest : int
-        The XXH3-64 of these bytes, where they were verified.
+        XXH3-64 of the MessagePack, if it was verified.
     """
 
     name: str
@@ -74,28 +74,28 @@ class CollectionReport:
 
 @dataclass(slots=True)
 class FileReport:
-    """What a GODB file holds, and what is wrong with it.
+    """Content of a GODB file, and damage in it.
 
     Attributes
     ----------
     name : str
-        The file.
+        Name of the file.
     size : int or None
-        Bytes of the file.
+        Size of the file in bytes.
     body_size : int
-        Bytes of the decompressed body.
+        Size of the decompressed body in bytes.
     header : Header or None
         Version and flags.
     checksum : bool
         Whether the file has a checksum.
     sealed : bool
-        Whether the file is as godb_arrow wrote it, by its last bytes.
+        Whether the file ends with the checksums that godb_arrow writes.
     collections : list of CollectionReport
-        In the file's order.
+        Reports on collections, in the file's order.
     others : list of str
-        Top-level keys beside the collections.
+        Top-level keys other than the collections.
     problems : list of str
-        Damage; empty when the file is sound.
+        Damage; empty for a valid file.
     notes : list of str
         Peculiarities that are no damage.
     """
@@ -117,7 +117,7 @@ class FileReport:
         return not self.problems
 
     def add_problem(self, text: str) -> None:
-        """Note damage; of many problems the first ones."""
+        """Add damage to the report, up to a number of problems."""
         if len(self.problems) < _MAX_PROBLEMS:
             self.problems.append(text)
         elif len(self.problems) == _MAX_PROBLEMS:
@@ -125,11 +125,11 @@ class FileReport:
 
 
 Progress = Callable[[int], object]
-"""Called with a number of documents that were gone through."""
+"""Function that is called with a number of processed documents."""
 
 
 def inspect_godb(source: Location | Source) -> FileReport:
-    """Go through a file and say what it holds; nothing is decoded.
+    """Inspect the content of a file without decoding it.
 
     Parameters
     ----------
@@ -169,7 +169,7 @@ def verify_file(source: Location | Source, *, progress: Progress | None = None) 
     source : path, URL, bytes or open binary file
         The GODB file, or the folder ``NAME.parts``.
     progress : callable, optional
-        Called with a number of documents, as they are gone through.
+        Function that is called with a number of processed documents.
 
     Returns
     -------
@@ -178,7 +178,7 @@ def verify_file(source: Location | Source, *, progress: Progress | None = None) 
     Raises
     ------
     StorageError
-        The file cannot be read at all; damage is reported, not raised.
+        The file cannot be read at all. Damage is reported and raises no error.
     """
     if isinstance(source, (str, os.PathLike)):
         name = os.fspath(source).rstrip("/")
@@ -213,7 +213,7 @@ def verify_parts(content: Folder, progress: Progress | None = None) -> FileRepor
             continue
         for part in earlier.parts:
             if part.file not in names:
-                report.add_problem(f"version {version} names {part.file}, which is not there")
+                report.add_problem(f"version {version} names {part.file}, which is missing")
     try:
         base = PartedBase(folder, folder.current())
         manifest = base.manifest
@@ -236,11 +236,11 @@ def verify_parts(content: Folder, progress: Progress | None = None) -> FileRepor
         total.size += part.live_size
         if [one.count for one in found.collections] != [part.documents]:
             report.add_problem(
-                f"{part.file} has not the {part.documents} documents of the manifest"
+                f"{part.file} does not have the {part.documents} documents of the manifest"
             )
             continue
         if not file.has_sound_ids():
-            report.add_problem(f"{part.ids_file} is damaged; without it ids are found, but slower")
+            report.add_problem(f"{part.ids_file} is damaged, so ids are found more slowly")
         made = IdIndex.build(ids_of(run.load()) for run in file.runs())
         kept = file.ids()
         if not (
@@ -288,7 +288,7 @@ def _go_through(source: Source, report: FileReport, visit: _Visitor) -> None:
         report.checksum = reader.checksum
     names = {collection.name for collection in report.collections}
     for name in sorted(set(hints) - names):
-        report.add_problem(f"the metadata record a collection {name!r} that is not there")
+        report.add_problem(f"the metadata name a missing collection {name!r}")
     if reader.trailing:
         report.add_problem(f"{reader.trailing} bytes follow the MessagePack map")
 
@@ -341,7 +341,7 @@ def _check_collection(
 
 
 def _check_pieces(source: Source, report: FileReport) -> None:
-    """What is read by pieces is the same as what is read from the beginning."""
+    """Check that reading by pieces has the same result as reading from the beginning."""
     index = read_piece_index(source.tail) if report.sealed else None
     if index is None:
         return
@@ -394,6 +394,4 @@ def _check_document(report: FileReport, where: str, entries: codec.Entries, inde
         report.add_problem(f"{where}, document {identity!r}: {error.args[0]}")
         return
     if document.get(ID_FIELD, identity) != identity and len(report.notes) < _MAX_PROBLEMS:
-        report.notes.append(
-            f"{where}: document {identity!r} says that its _id is {document[ID_FIELD]!r}"
-        )
+        report.notes.append(f"{where}: document {identity!r} has the _id {document[ID_FIELD]!r}")

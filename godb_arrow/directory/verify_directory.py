@@ -35,7 +35,7 @@ def verify_directory(path: str, *, progress: Progress | None = None) -> FileRepo
     path : str
         Folder or URL. No engine should write the directory meanwhile.
     progress : callable, optional
-        Called with a number of documents, as they are read.
+        Function that is called with a number of documents, as they are read.
 
     Returns
     -------
@@ -52,7 +52,7 @@ def verify_directory(path: str, *, progress: Progress | None = None) -> FileRepo
             report.add_problem(str(error))
         else:
             if follower is not None and not follower["consistent"]:
-                report.notes.append("the follower is being brought up to date")
+                report.notes.append("the follower is being updated")
         try:
             read_identity(path)
         except (FormatError, StorageError) as error:
@@ -69,19 +69,19 @@ def _verify_collections(report: FileReport, path: str, progress: Progress | None
         return
     for name in names:
         if is_temporary(name):
-            report.notes.append(f"collections/{name} is left from a process that was killed")
+            report.notes.append(f"collections/{name} was left by a killed process")
         elif name.endswith((_FILE, PARTS, ATTACHED)):
             merge_report(report, folder, name, f"collections/{name}", progress)
         else:
-            report.notes.append(f"collections/{name} is no file of godb_arrow")
+            report.notes.append(f"collections/{name} is not a file of godb_arrow")
         if name.endswith(PARTS) and name.removesuffix(PARTS) + _FILE in names:
-            report.notes.append(f"collections/{name} and its single file are both there")
+            report.notes.append(f"collections/{name} and its single file both exist")
 
 
 def merge_report(
     report: FileReport, folder: Folder, name: str, shown: str, progress: Progress | None
 ) -> None:
-    """Verify a file, and add what was found to the report on all files."""
+    """Verify a file, and add the result to the report on all files."""
     try:
         if name.endswith(PARTS):
             found = verify_parts(folder.folder(name), progress)
@@ -113,8 +113,8 @@ def _verify_journal(report: FileReport, path: str) -> None:
             _verify_segments(report, copy)
     elif names:
         _verify_segments(report, folder.path)
-    report.notes += [f"journal/{name} was set aside by a repair" for name in names
-                     if name.endswith(".damaged")]  # fmt: skip
+    damaged = (name for name in names if name.endswith(".damaged"))
+    report.notes += [f"journal/{name} was set aside by a repair" for name in damaged]
 
 
 def _verify_segments(report: FileReport, folder: str) -> None:
@@ -123,15 +123,15 @@ def _verify_segments(report: FileReport, folder: str) -> None:
     except GodbError as error:
         report.add_problem(f"journal: {error}")
         return
-    for one in damage:
-        name = os.path.basename(one.path)
-        report.add_problem(f"journal/{name}, byte {one.offset}: {one.problem}")
+    for place in damage:
+        name = os.path.basename(place.path)
+        report.add_problem(f"journal/{name}, byte {place.offset}: {place.problem}")
     if torn:
         report.notes.append(f"the journal ends with {torn} bytes that a crash left unfinished")
 
 
 def _check_record(report: FileReport, record: Record) -> None:
-    """Check what a record says, as recovery reads it."""
+    """Check the content of a record, as recovery reads it."""
     op = record.meta.get("op")
     if op == LOST:
         report.notes.append(f"the journal lacks changes {record.number} to {record.last}")

@@ -61,7 +61,7 @@ class FollowerStatus:
 
     def __str__(self) -> str:
         if not self.consistent:
-            return f"record {self.record:,}, being brought up to date"
+            return f"record {self.record:,}, being updated"
         behind = "" if not self.behind_bytes else f", {quantity(self.behind_bytes)} behind"
         lag = "never caught up" if self.lag is None else f"last caught up {self.lag:.1f} s ago"
         return f"record {self.record:,}{behind}, {lag}"

@@ -191,7 +191,7 @@ def test_zeros_where_the_disk_had_a_record_are_refused(tmp_path: Path) -> None:
     path = segment(tmp_path)
     good = path.read_bytes()
     path.write_bytes(good[: ends[0]] + bytes(ends[1] - ends[0]) + good[ends[1] :])
-    with pytest.raises(CorruptFile, match="on the disk before record 3"):
+    with pytest.raises(CorruptFile, match="synced before record 3"):
         contents(tmp_path)
     path.write_bytes(good[: ends[0]] + bytes(len(good) - ends[0]))
     assert len(contents(tmp_path)) == 1, "nothing that is left says that it was there"

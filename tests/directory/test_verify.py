@@ -48,7 +48,7 @@ def test_an_id_that_differs_is_a_note() -> None:
     rows = {"1": {"_id": "2"}}
     report = godb_arrow.verify_godb(file_of(msgpack.packb({"collections": {"c": rows}})))
     assert report.ok
-    assert report.notes == ["collection 'c': document '1' says that its _id is '2'"]
+    assert report.notes == ["collection 'c': document '1' has the _id '2'"]
 
 
 def test_damage_is_reported_and_a_missing_file_raised(tmp_path: Path) -> None:

@@ -95,7 +95,7 @@ def test_an_older_version_that_lacks_a_file_is_found(directory: Path) -> None:
     assert verify_godb(directory).ok
     (parts / "00000001.godb").unlink()
     (parts / "00000001.ids").unlink()
-    assert "names 00000001.godb, which is not there" in str(verify_godb(directory).problems)
+    assert "names 00000001.godb, which is missing" in str(verify_godb(directory).problems)
 
 
 def test_every_damaged_place_of_the_journal_is_named(directory: Path) -> None:

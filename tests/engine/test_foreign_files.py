@@ -704,7 +704,7 @@ def test_a_file_of_others_beside_a_folder_changes_nothing(tmp_path: Path) -> Non
         with open_engine(tmp_path) as engine:
             assert sorted(values(engine["c"])) == list(range(3000))
     assert (tmp_path / "collections" / "c.godb").exists()
-    assert any("both there" in note for note in godb_arrow.verify_godb(tmp_path).notes)
+    assert any("both exist" in note for note in godb_arrow.verify_godb(tmp_path).notes)
 
 
 def test_a_folder_of_others_beside_a_file_changes_nothing(tmp_path: Path) -> None:

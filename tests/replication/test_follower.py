@@ -295,7 +295,7 @@ def test_each_call_of_the_disk_fails_once(tmp_path: Path) -> None:
                 assert content_of(target) in states
                 whole += 1
             except StorageError as error:
-                assert "brought up to date" in str(error)
+                assert "being updated" in str(error)
                 broken += 1
             with Follower(live, target) as follower:
                 follower.step()
@@ -334,7 +334,7 @@ def test_the_power_is_cut_after_each_call(tmp_path: Path, how: str) -> None:
             least = states.index(expected[acknowledged - 1])
             assert found in states[least:]
         except StorageError as error:
-            assert "brought up to date" in str(error)
+            assert "being updated" in str(error)
         with Follower(moments[-1], again) as follower:
             follower.step()
         assert content_of(again) == expected[-1]
@@ -438,7 +438,7 @@ def test_the_follower_is_killed_and_catches_up(tmp_path: Path) -> None:
             try:
                 found = content_of(target)
             except StorageError as error:
-                assert "brought up to date" in str(error)
+                assert "being updated" in str(error)
             else:
                 whole += 1
                 ids = sorted(found["a"] | found["b"])

@@ -209,7 +209,7 @@ def test_the_source_vanishes_in_the_middle_of_a_step(tmp_path: Path, replaced: R
         try:
             assert content(target) in states
         except StorageError as error:
-            assert "brought up to date" in str(error)
+            assert "being updated" in str(error)
         if disk.calls <= at:
             break
         disk.gone.__exit__()
@@ -389,7 +389,7 @@ class Reading(Disk):
             try:
                 self.found.append(content(self.target))
             except StorageError as error:
-                assert "brought up to date" in str(error)
+                assert "being updated" in str(error)
                 self.found.append(None)
         return super().__getattribute__(name)
 
@@ -424,9 +424,9 @@ def test_a_reader_notices_that_its_directory_is_gone(tmp_path: Path) -> None:
         with StorageEngine(source, read_only=True) as engine:
             users = [one["n"] for one in engine["users"]]
             with Gone(source, replaced):
-                with pytest.raises(StorageError, match="is gone, or another one"):
+                with pytest.raises(StorageError, match="was removed or replaced"):
                     engine["large"].find_all()
-                with pytest.raises(StorageError, match="is gone, or another one"):
+                with pytest.raises(StorageError, match="was removed or replaced"):
                     engine["nothing"]
                 assert [one["n"] for one in engine["users"]] == users, "that is open"
             assert len(engine["large"]) == 100

@@ -425,7 +425,7 @@ def test_a_promotion_that_was_cut_off_goes_on(
             patch.setattr(StorageEngine, "save", fails)
             with pytest.raises(godb_arrow.StorageError):
                 godb_arrow.promote(folder)
-        with pytest.raises(godb_arrow.StorageError, match="brought up to date"):
+        with pytest.raises(godb_arrow.StorageError, match="being updated"):
             content_of(folder)
         # Whoever follows instead of promoting gets everything anew.
         with Follower(source, folder) as follower:
@@ -479,7 +479,7 @@ def test_a_follower_whose_uploads_fail(faulty: Faulty, tmp_path: Path) -> None:
                 try:
                     assert content_of(folder) in states
                 except godb_arrow.StorageError as error:
-                    assert "brought up to date" in str(error)
+                    assert "being updated" in str(error)
             with Follower(source, folder) as follower:
                 follower.step()
             assert content_of(folder) == states[-1]
