@@ -8,7 +8,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import pyarrow as pa
 
@@ -19,35 +19,35 @@ from godb_arrow.directory.places import full_path
 from godb_arrow.documents.encoding import Encoded, encode_rows
 from godb_arrow.documents.ids import IDS_OF_A_JOB, SharedIds
 from godb_arrow.documents.rows import rows_of, stored_schema
+from godb_arrow.engine.collection import maintainer_of
 from godb_arrow.engine.engine import StorageEngine
 from godb_arrow.engine.fragments import MEMORY
 from godb_arrow.errors import (
     CollectionExists,
     DirectoryLocked,
-    InvalidOption,
     WriteConflict,
     error_context,
 )
 from godb_arrow.memory.limit import Memory
-from godb_arrow.options import DEFAULT_DOCUMENT_BYTES, CompressionName
+from godb_arrow.options import DEFAULT_DOCUMENT_BYTES, CompressionName, IfExists, check_if_exists
 from godb_arrow.query.statistics import covered, decode_statistics
 from godb_arrow.schema import DocumentSummary, infer_schema
 from godb_arrow.snapshots.part_folder import PartFolder, WrittenPart
 
-__all__ = ["PartWriter", "WriteMode", "commit_parts"]
+__all__ = ["PartWriter", "commit_parts"]
 
 
-WriteMode = Literal["error", "append", "overwrite"]
-_PART = 64 << 20  # bytes of documents that are held until they become a file
+_CHOICES = ("error", "append", "replace")  # of ``if_exists``
+_PART_BYTES = 64 << 20  # of documents that are kept in memory until they become a file
 _PLAN_SECONDS = 10.0  # to wait for other jobs that plan or commit
-_COMMIT_SECONDS = 60.0  # the same, once a job has done its work
+_COMMIT_SECONDS = 60.0  # to wait for them when a job has done its work
 _POLL_SECONDS = 0.01, 0.1
 _Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True, slots=True)
 class PartWriter:
-    """Writes files of a collection, in any process that sees its folder; can be pickled.
+    """Writes files of a collection in any process with access to its folder; can be pickled.
 
     Parameters
     ----------
@@ -56,11 +56,11 @@ class PartWriter:
     collection : str
         The collection.
     first_id : int or None
-        The first of the numbers that are reserved for generated ids; None without any.
+        First number that is reserved for generated ids; None if no number is reserved.
     compression : str
-        How the files are compressed.
+        Compression of the files, default "lz4".
     max_document_bytes : int
-        Max bytes of a document with its id, default 64 MiB; the engines' option of that name.
+        Max bytes of a document with its id, default 64 MiB, as the engine's option.
     """
 
     directory: str
@@ -74,71 +74,72 @@ class PartWriter:
         cls,
         directory: str | os.PathLike[str],
         collection: str,
-        mode: WriteMode = "append",
+        if_exists: IfExists = "append",
         *,
         generate_ids: bool = True,
     ) -> PartWriter:
-        """Prepare to write to a collection, which may be there already.
+        """Prepare to write to a new or existing collection.
 
         Parameters
         ----------
         directory : path
             The data directory.
         collection : str
-            The collection; created unless it is there.
-        mode : {"append", "overwrite", "error"}
-            What to do when the collection is there.
+            Name of the collection. It is created if it does not exist.
+        if_exists : {"error", "append", "replace"}
+            Action if the collection exists, default "append".
         generate_ids : bool
-            Whether documents may come without ids. Then numbers are reserved for this job: no
-            other writer of the collection gets them, whether the job commits or not.
+            Whether documents may have no ids, default True. Then numbers are reserved for this
+            job, and no other writer of the collection gets them.
 
         Raises
         ------
         CollectionExists
-            It is there, with mode "error".
+            The collection exists, with ``if_exists="error"``.
         DirectoryLocked
-            Another process writes the data directory all the time.
+            Another process writes the data directory.
         """
-        if mode not in ("error", "append", "overwrite"):
-            raise InvalidOption(f"mode is {mode!r}", advice="use error, append or overwrite")
+        check_if_exists(if_exists, _CHOICES)
         path = full_path(directory)
 
         def plan(engine: StorageEngine) -> PartWriter:
             if collection in engine:
-                if mode == "error":
+                if if_exists == "error":
                     raise CollectionExists(
                         f"there is a collection {collection!r}",
-                        advice='use mode="append" or "overwrite"',
+                        advice='use if_exists="append" or "replace"',
                     )
             else:
                 engine.create_collection(collection)
-            found = engine[collection]
-            first = found.reserve_ids(IDS_OF_A_JOB) if generate_ids else None
-            found.to_folder()
-            return cls(path, collection, first, found.compression)
+            target = engine[collection]
+            first = None
+            if generate_ids:
+                first = maintainer_of(target).reserve_ids(IDS_OF_A_JOB)
+            target.to_folder()
+            return cls(path, collection, first, target.compression)
 
         return _in_turn(path, plan, _PLAN_SECONDS)
 
     def write(self, data: Any, index: int) -> list[WrittenPart]:
-        """Write documents as files, of about the usual size each.
+        """Write documents as part files.
 
         Parameters
         ----------
         data : DataFrame, Table, RecordBatchReader, Arrow stream or iterable of dicts
             The documents.
         index : int
-            The number of this share, from 0: no two of the job have the same.
+            Number of this share, from 0, unique within the job.
 
         Returns
         -------
         list of WrittenPart
-            For :func:`commit_parts`.
+            Files, for :func:`commit_parts`.
 
         Raises
         ------
         LimitExceeded
-            More ids would be generated than are reserved for a share: more than 2**32, fewer where
-            there are many shares, or none without ``generate_ids``.
+            More ids would be generated than are reserved for a share. At most 2**32 are reserved,
+            fewer for many shares, and none without ``generate_ids``.
         """
         with error_context("write", self.directory, self.collection):
             rows = rows_of(data, None)
@@ -152,7 +153,7 @@ class PartWriter:
             limit = self.max_document_bytes
             for one in encode_rows(rows, None, False, sequence, fields, max_document_bytes=limit):
                 waiting.append(one)
-                if sum(len(encoded.chunk) for encoded in waiting) >= _PART:
+                if sum(len(encoded.chunk) for encoded in waiting) >= _PART_BYTES:
                     written.append(self._write(folder, waiting, schema))
                     waiting = []
             if waiting:
@@ -187,37 +188,37 @@ def commit_parts(
     directory: str | os.PathLike[str],
     collection: str,
     written: Sequence[WrittenPart],
-    mode: WriteMode = "append",
+    if_exists: IfExists = "append",
 ) -> int:
-    """Make files that processes wrote part of a collection: all of them at once, or none.
+    """Add the files that processes wrote to a collection: all of them or, on an error, none.
 
     Parameters
     ----------
     directory : path
-        The data directory; no engine may have it open to write.
+        Data directory. No engine may have it open for writing.
     collection : str
         The collection.
     written : sequence of WrittenPart
-        What the processes gave back; files of others are forgotten, and removed some time.
-    mode : {"append", "overwrite", "error"}
-        Whether they take the place of what is there.
+        Results of the processes. A later save removes the files of other results.
+    if_exists : {"error", "append", "replace"}
+        Whether the files replace the documents of the collection, default append.
 
     Returns
     -------
     int
-        How many documents they have.
+        Number of documents.
 
     Raises
     ------
     DuplicateId
-        Documents share an id, or have one that is there.
+        Documents share an id, or have an id of the collection.
     DirectoryLocked
-        Another process writes the data directory all the time. Other jobs that commit are waited
-        for.
+        Another process writes the data directory.
     """
 
     def commit(engine: StorageEngine) -> int:
-        return engine[collection].take_parts(written, overwrite=mode == "overwrite")
+        maintainer = maintainer_of(engine[collection])
+        return maintainer.commit_parts(written, replaces=if_exists == "replace")
 
     return _in_turn(directory, commit, _COMMIT_SECONDS, create=False)
 
@@ -229,9 +230,9 @@ def _in_turn(
     *,
     create: bool = True,
 ) -> _Result:
-    """Do something with an engine, once no other process writes the data directory.
+    """Call a function with an engine, once no other process writes the data directory.
 
-    On an object store, where nothing is locked, it is done again after another process.
+    An object store has no lock: there the function is called again if another process saved first.
     """
     deadline = time.monotonic() + seconds
     while True:

@@ -72,7 +72,7 @@ def test_spark_reads_what_the_engine_saved(spark: Any, tmp_path: Path) -> None:
         users.delete_many(pc.field("n") >= 2990)
         engine.save()
         frame = spark.read.format("godb").option("collection", "users").load(str(tmp_path))
-        assert frame.rdd.getNumPartitions() == len(users._base.parts) > 2  # type: ignore[attr-defined]
+        assert frame.rdd.getNumPartitions() == len(users._store.base.parts) > 2  # type: ignore[attr-defined]
         expected = {one["_id"]: one for one in users.to_arrow().to_pylist()}
         assert {one["_id"]: one for one in rows_of(frame)} == expected
         few = frame.where("n >= 100 and n < 110 and x > 52").select("n")
@@ -108,7 +108,7 @@ def test_spark_writes_all_or_nothing(spark: Any, tmp_path: Path) -> None:
     writing.mode("overwrite").save(str(tmp_path))
     with StorageEngine(tmp_path) as engine:
         assert sorted(engine["c"].to_arrow(["n"]).column("n").to_pylist()) == list(range(1000))
-        assert len(engine.snapshot("c", before)) == 2000
+        assert len(engine.at_version("c", before)) == 2000
         assert not godb_arrow.verify_godb(engine["c"].path or "").problems
 
 

@@ -160,7 +160,7 @@ def test_a_follower_that_is_gone(
         assert isinstance(error, ReplicationFailed)
         assert error.applied == ("no" if verb == "drop" else "yes")
     replica.stop()
-    engine._failure = None
+    engine._components.failure.take()
     check(verb, engine, before, error, verb)
 
 
@@ -255,7 +255,7 @@ def test_a_folder_that_fails_to_sync_after_the_file_was_replaced(
     assert raised.value.applied == "unknown"
     for n in range(others):
         engine[f"o{n}"].find()
-    engine._memory.cache.shrink(0)  # as memory pressure does
+    engine._components.memory.cache.shrink(0)  # as memory pressure does
     expected = {f"k{n}" for n in range(1000)} - {"k6"} | {"new"}
     assert {one["_id"] for one in collection.find()} == expected
     engine.save()
@@ -369,8 +369,8 @@ OF_THE_CALLER: dict[str, Callable[[StorageEngine, Probe], Any]] = {
     "upsert_many": lambda e, p: e.upsert_many("c", rows(p, 10)),
     "update": lambda e, p: e.update("c", "k1", Calling(p, v=1)),
     "update with a mapping in it": lambda e, p: e.update("c", "k1", {"m": Calling(p, v=1)}),
-    "update_many": lambda e, p: e.update_many("c", {"k1": Calling(p, v=1)}),
-    "update_many by a mapping": lambda e, p: e.update_many("c", Calling(p, k1={"v": 1})),
+    "update_by_id": lambda e, p: e.update_by_id("c", {"k1": Calling(p, v=1)}),
+    "update_by_id by a mapping": lambda e, p: e.update_by_id("c", Calling(p, k1={"v": 1})),
     "replace": lambda e, p: e.replace("c", "k1", Calling(p, v=1)),
     "replace with a mapping in it": lambda e, p: e.replace("c", "k1", {"m": Calling(p, v=1)}),
     "find": lambda e, p: e.find("c", Calling(p, v=3)),

@@ -351,7 +351,7 @@ def test_a_batch_is_inserted_whole_or_not_at_all(engine: StorageEngine) -> None:
             collection.insert_many(bad)
         assert len(collection) == 3
     with pytest.raises(godb_arrow.DocumentNotFound):
-        collection.update_many({"a": {"age": 1}, "zz": {"age": 1}})
+        collection.update_by_id({"a": {"age": 1}, "zz": {"age": 1}})
     assert collection.get("a")["age"] == 36
 
 
@@ -549,7 +549,7 @@ def test_batches_from_memory_are_as_those_from_the_file(engine: StorageEngine) -
         {"filter": pc.field("n") > 500},
         {"columns": ["n", "_id"]},
     ):
-        engine._memory.cache.shrink(0)
+        engine._components.memory.cache.shrink(0)
         cold = collection.stream_batches(**options).read_all()
         collection.stream_batches().read_all()
         warm = collection.stream_batches(**options).read_all()
@@ -594,7 +594,7 @@ def test_a_collection_larger_than_the_limit_is_streamed(tmp_path: Path) -> None:
 def test_what_changes_while_the_file_is_written_stays_in_the_journal(
     change: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from godb_arrow.engine import store as module
+    from godb_arrow.engine import checkpointer as module
 
     write = module.save_snapshot
     engine = StorageEngine(tmp_path)
@@ -634,9 +634,9 @@ def test_what_changes_while_the_file_is_written_stays_in_the_journal(
 def test_a_journal_of_changes_to_the_same_document_stays_short(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from godb_arrow.engine import engine as module
+    from godb_arrow.engine import saver as module
 
-    monkeypatch.setattr(module, "_MOST_JOURNAL", 20_000)
+    monkeypatch.setattr(module, "_MAX_JOURNAL_BYTES", 20_000)
     with StorageEngine(tmp_path) as engine:
         collection = people(engine)
         for number in range(2000):
@@ -826,7 +826,7 @@ def test_documents_that_do_not_fit_are_read_in_one_pass(
             return runs(self)
 
         monkeypatch.setattr(Base, "runs", counted)
-        assert collection.update_many({f"{n}-7": {"t": n} for n in range(10)}) == 10
+        assert collection.update_by_id({f"{n}-7": {"t": n} for n in range(10)}) == 10
         assert passes <= 3
         monkeypatch.undo()
         assert [one["t"] for one in collection.find({"_id": ["0-7", "9-7"]})] == [0, 9]

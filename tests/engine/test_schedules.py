@@ -186,7 +186,7 @@ class Story:
             for _ in steps:
                 pass
         except EngineClosed:
-            assert self.engine._ending or self.engine.closed
+            assert self.engine._lifecycle.is_closing or self.engine.closed
         except CollectionNotFound:
             pass  # the collections that were not dropped are checked at the end
         finally:
@@ -235,7 +235,7 @@ class Story:
                 values = {key: turn if verb != "delete" else None for _, key in chosen}
                 if verb == "update":
                     changes = {ids[one]: {"v": turn} for one in chosen}
-                    self.change(where, values, target.update_many, changes)
+                    self.change(where, values, target.update_by_id, changes)
                 elif verb == "upsert":
                     documents = [{"_id": ids[one], "k": one[1], "v": turn} for one in chosen]
                     self.change(where, values, target.upsert_many, documents)
@@ -480,7 +480,7 @@ def with_names(story: Story) -> None:
             story.change(moved, added, target.insert_many, documents)
             changes = {key: {"v": 1} for key in keys[:2]}
             updated: dict[str, int | None] = dict.fromkeys(keys[:2], 1)
-            story.change(moved, updated, target.update_many, changes)
+            story.change(moved, updated, target.update_by_id, changes)
             story.change(moved, {keys[2]: None}, target.delete, keys[2])
             yield
 
