@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 
 from godb_arrow.directory.identity import IDENTITY_FILE
 from godb_arrow.errors import StorageError
 from godb_arrow.storage.folder import open_folder
 from godb_arrow.storage.object_store import is_url
 
-__all__ = ["full_path", "is_data_directory"]
+__all__ = ["full_path", "is_data_directory", "shown_path"]
 
 _NAMES = frozenset({"collections", IDENTITY_FILE})
 
@@ -33,6 +34,13 @@ def full_path(place: str | os.PathLike[str]) -> str:
     """
     name = os.fspath(place)
     return name.rstrip("/") if is_url(name) else os.path.abspath(os.path.expanduser(name))
+
+
+def shown_path(path: str) -> str:
+    """Return a path or URL for display, relative to the current folder if it is below."""
+    with suppress(OSError):  # the current folder may be deleted
+        return path.removeprefix(os.path.join(os.getcwd(), ""))
+    return path
 
 
 def is_data_directory(place: str) -> bool:

@@ -1,23 +1,20 @@
-"""State and description of a collection."""
+"""State and sizes of collections."""
 
 from __future__ import annotations
 
 import datetime as dt
-import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import ClassVar
 
 from godb_arrow.display import Table, quantity
 
-__all__ = ["CollectionInfo", "CollectionState", "moment"]
-
-
-logger = logging.getLogger(__name__)
+__all__ = ["CollectionInfo", "CollectionState", "collections_table", "moment"]
 
 
 class CollectionState(Enum):
-    """Where a collection's documents are.
+    """State of a collection's documents.
 
     Examples
     --------
@@ -32,35 +29,35 @@ class CollectionState(Enum):
     """
 
     UNLOADED = "unloaded"
-    """In the file only."""
+    """Documents are in the file only."""
     LOADING = "loading"
-    """Being read into memory."""
+    """Documents are being read into memory."""
     LOADED = "loaded"
-    """In memory, and the same as in the file."""
+    """Documents are in memory, unchanged since the last save."""
     DIRTY = "dirty"
-    """Changed since the file was written."""
+    """Documents changed since the last save."""
 
 
 @dataclass(frozen=True, slots=True)
 class CollectionInfo:
-    """What is known of a collection without reading its documents.
+    """State and sizes of a collection, known without reading its documents.
 
     Attributes
     ----------
     name : str
-        The collection.
+        Name of the collection.
     state : CollectionState
-        Where its documents are.
+        State of its documents.
     documents : int
-        How many there are.
+        Number of documents.
     disk_bytes : int
-        Bytes of its file.
+        Bytes of its files.
     memory_bytes : int
-        Bytes of memory that its views and changes take.
+        Bytes of its cached views and unsaved changes.
     last_modified, last_accessed : datetime or None
-        In UTC; of this engine, and of the file.
+        Times in UTC, by this engine. Before its first change, `last_modified` is that of the file.
     access_count : int
-        How often it was read or changed by this engine.
+        Number of reads and changes by this engine.
 
     Examples
     --------
@@ -86,7 +83,7 @@ class CollectionInfo:
     ]  # fmt: skip
 
     def cells(self) -> list[str]:
-        """What a table shows under :attr:`HEADS`."""
+        """Return the cells of a table row under :attr:`HEADS`."""
         modified = self.last_modified
         return [
             self.name, self.state.value, f"{self.documents:,}", quantity(self.disk_bytes),
@@ -98,6 +95,26 @@ class CollectionInfo:
         table = Table(self.HEADS)
         table.add(*self.cells())
         return table.html()
+
+
+def collections_table(path: str, shown: Sequence[CollectionInfo], count: int) -> str:
+    """Return the collections of a data directory as an HTML table.
+
+    Parameters
+    ----------
+    path : str
+        Data directory, for the title.
+    shown : sequence of CollectionInfo
+        Collections to show.
+    count : int
+        Number of all collections.
+    """
+    table = Table(CollectionInfo.HEADS, f"{path}: {count} collections")
+    for info in shown:
+        table.add(*info.cells())
+    if len(shown) < count:
+        table.add(f"… and {count - len(shown)} more")
+    return table.html()
 
 
 def moment(seconds: float | None) -> dt.datetime | None:

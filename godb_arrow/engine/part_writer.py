@@ -19,6 +19,7 @@ from godb_arrow.directory.places import full_path
 from godb_arrow.documents.encoding import Encoded, encode_rows
 from godb_arrow.documents.ids import IDS_OF_A_JOB, SharedIds
 from godb_arrow.documents.rows import rows_of, stored_schema
+from godb_arrow.engine.collection import maintainer_of
 from godb_arrow.engine.engine import StorageEngine
 from godb_arrow.engine.fragments import MEMORY
 from godb_arrow.errors import (
@@ -112,10 +113,12 @@ class PartWriter:
                     )
             else:
                 engine.create_collection(collection)
-            found = engine[collection]
-            first = found.reserve_ids(IDS_OF_A_JOB) if generate_ids else None
-            found.to_folder()
-            return cls(path, collection, first, found.compression)
+            target = engine[collection]
+            first = None
+            if generate_ids:
+                first = maintainer_of(target).reserve_ids(IDS_OF_A_JOB)
+            target.to_folder()
+            return cls(path, collection, first, target.compression)
 
         return _in_turn(path, plan, _PLAN_SECONDS)
 
@@ -217,7 +220,8 @@ def commit_parts(
     """
 
     def commit(engine: StorageEngine) -> int:
-        return engine[collection].take_parts(written, overwrite=mode == "overwrite")
+        maintainer = maintainer_of(engine[collection])
+        return maintainer.commit_parts(written, overwrite=mode == "overwrite")
 
     return _in_turn(directory, commit, _COMMIT_SECONDS, create=False)
 

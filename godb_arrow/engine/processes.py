@@ -17,9 +17,11 @@ import weakref
 from types import FrameType
 from typing import Any, Protocol
 
+from godb_arrow.directory.data_directory import DataDirectory, open_directory
 from godb_arrow.errors import DirectoryLocked
+from godb_arrow.memory.limit import Memory
 
-__all__ = ["close_later", "forget_engine", "note_engine", "release_own_lock"]
+__all__ = ["close_later", "forget_engine", "note_engine", "open_own_directory"]
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +85,33 @@ def close_later(engine: Engine) -> None:
         close()
 
 
-def release_own_lock(data_dir: str | os.PathLike[str], locked: DirectoryLocked) -> None:
+def open_own_directory(
+    data_dir: str | os.PathLike[str], memory: Memory, **options: bool
+) -> DataDirectory:
+    """Open a data directory; close an unused engine of this process that has it open.
+
+    Parameters
+    ----------
+    data_dir : path or URL
+        The directory.
+    memory : Memory
+        Memory limit.
+    **options
+        See :func:`open_directory`.
+
+    Raises
+    ------
+    DirectoryLocked
+        Another process has the directory open, or a used engine of this process.
+    """
+    try:
+        return open_directory(data_dir, memory, **options)
+    except DirectoryLocked as error:
+        _release_own_lock(data_dir, error)
+        return open_directory(data_dir, memory, **options)
+
+
+def _release_own_lock(data_dir: str | os.PathLike[str], locked: DirectoryLocked) -> None:
     """Close a former engine of this process that is not used any longer.
 
     Parameters

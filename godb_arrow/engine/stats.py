@@ -2,52 +2,50 @@
 
 from __future__ import annotations
 
-import logging
+import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from godb_arrow.display import Table, quantity
-from godb_arrow.engine.workers import WorkerHealth
+from godb_arrow.engine.catalog import Catalog
+from godb_arrow.engine.context import EngineContext
+from godb_arrow.engine.saver import Saver
+from godb_arrow.engine.workers import WorkerHealth, Workers
 
-if TYPE_CHECKING:
-    pass
+__all__ = ["MEBIBYTE", "EngineStats", "MemoryStats", "StatsReader"]
 
-__all__ = ["MEBIBYTE", "EngineStats", "MemoryStats"]
-
-
-logger = logging.getLogger(__name__)
 
 MEBIBYTE = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class MemoryStats:
-    """What an engine holds in memory.
+    """Memory use of an engine.
 
     Attributes
     ----------
     alloc_mb : float
-        MiB of views, changes and stream buffers.
+        MiB of cached views, unsaved changes and stream buffers.
     peak_mb : float
-        The most that was.
+        Peak memory use in MiB.
     limit_mb : float
-        What may be.
+        Memory limit in MiB.
     cache_size : int
-        Views that are held.
+        Number of cached views.
     cache_bytes, changes_bytes, stream_bytes : int
-        Bytes of views, of changes that are not saved, and of batches that wait in streams.
+        Bytes of cached views, of unsaved changes, and of batches that wait in streams.
     hits, misses, evictions : int
-        Of the cache.
+        Cache hits, misses and evictions.
     collections : int
-        How many there are.
+        Number of collections.
     streams : int
-        How many are open.
+        Number of open streams.
     threads : int
-        Threads of the process.
+        Number of threads of the process.
     journal_bytes : int
         Bytes of the journal on the disk.
     dirty_documents : int
-        Documents that changed since their file was written.
+        Number of documents with unsaved changes.
 
     Examples
     --------
@@ -88,22 +86,22 @@ class MemoryStats:
 
 @dataclass(frozen=True, slots=True)
 class EngineStats:
-    """How an engine is getting on.
+    """Statistics of an engine.
 
     Attributes
     ----------
     memory : MemoryStats
-        What it holds.
+        Memory use.
     workers : list of WorkerHealth
-        Its background workers.
+        Background workers.
     checkpoints, failed_checkpoints : int
-        Files that were written, or could not be.
+        Number of checkpoints that wrote files, and of those that failed.
     journal_syncs : int
-        How often the journal was synced.
+        Number of syncs of the journal.
     recovered_records : int
-        Changes that the journal had when the engine was opened.
+        Number of journal records that were replayed when the engine was opened.
     torn_bytes : int
-        Bytes that were cut off the journal then.
+        Bytes that were cut off the journal when the engine was opened.
 
     Examples
     --------
@@ -125,10 +123,82 @@ class EngineStats:
 
     def _repr_html_(self) -> str:
         table = Table(["worker", "running", "runs", "failures", "last error"])
-        for one in self.workers:
-            table.add(one.name, one.running, one.runs, one.failures, one.last_error or "")
+        for worker in self.workers:
+            error = worker.last_error or ""
+            table.add(worker.name, worker.running, worker.runs, worker.failures, error)
         done = Table(["engine", ""])
         done.add("checkpoints", f"{self.checkpoints}, {self.failed_checkpoints} failed")
         done.add("journal syncs", self.journal_syncs)
         done.add("recovered changes", self.recovered_records)
         return self.memory._repr_html_() + table.html() + done.html()
+
+
+class StatsReader:
+    """Reads the statistics of an engine.
+
+    Parameters
+    ----------
+    context : EngineContext
+        Context of the engine.
+    catalog : Catalog
+        Its collections.
+    saver : Saver
+        Counts checkpoints.
+    workers : sequence of Workers
+        Its background workers.
+    recovered_records : int
+        Number of journal records that were replayed.
+    """
+
+    def __init__(
+        self,
+        context: EngineContext,
+        catalog: Catalog,
+        saver: Saver,
+        workers: Sequence[Workers],
+        recovered_records: int,
+    ) -> None:
+        self._context = context
+        self._catalog = catalog
+        self._saver = saver
+        self._workers = workers
+        self._recovered_records = recovered_records
+
+    def memory(self) -> MemoryStats:
+        """Return the memory use."""
+        context, catalog = self._context, self._catalog
+        memory, directory = context.memory, context.directory
+        cache = memory.cache.stats()
+        with catalog.lock:
+            used = catalog.used()
+        return MemoryStats(
+            alloc_mb=memory.used / MEBIBYTE,
+            peak_mb=memory.peak / MEBIBYTE,
+            limit_mb=memory.limit / MEBIBYTE,
+            cache_size=cache.values,
+            cache_bytes=cache.bytes,
+            changes_bytes=memory.changes,
+            stream_bytes=memory.streams,
+            hits=cache.hits,
+            misses=cache.misses,
+            evictions=cache.evictions,
+            collections=len(catalog),
+            streams=len(context.streams),
+            threads=threading.active_count(),
+            journal_bytes=0 if directory.read_only else directory.journal.size,
+            dirty_documents=sum(len(collection.store.overlay) for collection in used),
+        )
+
+    def engine(self) -> EngineStats:
+        """Return all statistics."""
+        directory, saver = self._context.directory, self._saver
+        journal = None if directory.read_only else directory.journal
+        return EngineStats(
+            memory=self.memory(),
+            workers=[health for workers in self._workers for health in workers.health()],
+            checkpoints=saver.checkpoints,
+            failed_checkpoints=saver.failed_checkpoints,
+            journal_syncs=journal.syncs if journal else 0,
+            recovered_records=self._recovered_records,
+            torn_bytes=journal.torn if journal else 0,
+        )

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
-from godb_arrow.errors import InvalidOption, WorkerNotFound
+from godb_arrow.errors import GodbError, InvalidOption, WorkerNotFound
 
-__all__ = ["Worker", "WorkerHealth", "Workers", "close_at_exit"]
+__all__ = ["BackgroundFailure", "Worker", "WorkerHealth", "Workers", "close_at_exit"]
 
 
 logger = logging.getLogger(__name__)
@@ -225,6 +225,28 @@ class Workers:
         """How each is getting on."""
         with self._lock:
             return [worker.health() for worker in self._workers.values()]
+
+
+class BackgroundFailure:
+    """Error of the background that no caller has seen yet; the next save or close raises it.
+
+    Attributes
+    ----------
+    error : GodbError or None
+        The error, if there is one.
+    """
+
+    def __init__(self) -> None:
+        self.error: GodbError | None = None
+
+    def note(self, error: GodbError) -> None:
+        """Keep an error, unless an earlier one is kept."""
+        self.error = self.error or error
+
+    def take(self) -> GodbError | None:
+        """Return the error, and forget it."""
+        error, self.error = self.error, None
+        return error
 
 
 class _AtExit:

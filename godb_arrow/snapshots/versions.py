@@ -3,24 +3,17 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Unpack
+from typing import ClassVar
 
-import pyarrow as pa
-
-from godb_arrow import codec
 from godb_arrow.display import Table, quantity
 from godb_arrow.errors import SourceNotFound
-from godb_arrow.options import ReadKeywords, ReadOptions
-from godb_arrow.query.filters import Filter
-from godb_arrow.query.scannable import Scannable
 from godb_arrow.snapshots.manifest import Manifest
 from godb_arrow.snapshots.overlay import Overlay
 from godb_arrow.snapshots.part_folder import PartFolder
 from godb_arrow.snapshots.parted_base import PartedBase
+from godb_arrow.snapshots.readable import SnapshotCollection
 from godb_arrow.snapshots.snapshot import Snapshot
-from godb_arrow.snapshots.streaming import BatchStream, DocumentStream
 
 __all__ = ["CollectionVersion", "VersionInfo", "versions_of"]
 
@@ -102,7 +95,7 @@ def versions_of(folder: PartFolder) -> list[VersionInfo]:
     return versions
 
 
-class CollectionVersion(Scannable):
+class CollectionVersion(SnapshotCollection):
     """Saved version of a collection, for reading only.
 
     :meth:`Collection.at_version` returns it. It stays readable as long as the object exists.
@@ -124,7 +117,7 @@ class CollectionVersion(Scannable):
     def __init__(self, name: str, base: PartedBase) -> None:
         self._name = name
         self._manifest = base.manifest
-        self._snapshot = Snapshot(base, Overlay(), base.live, base.manifest.position)
+        self._documents = Snapshot(base, Overlay(), base.live, base.manifest.position)
 
     @property
     def name(self) -> str:
@@ -137,35 +130,15 @@ class CollectionVersion(Scannable):
         return self._manifest.version
 
     @property
-    def schema(self) -> pa.Schema:
-        """Schema of the record batches."""
-        return self._snapshot.schema()
+    def indexes(self) -> tuple[str, ...]:
+        """Indexed fields; a version has none."""
+        return ()
+
+    def _snapshot(self) -> Snapshot:
+        return self._documents
 
     def __len__(self) -> int:
-        return self._snapshot.count
-
-    def __iter__(self) -> Iterator[dict[Any, Any]]:
-        return DocumentStream(self._snapshot, self._name)
-
-    def stream_batches(
-        self,
-        columns: Sequence[str] | None = None,
-        filter: Filter | None = None,
-        schema: pa.Schema | None = None,
-        **options: Unpack[ReadKeywords],
-    ) -> pa.RecordBatchReader:
-        """Stream record batches; see :meth:`Scannable.stream_batches`."""
-        return BatchStream(
-            self._snapshot,
-            self._name,
-            columns=columns,
-            condition=filter,
-            schema=schema,
-            options=ReadOptions(**options),
-        ).reader()
-
-    def _entries(self) -> tuple[pa.Schema, Iterator[codec.Entries]]:
-        return self._snapshot.schema(), self._snapshot.entries()
+        return self._documents.count
 
     def __repr__(self) -> str:
         return f"<CollectionVersion {self.version} of {self._name!r}, {len(self):,} documents>"

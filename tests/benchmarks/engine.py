@@ -293,7 +293,7 @@ def reads(report: Report, table: pa.Table) -> None:
         )
 
         def cold() -> None:
-            engine._memory.cache.shrink(0)
+            engine._components.memory.cache.shrink(0)
             assert sum(batch.num_rows for batch in collection.stream_batches()) == rows
 
         def cached() -> None:

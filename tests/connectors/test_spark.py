@@ -72,7 +72,7 @@ def test_spark_reads_what_the_engine_saved(spark: Any, tmp_path: Path) -> None:
         users.delete_many(pc.field("n") >= 2990)
         engine.save()
         frame = spark.read.format("godb").option("collection", "users").load(str(tmp_path))
-        assert frame.rdd.getNumPartitions() == len(users._base.parts) > 2  # type: ignore[attr-defined]
+        assert frame.rdd.getNumPartitions() == len(users._store.base.parts) > 2  # type: ignore[attr-defined]
         expected = {one["_id"]: one for one in users.to_arrow().to_pylist()}
         assert {one["_id"]: one for one in rows_of(frame)} == expected
         few = frame.where("n >= 100 and n < 110 and x > 52").select("n")

@@ -97,7 +97,7 @@ def test_an_engine_joins_small_parts_after_a_half_full_one(tmp_path: Path) -> No
         collection = engine.create_collection("c")
         collection.insert_many([{"n": n, "text": "x" * 50} for n in range(550)])
         collection.to_folder()
-        (size,) = [part.size for part in collection._base.manifest.parts]
+        (size,) = [part.size for part in collection._store.base.manifest.parts]
         assert 0.5 < size / (64 << 10) < 0.75
         for n in range(40):
             collection.insert({"n": n})

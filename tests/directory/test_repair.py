@@ -166,7 +166,7 @@ def test_what_files_hold_counts_after_a_repair(tmp_path: Path) -> None:
     repair_journal(tmp_path)
     with StorageEngine(tmp_path) as engine:
         assert engine.get("c", "1")["n"] == "new"
-        assert engine["c"].dirty_documents == 0
+        assert len(engine["c"]._store.overlay) == 0
         assert engine.collections() == ["c"]
 
 

@@ -160,7 +160,7 @@ def test_a_follower_that_is_gone(
         assert isinstance(error, ReplicationFailed)
         assert error.applied == ("no" if verb == "drop" else "yes")
     replica.stop()
-    engine._failure = None
+    engine._components.failure.take()
     check(verb, engine, before, error, verb)
 
 
@@ -255,7 +255,7 @@ def test_a_folder_that_fails_to_sync_after_the_file_was_replaced(
     assert raised.value.applied == "unknown"
     for n in range(others):
         engine[f"o{n}"].find()
-    engine._memory.cache.shrink(0)  # as memory pressure does
+    engine._components.memory.cache.shrink(0)  # as memory pressure does
     expected = {f"k{n}" for n in range(1000)} - {"k6"} | {"new"}
     assert {one["_id"] for one in collection.find()} == expected
     engine.save()

@@ -549,7 +549,7 @@ def test_batches_from_memory_are_as_those_from_the_file(engine: StorageEngine) -
         {"filter": pc.field("n") > 500},
         {"columns": ["n", "_id"]},
     ):
-        engine._memory.cache.shrink(0)
+        engine._components.memory.cache.shrink(0)
         cold = collection.stream_batches(**options).read_all()
         collection.stream_batches().read_all()
         warm = collection.stream_batches(**options).read_all()
@@ -594,7 +594,7 @@ def test_a_collection_larger_than_the_limit_is_streamed(tmp_path: Path) -> None:
 def test_what_changes_while_the_file_is_written_stays_in_the_journal(
     change: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from godb_arrow.engine import store as module
+    from godb_arrow.engine import checkpointer as module
 
     write = module.save_snapshot
     engine = StorageEngine(tmp_path)
@@ -634,9 +634,9 @@ def test_what_changes_while_the_file_is_written_stays_in_the_journal(
 def test_a_journal_of_changes_to_the_same_document_stays_short(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from godb_arrow.engine import engine as module
+    from godb_arrow.engine import saver as module
 
-    monkeypatch.setattr(module, "_MOST_JOURNAL", 20_000)
+    monkeypatch.setattr(module, "_MAX_JOURNAL_BYTES", 20_000)
     with StorageEngine(tmp_path) as engine:
         collection = people(engine)
         for number in range(2000):

@@ -286,10 +286,10 @@ def test_the_numbers_of_a_directory_of_0_1_count_for_its_own_journal(tmp_path: P
     crash(engine)
     as_version_1(tmp_path)
     with StorageEngine(tmp_path) as engine:
-        assert not engine["users"].is_dirty or engine["users"].dirty_documents == 0
+        assert not engine["users"].is_dirty or len(engine["users"]._store.overlay) == 0
         assert engine.get("users", "1")["n"] == "new"
         engine["users"].checkpoint()
-        assert engine["users"].dirty_documents == 0
+        assert len(engine["users"]._store.overlay) == 0
         assert engine.stats().checkpoints == 0, "the file held everything"
 
 
@@ -651,12 +651,12 @@ def test_one_bad_file_blocks_no_other(tmp_path: Path) -> None:
 def test_any_error_of_one_collection_leaves_the_others_to_be_saved(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from godb_arrow.engine import store
+    from godb_arrow.engine import checkpointer
 
     engine = StorageEngine(tmp_path)
     for name in ("a", "b", "c"):
         engine.create_collection(name).insert({"n": 1})
-    original = store.save_snapshot
+    original = checkpointer.save_snapshot
 
     def failing(directory: Any, target: str, name: str, *rest: Any) -> Any:
         if name == "b":
@@ -664,7 +664,7 @@ def test_any_error_of_one_collection_leaves_the_others_to_be_saved(
         return original(directory, target, name, *rest)
 
     with monkeypatch.context() as patch:
-        patch.setattr(store, "save_snapshot", failing)
+        patch.setattr(checkpointer, "save_snapshot", failing)
         with pytest.raises(GodbError, match="too large") as raised:
             engine.save()
         assert isinstance(raised.value.__cause__, OverflowError)

@@ -181,16 +181,11 @@ GIVEN = {
     "target": place + "-target", "path": place + ".godb", "interval": 1.0, "function": print,
     "compression": "zstd", "written": [], "overwrite": False,
 }
-# Parts of the engine that only the engine itself calls.
-HOOKS = {"seal", "unseal", "end", "mark_dropped", "mark_renamed", "note_record", "replay",
-         "take_over", "note_file", "holds", "is_over"}
 # What they say is in memory and stays true of it.
-WORDS = {"name", "closed", "options", "data_dir", "replicas", "stored_position", "path", "paths",
-         "is_refused", "needs_saving", "was_read",
-         "state", "is_dirty", "dirty_documents", "changed_bytes"}
+WORDS = {"name", "closed", "options", "data_dir", "replicas", "path", "state", "is_dirty"}
 
 def calls(thing):
-    for name in sorted(set(dir(thing)) - HOOKS - WORDS):
+    for name in sorted(set(dir(thing)) - WORDS):
         if name.startswith("_") or (thing is engine and name == "close"):
             continue
         yield name, lambda name=name: call(thing, name)

@@ -78,9 +78,10 @@ def test_a_save_checkpoints_what_changed(tmp_path: Path, monkeypatch: pytest.Mon
         engine["c7"].insert({"v": 2})
         engine["c8"].set_compression("zstd")
         engine.rename_collection("c9", "another")
-        checkpoint = engine._checkpoint
+        saver = engine._components.saver
+        checkpoint = saver.checkpoint
         monkeypatch.setattr(
-            engine, "_checkpoint", lambda one: (tried.append(one.name), checkpoint(one))
+            saver, "checkpoint", lambda one: (tried.append(one.name), checkpoint(one))
         )
         engine.save()
         assert sorted(tried) == ["another", "c7", "c8"]
@@ -113,5 +114,4 @@ def test_names_that_are_used_again_and_again(tmp_path: Path) -> None:
         for name in list(engine):
             engine.drop_collection(name)
         assert os.listdir(tmp_path / "collections") == []
-        assert not engine._former_paths
-        assert not engine._leftovers
+        assert not len(engine._components.former_files)

@@ -247,7 +247,8 @@ def test_a_document_that_changes_before_memory_is_reserved(meanwhile: str, tmp_p
     with StorageEngine(tmp_path) as engine:
         collection = engine.create_collection("c")
         collection.insert({"_id": "1", "a": 1})
-        reserve = engine._services.reserve
+        saver = engine._components.saver
+        reserve = saver.reserve
         steps = [{
             "update": lambda: collection.update("1", {"b": 2}),
             "save": engine.save,
@@ -259,7 +260,7 @@ def test_a_document_that_changes_before_memory_is_reserved(meanwhile: str, tmp_p
                 steps.pop()()
             reserve(owner, size)
 
-        engine._services.reserve = slow_reserve
+        saver.reserve = slow_reserve
         if meanwhile == "delete":
             with pytest.raises(godb_arrow.DocumentNotFound):
                 collection.update("1", {"c": 3})
@@ -302,7 +303,8 @@ def test_writers_together_stay_within_the_limit(tmp_path: Path) -> None:
         assert len(peaks) == 48
         assert max(peaks) <= limit
         assert len(collection) == 8 + 24
-        assert engine._memory.room == limit - engine._memory.changes  # all was released
+        memory = engine._components.memory
+        assert memory.room == limit - memory.changes  # all was released
 
 
 def test_deleting_reserves_what_it_takes(tmp_path: Path) -> None:

@@ -272,7 +272,7 @@ class EngineMachine(RuleBasedStateMachine):
 
     @rule()
     def evict(self) -> None:
-        self.engine._memory.cache.shrink(0)
+        self.engine._components.memory.cache.shrink(0)
 
     @rule()
     def single_file(self) -> None:
@@ -381,7 +381,7 @@ class PartsMachine(EngineMachine):
         if then == "compact":
             self.engine.compact(name)
         elif then == "a step":
-            self.engine[name].compact(pause=lambda: True)
+            self.engine[name]._maintainer.compact(pause=lambda: True)
         elif then == "pack":
             self.engine.pack(name)
         assert self.engine[name].get(updated[-1])["w"] == 1 if updated else True

@@ -11,6 +11,7 @@ from support.files import open_files
 
 import godb_arrow
 from godb_arrow import StorageEngine
+from godb_arrow.snapshots.readable import snapshot_of
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="there is no /proc")
 
@@ -49,6 +50,7 @@ LIMITED = """
 import os, resource, sys
 resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
 import godb_arrow
+from godb_arrow.snapshots.readable import snapshot_of
 from godb_arrow import StorageEngine
 
 folder, parts = sys.argv[1], int(sys.argv[2])
@@ -91,14 +93,14 @@ def test_files_close_when_their_last_reader_ends(tmp_path: Path) -> None:
         parts = engine.create_collection("parts")
         parts.insert_many([{"n": n, "text": "x" * 1000} for n in range(5)])
     with StorageEngine(tmp_path, read_only=True) as engine:
-        snapshot = engine["file"].snapshot()
+        snapshot = snapshot_of(engine["file"])
         parts = engine["parts"]
         version = parts.at_version(parts.versions()[-1].version)
-        engine._memory.files.shrink(0)
+        engine._components.memory.files.shrink(0)
         assert len(open_files(tmp_path)) == 6
         del snapshot
         assert len(open_files(tmp_path)) == 5
-        snapshot = engine["file"].snapshot()
+        snapshot = snapshot_of(engine["file"])
     assert snapshot.count == 1 and len(version.to_arrow()) == 5 and open_files(tmp_path)
     del snapshot, version
     assert not open_files(tmp_path)

@@ -186,7 +186,7 @@ class Story:
             for _ in steps:
                 pass
         except EngineClosed:
-            assert self.engine._ending or self.engine.closed
+            assert self.engine._lifecycle.is_closing or self.engine.closed
         except CollectionNotFound:
             pass  # the collections that were not dropped are checked at the end
         finally:

@@ -26,7 +26,7 @@ from godb_arrow.snapshots.manifest import Manifest, Part, manifest_name, read_ma
 
 
 def parts_of(collection: godb_arrow.Collection) -> tuple[Part, ...]:
-    return collection._base.manifest.parts  # type: ignore[attr-defined]
+    return collection._store.base.manifest.parts  # type: ignore[attr-defined]
 
 
 def test_saving_adds_files_and_leaves_the_others_alone(tmp_path: Path) -> None:
@@ -87,7 +87,7 @@ def test_filters_skip_files_by_their_statistics(tmp_path: Path) -> None:
         assert found.candidates < 3000
         # What is not needed is not even opened.
         first = tmp_path / "collections" / "c.parts" / parts_of(collection)[0].file
-        collection._base.parts[0].forget()  # type: ignore[attr-defined]
+        collection._store.base.parts[0].forget()  # type: ignore[attr-defined]
         first.write_bytes(b"damaged")
         assert collection.to_arrow(["n"], condition).num_rows == 500
         assert len(collection.find({"n": 5999})) == 1
@@ -104,7 +104,7 @@ def test_streams_and_versions_keep_the_files_that_they_read(tmp_path: Path) -> N
         engine.save()
         engine.compact()
         time.sleep(0.01)  # the grace of the version before
-        collection._sweep()
+        collection._checkpointer.sweep()
         assert [info.documents for info in collection.versions()] == [10]
         folder = tmp_path / "collections" / "c.parts"
         assert names <= {path.name for path in folder.iterdir()}

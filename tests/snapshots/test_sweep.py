@@ -91,7 +91,7 @@ def test_young_files_are_removed_later_without_another_listing(
         engine["c"].to_folder()
         (folder / "00000077.godb").write_bytes(b"")
     with StorageEngine(tmp_path) as engine:
-        base_folder = engine._directory.folder(str(folder))
+        base_folder = engine._components.directory.folder(str(folder))
         base_folder.sweep(5, 3600)
         assert (folder / "00000077.godb").exists()
         disk.counts.clear()
@@ -128,5 +128,5 @@ def test_a_name_that_is_used_again_begins_with_an_empty_folder(tmp_path: Path) -
             engine.save()
             assert values(collection) == [round_, round_ + 10]
             engine.drop_collection("c")
-        assert not engine._directory._folders
+        assert not engine._components.directory._folders
         assert os.listdir(tmp_path / "collections") == []

@@ -15,12 +15,13 @@ from godb_arrow import StorageEngine
 
 def crash(engine: StorageEngine) -> None:
     """Leave the engine as a killed process leaves it: what is on the disk stays, the rest goes."""
-    engine._workers.stop()
-    engine._syncer.stop()
-    engine._closed = True
-    for collection in engine._collections.made():
-        collection.end()
-    engine._directory.close(stored=True)
+    parts = engine._components
+    parts.workers.stop()
+    parts.syncer.stop()
+    parts.lifecycle.is_closed = True
+    for collection in parts.catalog.used():
+        collection.checkpointer.end()
+    parts.directory.close(stored=True)
 
 
 ABSENT = None

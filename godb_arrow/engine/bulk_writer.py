@@ -1,0 +1,192 @@
+"""Inserts and replacements of one collection that are larger than memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import pyarrow as pa
+
+from godb_arrow import codec
+from godb_arrow.codec.entries import CHUNK_BYTES
+from godb_arrow.documents.encoding import Encoded
+from godb_arrow.documents.ids import pack_ids
+from godb_arrow.engine.bulk import BulkInsert, DocumentIds
+from godb_arrow.engine.checkpointer import Checkpointer
+from godb_arrow.engine.maintainer import Maintainer
+from godb_arrow.engine.store import CollectionStore
+from godb_arrow.errors import DocumentNotFound, DuplicateId, GodbError, error_context
+from godb_arrow.snapshots.id_index import Rows
+from godb_arrow.snapshots.parted_base import PartedBase
+
+__all__ = ["BulkWriter"]
+
+
+_PARTS_PER_LIMIT = 8  # parts of a bulk insert that fit into the memory limit
+_MAX_REPLACE_ATTEMPTS = 3  # until other threads leave the documents unchanged
+_SHOWN_IDS = 10
+
+
+class BulkWriter:
+    """Writes documents as files of a collection: all of them or, on an error, none.
+
+    Parameters
+    ----------
+    store, checkpointer, maintainer
+        Components of the collection.
+    """
+
+    def __init__(
+        self, store: CollectionStore, checkpointer: Checkpointer, maintainer: Maintainer
+    ) -> None:
+        self._store = store
+        self._checkpointer = checkpointer
+        self._maintainer = maintainer
+        self._context = store.context
+
+    def insert(self, encoded: Iterator[Encoded], schema: pa.Schema | None) -> DocumentIds:
+        """Insert documents.
+
+        No lock is held while the documents are read: their source may be slow, and may itself use
+        the collection.
+
+        Parameters
+        ----------
+        encoded : iterator of Encoded
+            The documents.
+        schema : pyarrow.Schema or None
+            Their schema, if known.
+
+        Returns
+        -------
+        DocumentIds
+
+        Raises
+        ------
+        DuplicateId
+        """
+        store, checkpointer = self._store, self._checkpointer
+        self._maintainer.to_folder()
+        checkpointer.checkpoint()  # frees deleted ids in the files, too
+        with store.lock:
+            store.check_present()
+            base = store.base
+            pin = base.pin()  # keeps the files while the documents are read
+        assert isinstance(base, PartedBase)
+        bulk = self._begin(base, schema)
+        try:
+            for documents in encoded:
+                bulk.add(documents)
+            bulk.finish()
+            with checkpointer.storing(), error_context("insert", collection=store.name):
+                checkpointer.checkpoint_now()
+                with store.lock:
+                    store.check_present()
+                    if bulk.has_any(store.overlay.deleted()):
+                        checkpointer.checkpoint_now()  # while writers wait
+                    self._check_new(bulk)
+                    before = store.base
+                    assert isinstance(before, PartedBase)
+                    next_id = store.id_sequence().next_id
+                    wanted = bulk.joined(before, next_id, self._context.directory.stamp)
+                    max_given_id = max(store.max_given_id, bulk.greatest)
+                    checkpointer.commit_manifest(before, wanted)
+                    store.max_given_id = max_given_id
+        finally:
+            bulk.discard()
+            del pin
+        before.forget(store.base)
+        checkpointer.sweep()
+        self._context.followers.acknowledge(None)
+        return bulk.ids()
+
+    def _check_new(self, bulk: BulkInsert) -> None:
+        """Raise if another thread inserted an id of a bulk meanwhile."""
+        store = self._store
+        versions = store.freeze().versions()
+        present = [identity for identity, version in versions.items() if version is not None]
+        present += [str(number) for number in store.overlay.generated_ids()]
+        base = store.base
+        assert isinstance(base, PartedBase)
+        repeated = bulk.has_any(present) or bulk.added_since(base)
+        if repeated:
+            raise DuplicateId(
+                repeated[:_SHOWN_IDS], advice="they were inserted meanwhile: leave them out"
+            )
+
+    def replace(self, ids: Sequence[str], make: Callable[[str, bytes], bytes]) -> None:
+        """Replace documents: new files have them, and the manifest deletes the former ones.
+
+        Parameters
+        ----------
+        ids : sequence of str
+            Document ids, each once.
+        make : callable
+            Makes the bytes of a document from its id and its former bytes.
+
+        Raises
+        ------
+        DocumentNotFound
+        """
+        self._maintainer.to_folder()
+        for _ in range(_MAX_REPLACE_ATTEMPTS):
+            self._checkpointer.checkpoint()  # moves the documents from the overlay to files
+            if self._replace_stored(ids, make):
+                break
+        else:
+            raise GodbError("other threads change the documents meanwhile", advice="try again")
+        self._checkpointer.sweep()
+        self._context.followers.acknowledge(None)
+
+    def _replace_stored(self, ids: Sequence[str], make: Callable[[str, bytes], bytes]) -> bool:
+        """Replace saved documents; return False if one of them has changed since."""
+        store, checkpointer = self._store, self._checkpointer
+        wanted = dict.fromkeys(ids)
+        with store.lock:
+            store.check_present()
+            base = store.base
+        assert isinstance(base, PartedBase)
+        found = base.rows_of(wanted)
+        for identity in ids:
+            if identity not in found:
+                raise DocumentNotFound(
+                    f"there is no document {identity!r}", advice="nothing was changed"
+                )
+        # A file of another program may have an id twice; the last one counts.
+        rows = np.sort(np.array([rows[-1] for rows in found.values()], np.int64))
+        deleted = [row for rows in found.values() for row in rows]
+        bulk = self._begin(base, None)
+        try:
+            for encoded in _made(base, rows, make):
+                bulk.add(encoded, replacing=True)
+            bulk.finish()
+            with checkpointer.storing(), store.lock:
+                store.check_present()
+                if store.base is not base or store.overlay.find_any(wanted):
+                    return False
+                next_id, stamp = store.id_sequence().next_id, self._context.directory.stamp
+                checkpointer.commit_manifest(base, bulk.joined(base, next_id, stamp, deleted))
+        finally:
+            bulk.discard()
+        base.forget(store.base)
+        return True
+
+    def _begin(self, base: PartedBase, schema: pa.Schema | None) -> BulkInsert:
+        limit = self._context.memory.limit // _PARTS_PER_LIMIT
+        part_bytes = min(self._context.options.part_size, limit)
+        return BulkInsert(base, self._store.name, schema, part_bytes, self._checkpointer.storing)
+
+
+def _made(base: PartedBase, rows: Rows, make: Callable[[str, bytes], bytes]) -> Iterator[Encoded]:
+    """Yield new documents for sorted rows of a base, as runs of entries."""
+    chunk = bytearray()
+    ids: list[str] = []
+    for run, index in base.entries_at(rows):
+        identity = run.id(index)
+        chunk += codec.pack(identity) + make(identity, run.document(index))
+        ids.append(identity)
+        if len(chunk) > CHUNK_BYTES:
+            yield Encoded(bytes(chunk), pack_ids(ids), given=True)
+            chunk, ids = bytearray(), []
+    if ids:
+        yield Encoded(bytes(chunk), pack_ids(ids), given=True)

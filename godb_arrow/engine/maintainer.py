@@ -1,0 +1,258 @@
+"""Maintenance of one collection: compaction, packing, growing into a folder, restoring."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from godb_arrow.directory.compaction import choose_parts, join_parts
+from godb_arrow.engine.bulk import join_bases
+from godb_arrow.engine.checkpointer import Checkpointer
+from godb_arrow.engine.store import CollectionStore
+from godb_arrow.errors import GodbError, VersionNotFound, error_context
+from godb_arrow.snapshots.base import Base
+from godb_arrow.snapshots.overlay import Overlay
+from godb_arrow.snapshots.part_folder import PartFolder
+from godb_arrow.snapshots.parted_base import PartedBase
+from godb_arrow.snapshots.snapshot import Snapshot
+from godb_arrow.snapshots.versions import VersionInfo, versions_of
+
+if TYPE_CHECKING:
+    from godb_arrow.snapshots.part_folder import WrittenPart
+
+__all__ = ["Maintainer"]
+
+
+class Maintainer:
+    """Rewrites files of a collection without changing its documents, and restores versions.
+
+    Parameters
+    ----------
+    store : CollectionStore
+        State of the collection.
+    checkpointer : Checkpointer
+        Its checkpoints.
+    """
+
+    def __init__(self, store: CollectionStore, checkpointer: Checkpointer) -> None:
+        self._store = store
+        self._checkpointer = checkpointer
+        self._context = store.context
+
+    # --- compaction ---------------------------------------------------------------------------
+
+    def compact(self, *, thorough: bool = False, pause: Callable[[], bool] = lambda: False) -> int:
+        """Merge small part files and drop deleted documents. Readers and writers continue.
+
+        Parameters
+        ----------
+        thorough : bool
+            Whether to drop all deleted documents and to merge all possible parts, default False.
+        pause : callable
+            Returns whether to stop; called after each step. Default: never.
+
+        Returns
+        -------
+        int
+            Bytes of the files that were written.
+        """
+        written, storing = 0, self._checkpointer.storing
+        while True:
+            with storing(), error_context("compact", collection=self._store.name):
+                step = self._compact_once(thorough)
+            if step is None:
+                return written
+            written += step
+            if pause():
+                return written
+
+    def _compact_once(self, thorough: bool) -> int | None:
+        """Merge some parts; return the bytes written, or None if no merge is worth its cost."""
+        store, part_size = self._store, self._context.options.part_size
+        with store.lock:
+            base = store.base
+            if store.is_dropped or not isinstance(base, PartedBase):
+                return None
+            chosen = choose_parts(base.manifest.parts, part_size, thorough=thorough)
+            if chosen is None:
+                return None
+            # The saved state: changes since then may be in no file yet.
+            snapshot = Snapshot(base, Overlay(), base.live, base.hint.position)
+        stored, deleted, written = join_parts(snapshot, store.name, *chosen, part_size)
+        with store.lock:
+            overlay = store.overlay.renumbered(deleted)
+            # One statement: no interrupt comes between. Before it, the next save replaces the
+            # manifest that was written here.
+            store.base, store.overlay = stored, overlay
+        base.forget(stored)
+        del base, snapshot
+        self._checkpointer.sweep()
+        return written
+
+    def pack(self) -> None:
+        """Write all documents into one file."""
+        self._context.lifecycle.check_process()
+        with self._store.lock:
+            if not isinstance(self._store.base, PartedBase):
+                return
+            self._store.stale, self._store.form = True, "file"
+        self._checkpointer.checkpoint()
+
+    def to_folder(self) -> None:
+        """Write the documents as a folder of parts."""
+        self._context.lifecycle.check_process()
+        if not isinstance(self._store.base, PartedBase):
+            with self._store.lock:
+                self._store.stale, self._store.form = True, "folder"
+            self._checkpointer.checkpoint()
+
+    # --- writers in other processes -----------------------------------------------------------
+
+    def reserve_ids(self, count: int) -> int:
+        """Reserve numbers for ids that other processes generate, and save the reservation.
+
+        The collection becomes a folder of parts.
+
+        Parameters
+        ----------
+        count : int
+            How many numbers.
+
+        Returns
+        -------
+        int
+            The first number; the others follow it.
+        """
+        first = self._store.ids().reserve(count)
+        with self._store.lock:
+            self._store.stale, self._store.form = True, "folder"
+        self._checkpointer.checkpoint()
+        return first
+
+    def commit_parts(self, written: Sequence[WrittenPart], *, overwrite: bool) -> int:
+        """Add files that other processes wrote: all at once, or none.
+
+        Parameters
+        ----------
+        written : sequence of WrittenPart
+            The files.
+        overwrite : bool
+            Whether they replace all documents of the collection.
+
+        Returns
+        -------
+        int
+            Number of their documents.
+
+        Raises
+        ------
+        DuplicateId
+            Documents share an id, or have an id of the collection.
+        """
+        store, checkpointer = self._store, self._checkpointer
+        self.to_folder()
+        checkpointer.checkpoint()
+        with checkpointer.storing(), store.lock, error_context("write", collection=store.name):
+            store.check_present()
+            base = store.base
+            assert isinstance(base, PartedBase)
+            self._check_saved()
+            sequence = store.ids()
+            for part in written:
+                sequence.see_greatest(part.greatest)
+            kept = replace(base.manifest, parts=()) if overwrite else base.manifest
+            before = PartedBase(base.folder, kept)
+            number = base.folder.next_number()
+            parts = [
+                base.folder.give_number(part.token, part.part, number + index)
+                for index, part in enumerate(written)
+            ]
+            schemas = [pa.ipc.read_schema(pa.py_buffer(part.schema)) for part in written]
+            rows = [part.statistics for part in written]
+            stamp = self._context.directory.stamp
+            joined = join_bases(before, parts, rows, schemas, sequence.next_id, stamp)
+            checkpointer.commit_manifest(base, joined)
+            base.forget(store.base)
+        checkpointer.sweep()
+        self._context.followers.acknowledge(None)
+        return sum(part.documents for part in parts)
+
+    def _check_saved(self) -> None:
+        """Raise if another thread changed the collection since the checkpoint."""
+        if len(self._store.overlay):
+            raise GodbError("another thread changed the collection", advice="try again")
+
+    # --- versions -----------------------------------------------------------------------------
+
+    def versions(self) -> list[VersionInfo]:
+        """Return the readable versions in order."""
+        base = self._store.base
+        return versions_of(base.folder) if isinstance(base, PartedBase) else []
+
+    def version_base(self, version: int) -> PartedBase:
+        """Return the documents of a version.
+
+        Raises
+        ------
+        VersionNotFound
+        """
+        self._context.lifecycle.check_process()
+        base = self._store.base
+        known = _versions_in(base)
+        if not isinstance(base, PartedBase) or version not in known:
+            shown = ", ".join(map(str, known))
+            advice = f"the versions are {shown}"
+            if not known:
+                advice = "only a folder of parts keeps versions; see part_size and keep_versions"
+            raise VersionNotFound(f"there is no version {version!r}", advice=advice)
+        folder = base.folder
+        if not folder.is_ours:  # its files may be those of a former collection of the same name
+            folder = PartFolder(folder.memory, folder.path, is_ours=False)
+        return PartedBase(folder, folder.manifest(version))
+
+    def restore(self, version: int) -> None:
+        """Return to a version. The current documents stay readable as the version before.
+
+        Raises
+        ------
+        VersionNotFound
+        """
+        store, directory, checkpointer = self._store, self._context.directory, self._checkpointer
+        checkpointer.checkpoint()
+        with checkpointer.storing(), error_context("restore", collection=store.name), store.lock:
+            store.check_present()
+            self._check_saved()
+            base = store.base
+            earlier = self.version_base(version)
+            position = store.position_of(base)
+            manifest = replace(
+                earlier.manifest,
+                version=base.hint.version + 1,
+                next_id=store.ids().next_id,
+                record=position.number,
+                run=position.run,
+                rewrites=True,
+                directory=directory.stamp,
+            )
+            assert isinstance(base, PartedBase)
+            store.forget_settings()  # the manifest records them
+            checkpointer.commit_manifest(base, (manifest, earlier.part_statistics()))
+            base.forget(store.base)
+            directory.journal.release(store, None)
+        self._context.followers.acknowledge(None)
+
+
+def _versions_in(base: Base) -> list[int]:
+    """Return the readable versions of a collection.
+
+    Raises
+    ------
+    SourceNotFound
+        Another process removed the folder of the collection.
+    """
+    if not isinstance(base, PartedBase):
+        return []
+    return base.folder.versions() or [base.folder.current().version]

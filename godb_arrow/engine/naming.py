@@ -1,0 +1,240 @@
+"""Creating, dropping, renaming and attaching collections."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from typing import Any
+
+from godb_arrow.codec.compression import check_compression
+from godb_arrow.directory.journal import Receipt
+from godb_arrow.directory.names import check_name
+from godb_arrow.directory.places import full_path
+from godb_arrow.engine.catalog import Catalog
+from godb_arrow.engine.context import EngineContext
+from godb_arrow.engine.former_files import FormerFiles
+from godb_arrow.engine.open_collection import OpenCollection
+from godb_arrow.engine.saver import Saver
+from godb_arrow.errors import CollectionExists, GodbError, ReplicationFailed, error_context
+from godb_arrow.file.reading import list_collections
+from godb_arrow.options import CompressionName
+from godb_arrow.snapshots.base import Base
+
+__all__ = ["CollectionNaming"]
+
+
+class CollectionNaming:
+    """Changes the names of an engine's collections: each change as a whole or not at all.
+
+    The lock of the catalog comes before the lock of a collection.
+
+    Parameters
+    ----------
+    context : EngineContext
+        Context of the engine.
+    catalog : Catalog
+        Its collections.
+    former_files : FormerFiles
+        Files of dropped and of renamed collections.
+    saver : Saver
+        Saves a renamed collection whose former file is in the way.
+    """
+
+    def __init__(
+        self, context: EngineContext, catalog: Catalog, former_files: FormerFiles, saver: Saver
+    ) -> None:
+        self._context = context
+        self._catalog = catalog
+        self._former_files = former_files
+        self._saver = saver
+
+    def create(self, name: str, compression: CompressionName | None) -> OpenCollection:
+        """Create an empty collection.
+
+        Parameters
+        ----------
+        name : str
+            Name of the collection.
+        compression : str or None
+            Compression of its files, default as the engine's.
+
+        Raises
+        ------
+        CollectionExists, InvalidCollectionName
+        """
+        self._context.lifecycle.check_writable()
+        with error_context("create", collection=name if isinstance(name, str) else None):
+            check_name(name)
+            chosen = check_compression(compression or self._context.options.compression).name
+            with self._catalog.lock:
+                self._check_free(name)
+                self._former_files.free(name, self._saver.checkpoint)
+                base = Base(self._context.memory)
+                collection = OpenCollection(
+                    self._context, name, base, indexes=(), compression=chosen, stale=True
+                )
+
+                def apply(_: int) -> None:
+                    self._catalog[name] = collection
+
+                self._journal(collection, {"op": "create", "c": name, "z": chosen}, apply)
+                return collection
+
+    def drop(self, find: Callable[[], OpenCollection], *, if_empty: bool) -> None:
+        """Drop a collection; open streams still read it.
+
+        Parameters
+        ----------
+        find : callable
+            Returns the collection. Called under the lock.
+        if_empty : bool
+            Whether to keep a collection that has documents.
+
+        Raises
+        ------
+        ReplicationFailed
+        """
+        with self._catalog.lock:
+            collection = find()
+            store = collection.store
+            with collection.checkpointer.at_rest():
+                if if_empty and store.documents():
+                    return
+                name, paths = store.name, store.paths
+
+                def apply(_: int) -> None:
+                    self._former_files.note_dropped(paths, store)
+                    self._catalog.discard(name)
+                    store.drop()
+
+                self._context.followers.check()
+                try:
+                    self._journal(collection, {"op": "drop", "c": name}, apply)
+                except ReplicationFailed:
+                    self._former_files.remove_dropped(paths, store)
+                    raise
+                self._former_files.remove_dropped(paths, store)
+
+    def rename(self, find: Callable[[], OpenCollection], new_name: str) -> None:
+        """Rename a collection. Open handles and streams remain valid.
+
+        Parameters
+        ----------
+        find : callable
+            Returns the collection. Called under the lock.
+        new_name : str
+            New name.
+
+        Raises
+        ------
+        CollectionExists, InvalidCollectionName
+        """
+        check_name(new_name)
+        with self._catalog.lock:
+            collection = find()
+            self._check_free(new_name)
+            self._former_files.free(new_name, self._saver.checkpoint, collection)
+            with collection.checkpointer.at_rest():
+                name = collection.name
+
+                def apply(number: int) -> None:
+                    self._former_files.note_renamed(collection)
+                    self._catalog[new_name] = collection
+                    self._catalog.discard(name)
+                    position = self._context.directory.journal.position(number)
+                    collection.store.rename(new_name, position)
+
+                self._journal(collection, {"op": "rename", "c": name, "to": new_name}, apply)
+
+    def attach(self, path: str | os.PathLike[str]) -> dict[str, int]:
+        """Attach the collections of a file: all of them or, on an error, none.
+
+        Parameters
+        ----------
+        path : path or URL
+            A GODB file. It is copied into the data directory.
+
+        Returns
+        -------
+        dict of str to int
+            Number of documents by name.
+
+        Raises
+        ------
+        CollectionExists, InvalidCollectionName
+        """
+        self._context.lifecycle.check_writable()
+        directory, location = self._context.directory, full_path(path)
+        with error_context("load", location), ExitStack() as undo:
+            copy = directory.attach(location)
+            files: dict[str, str] = {}
+            undo.callback(lambda: directory.detach({copy, *files.values()}))
+            try:
+                for name in list_collections(copy):
+                    check_name(name)
+                    files[name] = directory.attach_again(copy) if files else copy
+                bases = {name: directory.attached_base(file, name) for name, file in files.items()}
+                counts = {name: base.open().count for name, base in bases.items()}
+            except GodbError as error:
+                error.source = location  # and not its copy
+                raise
+            with self._catalog.lock:
+                for name in files:
+                    self._check_free(name)
+                    self._former_files.free(name, self._saver.checkpoint)
+                if files:
+                    self._attach(bases, undo)
+            return counts
+
+    def _attach(self, bases: Mapping[str, Base], undo: ExitStack) -> None:
+        """Add collections with files of the data directory; the caller holds the lock."""
+        directory = self._context.directory
+        collections = {
+            name: OpenCollection(self._context, name, base, stale=True, attached=True)
+            for name, base in bases.items()
+        }
+        for base in bases.values():
+            directory.restrict(base.access())
+
+        def apply(number: int) -> None:
+            undo.pop_all()  # the journal names the files
+            for name, collection in collections.items():
+                directory.journal.release(collection.store, number)
+                collection.store.note_record(directory.journal.position(number))
+                self._catalog[name] = collection
+                self._former_files.note_renamed(collection)
+
+        names = {name: os.path.basename(base.path or "") for name, base in bases.items()}
+        first = next(iter(collections.values()))
+        self._journal(first, {"op": "attach", "files": names}, apply)
+        self._context.followers.acknowledge(None)  # followers need the files, too
+
+    def _check_free(self, name: str) -> None:
+        if name in self._catalog:
+            raise CollectionExists(
+                f"there is a collection {name!r}", advice="choose another name, or drop it first"
+            )
+
+    def _journal(
+        self, collection: OpenCollection, meta: dict[str, Any], apply: Callable[[int], None]
+    ) -> None:
+        """Journal a change of a collection as a whole and apply it: both or, on an error, neither.
+
+        The record is synced whatever the durability. If syncing fails, the change is visible, and
+        the error says that it may not survive a power cut. The caller holds the lock.
+        """
+        self._context.lifecycle.check_writable()  # no other thread closes the engine from here on
+        journal, store = self._context.directory.journal, collection.store
+        receipt = Receipt()
+        try:
+            number = journal.append(store, meta, receipt=receipt)
+            store.note_record(journal.position(number))
+            apply(number)
+        except BaseException:
+            if receipt.number is not None:
+                store.note_record(journal.position(receipt.number))
+                apply(receipt.number)
+            raise
+        journal.sync(number)
+        self._context.followers.acknowledge(number)

@@ -1,0 +1,131 @@
+"""Journal records of one collection that wait for its first use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import pyarrow as pa
+
+from godb_arrow import codec
+from godb_arrow.directory.segments import Record
+from godb_arrow.file.hints import JournalPosition
+from godb_arrow.snapshots.overlay import Overlay, PlannedChange
+from godb_arrow.snapshots.snapshot import scan
+
+__all__ = ["PendingRecords", "are_few", "plan_put"]
+
+
+_MAX_SINGLE_DOCUMENTS = 64  # documents of one change that the overlay stores one by one
+
+
+class PendingRecords:
+    """Records that were read from the journal and are not applied yet.
+
+    Attributes
+    ----------
+    records : list of Record
+        The records in order.
+    noted : JournalPosition or None
+        Position of the base when the journal was read.
+    min_next_id : int
+        Min number of the next generated id, by the applied records.
+    """
+
+    __slots__ = ("min_next_id", "noted", "records")
+
+    def __init__(self) -> None:
+        self.records: list[Record] = []
+        self.noted: JournalPosition | None = None
+        self.min_next_id = 1
+
+    def missing_from(
+        self,
+        stored: JournalPosition,
+        is_stored: Callable[[JournalPosition, Record], bool],
+    ) -> list[Record]:
+        """Return the records that a base does not contain.
+
+        Parameters
+        ----------
+        stored : JournalPosition
+            Position of the base.
+        is_stored : callable
+            Returns whether a position contains a record.
+        """
+        missing = [record for record in self.records if not is_stored(stored, record)]
+        return missing if self.noted in (None, stored) else []
+
+    @staticmethod
+    def have_ranges(records: Sequence[Record]) -> bool:
+        """Return whether a record has a range of generated ids."""
+        return any("g" in record.meta for record in records)
+
+    def apply(self, record: Record, overlay: Overlay, first_new: int) -> bool:
+        """Apply a record to an overlay.
+
+        Parameters
+        ----------
+        record : Record
+            The record.
+        overlay : Overlay
+            Receives the documents.
+        first_new : int
+            The base has no generated id from this number on.
+
+        Returns
+        -------
+        bool
+            False if the record changes a setting and no document.
+        """
+        meta = record.meta
+        if meta["op"] != "write":
+            return False
+        self.min_next_id = max(self.min_next_id, meta["n"])
+        schema = None
+        if "s" in meta:
+            schema = pa.ipc.read_schema(pa.py_buffer(meta["s"]))
+        for count, part in zip(meta["k"], record.parts, strict=True):
+            if not count:
+                continue
+            entries = scan(part, count)
+            if "g" in meta and meta["g"] >= first_new:  # the base has none of these ids
+                plan = overlay.plan_range(meta["g"], entries, schema)
+            else:
+                plan = plan_put(overlay, entries, list(entries.ids()), schema, [])
+            plan(record.number)
+        if meta.get("d"):
+            overlay.plan_change(dict.fromkeys(meta["d"]), [])(record.number)
+        return True
+
+
+def are_few(ids: Sequence[str], schema: pa.Schema | None) -> bool:
+    """Return whether the overlay stores documents one by one, and not as a run of entries."""
+    return len(ids) <= _MAX_SINGLE_DOCUMENTS and schema is None
+
+
+def plan_put(
+    overlay: Overlay,
+    entries: codec.Entries,
+    ids: list[str],
+    schema: pa.Schema | None,
+    superseded: list[int],
+) -> PlannedChange:
+    """Plan to put documents into an overlay.
+
+    Parameters
+    ----------
+    overlay : Overlay
+        Receives the documents.
+    entries : Entries
+        The documents.
+    ids : list of str
+        Their ids.
+    schema : pyarrow.Schema or None
+        Their schema, if known.
+    superseded : list of int
+        Rows of the base with the former documents.
+    """
+    if are_few(ids, schema):
+        versions = {identity: entries.document(index) for index, identity in enumerate(ids)}
+        return overlay.plan_change(versions, superseded)
+    return overlay.plan_add(ids, entries, schema, superseded)

@@ -1,0 +1,411 @@
+"""Changes of many documents of one collection: all of them or, on an error, none."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import pyarrow as pa
+
+from godb_arrow import codec
+from godb_arrow.codec.predicate import Predicate
+from godb_arrow.documents.encoding import Encoded, check_document_size, encode_rows
+from godb_arrow.documents.ids import id_of, repeated_ids, with_id
+from godb_arrow.documents.rows import rows_of, stored_schema
+from godb_arrow.engine.bulk_writer import BulkWriter
+from godb_arrow.engine.open_collection import OpenCollection
+from godb_arrow.engine.pending import are_few, plan_put
+from godb_arrow.engine.saver import Saver
+from godb_arrow.errors import DocumentNotFound, DuplicateId, InvalidDocument, error_context
+from godb_arrow.query.filters import Filter, RowFilter, compiled
+from godb_arrow.schema import ID_FIELD
+from godb_arrow.snapshots.base import Base
+from godb_arrow.snapshots.find import check_named, matching
+from godb_arrow.snapshots.overlay import Version, bulk_weight, weight
+from godb_arrow.snapshots.snapshot import Snapshot
+
+__all__ = ["CollectionWriter", "document_not_found", "naming_document"]
+
+
+_MAX_DELETE_ATTEMPTS = 3  # until a filter is evaluated while other writers wait
+_BYTES_PER_GIVEN_ID = 250  # of memory, for the id of an unsaved document
+_BYTES_PER_GENERATED_ID = 16
+_SHOWN_IDS = 10
+
+Change = Callable[[str, bytes], dict[Any, Any]]
+"""Makes a document from its id and its former bytes."""
+
+
+class CollectionWriter:
+    """Inserts, replaces and deletes documents of a collection.
+
+    Parameters
+    ----------
+    collection : OpenCollection
+        The collection.
+    saver : Saver
+        Reserves memory.
+    """
+
+    def __init__(self, collection: OpenCollection, saver: Saver) -> None:
+        self._store = collection.store
+        self._bulk = BulkWriter(collection.store, collection.checkpointer, collection.maintainer)
+        self._saver = saver
+        self._context = collection.store.context
+
+    def _is_bulk(self, size: int) -> bool:
+        """Return whether documents of some bytes are written as files at once."""
+        return size > self._context.memory.limit // 2
+
+    # --- inserting ----------------------------------------------------------------------------
+
+    def insert_many(
+        self, operation: str, data: Any, id_column: str | None, omit_nulls: bool, *, replace: bool
+    ) -> Sequence[str]:
+        """Insert documents.
+
+        Parameters
+        ----------
+        operation : str
+            The verb, for errors.
+        data, id_column, omit_nulls
+            See :meth:`Collection.insert_many`.
+        replace : bool
+            Whether documents replace those with the same ids.
+
+        Returns
+        -------
+        sequence of str
+            Document ids.
+        """
+        store, memory = self._store, self._context.memory
+        with store.writing(operation):
+            rows = rows_of(data, id_column)
+            schema = None if rows.schema is None else _with_id_field(stored_schema(rows.schema))
+            encoded: list[Encoded] = []
+            size = 0
+            limit = self._context.options.max_document_bytes
+            runs = encode_rows(rows, id_column, omit_nulls, store.ids(), max_document_bytes=limit)
+            for run in runs:
+                encoded.append(run)
+                id_bytes = _BYTES_PER_GIVEN_ID if run.given else _BYTES_PER_GENERATED_ID
+                size += len(run.chunk) + len(run.ids) * id_bytes
+                if not replace and self._is_bulk(size):
+                    return self._bulk.insert(itertools.chain(_popped(encoded), runs), schema)
+                if size > memory.limit:
+                    with self._saver.reserved(size):
+                        pass  # raises before all documents are read
+            if not encoded:
+                return []
+            joined = Encoded(
+                b"".join(run.chunk for run in encoded),
+                pa.chunked_array([run.ids for run in encoded]).combine_chunks(),
+                any(run.given for run in encoded),
+            )
+            del encoded
+            ids = _texts(joined.ids)
+            self._put(joined, ids, schema, replace=replace)
+            return ids
+
+    def _put(
+        self, encoded: Encoded, ids: list[str], schema: pa.Schema | None, *, replace: bool
+    ) -> None:
+        entries = encoded.entries()
+        given = encoded.given
+        if not given and not are_few(ids, None) and int(ids[-1]) - int(ids[0]) == len(ids) - 1:
+            if self._put_range(int(ids[0]), entries, schema, encoded.chunk):
+                return
+            given = True
+        if are_few(ids, schema):
+            size = sum(weight(one, entries.document(index)) for index, one in enumerate(ids))
+        else:
+            size = bulk_weight(entries, ids)
+        with self._saver.reserved(size):
+            number = self._put_reserved(encoded, entries, ids, schema, given, replace)
+        self._context.sync(number)
+
+    def _put_reserved(
+        self,
+        encoded: Encoded,
+        entries: codec.Entries,
+        ids: list[str],
+        schema: pa.Schema | None,
+        given: bool,
+        replace: bool,
+    ) -> int | None:
+        """Put documents for which memory is reserved; return the sequence number."""
+        store = self._store
+        positions = dict.fromkeys(ids)
+        if len(positions) < len(ids) and not replace:
+            raise DuplicateId(repeated_ids(ids)[:_SHOWN_IDS])
+        sequence = store.ids()
+        max_id = codec.survey_ids(encoded.ids)[1]
+        if given:
+            sequence.see_greatest(max_id)
+            store.prepare_ids()
+        with store.lock:
+            store.check_present()
+            if given:
+                store.max_given_id = max(store.max_given_id, max_id)
+            # A generated id is unused unless a caller inserted the same number explicitly.
+            given = given or int(ids[0]) <= store.max_given_id
+            changed = store.overlay.find_any(positions)
+            superseded = store.base.rows_of(positions) if given else {}
+            for identity in changed:
+                superseded.pop(identity, None)
+            present = {key for key, version in changed.items() if version is not None}
+            present.update(superseded)
+            if present and not replace:
+                raise DuplicateId(
+                    sorted(present)[:_SHOWN_IDS],
+                    advice="replace them with upsert_many, or leave them out",
+                )
+            rows = [row for found in superseded.values() for row in found]
+            repeated = sum(len(found) - 1 for found in superseded.values())
+            return store.commit(
+                self._meta(len(ids), schema),
+                [encoded.chunk],
+                plan_put(store.overlay, entries, ids, schema, rows),
+                len(positions) - len(present) - repeated,
+            )
+
+    def _put_range(
+        self, first_id: int, entries: codec.Entries, schema: pa.Schema | None, chunk: bytes
+    ) -> bool:
+        """Put documents with generated ids; return False if a caller may have chosen one."""
+        store = self._store
+        with self._saver.reserved(bulk_weight(entries)), store.lock:
+            store.check_present()
+            if first_id <= store.max_given_id:
+                return False
+            meta = self._meta(len(entries), schema) | {"g": first_id}
+            plan = store.overlay.plan_range(first_id, entries, schema)
+            number = store.commit(meta, [chunk], plan, len(entries))
+        self._context.sync(number)
+        return True
+
+    def _meta(self, count: int, schema: pa.Schema | None) -> dict[str, Any]:
+        """Return the description of a journal record with documents."""
+        next_id = self._store.id_sequence().next_id
+        meta: dict[str, Any] = {"op": "write", "n": next_id, "k": [count]}
+        if schema is not None:
+            meta["s"] = schema.serialize().to_pybytes()
+        return meta
+
+    # --- replacing ----------------------------------------------------------------------------
+
+    def update(self, changes: Mapping[str, Mapping[Any, Any]]) -> dict[str, dict[Any, Any]]:
+        """Merge fields into documents.
+
+        Parameters
+        ----------
+        changes : mapping of str to mapping
+            Fields by document id.
+
+        Returns
+        -------
+        dict of str to dict
+            New documents by id; empty if they are larger than memory.
+        """
+        for key, fields in changes.items():
+            if not isinstance(fields, Mapping):
+                raise InvalidDocument(
+                    f"the fields of {key!r} are a {type(fields).__name__}", advice="give a mapping"
+                )
+            if ID_FIELD in fields and id_of(fields[ID_FIELD], f"document {key!r}") != key:
+                raise InvalidDocument(
+                    f"the fields of {key!r} have another id", advice="an id never changes"
+                )
+
+        plain = {key: dict(fields) for key, fields in changes.items()}
+
+        def merge(key: str, before: bytes) -> dict[Any, Any]:
+            return with_id(codec.load(before) | plain[key], key)
+
+        return self.replace(list(plain), merge, "update")
+
+    def replace(self, ids: list[str], change: Change, operation: str) -> dict[str, dict[Any, Any]]:
+        """Replace documents.
+
+        Parameters
+        ----------
+        ids : list of str
+            Document ids, each once.
+        change : callable
+            Makes a document from its id and its former bytes. Called without a lock.
+        operation : str
+            The verb, for errors.
+
+        Returns
+        -------
+        dict of str to dict
+            New documents by id; empty if they are larger than memory.
+        """
+        store = self._store
+        with store.writing(operation):
+            with store.pinned_base() as base:  # before the lock is taken, so that no thread waits
+                base.documents()
+                base.prepare_ids()
+            while True:
+                with store.lock:
+                    store.check_present()
+                    store.prepare()
+                    before = self._state_of(ids)
+                    present, superseded, stored = self._present(ids)
+                documents: dict[str, dict[Any, Any]] = {}
+                packed: dict[str, bytes] = {}
+                size = 0
+                for key in ids:
+                    if key not in present:
+                        raise document_not_found(key)
+                    documents[key], packed[key] = self._changed(key, present[key], change)
+                    size += weight(key, packed[key])
+                    if len(ids) > 1 and self._is_bulk(size):
+                        del present, documents, packed
+                        self._bulk.replace(ids, lambda key, raw: self._changed(key, raw, change)[1])
+                        return {}
+                with self._saver.reserved(size), store.lock:
+                    store.check_present()
+                    if self._state_of(ids) != before:
+                        continue  # another thread changed or saved one of them
+                    # A file of another program may have an id twice.
+                    number = store.write_few(packed, superseded, stored - len(superseded))
+                self._context.sync(number)
+                return documents
+
+    def _state_of(self, ids: Iterable[str]) -> tuple[Base, dict[str, Version]]:
+        """Return a value that is equal as long as no thread changes or saves some documents."""
+        return self._store.base, self._store.overlay.find_any(dict.fromkeys(ids))
+
+    def _present(self, ids: Iterable[str]) -> tuple[dict[str, bytes], list[int], int]:
+        """Return the bytes of existing documents, and the rows and number of those of the base."""
+        wanted = dict.fromkeys(ids)
+        overlay = self._store.overlay
+        changed: dict[str, Version] = overlay.find_any(wanted)
+        found = {
+            key: overlay.document(version)
+            for key, version in changed.items()
+            if version is not None
+        }
+        stored = self._store.base.find_all([key for key in wanted if key not in changed])
+        found.update((key, raw) for key, (_, raw) in stored.items())
+        return found, [row for rows, _ in stored.values() for row in rows], len(stored)
+
+    def _changed(self, key: str, before: bytes, change: Change) -> tuple[dict[Any, Any], bytes]:
+        """Return the new document, and its bytes."""
+        document = change(key, before)
+        with naming_document(key):
+            raw = codec.pack(document)
+        check_document_size(key, raw, self._context.options.max_document_bytes)
+        return document, raw
+
+    # --- deleting -----------------------------------------------------------------------------
+
+    def delete(self, identity: str) -> None:
+        """Delete a document.
+
+        Raises
+        ------
+        DocumentNotFound
+        """
+        self._context.lifecycle.check_writable()
+        with self._saver.reserved(weight(identity, None)):
+            deleted = self._delete([identity])
+        if not deleted:
+            raise document_not_found(identity)
+
+    def delete_many(self, filter: Filter | None, *, check_fields: bool) -> int:
+        """Delete the documents that match a filter; see :meth:`Collection.delete_many`."""
+        self._context.lifecycle.check_writable()
+        store = self._store
+        condition = compiled(filter)
+        if check_fields and isinstance(condition, Predicate):
+            with error_context("delete", collection=store.name):
+                check_named(self._snapshot(), condition)
+        for attempt in itertools.count():
+            if attempt >= _MAX_DELETE_ATTEMPTS and not isinstance(condition, RowFilter):
+                break
+            with store.lock:
+                snapshot, version = self._snapshot(), store.changes
+            ids = self._matching_ids(snapshot, condition)
+            self._context.lifecycle.check_writable()
+            size = sum(weight(identity, None) for identity in ids)
+            with self._saver.reserved(size):
+                deleted = self._delete(ids, version)
+            if deleted is not None:
+                return deleted
+        # Other threads change the collection repeatedly: now they wait. A RowFilter is code of the
+        # caller, which must not run under a lock, so it is tried again instead.
+        with self._saver.reserved(size), store.lock:
+            return self._delete(self._matching_ids(self._snapshot(), condition)) or 0
+
+    def _snapshot(self) -> Snapshot:
+        with self._store.reading():
+            return self._store.snapshot()
+
+    def _matching_ids(self, snapshot: Snapshot, condition: Filter | None) -> list[str]:
+        with error_context("delete", collection=self._store.name):
+            found = matching(snapshot, condition, self._store.indexes())
+            return [run.id(int(row)) for run, rows in found for row in rows]
+
+    def _delete(self, ids: list[str], version: int | None = None) -> int | None:
+        """Delete existing documents; return None if the collection changed since a version."""
+        store = self._store
+        with store.writing("delete"):
+            store.prepare_ids()
+            with store.lock:
+                store.check_present()
+                store.prepare()
+                if version not in (None, store.changes):
+                    return None
+                changed = store.overlay.find_any(dict.fromkeys(ids))
+                stored = store.base.rows_of([key for key in ids if key not in changed])
+                deleted = [key for key, found in changed.items() if found is not None]
+                deleted += stored
+                if not deleted:
+                    return 0
+                superseded = [row for rows in stored.values() for row in rows]
+                # A file of another program may have an id twice.
+                added = len(stored) - len(superseded) - len(deleted)
+                number = store.write_few(dict.fromkeys(deleted), superseded, added)
+            self._context.sync(number)
+            return len(deleted)
+
+
+@contextmanager
+def naming_document(identity: str) -> Iterator[None]:
+    """Add the document id to an InvalidDocument error."""
+    try:
+        yield
+    except InvalidDocument as error:
+        error.message = f"document {identity!r}: {error.message}"
+        raise
+
+
+def document_not_found(identity: str) -> DocumentNotFound:
+    """Return the error for a document id that does not exist."""
+    return DocumentNotFound(
+        f"there is no document {identity!r}", advice="document ids are strings, such as '1'"
+    )
+
+
+def _popped(items: list[Encoded]) -> Iterator[Encoded]:
+    """Yield the items, which are not referenced any longer."""
+    while items:
+        yield items.pop(0)
+
+
+def _with_id_field(schema: pa.Schema) -> pa.Schema:
+    if ID_FIELD in schema.names:
+        return schema
+    return pa.schema([pa.field(ID_FIELD, pa.string()), *schema], metadata=schema.metadata)
+
+
+def _texts(ids: pa.Array) -> list[str]:
+    try:
+        texts: list[str] = ids.cast(pa.string()).to_pylist()
+    except pa.ArrowInvalid:
+        texts = [raw.decode("utf-8", "surrogateescape") for raw in ids.to_pylist()]
+    return texts

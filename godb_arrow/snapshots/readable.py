@@ -1,0 +1,259 @@
+"""Verbs of a collection that is read from snapshots."""
+
+from __future__ import annotations
+
+import weakref
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from typing import Any, Unpack
+
+import pyarrow as pa
+
+from godb_arrow import codec
+from godb_arrow.errors import InvalidOption, error_context
+from godb_arrow.file.explanation import Explanation
+from godb_arrow.options import ReadKeywords, ReadOptions
+from godb_arrow.query.filters import Filter
+from godb_arrow.query.scannable import Scannable
+from godb_arrow.snapshots.find import count_matching, explain, pick
+from godb_arrow.snapshots.pages import Page, page_after
+from godb_arrow.snapshots.snapshot import Snapshot
+from godb_arrow.snapshots.streaming import BatchStream, DocumentStream
+
+__all__ = ["SnapshotCollection", "snapshot_of"]
+
+
+class SnapshotCollection(Scannable):
+    """A collection that is read from snapshots: a verb sees one state from beginning to end."""
+
+    @abstractmethod
+    def _snapshot(self) -> Snapshot:
+        """Return the documents to read."""
+
+    @property
+    @abstractmethod
+    def indexes(self) -> tuple[str, ...]:
+        """Indexed fields."""
+
+    @property
+    def _open_streams(self) -> weakref.WeakSet[Any] | None:
+        """Set that each new stream joins, if there is one."""
+        return None
+
+    @property
+    def _threads(self) -> int | None:
+        """Default number of threads of a stream."""
+        return None
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Schema of the record batches."""
+        with error_context("read", collection=self.name):
+            return self._snapshot().schema()
+
+    def find(
+        self,
+        filter: Filter | None = None,
+        *,
+        columns: Sequence[str] | None = None,
+        limit: int | None = None,
+        offset: int = 0,
+    ) -> list[dict[Any, Any]]:
+        """Return the documents that match a filter.
+
+        Parameters
+        ----------
+        filter : pyarrow.compute.Expression or mapping, optional
+            Filter. In a mapping, ``{"city": "Berlin"}`` is an equality, a list is any of its
+            values, and None is null or absent. Default: all documents.
+        columns : sequence of str, optional
+            Fields, and dotted paths into maps, default all.
+        limit : int, optional
+            Max number of documents, default unlimited.
+        offset : int
+            Number of documents to skip, default 0.
+
+        Returns
+        -------
+        list of dict
+
+        Examples
+        --------
+        >>> import tempfile, godb_arrow
+        >>> engine = godb_arrow.StorageEngine(tempfile.mkdtemp())
+        >>> users = engine.create_collection("users")
+        >>> _ = users.insert_many([{"name": "Ada", "age": 36}, {"name": "Bob", "age": 41}])
+        >>> users.find({"name": "Ada"}, columns=["age"])
+        [{'age': 36}]
+        >>> engine.close()
+        """
+        for name, value in (("limit", limit), ("offset", offset)):
+            if value is not None and (
+                isinstance(value, bool) or not isinstance(value, int) or value < 0
+            ):
+                raise InvalidOption(f"{name} is {value!r}", advice="give a whole number")
+        with self.find_all_stream(filter, columns=columns) as stream:
+            documents: list[dict[Any, Any]] = []
+            if limit == 0:
+                return documents
+            for position, document in enumerate(stream):
+                if position >= offset:
+                    documents.append(document)
+                    if limit is not None and len(documents) == limit:
+                        break
+            return documents
+
+    def find_all(self) -> list[dict[Any, Any]]:
+        """Return all documents; :meth:`find_all_stream` reads them one by one."""
+        return self.find()
+
+    def find_page(
+        self, filter: Filter | None = None, *, limit: int = 100, cursor: str | None = None
+    ) -> Page:
+        """Return a page of documents in the order of their ids.
+
+        Parameters
+        ----------
+        filter : pyarrow.compute.Expression or mapping, optional
+            Filter, as for :meth:`find`.
+        limit : int
+            Max number of documents, at least 1, default 100.
+        cursor : str, optional
+            Cursor of the previous page. It stays valid whatever changes in between.
+
+        Returns
+        -------
+        Page
+
+        Raises
+        ------
+        InvalidCursor
+            No page had the cursor.
+
+        Examples
+        --------
+        >>> import tempfile, godb_arrow
+        >>> engine = godb_arrow.StorageEngine(tempfile.mkdtemp())
+        >>> users = engine.create_collection("users")
+        >>> _ = users.insert_many([{"name": "Ada", "age": 36}, {"name": "Bob", "age": 41}])
+        >>> page = users.find_page(limit=1)
+        >>> page.documents
+        [{'_id': '1', 'name': 'Ada', 'age': 36}]
+        >>> users.find_page(cursor=page.cursor).documents
+        [{'_id': '2', 'name': 'Bob', 'age': 41}]
+        >>> engine.close()
+        """
+        if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
+            raise InvalidOption(f"limit is {limit!r}", advice="give a whole number of at least 1")
+        snapshot = self._snapshot()
+        with error_context("read", collection=self.name):
+            snapshot.base.documents()
+            return page_after(snapshot, cursor, limit, filter, self.indexes)
+
+    def find_all_stream(
+        self, filter: Filter | None = None, *, columns: Sequence[str] | None = None
+    ) -> DocumentStream:
+        """Stream the documents one by one, in constant memory.
+
+        Parameters
+        ----------
+        filter, columns
+            See :meth:`find`.
+
+        Returns
+        -------
+        DocumentStream
+            An iterator, also with ``async for``. It reads the state of the collection from when it
+            was opened.
+        """
+        if isinstance(columns, str):
+            raise InvalidOption(f"columns is the string {columns!r}", advice="give a list of names")
+        shape = None if columns is None else lambda document: pick(document, columns)
+        return DocumentStream(
+            self._snapshot(),
+            self.name,
+            condition=filter,
+            indexed=self.indexes,
+            shape=shape,
+            opened=self._open_streams,
+        )
+
+    def __iter__(self) -> Iterator[dict[Any, Any]]:
+        return iter(self.find_all_stream())
+
+    def count(self, filter: Filter | None = None) -> int:
+        """Return the number of documents, or of those that match a filter."""
+        if filter is None:
+            return len(self)
+        snapshot = self._snapshot()
+        with error_context("read", collection=self.name):
+            return count_matching(snapshot, filter, self.indexes)
+
+    def explain(self, filter: Filter | None = None) -> Explanation:
+        """Return how a filter would be evaluated, and which index it would use."""
+        snapshot = self._snapshot()
+        with error_context("explain", collection=self.name):
+            return explain(snapshot, filter, self.indexes)
+
+    def stream(
+        self,
+        columns: Sequence[str] | None = None,
+        filter: Filter | None = None,
+        schema: pa.Schema | None = None,
+        **options: Unpack[ReadKeywords],
+    ) -> BatchStream:
+        """Stream the documents as record batches, in constant memory.
+
+        Parameters
+        ----------
+        columns, filter, schema, **options
+            See :func:`~godb_arrow.scan_godb`.
+
+        Returns
+        -------
+        BatchStream
+            An iterator, also with ``async for``; ``reader()`` makes it a
+            ``pyarrow.RecordBatchReader``. It reads the state of the collection from when it was
+            opened.
+
+        Examples
+        --------
+        >>> import tempfile, godb_arrow
+        >>> engine = godb_arrow.StorageEngine(tempfile.mkdtemp())
+        >>> users = engine.create_collection("users")
+        >>> _ = users.insert_many([{"name": "Ada", "age": 36}, {"name": "Bob", "age": 41}])
+        >>> [batch.num_rows for batch in users.stream(columns=["age"])]
+        [2]
+        >>> engine.close()
+        """
+        if self._threads is not None:
+            options.setdefault("threads", self._threads)
+        return BatchStream(
+            self._snapshot(),
+            self.name,
+            columns=columns,
+            condition=filter,
+            schema=schema,
+            options=ReadOptions(**options),
+            indexed=self.indexes,
+            opened=self._open_streams,
+        )
+
+    def stream_batches(
+        self,
+        columns: Sequence[str] | None = None,
+        filter: Filter | None = None,
+        schema: pa.Schema | None = None,
+        **options: Unpack[ReadKeywords],
+    ) -> pa.RecordBatchReader:
+        """Stream the documents as a ``pyarrow.RecordBatchReader``; see :meth:`stream`."""
+        return self.stream(columns, filter, schema, **options).reader()
+
+    def _entries(self) -> tuple[pa.Schema, Iterator[codec.Entries]]:
+        snapshot = self._snapshot()
+        return snapshot.schema(), snapshot.entries()
+
+
+def snapshot_of(collection: SnapshotCollection) -> Snapshot:
+    """Return the current documents of a collection, for exact copies."""
+    return collection._snapshot()
