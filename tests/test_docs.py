@@ -60,4 +60,4 @@ def test_an_insert_calls_no_function_on_a_higher_floor() -> None:
     insert, checkpoint = Journey(), Journey()
     insert_and_save(insert, checkpoint)
     assert counts(insert, places_of_test())["calls that climb"] == 0
-    assert checkpoint.modules > {"engine.store", "file.writer", "storage.replace"}
+    assert checkpoint.modules > {"engine.checkpointer", "file.writer", "storage.replace"}

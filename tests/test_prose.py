@@ -18,9 +18,6 @@ PACKAGE = ROOT / "godb_arrow"
 MAX_WORDS = 25
 MAX_COLONS = 1
 
-NOT_YET = ["engine"]
-"""Packages that do not follow the rules yet. Remove a package when it passes."""
-
 _VERBS = """
 abandon accept acknowledge acquire add adjust advance advise align allocate allow announce
 answer append apply archive arrange ask assemble assert assign attach await backfill batch
@@ -307,14 +304,9 @@ def _native_summaries(text: str) -> Iterator[Fault]:
             yield f"{line}: {fault}"
 
 
-@pytest.mark.parametrize("area", [area for area in areas() if area not in NOT_YET])
+@pytest.mark.parametrize("area", areas())
 def test_prose_follows_the_rules(area: str) -> None:
     assert [fault for path in files(area) for fault in faults(path)] == []
-
-
-@pytest.mark.parametrize("area", NOT_YET)
-def test_a_package_that_follows_the_rules_is_no_exception(area: str) -> None:
-    assert any(faults(path) for path in files(area)), f"remove {area!r} from NOT_YET"
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ import pytest
 
 import godb_arrow
 from godb_arrow.cli.command import main
+from godb_arrow.engine.verbs import CollectionVerbs
 
 ROOT = Path(__file__).parents[1]
 
@@ -74,6 +75,54 @@ def test_the_public_names_are_these() -> None:
     assert set(godb_arrow.__all__) == VERBS | ENGINE | kinds | warnings | {"__version__"}
     for name in godb_arrow.__all__:
         assert hasattr(godb_arrow, name)
+
+
+COLLECTION = {
+    "at_version", "checkpoint", "compact", "compression", "count", "create_index", "delete",
+    "delete_many", "drop_index", "explain", "find", "find_all", "find_all_stream", "find_page",
+    "get", "indexes", "info", "insert", "insert_many", "is_dirty", "name", "next_id", "pack",
+    "path", "profile", "replace", "restore", "schema", "set_compression", "state",
+    "stored_entries", "stream", "stream_batches", "to_arrow", "to_dataset", "to_folder",
+    "to_pandas", "update", "update_many", "upsert_many", "versions",
+}  # fmt: skip
+
+STORAGE_ENGINE = {
+    "add_worker", "backup", "close", "closed", "collections", "compact", "count",
+    "create_collection", "create_index", "data_dir", "delete", "delete_many", "drop_collection",
+    "drop_index", "explain", "find", "find_all", "find_all_stream", "find_page", "get", "info",
+    "infos", "insert", "insert_many", "load_collection_metadata", "memory_stats", "options",
+    "pack", "remove_worker", "rename_collection", "replace", "replicas", "replicate_to",
+    "restore", "save", "save_to_file", "snapshot", "start_background_workers", "stats",
+    "stop_background_workers", "stream_batches", "to_arrow", "to_pandas", "update",
+    "update_many", "upsert_many", "versions",
+}  # fmt: skip
+
+
+def public_names(thing: object) -> set[str]:
+    return {name for name in dir(thing) if not name.startswith("_")}
+
+
+def test_an_engine_and_a_collection_show_what_callers_use(tmp_path: Path) -> None:
+    with godb_arrow.StorageEngine(tmp_path) as engine:
+        assert public_names(engine) == STORAGE_ENGINE
+        assert public_names(engine.create_collection("c")) == COLLECTION
+
+
+@pytest.mark.parametrize("kind", [godb_arrow.Collection, godb_arrow.StorageEngine])
+def test_verbs_of_engines_and_collections_have_docstrings(kind: type) -> None:
+    undocumented = [name for name in public_names(kind) if not inspect.getdoc(getattr(kind, name))]
+    assert not undocumented
+
+
+def test_a_verb_of_an_engine_has_the_signature_of_the_collection() -> None:
+    verbs = public_names(CollectionVerbs) - {"snapshot"}
+    for name in verbs:
+        of_engine, of_collection = (
+            list(inspect.signature(getattr(kind, name)).parameters.values())
+            for kind in (godb_arrow.StorageEngine, godb_arrow.Collection)
+        )
+        assert of_engine.pop(1).name == "name"
+        assert of_engine == of_collection, name
 
 
 def modules() -> list[str]:

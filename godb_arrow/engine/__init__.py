@@ -1,1 +1,1 @@
-"""The storage engine and its collections."""
+"""Storage engine: opens a data directory and its collections, saves, recovers, replicates."""

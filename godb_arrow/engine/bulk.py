@@ -1,7 +1,7 @@
-"""Inserting more documents at once than memory holds.
+"""Files of an insert that is larger than memory.
 
-They become files of the collection as they come, and are there when a manifest names them, all at
-once.
+Documents become files of the collection while they are read. A manifest that names the files makes
+all documents visible at once.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ __all__ = ["BulkInsert", "DocumentIds", "join_bases"]
 
 
 class DocumentIds(Sequence[str]):
-    """The ids of documents that were inserted: a sequence that takes little memory.
+    """Ids of inserted documents: a sequence that takes little memory.
 
     Parameters
     ----------
     parts : sequence of range or pyarrow.BinaryArray
-        Generated ids, and others.
+        Generated ids as ranges, and ids that callers chose.
 
     Examples
     --------
@@ -61,7 +61,7 @@ class DocumentIds(Sequence[str]):
         if index < 0:
             index += len(self)
         if not 0 <= index < len(self):
-            raise IndexError("there are not so many ids")
+            raise IndexError(f"the index {index} is out of range")
         number = bisect_right(self._ends, index)
         part = self._parts[number]
         found = part[index - (self._ends[number - 1] if number else 0)]
@@ -89,7 +89,7 @@ class BulkInsert:
     schema : pyarrow.Schema or None
         Schema of the documents, if known.
     part_bytes : int
-        Bytes of documents that are held in memory until they become a file.
+        Bytes of documents that are kept in memory until they become a file.
     writing : callable
         Returns a context in which a file may be written.
     """
@@ -111,7 +111,7 @@ class BulkInsert:
         self._summary = DocumentSummary()
         self._chunks: list[Chunk] = []
         self._size = 0
-        self._written: list[tuple[str, Part]] = []  # the token of each file, until it has a number
+        self._written: list[tuple[str, Part]] = []  # with the token of each file
         self._statistics: list[Row | None] = []
         self._hashes: list[bytes] = []
         self._ids: list[range | pa.Array] = []
@@ -189,7 +189,7 @@ class BulkInsert:
             self._chunks, self._size = [], 0
 
     def finish(self) -> None:
-        """Write what is left, and check that no id is there twice.
+        """Write the remaining documents, and check that no id occurs twice.
 
         Raises
         ------
@@ -203,11 +203,11 @@ class BulkInsert:
                 raise DuplicateId(repeated[:10])
 
     def ids(self) -> DocumentIds:
-        """The ids of the documents."""
+        """Return the ids of the documents."""
         return DocumentIds(self._ids)
 
     def has_any(self, ids: Sequence[str]) -> list[str]:
-        """Which of some ids the documents have, too."""
+        """Return those ids that the documents have, too."""
         hashes = np.frombuffer(b"".join(self._hashes), np.uint64)
         near = {one for one in ids if (hashes == np.uint64(codec.hash_id(one))).any()}
         return [identity for identity in self.ids() if identity in near] if near else []
@@ -239,7 +239,7 @@ class BulkInsert:
         base : PartedBase
             The collection.
         next_id : int
-            The number that the next generated id gets.
+            Number of the next generated id.
         directory : bytes
             UUID of the data directory.
         deleted : sequence of int
@@ -254,9 +254,9 @@ class BulkInsert:
         return _with_parts(base, parts, self._statistics, schemas, next_id, directory)
 
     def discard(self) -> None:
-        """Remove the files that have no number: the documents are not wanted.
+        """Remove the files that have no number.
 
-        Files that a manifest may name are left to the next save.
+        A later save removes unused files that a manifest may have named.
         """
         self._folder.release_tokens([token for token, _ in self._written])
         if not self._offered:  # on an object store files have their numbers at once
@@ -272,16 +272,16 @@ def join_bases(
     next_id: int,
     directory: bytes,
 ) -> tuple[Manifest, list[Row | None]]:
-    """A manifest of a collection with further files, and the statistics of all.
+    """Return a manifest with further files, and the statistics of all files.
 
     Parameters
     ----------
     base : PartedBase
         The collection.
     parts, statistics, schemas : sequences
-        The further files.
+        The further files, and the statistics and schema of each.
     next_id : int
-        The number that the next generated id gets.
+        Number of the next generated id.
     directory : bytes
         UUID of the data directory.
 
@@ -307,7 +307,7 @@ def join_bases(
 
 
 def _without_rows(base: PartedBase, deleted: Sequence[int]) -> PartedBase:
-    """The files of a collection, with further rows deleted; rows keep their numbers."""
+    """Return a collection with further rows deleted; rows keep their numbers."""
     rows = np.union1d(base.deleted, np.array(deleted, np.int64))
     parts = []
     for (start, _), part in zip(base.files(), base.manifest.parts, strict=True):

@@ -139,7 +139,7 @@ class BulkWriter:
         self._context.followers.acknowledge(None)
 
     def _replace_stored(self, ids: Sequence[str], make: Callable[[str, bytes], bytes]) -> bool:
-        """Replace saved documents; return False if one of them has changed since."""
+        """Replace saved documents; return False if a document has changed since."""
         store, checkpointer = self._store, self._checkpointer
         wanted = dict.fromkeys(ids)
         with store.lock:

@@ -77,7 +77,7 @@ class Catalog:
             return sorted({*self._used, *self._files})
 
     def update(self, found: Catalog) -> None:
-        """Adopt the names of a catalog that was read later.
+        """Update the names from a catalog that was read later.
 
         A used collection stays the same object. A collection that the other catalog lacks is
         dropped, unless its documents were read.

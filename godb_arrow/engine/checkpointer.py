@@ -66,7 +66,7 @@ class Checkpointer:
 
     @contextmanager
     def storing(self) -> Iterator[None]:
-        """Be the only writer of files of the collection.
+        """Exclude other writers of files of the collection.
 
         Raises
         ------
@@ -95,7 +95,9 @@ class Checkpointer:
             self._store.base.forget()
 
     def checkpoint(self) -> bool:
-        """Write the changes to files, if there are any. Readers and writers continue.
+        """Write the changes to files, if there are any.
+
+        Readers and writers continue.
 
         Returns
         -------
@@ -116,7 +118,7 @@ class Checkpointer:
             return self.checkpoint_now()
 
     def checkpoint_now(self) -> bool:
-        """Write the changes to files, if there are any. The caller is storing."""
+        """Write the changes to files, if there are any; the caller is storing."""
         store, journal = self._store, self._context.directory.journal
         stored: Base | None = None
         try:
@@ -276,7 +278,7 @@ class Checkpointer:
             raise
 
     def sweep(self) -> None:
-        """Remove files that no version and no reader needs. A later sweep tries errors again."""
+        """Remove files that no version and no reader needs."""
         base, options = self._store.base, self._context.options
         if isinstance(base, PartedBase):
             try:

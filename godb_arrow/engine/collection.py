@@ -463,8 +463,7 @@ class Collection(SnapshotCollection):
     def create_index(self, field: str) -> None:
         """Create an index on a field, if there is none.
 
-        Filters on the field then decode only the documents that the index selects, and those that
-        changed since the last save.
+        Filters on the field then decode only documents that the index selects or that are unsaved.
 
         Parameters
         ----------
@@ -509,8 +508,7 @@ class Collection(SnapshotCollection):
     def set_compression(self, compression: CompressionName) -> None:
         """Set the compression of the next files.
 
-        The next save rewrites the file of a small collection. Existing parts of a large collection
-        keep their compression until they are merged.
+        Existing parts of a large collection keep their compression until they are merged.
 
         Parameters
         ----------
@@ -548,16 +546,13 @@ class Collection(SnapshotCollection):
         ------
         StorageError
             The disk refused. File, changes and journal are unchanged, unless ``applied`` is
-            "unknown". Then the file has the changes, and a power cut may still bring back the file
-            before, for which the journal keeps them.
+            "unknown". Then a power cut may still bring back the file before.
         """
         self._store.context.lifecycle.check_writable()
         return self._checkpointer.checkpoint()
 
     def compact(self, *, thorough: bool = False) -> int:
-        """Merge small part files and drop deleted documents.
-
-        Readers and writers continue. Saving waits for one file at a time.
+        """Merge small part files and drop deleted documents, while readers and writers continue.
 
         Parameters
         ----------

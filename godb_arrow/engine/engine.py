@@ -267,7 +267,7 @@ class StorageEngine(CollectionVerbs):
         return self._handle(self._components.naming.create(name, compression))
 
     def drop_collection(self, name: str, *, if_empty: bool = False) -> None:
-        """Drop a collection. Open streams still read it.
+        """Drop a collection; open streams still read it.
 
         Parameters
         ----------
@@ -288,7 +288,7 @@ class StorageEngine(CollectionVerbs):
             self._components.naming.drop(lambda: self._find(name), if_empty=if_empty)
 
     def rename_collection(self, name: str, new_name: str) -> None:
-        """Rename a collection. Open handles and streams remain valid.
+        """Rename a collection; open handles and streams remain valid.
 
         Parameters
         ----------
@@ -459,9 +459,9 @@ class StorageEngine(CollectionVerbs):
         return self._components.naming.attach(path)
 
     def backup(self, target: str | os.PathLike[str]) -> BackupInfo:
-        """Save, and copy the saved collections. Writers continue.
+        """Save, and copy the saved collections.
 
-        Files that an earlier backup in the same place has are not copied again.
+        Writers continue. Files that an earlier backup in the same place has are not copied again.
 
         Parameters
         ----------

@@ -1,8 +1,6 @@
-"""The files of a collection one by one, for engines that read and write them in many processes.
+"""Fragments of a collection, for query engines that read it in many processes.
 
-A fragment is what a process needs to read its share, and can be pickled. Documents are written as
-files that nobody knows, wherever that is done; then one process makes all of them part of the
-collection at once.
+A fragment names some files of a collection and can be pickled.
 """
 
 from __future__ import annotations
@@ -34,24 +32,24 @@ from godb_arrow.storage.object_store import is_url
 __all__ = ["MEMORY", "Fragment", "fragments_of", "fragments_since", "latest_version"]
 
 
-MEMORY = 256 << 20  # of a process that reads or writes a fragment
-_LOOKS = 5  # for a collection that another process moves between a file and a folder
+MEMORY = 256 << 20  # bytes, for a process that reads or writes a fragment
+_MAX_ATTEMPTS = 5  # for a collection that another process moves between a file and a folder
 
 
 @dataclass(frozen=True, slots=True)
 class Fragment:
-    """A share of a collection, to be read by any process that sees its file.
+    """A share of a collection, which any process with access to its files can read.
 
     Attributes
     ----------
     path : str
-        The file; or the folder of a collection that has several.
+        File or folder of the collection.
     collection : str
-        The collection.
+        Name of the collection.
     manifest : bytes
-        Which of the folder's files, and what of it is deleted; empty for a file.
+        Manifest of the part, with its deleted documents; empty for a single file.
     documents : int
-        How many it has.
+        Number of documents.
     """
 
     path: str
@@ -60,7 +58,7 @@ class Fragment:
     documents: int
 
     def open(self) -> Scannable:
-        """The share as something to read."""
+        """Open the fragment for reading."""
         if not self.manifest:
             return open_godb(self.path, self.collection)
         folder = PartFolder(Memory(MEMORY), self.path, is_ours=False)
@@ -73,21 +71,21 @@ def fragments_of(
     source: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
     collection: str | None = None,
 ) -> tuple[list[Fragment], pa.Schema]:
-    """The files of a collection, and its schema, as it was saved.
+    """Return the fragments of a saved collection, and its schema.
 
     Parameters
     ----------
     source : path or URL, or several
-        A GODB file; a data directory, also on an object store; the folder of a collection that has
-        several files; or many files that have the same collection.
+        A GODB file, a data directory, the folder of a collection, or several files that have the
+        same collection. A data directory may be on an object store.
     collection : str, optional
-        Which collection. May be left out where there is one only.
+        Name of the collection. Required if the source has several collections.
 
     Returns
     -------
     fragments : list of Fragment
     schema : pyarrow.Schema
-        Of all of them together.
+        Schema of all fragments together.
 
     Raises
     ------
@@ -108,9 +106,9 @@ def fragments_of(
         return [fragment for fragments, _ in found for fragment in fragments], schema
     path = os.fspath(source).rstrip("/")
     if is_data_directory(path):
-        for _ in range(_LOOKS):
+        for _ in range(_MAX_ATTEMPTS):
             place = _place_of(path, collection)
-            with suppress(SourceNotFound):  # another process put it elsewhere meanwhile
+            with suppress(SourceNotFound):  # another process moved it meanwhile
                 return fragments_of(place, collection)
         return fragments_of(_place_of(path, collection), collection)
     if path.endswith(".parts") or (not is_url(path) and os.path.isdir(path)):
@@ -139,21 +137,21 @@ def _folder_of(directory: str, collection: str | None) -> tuple[PartFolder, str]
     name = collection or os.path.basename(place).removesuffix(".parts")
     if not place.endswith(".parts"):
         raise InvalidOption(
-            f"the collection {name!r} has one file, of which nobody can say what is new",
-            advice=f"have it in several from now on: engine[{name!r}].to_folder()",
+            f"the collection {name!r} is a single file and has no versions",
+            advice=f"make it a folder of parts once: engine[{name!r}].to_folder()",
         )
     return PartFolder(Memory(MEMORY), place, is_ours=False), name
 
 
 def latest_version(directory: str | os.PathLike[str], collection: str | None = None) -> int:
-    """The version of a collection that was saved last.
+    """Return the last saved version of a collection.
 
     Parameters
     ----------
     directory : path
         The data directory.
     collection : str, optional
-        Which collection. May be left out where there is one only.
+        Name of the collection. Required if the source has several collections.
 
     Returns
     -------
@@ -162,7 +160,7 @@ def latest_version(directory: str | os.PathLike[str], collection: str | None = N
     Raises
     ------
     InvalidOption
-        The collection is not in several files.
+        The collection is a single file.
     SourceNotFound
     """
     return _folder_of(os.fspath(directory), collection)[0].versions()[-1]
@@ -171,18 +169,18 @@ def latest_version(directory: str | os.PathLike[str], collection: str | None = N
 def fragments_since(
     directory: str | os.PathLike[str], collection: str | None, since: int, until: int
 ) -> list[Fragment]:
-    """The documents that were added, or took others' place, from one version to another.
+    """Return the documents that were added or replaced between two versions.
 
     Parameters
     ----------
     directory : path
         The data directory.
     collection : str, optional
-        Which collection. May be left out where there is one only.
+        Name of the collection. Required if the source has several collections.
     since : int
-        The version that is known; 0 for none: then all documents of the other.
+        First version. With 0, all documents of the second version are new.
     until : int
-        The other.
+        Second version.
 
     Returns
     -------
@@ -191,7 +189,7 @@ def fragments_since(
     Raises
     ------
     VersionNotFound
-        Versions in between are gone: see ``keep_versions`` and ``part_grace``.
+        Versions in between were removed; see ``keep_versions`` and ``part_grace``.
 
     Examples
     --------
@@ -225,8 +223,8 @@ def _manifest(folder: PartFolder, version: int) -> Manifest:
         return folder.manifest(version)
     except SourceNotFound as error:
         raise VersionNotFound(
-            f"version {version} is gone, and with it what was new then",
-            advice="raise keep_versions or part_grace of who writes; begin anew with all documents",
+            f"version {version} was removed, so that its new documents are unknown",
+            advice="read all documents again; set a larger keep_versions or part_grace for writing",
         ) from error
 
 
@@ -252,7 +250,7 @@ def _place_of(directory: str, collection: str | None) -> str:
         raise SourceNotFound(
             f"there is no saved collection {collection!r} in {directory}"
             if collection else f"{directory} has {len(files)} collections",
-            advice=f"name one of {known}" if files else "save one first",
+            advice=f"name one of {known}" if files else "save a collection first",
         )  # fmt: skip
     opened.check(files[collection])
     return files[collection]

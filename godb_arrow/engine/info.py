@@ -55,7 +55,7 @@ class CollectionInfo:
     memory_bytes : int
         Bytes of its cached views and unsaved changes.
     last_modified, last_accessed : datetime or None
-        Times in UTC, by this engine. Before its first change, `last_modified` is that of the file.
+        Times in UTC, by this engine. Before its first change, `last_modified` is the file's time.
     access_count : int
         Number of reads and changes by this engine.
 

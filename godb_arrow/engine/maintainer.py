@@ -45,14 +45,16 @@ class Maintainer:
     # --- compaction ---------------------------------------------------------------------------
 
     def compact(self, *, thorough: bool = False, pause: Callable[[], bool] = lambda: False) -> int:
-        """Merge small part files and drop deleted documents. Readers and writers continue.
+        """Merge small part files and drop deleted documents.
+
+        Readers and writers continue.
 
         Parameters
         ----------
         thorough : bool
             Whether to drop all deleted documents and to merge all possible parts, default False.
         pause : callable
-            Returns whether to stop; called after each step. Default: never.
+            Called after each step; returns whether to stop. Default never.
 
         Returns
         -------
@@ -209,12 +211,12 @@ class Maintainer:
                 advice = "only a folder of parts keeps versions; see part_size and keep_versions"
             raise VersionNotFound(f"there is no version {version!r}", advice=advice)
         folder = base.folder
-        if not folder.is_ours:  # its files may be those of a former collection of the same name
+        if not folder.is_ours:  # a former collection of the same name may have other files
             folder = PartFolder(folder.memory, folder.path, is_ours=False)
         return PartedBase(folder, folder.manifest(version))
 
     def restore(self, version: int) -> None:
-        """Return to a version. The current documents stay readable as the version before.
+        """Return to a version; the current documents stay readable as the version before.
 
         Raises
         ------

@@ -117,7 +117,7 @@ class CollectionNaming:
                 self._former_files.remove_dropped(paths, store)
 
     def rename(self, find: Callable[[], OpenCollection], new_name: str) -> None:
-        """Rename a collection. Open handles and streams remain valid.
+        """Rename a collection; open handles and streams remain valid.
 
         Parameters
         ----------

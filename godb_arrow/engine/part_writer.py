@@ -39,16 +39,16 @@ __all__ = ["PartWriter", "WriteMode", "commit_parts"]
 
 
 WriteMode = Literal["error", "append", "overwrite"]
-_PART = 64 << 20  # bytes of documents that are held until they become a file
+_PART_BYTES = 64 << 20  # of documents that are kept in memory until they become a file
 _PLAN_SECONDS = 10.0  # to wait for other jobs that plan or commit
-_COMMIT_SECONDS = 60.0  # the same, once a job has done its work
+_COMMIT_SECONDS = 60.0  # to wait for them when a job has done its work
 _POLL_SECONDS = 0.01, 0.1
 _Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True, slots=True)
 class PartWriter:
-    """Writes files of a collection, in any process that sees its folder; can be pickled.
+    """Writes files of a collection in any process with access to its folder; can be pickled.
 
     Parameters
     ----------
@@ -57,11 +57,11 @@ class PartWriter:
     collection : str
         The collection.
     first_id : int or None
-        The first of the numbers that are reserved for generated ids; None without any.
+        First number that is reserved for generated ids; None if no number is reserved.
     compression : str
-        How the files are compressed.
+        Compression of the files, default "lz4".
     max_document_bytes : int
-        Max bytes of a document with its id, default 64 MiB; the engines' option of that name.
+        Max bytes of a document with its id, default 64 MiB, as the engine's option.
     """
 
     directory: str
@@ -79,26 +79,26 @@ class PartWriter:
         *,
         generate_ids: bool = True,
     ) -> PartWriter:
-        """Prepare to write to a collection, which may be there already.
+        """Prepare to write to a new or existing collection.
 
         Parameters
         ----------
         directory : path
             The data directory.
         collection : str
-            The collection; created unless it is there.
+            Name of the collection. It is created if it does not exist.
         mode : {"append", "overwrite", "error"}
-            What to do when the collection is there.
+            Action if the collection exists, default "append".
         generate_ids : bool
-            Whether documents may come without ids. Then numbers are reserved for this job: no
-            other writer of the collection gets them, whether the job commits or not.
+            Whether documents may have no ids, default True. Then numbers are reserved for this
+            job, and no other writer of the collection gets them.
 
         Raises
         ------
         CollectionExists
-            It is there, with mode "error".
+            The collection exists, with mode "error".
         DirectoryLocked
-            Another process writes the data directory all the time.
+            Another process writes the data directory.
         """
         if mode not in ("error", "append", "overwrite"):
             raise InvalidOption(f"mode is {mode!r}", advice="use error, append or overwrite")
@@ -123,25 +123,25 @@ class PartWriter:
         return _in_turn(path, plan, _PLAN_SECONDS)
 
     def write(self, data: Any, index: int) -> list[WrittenPart]:
-        """Write documents as files, of about the usual size each.
+        """Write documents as part files.
 
         Parameters
         ----------
         data : DataFrame, Table, RecordBatchReader, Arrow stream or iterable of dicts
             The documents.
         index : int
-            The number of this share, from 0: no two of the job have the same.
+            Number of this share, from 0, unique within the job.
 
         Returns
         -------
         list of WrittenPart
-            For :func:`commit_parts`.
+            Files, for :func:`commit_parts`.
 
         Raises
         ------
         LimitExceeded
-            More ids would be generated than are reserved for a share: more than 2**32, fewer where
-            there are many shares, or none without ``generate_ids``.
+            More ids would be generated than are reserved for a share. At most 2**32 are reserved,
+            fewer for many shares, and none without ``generate_ids``.
         """
         with error_context("write", self.directory, self.collection):
             rows = rows_of(data, None)
@@ -155,7 +155,7 @@ class PartWriter:
             limit = self.max_document_bytes
             for one in encode_rows(rows, None, False, sequence, fields, max_document_bytes=limit):
                 waiting.append(one)
-                if sum(len(encoded.chunk) for encoded in waiting) >= _PART:
+                if sum(len(encoded.chunk) for encoded in waiting) >= _PART_BYTES:
                     written.append(self._write(folder, waiting, schema))
                     waiting = []
             if waiting:
@@ -192,31 +192,30 @@ def commit_parts(
     written: Sequence[WrittenPart],
     mode: WriteMode = "append",
 ) -> int:
-    """Make files that processes wrote part of a collection: all of them at once, or none.
+    """Add the files that processes wrote to a collection: all of them or, on an error, none.
 
     Parameters
     ----------
     directory : path
-        The data directory; no engine may have it open to write.
+        Data directory. No engine may have it open for writing.
     collection : str
         The collection.
     written : sequence of WrittenPart
-        What the processes gave back; files of others are forgotten, and removed some time.
+        Results of the processes. A later save removes the files of other results.
     mode : {"append", "overwrite", "error"}
-        Whether they take the place of what is there.
+        Whether the files replace the documents of the collection, default append.
 
     Returns
     -------
     int
-        How many documents they have.
+        Number of documents.
 
     Raises
     ------
     DuplicateId
-        Documents share an id, or have one that is there.
+        Documents share an id, or have an id of the collection.
     DirectoryLocked
-        Another process writes the data directory all the time. Other jobs that commit are waited
-        for.
+        Another process writes the data directory.
     """
 
     def commit(engine: StorageEngine) -> int:
@@ -233,9 +232,9 @@ def _in_turn(
     *,
     create: bool = True,
 ) -> _Result:
-    """Do something with an engine, once no other process writes the data directory.
+    """Call a function with an engine, once no other process writes the data directory.
 
-    On an object store, where nothing is locked, it is done again after another process.
+    An object store has no lock: there the function is called again if another process saved first.
     """
     deadline = time.monotonic() + seconds
     while True:

@@ -1,8 +1,8 @@
-"""Engines of this process: one for each directory, none in a forked child, none left open.
+"""Engines of this process: one for each directory, and none in a forked child.
 
-Opening a directory that this process has open already is an error, with one exception: the
-statement that opens it assigns the new engine to the variable that holds the former one, as when
-the cell of a notebook runs again. Then the former engine is closed first.
+A directory that this process has open cannot be opened again. There is one exception, as when the
+cell of a notebook runs again. The statement assigns the new engine to the variable of the former
+engine, which is closed first.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 
 class Engine(Protocol):
-    """An engine, as far as its process must know it."""
+    """An engine, with the members that this module uses."""
 
     @property
     def data_dir(self) -> str:
@@ -49,7 +49,7 @@ _closers: list[threading.Thread] = []
 
 
 def note_engine(engine: Engine) -> None:
-    """Note an engine that was opened, and where."""
+    """Note an engine, and the line that opened it."""
     _engines.add(engine)
     frame = _caller(engine)
     if frame is not None:
@@ -62,11 +62,11 @@ def forget_engine(engine: Engine) -> None:
 
 
 def close_later(engine: Engine) -> None:
-    """Close an engine that nothing refers to any longer, on a thread of its own.
+    """Close an engine that is not referenced any longer, on a thread of its own.
 
-    The garbage collector finds it on any thread, perhaps inside a lock that saving needs. At the
-    end of the interpreter this does nothing: a new thread would never run, and the process would
-    hang. The engine was closed at exit before that, or could not be saved.
+    The garbage collector may find it on a thread that has a lock which saving needs. At the end of
+    the interpreter this does nothing, since a new thread would never run, and the process would
+    hang. The engine was closed at exit before, or could not be saved.
     """
     if sys.is_finalizing():
         return
@@ -154,7 +154,7 @@ def _release_own_lock(data_dir: str | os.PathLike[str], locked: DirectoryLocked)
 
 
 def _caller(engine: object = None) -> FrameType | None:
-    """The frame that opens an engine: the first one outside of this package and of subclasses."""
+    """Return the frame that opens an engine, outside of this package and of subclasses."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         name = frame.f_globals.get("__name__", "")
@@ -166,7 +166,7 @@ def _caller(engine: object = None) -> FrameType | None:
 
 
 def _is_replaced(former: Engine) -> bool:
-    """Whether the statement that opens an engine stores it in the variable that has the former."""
+    """Return whether the statement that opens an engine assigns it to the former's variable."""
     frame = _caller()
     if frame is None:
         return False
@@ -184,7 +184,7 @@ def _is_replaced(former: Engine) -> bool:
 
 
 def _in_child() -> None:
-    """After a fork: the engines belong to the parent."""
+    """Forget the engines after a fork, since they belong to the parent."""
     for engine in list(_engines):
         engine._forget_in_child()
     _engines.clear()

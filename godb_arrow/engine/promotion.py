@@ -25,30 +25,31 @@ __all__ = ["promote"]
 
 
 def promote(target: str | os.PathLike[str], *, force: bool = False) -> int:
-    """Make a follower a data directory of its own, which may be written.
+    """Make a follower a data directory of its own, which engines can write.
 
-    See to it that nobody writes the one that it followed: what is written there later is not here.
+    Later changes of the directory that it followed are not copied. Stop writing there first.
 
     Parameters
     ----------
     target : path or URL
         The follower.
     force : bool
-        Also when it is not whole: each collection is as it was at some time, not all at the same.
+        Whether to promote a follower that is not consistent, default False. Then its collections
+        may have states of different times.
 
     Returns
     -------
     int
-        The number of the last change that it has.
+        Sequence number of its last change.
 
     Raises
     ------
     SourceNotFound
         The folder is no follower.
     DirectoryLocked
-        It is being kept up to date: end that first.
+        An engine keeps the follower up to date. Stop the replica first.
     StorageError
-        It is not whole.
+        The follower is not consistent.
 
     Examples
     --------
@@ -70,7 +71,7 @@ def promote(target: str | os.PathLike[str], *, force: bool = False) -> int:
             lock = lock_directory(path)
             try:
                 _check_whole(known, force)
-                renew_identity(path)  # followers of the former one do not follow this one
+                renew_identity(path)  # followers of the former directory do not follow this one
                 with storage_errors("promote", path):
                     local.disk.unlink(os.path.join(path, FOLLOWER_FILE))
                     local.disk.sync_folder(path)
@@ -83,18 +84,18 @@ def promote(target: str | os.PathLike[str], *, force: bool = False) -> int:
 def _check_whole(known: dict[str, Any], force: bool) -> None:
     if not known["consistent"] and not force:
         raise StorageError(
-            "the follower was being brought up to date, and is not whole",
-            advice="let it catch up, or take it as it is with force=True",
+            "the follower was being updated, and is not consistent",
+            advice="let it catch up, or promote it with force=True",
         )
 
 
 def _promote_remote(url: str, known: dict[str, Any], force: bool) -> int:
-    """What the journal has is saved: an object store has no journal of its own."""
+    """Save the changes of the journal, since an object store has no journal."""
     from godb_arrow.engine.engine import StorageEngine
 
-    if not known["promoting"]:  # else it was cut off, and goes on
+    if not known["promoting"]:  # otherwise an interrupted promotion continues
         _check_whole(known, force)
-        # From now on its files are not those of the other one.
+        # From here on its files differ from the files of the other directory.
         state = {**known, "consistent": False, "promoting": True, "files": {}}
         renew_identity(url)
         target = open_target(url)

@@ -10,6 +10,7 @@ from typing import Any, cast
 
 from godb_arrow import codec
 from godb_arrow.codec.compression import check_compression
+from godb_arrow.directory.data_directory import DataDirectory
 from godb_arrow.directory.journal import Receipt
 from godb_arrow.directory.segments import Record, sensible
 from godb_arrow.documents.ids import IdSequence, number_of
@@ -66,7 +67,7 @@ class CollectionStore:
     changed_bytes : int
         Bytes of memory of the overlay.
     needs : int or None
-        Oldest record that the next checkpoint saves beside those of the overlay, such as a rename.
+        Oldest record without documents that the next checkpoint saves, such as a rename.
     former : list of str
         Files under other names, which the next checkpoint removes.
     form : {"file", "folder", None}
@@ -155,19 +156,9 @@ class CollectionStore:
         CollectionNotFound, EngineClosed
         """
         if self.is_dropped:
-            self._raise_dropped()
+            raise _dropped(self.name, self.context.directory.read_only)
         if self.is_sealed:
             raise EngineClosed("the engine was closed", advice="open another engine")
-
-    def _raise_dropped(self) -> None:
-        if self.context.directory.read_only:
-            raise CollectionNotFound(
-                f"another process dropped or renamed the collection {self.name!r}",
-                advice="see collections() for the names",
-            )
-        raise CollectionNotFound(
-            f"the collection {self.name!r} was dropped", advice="create it again"
-        )
 
     # --- reading ------------------------------------------------------------------------------
 
@@ -265,7 +256,7 @@ class CollectionStore:
     # --- ids ----------------------------------------------------------------------------------
 
     def has(self, identity: str, *, given: bool) -> bool:
-        """Return whether a document exists. The caller holds the lock.
+        """Return whether a document exists; the caller holds the lock.
 
         Parameters
         ----------
@@ -296,21 +287,9 @@ class CollectionStore:
         with self.lock:
             self.prepare()
             if self._sequence is None:
-                first = max(self._next_id_of_base(), self._pending.min_next_id)
-                self._sequence = IdSequence(first)
+                of_base = _next_id_of(self.base, self.context.directory)
+                self._sequence = IdSequence(max(of_base, self._pending.min_next_id))
             return self._sequence
-
-    def _next_id_of_base(self) -> int:
-        """Return the next generated id by the base alone.
-
-        Another program's record is checked, since an id must not be generated twice.
-        """
-        hint = self.base.hint
-        if hint.next_id is not None and self.context.directory.wrote(hint):
-            return hint.next_id
-        first_unused = self.base.greatest_id() + 1
-        claimed = hint.next_id or 1
-        return claimed if first_unused < claimed <= _MAX_CLAIMED_ID else first_unused
 
     # --- settings -----------------------------------------------------------------------------
 
@@ -332,11 +311,11 @@ class CollectionStore:
 
     def _prepare_settings(self) -> None:
         if self.is_dropped:
-            self._raise_dropped()
+            raise _dropped(self.name, self.context.directory.read_only)
         self.prepare()
 
     def set_indexes(self, fields: tuple[str, ...]) -> None:
-        """Journal and set the indexed fields. The caller holds the lock."""
+        """Journal and set the indexed fields; the caller holds the lock."""
 
         def apply(number: int | None) -> None:
             self._indexes = fields
@@ -345,7 +324,7 @@ class CollectionStore:
         self.context.sync(self._journaled({"op": "index", "i": list(fields)}, [], apply))
 
     def set_compression(self, compression: CompressionName) -> None:
-        """Journal and set the compression of new files. The caller holds the lock."""
+        """Journal and set the compression of new files; the caller holds the lock."""
 
         def apply(number: int | None) -> None:
             self._compression = compression
@@ -380,7 +359,7 @@ class CollectionStore:
     def write_few(
         self, versions: Mapping[str, bytes | None], superseded: list[int], added: int
     ) -> int | None:
-        """Put and delete documents. The caller holds the lock.
+        """Put and delete documents; the caller holds the lock.
 
         Parameters
         ----------
@@ -437,10 +416,10 @@ class CollectionStore:
     def _journaled(
         self, meta: dict[str, Any], parts: Sequence[bytes], apply: PlannedChange
     ) -> int | None:
-        """Journal a change and apply it: both or, on an error, neither; the caller holds the lock.
+        """Journal a change and apply it: both or, on an error, neither.
 
-        An interrupt between the two completes the change. Therefore `apply` changes nothing when it
-        is called a second time.
+        The caller holds the lock. An interrupt between the two completes the change. Therefore a
+        second call of `apply` changes nothing.
         """
         receipt, journal = Receipt(), self.context.directory.journal
         try:
@@ -464,7 +443,7 @@ class CollectionStore:
         self.context.memory.set_changes(self, self.changed_bytes)
 
     def restate(self, base: Base) -> None:
-        """Replace the base by one with other documents. The caller holds the lock."""
+        """Replace the base by one with other documents; the caller holds the lock."""
         assert self.count is not None
         count = self.count + base.live - self.base.live
         changes, now = self.changes + 1, time.time()
@@ -507,7 +486,7 @@ class CollectionStore:
         records = pending.missing_from(self.stored_position, directory.holds)
         if records:
             overlay, sequence = Overlay(), None
-            first_new = self._next_id_of_base() if pending.have_ranges(records) else 0
+            first_new = _next_id_of(base, directory) if pending.have_ranges(records) else 0
             for record in records:
                 with sensible(record):
                     if not pending.apply(record, overlay, first_new):
@@ -541,7 +520,7 @@ class CollectionStore:
         self.base.forget()
 
     def take_over(self, found: CollectionStore | None) -> bool:
-        """Adopt the state that another process saved, in an engine that only reads.
+        """Replace the state by the state that another process saved.
 
         Parameters
         ----------
@@ -573,3 +552,26 @@ class CollectionStore:
         """Refuse changes since the engine closes, or accept them again."""
         with self.lock:
             self.is_sealed = is_sealed
+
+
+def _dropped(name: str, read_only: bool) -> CollectionNotFound:
+    """Return the error for a handle of a dropped collection."""
+    if read_only:
+        return CollectionNotFound(
+            f"another process dropped or renamed the collection {name!r}",
+            advice="see collections() for the names",
+        )
+    return CollectionNotFound(f"the collection {name!r} was dropped", advice="create it again")
+
+
+def _next_id_of(base: Base, directory: DataDirectory) -> int:
+    """Return the next generated id by the base alone.
+
+    Another program's record is checked, since an id must not be generated twice.
+    """
+    hint = base.hint
+    if hint.next_id is not None and directory.wrote(hint):
+        return hint.next_id
+    first_unused = base.greatest_id() + 1
+    claimed = hint.next_id or 1
+    return claimed if first_unused < claimed <= _MAX_CLAIMED_ID else first_unused

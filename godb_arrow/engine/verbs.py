@@ -79,10 +79,11 @@ class CollectionVerbs(ABC):
         name: str,
         columns: Sequence[str] | None = None,
         filter: Filter | None = None,
+        schema: pa.Schema | None = None,
         **options: Unpack[ReadKeywords],
     ) -> pa.RecordBatchReader:
         """Stream the documents as record batches; see :meth:`Collection.stream_batches`."""
-        return self[name].stream_batches(columns, filter, **options)
+        return self[name].stream_batches(columns, filter, schema, **options)
 
     def to_arrow(
         self, name: str, columns: Sequence[str] | None = None, filter: Filter | None = None

@@ -1,10 +1,10 @@
-"""Background workers: functions that run again and again, and how they are getting on."""
+"""Background workers: functions that run periodically, and their statistics."""
 
 from __future__ import annotations
 
 import atexit
 
-# Saving at exit may import pandas, which needs this module: it cannot be imported so late.
+# Saving at exit may import pandas, which needs this module, and it cannot be imported at exit.
 import concurrent.futures.thread  # noqa: F401
 import logging
 import signal
@@ -26,24 +26,24 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class WorkerHealth:
-    """How a worker is getting on.
+    """Statistics of a worker.
 
     Attributes
     ----------
     name : str
-        The worker.
+        Name of the worker.
     running : bool
-        Whether its thread is there.
+        Whether its thread exists.
     interval : float
         Seconds between two runs.
     runs, failures : int
-        How often it ran, and how often that failed.
+        Number of runs, and number of failed runs.
     last_run : float or None
-        When, in seconds since the epoch.
+        Time of the last run, in seconds since the epoch.
     last_seconds : float or None
-        How long that took.
+        Duration of the last run in seconds.
     last_error : str or None
-        What the last failure said.
+        Message of the last failure.
     """
 
     name: str
@@ -57,16 +57,16 @@ class WorkerHealth:
 
 
 class Worker:
-    """A function that runs on a thread of its own, every so many seconds.
+    """A function that runs periodically on a thread of its own.
 
     Parameters
     ----------
     name : str
-        For the thread and for messages.
+        Name of the worker, for its thread and for messages.
     interval : float
         Seconds from the end of one run to the beginning of the next.
     function : callable
-        Without arguments. An error is logged, counted and kept; the next run comes all the same.
+        Called without arguments. Its errors are logged and counted.
     """
 
     def __init__(self, name: str, interval: float, function: Callable[[], Any]) -> None:
@@ -82,7 +82,7 @@ class Worker:
         self._last_error: str | None = None
 
     def start(self) -> None:
-        """Start the thread, unless it runs already."""
+        """Start the thread, unless it exists."""
         with self._lock:
             if self._thread is None:
                 self._stopping = threading.Event()
@@ -98,7 +98,7 @@ class Worker:
                     self._thread = None
 
     def stop(self) -> None:
-        """End, after the run that is under way."""
+        """Stop the thread after its current run."""
         with self._lock:
             thread, self._thread = self._thread, None
             self._stopping.set()
@@ -110,7 +110,7 @@ class Worker:
         return self._thread is threading.current_thread()
 
     def run_once(self) -> None:
-        """Run the function here and now, and note how that went."""
+        """Run the function on this thread, and record the result."""
         self._last_run = time.time()
         started = time.perf_counter()
         error: Exception | None = None
@@ -126,7 +126,7 @@ class Worker:
             self._last_error = f"{type(error).__name__}: {error}"
 
     def health(self) -> WorkerHealth:
-        """How it is getting on."""
+        """Return the statistics of the worker."""
         return WorkerHealth(
             self.name,
             self._thread is not None,
@@ -140,7 +140,7 @@ class Worker:
 
 
 def _loop(worker: weakref.ref[Worker], stopping: threading.Event, interval: float) -> None:
-    """Run a worker until it is stopped, or until nothing else refers to it."""
+    """Run a worker until it is stopped, or until it is not referenced elsewhere."""
     while not stopping.wait(interval):
         found = worker()
         if found is None:
@@ -150,7 +150,7 @@ def _loop(worker: weakref.ref[Worker], stopping: threading.Event, interval: floa
 
 
 class Workers:
-    """The workers of an engine.
+    """Workers of an engine, started and stopped together.
 
     Examples
     --------
@@ -169,7 +169,7 @@ class Workers:
 
     @property
     def running(self) -> bool:
-        """Whether they were started, and not stopped since."""
+        """Whether the workers are started."""
         return self._running
 
     def has_current_thread(self) -> bool:
@@ -178,7 +178,7 @@ class Workers:
             return any(worker.is_current_thread() for worker in self._workers.values())
 
     def add(self, name: str, interval: float, function: Callable[[], Any]) -> None:
-        """Add a worker; it starts with the others, or now if they run."""
+        """Add a worker; it starts with the others, or now if they are started."""
         if not callable(function):
             raise InvalidOption(f"{function!r} cannot be called", advice="give a function")
         with self._lock:
@@ -191,7 +191,7 @@ class Workers:
                 worker.start()
 
     def remove(self, name: str) -> None:
-        """Stop a worker and forget it.
+        """Stop a worker and remove it.
 
         Raises
         ------
@@ -207,14 +207,14 @@ class Workers:
         worker.stop()
 
     def start(self) -> None:
-        """Start all; those that run go on."""
+        """Start all workers that are not started."""
         with self._lock:
             self._running = True
             for worker in self._workers.values():
                 worker.start()
 
     def stop(self) -> None:
-        """Stop all, each after the run that is under way."""
+        """Stop all workers, each after its current run."""
         with self._lock:
             self._running = False
             workers = list(self._workers.values())
@@ -222,7 +222,7 @@ class Workers:
             worker.stop()
 
     def health(self) -> list[WorkerHealth]:
-        """How each is getting on."""
+        """Return the statistics of each worker."""
         with self._lock:
             return [worker.health() for worker in self._workers.values()]
 
@@ -250,7 +250,7 @@ class BackgroundFailure:
 
 
 class _AtExit:
-    """What is to be closed when the interpreter exits."""
+    """Objects to close when the interpreter exits."""
 
     def __init__(self) -> None:
         self._open: weakref.WeakSet[Any] = weakref.WeakSet()
@@ -278,15 +278,15 @@ _at_exit = _AtExit()
 
 
 def close_at_exit(closable: Any) -> None:
-    """Have something closed when the interpreter exits, or is told to by SIGTERM.
+    """Close an object when the interpreter exits, or receives SIGTERM.
 
-    A handler that the application has for SIGTERM stays the only one: then the application
-    decides. Ours leaves what is being done by ``SystemExit``, as Ctrl-C does by an exception.
+    A handler of the application for SIGTERM is not replaced. The handler that is installed here
+    raises ``SystemExit``.
 
     Parameters
     ----------
     closable : object
-        It has ``close()``, which may be called twice. It is held weakly.
+        Object with ``close()``, which may be called twice. It is referenced weakly.
     """
     _at_exit.add(closable)
 

@@ -269,7 +269,7 @@ class CollectionWriter:
                 with self._saver.reserved(size), store.lock:
                     store.check_present()
                     if self._state_of(ids) != before:
-                        continue  # another thread changed or saved one of them
+                        continue  # another thread changed or saved a document
                     # A file of another program may have an id twice.
                     number = store.write_few(packed, superseded, stored - len(superseded))
                 self._context.sync(number)
@@ -280,7 +280,7 @@ class CollectionWriter:
         return self._store.base, self._store.overlay.find_any(dict.fromkeys(ids))
 
     def _present(self, ids: Iterable[str]) -> tuple[dict[str, bytes], list[int], int]:
-        """Return the bytes of existing documents, and the rows and number of those of the base."""
+        """Return the bytes of existing documents, their rows in the base, and how many it has."""
         wanted = dict.fromkeys(ids)
         overlay = self._store.overlay
         changed: dict[str, Version] = overlay.find_any(wanted)
