@@ -11,7 +11,8 @@ import pyarrow as pa
 
 from godb_arrow.connectors import missing
 from godb_arrow.engine.fragments import Fragment, fragments_of
-from godb_arrow.engine.part_writer import PartWriter, WriteMode, commit_parts
+from godb_arrow.engine.part_writer import PartWriter, commit_parts
+from godb_arrow.options import IfExists
 from godb_arrow.query.dataframe import to_frame
 from godb_arrow.query.filters import Filter
 from godb_arrow.query.projection import project
@@ -114,7 +115,7 @@ def to_godb(
     directory: str | os.PathLike[str],
     collection: str,
     *,
-    mode: WriteMode = "error",
+    if_exists: IfExists = "error",
 ) -> int:
     """Write a Dask DataFrame into a data directory atomically.
 
@@ -131,7 +132,7 @@ def to_godb(
         begins and ends. Other jobs may run at the same time.
     collection : str
         Name of the collection.
-    mode : {"error", "append", "overwrite"}
+    if_exists : {"error", "append", "replace"}
         Action if the collection exists, default "error".
 
     Returns
@@ -154,12 +155,12 @@ def to_godb(
     45
     """
     has_ids = ID_FIELD in frame.columns
-    writer = PartWriter.of(directory, collection, mode, generate_ids=not has_ids)
+    writer = PartWriter.of(directory, collection, if_exists, generate_ids=not has_ids)
     write = delayed(_write, pure=False)
     partitions: list[Any] = frame.to_delayed()  # type: ignore[no-untyped-call]
     tasks = [write(writer, part, index) for index, part in enumerate(partitions)]
     written: Sequence[list[WrittenPart]] = compute(*tasks)  # type: ignore[no-untyped-call]
-    return commit_parts(directory, collection, list(itertools.chain(*written)), mode)
+    return commit_parts(directory, collection, list(itertools.chain(*written)), if_exists)
 
 
 def _write(writer: PartWriter, frame: pd.DataFrame, index: int) -> Any:

@@ -12,8 +12,8 @@ import pyarrow as pa
 
 from godb_arrow.errors import InvalidOption, UnsupportedType
 from godb_arrow.file.reading import read_table, scan_godb
-from godb_arrow.file.writing import IfExists, write_godb
-from godb_arrow.options import ReadKeywords
+from godb_arrow.file.writing import write_godb
+from godb_arrow.options import IfExists, ReadKeywords
 from godb_arrow.query.dataframe import DtypeBackend, to_frame
 from godb_arrow.query.filters import Filter
 from godb_arrow.storage.source import Location

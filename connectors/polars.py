@@ -26,7 +26,7 @@ except ImportError as error:
     raise missing("polars", "Polars") from error
 
 if TYPE_CHECKING:
-    from godb_arrow.file.writing import IfExists
+    from godb_arrow.options import IfExists
 
 __all__ = ["read_godb", "scan_godb", "sink_godb"]
 

@@ -28,8 +28,9 @@ import pyarrow.compute as pc
 
 from godb_arrow.connectors import missing
 from godb_arrow.engine.fragments import Fragment, fragments_of, fragments_since, latest_version
-from godb_arrow.engine.part_writer import PartWriter, WriteMode, commit_parts
+from godb_arrow.engine.part_writer import PartWriter, commit_parts
 from godb_arrow.errors import InvalidOption
+from godb_arrow.options import IfExists
 from godb_arrow.query.projection import project
 from godb_arrow.schema import ID_FIELD, storage_schema
 from godb_arrow.snapshots.part_folder import WrittenPart
@@ -122,9 +123,10 @@ class GodbDataSource(spark.DataSource):
                 "the collection is missing", advice='give it with option("collection", …)'
             )
         (directory,) = self._sources()
-        mode: WriteMode = "overwrite" if overwrite else "append"
+        if_exists: IfExists = "replace" if overwrite else "append"
         has_ids = ID_FIELD in schema.names
-        return _Writer(PartWriter.of(directory, name, mode, generate_ids=not has_ids), mode)
+        parts = PartWriter.of(directory, name, if_exists, generate_ids=not has_ids)
+        return _Writer(parts, if_exists)
 
 
 @dataclass
@@ -260,9 +262,9 @@ class _Message(spark.WriterCommitMessage):
 
 
 class _Writer(spark.DataSourceArrowWriter):
-    def __init__(self, writer: PartWriter, mode: WriteMode) -> None:
+    def __init__(self, writer: PartWriter, if_exists: IfExists) -> None:
         self._writer = writer
-        self._mode = mode
+        self._if_exists = if_exists
 
     def write(self, iterator: Iterator[pa.RecordBatch]) -> _Message:
         """Write a task's rows as files that no manifest names yet."""
@@ -280,7 +282,7 @@ class _Writer(spark.DataSourceArrowWriter):
         """Add the files of all tasks to the collection atomically."""
         sent = (message for message in messages if isinstance(message, _Message))
         written = [part for message in sent for part in message.written]
-        commit_parts(self._writer.directory, self._writer.collection, written, self._mode)
+        commit_parts(self._writer.directory, self._writer.collection, written, self._if_exists)
 
     def abort(self, messages: Sequence[spark.WriterCommitMessage | None]) -> None:
         """Do nothing, since a later save removes files that no manifest names."""

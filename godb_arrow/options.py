@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import re
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypedDict, get_args
 
@@ -18,12 +18,14 @@ __all__ = [
     "CompressionName",
     "Durability",
     "EngineOptions",
+    "IfExists",
     "OnConflict",
     "OnMismatch",
     "OptionWarning",
     "ReadKeywords",
     "ReadOptions",
     "check_document_limit",
+    "check_if_exists",
     "parse_duration",
     "parse_size",
 ]
@@ -106,6 +108,21 @@ class ReadOptions:
                 _check_count(name, getattr(self, name))
         _check_choice("on_conflict", self.on_conflict, ("json", "error"))
         _check_choice("on_mismatch", self.on_mismatch, ("error", "null"))
+
+
+IfExists = Literal["error", "append", "replace", "upsert"]
+"""Action of a writer whose target exists.
+
+The parameter is ``if_exists``, as in pandas and Polars, and so are "append" and "replace". An error
+is "error" as in ``on_conflict`` and ``on_mismatch``, and as in Arrow and Delta Lake. "upsert"
+replaces documents with the same ids and appends the others.
+"""
+
+
+def check_if_exists(value: str, choices: Sequence[str] = get_args(IfExists)) -> None:
+    """Raise InvalidOption unless a value of ``if_exists`` is one of the choices."""
+    if value not in choices:
+        raise InvalidOption(f"if_exists is {value!r}", advice=f"use one of {', '.join(choices)}")
 
 
 class ReadKeywords(TypedDict, total=False):

@@ -83,18 +83,18 @@ COLLECTION = {
     "get", "indexes", "info", "insert", "insert_many", "is_dirty", "name", "next_id", "pack",
     "path", "profile", "replace", "restore", "schema", "set_compression", "state",
     "stored_entries", "stream", "stream_batches", "to_arrow", "to_dataset", "to_folder",
-    "to_pandas", "update", "update_many", "upsert_many", "versions",
+    "to_pandas", "update", "update_by_id", "upsert_many", "versions",
 }  # fmt: skip
 
 STORAGE_ENGINE = {
-    "add_worker", "backup", "close", "closed", "collections", "compact", "count",
+    "add_worker", "at_version", "backup", "close", "closed", "collections", "compact", "count",
     "create_collection", "create_index", "data_dir", "delete", "delete_many", "drop_collection",
     "drop_index", "explain", "find", "find_all", "find_all_stream", "find_page", "get", "info",
     "infos", "insert", "insert_many", "load_collection_metadata", "memory_stats", "options",
     "pack", "remove_worker", "rename_collection", "replace", "replicas", "replicate_to",
-    "restore", "save", "save_to_file", "snapshot", "start_background_workers", "stats",
+    "restore", "save", "save_to_file", "start_background_workers", "stats",
     "stop_background_workers", "stream_batches", "to_arrow", "to_pandas", "update",
-    "update_many", "upsert_many", "versions",
+    "update_by_id", "upsert_many", "versions",
 }  # fmt: skip
 
 
@@ -115,8 +115,7 @@ def test_verbs_of_engines_and_collections_have_docstrings(kind: type) -> None:
 
 
 def test_a_verb_of_an_engine_has_the_signature_of_the_collection() -> None:
-    verbs = public_names(CollectionVerbs) - {"snapshot"}
-    for name in verbs:
+    for name in public_names(CollectionVerbs):
         of_engine, of_collection = (
             list(inspect.signature(getattr(kind, name)).parameters.values())
             for kind in (godb_arrow.StorageEngine, godb_arrow.Collection)

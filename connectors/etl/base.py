@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 import pyarrow as pa
 
 from godb_arrow import codec
 from godb_arrow.documents.loading import load_run
 from godb_arrow.errors import InvalidOption, TargetExists
+from godb_arrow.options import IfExists
 from godb_arrow.query.filters import Filter
 
-__all__ = ["Count", "Data", "Documents", "Mode", "Origin", "Target", "counted"]
+__all__ = ["Count", "Data", "Documents", "Origin", "Target", "counted"]
 
 
-Mode = Literal["error", "append", "overwrite", "upsert"]
 Count = Callable[[int], Any]
 
 
@@ -99,7 +99,7 @@ class Target(ABC):
         """Return whether the target exists."""
 
     @abstractmethod
-    def write(self, data: Data, mode: Mode) -> None:
+    def write(self, data: Data, if_exists: IfExists) -> None:
         """Write all documents or none."""
 
     def size(self) -> int | None:
@@ -107,11 +107,11 @@ class Target(ABC):
         return None
 
     def refuse_existing(self) -> TargetExists:
-        """Return the error for a target that exists, with mode "error"."""
+        """Return the error for a target that exists, with ``if_exists="error"``."""
         return TargetExists(
-            "the target exists already", advice='use mode="append", "overwrite" or "upsert"'
+            "the target exists already", advice='use if_exists="append", "replace" or "upsert"'
         )
 
-    def refuse(self, mode: Mode, advice: str) -> InvalidOption:
-        """Return the error for a mode that the target does not support."""
-        return InvalidOption(f"{self.name} does not support mode {mode!r}", advice=advice)
+    def refuse(self, if_exists: IfExists, advice: str) -> InvalidOption:
+        """Return the error for a value of ``if_exists`` that the target does not support."""
+        return InvalidOption(f"{self.name} does not support if_exists={if_exists!r}", advice=advice)

@@ -11,13 +11,14 @@ from typing import Any
 import pyarrow as pa
 
 from godb_arrow.connectors import missing
-from godb_arrow.connectors.etl.base import Data, Mode, Target
+from godb_arrow.connectors.etl.base import Data, Target
 from godb_arrow.connectors.etl.columns import fit_columns
 from godb_arrow.errors import (
     FieldNotFound,
     GodbError,
     StorageError,
 )
+from godb_arrow.options import IfExists
 from godb_arrow.schema import ID_FIELD, JSON_TYPE
 
 __all__ = ["DeltaTarget", "SqlTarget", "deltalake_module", "is_database", "open_sql"]
@@ -38,6 +39,14 @@ def deltalake_module() -> Any:
     return deltalake
 
 
+_DELTA_MODES: dict[IfExists, str] = {
+    "error": "error",
+    "append": "append",
+    "replace": "overwrite",
+    "upsert": "error",  # of a table that another writer created meanwhile
+}
+
+
 class DeltaTarget(Target):
     """Delta table, in which each copy is one version."""
 
@@ -51,12 +60,12 @@ class DeltaTarget(Target):
         """Return whether the table exists."""
         return bool(self._delta.DeltaTable.is_deltatable(self._place))
 
-    def write(self, data: Data, mode: Mode) -> None:
+    def write(self, data: Data, if_exists: IfExists) -> None:
         """Write all documents in one transaction."""
         assert isinstance(data, pa.RecordBatchReader)
         reader = fit_columns(data, "delta")
         try:
-            if mode == "upsert" and self.exists():
+            if if_exists == "upsert" and self.exists():
                 if ID_FIELD not in reader.schema.names:
                     raise FieldNotFound(
                         f"the source has no field {ID_FIELD!r}", advice="copy this field, too"
@@ -72,12 +81,8 @@ class DeltaTarget(Target):
                 self._delta.write_deltalake(
                     self._place,
                     reader,
-                    mode="overwrite"
-                    if mode == "overwrite"
-                    else "append"
-                    if mode == "append"
-                    else "error",
-                    schema_mode="overwrite" if mode == "overwrite" else None,
+                    mode=_DELTA_MODES[if_exists],
+                    schema_if_exists="replace" if if_exists == "replace" else None,
                     partition_by=self._partition_by or None,
                 )
         except GodbError:
@@ -238,7 +243,7 @@ class SqlTarget(Target):
             return False
         return True
 
-    def write(self, data: Data, mode: Mode) -> None:
+    def write(self, data: Data, if_exists: IfExists) -> None:
         """Write all documents in one transaction."""
         assert isinstance(data, pa.RecordBatchReader)
         is_sqlite = self._place.startswith("sqlite:")
@@ -249,14 +254,13 @@ class SqlTarget(Target):
             connection.cursor() as cursor,
         ):
             there = self._is_there(connection)
-            if mode == "upsert" and there:
+            if if_exists == "upsert" and there:
                 self._upsert(cursor, reader)
             else:
-                if mode == "overwrite" and there:
+                if if_exists == "replace" and there:
                     cursor.execute(f"DROP TABLE {_quoted(self._table)}")
-                cursor.adbc_ingest(
-                    self._table, reader, mode="append" if mode == "append" and there else "create"
-                )
+                appends = if_exists == "append" and there
+                cursor.adbc_ingest(self._table, reader, mode="append" if appends else "create")
             connection.commit()
 
     def _upsert(self, cursor: Any, reader: pa.RecordBatchReader) -> None:

@@ -18,12 +18,13 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any
 
 from godb_arrow.connectors.etl.addresses import origin_of, target_of
-from godb_arrow.connectors.etl.base import Mode, counted
+from godb_arrow.connectors.etl.base import counted
 from godb_arrow.display import progress_bar, quantity
-from godb_arrow.errors import InvalidOption, error_context
+from godb_arrow.errors import error_context
+from godb_arrow.options import IfExists, check_if_exists
 from godb_arrow.query.filters import Filter
 from godb_arrow.query.scannable import Scannable
 
@@ -79,7 +80,7 @@ def copy(
     columns: Sequence[str] | None = None,
     filter: Filter | None = None,
     batch_size: int | None = None,
-    mode: Mode = "error",
+    if_exists: IfExists = "error",
     id_column: str | None = None,
     partition_by: Sequence[str] = (),
     format: str | None = None,
@@ -104,7 +105,7 @@ def copy(
         Documents to copy; all by default.
     batch_size : int, optional
         Maximum number of documents in a record batch.
-    mode : {"error", "append", "overwrite", "upsert"}
+    if_exists : {"error", "append", "replace", "upsert"}
         Action if the target exists, default "error". "append" rewrites files with the new
         documents at their end. "upsert" replaces documents with the same ``_id``, in GODB files and
         databases.
@@ -125,7 +126,7 @@ def copy(
     Raises
     ------
     TargetExists
-        The target exists, with ``mode="error"``.
+        The target exists, with ``if_exists="error"``.
     GodbError
         The copy failed (see :mod:`godb_arrow.errors`). The target is unchanged.
 
@@ -139,13 +140,12 @@ def copy(
     >>> copy(users, target, columns=["name"], progress=False).documents
     2
     """
-    if mode not in get_args(Mode):
-        raise InvalidOption(f"mode is {mode!r}", advice=f"use one of {', '.join(get_args(Mode))}")
+    check_if_exists(if_exists)
     started = time.perf_counter()
     to = target_of(os.fspath(target), format, list(partition_by), id_column)
     with error_context("copy to", to.name):
         origin = origin_of(source, batch_size)
-        if mode == "error" and to.exists():
+        if if_exists == "error" and to.exists():
             raise to.refuse_existing()
         with (
             progress_bar(origin.total(), shown=progress) as count,
@@ -158,7 +158,7 @@ def copy(
                 documents += more
                 count(more)
 
-            to.write(counted(data, note), mode)
+            to.write(counted(data, note), if_exists)
     summary = CopySummary(
         origin.name,
         to.name,

@@ -13,7 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from godb_arrow.connectors.etl.base import Data, Documents, Mode, Target
+from godb_arrow.connectors.etl.base import Data, Documents, Target
 from godb_arrow.connectors.etl.columns import as_json_texts, fit_columns
 from godb_arrow.connectors.etl.files import (
     DOCUMENT_FORMATS,
@@ -35,7 +35,8 @@ from godb_arrow.errors import (
     storage_errors,
 )
 from godb_arrow.file.collection import open_godb
-from godb_arrow.file.writing import IfExists, write_godb
+from godb_arrow.file.writing import write_godb
+from godb_arrow.options import IfExists
 from godb_arrow.schema import is_json
 from godb_arrow.storage.lock import lock_file, try_lock
 from godb_arrow.storage.modes import Access, restrict_file
@@ -48,14 +49,6 @@ __all__ = ["EngineTarget", "FileTarget", "FolderTarget", "GodbTarget"]
 _STAGED = ".godb-arrow-"
 _BEFORE = "-before"  # suffix of a folder until the new one has replaced it
 _ROW_GROUP_ROWS = 1 << 17  # gathered in memory before they are written
-
-
-_IF_EXISTS: dict[Mode, IfExists] = {
-    "error": "fail",
-    "append": "append",
-    "overwrite": "replace",
-    "upsert": "upsert",
-}
 
 
 class GodbTarget(Target):
@@ -77,14 +70,14 @@ class GodbTarget(Target):
             return False
         return True
 
-    def write(self, data: Data, mode: Mode) -> None:
+    def write(self, data: Data, if_exists: IfExists) -> None:
         """Write all documents or none."""
         try:
             write_godb(
                 data,
                 self._place,
                 self._collection,
-                if_exists=_IF_EXISTS[mode],
+                if_exists=if_exists,
                 id_column=self._id_column,
             )
         except CollectionExists as error:  # Another writer created the collection meanwhile.
@@ -111,14 +104,14 @@ class EngineTarget(Target):
         with StorageEngine(self._place, read_only=True) as engine:
             return self._collection in engine
 
-    def write(self, data: Data, mode: Mode) -> None:
+    def write(self, data: Data, if_exists: IfExists) -> None:
         """Write all documents or none."""
         name = self._collection
         with StorageEngine(self._place) as engine:
-            if mode == "error" and name in engine:  # Another writer created it meanwhile.
+            if if_exists == "error" and name in engine:  # Another writer created it meanwhile.
                 raise self.refuse_existing()
-            if mode in ("append", "upsert") and name in engine:
-                insert = engine.upsert_many if mode == "upsert" else engine.insert_many
+            if if_exists in ("append", "upsert") and name in engine:
+                insert = engine.upsert_many if if_exists == "upsert" else engine.insert_many
                 rows = iter(data) if isinstance(data, Documents) else data
                 insert(name, rows, id_column=self._id_column)
                 return
@@ -168,11 +161,11 @@ class FileTarget(Target):
             return False
         return True
 
-    def write(self, data: Data, mode: Mode) -> None:
+    def write(self, data: Data, if_exists: IfExists) -> None:
         """Write all documents or none."""
-        if mode == "upsert":
-            raise self.refuse(mode, "copy to a GODB file or a database")
-        if mode == "append":
+        if if_exists == "upsert":
+            raise self.refuse(if_exists, "copy to a GODB file or a database")
+        if if_exists == "append":
             # The source may be slow, so the target is locked only while it is written.
             with self._staged(data) as added, lock_file(self._place):
                 self._append(added)
@@ -231,7 +224,7 @@ def _chained(first: pa.RecordBatchReader, second: pa.RecordBatchReader) -> pa.Re
         raise UnsupportedType(
             f"the new columns are {', '.join(second.schema.names)}, and the file has "
             f"{', '.join(first.schema.names)}",
-            advice='choose columns, or use mode="overwrite"',
+            advice='choose columns, or use if_exists="replace"',
         )
 
     def fitted() -> Iterator[pa.RecordBatch]:
@@ -257,7 +250,7 @@ def _fitted(column: pa.Array, field: pa.Field) -> pa.Array:
     except (pa.ArrowException, ValueError) as error:
         raise UnsupportedType(
             f"the new values of column {field.name!r} do not fit the type of the file: {error}",
-            advice='choose columns, or use mode="overwrite"',
+            advice='choose columns, or use if_exists="replace"',
         ) from error
 
 
@@ -278,12 +271,12 @@ class FolderTarget(Target):
         """Return whether the target exists."""
         return os.path.lexists(self._place)
 
-    def write(self, data: Data, mode: Mode) -> None:
+    def write(self, data: Data, if_exists: IfExists) -> None:
         """Write all documents or none."""
         import pyarrow.dataset as ds  # imported late, because it imports pandas
 
-        if mode in ("append", "upsert") and self.exists():
-            raise self.refuse(mode, 'append to a Delta table instead, with format="delta"')
+        if if_exists in ("append", "upsert") and self.exists():
+            raise self.refuse(if_exists, 'append to a Delta table instead, with format="delta"')
         assert isinstance(data, pa.RecordBatchReader)
         missing_columns = set(self._partition_by) - set(data.schema.names)
         if missing_columns:
@@ -312,7 +305,7 @@ class FolderTarget(Target):
                 with lock_file(self._place):
                     if not self.exists():
                         os.rename(staged, self._place)
-                    elif mode == "error":  # Another writer created the folder meanwhile.
+                    elif if_exists == "error":  # Another writer created the folder meanwhile.
                         raise self.refuse_existing()
                     else:
                         before = f"{staged}{_BEFORE}"

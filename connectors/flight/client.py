@@ -103,9 +103,7 @@ class RemoteEngine(Mapping[str, "RemoteCollection"]):
             health: dict[str, Any] = json.loads(answer.body.to_pybytes())
             return health
 
-    def insert_many(
-        self, name: str, data: Any, *, mode: str = "insert", id_column: str | None = None
-    ) -> int:
+    def insert_many(self, name: str, data: Any, *, id_column: str | None = None) -> int:
         """Insert all documents or none into a collection, which is created if it is missing.
 
         Parameters
@@ -114,8 +112,6 @@ class RemoteEngine(Mapping[str, "RemoteCollection"]):
             Name of the collection.
         data : DataFrame, Table, Arrow stream or iterable of dicts
             Documents to insert.
-        mode : {"insert", "upsert"}
-            Whether existing ids are an error or replaced, default "insert".
         id_column : str, optional
             Field with the ids, default ``_id``.
 
@@ -123,9 +119,32 @@ class RemoteEngine(Mapping[str, "RemoteCollection"]):
         -------
         int
             Number of documents inserted.
+
+        Raises
+        ------
+        DuplicateId
+            Ids occur twice, or exist already.
         """
+        return self._put(name, data, id_column, upsert=False)
+
+    def upsert_many(self, name: str, data: Any, *, id_column: str | None = None) -> int:
+        """Insert documents, and replace those with the same ids: all of them or none.
+
+        Parameters
+        ----------
+        name, data, id_column
+            See :meth:`insert_many`.
+
+        Returns
+        -------
+        int
+            Number of documents inserted or replaced.
+        """
+        return self._put(name, data, id_column, upsert=True)
+
+    def _put(self, name: str, data: Any, id_column: str | None, *, upsert: bool) -> int:
         rows = rows_of(data, id_column)
-        wanted: dict[str, Any] = {"collection": name, "mode": mode, "id_column": id_column}
+        wanted: dict[str, Any] = {"collection": name, "upsert": upsert, "id_column": id_column}
         if rows.schema is None:
             table = _as_columns(rows.documents, id_column)
             if ID_FIELD in table.column_names and table.column(ID_FIELD).null_count:

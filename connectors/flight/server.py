@@ -8,7 +8,7 @@ A *ticket*, and the command of an upload, is JSON::
 ``substrait`` has a serialized expression over ``fields``. Any Flight client can send tickets, with
 the token in the header ``authorization: Bearer …``.
 
-The command of an upload has ``collection``, and optionally ``mode``, ``id_column`` and ``end``.
+The command of an upload has ``collection``, and optionally ``upsert``, ``id_column`` and ``end``.
 With ``"end": true`` the last message of the upload has no record batch, but metadata in JSON such
 as ``{"rows": 1000}``. An upload without this message, or with another number of rows, is
 incomplete and stores nothing. Without ``end`` the server only detects that a client was killed or
@@ -221,9 +221,6 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
         """
         with _flight_errors():
             wanted = request_of(descriptor)
-            mode = wanted.get("mode", "insert")
-            if mode not in ("insert", "upsert"):
-                raise InvalidOption(f"mode is {mode!r}", advice="use insert or upsert")
             slot = self._take_slot()
             try:
                 # The upload is checked before the collection is created.
@@ -247,8 +244,7 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
                 except CollectionExists:
                     is_new = False  # Another upload created the collection first.
             collection = self._engine[name]
-            is_upsert = wanted.get("mode") == "upsert"
-            put = collection.upsert_many if is_upsert else collection.insert_many
+            put = collection.upsert_many if wanted.get("upsert") else collection.insert_many
             try:
                 data = _without_null_ids(table) if wanted.get("generate_ids") else table
                 return len(put(data, id_column=wanted.get("id_column")))

@@ -32,7 +32,7 @@ _KINDS: dict[str, type | tuple[type, ...]] = {
     "filter": dict,
     "fields": list,
     "substrait": str,
-    "mode": str,
+    "upsert": bool,
     "id_column": str,
     "generate_ids": bool,
     "end": bool,

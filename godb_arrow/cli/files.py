@@ -20,6 +20,7 @@ from godb_arrow.cli.options import (
     columns_option,
     common_options,
     compression_option,
+    if_exists_option,
     parse_conditions,
     progress,
     split_names,
@@ -227,13 +228,7 @@ def export(
 @click.argument("file")
 @click.option("--collection", "-c", help="Name of the collection. Default: the source's name.")
 @click.option("--id", "id_column", help="Field with the document ids.")
-@click.option(
-    "--if-exists",
-    type=click.Choice(["replace", "append", "fail"]),
-    default="fail",
-    show_default=True,
-    help="Action if FILE has the collection already.",
-)
+@if_exists_option
 @click.option(
     "--format",
     "format_",
@@ -288,13 +283,7 @@ def import_(
 @click.argument("target")
 @columns_option
 @where_option
-@click.option(
-    "--mode",
-    type=click.Choice(["error", "append", "overwrite", "upsert"]),
-    default="error",
-    show_default=True,
-    help="Action if the target exists.",
-)
+@if_exists_option
 @click.option("--id", "id_column", help="Field with the document ids. Default: _id.")
 @click.option(
     "--partition-by", help="Columns that partition a folder or table, separated by commas."
@@ -309,7 +298,7 @@ def copy(
     target: str,
     columns: str | None,
     where: tuple[str, ...],
-    mode: Any,
+    if_exists: Any,
     id_column: str | None,
     partition_by: str | None,
     batch_size: int | None,
@@ -325,7 +314,7 @@ def copy(
     Examples:
       godb-arrow copy shop.godb#orders orders.parquet --columns total,user.geo.cc
       godb-arrow copy dump/shop/orders.bson shop.godb#orders
-      godb-arrow copy users.ndjson sqlite:///shop.db#users --mode upsert
+      godb-arrow copy users.ndjson sqlite:///shop.db#users --if-exists upsert
       godb-arrow copy s3://bucket/users.godb lake/users --partition-by city
       godb-arrow copy data#users users-table --format delta
     """
@@ -336,7 +325,7 @@ def copy(
         target,
         columns=split_names(columns),
         filter=parse_conditions(where),
-        mode=mode,
+        if_exists=if_exists,
         id_column=id_column,
         partition_by=split_names(partition_by) or (),
         batch_size=batch_size,

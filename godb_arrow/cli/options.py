@@ -14,7 +14,7 @@ import click
 
 from godb_arrow.display import progress_bar
 from godb_arrow.errors import GodbError, InvalidOption, SourceNotFound
-from godb_arrow.options import CompressionName
+from godb_arrow.options import CompressionName, IfExists
 from godb_arrow.query.extended_json import parse_literal
 from godb_arrow.storage.nearest import nearest_path
 
@@ -75,6 +75,13 @@ def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
     click.echo(f"godb-arrow: warning: {message}", err=True)
 
 
+if_exists_option = click.option(
+    "--if-exists",
+    type=click.Choice(get_args(IfExists)),
+    default="error",
+    show_default=True,
+    help="Action if the target exists: the collection of a GODB file, a file, folder or table.",
+)
 collection_option = click.option(
     "--collection", "-c", help="Name of the collection. Optional if the file has only one."
 )

@@ -351,7 +351,7 @@ class Collection(SnapshotCollection):
         key = id_of(identity, "the document to update")
         return self._writer.update({key: fields})[key]
 
-    def update_many(self, changes: Mapping[str, Mapping[Any, Any]]) -> int:
+    def update_by_id(self, changes: Mapping[str, Mapping[Any, Any]]) -> int:
         """Merge fields into documents: into all of them or, on an error, none.
 
         Parameters
@@ -375,7 +375,7 @@ class Collection(SnapshotCollection):
         >>> engine = godb_arrow.StorageEngine(tempfile.mkdtemp())
         >>> users = engine.create_collection("users")
         >>> _ = users.insert_many([{"name": "Ada", "age": 36}, {"name": "Bob", "age": 41}])
-        >>> users.update_many({"1": {"age": 37}, "2": {"age": 42}})
+        >>> users.update_by_id({"1": {"age": 37}, "2": {"age": 42}})
         2
         >>> engine.close()
         """
@@ -573,10 +573,7 @@ class Collection(SnapshotCollection):
         self._maintainer.to_folder()
 
     def pack(self) -> None:
-        """Write the collection as a single file, which go-db reads.
-
-        A save makes it a folder of parts again when it is larger than `part_size`.
-        """
+        """Write the collection as a single file, which go-db reads, until it grows again."""
         self._store.context.lifecycle.check_writable()
         self._maintainer.pack()
 

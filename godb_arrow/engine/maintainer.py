@@ -134,14 +134,14 @@ class Maintainer:
         self._checkpointer.checkpoint()
         return first
 
-    def commit_parts(self, written: Sequence[WrittenPart], *, overwrite: bool) -> int:
+    def commit_parts(self, written: Sequence[WrittenPart], *, replaces: bool) -> int:
         """Add files that other processes wrote: all at once, or none.
 
         Parameters
         ----------
         written : sequence of WrittenPart
             The files.
-        overwrite : bool
+        replaces : bool
             Whether they replace all documents of the collection.
 
         Returns
@@ -165,7 +165,7 @@ class Maintainer:
             sequence = store.ids()
             for part in written:
                 sequence.see_greatest(part.greatest)
-            kept = replace(base.manifest, parts=()) if overwrite else base.manifest
+            kept = replace(base.manifest, parts=()) if replaces else base.manifest
             before = PartedBase(base.folder, kept)
             number = base.folder.next_number()
             parts = [

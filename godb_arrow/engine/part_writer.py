@@ -8,7 +8,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import pyarrow as pa
 
@@ -25,20 +25,19 @@ from godb_arrow.engine.fragments import MEMORY
 from godb_arrow.errors import (
     CollectionExists,
     DirectoryLocked,
-    InvalidOption,
     WriteConflict,
     error_context,
 )
 from godb_arrow.memory.limit import Memory
-from godb_arrow.options import DEFAULT_DOCUMENT_BYTES, CompressionName
+from godb_arrow.options import DEFAULT_DOCUMENT_BYTES, CompressionName, IfExists, check_if_exists
 from godb_arrow.query.statistics import covered, decode_statistics
 from godb_arrow.schema import DocumentSummary, infer_schema
 from godb_arrow.snapshots.part_folder import PartFolder, WrittenPart
 
-__all__ = ["PartWriter", "WriteMode", "commit_parts"]
+__all__ = ["PartWriter", "commit_parts"]
 
 
-WriteMode = Literal["error", "append", "overwrite"]
+_CHOICES = ("error", "append", "replace")  # of ``if_exists``
 _PART_BYTES = 64 << 20  # of documents that are kept in memory until they become a file
 _PLAN_SECONDS = 10.0  # to wait for other jobs that plan or commit
 _COMMIT_SECONDS = 60.0  # to wait for them when a job has done its work
@@ -75,7 +74,7 @@ class PartWriter:
         cls,
         directory: str | os.PathLike[str],
         collection: str,
-        mode: WriteMode = "append",
+        if_exists: IfExists = "append",
         *,
         generate_ids: bool = True,
     ) -> PartWriter:
@@ -87,7 +86,7 @@ class PartWriter:
             The data directory.
         collection : str
             Name of the collection. It is created if it does not exist.
-        mode : {"append", "overwrite", "error"}
+        if_exists : {"error", "append", "replace"}
             Action if the collection exists, default "append".
         generate_ids : bool
             Whether documents may have no ids, default True. Then numbers are reserved for this
@@ -96,20 +95,19 @@ class PartWriter:
         Raises
         ------
         CollectionExists
-            The collection exists, with mode "error".
+            The collection exists, with ``if_exists="error"``.
         DirectoryLocked
             Another process writes the data directory.
         """
-        if mode not in ("error", "append", "overwrite"):
-            raise InvalidOption(f"mode is {mode!r}", advice="use error, append or overwrite")
+        check_if_exists(if_exists, _CHOICES)
         path = full_path(directory)
 
         def plan(engine: StorageEngine) -> PartWriter:
             if collection in engine:
-                if mode == "error":
+                if if_exists == "error":
                     raise CollectionExists(
                         f"there is a collection {collection!r}",
-                        advice='use mode="append" or "overwrite"',
+                        advice='use if_exists="append" or "replace"',
                     )
             else:
                 engine.create_collection(collection)
@@ -190,7 +188,7 @@ def commit_parts(
     directory: str | os.PathLike[str],
     collection: str,
     written: Sequence[WrittenPart],
-    mode: WriteMode = "append",
+    if_exists: IfExists = "append",
 ) -> int:
     """Add the files that processes wrote to a collection: all of them or, on an error, none.
 
@@ -202,7 +200,7 @@ def commit_parts(
         The collection.
     written : sequence of WrittenPart
         Results of the processes. A later save removes the files of other results.
-    mode : {"append", "overwrite", "error"}
+    if_exists : {"error", "append", "replace"}
         Whether the files replace the documents of the collection, default append.
 
     Returns
@@ -220,7 +218,7 @@ def commit_parts(
 
     def commit(engine: StorageEngine) -> int:
         maintainer = maintainer_of(engine[collection])
-        return maintainer.commit_parts(written, overwrite=mode == "overwrite")
+        return maintainer.commit_parts(written, replaces=if_exists == "replace")
 
     return _in_turn(directory, commit, _COMMIT_SECONDS, create=False)
 

@@ -135,9 +135,9 @@ class CollectionVerbs(ABC):
         """Merge fields into a document; see :meth:`Collection.update`."""
         return self[name].update(identity, fields)
 
-    def update_many(self, name: str, changes: Mapping[str, Mapping[Any, Any]]) -> int:
-        """Merge fields into documents; see :meth:`Collection.update_many`."""
-        return self[name].update_many(changes)
+    def update_by_id(self, name: str, changes: Mapping[str, Mapping[Any, Any]]) -> int:
+        """Merge fields into documents; see :meth:`Collection.update_by_id`."""
+        return self[name].update_by_id(changes)
 
     def replace(self, name: str, identity: str | int, document: Mapping[Any, Any]) -> None:
         """Replace a document; see :meth:`Collection.replace`."""
@@ -169,7 +169,7 @@ class CollectionVerbs(ABC):
         """Return the readable versions of a collection; see :meth:`Collection.versions`."""
         return self[name].versions()
 
-    def snapshot(self, name: str, version: int) -> CollectionVersion:
+    def at_version(self, name: str, version: int) -> CollectionVersion:
         """Return a collection as of an earlier save; see :meth:`Collection.at_version`."""
         return self[name].at_version(version)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from typing import IO, Any, Literal, get_args
+from typing import IO, Any
 
 from godb_arrow.codec.compression import check_compression
 from godb_arrow.documents.ids import IdSequence
@@ -13,15 +13,18 @@ from godb_arrow.errors import InvalidOption, error_context
 from godb_arrow.file.draft import Draft
 from godb_arrow.file.existing import read_existing
 from godb_arrow.file.writer import write_file
-from godb_arrow.options import DEFAULT_DOCUMENT_BYTES, CompressionName, check_document_limit
+from godb_arrow.options import (
+    DEFAULT_DOCUMENT_BYTES,
+    CompressionName,
+    IfExists,
+    check_document_limit,
+    check_if_exists,
+)
 from godb_arrow.schema import FieldSummary, Kind
 from godb_arrow.storage.lock import lock_file
 from godb_arrow.storage.replace import replace_file
 
 __all__ = ["CompatibilityWarning", "write_godb"]
-
-
-IfExists = Literal["replace", "append", "upsert", "fail"]
 
 
 class CompatibilityWarning(UserWarning):
@@ -59,7 +62,7 @@ def write_godb(
     id_column : str, optional
         Field with the document ids, which are strings or integers, default ``_id``. Without such
         a field, ids are generated as go-db does: "1", "2", …
-    if_exists : {"replace", "append", "upsert", "fail"}
+    if_exists : {"error", "append", "replace", "upsert"}
         Action if the file has this collection, default "replace". "upsert" replaces documents with
         the same ids and appends the others. It needs memory for the new ids.
     omit_nulls : bool
@@ -126,10 +129,7 @@ def write_godb(
     >>> godb_arrow.write_godb(pd.DataFrame({"age": [36, 41]}), file, "users")
     2
     """
-    if if_exists not in get_args(IfExists):
-        raise InvalidOption(
-            f"if_exists is {if_exists!r}", advice=f"use one of {', '.join(get_args(IfExists))}"
-        )
+    check_if_exists(if_exists)
     check_compression(compression)
     limit = check_document_limit("max_document_bytes", max_document_bytes)
     if not isinstance(collection, str):
@@ -137,7 +137,7 @@ def write_godb(
     name = os.fspath(path) if isinstance(path, (str, os.PathLike)) else "<file>"
     with error_context("write", name, collection):
         existing = read_existing(path, collection)
-        if if_exists == "fail":
+        if if_exists == "error":
             existing.refuse_collection()
         stored = getattr(data, "stored_entries", None)  # of a collection, to copy unchanged
         rows = rows_of(data, id_column) if stored is None or id_column else None
@@ -157,7 +157,7 @@ def write_godb(
             # file is locked.
             with lock_file(path):
                 existing = existing.refreshed(path)
-                if if_exists == "fail":
+                if if_exists == "error":
                     existing.refuse_collection()
                 if if_exists in ("append", "upsert"):
                     existing.agree_on_schema(draft)

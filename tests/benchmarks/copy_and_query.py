@@ -76,7 +76,7 @@ before = resident()
 rows = godb_arrow.list_collections(sys.argv[1])["c"]
 started = time.perf_counter()
 if sys.argv[3] == "copy":
-    copy(sys.argv[1], sys.argv[2], mode="overwrite", progress=False)
+    copy(sys.argv[1], sys.argv[2], if_exists="replace", progress=False)
 elif sys.argv[3] == "decode":
     for batch in godb_arrow.scan_godb(sys.argv[1]):
         pass

@@ -334,7 +334,7 @@ def checkpoints(report: Report, table: pa.Table) -> None:
         body = lz4.block.decompress(raw, uncompressed_size=10 * len(raw))
 
         def change() -> None:
-            collection.update_many({str(n): {"age": -n} for n in range(1, rows, 100)})
+            collection.update_by_id({str(n): {"age": -n} for n in range(1, rows, 100)})
 
         times = []
         for _ in range(report.repeat):

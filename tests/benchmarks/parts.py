@@ -89,7 +89,7 @@ def update(engine: StorageEngine, rows: int, changes: int, rounds: int) -> float
 
     for _ in range(rounds):
         ids = [str(chance.randrange(1, rows + 1)) for _ in range(changes)]
-        engine.update_many("c", {one: {"score": chance.random()} for one in ids})
+        engine.update_by_id("c", {one: {"score": chance.random()} for one in ids})
         engine["c"].checkpoint()
         added += note()
         engine["c"].compact()

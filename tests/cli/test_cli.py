@@ -247,5 +247,5 @@ def test_copy(tmp_path: Path) -> None:
     result = run("copy", str(source), f"{target}#orders")
     assert result.returncode == 2
     assert "exists already" in result.stderr
-    result = run("copy", str(source), f"{target}#orders", "--mode", "upsert", "-q")
+    result = run("copy", str(source), f"{target}#orders", "--if-exists", "upsert", "-q")
     assert (result.returncode, result.stderr) == (0, "")

@@ -49,7 +49,7 @@ def filled(folder: Path) -> StorageEngine:
 def test_a_partition_for_each_file_and_the_same_result(tmp_path: Path, scheduler: str) -> None:
     with filled(tmp_path) as engine:
         frame = read_godb(tmp_path, "users")
-        assert frame.npartitions == len(engine["users"]._base.parts) > 3  # type: ignore[attr-defined]
+        assert frame.npartitions == len(engine["users"]._store.base.parts) > 3  # type: ignore[attr-defined]
         expected = engine["users"].to_pandas()
         assert len(frame) == len(expected) == 3990
         assert int(frame.n.sum().compute()) == int(expected.n.sum())
@@ -79,7 +79,7 @@ def test_partitions_are_written_in_parallel_and_named_at_once(
     assert to_godb(frame, tmp_path, "c") == 1000
     with pytest.raises(godb_arrow.CollectionExists):
         to_godb(frame, tmp_path, "c")
-    assert to_godb(frame, tmp_path, "c", mode="append") == 1000
+    assert to_godb(frame, tmp_path, "c", if_exists="append") == 1000
     with StorageEngine(tmp_path) as engine:
         assert sorted(engine["c"].to_arrow(["n"]).column("n").to_pylist()) == sorted(
             [*range(1000)] * 2
@@ -88,11 +88,11 @@ def test_partitions_are_written_in_parallel_and_named_at_once(
         before = engine["c"].versions()[-1].version
         monkeypatch.setattr("godb_arrow.engine.part_writer._PLAN_SECONDS", 0.0)
         with pytest.raises(godb_arrow.DirectoryLocked):
-            to_godb(frame, tmp_path, "c", mode="append")
-    assert to_godb(frame[frame.n < 10], tmp_path, "c", mode="overwrite") == 10
+            to_godb(frame, tmp_path, "c", if_exists="append")
+    assert to_godb(frame[frame.n < 10], tmp_path, "c", if_exists="replace") == 10
     with StorageEngine(tmp_path) as engine:
         assert len(engine["c"]) == 10
-        assert len(engine.snapshot("c", before)) == 2000
+        assert len(engine.at_version("c", before)) == 2000
         assert not godb_arrow.verify_godb(engine["c"].path or "").problems
 
 
@@ -103,10 +103,13 @@ def test_ids_of_ones_own_occur_once(tmp_path: Path) -> None:
     with dask.config.set(scheduler="synchronous"):
         with pytest.raises(godb_arrow.DuplicateId, match="'a'"):
             to_godb(dd.from_pandas(source, npartitions=2), tmp_path, "c")
-        assert to_godb(dd.from_pandas(source[:3], npartitions=2), tmp_path, "c", mode="append") == 3
+        assert (
+            to_godb(dd.from_pandas(source[:3], npartitions=2), tmp_path, "c", if_exists="append")
+            == 3
+        )
         with pytest.raises(godb_arrow.DuplicateId, match="'c'"):
             more = pd.DataFrame({"_id": ["c", "d"], "n": [1, 2]})
-            to_godb(dd.from_pandas(more, npartitions=1), tmp_path, "c", mode="append")
+            to_godb(dd.from_pandas(more, npartitions=1), tmp_path, "c", if_exists="append")
     with StorageEngine(tmp_path) as engine:
         assert [document["_id"] for document in engine["c"]] == ["a", "b", "c"]
 
@@ -177,7 +180,7 @@ def test_a_worker_is_killed_in_the_middle_of_a_write(tmp_path: Path) -> None:
         distributed.Client(cluster),
     ):
         warnings.simplefilter("ignore")
-        assert to_godb(dying, data, "c", mode="append") == 1000
+        assert to_godb(dying, data, "c", if_exists="append") == 1000
         assert os.path.exists(marker)
         assert sorted(read_godb(data, "c").n.compute()) == [-1, *range(1000)]
     with StorageEngine(data) as engine:
@@ -191,10 +194,10 @@ def test_processes_that_die_leave_the_version_before(tmp_path: Path) -> None:
     dying = frame.map_partitions(_dies_once, marker, meta=frame)
     with dask.config.set(scheduler="processes", num_workers=2):
         with pytest.raises(Exception, match="terminated abruptly"):
-            to_godb(dying, data, "c", mode="append")
+            to_godb(dying, data, "c", if_exists="append")
         with StorageEngine(data) as engine:
             assert len(engine["c"]) == 1000
-        to_godb(dying, data, "c", mode="append")
+        to_godb(dying, data, "c", if_exists="append")
     with StorageEngine(data) as engine:
         assert len(engine["c"]) == 2000
 
@@ -205,13 +208,13 @@ def test_jobs_that_append_at_the_same_time_get_ids_of_their_own(tmp_path: Path) 
     other = dd.from_pandas(pd.DataFrame({"n": [2]}), npartitions=1)
 
     def while_another_job_runs(frame: pd.DataFrame) -> pd.DataFrame:
-        assert to_godb(other, tmp_path, "c", mode="append") == 1
+        assert to_godb(other, tmp_path, "c", if_exists="append") == 1
         return frame
 
     source = dd.from_pandas(pd.DataFrame({"n": [1]}), npartitions=1)
     frame = source.map_partitions(while_another_job_runs, meta={"n": "int64"})
     with dask.config.set(scheduler="synchronous"):
-        assert to_godb(frame, tmp_path, "c", mode="append") == 1
+        assert to_godb(frame, tmp_path, "c", if_exists="append") == 1
     with StorageEngine(tmp_path) as engine:
         found = {document["n"]: document["_id"] for document in engine["c"]}
     assert found.keys() == {1, 2}

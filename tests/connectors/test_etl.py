@@ -80,7 +80,7 @@ def test_filter_and_columns_mean_the_same_everywhere(people: Path, tmp_path: Pat
         target = tmp_path / f"{kind}.godb"
         assert copy(there, target, filter={"name": "Ada"}, columns=["name"]).documents == 1
         assert godb_arrow.read_table(target).column("name").to_pylist() == ["Ada"]
-        assert copy(there, target, filter=pc.field("age") > 40, mode="overwrite").documents == 0
+        assert copy(there, target, filter=pc.field("age") > 40, if_exists="replace").documents == 0
     assert copy(people, tmp_path / "f.ndjson", filter={"_id": ["a", "c"]}).documents == 2
     assert copy(people, tmp_path / "f.godb", filter={"mixed": 1}).documents == 1
     assert next(godb_arrow.read_documents(tmp_path / "f.godb")) == DOCUMENTS[1]
@@ -96,13 +96,13 @@ def test_modes_of_files(people: Path, tmp_path: Path, extension: str) -> None:
     with pytest.raises(godb_arrow.TargetExists):
         copy(people, target, columns=columns)
     assert target.read_bytes() == before
-    assert copy(people, target, columns=columns, mode="append").documents == 3
+    assert copy(people, target, columns=columns, if_exists="append").documents == 3
     assert names() == ["Ada", "Bob", "Cy"] * 2
-    assert copy(people, target, columns=columns, mode="overwrite").documents == 3
+    assert copy(people, target, columns=columns, if_exists="replace").documents == 3
     assert names() == ["Ada", "Bob", "Cy"]
     if extension != "godb":
         with pytest.raises(godb_arrow.InvalidOption, match="upsert"):
-            copy(people, target, mode="upsert")
+            copy(people, target, if_exists="upsert")
     assert names() == ["Ada", "Bob", "Cy"]
 
 
@@ -120,7 +120,7 @@ def test_columns_that_do_not_fit_those_there_change_nothing(people: Path, tmp_pa
     copy(people, target, columns=["age"])
     before = target.read_bytes()
     with pytest.raises(godb_arrow.UnsupportedType, match="new columns are"):
-        copy(people, target, columns=["name"], mode="append")
+        copy(people, target, columns=["name"], if_exists="append")
     assert target.read_bytes() == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["people.godb", "t.parquet"]
 
@@ -134,7 +134,7 @@ def test_collections_of_files_and_directories(people: Path, tmp_path: Path) -> N
         copy(shop, tmp_path / "x.ndjson")
     assert copy(f"{shop}#two", tmp_path / "x.ndjson").documents == 3
     changed = [{"_id": "a", "name": "Ann"}, {"_id": "d", "name": "Di"}]
-    assert copy(changed, f"{shop}#one", mode="upsert").documents == 2
+    assert copy(changed, f"{shop}#one", if_exists="upsert").documents == 2
     assert godb_arrow.read_document(shop, "a", "one") == changed[0]
     assert godb_arrow.list_collections(shop) == {"one": 4, "two": 3}
     data = tmp_path / "data"
@@ -142,16 +142,16 @@ def test_collections_of_files_and_directories(people: Path, tmp_path: Path) -> N
     assert copy(f"{shop}#one", f"{data}#users").documents == 4
     with pytest.raises(godb_arrow.TargetExists):
         copy(people, f"{data}#users")
-    assert copy(people, f"{data}#users", mode="upsert").documents == 3
-    assert copy(people, f"{data}#more", mode="append").documents == 3
-    assert copy([{"name": "Eve"}], f"{data}#more", mode="append").documents == 1
+    assert copy(people, f"{data}#users", if_exists="upsert").documents == 3
+    assert copy(people, f"{data}#more", if_exists="append").documents == 3
+    assert copy([{"name": "Eve"}], f"{data}#more", if_exists="append").documents == 1
     with StorageEngine(data) as engine:
         assert engine.get("users", "a") == DOCUMENTS[0]
         assert engine.count("users") == 4
         assert engine.count("more") == 4
         users = engine["users"]
         assert copy(users, tmp_path / "u.parquet", columns=["name"]).documents == 4
-    assert copy(people, f"{data}#users", mode="overwrite").documents == 3
+    assert copy(people, f"{data}#users", if_exists="replace").documents == 3
     assert copy(f"{data}#users", tmp_path / "u.ndjson").documents == 3
     assert not [name for name in os.listdir(data) if "copy" in name or ".godb-arrow" in name]
 
@@ -160,7 +160,7 @@ def test_a_collection_that_is_overwritten_keeps_its_mode(people: Path, tmp_path:
     stored = tmp_path / "data" / "collections" / "users.godb"
     copy(people, f"{tmp_path / 'data'}#users", format="engine")
     stored.chmod(0o600)
-    copy(people, f"{tmp_path / 'data'}#users", mode="overwrite")
+    copy(people, f"{tmp_path / 'data'}#users", if_exists="replace")
     assert stored.stat().st_mode & 0o777 == 0o600
 
 
@@ -184,14 +184,14 @@ def test_a_partitioned_dataset(people: Path, tmp_path: Path) -> None:
     with pytest.raises(godb_arrow.TargetExists):
         copy(people, lake, partition_by=["name"])
     with pytest.raises(godb_arrow.InvalidOption, match="Delta"):
-        copy(people, lake, mode="append")
+        copy(people, lake, if_exists="append")
     left = tmp_path / ".godb-arrow-lake-of-a-killed-copy"
     left.mkdir()
-    assert copy(people, lake, mode="overwrite", columns=["name"]).documents == 3
+    assert copy(people, lake, if_exists="replace", columns=["name"]).documents == 3
     assert [path.suffix for path in lake.iterdir()] == [".parquet"]
     assert not left.exists()
     with pytest.raises(godb_arrow.FieldNotFound):
-        copy(people, lake, partition_by=["nothing"], mode="overwrite")
+        copy(people, lake, partition_by=["nothing"], if_exists="replace")
     assert ds.dataset(lake).count_rows() == 3
 
 
@@ -201,13 +201,13 @@ def test_delta(people: Path, tmp_path: Path) -> None:
     assert copy(people, table, format="delta").documents == 3
     with pytest.raises(godb_arrow.TargetExists):
         copy(people, table)
-    assert copy(people, table, mode="append", filter={"name": "Ada"}).documents == 1
+    assert copy(people, table, if_exists="append", filter={"name": "Ada"}).documents == 1
     assert deltalake.DeltaTable(table).version() == 1
     back = copy(table, tmp_path / "back.godb", filter={"name": "Ada"}, columns=["name", "age"])
     assert back.documents == 2
-    assert copy(people, table, mode="overwrite", columns=["_id", "name"]).documents == 3
+    assert copy(people, table, if_exists="replace", columns=["_id", "name"]).documents == 3
     changed = [{"_id": "a", "name": "Ann"}, {"_id": "z", "name": "Zoe"}]
-    assert copy(changed, table, mode="upsert", columns=["_id", "name"]).documents == 2
+    assert copy(changed, table, if_exists="upsert", columns=["_id", "name"]).documents == 2
     copy(table, tmp_path / "now.godb")
     names = {one["_id"]: one["name"] for one in godb_arrow.read_documents(tmp_path / "now.godb")}
     assert names == {"a": "Ann", "b": "Bob", "c": "Cy", "z": "Zoe"}
@@ -219,16 +219,16 @@ def test_a_database(people: Path, tmp_path: Path) -> None:
     assert copy(people, table).documents == 3
     with pytest.raises(godb_arrow.TargetExists):
         copy(people, table)
-    assert copy(people, table, mode="append").documents == 3
+    assert copy(people, table, if_exists="append").documents == 3
     changed = [{"_id": "a", "name": "Ann", "age": 37}, {"_id": "z", "name": "Zoe", "age": 1}]
     columns = ["_id", "name", "age"]
-    assert copy(changed, table, mode="upsert", columns=columns).documents == 2
+    assert copy(changed, table, if_exists="upsert", columns=columns).documents == 2
     back = tmp_path / "back.ndjson"
     copy(table, back, columns=["name", "age"])
     with files.open_file(back) as documents:
         rows = sorted((one["name"], one["age"]) for one in documents if one["age"] is not None)
     assert rows == [("Ann", 37), ("Zoe", 1)]
-    assert copy(people, table, mode="overwrite").documents == 3
+    assert copy(people, table, if_exists="replace").documents == 3
     assert copy(table, tmp_path / "b.godb", filter={"name": "Bob"}).documents == 1
     assert next(godb_arrow.read_documents(tmp_path / "b.godb"))["raw"] == b"\0\1"
     with pytest.raises(godb_arrow.GodbError, match="refused"):
@@ -262,10 +262,10 @@ def test_a_dump_of_mongodb(tmp_path: Path) -> None:
     assert second == {"_id": "7", "price": None}
     dump.write_bytes(dump.read_bytes()[:-3])
     with pytest.raises(godb_arrow.InvalidDocument, match="document 2"):
-        copy(dump, tmp_path / "orders.godb", mode="overwrite")
+        copy(dump, tmp_path / "orders.godb", if_exists="replace")
     dump.write_bytes(b"\xff" * 100)
     with pytest.raises(godb_arrow.InvalidDocument, match="document 1"):
-        copy(dump, tmp_path / "orders.godb", mode="overwrite")
+        copy(dump, tmp_path / "orders.godb", if_exists="replace")
     assert godb_arrow.list_collections(tmp_path / "orders.godb") == {"orders": 2}
     with pytest.raises(godb_arrow.InvalidDocument, match="cannot be stored as BSON"):
         copy([{"_id": "x", "n": 2**63}], tmp_path / "x.bson")
@@ -280,7 +280,7 @@ def test_urls(people: Path) -> None:
     with pytest.raises(godb_arrow.TargetExists):
         copy(people, "memory://etl/a.parquet")
     appended = copy(
-        "memory://etl/b.godb", "memory://etl/a.parquet", columns=["name"], mode="append"
+        "memory://etl/b.godb", "memory://etl/a.parquet", columns=["name"], if_exists="append"
     )
     assert appended.documents == 3
     assert memory.exists("/etl/b.godb")
@@ -294,8 +294,8 @@ def test_what_is_wrong_is_said(people: Path, tmp_path: Path) -> None:
         copy(tmp_path / "none.ndjson", tmp_path / "x.csv")
     with pytest.raises(godb_arrow.InvalidOption, match="no extension"):
         copy(people, tmp_path / "x.unknown")
-    with pytest.raises(godb_arrow.InvalidOption, match="mode"):
-        copy(people, tmp_path / "x.csv", mode="replace")
+    with pytest.raises(godb_arrow.InvalidOption, match="if_exists"):
+        copy(people, tmp_path / "x.csv", if_exists="x")
     with pytest.raises(godb_arrow.FieldNotFound):
         copy(people, tmp_path / "x.csv", columns=["nothing"])
     assert [path.name for path in tmp_path.iterdir()] == ["people.godb"]
@@ -328,7 +328,7 @@ def batches():
 schema = pa.schema({"_id": pa.string(), "n": pa.int64()})
 reader = pa.RecordBatchReader.from_batches(schema, batches())
 try:
-    print(copy(reader, sys.argv[1], mode=sys.argv[2], progress=False,
+    print(copy(reader, sys.argv[1], if_exists=sys.argv[2], progress=False,
                **({"format": sys.argv[3]} if len(sys.argv) > 3 else {})).documents)
 except GodbError as error:
     print(type(error).__name__)
@@ -339,24 +339,26 @@ COPIES = [
     ("t.godb", "append", ""),
     ("t.godb", "upsert", ""),
     ("t.parquet", "append", ""),
-    ("lake", "overwrite", "parquet"),
-    ("t.ndjson", "overwrite", ""),
+    ("lake", "replace", "parquet"),
+    ("t.ndjson", "replace", ""),
     ("sqlite:///t.db#t", "append", ""),
     ("sqlite:///t.db#t", "upsert", ""),
     ("delta", "append", "delta"),
-]  # target, mode and format
+]  # target, if_exists and format
 
 
-@pytest.mark.parametrize(("target", "mode", "format"), COPIES if LONG else COPIES[1::2])
-def test_a_killed_copy_is_run_again(tmp_path: Path, target: str, mode: str, format: str) -> None:
+@pytest.mark.parametrize(("target", "if_exists", "format"), COPIES if LONG else COPIES[1::2])
+def test_a_killed_copy_is_run_again(
+    tmp_path: Path, target: str, if_exists: str, format: str
+) -> None:
     for name, needed in (("sqlite", "adbc_driver_sqlite"), ("delta", "deltalake")):
         if name in target:
             pytest.importorskip(needed)
-    command = [sys.executable, "-c", CODE, target, mode, *([format] if format else [])]
+    command = [sys.executable, "-c", CODE, target, if_exists, *([format] if format else [])]
     run = lambda: subprocess.Popen(  # noqa: E731
         command, cwd=tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
-    there = ["first", "0-0"] if mode == "upsert" else ["first"]
+    there = ["first", "0-0"] if if_exists == "upsert" else ["first"]
     before = pa.table({"_id": there, "n": list(range(len(there)))})
     where = target if "://" not in target else f"sqlite:///{tmp_path}/t.db#t"
     where = where if "://" in where else str(tmp_path / where)
@@ -371,7 +373,7 @@ def test_a_killed_copy_is_run_again(tmp_path: Path, target: str, mode: str, form
         out, _ = done.communicate("\n")
     assert out.split() == ["half", "100000"]
     found = ids_in(where, tmp_path)
-    assert len(set(found)) == len(found) == (100_000 if mode == "overwrite" else 100_001)
+    assert len(set(found)) == len(found) == (100_000 if if_exists == "replace" else 100_001)
     if target == "lake":
         assert not [path for path in tmp_path.iterdir() if path.name.startswith(".godb-arrow")]
 
@@ -391,7 +393,7 @@ def test_two_copies_append_to_one_file(tmp_path: Path, extension: str, there: bo
         copy(pa.table({"_id": ["first"], "n": [0]}), target)
     with running(SMALL, target, "append") as slow:
         slow.waits("half")
-        copy(pa.table({"_id": ["fast"], "n": [1]}), target, mode="append")
+        copy(pa.table({"_id": ["fast"], "n": [1]}), target, if_exists="append")
         slow.let_go()
         assert slow.ends() == "1000"
     found = ids_in(str(target), tmp_path)
@@ -425,10 +427,10 @@ def test_a_collection_that_is_there_is_not_replaced_unasked(people: Path, tmp_pa
 
 def test_two_copies_replace_one_folder(tmp_path: Path) -> None:
     lake = tmp_path / "lake"
-    with running(SMALL, lake, "overwrite", "parquet") as slow:
+    with running(SMALL, lake, "replace", "parquet") as slow:
         slow.waits("half")
         for _ in range(2):  # the slow copy's files stay
-            copy(pa.table({"_id": ["fast"]}), lake, mode="overwrite", format="parquet")
+            copy(pa.table({"_id": ["fast"]}), lake, if_exists="replace", format="parquet")
             assert ids_in(str(lake), tmp_path) == ["fast"]
         slow.let_go()
         assert slow.ends() == "1000"
@@ -438,7 +440,7 @@ def test_two_copies_replace_one_folder(tmp_path: Path) -> None:
 
 def ids_in(where: str, folder: Path) -> list[str]:
     target = folder / "ids.arrow"
-    copy(where, target, columns=["_id"], mode="overwrite")
+    copy(where, target, columns=["_id"], if_exists="replace")
     with files.open_file(target) as reader:
         assert isinstance(reader, pa.RecordBatchReader)
         return sorted(reader.read_all().column("_id").to_pylist())
@@ -487,6 +489,6 @@ def test_a_folder_that_a_killed_copy_moved_away_is_put_back(tmp_path: Path) -> N
     copy(pa.table({"n": [1]}), target, format="parquet")
     target.rename(tmp_path / f".godb-arrow-lake-{0:016x}-before")
     with pytest.raises(godb_arrow.TargetExists):
-        copy(pa.table({"n": [2]}), target, format="parquet", mode="error")
-    copy(pa.table({"n": [2]}), target, format="parquet", mode="overwrite")
+        copy(pa.table({"n": [2]}), target, format="parquet", if_exists="error")
+    copy(pa.table({"n": [2]}), target, format="parquet", if_exists="replace")
     assert ds.dataset(target, format="parquet").to_table().column("n").to_pylist() == [2]

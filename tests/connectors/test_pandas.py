@@ -127,7 +127,7 @@ def test_the_accessor_writes(tmp_path: Path) -> None:
     assert frame.godb.write(tmp_path / "a.godb", "a") == 2
     assert godb_arrow.read_godb(tmp_path / "a.godb").equals(frame)
     with pytest.raises(godb_arrow.CollectionExists):
-        frame.godb.write(tmp_path / "a.godb", "a", if_exists="fail")
+        frame.godb.write(tmp_path / "a.godb", "a", if_exists="error")
 
 
 LEAVES: dict[pa.DataType, st.SearchStrategy[Any]] = {

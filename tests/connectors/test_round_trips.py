@@ -52,7 +52,7 @@ def target_of(folder: Path, kind: str) -> tuple[str, dict[str, Any]]:
 def there_and_back(folder: Path, source: Any, kind: str) -> list[dict[str, Any]]:
     target, options = target_of(folder, kind)
     copy(source, target, **options)
-    copy(target, folder / "back.godb#c", mode="overwrite")
+    copy(target, folder / "back.godb#c", if_exists="replace")
     return list(godb_arrow.read_documents(folder / "back.godb"))
 
 
@@ -91,7 +91,7 @@ def test_other_readers_of_parquet_get_text(tmp_path: Path) -> None:
     table = pq.read_table(tmp_path / "a.parquet")
     assert table.schema.field("x").type == pa.string()
     assert table["x"].to_pylist()[:2] == ['"Alien"', "1776"]
-    copy(tmp_path / "a.godb", tmp_path / "a.parquet", mode="append", filter={"_id": "1"})
+    copy(tmp_path / "a.godb", tmp_path / "a.parquet", if_exists="append", filter={"_id": "1"})
     copy(tmp_path / "a.parquet", tmp_path / "b.godb#c", columns=["x"])
     values = [document["x"] for document in godb_arrow.read_documents(tmp_path / "b.godb")]
     assert values == [*(document["x"] for document in MIXED), "Alien"]
@@ -121,7 +121,7 @@ def test_moments_in_bson(tmp_path: Path, moment: Any) -> None:
 def read_csv(folder: Path, text: str | bytes) -> dict[str, list[Any]]:
     path = folder / "a.csv"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    copy(path, folder / "a.godb#c", mode="overwrite")
+    copy(path, folder / "a.godb#c", if_exists="replace")
     table = godb_arrow.read_table(folder / "a.godb")
     return table.drop_columns(["_id"] if "_id" in table.column_names else []).to_pydict()
 
@@ -211,7 +211,7 @@ def test_errors_of_delta_are_ours(tmp_path: Path) -> None:
     target = tmp_path / "t"
     deltalake.write_deltalake(str(target), pa.table({"a": ["x"]}))
     with pytest.raises(godb_arrow.GodbError) as error:
-        copy(pa.table({"b": [{"c": 1}]}), target, mode="append")
+        copy(pa.table({"b": [{"c": 1}]}), target, if_exists="append")
     assert "<unknown>" not in str(error.value)
 
 
@@ -234,11 +234,11 @@ def test_new_and_present_data_directories(tmp_path: Path, kind: str) -> None:
     copy(tmp_path / "a.godb", target)
     with pytest.raises(TargetExists):
         copy(tmp_path / "a.godb", target)
-    copy([{"_id": "2"}], target, mode="append")
-    copy([{"_id": "2", "b": 1}], target, mode="upsert")
+    copy([{"_id": "2"}], target, if_exists="append")
+    copy([{"_id": "2", "b": 1}], target, if_exists="upsert")
     copy(target, tmp_path / "b.godb#c")
     assert len(list(godb_arrow.read_documents(tmp_path / "b.godb"))) == 2
-    copy(tmp_path / "a.godb", target, mode="overwrite")
+    copy(tmp_path / "a.godb", target, if_exists="replace")
     with StorageEngine(target.rpartition("#")[0], read_only=True) as engine:
         assert list(engine["c"]) == documents
 

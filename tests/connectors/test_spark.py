@@ -108,7 +108,7 @@ def test_spark_writes_all_or_nothing(spark: Any, tmp_path: Path) -> None:
     writing.mode("overwrite").save(str(tmp_path))
     with StorageEngine(tmp_path) as engine:
         assert sorted(engine["c"].to_arrow(["n"]).column("n").to_pylist()) == list(range(1000))
-        assert len(engine.snapshot("c", before)) == 2000
+        assert len(engine.at_version("c", before)) == 2000
         assert not godb_arrow.verify_godb(engine["c"].path or "").problems
 
 

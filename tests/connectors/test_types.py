@@ -62,7 +62,9 @@ def append_with_dask(folder: Path, more: pa.Table) -> pa.Schema:
         warnings.simplefilter("ignore")  # Dask's own
         for table in (FIRST, more):
             frame = table.to_pandas(types_mapper=pd.ArrowDtype)
-            to_godb(dd.from_pandas(frame, npartitions=1, sort=False), folder, "c", mode="append")
+            to_godb(
+                dd.from_pandas(frame, npartitions=1, sort=False), folder, "c", if_exists="append"
+            )
     with StorageEngine(folder) as engine:
         return engine["c"].schema
 

@@ -351,7 +351,7 @@ def test_a_batch_is_inserted_whole_or_not_at_all(engine: StorageEngine) -> None:
             collection.insert_many(bad)
         assert len(collection) == 3
     with pytest.raises(godb_arrow.DocumentNotFound):
-        collection.update_many({"a": {"age": 1}, "zz": {"age": 1}})
+        collection.update_by_id({"a": {"age": 1}, "zz": {"age": 1}})
     assert collection.get("a")["age"] == 36
 
 
@@ -826,7 +826,7 @@ def test_documents_that_do_not_fit_are_read_in_one_pass(
             return runs(self)
 
         monkeypatch.setattr(Base, "runs", counted)
-        assert collection.update_many({f"{n}-7": {"t": n} for n in range(10)}) == 10
+        assert collection.update_by_id({f"{n}-7": {"t": n} for n in range(10)}) == 10
         assert passes <= 3
         monkeypatch.undo()
         assert [one["t"] for one in collection.find({"_id": ["0-7", "9-7"]})] == [0, 9]

@@ -201,7 +201,7 @@ def test_replaying_twice_changes_nothing(keep: str, tmp_path: Path) -> None:
     users.insert_many([{"n": n} for n in range(300, 400)])
     users.insert_many([{"_id": f"x{n}", "n": n} for n in range(80)])
     users.insert({"_id": "500", "n": 500})
-    users.update_many({"7": {"n": -7}, "350": {"n": -350}})
+    users.update_by_id({"7": {"n": -7}, "350": {"n": -350}})
     users.replace("8", {"m": 8})
     for identity in ("2", "302", "x3"):
         users.delete(identity)

@@ -179,7 +179,7 @@ GIVEN = {
     "name": "c", "new_name": "d", "document": {"v": 1}, "identity": "1", "data": [{"v": 1}],
     "changes": {"1": {"v": 2}}, "fields": {"v": 2}, "field": "v", "filter": None, "version": 1,
     "target": place + "-target", "path": place + ".godb", "interval": 1.0, "function": print,
-    "compression": "zstd", "written": [], "overwrite": False,
+    "compression": "zstd",
 }
 # What they say is in memory and stays true of it.
 WORDS = {"name", "closed", "options", "data_dir", "replicas", "path", "state", "is_dirty"}

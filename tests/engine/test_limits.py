@@ -49,7 +49,7 @@ VERBS: dict[str, Callable[[Any, dict[str, Any]], Any]] = {
     "insert_many of a stream": lambda c, document: c.insert_many(_table(document).to_reader()),
     "upsert_many": lambda c, document: c.upsert_many([document, {"_id": "s2", "n": 20}]),
     "update": lambda c, document: c.update(document["_id"], {"x": document["x"]}),
-    "update_many": lambda c, document: c.update_many(
+    "update_by_id": lambda c, document: c.update_by_id(
         {"s2": {"n": 20}, document["_id"]: {"x": document["x"]}}
     ),
     "replace": lambda c, document: c.replace(document["_id"], document),
@@ -94,7 +94,7 @@ def test_documents_that_go_to_files_at_once_have_the_same_limit(tmp_path: Path) 
         collection.insert_many([*many, sized("large", LIMIT)])
         assert len(collection.find()) == 13
         with pytest.raises(DocumentTooLarge, match="'large'"):
-            collection.update_many({f"d{n}": {"y": 1} for n in range(12)} | {"large": {"y": 1}})
+            collection.update_by_id({f"d{n}": {"y": 1} for n in range(12)} | {"large": {"y": 1}})
         assert all("y" not in document for document in collection)
 
 
@@ -158,7 +158,7 @@ def test_changes_that_memory_cannot_hold_become_files_or_are_refused(tmp_path: P
                 change()
             assert engine.memory_stats().changes_bytes < 1 << 20
         assert collection.get("1") == {"_id": "1", "n": 1}
-        assert collection.update_many({str(n): {"x": large} for n in range(10)}) == 10
+        assert collection.update_by_id({str(n): {"x": large} for n in range(10)}) == 10
         stats = engine.memory_stats()
         assert stats.alloc_mb <= stats.limit_mb
         assert stats.peak_mb <= 2 * stats.limit_mb
@@ -184,10 +184,10 @@ def test_a_bulk_of_updates_is_all_or_nothing(tmp_path: Path) -> None:
             ({"d3500": {"y": object()}}, godb_arrow.InvalidDocument),
         ):
             with pytest.raises(error):
-                collection.update_many({**changes, **bad})
+                collection.update_by_id({**changes, **bad})
             assert not [one for one in collection if "y" in one]
         collection.insert({"_id": "new", "n": -1})
-        assert collection.update_many(changes) == 3000
+        assert collection.update_by_id(changes) == 3000
         assert collection.versions() != version
         expected = {d["_id"]: d for d in many(3999)}
         expected["d7"]["x"] = "z" * 500
@@ -233,8 +233,8 @@ def test_changes_while_a_bulk_of_updates_is_written(
         collection.insert_many(many(4000))
         monkeypatch.setattr(BulkInsert, "finish", changed)
         changes = {f"d{n}": {"y": "y" * 1500} for n in range(3000)}
-        collection.update_many(changes)
-        collection.update_many({key: {"z": 1, **fields} for key, fields in changes.items()})
+        collection.update_by_id(changes)
+        collection.update_by_id({key: {"z": 1, **fields} for key, fields in changes.items()})
         assert not meanwhile
         assert collection.get("d1") == {**many(1, 1)[0], "m": 1, "z": 1, "y": "y" * 1500}
         found = {document["_id"] for document in collection}

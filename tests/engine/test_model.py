@@ -148,15 +148,15 @@ class EngineMachine(RuleBasedStateMachine):
         self.put(name, identity, {k: v for k, v in (before | fields).items() if k != "_id"})
 
     @rule(name=NAMES, ids=st.lists(IDS, min_size=1, max_size=3, unique=True))
-    def update_many(self, name: str, ids: list[str]) -> None:
+    def update_by_id(self, name: str, ids: list[str]) -> None:
         if not self.exists(name):
             return
         changes = {one: {"u": i} for i, one in enumerate(ids)}
         if not set(ids) <= self.model[name].keys():
             with pytest.raises(godb_arrow.DocumentNotFound):
-                self.engine.update_many(name, changes)
+                self.engine.update_by_id(name, changes)
             return
-        assert self.engine.update_many(name, changes) == len(ids)
+        assert self.engine.update_by_id(name, changes) == len(ids)
         for identity, fields in changes.items():
             merged = self.model[name][identity] | fields
             self.put(name, identity, {k: v for k, v in merged.items() if k != "_id"})
@@ -343,7 +343,7 @@ class PartsMachine(EngineMachine):
         known = [(version, wanted) for used, version, wanted in self.states
                  if used is self.used[name] and version in versions]  # fmt: skip
         for version, wanted in known:
-            assert by_id(self.engine.snapshot(name, version)) == by_id(wanted)
+            assert by_id(self.engine.at_version(name, version)) == by_id(wanted)
         if go_back and known:
             version, wanted = known[0]
             self.engine.restore(name, version)
@@ -369,7 +369,7 @@ class PartsMachine(EngineMachine):
         ids = list(documents)
         chosen = list(dict.fromkeys(ids[place % len(ids)] for place in places)) if ids else []
         updated, deleted = chosen[::2], chosen[1::2]
-        assert self.engine.update_many(name, {one: {"w": 1} for one in updated}) == len(updated)
+        assert self.engine.update_by_id(name, {one: {"w": 1} for one in updated}) == len(updated)
         for identity in updated:
             merged = documents[identity] | {"w": 1}
             self.put(name, identity, {k: v for k, v in merged.items() if k != "_id"})

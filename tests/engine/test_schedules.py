@@ -235,7 +235,7 @@ class Story:
                 values = {key: turn if verb != "delete" else None for _, key in chosen}
                 if verb == "update":
                     changes = {ids[one]: {"v": turn} for one in chosen}
-                    self.change(where, values, target.update_many, changes)
+                    self.change(where, values, target.update_by_id, changes)
                 elif verb == "upsert":
                     documents = [{"_id": ids[one], "k": one[1], "v": turn} for one in chosen]
                     self.change(where, values, target.upsert_many, documents)
@@ -480,7 +480,7 @@ def with_names(story: Story) -> None:
             story.change(moved, added, target.insert_many, documents)
             changes = {key: {"v": 1} for key in keys[:2]}
             updated: dict[str, int | None] = dict.fromkeys(keys[:2], 1)
-            story.change(moved, updated, target.update_many, changes)
+            story.change(moved, updated, target.update_by_id, changes)
             story.change(moved, {keys[2]: None}, target.delete, keys[2])
             yield
 

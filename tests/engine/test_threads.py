@@ -94,7 +94,7 @@ class Writers:
             del model[name]
         else:
             model[name] += 1
-            self.shared.update_many({one: {"v": model[name]} for one in ids})
+            self.shared.update_by_id({one: {"v": model[name]} for one in ids})
         if chance.random() < 0.02:
             found = self.check(self.shared.find_all_stream())
             assert {k: v for k, v in found.items() if k.startswith(f"{thread}/")} == model

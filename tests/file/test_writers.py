@@ -176,12 +176,12 @@ def test_of_two_writers_that_create_a_collection_one_is_told(tmp_path: Path, the
         godb_arrow.write_godb([{"_id": "other"}], path, "d")
     with ExitStack() as stack:
         slow = [
-            stack.enter_context(running(SLOW, path, name, "fail", '[{"_id": "slow"}]'))
+            stack.enter_context(running(SLOW, path, name, "error", '[{"_id": "slow"}]'))
             for name in ("c", "e")
         ]
         for program in slow:
             program.waits("reading")
-        append(path, "fast", if_exists="fail")
+        append(path, "fast", if_exists="error")
         for program in slow:
             program.let_go()
         assert [program.ends() for program in slow] == ["CollectionExists", "1"]
@@ -193,7 +193,7 @@ def test_two_processes_that_create_a_file_at_once(tmp_path: Path) -> None:
     path = tmp_path / "a.godb"
     with ExitStack() as stack:
         slow = [
-            stack.enter_context(running(SLOW, path, "c", "fail", f'[{{"_id": {n}}}] * 1'))
+            stack.enter_context(running(SLOW, path, "c", "error", f'[{{"_id": {n}}}] * 1'))
             for n in range(3)
         ]
         for program in slow:

@@ -383,9 +383,9 @@ def test_ids_of_deleted_documents_do_not_come_again(tmp_path: Path) -> None:
 def test_if_exists_fail(shop: Path) -> None:
     before = shop.read_bytes()
     with pytest.raises(godb_arrow.CollectionExists, match="'users'"):
-        godb_arrow.write_godb([{"a": 1}], shop, "users", if_exists="fail")
+        godb_arrow.write_godb([{"a": 1}], shop, "users", if_exists="error")
     assert shop.read_bytes() == before
-    godb_arrow.write_godb([{"a": 1}], shop, "new", if_exists="fail")
+    godb_arrow.write_godb([{"a": 1}], shop, "new", if_exists="error")
 
 
 def test_a_damaged_file_is_not_written_over(shop: Path) -> None:

@@ -350,7 +350,7 @@ def test_anything_between_checkpoints(tmp_path: Path) -> None:
                     for one in chosen:
                         del expected[one]
                 else:
-                    collection.update_many({one: {"n": -number} for one in chosen})
+                    collection.update_by_id({one: {"n": -number} for one in chosen})
                     for one in chosen:
                         expected[one] = {**expected[one], "n": -number}
                 if rng.random() < 0.7:

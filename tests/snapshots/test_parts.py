@@ -144,7 +144,7 @@ def test_versions_are_read_and_gone_back_to(tmp_path: Path) -> None:
         versions = collection.versions()
         assert [info.documents for info in versions] == [2000, 3000, 4000, 5000, 6000]
         assert all(info.created.tzinfo is not None for info in versions)
-        earlier = engine.snapshot("c", versions[1].version)
+        earlier = engine.at_version("c", versions[1].version)
         assert len(earlier) == earlier.to_arrow().num_rows == 3000
         assert earlier.to_arrow(["n"], {"n": 2999}).num_rows == 1
         assert "3,000" in repr(earlier) and "3,000" in earlier._repr_html_()

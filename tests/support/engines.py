@@ -106,7 +106,7 @@ def steps_of_parts() -> Iterator[Step]:
         )
         yield lambda e: e.save(), {}
     yield (
-        lambda e: e.update_many("a", {f"p{n}": {"v": "new"} for n in range(0, 40, 20)}),
+        lambda e: e.update_by_id("a", {f"p{n}": {"v": "new"} for n in range(0, 40, 20)}),
         {("a", f"p{n}"): "new" for n in range(0, 40, 20)},
     )
     yield lambda e: e.delete("a", "p1"), {("a", "p1"): ABSENT}

@@ -80,7 +80,7 @@ VERBS: dict[str, Callable[[StorageEngine], Any]] = {
     "insert more than memory": bulk,
     "upsert": lambda e: e["parts"].upsert_many([{"_id": f"k{n}"} for n in range(6)]),
     "update": lambda e: e["parts"].update("k0", {"v": 7}),
-    "update several": lambda e: e["file"].update_many({"k0": {"v": 7}, "k1": {"v": 8}}),
+    "update several": lambda e: e["file"].update_by_id({"k0": {"v": 7}, "k1": {"v": 8}}),
     "replace": lambda e: e["file"].replace("k0", {"w": 7}),
     "delete": lambda e: e["parts"].delete("k0"),
     "delete by a filter": lambda e: e["file"].delete_many({"v": [0, 3]}),
