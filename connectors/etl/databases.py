@@ -82,7 +82,7 @@ class DeltaTarget(Target):
                     self._place,
                     reader,
                     mode=_DELTA_MODES[if_exists],
-                    schema_if_exists="replace" if if_exists == "replace" else None,
+                    schema_mode="overwrite" if if_exists == "replace" else None,
                     partition_by=self._partition_by or None,
                 )
         except GodbError:

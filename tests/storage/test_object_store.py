@@ -323,7 +323,7 @@ def test_processes_write_parts_and_one_names_them(folder: str) -> None:
         engine.insert("c", {"n": 35})
         engine.save()
         assert len(engine["c"]) == 36
-        numbers = [part.number for part in engine["c"]._base.manifest.parts]
+        numbers = [part.number for part in engine["c"]._store.base.manifest.parts]
         assert numbers[-1] < 100 < min(numbers[:-1])
         names = RemoteStore(f"{folder}/collections/c.parts").names()
         assert len([one for one in names if one.endswith(".godb")]) == 5, "the failed one is gone"
