@@ -279,17 +279,7 @@ def test_the_files_of_a_directory_are_sound(name: str, tmp_path: Path) -> None:
     assert problems(folder) == []
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "collections",
-        "killed",
-        pytest.param(
-            "parts",
-            marks=pytest.mark.xfail(strict=True, reason="engine_01_index_equality_returns_deleted"),
-        ),
-    ],
-)
+@pytest.mark.parametrize("name", ["collections", "killed", "parts"])
 def test_indexes_find_the_documents(name: str, tmp_path: Path) -> None:
     folder, expected = copied(tmp_path, f"directories/{name}")
     with StorageEngine(folder) as engine:

@@ -243,6 +243,10 @@ class DataDirectory:
         """Return whether an engine of this directory wrote a file, according to its hint."""
         return bool(hint.directory) and hint.directory == self.stamp
 
+    def knows(self, position: JournalPosition) -> bool:
+        """Return whether an engine of this directory recorded a position in a file."""
+        return position.number > 0 and self._lineage.knows(position)
+
     def holds(self, position: JournalPosition, record: Record) -> bool:
         """Return whether a file with a position contains a record of the journal."""
         return self._lineage.holds(position, record)

@@ -11,7 +11,7 @@ from godb_arrow.engine.open_collection import OpenCollection
 from godb_arrow.engine.store import CollectionStore
 from godb_arrow.errors import StorageError
 
-__all__ = ["FormerFiles"]
+__all__ = ["FormerFiles", "foreign_bytes"]
 
 
 logger = logging.getLogger(__name__)
@@ -111,3 +111,14 @@ class FormerFiles:
             if path in self._dropped:
                 self._directory.remove(path)
                 self._forget_dropped(path)
+
+
+def foreign_bytes(store: CollectionStore) -> int | None:
+    """Return the size in bytes of a file that no engine of the directory wrote or named.
+
+    The result is None for other collections.
+    """
+    base, directory = store.base, store.context.directory
+    if base.path is None or store.attached or directory.knows(store.stored_position):
+        return None
+    return base.file_size

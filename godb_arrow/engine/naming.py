@@ -13,7 +13,7 @@ from godb_arrow.directory.names import check_name
 from godb_arrow.directory.places import full_path
 from godb_arrow.engine.catalog import Catalog
 from godb_arrow.engine.context import EngineContext
-from godb_arrow.engine.former_files import FormerFiles
+from godb_arrow.engine.former_files import FormerFiles, foreign_bytes
 from godb_arrow.engine.open_collection import OpenCollection
 from godb_arrow.engine.saver import Saver
 from godb_arrow.errors import CollectionExists, GodbError, ReplicationFailed, error_context
@@ -102,6 +102,10 @@ class CollectionNaming:
                 if if_empty and store.documents():
                     return
                 name, paths = store.name, store.paths
+                meta: dict[str, Any] = {"op": "drop", "c": name}
+                size = foreign_bytes(store)
+                if size is not None:
+                    meta["x"] = size  # recovery removes no other foreign file
 
                 def apply(_: int) -> None:
                     self._former_files.note_dropped(paths, store)
@@ -110,7 +114,7 @@ class CollectionNaming:
 
                 self._context.followers.check()
                 try:
-                    self._journal(collection, {"op": "drop", "c": name}, apply)
+                    self._journal(collection, meta, apply)
                 except ReplicationFailed:
                     self._former_files.remove_dropped(paths, store)
                     raise

@@ -9,6 +9,7 @@ from godb_arrow.directory.names import check_name
 from godb_arrow.directory.segments import LOST, Record, sensible
 from godb_arrow.engine.catalog import Catalog
 from godb_arrow.engine.context import EngineContext
+from godb_arrow.engine.former_files import foreign_bytes
 from godb_arrow.engine.open_collection import OpenCollection
 from godb_arrow.snapshots.base import Base
 
@@ -117,6 +118,11 @@ class Replay:
         if op in ("drop", "rename") and collection.store.contains(record):
             return
         if op == "drop":
+            if foreign_bytes(collection.store) not in (None, record.meta.get("x")):
+                logger.warning(
+                    "%s replaces the dropped collection %r; it stays", collection.path, name
+                )
+                return
             self._remove(collection)
             return
         if op == "rename":

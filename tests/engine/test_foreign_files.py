@@ -795,3 +795,38 @@ def test_a_reader_that_uses_a_file_late_sees_no_older_state(tmp_path: Path) -> N
             writer.delete("users", "x")
         assert reader.get("users", "1")["n"] == "new"
         assert len(documents(reader)) == 5
+
+
+@pytest.mark.parametrize("saved", [False, True], ids=["unsaved", "saved"])
+def test_a_file_that_is_put_in_place_of_a_dropped_collection_stays(
+    saved: bool, tmp_path: Path
+) -> None:
+    """A crash leaves the record of the drop in the journal, which is replayed beside the file."""
+    place = tmp_path / "data" / "collections" / "users.godb"
+    with StorageEngine(tmp_path / "data") as engine:
+        engine.create_collection("users").insert({"_id": "old"})
+        if saved:
+            engine.save()
+    engine = StorageEngine(tmp_path / "data")
+    engine.drop_collection("users")
+    crash(engine)
+    assert not place.exists()
+    godb_arrow.write_godb([{"_id": "new"}], place, "users")
+    for _ in range(2):
+        with StorageEngine(tmp_path / "data") as engine:
+            assert engine.get("users", "new") == {"_id": "new"}
+            assert engine.count("users") == 1
+
+
+def test_a_file_of_others_that_was_dropped_does_not_come_back(tmp_path: Path) -> None:
+    StorageEngine(tmp_path / "data").close()
+    place = tmp_path / "data" / "collections" / "users.godb"
+    godb_arrow.write_godb([{"_id": "others"}], place, "users")
+    whole = place.read_bytes()
+    engine = StorageEngine(tmp_path / "data")
+    engine.drop_collection("users")
+    crash(engine)
+    place.write_bytes(whole)  # as if the process had died before it removed the file
+    with StorageEngine(tmp_path / "data") as engine:
+        assert engine.collections() == []
+    assert not place.exists()
