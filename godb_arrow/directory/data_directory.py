@@ -19,33 +19,24 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
-import stat
-import tempfile
-import uuid
-import weakref
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, suppress
 from typing import Any, BinaryIO
 
 import filelock
 
+from godb_arrow.directory.attached_files import AttachedFiles
+from godb_arrow.directory.directory_lock import lock_directory
 from godb_arrow.directory.follower_file import read_follower_file
 from godb_arrow.directory.identity import ensure_identity, read_identity
 from godb_arrow.directory.journal import Journal
-from godb_arrow.directory.journal_copy import fetch_journal
-from godb_arrow.directory.names import ATTACHED, is_attached_name, name_of, stem
-from godb_arrow.directory.places import full_path, is_data_directory
-from godb_arrow.directory.segments import (
-    Lineage,
-    Record,
-    Replayed,
-    read_journal,
-    segment_indices,
-)
+from godb_arrow.directory.journal_reader import Replayed, read_journal
+from godb_arrow.directory.names import name_of, stem
+from godb_arrow.directory.places import full_path
+from godb_arrow.directory.records import Lineage, Record
+from godb_arrow.directory.segments import segment_indices
 from godb_arrow.errors import (
     CorruptFile,
-    DirectoryLocked,
     GodbError,
     ReadOnly,
     SourceNotFound,
@@ -60,50 +51,20 @@ from godb_arrow.snapshots.part_folder import PartFolder
 from godb_arrow.snapshots.parted_base import PartedBase
 from godb_arrow.storage import local
 from godb_arrow.storage.folder import Folder, open_folder
-from godb_arrow.storage.inside import open_inside
 from godb_arrow.storage.modes import Access
-from godb_arrow.storage.nearest import nearest_path
 from godb_arrow.storage.object_store import Expected, is_url
 from godb_arrow.storage.replace import is_temporary
-from godb_arrow.storage.source import HeldFile, Source
+from godb_arrow.storage.source import HeldFile
 
-__all__ = ["PARTS", "DataDirectory", "RemoteDirectory", "lock_directory", "open_directory"]
+__all__ = ["PARTS", "DataDirectory"]
 
 
 logger = logging.getLogger(__name__)
-_SUFFIX = ".godb"
 PARTS = ".parts"
-_LOCK = "godb_arrow.lock"
+"""Suffix of the folder of a collection that has parts."""
+_SUFFIX = ".godb"
 _DEFAULT_MEMORY_BYTES = 64 << 20
-_TRIES = 10
-_BLOCK_BYTES = 1 << 20  # copied at once
-
-
-def lock_directory(path: str) -> filelock.BaseFileLock:
-    """Lock a data directory for writing, until the lock is released.
-
-    Raises
-    ------
-    DirectoryLocked
-        Another process has locked the directory.
-    """
-    place = os.path.join(path, _LOCK)
-    with storage_errors("lock", place):
-        # A symbolic link is refused here, because filelock would truncate the linked file.
-        descriptor = open_inside(place, os.O_RDWR | os.O_CREAT, open_folder(path).access().new_file)
-        mode = stat.S_IMODE(os.fstat(descriptor).st_mode)
-        local.disk.close(descriptor)
-    lock = filelock.FileLock(place, timeout=0, thread_local=False, mode=mode)
-    try:
-        lock.acquire()
-    except filelock.Timeout as error:
-        locked = DirectoryLocked(
-            "another process has this data directory open for writing",
-            advice="close it there, or open it here with read_only=True",
-        )
-        locked.operation, locked.source = "open", path
-        raise locked from error
-    return lock
+_MAX_ATTEMPTS = 10  # to read a directory that another process changes
 
 
 class DataDirectory:
@@ -143,8 +104,7 @@ class DataDirectory:
         read_only: bool = False,
         trust_journal: bool = False,
     ) -> None:
-        self._describe(full_path(path), memory, read_only)
-        self.trust_journal = trust_journal
+        self._describe(full_path(path), memory, read_only, trust_journal)
         self._journal_folder = os.path.join(self.path, "journal")
         self._lock: filelock.BaseFileLock | None = None
         self._journal: Journal | None = None
@@ -168,7 +128,9 @@ class DataDirectory:
                 self._lock.release()
                 raise
 
-    def _describe(self, path: str, memory: Memory | None, read_only: bool) -> None:
+    def _describe(
+        self, path: str, memory: Memory | None, read_only: bool, trust_journal: bool
+    ) -> None:
         self.memory = memory or Memory(_DEFAULT_MEMORY_BYTES)
         self._folders: dict[str, PartFolder] = {}
         self.path = path
@@ -176,6 +138,9 @@ class DataDirectory:
         self._root = open_folder(path)
         self._stored = self._root.folder("collections")
         self._collections = self._stored.path
+        self.attached_files = AttachedFiles(
+            self.memory, self._root, self._stored, trust_journal=trust_journal
+        )
         self._lineage = Lineage()
         self._newest: list[int] = []  # segments of the journal, if it was only read
         self._stamp: bytes | None = None
@@ -276,7 +241,7 @@ class DataDirectory:
         StorageError
             The directory was removed or replaced, or is a follower that is being updated.
         """
-        for _ in range(_TRIES):
+        for _ in range(_MAX_ATTEMPTS):
             self.check_place()
             self._check_follower()
             self._folders = {}  # Cached folders may belong to deleted collections.
@@ -316,7 +281,7 @@ class DataDirectory:
 
     def _read_while_written(self) -> list[Record]:
         """Read the records of a journal whose segments another process may remove meanwhile."""
-        for attempt in range(_TRIES):
+        for attempt in range(_MAX_ATTEMPTS):
             if not os.path.isdir(self._journal_folder):
                 return []
             replayed = Replayed()
@@ -324,7 +289,7 @@ class DataDirectory:
                 self._newest = self._last_segment()
                 records = list(read_journal(self._journal_folder, replayed))
             except SourceNotFound:
-                if attempt < _TRIES - 1:
+                if attempt < _MAX_ATTEMPTS - 1:
                     continue
                 raise
             self._lineage = replayed.lineage
@@ -445,57 +410,6 @@ class DataDirectory:
     def _hold(self, path: str) -> HeldFile:
         return self._stored.hold(os.path.basename(path))
 
-    def attached(self, path: object, collection: str) -> Base:
-        """Return the documents of a file that the journal names.
-
-        A file outside of the directory is refused when it is opened, unless the journal is trusted.
-
-        Parameters
-        ----------
-        path : str
-            Path below the directory, relative or absolute. Version 0.1 also recorded other paths
-            and URLs.
-        collection : str
-            Name of the collection in the file.
-        """
-        name = str(path)
-        below = self._below(path) if isinstance(path, str) else None
-        if below is not None:
-            *folders, file = below
-            folder = self._root
-            for inner in folders:
-                folder = folder.folder(inner)
-            return Base(
-                self.memory,
-                folder.place(file),
-                collection,
-                is_ours=False,
-                hold=lambda _: folder.hold(file),
-                refusal=_refusal_of(folder, file),
-            )
-        if self.trust_journal and isinstance(path, str):
-            return Base(self.memory, name, collection, is_ours=False)
-        refusal = StorageError(
-            f"the journal attaches {name!r}, which is outside of the data directory",
-            advice="if you trust the directory, open it once with trust_journal=True and save; "
-            "otherwise drop the collection, and attach the file again",
-        )
-        refusal.operation, refusal.source = "attach", self.path
-        return Base(self.memory, name, collection, is_ours=False, refusal=refusal)
-
-    def _below(self, path: str) -> list[str] | None:
-        """Return the path of a file below the directory as names, or None for a file outside."""
-        if is_url(path) or "\0" in path:
-            return None
-        candidates = [path]
-        if os.path.isabs(path):
-            roots = (self.path, os.path.realpath(self.path))
-            candidates = [os.path.relpath(path, root) for root in roots]
-        for names in (candidate.split(os.sep) for candidate in candidates):
-            if not {"", ".", ".."} & {*names}:
-                return names
-        return None
-
     def folder(self, path: str) -> PartFolder:
         """Return the folder of a collection that has several files."""
         if path not in self._folders:
@@ -542,98 +456,6 @@ class DataDirectory:
         """Return the version of the file to replace; None, for any, on a local disk."""
         return None
 
-    # --- attached files -----------------------------------------------------------------------
-
-    def attach(self, location: str) -> str:
-        """Copy a file into the directory, for collections that are not saved yet.
-
-        Parameters
-        ----------
-        location : path or URL
-            A GODB file.
-
-        Returns
-        -------
-        str
-            Path of the copy, which is synced to the disk.
-
-        Raises
-        ------
-        StorageError
-            The file cannot be read, or the copy cannot be written.
-        """
-        folder = self._attached_folder()
-        name = uuid.uuid4().hex + ATTACHED
-        with Source(location).open() as source:
-            access = folder.access()
-            if not is_url(location):  # The copy must not be more readable than the file.
-                access &= Access.of_file(os.fstat(source.fileno()))
-            with folder.replace(name, access) as target:
-                shutil.copyfileobj(source, target, _BLOCK_BYTES)
-        return folder.place(name)
-
-    def attach_again(self, path: str) -> str:
-        """Link an attached file under another name, for another one of its collections.
-
-        Returns
-        -------
-        str
-            Path of the new name.
-        """
-        other = self._attached_folder().place(uuid.uuid4().hex + ATTACHED)
-        with storage_errors("attach", other):
-            try:
-                local.disk.link(path, other)
-            except OSError:  # The file system has no links.
-                return self.attach(path)
-            local.disk.sync_folder(self._attached_folder().path)
-        return other
-
-    def attached_base(self, path: str, collection: str) -> Base:
-        """Return the documents of an attached file."""
-        folder, name = self._attached_folder(), os.path.basename(path)
-        return Base(
-            self.memory,
-            path,
-            collection,
-            is_ours=False,
-            hold=lambda _: folder.hold(name),
-            refusal=_refusal_of(folder, name),
-        )
-
-    def recovered_base(self, name: object, collection: str) -> Base:
-        """Return the documents of an attached file that the journal names.
-
-        Raises
-        ------
-        CorruptFile
-            The name is not one that an engine gives to files.
-        """
-        if not is_attached_name(name):
-            raise CorruptFile(
-                f"the journal names the impossible attached file {name!r}",
-                offset=0,
-                where="file",
-                advice="restore the data directory from a copy",
-            )
-        return self.attached(f"collections/{name}", collection)
-
-    def detach(self, paths: Iterable[str]) -> None:
-        """Remove attached files that exist."""
-        folder = self._attached_folder()
-        for path in paths:
-            with suppress(SourceNotFound):
-                folder.remove(os.path.basename(path))
-
-    def remove_unattached(self, used: Collection[str]) -> None:
-        """Remove the attached files that no collection uses."""
-        folder = self._attached_folder()
-        paths = map(folder.place, folder.files(is_attached_name))
-        self.detach(path for path in paths if path not in used)
-
-    def _attached_folder(self) -> Folder:
-        return self._stored
-
     def close(self, *, stored: bool = False) -> None:
         """Close the directory and release its lock.
 
@@ -662,140 +484,3 @@ class DataDirectory:
             self._lock = None
             if descriptor is not None:
                 os.close(descriptor)
-
-
-class RemoteDirectory(DataDirectory):
-    """Data directory on an object store.
-
-    A collection's file is replaced by one upload, on the condition that its version is the one that
-    was read. A manifest is written on the condition that its version does not exist. So the second
-    of two writers gets :class:`~godb_arrow.WriteConflict`, and no change is overwritten silently.
-    There is no lock. The journal is a local temporary one, so a crash loses unsaved changes.
-    """
-
-    def __init__(
-        self,
-        url: str,
-        memory: Memory | None = None,
-        *,
-        read_only: bool = False,
-        trust_journal: bool = False,
-    ) -> None:
-        self._describe(full_path(url), memory, read_only)
-        self.trust_journal = trust_journal
-        self._lock = None
-        self._journal = None
-        self._temporary: weakref.finalize[..., Any] | None = None
-        self._follower = self._check_follower()
-        if not read_only:
-            self.identity = ensure_identity(self.path)
-
-    def check_place(self) -> None:
-        """Do nothing, since a URL always leads to the same place."""
-
-    @property
-    def keeps_journal(self) -> bool:
-        """False, since the journal is a temporary one."""
-        return False
-
-    def recover(self) -> Iterator[Record]:
-        """Yield the records of a follower's journal, and none for other directories."""
-        records = self._read_while_written()
-        folder = tempfile.mkdtemp(prefix="godb-arrow-journal-")
-        self._local = open_folder(folder)
-        self._temporary = weakref.finalize(self, _remove_folder, folder, os.getpid())
-        journal = Journal(folder)
-        list(journal.recover())
-        if records:
-            journal.skip_to(records[-1].last + 1)
-        self._journal = journal
-        yield from records
-
-    def _read_while_written(self) -> list[Record]:
-        if self._follower is None:
-            return []
-        with tempfile.TemporaryDirectory(prefix="godb-arrow-journal-") as folder:
-            fetch_journal(f"{self.path}/journal", folder)
-            replayed = Replayed()
-            records = list(read_journal(folder, replayed))
-            self._lineage = replayed.lineage
-            return records
-
-    def is_overtaken(self, positions: Iterable[JournalPosition]) -> bool:
-        """Return False, since no other process writes the journal."""
-        return False
-
-    def _attached_folder(self) -> Folder:
-        return self._local
-
-    def remove_unattached(self, used: Collection[str]) -> None:
-        """Do nothing, since attached files are temporary ones of this engine."""
-
-    def expected_at(self, path: str, base: Base) -> Expected:
-        """Return the version of the base, or "absent" for a new file."""
-        if base.path != path:
-            return "absent"
-        return base.open().source.version()
-
-    def close(self, *, stored: bool = False) -> None:
-        """Remove the temporary journal."""
-        super().close(stored=stored)
-        if self._temporary is not None:
-            self._temporary()
-
-
-def _remove_folder(path: str, process: int) -> None:
-    if process == os.getpid():  # In a forked child the folder belongs to the parent.
-        shutil.rmtree(path, ignore_errors=True)
-
-
-def open_directory(
-    path: str | os.PathLike[str],
-    memory: Memory,
-    *,
-    read_only: bool = False,
-    trust_journal: bool = False,
-    create: bool = True,
-) -> DataDirectory:
-    """Open a data directory, given a folder or a URL on an object store.
-
-    Parameters
-    ----------
-    path : path or URL
-        The folder.
-    memory : Memory
-        Cache for what is read of its files.
-    read_only : bool
-        Whether to change nothing.
-    create : bool
-        Whether to create the directory if it is missing.
-
-    Raises
-    ------
-    SourceNotFound
-        The directory is missing. The error suggests the most similar name.
-    """
-    name = os.fspath(path)
-    if not create:
-        _check_is_there(name)
-    kind = RemoteDirectory if is_url(name) else DataDirectory
-    return kind(name, memory, read_only=read_only, trust_journal=trust_journal)
-
-
-def _check_is_there(path: str) -> None:
-    path = full_path(path)
-    if not is_data_directory(path):
-        near = nearest_path(path, is_data_directory)
-        raise SourceNotFound(
-            f"there is no data directory {path}",
-            advice="check the path" if near is None else f"did you mean {near}?",
-        )
-
-
-def _refusal_of(folder: Folder, name: str) -> StorageError | None:
-    """Return the error for a file that is a symbolic link or of another kind, or None."""
-    try:
-        folder.access_of(name)
-    except StorageError as error:
-        return error
-    return None

@@ -41,19 +41,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 
-from godb_arrow.directory.segments import (
-    HEADER,
-    Lineage,
-    Record,
-    Replayed,
-    Segment,
-    next_number,
-    pack_header,
-    pack_record,
-    read_journal,
-    remove_torn,
-    segment_path,
-)
+from godb_arrow.directory.journal_reader import Replayed, next_number, read_journal, remove_torn
+from godb_arrow.directory.records import Lineage, Record, pack_record
+from godb_arrow.directory.segments import HEADER, Segment, pack_header, segment_path
 from godb_arrow.errors import (
     Applied,
     EngineClosed,

@@ -10,21 +10,21 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import BinaryIO
 
+from godb_arrow.directory.journal_reader import (
+    Layout,
+    Replayed,
+    damage_after,
+    read_journal,
+    remove_torn,
+)
 from godb_arrow.directory.names import is_attached_name
+from godb_arrow.directory.records import Record, last_number, read_record
 from godb_arrow.directory.segments import (
     HEADER,
-    Layout,
-    Record,
-    Replayed,
     Segment,
-    damage_after,
     journal_damage,
-    last_number,
     open_segment,
     pack_header,
-    read_journal,
-    read_record,
-    remove_torn,
     segment_indices,
     segment_path,
 )

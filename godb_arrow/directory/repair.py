@@ -8,22 +8,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import BinaryIO
 
-from godb_arrow.directory.data_directory import lock_directory
+from godb_arrow.directory.directory_lock import lock_directory
 from godb_arrow.directory.follower_file import read_follower_file
+from godb_arrow.directory.journal_reader import Layout, damage_after, whole_records_after
 from godb_arrow.directory.places import full_path
-from godb_arrow.directory.segments import (
-    HEADER,
-    LOST,
-    VERSION,
-    Layout,
-    Record,
-    Segment,
-    damage_after,
-    pack_header,
-    pack_record,
-    read_record,
-    whole_records_after,
-)
+from godb_arrow.directory.records import LOST, Record, pack_record, read_record
+from godb_arrow.directory.segments import HEADER, VERSION, Segment, pack_header
 from godb_arrow.errors import CorruptFile, ReadOnly, SourceNotFound, error_context, storage_errors
 from godb_arrow.storage import local
 from godb_arrow.storage.folder import open_folder

@@ -11,8 +11,8 @@ from godb_arrow.directory.follower_file import read_follower_file
 from godb_arrow.directory.identity import read_identity
 from godb_arrow.directory.journal_copy import fetch_journal
 from godb_arrow.directory.names import ATTACHED
+from godb_arrow.directory.records import LOST, Record, sensible
 from godb_arrow.directory.repair import find_damage
-from godb_arrow.directory.segments import LOST, Record, sensible
 from godb_arrow.directory.verify import FileReport, Progress, verify_file, verify_parts
 from godb_arrow.errors import FormatError, GodbError, StorageError, error_context
 from godb_arrow.snapshots.snapshot import scan

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
-from godb_arrow.directory.data_directory import open_directory
+from godb_arrow.directory.opening import open_directory
 from godb_arrow.directory.places import full_path, is_data_directory
 from godb_arrow.errors import (
     InvalidOption,

@@ -169,16 +169,16 @@ class CollectionNaming:
         CollectionExists, InvalidCollectionName
         """
         self._context.lifecycle.check_writable()
-        directory, location = self._context.directory, full_path(path)
+        attached, location = self._context.directory.attached_files, full_path(path)
         with error_context("load", location), ExitStack() as undo:
-            copy = directory.attach(location)
+            copy = attached.attach(location)
             files: dict[str, str] = {}
-            undo.callback(lambda: directory.detach({copy, *files.values()}))
+            undo.callback(lambda: attached.detach({copy, *files.values()}))
             try:
                 for name in list_collections(copy):
                     check_name(name)
-                    files[name] = directory.attach_again(copy) if files else copy
-                bases = {name: directory.attached_base(file, name) for name, file in files.items()}
+                    files[name] = attached.attach_again(copy) if files else copy
+                bases = {name: attached.base(file, name) for name, file in files.items()}
                 counts = {name: base.open().count for name, base in bases.items()}
             except GodbError as error:
                 error.source = location  # and not its copy

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from godb_arrow import codec
 from godb_arrow.codec.entries import Chunk
-from godb_arrow.directory.data_directory import open_directory
+from godb_arrow.directory.opening import open_directory
 from godb_arrow.directory.places import full_path
 from godb_arrow.documents.encoding import Encoded, encode_rows
 from godb_arrow.documents.ids import IDS_OF_A_JOB, SharedIds

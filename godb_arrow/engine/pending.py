@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import pyarrow as pa
 
 from godb_arrow import codec
-from godb_arrow.directory.segments import Record
+from godb_arrow.directory.records import Record
 from godb_arrow.file.hints import JournalPosition
 from godb_arrow.snapshots.overlay import Overlay, PlannedChange
 from godb_arrow.snapshots.snapshot import scan

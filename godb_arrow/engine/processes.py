@@ -17,7 +17,8 @@ import weakref
 from types import FrameType
 from typing import Any, Protocol
 
-from godb_arrow.directory.data_directory import DataDirectory, open_directory
+from godb_arrow.directory.data_directory import DataDirectory
+from godb_arrow.directory.opening import open_directory
 from godb_arrow.errors import DirectoryLocked
 from godb_arrow.memory.limit import Memory
 

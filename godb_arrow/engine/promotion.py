@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from godb_arrow.directory.data_directory import lock_directory
+from godb_arrow.directory.directory_lock import lock_directory
 from godb_arrow.directory.follower_file import FOLLOWER_FILE
 from godb_arrow.directory.identity import renew_identity
 from godb_arrow.directory.journal_copy import is_journal_object, last_record

@@ -62,7 +62,7 @@ def recover(context: EngineContext) -> Recovered:
         with suppress(GodbError), collection.store.pinned_base() as base:
             directory.restrict(base.access())
     former_files.remove_all()
-    directory.remove_unattached(
+    directory.attached_files.remove_unused(
         {path for collection in catalog.used() for path in collection.store.paths}
     )
     return Recovered(catalog, former_files, replay.count)

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 
 from godb_arrow.directory.names import check_name
-from godb_arrow.directory.segments import LOST, Record, sensible
+from godb_arrow.directory.records import LOST, Record, sensible
 from godb_arrow.engine.catalog import Catalog
 from godb_arrow.engine.context import EngineContext
 from godb_arrow.engine.former_files import foreign_bytes
@@ -72,20 +72,20 @@ class Replay:
             self._apply(record)
 
     def _apply(self, record: Record) -> None:
-        op, directory = record.meta["op"], self._context.directory
+        op, attached = record.meta["op"], self._context.directory.attached_files
         if op == LOST:
             logger.warning("changes %d to %d are lost", record.number, record.last)
             self._has_lost = True
             return
         if op == "attach" and "files" in record.meta:
             for name, file in record.meta["files"].items():
-                self._add(record, check_name(name), directory.recovered_base(file, name))
+                self._add(record, check_name(name), attached.recovered_base(file, name))
             return
         name = check_name(record.meta["c"])
         if op == "create":
             self._add(record, name, Base(self._context.memory))
         elif op == "attach":  # version 0.1 left the file where it was
-            self._add(record, name, directory.attached(record.meta["path"], record.meta["as"]))
+            self._add(record, name, attached.named_base(record.meta["path"], record.meta["as"]))
         else:
             self._change(record, name)
 

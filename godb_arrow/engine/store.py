@@ -12,7 +12,7 @@ from godb_arrow import codec
 from godb_arrow.codec.compression import check_compression
 from godb_arrow.directory.data_directory import DataDirectory
 from godb_arrow.directory.journal import Receipt
-from godb_arrow.directory.segments import Record, sensible
+from godb_arrow.directory.records import Record, sensible
 from godb_arrow.documents.ids import IdSequence, number_of
 from godb_arrow.engine.context import EngineContext
 from godb_arrow.engine.info import CollectionState

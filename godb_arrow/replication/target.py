@@ -11,7 +11,8 @@ from typing import Any, BinaryIO, Protocol
 
 import filelock
 
-from godb_arrow.directory.data_directory import PARTS, lock_directory
+from godb_arrow.directory.data_directory import PARTS
+from godb_arrow.directory.directory_lock import lock_directory
 from godb_arrow.directory.follower_file import FOLLOWER_FILE, read_follower_file
 from godb_arrow.directory.journal_copy import JournalCopy, RemoteJournalCopy
 from godb_arrow.directory.names import ATTACHED, is_stored_name

@@ -16,7 +16,7 @@ from support.journals import SECTOR, segment_1
 
 from godb_arrow import CorruptFile, StorageError, UnsupportedVersion
 from godb_arrow.directory.journal import Journal
-from godb_arrow.directory.segments import read_journal
+from godb_arrow.directory.journal_reader import read_journal
 from godb_arrow.storage import local
 
 metas = st.dictionaries(

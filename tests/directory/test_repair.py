@@ -13,8 +13,8 @@ from support.journals import as_version_1
 import godb_arrow
 from godb_arrow import CorruptFile, StorageEngine
 from godb_arrow.directory.journal import Journal
+from godb_arrow.directory.journal_reader import read_journal
 from godb_arrow.directory.repair import find_damage, repair_journal
-from godb_arrow.directory.segments import read_journal
 
 
 def written(folder: Path, segments: int = 3, records: int = 4) -> list[Path]:

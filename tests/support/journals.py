@@ -12,7 +12,7 @@ import msgpack
 import xxhash
 
 from godb_arrow.codec.entries import Chunk
-from godb_arrow.directory.segments import read_journal
+from godb_arrow.directory.journal_reader import read_journal
 from godb_arrow.file.existing import read_existing
 from godb_arrow.file.hints import CollectionHint
 from godb_arrow.file.locate import locate
