@@ -89,7 +89,10 @@ class _Scan:
         batch_size: int | None,
     ) -> Iterator[pl.DataFrame]:
         options = self._options
-        if rows is not None and predicate is None:
+        if rows is not None and predicate is not None:
+            yield from self._first_filtered(columns, predicate, rows)
+            return
+        if rows is not None:
             options = {**options, "batch_size": max(rows, 1)}
         elif batch_size is not None:
             options = {**options, "batch_size": max(batch_size, _MIN_BATCH_SIZE)}
@@ -106,12 +109,23 @@ class _Scan:
                 if rows == 0:
                     return
 
+    def _first_filtered(
+        self, columns: list[str] | None, predicate: pl.Expr, rows: int
+    ) -> Iterator[pl.DataFrame]:
+        """Filter the first rows: a limit comes before the predicate."""
+        names = self._collection.schema.names if columns is None else columns
+        needed = list(dict.fromkeys([*names, *predicate.meta.root_names()]))
+        for frame in self(needed, None, rows, None):
+            yield frame.filter(predicate).select(names)
+
 
 def _filter(predicate: pl.Expr, schema: pa.Schema) -> Filter:
     def keep(batch: pa.RecordBatch) -> pa.Array:
         return _frame(batch).select(predicate.alias("keep"))["keep"].to_arrow()
 
     fields = list(dict.fromkeys(predicate.meta.root_names()))
+    if not fields:  # a constant, which Polars evaluates to one value
+        return pc.scalar(pl.select(predicate).item() is True)
     asked = _Asked(pa.schema([schema.field(name) for name in fields]))
     pl.scan_pyarrow_dataset(asked).filter(predicate).collect()
     # Only a single comparison of integers is exact. Polars compares NaN differently.

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 
 from godb_arrow.codec.predicate import Predicate
 from godb_arrow.errors import InvalidFilter, InvalidOption
+from godb_arrow.query.literals import compared, fits_exactly, type_at
 from godb_arrow.query.predicate import compile_filter
 from godb_arrow.schema import is_json, storage_schema
 
@@ -87,14 +88,30 @@ def rows_where(batch: pa.RecordBatch, condition: pc.Expression) -> pa.Array:
         plan = acero.Declaration.from_sequence([source, project])
         return pc.indices_nonzero(plan.to_table(use_threads=False).column(_KEEP))
     except (pa.ArrowException, KeyError, IndexError) as error:
-        raise _invalid(condition, error) from error
+        raise _invalid(batch.schema, condition, error) from error
 
 
-def _invalid(condition: pc.Expression, error: Exception) -> InvalidFilter:
+def _invalid(schema: pa.Schema, condition: pc.Expression, error: Exception) -> InvalidFilter:
+    for path, call, value in compared(condition):
+        kind = type_at(schema, path)
+        if kind is not None and not fits_exactly(value, kind):
+            name = ".".join(path)
+            mapping = f'{{"{name}": {{"{_MAPPING_OPERATORS[call]}": {value!r}}}}}'
+            return InvalidFilter(
+                f"the filter compares the field {name!r} of type {kind} with {value!r}, and Arrow "
+                f"cannot: {error}",
+                advice=f"write the mapping {mapping}, which compares any types",
+            )
     return InvalidFilter(
         f"the filter {condition} does not fit the schema: {error}",
         advice="compare fields with values of their own type; read_schema shows the types",
     )
+
+
+_MAPPING_OPERATORS = {
+    "equal": "$eq", "not_equal": "$ne", "less": "$lt", "less_equal": "$lte", "greater": "$gt",
+    "greater_equal": "$gte", "is_in": "$in",
+}  # fmt: skip
 
 
 def _without_json(batch: pa.RecordBatch) -> pa.RecordBatch:
@@ -234,7 +251,7 @@ def _evaluate(schema: pa.Schema, expression: pc.Expression) -> None:
     try:
         empty.filter(expression)
     except (pa.ArrowException, KeyError) as error:
-        raise _invalid(expression, error) from error
+        raise _invalid(schema, expression, error) from error
 
 
 def names_in(expression: pc.Expression) -> list[str]:

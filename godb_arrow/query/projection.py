@@ -24,6 +24,7 @@ from godb_arrow.query.filters import (
     names_in,
     rows_where,
 )
+from godb_arrow.query.literals import fit_literals
 from godb_arrow.query.pruning import may_match_predicate
 from godb_arrow.query.rows import RowSelector
 from godb_arrow.query.statistics import may_match
@@ -75,7 +76,8 @@ class Projection:
             condition = condition.implied
         if condition is None or not self.needed:
             return [True] * statistics.num_rows
-        return may_match(statistics, condition, self.needed, self.decoded)
+        fitted = fit_literals(self.decoded, condition)
+        return may_match(statistics, fitted, self.needed, self.decoded)
 
     def apply(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         """Filter a decoded record batch and select the requested columns.
@@ -159,7 +161,9 @@ def project(
     if ID_FIELD not in schema.names:
         full = pa.schema([pa.field(ID_FIELD, pa.string()), *schema], metadata=full.metadata)
     chosen = compiled(condition)
-    plain = comparison_of(full, condition)
+    if isinstance(chosen, pc.Expression):
+        chosen = fit_literals(full, chosen)
+    plain = comparison_of(full, chosen)
     needed: set[str] = set()
     if isinstance(chosen, RowFilter):
         needed = {path_of(full, name)[0] for name in chosen.fields}

@@ -31,7 +31,7 @@ from godb_arrow.codec.predicate import (
     ValueType,
 )
 from godb_arrow.query.predicate import named_paths
-from godb_arrow.query.statistics import row_of
+from godb_arrow.query.statistics import bounds_of
 
 __all__ = ["Known", "may_match_predicate"]
 
@@ -74,7 +74,7 @@ class _Possible(NamedTuple):
 
 
 _ANY = _Possible(match=True, fail=True)
-_Bounds = Mapping[str, Known]
+_Bounds = Mapping[str, Known | None]
 
 
 def may_match_predicate(statistics: pa.RecordBatch, predicate: Predicate) -> list[bool]:
@@ -101,39 +101,64 @@ def may_match_predicate(statistics: pa.RecordBatch, predicate: Predicate) -> lis
     >>> may_match_predicate(found, compile_filter({"n": {"$gt": 7}}))
     [False, True]
     """
-    needed = set(named_paths(predicate))
-    names = [field.name for field in statistics.schema]
-    if not any(name.partition("\0")[0] in needed for name in names):
+    columns = {
+        name: known
+        for name in named_paths(predicate)
+        if (known := _known(statistics, name)) is not None
+    }
+    if not columns:
         return [True] * statistics.num_rows
-    return [
-        _possible(predicate.condition, _known(row_of(statistics, piece), needed)).match
-        for piece in range(statistics.num_rows)
-    ]
+    pieces = (dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True))
+    return [_possible(predicate.condition, bounds).match for bounds in pieces]
 
 
-def _known(row: Mapping[str, Any], needed: set[str]) -> _Bounds:
-    """Return statistics of typed columns as bounds of values by kind."""
-    return {name: _typed(bounds) for name, bounds in row.items() if name in needed}
-
-
-def _typed(bounds: Any) -> Known:
-    low, high, nulls = bounds
+def _known(statistics: pa.RecordBatch, name: str) -> list[Known | None] | None:
+    """Return the bounds of a field in each piece, as values by kind; None if it has none."""
+    found = bounds_of(statistics, name)
+    if found is None:
+        return None
+    low, high, nulls = found
     kind = low.type
-    if not low.is_valid or not high.is_valid:
-        return Known(nulls=nulls)
-    if pa.types.is_boolean(kind):
-        return Known(booleans=(low.as_py(), high.as_py()), nulls=nulls)
+    typed = _TYPED.get(_family(kind))
+    if typed is None:
+        return None
+    if pa.types.is_temporal(kind):  # of times Python does not know all
+        ticks = pa.int32() if kind.bit_width == 32 else pa.int64()
+        low, high = low.view(ticks), high.view(ticks)
+    rows = zip(low.to_pylist(), high.to_pylist(), nulls.to_pylist(), strict=True)
+    return [
+        None if count is None else Known(nulls=count) if least is None or most is None
+        else typed(least, most, count, kind)
+        for least, most, count in rows
+    ]  # fmt: skip
+
+
+def _family(kind: pa.DataType) -> str:
     if pa.types.is_integer(kind) or pa.types.is_floating(kind):
-        return Known(numbers=_widened(low.as_py(), high.as_py()), nulls=nulls)
+        return "numbers"
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
-        return Known(strings=(low.as_py(), high.as_py()), nulls=nulls)
-    # Columns cut moments towards the past.
+        return "strings"
+    if pa.types.is_boolean(kind):
+        return "booleans"
+    return "moments" if pa.types.is_timestamp(kind) or pa.types.is_date(kind) else ""
+
+
+def _moments(low: int, high: int, nulls: int, kind: pa.DataType) -> Known:
+    """Return bounds of moments, which columns cut towards the past."""
     if pa.types.is_date32(kind):
         unit = _NANOSECONDS_PER_DAY
     else:
         unit = _NANOSECONDS // (1_000 if pa.types.is_date64(kind) else UNITS[kind.unit])
     rest = _NANOSECONDS_PER_DAY if pa.types.is_date(kind) else unit
-    return Known(moments=(low.value * unit, high.value * unit + rest - 1), nulls=nulls)
+    return Known(moments=(low * unit, high * unit + rest - 1), nulls=nulls)
+
+
+_TYPED: dict[str, Callable[[Any, Any, int, pa.DataType], Known]] = {
+    "numbers": lambda low, high, nulls, _: Known(numbers=_widened(low, high), nulls=nulls),
+    "strings": lambda low, high, nulls, _: Known(strings=(low, high), nulls=nulls),
+    "booleans": lambda low, high, nulls, _: Known(booleans=(low, high), nulls=nulls),
+    "moments": _moments,
+}
 
 
 def _widened(low: Any, high: Any) -> tuple[Any, Any]:

@@ -24,6 +24,7 @@ from godb_arrow.schema import storage_schema
 __all__ = [
     "Bounds",
     "Row",
+    "bounds_of",
     "contradiction",
     "covered",
     "decode_statistics",
@@ -180,6 +181,15 @@ def decode_statistics(entries: codec.Entries, fields: pa.Schema) -> Row | None:
         return statistics_of(codec.decode_batch(entries, codec.plan_columns(fields)), fields)
     except GodbError:
         return None
+
+
+def bounds_of(statistics: pa.RecordBatch, name: str) -> tuple[pa.Array, pa.Array, pa.Array] | None:
+    """Return the min, max and null count of a field in each piece; None without statistics."""
+    index = statistics.schema.get_field_index(name + _MIN_SUFFIX)
+    if index < 0:
+        return None
+    low, high, nulls = statistics.columns[index : index + 3]
+    return low, high, nulls
 
 
 def row_of(statistics: pa.RecordBatch, piece: int) -> Row:

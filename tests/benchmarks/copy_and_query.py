@@ -3,9 +3,10 @@
     pip install -e '.[bench]'
     python tests/benchmarks/copy_and_query.py
 
-Each copy runs in a process of its own, whose peak memory is taken; queries run in turn in one
-process. Documents have twelve fields: four integers, of which the last one grows as a time would,
-four reals, four texts.
+Mapping filters run beside SQLite's json_extract, and their processor time is taken. Each copy runs
+in a process of its own, whose peak memory is taken; queries run in turn in one process. Documents
+have twelve fields: four integers, of which the last one grows as a time would, four reals, four
+texts.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sqlite3
 import statistics
 import subprocess
 import sys
@@ -174,15 +176,90 @@ def compare_on(
     connection.close()
 
 
+MAPPINGS: dict[str, dict[str, Any]] = {
+    "n1 = 5": {"n1": 5},
+    "n1 in (5, 6, 7)": {"n1": [5, 6, 7]},
+    "t3 = text": {"t3": "word 77 of many"},
+    "n1 = 5 and t0 = text": {"n1": 5, "t0": "word 77 of many"},
+    "n3 = one": {"n3": 77_777},
+}
+_SQL = {
+    "n1 = 5": "json_extract(d, '$.n1') = 5",
+    "t3 = text": "json_extract(d, '$.t3') = 'word 77 of many'",
+}
+
+
+def mappings(folder: Path, rows: int, repeat: int) -> None:
+    """Mapping filters on a file, in memory and on parts, and SQLite without an index."""
+    path = folder / "filtered.godb"
+    godb_arrow.write_godb(batches(rows), path, "c")
+    file = godb_arrow.open_godb(path)
+    found: dict[str, dict[str, float]] = {}
+
+    def measure(place: str, read: Callable[[Any], int]) -> None:
+        for what, condition in MAPPINGS.items():
+            taken, _ = processor_seconds(lambda chosen=condition: read(chosen), repeat)
+            found.setdefault(what, {})[place] = taken
+
+    measure("file", lambda one: file.to_arrow(["n0", "t0"], one).num_rows)
+    with godb_arrow.StorageEngine(folder / "loaded", max_memory="4GB") as engine:
+        engine.load_collection_metadata(path)
+        engine.save()
+        collection = engine["c"]
+        collection.find_page(limit=1)  # loads the documents
+        measure("find, in memory", lambda one: len(collection.find(one)))
+        measure("count, in memory", collection.count)
+        collection.to_arrow()  # caches the columns
+        measure("columns, cached", lambda one: collection.to_arrow(["n0", "t0"], one).num_rows)
+    with godb_arrow.StorageEngine(
+        folder / "parted", part_size="16MiB", max_memory="32MB"
+    ) as engine:
+        collection = engine.create_collection("c")
+        collection.insert_many(batches(rows))
+        engine.save()
+        measure("find, 16 MiB parts", lambda one: len(collection.find(one)))
+        measure("count, 16 MiB parts", collection.count)
+    connection = sqlite3.connect(":memory:")
+    connection.execute("create table c (d text)")
+    for part in batches(rows):
+        lines = ((json.dumps(row),) for row in part.to_pylist())
+        connection.executemany("insert into c values (?)", lines)
+    for what, where in _SQL.items():
+        query = f"select count(*) from c where {where}"
+        taken, _ = processor_seconds(lambda chosen=query: connection.execute(chosen).fetchone(), 3)
+        found[what]["SQLite json_extract"] = taken
+    connection.close()
+    places = list(found["n1 = 5"])
+    print(f"\nMapping filters on {rows:,} documents, processor time in ms\n")
+    print(f"| | {' | '.join(places)} |\n|---|{'---:|' * len(places)}")
+    for what, times in found.items():
+        cells = (f"{1000 * times[one]:.1f}" if one in times else "" for one in places)
+        print(f"| {what} | {' | '.join(cells)} |")
+
+
+def processor_seconds(function: Callable[[], Any], repeat: int) -> tuple[float, Any]:
+    """Return the least processor time of all threads, which others on the machine disturb less."""
+    times = []
+    for _ in range(repeat):
+        started = time.process_time()
+        result = function()
+        times.append(time.process_time() - started)
+    return min(times), result
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--copied", type=int, default=5_000_000)
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--repeat", type=int, default=5)
+    parser.add_argument("--mappings", action="store_true", help="Only mapping filters.")
     arguments = parser.parse_args()
     print(f"godb_arrow {godb_arrow.__version__}, {os.cpu_count()} cores, "
           f"Polars {pl.__version__}, DuckDB {duckdb.__version__}")  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
+        mappings(Path(folder), arguments.rows // 4, arguments.repeat)
+        if arguments.mappings:
+            return
         queries(Path(folder), arguments.rows, arguments.repeat)
         copies(Path(folder), arguments.copied, max(1, arguments.repeat // 2))
 

@@ -275,6 +275,7 @@ cdef extern from "predicate.hpp" namespace "godb" nogil:
         uint64_t count
         cbool is_map
         size_t pattern
+        void prepare() except +
 
     cdef cppclass Asked:
         vector[pair[size_t, size_t]] texts
@@ -809,6 +810,7 @@ cdef void _fill_condition(Condition* condition, dict plan) except *:
     condition.count = plan["count"]
     condition.is_map = plan["is_map"]
     condition.pattern = plan["pattern"]
+    condition.prepare()
 
 
 cdef class Program:

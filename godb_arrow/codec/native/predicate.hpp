@@ -340,6 +340,30 @@ struct Condition {
     uint64_t count = 0;
     bool is_map = false;
     size_t pattern = 0;
+
+    // The most frequent conditions are on one number or one short text. Most values are decided by
+    // their first bytes.
+    enum class Quick : uint8_t { No, Number, Text } quick = Quick::No;
+    int64_t below = 0;    // of the number
+    bool is_whole = false;
+    std::string packed;   // the text, as a short string is stored
+
+    void prepare() {
+        if ((op != Op::OneOf && op != Op::Bound) || literals.size() != 1 || !few) return;
+        if (!scalars.empty() || !containers.empty() || !decimals.empty()) return;
+        const Literal& literal = literals[0];
+        const Number& number = literal.number;
+        if (op == Op::OneOf) order = kEqual;
+        if (Literal::is_number(literal.token) && !number.is_nan && number.below >= INT64_MIN &&
+            number.below <= INT64_MAX) {
+            quick = Quick::Number;
+            below = int64_t(number.below);
+            is_whole = number.is_whole;
+        } else if (op == Op::OneOf && literal.token == Token::String && literal.text.size() < 32) {
+            quick = Quick::Text;
+            packed = char(0xa0 | literal.text.size()) + literal.text;
+        }
+    }
 };
 
 // Strings that a pattern is asked for, and the answers. They are asked for in one pass over all
@@ -365,6 +389,7 @@ class Selector {
              const uint32_t* places, size_t width, const int* order, bool collect,
              std::vector<int64_t>& rows) {
         data_ = data;
+        limit_ = data + size;
         for (Asked& asked : asked_) asked.next = 0;
         const size_t fields = wanted_.size();
         std::vector<uint32_t> here(fields, kUnknownPlace);
@@ -509,6 +534,18 @@ class Selector {
     // Whether a leaf accepts a value or, of a list, one of its elements.
     template <bool collect>
     bool accepts(const Condition& leaf, const uint8_t* p) {
+        if (leaf.quick == Condition::Quick::Number) {
+            const PlainNumbers::Form form = kPlainIntegers.at[*p];
+            if (form.mask && size_t(limit_ - p) >= 9) {
+                const int64_t value =
+                    int64_t(uint64_t(int64_t(load64(p + form.skip)) >> form.shift) & form.mask);
+                const uint8_t above = value == leaf.below && leaf.is_whole ? kEqual : kLess;
+                return ((value > leaf.below ? kGreater : above) & leaf.order) != 0;
+            }
+        } else if (leaf.quick == Condition::Quick::Text) {
+            if (short_string(p) >= 0 && size_t(limit_ - p) >= leaf.packed.size())
+                return std::memcmp(p, leaf.packed.data(), leaf.packed.size()) == 0;
+        }
         const Head head = read_head(p, end_);
         switch (leaf.op) {
             case Op::Exists: return true;
@@ -629,6 +666,7 @@ class Selector {
     std::vector<Asked> asked_;
     std::string scratch_;
     const uint8_t* data_ = nullptr;
+    const uint8_t* limit_ = nullptr;    // of all documents: bytes before it may be read
     const uint8_t* end_ = nullptr;      // of the document
     const uint8_t* id_ = nullptr;
     std::vector<const uint8_t*> values_;  // of the located fields; null if absent
