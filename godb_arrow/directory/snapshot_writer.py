@@ -287,14 +287,14 @@ def _go_indexes(snapshot: Snapshot, fields: Sequence[str]) -> dict[str, list[Any
         if name in schema.names and not isinstance(schema.field(name).type, pa.BaseExtensionType)
         and not pa.types.is_nested(schema.field(name).type)
     ]  # fmt: skip
-    found: dict[str, list[Any]] = {name: [] for name in names}
+    indexes: dict[str, list[Any]] = {name: [] for name in names}
     if not names:
-        return found
+        return indexes
     projection = project(schema, list(dict.fromkeys([ID_FIELD, *names])), None)
     plan = codec.plan_columns(projection.decoded)
     for entries in snapshot.entries():
         batch = projection.apply(codec.decode_batch(entries, plan))
         for name in names:
             has_value = pc.is_valid(batch.column(name))
-            found[name].extend(batch.column(ID_FIELD).filter(has_value).to_pylist())
-    return found
+            indexes[name].extend(batch.column(ID_FIELD).filter(has_value).to_pylist())
+    return indexes

@@ -282,14 +282,14 @@ class LRUCache(Generic[_Key, _Value]):
         try:
             while True:
                 with self._lock:
-                    found = self._entry(key)
-                    if found is not None:
-                        if found[_SIZE] == size and self._is_lru:
+                    entry = self._entry(key)
+                    if entry is not None:
+                        if entry[_SIZE] == size and self._is_lru:
                             self._puts += 1
-                            found[_VALUE] = value
-                            found[_TICK] = self._tick()
+                            entry[_VALUE] = value
+                            entry[_TICK] = self._tick()
                             return True
-                        self._drop(key, found)
+                        self._drop(key, entry)
                     if self._bytes + size > self._limit:
                         evicted += self._evict(self._limit - size, rankings)
                     if self._bytes + size <= self._limit:
@@ -324,9 +324,9 @@ class LRUCache(Generic[_Key, _Value]):
 
     def _forget(self, key: _Key, entry: _Entry | None) -> None:
         with self._lock:
-            found = self._entries.get(key)
-            if found is not None and (entry is None or found is entry):
-                self._drop(key, found)
+            cached = self._entries.get(key)
+            if cached is not None and (entry is None or cached is entry):
+                self._drop(key, cached)
 
     def _drop(self, key: _Key, entry: _Entry) -> None:
         """Forget an entry; the caller holds the lock."""

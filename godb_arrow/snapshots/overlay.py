@@ -341,7 +341,7 @@ def _overhead(ids: list[str]) -> int:
 
 def bulk_of(bulks: list[Bulk], row: int) -> Bulk:
     """Return the bulk entries that have a row of the overlay."""
-    return bulks[bisect_right(bulks, row, key=lambda one: one.start) - 1]
+    return bulks[bisect_right(bulks, row, key=lambda bulk: bulk.start) - 1]
 
 
 def bulk_document(bulks: list[Bulk], row: int) -> bytes:
