@@ -475,7 +475,7 @@ class PartFolder:
             self._tokens.discard(token)
 
     def give_number(self, token: str, part: Part, number: int) -> Part:
-        """Number a part that another process wrote."""
+        """Assign a number to a part that another process wrote."""
         if part.number:  # The part has a number already.
             return part
         self._note_number(number)
