@@ -140,7 +140,7 @@ class ReadKeywords(TypedDict, total=False):
 
 def _check_count(name: str, value: object) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise InvalidOption(f"{name} is {value!r}", advice="give a whole number of at least 1")
+        raise InvalidOption(f"{name} is {value!r}", advice="give an integer of at least 1")
 
 
 def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:

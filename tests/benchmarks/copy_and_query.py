@@ -1,11 +1,11 @@
-"""Copies to Parquet, and queries of Polars and DuckDB with pushdown, beside the obvious other ways.
+"""Copies to Parquet, and queries of Polars and DuckDB with pushdown, compared with alternatives.
 
     pip install -e '.[bench]'
     python tests/benchmarks/copy_and_query.py
 
-Each copy runs in a process of its own, whose peak memory is taken; queries run in turn in one
-process. Documents have twelve fields: four integers, of which the last one grows as a time would,
-four reals, four texts.
+Each copy runs in its own process, whose peak memory is measured. Queries run in turn in one
+process. Documents have four integers, four reals and four texts. The last integer grows as a time
+does.
 """
 
 from __future__ import annotations
