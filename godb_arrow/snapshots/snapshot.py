@@ -85,8 +85,8 @@ class Snapshot:
     def dead_rows(self) -> Rows:
         """Return the superseded and deleted rows of the base, in order."""
         if self._dead is None:
-            shadows = [row for layer in self._layers for row in layer.shadows]
-            self._dead = np.union1d(self.base.deleted, np.array(shadows, np.int64))
+            superseded = [row for layer in self._layers for row in layer.superseded]
+            self._dead = np.union1d(self.base.deleted, np.array(superseded, np.int64))
         return self._dead
 
     def dead_in(self, start: int, count: int) -> Rows:
