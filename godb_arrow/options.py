@@ -52,6 +52,9 @@ _MIN_PART_BYTES = 1 << 10
 _MIN_DOCUMENT_BYTES = 1 << 10
 _MAX_SECONDS = 366 * 86400
 
+Durability = Literal["commit", "interval", "checkpoint"]
+CompressionName = Literal["lz4", "lz4hc", "zstd", "none"]
+
 
 @dataclass(frozen=True, slots=True)
 class ReadOptions:
@@ -146,10 +149,6 @@ def _check_count(name: str, value: object) -> None:
 def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise InvalidOption(f"{name} is {value!r}", advice=f"use one of {', '.join(choices)}")
-
-
-Durability = Literal["commit", "interval", "checkpoint"]
-CompressionName = Literal["lz4", "lz4hc", "zstd", "none"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,8 @@ __all__ = ["Compression", "check_compression", "compression_of"]
 
 _GO_DB = ("go-db", "godb_arrow")
 
+_MAX_RATIO = 10  # go-db allocates ten times the size of a body
+
 
 class _Decoder(Protocol):
     def gather(self, window: bytes, count: int, fetch: Callable[[], bytes]) -> bytes: ...
@@ -58,9 +60,6 @@ class Compression:
     cut_out: Callable[[bytes, Piece], tuple[bytes, bytes]]
     literal_head: Callable[[int], bytes]
     max_expansion: int
-
-
-_MAX_RATIO = 10  # go-db allocates ten times the size of a body
 
 
 def _cut_plain(data: bytes, piece: Piece) -> tuple[bytes, bytes]:

@@ -19,6 +19,12 @@ logger = logging.getLogger(__name__)
 _Key = TypeVar("_Key", bound=Hashable)
 _Value = TypeVar("_Value")
 
+# An entry is a list, because a list is created several times faster than an object.
+_VALUE, _SIZE, _TICK, _ENTRY_KEY, _USES, _BORN = range(6)
+_TICK_OF = itemgetter(_TICK)
+_MAX_RANKINGS = 4  # rankings by a policy for one eviction
+_Entry = list[Any]
+
 
 class CacheEntry(NamedTuple):
     """Cache entry as an eviction policy sees it.
@@ -159,13 +165,6 @@ class CacheStats:
     hits: int
     misses: int
     evictions: int
-
-
-# An entry is a list, because a list is created several times faster than an object.
-_VALUE, _SIZE, _TICK, _ENTRY_KEY, _USES, _BORN = range(6)
-_TICK_OF = itemgetter(_TICK)
-_MAX_RANKINGS = 4  # rankings by a policy for one eviction
-_Entry = list[Any]
 
 
 class LRUCache(Generic[_Key, _Value]):
