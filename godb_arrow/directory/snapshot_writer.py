@@ -145,7 +145,7 @@ def _save_parts(
         for (start, _), part, row in zip(
             base.files(), base.manifest.parts, base.part_statistics(), strict=True
         ):
-            part = replace(part, deleted=snapshot.dead_in(start, part.documents))
+            part = replace(part, deleted=snapshot.superseded_in(start, part.documents))
             if part.live:
                 parts.append(part)
                 statistics.append(row)
@@ -266,7 +266,7 @@ def write_snapshots(
 
 def _size_of(snapshot: Snapshot) -> int | None:
     """Return an estimate of the bytes of all entries, or None if it is unknown."""
-    base, dead = snapshot.base, len(snapshot.dead_rows())
+    base, dead = snapshot.base, len(snapshot.superseded_rows())
     changed = sum(len(run.raw()) for run in snapshot.overlay_runs())
     size = base.hint.size
     if size is not None and size > _MAX_RATIO * base.file_size:

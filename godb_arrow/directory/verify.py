@@ -239,7 +239,7 @@ def verify_parts(content: Folder, progress: Progress | None = None) -> FileRepor
                 f"{part.file} does not have the {part.documents} documents of the manifest"
             )
             continue
-        if not file.has_sound_ids():
+        if not file.has_valid_ids():
             report.add_problem(f"{part.ids_file} is damaged, so ids are found more slowly")
         rebuilt = IdIndex.build(ids_of(run.load()) for run in file.runs())
         kept = file.ids()

@@ -163,7 +163,7 @@ class PartFile(Base):
             return None
         return super().documents()
 
-    def has_sound_ids(self) -> bool:
+    def has_valid_ids(self) -> bool:
         """Return whether the id file matches its checksum."""
         return read_id_file(self._files, self._part.ids_file, self._ids_checksum) is not None
 

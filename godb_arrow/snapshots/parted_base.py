@@ -255,9 +255,9 @@ class PartedBase(Base):
             yield from file.entries_at(rows[at:last] - start)
             at = last
 
-    def greatest_id(self) -> int:
+    def max_id(self) -> int:
         """Return the max number among the ids."""
-        return max((file.greatest_id() for file in self.parts), default=0)
+        return max((file.max_id() for file in self.parts), default=0)
 
     # --- schema -------------------------------------------------------------------------------
 
