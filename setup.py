@@ -1,6 +1,6 @@
-"""The compiled kernel, which is optional: without a compiler the package works, but slower.
+"""Build of the optional compiled kernel, without which the package works, but slower.
 
-Everything else about the package is in pyproject.toml.
+All other settings of the package are in pyproject.toml.
 """
 
 import os
@@ -11,7 +11,7 @@ from Cython.Build import cythonize
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
-# A failing compiler stops the build where it must not pass unseen, as in CI.
+# A failing compiler stops the build where the kernel is required, as in CI.
 REQUIRED = os.environ.get("GODB_ARROW_REQUIRE_NATIVE") == "1"
 SANITIZE = os.environ.get("GODB_ARROW_SANITIZE", "")
 
@@ -25,10 +25,10 @@ if os.name == "nt":
 
 
 class BuildIfPossible(build_ext):
-    """Goes on without the kernel when there is no compiler, or one that is too old."""
+    """Build command that continues without the kernel if the compiler fails."""
 
     def build_extension(self, extension: Extension) -> None:
-        """Build an extension, or say why not."""
+        """Build an extension, or print why it cannot be built."""
         try:
             super().build_extension(extension)
         except Exception as error:

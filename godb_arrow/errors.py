@@ -107,6 +107,8 @@ __all__ = [
 Where = Literal["file", "body"]
 Applied = Literal["no", "yes", "unknown"]
 
+_DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
 
 class GodbError(Exception):
     """Base class of every error that godb_arrow raises.
@@ -426,9 +428,6 @@ class error_context:  # noqa: N801 (used like contextlib's functions; a class is
             error.source = error.source or self._source
             if error.collection is None:
                 error.collection = self._collection
-
-
-_DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 @contextmanager

@@ -52,6 +52,9 @@ _MIN_PART_BYTES = 1 << 10
 _MIN_DOCUMENT_BYTES = 1 << 10
 _MAX_SECONDS = 366 * 86400
 
+Durability = Literal["commit", "interval", "checkpoint"]
+CompressionName = Literal["lz4", "lz4hc", "zstd", "none"]
+
 
 @dataclass(frozen=True, slots=True)
 class ReadOptions:
@@ -140,16 +143,12 @@ class ReadKeywords(TypedDict, total=False):
 
 def _check_count(name: str, value: object) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise InvalidOption(f"{name} is {value!r}", advice="give a whole number of at least 1")
+        raise InvalidOption(f"{name} is {value!r}", advice="give an integer of at least 1")
 
 
 def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise InvalidOption(f"{name} is {value!r}", advice=f"use one of {', '.join(choices)}")
-
-
-Durability = Literal["commit", "interval", "checkpoint"]
-CompressionName = Literal["lz4", "lz4hc", "zstd", "none"]
 
 
 @dataclass(frozen=True, slots=True)

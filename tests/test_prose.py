@@ -18,6 +18,9 @@ PACKAGE = ROOT / "godb_arrow"
 MAX_WORDS = 25
 MAX_COLONS = 1
 
+OUTSIDE = ["connectors", "tests/support", "tests/benchmarks", "tests/fuzz"]
+"""Folders outside of the package that follow the rules."""
+
 _VERBS = """
 abandon accept acknowledge acquire add adjust advance advise align allocate allow announce
 answer append apply archive arrange ask assemble assert assign attach await backfill batch
@@ -110,7 +113,7 @@ def areas() -> list[str]:
         "samples",
     }
     pages = [str(page.relative_to(ROOT)) for page in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"))]
-    return sorted(["root", "connectors", "tests/support", *folders, *pages])
+    return sorted(["root", *OUTSIDE, *folders, *pages])
 
 
 def files(area: str) -> list[Path]:
@@ -118,7 +121,7 @@ def files(area: str) -> list[Path]:
         return [ROOT / area]
     if area == "root":
         return sorted([*PACKAGE.glob("*.py"), *PACKAGE.glob("samples/*.py")])
-    folder = ROOT / area if area in ("connectors", "tests/support") else PACKAGE / area
+    folder = ROOT / area if area in OUTSIDE else PACKAGE / area
     return sorted(path for end in ("py", "pyx", "hpp") for path in folder.rglob(f"*.{end}"))
 
 

@@ -117,7 +117,7 @@ def export_file(
     Raises
     ------
     UnsupportedType
-        The format has no form for a column. The error names the column.
+        The format cannot store a column. The error names the column.
 
     Examples
     --------
@@ -145,7 +145,7 @@ def export_file(
                         progress(batch.num_rows)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError) as error:
             raise UnsupportedType(
-                f"{format} has no form for these columns: {error}",
+                f"{format} cannot store these columns: {error}",
                 advice="choose other columns, or another format",
             ) from error
     return rows
@@ -182,7 +182,7 @@ def export_documents(
     Raises
     ------
     InvalidDocument
-        BSON has no form for a value. The error names the document.
+        BSON cannot store a value. The error names the document.
 
     Examples
     --------

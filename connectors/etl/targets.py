@@ -313,7 +313,7 @@ class FolderTarget(Target):
                         os.rename(staged, self._place)
                         shutil.rmtree(before)
             except pa.ArrowException as error:
-                raise UnsupportedType(f"Parquet has no form for the data: {error}") from error
+                raise UnsupportedType(f"Parquet cannot store the data: {error}") from error
 
     def size(self) -> int:
         """Return the size in bytes."""

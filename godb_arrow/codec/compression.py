@@ -17,6 +17,8 @@ __all__ = ["Compression", "check_compression", "compression_of"]
 
 _GO_DB = ("go-db", "godb_arrow")
 
+_MAX_RATIO = 10  # go-db allocates ten times the size of a body
+
 
 class _Decoder(Protocol):
     def gather(self, window: bytes, count: int, fetch: Callable[[], bytes]) -> bytes: ...
@@ -60,9 +62,6 @@ class Compression:
     max_expansion: int
 
 
-_MAX_RATIO = 10  # go-db allocates ten times the size of a body
-
-
 def _cut_plain(data: bytes, piece: Piece) -> tuple[bytes, bytes]:
     return data[piece.at : piece.at + piece.length], b""
 
@@ -100,8 +99,8 @@ def _lz4(name: CompressionName, *, high: bool) -> Compression:
 
 
 _ALL: dict[str, Compression] = {
-    one.name: one
-    for one in (
+    scheme.name: scheme
+    for scheme in (
         _lz4("lz4", high=False),
         _lz4("lz4hc", high=True),
         Compression(
@@ -128,7 +127,7 @@ _ALL: dict[str, Compression] = {
         ),
     )
 }
-_OF_FLAGS = {one.flags: one for one in reversed(_ALL.values())}
+_OF_FLAGS = {scheme.flags: scheme for scheme in reversed(_ALL.values())}
 
 
 def check_compression(name: object) -> Compression:
@@ -144,12 +143,12 @@ def check_compression(name: object) -> Compression:
     >>> check_compression("zstd").readers
     ('godb_arrow',)
     """
-    found = _ALL.get(name) if isinstance(name, str) else None
-    if found is None:
+    scheme = _ALL.get(name) if isinstance(name, str) else None
+    if scheme is None:
         raise InvalidOption(
             f"compression is {name!r}", advice=f"use one of {', '.join(get_args(CompressionName))}"
         )
-    return found
+    return scheme
 
 
 def compression_of(flags: int) -> Compression | None:

@@ -84,12 +84,12 @@ def _decompress(data: bytes, start: int, frame: _Frame, at: int) -> bytes:
     if not frame.size:
         return b""
     try:
-        found: bytes = pa.decompress(
+        decompressed: bytes = pa.decompress(
             pa.py_buffer(data).slice(start, frame.length), frame.size, "zstd", asbytes=True
         )
     except (pa.ArrowException, OSError) as error:
         raise _bad_frame(at, "is damaged") from error
-    return found
+    return decompressed
 
 
 class FrameDecoder:
@@ -131,11 +131,11 @@ class FrameDecoder:
             if begins == _MAGIC:
                 frame = _frame_at(self._input, 0, self._position)
                 if frame is not None:
-                    found = _decompress(self._input, 0, frame, self._position)
+                    output = _decompress(self._input, 0, frame, self._position)
                     self._input = self._input[frame.length :]
                     self._position += frame.length
-                    if found:
-                        return found
+                    if output:
+                        return output
                     continue
             elif len(begins) == 4:
                 break
@@ -146,9 +146,9 @@ class FrameDecoder:
                 break
             self._input += more
         self._stored = True
-        found, self._input = self._input or fetch(), b""
-        self._position += len(found)
-        return found
+        output, self._input = self._input or fetch(), b""
+        self._position += len(output)
+        return output
 
 
 def compress_frames(content: bytes, *_: object) -> tuple[bytes, bytes]:

@@ -11,7 +11,7 @@ from godb_arrow.codec.entries import MeasuredEntries
 __all__ = ["Run"]
 
 
-class Loan(NamedTuple):
+class BorrowedEntries(NamedTuple):
     """Entries in borrowed memory.
 
     Attributes
@@ -41,7 +41,7 @@ class Run(NamedTuple):
         Function that returns the entries.
     measured : callable
         Function that returns the entries unscanned, or None where their sizes are not known.
-    lend : callable, optional
+    borrow : callable, optional
         Function that returns borrowed entries, to a caller that only decodes them.
     """
 
@@ -49,7 +49,7 @@ class Run(NamedTuple):
     documents: int
     load: Callable[[], codec.Entries]
     measured: Callable[[], MeasuredEntries | None] = lambda: None
-    lend: Callable[[], Loan] | None = None
+    borrow: Callable[[], BorrowedEntries] | None = None
 
     @classmethod
     def of(cls, entries: codec.Entries, start: int = 0) -> Run:
@@ -60,6 +60,8 @@ class Run(NamedTuple):
         """Return the entries."""
         return self.load()
 
-    def lent(self) -> Loan:
+    def borrowed(self) -> BorrowedEntries:
         """Return the entries as borrowed memory, to be decoded and released."""
-        return self.lend() if self.lend is not None else Loan(self.load(), lambda: None)
+        if self.borrow is not None:
+            return self.borrow()
+        return BorrowedEntries(self.load(), lambda: None)

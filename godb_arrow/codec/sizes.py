@@ -105,11 +105,11 @@ def unpack_sizes(
         of other entries.
     """
     edges = [np.zeros(1, np.int64)]
-    for one, count, total in zip(packed, counts, totals, strict=True):
-        head = packed_head(one, count, total)
+    for sizes, count, total in zip(packed, counts, totals, strict=True):
+        head = packed_head(sizes, count, total)
         if head is None:
             return None
-        ends = np.cumsum(_more(one[HEAD_SIZE:-_FOOT_BYTES], head[0], count) + head[1])
+        ends = np.cumsum(_more(sizes[HEAD_SIZE:-_FOOT_BYTES], head[0], count) + head[1])
         if ends[-1] != total:
             return None
         edges.append(ends + edges[-1][-1])

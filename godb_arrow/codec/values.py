@@ -234,7 +234,7 @@ def _check_depth(document: Any) -> None:
                 if depth == MAX_DEPTH:
                     raise DepthExceeded(
                         f"the document nests deeper than {MAX_DEPTH} levels",
-                        advice="store it flatter",
+                        advice="reduce the nesting",
                     )
                 pending.append((child, depth + 1))
 

@@ -145,7 +145,7 @@ def _save_parts(
         for (start, _), part, row in zip(
             base.files(), base.manifest.parts, base.part_statistics(), strict=True
         ):
-            part = replace(part, deleted=snapshot.dead_in(start, part.documents))
+            part = replace(part, deleted=snapshot.superseded_in(start, part.documents))
             if part.live:
                 parts.append(part)
                 statistics.append(row)
@@ -266,7 +266,7 @@ def write_snapshots(
 
 def _size_of(snapshot: Snapshot) -> int | None:
     """Return an estimate of the bytes of all entries, or None if it is unknown."""
-    base, dead = snapshot.base, len(snapshot.dead_rows())
+    base, dead = snapshot.base, len(snapshot.superseded_rows())
     changed = sum(len(run.raw()) for run in snapshot.overlay_runs())
     size = base.hint.size
     if size is not None and size > _MAX_RATIO * base.file_size:
@@ -287,14 +287,14 @@ def _go_indexes(snapshot: Snapshot, fields: Sequence[str]) -> dict[str, list[Any
         if name in schema.names and not isinstance(schema.field(name).type, pa.BaseExtensionType)
         and not pa.types.is_nested(schema.field(name).type)
     ]  # fmt: skip
-    found: dict[str, list[Any]] = {name: [] for name in names}
+    indexes: dict[str, list[Any]] = {name: [] for name in names}
     if not names:
-        return found
+        return indexes
     projection = project(schema, list(dict.fromkeys([ID_FIELD, *names])), None)
     plan = codec.plan_columns(projection.decoded)
     for entries in snapshot.entries():
         batch = projection.apply(codec.decode_batch(entries, plan))
         for name in names:
             has_value = pc.is_valid(batch.column(name))
-            found[name].extend(batch.column(ID_FIELD).filter(has_value).to_pylist())
-    return found
+            indexes[name].extend(batch.column(ID_FIELD).filter(has_value).to_pylist())
+    return indexes

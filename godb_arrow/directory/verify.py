@@ -224,29 +224,29 @@ def verify_parts(content: Folder, progress: Progress | None = None) -> FileRepor
     seen: set[str] = set()
     for part, file in zip(manifest.parts, base.parts, strict=True):
         try:
-            found = verify_file(folder.content.hold(part.file), progress=progress)
+            inspected = verify_file(folder.content.hold(part.file), progress=progress)
         except StorageError as error:
             report.add_problem(str(error))
             continue
-        for problem in found.problems:
+        for problem in inspected.problems:
             report.add_problem(problem if part.file in problem else f"{part.file}: {problem}")
-        if not found.ok:
+        if not inspected.ok:
             continue
-        report.body_size += found.body_size
+        report.body_size += inspected.body_size
         total.size += part.live_size
-        if [one.count for one in found.collections] != [part.documents]:
+        if [collection.count for collection in inspected.collections] != [part.documents]:
             report.add_problem(
                 f"{part.file} does not have the {part.documents} documents of the manifest"
             )
             continue
-        if not file.has_sound_ids():
+        if not file.has_valid_ids():
             report.add_problem(f"{part.ids_file} is damaged, so ids are found more slowly")
-        made = IdIndex.build(ids_of(run.load()) for run in file.runs())
+        rebuilt = IdIndex.build(ids_of(run.load()) for run in file.runs())
         kept = file.ids()
         if not (
-            np.array_equal(made.hashes, kept.hashes)
-            and np.array_equal(made.rows, kept.rows)
-            and made.greatest == kept.greatest
+            np.array_equal(rebuilt.hashes, kept.hashes)
+            and np.array_equal(rebuilt.rows, kept.rows)
+            and rebuilt.greatest == kept.greatest
         ):
             report.add_problem(f"{part.ids_file} leads to other documents")
         alive = np.ones(part.documents, bool)

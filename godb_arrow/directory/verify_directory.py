@@ -84,19 +84,19 @@ def merge_report(
     """Verify a file, and add the result to the report on all files."""
     try:
         if name.endswith(PARTS):
-            found = verify_parts(folder.folder(name), progress)
+            own = verify_parts(folder.folder(name), progress)
         else:
-            found = verify_file(folder.hold(name), progress=progress)
+            own = verify_file(folder.hold(name), progress=progress)
     except StorageError as error:
         report.add_problem(f"{shown}: {error}")
         return
-    report.collections += found.collections
-    report.size = (report.size or 0) + (found.size or 0)
-    report.body_size += found.body_size
-    report.checksum = report.checksum and found.checksum
-    for problem in found.problems:
+    report.collections += own.collections
+    report.size = (report.size or 0) + (own.size or 0)
+    report.body_size += own.body_size
+    report.checksum = report.checksum and own.checksum
+    for problem in own.problems:
         report.add_problem(f"{shown}: {problem}")
-    report.notes += [f"{shown}: {note}" for note in found.notes]
+    report.notes += [f"{shown}: {note}" for note in own.notes]
 
 
 def _verify_journal(report: FileReport, path: str) -> None:

@@ -85,9 +85,9 @@ class IdSequence:
         """Continue after an id that the caller chose."""
         number = number_of(identity)
         if number is not None:
-            self.see_greatest(number)
+            self.see_number(number)
 
-    def see_greatest(self, number: int) -> None:
+    def see_number(self, number: int) -> None:
         """Continue after a number."""
         with self._lock:
             self.next_id = max(self.next_id, number + 1)
@@ -129,7 +129,7 @@ class SharedIds(IdSequence):
             self.next_id, self._end = block.start, block.stop
         return self.next_id
 
-    def see_greatest(self, number: int) -> None:
+    def see_number(self, number: int) -> None:
         """Continue after a number, if it is in this writer's block."""
         with self._lock:
             if self.next_id <= number < self._end:

@@ -164,7 +164,7 @@ class Maintainer:
             self._check_saved()
             sequence = store.ids()
             for part in written:
-                sequence.see_greatest(part.greatest)
+                sequence.see_number(part.greatest)
             kept = replace(base.manifest, parts=()) if replaces else base.manifest
             before = PartedBase(base.folder, kept)
             number = base.folder.next_number()

@@ -494,7 +494,7 @@ class CollectionStore:
             overlay.rebase(base)
             snapshot = Snapshot(base, overlay, count, self.position_of(base))
             changed = sum(len(run) for run in snapshot.overlay_runs())
-            count = base.count - len(snapshot.dead_rows()) + changed
+            count = base.count - len(snapshot.superseded_rows()) + changed
         elif pending.records and not directory.read_only:
             directory.journal.release(self, self.needs)
         # One statement: no interrupt comes between.
@@ -572,6 +572,6 @@ def _next_id_of(base: Base, directory: DataDirectory) -> int:
     hint = base.hint
     if hint.next_id is not None and directory.wrote(hint):
         return hint.next_id
-    first_unused = base.greatest_id() + 1
+    first_unused = base.max_id() + 1
     claimed = hint.next_id or 1
     return claimed if first_unused < claimed <= _MAX_CLAIMED_ID else first_unused

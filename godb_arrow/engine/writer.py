@@ -143,7 +143,7 @@ class CollectionWriter:
         sequence = store.ids()
         max_id = codec.survey_ids(encoded.ids)[1]
         if given:
-            sequence.see_greatest(max_id)
+            sequence.see_number(max_id)
             store.prepare_ids()
         with store.lock:
             store.check_present()

@@ -225,5 +225,7 @@ def open_godb(
     1
     """
     if isinstance(collection, (list, tuple)):
-        raise InvalidOption("collection is a list of names", advice="open each of them")
+        raise InvalidOption(
+            "collection is a list of names", advice="call open_godb once for each name"
+        )
     return FileCollection(open_source(source), collection, options)

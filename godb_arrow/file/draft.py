@@ -75,7 +75,7 @@ class _Part:
         return Chunk(raw, self.count, decode_statistics(entries, fields))
 
 
-def _greatest_if_ascending(ids: Sequence[pa.Array]) -> int | None:
+def _max_if_ascending(ids: Sequence[pa.Array]) -> int | None:
     """Return the max number among ids that ascend, or None if they do not."""
     greatest = 0
     last: bytes | None = None
@@ -131,7 +131,7 @@ class Draft:
             given = id_column_of(rows, id_column) is not None
             pairs = list(batches_with_ids(rows, id_column, self.sequence))
             first = self.replaced is None and not self._parts
-            greatest = _greatest_if_ascending([ids for _, ids in pairs]) if first else None
+            greatest = _max_if_ascending([ids for _, ids in pairs]) if first else None
             ascending = None if greatest is None else id_column_of(rows, id_column)
             for batch, ids in pairs:
                 generated = range(0 if given else len(ids))
@@ -171,7 +171,7 @@ class Draft:
     def _add(self, part: _Part, ids: pa.Array) -> None:
         self._parts.append(part)
         self.count += part.count
-        self.sequence.see_greatest(part.greatest)
+        self.sequence.see_number(part.greatest)
         if self._first_generated is None and len(part.generated):
             self._first_generated = int(ids[part.generated[0]].as_py())
 
@@ -204,7 +204,7 @@ class Draft:
         own, self.sequence = self.sequence, IdSequence(next_id)
         add()
         if self._first_generated is None or self._first_generated >= self.sequence.next_id:
-            self.sequence.see_greatest(own.next_id - 1)
+            self.sequence.see_number(own.next_id - 1)
         else:
             new = [self._renumbered(part) for part in new]
         self._parts += new
@@ -212,7 +212,7 @@ class Draft:
     def _renumbered(self, part: _Part) -> _Part:
         """Generate the ids of a part again."""
         if not len(part.generated):
-            self.sequence.see_greatest(part.greatest)
+            self.sequence.see_number(part.greatest)
             return part
         if part.batch is not None:
             ids = self.sequence.take(part.count)

@@ -89,9 +89,9 @@ class Header(NamedTuple):
     @property
     def compression(self) -> Compression:
         """Compression of the body; the level of LZ4 is not recorded."""
-        found = compression_of(self.flags)
-        assert found is not None
-        return found
+        compression = compression_of(self.flags)
+        assert compression is not None
+        return compression
 
 
 def read_header(stream: BinaryIO) -> Header:

@@ -26,6 +26,15 @@ __all__ = ["FOOT_SIZE", "PIECES_KEY", "SIZES_KEY", "PieceIndex", "read_piece_ind
 
 logger = logging.getLogger(__name__)
 
+PIECES_KEY = "godb_arrow_pieces"
+SIZES_KEY = "godb_arrow_sizes"  # directly before PIECES_KEY
+FOOT_SIZE = 12  # checksum and length after the index
+_INDEX_GUESS_BYTES = 32 << 10
+_FIELDS = 5  # length, tail, size, documents, checksum
+_MAX_BYTES_AFTER = 1 << 10  # of the file, after the index
+_HEADER_BYTES = 8  # before the body
+_BYTES_AFTER_SIZES = len(codec.pack(PIECES_KEY)) + 5  # up to the index
+
 
 def read_piece_index(read_tail: Callable[[int], bytes]) -> PieceIndex | None:
     """Read the index of pieces at the end of a sealed file.
@@ -47,17 +56,6 @@ def read_piece_index(read_tail: Callable[[int], bytes]) -> PieceIndex | None:
     if size > len(tail):
         tail = read_tail(size)
     return PieceIndex.unpack(tail[len(tail) - size : len(tail) - TAIL_SIZE], TAIL_SIZE)
-
-
-PIECES_KEY = "godb_arrow_pieces"
-SIZES_KEY = "godb_arrow_sizes"  # directly before PIECES_KEY
-FOOT_SIZE = 12  # checksum and length after the index
-
-_INDEX_GUESS_BYTES = 32 << 10
-_FIELDS = 5  # length, tail, size, documents, checksum
-_MAX_BYTES_AFTER = 1 << 10  # of the file, after the index
-_HEADER_BYTES = 8  # before the body
-_BYTES_AFTER_SIZES = len(codec.pack(PIECES_KEY)) + 5  # up to the index
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,7 +35,7 @@ from godb_arrow import codec
 from godb_arrow.codec.compression import Compression
 from godb_arrow.codec.entries import Chunk, MeasuredEntries
 from godb_arrow.codec.reference.lz4 import Piece
-from godb_arrow.codec.runs import Loan, Run
+from godb_arrow.codec.runs import BorrowedEntries, Run
 from godb_arrow.errors import ChecksumMismatch, CorruptFile
 from godb_arrow.file.body import read_exactly
 from godb_arrow.memory.buffers import COMPRESSED, DECODED
@@ -171,7 +171,7 @@ class CollectionPieces:
             packed = sizes.of(first, last)
             data = _read_into(stream, begin, end, self.behind[last - 1])
             run = _StoredRun(self, first, last, bases[first], fields, data, packed)
-            yield Run(rows[first], rows[last] - rows[first], run.load, run.measured, run.lend)
+            yield Run(rows[first], rows[last] - rows[first], run.load, run.measured, run.borrow)
 
     def _groups(
         self, options: ReadOptions, wanted: Sequence[bool] | None
@@ -302,10 +302,10 @@ class _StoredRun:
         COMPRESSED.give(self.data)
         return _scan(self.base, decoded, self._count(), self.fields)
 
-    def lend(self) -> Loan:
+    def borrow(self) -> BorrowedEntries:
         view = self._decode()
         entries = _scan(self.base, view, self._count(), self.fields)
-        return Loan(entries, partial(DECODED.give, view))
+        return BorrowedEntries(entries, partial(DECODED.give, view))
 
     def measured(self) -> MeasuredEntries | None:
         counts = self.pieces.documents[self.first : self.last]

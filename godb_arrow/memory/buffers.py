@@ -28,10 +28,10 @@ class _Buffers:
 
     def take(self, size: int) -> memoryview:
         """Return a buffer of at least a size, with arbitrary content."""
-        found = self._pop()
-        if len(found) < size:
-            found = bytearray(size + size // 8)
-        return memoryview(found)[:size]
+        buffer = self._pop()
+        if len(buffer) < size:
+            buffer = bytearray(size + size // 8)
+        return memoryview(buffer)[:size]
 
     def _pop(self) -> bytearray:
         own = threading.get_ident()

@@ -19,6 +19,12 @@ logger = logging.getLogger(__name__)
 _Key = TypeVar("_Key", bound=Hashable)
 _Value = TypeVar("_Value")
 
+# An entry is a list, because a list is created several times faster than an object.
+_VALUE, _SIZE, _TICK, _ENTRY_KEY, _USES, _BORN = range(6)
+_TICK_OF = itemgetter(_TICK)
+_MAX_RANKINGS = 4  # rankings by a policy for one eviction
+_Entry = list[Any]
+
 
 class CacheEntry(NamedTuple):
     """Cache entry as an eviction policy sees it.
@@ -161,13 +167,6 @@ class CacheStats:
     evictions: int
 
 
-# An entry is a list, because a list is created several times faster than an object.
-_VALUE, _SIZE, _TICK, _ENTRY_KEY, _USES, _BORN = range(6)
-_TICK_OF = itemgetter(_TICK)
-_MAX_RANKINGS = 4  # rankings by a policy for one eviction
-_Entry = list[Any]
-
-
 class LRUCache(Generic[_Key, _Value]):
     """Thread-safe cache with a limit in bytes.
 
@@ -282,14 +281,14 @@ class LRUCache(Generic[_Key, _Value]):
         try:
             while True:
                 with self._lock:
-                    found = self._entry(key)
-                    if found is not None:
-                        if found[_SIZE] == size and self._is_lru:
+                    entry = self._entry(key)
+                    if entry is not None:
+                        if entry[_SIZE] == size and self._is_lru:
                             self._puts += 1
-                            found[_VALUE] = value
-                            found[_TICK] = self._tick()
+                            entry[_VALUE] = value
+                            entry[_TICK] = self._tick()
                             return True
-                        self._drop(key, found)
+                        self._drop(key, entry)
                     if self._bytes + size > self._limit:
                         evicted += self._evict(self._limit - size, rankings)
                     if self._bytes + size <= self._limit:
@@ -324,9 +323,9 @@ class LRUCache(Generic[_Key, _Value]):
 
     def _forget(self, key: _Key, entry: _Entry | None) -> None:
         with self._lock:
-            found = self._entries.get(key)
-            if found is not None and (entry is None or found is entry):
-                self._drop(key, found)
+            cached = self._entries.get(key)
+            if cached is not None and (entry is None or cached is entry):
+                self._drop(key, cached)
 
     def _drop(self, key: _Key, entry: _Entry) -> None:
         """Forget an entry; the caller holds the lock."""

@@ -110,16 +110,16 @@ def _objects(values: pa.Array) -> list[Any]:
     if pa.types.is_struct(values.type):
         names = [field.name for field in values.type]
         columns = [_objects(child) for child in values.flatten()]
-        found = codec.to_dicts(names, columns, len(values))
+        objects = codec.to_dicts(names, columns, len(values))
     elif pa.types.is_string(values.type):
         return values.to_numpy(zero_copy_only=False).tolist()  # type: ignore[no-any-return]
     else:
         zero = pa.scalar(0).cast(values.type)
-        found = values.fill_null(zero).to_numpy(zero_copy_only=False).tolist()
+        objects = values.fill_null(zero).to_numpy(zero_copy_only=False).tolist()
     if values.null_count:
         for row in np.flatnonzero(values.is_null().to_numpy(zero_copy_only=False)).tolist():
-            found[row] = None
-    return found
+            objects[row] = None
+    return objects
 
 
 def _columns_of(table: pa.Table) -> list[str]:

@@ -94,28 +94,28 @@ class ProjectionDecoder:
                 return self._decode_measured(measured)
             finally:
                 measured.release()
-        loan = run.lent()
+        borrowed = run.borrowed()
         try:
-            return self.decode(loan.entries)
+            return self.decode(borrowed.entries)
         finally:
-            loan.release()
+            borrowed.release()
 
     def whole_run(self, run: Run) -> pa.RecordBatch:
         """Decode all documents of a run, with the fields of the filter."""
-        loan = run.lent()
+        borrowed = run.borrowed()
         try:
-            return self.whole(loan.entries)
+            return self.whole(borrowed.entries)
         finally:
-            loan.release()
+            borrowed.release()
 
     def _select(self, run: Run, predicate: Predicate, deleted: _Rows) -> pa.RecordBatch:
         measured = run.measured()
         if measured is None:
-            loan = run.lent()
+            borrowed = run.borrowed()
             try:
-                return self._select_entries(loan.entries, predicate, deleted)
+                return self._select_entries(borrowed.entries, predicate, deleted)
             finally:
-                loan.release()
+                borrowed.release()
         try:
             rows = codec.select_front(measured, predicate)
             if rows is None:

@@ -29,6 +29,12 @@ __all__ = [
     "rows_where",
 ]
 
+_KEEP = "keep"
+_LONG_SCHEMA_FIELDS = 1000
+_MISSING = re.compile(
+    r"No match for FieldRef\.(?:Nested\(FieldRef\.)?Name\((.*?)\)(?: FieldRef| in |\))"
+)
+
 
 @dataclass(frozen=True, slots=True)
 class RowFilter:
@@ -63,11 +69,6 @@ class RowFilter:
 
 Filter: TypeAlias = pc.Expression | Mapping[str, Any] | RowFilter | Predicate
 """``pyarrow.compute`` expression, mapping of field names to values, or row filter."""
-_KEEP = "keep"
-_LONG_SCHEMA_FIELDS = 1000
-_MISSING = re.compile(
-    r"No match for FieldRef\.(?:Nested\(FieldRef\.)?Name\((.*?)\)(?: FieldRef| in |\))"
-)
 
 
 def rows_where(batch: pa.RecordBatch, condition: pc.Expression) -> pa.Array:

@@ -138,7 +138,7 @@ class _Place(NamedTuple):
     def deeper(self) -> _Place:
         if self.level == _MAX_LEVELS:
             raise InvalidFilter(
-                f"the filter nests deeper than {_MAX_LEVELS} levels", advice="write it flatter"
+                f"the filter nests deeper than {_MAX_LEVELS} levels", advice="reduce the nesting"
             )
         return self._replace(level=self.level + 1)
 
@@ -377,7 +377,7 @@ def _size(operand: Any, place: _Place) -> Condition:
     is_count = isinstance(operand, int) and not isinstance(operand, bool) and operand >= 0
     if not is_count:
         raise InvalidFilter(
-            f"$size of {place} has {_shown(operand)}", advice="write a whole number from 0"
+            f"$size of {place} has {_shown(operand)}", advice="write an integer of at least 0"
         )
     return Size(place.path, operand)
 

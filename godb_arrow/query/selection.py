@@ -68,9 +68,9 @@ def count_run(run: Run, predicate: Predicate, deleted: _Rows) -> int:
         finally:
             measured.release()
     else:
-        loan = run.lent()
+        borrowed = run.borrowed()
         try:
-            rows = codec.select(loan.entries, predicate)
+            rows = codec.select(borrowed.entries, predicate)
         finally:
-            loan.release()
+            borrowed.release()
     return len(without_rows(rows, deleted))

@@ -114,11 +114,11 @@ def statistics_of(batch: pa.RecordBatch, fields: pa.Schema, ascending: str | Non
     Examples
     --------
     >>> fields = pa.schema({"age": pa.int64()})
-    >>> found = statistics_of(pa.record_batch({"age": [36, None, 41]}), fields)
-    >>> found["age"].min.as_py(), found["age"].max.as_py(), found["age"].nulls
+    >>> row = statistics_of(pa.record_batch({"age": [36, None, 41]}), fields)
+    >>> row["age"].min.as_py(), row["age"].max.as_py(), row["age"].nulls
     (36, 41, 1)
     """
-    found = {}
+    row = {}
     for field in fields:
         index = batch.schema.get_field_index(field.name)
         if index >= 0 and batch.schema.field(index).type.equals(field.type):
@@ -127,8 +127,8 @@ def statistics_of(batch: pa.RecordBatch, fields: pa.Schema, ascending: str | Non
             if bounds is None:
                 bounds = _bounds(column)
             if bounds is not None:
-                found[field.name] = bounds
-    return found
+                row[field.name] = bounds
+    return row
 
 
 def _ends(column: pa.Array) -> Bounds | None:
@@ -159,8 +159,8 @@ def _bounds(column: pa.Array) -> Bounds | None:
         if values[low] != values[low]:
             return None
         return Bounds(known[low], known[high], nulls)
-    found = pc.min_max(column)
-    return Bounds(found["min"], found["max"], nulls)
+    extremes = pc.min_max(column)
+    return Bounds(extremes["min"], extremes["max"], nulls)
 
 
 def _dtype_of(data_type: pa.DataType) -> np.dtype[Any]:
@@ -194,23 +194,23 @@ def bounds_of(statistics: pa.RecordBatch, name: str) -> tuple[pa.Array, pa.Array
 
 def row_of(statistics: pa.RecordBatch, piece: int) -> Row:
     """Return the statistics of one piece."""
-    found = {}
+    row = {}
     for index in range(0, statistics.num_columns, 3):
         minimum, maximum, nulls = (
             column[piece] for column in statistics.columns[index : index + 3]
         )
         if nulls.is_valid:
             name = statistics.schema.field(index).name.removesuffix(_MIN_SUFFIX)
-            found[name] = Bounds(minimum, maximum, nulls.as_py())
-    return found
+            row[name] = Bounds(minimum, maximum, nulls.as_py())
+    return row
 
 
 def contradiction(row: Row, entries: codec.Entries) -> str | None:
     """Return a field whose statistics are false of documents, with its values, or None."""
     fields = pa.schema([(name, bounds.min.type) for name, bounds in row.items()])
-    found = decode_statistics(entries, fields)
+    actual = decode_statistics(entries, fields)
     for name, bounds in row.items():
-        known = None if found is None else found.get(name)
+        known = None if actual is None else actual.get(name)
         if known is None:
             return f"{name!r}"
         outside = known.nulls > bounds.nulls
@@ -292,8 +292,8 @@ def _array(
     data_type: pa.DataType, valid: Sequence[bool], buffers: Sequence[npt.NDArray[Any]]
 ) -> pa.Array:
     bits = None if all(valid) else pa.py_buffer(np.packbits(valid, bitorder="little"))
-    made = [pa.py_buffer(buffer) for buffer in buffers]
-    return pa.Array.from_buffers(data_type, len(valid), [bits, *made])
+    data = [pa.py_buffer(buffer) for buffer in buffers]
+    return pa.Array.from_buffers(data_type, len(valid), [bits, *data])
 
 
 def _sum_of_known(counts: pa.Array) -> pa.Scalar:

@@ -367,7 +367,7 @@ class Base:
         if self.path is not None:
             self.ids()
 
-    def greatest_id(self) -> int:
+    def max_id(self) -> int:
         """Return the max number among the ids."""
         return self.ids().greatest
 

@@ -175,7 +175,7 @@ def _runs(
     if candidates is None:
         yield from snapshot.entries(wanted)
         return
-    rows = np.setdiff1d(candidates.rows, snapshot.dead_rows(), assume_unique=True)
+    rows = np.setdiff1d(candidates.rows, snapshot.superseded_rows(), assume_unique=True)
     for start in range(0, len(rows), _MAX_GATHERED):
         yield gather(snapshot.base.entries_at(rows[start : start + _MAX_GATHERED]))
     yield from snapshot.overlay_runs()
@@ -217,7 +217,7 @@ def explain(snapshot: Snapshot, condition: Filter | None, indexed: Sequence[str]
         ]
         known = Explanation.of_parts(read, base.count, len(base.files()))
         return replace(known, candidates=known.candidates + changed, documents=snapshot.count)
-    left = len(np.setdiff1d(found.rows, snapshot.dead_rows(), assume_unique=True))
+    left = len(np.setdiff1d(found.rows, snapshot.superseded_rows(), assume_unique=True))
     return Explanation(found.field or None, left + changed, snapshot.count, source)
 
 

@@ -21,6 +21,8 @@ from godb_arrow.snapshots.snapshot import Snapshot
 
 __all__ = ["FieldIndex", "as_py"]
 
+_NO_ROWS: Rows = np.empty(0, np.int64)
+
 
 @dataclass(frozen=True, slots=True)
 class FieldIndex:
@@ -93,9 +95,6 @@ class FieldIndex:
             column = pa.StructArray.from_arrays([column], [name])
         table = pa.table({path[0]: column, "\0row": self.rows})
         return np.sort(table.filter(condition).column("\0row").to_numpy())
-
-
-_NO_ROWS: Rows = np.empty(0, np.int64)
 
 
 def _whole(value: Any) -> int | None:

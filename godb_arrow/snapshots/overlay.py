@@ -45,7 +45,7 @@ class Layer:
     """Changes in their order, which are frozen as soon as a snapshot has them."""
 
     versions: dict[str, Version] = field(default_factory=dict)
-    shadows: list[int] = field(default_factory=list)  # superseded or deleted rows of the base
+    superseded: list[int] = field(default_factory=list)  # superseded or deleted rows of the base
     first: int | None = None  # sequence number of the first change
     size: int = 0
     singles: bool = False  # whether some changes are no bulk inserts
@@ -145,7 +145,7 @@ class Overlay:
         return version if isinstance(version, bytes) else bulk_document(self._bulks, version)
 
     def plan_change(
-        self, versions: Mapping[str, bytes | None], shadows: Sequence[int]
+        self, versions: Mapping[str, bytes | None], superseded: Sequence[int]
     ) -> PlannedChange:
         """Plan to put and delete documents.
 
@@ -153,7 +153,7 @@ class Overlay:
         ----------
         versions : mapping of str to bytes or None
             New documents, and None for deleted ones.
-        shadows : sequence of int
+        superseded : sequence of int
             Rows of the base that are superseded or deleted for the first time.
 
         Returns
@@ -163,7 +163,7 @@ class Overlay:
             idempotent, so that a change can be completed after an interrupt. No other change may
             come between.
         """
-        layer, shadowed = self._active, len(self._active.shadows)
+        layer, count = self._active, len(self._active.superseded)
         size = layer.size
         for identity, version in versions.items():
             before = layer.versions.get(identity, 0)
@@ -176,7 +176,7 @@ class Overlay:
             for identity, version in versions.items():
                 layer.versions.pop(identity, None)  # An updated document moves to the end.
                 layer.versions[identity] = version
-            layer.shadows[shadowed:] = shadows
+            layer.superseded[count:] = superseded
             layer.note(number, size, singles)
 
         return apply
@@ -186,10 +186,10 @@ class Overlay:
         ids: list[str],
         entries: codec.Entries,
         schema: pa.Schema | None,
-        shadows: Sequence[int],
+        superseded: Sequence[int],
     ) -> PlannedChange:
         """Plan to put documents whose entries stay together; see :meth:`plan_change`."""
-        layer, shadowed = self._active, len(self._active.shadows)
+        layer, count = self._active, len(self._active.superseded)
         first, bulks = self._rows, len(self._bulks)
         bulk = Bulk(first, entries, schema)
         versions = dict(zip(ids, range(first, first + len(ids)), strict=True))
@@ -199,7 +199,7 @@ class Overlay:
             self._bulks[bulks:] = [bulk]
             self._rows = first + len(ids)
             layer.versions.update(versions)
-            layer.shadows[shadowed:] = shadows
+            layer.superseded[count:] = superseded
             layer.note(number, size, layer.singles)
 
         return apply
@@ -239,7 +239,7 @@ class Overlay:
                 return
             merged = Layer(
                 dict(older.versions),
-                older.shadows + newer.shadows,
+                older.superseded + newer.superseded,
                 older.first,
                 older.size + newer.size,
                 older.singles or newer.singles,
@@ -297,8 +297,8 @@ class Overlay:
         after._bulks, after._rows, after._pinned = self._bulks[:], self._rows, self._pinned
         layers = []
         for layer in (*self._layers, self._active):
-            rows = np.array(layer.shadows, np.int64)
-            layers.append(replace(layer, shadows=(rows - deleted.searchsorted(rows)).tolist()))
+            rows = np.array(layer.superseded, np.int64)
+            layers.append(replace(layer, superseded=(rows - deleted.searchsorted(rows)).tolist()))
         *after._layers, after._active = layers
         return after
 
@@ -310,7 +310,7 @@ class Overlay:
             rows = set(itertools.chain(*base.rows_of(layer.versions).values())) - seen
             seen |= rows
             # Snapshots may have the old layer, with rows of the base before.
-            layers.append(replace(layer, shadows=sorted(rows)))
+            layers.append(replace(layer, superseded=sorted(rows)))
         *self._layers, self._active = layers
 
 
@@ -341,7 +341,7 @@ def _overhead(ids: list[str]) -> int:
 
 def bulk_of(bulks: list[Bulk], row: int) -> Bulk:
     """Return the bulk entries that have a row of the overlay."""
-    return bulks[bisect_right(bulks, row, key=lambda one: one.start) - 1]
+    return bulks[bisect_right(bulks, row, key=lambda bulk: bulk.start) - 1]
 
 
 def bulk_document(bulks: list[Bulk], row: int) -> bytes:

@@ -110,7 +110,7 @@ def _next_ids(
     index = field_index(snapshot, ID_FIELD) if snapshot.base.count else None
     if index is not None:
         at = 0 if after is None else bisect_right(index.values, after, key=as_py)
-        deleted = set(snapshot.dead_rows().tolist())
+        deleted = set(snapshot.superseded_rows().tolist())
         rows: list[int] = []
         while at < len(index.rows) and len(rows) < count:
             row = int(index.rows[at])

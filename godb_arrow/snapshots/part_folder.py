@@ -163,7 +163,7 @@ class PartFile(Base):
             return None
         return super().documents()
 
-    def has_sound_ids(self) -> bool:
+    def has_valid_ids(self) -> bool:
         """Return whether the id file matches its checksum."""
         return read_id_file(self._files, self._part.ids_file, self._ids_checksum) is not None
 
@@ -475,7 +475,7 @@ class PartFolder:
             self._tokens.discard(token)
 
     def give_number(self, token: str, part: Part, number: int) -> Part:
-        """Number a part that another process wrote."""
+        """Assign a number to a part that another process wrote."""
         if part.number:  # The part has a number already.
             return part
         self._note_number(number)

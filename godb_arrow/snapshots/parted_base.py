@@ -240,8 +240,8 @@ class PartedBase(Base):
 
     def find(self, identity: str) -> bytes | None:
         """Return the bytes of a document."""
-        found = [run.document(index) for _, _, run, index in self._located([identity])]
-        return found[-1] if found else None
+        matches = [run.document(index) for _, _, run, index in self._located([identity])]
+        return matches[-1] if matches else None
 
     def entries_at(self, rows: Rows) -> Iterator[tuple[codec.Entries, int]]:
         """Yield the runs that have given rows, in order, with the index of each row in its run."""
@@ -255,9 +255,9 @@ class PartedBase(Base):
             yield from file.entries_at(rows[at:last] - start)
             at = last
 
-    def greatest_id(self) -> int:
+    def max_id(self) -> int:
         """Return the max number among the ids."""
-        return max((file.greatest_id() for file in self.parts), default=0)
+        return max((file.max_id() for file in self.parts), default=0)
 
     # --- schema -------------------------------------------------------------------------------
 

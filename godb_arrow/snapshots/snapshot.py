@@ -60,7 +60,7 @@ class Snapshot:
         self._versions: dict[str, Version] | None = None
         self._runs: list[codec.Entries] | None = None
         self._schema: pa.Schema | None = None
-        self._dead: Rows | None = None
+        self._superseded: Rows | None = None
 
     @property
     def is_clean(self) -> bool:
@@ -82,18 +82,18 @@ class Snapshot:
                 self._versions = merged
             return self._versions
 
-    def dead_rows(self) -> Rows:
+    def superseded_rows(self) -> Rows:
         """Return the superseded and deleted rows of the base, in order."""
-        if self._dead is None:
-            shadows = [row for layer in self._layers for row in layer.shadows]
-            self._dead = np.union1d(self.base.deleted, np.array(shadows, np.int64))
-        return self._dead
+        if self._superseded is None:
+            superseded = [row for layer in self._layers for row in layer.superseded]
+            self._superseded = np.union1d(self.base.deleted, np.array(superseded, np.int64))
+        return self._superseded
 
-    def dead_in(self, start: int, count: int) -> Rows:
+    def superseded_in(self, start: int, count: int) -> Rows:
         """Return the superseded and deleted rows in a run of the base, counted from its start."""
-        dead = self.dead_rows()
-        first, last = np.searchsorted(dead, (start, start + count))
-        return dead[first:last] - start
+        superseded = self.superseded_rows()
+        first, last = np.searchsorted(superseded, (start, start + count))
+        return superseded[first:last] - start
 
     def overlay_runs(self) -> list[codec.Entries]:
         """Return the entries of the changed documents, in runs."""
@@ -113,7 +113,7 @@ class Snapshot:
             The snapshot records another count.
         """
         changed = sum(len(run) for run in self.overlay_runs())
-        count = self.base.count - len(self.dead_rows()) + changed
+        count = self.base.count - len(self.superseded_rows()) + changed
         if count != self.count:  # Saving the snapshot could lose documents.
             raise GodbError(
                 f"found {count} documents instead of the {self.count} that were counted",
@@ -134,7 +134,7 @@ class Snapshot:
         summary = DocumentSummary()
         for run in self.overlay_runs():
             codec.infer(run, summary)
-        if self.base.count == len(self.dead_rows()):
+        if self.base.count == len(self.superseded_rows()):
             return infer_schema(summary)
         schema = self.base.schema()
         if is_partial(schema):
@@ -176,7 +176,7 @@ class Snapshot:
         Pieces of the base that are not `wanted` may be skipped.
         """
         for start, run in self.base.loaded(wanted):
-            yield without(run, self.dead_in(start, len(run)))
+            yield without(run, self.superseded_in(start, len(run)))
         yield from self.overlay_runs()
 
     def runs(
@@ -192,7 +192,7 @@ class Snapshot:
             Fields whose positions to record.
         """
         for run in self.base.runs(wanted, fields):
-            yield run, self.dead_in(run.start, run.documents)
+            yield run, self.superseded_in(run.start, run.documents)
         for entries in self.overlay_runs():
             yield Run.of(entries), _NO_ROWS
 
@@ -223,15 +223,15 @@ class Snapshot:
         fields = covered(self.schema())
 
         def give(part: _Part) -> Chunk:
-            entries, dead, row = part
+            entries, superseded, row = part
             if isinstance(entries, StoredPiece):
-                if row is not None and not len(dead):
+                if row is not None and not len(superseded):
                     return entries.chunk(row)
                 entries = entries.entries()
             if row is None:
-                entries = without(entries, dead)
+                entries = without(entries, superseded)
                 return Chunk(entries.raw(), len(entries), decode_statistics(entries, fields))
-            return Chunk(_kept(entries, dead), len(entries) - len(dead), row)
+            return Chunk(_kept(entries, superseded), len(entries) - len(superseded), row)
 
         threads = self.base.memory.threads if codec.BACKEND == "native" else 1
         parts = self._parts(self.base.files() if files is None else files, changes)
@@ -249,7 +249,7 @@ class Snapshot:
                 continue
             for row, run in file.loaded():
                 for part in run.split():
-                    yield part, self.dead_in(start + row, len(part)), None
+                    yield part, self.superseded_in(start + row, len(part)), None
                     row += len(part)
         if changes:
             for run in self.overlay_runs():
@@ -260,39 +260,50 @@ class Snapshot:
         rows = pieces.rows()
         with file.open().source.open() as stream:
             for index, piece in enumerate(pieces.stored(stream)):
-                dead = self.dead_in(start + rows[index], pieces.documents[index])
-                if len(dead) < pieces.documents[index]:
-                    yield piece, dead, None if statistics is None else row_of(statistics, index)
+                superseded = self.superseded_in(start + rows[index], pieces.documents[index])
+                if len(superseded) < pieces.documents[index]:
+                    yield (
+                        piece,
+                        superseded,
+                        None if statistics is None else row_of(statistics, index),
+                    )
 
 
 def _cut_after(every: int, parts: Iterator[_Part]) -> Iterator[_Part]:
     """Cut parts where a multiple of a number of documents is reached."""
     room = every
-    for entries, dead, row in parts:
-        while (live := len(entries) - len(dead)) > room:
+    for entries, superseded, row in parts:
+        while (live := len(entries) - len(superseded)) > room:
             if isinstance(entries, StoredPiece):
                 entries, row = entries.entries(), None
-            cut = int(np.delete(np.arange(len(entries)), dead)[room])
-            yield entries.between(0, cut), dead[dead < cut], row
-            entries, dead = entries.between(cut, len(entries)), dead[dead >= cut] - cut
+            cut = int(np.delete(np.arange(len(entries)), superseded)[room])
+            yield entries.between(0, cut), superseded[superseded < cut], row
+            entries, superseded = (
+                entries.between(cut, len(entries)),
+                superseded[superseded >= cut] - cut,
+            )
             room = every
-        yield entries, dead, row
+        yield entries, superseded, row
         room = room - live or every
 
 
-def without(entries: codec.Entries, dead: Rows) -> codec.Entries:
+def without(entries: codec.Entries, superseded: Rows) -> codec.Entries:
     """Return entries without some of them."""
-    return scan(bytes(_kept(entries, dead)), len(entries) - len(dead)) if len(dead) else entries
+    return (
+        scan(bytes(_kept(entries, superseded)), len(entries) - len(superseded))
+        if len(superseded)
+        else entries
+    )
 
 
-def _kept(entries: codec.Entries, dead: Rows) -> bytes | memoryview:
+def _kept(entries: codec.Entries, superseded: Rows) -> bytes | memoryview:
     """Return the bytes of entries without some of them."""
-    if not len(dead):
+    if not len(superseded):
         return entries.raw()
     bounds = np.frombuffer(entries.bounds, np.int64)
-    edges = np.empty(2 * len(dead) + 2, np.int64)
+    edges = np.empty(2 * len(superseded) + 2, np.int64)
     edges[0], edges[-1] = bounds[0], bounds[-1]
-    edges[1:-1:2], edges[2:-1:2] = bounds[2 * dead], bounds[2 * dead + 2]
+    edges[1:-1:2], edges[2:-1:2] = bounds[2 * superseded], bounds[2 * superseded + 2]
     view = memoryview(entries.data)
     return b"".join([view[first:last] for first, last in edges.reshape(-1, 2).tolist()])
 

@@ -226,7 +226,7 @@ class _Work:
             return
         base = self.snapshot.base
         # Superseded or deleted documents may not fit the schema of the others.
-        if len(self.snapshot.dead_rows()) < base.count:
+        if len(self.snapshot.superseded_rows()) < base.count:
             held = all(self._held(file) for _, file in base.files())
             wanted = None if held else base.pieces_matching(self.projection)
             for start, file, part in base.selected(wanted):
@@ -251,13 +251,13 @@ class _Work:
         self, file: Base, start: int, wanted: Wanted | None, fields: tuple[str, ...]
     ) -> Iterator[_Part]:
         for run in file.runs(wanted, fields):
-            yield run, self.snapshot.dead_in(start + run.start, run.documents)
+            yield run, self.snapshot.superseded_in(start + run.start, run.documents)
 
     def _from_held(self, held: list[pa.RecordBatch], start: int) -> Iterator[pa.RecordBatch]:
         names = self.projection.decoded.names
         whole = held[0].schema.names == names
         for batch in held:
-            live = _alive(batch, self.snapshot.dead_in(start, batch.num_rows))
+            live = _without_rows(batch, self.snapshot.superseded_in(start, batch.num_rows))
             start += batch.num_rows
             yield self.projection.apply(live if whole else live.select(names))
 
@@ -275,13 +275,15 @@ class _Work:
         kept_bytes = 0
 
         def decode(part: _Part) -> tuple[pa.RecordBatch | None, pa.RecordBatch, _Waiting]:
-            run, dead = part
+            run, superseded = part
             whole = None
             if whole_runs:
                 whole = self.decoder.whole_run(run)
-                result = self.projection.apply(whole if dead is None else _alive(whole, dead))
+                result = self.projection.apply(
+                    whole if superseded is None else _without_rows(whole, superseded)
+                )
             else:
-                result = self.decoder.decode_run(run, NO_ROWS if dead is None else dead)
+                result = self.decoder.decode_run(run, NO_ROWS if superseded is None else superseded)
             return whole, result, _Waiting(memory, result.nbytes)
 
         threads = self.options.threads or available_cores()
@@ -335,11 +337,11 @@ def _covers(held: pa.Schema, wanted: pa.Schema) -> bool:
     )
 
 
-def _alive(batch: pa.RecordBatch, dead: Rows) -> pa.RecordBatch:
-    if not len(dead):
+def _without_rows(batch: pa.RecordBatch, superseded: Rows) -> pa.RecordBatch:
+    if not len(superseded):
         return batch
     keep = np.ones(batch.num_rows, bool)
-    keep[dead] = False
+    keep[superseded] = False
     return batch.filter(pa.array(keep))
 
 

@@ -98,8 +98,8 @@ class RemoteStore:
         """Return the store's current information about the file."""
         with _remote_errors("inspect", self.url):
             self.filesystem.invalidate_cache()
-            found: dict[str, Any] = self.filesystem.info(self.path)
-            return found
+            info: dict[str, Any] = self.filesystem.info(self.path)
+            return info
 
     def version(self) -> str | None:
         """Return a value that changes whenever the content does, or None if no file exists."""
@@ -112,8 +112,8 @@ class RemoteStore:
         for key in ("ETag", "etag", "generation"):
             if info.get(key) is not None:
                 return str(info[key])
-        found: str = self.filesystem.ukey(self.path)
-        return found
+        version: str = self.filesystem.ukey(self.path)
+        return version
 
     def size(self) -> int | None:
         """Return the size in bytes, or None if the store does not tell."""
@@ -140,8 +140,8 @@ class RemoteStore:
     def read(self, start: int, end: int) -> bytes:
         """Return the bytes between two offsets."""
         with _remote_errors("read", self.url):
-            found: bytes = self.filesystem.cat_file(self.path, start=start, end=end)
-            return found
+            data: bytes = self.filesystem.cat_file(self.path, start=start, end=end)
+            return data
 
     def fetch(self, local: str) -> None:
         """Download the file to a local path."""
@@ -243,10 +243,10 @@ class RemoteStore:
         with _remote_errors("list", self.url):
             self.filesystem.invalidate_cache()
             try:
-                found = self.filesystem.ls(self.path, detail=False)
+                paths = self.filesystem.ls(self.path, detail=False)
             except FileNotFoundError:
                 return []
-            return sorted(os.path.basename(name.rstrip("/")) for name in found)
+            return sorted(os.path.basename(name.rstrip("/")) for name in paths)
 
 
 def _status(error: BaseException | None) -> int | None:

@@ -1,12 +1,11 @@
-"""Copies to Parquet, and queries of Polars and DuckDB with pushdown, beside the obvious other ways.
+"""Copies to Parquet, and queries of Polars and DuckDB with pushdown, compared with alternatives.
 
     pip install -e '.[bench]'
     python tests/benchmarks/copy_and_query.py
 
-Mapping filters run beside SQLite's json_extract, and their processor time is taken. Each copy runs
-in a process of its own, whose peak memory is taken; queries run in turn in one process. Documents
-have twelve fields: four integers, of which the last one grows as a time would, four reals, four
-texts.
+Each copy runs in its own process, whose peak memory is measured. Queries run in turn in one
+process. Mapping filters run beside SQLite's json_extract, by processor time. Documents have four
+integers, four reals and four texts. The last integer grows as a time does.
 """
 
 from __future__ import annotations
@@ -190,7 +189,7 @@ _SQL = {
 
 
 def mappings(folder: Path, rows: int, repeat: int) -> None:
-    """Mapping filters on a file, in memory and on parts, and SQLite without an index."""
+    """Measure mapping filters on a file, in memory and on parts, and SQLite without an index."""
     path = folder / "filtered.godb"
     godb_arrow.write_godb(batches(rows), path, "c")
     file = godb_arrow.open_godb(path)
@@ -238,7 +237,7 @@ def mappings(folder: Path, rows: int, repeat: int) -> None:
 
 
 def processor_seconds(function: Callable[[], Any], repeat: int) -> tuple[float, Any]:
-    """Return the least processor time of all threads, which others on the machine disturb less."""
+    """Return the min processor time of all threads, which other processes disturb less."""
     times = []
     for _ in range(repeat):
         started = time.process_time()

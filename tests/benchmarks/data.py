@@ -1,8 +1,8 @@
-"""The documents that all benchmarks use, from a fixed seed.
+"""Documents for all benchmarks, from a fixed seed.
 
-``flat`` are users with six fields, ``nested`` are events with a struct in a struct, a list, a
-timestamp, and a field that is often absent. In ``shuffled`` files every document has its keys
-in another order, as go-db writes them.
+``flat`` documents are users with six fields. ``nested`` ones are events with a struct in a struct,
+a list, a timestamp, and a field that is often absent. In ``shuffled`` files every document has its
+keys in another order, as go-db writes them.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def make_files(folder: Path, shape: str, rows: int, *, shuffled: bool = False) -
 
 
 def _write_ndjson(table: pa.Table, path: Path) -> None:
-    """Plain JSON, as a service would log it: absent fields left out, timestamps as text."""
+    """Write plain JSON, as a service logs it, with timestamps as text and without absent fields."""
     import json
 
     columns = {
@@ -107,5 +107,5 @@ def _write_ndjson(table: pa.Table, path: Path) -> None:
 
 
 def pack_documents(path: Path) -> list[bytes]:
-    """Each document's MessagePack, for peers that decode it with Python objects."""
+    """Return the MessagePack of each document, for peers that decode it to Python objects."""
     return [msgpack.packb(document, datetime=True) for document in godb_arrow.read_documents(path)]

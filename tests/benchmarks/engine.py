@@ -1,10 +1,11 @@
-"""The engine beside TinyDB and SQLite, and its cache beside other caches.
+"""Comparison of the engine with TinyDB and SQLite, and of its cache with other caches.
 
     pip install -e '.[bench]'
     python tests/benchmarks/engine.py
 
-All peers run in one process, in turn; medians of several runs. SQLite stores each document as
-JSON text beside its id, in WAL mode. TinyDB stores one JSON file, and gets fewer documents.
+All peers run in turn in one process, and the results are medians of several runs. SQLite stores
+each document as JSON text beside its id, in WAL mode. TinyDB stores one JSON file, and gets fewer
+documents.
 """
 
 from __future__ import annotations
@@ -96,7 +97,7 @@ def in_threads(work: Callable[[int], None]) -> None:
 
 
 def inserts(report: Report, count: int) -> None:
-    """Single documents, from one thread and from four."""
+    """Insert single documents, from one thread and from four."""
 
     def ours(durability: Any, threads: int) -> Callable[[], None]:
         def run() -> None:
@@ -181,7 +182,7 @@ def _insert_few(count: int) -> None:
 
 
 def batches(report: Report, table: pa.Table) -> None:
-    """Many documents at once."""
+    """Insert many documents at once."""
     documents = table.to_pylist()
 
     def ours(data: Any, durability: Any = "interval") -> Callable[[], None]:
@@ -191,7 +192,7 @@ def batches(report: Report, table: pa.Table) -> None:
 
         return run
 
-    class opened:  # noqa: N801 (the time of making and saving is not that of inserting)
+    class opened:  # noqa: N801 (Creating and saving do not count as the time of inserting.)
         @staticmethod
         @contextmanager
         def engine(durability: Any) -> Iterator[StorageEngine]:
@@ -225,7 +226,7 @@ def batches(report: Report, table: pa.Table) -> None:
 
 
 def reads(report: Report, table: pa.Table) -> None:
-    """Documents by id and by value, and streams."""
+    """Read documents by id and by value, and streams."""
     rows = table.num_rows
     chance = random.Random(5)
     wanted = [str(chance.randrange(rows) + 1) for _ in range(2000)]
@@ -324,7 +325,7 @@ def reads(report: Report, table: pa.Table) -> None:
 
 
 def checkpoints(report: Report, table: pa.Table) -> None:
-    """A change of one document in a hundred, saved, beside compressing the same bytes."""
+    """Save a change of one document in a hundred, compared with compressing the same bytes."""
     rows = table.num_rows
     with folder() as path, StorageEngine(path, max_memory="4GB") as engine:
         collection = engine.create_collection("c")
@@ -353,7 +354,7 @@ def checkpoints(report: Report, table: pa.Table) -> None:
 
 
 def opening(report: Report, count: int) -> None:
-    """A directory with many collections."""
+    """Open a directory with many collections."""
     with folder() as path:
         with StorageEngine(path) as engine:
             engine.create_collection("0").insert_many([document(n) for n in range(10)])
@@ -410,7 +411,7 @@ class Ordered(OrderedDict[int, Any]):
 
 
 def followers(report: Report, table: pa.Table, count: int) -> None:
-    """What followers cost who writes, and how long a follower takes to get everything."""
+    """Measure the write latency that followers add, and the time to fill a new follower."""
 
     def insert(threads: int, **options: Any) -> Callable[[], None]:
         def run() -> None:
@@ -451,7 +452,7 @@ def followers(report: Report, table: pa.Table, count: int) -> None:
 
 
 def caches(report: Report, count: int) -> None:
-    """Gets and puts of a cache that holds 1,000 of 1,200 keys."""
+    """Read and write a cache of 1,000 out of 1,200 keys."""
     import cachetools
     import zict
 

@@ -1,8 +1,7 @@
-"""Runs peers side by side, each run in a process of its own, and prints medians and ratios.
+"""Harness that runs peers side by side, each run in its own process, and prints medians and ratios.
 
-A process of its own is what shows the peak of memory of one operation: it is the process's
-peak less what it had when its libraries were imported. Runs of the peers alternate, so that
-what the machine does in between meets all of them.
+The peak memory of an operation is the peak of its process, without the memory after the imports.
+Runs of the peers alternate, so that other load of the machine affects all peers.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ MEBIBYTE = 1 << 20
 
 @dataclass
 class Peer:
-    """One way to do the work.
+    """Program or library that does the same work.
 
     `function` is called with `arguments` in a new process, after `imports` and `setup`.
     """

@@ -1,11 +1,11 @@
-"""A collection that grows to many files: what appending, opening, reading and compacting cost.
+"""Cost of appending, opening, reading and compacting a collection that grows to many files.
 
     pip install -e '.[bench]'
     python tests/benchmarks/parts.py --rows 20000000 --plot scaling.png
 
-Documents are appended in batches, each saved; the process's memory is looked at after each million.
-Then come random updates, and what compaction writes for them. At the end the constants that were
-measured are put into a model, which says what collections of up to 10^10 documents would cost.
+Documents are appended in batches, and each batch is saved. The process's memory is measured after
+each million. Then random updates follow, and the bytes that compaction writes for them are counted.
+At the end a model computes the cost of collections of up to 10^10 documents from the measurements.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def append(engine: StorageEngine, rows: int, size: int) -> list[float]:
 
 
 def update(engine: StorageEngine, rows: int, changes: int, rounds: int) -> float:
-    """Random updates; bytes of files that were written for each byte of them."""
+    """Make random updates, and return the number of written bytes for each updated byte."""
     chance = random.Random(1)
     folder = Path(engine["c"].path or "")
     seen = {path.name for path in folder.glob("*.godb")}
@@ -98,14 +98,14 @@ def update(engine: StorageEngine, rows: int, changes: int, rounds: int) -> float
 
 
 def model(measured: dict[str, float], plot: str | None) -> None:
-    """What collections of other sizes would cost, from what was measured of this one."""
+    """Compute the cost of collections of other sizes from the measurements of this one."""
     sizes = [10.0**power for power in range(6, 11)]
     rows = measured["rows"]
     per_part = rows / measured["parts"]
     costs: dict[str, list[float]] = {
         # A manifest has a few hundred bytes for each file, and is read whole.
         "open": [measured["open"] * max(1.0, size / rows) for size in sizes],
-        # What was there is not touched; the manifest is written anew.
+        # Existing parts are unchanged, and the manifest is rewritten.
         "append 100,000": [
             measured["append"] + measured["manifest"] * size / per_part for size in sizes
         ],

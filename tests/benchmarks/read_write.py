@@ -185,7 +185,7 @@ def run(folder: Path, shape: str, rows: int, repeat: int) -> None:
 
 
 def compressions(folder: Path, shape: str, rows: int, repeat: int) -> None:
-    """The ways in which files are compressed, beside each other."""
+    """Compare the compressions of files."""
     arrow = make_files(folder, shape, rows)["arrow"]
     table = load_arrow(arrow)
     names = ("lz4", "zstd", "none", "lz4hc")
@@ -209,7 +209,7 @@ def compressions(folder: Path, shape: str, rows: int, repeat: int) -> None:
 
 
 def stream_memory(folder: Path, rows: int) -> None:
-    """What streaming takes, for a file and for one five times as large."""
+    """Measure the memory of streaming a file, and a file that is five times as large."""
     files = []
     for count in (rows, 5 * rows):
         path = folder / f"stream-{count}.godb"

@@ -4,10 +4,10 @@
 
 Each journey runs under a profile function, which notes every call of a Python function of
 godb_arrow. A climb is a call of a function on a higher floor than its caller. Resuming a generator
-counts as a call. The floors and packages are those of ``tests/test_layers.py``.
+counts as a call. ``tests/test_layers.py`` defines the floors and packages.
 
-A state of the code without that test is measured with the table of modules that it has instead,
-where a row of the table stands for a package::
+An old state of the code has a table of modules instead of that test. There a row of the table
+stands for a package::
 
     git worktree add ../before a606e0d
     (cd ../before && python setup.py build_ext --inplace)
@@ -55,7 +55,7 @@ class Crossing(NamedTuple):
 
 
 class Journey:
-    """The calls that were made while recording.
+    """Calls that were made while recording.
 
     Attributes
     ----------

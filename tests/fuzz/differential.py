@@ -40,7 +40,7 @@ PLANS = [
 
 
 def corpus() -> list[bytes]:
-    """Entries with every kind of value."""
+    """Return entries with every kind of value."""
     values: list[Any] = [
         None, True, 0, -1, 127, 128, -33, 2**31, 2**63, 2**64 - 1, -(2**63), 1.5, float("nan"),
         "", "text", "é" * 20, "x" * 300, b"", b"\xff" * 40, msgpack.Timestamp(1, 2),
@@ -93,7 +93,7 @@ def summary_of(module: Any, entries: Entries) -> Any:
 
 
 def same(left: pa.Array, right: pa.Array) -> bool:
-    """Whether two arrays have the same values; NaN is one, unlike in ``equals``."""
+    """Return whether two arrays have the same values; NaN equals NaN, unlike in ``equals``."""
     if left.equals(right):
         return True
     try:
@@ -163,7 +163,7 @@ FILLER = b"".join(pack_entry(str(n), {"z": "z" * 200}) for n in range(40))
 
 
 def blocks(seeds: list[bytes]) -> list[tuple[bytes, list[Piece]]]:
-    """LZ4 blocks of several pieces each, with matches of every kind, and where the pieces are."""
+    """Return LZ4 blocks of several pieces, with all kinds of matches, and the pieces' positions."""
     rng = random.Random(9)
     found = []
     for _ in range(8):

@@ -1,6 +1,6 @@
 """Damage valid files in many ways, and see that each variant reads correctly or raises GodbError.
 
-Run as a program, so that the peak of memory is that of the variants alone:
+Run this as a program, so that the peak of memory belongs to the variants alone:
 
     python tests/fuzz/mutate.py COUNT SEED
 
@@ -33,7 +33,7 @@ MEBIBYTE = 1 << 20
 
 
 def seeds() -> list[bytes]:
-    """Valid files: as go-db writes them, and as we do."""
+    """Return valid files, as go-db and as godb_arrow write them."""
     rng = random.Random(5)
     flat = [
         {"_id": str(n), "name": f"user {n}", "age": n % 90, "score": n / 7, "on": n % 2 == 0}
@@ -123,7 +123,7 @@ def read(data: bytes) -> str:
 
 
 def check_few_columns(data: bytes, name: str, table: pa.Table) -> None:
-    """Of few columns, and with a filter, the kernel takes other ways to the same values."""
+    """Check few columns and filters, for which the kernel reaches the same values in other ways."""
     columns = [column for column in table.schema.names if column != "_id"][1:3]
     if not columns:
         return

@@ -64,7 +64,7 @@ def test_both_codecs_find_what_the_model_finds(
         ({"a": {"$regex": "x", "$options": "i"}}, "\\(\\?i\\)"),
         ({"a": {"$type": "strng"}}, "did you mean string"),
         ({"a": {"$exists": "yes"}}, "True or False"),
-        ({"a": {"$size": -1}}, "whole number"),
+        ({"a": {"$size": -1}}, "write an integer"),
         ({"a": {"$elemMatch": 5}}, "operators, or a filter"),
         ({"a": {"$elemMatch": {"$gt": 1, "b": 2}}}, "beside names"),
         ({"a": {"b": {"$gt": 1}}}, "dotted path"),

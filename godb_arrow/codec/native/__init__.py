@@ -85,6 +85,13 @@ __all__ = [
 
 BACKEND = "native"
 
+_CORRUPT, _MISMATCH, _UNKNOWN_FIELD = 1, 2, 3
+_PARTIAL = 2  # of inference
+_MAX_COMPARED_LITERALS = 8
+"""Maximum number of literals that are compared one by one; more are looked up in a set."""
+
+_BELOW_INT64, _ABOVE_UINT64, _MAX_UINT64 = -(2**63) - 1, 2**64, 2**64 - 1
+
 
 class BlockDecoder:
     """Decoder of one raw LZ4 block, fed in parts; see :mod:`godb_arrow.codec.reference.lz4`."""
@@ -316,10 +323,6 @@ def _array(found: Any, data_type: pa.DataType) -> pa.Array:
     return pa.Array.from_buffers(data_type, length, buffers, nulls, children=arrays or None)
 
 
-_CORRUPT, _MISMATCH, _UNKNOWN_FIELD = 1, 2, 3
-_PARTIAL = 2  # of inference
-
-
 def _error(
     entries: Entries,
     problem: int,
@@ -405,8 +408,6 @@ def has_equal(hashes: bytes | bytearray) -> bool:
 
 # --- Predicates -----------------------------------------------------------------------------
 
-_FEW_LITERALS = 8
-"""Max literals that are compared one by one; more are looked up in a set."""
 
 _OPS: dict[type, int] = {
     AllOf: 0, AnyOf: 1, Not: 2, OneOf: 3, Bound: 4, Exists: 5, HasType: 6, Matches: 7, Size: 8,
@@ -526,7 +527,7 @@ def _literals_plan(leaf: OneOf) -> dict[str, Any]:
         if number is not None or literal is None:
             stored.append(number)
     scalars = [literal for literal in stored if not is_container(literal)]
-    few = len(scalars) <= _FEW_LITERALS and not any(
+    few = len(scalars) <= _MAX_COMPARED_LITERALS and not any(
         isinstance(literal, msgpack.ExtType) for literal in scalars
     )
     packed = [_packed(literal) for literal in scalars]
@@ -580,6 +581,3 @@ def _packed(literal: Any) -> bytes:
         return bytes(packer.pack_map_header(len(literal))) + b"".join(parts)
     head = bytes(packer.pack_array_header(len(literal)))
     return head + b"".join(map(_packed, literal))
-
-
-_BELOW_INT64, _ABOVE_UINT64, _MAX_UINT64 = -(2**63) - 1, 2**64, 2**64 - 1

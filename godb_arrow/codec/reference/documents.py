@@ -278,10 +278,10 @@ def _fields(pairs: _Pairs) -> dict[str, Any]:
 
 
 def _array(values: list[Any], data_type: pa.DataType) -> pa.Array:
-    made = pa.array(values, type=data_type)
-    if isinstance(made, pa.ChunkedArray):
+    array = pa.array(values, type=data_type)
+    if isinstance(array, pa.ChunkedArray):
         raise too_large()
-    return made
+    return array
 
 
 def _converter(column: ColumnPlan, plan: DecodePlan) -> _Converter:
@@ -590,11 +590,11 @@ def ids_ascend(ids: pa.Array) -> int | None:
     int or None
         Max number among the ids, as of :func:`survey_ids`; None where ids do not ascend.
     """
-    found = ids.to_pylist()
-    keys = [(len(raw), raw) for raw in found]
+    texts = ids.to_pylist()
+    keys = [(len(raw), raw) for raw in texts]
     if any(before >= after for before, after in itertools.pairwise(keys)):
         return None
-    return max(map(id_number, found), default=0)
+    return max(map(id_number, texts), default=0)
 
 
 def text_extremes(texts: pa.Array) -> tuple[int, int]:

@@ -170,7 +170,7 @@ def _too_deep(data: bytes, at: int, base: int) -> DepthExceeded:
     return DepthExceeded(
         f"the document at byte {base + at} of the decompressed body nests deeper than "
         f"{MAX_DEPTH} levels",
-        advice="store it flatter",
+        advice="reduce the nesting",
     )
 
 
