@@ -70,7 +70,7 @@ NO_BEGINNING = frozenset(_NO_BEGINNING.split())
 BANNED = [
     r"anew",
     r"mend(?:s|ed|ing)?",
-    r"(?:give|gives|given|giving|gave) (?:back|up)",
+    r"(?:give|gives|given|giving|gave)(?: (?:it|them))? (?:back|up)",
     r"(?:let|lets|letting) go",
     r"(?:lend|lends|lent|lending|loan|loans)",
     r"(?:passes|passed|passing|(?<!one )(?<!a )(?<!single )pass) over",
@@ -78,7 +78,7 @@ BANNED = [
     r"(?:is|are|was|were|be) no more",
     r"gone",
     r"dead",
-    r"(?:leave|leaves|left|leaving) out",
+    r"(?:leave|leaves|left|leaving)(?: (?:it|them))? out",
     r"nobody|somebody|everybody|anybody|someone|anyone|everyone|whoever|who|whom",
     r"what is (?:there|under|done)",
     r"as (?:it is|it was|they are|they were)(?= *[.,;:)]| *$)",

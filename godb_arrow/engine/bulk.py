@@ -172,7 +172,7 @@ class BulkInsert:
         if there:
             raise DuplicateId(
                 sorted(there)[:10],
-                advice="leave them out, or insert fewer at a time by upsert_many",
+                advice="omit them, or insert fewer at a time with upsert_many",
             )
 
     def _write(self) -> None:

@@ -111,7 +111,7 @@ class BulkWriter:
         repeated = bulk.has_any(present) or bulk.added_since(base)
         if repeated:
             raise DuplicateId(
-                repeated[:_SHOWN_IDS], advice="they were inserted meanwhile: leave them out"
+                repeated[:_SHOWN_IDS], advice="omit these documents, which were inserted meanwhile"
             )
 
     def replace(self, ids: Sequence[str], make: Callable[[str, bytes], bytes]) -> None:

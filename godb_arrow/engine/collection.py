@@ -238,9 +238,7 @@ class Collection(SnapshotCollection):
             with self._saver.reserved(weight(identity, raw)), store.lock:
                 store.check_present()
                 if store.has(identity, given=given):
-                    raise DuplicateId(
-                        [identity], advice="replace it with upsert_many, or leave it out"
-                    )
+                    raise DuplicateId([identity], advice="replace it with upsert_many, or omit it")
                 number = store.write_few({identity: raw}, [], 1)
             store.context.sync(number)
             return identity

@@ -160,7 +160,7 @@ class CollectionWriter:
             if present and not replace:
                 raise DuplicateId(
                     sorted(present)[:_SHOWN_IDS],
-                    advice="replace them with upsert_many, or leave them out",
+                    advice="replace them with upsert_many, or omit them",
                 )
             rows = [row for found in superseded.values() for row in found]
             repeated = sum(len(found) - 1 for found in superseded.values())
