@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from godb_arrow import codec
 from godb_arrow.codec.predicate import Predicate
 from godb_arrow.options import ReadKeywords
-from godb_arrow.query.fields import path_of, paths_of
+from godb_arrow.query.fields import check_names, path_of, paths_of
 from godb_arrow.query.filters import Filter, compiled
 from godb_arrow.query.profile import Profile, profile_entries
 from godb_arrow.query.projection import project, with_wanted
@@ -92,9 +92,10 @@ class Scannable(ABC):
         dtype_backend: DtypeBackend | None = None,
     ) -> pd.DataFrame:
         """Return the documents as a DataFrame, with the dtypes of :func:`~godb_arrow.read_godb`."""
-        from godb_arrow.query.dataframe import to_frame
+        from godb_arrow.query.dataframe import to_frame, with_index
 
-        return to_frame(self.to_arrow(columns, filter), dtype_backend)
+        chosen = with_index(self.schema, columns)
+        return to_frame(self.to_arrow(chosen, filter), dtype_backend)
 
     def to_dataset(self) -> CollectionDataset:
         """Return a ``pyarrow.dataset.Dataset`` with projection and filter pushed down.
@@ -148,6 +149,7 @@ class Scannable(ABC):
         return pc.field(*path_of(self.schema, field))
 
     def __arrow_c_stream__(self, requested_schema: object = None) -> object:
+        check_names(self.schema)
         if requested_schema is None:
             return self.stream_batches().__arrow_c_stream__()
         wanted = pa.Schema._import_from_c_capsule(requested_schema)
@@ -157,6 +159,7 @@ class Scannable(ABC):
         return self.stream_batches(wanted.names).cast(wanted).__arrow_c_stream__()
 
     def __arrow_c_schema__(self) -> object:
+        check_names(self.schema)
         return self.schema.__arrow_c_schema__()
 
     def profile(self, columns: Sequence[str] | None = None, *, progress: bool = False) -> Profile:
