@@ -28,6 +28,7 @@ range of microseconds in an int64, and containers nested deeper than Arrow's C i
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator
 from enum import IntFlag
 
@@ -35,6 +36,7 @@ import pyarrow as pa
 
 from godb_arrow.errors import LimitExceeded, TypeConflict
 from godb_arrow.options import OnConflict
+from godb_arrow.recorded_schema import CATEGORIES_KEY, FORMER_KEY
 
 __all__ = [
     "ID_FIELD",
@@ -47,8 +49,14 @@ __all__ = [
     "infer_type",
     "is_json",
     "is_partial",
+    "needs_review",
     "nesting",
+    "reviewed",
+    "rounded_fields",
+    "shown_schema",
     "storage_schema",
+    "with_rounded",
+    "without_categories",
     "without_mark",
 ]
 
@@ -66,6 +74,7 @@ MAX_COLUMNS = 100_000
 Documents may have more."""
 
 _PARTIAL = b"godb_arrow:partial"
+_ROUNDED = b"godb_arrow:rounded"  # JSON list of fields that inference itself may round
 
 PANDAS_DETAILS = "godb_arrow"
 """Key, in what Arrow records for pandas, of what Arrow itself does not restore."""
@@ -387,8 +396,88 @@ def infer_schema(summary: FieldSummary, on_conflict: OnConflict = "json") -> pa.
         for name, child in summary.fields.items()
         if name != ID_FIELD
     ]
-    is_partial = isinstance(summary, DocumentSummary) and summary.is_partial
-    return pa.schema(fields, metadata={_PARTIAL: b"1"} if is_partial else None)
+    metadata = {}
+    if isinstance(summary, DocumentSummary) and summary.is_partial:
+        metadata[_PARTIAL] = b"1"
+    rounded = [name for name, child in summary.fields.items() if _may_round(child)]
+    if rounded:
+        metadata[_ROUNDED] = json.dumps(rounded).encode()
+    return pa.schema(fields, metadata=metadata or None)
+
+
+def _may_round(summary: FieldSummary) -> bool:
+    """Return whether the type of a field holds some of its values rounded.
+
+    These are floats beside large integers, and nanoseconds beside moments of distant years.
+    """
+    kinds = summary.kinds
+    if kinds & Kind.FLOAT and kinds & _INTEGER:
+        return True
+    if kinds & Kind.NEEDS_NANOSECONDS and kinds & Kind.OUTSIDE_NANOSECONDS:
+        return True
+    children = [*summary.fields.values(), summary.item, summary.values]
+    return any(child is not None and _may_round(child) for child in children)
+
+
+def rounded_fields(schema: pa.Schema) -> frozenset[str]:
+    """Return the fields whose inferred type holds some values rounded."""
+    packed = (schema.metadata or {}).get(_ROUNDED)
+    try:
+        names = json.loads(packed) if packed is not None else []
+    except (ValueError, RecursionError):
+        return frozenset()
+    if not isinstance(names, list):
+        return frozenset()
+    return frozenset(name for name in names if isinstance(name, str))
+
+
+def needs_review(schema: pa.Schema) -> bool:
+    """Return whether the documents decide which fields of a recorded schema hold rounded values.
+
+    Schemas of version 0.1.0 do not say it.
+    """
+    if not schema.metadata or FORMER_KEY not in schema.metadata:
+        return False
+    return any(_is_roundable(field.type) for field in schema)
+
+
+def _is_roundable(kind: pa.DataType) -> bool:
+    if pa.types.is_nested(kind):
+        return any(_is_roundable(kind.field(index).type) for index in range(kind.num_fields))
+    return bool(pa.types.is_float64(kind) or kind == pa.timestamp("us", "UTC"))
+
+
+def reviewed(schema: pa.Schema, summary: FieldSummary) -> pa.Schema:
+    """Return a recorded schema with what a summary of the documents says of rounded values."""
+    inferred = infer_schema(summary)
+    return with_rounded(schema, rounded_fields(inferred))
+
+
+def with_rounded(schema: pa.Schema, names: Iterable[str]) -> pa.Schema:
+    """Return a schema that says which of its fields hold some values rounded."""
+    notes = (_ROUNDED, FORMER_KEY)
+    metadata = {key: value for key, value in (schema.metadata or {}).items() if key not in notes}
+    kept = [name for name in dict.fromkeys(names) if name in schema.names]
+    if kept:
+        metadata[_ROUNDED] = json.dumps(kept).encode()
+    return schema.with_metadata(metadata) if metadata else schema.remove_metadata()
+
+
+def shown_schema(schema: pa.Schema) -> pa.Schema:
+    """Return a schema without the notes that only godb_arrow reads."""
+    if schema.metadata and not schema.metadata.keys().isdisjoint((_ROUNDED, FORMER_KEY)):
+        schema = with_rounded(schema, ())
+    for index, field in enumerate(schema):
+        if field.metadata and CATEGORIES_KEY in field.metadata:
+            schema = schema.set(index, without_categories(field))
+    return schema
+
+
+def without_categories(field: pa.Field) -> pa.Field:
+    """Return a field without its recorded categories."""
+    metadata = {key: value for key, value in (field.metadata or {}).items()
+                if key != CATEGORIES_KEY}  # fmt: skip
+    return field.with_metadata(metadata or None)
 
 
 def is_partial(schema: pa.Schema) -> bool:
@@ -453,8 +542,6 @@ def nesting(data_type: pa.DataType) -> int:
 def fits(found: pa.DataType, wanted: pa.DataType) -> bool:
     """Return whether values of one type are values of another without conversion."""
     if found.equals(wanted) or pa.types.is_null(found):
-        return True
-    if pa.types.is_integer(found) and pa.types.is_float64(wanted):
         return True
     if pa.types.is_struct(found) and pa.types.is_struct(wanted):
         return fields_fit(found, wanted)

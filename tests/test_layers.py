@@ -12,7 +12,17 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 FLOORS = [
-    {"_version", "errors", "options", "parallel", "display", "schema", "samples"},
+    {
+        "_version",
+        "errors",
+        "options",
+        "parallel",
+        "display",
+        "schema",
+        "samples",
+        "recorded_schema",
+        "former_ipc",
+    },
     {"storage", "memory"},
     {"codec"},
     {"query"},

@@ -53,6 +53,7 @@ decode_pieces = _chosen.decode_pieces
 decode_pieces_into = _chosen.decode_pieces_into
 encode = _chosen.encode
 count_present = _chosen.count_present
+field_values = _chosen.field_values
 find_entry = _chosen.find_entry
 gather = _chosen.gather
 has_equal = _chosen.has_equal
@@ -85,6 +86,7 @@ __all__ = [
     "decode_pieces_into",
     "describe",
     "encode",
+    "field_values",
     "find_entry",
     "gather",
     "has_equal",

@@ -9,21 +9,19 @@ dictionaries, extension types and so on. Both codecs share it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import IntEnum
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from godb_arrow.codec.exact import checked
 from godb_arrow.errors import UnsupportedType
 from godb_arrow.options import OnMismatch
-from godb_arrow.schema import is_json
+from godb_arrow.recorded_schema import category_array
+from godb_arrow.schema import is_json, rounded_fields
 
-__all__ = ["DICTIONARY_KEY", "UNITS", "ColumnPlan", "Core", "DecodePlan", "finish", "plan_columns"]
-
-DICTIONARY_KEY = b"godb_arrow.dictionary"
-"""Metadata key of a field for the values of a dictionary column, as an Arrow IPC stream."""
+__all__ = ["UNITS", "ColumnPlan", "Core", "DecodePlan", "finish", "plan_columns"]
 
 
 class Core(IntEnum):
@@ -65,6 +63,8 @@ class ColumnPlan:
         Function that converts the finished children, or the result of `inner`, to the target.
     inner : ColumnPlan, optional
         Plan for the storage of an extension type, the values of a dictionary, and so on.
+    exact : bool
+        Whether a value that the type would round, cut or change is a mismatch.
     """
 
     name: str
@@ -75,6 +75,7 @@ class ColumnPlan:
     children: tuple[ColumnPlan, ...] = ()
     convert: Callable[[pa.Array], pa.Array] | None = None
     inner: ColumnPlan | None = None
+    exact: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +131,11 @@ def _is(data_type: pa.DataType, tests: _Tests) -> bool:
 
 
 def plan_columns(
-    schema: pa.Schema, *, strict: bool = False, on_mismatch: OnMismatch = "error"
+    schema: pa.Schema,
+    *,
+    strict: bool = False,
+    on_mismatch: OnMismatch = "error",
+    exact: bool = False,
 ) -> DecodePlan:
     """Plan how to decode documents into record batches of a schema.
 
@@ -142,6 +147,9 @@ def plan_columns(
         Whether to refuse fields that the schema does not name.
     on_mismatch : {"error", "null"}
         Treatment of a value that does not fit.
+    exact : bool
+        Whether a value that its type would round, cut or change does not fit. Fields that
+        inference itself rounds are read as it does.
 
     Returns
     -------
@@ -158,15 +166,30 @@ def plan_columns(
     'INT64'
     """
     columns = tuple(_plan_field(field, field.name) for field in schema)
+    if exact:
+        rounded = rounded_fields(schema)
+        columns = tuple(plan if plan.name in rounded else _exact(plan) for plan in columns)
     return DecodePlan(schema, columns, strict, on_mismatch)
 
 
 def _plan_field(field: pa.Field, path: str) -> ColumnPlan:
-    return _plan(field.name, field.type, path, field.metadata)
+    known = category_array(field) if pa.types.is_dictionary(field.type) else None
+    return _plan(field.name, field.type, path, known)
+
+
+def _exact(plan: ColumnPlan) -> ColumnPlan:
+    """Return the plan of a column that is never rounded."""
+    children = tuple(map(_exact, plan.children))
+    if plan.inner is not None:
+        return replace(plan, exact=True, children=children, inner=_exact(plan.inner))
+    convert = plan.convert
+    if convert is not None and not children:
+        convert = checked(plan.target, convert)
+    return replace(plan, exact=True, children=children, convert=convert)
 
 
 def _plan(
-    name: str, target: pa.DataType, path: str, metadata: dict[bytes, bytes] | None = None
+    name: str, target: pa.DataType, path: str, categories: pa.Array | None = None
 ) -> ColumnPlan:
     types = pa.types
     if isinstance(target, pa.BaseExtensionType):
@@ -176,7 +199,7 @@ def _plan(
         return _wrap(storage, target, lambda array: pa.ExtensionArray.from_storage(target, array))
     if types.is_dictionary(target):
         values = _plan(name, target.value_type, path)
-        return _wrap(values, target, _to_dictionary(target, metadata))
+        return _wrap(values, target, _to_dictionary(target, categories))
     if types.is_run_end_encoded(target):
         values = _plan(name, target.value_type, path)
         return _wrap(values, target, lambda array: pc.run_end_encode(array, target.run_end_type))
@@ -268,29 +291,23 @@ def _to_decimal(target: pa.DataType) -> Callable[[pa.Array], pa.Array]:
 
 
 def _to_dictionary(
-    target: pa.DataType, metadata: dict[bytes, bytes] | None
+    target: pa.DataType, categories: pa.Array | None
 ) -> Callable[[pa.Array], pa.Array]:
-    stored = (metadata or {}).get(DICTIONARY_KEY)
-    dictionary: pa.Array | None = None
-    if stored is not None:
-        with (
-            suppress(pa.ArrowException, OSError, IndexError),
-            pa.ipc.open_stream(stored) as reader,
-        ):
-            dictionary = reader.read_all().column(0).combine_chunks()
-        if dictionary is not None and dictionary.type != target.value_type:
-            dictionary = None
+    """Return the function that encodes values: known categories first, then by first sight."""
 
     def encode(array: pa.Array) -> pa.Array:
-        if dictionary is not None:
+        if categories is None:
+            encoded = array.dictionary_encode()
+            indices, dictionary = encoded.indices, encoded.dictionary
+        else:
+            dictionary = categories
             indices = pc.index_in(array, value_set=dictionary)
-            if indices.null_count == array.null_count:
-                return pa.DictionaryArray.from_arrays(
-                    indices.cast(target.index_type), dictionary, ordered=target.ordered
-                )
-        encoded = array.dictionary_encode()
+            if indices.null_count > array.null_count:
+                others = pc.unique(array.filter(pc.is_null(indices))).drop_null()
+                dictionary = pa.concat_arrays([categories, others])
+                indices = pc.index_in(array, value_set=dictionary, skip_nulls=True)
         return pa.DictionaryArray.from_arrays(
-            encoded.indices.cast(target.index_type), encoded.dictionary, ordered=target.ordered
+            indices.cast(target.index_type), dictionary, ordered=target.ordered
         )
 
     return encode

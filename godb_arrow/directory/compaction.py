@@ -133,21 +133,24 @@ def join_parts(
     files = base.files()
     statistics = base.part_statistics()
     chosen = old[first:last]
+    gone = [part.deleted + start
+            for (start, _), part in zip(files[first:last], chosen, strict=True)]  # fmt: skip
+    dropped = np.concatenate(gone)
+    schema = snapshot.settle_schema(dropped)
     added = base.folder.write_parts(
         name, snapshot, files[first:last], changes=False,
         count=sum(part.live for part in chosen), size=sum(part.live_size for part in chosen),
-        part_size=part_size, schema=manifest.schema, compression=manifest.compression,
+        part_size=part_size, schema=schema, compression=manifest.compression,
     )  # fmt: skip
     committed = base.folder.commit(
         replace(
             manifest,
             version=manifest.version + 1,
             rewrites=True,
+            schema=schema,
             parts=(*old[:first], *(part for part, _ in added), *old[last:]),
         ),
         [*statistics[:first], *(row for _, row in added), *statistics[last:]],
     )
-    gone = [part.deleted + start
-            for (start, _), part in zip(files[first:last], chosen, strict=True)]  # fmt: skip
     stored = PartedBase(base.folder, committed)
-    return stored, np.concatenate(gone), sum(part.file_size for part, _ in added)
+    return stored, dropped, sum(part.file_size for part, _ in added)

@@ -134,7 +134,9 @@ def _save_parts(
     directory: bytes,
 ) -> Base:
     """Write changed documents to new parts, and a manifest that names all parts."""
-    base, schema = snapshot.base, snapshot.schema()
+    base = snapshot.base
+    is_parted = isinstance(base, PartedBase)  # Compaction forgets what was deleted.
+    schema = snapshot.schema() if is_parted else snapshot.settle_schema()
     folder.make(base.access())
     parts: list[Part] = []
     statistics: list[Row | None] = []
@@ -238,7 +240,7 @@ def write_snapshots(
             existing = read_existing(base.open().source, base.open().name)
             metadata, others = existing.metadata, existing.others
         hint = CollectionHint(
-            snapshot.live_count(), next_id, snapshot.schema(), _size_of(snapshot),
+            snapshot.live_count(), next_id, snapshot.settle_schema(), _size_of(snapshot),
             snapshot.position.number, fields,
             plain=not metadata and not set(others) - {"indexes"},
             version=_next_version(base, directory), compression=compression,

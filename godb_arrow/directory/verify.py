@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import xxhash
@@ -25,8 +26,16 @@ from godb_arrow.file.piece_index import read_piece_index
 from godb_arrow.file.reader import CollectionSection, GodbReader, ValueSection
 from godb_arrow.memory.limit import Memory
 from godb_arrow.options import MAX_DOCUMENT_BYTES, ReadOptions
+from godb_arrow.query.schema_join import find_misfits
 from godb_arrow.query.statistics import contradiction, row_of
-from godb_arrow.schema import ID_FIELD, is_partial
+from godb_arrow.schema import (
+    ID_FIELD,
+    DocumentSummary,
+    infer_schema,
+    is_partial,
+    needs_review,
+    rounded_fields,
+)
 from godb_arrow.snapshots.id_index import IdIndex
 from godb_arrow.snapshots.part_folder import PartFolder
 from godb_arrow.snapshots.parted_base import PartedBase
@@ -306,9 +315,13 @@ def _check_collection(
             f"{where}: the metadata record {hint.count} documents, not {section.count}"
         )
     plan = None
+    reviews, summary, misfits = False, DocumentSummary(), set[str]()
     if hint is not None and hint.schema is not None:
         try:
-            plan = codec.plan_columns(hint.schema, strict=not is_partial(hint.schema))
+            reviews = needs_review(hint.schema)
+            plan = codec.plan_columns(
+                hint.schema, strict=not is_partial(hint.schema), exact=not reviews
+            )
         except GodbError as error:
             report.add_problem(f"{where}: the recorded schema is unusable: {error}")
     seen: set[str] = set()
@@ -331,8 +344,13 @@ def _check_collection(
             except (TypeMismatch, FormatError) as error:
                 report.add_problem(f"{where}: the recorded schema does not fit: {error}")
                 plan = None
+        if reviews and plan is not None:
+            codec.infer(entries, summary)
+            misfits.update(find_misfits(list(plan.schema), partial(iter, [entries])))
         if progress is not None:
             progress(len(entries))
+    for name in sorted(misfits - rounded_fields(infer_schema(summary))):
+        report.add_problem(f"{where}: the recorded schema does not fit the field {name!r}")
     collection.digest = content.intdigest()
     if hint is not None and hint.next_id is not None and hint.next_id <= greatest:
         report.add_problem(

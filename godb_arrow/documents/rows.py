@@ -9,18 +9,17 @@ from typing import Any
 import pyarrow as pa
 
 from godb_arrow import codec
-from godb_arrow.codec.columns import DICTIONARY_KEY
 from godb_arrow.codec.entries import CHUNK_BYTES
 from godb_arrow.documents.frames import check_polars, library_of, table_from_pandas
 from godb_arrow.documents.normalize import normalize_batch, normalize_schema, normalize_table
 from godb_arrow.errors import InvalidDocument, InvalidOption, UnsupportedType
+from godb_arrow.recorded_schema import MAX_RECORDED_LEVELS, describe_schema, with_categories
 from godb_arrow.schema import ID_FIELD, MAX_ARROW_LEVELS, nesting, without_mark
 
 __all__ = ["Rows", "is_text", "rows_of"]
 
 
 ROWS = 16_384  # rows of a table, or documents, that are encoded at once
-_MAX_DICTIONARY_BYTES = 1 << 20
 
 
 @dataclass(slots=True)
@@ -107,18 +106,15 @@ def _checked(schema: pa.Schema, id_column: str | None) -> pa.Schema:
 
 
 def _check_recordable(schema: pa.Schema) -> None:
-    """Check that a file or journal that records the schema can be read.
-
-    Arrow writes a schema of any depth, and refuses to read one that nests too deep.
-    """
+    """Check that a file or journal can record the schema."""
     for field in schema:
         if pa.types.is_nested(field.type) and nesting(field.type) > MAX_ARROW_LEVELS:
             try:
-                pa.ipc.read_schema(pa.schema([field]).serialize())
-            except (pa.ArrowException, OSError) as error:
+                describe_schema(pa.schema([field]))
+            except ValueError as error:
                 raise UnsupportedType(
                     f"column {field.name!r} nests {nesting(field.type)} types, "
-                    "and Arrow cannot read such a schema again",
+                    f"and at most {MAX_RECORDED_LEVELS} can be recorded",
                     advice="store it as JSON text, or give the rows as dicts",
                 ) from error
 
@@ -148,19 +144,13 @@ def _rows_at_once(data: pa.Table | pa.RecordBatch) -> int:
 
 
 def _with_dictionaries(table: pa.Table) -> pa.Schema:
-    """Add the values of small dictionaries to the metadata of the schema's fields."""
+    """Return the schema, with the categories of small dictionaries in the fields' metadata."""
     schema = table.schema
     for index, field_ in enumerate(schema):
         column = table.column(index)
         if pa.types.is_dictionary(field_.type) and column.num_chunks:
-            values = pa.table({"": column.chunk(0).dictionary})
-            sink = pa.BufferOutputStream()
-            with pa.ipc.new_stream(sink, values.schema) as writer:
-                writer.write_table(values)
-            stored = sink.getvalue().to_pybytes()
-            if len(stored) <= _MAX_DICTIONARY_BYTES:
-                metadata = {**(field_.metadata or {}), DICTIONARY_KEY: stored}
-                schema = schema.set(index, field_.with_metadata(metadata))
+            known = with_categories(field_, column.chunk(0).dictionary)
+            schema = schema.set(index, known)
     return schema
 
 

@@ -21,8 +21,9 @@ from godb_arrow.codec.entries import Chunk
 from godb_arrow.documents.encoding import Encoded
 from godb_arrow.documents.ids import repeated_ids
 from godb_arrow.errors import DuplicateId, GodbError
+from godb_arrow.query.schema_join import join_schemas
 from godb_arrow.query.statistics import Row, covered, decode_statistics
-from godb_arrow.schema import DocumentSummary, fields_fit, infer_schema
+from godb_arrow.schema import DocumentSummary, fields_fit, infer_schema, is_partial
 from godb_arrow.snapshots.manifest import Manifest, Part
 from godb_arrow.snapshots.parted_base import PartedBase
 
@@ -325,13 +326,9 @@ def _with_parts(
     directory: bytes,
 ) -> tuple[Manifest, list[Row | None]]:
     before = base.manifest
-    schema = schemas[0] if schemas and not before.parts else before.schema
+    schema = schemas[0] if schemas and not before.parts else base.schema()
     if not all(fields_fit(one, schema) for one in schemas):
-        summary = DocumentSummary()
-        base.join_into(summary)
-        added = Manifest(0, tuple(parts), schema, 0)
-        PartedBase(base.folder, added).join_into(summary)
-        schema = infer_schema(summary)
+        schema = _joined_schema(base, parts, schemas)
     manifest = replace(
         before,
         version=before.version + 1,
@@ -342,3 +339,27 @@ def _with_parts(
         directory=directory,
     )
     return manifest, [*base.part_statistics()[: len(before.parts)], *statistics]
+
+
+def _joined_schema(
+    base: PartedBase, parts: Sequence[Part], schemas: Sequence[pa.Schema]
+) -> pa.Schema:
+    """Return the schema of a collection with further files, which have schemas of their own."""
+    before = base.manifest
+    recorded = base.schema() if before.parts else None
+    added = PartedBase(base.folder, Manifest(0, tuple(parts), schemas[0], 0))
+    summary = added.summary()
+
+    def summarize_all() -> DocumentSummary:
+        joined = DocumentSummary()
+        base.join_into(joined)
+        added.join_into(joined)
+        return joined
+
+    if summary.is_partial or (recorded is not None and is_partial(recorded)):
+        return infer_schema(summarize_all())
+
+    def runs() -> Iterator[codec.Entries]:
+        return (run for _, run in added.loaded())
+
+    return join_schemas(recorded, schemas, summary, runs, summarize_all)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import pyarrow as pa
 
 from godb_arrow import codec
 from godb_arrow.directory.records import Record
 from godb_arrow.file.hints import JournalPosition
+from godb_arrow.former_ipc import read_former_schema
+from godb_arrow.recorded_schema import restore_schema
 from godb_arrow.snapshots.overlay import Overlay, PlannedChange
 from godb_arrow.snapshots.snapshot import scan
 
@@ -81,9 +84,7 @@ class PendingRecords:
         if meta["op"] != "write":
             return False
         self.min_next_id = max(self.min_next_id, meta["n"])
-        schema = None
-        if "s" in meta:
-            schema = pa.ipc.read_schema(pa.py_buffer(meta["s"]))
+        schema = _schema_in(meta)
         for count, part in zip(meta["k"], record.parts, strict=True):
             if not count:
                 continue
@@ -129,3 +130,10 @@ def plan_put(
         versions = {identity: entries.document(index) for index, identity in enumerate(ids)}
         return overlay.plan_change(versions, superseded)
     return overlay.plan_add(ids, entries, schema, superseded)
+
+
+def _schema_in(meta: Mapping[str, Any]) -> pa.Schema | None:
+    """Return the schema that a record of the journal has for its documents."""
+    if "s" in meta:  # of version 0.1.0
+        return read_former_schema(meta["s"])
+    return restore_schema(meta["f"]) if "f" in meta else None

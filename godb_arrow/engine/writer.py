@@ -20,6 +20,7 @@ from godb_arrow.engine.pending import are_few, plan_put
 from godb_arrow.engine.saver import Saver
 from godb_arrow.errors import DocumentNotFound, DuplicateId, InvalidDocument, error_context
 from godb_arrow.query.filters import Filter, RowFilter, compiled
+from godb_arrow.recorded_schema import describe_schema
 from godb_arrow.schema import ID_FIELD
 from godb_arrow.snapshots.base import Base
 from godb_arrow.snapshots.find import check_named, matching
@@ -191,7 +192,7 @@ class CollectionWriter:
         next_id = self._store.id_sequence().next_id
         meta: dict[str, Any] = {"op": "write", "n": next_id, "k": [count]}
         if schema is not None:
-            meta["s"] = schema.serialize().to_pybytes()
+            meta["f"] = describe_schema(schema)
         return meta
 
     # --- replacing ----------------------------------------------------------------------------

@@ -29,8 +29,9 @@ from godb_arrow.file.hints import CollectionHint
 from godb_arrow.file.writer import CollectionData, compressed_chunk
 from godb_arrow.options import DEFAULT_DOCUMENT_BYTES, CompressionName
 from godb_arrow.parallel import ordered_map
+from godb_arrow.query.schema_join import join_schemas
 from godb_arrow.query.statistics import Row, covered, decode_statistics, statistics_of
-from godb_arrow.schema import DocumentSummary, infer_schema
+from godb_arrow.schema import DocumentSummary, infer_schema, needs_review, reviewed
 from godb_arrow.storage.source import spool
 
 __all__ = ["MANY", "Draft"]
@@ -118,6 +119,10 @@ class Draft:
         self.sequence = IdSequence()
         self.summary = DocumentSummary()
         self._infer = schema is None
+        self._declared: list[pa.Schema] = []  # of tables whose documents were inferred again
+        self._recorded: pa.Schema | None = None  # of the documents that the file has already
+        self._new_summary: DocumentSummary | None = None  # of the documents that come after
+        self._existing = 0  # parts with these documents, which come first
 
     def __enter__(self) -> Draft:
         return self
@@ -201,13 +206,22 @@ class Draft:
             Min number of a generated id, as the file records it.
         """
         new, self._parts = self._parts, []
+        summary, self.summary = self.summary, DocumentSummary()
         own, self.sequence = self.sequence, IdSequence(next_id)
         add()
         if self._first_generated is None or self._first_generated >= self.sequence.next_id:
             self.sequence.see_number(own.next_id - 1)
         else:
             new = [self._renumbered(part) for part in new]
+        self._existing = len(self._parts)
         self._parts += new
+        self._new_summary = summary
+        if self.summary.is_partial or summary.is_partial:
+            self.summary = DocumentSummary()
+            for entries in self.entries():
+                codec.infer(entries, self.summary)
+        else:
+            self.summary.merge(summary)
 
     def _renumbered(self, part: _Part) -> _Part:
         """Generate the ids of a part again."""
@@ -242,22 +256,28 @@ class Draft:
     def infer_all(self) -> None:
         """Derive the schema from all documents, both added and future ones."""
         self._infer = True
+        if self._schema is not None:
+            self._declared.append(stored_schema(self._schema))
         self._schema = None
         for entries in self.entries():
             codec.infer(entries, self.summary)
         self._parts = [replace(part, statistics=None) for part in self._parts]
 
     def chunks(
-        self, fields: pa.Schema | None = None, compression: CompressionName | None = None
+        self,
+        fields: pa.Schema | None = None,
+        compression: CompressionName | None = None,
+        *,
+        first: int = 0,
     ) -> Iterator[Chunk]:
-        """Yield the bytes of the entries in order, with the statistics of some fields."""
+        """Yield the bytes of the entries from a part on, with the statistics of some fields."""
 
         def encode(part: _Part) -> Chunk:
             chunk = part.encode(fields)
             return chunk if compression is None else compressed_chunk(chunk, compression)
 
         workers = threads() if self.count > ROWS else 1
-        return ordered_map(encode, self._loaded(), workers, _PIECES_AHEAD)
+        return ordered_map(encode, self._loaded(first), workers, _PIECES_AHEAD)
 
     def left_to_compress(self) -> int | None:
         """Return 1 if chunks are compressed before they are written, else None.
@@ -266,17 +286,17 @@ class Draft:
         """
         return 1 if self.count > ROWS else None
 
-    def _loaded(self) -> Iterator[_Part]:
-        for part in self._parts:
+    def _loaded(self, first: int) -> Iterator[_Part]:
+        for part in self._parts[first:]:
             yield part if part.batch is not None else replace(part, raw=self._read(part))
 
     def _read(self, part: _Part) -> bytes:
         self._file.seek(part.start)
         return self._file.read(part.size)
 
-    def entries(self) -> Iterator[codec.Entries]:
-        """Yield the entries in runs."""
-        for chunk in self.chunks():
+    def entries(self, first: int = 0) -> Iterator[codec.Entries]:
+        """Yield the entries from a part on, in runs."""
+        for chunk in self.chunks(first=first):
             data = bytes(chunk.data)
             yield codec.scan_entries(data, 0, chunk.documents, len(data) + 1, 0)
 
@@ -303,5 +323,26 @@ class Draft:
         fields = covered(schema) if self.count > MANY else None
         return CollectionData(name, self.count, self.chunks(fields, compression), hint)
 
+    def keep_types(self, recorded: pa.Schema | None) -> None:
+        """Keep the types that a file records of documents that come before, as far as they fit."""
+        self._recorded = recorded
+
     def _hint_schema(self) -> pa.Schema:
-        return infer_schema(self.summary) if self._schema is None else stored_schema(self._schema)
+        if self._schema is not None:
+            return stored_schema(self._schema)
+        return infer_schema(self.summary) if self.summary.is_partial else self._joined_schema()
+
+    def _joined_schema(self) -> pa.Schema:
+        """Return the schema of existing and new documents."""
+        recorded = self._recorded if self._existing else None
+        if recorded is not None and needs_review(recorded):
+            recorded = reviewed(recorded, self.summary)
+        if recorded is None and not self._declared:
+            return infer_schema(self.summary)
+        if recorded is None or self._new_summary is None:  # all documents are new to the types
+            first, summary = 0, self.summary
+        else:
+            first, summary = self._existing, self._new_summary
+        return join_schemas(
+            recorded, self._declared, summary, lambda: self.entries(first), lambda: self.summary
+        )

@@ -69,6 +69,7 @@ class ExistingFile:
             return
         hint = self.hints.get(self.collection)
         recorded = None if hint is None else hint.schema
+        draft.keep_types(recorded)
         if draft._schema is not None and (
             recorded is None or not recorded.equals(draft._schema, check_metadata=True)
         ):

@@ -7,11 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import msgpack
 import pyarrow as pa
 import xxhash
 
 from godb_arrow import codec
+from godb_arrow._version import READER
 from godb_arrow.codec.compression import check_compression
+from godb_arrow.errors import UnsupportedVersion
 from godb_arrow.file.format import (
     PACKED_CHECKSUM,
     PACKED_COLLECTIONS,
@@ -20,7 +23,9 @@ from godb_arrow.file.format import (
     split_map,
     unpack,
 )
+from godb_arrow.former_ipc import read_former_schema
 from godb_arrow.options import CompressionName
+from godb_arrow.recorded_schema import describe_schema, restore_schema
 
 __all__ = [
     "CollectionHint",
@@ -36,6 +41,8 @@ logger = logging.getLogger(__name__)
 
 HINTS_KEY = "godb_arrow"
 PACKED_HINTS_KEY = codec.pack(HINTS_KEY)
+_PACKED_READER = codec.pack("reader")
+_READER_NEEDED = 1  # version 0.1.0 reads the documents and infers their schema
 _MAX_ID = (1 << 63) - 1
 _MAX_NUMBER = 1 << 62  # higher than any true count, size, version or sequence number
 
@@ -65,7 +72,7 @@ def pack_hints(hints: Mapping[str, CollectionHint]) -> bytes:
         if hint.next_id is not None:
             recorded["next_id"] = hint.next_id
         if hint.schema is not None:
-            recorded["schema"] = hint.schema.serialize().to_pybytes()
+            recorded["fields"] = describe_schema(hint.schema)
         if hint.size is not None:
             recorded["size"] = hint.size
         if hint.record:
@@ -85,8 +92,10 @@ def pack_hints(hints: Mapping[str, CollectionHint]) -> bytes:
         if hint.compression != "lz4":
             recorded["compression"] = hint.compression
         collections[name] = recorded
-    packed = codec.pack(collections)
-    return b"\x82" + PACKED_COLLECTIONS + packed + PACKED_CHECKSUM + pack_checksum(packed)
+    packed: bytes = msgpack.packb(collections, unicode_errors="surrogateescape")
+    reader = _PACKED_READER + codec.pack(_READER_NEEDED)
+    checksum = PACKED_CHECKSUM + pack_checksum(packed)
+    return b"\x83" + reader + PACKED_COLLECTIONS + packed + checksum
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,9 +167,24 @@ def read_hints(metadata: bytes) -> dict[str, CollectionHint]:
     -------
     dict of str to CollectionHint
         Empty if there are no valid hints, which no reader depends on.
+
+    Raises
+    ------
+    UnsupportedVersion
+        The file needs a later reader.
     """
     try:
         ours = split_map(split_map(metadata)[PACKED_HINTS_KEY])
+        reader = unpack(ours.get(_PACKED_READER, b"\x01"))
+    except UNUSABLE as error:
+        logger.debug("no usable hints in metadata: %r", error)
+        return {}
+    if isinstance(reader, int) and reader > READER:
+        raise UnsupportedVersion(
+            f"the file needs a reader of version {reader}; this program reads up to {READER}",
+            advice="update godb-arrow",
+        )
+    try:
         packed = ours[PACKED_COLLECTIONS]
         if ours[PACKED_CHECKSUM] != pack_checksum(packed):
             raise ValueError("the hints do not match their checksum")
@@ -173,7 +197,10 @@ def read_hints(metadata: bytes) -> dict[str, CollectionHint]:
 def _read_hint(hint: Any) -> CollectionHint:
     schema = None
     if hint.get("schema") is not None:
-        schema = pa.ipc.read_schema(pa.py_buffer(hint["schema"]))
+        schema = read_former_schema(hint["schema"])
+    elif hint.get("fields") is not None:
+        schema = restore_schema(hint["fields"])
+    if schema is not None:
         codec.plan_columns(schema)
         _ = schema.pandas_metadata  # raises an error if it is not JSON
     size = hint.get("size")

@@ -26,7 +26,7 @@ from godb_arrow.file.reader import CollectionSection, GodbReader, ValueSection
 from godb_arrow.options import ReadOptions
 from godb_arrow.parallel import available_cores, ordered_map
 from godb_arrow.query.projection import Projection
-from godb_arrow.schema import DocumentSummary, infer_schema
+from godb_arrow.schema import DocumentSummary, infer_schema, needs_review, reviewed
 from godb_arrow.storage.source import Location, Source, open_source
 
 __all__ = ["StoredCollection", "join_summary", "locate"]
@@ -163,8 +163,9 @@ class StoredCollection:
 
     def schema(self, kept: KeptEntries | None = None) -> pa.Schema:
         """Return the recorded schema, or infer it from the documents."""
-        if self.hint is not None and self.hint.schema is not None:
-            return self.hint.schema
+        recorded = None if self.hint is None else self.hint.schema
+        if recorded is not None and not needs_review(recorded):
+            return recorded
         summary = DocumentSummary()
         seen = 0
 
@@ -181,6 +182,8 @@ class StoredCollection:
                     kept.add(entries)
                 if self.options.sample is not None and seen >= self.options.sample:
                     break
+            if recorded is not None:
+                return reviewed(recorded, summary)
             return infer_schema(summary, self.options.on_conflict)
 
 

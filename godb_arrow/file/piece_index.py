@@ -141,7 +141,11 @@ class PieceIndex:
                 if not 0 <= first <= first + count <= len(pieces):
                     return None
                 collections[str(name)] = (int(first), int(count))
-            statistics = {str(name): bytes(raw) for name, raw in content["statistics"].items()}
+            statistics = {
+                str(name): raw
+                for name, raw in content["statistics"].items()
+                if isinstance(raw, bytes)
+            }
             sizes = np.frombuffer(content.get("sizes", b""), "<u4")
             known = sizes if len(sizes) == len(pieces) else None
             return cls(pieces, collections, statistics, known, len(packed), behind)

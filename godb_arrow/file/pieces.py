@@ -28,7 +28,6 @@ from typing import BinaryIO
 import msgpack
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 import xxhash
 
 from godb_arrow import codec
@@ -41,7 +40,7 @@ from godb_arrow.file.body import read_exactly
 from godb_arrow.memory.buffers import COMPRESSED, DECODED
 from godb_arrow.options import ReadOptions
 from godb_arrow.query.projection import Projection
-from godb_arrow.query.statistics import Row, unpack_statistics
+from godb_arrow.query.statistics import Row, Statistics, unpack_statistics
 
 __all__ = ["UNUSABLE", "CollectionPieces", "StoredPiece"]
 
@@ -89,7 +88,7 @@ class CollectionPieces:
     compression: Compression
     sizes: list[int] = field(default_factory=list)
 
-    def statistics(self) -> pa.RecordBatch | None:
+    def statistics(self) -> Statistics | None:
         """Return the statistics with a row for each piece, or None if there are none."""
         if not self.packed_statistics:
             return None

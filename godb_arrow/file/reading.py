@@ -132,16 +132,18 @@ def _scan(
             if options.sample is not None and options.on_mismatch == "null":
                 strict = False
         projection = project(schema, columns, condition)
+        usable = not is_given or options.on_mismatch == "error"  # statistics know no misfits
         decoder = ProjectionDecoder(
             projection,
             strict=strict,
             on_mismatch=options.on_mismatch if is_given or options.sample else "error",
+            exact=not is_given and options.sample is None,
         )
     in_memory = kept and kept.take()
     runs = (
         map(Run.of, in_memory)
         if in_memory
-        else target.runs(decoder.fields, target.pieces_matching(projection))
+        else target.runs(decoder.fields, target.pieces_matching(projection) if usable else None)
     )
 
     def decode(run: Run) -> pa.RecordBatch:

@@ -40,16 +40,31 @@ class ProjectionDecoder:
         Whether a field that the schema does not have is an error.
     on_mismatch : {"error", "null"}
         Treatment of a value that does not fit.
+    exact : bool
+        Whether a value that its type would round or change does not fit.
     """
 
-    def __init__(self, projection: Projection, *, strict: bool, on_mismatch: OnMismatch) -> None:
+    def __init__(
+        self,
+        projection: Projection,
+        *,
+        strict: bool,
+        on_mismatch: OnMismatch,
+        exact: bool,
+    ) -> None:
         self._projection = projection
-        self._plan = codec.plan_columns(projection.decoded, strict=strict, on_mismatch=on_mismatch)
+        self._plan = codec.plan_columns(
+            projection.decoded, strict=strict, on_mismatch=on_mismatch, exact=exact
+        )
         self._first: codec.DecodePlan | None = None
         self._predicate = projection.predicate
         filtered = [field for field in projection.decoded if field.name in projection.needed]
         if 0 < len(filtered) < len(projection.decoded):
-            self._first = codec.plan_columns(pa.schema(filtered), on_mismatch=on_mismatch)
+            self._first = codec.plan_columns(
+                pa.schema(filtered, metadata=projection.decoded.metadata),
+                on_mismatch=on_mismatch,
+                exact=exact,
+            )
 
     @property
     def fields(self) -> tuple[str, ...]:

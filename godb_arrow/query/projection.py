@@ -9,7 +9,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from godb_arrow import codec
-from godb_arrow.codec.columns import DICTIONARY_KEY
 from godb_arrow.codec.predicate import Predicate
 from godb_arrow.errors import FieldNotFound, InvalidOption
 from godb_arrow.query.fields import FieldPath, column_at, path_of
@@ -27,8 +26,17 @@ from godb_arrow.query.filters import (
 from godb_arrow.query.literals import fit_literals
 from godb_arrow.query.pruning import may_match_predicate
 from godb_arrow.query.rows import RowSelector
-from godb_arrow.query.statistics import may_match
-from godb_arrow.schema import ID_FIELD, DocumentSummary, infer_schema, is_partial, without_mark
+from godb_arrow.query.statistics import Statistics, may_match
+from godb_arrow.schema import (
+    ID_FIELD,
+    DocumentSummary,
+    infer_schema,
+    is_partial,
+    rounded_fields,
+    shown_schema,
+    with_rounded,
+    without_mark,
+)
 
 __all__ = ["Projection", "narrow", "project", "with_wanted"]
 
@@ -61,12 +69,12 @@ class Projection:
         """Filter of documents, if it is one."""
         return self.condition if isinstance(self.condition, Predicate) else None
 
-    def may_match(self, statistics: pa.RecordBatch) -> list[bool]:
+    def may_match(self, statistics: Statistics) -> list[bool]:
         """Return for each piece whether documents in it may match the filter.
 
         Parameters
         ----------
-        statistics : pyarrow.RecordBatch
+        statistics : Statistics
             Statistics, with a row for each piece.
         """
         condition = self.condition
@@ -75,7 +83,7 @@ class Projection:
         if isinstance(condition, RowFilter):
             condition = condition.implied
         if condition is None or not self.needed:
-            return [True] * statistics.num_rows
+            return [True] * len(statistics)
         fitted = fit_literals(self.decoded, condition)
         return may_match(statistics, fitted, self.needed, self.decoded)
 
@@ -221,9 +229,11 @@ def with_wanted(
     found = DocumentSummary(sorted(missing), limit=len(missing) + 1)
     for run in entries():
         codec.infer(run, found)
-    known = [field for field in infer_schema(found) if field.name in missing]
+    inferred = infer_schema(found)
+    known = [field for field in inferred if field.name in missing]
     added = [field for field in known if found.fields[field.name].kinds]
-    return pa.schema([*schema, *added], metadata=schema.metadata)
+    joined = pa.schema([*schema, *added], metadata=schema.metadata)
+    return with_rounded(joined, [*rounded_fields(schema), *rounded_fields(inferred)])
 
 
 def narrow(
@@ -296,9 +306,8 @@ def _output_schema(
         field = column_at(schema, path).with_name(name)
         if len(path) > 1:
             field = field.with_nullable(True)
-        metadata = {k: v for k, v in (field.metadata or {}).items() if k != DICTIONARY_KEY}
-        fields.append(field.with_metadata(metadata or None))
-    return pa.schema(fields, metadata=schema.metadata)
+        fields.append(field)
+    return shown_schema(pa.schema(fields, metadata=schema.metadata))
 
 
 def _prune(schema: pa.Schema, outputs: tuple[FieldPath, ...], needed: set[str]) -> pa.Schema:

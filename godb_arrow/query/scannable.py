@@ -217,7 +217,7 @@ class Scannable(ABC):
             return
         schema = with_wanted(schema, [], filter, lambda: self._entries()[1])
         projection = project(schema, [], filter)
-        plan = codec.plan_columns(projection.decoded)
+        plan = codec.plan_columns(projection.decoded, exact=True)
         for run in runs:
             found = projection.matching(codec.decode_batch(run, plan))
             if found is not None and len(found):

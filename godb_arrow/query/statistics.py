@@ -1,30 +1,37 @@
-"""Minimum and maximum values of pieces, with which a filter skips pieces.
+"""Min and max values of pieces and parts, so that a filter need not read all of them.
 
-The statistics of some documents are the minimum and maximum of each field, without nulls, and
-the number of values that are null or absent. Minimum and maximum are bounds, which stay valid
-when documents are deleted. The statistics of all pieces are a record batch with three columns for
-each field. A null in the column of counts means that nothing is known of the piece.
+A field has separate bounds for its numbers, strings, binary values, moments and booleans. Values
+that are NaN, that are null or absent, or that have no bounds, are counted. Statistics stay valid
+when documents are deleted.
+
+They are recorded in plain MessagePack, with a list of minima and one of maxima for each field and
+kind. Each list has an element for each piece.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import msgpack
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from godb_arrow import codec
+from godb_arrow.codec.columns import UNITS
+from godb_arrow.codec.field_values import FieldValues, ValueKind
 from godb_arrow.errors import GodbError
-from godb_arrow.schema import storage_schema
+from godb_arrow.former_ipc import read_former_batch
+from godb_arrow.schema import JSON_TYPE, is_json, storage_schema
 
 __all__ = [
     "Bounds",
     "Row",
-    "bounds_of",
+    "Statistics",
     "contradiction",
     "covered",
     "decode_statistics",
@@ -38,8 +45,14 @@ __all__ = [
 
 
 _MAX_FIELDS = 64
-_MAX_TEXT_BYTES = 64  # longer texts have no bounds
-_MIN_SUFFIX, _MAX_SUFFIX, _NULLS_SUFFIX = "\0least", "\0greatest", "\0nulls"
+_MAX_TEXT = 64  # bytes of a text's bound; of longer ones nothing is known
+_KINDS = ("numbers", "strings", "binaries", "moments", "booleans")
+_COUNTS = ("nans", "others")
+_NANOSECONDS = 10**9
+_NANOSECONDS_PER_DAY = 86_400 * _NANOSECONDS
+_EXACT_FLOATS = 2**53  # below this magnitude, all integers are floats
+_MAX_INT64 = 2**63 - 1
+_IPC_START = b"\xff\xff\xff\xff"  # of statistics that version 0.1.0 wrote
 
 
 def covered(schema: pa.Schema) -> pa.Schema:
@@ -48,7 +61,7 @@ def covered(schema: pa.Schema) -> pa.Schema:
     Parameters
     ----------
     schema : pyarrow.Schema
-        Schema of a collection.
+        Of a collection.
 
     Returns
     -------
@@ -68,44 +81,180 @@ def _is_ordered(data_type: pa.DataType) -> bool:
         pa.types.is_integer(data_type)
         or pa.types.is_floating(data_type)
         or pa.types.is_boolean(data_type)
-        or pa.types.is_string(data_type)
-        or pa.types.is_large_string(data_type)
+        or _is_text(data_type)
         or pa.types.is_timestamp(data_type)
         or pa.types.is_date(data_type)
+        or is_json(data_type)  # of mixed values
     )
 
 
+def _is_text(data_type: pa.DataType) -> bool:
+    return bool(pa.types.is_string(data_type) or pa.types.is_large_string(data_type))
+
+
 class Bounds(NamedTuple):
-    """Bounds of a field's values in some documents.
+    """Values of a field in some documents.
 
     Attributes
     ----------
-    min, max : pyarrow.Scalar
-        Smallest and largest value that is not null; null if there is none.
+    numbers : tuple of int or float, or None
+        Min and max of the numbers that are not NaN; None where there are none.
+    strings : tuple of str, or None
+        The same of strings, by code point.
+    binaries : tuple of bytes, or None
+        The same of binary values.
+    moments : tuple of int, or None
+        The same of moments, in nanoseconds since 1970.
+    booleans : tuple of bool, or None
+        The same of booleans.
+    nans : int
+        Number of NaN.
     nulls : int
-        Number of values that are null or absent.
+        Number of documents where the field is null or absent.
+    others : int
+        Number of values without bounds: lists, maps, long texts, and so on.
     """
 
-    min: pa.Scalar
-    max: pa.Scalar
-    nulls: int
+    numbers: tuple[int | float, int | float] | None = None
+    strings: tuple[str, str] | None = None
+    binaries: tuple[bytes, bytes] | None = None
+    moments: tuple[int, int] | None = None
+    booleans: tuple[bool, bool] | None = None
+    nans: int = 0
+    nulls: int = 0
+    others: int = 0
+
+    def joined(self, other: Bounds) -> Bounds:
+        """Return the bounds of the documents of both."""
+        pairs = [_join(mine, its) for mine, its in zip(self[:5], other[:5], strict=True)]
+        counts = [mine + its for mine, its in zip(self[5:], other[5:], strict=True)]
+        return Bounds(*pairs, *counts)
+
+    def includes(self, other: Bounds) -> bool:
+        """Return whether the bounds hold for documents that have exactly these."""
+        return all(
+            its is None or _holds(mine, its) for mine, its in zip(self[:5], other[:5], strict=True)
+        ) and all(mine >= its for mine, its in zip(self[5:], other[5:], strict=True))
+
+
+def _holds(bounds: Any, other: Any) -> bool:
+    return bounds is not None and bool(bounds[0] <= other[0] and other[1] <= bounds[1])
+
+
+def _join(first: Any, second: Any) -> Any:
+    if first is None or second is None:
+        return second if first is None else first
+    return min(first[0], second[0]), max(first[1], second[1])
 
 
 Row = Mapping[str, Bounds]
-"""Statistics of some documents, with the bounds of each field for which they are known."""
+"""Statistics of some documents: bounds of those fields of which anything is known."""
+
+
+class Statistics:
+    """Statistics of the pieces of a file, or of the parts of a collection.
+
+    Parameters
+    ----------
+    count : int
+        Number of pieces.
+    fields : mapping of str to mapping
+        Lists of each field, with an element for each piece. ``nulls`` has None where nothing is
+        known, ``nans`` and ``others`` are optional, and each kind of values has a pair of lists.
+    """
+
+    def __init__(self, count: int, fields: Mapping[str, Mapping[str, Any]]) -> None:
+        self._count = count
+        self._fields = fields
+        self._bounds: dict[str, list[Bounds | None]] = {}
+
+    def __len__(self) -> int:
+        return self._count
+
+    @property
+    def names(self) -> list[str]:
+        """Fields that have statistics."""
+        return list(self._fields)
+
+    def bounds(self, name: str) -> list[Bounds | None]:
+        """Return the bounds of a field in each piece; None where nothing is known."""
+        found = self._bounds.get(name)
+        if found is None:
+            found = self._bounds[name] = _bounds_in(self._fields.get(name), self._count)
+        return found
+
+    def packed(self) -> bytes:
+        """Return the statistics in MessagePack."""
+        found: bytes = msgpack.packb({"pieces": self._count, "fields": self._fields})
+        return found
+
+
+def _bounds_in(field: Any, count: int) -> list[Bounds | None]:
+    """Return the bounds that lists have; nothing is known where these make no sense."""
+    try:
+        counts = [field.get("nans", [0] * count), field["nulls"], field.get("others", [0] * count)]
+        pairs = [_unpacked(kind, field.get(kind)) for kind in _KINDS]
+        if any(pair is not None and len(pair) != 2 for pair in pairs):
+            return [None] * count
+        ends = [
+            zip(itertools.repeat(None, count)) if pair is None else zip(*pair, strict=True)
+            for pair in pairs
+        ]
+        rows = zip(*ends, *counts, strict=True)
+        found = [_checked(row) for row in rows]
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return [None] * count
+    return found if len(found) == count else [None] * count
+
+
+def _unpacked(kind: str, pair: Any) -> Any:
+    """Return recorded minima and maxima; a moment is recorded as seconds and nanoseconds."""
+    if kind != "moments" or pair is None:
+        return pair
+    return [[None if end is None else _moment_of(*end) for end in ends] for ends in pair]
+
+
+def _moment_of(seconds: Any, nanoseconds: Any) -> int:
+    if type(seconds) is not int or type(nanoseconds) is not int:
+        raise TypeError("a moment has no numbers")
+    return seconds * _NANOSECONDS + nanoseconds
+
+
+_TYPES: tuple[tuple[type, ...], ...] = ((int, float), (str,), (bytes,), (int,), (bool,))
+
+
+def _checked(row: tuple[Any, ...]) -> Bounds | None:
+    *pairs, nans, nulls, others = row
+    if nulls is None:
+        return None
+    if any(type(count) is not int or count < 0 for count in (nans, nulls, others)):
+        return None
+    found: list[Any] = []
+    for pair, types in zip(pairs, _TYPES, strict=True):
+        if all(end is None for end in pair):
+            found.append(None)
+        elif all(type(end) in types for end in pair) and pair[0] <= pair[1]:
+            found.append(pair)
+        else:
+            return None
+    numbers, strings, binaries, moments, booleans = found
+    return Bounds(numbers, strings, binaries, moments, booleans, nans, nulls, others)
+
+
+# --- making them ------------------------------------------------------------------------------
 
 
 def statistics_of(batch: pa.RecordBatch, fields: pa.Schema, ascending: str | None = None) -> Row:
-    """Return the statistics of documents.
+    """Compute the statistics of documents from their columns.
 
     Parameters
     ----------
     batch : pyarrow.RecordBatch
-        Columns of the documents.
+        The documents' columns.
     fields : pyarrow.Schema
         Result of :func:`covered`.
     ascending : str, optional
-        Field whose texts ascend, by size and then by bytes.
+        A field whose texts each come after the one before, by size and then by bytes.
 
     Returns
     -------
@@ -114,53 +263,75 @@ def statistics_of(batch: pa.RecordBatch, fields: pa.Schema, ascending: str | Non
     Examples
     --------
     >>> fields = pa.schema({"age": pa.int64()})
-    >>> row = statistics_of(pa.record_batch({"age": [36, None, 41]}), fields)
-    >>> row["age"].min.as_py(), row["age"].max.as_py(), row["age"].nulls
-    (36, 41, 1)
+    >>> found = statistics_of(pa.record_batch({"age": [36, None, 41]}), fields)
+    >>> found["age"].numbers, found["age"].nulls
+    ((36, 41), 1)
     """
-    row = {}
+    found = {}
     for field in fields:
         index = batch.schema.get_field_index(field.name)
         if index >= 0 and batch.schema.field(index).type.equals(field.type):
             column = batch.column(index)
             bounds = _ends(column) if field.name == ascending else None
             if bounds is None:
-                bounds = _bounds(column)
+                bounds = _column_bounds(column)
             if bounds is not None:
-                row[field.name] = bounds
-    return row
+                found[field.name] = bounds
+    return found
 
 
 def _ends(column: pa.Array) -> Bounds | None:
-    """Return the bounds of ascending texts if all have the same size, else None."""
+    """Return the bounds of texts that ascend, where all have the same size; else None."""
     first, last = column[0], column[-1]
     if not pa.types.is_string(column.type) or not first.is_valid or not last.is_valid:
         return None
     sizes = len(first.as_buffer()), len(last.as_buffer())
-    return Bounds(first, last, 0) if sizes[0] == sizes[1] <= _MAX_TEXT_BYTES else None
+    if not sizes[0] == sizes[1] <= _MAX_TEXT:
+        return None
+    return Bounds(strings=(first.as_py(), last.as_py()))
 
 
-def _bounds(column: pa.Array) -> Bounds | None:
+def _column_bounds(column: pa.Array) -> Bounds | None:
     data_type, nulls = column.type, column.null_count
+    if is_json(data_type):
+        return None
     if nulls == len(column):
-        nothing = pa.scalar(None, data_type)
-        return Bounds(nothing, nothing, nulls)
-    if pa.types.is_string(data_type):
-        minimum, maximum = codec.text_extremes(column)
-        texts = column[minimum], column[maximum]
-        if any(len(text.as_buffer()) > _MAX_TEXT_BYTES for text in texts):
-            return None
-        return Bounds(*texts, nulls)
+        return Bounds(nulls=nulls)
+    if _is_text(data_type):
+        return _text_bounds(column, nulls)
     if pa.types.is_floating(data_type) or pa.types.is_integer(data_type):
-        known = column.drop_null() if nulls else column
-        values = _numbers(known)
-        low, high = int(values.argmin()), int(values.argmax())
-        # A filter may match a NaN, but no bounds contain it.
-        if values[low] != values[low]:
-            return None
-        return Bounds(known[low], known[high], nulls)
-    extremes = pc.min_max(column)
-    return Bounds(extremes["min"], extremes["max"], nulls)
+        return _number_bounds(_numbers(column.drop_null() if nulls else column), nulls)
+    found = pc.min_max(column)
+    ends = found["min"], found["max"]
+    if pa.types.is_boolean(data_type):
+        return Bounds(booleans=(ends[0].as_py(), ends[1].as_py()), nulls=nulls)
+    moments = [_nanoseconds(end) for end in ends]
+    return Bounds(moments=(moments[0], moments[1]), nulls=nulls)
+
+
+def _text_bounds(column: pa.Array, nulls: int) -> Bounds:
+    if pa.types.is_string(column.type):
+        least, greatest = codec.text_extremes(column)
+        texts = column[least], column[greatest]
+    else:
+        found = pc.min_max(column)
+        texts = found["min"], found["max"]
+    if any(len(text.as_buffer()) > _MAX_TEXT for text in texts):
+        return Bounds(nulls=nulls, others=len(column) - nulls)
+    return Bounds(strings=(texts[0].as_py(), texts[1].as_py()), nulls=nulls)
+
+
+def _number_bounds(values: npt.NDArray[Any], nulls: int) -> Bounds:
+    low, high = values[values.argmin()], values[values.argmax()]
+    nans = 0
+    if np.isnan(low):
+        is_nan = np.isnan(values)
+        nans = int(is_nan.sum())
+        if nans == len(values):
+            return Bounds(nans=nans, nulls=nulls)
+        values = values[~is_nan]
+        low, high = values.min(), values.max()
+    return Bounds(numbers=(low.item(), high.item()), nans=nans, nulls=nulls)
 
 
 def _dtype_of(data_type: pa.DataType) -> np.dtype[Any]:
@@ -169,195 +340,305 @@ def _dtype_of(data_type: pa.DataType) -> np.dtype[Any]:
 
 
 def _numbers(column: pa.Array) -> npt.NDArray[Any]:
-    """Return a column without nulls as an array, without pyarrow's import of pandas."""
+    """Return a column without nulls; pyarrow would first import what it knows of pandas."""
     dtype = _dtype_of(column.type)
     offset = column.offset * dtype.itemsize
     return np.frombuffer(column.buffers()[1], dtype, len(column), offset)
 
 
+def _nanoseconds(moment: pa.Scalar) -> int:
+    """Return a timestamp or date in nanoseconds since 1970."""
+    ticks = int(moment.value)
+    if pa.types.is_date32(moment.type):
+        return ticks * 86_400 * _NANOSECONDS
+    unit = "ms" if pa.types.is_date64(moment.type) else moment.type.unit
+    return ticks * (_NANOSECONDS // UNITS[unit])
+
+
 def decode_statistics(entries: codec.Entries, fields: pa.Schema) -> Row | None:
-    """Return the statistics of entries, or None if they do not fit the fields."""
+    """Compute the statistics of entries; None for damaged ones.
+
+    Fields of mixed values, and those that do not fit their type, are read value by value.
+    """
     try:
-        return statistics_of(codec.decode_batch(entries, codec.plan_columns(fields)), fields)
+        typed = pa.schema([field for field in fields if not is_json(field.type)])
+        try:
+            found = dict(
+                statistics_of(
+                    codec.decode_batch(entries, codec.plan_columns(typed, exact=True)), typed
+                )
+            )
+        except GodbError:
+            found, typed = {}, pa.schema([])
+        for field in fields:
+            if field.name not in typed.names:
+                values = codec.field_values(entries, [field.name])
+                found[field.name] = _value_bounds(values)
+        return found
     except GodbError:
         return None
 
 
-def bounds_of(statistics: pa.RecordBatch, name: str) -> tuple[pa.Array, pa.Array, pa.Array] | None:
-    """Return the min, max and null count of a field in each piece; None without statistics."""
-    index = statistics.schema.get_field_index(name + _MIN_SUFFIX)
-    if index < 0:
+def _value_bounds(values: FieldValues) -> Bounds:
+    """Return the bounds of values of all kinds; a list has none, and its elements count not."""
+    kinds = values.kinds
+    # The elements of a list come after it, in the same row.
+    first = np.ones(len(kinds), bool)
+    first[1:] = values.rows[1:] != values.rows[:-1]
+    seen = [kinds == kind for kind in ValueKind]
+    nulls = int((first & (seen[ValueKind.ABSENT] | seen[ValueKind.NULL])).sum())
+    lists = np.unique(values.rows[seen[ValueKind.ARRAY]])
+    inside = np.isin(values.rows, lists)
+    others = int((first & (inside | seen[ValueKind.MAP] | seen[ValueKind.EXTENSION])).sum())
+    usable = ~inside
+    numbers, nans = _joined_numbers(values, usable)
+    strings, long = _joined_texts(values, usable & seen[ValueKind.STRING])
+    binaries, more = _joined_texts(values, usable & seen[ValueKind.BINARY])
+    moments = _joined_moments(values, usable & seen[ValueKind.MOMENT])
+    no, yes = ((usable & seen[kind]).any() for kind in (ValueKind.FALSE, ValueKind.TRUE))
+    return Bounds(
+        numbers,
+        None if strings is None else (strings[0].decode(), strings[1].decode()),
+        binaries,
+        moments,
+        (not no, bool(yes)) if no or yes else None,
+        nans,
+        nulls,
+        others + long + more,
+    )
+
+
+def _joined_numbers(values: FieldValues, usable: npt.NDArray[np.bool_]) -> tuple[Any, int]:
+    nans = 0
+    ends: list[int | float] = []
+    for kind, dtype in (
+        (ValueKind.INT, np.int64), (ValueKind.ABOVE_INT64, np.uint64), (ValueKind.FLOAT, np.float64)
+    ):  # fmt: skip
+        numbers = values.words[usable & (values.kinds == kind)].view(dtype)
+        if kind is ValueKind.FLOAT:
+            is_nan = np.isnan(numbers)
+            nans = int(is_nan.sum())
+            numbers = numbers[~is_nan]
+        if len(numbers):
+            ends += [numbers.min().item(), numbers.max().item()]
+    return (min(ends), max(ends)) if ends else None, nans
+
+
+def _joined_texts(values: FieldValues, chosen: npt.NDArray[np.bool_]) -> tuple[Any, int]:
+    places = np.flatnonzero(chosen)
+    if not len(places):
+        return None, 0
+    if int(values.sizes[places].max()) > _MAX_TEXT:
+        return None, len(places)
+    texts = {values.text(place) for place in places.tolist()}
+    return (min(texts), max(texts)), 0
+
+
+def _joined_moments(values: FieldValues, chosen: npt.NDArray[np.bool_]) -> Any:
+    seconds = values.words[chosen].view(np.int64)
+    if not len(seconds):
         return None
-    low, high, nulls = statistics.columns[index : index + 3]
-    return low, high, nulls
+    rest = values.sizes[chosen]
+    order = np.lexsort((rest, seconds))
+    ends = [int(seconds[at]) * _NANOSECONDS + int(rest[at]) for at in (order[0], order[-1])]
+    return (ends[0], ends[1])
 
 
-def row_of(statistics: pa.RecordBatch, piece: int) -> Row:
+def row_of(statistics: Statistics, piece: int) -> Row:
     """Return the statistics of one piece."""
-    row = {}
-    for index in range(0, statistics.num_columns, 3):
-        minimum, maximum, nulls = (
-            column[piece] for column in statistics.columns[index : index + 3]
-        )
-        if nulls.is_valid:
-            name = statistics.schema.field(index).name.removesuffix(_MIN_SUFFIX)
-            row[name] = Bounds(minimum, maximum, nulls.as_py())
-    return row
+    found = {}
+    for name in statistics.names:
+        bounds = statistics.bounds(name)[piece]
+        if bounds is not None:
+            found[name] = bounds
+    return found
 
 
 def contradiction(row: Row, entries: codec.Entries) -> str | None:
-    """Return a field whose statistics are false of documents, with its values, or None."""
-    fields = pa.schema([(name, bounds.min.type) for name, bounds in row.items()])
-    actual = decode_statistics(entries, fields)
+    """Return a field that statistics are wrong about, with what documents have there."""
+    fields = pa.schema([(name, _type_of(bounds)) for name, bounds in row.items()])
+    found = decode_statistics(entries, fields) or {}
     for name, bounds in row.items():
-        known = None if actual is None else actual.get(name)
-        if known is None:
+        if name not in found:
             return f"{name!r}"
-        outside = known.nulls > bounds.nulls
-        if known.min.is_valid:
-            outside = outside or not (
-                bounds.min.is_valid
-                and pc.less_equal(bounds.min, known.min).as_py()
-                and pc.less_equal(known.max, bounds.max).as_py()
-            )
-        if outside:
-            return f"{name!r}: {known.min} to {known.max}, {known.nulls} nulls"
+        if not _agrees(bounds, found[name]):
+            return f"{name!r}: {_shown(found[name])}"
     return None
 
 
-def per_piece(
-    rows: Sequence[Row | None], pieces: Sequence[int], fields: pa.Schema
-) -> pa.RecordBatch:
+def _type_of(bounds: Bounds) -> pa.DataType:
+    """Return a type that values within bounds mostly have, so that they are decoded at once."""
+    known = [kind for kind, pair in zip(_KINDS, bounds[:5], strict=True) if pair is not None]
+    if len(known) != 1 or bounds.others:
+        return JSON_TYPE
+    if bounds.numbers is not None:
+        if any(type(end) is float for end in bounds.numbers) or bounds.nans:
+            return pa.float64()
+        return pa.int64() if bounds.numbers[1] <= _MAX_INT64 else pa.uint64()
+    types = {"strings": pa.string(), "moments": pa.timestamp("ns"), "booleans": pa.bool_()}
+    return types.get(known[0], JSON_TYPE)
+
+
+def _agrees(recorded: Bounds, found: Bounds) -> bool:
+    """Return whether bounds hold; values without bounds may be among them, but not the reverse."""
+    if recorded.others:
+        return recorded.nulls >= found.nulls
+    return recorded.includes(found)
+
+
+def _shown(bounds: Bounds) -> str:
+    known = [f"{pair[0]!r} to {pair[1]!r}" for pair in bounds[:5] if pair is not None]
+    return ", ".join([*known, f"{bounds.nulls} nulls"])
+
+
+def per_piece(rows: Sequence[Row | None], pieces: Sequence[int], fields: pa.Schema) -> Statistics:
     """Join the statistics of chunks to statistics of the pieces that contain them.
 
     Parameters
     ----------
     rows : sequence of Row or None
-        Statistics of each chunk; None where nothing is known.
+        The statistics of each chunk; None where nothing is known.
     pieces : sequence of int
-        Piece of each chunk, in order.
+        The piece of each chunk, in order.
     fields : pyarrow.Schema
         Result of :func:`covered`.
 
     Returns
     -------
-    pyarrow.RecordBatch
-        Statistics with a row for each piece.
+    Statistics
+        A row for each piece.
     """
     edges = [index for index, piece in enumerate(pieces) if not index or piece != pieces[index - 1]]
     spans = list(itertools.pairwise([*edges, len(pieces)]))
-    columns: dict[str, pa.Array] = {}
-    for field in fields:
-        name, data_type = field.name, field.type
-        known = [None if row is None else row.get(name) for row in rows]
-        known = [
-            bounds if bounds is not None and bounds.min.type.equals(data_type) else None
-            for bounds in known
-        ]
-        for suffix, join, column in (
-            (_MIN_SUFFIX, pc.min, _column([bounds and bounds.min for bounds in known], data_type)),
-            (_MAX_SUFFIX, pc.max, _column([bounds and bounds.max for bounds in known], data_type)),
-            (_NULLS_SUFFIX, _sum_of_known, _counts([bounds and bounds.nulls for bounds in known])),
-        ):
-            if len(spans) < len(column):
-                joined = [join(column.slice(first, last - first)) for first, last in spans]
-                column = _column(joined, column.type)
-            columns[name + suffix] = column
-    return pa.RecordBatch.from_pydict(columns)
+    columns = {}
+    for name in fields.names:
+        chunks = [None if row is None else row.get(name) for row in rows]
+        joined = [_joined(chunks[first:last]) for first, last in spans]
+        if any(one is not None for one in joined):
+            columns[name] = _columns_of(joined)
+    return Statistics(len(spans), columns)
 
 
-def _column(values: Sequence[pa.Scalar | None], data_type: pa.DataType) -> pa.Array:
-    """Convert scalars to a column, without `pa.array` and its import of pandas."""
-    buffers: list[npt.NDArray[Any]]
-    if pa.types.is_string(data_type):
-        texts = [b"" if value is None else bytes(value.as_buffer() or b"") for value in values]
-        ends = np.cumsum([0, *map(len, texts)], dtype=np.int32)
-        buffers = [ends, np.frombuffer(b"".join(texts), np.uint8)]
-    elif pa.types.is_integer(data_type) or pa.types.is_floating(data_type):
-        numbers = [0 if value is None else value.as_py() or 0 for value in values]
-        buffers = [np.array(numbers, _dtype_of(data_type))]
-    else:
-        nothing = pa.nulls(1, data_type)
-        ones = (nothing if value is None else pa.repeat(value, 1) for value in values)
-        return pa.concat_arrays([pa.nulls(0, data_type), *ones])
-    return _array(data_type, [value is not None and value.is_valid for value in values], buffers)
+def _joined(chunks: Sequence[Bounds | None]) -> Bounds | None:
+    """Return the bounds of chunks together; None where the bounds of a chunk are unknown."""
+    found: Bounds | None = None
+    for bounds in chunks:
+        if bounds is None:
+            return None
+        found = bounds if found is None else found.joined(bounds)
+    return found
 
 
-def _counts(values: Sequence[int | None]) -> pa.Array:
-    counts = np.array([value or 0 for value in values], np.int64)
-    return _array(pa.int64(), [value is not None for value in values], [counts])
+def _columns_of(pieces: Sequence[Bounds | None]) -> dict[str, Any]:
+    """Return lists with an element for each piece, but those that say nothing."""
+    found: dict[str, Any] = {"nulls": [None if one is None else one.nulls for one in pieces]}
+    for name in _COUNTS:
+        counts = [0 if one is None else getattr(one, name) for one in pieces]
+        if any(counts):
+            found[name] = counts
+    for kind in _KINDS:
+        pairs = [None if one is None else getattr(one, kind) for one in pieces]
+        if any(pair is not None for pair in pairs):
+            found[kind] = [[_recorded(kind, pair, end) for pair in pairs] for end in (0, 1)]
+    return found
 
 
-def _array(
-    data_type: pa.DataType, valid: Sequence[bool], buffers: Sequence[npt.NDArray[Any]]
-) -> pa.Array:
-    bits = None if all(valid) else pa.py_buffer(np.packbits(valid, bitorder="little"))
-    data = [pa.py_buffer(buffer) for buffer in buffers]
-    return pa.Array.from_buffers(data_type, len(valid), [bits, *data])
-
-
-def _sum_of_known(counts: pa.Array) -> pa.Scalar:
-    """Return the sum, or null if one of the counts is null."""
-    return pc.sum(counts, skip_nulls=False)
-
-
-def pack_statistics(statistics: pa.RecordBatch) -> bytes:
-    """Pack statistics as an Arrow IPC stream."""
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, statistics.schema) as writer:
-        writer.write_batch(statistics)
-    packed: bytes = sink.getvalue().to_pybytes()
-    return packed
-
-
-def unpack_statistics(packed: bytes, count: int) -> pa.RecordBatch | None:
-    """Unpack statistics; return None if they are invalid or belong to other pieces."""
-    try:
-        with pa.ipc.open_stream(pa.py_buffer(packed)) as reader:
-            batch = reader.read_next_batch()
-        batch.validate(full=True)
-    except (pa.ArrowException, OSError, StopIteration, EOFError):
+def _recorded(kind: str, pair: Any, end: int) -> Any:
+    if pair is None:
         return None
-    return batch if batch.num_rows == count and _is_sound(batch.schema) else None
+    return list(divmod(pair[end], _NANOSECONDS)) if kind == "moments" else pair[end]
 
 
-def _is_sound(schema: pa.Schema) -> bool:
-    """Return whether a schema has the columns of statistics."""
-    if len(schema) % 3 or len(set(schema.names)) < len(schema):
-        return False
-    for index in range(0, len(schema), 3):
-        minimum, maximum, nulls = (schema.field(index + place) for place in range(3))
-        name = minimum.name.removesuffix(_MIN_SUFFIX)
-        names = [name + suffix for suffix in (_MIN_SUFFIX, _MAX_SUFFIX, _NULLS_SUFFIX)]
-        if [minimum.name, maximum.name, nulls.name] != names:
-            return False
-        if (
-            minimum.type != maximum.type
-            or nulls.type != pa.int64()
-            or not _is_ordered(minimum.type)
-        ):
-            return False
-    return True
+# --- recording them ---------------------------------------------------------------------------
+
+
+def pack_statistics(statistics: Statistics) -> bytes:
+    """Return statistics in MessagePack."""
+    return statistics.packed()
+
+
+def unpack_statistics(packed: bytes, count: int) -> Statistics | None:
+    """Return packed statistics; None where they make no sense, or are of other pieces."""
+    if packed.startswith(_IPC_START):
+        return _former_statistics(packed, count)
+    try:
+        found = msgpack.unpackb(packed)
+        fields = found["fields"]
+        if found["pieces"] != count or not all(isinstance(name, str) for name in fields):
+            return None
+        if not all(isinstance(field, dict) for field in fields.values()):
+            return None
+    except (KeyError, TypeError, ValueError, AttributeError, msgpack.UnpackException):
+        return None
+    return Statistics(count, fields)
+
+
+def _former_statistics(packed: bytes, count: int) -> Statistics | None:
+    """Return statistics that version 0.1.0 wrote, as three columns of each field."""
+    batch = read_former_batch(packed)
+    if batch is None or batch.num_rows != count or len(batch.schema) % 3:
+        return None
+    names = batch.schema.names
+    if len(set(names)) < len(names):
+        return None
+    fields = {}
+    for index in range(0, len(names), 3):
+        name = names[index].removesuffix("\0least")
+        if names[index : index + 3] != [f"{name}\0{end}" for end in ("least", "greatest", "nulls")]:
+            return None
+        least, greatest, nulls = batch.columns[index : index + 3]
+        if least.type != greatest.type or nulls.type != pa.int64() or not _is_ordered(least.type):
+            return None
+        pieces = [_former_bounds(*row) for row in zip(least, greatest, nulls, strict=True)]
+        fields[name] = _columns_of(pieces)
+    return Statistics(count, fields)
+
+
+def _former_bounds(least: pa.Scalar, greatest: pa.Scalar, nulls: pa.Scalar) -> Bounds | None:
+    if not nulls.is_valid:
+        return None
+    if not least.is_valid:
+        return Bounds(nulls=nulls.as_py())
+    bounds = _column_bounds(pa.array([least, greatest], least.type))
+    if bounds is None:
+        return None
+    return bounds._replace(
+        numbers=bounds.numbers and _unrounded(*bounds.numbers),
+        moments=bounds.moments and (bounds.moments[0], bounds.moments[1] + _NANOSECONDS_PER_DAY),
+        nulls=nulls.as_py(),
+    )
+
+
+def _unrounded(low: int | float, high: int | float) -> tuple[int | float, int | float]:
+    """Return bounds that also hold for integers which a column of floats rounded."""
+    if isinstance(low, float) and abs(low) >= _EXACT_FLOATS:
+        low = math.nextafter(low, -math.inf)
+    if isinstance(high, float) and abs(high) >= _EXACT_FLOATS:
+        high = math.nextafter(high, math.inf)
+    return low, high
+
+
+# --- using them -------------------------------------------------------------------------------
 
 
 def may_match(
-    statistics: pa.RecordBatch,
+    statistics: Statistics,
     condition: pc.Expression,
     needed: Collection[str],
     schema: pa.Schema,
 ) -> list[bool]:
-    """Return which pieces may have documents that match a filter.
+    """Return which pieces may have documents that a filter keeps.
 
     Parameters
     ----------
-    statistics : pyarrow.RecordBatch
-        Statistics with a row for each piece.
+    statistics : Statistics
+        A row for each piece.
     condition : pyarrow.compute.Expression
-        Filter of the documents.
+        The filter.
     needed : collection of str
-        Fields of the filter.
+        The fields that the filter reads.
     schema : pyarrow.Schema
-        Schema of the decoded fields.
+        The types that these are decoded to.
 
     Returns
     -------
@@ -376,21 +657,23 @@ def may_match(
     >>> may_match(found, pc.field("n") > 7, ["n"], fields)
     [False, True]
     """
-    import pyarrow.dataset as ds  # imported at first use, because importing it is slow
+    import pyarrow.dataset as ds  # not before it is needed: it takes a while
     from pyarrow.fs import LocalFileSystem
 
-    known: dict[str, tuple[pa.Array, pa.Array, pa.Array]] = {}
-    for name in sorted(needed):
-        index = statistics.schema.get_field_index(name + _MIN_SUFFIX)
-        if index >= 0 and statistics.schema.field(index).type == schema.field(name).type:
-            known[name] = statistics.columns[index : index + 3]
-    # Pieces of unordered values mostly have the same bounds, which are evaluated only once.
+    known = {name: statistics.bounds(name) for name in sorted(needed) if name in statistics.names}
+    # Pieces of values that come as they like mostly have the same bounds: one stands for all.
     alike: dict[Any, list[int]] = {}
-    columns = [_comparable(column) for bounds in known.values() for column in bounds]
-    for piece, found in enumerate(zip(*columns, strict=True)):
+    for piece, found in enumerate(zip(*known.values(), strict=True)):
         alike.setdefault(found, []).append(piece)
     first_ones = [pieces[0] for pieces in alike.values()]
-    guarantees = [_guaranteed(known, piece) for piece in first_ones]
+    guarantees = [
+        [
+            term
+            for name, bounds in known.items()
+            for term in _guaranteed(name, schema.field(name).type, bounds[piece])
+        ]
+        for piece in first_ones
+    ]
     if not any(guarantees):
         return [True] * len(statistics)
     joined = [_all_of(found) for found in guarantees]
@@ -403,7 +686,7 @@ def may_match(
     )
     try:
         left = {int(fragment.path) for fragment in dataset.get_fragments(filter=condition)}
-    except pa.ArrowException:  # for example for mixed numbers above 2^63; read all pieces
+    except pa.ArrowException:  # such as for numbers above 2^63 beside others; the filter decides
         return [True] * len(statistics)
     matching = [False] * len(statistics)
     for pieces in alike.values():
@@ -412,29 +695,64 @@ def may_match(
     return matching
 
 
-def _comparable(column: pa.Array) -> list[Any]:
-    """Return values that are equal where the column's are, also for times beyond Python's."""
-    if pa.types.is_temporal(column.type):
-        column = column.view(pa.int32() if column.type.bit_width == 32 else pa.int64())
-    values: list[Any] = column.to_pylist()
-    return values
+def _guaranteed(name: str, data_type: pa.DataType, bounds: Bounds | None) -> list[pc.Expression]:
+    """Return expressions that are true of all documents of a piece."""
+    if bounds is None or bounds.nans or bounds.others:
+        return []
+    field = pc.field(name)
+    known = [
+        (kind, pair) for kind, pair in zip(_KINDS, bounds[:5], strict=True) if pair is not None
+    ]
+    if not known:
+        return [field.is_null()] if bounds.nulls else []
+    if len(known) > 1:
+        return []
+    ((kind, pair),) = known
+    ends = _typed(kind, pair, data_type)
+    if ends is None:
+        return []
+    terms = [field >= ends[0], field <= ends[1]]
+    return [one | field.is_null() for one in terms] if bounds.nulls else terms
 
 
-def _guaranteed(
-    known: Mapping[str, tuple[pa.Array, pa.Array, pa.Array]], piece: int
-) -> list[pc.Expression]:
-    """Return expressions that are true for all documents of a piece."""
-    terms: list[pc.Expression] = []
-    for name, (minimum, maximum, nulls) in known.items():
-        field = pc.field(name)
-        if not nulls[piece].is_valid:
-            continue
-        if not minimum[piece].is_valid:
-            terms.append(field.is_null())
-            continue
-        bounds = [field >= minimum[piece], field <= maximum[piece]]
-        terms += [bound | field.is_null() for bound in bounds] if nulls[piece].as_py() else bounds
-    return terms
+def _typed(kind: str, pair: Any, data_type: pa.DataType) -> tuple[pa.Scalar, pa.Scalar] | None:
+    """Return bounds as scalars of a column's type; None where they say nothing of the column."""
+    types = pa.types
+    try:
+        if kind == "numbers" and types.is_floating(data_type):
+            return pa.scalar(_below(pair[0]), data_type), pa.scalar(_above(pair[1]), data_type)
+        if kind == "numbers" and types.is_integer(data_type):
+            return pa.scalar(math.floor(pair[0]), data_type), pa.scalar(
+                math.ceil(pair[1]), data_type
+            )
+        if kind == "strings" and _is_text(data_type):
+            return pa.scalar(pair[0], data_type), pa.scalar(pair[1], data_type)
+        if kind == "booleans" and types.is_boolean(data_type):
+            return pa.scalar(pair[0], data_type), pa.scalar(pair[1], data_type)
+        if kind == "moments" and (types.is_timestamp(data_type) or types.is_date(data_type)):
+            return _moment(pair[0], data_type), _moment(pair[1], data_type)
+    except (pa.ArrowException, OverflowError, ValueError):
+        pass  # such as a float that is no number of the type
+    return None
+
+
+def _below(number: int | float) -> float:
+    found = float(number)
+    return math.nextafter(found, -math.inf) if found > number else found
+
+
+def _above(number: int | float) -> float:
+    found = float(number)
+    return math.nextafter(found, math.inf) if found < number else found
+
+
+def _moment(nanoseconds: int, data_type: pa.DataType) -> pa.Scalar:
+    if pa.types.is_date32(data_type):
+        days = nanoseconds // (86_400 * _NANOSECONDS)
+        return pa.scalar(days, pa.int32()).cast(data_type)
+    unit = "ms" if pa.types.is_date64(data_type) else data_type.unit
+    ticks = nanoseconds // (_NANOSECONDS // UNITS[unit])
+    return pa.scalar(ticks, pa.int64()).cast(data_type)
 
 
 def _all_of(terms: list[pc.Expression]) -> pc.Expression:

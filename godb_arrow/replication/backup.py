@@ -43,7 +43,7 @@ from godb_arrow.errors import (
 )
 from godb_arrow.replication.target import split_stored
 from godb_arrow.snapshots.base import Base
-from godb_arrow.snapshots.manifest import manifest_name
+from godb_arrow.snapshots.manifest import manifest_name, stored_manifest
 from godb_arrow.snapshots.parted_base import PartedBase
 from godb_arrow.storage import local
 from godb_arrow.storage.folder import Folder, open_folder
@@ -330,9 +330,9 @@ def _files_of(base: Base) -> Iterator[_StoredSource]:
             yield _StoredSource(name, base.file_size, modified, base.access(), source.open)
         return
     folder = os.path.basename(base.folder.path)
-    packed = base.manifest.pack()
     manifest = manifest_name(base.manifest.version)
     content = base.folder.content
+    packed = stored_manifest(content, base.manifest)
     access = base.access() & content.access_of(manifest)
     yield _StoredSource(
         f"{folder}/{manifest}",

@@ -25,7 +25,13 @@ from godb_arrow.memory.limit import Memory
 from godb_arrow.options import ReadOptions
 from godb_arrow.parallel import ordered_map
 from godb_arrow.query.projection import Projection
-from godb_arrow.schema import DocumentSummary, infer_schema, is_partial
+from godb_arrow.schema import (
+    DocumentSummary,
+    infer_schema,
+    is_partial,
+    needs_review,
+    reviewed,
+)
 from godb_arrow.snapshots.id_index import NO_ROWS, IdIndex, Rows
 from godb_arrow.storage.modes import UNLIMITED, Access
 from godb_arrow.storage.object_store import is_url
@@ -496,7 +502,11 @@ class Base:
         """Return the schema of the documents."""
         if self._schema is None:
             recorded = self.hint.schema
-            self._schema = infer_schema(self.summary()) if recorded is None else recorded
+            if recorded is None:
+                self._schema = infer_schema(self.summary())
+            else:
+                is_final = not needs_review(recorded)
+                self._schema = recorded if is_final else reviewed(recorded, self.summary())
         return self._schema
 
 

@@ -23,9 +23,9 @@ from godb_arrow.query.predicate import Range, alternatives, named_paths
 from godb_arrow.query.projection import Projection, project, with_wanted
 from godb_arrow.query.selection import MAX_RECORDED_FIELDS, count_run, select_run
 from godb_arrow.schema import ID_FIELD
-from godb_arrow.snapshots.base import Wanted
+from godb_arrow.snapshots.base import Base, Wanted
 from godb_arrow.snapshots.id_index import Rows
-from godb_arrow.snapshots.indexes import field_index
+from godb_arrow.snapshots.indexes import field_index, index_run
 from godb_arrow.snapshots.snapshot import Snapshot, gather
 
 __all__ = ["check_named", "count_matching", "explain", "matching"]
@@ -36,6 +36,9 @@ _NO_COLUMNS = pa.schema([])
 _DOCUMENTS_PER_THREAD = 10_000
 """Min documents of a snapshot that several threads filter."""
 
+_MAX_SHARE = 8  # of the documents, one in so many, up to which candidates are read one by one
+_MIN_CANDIDATES = 1_000  # which are always read one by one
+
 _Part: TypeAlias = tuple[Run, Rows]
 _Result = TypeVar("_Result")
 Condition: TypeAlias = pc.Expression | RowFilter | Predicate | None
@@ -44,6 +47,16 @@ _MAX_GATHERED = 16_384  # number of an index's candidates that are decoded toget
 
 @dataclass(frozen=True, slots=True)
 class _Candidates:
+    """Rows of the base that an index names.
+
+    Attributes
+    ----------
+    field : str
+        Fields whose indexes named them.
+    rows : array of int64
+        The rows, in order.
+    """
+
     field: str
     rows: Rows
 
@@ -54,10 +67,9 @@ def _candidates(
     projection: Projection,
     fields: Sequence[str],
 ) -> _Candidates | None:
-    """Return the rows of the base that an index names, if one can."""
+    """Return the rows of the base that indexes name, if any can."""
     if isinstance(condition, Predicate):
-        found = (_named(snapshot, ranges, fields) for ranges in alternatives(condition))
-        return next((one for one in found if one is not None), None)
+        return _named(snapshot, alternatives(condition), fields)
     if condition is None or isinstance(condition, RowFilter):
         return None
     for name in fields:
@@ -76,23 +88,87 @@ def _candidates(
 
 
 def _named(
-    snapshot: Snapshot, ranges: Sequence[Range], fields: Sequence[str]
+    snapshot: Snapshot, conditions: Sequence[Sequence[Range]], fields: Sequence[str]
 ) -> _Candidates | None:
-    """Return the rows of the base in ranges of one field; None if no index knows."""
-    if not ranges:
+    """Return the rows of the base that fulfil all conditions on indexed fields.
+
+    Each condition has ranges, in one of which a matching document has a value.
+    """
+    if any(not ranges for ranges in conditions):
         return _Candidates("", _NO_ROWS)
-    field = ranges[0].field
-    if any(one.field != field or one.low != one.high or one.is_null for one in ranges):
+    indexed = {*fields, ID_FIELD}
+    usable = [
+        ranges for ranges in conditions
+        if all(_is_usable(one, indexed) for one in ranges)
+    ]  # fmt: skip
+    if not usable:
         return None
+    rows = [
+        file_rows + start
+        for start, file in snapshot.base.files()
+        if len(file_rows := _rows_in(file, usable))
+    ]
+    if sum(map(len, rows)) > max(_MIN_CANDIDATES, snapshot.base.count // _MAX_SHARE):
+        return None  # Documents are read faster in order than one by one.
+    named = dict.fromkeys(one.field for ranges in usable for one in ranges)
+    return _Candidates(", ".join(named), np.concatenate(rows) if rows else _NO_ROWS)
+
+
+def _is_usable(one: Range, indexed: set[str]) -> bool:
+    if one.field == ID_FIELD:  # the id index knows whole ids only
+        return isinstance(one.low, str) and one.low == one.high
+    return one.field in indexed
+
+
+def _rows_in(file: Base, conditions: Sequence[Sequence[Range]]) -> Rows:
+    """Return the rows of one file that fulfil all conditions, by its runs."""
+    found: Rows | None = None
+    for ranges in _merged(file, conditions):
+        by_field: dict[str, list[Range]] = {}
+        for one in ranges:
+            by_field.setdefault(one.field, []).append(one)
+        rows = [_rows_of_field(file, name, own) for name, own in by_field.items()]
+        joined = rows[0] if len(rows) == 1 else np.unique(np.concatenate(rows))
+        found = joined if found is None else np.intersect1d(found, joined, assume_unique=True)
+        if not len(found):
+            break
+    return _NO_ROWS if found is None else found
+
+
+def _rows_of_field(file: Base, field: str, ranges: Sequence[Range]) -> Rows:
     if field == ID_FIELD:
-        ids = [one.low for one in ranges if isinstance(one.low, str)]
-        rows = snapshot.base.rows_of(ids).values()
-        return _Candidates(field, np.unique(np.array([*itertools.chain(*rows)], np.int64)))
-    index = field_index(snapshot, field) if field in fields else None
-    if index is None or not index.is_exact(snapshot.base.schema(), field):
-        return None
-    found = [index.equal_to(one.low) for one in ranges]
-    return _Candidates(field, np.unique(np.concatenate(found)))
+        rows = file.rows_of([one.low for one in ranges]).values()
+        return np.unique(np.array([*itertools.chain(*rows)], np.int64))
+    return index_run(file, field).candidates(ranges)
+
+
+def _merged(file: Base, conditions: Sequence[Sequence[Range]]) -> Iterator[Sequence[Range]]:
+    """Merge the bounds of a field, where no document has several values of the field."""
+    bounds: dict[str, Range] = {}
+    for ranges in conditions:
+        (one, *others) = ranges
+        is_open = not others and one.field != ID_FIELD and (one.low is None) != (one.high is None)
+        if not is_open or index_run(file, one.field).has_lists:
+            yield ranges
+            continue
+        known = bounds.get(one.field)
+        if known is None:
+            bounds[one.field] = one
+        elif known.low is None and one.low is not None and _are_alike(known.high, one.low):
+            bounds[one.field] = known._replace(low=one.low)
+        elif known.high is None and one.high is not None and _are_alike(known.low, one.high):
+            bounds[one.field] = known._replace(high=one.high)
+        else:
+            yield ranges
+    yield from ((one,) for one in bounds.values())
+
+
+def _are_alike(first: Any, second: Any) -> bool:
+    """Return whether two literals are of one kind."""
+    numbers = (int, float)
+    return type(first) is type(second) or (
+        isinstance(first, numbers) and isinstance(second, numbers)
+    )
 
 
 def matching(
@@ -123,7 +199,7 @@ def matching(
         yield from _mapped(snapshot, chosen, indexed, partial(_select, chosen))
     else:
         projection = _plan(snapshot, chosen)
-        plan = codec.plan_columns(projection.decoded)
+        plan = codec.plan_columns(projection.decoded, exact=True)
         candidates = _candidates(snapshot, chosen, projection, indexed)
         for run in _runs(snapshot, candidates, snapshot.base.pieces_matching(projection)):
             if len(run):

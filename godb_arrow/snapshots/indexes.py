@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,15 +10,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from godb_arrow import codec
-from godb_arrow.codec.predicate import prefixes
 from godb_arrow.errors import FieldNotFound, InvalidFilter
 from godb_arrow.query.fields import field_at
 from godb_arrow.query.projection import project
 from godb_arrow.snapshots.base import Base
 from godb_arrow.snapshots.id_index import Rows
+from godb_arrow.snapshots.index_run import IndexBuilder, IndexRun
 from godb_arrow.snapshots.snapshot import Snapshot
 
-__all__ = ["FieldIndex", "as_py"]
+__all__ = ["FieldIndex", "as_py", "check_indexable", "field_index", "index_run"]
 
 _NO_ROWS: Rows = np.empty(0, np.int64)
 
@@ -61,25 +60,6 @@ class FieldIndex:
         order = order[: len(values) - values.null_count]
         return cls(values.take(order), order.to_numpy().astype(np.int64))
 
-    def equal_to(self, value: Any) -> Rows:
-        """Return the rows of a value, in order."""
-        is_text = pa.types.is_string(self.values.type)
-        number = value if isinstance(value, str) else _whole(value)
-        if number is None or isinstance(value, str) != is_text:
-            return _NO_ROWS
-        wanted = number
-        first = bisect_left(self.values, wanted, key=as_py)
-        last = bisect_right(self.values, wanted, lo=first, key=as_py)
-        return np.sort(self.rows[first:last])
-
-    def is_exact(self, schema: pa.Schema, field: str) -> bool:
-        """Return whether the index has each value that a path leads to, unchanged."""
-        kind = self.values.type
-        is_plain = pa.types.is_integer(kind) or pa.types.is_string(kind)
-        # Documents may have a dotted name as a field, and other ones a map.
-        heads = prefixes(field)[1:]
-        return is_plain and not any(name in schema.names for name in heads)
-
     def keeps_null(self, condition: pc.Expression, path: tuple[str, ...]) -> bool:
         """Return whether a filter on this field only matches where the field is null."""
         column = pa.nulls(1, self.values.type)
@@ -95,13 +75,6 @@ class FieldIndex:
             column = pa.StructArray.from_arrays([column], [name])
         table = pa.table({path[0]: column, "\0row": self.rows})
         return np.sort(table.filter(condition).column("\0row").to_numpy())
-
-
-def _whole(value: Any) -> int | None:
-    """Return the integer that a number equals."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return None
-    return int(value) if isinstance(value, int) or value.is_integer() else None
 
 
 def as_py(scalar: Any) -> Any:
@@ -124,8 +97,18 @@ def field_index(snapshot: Snapshot, field: str) -> FieldIndex | None:
     return index
 
 
+def index_run(file: Base, field: str) -> IndexRun:
+    """Return the run of an index for one file, built from the documents if it is not stored."""
+    kind = f"run:{field}"
+    run: IndexRun | None = file.view(kind)
+    if run is None:
+        run = IndexBuilder.run_of(field, (entries for _, entries in file.loaded()))
+        file.hold(kind, run, run.nbytes)
+    return run
+
+
 def check_indexable(schema: pa.Schema, field: str) -> None:
-    """Check that the values of a field can be sorted.
+    """Check that values of a field, or the elements of its lists, can be sorted.
 
     Raises
     ------
@@ -136,7 +119,7 @@ def check_indexable(schema: pa.Schema, field: str) -> None:
         kind = field_at(schema, field).type
     except FieldNotFound:
         return  # Later documents may have the field.
-    if pa.types.is_nested(kind) or isinstance(kind, pa.BaseExtensionType):
+    if pa.types.is_struct(kind) or pa.types.is_map(kind):
         raise InvalidFilter(
             f"the field {field!r} of type {kind} has no order for an index",
             advice="index one of its inner fields, by the dotted path",

@@ -8,7 +8,7 @@ last states stay readable as long as their manifests exist.
 bytes          content
 =============  ===============================================================================
 0 to 3         ``GODM``
-4 to 7         version 1, little-endian
+4 to 7         version of the reader that it needs, little-endian: 2
 8 to end - 8   one MessagePack map
 last 8         XXH3-64 of all earlier bytes
 =============  ===============================================================================
@@ -28,17 +28,25 @@ import numpy.typing as npt
 import pyarrow as pa
 import xxhash
 
-from godb_arrow.codec import pack
+from godb_arrow._version import READER
 from godb_arrow.codec.compression import check_compression
-from godb_arrow.errors import CorruptFile, UnsupportedVersion, error_context
+from godb_arrow.errors import (
+    CorruptFile,
+    GodbError,
+    SourceNotFound,
+    UnsupportedVersion,
+    error_context,
+)
 from godb_arrow.file.hints import (
     JournalPosition,
     checked_next_id,
     checked_number,
     checked_uuid,
 )
+from godb_arrow.former_ipc import read_former_schema
 from godb_arrow.options import CompressionName
-from godb_arrow.query.statistics import unpack_statistics
+from godb_arrow.query.statistics import Statistics, unpack_statistics
+from godb_arrow.recorded_schema import describe_schema, restore_schema
 from godb_arrow.storage.folder import Folder, open_folder
 from godb_arrow.storage.inside import number_in
 from godb_arrow.storage.modes import Access
@@ -50,6 +58,7 @@ __all__ = [
     "is_part_name",
     "manifest_name",
     "read_manifest",
+    "stored_manifest",
     "versions_in",
     "write_manifest",
 ]
@@ -57,11 +66,24 @@ __all__ = [
 
 Rows = npt.NDArray[np.int64]
 
-_MAGIC = b"GODM\x01\x00\x00\x00"
+_MAGIC = b"GODM"
+_READER_NEEDED = 2
 _SUFFIXES = (".godb", ".ids", ".manifest")
 _MAX_MANIFEST_BYTES = 1 << 30
 _LIST, _BITMAP = 0, 1
-_UNUSABLE = (KeyError, TypeError, ValueError, OSError, pa.ArrowException, msgpack.UnpackException)
+_UNUSABLE = (
+    KeyError,
+    TypeError,
+    AttributeError,
+    ValueError,
+    IndexError,
+    OverflowError,
+    RecursionError,
+    OSError,
+    pa.ArrowException,
+    msgpack.UnpackException,
+    GodbError,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +214,7 @@ class Manifest:
             _pack_part(part) for part in other.parts
         ]
 
-    def statistics(self) -> pa.RecordBatch | None:
+    def statistics(self) -> Statistics | None:
         """Return the statistics with a row for each part, or None if there are none."""
         if not self.packed_statistics:
             return None
@@ -203,7 +225,7 @@ class Manifest:
         content = {
             "version": self.version,
             "parts": [_pack_part(part) for part in self.parts],
-            "schema": self.schema.serialize().to_pybytes(),
+            "fields": describe_schema(self.schema),
             "next_id": self.next_id,
             "record": self.record,
             "indexes": list(self.indexes),
@@ -216,7 +238,8 @@ class Manifest:
             **({"directory": self.directory} if self.directory else {}),
             **({"former": self.former} if self.former else {}),
         }
-        data = _MAGIC + pack(content)
+        packed: bytes = msgpack.packb(content, unicode_errors="surrogateescape")
+        data = _MAGIC + _READER_NEEDED.to_bytes(4, "little") + packed
         return data + xxhash.xxh3_64_digest(data)
 
     @classmethod
@@ -230,24 +253,26 @@ class Manifest:
         UnsupportedVersion
             The manifest has a later version.
         """
-        if data[:4] == _MAGIC[:4] and data[4:8] != _MAGIC[4:8]:
+        reader = int.from_bytes(data[4:8], "little")
+        if data[:4] == _MAGIC and reader > READER:
             raise UnsupportedVersion(
-                f"the manifest has version {int.from_bytes(data[4:8], 'little')}",
+                f"the manifest needs a reader of version {reader}; "
+                f"this program reads up to {READER}",
                 advice="update godb-arrow",
             )
-        if data[:8] != _MAGIC or xxhash.xxh3_64_digest(data[:-8]) != data[-8:]:
+        if data[:4] != _MAGIC or reader == 0 or xxhash.xxh3_64_digest(data[:-8]) != data[-8:]:
             raise _damaged("it does not match its checksum")
         try:
             content = msgpack.unpackb(data[8:-8], raw=False, unicode_errors="surrogateescape")
             return cls(
                 version=int(content["version"]),
                 parts=tuple(_unpack_part(part) for part in content["parts"]),
-                schema=pa.ipc.read_schema(pa.py_buffer(content["schema"])),
-                next_id=checked_next_id(content["next_id"]) or 0,
+                schema=_unpack_schema(content),
+                next_id=_unpack_next_id(content["next_id"]),
                 record=checked_number(content["record"]),
                 indexes=tuple(str(name) for name in content["indexes"]),
                 created=float(content["created"]),
-                packed_statistics=bytes(content["statistics"]),
+                packed_statistics=_packed_bytes(content["statistics"]),
                 compression=check_compression(content.get("compression", "lz4")).name,
                 name=str(content.get("name", "")),
                 rewrites=bool(content.get("rewrites", False)),
@@ -257,6 +282,24 @@ class Manifest:
             )
         except _UNUSABLE as error:
             raise _damaged(f"its content is invalid: {error!r}") from error
+
+
+def _packed_bytes(value: Any) -> bytes:
+    if not isinstance(value, bytes):
+        raise TypeError(f"{type(value).__name__} in place of bytes")
+    return value
+
+
+def _unpack_next_id(value: Any) -> int:
+    if not isinstance(value, int):
+        raise TypeError(f"{type(value).__name__} in place of an id")
+    return checked_next_id(value) or 0
+
+
+def _unpack_schema(content: dict[str, Any]) -> pa.Schema:
+    if "fields" not in content:  # version 1
+        return read_former_schema(content["schema"])
+    return restore_schema(content["fields"])
 
 
 def _damaged(problem: str) -> CorruptFile:
@@ -324,15 +367,31 @@ def read_manifest(folder: Folder | str, version: int) -> Manifest:
     SourceNotFound, CorruptFile, StorageError
     """
     files = open_folder(folder) if isinstance(folder, str) else folder
-    name = manifest_name(version)
-    with error_context("read", files.place(name)), files.open(name) as stream:
-        data = stream.read(_MAX_MANIFEST_BYTES + 1)
-        if len(data) > _MAX_MANIFEST_BYTES:
-            raise _damaged(f"it has more than {_MAX_MANIFEST_BYTES} bytes")
-        manifest = Manifest.unpack(data)
+    with error_context("read", files.place(manifest_name(version))):
+        manifest = Manifest.unpack(_read(files, version))
         if manifest.version != version:
             raise _damaged(f"its content is the manifest of version {manifest.version}")
         return manifest
+
+
+def stored_manifest(folder: Folder, manifest: Manifest) -> bytes:
+    """Return the bytes that a manifest's file has, which an earlier version may have written.
+
+    A manifest whose file is not there any more is packed again.
+    """
+    with suppress(SourceNotFound):
+        data = _read(folder, manifest.version)
+        if Manifest.unpack(data).created == manifest.created:
+            return data
+    return manifest.pack()
+
+
+def _read(folder: Folder, version: int) -> bytes:
+    with folder.open(manifest_name(version)) as stream:
+        data = stream.read(_MAX_MANIFEST_BYTES + 1)
+    if len(data) > _MAX_MANIFEST_BYTES:
+        raise _damaged(f"it has more than {_MAX_MANIFEST_BYTES} bytes")
+    return data
 
 
 def write_manifest(folder: Folder, manifest: Manifest, access: Access) -> None:

@@ -15,6 +15,7 @@ from godb_arrow.file.explanation import Explanation
 from godb_arrow.options import ReadKeywords, ReadOptions
 from godb_arrow.query.filters import Filter
 from godb_arrow.query.scannable import Scannable
+from godb_arrow.schema import shown_schema
 from godb_arrow.snapshots.find import count_matching, explain, pick
 from godb_arrow.snapshots.pages import Page, page_after
 from godb_arrow.snapshots.snapshot import Snapshot
@@ -49,7 +50,7 @@ class SnapshotCollection(Scannable):
     def schema(self) -> pa.Schema:
         """Schema of the record batches."""
         with error_context("read", collection=self.name):
-            return self._snapshot().schema()
+            return shown_schema(self._snapshot().schema())
 
     def find(
         self,
@@ -251,7 +252,7 @@ class SnapshotCollection(Scannable):
 
     def _entries(self) -> tuple[pa.Schema, Iterator[codec.Entries]]:
         snapshot = self._snapshot()
-        return snapshot.schema(), snapshot.entries()
+        return shown_schema(snapshot.schema()), snapshot.entries()
 
 
 def snapshot_of(collection: SnapshotCollection) -> Snapshot:

@@ -16,6 +16,7 @@ from godb_arrow.errors import GodbError
 from godb_arrow.file.hints import JournalPosition
 from godb_arrow.file.pieces import CollectionPieces, StoredPiece
 from godb_arrow.parallel import ordered_map
+from godb_arrow.query.schema_join import join_schemas, narrow_schema
 from godb_arrow.query.statistics import Row, covered, decode_statistics, row_of
 from godb_arrow.schema import DocumentSummary, fields_fit, infer_schema, is_partial
 from godb_arrow.snapshots.base import Base, Wanted
@@ -134,24 +135,58 @@ class Snapshot:
         summary = DocumentSummary()
         for run in self.overlay_runs():
             codec.infer(run, summary)
-        if self.base.count == len(self.superseded_rows()):
-            return infer_schema(summary)
-        schema = self.base.schema()
-        if is_partial(schema):
-            summary = DocumentSummary(schema.names)
-            for run in self.overlay_runs():
-                codec.infer(run, summary)
-        if fields_fit(infer_schema(summary), schema):
+        has_base = self.base.count > len(self.superseded_rows())
+        schema = self.base.schema() if has_base else None
+        if summary.is_partial or (schema is not None and is_partial(schema)):
+            return self._find_partial_schema(schema)
+        if schema is not None and fields_fit(infer_schema(summary), schema):
             return schema
-        # The base's fields come first, so that they are kept if there are too many.
+        declared = [bulk.schema for bulk in self._bulks if bulk.schema is not None]
+        return join_schemas(schema, declared, summary, self.overlay_runs, self._summarize)
+
+    def _summarize(self) -> DocumentSummary:
+        """Join the kinds of value in all documents, with the fields of the base first."""
         joined = DocumentSummary()
-        self.base.join_into(joined)
-        if not summary.is_partial:
-            joined.merge(summary)
-            return infer_schema(joined)
+        if self.base.count > len(self.superseded_rows()):
+            self.base.join_into(joined)
         for run in self.overlay_runs():
             codec.infer(run, joined)
-        return infer_schema(joined)
+        return joined
+
+    def _find_partial_schema(self, schema: pa.Schema | None) -> pa.Schema:
+        """Return the schema of documents that have more fields than become columns."""
+        if schema is None:
+            return infer_schema(self._summarize())
+        # Of too many fields, those are kept that were there before.
+        summary = DocumentSummary(schema.names)
+        for run in self.overlay_runs():
+            codec.infer(run, summary)
+        fits = fields_fit(infer_schema(summary), schema)
+        return schema if fits else infer_schema(self._summarize())
+
+    def settle_schema(self, dropped: Rows | None = None) -> pa.Schema:
+        """Forget in the schema what only deleted documents had, before it is recorded.
+
+        Parameters
+        ----------
+        dropped : array of int64, optional
+            The deleted rows that the next files do not have, default all.
+        """
+        schema = self.schema()
+        dead = self.superseded_rows() if dropped is None else dropped
+        if len(dead) and self.base.count > len(dead):
+            deleted = DocumentSummary()
+            for start in range(0, len(dead), _RUN_DOCUMENTS):
+                codec.infer(
+                    gather(self.base.entries_at(dead[start : start + _RUN_DOCUMENTS])), deleted
+                )
+            self._schema = narrow_schema(schema, deleted, self._entries_changed_first)
+        return self.schema()
+
+    def _entries_changed_first(self) -> Iterator[codec.Entries]:
+        yield from self.overlay_runs()
+        for start, run in self.base.loaded():
+            yield without(run, self.superseded_in(start, len(run)))
 
     def _declared_schema(self) -> pa.Schema | None:
         """Return the schema that all inserted tables had, or None if there were other inserts."""

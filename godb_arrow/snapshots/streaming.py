@@ -175,10 +175,13 @@ class BatchStream(_Stream[pa.RecordBatch]):
                 projection,
                 strict=not given and columns is None,
                 on_mismatch=options.on_mismatch if given else "error",
+                exact=not given,
             )
         self.schema: pa.Schema = projection.schema
         work = _Work(snapshot, projection, decoder, options)
-        if not given:
+        if given:
+            work.has_statistics = options.on_mismatch == "error"  # They know no misfits.
+        else:
             work.runs = candidate_runs(snapshot, projection, indexed)
             whole = projection.decoded.equals(snapshot.base.schema())
             work.may_hold = work.runs is None and whole and projection.predicate is None
@@ -214,6 +217,7 @@ class _Work:
         self.options = options
         self.runs: Iterator[codec.Entries] | None = None  # selected by an index
         self.may_hold = False
+        self.has_statistics = True  # which say what the filter keeps
 
     def batches(self, maps: list[OrderedMap[Any]]) -> Iterator[pa.RecordBatch]:
         for batch in self._unbounded(maps):
@@ -228,7 +232,8 @@ class _Work:
         # Superseded or deleted documents may not fit the schema of the others.
         if len(self.snapshot.superseded_rows()) < base.count:
             held = all(self._held(file) for _, file in base.files())
-            wanted = None if held else base.pieces_matching(self.projection)
+            usable = not held and self.has_statistics
+            wanted = base.pieces_matching(self.projection) if usable else None
             for start, file, part in base.selected(wanted):
                 batches = self._held(file)
                 if batches:

@@ -11,7 +11,6 @@ from pathlib import Path
 import pandas as pd
 import pyarrow as pa
 import pytest
-from support.cases import fails
 
 import godb_arrow
 from godb_arrow import StorageEngine
@@ -74,11 +73,7 @@ def append_with_dask(folder: Path, more: pa.Table) -> pa.Schema:
     "more",
     [
         pytest.param(FIRST, id="same columns"),
-        pytest.param(
-            FIRST.append_column("new", pa.array(["x"])),
-            id="a new column",
-            marks=fails("connectors_append_new_column_loses_types"),
-        ),
+        pytest.param(FIRST.append_column("new", pa.array(["x"])), id="a new column"),
     ],
 )
 def test_appended_rows_change_no_declared_type(

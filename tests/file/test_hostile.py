@@ -120,7 +120,6 @@ def test_statistics_that_lie_hide_no_documents() -> None:
 # --- recorded schemas -------------------------------------------------------------------------
 
 
-@fails("hostile_05_hint_schema_rounds_values")
 @pytest.mark.parametrize(
     ("value", "recorded"),
     [
@@ -140,7 +139,6 @@ def test_a_recorded_schema_does_not_round_values(value: Any, recorded: pa.DataTy
     assert found.cast(true.type) == true
 
 
-@fails("hostile_10_list_collections_dictionary_bomb")
 def test_recorded_dictionaries_take_no_memory_before_they_are_needed(tmp_path: Path) -> None:
     size = 1 << 26
     offsets = pa.py_buffer(np.array([0, size], np.int32))
@@ -170,7 +168,6 @@ print(peak() - before >> 10)
     assert int(done.stdout) < 128, "MiB, where the dictionaries have 384"
 
 
-@fails("hostile_29_dictionary_in_schema_crashes")
 def test_a_recorded_dictionary_is_validated(tmp_path: Path) -> None:
     offsets = np.array([0, 1, 2], np.int32)
     text = pa.Array.from_buffers(
@@ -227,6 +224,7 @@ hints: dict[str, tuple[dict[str, Any], Callable[[bytes], int]]] = {
 
 
 IGNORED_HINTS = {
+    "nested pandas metadata",
     "count of another type",
     "no count",
     "negative count",
@@ -268,7 +266,7 @@ index: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize(
     "case",
-    some_fail(index, ["statistics are a number"], "hostile_11_hostile_hints_raw_exceptions"),
+    index,
 )
 def test_an_index_that_makes_no_sense_is_ignored_or_refused(case: str) -> None:
     file = padded_file(index=index[case])

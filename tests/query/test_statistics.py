@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import math
 import random
 from collections.abc import Callable
 from functools import reduce
@@ -10,6 +11,7 @@ from operator import and_, or_
 from pathlib import Path
 from typing import Any
 
+import msgpack
 import numpy as np
 import polars as pl
 import pyarrow as pa
@@ -17,6 +19,7 @@ import pyarrow.compute as pc
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from support import forge
 from support.handmade import go_read
 from support.settings import LONG
 
@@ -28,13 +31,17 @@ from godb_arrow.file import pieces
 from godb_arrow.file.locate import locate
 from godb_arrow.options import ReadOptions
 from godb_arrow.query.statistics import (
+    Bounds,
+    contradiction,
     covered,
+    decode_statistics,
     may_match,
     pack_statistics,
     per_piece,
     statistics_of,
     unpack_statistics,
 )
+from godb_arrow.schema import JSON_TYPE
 
 ROWS = 50_000
 FIELDS = pa.schema({
@@ -112,7 +119,7 @@ def test_chunks_of_one_piece_are_joined(
     assert len(joined) == 2
     # What is not known of one chunk is not known of the piece.
     partly = per_piece([*known, None], [0] * len(found) + [0], covered(FIELDS))
-    assert all(partly.column(f"{name}\0nulls").null_count for name in FIELDS.names)
+    assert not any(any(partly.bounds(name)) for name in FIELDS.names)
     needed = [name for name in FIELDS.names if name in str(condition)]
     may, unknown = may_match(joined, condition, needed, FIELDS)
     assert unknown
@@ -164,19 +171,113 @@ def test_statistics_that_make_no_sense_are_not_used() -> None:
     assert unpack_statistics(whole[:-20], 2) is None
 
 
-def test_statistics_of_other_columns_are_not_used() -> None:
-    right = per_piece([None], [0], pa.schema({"i": pa.int64()}))
-    names = right.schema.names
+FORGED: dict[str, Any] = {
+    "no map": [1],
+    "no fields": {"pieces": 1},
+    "a field is a list": {"pieces": 1, "fields": {"i": [1]}},
+    "a name is a number": {"pieces": 1, "fields": {b"i": {}}},
+    "other pieces": {"pieces": 2, "fields": {}},
+}
+UNKNOWN: dict[str, Any] = {
+    "no nulls": {"numbers": [[1], [2]]},
+    "nulls are a text": {"nulls": "x", "numbers": [[1], [2]]},
+    "too few nulls": {"nulls": [], "numbers": [[1], [2]]},
+    "negative nulls": {"nulls": [-1], "numbers": [[1], [2]]},
+    "one end": {"nulls": [0], "numbers": [[1]]},
+    "too many ends": {"nulls": [0], "numbers": [[1], [2], [3]]},
+    "another kind": {"nulls": [0], "numbers": [["a"], ["b"]]},
+    "a boolean among numbers": {"nulls": [0], "numbers": [[False], [True]]},
+    "exchanged ends": {"nulls": [0], "numbers": [[2], [1]]},
+    "NaN": {"nulls": [0], "numbers": [[float("nan")], [1]]},
+    "half of a pair": {"nulls": [0], "numbers": [[1], [None]]},
+    "moments are numbers": {"nulls": [0], "moments": [[1], [2]]},
+    "numbers are a number": {"nulls": [0], "numbers": 7},
+    "others are a text": {"nulls": [0], "others": ["x"], "numbers": [[1], [2]]},
+}
+
+
+@pytest.mark.parametrize("case", FORGED)
+def test_forged_statistics_are_not_used(case: str) -> None:
+    assert unpack_statistics(msgpack.packb(FORGED[case]), 1) is None
+
+
+@pytest.mark.parametrize("case", UNKNOWN)
+def test_forged_bounds_say_nothing(case: str) -> None:
+    packed = msgpack.packb({"pieces": 1, "fields": {"i": UNKNOWN[case]}})
+    statistics = unpack_statistics(packed, 1)
+    assert statistics is not None
+    assert statistics.bounds("i") == [None]
+    fields = pa.schema({"i": pa.int64()})
+    assert may_match(statistics, pc.field("i") == 9, ["i"], fields) == [True]
+
+
+def test_former_statistics_of_other_columns_are_not_used() -> None:
+    names = ["i\0least", "i\0greatest", "i\0nulls"]
+    columns = [pa.array([1]), pa.array([2]), pa.array([0])]
+    right = unpack_statistics(forge.ipc_stream(pa.record_batch(columns, names)), 1)
+    assert right is not None
+    assert right.bounds("i") == [Bounds(numbers=(1, 2))]
     strange = [
-        pa.record_batch([pa.array(["x"]), *right.columns[1:]], names),
-        pa.record_batch([*right.columns[:2], pa.array(["x"])], names),
-        pa.record_batch(right.columns[:2], names[:2]),
-        pa.record_batch(right.columns, names[::-1]),
-        pa.record_batch(right.columns * 2, names * 2),
+        pa.record_batch([pa.array(["x"]), *columns[1:]], names),
+        pa.record_batch([*columns[:2], pa.array(["x"])], names),
+        pa.record_batch(columns[:2], names[:2]),
+        pa.record_batch(columns, names[::-1]),
+        pa.record_batch(columns * 2, names * 2),
     ]
-    assert unpack_statistics(pack_statistics(right), 1) is not None
     for batch in strange:
-        assert unpack_statistics(pack_statistics(batch), 1) is None
+        assert unpack_statistics(forge.ipc_stream(batch), 1) is None
+    bomb = forge.ipc_stream(pa.record_batch(columns, names), "zstd")
+    assert unpack_statistics(bomb, 1) is None, "nothing is decompressed"
+
+
+MIXED = [
+    1, 2.5, 2**64 - 1, -(2**63), float("nan"), float("inf"), True, False, "a", "ä", "z" * 70,
+    b"\0", None, dt.datetime(2020, 1, 1, tzinfo=dt.UTC), [1, "x"], {"a": 1},
+]  # fmt: skip
+
+
+@given(st.lists(st.sampled_from(MIXED) | st.just("absent"), min_size=1, max_size=8))
+def test_bounds_of_mixed_values_are_kept_by_kind(values: list[Any]) -> None:
+    documents = [{} if value == "absent" else {"v": value} for value in values]
+    packed = b"".join(codec.pack_entry(str(n), one) for n, one in enumerate(documents))
+    entries = codec.scan_entries(packed, 0, len(values), len(packed) + 1, 0)
+    row = decode_statistics(entries, pa.schema({"v": JSON_TYPE}))
+    assert row is not None
+    found = row["v"]
+    numbers = [x for x in values if type(x) in (int, float) and x == x]  # noqa: PLR0124
+    assert found.numbers == ((min(numbers), max(numbers)) if numbers else None)
+    texts = [x for x in values if type(x) is str and x != "absent"]
+    long = "z" * 70 in texts
+    assert found.strings == ((min(texts), max(texts)) if texts and not long else None)
+    assert found.binaries == ((b"\0", b"\0") if b"\0" in values else None)
+    assert (found.moments is None) == (not any(isinstance(x, dt.datetime) for x in values))
+    flags = [x for x in values if type(x) is bool]
+    assert found.booleans == ((min(flags), max(flags)) if flags else None)
+    assert found.nulls == sum(x is None or x == "absent" for x in values)
+    assert found.nans == sum(type(x) is float and math.isnan(x) for x in values)
+    containers = sum(isinstance(x, (list, dict)) for x in values)
+    assert found.others == containers + (len(texts) if long else 0)
+    assert contradiction(row, entries) is None
+
+
+def test_mixed_fields_of_an_engine_have_bounds_of_each_kind(tmp_path: Path) -> None:
+    path = tmp_path / "t.godb"
+    rows = [{"v": n if n % 2 else f"{n:06}", "pad": str(n) * 9} for n in range(40_000)]
+    godb_arrow.write_godb(rows, path, "t")
+    known = locate(path, "t", ReadOptions()).pieces()
+    assert known is not None
+    statistics = known.statistics()
+    assert statistics is not None
+    first, *_, last = statistics.bounds("v")
+    assert first is not None
+    assert last is not None
+    assert first.numbers is not None
+    assert first.strings is not None
+    assert (first.numbers[0], first.strings[0]) == (1, "000000")
+    assert last.numbers is not None
+    assert last.strings is not None
+    assert (last.numbers[1], last.strings[1]) == (39_999, "039998")
+    assert verify_godb(path).ok
 
 
 def table(first: int = 0, rows: int = ROWS) -> pa.Table:
@@ -284,7 +385,7 @@ def test_an_engine_keeps_them_through_checkpoints(tmp_path: Path, loaded: list[i
         assert known is not None
         statistics = known.statistics()
         assert statistics is not None
-        assert statistics.column("n\0nulls").null_count == 0, "something is known of each piece"
+        assert all(statistics.bounds("n")), "something is known of each piece"
         loaded.clear()
         for low, high, count in ((40_000, 41_000, 1000), (10**6, 10**7, 4), (-9, 0, 1),
                                  (19_999, 20_001, 1)):  # fmt: skip

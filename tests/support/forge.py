@@ -221,6 +221,7 @@ def godb_file(
     metadata: Mapping[str, Any] | None = None,
     others: Mapping[str, Any] | None = None,
     index: Mapping[str, Any] | None = None,
+    reader: int | None = None,
 ) -> bytes:
     """Return a sealed GODB file.
 
@@ -241,6 +242,8 @@ def godb_file(
         Further keys of ``metadata`` and of the body.
     index : mapping, optional
         Overrides of ``pieces``, ``collections``, ``statistics`` and ``sizes`` in the index.
+    reader : int, optional
+        Version of the reader that the file needs; none is recorded by default.
     """
     metadata, others = metadata or {}, others or {}
     if indexed is None:
@@ -250,7 +253,9 @@ def godb_file(
         hinted = [one for one in collections if one.hint is not None]
         hints = pack({one.name: one.packed_hint(alone=alone) for one in hinted})
     front = map_head(4 + 2 * indexed + len(others)) + pack("metadata") + map_head(1 + len(metadata))
-    front += pack("godb_arrow") + map_head(2) + pack("collections") + hints
+    front += pack("godb_arrow") + map_head(2 + (reader is not None))
+    front += b"" if reader is None else pack("reader") + pack(reader)
+    front += pack("collections") + hints
     front += CHECKSUM_HEAD + xxhash.xxh3_64_digest(hints)
     front += b"".join(pack(key) + pack(value) for key, value in metadata.items())
     front += pack("collections") + map_head(len(collections))

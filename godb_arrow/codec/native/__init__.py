@@ -22,6 +22,7 @@ import pyarrow.compute as pc
 import godb_arrow.codec.native._native as _native  # noqa: PLR0402 (mypy knows it by this name)
 from godb_arrow.codec.columns import ColumnPlan, Core, DecodePlan
 from godb_arrow.codec.entries import Entries, MeasuredEntries
+from godb_arrow.codec.field_values import FieldValues
 from godb_arrow.codec.predicate import (
     AllOf,
     AnyOf,
@@ -66,6 +67,7 @@ __all__ = [
     "decode_pieces",
     "decode_pieces_into",
     "encode",
+    "field_values",
     "find_entry",
     "gather",
     "has_equal",
@@ -218,6 +220,24 @@ def count_present(entries: Entries, names: Sequence[str]) -> list[int]:
     return counts
 
 
+def field_values(entries: Entries, parts: Sequence[str]) -> FieldValues:
+    """Find the values that a dotted name leads to in documents."""
+    if not len(entries):
+        return reference.field_values(entries, parts)
+    raw = [part.encode("utf-8", "surrogateescape") for part in parts]
+    found = _native.field_values(entries.data, entries.bounds, raw)
+    if found is None:
+        return reference.field_values(entries, parts)  # which says what is damaged
+    rows, kinds, words, sizes = found
+    return FieldValues(
+        np.frombuffer(rows, np.uint32),
+        np.frombuffer(kinds, np.uint8),
+        np.frombuffer(words, np.uint64),
+        np.frombuffer(sizes, np.uint32),
+        entries.data,
+    )
+
+
 def infer(entries: Entries, summary: DocumentSummary) -> None:
     """Join the kinds of value in documents into a summary."""
     if not len(entries):
@@ -253,7 +273,8 @@ def _summary(found: Any, entries: Entries) -> FieldSummary:
 def decode(entries: Entries, plan: DecodePlan) -> list[pa.Array]:
     """Decode documents into the core arrays of a plan."""
     names = [column.name for column in plan.columns]
-    root = (int(Core.STRUCT), 0, "", "", tuple(_column(column) for column in plan.columns))
+    children = tuple(_column(column) for column in plan.columns)
+    root = (int(Core.STRUCT), 0, "", "", children, False)
     places: bytes | None = None
     order: tuple[int, ...] = ()
     if not plan.strict and entries.fields and set(names) <= {ID_FIELD, *entries.fields}:
@@ -297,9 +318,9 @@ def decode_front(measured: MeasuredEntries, plan: DecodePlan) -> list[pa.Array] 
 def _column(column: ColumnPlan) -> tuple[Any, ...]:
     children = tuple(_column(child) for child in column.children)
     if column.core is Core.MAP:
-        children += ((int(Core.STRING), 0, "key", "", ()),)
+        children += ((int(Core.STRING), 0, "key", "", (), False),)
     type_name = str(column.core_type) if column.core is Core.TIMESTAMP else ""
-    return int(column.core), column.unit, column.name, type_name, children
+    return int(column.core), column.unit, column.name, type_name, children, column.exact
 
 
 def _array(found: Any, data_type: pa.DataType) -> pa.Array:

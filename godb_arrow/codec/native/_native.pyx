@@ -123,6 +123,19 @@ cdef extern from "presence.hpp" namespace "godb" nogil:
         vector[int64_t]& counts) except +
 
 
+cdef extern from "values.hpp" namespace "godb" nogil:
+    cdef cppclass ValueColumns:
+        Buffer rows
+        Buffer kinds
+        Buffer words
+        Buffer sizes
+
+    cdef cppclass ValueFinder:
+        ValueFinder(const vector[string]& parts) except +
+        cbool run(const uint8_t* data, const int64_t* bounds, size_t count,
+                  ValueColumns& out) except +
+
+
 cdef extern from "summary.hpp" namespace "godb" nogil:
     int kKinds
 
@@ -155,6 +168,7 @@ cdef extern from "decode.hpp" namespace "godb" nogil:
     cdef cppclass Column:
         Column() except +
         Core core
+        cbool exact
         int64_t unit
         string name
         string type_name
@@ -615,6 +629,29 @@ def count_present(bytes data not None, const int64_t[::1] bounds not None, names
     return list(counts)
 
 
+cdef bytes _copied(Buffer& buffer):
+    return PyBytes_FromStringAndSize(<const char*>buffer.data(), <Py_ssize_t>buffer.size())
+
+
+def field_values(const uint8_t[::1] data not None, const int64_t[::1] bounds not None, parts):
+    """Return rows, kinds, words and sizes of a field's values, or None for damaged bytes."""
+    cdef const uint8_t* begin = &data[0]
+    cdef size_t count = bounds.shape[0] // 2
+    cdef vector[string] names
+    cdef ValueColumns found
+    cdef unique_ptr[ValueFinder] finder
+    cdef cbool whole
+    for part in parts:
+        names.push_back(<string>part)
+    finder.reset(new ValueFinder(names))
+    with nogil:
+        whole = finder.get().run(begin, &bounds[0], count, found)
+    if not whole:
+        return None
+    return (_copied(found.rows), _copied(found.kinds), _copied(found.words),
+            _copied(found.sizes))
+
+
 # --- Inference ------------------------------------------------------------------------------
 
 
@@ -665,13 +702,14 @@ def infer(
 
 
 cdef void _fill(Column* column, object plan) except *:
-    """Build a column tree from tuples: core, unit, name, type name, children."""
-    core, unit, name, type_name, children = plan
+    """Build a column tree from tuples: core, unit, name, type name, children, exact."""
+    core, unit, name, type_name, children, exact = plan
     cdef unique_ptr[Column] child
     cdef bytes packed = name.encode()
     cdef int number = core
     column.core = <Core>number
     column.unit = unit
+    column.exact = exact
     column.name = packed
     column.type_name = type_name.encode()
     for one in children:

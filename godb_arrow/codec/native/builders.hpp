@@ -19,6 +19,7 @@ enum class Core : uint8_t {
 struct Column {
     Core core = Core::Null;
     int64_t unit = 0;       // of timestamps: units in a second
+    bool exact = false;     // a value that would be rounded, cut or changed does not fit
     std::string name;
     std::string type_name;  // of timestamps, in messages
     std::vector<std::unique_ptr<Column>> children;

@@ -373,7 +373,7 @@ class Decoder {
             case Token::Float64: {
                 // go-db's HTTP interface stores every number as a float.
                 const double real = as_double(head);
-                if (!(real >= -9223372036854775808.0 && real < 9223372036854775808.0) ||
+                if (column.exact || !(real >= -9223372036854775808.0 && real < 9223372036854775808.0) ||
                     double(int64_t(real)) != real)
                     return misfit(column, p, p, end, "int64");
                 number = int64_t(real);
@@ -384,6 +384,15 @@ class Decoder {
         column.push_number(number);
         p = head.body;
         return true;
+    }
+
+    // The size of a signed number.
+    static uint64_t magnitude(uint64_t bits) { return bits >> 63 ? 0 - bits : bits; }
+
+    // Whether a double has a number exactly.
+    static bool is_double(uint64_t number) {
+        if (number >> 53 == 0) return true;
+        return 64 - __builtin_clzll(number) - __builtin_ctzll(number) <= 53;
     }
 
     bool unsigned_integer(Column& column, const uint8_t*& p, const uint8_t* end) {
@@ -400,7 +409,7 @@ class Decoder {
             case Token::Float32:
             case Token::Float64: {
                 const double real = as_double(head);
-                if (!(real >= 0.0 && real < 18446744073709551616.0) ||
+                if (column.exact || !(real >= 0.0 && real < 18446744073709551616.0) ||
                     double(uint64_t(real)) != real)
                     return misfit(column, p, p, end, "uint64");
                 number = uint64_t(real);
@@ -425,9 +434,17 @@ class Decoder {
             case Token::Float32:
             case Token::Float64: number = as_double(head); break;
             case Token::Positive:
-            case Token::UInt: number = double(head.bits); break;
+            case Token::UInt:
+                if (column.exact && !is_double(head.bits))
+                    return misfit(column, p, p, end, "float64");
+                number = double(head.bits);
+                break;
             case Token::Negative:
-            case Token::Int: number = double(int64_t(head.bits)); break;
+            case Token::Int:
+                if (column.exact && !is_double(magnitude(head.bits)))
+                    return misfit(column, p, p, end, "float64");
+                number = double(int64_t(head.bits));
+                break;
             default: return misfit(column, p, p, end, "float64");
         }
         column.push_number(number);
@@ -442,7 +459,8 @@ class Decoder {
         Timestamp stamp;
         if (!read_timestamp(head, stamp)) return corrupt();
         int64_t value;
-        if (!ticks(stamp, column.unit, value))
+        if (!ticks(stamp, column.unit, value) ||
+            (column.exact && stamp.nanoseconds % uint32_t(1000000000 / column.unit)))
             return misfit(column, p, p, end, column.type_name.c_str());
         column.push_number(value);
         p = head.body + head.size;

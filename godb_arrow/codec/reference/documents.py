@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 
 from godb_arrow.codec.columns import ColumnPlan, Core, DecodePlan
 from godb_arrow.codec.entries import Entries, MeasuredEntries
+from godb_arrow.codec.field_values import FieldValues, ValueKind
 from godb_arrow.codec.jsontext import is_utf8, to_json_text
 from godb_arrow.codec.values import pack_entry, wire_values
 from godb_arrow.errors import CorruptFile, DepthExceeded, LimitExceeded, TypeMismatch
@@ -31,6 +32,7 @@ __all__ = [
     "decode_front",
     "document_pairs",
     "encode",
+    "field_values",
     "has_equal",
     "hash_id",
     "id_number",
@@ -190,6 +192,121 @@ def _fits(value: msgpack.Timestamp, unit: int) -> bool:
     return _MIN_INT64 <= _ticks(value, unit) <= _MAX_INT64
 
 
+def field_values(entries: Entries, parts: Sequence[str]) -> FieldValues:
+    """Find the values that a dotted name leads to in documents.
+
+    A part of the name may itself have dots. All maps within a list are searched, and all equal
+    keys count. So more values may be found than a filter means, never fewer.
+
+    Parameters
+    ----------
+    entries : Entries
+        The documents.
+    parts : sequence of str
+        Parts of the name.
+
+    Returns
+    -------
+    FieldValues
+        A list is followed by its elements. A map without the field counts as absent.
+    """
+    found = _Values()
+    for row in range(len(entries)):
+        found.row = row
+        if list(parts) == [ID_FIELD]:
+            found.add(entries.id(row))
+        else:
+            found.search(document_pairs(entries, row), list(parts))
+    return FieldValues(
+        np.array(found.rows, np.uint32),
+        np.array(found.kinds, np.uint8),
+        np.array(found.words, np.uint64),
+        np.array(found.sizes, np.uint32),
+        b"".join(found.texts),
+    )
+
+
+class _Values:
+    """Collects values in columns."""
+
+    def __init__(self) -> None:
+        self.row = 0
+        self.rows: list[int] = []
+        self.kinds: list[int] = []
+        self.words: list[int] = []
+        self.sizes: list[int] = []
+        self.texts: list[bytes] = []
+        self._end = 0  # of the texts
+
+    def search(self, pairs: _Pairs, parts: list[str]) -> None:
+        """Search a map for the field."""
+        names = {".".join(parts[: count + 1]): parts[count + 1 :] for count in range(len(parts))}
+        absent = True
+        for key, value in pairs:
+            rest = names.get(_field_name(key))
+            if rest is None:
+                continue
+            absent = False
+            if rest:
+                self._descend(value, rest)
+            else:
+                self.add(value)
+                if type(value) is list:
+                    for element in value:
+                        self.add(element)
+        if absent:
+            self._append(ValueKind.ABSENT)
+
+    def _descend(self, value: Any, parts: list[str]) -> None:
+        if type(value) is tuple:
+            self.search(value, parts)
+        elif type(value) is list and value:
+            for element in value:
+                if type(element) is tuple:
+                    self.search(element, parts)
+                else:
+                    self._append(ValueKind.ABSENT)
+        else:
+            self._append(ValueKind.ABSENT)
+
+    def add(self, value: Any) -> None:
+        """Add one value, without what it contains."""
+        kind = type(value)
+        if kind is str:
+            text = value.encode("utf-8", "surrogateescape")
+            self._add_text(ValueKind.STRING if is_utf8(value) else ValueKind.BINARY, text)
+        elif kind is bytes:
+            self._add_text(ValueKind.BINARY, value)
+        elif kind is bool:
+            self._append(ValueKind.TRUE if value else ValueKind.FALSE)
+        elif kind is int:
+            above = value > _MAX_INT64
+            self._append(ValueKind.ABOVE_INT64 if above else ValueKind.INT, value & _MAX_UINT64)
+        elif kind is float:
+            (word,) = struct.unpack("<Q", struct.pack("<d", value))
+            self._append(ValueKind.FLOAT, word)
+        elif kind is msgpack.Timestamp:
+            self._append(ValueKind.MOMENT, value.seconds & _MAX_UINT64, value.nanoseconds)
+        else:
+            self._append(_CONTAINERS.get(kind, ValueKind.EXTENSION))
+
+    def _add_text(self, kind: ValueKind, text: bytes) -> None:
+        self._append(kind, self._end, len(text))
+        self.texts.append(text)
+        self._end += len(text)
+
+    def _append(self, kind: ValueKind, word: int = 0, size: int = 0) -> None:
+        self.rows.append(self.row)
+        self.kinds.append(kind)
+        self.words.append(word)
+        self.sizes.append(size)
+
+
+_CONTAINERS = {
+    list: ValueKind.ARRAY, tuple: ValueKind.MAP, type(None): ValueKind.NULL,
+}  # fmt: skip
+
+
 class _Mismatch(Exception):
     def __init__(self, expected: str, found: str) -> None:
         super().__init__()
@@ -293,6 +410,8 @@ def _converter(column: ColumnPlan, plan: DecodePlan) -> _Converter:
         convert = _map_converter(column, plan)
     elif column.core is Core.TIMESTAMP:
         convert = _timestamp_converter(column)
+    elif column.exact and column.core in _EXACT_SCALARS:
+        convert = _EXACT_SCALARS[column.core]
     else:
         convert = _SCALARS[column.core]
     if plan.on_mismatch == "error":
@@ -319,7 +438,7 @@ def _bool(value: Any) -> Any:
     raise _Mismatch("bool", type_name(value))
 
 
-def _integer(expected: str, low: int, high: int) -> _Converter:
+def _integer(expected: str, low: int, high: int, *, exact: bool = False) -> _Converter:
     def convert(value: Any) -> Any:
         kind = type(value)
         if kind is int and low <= value <= high:
@@ -327,7 +446,7 @@ def _integer(expected: str, low: int, high: int) -> _Converter:
         if value is None:
             return None
         # go-db's HTTP interface stores every number as a float.
-        if kind is float and value.is_integer() and low <= value <= high:
+        if not exact and kind is float and value.is_integer() and low <= value <= high:
             return int(value)
         raise _Mismatch(expected, type_name(value))
 
@@ -341,6 +460,12 @@ def _float64(value: Any) -> Any:
     if kind is int:
         return float(value)
     raise _Mismatch("float64", type_name(value))
+
+
+def _exact_float64(value: Any) -> Any:
+    if type(value) is int and int(float(value)) != value:
+        raise _Mismatch("float64", type_name(value))
+    return _float64(value)
 
 
 def _string(value: Any) -> Any:
@@ -374,11 +499,21 @@ _SCALARS: dict[Core, _Converter] = {
 }
 
 
+_EXACT_SCALARS: dict[Core, _Converter] = {
+    Core.INT64: _integer("int64", _MIN_INT64, _MAX_INT64, exact=True),
+    Core.UINT64: _integer("uint64", 0, _MAX_UINT64, exact=True),
+    Core.FLOAT64: _exact_float64,
+}
+
+
 def _timestamp_converter(column: ColumnPlan) -> _Converter:
+    nano = 10**9 // column.unit
+
     def convert(value: Any) -> Any:
         if value is None:
             return None
-        if type(value) is msgpack.Timestamp and _fits(value, column.unit):
+        is_cut = column.exact and type(value) is msgpack.Timestamp and value.nanoseconds % nano
+        if type(value) is msgpack.Timestamp and _fits(value, column.unit) and not is_cut:
             return _ticks(value, column.unit)
         raise _Mismatch(str(column.core_type), type_name(value))
 
