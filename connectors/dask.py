@@ -103,9 +103,12 @@ def read_godb(
         names = [name for name in schema.names if name in needed.names]
         schema = pa.schema([schema.field(name) for name in names], metadata=schema.metadata)
     read = _Read(schema, filter, dtype_backend)
-    frame = dd.from_map(  # type: ignore[no-untyped-call]
-        read, fragments, meta=read.meta(), enforce_metadata=False
-    )
+    if fragments:
+        frame = dd.from_map(  # type: ignore[no-untyped-call]
+            read, fragments, meta=read.meta(), enforce_metadata=False
+        )
+    else:  # the collection has no documents
+        frame = dd.from_pandas(read.meta(), npartitions=1)  # type: ignore[no-untyped-call]
     chosen: dd.DataFrame = frame if columns is None else frame[list(columns)]
     return chosen
 

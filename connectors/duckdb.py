@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, cast
+
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from godb_arrow.connectors import missing
+from godb_arrow.connectors.columns import convert_batch, fit_schema
 from godb_arrow.engine.engine import StorageEngine
+from godb_arrow.errors import EngineClosed, TypeMismatch, UnsupportedType
 from godb_arrow.query.dataset import CollectionDataset
+from godb_arrow.query.fields import check_names
+from godb_arrow.query.filters import names_in
 from godb_arrow.query.scannable import Scannable
 
 try:
@@ -15,33 +23,37 @@ except ImportError as error:
     raise missing("duckdb", "DuckDB") from error
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    import pyarrow as pa
+    from collections.abc import Iterator, Mapping, Sequence
 
 __all__ = ["connect", "register"]
+
+_STATEMENTS = frozenset(
+    ("execute", "executemany", "from_query", "query", "sql", "table", "view", "cursor")
+)
+"""Methods of a connection that read views."""
 
 
 def connect(
     source: StorageEngine | Mapping[str, Scannable],
     connection: duckdb.DuckDBPyConnection | None = None,
 ) -> duckdb.DuckDBPyConnection:
-    """Return a connection in which each collection is a view.
+    """Return a connection that has every collection as a view of its name.
 
     A query reads a snapshot of each collection that it names, with the columns that it uses and
-    the documents that match its conditions. Call this again with the same connection to add
-    collections that are created later.
+    the documents that match its conditions. Views follow their collections. The next query has the
+    fields, types and collections that were added.
 
     Parameters
     ----------
     source : StorageEngine, or mapping of str to Collection or FileCollection
-        The collections.
+        Collections to show.
     connection : duckdb.DuckDBPyConnection, optional
-        Connection for the views; a new one in memory by default.
+        Connection that gets the views. By default it is a new one in memory.
 
     Returns
     -------
     duckdb.DuckDBPyConnection
+        The connection, wrapped: each query updates the views that it names.
 
     Examples
     --------
@@ -52,22 +64,29 @@ def connect(
     >>> sql = connect(engine)
     >>> sql.sql("select name from users where age > 40").fetchall()
     [('Bob',)]
+    >>> _ = users.insert({"name": "Cy", "age": 41.5, "city": "Bern"})
+    >>> sql.sql("select age, city from users where name = 'Cy'").fetchall()
+    [(41.5, 'Bern')]
     >>> sql.close()
     >>> engine.close()
     """
-    connection = duckdb.connect() if connection is None else connection
-    for name in source:
-        register(connection, name, source[name])
-    return connection
+    inner = duckdb.connect() if connection is None else connection
+    if isinstance(inner, _Connection):
+        inner = inner._inner
+    followed = _Connection(inner, source)
+    followed.update()
+    return cast("duckdb.DuckDBPyConnection", followed)
 
 
 def register(connection: duckdb.DuckDBPyConnection, name: str, collection: Scannable) -> None:
-    """Create a view of a collection.
+    """Show a collection as a view.
+
+    The view has the fields that the collection has now; see :func:`connect` for views that follow.
 
     Parameters
     ----------
     connection : duckdb.DuckDBPyConnection
-        Connection for the view.
+        Connection that gets the view.
     name : str
         Name of the view.
     collection : Collection or FileCollection
@@ -87,14 +106,133 @@ def register(connection: duckdb.DuckDBPyConnection, name: str, collection: Scann
     connection.register(name, _Scanned(collection))
 
 
-class _Scanned(CollectionDataset):
-    """Dataset for DuckDB, which uses nothing of a scanner but its reader."""
+class _Connection:
+    """Connection whose views are updated before a query names them."""
 
-    def scanner(self, *args: Any, **options: Any) -> Any:
-        return _Scanner(self.reader(*args, **options))
+    def __init__(
+        self,
+        inner: duckdb.DuckDBPyConnection,
+        source: StorageEngine | Mapping[str, Scannable],
+    ) -> None:
+        self._inner = inner
+        self._source = source
+        self._shown: dict[str, pa.Schema] = {}
+
+    def update(self, text: str | None = None) -> None:
+        """Show collections whose fields or types changed, of those that a text names."""
+        named = None if text is None else text.lower().replace('""', '"')
+        for name in self._source:
+            if named is not None and name.lower() not in named:
+                continue
+            collection = self._source[name]
+            schema = collection.schema
+            shown = self._shown.get(name)
+            if shown is None or not schema.equals(shown):
+                register(self._inner, name, collection)
+                self._shown[name] = schema
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._inner, name)
+        if name not in _STATEMENTS:
+            return found
+
+        def updated(*args: Any, **options: Any) -> Any:
+            text = " ".join(str(value) for value in (*args[:1], *options.values()))
+            with suppress(EngineClosed):  # queries of other tables go on
+                self.update(text)
+            result = found(*args, **options)
+            if result is self._inner:
+                return self
+            return _Connection(result, self._source) if name == "cursor" else result
+
+        return updated
+
+    def __enter__(self) -> _Connection:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._inner.close()
+
+
+class _Scanned(CollectionDataset):
+    """Dataset for DuckDB, which takes only the reader of a scanner.
+
+    DuckDB reads the schema once, when the view is made. So scans keep to that schema.
+    """
+
+    def __init__(self, collection: Scannable) -> None:
+        super().__init__(collection)
+        check_names(collection.schema)
+        self._own = collection.schema
+        self._shown = fit_schema(collection.schema, "duckdb")
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Schema of the record batches."""
+        return self._shown
+
+    def scanner(
+        self,
+        columns: Sequence[str] | Mapping[str, pc.Expression] | None = None,
+        filter: pc.Expression | None = None,
+        **options: Any,
+    ) -> Any:
+        current = set(self._collection.schema.names)
+        names = self._shown.names if columns is None else list(columns)
+        shown = pa.schema([self._shown.field(name) for name in names])
+        looked_at = [] if filter is None else names_in(filter)
+        if all(self._is_own(name) for name in looked_at):
+            present = [name for name in names if name in current]
+            return _Scanner(_shown_as(self.reader(present, filter, **options), shown))
+        # The filter speaks of the types of the view, and not of the types of the collection.
+        needed = list(dict.fromkeys([*names, *looked_at]))
+        wide = pa.schema([self._shown.field(name) for name in needed])
+        present = [name for name in needed if name in current]
+        found = _shown_as(self.reader(present, None, **options), wide)
+        batches = (
+            batch.select(names)
+            for one in found
+            for batch in pa.Table.from_batches([one]).filter(filter).to_batches()
+        )
+        return _Scanner(pa.RecordBatchReader.from_batches(shown, batches))
+
+    def _is_own(self, name: str) -> bool:
+        """Return whether a column of the view still has the type of the collection."""
+        current = self._collection.schema
+        kind = self._own.field(name).type
+        shown = self._shown.field(name).type
+        is_same = name in current.names and current.field(name).type.equals(kind)
+        return is_same and (shown.equals(kind) or isinstance(kind, pa.BaseExtensionType))
+
+
+def _shown_as(reader: pa.RecordBatchReader, schema: pa.Schema) -> pa.RecordBatchReader:
+    """Return record batches in the types of a view."""
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        for batch in reader:
+            if not schema.names:
+                yield batch
+                continue
+            columns = [
+                batch.column(field.name)
+                if field.name in batch.schema.names  # a field may have been forgotten
+                else pa.nulls(len(batch), field.type)
+                for field in schema
+            ]
+            try:
+                yield convert_batch(pa.RecordBatch.from_arrays(columns, schema.names), schema)
+            except UnsupportedType as error:
+                raise TypeMismatch(
+                    f"the collection has other types than its view: {error}",
+                    advice="register it again, or query with the connection of connect()",
+                ) from error
+
+    return pa.RecordBatchReader.from_batches(schema, batches())
 
 
 class _Scanner:
+    """Scanner of which DuckDB takes the reader."""
+
     def __init__(self, reader: pa.RecordBatchReader) -> None:
         self._reader = reader
 

@@ -6,6 +6,9 @@ Register the source once with ``spark.dataSource.register(GodbDataSource)``. Opt
 - ``columns``: names of the columns to decode, separated by commas, since Spark does not tell which
   columns it uses.
 
+Filters are applied by Spark. It keeps a pushed filter with the table, so that later queries of the
+same DataFrame would miss rows.
+
 A path or URL is a data directory, a GODB file, or several of these separated by commas.
 
 ``spark.readStream.format("godb")`` reads the documents that are added to a collection with several
@@ -19,20 +22,19 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import reduce
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from godb_arrow.connectors import missing
+from godb_arrow.connectors.columns import convert_batch, fit_schema
 from godb_arrow.engine.fragments import Fragment, fragments_of, fragments_since, latest_version
 from godb_arrow.engine.part_writer import PartWriter, commit_parts
 from godb_arrow.errors import InvalidOption
 from godb_arrow.options import IfExists
 from godb_arrow.query.projection import project
-from godb_arrow.schema import ID_FIELD, storage_schema
+from godb_arrow.schema import ID_FIELD
 from godb_arrow.snapshots.part_folder import WrittenPart
 
 try:
@@ -44,21 +46,6 @@ except ImportError as error:
     raise missing("spark", "PySpark") from error
 
 __all__ = ["GodbDataSource"]
-
-
-def _spark_field(field: pa.Field) -> pa.Field:
-    """Convert a field to a type that Spark has."""
-    if pa.types.is_null(field.type):
-        return field.with_type(pa.string())
-    if pa.types.is_uint64(field.type):
-        return field.with_type(pa.decimal128(20, 0))
-    if pa.types.is_timestamp(field.type):
-        return field.with_type(pa.timestamp("us", field.type.tz))
-    return field
-
-
-def _spark_schema(schema: pa.Schema) -> pa.Schema:
-    return pa.schema([_spark_field(field) for field in storage_schema(schema)])
 
 
 class GodbDataSource(spark.DataSource):
@@ -97,7 +84,7 @@ class GodbDataSource(spark.DataSource):
 
     def schema(self) -> StructType:
         """Return the saved schema."""
-        return from_arrow_schema(_spark_schema(self._located()[1]))
+        return from_arrow_schema(fit_schema(self._located()[1], "spark"))
 
     def reader(self, schema: StructType) -> _Reader:
         """Return a reader of the saved documents."""
@@ -141,16 +128,6 @@ class _Reader(spark.DataSourceReader):
         self._fragments = fragments
         self._own = own
         self._wanted = wanted
-        self._conditions: list[pc.Expression] = []
-
-    def pushFilters(self, filters: list[spark.Filter]) -> Iterable[spark.Filter]:  # noqa: N802
-        """Accept filters that have the same meaning in Arrow, and leave the others to Spark."""
-        for pushed in filters:
-            condition = _expression(pushed, self._own)
-            if condition is None:
-                yield pushed
-            else:
-                self._conditions.append(condition)
 
     def partitions(self) -> Sequence[spark.InputPartition]:
         """Return a partition for each file."""
@@ -159,21 +136,15 @@ class _Reader(spark.DataSourceReader):
     def read(self, partition: spark.InputPartition) -> Iterator[pa.RecordBatch]:
         """Yield the record batches of a file."""
         assert isinstance(partition, _Share)
-        condition = reduce(lambda a, b: a & b, self._conditions) if self._conditions else None
-        return _read(partition.fragment, self._own, self._wanted, condition)
+        return _read(partition.fragment, self._own, self._wanted)
 
 
-def _read(
-    fragment: Fragment, own: pa.Schema, wanted: pa.Schema, condition: pc.Expression | None = None
-) -> Iterator[pa.RecordBatch]:
+def _read(fragment: Fragment, own: pa.Schema, wanted: pa.Schema) -> Iterator[pa.RecordBatch]:
     """Yield the record batches of a fragment, in types that Spark has."""
-    names = wanted.names
-    schema = pa.schema([own.field(name) for name in names])
-    needed = schema if condition is None else project(own, names, condition).decoded
-    with fragment.open().stream_batches(names, condition, needed) as reader:
+    schema = pa.schema([own.field(name) for name in wanted.names])
+    with fragment.open().stream_batches(wanted.names, None, schema) as reader:
         for batch in reader:
-            plain = batch.cast(storage_schema(batch.schema))
-            yield plain.cast(wanted, safe=False)
+            yield convert_batch(batch, wanted)
 
 
 class _StreamReader(spark.DataSourceStreamReader):
@@ -213,45 +184,6 @@ class _StreamReader(spark.DataSourceStreamReader):
         """Yield the record batches of a file."""
         assert isinstance(partition, _Share)
         return _read(partition.fragment, self._own, self._wanted)
-
-
-def _expression(condition: spark.Filter, schema: pa.Schema) -> pc.Expression | None:
-    """Convert a filter of Spark to an expression of Arrow, or return None if meanings differ."""
-    if isinstance(condition, spark.Not):
-        inner = _expression(condition.child, schema)
-        return None if inner is None else ~inner
-    path: tuple[str, ...] = getattr(condition, "attribute", ())
-    if len(path) != 1 or path[0] not in schema.names:
-        return None
-    kind = storage_schema(schema).field(path[0]).type
-    field = pc.field(path[0])
-    if isinstance(condition, spark.IsNull):
-        return field.is_null()
-    if isinstance(condition, spark.IsNotNull):
-        return field.is_valid()
-    # In Spark, NaN equals itself and is the max real. Other types compare differently, too.
-    exact = pa.types.is_int64(kind) or pa.types.is_string(kind) or pa.types.is_boolean(kind)
-    if not exact:
-        return None
-    try:
-        if isinstance(condition, spark.In):
-            known = [value for value in condition.value if value is not None]
-            return field.isin(pa.array(known, kind)) if known else None
-        value = pa.scalar(getattr(condition, "value", None), kind)
-    except (pa.ArrowException, TypeError, ValueError, OverflowError):
-        return None
-    if not value.is_valid:
-        return None
-    for of, compare in (
-        (spark.EqualTo, field == value),
-        (spark.GreaterThan, field > value),
-        (spark.GreaterThanOrEqual, field >= value),
-        (spark.LessThan, field < value),
-        (spark.LessThanOrEqual, field <= value),
-    ):
-        if isinstance(condition, of):
-            return compare
-    return None
 
 
 @dataclass

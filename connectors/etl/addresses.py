@@ -9,8 +9,8 @@ from typing import Any
 
 import pyarrow as pa
 
+from godb_arrow.connectors.columns import restore_columns
 from godb_arrow.connectors.etl.base import Origin, Target
-from godb_arrow.connectors.etl.columns import restore_columns
 from godb_arrow.connectors.etl.files import (
     DOCUMENT_FORMATS,
     FORMATS,

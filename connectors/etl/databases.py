@@ -11,8 +11,8 @@ from typing import Any
 import pyarrow as pa
 
 from godb_arrow.connectors import missing
+from godb_arrow.connectors.columns import fit_columns
 from godb_arrow.connectors.etl.base import Data, Target
-from godb_arrow.connectors.etl.columns import fit_columns
 from godb_arrow.errors import (
     FieldNotFound,
     GodbError,

@@ -17,7 +17,7 @@ import pyarrow.parquet
 
 from godb_arrow.codec.jsontext import from_json_text, to_json_text
 from godb_arrow.codec.values import wire_values
-from godb_arrow.connectors.etl.columns import fit_columns, restore_columns
+from godb_arrow.connectors.columns import fit_columns, restore_columns
 from godb_arrow.connectors.etl.csv import open_csv
 from godb_arrow.errors import (
     GodbError,

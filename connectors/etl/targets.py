@@ -13,8 +13,8 @@ from typing import Any
 
 import pyarrow as pa
 
+from godb_arrow.connectors.columns import as_json_texts, fit_columns
 from godb_arrow.connectors.etl.base import Data, Documents, Target
-from godb_arrow.connectors.etl.columns import as_json_texts, fit_columns
 from godb_arrow.connectors.etl.files import (
     DOCUMENT_FORMATS,
     documents_of,

@@ -7,10 +7,19 @@ from collections.abc import Iterable
 
 import pyarrow as pa
 
-from godb_arrow.errors import FieldNotFound
+from godb_arrow.errors import FieldNotFound, UnsupportedType
 from godb_arrow.schema import ID_FIELD, is_json, is_partial
 
-__all__ = ["FieldPath", "column_at", "field_at", "may_have", "path_of", "paths_of", "unknown_field"]
+__all__ = [
+    "FieldPath",
+    "check_names",
+    "column_at",
+    "field_at",
+    "may_have",
+    "path_of",
+    "paths_of",
+    "unknown_field",
+]
 
 
 FieldPath = tuple[str, ...]
@@ -116,3 +125,18 @@ def column_at(schema: pa.Schema, path: FieldPath) -> pa.Field:
     for name in path[1:]:
         field = field.type.field(name)
     return field
+
+
+def check_names(schema: pa.Schema) -> None:
+    """Check that the Arrow C interface carries all names: they end at U+0000 there.
+
+    Raises
+    ------
+    UnsupportedType
+    """
+    for name in paths_of(schema):
+        if "\0" in name:
+            raise UnsupportedType(
+                f"the name of field {name!r} has U+0000, where names end in Arrow's C interface",
+                advice="choose other columns, or read this one with read_table or read_documents",
+            )

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from godb_arrow import codec
 from godb_arrow.codec.predicate import Predicate
 from godb_arrow.options import ReadKeywords
-from godb_arrow.query.fields import path_of, paths_of
+from godb_arrow.query.fields import check_names, path_of, paths_of
 from godb_arrow.query.filters import Filter, compiled
 from godb_arrow.query.profile import Profile, profile_entries
 from godb_arrow.query.projection import project, with_wanted
@@ -148,6 +148,7 @@ class Scannable(ABC):
         return pc.field(*path_of(self.schema, field))
 
     def __arrow_c_stream__(self, requested_schema: object = None) -> object:
+        check_names(self.schema)
         if requested_schema is None:
             return self.stream_batches().__arrow_c_stream__()
         wanted = pa.Schema._import_from_c_capsule(requested_schema)
@@ -157,6 +158,7 @@ class Scannable(ABC):
         return self.stream_batches(wanted.names).cast(wanted).__arrow_c_stream__()
 
     def __arrow_c_schema__(self) -> object:
+        check_names(self.schema)
         return self.schema.__arrow_c_schema__()
 
     def profile(self, columns: Sequence[str] | None = None, *, progress: bool = False) -> Profile:

@@ -219,3 +219,15 @@ def test_jobs_that_append_at_the_same_time_get_ids_of_their_own(tmp_path: Path) 
         found = {document["n"]: document["_id"] for document in engine["c"]}
     assert found.keys() == {1, 2}
     assert len(set(found.values())) == 2
+
+
+def test_a_collection_without_documents(tmp_path: Path) -> None:
+    with StorageEngine(tmp_path) as engine:
+        collection = engine.create_collection("c")
+        collection.insert({"n": 1})
+        collection.to_folder()
+        engine.save()
+        collection.delete("1")
+    frame = read_godb(tmp_path, "c")
+    assert len(frame) == 0
+    assert "_id" in read_godb(tmp_path, "c").columns

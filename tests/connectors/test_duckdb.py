@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
+from support.arrow_types import SCALARS
 
 import godb_arrow
 from godb_arrow import StorageEngine
@@ -68,3 +70,64 @@ def test_a_notebook_needs_no_connection(engine: StorageEngine, tmp_path: Path) -
     assert duckdb.sql("select max(age) from users").fetchall() == [(89,)]
     reader = users.stream_batches(["age"])  # noqa: F841
     assert duckdb.sql("select min(age) from reader").fetchall() == [(0,)]
+
+
+def test_views_follow_their_collections(tmp_path: Path) -> None:
+    with StorageEngine(tmp_path) as engine, adapter.connect(engine) as sql:
+        engine.create_collection("users").insert({"name": "Ada", "age": 36})
+        query = "select name, age from users order by _id"
+        assert sql.sql(query).fetchall() == [("Ada", 36)]
+        engine.insert("users", {"name": "Bob", "age": 41.5, "city": "Bern"})
+        assert sql.execute(query).fetchall() == [("Ada", 36.0), ("Bob", 41.5)]
+        assert sql.sql("select city from users where age > 40").fetchall() == [("Bern",)]
+        engine.insert("users", {"name": 5, "geo": {"cc": "CH"}})
+        engine.insert("users", {"geo": {"lat": 46.9}})
+        assert sql.sql(query).fetchall()[2] == ("5", None)
+        geo = "select geo.cc, geo.lat from users where geo is not null order by _id"
+        assert sql.cursor().execute(geo).fetchall() == [("CH", None), (None, 46.9)]
+        engine.create_collection('a"b').insert({"n": 1})
+        assert sql.sql('select n from "a""b"').fetchall() == [(1,)]
+    assert adapter.connect({}).sql("select 1").fetchall() == [(1,)]
+
+
+def test_a_registered_view_keeps_its_fields(tmp_path: Path) -> None:
+    with StorageEngine(tmp_path) as engine, duckdb.connect() as sql:
+        numbers = engine.create_collection("numbers")
+        numbers.insert({"n": 1, "s": "x"})
+        adapter.register(sql, "numbers", numbers)
+        numbers.insert({"n": 2.0, "more": True})
+        assert sql.sql("select * from numbers where n > 1").fetchall() == [("2", 2, None)]
+        numbers.insert({"n": 2.5})
+        with pytest.raises(duckdb.Error, match="register it again"):
+            sql.sql("select n from numbers").fetchall()
+
+
+def test_types_that_duckdb_lacks(tmp_path: Path) -> None:
+    columns = {
+        name: pa.concat_arrays([array] * 2)[:3]
+        for name, array in SCALARS.items()
+        if name not in ("month_day_nano_interval", "dense union", "map of numbers")
+    }
+    godb_arrow.write_godb(pa.table({**columns, "k": [1, 2, 3]}), tmp_path / "a.godb", "c")
+    with duckdb.connect() as sql:
+        adapter.register(sql, "c", godb_arrow.open_godb((tmp_path / "a.godb").read_bytes()))
+        for name, column in columns.items():
+            counted = f'select count("{name}"), count(distinct "{name}") from c where k > 0'
+            valid, distinct = sql.sql(counted).fetchall()[0]
+            assert valid == 3 - column.null_count
+            assert distinct <= valid
+        assert sql.sql("select k from c where halffloat = 0.5").fetchall() in ([(1,)], [(1,), (3,)])
+        assert sql.sql("select decimal256 from c where decimal256 = '1.10'").fetchall()[0] == (
+            "1.10",
+        )
+
+
+def test_names_that_the_arrow_interface_cuts(tmp_path: Path) -> None:
+    file = io.BytesIO()
+    godb_arrow.write_godb([{"a\0x": 1, "a": 2}], file, "c")
+    collection = godb_arrow.open_godb(file.getvalue())
+    with pytest.raises(godb_arrow.UnsupportedType, match="name of field"):
+        pa.table(collection)
+    with duckdb.connect() as sql, pytest.raises(godb_arrow.UnsupportedType, match="name of field"):
+        adapter.register(sql, "c", collection)
+    assert godb_arrow.read_table(file.getvalue())["a\0x"].to_pylist() == [1]

@@ -17,7 +17,16 @@ from godb_arrow.errors import UnsupportedType
 from godb_arrow.query.comparable import plain_array, plain_type
 from godb_arrow.schema import JSON_TYPE, is_json, storage_schema
 
-__all__ = ["JSON_TEXT", "RULES", "Rule", "as_json_texts", "fit_columns", "restore_columns"]
+__all__ = [
+    "JSON_TEXT",
+    "RULES",
+    "Rule",
+    "as_json_texts",
+    "convert_batch",
+    "fit_columns",
+    "fit_schema",
+    "restore_columns",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -93,12 +102,38 @@ def _is_bytes(kind: pa.DataType) -> bool:
     return bool(is_binary or types.is_fixed_size_binary(kind))
 
 
+def _for_duckdb(kind: pa.DataType) -> pa.DataType | str | None:
+    return pa.float32() if pa.types.is_float16(kind) else _for_polars(kind)
+
+
+def _for_polars(kind: pa.DataType) -> pa.DataType | str | None:
+    is_decimal = pa.types.is_decimal(kind)
+    is_fit = is_decimal and kind.precision <= _MAX_DIGITS and kind.scale >= 0
+    return pa.string() if is_decimal and not is_fit else None
+
+
+def _for_spark(kind: pa.DataType) -> pa.DataType | str | None:
+    types = pa.types
+    if types.is_timestamp(kind):
+        return pa.timestamp("us", kind.tz)
+    if types.is_duration(kind) and kind.unit != "ns":
+        return pa.duration("us")
+    if types.is_date64(kind):
+        return pa.date32()
+    if types.is_fixed_size_binary(kind) or types.is_large_binary(kind):
+        return pa.binary()
+    return pa.string() if types.is_large_string(kind) else _for_delta(kind)
+
+
 RULES: Mapping[str, Rule] = {
     "parquet": _for_parquet,
     "delta": _for_delta,
     "csv": _for_csv,
     "database": _for_database,
     "sqlite": _for_sqlite,
+    "duckdb": _for_duckdb,
+    "polars": _for_polars,
+    "spark": _for_spark,
 }
 """Replacements by format. A format that is missing here holds all types."""
 
@@ -132,11 +167,54 @@ def fit_columns(reader: pa.RecordBatchReader, format: str) -> pa.RecordBatchRead
     if format not in RULES:
         return reader
     own = reader.schema
-    schema = pa.schema([_fit_field(field, RULES[format]) for field in own], metadata=own.metadata)
+    schema = fit_schema(own, format)
     for before, after in zip(storage_schema(own), schema, strict=True):
         if not plain_type(before.type).equals(after.type):
             logger.warning("column %r of type %s becomes %s", before.name, before.type, after.type)
     return _converted(reader, schema, format == "csv")
+
+
+def fit_schema(schema: pa.Schema, format: str) -> pa.Schema:
+    """Return the schema of columns that a format holds.
+
+    Parameters
+    ----------
+    schema : pyarrow.Schema
+        Any schema.
+    format : str
+        Key of :data:`RULES`.
+
+    Returns
+    -------
+    pyarrow.Schema
+
+    Examples
+    --------
+    >>> fit_schema(pa.schema({"a": pa.uint8()}), "spark").field("a").type
+    DataType(int16)
+    """
+    fields = [_fit_field(field, RULES[format]) for field in schema]
+    return pa.schema(fields, metadata=schema.metadata)
+
+
+def convert_batch(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+    """Convert a record batch to a schema that :func:`fit_schema` returned.
+
+    Raises
+    ------
+    UnsupportedType
+        A value cannot be converted. The message names the column.
+    """
+    columns = []
+    for field, column in zip(schema, batch.columns, strict=True):
+        try:
+            columns.append(_array(column, field.type))
+        except pa.ArrowException as error:
+            raise UnsupportedType(
+                f"column {field.name!r} cannot become {field.type}: {error}",
+                advice="choose columns, or another format",
+            ) from error
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
 def restore_columns(reader: pa.RecordBatchReader) -> pa.RecordBatchReader:
@@ -163,18 +241,12 @@ def _converted(
 ) -> pa.RecordBatchReader:
     def batches() -> Iterator[pa.RecordBatch]:
         for batch in reader:
-            columns = []
-            for field, column in zip(schema, batch.columns, strict=True):
-                try:
-                    columns.append(_array(column, field.type))
-                    if check_years and pa.types.is_timestamp(field.type):
-                        _check_years(columns[-1], field.name)
-                except pa.ArrowException as error:
-                    raise UnsupportedType(
-                        f"column {field.name!r} cannot become {field.type}: {error}",
-                        advice="choose columns, or another format",
-                    ) from error
-            yield pa.RecordBatch.from_arrays(columns, schema=schema)
+            converted = convert_batch(batch, schema)
+            if check_years:
+                for field, column in zip(schema, converted.columns, strict=True):
+                    if pa.types.is_timestamp(field.type):
+                        _check_years(column, field.name)
+            yield converted
 
     return pa.RecordBatchReader.from_batches(schema, batches())
 
@@ -300,7 +372,8 @@ def _array(array: pa.Array, target: pa.DataType) -> pa.Array:
             return array.cast(middle).cast(target)
         if is_clock(target) and types.is_integer(kind):
             return array.cast(middle).cast(target)
-    return array.cast(target)
+    # Clocks of microseconds have no nanoseconds.
+    return array.cast(target, safe=not types.is_timestamp(target))
 
 
 def _nested(array: pa.Array, target: pa.DataType) -> pa.Array:
