@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from godb_arrow.codec.jsontext import to_json_text
 from godb_arrow.codec.values import wire_values
-from godb_arrow.errors import UnsupportedType
+from godb_arrow.errors import TypeMismatch, UnsupportedType
 from godb_arrow.query.comparable import plain_array, plain_type
 from godb_arrow.schema import JSON_TYPE, is_json, storage_schema
 
@@ -25,6 +25,7 @@ __all__ = [
     "convert_batch",
     "fit_columns",
     "fit_schema",
+    "keep_schema",
     "restore_columns",
 ]
 
@@ -107,6 +108,8 @@ def _for_duckdb(kind: pa.DataType) -> pa.DataType | str | None:
 
 
 def _for_polars(kind: pa.DataType) -> pa.DataType | str | None:
+    if pa.types.is_struct(kind) and any("\0" in field.name for field in kind):
+        return JSON_TEXT  # names end at U+0000 in Arrow's C interface
     is_decimal = pa.types.is_decimal(kind)
     is_fit = is_decimal and kind.precision <= _MAX_DIGITS and kind.scale >= 0
     return pa.string() if is_decimal and not is_fit else None
@@ -215,6 +218,52 @@ def convert_batch(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
                 advice="choose columns, or another format",
             ) from error
     return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def keep_schema(reader: pa.RecordBatchReader, schema: pa.Schema) -> pa.RecordBatchReader:
+    """Return record batches with the schema that a consumer saw before.
+
+    A collection may have got wider types meanwhile, and may have lost fields.
+
+    Parameters
+    ----------
+    reader : pyarrow.RecordBatchReader
+        Record batches of a collection.
+    schema : pyarrow.Schema
+        What :func:`fit_schema` returned, or a part of it.
+
+    Returns
+    -------
+    pyarrow.RecordBatchReader
+        Missing fields are null.
+
+    Raises
+    ------
+    TypeMismatch
+        While reading: a value does not fit the schema.
+    """
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        names = reader.schema.names
+        for batch in reader:
+            if not schema.names:  # a record batch keeps its number of rows
+                yield batch
+                continue
+            columns = [
+                batch.column(field.name)
+                if field.name in names
+                else pa.nulls(len(batch), field.type)
+                for field in schema
+            ]
+            try:
+                yield convert_batch(pa.RecordBatch.from_arrays(columns, schema.names), schema)
+            except UnsupportedType as error:
+                raise TypeMismatch(
+                    f"the collection has other types than before: {error}",
+                    advice="scan the collection again, or register it again",
+                ) from error
+
+    return pa.RecordBatchReader.from_batches(schema, batches())
 
 
 def restore_columns(reader: pa.RecordBatchReader) -> pa.RecordBatchReader:
@@ -386,6 +435,9 @@ def _nested(array: pa.Array, target: pa.DataType) -> pa.Array:
         ]
         mask = array.is_null() if array.null_count else None
         return pa.StructArray.from_arrays(children, fields=list(target), mask=mask)
+    if array.type.id != target.id:  # lists of another kind
+        of_list = pa.large_list if types.is_large_list(target) else pa.list_
+        array = array.cast(of_list(array.type.value_field))
     if types.is_map(target):
         items = _array(array.items, target.item_type)
         fields = [target.key_field, target.item_field]

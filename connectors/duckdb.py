@@ -9,9 +9,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from godb_arrow.connectors import missing
-from godb_arrow.connectors.columns import convert_batch, fit_schema
+from godb_arrow.connectors.columns import fit_schema, keep_schema
 from godb_arrow.engine.engine import StorageEngine
-from godb_arrow.errors import EngineClosed, TypeMismatch, UnsupportedType
+from godb_arrow.errors import EngineClosed
 from godb_arrow.query.dataset import CollectionDataset
 from godb_arrow.query.fields import check_names
 from godb_arrow.query.filters import names_in
@@ -23,7 +23,7 @@ except ImportError as error:
     raise missing("duckdb", "DuckDB") from error
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
 __all__ = ["connect", "register"]
 
@@ -183,12 +183,12 @@ class _Scanned(CollectionDataset):
         looked_at = [] if filter is None else names_in(filter)
         if all(self._is_own(name) for name in looked_at):
             present = [name for name in names if name in current]
-            return _Scanner(_shown_as(self.reader(present, filter, **options), shown))
+            return _Scanner(keep_schema(self.reader(present, filter, **options), shown))
         # The filter speaks of the types of the view, and not of the types of the collection.
         needed = list(dict.fromkeys([*names, *looked_at]))
         wide = pa.schema([self._shown.field(name) for name in needed])
         present = [name for name in needed if name in current]
-        found = _shown_as(self.reader(present, None, **options), wide)
+        found = keep_schema(self.reader(present, None, **options), wide)
         batches = (
             batch.select(names)
             for one in found
@@ -203,31 +203,6 @@ class _Scanned(CollectionDataset):
         shown = self._shown.field(name).type
         is_same = name in current.names and current.field(name).type.equals(kind)
         return is_same and (shown.equals(kind) or isinstance(kind, pa.BaseExtensionType))
-
-
-def _shown_as(reader: pa.RecordBatchReader, schema: pa.Schema) -> pa.RecordBatchReader:
-    """Return record batches in the types of a view."""
-
-    def batches() -> Iterator[pa.RecordBatch]:
-        for batch in reader:
-            if not schema.names:
-                yield batch
-                continue
-            columns = [
-                batch.column(field.name)
-                if field.name in batch.schema.names  # a field may have been forgotten
-                else pa.nulls(len(batch), field.type)
-                for field in schema
-            ]
-            try:
-                yield convert_batch(pa.RecordBatch.from_arrays(columns, schema.names), schema)
-            except UnsupportedType as error:
-                raise TypeMismatch(
-                    f"the collection has other types than its view: {error}",
-                    advice="register it again, or query with the connection of connect()",
-                ) from error
-
-    return pa.RecordBatchReader.from_batches(schema, batches())
 
 
 class _Scanner:

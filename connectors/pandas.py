@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
-import itertools
+import json
 import os
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from typing import IO, Any, Unpack, overload
 
 import pandas as pd
 import pyarrow as pa
 
+from godb_arrow.documents.frames import table_from_pandas
 from godb_arrow.errors import InvalidOption, UnsupportedType
-from godb_arrow.file.reading import read_table, scan_godb
+from godb_arrow.file.reading import read_table, recorded_schema, scan_godb
 from godb_arrow.file.writing import write_godb
 from godb_arrow.options import IfExists, ReadKeywords
-from godb_arrow.query.dataframe import DtypeBackend, to_frame
+from godb_arrow.query.dataframe import DtypeBackend, recorded_range, to_frame, with_index
 from godb_arrow.query.filters import Filter
-from godb_arrow.storage.source import Location
+from godb_arrow.storage.source import Location, open_source
 
 __all__ = ["GodbAccessor", "read_godb", "to_godb"]
+
+_CONVERTIBLE = (
+    lambda kind: pa.types.is_integer(kind) or pa.types.is_floating(kind),
+    lambda kind: pa.types.is_string(kind) or pa.types.is_large_string(kind),
+    pa.types.is_timestamp,
+    pa.types.is_duration,
+    pa.types.is_nested,
+    pa.types.is_decimal,
+)
+"""Tests of types whose values chunks may have beside each other."""
 
 
 @overload
@@ -108,46 +120,53 @@ def read_godb(
         raise InvalidOption(
             f"dtype_backend is {dtype_backend!r}", advice='use "pyarrow" or "numpy_nullable"'
         )
+    source = open_source(path)
+    if columns is not None and schema is None:
+        recorded = recorded_schema(source, collection, **options)
+        columns = columns if recorded is None else with_index(recorded, columns)
     if chunksize is None:
         table = read_table(
-            path, collection, columns=columns, filter=filter, schema=schema, **options
+            source, collection, columns=columns, filter=filter, schema=schema, **options
         )
         return to_frame(table, dtype_backend)
     if isinstance(chunksize, bool) or not isinstance(chunksize, int) or chunksize < 1:
         raise InvalidOption(f"chunksize is {chunksize!r}", advice="give an integer of at least 1")
     options.setdefault("batch_size", min(chunksize, 65_536))
-    reader = scan_godb(path, collection, columns=columns, filter=filter, schema=schema, **options)
-    return _frames(reader, chunksize, dtype_backend)
+    reader = scan_godb(source, collection, columns=columns, filter=filter, schema=schema, **options)
+    return _frames(reader, chunksize, dtype_backend, is_whole=filter is None)
 
 
 def _frames(
-    reader: pa.RecordBatchReader, rows: int, backend: DtypeBackend | None
+    reader: pa.RecordBatchReader, rows: int, backend: DtypeBackend | None, *, is_whole: bool
 ) -> Iterator[pd.DataFrame]:
+    """Yield the rows in chunks; one without rows if there are none."""
+    recorded = recorded_range(reader.schema) if is_whole else None
+    labels = range(0, 1) if recorded is None else recorded  # only start and step count
     waiting: list[pa.RecordBatch] = []
     count = 0
     start = 0
+
+    def chunk() -> pd.DataFrame:
+        frame = to_frame(pa.Table.from_batches(waiting, reader.schema), backend)
+        if isinstance(frame.index, pd.RangeIndex):
+            first, step = labels.start + start * labels.step, labels.step
+            end = first + len(frame) * step
+            frame.index = pd.RangeIndex(first, end, step, name=frame.index.name)
+        return frame
+
     for batch in reader:
         while count + batch.num_rows >= rows:
             taken = rows - count
             waiting.append(batch.slice(0, taken))
             batch = batch.slice(taken)
-            yield _chunk(waiting, reader.schema, backend, start)
+            yield chunk()
             start += rows
             waiting, count = [], 0
         if batch.num_rows:
             waiting.append(batch)
             count += batch.num_rows
-    if waiting:
-        yield _chunk(waiting, reader.schema, backend, start)
-
-
-def _chunk(
-    batches: list[pa.RecordBatch], schema: pa.Schema, backend: DtypeBackend | None, start: int
-) -> pd.DataFrame:
-    frame = to_frame(pa.Table.from_batches(batches, schema), backend)
-    if isinstance(frame.index, pd.RangeIndex):
-        frame.index = pd.RangeIndex(start, start + len(frame), name=frame.index.name)
-    return frame
+    if waiting or not start:
+        yield chunk()
 
 
 def to_godb(
@@ -164,7 +183,8 @@ def to_godb(
     ----------
     frames : DataFrame or iterable of DataFrame
         Rows to write. Of chunks, such as those from ``pandas.read_csv(…, chunksize=…)``, one is in
-        memory at a time. All chunks must have the types of the first one.
+        memory at a time. Columns have the types of the first chunk with values, and are null in
+        chunks that lack them.
     path, collection, if_exists, **options
         See :func:`godb_arrow.write_godb`, which describes how each dtype is stored.
 
@@ -176,7 +196,7 @@ def to_godb(
     Raises
     ------
     UnsupportedType
-        A chunk has a column that does not fit the types of the first one.
+        The values of a column do not fit the type in an earlier chunk.
 
     Examples
     --------
@@ -189,28 +209,83 @@ def to_godb(
     """
     if isinstance(frames, pd.DataFrame):
         return write_godb(frames, path, collection, if_exists=if_exists, **options)
-    chunks = iter(frames)
-    first = next(chunks, None)
-    if first is None:
-        return write_godb([], path, collection, if_exists=if_exists, **options)
-    schema = pa.Table.from_pandas(first).schema
-    # A plain index is not stored, because the first chunk's index is wrong for the others.
-    if isinstance(first.index, pd.RangeIndex):
-        schema = schema.remove_metadata()
+    with tempfile.TemporaryFile(prefix="godb-arrow-") as file:
+        schema = _spool(frames, file)
+        if schema is None:
+            return write_godb([], path, collection, if_exists=if_exists, **options)
+        reader = pa.RecordBatchReader.from_batches(schema, _spooled(file, schema))
+        return write_godb(reader, path, collection, if_exists=if_exists, **options)
 
-    def batches() -> Iterator[pa.RecordBatch]:
-        for number, frame in enumerate(itertools.chain([first], chunks)):
+
+def _spool(frames: Iterable[pd.DataFrame], file: IO[bytes]) -> pa.Schema | None:
+    """Write chunks to a temporary file, and return a schema that has the columns of all."""
+    fields: dict[str, pa.Field] = {}
+    without_values: set[str] = set()
+    metadata = None
+    for frame in frames:
+        table = table_from_pandas(frame)
+        if metadata is None:
+            # A plain index is not stored, because the first chunk's index is wrong for the others.
+            is_plain = isinstance(frame.index, pd.RangeIndex)
+            metadata = (_without_range(table.schema) if is_plain else table.schema).metadata
+        for field, column in zip(table.schema, table.columns, strict=True):
+            has_values = column.null_count < len(column)
+            if field.name not in fields or (has_values and field.name in without_values):
+                kind = field.type
+                if pa.types.is_dictionary(kind):
+                    kind = pa.dictionary(pa.int32(), kind.value_type, kind.ordered)
+                fields[field.name] = field.with_type(kind)
+                without_values.discard(field.name)
+                if not has_values:
+                    without_values.add(field.name)
+        with pa.ipc.new_stream(file, table.schema) as writer:
+            writer.write_table(table)
+    return None if metadata is None else pa.schema(list(fields.values()), metadata=metadata)
+
+
+def _spooled(file: IO[bytes], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    """Yield the rows of spooled chunks, with the columns of all."""
+    end = file.tell()
+    file.seek(0)
+    number = 0
+    while file.tell() < end:
+        with pa.ipc.open_stream(file) as stream:
+            table = stream.read_all()
+        columns = []
+        for field in schema:
             try:
-                table = pa.Table.from_pandas(frame, schema=schema)
-            except (pa.ArrowInvalid, pa.ArrowTypeError, KeyError) as error:
+                columns.append(_fitted(table, field))
+            except (pa.ArrowException, ValueError) as error:
                 raise UnsupportedType(
-                    f"chunk {number} does not have the types of the first: {error}",
+                    f"column {field.name!r} of chunk {number} does not have the type of the "
+                    f"first, {field.type}: {error}",
                     advice="give all chunks the same dtypes, for example with astype",
                 ) from error
-            yield from table.cast(schema).to_batches()
+        yield from pa.Table.from_arrays(columns, schema=schema).to_batches()
+        number += 1
 
-    reader = pa.RecordBatchReader.from_batches(schema, batches())
-    return write_godb(reader, path, collection, if_exists=if_exists, **options)
+
+def _fitted(table: pa.Table, field: pa.Field) -> pa.ChunkedArray:
+    if field.name not in table.schema.names:
+        return pa.chunked_array([pa.nulls(len(table), field.type)])
+    column = table.column(field.name)
+    if column.type.equals(field.type):
+        return column
+    if column.null_count == len(column):
+        return pa.chunked_array([pa.nulls(len(table), field.type)])
+    if pa.types.is_dictionary(field.type):
+        values = column.cast(field.type.value_type)
+        return values.dictionary_encode().cast(field.type)
+    if not any(is_kind(column.type) and is_kind(field.type) for is_kind in _CONVERTIBLE):
+        raise ValueError(f"it has the type {column.type}")
+    return column.cast(field.type)
+
+
+def _without_range(schema: pa.Schema) -> pa.Schema:
+    metadata = schema.pandas_metadata
+    metadata["index_columns"] = []
+    stored = {**schema.metadata, b"pandas": json.dumps(metadata).encode()}
+    return schema.with_metadata(stored)
 
 
 @pd.api.extensions.register_dataframe_accessor("godb")

@@ -11,6 +11,8 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
 from godb_arrow.connectors import missing
+from godb_arrow.connectors.columns import convert_batch, fit_schema, keep_schema
+from godb_arrow.documents.frames import check_polars
 from godb_arrow.file.collection import open_godb
 from godb_arrow.file.writing import write_godb
 from godb_arrow.options import ReadKeywords
@@ -68,17 +70,18 @@ def scan_godb(
     [{'name': 'Bob'}]
     """
     scanned = source if isinstance(source, Scannable) else open_godb(source, collection, **options)
-    schema = storage_schema(scanned.schema)
+    schema = fit_schema(scanned.schema, "polars")
     return register_io_source(
-        _Scan(scanned, options), schema=pl.DataFrame(schema.empty_table()).schema, is_pure=True
+        _Scan(scanned, schema, options), schema=_empty(schema).schema, is_pure=True
     )
 
 
 class _Scan:
     """Function that Polars calls with the columns, filter and limit of a query."""
 
-    def __init__(self, collection: Scannable, options: ReadKeywords) -> None:
+    def __init__(self, collection: Scannable, schema: pa.Schema, options: ReadKeywords) -> None:
         self._collection = collection
+        self._schema = schema
         self._options = options
 
     def __call__(
@@ -89,54 +92,59 @@ class _Scan:
         batch_size: int | None,
     ) -> Iterator[pl.DataFrame]:
         options = self._options
-        if rows is not None and predicate is not None:
-            yield from self._first_filtered(columns, predicate, rows)
-            return
         if rows is not None:
             options = {**options, "batch_size": max(rows, 1)}
         elif batch_size is not None:
             options = {**options, "batch_size": max(batch_size, _MIN_BATCH_SIZE)}
+        current = set(self._collection.schema.names)
+        names = self._schema.names if columns is None else columns
+        present = [name for name in names if name in current]
+        shown = pa.schema([self._schema.field(name) for name in names])
         condition = None
         if predicate is not None:
-            condition = _filter(predicate, storage_schema(self._collection.schema))
-        with self._collection.stream_batches(columns, condition, **options) as reader:
-            for batch in reader:
+            looked_at = list(dict.fromkeys(predicate.meta.root_names()))
+            # With a limit, Polars wants the first rows, and of these the ones that match.
+            if rows is None and set(looked_at) <= current:
+                condition, predicate = self._filter(predicate, looked_at), None
+            else:  # or a field that the collection no longer has
+                wide = list(dict.fromkeys([*names, *looked_at]))
+                present = [name for name in wide if name in current]
+                shown = pa.schema([self._schema.field(name) for name in wide])
+        with self._collection.stream_batches(present, condition, **options) as reader:
+            for batch in keep_schema(reader, shown):
                 frame = _frame(batch)
                 if rows is not None:
                     frame = frame.head(rows)
                     rows -= len(frame)
-                yield frame
+                yield frame if predicate is None else frame.filter(predicate).select(names)
                 if rows == 0:
                     return
 
-    def _first_filtered(
-        self, columns: list[str] | None, predicate: pl.Expr, rows: int
-    ) -> Iterator[pl.DataFrame]:
-        """Filter the first rows: a limit comes before the predicate."""
-        names = self._collection.schema.names if columns is None else columns
-        needed = list(dict.fromkeys([*names, *predicate.meta.root_names()]))
-        for frame in self(needed, None, rows, None):
-            yield frame.filter(predicate).select(names)
+    def _filter(self, predicate: pl.Expr, fields: list[str]) -> Filter:
+        shown = pa.schema([self._schema.field(name) for name in fields])
 
+        def keep(batch: pa.RecordBatch) -> pa.Array:
+            frame = _frame(convert_batch(batch, shown)) if fields else pl.DataFrame()
+            found = frame.select(predicate.alias("keep"))["keep"]
+            if len(found) != len(batch):  # a constant
+                found = pl.repeat(found[0], len(batch), dtype=pl.Boolean, eager=True)
+            return found.to_arrow()
 
-def _filter(predicate: pl.Expr, schema: pa.Schema) -> Filter:
-    def keep(batch: pa.RecordBatch) -> pa.Array:
-        return _frame(batch).select(predicate.alias("keep"))["keep"].to_arrow()
-
-    fields = list(dict.fromkeys(predicate.meta.root_names()))
-    if not fields:  # a constant, which Polars evaluates to one value
-        return pc.scalar(pl.select(predicate).item() is True)
-    asked = _Asked(pa.schema([schema.field(name) for name in fields]))
-    pl.scan_pyarrow_dataset(asked).filter(predicate).collect()
-    # Only a single comparison of integers is exact. Polars compares NaN differently.
-    comparison = comparison_of(asked.schema, asked.filter)
-    if comparison is not None and pa.types.is_integer(comparison.value.type):
-        kind = pl.DataFrame(asked.schema.empty_table()).schema[comparison.field]
-        value = pl.lit(comparison.value.as_py(), kind)
-        whole = comparison.operator(pl.col(comparison.field), value)
-        if whole.meta.eq(predicate):
-            return asked.filter
-    return RowFilter(fields, keep, asked.filter)
+        own = storage_schema(self._collection.schema)
+        has_own_types = all(own.field(field.name).type.equals(field.type) for field in shown)
+        if not has_own_types or not all(name and "\0" not in name for name in fields):
+            return RowFilter(fields, keep)  # no expression of Arrow means the same
+        asked = _Asked(shown)
+        pl.scan_pyarrow_dataset(asked).filter(predicate).collect()
+        # Only a single comparison of integers is exact. Polars compares NaN differently.
+        comparison = comparison_of(asked.schema, asked.filter)
+        if comparison is not None and pa.types.is_integer(comparison.value.type):
+            kind = _empty(asked.schema).schema[comparison.field]
+            value = pl.lit(comparison.value.as_py(), kind)
+            whole = comparison.operator(pl.col(comparison.field), value)
+            if whole.meta.eq(predicate):
+                return asked.filter
+        return RowFilter(fields, keep, asked.filter)
 
 
 class _Asked(ds.Dataset):  # type: ignore[misc]
@@ -161,8 +169,16 @@ class _Asked(ds.Dataset):  # type: ignore[misc]
 
 
 def _frame(batch: pa.RecordBatch) -> pl.DataFrame:
-    plain = storage_schema(batch.schema)
-    return pl.DataFrame(batch if plain.equals(batch.schema) else batch.cast(plain))
+    """Convert a record batch; names are set afterwards, since Arrow's C interface cuts some."""
+    positions = [str(position) for position in range(batch.num_columns)]
+    frame = pl.DataFrame(batch.rename_columns(positions))
+    frame.columns = batch.schema.names
+    return frame
+
+
+def _empty(schema: pa.Schema) -> pl.DataFrame:
+    arrays = [pa.nulls(0, field.type) for field in schema]
+    return _frame(pa.RecordBatch.from_arrays(arrays, schema=schema))
 
 
 def read_godb(
@@ -229,6 +245,7 @@ def sink_godb(
     """
     if isinstance(frame, pl.DataFrame):
         return write_godb(frame, path, collection, if_exists=if_exists, **options)
+    check_polars(pl.DataFrame(schema=frame.collect_schema()))
     # Documents have the same types as columns that are Arrow views.
     schema = pl.DataFrame(schema=frame.collect_schema()).to_arrow().schema
 

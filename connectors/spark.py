@@ -135,7 +135,8 @@ class _Reader(spark.DataSourceReader):
 
     def read(self, partition: spark.InputPartition) -> Iterator[pa.RecordBatch]:
         """Yield the record batches of a file."""
-        assert isinstance(partition, _Share)
+        if not isinstance(partition, _Share):  # Spark's own, where there are no files
+            return iter(())
         return _read(partition.fragment, self._own, self._wanted)
 
 
@@ -182,7 +183,8 @@ class _StreamReader(spark.DataSourceStreamReader):
 
     def read(self, partition: spark.InputPartition) -> Iterator[pa.RecordBatch]:
         """Yield the record batches of a file."""
-        assert isinstance(partition, _Share)
+        if not isinstance(partition, _Share):  # Spark's own, where there are no files
+            return iter(())
         return _read(partition.fragment, self._own, self._wanted)
 
 

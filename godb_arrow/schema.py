@@ -67,6 +67,9 @@ Documents may have more."""
 
 _PARTIAL = b"godb_arrow:partial"
 
+PANDAS_DETAILS = "godb_arrow"
+"""Key, in what Arrow records for pandas, of what Arrow itself does not restore."""
+
 MAX_ARROW_LEVELS = 60
 """Maximum levels of nesting in a column; deeper containers become JSON text.
 

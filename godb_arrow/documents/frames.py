@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
 import pyarrow as pa
 
 from godb_arrow.errors import InvalidOption, UnsupportedType
+from godb_arrow.schema import PANDAS_DETAILS
 
 __all__ = ["check_polars", "library_of", "table_from_pandas"]
 
@@ -33,12 +36,35 @@ def table_from_pandas(frame: Any) -> pa.Table:
         A column has values of several types, or of one that Arrow lacks.
     """
     try:
-        return pa.Table.from_pandas(frame)
+        with warnings.catch_warnings():  # labels of several types are restored, too
+            warnings.filterwarnings("ignore", "The DataFrame has column names of mixed type")
+            table = pa.Table.from_pandas(frame)
     except (pa.ArrowException, ValueError, TypeError, OverflowError) as error:
         raise UnsupportedType(
             f"the DataFrame cannot become columns: {' '.join(str(part) for part in error.args)}",
             advice='convert that column, or write df.to_dict("records") to store mixed values',
         ) from error
+
+    return _with_details(table, frame)
+
+
+def _with_details(table: pa.Table, frame: Any) -> pa.Table:
+    """Add what Arrow does not record for pandas: labels of columns, and Arrow-backed dtypes."""
+    from godb_arrow.query.labels import describe_labels  # imports pandas
+
+    names = table.schema.names[: len(frame.columns)]
+    backed = [
+        name
+        for name, dtype in zip(names, frame.dtypes, strict=True)
+        if type(dtype).__name__ == "ArrowDtype"
+    ]
+    labels = describe_labels(frame.columns)
+    metadata = table.schema.pandas_metadata
+    if not metadata or not (backed or labels):
+        return table
+    metadata[PANDAS_DETAILS] = {"names": names, "labels": labels, "backed": backed}
+    stored = {**table.schema.metadata, b"pandas": json.dumps(metadata).encode()}
+    return table.replace_schema_metadata(stored)
 
 
 def check_polars(frame: Any) -> None:

@@ -36,6 +36,7 @@ __all__ = [
     "read_documents",
     "read_schema",
     "read_table",
+    "recorded_schema",
     "scan_godb",
 ]
 
@@ -239,6 +240,34 @@ def read_schema(
     """
     with closing(locate(source, collection, ReadOptions(**options))) as target:
         return project(target.schema(), None, None).schema
+
+
+def recorded_schema(
+    source: Location | Source, collection: str | None = None, **options: Unpack[ReadKeywords]
+) -> pa.Schema | None:
+    """Return the schema that a file records of a collection; None if it records none.
+
+    Parameters
+    ----------
+    source, collection, **options
+        See :func:`scan_godb`.
+
+    Returns
+    -------
+    pyarrow.Schema or None
+        The documents are not read.
+
+    Examples
+    --------
+    >>> import io, godb_arrow
+    >>> file = io.BytesIO()
+    >>> godb_arrow.write_godb([{"age": 1}], file, "users")
+    1
+    >>> recorded_schema(file.getvalue()).names
+    ['_id', 'age']
+    """
+    with closing(locate(source, collection, ReadOptions(**options))) as target:
+        return None if target.hint is None else target.hint.schema
 
 
 def read_documents(

@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import gc
-from typing import Any, Literal
+import importlib
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Any, Literal, NamedTuple
 
-import numpy as np
-import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 
-from godb_arrow import codec
+from godb_arrow.query.labels import rebuild_labels
+from godb_arrow.query.python_values import object_column, would_round
+from godb_arrow.schema import PANDAS_DETAILS
 
-__all__ = ["DtypeBackend", "to_frame"]
+_EXTENSION_TYPES = "pandas.core.arrays.arrow.extension_types"
+
+with suppress(ImportError):  # registers periods and intervals as Arrow types
+    importlib.import_module(_EXTENSION_TYPES)
+
+__all__ = ["DtypeBackend", "recorded_range", "to_frame", "with_index"]
 
 
 DtypeBackend = Literal["pyarrow", "numpy_nullable"]
@@ -57,87 +66,154 @@ def to_frame(table: pa.Table, dtype_backend: DtypeBackend | None = None) -> pd.D
     >>> to_frame(pa.table({"a": [1, None]})).dtypes["a"]
     Int64Dtype()
     """
-    table = _fitting_index(table)
+    table, recorded = _fitted(table)
     mapper = {"pyarrow": pd.ArrowDtype, "numpy_nullable": _NULLABLE.get, None: None}
-    nested = {}
+    objects: dict[int, pa.ChunkedArray] = {}
+    backed: dict[int, pa.ChunkedArray] = {}
     if dtype_backend != "pyarrow":
         for position, name in enumerate(_columns_of(table)):
-            if _becomes_dicts(table.column(name).type):
-                nested[position] = table.column(name)
-                index = table.column_names.index(name)
-                table = table.set_column(index, name, pa.nulls(table.num_rows))
-    # The new objects have no cycles; searching for cycles takes as long as creating the objects.
+            column = table.column(name)
+            if dtype_backend is None and name in recorded.backed:
+                backed[position] = column
+            elif would_round(column.type):
+                objects[position] = column
+            else:
+                continue
+            index = table.column_names.index(name)
+            table = table.set_column(index, name, pa.nulls(table.num_rows))
+    # The new objects have no cycles, and looking for cycles takes as long as creating the objects.
     collecting = gc.isenabled()
     gc.disable()
     try:
-        frame: pd.DataFrame = table.to_pandas(types_mapper=mapper[dtype_backend])
-        for position, structs in nested.items():
-            frame.isetitem(position, _dicts(structs))
+        frame = _to_pandas(table, mapper[dtype_backend])
+        for position, column in objects.items():
+            frame.isetitem(position, object_column(column))
+        for position, column in backed.items():
+            frame.isetitem(position, pd.arrays.ArrowExtensionArray(column))
     finally:
         if collecting:
             gc.enable()
-    if dtype_backend is not None:
-        return frame
+    if dtype_backend is None:
+        _keep_integers(frame, table)
+    labels = recorded.labels
+    if labels is not None:
+        rebuilt = rebuild_labels(labels["labels"], labels["names"], _columns_of(table))
+        if rebuilt is not None:
+            frame.columns = rebuilt
+    return frame
+
+
+def with_index(schema: pa.Schema, columns: Sequence[str] | None) -> list[str] | None:
+    """Add the columns of the index of a recorded DataFrame to the requested columns.
+
+    Parameters
+    ----------
+    schema : pyarrow.Schema
+        Schema of the collection.
+    columns : sequence of str, optional
+        Requested fields.
+
+    Returns
+    -------
+    list of str or None
+    """
+    if columns is None or isinstance(columns, str):
+        return columns  # type: ignore[return-value]
+    missing = [name for name in _index_columns(schema.pandas_metadata) if name not in columns]
+    return [*columns, *(name for name in missing if name in schema.names)]
+
+
+def recorded_range(schema: pa.Schema) -> range | None:
+    """Return the range that was the index of a recorded DataFrame."""
+    for index in _index_descriptions(schema.pandas_metadata):
+        if isinstance(index, dict) and index.get("kind") == "range":
+            with suppress(KeyError, TypeError, ValueError):
+                return range(index["start"], index["stop"], index["step"])
+    return None
+
+
+class _Recorded(NamedTuple):
+    """Details that are recorded for pandas and that Arrow does not restore."""
+
+    labels: Mapping[str, Any] | None = None
+    backed: frozenset[str] = frozenset()
+
+
+def _to_pandas(table: pa.Table, mapper: Any) -> pd.DataFrame:
+    try:
+        frame: pd.DataFrame = table.to_pandas(types_mapper=mapper)
+    except (KeyError, TypeError, ValueError, SyntaxError):
+        if not table.schema.pandas_metadata:
+            raise
+        # What was recorded does not fit: another program wrote it, or columns were added.
+        frame = table.replace_schema_metadata().to_pandas(types_mapper=mapper)
+    return frame
+
+
+def _keep_integers(frame: pd.DataFrame, table: pa.Table) -> None:
+    """Convert integers and booleans beside nulls to the nullable dtypes."""
     for position, name in enumerate(_columns_of(table)):
         values = table.column(name)
         kept = isinstance(frame.dtypes.iloc[position], pd.api.extensions.ExtensionDtype)
         if values.null_count and values.type in _KEPT_WITH_NULLS and not kept:
             dtype = _NULLABLE[values.type]
             frame.isetitem(position, dtype.__from_arrow__(values))  # type: ignore[attr-defined]
-    return frame
 
 
-def _becomes_dicts(data_type: pa.DataType) -> bool:
-    return bool(pa.types.is_struct(data_type)) and all(
-        _becomes_dicts(field.type)
-        or pa.types.is_integer(field.type)
-        or field.type in (pa.float64(), pa.bool_(), pa.string())
-        for field in data_type
-    )
+def _index_descriptions(metadata: Mapping[str, Any] | None) -> list[Any]:
+    found = (metadata or {}).get("index_columns")
+    return found if isinstance(found, list) else []
 
 
-def _dicts(structs: pa.ChunkedArray) -> npt.NDArray[np.object_]:
-    """Convert structs to dicts, faster than pyarrow and keeping integers beside nulls."""
-    objects = np.empty(len(structs), object)
-    at = 0
-    for chunk in structs.chunks:
-        objects[at : at + len(chunk)] = _objects(chunk)
-        at += len(chunk)
-    return objects
-
-
-def _objects(values: pa.Array) -> list[Any]:
-    if pa.types.is_struct(values.type):
-        names = [field.name for field in values.type]
-        columns = [_objects(child) for child in values.flatten()]
-        objects = codec.to_dicts(names, columns, len(values))
-    elif pa.types.is_string(values.type):
-        return values.to_numpy(zero_copy_only=False).tolist()  # type: ignore[no-any-return]
-    else:
-        zero = pa.scalar(0).cast(values.type)
-        objects = values.fill_null(zero).to_numpy(zero_copy_only=False).tolist()
-    if values.null_count:
-        for row in np.flatnonzero(values.is_null().to_numpy(zero_copy_only=False)).tolist():
-            objects[row] = None
-    return objects
+def _index_columns(metadata: Mapping[str, Any] | None) -> list[str]:
+    return [name for name in _index_descriptions(metadata) if isinstance(name, str)]
 
 
 def _columns_of(table: pa.Table) -> list[str]:
-    """Return the table's columns that do not become part of the index."""
-    metadata = table.schema.pandas_metadata or {}
-    index = [name for name in metadata.get("index_columns", []) if isinstance(name, str)]
+    """Return the table's columns that do not become a part of the index."""
+    index = set(_index_columns(table.schema.pandas_metadata))
     return [name for name in table.column_names if name not in index]
 
 
-def _fitting_index(table: pa.Table) -> pa.Table:
-    """Drop pandas' recorded range index if rows were filtered out of the table."""
+def _fitted(table: pa.Table) -> tuple[pa.Table, _Recorded]:
+    """Fit what is recorded for pandas to the rows and columns of a table."""
     metadata = table.schema.pandas_metadata
     if not metadata:
-        return table
-    for index in metadata.get("index_columns", []):
-        if isinstance(index, dict) and index.get("kind") == "range":
-            length = len(range(index["start"], index["stop"], index["step"]))
-            if length != table.num_rows:
-                kept = {k: v for k, v in (table.schema.metadata or {}).items() if k != b"pandas"}
-                return table.replace_schema_metadata(kept)
-    return table
+        return table, _Recorded()
+    names = set(table.column_names)
+    index = [
+        _fitted_range(described, table.num_rows) if isinstance(described, dict) else described
+        for described in _index_descriptions(metadata)
+        if isinstance(described, dict) or described in names
+    ]
+    if not index and table.num_columns:
+        index = [_range(table.num_rows, None)]
+    metadata["index_columns"] = index
+    details = metadata.get(PANDAS_DETAILS)
+    details = details if isinstance(details, dict) else {}
+    backed = set(details.get("backed") or ())
+    for column in metadata.get("columns", []):
+        if str(column.get("numpy_type")).endswith("[pyarrow]"):
+            backed.add(column.get("field_name", column.get("name")))
+        if column.get("field_name") in backed:
+            column["numpy_type"] = "object"
+    labels = details if details.get("labels") else None
+    if labels is not None:
+        plain = {"name": None, "field_name": None, "pandas_type": "unicode",
+                 "numpy_type": "object", "metadata": {"encoding": "UTF-8"}}  # fmt: skip
+        metadata["column_indexes"] = [plain]
+    stored = {**table.schema.metadata, b"pandas": json.dumps(metadata).encode()}
+    return table.replace_schema_metadata(stored), _Recorded(labels, frozenset(backed))
+
+
+def _fitted_range(described: dict[str, Any], rows: int) -> dict[str, Any]:
+    """Return a recorded range, or one from 0 if the number of rows differs."""
+    try:
+        length = len(range(described["start"], described["stop"], described["step"]))
+    except (KeyError, TypeError, ValueError):
+        length = -1
+    return described if length == rows else _range(rows, described.get("name"))
+
+
+def _range(rows: int, name: Any) -> dict[str, Any]:
+    return {"kind": "range", "name": name, "start": 0, "stop": rows, "step": 1}

@@ -92,9 +92,10 @@ class Scannable(ABC):
         dtype_backend: DtypeBackend | None = None,
     ) -> pd.DataFrame:
         """Return the documents as a DataFrame, with the dtypes of :func:`~godb_arrow.read_godb`."""
-        from godb_arrow.query.dataframe import to_frame
+        from godb_arrow.query.dataframe import to_frame, with_index
 
-        return to_frame(self.to_arrow(columns, filter), dtype_backend)
+        chosen = with_index(self.schema, columns)
+        return to_frame(self.to_arrow(chosen, filter), dtype_backend)
 
     def to_dataset(self) -> CollectionDataset:
         """Return a ``pyarrow.dataset.Dataset`` with projection and filter pushed down.

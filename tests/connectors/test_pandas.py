@@ -73,7 +73,9 @@ def test_chunks_across_batches_and_filters() -> None:
 
 
 def test_chunks_of_nothing() -> None:
-    assert list(godb_arrow.read_godb(data([]), chunksize=5)) == []
+    (empty,) = godb_arrow.read_godb(data([]), chunksize=5)
+    assert list(empty.columns) == ["_id"]
+    assert empty.empty
     with pytest.raises(godb_arrow.InvalidOption, match="chunksize"):
         godb_arrow.read_godb(data([]), chunksize=0)
 
