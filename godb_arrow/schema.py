@@ -79,6 +79,9 @@ _ROUNDED = b"godb_arrow:rounded"  # JSON list of fields that inference itself ma
 PANDAS_DETAILS = "godb_arrow"
 """Key, in what Arrow records for pandas, of what Arrow itself does not restore."""
 
+PANDAS_DETAILS = "godb_arrow"
+"""Key, in what Arrow records for pandas, of what Arrow itself does not restore."""
+
 MAX_ARROW_LEVELS = 60
 """Maximum levels of nesting in a column; deeper containers become JSON text.
 

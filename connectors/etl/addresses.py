@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import pyarrow as pa
 
@@ -16,6 +18,7 @@ from godb_arrow.connectors.etl.files import (
     FORMATS,
     format_of,
     open_file,
+    read_lines,
 )
 from godb_arrow.connectors.etl.origins import (
     CollectionOrigin,
@@ -23,7 +26,14 @@ from godb_arrow.connectors.etl.origins import (
     DocumentsOrigin,
     EngineOrigin,
 )
-from godb_arrow.connectors.etl.targets import EngineTarget, FileTarget, FolderTarget, GodbTarget
+from godb_arrow.connectors.etl.partitions import open_parquet_folder
+from godb_arrow.connectors.etl.targets import (
+    EngineTarget,
+    FileTarget,
+    FolderTarget,
+    GodbTarget,
+    StandardOutput,
+)
 from godb_arrow.directory.places import is_data_directory
 from godb_arrow.errors import (
     CollectionRequired,
@@ -34,9 +44,12 @@ from godb_arrow.file.collection import open_godb
 from godb_arrow.query.scannable import Scannable
 from godb_arrow.storage.nearest import nearest_path
 from godb_arrow.storage.object_store import is_url
-from godb_arrow.storage.source import Source
+from godb_arrow.storage.source import Source, spool
 
 __all__ = ["origin_of", "target_of"]
+
+STANDARD = "-"
+"""Address of standard input, as NDJSON, and of standard output."""
 
 
 def origin_of(given: Any, batch_size: int | None) -> Origin:
@@ -48,6 +61,8 @@ def origin_of(given: Any, batch_size: int | None) -> Origin:
     if not isinstance(given, (str, os.PathLike)):
         return _of_stream(given, batch_size)
     name = os.fspath(given)
+    if name == STANDARD:
+        return DocumentsOrigin("<stdin>", _standard_input, batch_size)
     place, part = _split(name)
     if is_database(place):
         return ColumnsOrigin(name, lambda: open_sql(place, _needed(part, name)), batch_size)
@@ -68,6 +83,14 @@ def origin_of(given: Any, batch_size: int | None) -> Origin:
         Source(place).size()  # raises an error if the file does not exist
         return DocumentsOrigin(name, lambda: open_file(place), batch_size)
     return ColumnsOrigin(name, lambda: open_file(place), batch_size)
+
+
+@contextmanager
+def _standard_input() -> Iterator[Any]:
+    with spool() as file:
+        shutil.copyfileobj(sys.stdin.buffer, file, 1 << 20)
+        file.seek(0)
+        yield read_lines(cast(BinaryIO, file), "<stdin>")
 
 
 def _of_stream(given: Any, batch_size: int | None) -> Origin:
@@ -95,9 +118,7 @@ def _of_folder(name: str, place: str, part: str | None, batch_size: int | None) 
     elif is_data_directory(place):
         return EngineOrigin(place, _needed(part, name), name, batch_size)
     else:
-        import pyarrow.dataset as ds  # imported late, because it imports pandas
-
-        dataset = ds.dataset(place, format="parquet", partitioning="hive")
+        dataset = open_parquet_folder(place)
 
     @contextmanager
     def opened() -> Iterator[pa.RecordBatchReader]:
@@ -154,4 +175,6 @@ def target_of(
         return EngineTarget(name, place, _needed(part, name), id_column)
     if partition_by or (format == "parquet" and extension not in FORMATS) or _is_folder(place):
         return FolderTarget(name, place, partition_by)
+    if name == STANDARD:
+        return StandardOutput("<stdout>", format or "ndjson")
     return FileTarget(name, place, format or format_of(place))

@@ -38,6 +38,7 @@ __all__ = [
     "export_file",
     "format_of",
     "open_file",
+    "read_lines",
 ]
 
 
@@ -323,7 +324,7 @@ def open_file(
     with error_context("read", source.name), ExitStack() as stack:
         stream = stack.enter_context(source.open())
         if format == "ndjson":
-            yield _lines(stream, source.name)
+            yield read_lines(stream, source.name)
             return
         if format == "bson":
             from godb_arrow.connectors.etl.bson import decode_file
@@ -361,7 +362,25 @@ def _not_of_format(format: str, error: Exception) -> GodbError:
     return InvalidOption(f"the file is not valid {format}: {error}", advice="give format=")
 
 
-def _lines(stream: BinaryIO, name: str) -> Iterator[dict[str, Any]]:
+def read_lines(stream: BinaryIO, name: str) -> Iterator[dict[str, Any]]:
+    """Yield the documents of NDJSON.
+
+    Parameters
+    ----------
+    stream : binary file
+        Open at its beginning.
+    name : str
+        Name for messages.
+
+    Yields
+    ------
+    dict
+
+    Raises
+    ------
+    InvalidDocument
+        A line is not a JSON object; the message has its number.
+    """
     for number, line in enumerate(stream, 1):
         if not line.strip():
             continue

@@ -8,6 +8,7 @@ several::
     users.parquet, users.ndjson, …   a file: Parquet, Arrow IPC, CSV, NDJSON, BSON
     s3://bucket/users.parquet        the same, on any file system that fsspec knows
     lake/users                       a folder of Parquet files, or a Delta table
+    -                                standard input (NDJSON), or standard output
     sqlite:///shop.db#users          a table of a database that has an ADBC driver
 """
 

@@ -6,6 +6,7 @@ import itertools
 import os
 import secrets
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -22,6 +23,7 @@ from godb_arrow.connectors.etl.files import (
     export_file,
     open_file,
 )
+from godb_arrow.connectors.etl.partitions import write_partitions
 from godb_arrow.directory.places import is_data_directory
 from godb_arrow.engine.engine import StorageEngine
 from godb_arrow.errors import (
@@ -43,7 +45,7 @@ from godb_arrow.storage.modes import Access, restrict_file
 from godb_arrow.storage.object_store import Expected, is_url
 from godb_arrow.storage.source import Source, spool
 
-__all__ = ["EngineTarget", "FileTarget", "FolderTarget", "GodbTarget"]
+__all__ = ["EngineTarget", "FileTarget", "FolderTarget", "GodbTarget", "StandardOutput"]
 
 
 _STAGED = ".godb-arrow-"
@@ -139,6 +141,30 @@ class EngineTarget(Target):
                 engine.drop_collection(self._collection)
             engine.create_collection(self._collection).insert_many(open_godb(path))
             engine.save()
+
+
+class StandardOutput(Target):
+    """Standard output, which gets a file when it is complete."""
+
+    def __init__(self, name: str, format: str) -> None:
+        super().__init__(name)
+        self._format = format
+        self.takes_documents = format in DOCUMENT_FORMATS
+
+    def exists(self) -> bool:
+        """Return whether the target exists."""
+        return False
+
+    def write(self, data: Data, if_exists: IfExists) -> None:
+        """Write all documents or none."""
+        with tempfile.NamedTemporaryFile(prefix="godb-arrow-") as temporary:
+            if isinstance(data, pa.RecordBatchReader):
+                export_file(data, temporary.name, format=self._format)
+            else:
+                export_documents(iter(data), temporary.name, format=self._format)
+            with open(temporary.name, "rb") as complete:  # the file was replaced
+                shutil.copyfileobj(complete, sys.stdout.buffer, 1 << 20)
+        sys.stdout.flush()
 
 
 class FileTarget(Target):
@@ -301,6 +327,8 @@ class FolderTarget(Target):
                     max_open_files=256,
                     max_rows_per_group=_ROW_GROUP_ROWS,
                 )
+                if self._partition_by:
+                    write_partitions(staged, reader.schema, self._partition_by)
                 _sync_tree(staged)
                 with lock_file(self._place):
                     if not self.exists():

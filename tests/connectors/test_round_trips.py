@@ -6,6 +6,8 @@ import datetime as dt
 import decimal
 import logging
 import sqlite3
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -253,3 +255,37 @@ def test_names_with_a_number_sign(tmp_path: Path) -> None:
     assert sorted(path.name for path in folder.iterdir()) == [
         "u.godb", "x.parquet", "y#1.csv", "z.godb",
     ]  # fmt: skip
+
+
+def test_standard_input_and_output(tmp_path: Path) -> None:
+    godb_arrow.write_godb([{"a": 1}, {"a": "x"}], tmp_path / "a.godb", "c")
+    code = (
+        "import sys; from godb_arrow.connectors.etl import copy; "
+        "copy(*sys.argv[1:], progress=False)"
+    )
+    out = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "a.godb"), "-"], capture_output=True, check=True
+    ).stdout
+    assert out.splitlines() == [b'{"_id":"1","a":1}', b'{"_id":"2","a":"x"}']
+    back = [sys.executable, "-c", code, "-", f"{tmp_path}/b.godb#c"]
+    subprocess.run(back, input=out, check=True)
+    assert [d["a"] for d in godb_arrow.read_documents(tmp_path / "b.godb")] == [1, "x"]
+
+
+KEYS = {
+    "text": pa.array(["01", "x/y", None]),
+    "small": pa.array([1, 200, None], pa.uint8()),
+    "int64": pa.array([2**40, -1, None]),
+    "flag": pa.array([True, False, None]),
+    "day": pa.array([dt.date(2024, 2, 29), dt.date(1960, 1, 1), None]),
+}
+
+
+@pytest.mark.parametrize("name", KEYS)
+def test_partition_keys_come_back(tmp_path: Path, name: str) -> None:
+    table = pa.table({"key": KEYS[name], "n": pa.array([1, 2, 3], pa.int16())})
+    copy(table, tmp_path / "parts", partition_by=["key"])
+    copy(tmp_path / "parts", tmp_path / "back.godb#c")
+    found = godb_arrow.read_table(tmp_path / "back.godb", columns=["key", "n"]).sort_by("n")
+    assert found.schema.types == table.schema.types
+    assert found.to_pydict() == table.to_pydict()

@@ -1,0 +1,37 @@
+"""Types of partition keys: names of folders are texts, so the schema is stored beside them."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet
+
+__all__ = ["open_parquet_folder", "write_partitions"]
+
+_SCHEMA_FILE = "_common_metadata"  # readers of Parquet know it, and read no rows from it
+_KEYS = b"godb_arrow.partition_by"
+
+
+def write_partitions(folder: str, schema: pa.Schema, keys: list[str]) -> None:
+    """Write the schema of a folder of Parquet files that is partitioned by some columns."""
+    metadata = {**(schema.metadata or {}), _KEYS: json.dumps(keys).encode()}
+    path = os.path.join(folder, _SCHEMA_FILE)
+    pyarrow.parquet.write_metadata(schema.with_metadata(metadata), path)
+
+
+def open_parquet_folder(folder: str) -> Any:
+    """Open a folder of Parquet files as a dataset, with the types of its partition keys."""
+    import pyarrow.dataset as ds  # imported late, because it imports pandas
+
+    path = os.path.join(folder, _SCHEMA_FILE)
+    schema = pyarrow.parquet.read_schema(path) if os.path.isfile(path) else None
+    keys = None if schema is None else (schema.metadata or {}).get(_KEYS)
+    if schema is None or keys is None:
+        return ds.dataset(folder, format="parquet", partitioning="hive")
+    partitioning = ds.partitioning(
+        pa.schema([schema.field(name) for name in json.loads(keys)]), flavor="hive"
+    )
+    return ds.dataset(folder, schema=schema, format="parquet", partitioning=partitioning)
