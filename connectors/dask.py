@@ -17,7 +17,7 @@ from godb_arrow.query.dataframe import to_frame
 from godb_arrow.query.filters import Filter
 from godb_arrow.query.projection import project
 from godb_arrow.schema import ID_FIELD
-from godb_arrow.snapshots.part_folder import WrittenPart
+from godb_arrow.snapshots.part_file import WrittenPart
 
 try:
     import dask.dataframe as dd

@@ -35,7 +35,7 @@ from godb_arrow.errors import InvalidOption
 from godb_arrow.options import IfExists
 from godb_arrow.query.projection import project
 from godb_arrow.schema import ID_FIELD
-from godb_arrow.snapshots.part_folder import WrittenPart
+from godb_arrow.snapshots.part_file import WrittenPart
 
 try:
     from pyspark import TaskContext

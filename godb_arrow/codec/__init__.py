@@ -22,7 +22,8 @@ import pyarrow as pa
 
 from godb_arrow.codec.columns import ColumnPlan, DecodePlan, finish, plan_columns
 from godb_arrow.codec.entries import Entries, MeasuredEntries
-from godb_arrow.codec.reference.documents import MAX_NUMBER, id_number, mismatch_error
+from godb_arrow.codec.reference.documents import mismatch_error
+from godb_arrow.codec.reference.ids import MAX_NUMBER, id_number
 from godb_arrow.codec.reference.scan import describe
 from godb_arrow.codec.values import load, load_entries, load_pairs, pack, pack_entry
 from godb_arrow.errors import InvalidOption, TypeMismatch

@@ -21,7 +21,7 @@ from godb_arrow.snapshots.snapshot import Snapshot
 from godb_arrow.snapshots.versions import VersionInfo, versions_of
 
 if TYPE_CHECKING:
-    from godb_arrow.snapshots.part_folder import WrittenPart
+    from godb_arrow.snapshots.part_file import WrittenPart
 
 __all__ = ["Maintainer"]
 

@@ -32,7 +32,8 @@ from godb_arrow.memory.limit import Memory
 from godb_arrow.options import DEFAULT_DOCUMENT_BYTES, CompressionName, IfExists, check_if_exists
 from godb_arrow.query.statistics import covered, decode_statistics
 from godb_arrow.schema import DocumentSummary, infer_schema
-from godb_arrow.snapshots.part_folder import PartFolder, WrittenPart
+from godb_arrow.snapshots.part_file import WrittenPart
+from godb_arrow.snapshots.part_folder import PartFolder
 
 __all__ = ["PartWriter", "commit_parts"]
 

@@ -9,7 +9,7 @@ import time
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Protocol
 
 import pyarrow as pa
@@ -19,14 +19,12 @@ from godb_arrow import codec
 from godb_arrow.codec.entries import Chunk
 from godb_arrow.documents.ids import ids_of
 from godb_arrow.errors import (
-    CorruptFile,
     GodbError,
     SourceNotFound,
     StorageError,
     WriteConflict,
 )
 from godb_arrow.file.hints import CollectionHint
-from godb_arrow.file.locate import StoredCollection
 from godb_arrow.file.writer import CollectionData, write_file
 from godb_arrow.memory.limit import Memory
 from godb_arrow.options import CompressionName
@@ -37,13 +35,10 @@ from godb_arrow.query.statistics import (
     per_piece,
     row_of,
 )
-from godb_arrow.snapshots.base import Base, Documents, Pin, replaced
+from godb_arrow.snapshots.base import Base, Pin, replaced
 from godb_arrow.snapshots.id_index import (
-    CODEC_HASHES,
-    IdFile,
     IdIndex,
     pack_id_file,
-    read_id_file,
 )
 from godb_arrow.snapshots.manifest import (
     Manifest,
@@ -54,6 +49,7 @@ from godb_arrow.snapshots.manifest import (
     versions_in,
     write_manifest,
 )
+from godb_arrow.snapshots.part_file import PartFile
 from godb_arrow.snapshots.snapshot import Snapshot
 from godb_arrow.snapshots.sweep import Sweeper, files_of
 from godb_arrow.storage.folder import Folder, open_folder
@@ -62,130 +58,11 @@ from godb_arrow.storage.modes import UNLIMITED, Access
 from godb_arrow.storage.object_store import is_url
 from godb_arrow.storage.replace import TEMPORARY_PREFIX, is_temporary
 
-__all__ = ["PartFile", "PartFolder", "PartPin", "WrittenPart"]
+__all__ = ["PartFolder", "PartPin"]
 
 _FIRST_RANDOM_NUMBER = 1 << 60  # parts with this number or a higher one have a random number
 _UNNUMBERED = re.compile(r"\.godb-arrow-[0-9a-f]{32}\.(godb|ids)")
 """Name of a part that another process wrote, until it gets its number."""
-
-
-@dataclass(frozen=True, slots=True)
-class WrittenPart:
-    """Part that a process wrote, before any manifest names it.
-
-    Attributes
-    ----------
-    token : str
-        Token in the names of its files.
-    part : Part
-        Description of the part.
-    schema : bytes
-        Schema of the documents.
-    statistics : Row or None
-        Statistics of the documents.
-    greatest : int
-        Max number among the ids.
-    """
-
-    token: str
-    part: Part
-    schema: bytes
-    statistics: Row | None
-    greatest: int
-
-
-class PartFile(Base):
-    """Base of one part, with its id file.
-
-    Parameters
-    ----------
-    folder : PartFolder
-        Folder of the file.
-    manifest : Manifest
-        Manifest that names the file.
-    part : Part
-        Entry of the file in the manifest.
-    """
-
-    def __init__(self, folder: PartFolder, manifest: Manifest, part: Part) -> None:
-        files = folder.content
-        super().__init__(
-            folder.memory,
-            files.place(part.file),
-            is_ours=folder.is_ours,
-            may_close=True if not folder.is_ours else None,
-            hold=lambda _: files.hold(part.file),
-        )
-        self._files = files
-        self._ids_checksum = part.ids_checksum
-        self._part = part
-        self._folder = folder
-        self._manifest = manifest
-        self.collection_size = 0  # bytes of documents in all parts
-        self.is_named = folder.is_ours  # whether the manifest existed after the file was opened
-
-    def open(self) -> StoredCollection:
-        """Return the collection in the file that the manifest names, after opening it.
-
-        Raises
-        ------
-        SourceNotFound
-            Another process removed the file, or the manifest that names it.
-        """
-        try:
-            if not self.is_named:
-                pin = self.pin()  # noqa: F841 (It keeps the file open until it is checked.)
-                self._folder.check(self._manifest)
-                self.is_named = True
-            stored = super().open()
-        except SourceNotFound as gone:
-            if self.is_ours:
-                raise
-            raise replaced(self.path or "") from gone
-        if stored.count != self._part.documents:
-            error = CorruptFile(
-                f"the file has {stored.count} documents, but the manifest records "
-                f"{self._part.documents}",
-                offset=0,
-                where="file",
-                advice="restore it from a backup",
-            )
-            error.operation, error.source = "read", self.path
-            raise error
-        return stored
-
-    def documents(self) -> Documents | None:
-        """Return the documents in memory, or None if all parts do not fit into it.
-
-        Otherwise reads of single documents would load and evict whole parts.
-        """
-        if self.view("documents") is None and 2 * self.collection_size > self.memory.room:
-            return None
-        return super().documents()
-
-    def has_valid_ids(self) -> bool:
-        """Return whether the id file matches its checksum."""
-        return read_id_file(self._files, self._part.ids_file, self._ids_checksum) is not None
-
-    def ids(self) -> IdIndex:
-        """Return the index of ids, mapped from its file so that only needed pages are read."""
-        index: IdIndex | None = self.view("ids")
-        if index is None:
-            stored = read_id_file(self._files, self._part.ids_file, self._ids_checksum)
-            if stored is None or not self._is_usable(stored):
-                return super().ids()
-            index = stored.ids
-            # The system can reclaim the pages of a mapped file.
-            self.hold("ids", index, index.nbytes if is_url(self._files.path) else 0)
-        return index
-
-    def _is_usable(self, stored: IdFile) -> bool:
-        """Return whether an id file has the hashes that both codecs compute."""
-        if stored.version != CODEC_HASHES:
-            return True
-        runs = self.runs()  # keeps the file open until the document is loaded
-        first = next(runs, None)
-        return first is None or 0 in stored.ids.candidates_of(first.load().id(0))
 
 
 class PartedFiles(Protocol):
@@ -306,7 +183,14 @@ class PartFolder:
         with self._lock:
             file = self._files.get(part.number)
             if file is None:
-                file = self._files[part.number] = PartFile(self, manifest, part)
+                file = self._files[part.number] = PartFile(
+                    self.memory,
+                    self.content,
+                    manifest,
+                    part,
+                    is_ours=self.is_ours,
+                    check=self.check,
+                )
             return file
 
     def pin(self, base: PartedFiles) -> PartPin:

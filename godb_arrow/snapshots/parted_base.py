@@ -19,7 +19,8 @@ from godb_arrow.snapshots.id_index import Rows
 from godb_arrow.snapshots.manifest import (
     Manifest,
 )
-from godb_arrow.snapshots.part_folder import PartFile, PartFolder
+from godb_arrow.snapshots.part_file import PartFile
+from godb_arrow.snapshots.part_folder import PartFolder
 from godb_arrow.storage.modes import Access
 from godb_arrow.storage.object_store import is_url
 

@@ -10,14 +10,11 @@ from godb_arrow.codec.reference.documents import (
     decode_front,
     encode,
     field_values,
-    has_equal,
-    hash_id,
-    ids_ascend,
     infer,
-    survey_ids,
     text_extremes,
     to_dicts,
 )
+from godb_arrow.codec.reference.ids import has_equal, hash_id, ids_ascend, survey_ids
 from godb_arrow.codec.reference.lz4 import (
     BlockDecoder,
     compress_piece,

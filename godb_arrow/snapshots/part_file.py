@@ -1,0 +1,151 @@
+"""Part files: the base of one part, and parts that no manifest names yet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from godb_arrow.errors import CorruptFile, SourceNotFound
+from godb_arrow.file.locate import StoredCollection
+from godb_arrow.memory.limit import Memory
+from godb_arrow.query.statistics import Row
+from godb_arrow.snapshots.base import Base, Documents, replaced
+from godb_arrow.snapshots.id_index import CODEC_HASHES, IdFile, IdIndex, read_id_file
+from godb_arrow.snapshots.manifest import Manifest, Part
+from godb_arrow.storage.folder import Folder
+from godb_arrow.storage.object_store import is_url
+
+__all__ = ["PartFile", "WrittenPart"]
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenPart:
+    """Part that a process wrote, before any manifest names it.
+
+    Attributes
+    ----------
+    token : str
+        Token in the names of its files.
+    part : Part
+        Description of the part.
+    schema : bytes
+        Schema of the documents.
+    statistics : Row or None
+        Statistics of the documents.
+    greatest : int
+        Max number among the ids.
+    """
+
+    token: str
+    part: Part
+    schema: bytes
+    statistics: Row | None
+    greatest: int
+
+
+class PartFile(Base):
+    """Base of one part, with its id file.
+
+    Parameters
+    ----------
+    memory : Memory
+        Cache for what is read.
+    folder : Folder
+        Folder of the file.
+    manifest : Manifest
+        Manifest that names the file.
+    part : Part
+        Entry of the file in the manifest.
+    is_ours : bool
+        Whether no other program writes the folder.
+    check : callable
+        Raises SourceNotFound if the manifest was removed.
+    """
+
+    def __init__(
+        self,
+        memory: Memory,
+        folder: Folder,
+        manifest: Manifest,
+        part: Part,
+        *,
+        is_ours: bool,
+        check: Callable[[Manifest], None],
+    ) -> None:
+        super().__init__(
+            memory,
+            folder.place(part.file),
+            is_ours=is_ours,
+            may_close=None if is_ours else True,
+            hold=lambda _: folder.hold(part.file),
+        )
+        self._files = folder
+        self._ids_checksum = part.ids_checksum
+        self._part = part
+        self._manifest = manifest
+        self._check = check
+        self.collection_size = 0  # bytes of documents in all parts
+        self.is_named = is_ours  # whether the manifest existed after the file was opened
+
+    def open(self) -> StoredCollection:
+        """Return the collection in the file that the manifest names, after opening it.
+
+        Raises
+        ------
+        SourceNotFound
+            Another process removed the file, or the manifest that names it.
+        """
+        try:
+            if not self.is_named:
+                pin = self.pin()  # noqa: F841 (It keeps the file open until it is checked.)
+                self._check(self._manifest)
+                self.is_named = True
+            stored = super().open()
+        except SourceNotFound as gone:
+            if self.is_ours:
+                raise
+            raise replaced(self.path or "") from gone
+        if stored.count != self._part.documents:
+            error = CorruptFile(
+                f"the file has {stored.count} documents, but the manifest records "
+                f"{self._part.documents}",
+                offset=0,
+                where="file",
+                advice="restore it from a backup",
+            )
+            error.operation, error.source = "read", self.path
+            raise error
+        return stored
+
+    def documents(self) -> Documents | None:
+        """Return the documents in memory, or None if all parts do not fit into it.
+
+        Otherwise reads of single documents would load and evict whole parts.
+        """
+        if self.view("documents") is None and 2 * self.collection_size > self.memory.room:
+            return None
+        return super().documents()
+
+    def has_valid_ids(self) -> bool:
+        """Return whether the id file matches its checksum."""
+        return read_id_file(self._files, self._part.ids_file, self._ids_checksum) is not None
+
+    def ids(self) -> IdIndex:
+        """Return the index of ids, mapped from its file so that only needed pages are read."""
+        index: IdIndex | None = self.view("ids")
+        if index is None:
+            stored = read_id_file(self._files, self._part.ids_file, self._ids_checksum)
+            if stored is None or not self._is_usable(stored):
+                return super().ids()
+            index = stored.ids
+            # The system can reclaim the pages of a mapped file.
+            self.hold("ids", index, index.nbytes if is_url(self._files.path) else 0)
+        return index
+
+    def _is_usable(self, stored: IdFile) -> bool:
+        """Return whether an id file has the hashes that both codecs compute."""
+        if stored.version != CODEC_HASHES:
+            return True
+        runs = self.runs()  # keeps the file open until the document is loaded
+        first = next(runs, None)
+        return first is None or 0 in stored.ids.candidates_of(first.load().id(0))
