@@ -26,7 +26,7 @@ FieldPath = tuple[str, ...]
 
 
 def path_of(schema: pa.Schema, name: str) -> FieldPath:
-    """Return the path for a name: a field of exactly that name, or a dotted path into structs.
+    """Return the path for a name: a field of that name, or a dotted path into structs and maps.
 
     Raises
     ------
@@ -45,7 +45,13 @@ def path_of(schema: pa.Schema, name: str) -> FieldPath:
             break
         path.append(head)
         rest = rest[len(head) + 1 :]
-        fields = names[head].type if pa.types.is_struct(names[head].type) else ()
+        kind = names[head].type
+        while rest and pa.types.is_map(kind):  # any key may be in a map
+            kind = kind.item_type
+            is_last = not (pa.types.is_struct(kind) or pa.types.is_map(kind))
+            key, _, rest = (rest, "", "") if is_last else rest.partition(".")
+            path.append(key)
+        fields = kind if pa.types.is_struct(kind) else ()
     if path and not rest:
         return tuple(path)
     raise unknown_field(schema, name)
@@ -123,7 +129,8 @@ def column_at(schema: pa.Schema, path: FieldPath) -> pa.Field:
     """Return the field at a path of a schema."""
     field = schema.field(path[0])
     for name in path[1:]:
-        field = field.type.field(name)
+        kind = field.type
+        field = pa.field(name, kind.item_type) if pa.types.is_map(kind) else kind.field(name)
     return field
 
 

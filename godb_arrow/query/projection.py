@@ -128,7 +128,12 @@ class Projection:
 
 def _take(batch: pa.RecordBatch, path: FieldPath) -> pa.Array:
     column = batch.column(path[0])
-    return pc.struct_field(column, list(path[1:])) if len(path) > 1 else column
+    for name in path[1:]:
+        if pa.types.is_map(column.type):
+            column = pc.map_lookup(column, pa.scalar(name, column.type.key_type), "first")
+        else:
+            column = pc.struct_field(column, [name])
+    return column
 
 
 def project(
@@ -314,7 +319,7 @@ def _prune(schema: pa.Schema, outputs: tuple[FieldPath, ...], needed: set[str]) 
     """Return the part of a schema that some paths and whole fields need."""
     wanted: dict[str, set[FieldPath] | None] = dict.fromkeys(needed)
     for head, *tail in outputs:
-        if not tail:
+        if not tail or pa.types.is_map(schema.field(head).type):
             wanted[head] = None
         elif wanted.get(head, ()) is not None:
             wanted.setdefault(head, set()).add(tuple(tail))  # type: ignore[union-attr]

@@ -78,3 +78,18 @@ def test_numbers_that_are_floats_in_some_documents() -> None:
     godb_arrow.write_godb(documents, file, "c")
     found = godb_arrow.read_table(file.getvalue(), filter=pc.field("n") > 5.5)
     assert found["n"].to_pylist() == [one["n"] for one in documents if one["n"] > 5.5]
+
+
+@pytest.mark.parametrize("keys", [200, 201])
+def test_paths_into_maps_of_many_keys(keys: int) -> None:
+    file = io.BytesIO()
+    documents = [
+        {"m": {f"k{key}": key + n for key in range(keys)}, "deep": {"m": {str(n): {"x": n}}}}
+        for n in range(3)
+    ]
+    godb_arrow.write_godb(documents, file, "c")
+    table = godb_arrow.read_table(file.getvalue(), columns=["m.k5", "m.k7"], filter={"m.k5": 6})
+    assert table.to_pydict() == {"m.k5": [6], "m.k7": [8]}
+    whole = godb_arrow.read_table(file.getvalue(), columns=["m", "m.k5", "deep.m.1.x"])
+    assert whole["m.k5"].to_pylist() == [5, 6, 7]
+    assert whole["deep.m.1.x"].to_pylist() == [None, 1, None]
