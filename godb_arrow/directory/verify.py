@@ -26,8 +26,9 @@ from godb_arrow.file.piece_index import read_piece_index
 from godb_arrow.file.reader import CollectionSection, GodbReader, ValueSection
 from godb_arrow.memory.limit import Memory
 from godb_arrow.options import MAX_DOCUMENT_BYTES, ReadOptions
+from godb_arrow.query.contradiction import contradiction
 from godb_arrow.query.schema_join import find_misfits
-from godb_arrow.query.statistics import contradiction, row_of
+from godb_arrow.query.statistics import row_of
 from godb_arrow.schema import (
     ID_FIELD,
     DocumentSummary,

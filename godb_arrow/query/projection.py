@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 from godb_arrow import codec
 from godb_arrow.codec.predicate import Predicate
 from godb_arrow.errors import FieldNotFound, InvalidOption
+from godb_arrow.query.expression_pruning import may_match
 from godb_arrow.query.fields import FieldPath, column_at, path_of
 from godb_arrow.query.filters import (
     Comparison,
@@ -26,7 +27,7 @@ from godb_arrow.query.filters import (
 from godb_arrow.query.literals import fit_literals
 from godb_arrow.query.pruning import may_match_predicate
 from godb_arrow.query.rows import RowSelector
-from godb_arrow.query.statistics import Statistics, may_match
+from godb_arrow.query.statistics import Statistics
 from godb_arrow.schema import (
     ID_FIELD,
     DocumentSummary,

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgpack
@@ -26,16 +26,16 @@ from godb_arrow.codec.columns import UNITS
 from godb_arrow.codec.field_values import FieldValues, ValueKind
 from godb_arrow.errors import GodbError
 from godb_arrow.former_ipc import read_former_batch
-from godb_arrow.schema import JSON_TYPE, is_json, storage_schema
+from godb_arrow.schema import is_json
 
 __all__ = [
+    "KINDS",
     "Bounds",
     "Row",
     "Statistics",
-    "contradiction",
     "covered",
     "decode_statistics",
-    "may_match",
+    "is_text",
     "pack_statistics",
     "per_piece",
     "row_of",
@@ -46,7 +46,9 @@ __all__ = [
 
 _MAX_FIELDS = 64
 _MAX_TEXT = 64  # bytes of a text's bound; of longer ones nothing is known
-_KINDS = ("numbers", "strings", "binaries", "moments", "booleans")
+KINDS = ("numbers", "strings", "binaries", "moments", "booleans")
+"""Kinds of values that have bounds of their own, in the order of :class:`Bounds`."""
+
 _COUNTS = ("nans", "others")
 _NANOSECONDS = 10**9
 _NANOSECONDS_PER_DAY = 86_400 * _NANOSECONDS
@@ -81,14 +83,15 @@ def _is_ordered(data_type: pa.DataType) -> bool:
         pa.types.is_integer(data_type)
         or pa.types.is_floating(data_type)
         or pa.types.is_boolean(data_type)
-        or _is_text(data_type)
+        or is_text(data_type)
         or pa.types.is_timestamp(data_type)
         or pa.types.is_date(data_type)
         or is_json(data_type)  # of mixed values
     )
 
 
-def _is_text(data_type: pa.DataType) -> bool:
+def is_text(data_type: pa.DataType) -> bool:
+    """Return whether a type is text."""
     return bool(pa.types.is_string(data_type) or pa.types.is_large_string(data_type))
 
 
@@ -193,7 +196,7 @@ def _bounds_in(field: Any, count: int) -> list[Bounds | None]:
     """Return the bounds that lists have; nothing is known where these make no sense."""
     try:
         counts = [field.get("nans", [0] * count), field["nulls"], field.get("others", [0] * count)]
-        pairs = [_unpacked(kind, field.get(kind)) for kind in _KINDS]
+        pairs = [_unpacked(kind, field.get(kind)) for kind in KINDS]
         if any(pair is not None and len(pair) != 2 for pair in pairs):
             return [None] * count
         ends = [
@@ -297,7 +300,7 @@ def _column_bounds(column: pa.Array) -> Bounds | None:
         return None
     if nulls == len(column):
         return Bounds(nulls=nulls)
-    if _is_text(data_type):
+    if is_text(data_type):
         return _text_bounds(column, nulls)
     if pa.types.is_floating(data_type) or pa.types.is_integer(data_type):
         return _number_bounds(_numbers(column.drop_null() if nulls else column), nulls)
@@ -454,43 +457,6 @@ def row_of(statistics: Statistics, piece: int) -> Row:
     return found
 
 
-def contradiction(row: Row, entries: codec.Entries) -> str | None:
-    """Return a field that statistics are wrong about, with what documents have there."""
-    fields = pa.schema([(name, _type_of(bounds)) for name, bounds in row.items()])
-    found = decode_statistics(entries, fields) or {}
-    for name, bounds in row.items():
-        if name not in found:
-            return f"{name!r}"
-        if not _agrees(bounds, found[name]):
-            return f"{name!r}: {_shown(found[name])}"
-    return None
-
-
-def _type_of(bounds: Bounds) -> pa.DataType:
-    """Return a type that values within bounds mostly have, so that they are decoded at once."""
-    known = [kind for kind, pair in zip(_KINDS, bounds[:5], strict=True) if pair is not None]
-    if len(known) != 1 or bounds.others:
-        return JSON_TYPE
-    if bounds.numbers is not None:
-        if any(type(end) is float for end in bounds.numbers) or bounds.nans:
-            return pa.float64()
-        return pa.int64() if bounds.numbers[1] <= _MAX_INT64 else pa.uint64()
-    types = {"strings": pa.string(), "moments": pa.timestamp("ns"), "booleans": pa.bool_()}
-    return types.get(known[0], JSON_TYPE)
-
-
-def _agrees(recorded: Bounds, found: Bounds) -> bool:
-    """Return whether bounds hold; values without bounds may be among them, but not the reverse."""
-    if recorded.others:
-        return recorded.nulls >= found.nulls
-    return recorded.includes(found)
-
-
-def _shown(bounds: Bounds) -> str:
-    known = [f"{pair[0]!r} to {pair[1]!r}" for pair in bounds[:5] if pair is not None]
-    return ", ".join([*known, f"{bounds.nulls} nulls"])
-
-
 def per_piece(rows: Sequence[Row | None], pieces: Sequence[int], fields: pa.Schema) -> Statistics:
     """Join the statistics of chunks to statistics of the pieces that contain them.
 
@@ -536,7 +502,7 @@ def _columns_of(pieces: Sequence[Bounds | None]) -> dict[str, Any]:
         counts = [0 if one is None else getattr(one, name) for one in pieces]
         if any(counts):
             found[name] = counts
-    for kind in _KINDS:
+    for kind in KINDS:
         pairs = [None if one is None else getattr(one, kind) for one in pieces]
         if any(pair is not None for pair in pairs):
             found[kind] = [[_recorded(kind, pair, end) for pair in pairs] for end in (0, 1)]
@@ -616,147 +582,3 @@ def _unrounded(low: int | float, high: int | float) -> tuple[int | float, int | 
     if isinstance(high, float) and abs(high) >= _EXACT_FLOATS:
         high = math.nextafter(high, math.inf)
     return low, high
-
-
-# --- using them -------------------------------------------------------------------------------
-
-
-def may_match(
-    statistics: Statistics,
-    condition: pc.Expression,
-    needed: Collection[str],
-    schema: pa.Schema,
-) -> list[bool]:
-    """Return which pieces may have documents that a filter keeps.
-
-    Parameters
-    ----------
-    statistics : Statistics
-        A row for each piece.
-    condition : pyarrow.compute.Expression
-        The filter.
-    needed : collection of str
-        The fields that the filter reads.
-    schema : pyarrow.Schema
-        The types that these are decoded to.
-
-    Returns
-    -------
-    list of bool
-
-    Notes
-    -----
-    Arrow itself evaluates the bounds against an expression, as it does for the row groups of
-    Parquet files. Each piece is the path of a dataset file here, which is never opened.
-
-    Examples
-    --------
-    >>> fields = pa.schema({"n": pa.int64()})
-    >>> batches = [pa.record_batch({"n": [1, 5]}), pa.record_batch({"n": [6, 9]})]
-    >>> found = per_piece([statistics_of(batch, fields) for batch in batches], [0, 1], fields)
-    >>> may_match(found, pc.field("n") > 7, ["n"], fields)
-    [False, True]
-    """
-    import pyarrow.dataset as ds  # not before it is needed: it takes a while
-    from pyarrow.fs import LocalFileSystem
-
-    known = {name: statistics.bounds(name) for name in sorted(needed) if name in statistics.names}
-    # Pieces of values that come as they like mostly have the same bounds: one stands for all.
-    alike: dict[Any, list[int]] = {}
-    for piece, found in enumerate(zip(*known.values(), strict=True)):
-        alike.setdefault(found, []).append(piece)
-    first_ones = [pieces[0] for pieces in alike.values()]
-    guarantees = [
-        [
-            term
-            for name, bounds in known.items()
-            for term in _guaranteed(name, schema.field(name).type, bounds[piece])
-        ]
-        for piece in first_ones
-    ]
-    if not any(guarantees):
-        return [True] * len(statistics)
-    joined = [_all_of(found) for found in guarantees]
-    dataset = ds.FileSystemDataset.from_paths(
-        [str(piece) for piece in first_ones],
-        schema=storage_schema(schema),
-        format=ds.IpcFileFormat(),
-        filesystem=LocalFileSystem(),
-        partitions=joined,
-    )
-    try:
-        left = {int(fragment.path) for fragment in dataset.get_fragments(filter=condition)}
-    except pa.ArrowException:  # such as for numbers above 2^63 beside others; the filter decides
-        return [True] * len(statistics)
-    matching = [False] * len(statistics)
-    for pieces in alike.values():
-        for piece in pieces:
-            matching[piece] = pieces[0] in left
-    return matching
-
-
-def _guaranteed(name: str, data_type: pa.DataType, bounds: Bounds | None) -> list[pc.Expression]:
-    """Return expressions that are true of all documents of a piece."""
-    if bounds is None or bounds.nans or bounds.others:
-        return []
-    field = pc.field(name)
-    known = [
-        (kind, pair) for kind, pair in zip(_KINDS, bounds[:5], strict=True) if pair is not None
-    ]
-    if not known:
-        return [field.is_null()] if bounds.nulls else []
-    if len(known) > 1:
-        return []
-    ((kind, pair),) = known
-    ends = _typed(kind, pair, data_type)
-    if ends is None:
-        return []
-    terms = [field >= ends[0], field <= ends[1]]
-    return [one | field.is_null() for one in terms] if bounds.nulls else terms
-
-
-def _typed(kind: str, pair: Any, data_type: pa.DataType) -> tuple[pa.Scalar, pa.Scalar] | None:
-    """Return bounds as scalars of a column's type; None where they say nothing of the column."""
-    types = pa.types
-    try:
-        if kind == "numbers" and types.is_floating(data_type):
-            return pa.scalar(_below(pair[0]), data_type), pa.scalar(_above(pair[1]), data_type)
-        if kind == "numbers" and types.is_integer(data_type):
-            return pa.scalar(math.floor(pair[0]), data_type), pa.scalar(
-                math.ceil(pair[1]), data_type
-            )
-        if kind == "strings" and _is_text(data_type):
-            return pa.scalar(pair[0], data_type), pa.scalar(pair[1], data_type)
-        if kind == "booleans" and types.is_boolean(data_type):
-            return pa.scalar(pair[0], data_type), pa.scalar(pair[1], data_type)
-        if kind == "moments" and (types.is_timestamp(data_type) or types.is_date(data_type)):
-            return _moment(pair[0], data_type), _moment(pair[1], data_type)
-    except (pa.ArrowException, OverflowError, ValueError):
-        pass  # such as a float that is no number of the type
-    return None
-
-
-def _below(number: int | float) -> float:
-    found = float(number)
-    return math.nextafter(found, -math.inf) if found > number else found
-
-
-def _above(number: int | float) -> float:
-    found = float(number)
-    return math.nextafter(found, math.inf) if found < number else found
-
-
-def _moment(nanoseconds: int, data_type: pa.DataType) -> pa.Scalar:
-    if pa.types.is_date32(data_type):
-        days = nanoseconds // (86_400 * _NANOSECONDS)
-        return pa.scalar(days, pa.int32()).cast(data_type)
-    unit = "ms" if pa.types.is_date64(data_type) else data_type.unit
-    ticks = nanoseconds // (_NANOSECONDS // UNITS[unit])
-    return pa.scalar(ticks, pa.int64()).cast(data_type)
-
-
-def _all_of(terms: list[pc.Expression]) -> pc.Expression:
-    joined = pc.scalar(True)
-    for index, term in enumerate(terms):
-        joined = term if index == 0 else joined & term
-    return joined

@@ -225,6 +225,7 @@ hints: dict[str, tuple[dict[str, Any], Callable[[bytes], int]]] = {
 
 IGNORED_HINTS = {
     "nested pandas metadata",
+    "pandas metadata of another index",
     "count of another type",
     "no count",
     "negative count",

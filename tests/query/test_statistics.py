@@ -30,12 +30,12 @@ from godb_arrow.connectors import polars as in_polars
 from godb_arrow.file import pieces
 from godb_arrow.file.locate import locate
 from godb_arrow.options import ReadOptions
+from godb_arrow.query.contradiction import contradiction
+from godb_arrow.query.expression_pruning import may_match
 from godb_arrow.query.statistics import (
     Bounds,
-    contradiction,
     covered,
     decode_statistics,
-    may_match,
     pack_statistics,
     per_piece,
     statistics_of,
