@@ -6,6 +6,7 @@ every type keep their own identity, and a list is always an array.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Sequence
 from typing import Any
 
