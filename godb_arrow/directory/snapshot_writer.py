@@ -261,8 +261,12 @@ def write_snapshots(
             existing = read_existing(base.open().source, base.open().name)
             metadata, others = existing.metadata, existing.others
         hint = CollectionHint(
-            snapshot.live_count(), next_id, snapshot.settle_schema(), _size_of(snapshot),
-            snapshot.position.number, fields,
+            snapshot.live_count(),
+            next_id,
+            snapshot.settle_schema(),
+            _size_of(snapshot),
+            snapshot.position.number,
+            fields,
             plain=not metadata and not set(others) - {"indexes"},
             version=_next_version(base, directory),
             compression=compression,
