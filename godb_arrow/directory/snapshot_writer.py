@@ -103,9 +103,15 @@ def save_snapshot(
     directory.restrict(base.access())
     if target.endswith(PARTS):
         parted = _save_parts(
-            directory.folder(target), name, snapshot, next_id, indexes, compression, part_size,
+            directory.folder(target),
+            name,
+            snapshot,
+            next_id,
+            indexes,
+            compression,
+            part_size,
             directory.stamp,
-        )  # fmt: skip
+        )
         directory.restrict(parted.access())
         return parted
     write_snapshots(
@@ -158,16 +164,31 @@ def _save_parts(
         files = None
     left = count - sum(part.live for part in parts)
     added = folder.write_parts(
-        name, snapshot, files, changes=True, count=left, size=size, part_size=part_size,
-        schema=schema, compression=compression,
-    )  # fmt: skip
+        name,
+        snapshot,
+        files,
+        changes=True,
+        count=left,
+        size=size,
+        part_size=part_size,
+        schema=schema,
+        compression=compression,
+    )
     parts += [part for part, _ in added]
     statistics += [row for _, row in added]
     manifest = Manifest(
-        _version_in(folder, base, directory), tuple(parts), schema, next_id,
-        snapshot.position.number, indexes, compression=compression, name=name,
-        run=snapshot.position.run, directory=directory, former=_former(base, folder.path),
-    )  # fmt: skip
+        _version_in(folder, base, directory),
+        tuple(parts),
+        schema,
+        next_id,
+        snapshot.position.number,
+        indexes,
+        compression=compression,
+        name=name,
+        run=snapshot.position.run,
+        directory=directory,
+        former=_former(base, folder.path),
+    )
     return PartedBase(folder, folder.commit(manifest, statistics))
 
 
@@ -240,13 +261,19 @@ def write_snapshots(
             existing = read_existing(base.open().source, base.open().name)
             metadata, others = existing.metadata, existing.others
         hint = CollectionHint(
-            snapshot.live_count(), next_id, snapshot.settle_schema(), _size_of(snapshot),
-            snapshot.position.number, fields,
+            snapshot.live_count(),
+            next_id,
+            snapshot.settle_schema(),
+            _size_of(snapshot),
+            snapshot.position.number,
+            fields,
             plain=not metadata and not set(others) - {"indexes"},
-            version=_next_version(base, directory), compression=compression,
-            run=snapshot.position.run, directory=directory,
+            version=_next_version(base, directory),
+            compression=compression,
+            run=snapshot.position.run,
+            directory=directory,
             former=former,
-        )  # fmt: skip
+        )
         collections.append(CollectionData(name, hint.count, snapshot.chunks(), hint))
         shown = _go_indexes(snapshot, fields)
         if shown:
@@ -285,10 +312,12 @@ def _go_indexes(snapshot: Snapshot, fields: Sequence[str]) -> dict[str, list[Any
     """
     schema = snapshot.schema()
     names = [
-        name for name in fields
-        if name in schema.names and not isinstance(schema.field(name).type, pa.BaseExtensionType)
+        name
+        for name in fields
+        if name in schema.names
+        and not isinstance(schema.field(name).type, pa.BaseExtensionType)
         and not pa.types.is_nested(schema.field(name).type)
-    ]  # fmt: skip
+    ]
     indexes: dict[str, list[Any]] = {name: [] for name in names}
     if not names:
         return indexes

@@ -58,7 +58,7 @@ class DocumentIds(Sequence[str]):
     def __getitem__(self, index: slice) -> list[str]: ...
     def __getitem__(self, index: int | slice) -> str | list[str]:
         if isinstance(index, slice):
-            return [self[one] for one in range(*index.indices(len(self)))]
+            return [self[position] for position in range(*index.indices(len(self)))]
         if index < 0:
             index += len(self)
         if not 0 <= index < len(self):
@@ -182,9 +182,13 @@ class BulkInsert:
             token = self._folder.reserve_token()
             with self._writing():
                 part, statistics = self._folder.write_part(
-                    token, self._name, iter(self._chunks), count, self._schema_so_far(),
+                    token,
+                    self._name,
+                    iter(self._chunks),
+                    count,
+                    self._schema_so_far(),
                     self._base.manifest.compression,
-                )  # fmt: skip
+                )
             self._written.append((token, part))
             self._statistics.append(statistics)
             self._chunks, self._size = [], 0
@@ -210,7 +214,9 @@ class BulkInsert:
     def has_any(self, ids: Sequence[str]) -> list[str]:
         """Return those ids that the documents have, too."""
         hashes = np.frombuffer(b"".join(self._hashes), np.uint64)
-        near = {one for one in ids if (hashes == np.uint64(codec.hash_id(one))).any()}
+        near = {
+            identity for identity in ids if (hashes == np.uint64(codec.hash_id(identity))).any()
+        }
         return [identity for identity in self.ids() if identity in near] if near else []
 
     def added_since(self, base: PartedBase) -> list[str]:
@@ -248,8 +254,10 @@ class BulkInsert:
         """
         self._offered = True
         number = self._folder.next_number()
-        parts = [self._folder.give_number(token, part, number + index)
-                 for index, (token, part) in enumerate(self._written)]  # fmt: skip
+        parts = [
+            self._folder.give_number(token, part, number + index)
+            for index, (token, part) in enumerate(self._written)
+        ]
         schemas = [self._schema_so_far()] if parts else []
         base = _without_rows(base, deleted) if deleted else base
         return _with_parts(base, parts, self._statistics, schemas, next_id, directory)

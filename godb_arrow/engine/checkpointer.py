@@ -239,10 +239,9 @@ class Checkpointer:
         before = store.base.path
         former = [path for path in (*store.former, before) if path not in (None, stored.path)]
         overlay = store.overlay.after_checkpoint(stored)
+        state = stored, overlay, former, None, False
         # One statement: no interrupt comes between.
-        store.base, store.overlay, store.former, self._saving, store.attached = (
-            stored, overlay, former, None, False,
-        )  # fmt: skip
+        store.base, store.overlay, store.former, self._saving, store.attached = state
         store.account()
 
     def commit_manifest(

@@ -95,14 +95,14 @@ def fragments_of(
     --------
     >>> from godb_arrow.samples import FLIGHTS
     >>> fragments, schema = fragments_of(FLIGHTS)
-    >>> [one.documents for one in fragments], "dest" in schema.names
+    >>> [fragment.documents for fragment in fragments], "dest" in schema.names
     ([27004], True)
     """
     if not isinstance(source, (str, os.PathLike)):
-        found = [fragments_of(one, collection) for one in source]
+        found = [fragments_of(path, collection) for path in source]
         if not found:
             raise InvalidOption("there is no file", advice="give at least one")
-        schema = pa.unify_schemas([one for _, one in found], promote_options="permissive")
+        schema = pa.unify_schemas([own for _, own in found], promote_options="permissive")
         return [fragment for fragments, _ in found for fragment in fragments], schema
     path = os.fspath(source).rstrip("/")
     if is_data_directory(path):
@@ -202,7 +202,7 @@ def fragments_since(
     ...         _ = events.insert({"n": n})
     ...         engine.save()
     >>> last = latest_version(folder)
-    >>> [one.documents for one in fragments_since(folder, "events", last - 1, last)]
+    >>> [new.documents for new in fragments_since(folder, "events", last - 1, last)]
     [1]
     """
     folder, name = _folder_of(os.fspath(directory), collection)
@@ -249,8 +249,9 @@ def _place_of(directory: str, collection: str | None) -> str:
         known = ", ".join(map(repr, sorted(files)[:20]))
         raise SourceNotFound(
             f"there is no saved collection {collection!r} in {directory}"
-            if collection else f"{directory} has {len(files)} collections",
+            if collection
+            else f"{directory} has {len(files)} collections",
             advice=f"name one of {known}" if files else "save a collection first",
-        )  # fmt: skip
+        )
     opened.check(files[collection])
     return files[collection]

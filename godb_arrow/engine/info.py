@@ -79,17 +79,25 @@ class CollectionInfo:
     access_count: int
 
     HEADS: ClassVar[list[str]] = [
-        "collection", "state", "documents", "on disk", "in memory", "last modified"
-    ]  # fmt: skip
+        "collection",
+        "state",
+        "documents",
+        "on disk",
+        "in memory",
+        "last modified",
+    ]
 
     def cells(self) -> list[str]:
         """Return the cells of a table row under :attr:`HEADS`."""
         modified = self.last_modified
         return [
-            self.name, self.state.value, f"{self.documents:,}", quantity(self.disk_bytes),
+            self.name,
+            self.state.value,
+            f"{self.documents:,}",
+            quantity(self.disk_bytes),
             quantity(self.memory_bytes),
             "" if modified is None else f"{modified:%Y-%m-%d %H:%M:%S} UTC",
-        ]  # fmt: skip
+        ]
 
     def _repr_html_(self) -> str:
         table = Table(self.HEADS)

@@ -152,8 +152,8 @@ class PartWriter:
             written: list[WrittenPart] = []
             waiting: list[Encoded] = []
             limit = self.max_document_bytes
-            for one in encode_rows(rows, None, False, sequence, fields, max_document_bytes=limit):
-                waiting.append(one)
+            for run in encode_rows(rows, None, False, sequence, fields, max_document_bytes=limit):
+                waiting.append(run)
                 if sum(len(encoded.chunk) for encoded in waiting) >= _PART_BYTES:
                     written.append(self._write(folder, waiting, schema))
                     waiting = []
@@ -166,22 +166,22 @@ class PartWriter:
     ) -> WrittenPart:
         if schema is None:
             summary = DocumentSummary()
-            for one in encoded:
-                codec.infer(one.entries(), summary)
+            for run in encoded:
+                codec.infer(run.entries(), summary)
             schema = infer_schema(summary)
         fields = covered(schema)
 
         def chunks() -> Iterator[Chunk]:
-            for one in encoded:
-                known = one.statistics or decode_statistics(one.entries(), fields)
-                yield Chunk(one.chunk, len(one.ids), known)
+            for run in encoded:
+                known = run.statistics or decode_statistics(run.entries(), fields)
+                yield Chunk(run.chunk, len(run.ids), known)
 
         token = secrets.token_hex(16)
-        count = sum(len(one.ids) for one in encoded)
+        count = sum(len(run.ids) for run in encoded)
         part, statistics = folder.write_part(
             token, self.collection, chunks(), count, schema, self.compression
         )
-        greatest = max(codec.survey_ids(one.ids)[1] for one in encoded)
+        greatest = max(codec.survey_ids(run.ids)[1] for run in encoded)
         return WrittenPart(token, part, schema.serialize().to_pybytes(), statistics, greatest)
 
 

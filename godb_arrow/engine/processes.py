@@ -79,7 +79,7 @@ def close_later(engine: Engine) -> None:
             logger.exception("closing %r, which nothing used any longer, failed", engine)
 
     thread = threading.Thread(target=close, name="godb-arrow-closer")
-    _closers[:] = [*(one for one in _closers if one.is_alive()), thread]
+    _closers[:] = [*(closer for closer in _closers if closer.is_alive()), thread]
     try:
         thread.start()
     except RuntimeError:  # the interpreter shuts down
@@ -134,9 +134,9 @@ def _release_own_lock(data_dir: str | os.PathLike[str], locked: DirectoryLocked)
             thread.join()
     former = next(
         (
-            one
-            for one in list(_engines)
-            if not one.closed and os.path.realpath(one.data_dir) == path
+            engine
+            for engine in list(_engines)
+            if not engine.closed and os.path.realpath(engine.data_dir) == path
         ),
         None,
     )
@@ -172,7 +172,12 @@ def _is_replaced(former: Engine) -> bool:
     if frame is None:
         return False
     stored = next(
-        (one for one in dis.get_instructions(frame.f_code) if one.offset > frame.f_lasti), None
+        (
+            instruction
+            for instruction in dis.get_instructions(frame.f_code)
+            if instruction.offset > frame.f_lasti
+        ),
+        None,
     )
     if stored is None or not stored.opname.startswith("STORE_"):
         return False

@@ -99,9 +99,14 @@ class Replay:
         if base.is_refused:
             logger.warning("collection %r: %s", name, base.refusal)
         collection = OpenCollection(
-            self._context, name, base, compression=record.meta.get("z"),
-            position=record.position, stale=True, attached=base.path is not None,
-        )  # fmt: skip
+            self._context,
+            name,
+            base,
+            compression=record.meta.get("z"),
+            position=record.position,
+            stale=True,
+            attached=base.path is not None,
+        )
         self.catalog[name] = collection
         self.moved.append(collection)
         self.needs[collection] = record.number

@@ -72,8 +72,11 @@ class Saver:
         failed: GodbError | None = None
         with self._catalog.lock:
             self._former_files.remove_all()
-            used = self._catalog.used()
-            collections = [one for one in used if one.checkpointer.needs_saving]
+            collections = [
+                collection
+                for collection in self._catalog.used()
+                if collection.checkpointer.needs_saving
+            ]
         for collection in collections:
             if collection.store.base.is_refused:
                 continue  # its changes stay in the journal
@@ -200,8 +203,9 @@ class Saver:
             if journal.size > _MAX_JOURNAL_BYTES:
                 failed = self.save_all()
             with self._catalog.lock:
-                changed = [one for one in self._catalog.used() if one.store.changed_bytes]
-            changed.sort(key=lambda one: one.store.changed_bytes, reverse=True)
+                used = self._catalog.used()
+            changed = [collection for collection in used if collection.store.changed_bytes]
+            changed.sort(key=lambda collection: collection.store.changed_bytes, reverse=True)
             for collection in changed:
                 if memory.changes + size <= half or not collection.store.changed_bytes:
                     break

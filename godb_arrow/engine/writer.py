@@ -120,7 +120,7 @@ class CollectionWriter:
                 return
             given = True
         if are_few(ids, schema):
-            size = sum(weight(one, entries.document(index)) for index, one in enumerate(ids))
+            size = sum(weight(key, entries.document(index)) for index, key in enumerate(ids))
         else:
             size = bulk_weight(entries, ids)
         with self._saver.reserved(size):
