@@ -176,7 +176,9 @@ def test_frames_tables_and_streams_are_sources(tmp_path: Path) -> None:
 def test_a_partitioned_dataset(people: Path, tmp_path: Path) -> None:
     lake = tmp_path / "lake"
     assert copy(people, lake, columns=["name", "age", "_id"], partition_by=["name"]).documents == 3
-    assert sorted(path.name for path in lake.iterdir()) == ["name=Ada", "name=Bob", "name=Cy"]
+    assert sorted(path.name for path in lake.iterdir()) == [
+        "_common_metadata", "name=Ada", "name=Bob", "name=Cy",
+    ]  # fmt: skip
     found = ds.dataset(lake, partitioning="hive").to_table(filter=ds.field("name") == "Ada")
     assert found.column("age").to_pylist() == [36]
     back = copy(lake, tmp_path / "back.godb", filter={"name": ["Ada", "Cy"]})
