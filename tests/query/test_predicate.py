@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support import filter_model
-from support.filters import documents, filters
+from support.filters import documents, entries_of, filters
 from support.strategies import odd_keys, values
 
 import godb_arrow
@@ -22,13 +22,6 @@ from godb_arrow.codec import Entries, MeasuredEntries, reference
 from godb_arrow.query.predicate import alternatives, compile_filter
 
 native = pytest.importorskip("godb_arrow.codec.native")
-
-
-def entries_of(rows: list[dict[str, Any]]) -> Entries:
-    data = b"".join(
-        codec.pack_entry(str(index), {"_id": str(index), **row}) for index, row in enumerate(rows)
-    )
-    return codec.scan_entries(data, 0, len(rows), len(data) + 1, 0)
 
 
 def expected(entries: Entries, filter: dict[str, Any]) -> list[int]:
