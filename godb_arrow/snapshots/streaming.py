@@ -220,7 +220,8 @@ class _Work:
         self.runs: Iterator[codec.Entries] | None = None  # selected by an index
         self.may_hold = False
         self.has_statistics = True  # which say what the filter keeps
-        self._rows: dict[Base, list[Any]] = {}  # matching rows of cached batches
+        # Cached batches of files, and the matching rows in them.
+        self._rows: dict[Base, tuple[list[pa.RecordBatch], list[Any]]] = {}
 
     def batches(self, maps: list[OrderedMap[Any]]) -> Iterator[pa.RecordBatch]:
         for batch in self._unbounded(maps):
@@ -250,16 +251,18 @@ class _Work:
 
     def _held(self, file: Base) -> list[pa.RecordBatch] | None:
         """Return the cached batches of a file, if they have all wanted fields."""
+        if file in self._rows:
+            return self._rows[file][0]
         found: list[pa.RecordBatch] | None = file.view(_BATCHES)
         if not found or not _covers(found[0].schema, self.projection.decoded):
             return None
         predicate = self.projection.predicate
-        if predicate is None or file in self._rows:
+        if predicate is None:
             return found
         rows = [select_in_columns(batch, predicate) for batch in found]
         if any(one is None for one in rows):
-            return None  # the documents tell
-        self._rows[file] = rows
+            return None  # The columns do not tell.
+        self._rows[file] = found, rows
         return found
 
     def _file_runs(
@@ -274,7 +277,7 @@ class _Work:
         names = self.projection.decoded.names
         whole = held[0].schema.names == names
         if file in self._rows:
-            for batch, rows in zip(held, self._rows.pop(file), strict=True):
+            for batch, rows in zip(*self._rows.pop(file), strict=True):
                 deleted = self.snapshot.superseded_in(start, batch.num_rows)
                 start += batch.num_rows
                 kept = pa.array(without_rows(rows, deleted))

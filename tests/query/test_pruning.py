@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 from typing import Any
 
 import pyarrow as pa
@@ -36,19 +35,6 @@ def test_no_piece_with_a_match_is_skipped(
             continue
         (may,) = may_match_predicate(per_piece([row], [0], fields), predicate)
         assert may or not len(codec.select(entries, predicate)), piece
-
-
-def test_bounds_of_typed_columns_hold_for_what_the_columns_cut() -> None:
-    day = pa.scalar(dt.date(2020, 1, 1))
-    schema = pa.schema({"a": pa.date32()})
-    batch = pa.record_batch([pa.array([day.as_py()])], schema=schema)
-    from godb_arrow.query.statistics import statistics_of
-
-    statistics = per_piece([statistics_of(batch, schema)], [0], schema)
-    noon = compile_filter({"a": dt.datetime(2020, 1, 1, 12)})
-    assert may_match_predicate(statistics, noon) == [True]
-    later = compile_filter({"a": {"$gte": dt.date(2020, 1, 2)}})
-    assert may_match_predicate(statistics, later) == [False]
 
 
 def test_columns_of_keys_that_are_no_strings_say_nothing() -> None:

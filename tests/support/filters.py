@@ -35,7 +35,12 @@ _plain = st.sampled_from([None, True, False, *_NUMBERS, *_TEXTS, *_BYTES, *_MOME
 _rarer = st.one_of(
     st.integers(-(2**63), 2**64 - 1), st.floats(), st.text(max_size=3), st.binary(max_size=3)
 )
-_stored = st.one_of(_plain, _plain, _plain, _rarer)
+# Few values, so that many comparisons have equal ones on both sides.
+_frequent = st.sampled_from([
+    None, True, 1, 2, 2.0, 2.5, float("nan"), "a", "b", b"a", msgpack.Timestamp(1, 0),
+    msgpack.Timestamp(1, 1),
+])  # fmt: skip
+_stored = st.one_of(_frequent, _frequent, _plain, _rarer)
 
 
 def _nested(leaves: st.SearchStrategy[Any], keys: list[str]) -> st.SearchStrategy[Any]:
@@ -129,7 +134,17 @@ _OPERANDS: dict[str, st.SearchStrategy[Any]] = {
     "$all": st.lists(_exact, max_size=2),
     "$size": st.integers(0, 3),
 }
-_OPERATORS = [*_OPERANDS, "between", "$not", "$elemMatch", "$elemMatch"]
+_OPERATORS = [
+    *_OPERANDS,
+    "$lt",
+    "$lte",
+    "$gt",
+    "$gte",
+    "between",
+    "$not",
+    "$elemMatch",
+    "$elemMatch",
+]
 
 
 @st.composite
