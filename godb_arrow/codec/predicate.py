@@ -10,6 +10,7 @@ and ``Decimal`` occur as well, since numbers compare by value.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -40,6 +41,7 @@ __all__ = [
     "decimal_digits",
     "exact_number",
     "is_container",
+    "names_odd_key",
     "prefixes",
 ]
 
@@ -228,6 +230,23 @@ def prefixes(path: str) -> list[str]:
     """
     parts = path.split(".")
     return [".".join(parts[:end]) for end in range(1, len(parts) + 1)]
+
+
+def names_odd_key(path: str) -> bool:
+    """Return whether columns may have this name for a key that is no string.
+
+    Columns name such keys by their JSON text. No filter names them.
+
+    Examples
+    --------
+    >>> names_odd_key("1"), names_odd_key("one")
+    (True, False)
+    """
+    try:
+        json.loads(path)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def is_container(literal: Any) -> bool:

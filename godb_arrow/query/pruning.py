@@ -27,6 +27,7 @@ from godb_arrow.codec.predicate import (
     Order,
     Predicate,
     ValueType,
+    names_odd_key,
 )
 from godb_arrow.query.predicate import named_paths
 from godb_arrow.query.statistics import Bounds, Statistics
@@ -95,7 +96,10 @@ def _possible(condition: Condition, bounds: _Bounds) -> _Possible:
     if isinstance(condition, Not):
         return _Possible(*reversed(_possible(condition.condition, bounds)))
     # A dotted path may lead through values that have no bounds.
-    known = None if condition.path is None or "." in condition.path else bounds.get(condition.path)
+    path = condition.path
+    if path is None or "." in path or names_odd_key(path):
+        return _ANY
+    known = bounds.get(path)
     test = _TESTS.get(type(condition))
     if known is None or known.others or test is None:
         return _ANY

@@ -19,9 +19,11 @@ from godb_arrow.errors import ForkedProcess, error_context
 from godb_arrow.memory.limit import Memory
 from godb_arrow.options import ReadOptions
 from godb_arrow.parallel import OrderedMap, available_cores, ordered_map
+from godb_arrow.query.column_selection import select_in_columns
 from godb_arrow.query.decoder import ProjectionDecoder
 from godb_arrow.query.filters import Filter
 from godb_arrow.query.projection import Projection, project, with_wanted
+from godb_arrow.query.selection import without_rows
 from godb_arrow.schema import check_complete
 from godb_arrow.snapshots.base import Base, Wanted
 from godb_arrow.snapshots.find import candidate_runs, matching
@@ -218,6 +220,8 @@ class _Work:
         self.runs: Iterator[codec.Entries] | None = None  # selected by an index
         self.may_hold = False
         self.has_statistics = True  # which say what the filter keeps
+        # Cached batches of files, and the matching rows in them.
+        self._rows: dict[Base, tuple[list[pa.RecordBatch], list[Any]]] = {}
 
     def batches(self, maps: list[OrderedMap[Any]]) -> Iterator[pa.RecordBatch]:
         for batch in self._unbounded(maps):
@@ -237,7 +241,7 @@ class _Work:
             for start, file, part in base.selected(wanted):
                 batches = self._held(file)
                 if batches:
-                    yield from self._from_held(batches, start)
+                    yield from self._from_held(file, batches, start)
                 else:
                     hold = self.may_hold and part is None  # Only whole files are cached.
                     runs = self._file_runs(file, start, part, () if hold else self.decoder.fields)
@@ -247,10 +251,19 @@ class _Work:
 
     def _held(self, file: Base) -> list[pa.RecordBatch] | None:
         """Return the cached batches of a file, if they have all wanted fields."""
-        if self.projection.predicate is not None:  # it reads documents
-            return None
+        if file in self._rows:
+            return self._rows[file][0]
         found: list[pa.RecordBatch] | None = file.view(_BATCHES)
-        return found if found and _covers(found[0].schema, self.projection.decoded) else None
+        if not found or not _covers(found[0].schema, self.projection.decoded):
+            return None
+        predicate = self.projection.predicate
+        if predicate is None:
+            return found
+        rows = [select_in_columns(batch, predicate) for batch in found]
+        if any(one is None for one in rows):
+            return None  # The columns do not tell.
+        self._rows[file] = found, rows
+        return found
 
     def _file_runs(
         self, file: Base, start: int, wanted: Wanted | None, fields: tuple[str, ...]
@@ -258,9 +271,18 @@ class _Work:
         for run in file.runs(wanted, fields):
             yield run, self.snapshot.superseded_in(start + run.start, run.documents)
 
-    def _from_held(self, held: list[pa.RecordBatch], start: int) -> Iterator[pa.RecordBatch]:
+    def _from_held(
+        self, file: Base, held: list[pa.RecordBatch], start: int
+    ) -> Iterator[pa.RecordBatch]:
         names = self.projection.decoded.names
         whole = held[0].schema.names == names
+        if file in self._rows:
+            for batch, rows in zip(*self._rows.pop(file), strict=True):
+                deleted = self.snapshot.superseded_in(start, batch.num_rows)
+                start += batch.num_rows
+                kept = pa.array(without_rows(rows, deleted))
+                yield self.projection.pick(batch if whole else batch.select(names), kept)
+            return
         for batch in held:
             live = _without_rows(batch, self.snapshot.superseded_in(start, batch.num_rows))
             start += batch.num_rows

@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import filter_model
-from support.filters import documents, filters
+from support.filters import documents, entries_of, filters
+from support.settings import LONG
 from support.strategies import odd_keys, values
 
 import godb_arrow
@@ -24,13 +25,6 @@ from godb_arrow.query.predicate import alternatives, compile_filter
 native = pytest.importorskip("godb_arrow.codec.native")
 
 
-def entries_of(rows: list[dict[str, Any]]) -> Entries:
-    data = b"".join(
-        codec.pack_entry(str(index), {"_id": str(index), **row}) for index, row in enumerate(rows)
-    )
-    return codec.scan_entries(data, 0, len(rows), len(data) + 1, 0)
-
-
 def expected(entries: Entries, filter: dict[str, Any]) -> list[int]:
     documents = (
         {**codec.load(entries.document(index)), "_id": entries.id(index)}
@@ -39,6 +33,7 @@ def expected(entries: Entries, filter: dict[str, Any]) -> list[int]:
     return [i for i, one in enumerate(documents) if filter_model.matches(one, filter)]
 
 
+@settings(max_examples=10_000 if LONG else 400)
 @given(st.lists(documents, max_size=6), filters())
 def test_both_codecs_find_what_the_model_finds(
     rows: list[dict[str, Any]], filter: dict[str, Any]

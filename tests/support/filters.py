@@ -11,6 +11,9 @@ import msgpack
 import numpy as np
 from hypothesis import strategies as st
 
+from godb_arrow import codec
+from godb_arrow.codec import Entries
+
 _NAMES = ["a", "b", "c", "a.b", "_id"]
 _PATHS = [*_NAMES, "a.b.c", "b.a", "a.a", "c.a.b", "absent", "_id.a", "a.", ""]
 _NUMBERS = [
@@ -32,7 +35,12 @@ _plain = st.sampled_from([None, True, False, *_NUMBERS, *_TEXTS, *_BYTES, *_MOME
 _rarer = st.one_of(
     st.integers(-(2**63), 2**64 - 1), st.floats(), st.text(max_size=3), st.binary(max_size=3)
 )
-_stored = st.one_of(_plain, _plain, _plain, _rarer)
+# Few values, so that many comparisons have equal ones on both sides.
+_frequent = st.sampled_from([
+    None, True, 1, 2, 2.0, 2.5, float("nan"), "a", "b", b"a", msgpack.Timestamp(1, 0),
+    msgpack.Timestamp(1, 1),
+])  # fmt: skip
+_stored = st.one_of(_frequent, _frequent, _plain, _rarer)
 
 
 def _nested(leaves: st.SearchStrategy[Any], keys: list[str]) -> st.SearchStrategy[Any]:
@@ -50,6 +58,23 @@ values = _nested(_stored, ["a", "b", "c", "b.c"])
 """Values of documents, of all types, many of them equal to those in filters."""
 
 documents = st.dictionaries(st.sampled_from(["a", "b", "c", "a.b", "a."]), values, max_size=4)
+
+_COLUMNS: list[st.SearchStrategy[Any]] = [
+    st.integers(-5, 5),
+    st.sampled_from([2**53, 2**53 + 1, 2.0**53, 1.5, 0, -(2**63), 2**63 - 1]),
+    st.integers(2**63, 2**64 - 1) | st.integers(0, 3),
+    st.floats(),
+    st.sampled_from(["", "a", "b", "ab", "zoë", "\uffff", "\U0001f600", "1.5", "1.50"]),
+    st.booleans(),
+    st.builds(msgpack.Timestamp, st.integers(-3, 3), st.sampled_from([0, 1, 1000, 999_999_999])),
+    st.datetimes(dt.datetime(2019, 12, 31), dt.datetime(2020, 1, 2)),
+    values,
+]
+columns = st.sampled_from(_COLUMNS).flatmap(
+    lambda column: st.lists(st.one_of(st.none(), column, column, column), min_size=1, max_size=4)
+)
+"""Values of a field in several documents, mostly of one type."""
+
 
 _storable = st.one_of(
     _stored,
@@ -109,7 +134,17 @@ _OPERANDS: dict[str, st.SearchStrategy[Any]] = {
     "$all": st.lists(_exact, max_size=2),
     "$size": st.integers(0, 3),
 }
-_OPERATORS = [*_OPERANDS, "between", "$not", "$elemMatch", "$elemMatch"]
+_OPERATORS = [
+    *_OPERANDS,
+    "$lt",
+    "$lte",
+    "$gt",
+    "$gte",
+    "between",
+    "$not",
+    "$elemMatch",
+    "$elemMatch",
+]
 
 
 @st.composite
@@ -122,3 +157,11 @@ def filters(draw: st.DrawFn, depth: int = 3) -> dict[str, Any]:
         return {"$not": draw(filters(depth - 1))}
     within: dict[str, Any] = {name: draw(st.lists(filters(depth - 1), max_size=2))}
     return {**draw(filters(0)), **within} if draw(st.booleans()) else within
+
+
+def entries_of(rows: list[dict[str, Any]]) -> Entries:
+    """Encode documents with the ids "0", "1", …."""
+    data = b"".join(
+        codec.pack_entry(str(index), {"_id": str(index), **row}) for index, row in enumerate(rows)
+    )
+    return codec.scan_entries(data, 0, len(rows), len(data) + 1, 0)

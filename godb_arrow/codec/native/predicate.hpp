@@ -341,27 +341,37 @@ struct Condition {
     bool is_map = false;
     size_t pattern = 0;
 
-    // The most frequent conditions are on one number or one short text. Most values are decided by
+    // The most frequent conditions are on a few numbers or short texts. Most values are decided by
     // their first bytes.
-    enum class Quick : uint8_t { No, Number, Text } quick = Quick::No;
-    int64_t below = 0;    // of the number
+    enum class Quick : uint8_t { No, Bound, Numbers, Texts } quick = Quick::No;
+    int64_t below = 0;  // of the number of a bound
     bool is_whole = false;
-    std::string packed;   // the text, as a short string is stored
+    std::vector<int64_t> numbers;
+    std::vector<std::string> packed;  // the texts, as short strings are stored
 
     void prepare() {
-        if ((op != Op::OneOf && op != Op::Bound) || literals.size() != 1 || !few) return;
-        if (!scalars.empty() || !containers.empty() || !decimals.empty()) return;
-        const Literal& literal = literals[0];
-        const Number& number = literal.number;
-        if (op == Op::OneOf) order = kEqual;
-        if (Literal::is_number(literal.token) && !number.is_nan && number.below >= INT64_MIN &&
-            number.below <= INT64_MAX) {
-            quick = Quick::Number;
-            below = int64_t(number.below);
-            is_whole = number.is_whole;
-        } else if (op == Op::OneOf && literal.token == Token::String && literal.text.size() < 32) {
-            quick = Quick::Text;
-            packed = char(0xa0 | literal.text.size()) + literal.text;
+        if ((op != Op::OneOf && op != Op::Bound) || !few || literals.empty()) return;
+        if (!containers.empty() || !decimals.empty()) return;
+        for (const Literal& literal : literals) {
+            const Number& number = literal.number;
+            const bool is_number = Literal::is_number(literal.token) && !number.is_nan &&
+                                   number.below >= INT64_MIN && number.below <= INT64_MAX;
+            if (is_number && op == Op::Bound) {
+                quick = Quick::Bound;
+                below = int64_t(number.below);
+                is_whole = number.is_whole;
+            } else if (is_number && packed.empty()) {
+                // No integer equals a fraction.
+                if (number.is_whole) numbers.push_back(int64_t(number.below));
+                quick = Quick::Numbers;
+            } else if (op == Op::OneOf && literal.token == Token::String &&
+                       literal.text.size() < 32 && quick != Quick::Numbers) {
+                packed.push_back(char(0xa0 | literal.text.size()) + literal.text);
+                quick = Quick::Texts;
+            } else {
+                quick = Quick::No;
+                return;
+            }
         }
     }
 };
@@ -534,17 +544,13 @@ class Selector {
     // Whether a leaf accepts a value or, of a list, one of its elements.
     template <bool collect>
     bool accepts(const Condition& leaf, const uint8_t* p) {
-        if (leaf.quick == Condition::Quick::Number) {
+        if (leaf.quick == Condition::Quick::Texts) {
+            if (short_string(p) >= 0) return is_short_text(leaf, p);
+        } else if (leaf.quick != Condition::Quick::No) {
             const PlainNumbers::Form form = kPlainIntegers.at[*p];
-            if (form.mask && size_t(limit_ - p) >= 9) {
-                const int64_t value =
-                    int64_t(uint64_t(int64_t(load64(p + form.skip)) >> form.shift) & form.mask);
-                const uint8_t above = value == leaf.below && leaf.is_whole ? kEqual : kLess;
-                return ((value > leaf.below ? kGreater : above) & leaf.order) != 0;
-            }
-        } else if (leaf.quick == Condition::Quick::Text) {
-            if (short_string(p) >= 0 && size_t(limit_ - p) >= leaf.packed.size())
-                return std::memcmp(p, leaf.packed.data(), leaf.packed.size()) == 0;
+            if (form.mask && size_t(limit_ - p) >= 9)
+                return is_integer(leaf, int64_t(uint64_t(int64_t(load64(p + form.skip)) >>
+                                                         form.shift) & form.mask));
         }
         const Head head = read_head(p, end_);
         switch (leaf.op) {
@@ -560,6 +566,24 @@ class Selector {
             if (accepts_one<collect>(leaf, p, read_head(p, end_), leaf.contained)) return true;
             pass_over<false>(p, end_, kMaxDepth);
         }
+        return false;
+    }
+
+    static bool is_integer(const Condition& leaf, int64_t value) {
+        if (leaf.quick == Condition::Quick::Numbers) {
+            for (const int64_t number : leaf.numbers)
+                if (value == number) return true;
+            return false;
+        }
+        const uint8_t below = value == leaf.below && leaf.is_whole ? kEqual : kLess;
+        return ((value > leaf.below ? kGreater : below) & leaf.order) != 0;
+    }
+
+    bool is_short_text(const Condition& leaf, const uint8_t* p) const {
+        for (const std::string& text : leaf.packed)
+            if (*p == uint8_t(text[0]) && size_t(limit_ - p) >= text.size() &&
+                std::memcmp(p, text.data(), text.size()) == 0)
+                return true;
         return false;
     }
 
