@@ -322,6 +322,8 @@ def _fit_field(field: pa.Field, rule: Rule) -> pa.Field:
     }
     if found is None and rule is _for_parquet and not pa.types.is_nested(kind):
         return field  # Parquet keeps dictionaries and extension types
+    if found is None and rule in (_for_polars, _for_duckdb) and _is_category(field.type):
+        return field
     if found is None and rule is _for_delta and _has_marked_elements(kind, rule):
         found = JSON_TEXT  # Delta keeps the metadata of the fields of structs only
     if found is None:
@@ -334,6 +336,10 @@ def _fit_field(field: pa.Field, rule: Rule) -> pa.Field:
     if not (pa.types.is_decimal(kind) or pa.types.is_null(kind)):
         metadata[_MARK] = str(kind).encode()
     return field.with_type(found).with_metadata(metadata or None)
+
+
+def _is_category(kind: pa.DataType) -> bool:
+    return pa.types.is_dictionary(kind) and _is_text(kind.value_type)
 
 
 def _has_marked_elements(kind: pa.DataType, rule: Rule) -> bool:

@@ -195,6 +195,10 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
                     batch_bytes=self._max_message // 4,
                 )
                 batches = _Guarded(self._bounded(reader), slot)
+                if any(map(_has_dictionary, reader.schema.types)):
+                    # A stream of a generator sends no dictionaries.
+                    stream = pa.RecordBatchReader.from_batches(reader.schema, batches)
+                    return fl.RecordBatchStream(stream)
                 return fl.GeneratorStream(reader.schema, batches)
             except BaseException:
                 slot()
@@ -319,6 +323,13 @@ def _without_null_ids(table: pa.Table) -> Iterator[dict[str, Any]]:
         if document.get(ID_FIELD) is None:
             document.pop(ID_FIELD, None)
         yield document
+
+
+def _has_dictionary(kind: pa.DataType) -> bool:
+    if isinstance(kind, pa.BaseExtensionType):
+        return _has_dictionary(kind.storage_type)
+    children = (kind.field(index).type for index in range(kind.num_fields))
+    return pa.types.is_dictionary(kind) or any(map(_has_dictionary, children))
 
 
 class _Guarded:

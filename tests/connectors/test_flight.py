@@ -497,3 +497,23 @@ def test_the_command_serves_until_it_is_told_to_end(tmp_path: Path) -> None:
     with StorageEngine(tmp_path / "data") as engine:
         assert engine.count("numbers") == count
     assert threading.active_count() < 20
+
+
+def test_categories(tmp_path: Path) -> None:
+    values = pa.array(["a", "b", None] * 50).dictionary_encode()
+    lists = pa.ListArray.from_arrays(pa.array(range(151), pa.int32()), values)
+    table = pa.table({"c": values, "l": lists, "n": range(150)})
+    with (
+        StorageEngine(tmp_path) as engine,
+        FlightServer(engine, token=TOKEN) as server,
+        connect(f"grpc://127.0.0.1:{server.port}", token=TOKEN) as remote,
+    ):
+        collection = engine.create_collection("c")
+        for part in (table, table.slice(1, 2)):
+            collection.insert_many(part)
+            engine.save()
+        found = remote["c"].to_arrow(["c", "l"])
+        assert found["c"].to_pylist() == [*table["c"].to_pylist(), "b", None]
+        assert pa.types.is_dictionary(found.schema.field("c").type)
+        assert remote["c"].to_arrow(["c"], {"n": 3}).num_rows == 1
+        assert remote["c"].to_arrow(["c"], {"n": 999}).num_rows == 0

@@ -210,3 +210,28 @@ def test_names_that_the_arrow_interface_cuts(tmp_path: Path) -> None:
     assert whole.select("a\0x", "a", "").rows() == [(1, 2, 3)]
     assert whole["deep"].to_list() == ['{"b\\u0000y":1,"b":2}']
     assert lazy.filter(pl.col("a\0x") == 1).select("").collect().rows() == [(3,)]
+
+
+CATEGORIES = pl.DataFrame({
+    "c": pl.Series(["a", None, "b"], dtype=pl.Categorical),
+    "e": pl.Series(["a", None, "b"], dtype=pl.Enum(["b", "a"])),
+    "l": pl.Series([["a"], None, ["b", "a"]], dtype=pl.List(pl.Categorical)),
+    "n": [1, 2, 3],
+})  # fmt: skip
+
+
+@pytest.mark.parametrize("engine", ["streaming", "in-memory"])
+def test_categories_and_enums(tmp_path: Path, engine: str) -> None:
+    godb_arrow.write_godb(CATEGORIES, tmp_path / "a.godb", "c")
+    scanned = adapter.scan_godb(tmp_path / "a.godb")
+    queries: list[Callable[[pl.LazyFrame], pl.LazyFrame]] = [
+        lambda frame: frame,
+        lambda frame: frame.filter(pl.col("c") == "a"),
+        lambda frame: frame.filter(pl.col("e") > "b"),
+        lambda frame: frame.filter(pl.col("n") > 1),
+        lambda frame: frame.filter(pl.col("c").is_in(["a", "b"])).select("e"),
+        lambda frame: frame.filter(pl.col("e").is_not_null()).tail(1),
+    ]
+    for query in queries:
+        found = query(scanned).collect(engine=engine)
+        assert_frame_equal(found, query(CATEGORIES.lazy()).collect())
