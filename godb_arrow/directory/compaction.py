@@ -141,6 +141,7 @@ def join_parts(
         name, snapshot, files[first:last], changes=False,
         count=sum(part.live for part in chosen), size=sum(part.live_size for part in chosen),
         part_size=part_size, schema=schema, compression=manifest.compression,
+        indexes=manifest.indexes,
     )  # fmt: skip
     committed = base.folder.commit(
         replace(

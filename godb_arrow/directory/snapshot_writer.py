@@ -24,6 +24,7 @@ from godb_arrow.query.projection import project
 from godb_arrow.query.statistics import Row
 from godb_arrow.schema import ID_FIELD
 from godb_arrow.snapshots.base import Base
+from godb_arrow.snapshots.index_run import IndexBuilders
 from godb_arrow.snapshots.manifest import Manifest, Part
 from godb_arrow.snapshots.part_folder import PartFolder
 from godb_arrow.snapshots.parted_base import PartedBase
@@ -173,6 +174,7 @@ def _save_parts(
         part_size=part_size,
         schema=schema,
         compression=compression,
+        indexes=indexes,
     )
     parts += [part for part, _ in added]
     statistics += [row for _, row in added]
@@ -274,7 +276,10 @@ def write_snapshots(
             directory=directory,
             former=former,
         )
-        collections.append(CollectionData(name, hint.count, snapshot.chunks(), hint))
+        builders = IndexBuilders(fields)
+        chunks = builders.noting(snapshot.chunks())
+        data = CollectionData(name, hint.count, chunks, hint, builders.packed_runs())
+        collections.append(data)
         shown = _go_indexes(snapshot, fields)
         if shown:
             indexes[name] = shown

@@ -188,6 +188,7 @@ class BulkInsert:
                     count,
                     self._schema_so_far(),
                     self._base.manifest.compression,
+                    self._base.manifest.indexes,
                 )
             self._written.append((token, part))
             self._statistics.append(statistics)

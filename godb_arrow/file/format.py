@@ -18,9 +18,9 @@ document ids to documents. ``indexes``, ``metadata`` and unknown keys are option
 
 godb_arrow adds the following, which go-db ignores:
 
-- ``metadata`` comes first and has a key ``godb_arrow``, with the number of documents, the next
-  generated id and the Arrow schema of each collection. These hints have a checksum of their own,
-  since they are used before the end of the file is read.
+- ``metadata`` comes first and has a key ``godb_arrow``. For each collection it has the number of
+  documents, the next generated id and the schema, in plain values. These hints have a checksum of
+  their own, since they are used before the end of the file is read.
 - ``file_checksum`` and ``checksum`` come last. ``checksum`` is the XXH3-64 of all decompressed
   bytes before its own key. ``file_checksum`` is the XXH3-64 of all bytes of the file before its own
   value. LZ4 can encode the same bytes in several ways, so only a checksum of the compressed bytes
@@ -29,8 +29,8 @@ godb_arrow adds the following, which go-db ignores:
 - A body decompresses to at most ten times its size, which is what go-db allocates.
 - With many documents, the block consists of pieces that refer to no earlier bytes and begin with a
   document. ``godb_arrow_pieces``, before ``file_checksum`` and also stored as literals, has their
-  positions. ``godb_arrow_sizes`` before it has the sizes of all documents. See
-  :mod:`godb_arrow.file.pieces`.
+  positions. ``godb_arrow_sizes`` before it has the sizes of all documents. Where fields are
+  indexed, ``godb_arrow_indexes`` comes before it. See :mod:`godb_arrow.file.pieces`.
 """
 
 from __future__ import annotations

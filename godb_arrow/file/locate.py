@@ -127,6 +127,14 @@ class StoredCollection:
         found = pieces.matching(projection)
         return None if found is None or all(found) else found
 
+    def index_run(self, field: str) -> bytes | None:
+        """Return the stored run of an index; None if there is none, or a damaged one."""
+        pieces = self.pieces()
+        if pieces is None or field not in pieces.runs:
+            return None
+        with self.source.open() as stream:
+            return pieces.read_run(stream, field)
+
     def pieces(self) -> CollectionPieces | None:
         """Return the pieces, or None if the file has no valid index of them."""
         if self.hint is None:  # The file has no hints, or they are not trusted.

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from types import MappingProxyType
+from typing import Any
 
 import msgpack
 import numpy as np
@@ -21,19 +22,29 @@ from godb_arrow.codec.sizes import most_packed
 from godb_arrow.file.format import TAIL_SIZE, is_sealed
 from godb_arrow.file.pieces import UNUSABLE, CollectionPieces
 
-__all__ = ["FOOT_SIZE", "PIECES_KEY", "SIZES_KEY", "PieceIndex", "read_piece_index"]
+__all__ = [
+    "FOOT_SIZE",
+    "INDEXES_KEY",
+    "PIECES_KEY",
+    "SIZES_KEY",
+    "PieceIndex",
+    "read_piece_index",
+]
 
 
 logger = logging.getLogger(__name__)
 
 PIECES_KEY = "godb_arrow_pieces"
 SIZES_KEY = "godb_arrow_sizes"  # directly before PIECES_KEY
+INDEXES_KEY = "godb_arrow_indexes"  # directly before SIZES_KEY, in files with indexes
 FOOT_SIZE = 12  # checksum and length after the index
 _INDEX_GUESS_BYTES = 32 << 10
 _FIELDS = 5  # length, tail, size, documents, checksum
 _MAX_BYTES_AFTER = 1 << 10  # of the file, after the index
 _HEADER_BYTES = 8  # before the body
 _BYTES_AFTER_SIZES = len(codec.pack(PIECES_KEY)) + 5  # up to the index
+_BYTES_AFTER_INDEXES = len(codec.pack(SIZES_KEY)) + 5  # up to the sizes
+_MAX_RUN_BYTES = 1 << 32
 
 
 def read_piece_index(read_tail: Callable[[int], bytes]) -> PieceIndex | None:
@@ -78,6 +89,11 @@ class PieceIndex:
     behind : int
         Bytes of the file after the index, if it was read from one.
 
+    runs : mapping of str to mapping
+        Offset, length and checksum of the run of each indexed field, by collection.
+    runs_size : int
+        Bytes of all runs.
+
     Examples
     --------
     >>> index = PieceIndex.of([Compressed(40, 12, 90, 7)], [3], {"users": (0, 1)})
@@ -91,6 +107,8 @@ class PieceIndex:
     sizes: npt.NDArray[np.uint32] | None = None
     packed_size: int = 0
     behind: int = 0
+    runs: Mapping[str, Mapping[str, tuple[int, int, int]]] = field(default_factory=dict)
+    runs_size: int = 0
 
     @classmethod
     def of(
@@ -99,6 +117,7 @@ class PieceIndex:
         documents: Sequence[int],
         collections: Mapping[str, tuple[int, int]],
         statistics: Mapping[str, bytes] = MappingProxyType({}),
+        runs: Mapping[str, Mapping[str, bytes]] = MappingProxyType({}),
     ) -> PieceIndex:
         """Return the index of compressed pieces."""
         rows = [
@@ -107,16 +126,25 @@ class PieceIndex:
         ]
         pieces = np.array(rows, np.uint64).reshape(-1, _FIELDS)
         sizes = np.array([len(piece.sizes) for piece in compressed], np.uint32)
-        return cls(pieces, dict(collections), dict(statistics), sizes)
+        places: dict[str, dict[str, tuple[int, int, int]]] = {}
+        at = 0
+        for name, fields in runs.items():
+            for field_name, packed in fields.items():
+                place = (at, len(packed), xxhash.xxh3_64_intdigest(packed))
+                places.setdefault(name, {})[field_name] = place
+                at += len(packed)
+        return cls(pieces, dict(collections), dict(statistics), sizes, runs=places, runs_size=at)
 
     def pack(self) -> bytes:
         """Pack the index, with its foot."""
-        content = {
+        content: dict[str, Any] = {
             "pieces": self.pieces.astype("<u8").tobytes(),
             "collections": {name: list(span) for name, span in self.collections.items()},
             "statistics": dict(self.statistics),
             "sizes": b"" if self.sizes is None else self.sizes.astype("<u4").tobytes(),
         }
+        if self.runs:
+            content |= {"runs": self.runs, "runs_size": self.runs_size}
         packed: bytes = msgpack.packb(content, unicode_errors="surrogateescape")
         return packed + xxhash.xxh3_64_digest(packed) + len(packed).to_bytes(4, "little")
 
@@ -148,7 +176,8 @@ class PieceIndex:
             }
             sizes = np.frombuffer(content.get("sizes", b""), "<u4")
             known = sizes if len(sizes) == len(pieces) else None
-            return cls(pieces, collections, statistics, known, len(packed), behind)
+            runs, runs_size = _unpack_runs(content)
+            return cls(pieces, collections, statistics, known, len(packed), behind, runs, runs_size)
         except UNUSABLE:
             return None
 
@@ -199,7 +228,7 @@ class PieceIndex:
         total = 0 if self.sizes is None else int(self.sizes.sum(dtype=np.int64))
         if total > sum(map(most_packed, size)):
             return None
-        room = total + self.packed_size + _MAX_BYTES_AFTER
+        room = total + self.packed_size + self.runs_size + _MAX_BYTES_AFTER
         for index in reversed(range(len(self.pieces))):
             behind.append(room)
             room = size[index] + (0 if length[index] else room)
@@ -214,7 +243,22 @@ class PieceIndex:
             self.statistics.get(name, b""),
             compression,
             self._size_edges(total, block_start, file_size)[first : last + 1],
+            self._places_of_runs(name, total, block_start, file_size),
         )
+
+    def _places_of_runs(
+        self, name: str, total: int, block_start: int, file_size: int | None
+    ) -> dict[str, tuple[int, int, int]]:
+        """Return offset in the file, length and checksum of the run of each indexed field."""
+        if file_size is None or not self.runs_size:
+            return {}
+        behind = self.behind + self.packed_size + _BYTES_AFTER_SIZES + total
+        behind += _BYTES_AFTER_INDEXES + self.runs_size
+        start = block_start - _HEADER_BYTES + file_size - behind
+        if start < block_start:
+            return {}
+        places = self.runs.get(name, {})
+        return {field: (start + at, size, digest) for field, (at, size, digest) in places.items()}
 
     def _size_edges(self, total: int, block_start: int, file_size: int | None) -> list[int]:
         """Return the offsets in the file between the packed sizes of the pieces, if it has any."""
@@ -224,3 +268,19 @@ class PieceIndex:
         start = block_start - _HEADER_BYTES + file_size - behind
         edges = [start, *accumulate(self.sizes.tolist(), initial=start)][1:]
         return edges if start >= block_start else []
+
+
+def _unpack_runs(content: Mapping[str, Any]) -> tuple[dict[str, dict[str, Any]], int]:
+    """Return the places of runs, which an untrusted index has."""
+    total = content.get("runs_size", 0)
+    if type(total) is not int or not 0 <= total <= _MAX_RUN_BYTES:
+        raise ValueError("runs of no size")
+    runs: dict[str, dict[str, Any]] = {}
+    for name, fields in content.get("runs", {}).items():
+        for field_name, (at, size, digest) in fields.items():
+            if any(type(number) is not int or number < 0 for number in (at, size, digest)):
+                raise ValueError("a run has no place")
+            if at + size > total:
+                raise ValueError("a run ends after all runs")
+            runs.setdefault(str(name), {})[str(field_name)] = (at, size, digest)
+    return runs, total

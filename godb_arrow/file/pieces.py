@@ -75,6 +75,8 @@ class CollectionPieces:
         Compression of the pieces.
     sizes : list of int
         Offsets in the file between the packed sizes of the pieces; empty if there are none.
+    runs : dict of str to tuple
+        Offset in the file, length and checksum of the run of each indexed field.
     """
 
     name: str
@@ -87,6 +89,7 @@ class CollectionPieces:
     packed_statistics: bytes
     compression: Compression
     sizes: list[int] = field(default_factory=list)
+    runs: dict[str, tuple[int, int, int]] = field(default_factory=dict)
 
     def statistics(self) -> Statistics | None:
         """Return the statistics with a row for each piece, or None if there are none."""
@@ -98,6 +101,15 @@ class CollectionPieces:
         """Return which pieces may have documents that match a filter, or None for all."""
         statistics = None if projection.condition is None else self.statistics()
         return None if statistics is None else projection.may_match(statistics)
+
+    def read_run(self, stream: BinaryIO, field_name: str) -> bytes | None:
+        """Read the run of an indexed field; return None if there is none, or a damaged one."""
+        if field_name not in self.runs:
+            return None
+        at, size, checksum = self.runs[field_name]
+        stream.seek(at)
+        data = read_exactly(stream, size)
+        return data if xxhash.xxh3_64_intdigest(data) == checksum else None
 
     @property
     def largest(self) -> int:

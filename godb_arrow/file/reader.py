@@ -16,7 +16,7 @@ from godb_arrow.errors import (
 )
 from godb_arrow.file.body import Body
 from godb_arrow.file.format import AFTER_FILE_HASH, CHECKSUM_HEAD, HEADER_SIZE, parse_header
-from godb_arrow.file.piece_index import PIECES_KEY, SIZES_KEY
+from godb_arrow.file.piece_index import INDEXES_KEY, PIECES_KEY, SIZES_KEY
 from godb_arrow.options import ReadOptions
 
 __all__ = ["CollectionSection", "GodbReader", "ValueSection"]
@@ -227,7 +227,7 @@ class GodbReader:
                 file_checksum = body.read_checksum("file_checksum")
             elif key == "checksum":
                 self._check_content(at)
-            elif key in (PIECES_KEY, SIZES_KEY):
+            elif key in (INDEXES_KEY, PIECES_KEY, SIZES_KEY):
                 body.skip_values(1, "the index of pieces")
             else:
                 section = ValueSection(key, body)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import BinaryIO
 
@@ -25,7 +25,7 @@ from godb_arrow.file.format import (
     VERSION,
 )
 from godb_arrow.file.hints import PACKED_HINTS_KEY, CollectionHint, pack_hints
-from godb_arrow.file.piece_index import PIECES_KEY, SIZES_KEY, PieceIndex
+from godb_arrow.file.piece_index import INDEXES_KEY, PIECES_KEY, SIZES_KEY, PieceIndex
 from godb_arrow.options import CompressionName
 from godb_arrow.parallel import available_cores
 from godb_arrow.query.statistics import Row, covered, pack_statistics, per_piece
@@ -50,12 +50,15 @@ class CollectionData:
         Entries (document id and document, in MessagePack), one after the other.
     hint : CollectionHint, optional
         Hint to record in ``metadata``.
+    runs : callable, optional
+        Returns the packed run of each indexed field; called after the last chunk.
     """
 
     name: str
     count: int
     chunks: Iterable[Chunk]
     hint: CollectionHint | None = None
+    runs: Callable[[], Mapping[str, bytes]] | None = None
 
 
 def write_file(
@@ -98,7 +101,8 @@ def write_file(
         for data in collections
         if data.hint is not None and data.hint.schema is not None
     }
-    layout = _Layout(fields) if _are_many(collections) else None
+    runs = {data.name: data.runs for data in collections if data.runs is not None}
+    layout = _Layout(fields, runs) if _are_many(collections) else None
     body = _body(collections, metadata or {}, others or {}, indexed=layout is not None)
     if codec.BACKEND == "reference" or layout is None:
         threads = 1
@@ -151,6 +155,7 @@ class _Layout:
     """Content of the pieces of a body."""
 
     fields: dict[str, pa.Schema]  # fields with statistics, by collection
+    runs: dict[str, Callable[[], Mapping[str, bytes]]]  # of indexed fields, by collection
     documents: list[int] = field(default_factory=list)
     collections: dict[str, tuple[int, int]] = field(default_factory=dict)
     chunks: dict[str, list[tuple[int, Row | None]]] = field(default_factory=dict)
@@ -176,9 +181,13 @@ class _Layout:
                 rows, pieces = [row for _, row in noted], [piece for piece, _ in noted]
                 joined = per_piece(rows, pieces, self.fields[name])
                 statistics[name] = pack_statistics(joined)
-        index = PieceIndex.of(compressed, self.documents, self.collections, statistics)
+        runs = {name: packed() for name, packed in self.runs.items()}
+        index = PieceIndex.of(compressed, self.documents, self.collections, statistics, runs)
         sizes = b"".join(piece.sizes for piece in compressed)
-        return _binary(SIZES_KEY, sizes) + _binary(PIECES_KEY, index.pack())
+        stored = b""
+        if self.runs:
+            stored = _binary(INDEXES_KEY, b"".join(b"".join(one.values()) for one in runs.values()))
+        return stored + _binary(SIZES_KEY, sizes) + _binary(PIECES_KEY, index.pack())
 
 
 def _binary(key: str, value: bytes) -> bytes:
@@ -198,7 +207,9 @@ def _body(
         return None, Chunk(data, 0)
 
     hints = pack_hints({data.name: data.hint for data in collections if data.hint})
-    yield plain(_map_head(4 + len(others) + 2 * indexed) + codec.pack("metadata"))
+    has_runs = indexed and any(data.runs is not None for data in collections)
+    keys = 4 + len(others) + 2 * indexed + has_runs
+    yield plain(_map_head(keys) + codec.pack("metadata"))
     yield plain(_map_head(len(metadata) + 1) + PACKED_HINTS_KEY + hints)
     yield from (plain(key + value) for key, value in metadata.items())
     yield plain(codec.pack("collections") + _map_head(len(collections)))

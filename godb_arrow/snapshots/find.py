@@ -245,13 +245,21 @@ def _count(predicate: Predicate, part: _Part) -> int:
     return count_run(run, predicate, deleted)
 
 
+def _live(snapshot: Snapshot, candidates: _Candidates) -> Rows:
+    """Return the candidates that are not superseded."""
+    superseded = snapshot.superseded_rows()
+    if not len(superseded):
+        return candidates.rows
+    return np.setdiff1d(candidates.rows, superseded, assume_unique=True)
+
+
 def _runs(
     snapshot: Snapshot, candidates: _Candidates | None, wanted: Wanted | None = None
 ) -> Iterator[codec.Entries]:
     if candidates is None:
         yield from snapshot.entries(wanted)
         return
-    rows = np.setdiff1d(candidates.rows, snapshot.superseded_rows(), assume_unique=True)
+    rows = _live(snapshot, candidates)
     for start in range(0, len(rows), _MAX_GATHERED):
         yield gather(snapshot.base.entries_at(rows[start : start + _MAX_GATHERED]))
     yield from snapshot.overlay_runs()
@@ -293,7 +301,7 @@ def explain(snapshot: Snapshot, condition: Filter | None, indexed: Sequence[str]
         ]
         known = Explanation.of_parts(read, base.count, len(base.files()))
         return replace(known, candidates=known.candidates + changed, documents=snapshot.count)
-    left = len(np.setdiff1d(found.rows, snapshot.superseded_rows(), assume_unique=True))
+    left = len(_live(snapshot, found))
     return Explanation(found.field or None, left + changed, snapshot.count, source)
 
 

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,11 +30,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from godb_arrow import codec
+from godb_arrow.codec.entries import Chunk
 from godb_arrow.codec.field_values import FieldValues, ValueKind, parts_of
 from godb_arrow.query.predicate import Range
 from godb_arrow.snapshots.id_index import NO_ROWS, Rows
 
-__all__ = ["IndexBuilder", "IndexRun"]
+__all__ = ["IndexBuilder", "IndexBuilders", "IndexRun"]
 
 _MAGIC = b"GODX\x01\x00\x00\x00"
 _MAX_KEY_BYTES = 64  # of a text
@@ -111,10 +112,9 @@ class IndexRun:
 
     def candidates(self, ranges: Sequence[Range]) -> Rows:
         """Return the rows that may have a value in one of some ranges, in order."""
-        found = [rows for one in ranges for rows in self._in_range(one)]
-        if not found:
-            return NO_ROWS
-        return np.unique(np.concatenate(found)).astype(np.int64)
+        found = [rows for one in ranges for rows in self._in_range(one) if len(rows)]
+        joined = found[0] if len(found) == 1 else np.concatenate([NO_ROWS, *found])
+        return (joined if len(joined) < 2 else np.unique(joined)).astype(np.int64)
 
     def _in_range(self, one: Range) -> list[_U32]:
         if one.is_null:
@@ -346,6 +346,38 @@ class IndexBuilder:
             kinds[name] = _Sorted(texts.take(pa.array(order)), rows[order])
         flags = {name: _joined(self._rows[name], np.uint32) for name in _FLAGS}
         return IndexRun(self._documents, self._has_lists, kinds, flags)
+
+
+class IndexBuilders:
+    """Builds the runs of several fields while documents are written.
+
+    Parameters
+    ----------
+    fields : sequence of str
+        The indexed fields.
+    """
+
+    def __init__(self, fields: Sequence[str]) -> None:
+        self._builders = {field: IndexBuilder(field) for field in fields}
+
+    def add(self, entries: codec.Entries) -> None:
+        """Add the next documents to all runs."""
+        for builder in self._builders.values():
+            builder.add(entries)
+
+    def noting(self, chunks: Iterable[Chunk]) -> Iterator[Chunk]:
+        """Yield chunks unchanged, and add their documents."""
+        for chunk in chunks:
+            if self._builders:
+                data = bytes(chunk.data)
+                self.add(codec.scan_entries(data, 0, chunk.documents, len(data) + 1, 0))
+            yield chunk
+
+    def packed_runs(self) -> Callable[[], dict[str, bytes]] | None:
+        """Return what packs the runs after the last document; None without fields."""
+        if not self._builders:
+            return None
+        return lambda: {field: one.run().pack() for field, one in self._builders.items()}
 
 
 def _joined(arrays: Sequence[npt.NDArray[Any]], dtype: Any) -> npt.NDArray[Any]:

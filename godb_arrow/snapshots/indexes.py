@@ -102,7 +102,10 @@ def index_run(file: Base, field: str) -> IndexRun:
     kind = f"run:{field}"
     run: IndexRun | None = file.view(kind)
     if run is None:
-        run = IndexBuilder.run_of(field, (entries for _, entries in file.loaded()))
+        packed = None if file.path is None else file.open().index_run(field)
+        run = None if packed is None else IndexRun.unpack(packed, file.count)
+        if run is None:
+            run = IndexBuilder.run_of(field, (entries for _, entries in file.loaded()))
         file.hold(kind, run, run.nbytes)
     return run
 

@@ -40,6 +40,7 @@ from godb_arrow.snapshots.id_index import (
     IdIndex,
     pack_id_file,
 )
+from godb_arrow.snapshots.index_run import IndexBuilders
 from godb_arrow.snapshots.manifest import (
     Manifest,
     Part,
@@ -248,6 +249,7 @@ class PartFolder:
         part_size: int,
         schema: pa.Schema,
         compression: CompressionName,
+        indexes: Sequence[str] = (),
     ) -> list[tuple[Part, Row | None]]:
         """Write documents of a snapshot as new parts of about the same size.
 
@@ -267,6 +269,8 @@ class PartFolder:
             Schema of the collection.
         compression : str
             Compression of the files.
+        indexes : sequence of str
+            Fields that have an index.
 
         Returns
         -------
@@ -283,7 +287,9 @@ class PartFolder:
             for first in range(0, count, every):
                 documents = min(every, count - first)
                 taken = _take(chunks, documents)
-                written.append(self.write_part(number, name, taken, documents, schema, compression))
+                written.append(
+                    self.write_part(number, name, taken, documents, schema, compression, indexes)
+                )
                 number += 1
         except BaseException:
             self._sweeper.forget()  # No manifest names the parts that were written.
@@ -298,6 +304,7 @@ class PartFolder:
         count: int,
         schema: pa.Schema,
         compression: CompressionName,
+        indexes: Sequence[str] = (),
     ) -> tuple[Part, Row | None]:
         """Write a part and its id file, before any manifest names them.
 
@@ -315,6 +322,7 @@ class PartFolder:
         size = 0
         rows: list[Row | None] = []
         ids: list[pa.Array] = []
+        builders = IndexBuilders(indexes)
 
         def noted() -> Iterator[Chunk]:
             nonlocal size
@@ -324,11 +332,12 @@ class PartFolder:
                 data = bytes(chunk.data)
                 entries = codec.scan_entries(data, 0, chunk.documents, len(data) + 1, 0)
                 ids.append(ids_of(entries))
+                builders.add(entries)
                 yield chunk
 
         hint = CollectionHint(count, None, schema, plain=True)
         with self.content.replace(stem + ".godb", access, expected=new) as stream:
-            data = CollectionData(name, count, noted(), hint)
+            data = CollectionData(name, count, noted(), hint, builders.packed_runs())
             write_file(stream, [data], compression=compression, threads=self.memory.threads)
         index = pack_id_file(IdIndex.build(ids))
         with self.content.replace(stem + ".ids", access, expected=new) as stream:

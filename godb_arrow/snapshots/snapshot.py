@@ -291,7 +291,8 @@ class Snapshot:
                 yield from ((part, _NO_ROWS, None) for part in run.split())
 
     def _parts_of(self, file: Base, start: int, pieces: CollectionPieces) -> Iterator[_Part]:
-        statistics = pieces.statistics()
+        # Statistics of a file that no engine wrote are not copied: they may lie.
+        statistics = pieces.statistics() if self.base.hint.directory else None
         rows = pieces.rows()
         with file.open().source.open() as stream:
             for index, piece in enumerate(pieces.stored(stream)):

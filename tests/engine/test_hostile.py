@@ -13,7 +13,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 from support import forge
-from support.cases import fails
 
 from godb_arrow import GodbError, StorageEngine
 
@@ -76,7 +75,6 @@ def test_a_next_id_that_is_in_use_is_not_given_again(tmp_path: Path) -> None:
         assert len(ids) == len(set(ids)) == 3
 
 
-@fails("hostile_04_statistics_lie_hide_rows")
 def test_a_save_does_not_copy_statistics_that_lie(tmp_path: Path) -> None:
     schema = pa.schema({"_id": pa.string(), "a": pa.int64(), "z": pa.binary()})
     entries = [forge.entry(f"{n:04d}", {"a": 100, "z": RANDOM.randbytes(300)}) for n in range(4000)]

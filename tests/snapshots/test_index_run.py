@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support import handmade
 from support.settings import LONG
 
+import godb_arrow
 from godb_arrow import StorageEngine, codec
 from godb_arrow.query.predicate import alternatives, compile_filter
 from godb_arrow.snapshots import find
@@ -238,3 +240,61 @@ def test_documents_are_read_in_order_where_most_of_them_are_candidates(tmp_path:
         assert collection.explain({"n": {"$gte": 10_000}}).index is None
         assert collection.explain({"n": {"$gte": 10_000, "$lt": 10_010}}).candidates == 11
         assert collection.count({"n": {"$gte": 10_000, "$lt": 10_010}}) == 10
+
+
+def rows(count: int, first: int = 0) -> list[dict[str, Any]]:
+    return [
+        {"n": n, "v": n if n % 3 else f"text {n}", "tags": [n % 7, "x"], "pad": str(n) * 20}
+        for n in range(first, first + count)
+    ]
+
+
+QUERIES: list[dict[str, Any]] = [
+    {"n": 5_000}, {"v": "text 3000"}, {"n": {"$gte": 10, "$lt": 20}}, {"v": {"$in": [4, "text 9"]}},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("part_size", [1_600_000, 1 << 27])
+@pytest.mark.parametrize("compression", ["lz4", "zstd", "none"])
+def test_runs_are_stored_with_each_file(
+    part_size: int, compression: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with StorageEngine(tmp_path, part_size=part_size, compression=compression) as engine:
+        collection = engine.create_collection("c")
+        for field in ("n", "v"):
+            collection.create_index(field)
+        collection.insert_many(rows(20_000))
+        engine.save()
+        collection.delete_many({"n": [7, 15, 9_999]})
+        collection.insert_many(rows(20_000, 20_000))
+        engine.save()
+        engine.compact()
+        wanted = [sorted(one["n"] for one in collection.find(query)) for query in QUERIES]
+    files = [*tmp_path.rglob("*.godb")]
+    assert all(godb_arrow.verify_godb(path).ok for path in files)
+    if compression == "lz4":
+        assert all(handmade.go_read(path.read_bytes())["collections"] for path in files)
+    monkeypatch.setattr(IndexBuilder, "run_of", None)  # nothing is built
+    with StorageEngine(tmp_path, read_only=True) as engine:
+        for query, right in zip(QUERIES, wanted, strict=True):
+            explained = engine["c"].explain(query)
+            assert explained.index is not None
+            assert explained.candidates < 30
+            assert sorted(one["n"] for one in engine["c"].find(query)) == right
+
+
+def test_a_damaged_run_is_built_again(tmp_path: Path) -> None:
+    with StorageEngine(tmp_path, compression="none") as engine:
+        collection = engine.create_collection("c")
+        collection.create_index("n")
+        collection.insert_many(rows(20_000))
+        engine.save()
+    (path,) = tmp_path.rglob("*.godb")
+    data = bytearray(path.read_bytes())
+    at = data.index(b"GODX")
+    data[at + 100] ^= 1
+    path.write_bytes(data)
+    assert not godb_arrow.verify_godb(path).ok
+    with StorageEngine(tmp_path, read_only=True) as engine:
+        assert engine["c"].explain({"n": 5}).candidates == 1
+        assert [one["n"] for one in engine["c"].find({"n": 5})] == [5]
