@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import ctypes
 import struct
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -151,31 +150,27 @@ def _pairs(schema: pa.Schema) -> list[tuple[str, str]]:
 
 
 def _parsed(batch: pa.RecordBatch) -> Operand:
-    return _operand(iter(_pairs(batch.schema)))
+    tokens = _pairs(batch.schema)[::-1]
+    return _operand(tokens)
 
 
-def _operand(tokens: Iterator[tuple[str, str]]) -> Operand:
-    kind, value = next(tokens)
+def _operand(tokens: list[tuple[str, str]]) -> Operand:
+    """Parse the operand at the end of reversed tokens, and remove them."""
+    kind, value = tokens.pop()
     if kind == "field_ref":
         return Operand(path=(value,))
     if kind == "nested_field_ref":
-        return Operand(path=tuple(next(tokens)[1] for _ in range(int(value))))
+        return Operand(path=tuple(tokens.pop()[1] for _ in range(int(value))))
     if kind == "literal":
         return Operand(literal=int(value))
     operand = Operand(call=value)
-    for kind, value in tokens:
-        if kind == "end":
-            break
-        if kind == "options":
-            operand.options = int(value)
+    while tokens[-1][0] != "end":
+        if tokens[-1][0] == "options":
+            operand.options = int(tokens.pop()[1])
         else:
-            operand.arguments.append(_operand(_with((kind, value), tokens)))
+            operand.arguments.append(_operand(tokens))
+    tokens.pop()
     return operand
-
-
-def _with(first: tuple[str, str], tokens: Iterator[tuple[str, str]]) -> Iterator[tuple[str, str]]:
-    yield first
-    yield from tokens
 
 
 class _Fitting:

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import filter_model
-from support.filters import documents, entries_of, filters
+from support.filters import dense_case, documents, entries_of, filters
 from support.settings import LONG
 from support.strategies import odd_keys, values
 
@@ -43,6 +43,16 @@ def test_both_codecs_find_what_the_model_finds(
     wanted = expected(entries, filter)
     assert reference.select(entries, predicate).tolist() == wanted
     assert native.select(entries, predicate).tolist() == wanted
+
+
+def test_dense_cases() -> None:
+    for number in range(200_000 if LONG else 2500):
+        rows, filter = dense_case(number)
+        entries = entries_of(rows)
+        predicate = compile_filter(filter)
+        wanted = expected(entries, filter)
+        assert reference.select(entries, predicate).tolist() == wanted, (number, rows, filter)
+        assert native.select(entries, predicate).tolist() == wanted, (number, rows, filter)
 
 
 @pytest.mark.parametrize(

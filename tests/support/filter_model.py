@@ -60,7 +60,8 @@ def _find(fields: Any, path: str) -> list[Any]:
 def _condition(values: list[Any], wanted: Any, is_id: bool) -> bool:
     if isinstance(wanted, dict) and wanted and all(str(k).startswith("$") for k in wanted):
         return all(_operator(values, name, operand, is_id) for name, operand in wanted.items())
-    if isinstance(wanted, (list, tuple, set, frozenset, np.ndarray)):
+    is_list = isinstance(wanted, (list, tuple, set, frozenset, np.ndarray))
+    if is_list and not isinstance(wanted, msgpack.ExtType):  # which is a tuple
         return _operator(values, "$in", list(wanted), is_id)
     return _operator(values, "$eq", wanted, is_id)
 
@@ -87,7 +88,7 @@ def _operator(values: list[Any], name: str, operand: Any, is_id: bool) -> bool:
             _equal(value, operand)
             or (
                 isinstance(value, list)
-                and not isinstance(operand, (list, tuple, dict))
+                and type(operand) not in (list, tuple, dict)
                 and any(_equal(one, operand) for one in value)
             )
             for value in values

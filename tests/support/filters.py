@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import decimal
+import random
 import uuid
 from typing import Any
 
@@ -165,3 +166,90 @@ def entries_of(rows: list[dict[str, Any]]) -> Entries:
         codec.pack_entry(str(index), {"_id": str(index), **row}) for index, row in enumerate(rows)
     )
     return codec.scan_entries(data, 0, len(rows), len(data) + 1, 0)
+
+
+# --- dense cases --------------------------------------------------------------------------------
+
+_POOL: list[Any] = [
+    None, True, False, 0, 1, 2, -1, 1.0, 1.5, 2.5, float("nan"), 2**53 + 1, 2.0**53, 2**63, "a",
+    "b", "ab", "", "1.50", "zoë", b"a", b"b", msgpack.Timestamp(1, 0), msgpack.Timestamp(1, 1),
+    msgpack.ExtType(5, b"a"),
+]  # fmt: skip
+_OTHERS: list[Any] = [
+    decimal.Decimal("1.5"), decimal.Decimal(1), 2**70, np.int8(1), np.float32(1.5), -(2**70),
+    dt.datetime(1970, 1, 1, 0, 0, 1), dt.timedelta(microseconds=1),
+]  # fmt: skip
+
+
+def dense_case(number: int) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Generate documents and a filter with values of these documents, by a number.
+
+    Hypothesis explores shapes, and rarely compares equal values. These cases mostly do.
+    """
+    chance = random.Random(number)
+    rows = [
+        {name: _value(chance, 2) for name in ("a", "b", "c", "a.b") if chance.random() < 0.6}
+        for _ in range(chance.randint(1, 6))
+    ]
+    pool = [value for row in rows for value in _flat(row)] or _POOL
+    return rows, _dense_filter(chance, pool, chance.randint(0, 3))
+
+
+def _value(chance: random.Random, depth: int) -> Any:
+    kind = chance.random()
+    if depth and kind < 0.15:
+        return [_value(chance, depth - 1) for _ in range(chance.randint(0, 3))]
+    if depth and kind < 0.3:
+        return {name: _value(chance, depth - 1) for name in "abc" if chance.random() < 0.5}
+    return chance.choice(_POOL)
+
+
+def _flat(value: Any) -> list[Any]:
+    if isinstance(value, dict):
+        return [value, *(one for item in value.values() for one in _flat(item))]
+    if isinstance(value, list):
+        return [value, *(one for item in value for one in _flat(item))]
+    return [value]
+
+
+def _dense_filter(chance: random.Random, pool: list[Any], depth: int) -> dict[str, Any]:
+    kind = chance.random()
+    if depth and kind < 0.4:
+        name = chance.choice(["$and", "$or", "$nor"])
+        return {name: [_dense_filter(chance, pool, depth - 1) for _ in range(chance.randint(1, 2))]}
+    if depth and kind < 0.5:
+        return {"$not": _dense_filter(chance, pool, depth - 1)}
+    paths = ["a", "b", "c", "a.b", "a.a", "b.a", "a.b.c", "_id", "c.b.a"]
+    return {chance.choice(paths): _dense_condition(chance, pool, 2) for _ in range(1)}
+
+
+def _dense_condition(chance: random.Random, pool: list[Any], depth: int) -> Any:
+    literal = chance.choice(pool) if chance.random() < 0.7 else chance.choice([*_POOL, *_OTHERS])
+    name = chance.choice([
+        "$eq", "$ne", "$gt", "$gte", "$lt", "$lte", "$in", "$nin", "$exists", "$type", "$regex",
+        "$all", "$size", "plain", "list", *(["$not", "$elemMatch", "element"] if depth else []),
+    ])  # fmt: skip
+    several = [literal, *chance.choices(pool, k=chance.choice([0, 1, 2, 12]))]
+    if name == "plain":
+        return literal
+    if name == "list":
+        return several
+    if name in ("$in", "$nin", "$all"):
+        return {name: several[: 2 if name == "$all" else None]}
+    if name == "$exists":
+        return {name: chance.random() < 0.5}
+    if name == "$type":
+        types = ["null", "bool", "int", "float", "number", "string", "binary", "timestamp", "array"]
+        return {name: chance.choice([*types, "map", "extension"])}
+    if name == "$regex":
+        return {name: chance.choice(["a", "^a", "b$", "^$", "[0-9]", "."])}
+    if name == "$size":
+        return {name: chance.randint(0, 3)}
+    if name == "$not":
+        return {name: _dense_condition(chance, pool, depth - 1)}
+    if name == "$elemMatch":
+        operator = chance.choice(["$eq", "$gte", "$lt", "$in"])
+        return {name: {operator: several if operator == "$in" else literal}}
+    if name == "element":
+        return {"$elemMatch": {chance.choice("abc"): _dense_condition(chance, pool, depth - 1)}}
+    return {name: literal}

@@ -1,0 +1,104 @@
+"""Expressions keep Arrow's meaning on the columns, whatever is pushed down."""
+
+from __future__ import annotations
+
+import operator
+import random
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+from support.settings import LONG
+
+import godb_arrow
+from godb_arrow import StorageEngine
+from godb_arrow.query.literals import fit_literals
+
+_COLUMNS: dict[str, tuple[pa.DataType, list[Any]]] = {
+    "i": (pa.int64(), [None, 0, 1, 5, -3, 2**53 + 1]),
+    "u": (pa.uint64(), [None, 0, 5, 2**63, 2**64 - 1]),
+    "f": (pa.float64(), [None, 0.0, 1.5, -2.0, float("nan"), float("inf")]),
+    "s": (pa.string(), [None, "", "a", "b"]),
+    "b": (pa.bool_(), [None, True, False]),
+}
+_COMPARE = [operator.eq, operator.ne, operator.lt, operator.le, operator.gt, operator.ge]
+
+
+def rows(chance: random.Random, count: int) -> list[dict[str, Any]]:
+    return [{name: chance.choice(values) for name, (_, values) in _COLUMNS.items()}
+            for _ in range(count)]  # fmt: skip
+
+
+def expressions(chance: random.Random, depth: int) -> tuple[pc.Expression, pc.Expression]:
+    """An expression, and the same one with literals of the columns' own types."""
+    kind = chance.random()
+    if depth and kind < 0.5:
+        (a, x), (b, y) = (expressions(chance, depth - 1) for _ in range(2))
+        return (a & b, x & y) if chance.random() < 0.5 else (a | b, x | y)
+    if depth and kind < 0.65:
+        a, x = expressions(chance, depth - 1)
+        return ~a, ~x
+    name, (data_type, values) = chance.choice(list(_COLUMNS.items()))
+    field = pc.field(name)
+    if chance.random() < 0.2:
+        return field.is_null(), field.is_null()
+    known = [value for value in values if value is not None]
+    if chance.random() < 0.3 and name != "f":
+        chosen = chance.choices(values, k=3)
+        typed = pa.array(chosen, data_type)
+        is_plain = name != "u" and any(one is not None for one in chosen)
+        own = pa.array(chosen) if is_plain else typed
+        return field.isin(own), field.isin(typed)
+    value = chance.choice(known)
+    compare = _COMPARE[0] if name == "b" else chance.choice(_COMPARE)
+    own = pa.scalar(value, pa.uint64()) if name == "u" and value >= 2**63 else pa.scalar(value)
+    if name == "u" and chance.random() < 0.2:
+        return pc.coalesce(field, pa.scalar(0)) > 1, pc.coalesce(
+            field, pa.scalar(0, data_type)
+        ) > pa.scalar(1, data_type)
+    return compare(field, own), compare(field, pa.scalar(value, data_type))
+
+
+def test_expressions_find_what_arrow_finds_in_the_full_table(tmp_path: Path) -> None:
+    chance = random.Random(0)
+    with StorageEngine(tmp_path, part_size="1KiB") as engine:
+        collection = engine.create_collection("c")
+        collection.insert_many(rows(chance, 30))
+        collection.create_index("i")
+        collection.create_index("s")
+        engine.save()
+        collection.upsert_many([{"_id": str(n), **row} for n, row in enumerate(rows(chance, 8))])
+        engine.save()
+        collection.insert_many(rows(chance, 5))
+        full = collection.to_arrow()
+        for _ in range(2000 if LONG else 150):
+            filter, typed = expressions(chance, 2)
+            expected = sorted(full.filter(typed).column("_id").to_pylist())
+            found = collection.to_arrow(["_id"], filter).column("_id").to_pylist()
+            assert sorted(found) == expected, filter
+            assert sorted(one["_id"] for one in collection.find(filter)) == expected, filter
+            assert collection.count(filter) == len(expected), filter
+
+
+def test_literals_that_fit_are_cast() -> None:
+    schema = pa.schema({"u": pa.uint64(), "f": pa.float32(), "i": pa.int64()})
+    for given, cast in (
+        (pc.field("u") > 5, pc.field("u") > pa.scalar(5, pa.uint64())),
+        (pc.field("i") == 2.0, pc.field("i") == pa.scalar(2)),
+        (pc.field("f") == 0.5, pc.field("f") == pa.scalar(0.5, pa.float32())),
+        (pc.field("f") == 0.1, pc.field("f") == 0.1),
+        (pc.field("i") == 1.5, pc.field("i") == 1.5),
+        (pc.field("u") > -1, pc.field("u") > -1),
+    ):
+        assert fit_literals(schema, given).equals(cast), given
+
+
+def test_what_arrow_cannot_compare_names_the_mapping_that_does(tmp_path: Path) -> None:
+    path = tmp_path / "c.godb"
+    godb_arrow.write_godb([{"i": 2**53 + 1, "s": "a"}], path, "c")
+    for filter, says in ((pc.field("s") == 5, "'s' of type string"), (pc.field("i") > 1.5, "'i'")):
+        with pytest.raises(godb_arrow.InvalidFilter, match=says) as raised:
+            godb_arrow.read_table(path, filter=filter)
+        assert "write the mapping" in str(raised.value)
