@@ -66,3 +66,13 @@ def test_a_filter_means_the_same_after_it_was_json(
 def test_what_cannot_be_stored_cannot_be_sent() -> None:
     with pytest.raises(godb_arrow.InvalidFilter, match="no document can hold"):
         filter_to_json({"a": dt.time(tzinfo=dt.UTC)})
+
+
+def test_values_that_json_lacks_keep_their_meaning() -> None:
+    given = {"a": [decimal.Decimal("1.50"), b"x", dt.datetime(2020, 1, 1), math.inf, 2**63, "1.50"]}
+    again = filter_from_json(json.loads(json.dumps(filter_to_json(given))))
+    assert again == {
+        "a": [decimal.Decimal("1.50"), b"x", msgpack.Timestamp(1_577_836_800, 0), math.inf, 2**63,
+              "1.50"]
+    }  # fmt: skip
+    assert [type(one) for one in again["a"]][::5] == [decimal.Decimal, str]

@@ -19,6 +19,7 @@ from godb_arrow import codec
 from godb_arrow.documents.encoding import encode_rows
 from godb_arrow.documents.ids import IdSequence
 from godb_arrow.documents.rows import rows_of
+from godb_arrow.query import rows as rows_module
 from godb_arrow.query.predicate import compile_filter
 from godb_arrow.query.projection import narrow
 from godb_arrow.query.rows import RowSelector
@@ -80,3 +81,10 @@ def test_columns_of_other_types_match_by_value() -> None:
         ({"kind": {"$ne": "a"}}, [1]),
     ):
         assert RowSelector(compile_filter(filter)).select(batch).tolist() == rows
+
+
+def test_many_rows_are_encoded_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rows_module, "_ROWS_AT_ONCE", 7)
+    batch = pa.record_batch({"n": list(range(50))})
+    found = RowSelector(compile_filter({"n": {"$gte": 20, "$lt": 40}})).select(batch)
+    assert found.tolist() == list(range(20, 40))
