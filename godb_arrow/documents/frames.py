@@ -60,7 +60,8 @@ def _with_details(table: pa.Table, frame: Any) -> pa.Table:
     ]
     labels = describe_labels(frame.columns)
     metadata = table.schema.pandas_metadata
-    if not metadata or not (backed or labels):
+    # Without columns, a table with other metadata has no rows.
+    if not metadata or not names or not (backed or labels):
         return table
     metadata[PANDAS_DETAILS] = {"names": names, "labels": labels, "backed": backed}
     stored = {**table.schema.metadata, b"pandas": json.dumps(metadata).encode()}

@@ -95,8 +95,8 @@ def rebuild_labels(
     Examples
     --------
     >>> description = describe_labels(pd.Index([1, 2]))
-    >>> rebuild_labels(description, ["1", "2"], ["2", "_id"]).tolist()
-    [2, '_id']
+    >>> [str(label) for label in rebuild_labels(description, ["1", "2"], ["2", "_id"])]
+    ['2', '_id']
     """
     try:
         labels: pd.Index = _rebuild(description)

@@ -249,3 +249,11 @@ def test_copy(tmp_path: Path) -> None:
     assert "exists already" in result.stderr
     result = run("copy", str(source), f"{target}#orders", "--if-exists", "upsert", "-q")
     assert (result.returncode, result.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("name", main.commands)
+def test_each_command_has_help_and_is_documented(name: str) -> None:
+    root = Path(__file__).parents[2]
+    pages = [root / "README.md", *(root / "docs").glob("*.md")]
+    assert main.commands[name].help
+    assert any(f"godb-arrow {name}" in page.read_text() for page in pages)

@@ -19,6 +19,7 @@ from support.values import same
 
 import godb_arrow
 from godb_arrow.codec.jsontext import from_json_text
+from godb_arrow.documents.normalize import normalize_table
 
 
 def column(*raw: bytes, schema: Any = None, **options: Any) -> list[Any]:
@@ -197,8 +198,9 @@ def test_a_table_of_any_kind_is_read_as_written(table: pa.Table) -> None:
     found.validate(full=True)
     if not table.num_columns:
         return
-    assert found.schema.equals(table.schema, check_metadata=True)
-    assert found.equals(table)
+    stored = normalize_table(table)  # such as strings for string views
+    assert found.schema.equals(stored.schema, check_metadata=True)
+    assert found.equals(stored)
 
 
 @given(tables(), st.integers(1, 4))

@@ -18,6 +18,7 @@ from godb_arrow import StorageEngine, codec, inspect_godb, restore_backup, verif
 
 COMPRESSIONS = ["lz4", "lz4hc", "zstd", "none"]
 SCHEMA = pa.schema({"_id": pa.string(), "n": pa.int64(), "f": pa.float64(), "text": pa.string()})
+PLAIN_TYPES = {pa.string(): "string", pa.int64(): "int64", pa.float64(): "float64"}
 DOCUMENTS = 12_000
 PIECES = 3
 kernel_ids = pytest.mark.skipif(
@@ -109,9 +110,13 @@ def test_bounds_of_pieces_keep_them_unread(compressed: tuple[str, bytes], limit:
 
 
 @kernel_fronts
+@pytest.mark.parametrize("compression", COMPRESSIONS)
 def test_recorded_sizes_lead_from_document_to_document(
-    compressed: tuple[str, bytes], monkeypatch: pytest.MonkeyPatch
+    compression: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    fields = [{"name": field.name, "type": PLAIN_TYPES[field.type]} for field in SCHEMA]
+    hint = {"schema": {"fields": fields}}  # a schema that version 0.1.0 recorded is reviewed first
+    sized = forge.godb_file(users(hint=hint), compression=compression)
     decode: Callable[..., Any] = codec.decode_front_batch
     counts: list[int] = []
 
@@ -121,11 +126,11 @@ def test_recorded_sizes_lead_from_document_to_document(
         return batch
 
     monkeypatch.setattr(codec, "decode_front_batch", counted)
-    found = godb_arrow.read_table(compressed[1], columns=["n"])["n"]
+    found = godb_arrow.read_table(sized, columns=["n"])["n"]
     assert found.to_pylist() == [document["n"] for document in documents()]
     assert sum(counts) == DOCUMENTS
     counts.clear()
-    unsized = forge.godb_file(users(sizes=lambda entries: b""), compression=compressed[0])
+    unsized = forge.godb_file(users(sizes=lambda entries: b"", hint=hint), compression=compression)
     assert godb_arrow.read_table(unsized, columns=["n"])["n"].equals(found)
     assert not counts
 
