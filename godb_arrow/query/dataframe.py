@@ -178,7 +178,7 @@ def _columns_of(table: pa.Table) -> list[str]:
 def _fitted(table: pa.Table) -> tuple[pa.Table, _Recorded]:
     """Fit what is recorded for pandas to the rows and columns of a table."""
     metadata = table.schema.pandas_metadata
-    if not metadata:
+    if not metadata or not table.num_columns:  # which has no rows with other metadata
         return table, _Recorded()
     names = set(table.column_names)
     index = [

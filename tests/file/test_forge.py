@@ -115,7 +115,8 @@ def test_recorded_sizes_lead_from_document_to_document(
     compression: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fields = [{"name": field.name, "type": PLAIN_TYPES[field.type]} for field in SCHEMA]
-    hint = {"schema": {"fields": fields}}  # a schema that version 0.1.0 recorded is reviewed first
+    # A schema that version 0.1.0 recorded would be reviewed first, with all documents.
+    hint = {"schema": None, "fields": {"fields": fields}}
     sized = forge.godb_file(users(hint=hint), compression=compression)
     decode: Callable[..., Any] = codec.decode_front_batch
     counts: list[int] = []
