@@ -32,11 +32,11 @@ from godb_arrow._version import READER
 from godb_arrow.codec.compression import check_compression
 from godb_arrow.errors import (
     CorruptFile,
-    GodbError,
     SourceNotFound,
     UnsupportedVersion,
     error_context,
 )
+from godb_arrow.file.format import UNUSABLE
 from godb_arrow.file.hints import (
     JournalPosition,
     checked_next_id,
@@ -71,19 +71,6 @@ _READER_NEEDED = 2
 _SUFFIXES = (".godb", ".ids", ".manifest")
 _MAX_MANIFEST_BYTES = 1 << 30
 _LIST, _BITMAP = 0, 1
-_UNUSABLE = (
-    KeyError,
-    TypeError,
-    AttributeError,
-    ValueError,
-    IndexError,
-    OverflowError,
-    RecursionError,
-    OSError,
-    pa.ArrowException,
-    msgpack.UnpackException,
-    GodbError,
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,7 +267,7 @@ class Manifest:
                 directory=checked_uuid(content.get("directory", b"")),
                 former=int(content.get("former", 0)),
             )
-        except _UNUSABLE as error:
+        except UNUSABLE as error:
             raise _damaged(f"its content is invalid: {error!r}") from error
 
 
