@@ -102,11 +102,8 @@ from godb_arrow.schema import ID_FIELD
 
 __all__ = ["Range", "alternatives", "compile_filter", "named_paths"]
 
-_MAX_LEVELS = 100
-"""Max levels of nesting of a filter."""
-
-_MAX_EXPONENT = 10_000
-"""Max decimal exponent of a literal."""
+_MAX_LEVELS = 100  # of nesting of a filter
+_MAX_EXPONENT = 10_000  # decimal exponent of a literal
 
 _TYPES: dict[str, ValueType] = {
     "null": ValueType.NULL,

@@ -23,6 +23,7 @@ from godb_arrow.codec.predicate import Predicate
 from godb_arrow.codec.reference import documents as reference
 from godb_arrow.codec.reference import lz4 as reference_lz4
 from godb_arrow.codec.reference import scan as reference_scan
+from godb_arrow.codec.reference import values as reference_values
 from godb_arrow.codec.reference.lz4 import Piece
 from godb_arrow.codec.sizes import HEAD_SIZE, packed_head
 from godb_arrow.codec.wire import wire_columns
@@ -196,11 +197,11 @@ def count_present(entries: Entries, names: Sequence[str]) -> list[int]:
 def field_values(entries: Entries, parts: Sequence[str]) -> FieldValues:
     """Find the values that a dotted name leads to in documents."""
     if not len(entries):
-        return reference.field_values(entries, parts)
+        return reference_values.field_values(entries, parts)
     raw = [part.encode("utf-8", "surrogateescape") for part in parts]
     found = _native.field_values(entries.data, entries.bounds, raw)
     if found is None:
-        return reference.field_values(entries, parts)  # which says what is damaged
+        return reference_values.field_values(entries, parts)  # which says what is damaged
     rows, kinds, words, sizes = found
     return FieldValues(
         np.frombuffer(rows, np.uint32),

@@ -9,7 +9,6 @@ from godb_arrow.codec.reference.documents import (
     decode,
     decode_front,
     encode,
-    field_values,
     infer,
     text_extremes,
     to_dicts,
@@ -30,6 +29,7 @@ from godb_arrow.codec.reference.scan import (
     scan_entries,
     skip_items,
 )
+from godb_arrow.codec.reference.values import field_values
 from godb_arrow.codec.sizes import unpack_sizes
 
 __all__ = [

@@ -6,7 +6,6 @@ every type keep their own identity, and a list is always an array.
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -18,18 +17,18 @@ import pyarrow.compute as pc
 
 from godb_arrow.codec.columns import ColumnPlan, Core, DecodePlan
 from godb_arrow.codec.entries import Entries, MeasuredEntries
-from godb_arrow.codec.field_values import FieldValues, ValueKind
 from godb_arrow.codec.jsontext import is_utf8, to_json_text
 from godb_arrow.codec.values import pack_entry, wire_values
 from godb_arrow.errors import CorruptFile, DepthExceeded, LimitExceeded, TypeMismatch
 from godb_arrow.schema import ID_FIELD, DocumentSummary, FieldSummary, Kind
 
 __all__ = [
+    "Pairs",
     "decode",
     "decode_front",
     "document_pairs",
     "encode",
-    "field_values",
+    "field_name",
     "infer",
     "invalid_document",
     "mismatch_error",
@@ -58,10 +57,11 @@ _TYPE_NAMES: dict[type, str] = {
 
 # --- Decoding -------------------------------------------------------------------------------
 
-_Pairs = tuple[tuple[Any, Any], ...]
+Pairs = tuple[tuple[Any, Any], ...]
+"""Keys and values of a map, in order."""
 
 
-def document_pairs(entries: Entries, index: int) -> _Pairs:
+def document_pairs(entries: Entries, index: int) -> Pairs:
     """Return the keys and values of a document; maps in it are tuples of pairs, too.
 
     Raises
@@ -70,7 +70,7 @@ def document_pairs(entries: Entries, index: int) -> _Pairs:
         The bytes are not valid MessagePack.
     """
     try:
-        pairs: _Pairs = msgpack.unpackb(
+        pairs: Pairs = msgpack.unpackb(
             entries.document(index),
             raw=False,
             unicode_errors="surrogateescape",
@@ -91,7 +91,7 @@ def invalid_document(entries: Entries, index: int) -> CorruptFile:
     )
 
 
-def _field_name(key: Any) -> str:
+def field_name(key: Any) -> str:
     """Return the column or struct field for a map key; JSON text if it is no UTF-8 string."""
     if type(key) is str and is_utf8(key):
         return key
@@ -112,7 +112,7 @@ def infer(entries: Entries, summary: DocumentSummary) -> None:
         document = entries.id(index)
         _observe(summary.field(ID_FIELD), document, document)
         for key, value in document_pairs(entries, index):
-            name = key if type(key) is str and key in summary.fields else _field_name(key)
+            name = key if type(key) is str and key in summary.fields else field_name(key)
             if name == ID_FIELD:
                 continue
             if name is not key:
@@ -138,7 +138,7 @@ def _observe(summary: FieldSummary, value: Any, document: str) -> None:
     elif kind is tuple:
         summary.add(Kind.MAP, document)
         for key, child in value:
-            name = key if type(key) is str and key in summary.fields else _field_name(key)
+            name = key if type(key) is str and key in summary.fields else field_name(key)
             if name is not key:
                 summary.add(Kind.ODD_KEY, document)
             _observe(summary.field(name), child, document)
@@ -171,121 +171,6 @@ def _ticks(value: msgpack.Timestamp, unit: int) -> int:
 
 def _fits(value: msgpack.Timestamp, unit: int) -> bool:
     return _MIN_INT64 <= _ticks(value, unit) <= _MAX_INT64
-
-
-def field_values(entries: Entries, parts: Sequence[str]) -> FieldValues:
-    """Find the values that a dotted name leads to in documents.
-
-    A part of the name may itself have dots. All maps within a list are searched, and all equal
-    keys count. So more values may be found than a filter means, never fewer.
-
-    Parameters
-    ----------
-    entries : Entries
-        The documents.
-    parts : sequence of str
-        Parts of the name.
-
-    Returns
-    -------
-    FieldValues
-        A list is followed by its elements. A map without the field counts as absent.
-    """
-    found = _Values()
-    for row in range(len(entries)):
-        found.row = row
-        if list(parts) == [ID_FIELD]:
-            found.add(entries.id(row))
-        else:
-            found.search(document_pairs(entries, row), list(parts))
-    return FieldValues(
-        np.array(found.rows, np.uint32),
-        np.array(found.kinds, np.uint8),
-        np.array(found.words, np.uint64),
-        np.array(found.sizes, np.uint32),
-        b"".join(found.texts),
-    )
-
-
-class _Values:
-    """Collects values in columns."""
-
-    def __init__(self) -> None:
-        self.row = 0
-        self.rows: list[int] = []
-        self.kinds: list[int] = []
-        self.words: list[int] = []
-        self.sizes: list[int] = []
-        self.texts: list[bytes] = []
-        self._end = 0  # of the texts
-
-    def search(self, pairs: _Pairs, parts: list[str]) -> None:
-        """Search a map for the field."""
-        names = {".".join(parts[: count + 1]): parts[count + 1 :] for count in range(len(parts))}
-        absent = True
-        for key, value in pairs:
-            rest = names.get(_field_name(key))
-            if rest is None:
-                continue
-            absent = False
-            if rest:
-                self._descend(value, rest)
-            else:
-                self.add(value)
-                if type(value) is list:
-                    for element in value:
-                        self.add(element)
-        if absent:
-            self._append(ValueKind.ABSENT)
-
-    def _descend(self, value: Any, parts: list[str]) -> None:
-        if type(value) is tuple:
-            self.search(value, parts)
-        elif type(value) is list and value:
-            for element in value:
-                if type(element) is tuple:
-                    self.search(element, parts)
-                else:
-                    self._append(ValueKind.ABSENT)
-        else:
-            self._append(ValueKind.ABSENT)
-
-    def add(self, value: Any) -> None:
-        """Add one value, without what it contains."""
-        kind = type(value)
-        if kind is str:
-            text = value.encode("utf-8", "surrogateescape")
-            self._add_text(ValueKind.STRING if is_utf8(value) else ValueKind.BINARY, text)
-        elif kind is bytes:
-            self._add_text(ValueKind.BINARY, value)
-        elif kind is bool:
-            self._append(ValueKind.TRUE if value else ValueKind.FALSE)
-        elif kind is int:
-            above = value > _MAX_INT64
-            self._append(ValueKind.ABOVE_INT64 if above else ValueKind.INT, value & _MAX_UINT64)
-        elif kind is float:
-            (word,) = struct.unpack("<Q", struct.pack("<d", value))
-            self._append(ValueKind.FLOAT, word)
-        elif kind is msgpack.Timestamp:
-            self._append(ValueKind.MOMENT, value.seconds & _MAX_UINT64, value.nanoseconds)
-        else:
-            self._append(_CONTAINERS.get(kind, ValueKind.EXTENSION))
-
-    def _add_text(self, kind: ValueKind, text: bytes) -> None:
-        self._append(kind, self._end, len(text))
-        self.texts.append(text)
-        self._end += len(text)
-
-    def _append(self, kind: ValueKind, word: int = 0, size: int = 0) -> None:
-        self.rows.append(self.row)
-        self.kinds.append(kind)
-        self.words.append(word)
-        self.sizes.append(size)
-
-
-_CONTAINERS = {
-    list: ValueKind.ARRAY, tuple: ValueKind.MAP, type(None): ValueKind.NULL,
-}  # fmt: skip
 
 
 class _Mismatch(Exception):
@@ -367,10 +252,10 @@ def mismatch_error(document: str, path: str, expected: str, found: str) -> TypeM
     )
 
 
-def _fields(pairs: _Pairs) -> dict[str, Any]:
+def _fields(pairs: Pairs) -> dict[str, Any]:
     """Return a map's values by field name; the last of equal keys wins, as in go-db."""
     return {
-        key if type(key) is str and key.isascii() else _field_name(key): value
+        key if type(key) is str and key.isascii() else field_name(key): value
         for key, value in pairs
     }
 
@@ -559,7 +444,7 @@ def _map_converter(column: ColumnPlan, plan: DecodePlan) -> _Converter:
         name = ""
         try:
             for key, element in value:
-                name = _field_name(key)
+                name = field_name(key)
                 entries.append((name, item(element)))
         except _Mismatch as mismatch:
             mismatch.path.append(f".{name}")
