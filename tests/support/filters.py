@@ -84,7 +84,7 @@ _storable = st.one_of(
         dt.date(2020, 1, 1), dt.datetime(2020, 1, 1), dt.time(0, 0, 1),
         dt.timedelta(microseconds=1), uuid.UUID(int=5), np.int8(1), np.float32(1.5),
         np.uint64(2**63),
-        np.float32(0.1), np.bool_(True), np.datetime64("2020-01-01"), np.datetime64("NaT"),
+        np.float32(0.1), np.bool_(True), np.datetime64("2020-01-01"), np.datetime64("NaT", "us"),
         np.timedelta64(1, "us"), np.str_("a"),
     ]),
 )  # fmt: skip
