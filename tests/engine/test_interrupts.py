@@ -24,7 +24,7 @@ PACKAGE = str(Path(godb_arrow.__file__).parent)
 # An interrupt in a finalizer is reported and ignored by Python.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 DURABILITIES = ["interval", "commit", "checkpoint"]
-PLACES = 300 if LONG else 3  # of the calls and lines of a verb, at the most
+PLACES = 300 if LONG else 2  # of the calls and lines of a verb, at the most
 
 
 @pytest.fixture(autouse=True)

@@ -171,7 +171,7 @@ def test_each_collection_is_whole_at_each_call_of_the_disk(tmp_path: Path, name:
             watchers = [Watcher(folder) for _ in range(calls // apart + 2)]
             at = 0
             for stop, _ in enumerate(writer.step("; ".join(statements))):
-                if LONG or stop % 4 == 0:
+                if LONG or stop % 10 == 0:
                     found = content(folder)
                     assert found in states[at:], "neither whole nor as new as before"
                     at = states.index(found, at)

@@ -446,7 +446,7 @@ def test_a_follower_whose_uploads_fail(faulty: Faulty, tmp_path: Path) -> None:
     with StorageEngine(source, part_size="1KiB", part_grace=0.001) as engine:
         a = engine.create_collection("a")
         states = []
-        for number in range(0, 28, 1 if LONG else 4):
+        for number in range(0, 28, 1 if LONG else 12):
             fault = ("refuse", "lose the answer")[number // 4 % 2]
             folder = f"s3://follower-faults/{number}"
             a.insert_many([{"n": n} for n in range(30)])
