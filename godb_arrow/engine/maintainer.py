@@ -1,4 +1,13 @@
-"""Maintenance of one collection: compaction, packing, growing into a folder, restoring."""
+"""Maintenance of one collection.
+
+Docs and log messages share these terms.
+
+- A *part* is a data file of a collection that is a folder.
+- *Growing* turns a single file above `part_size` into a folder of parts.
+- *Compaction* joins small parts, and rewrites parts with many superseded rows.
+- *Packing* writes all parts into a single file again.
+- *Restoring* makes an earlier version the current one, and keeps the current one as a version.
+"""
 
 from __future__ import annotations
 
