@@ -237,7 +237,8 @@ class _Reader:
             raise ValueError("the run ends too early")
         found = np.frombuffer(self._data, dtype, count, self._at)
         self._at += size
-        return found
+        # NumPy copies an unaligned array for each search.
+        return found if found.flags.aligned else found.copy()
 
     def rows(self, count: Any) -> _U32:
         found = self.take(count, "<u4")
