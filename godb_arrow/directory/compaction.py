@@ -133,16 +133,23 @@ def join_parts(
     files = base.files()
     statistics = base.part_statistics()
     chosen = old[first:last]
-    gone = [part.deleted + start
-            for (start, _), part in zip(files[first:last], chosen, strict=True)]  # fmt: skip
+    gone = [
+        part.deleted + start for (start, _), part in zip(files[first:last], chosen, strict=True)
+    ]
     dropped = np.concatenate(gone)
     schema = snapshot.settle_schema(dropped)
     added = base.folder.write_parts(
-        name, snapshot, files[first:last], changes=False,
-        count=sum(part.live for part in chosen), size=sum(part.live_size for part in chosen),
-        part_size=part_size, schema=schema, compression=manifest.compression,
+        name,
+        snapshot,
+        files[first:last],
+        changes=False,
+        count=sum(part.live for part in chosen),
+        size=sum(part.live_size for part in chosen),
+        part_size=part_size,
+        schema=schema,
+        compression=manifest.compression,
         indexes=manifest.indexes,
-    )  # fmt: skip
+    )
     committed = base.folder.commit(
         replace(
             manifest,

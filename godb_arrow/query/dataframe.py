@@ -199,8 +199,13 @@ def _fitted(table: pa.Table) -> tuple[pa.Table, _Recorded]:
             column["numpy_type"] = "object"
     labels = details if details.get("labels") else None
     if labels is not None:
-        plain = {"name": None, "field_name": None, "pandas_type": "unicode",
-                 "numpy_type": "object", "metadata": {"encoding": "UTF-8"}}  # fmt: skip
+        plain = {
+            "name": None,
+            "field_name": None,
+            "pandas_type": "unicode",
+            "numpy_type": "object",
+            "metadata": {"encoding": "UTF-8"},
+        }
         metadata["column_indexes"] = [plain]
     stored = {**table.schema.metadata, b"pandas": json.dumps(metadata).encode()}
     return table.replace_schema_metadata(stored), _Recorded(labels, frozenset(backed))

@@ -110,9 +110,14 @@ def _invalid(schema: pa.Schema, condition: pc.Expression, error: Exception) -> I
 
 
 _MAPPING_OPERATORS = {
-    "equal": "$eq", "not_equal": "$ne", "less": "$lt", "less_equal": "$lte", "greater": "$gt",
-    "greater_equal": "$gte", "is_in": "$in",
-}  # fmt: skip
+    "equal": "$eq",
+    "not_equal": "$ne",
+    "less": "$lt",
+    "less_equal": "$lte",
+    "greater": "$gt",
+    "greater_equal": "$gte",
+    "is_in": "$in",
+}
 
 
 def _without_json(batch: pa.RecordBatch) -> pa.RecordBatch:

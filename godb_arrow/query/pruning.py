@@ -73,8 +73,9 @@ def may_match_predicate(statistics: Statistics, predicate: Predicate) -> list[bo
     >>> may_match_predicate(found, compile_filter({"n": {"$gt": 7}}))
     [False, True]
     """
-    known = {name: statistics.bounds(name) for name in named_paths(predicate)
-             if name in statistics.names}  # fmt: skip
+    known = {
+        name: statistics.bounds(name) for name in named_paths(predicate) if name in statistics.names
+    }
     if not known:
         return [True] * len(statistics)
     return [

@@ -261,10 +261,12 @@ def narrow_schema(schema: pa.Schema, deleted: DocumentSummary, runs: Runs) -> pa
     pyarrow.Schema
     """
     left = {
-        field.name: field for field in schema
-        if field.name in deleted.fields and deleted.fields[field.name].kinds
+        field.name: field
+        for field in schema
+        if field.name in deleted.fields
+        and deleted.fields[field.name].kinds
         and field.name != ID_FIELD
-    }  # fmt: skip
+    }
     if not left or is_partial(schema):
         return schema
     found = DocumentSummary()
@@ -327,6 +329,13 @@ def _is_inferred(kind: pa.DataType) -> bool:
 
 
 _INFERRED = {
-    pa.null(), pa.bool_(), pa.int64(), pa.uint64(), pa.float64(), pa.string(), pa.binary(),
-    pa.timestamp("us", "UTC"), pa.timestamp("ns", "UTC"),
-}  # fmt: skip
+    pa.null(),
+    pa.bool_(),
+    pa.int64(),
+    pa.uint64(),
+    pa.float64(),
+    pa.string(),
+    pa.binary(),
+    pa.timestamp("us", "UTC"),
+    pa.timestamp("ns", "UTC"),
+}

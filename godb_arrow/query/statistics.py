@@ -415,8 +415,10 @@ def _joined_numbers(values: FieldValues, usable: npt.NDArray[np.bool_]) -> tuple
     nans = 0
     ends: list[int | float] = []
     for kind, dtype in (
-        (ValueKind.INT, np.int64), (ValueKind.ABOVE_INT64, np.uint64), (ValueKind.FLOAT, np.float64)
-    ):  # fmt: skip
+        (ValueKind.INT, np.int64),
+        (ValueKind.ABOVE_INT64, np.uint64),
+        (ValueKind.FLOAT, np.float64),
+    ):
         numbers = values.words[usable & (values.kinds == kind)].view(dtype)
         if kind is ValueKind.FLOAT:
             is_nan = np.isnan(numbers)

@@ -97,10 +97,7 @@ def _named(
     if any(not ranges for ranges in conditions):
         return _Candidates("", _NO_ROWS)
     indexed = {*fields, ID_FIELD}
-    usable = [
-        ranges for ranges in conditions
-        if all(_is_usable(one, indexed) for one in ranges)
-    ]  # fmt: skip
+    usable = [ranges for ranges in conditions if all(_is_usable(one, indexed) for one in ranges)]
     if not usable:
         return None
     rows = [

@@ -175,8 +175,15 @@ class IndexRun:
         """
         try:
             return _unpacked(data, documents)
-        except (KeyError, TypeError, ValueError, OverflowError, AttributeError,
-                msgpack.UnpackException, pa.ArrowException):  # fmt: skip
+        except (
+            KeyError,
+            TypeError,
+            ValueError,
+            OverflowError,
+            AttributeError,
+            msgpack.UnpackException,
+            pa.ArrowException,
+        ):
             return None
 
 
@@ -285,10 +292,11 @@ class IndexBuilder:
         self._has_lists = self._has_lists or len(values.rows) > len(entries)
         kinds, rows = values.kinds, values.rows + first
         for name, chosen in (
-            ("false", (ValueKind.FALSE,)), ("true", (ValueKind.TRUE,)),
+            ("false", (ValueKind.FALSE,)),
+            ("true", (ValueKind.TRUE,)),
             ("nulls", (ValueKind.NULL, ValueKind.ABSENT)),
             ("others", (ValueKind.ARRAY, ValueKind.MAP, ValueKind.EXTENSION)),
-        ):  # fmt: skip
+        ):
             mask = np.isin(kinds, chosen)
             if mask.any():
                 self._rows[name].append(np.unique(rows[mask]))
@@ -299,8 +307,11 @@ class IndexBuilder:
 
     def _add_numbers(self, values: FieldValues, rows: _U32) -> None:
         words, kinds = values.words, values.kinds
-        for kind, dtype in ((ValueKind.INT, np.int64), (ValueKind.ABOVE_INT64, np.uint64),
-                            (ValueKind.FLOAT, np.float64)):  # fmt: skip
+        for kind, dtype in (
+            (ValueKind.INT, np.int64),
+            (ValueKind.ABOVE_INT64, np.uint64),
+            (ValueKind.FLOAT, np.float64),
+        ):
             mask = kinds == kind
             if not mask.any():
                 continue
