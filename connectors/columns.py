@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from godb_arrow.codec.jsontext import to_json_text
 from godb_arrow.codec.values import wire_values
+from godb_arrow.documents.normalize import convert_columns
 from godb_arrow.errors import TypeMismatch, UnsupportedType
 from godb_arrow.query.comparable import plain_array, plain_type
 from godb_arrow.schema import JSON_TYPE, is_json, storage_schema
@@ -208,16 +209,7 @@ def convert_batch(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
     UnsupportedType
         A value cannot be converted. The message names the column.
     """
-    columns = []
-    for field, column in zip(schema, batch.columns, strict=True):
-        try:
-            columns.append(_array(column, field.type))
-        except pa.ArrowException as error:
-            raise UnsupportedType(
-                f"column {field.name!r} cannot become {field.type}: {error}",
-                advice="choose columns, or another format",
-            ) from error
-    return pa.RecordBatch.from_arrays(columns, schema=schema)
+    return convert_columns(batch, schema, _array, advice="choose columns, or another format")
 
 
 def keep_schema(reader: pa.RecordBatchReader, schema: pa.Schema) -> pa.RecordBatchReader:

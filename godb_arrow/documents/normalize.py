@@ -27,7 +27,7 @@ from godb_arrow.codec.wire import list_offsets
 from godb_arrow.errors import UnsupportedType
 from godb_arrow.schema import is_json
 
-__all__ = ["normalize_batch", "normalize_schema", "normalize_table"]
+__all__ = ["convert_columns", "normalize_batch", "normalize_schema", "normalize_table"]
 
 _CONVERTED: tuple[Callable[[pa.DataType], bool], ...] = (
     pa.types.is_string_view,
@@ -89,14 +89,48 @@ def normalize_batch(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
     UnsupportedType
         A column cannot be converted; the message names it.
     """
+    return convert_columns(batch, schema, _array, advice="cast the column to another type")
+
+
+def convert_columns(
+    batch: pa.RecordBatch,
+    schema: pa.Schema,
+    convert: Callable[[pa.Array, pa.DataType], pa.Array],
+    *,
+    advice: str,
+) -> pa.RecordBatch:
+    """Convert each column of a record batch to the type of a schema.
+
+    Parameters
+    ----------
+    batch : pyarrow.RecordBatch
+        The rows.
+    schema : pyarrow.Schema
+        Schema of the result, with a field for each column.
+    convert : callable
+        Function that converts a column to a type.
+    advice : str
+        What a caller can do about a column that cannot be converted.
+
+    Returns
+    -------
+    pyarrow.RecordBatch
+
+    Raises
+    ------
+    UnsupportedType
+        A column cannot be converted; the message names it.
+    """
+    if not len(schema):  # a batch that is made of no columns has no rows
+        return batch
     columns = []
     for field, column in zip(schema, batch.columns, strict=True):
         try:
-            columns.append(_array(column, field.type))
+            columns.append(convert(column, field.type))
         except pa.ArrowException as error:
             raise UnsupportedType(
                 f"column {field.name!r} of type {column.type} cannot become {field.type}: {error}",
-                advice="cast the column to another type",
+                advice=advice,
             ) from error
     return pa.RecordBatch.from_arrays(columns, schema=schema)
 

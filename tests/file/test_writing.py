@@ -580,3 +580,16 @@ def test_documents_that_a_file_has_already_stay_whatever_the_limit(tmp_path: Pat
 def test_a_limit_that_makes_no_sense_is_refused(limit: Any, tmp_path: Path) -> None:
     with pytest.raises(godb_arrow.InvalidOption, match="max_document_bytes"):
         godb_arrow.write_godb([], tmp_path / "a.godb", "c", max_document_bytes=limit)
+
+
+@pytest.mark.parametrize("form", ["batch", "table", "reader"])
+def test_rows_without_columns_are_documents(form: str) -> None:
+    batch = pa.RecordBatch.from_struct_array(pa.array([{}] * 3, pa.struct([])))
+    rows = {
+        "batch": batch,
+        "table": pa.Table.from_batches([batch]),
+        "reader": pa.RecordBatchReader.from_batches(batch.schema, [batch]),
+    }[form]
+    file = io.BytesIO()
+    assert godb_arrow.write_godb(rows, file, "c") == 3
+    assert len(godb_arrow.open_godb(file.getvalue())) == 3
