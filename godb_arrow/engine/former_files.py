@@ -9,9 +9,9 @@ from godb_arrow.directory.data_directory import DataDirectory
 from godb_arrow.engine.catalog import Catalog
 from godb_arrow.engine.open_collection import OpenCollection
 from godb_arrow.engine.store import CollectionStore
-from godb_arrow.errors import StorageError
+from godb_arrow.errors import GodbError, SourceNotFound, StorageError
 
-__all__ = ["FormerFiles", "foreign_bytes"]
+__all__ = ["FormerFiles", "is_replaced", "stored_bytes"]
 
 
 logger = logging.getLogger(__name__)
@@ -113,12 +113,36 @@ class FormerFiles:
                 self._forget_dropped(path)
 
 
-def foreign_bytes(store: CollectionStore) -> int | None:
-    """Return the size in bytes of a file that no engine of the directory wrote or named.
+def stored_bytes(store: CollectionStore) -> int | None:
+    """Return the size of the file of a collection in bytes; None for other collections.
 
-    The result is None for other collections.
+    A file that cannot be read has no size either, so that its collection can be dropped.
     """
-    base, directory = store.base, store.context.directory
-    if base.path is None or store.attached or directory.knows(store.stored_position):
+    if store.base.path is None or store.attached:
         return None
-    return base.file_size
+    try:
+        return store.base.file_size
+    except GodbError:
+        return None
+
+
+def is_replaced(store: CollectionStore, size: int | None) -> bool:
+    """Return whether another program put a file in place of the file of a former collection.
+
+    Parameters
+    ----------
+    store : CollectionStore
+        Collection of the file that is present.
+    size : int or None
+        Size of the former file in bytes, as :func:`stored_bytes` returned it.
+    """
+    if store.base.path is None or store.attached:
+        return False
+    try:
+        if store.context.directory.knows(store.stored_position):
+            return False
+    except SourceNotFound:
+        raise  # a reader reads the directory again
+    except GodbError:
+        pass  # a damaged file is compared by its size
+    return stored_bytes(store) != size

@@ -13,7 +13,7 @@ from godb_arrow.directory.names import check_name
 from godb_arrow.directory.places import full_path
 from godb_arrow.engine.catalog import Catalog
 from godb_arrow.engine.context import EngineContext
-from godb_arrow.engine.former_files import FormerFiles, foreign_bytes
+from godb_arrow.engine.former_files import FormerFiles, stored_bytes
 from godb_arrow.engine.open_collection import OpenCollection
 from godb_arrow.engine.saver import Saver
 from godb_arrow.errors import CollectionExists, GodbError, ReplicationFailed, error_context
@@ -102,10 +102,8 @@ class CollectionNaming:
                 if if_empty and store.documents():
                     return
                 name, paths = store.name, store.paths
-                meta: dict[str, Any] = {"op": "drop", "c": name}
-                size = foreign_bytes(store)
-                if size is not None:
-                    meta["x"] = size  # recovery removes no other foreign file
+                # By the size, recovery tells this file from another one that replaces it.
+                meta = {"op": "drop", "c": name, "x": stored_bytes(store)}
 
                 def apply(_: int) -> None:
                     self._former_files.note_dropped(paths, store)
@@ -149,7 +147,9 @@ class CollectionNaming:
                     position = self._context.directory.journal.position(number)
                     collection.store.rename(new_name, position)
 
-                self._journal(collection, {"op": "rename", "c": name, "to": new_name}, apply)
+                size = stored_bytes(collection.store)
+                meta = {"op": "rename", "c": name, "to": new_name, "x": size}
+                self._journal(collection, meta, apply)
 
     def attach(self, path: str | os.PathLike[str]) -> dict[str, int]:
         """Attach the collections of a file: all of them or, on an error, none.

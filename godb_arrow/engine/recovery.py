@@ -55,7 +55,8 @@ def recover(context: EngineContext) -> Recovered:
     catalog = replay.catalog
     former_files = FormerFiles(directory, catalog, replay.dropped_files)
     for collection in replay.moved:
-        former_files.note_renamed(collection)
+        if catalog.get(collection.name) is collection:  # no later record dropped it
+            former_files.note_renamed(collection)
     for collection, number in replay.needs.items():
         directory.journal.release(collection.store, number)
         # An error is raised at the first use of the collection.

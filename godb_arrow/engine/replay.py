@@ -9,8 +9,9 @@ from godb_arrow.directory.names import check_name
 from godb_arrow.directory.records import LOST, Record, sensible
 from godb_arrow.engine.catalog import Catalog
 from godb_arrow.engine.context import EngineContext
-from godb_arrow.engine.former_files import foreign_bytes
+from godb_arrow.engine.former_files import is_replaced
 from godb_arrow.engine.open_collection import OpenCollection
+from godb_arrow.errors import GodbError, SourceNotFound
 from godb_arrow.snapshots.base import Base
 
 __all__ = ["Replay", "collection_of_file"]
@@ -58,6 +59,7 @@ class Replay:
         self.count = 0
         self._context = context
         self._has_lost = False  # whether a repair removed records
+        self._covered: dict[OpenCollection, OpenCollection] = {}  # files, by the created collection
 
     def apply(self, record: Record) -> None:
         """Apply the next record.
@@ -93,7 +95,7 @@ class Replay:
         """Replay a record that creates a collection, or attaches one from a file."""
         present = self.catalog.get(name)
         if present is not None:
-            if present.store.contains(record):
+            if self._contains(present, record, unread=True):
                 return
             self.needs.pop(present, None)
         if base.is_refused:
@@ -107,6 +109,8 @@ class Replay:
             stale=True,
             attached=base.path is not None,
         )
+        if present is not None:
+            self._covered[collection] = present
         self.catalog[name] = collection
         self.moved.append(collection)
         self.needs[collection] = record.number
@@ -120,32 +124,72 @@ class Replay:
             collection = self.catalog[name] = OpenCollection(
                 self._context, name, Base(self._context.memory), stale=True
             )
-        if op in ("drop", "rename") and collection.store.contains(record):
+        if op in ("drop", "rename") and self._contains(collection, record, unread=False):
             return
         if op == "drop":
-            if foreign_bytes(collection.store) not in (None, record.meta.get("x")):
-                logger.warning(
-                    "%s replaces the dropped collection %r; it stays", collection.path, name
-                )
-                return
-            self._remove(collection)
+            self._remove(collection, record)
             return
         if op == "rename":
             new_name = check_name(record.meta["to"])
             target = self.catalog.get(new_name)
-            if target is not None and target.store.contains(record):
-                self._remove(collection)  # its new file exists beside the former one
+            if target is not None and self._contains(target, record, unread=False):
+                self._remove(collection, record)  # its new file exists beside the former one
                 return
-            del self.catalog[name]
+            if self._is_replaced(collection, record):
+                base = Base(self._context.memory)
+                collection = OpenCollection(self._context, new_name, base, stale=True)
+            else:
+                self._discard(collection)
+                collection.store.rename(new_name, record.position)
             self.moved.append(collection)
-            collection.store.rename(new_name, record.position)
             self.catalog[new_name] = collection
         else:
             collection.store.replay(record)
         self.needs.setdefault(collection, record.number)
 
-    def _remove(self, collection: OpenCollection) -> None:
+    def _remove(self, collection: OpenCollection, record: Record) -> None:
+        """Remove the collection of a record, and note its file, unless another file replaces it."""
+        if self._is_replaced(collection, record):
+            return
         if collection.path is not None:
             self.dropped_files.append(collection.path)
-        del self.catalog[collection.name]
+        self._discard(collection)
         self.needs.pop(collection, None)
+
+    def _is_replaced(self, collection: OpenCollection, record: Record) -> bool:
+        """Return whether another file replaces the file of a collection that a record removes.
+
+        Then the file becomes a collection of its own, without the earlier records of the journal.
+        Records of version 0.1.0 have no size of the file.
+        """
+        path = collection.path
+        if path is None or "x" not in record.meta:
+            return False
+        if not is_replaced(collection.store, record.meta["x"]):
+            return False
+        logger.warning("%s replaces the file of a former collection, and stays", path)
+        self.needs.pop(collection, None)
+        name = collection.name
+        self.catalog[name] = collection_of_file(self._context)(name, path)
+        return True
+
+    def _discard(self, collection: OpenCollection) -> None:
+        """Remove a name, or return it to the file that the collection covered."""
+        name = collection.name
+        del self.catalog[name]
+        covered = self._covered.pop(collection, None)
+        if covered is not None:
+            self.catalog[name] = covered
+
+    def _contains(self, collection: OpenCollection, record: Record, *, unread: bool) -> bool:
+        """Return whether the file of a collection contains a record.
+
+        A damaged file must not keep the directory closed: `unread` is the answer for it, and the
+        first use of the collection raises the error.
+        """
+        try:
+            return collection.store.contains(record)
+        except SourceNotFound:
+            raise  # a reader reads the directory again
+        except GodbError:
+            return unread

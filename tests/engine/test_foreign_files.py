@@ -797,25 +797,166 @@ def test_a_reader_that_uses_a_file_late_sees_no_older_state(tmp_path: Path) -> N
         assert len(documents(reader)) == 5
 
 
-@pytest.mark.parametrize("saved", [False, True], ids=["unsaved", "saved"])
-def test_a_file_that_is_put_in_place_of_a_dropped_collection_stays(
-    saved: bool, tmp_path: Path
-) -> None:
-    """A crash leaves the record of the drop in the journal, which is replayed beside the file."""
-    place = tmp_path / "data" / "collections" / "users.godb"
-    with StorageEngine(tmp_path / "data") as engine:
-        engine.create_collection("users").insert({"_id": "old"})
-        if saved:
-            engine.save()
-    engine = StorageEngine(tmp_path / "data")
-    engine.drop_collection("users")
+def left(folder: Path, before: Callable[[StorageEngine], Any]) -> None:
+    """Leave a directory whose journal has the records of some changes."""
+    StorageEngine(folder).close()
+    engine = StorageEngine(folder)
+    engine.create_collection("keep").insert({"_id": "1"})
+    before(engine)
     crash(engine)
+
+
+def create(engine: StorageEngine, *, save: bool = False) -> None:
+    engine.create_collection("users").insert({"_id": "old"})
+    if save:
+        engine.save()
+
+
+def rename(engine: StorageEngine) -> None:
+    create(engine, save=True)
+    engine.rename_collection("users", "people")
+    engine["people"].checkpoint()
+
+
+REMOVALS: dict[str, Callable[[StorageEngine], Any]] = {
+    "never saved": lambda e: (create(e), e.drop_collection("users")),
+    "saved": lambda e: (create(e, save=True), e.drop_collection("users")),
+    "saved, and changed": lambda e: (
+        create(e, save=True), e["users"].insert({"n": 1}), e.drop_collection("users")
+    ),
+    "dropped twice": lambda e: (
+        create(e, save=True), e.drop_collection("users"), create(e), e.drop_collection("users")
+    ),
+    "renamed": rename,
+    "renamed and dropped": lambda e: (rename(e), e.drop_collection("people")),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("journal", ["whole", "without the creation"])
+@pytest.mark.parametrize("removal", REMOVALS)
+def test_a_file_that_is_put_in_place_of_a_former_collection_stays(
+    removal: str, journal: str, tmp_path: Path
+) -> None:
+    """A crash leaves the record of the removal in the journal, which is replayed beside it."""
+    folder = tmp_path / "data"
+    if journal == "whole":
+        left(folder, REMOVALS[removal])
+    else:
+        with StorageEngine(folder) as engine:
+            engine.create_collection("keep")
+            if removal != "never saved":
+                create(engine, save=True)
+        engine = StorageEngine(folder)
+        if "renamed" in removal:
+            engine.rename_collection("users", "people")
+            engine["people"].checkpoint()
+            if "dropped" in removal:
+                engine.drop_collection("people")
+        elif removal == "never saved":
+            create(engine)
+            engine.drop_collection("users")
+        else:
+            engine.drop_collection("users")
+        crash(engine)
+    place = folder / "collections" / "users.godb"
     assert not place.exists()
     godb_arrow.write_godb([{"_id": "new"}], place, "users")
+    with StorageEngine(folder, read_only=True) as reader:
+        assert reader.find_all("users") == [{"_id": "new"}]
+    for _ in range(2):
+        with StorageEngine(folder) as engine:
+            assert engine.find_all("users") == [{"_id": "new"}]
+            with pytest.raises(godb_arrow.CollectionExists):
+                engine.create_collection("users")
+            engine.save()
+
+
+@pytest.mark.parametrize("damage", ["garbage", "missing", "link"])
+def test_a_collection_whose_file_cannot_be_read_is_dropped(damage: str, tmp_path: Path) -> None:
+    place = tmp_path / "data" / "collections" / "users.godb"
+    with StorageEngine(tmp_path / "data") as engine:
+        create(engine)
+    place.unlink()
+    if damage == "garbage":
+        place.write_bytes(b"garbage")
+    elif damage == "link":
+        place.symlink_to(tmp_path / "elsewhere")
+        (tmp_path / "elsewhere").write_bytes(b"garbage")
+    engine = StorageEngine(tmp_path / "data")
+    if "users" in engine:
+        engine.drop_collection("users")
+    crash(engine)
     for _ in range(2):
         with StorageEngine(tmp_path / "data") as engine:
-            assert engine.get("users", "new") == {"_id": "new"}
-            assert engine.count("users") == 1
+            assert "users" not in engine or damage == "link"
+
+
+def test_a_damaged_file_at_the_name_of_a_record_keeps_no_directory_closed(tmp_path: Path) -> None:
+    left(tmp_path / "data", create)
+    place = tmp_path / "data" / "collections" / "users.godb"
+    place.write_bytes(b"garbage")
+    with StorageEngine(tmp_path / "data", read_only=True) as engine:
+        assert engine.get("keep", "1") == {"_id": "1"}
+    engine = StorageEngine(tmp_path / "data")
+    with pytest.raises(GodbError):
+        engine.find_all("users")
+    engine.insert("keep", {"_id": "2"})
+    with pytest.raises(GodbError):  # the records of the damaged collection cannot be saved
+        engine.close()
+    engine.close(discard=True)
+    assert place.read_bytes() == b"garbage"
+    place.unlink()
+    with StorageEngine(tmp_path / "data") as engine:
+        assert engine.count("keep") == 2
+        assert engine.get("users", "old") == {"_id": "old"}
+
+
+@pytest.mark.parametrize("later", [False, True], ids=["at once", "after the journal was trimmed"])
+@pytest.mark.parametrize("part_size", [1 << 10, 1 << 27], ids=["parts", "file"])
+def test_a_dropped_collection_whose_files_stayed_does_not_come_back(
+    part_size: int, later: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise godb_arrow.StorageError("busy")
+
+    engine = StorageEngine(tmp_path / "data", part_size=part_size)
+    engine.create_collection("A").insert_many([{"n": n} for n in range(500)])
+    engine.save()
+    engine.create_collection("other")
+    if later:
+        crash(engine)
+        engine = StorageEngine(tmp_path / "data", part_size=part_size)
+    with monkeypatch.context() as patch:
+        patch.setattr(type(engine._components.context.directory), "remove", refuse)
+        engine.drop_collection("A")
+        engine.insert("other", {"n": 1})
+        engine.save()
+        crash(engine)
+    for _ in range(2):
+        with StorageEngine(tmp_path / "data", part_size=part_size) as engine:
+            assert engine.collections() == ["other"]
+
+
+def test_a_collection_that_was_renamed_and_dropped_does_not_come_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise godb_arrow.StorageError("busy")
+
+    with StorageEngine(tmp_path / "data") as engine:
+        engine.create_collection("A").insert({"n": 1})
+    engine = StorageEngine(tmp_path / "data")
+    with monkeypatch.context() as patch:
+        patch.setattr(type(engine._components.context.directory), "remove", refuse)
+        engine.rename_collection("A", "B")
+        engine.drop_collection("B")
+        crash(engine)
+    with StorageEngine(tmp_path / "data") as engine:
+        assert engine.collections() == []
+        engine.create_collection("A")
+    with StorageEngine(tmp_path / "data") as engine:
+        assert engine.collections() == ["A"]
+        assert engine.count("A") == 0
 
 
 def test_a_file_of_others_that_was_dropped_does_not_come_back(tmp_path: Path) -> None:
