@@ -464,7 +464,7 @@ class Collection(SnapshotCollection):
         Raises
         ------
         InvalidFilter
-            The field has lists, maps or mixed types.
+            The field has maps.
 
         Examples
         --------

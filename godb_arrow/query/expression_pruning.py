@@ -147,6 +147,8 @@ def _moment(nanoseconds: int, data_type: pa.DataType) -> pa.Scalar:
     if pa.types.is_date32(data_type):
         days = nanoseconds // _NANOSECONDS_PER_DAY
         return pa.scalar(days, pa.int32()).cast(data_type)
+    if pa.types.is_date64(data_type):  # a date is its midnight
+        nanoseconds -= nanoseconds % _NANOSECONDS_PER_DAY
     unit = "ms" if pa.types.is_date64(data_type) else data_type.unit
     ticks = nanoseconds // (_NANOSECONDS // UNITS[unit])
     return pa.scalar(ticks, pa.int64()).cast(data_type)

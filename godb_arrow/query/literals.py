@@ -17,6 +17,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from godb_arrow.errors import InvalidFilter
+
 __all__ = ["Operand", "compared", "fit_literals", "fits_exactly", "type_at"]
 
 _COMPARISONS = frozenset(("equal", "not_equal", "less", "less_equal", "greater", "greater_equal"))
@@ -206,6 +208,7 @@ class _Fitting:
         if index < 0 or not pa.types.is_list(options.type.field(index).type):
             return
         values = options.field(index).flatten()
+        _check_rounding(values, kind)
         fitted = _exactly(values, kind)
         if fitted is None:
             return
@@ -253,6 +256,27 @@ def _exactly(values: pa.Array, kind: pa.DataType) -> pa.Array | None:
         return fitted if fitted.cast(values.type).equals(values) else None
     except pa.ArrowInvalid:
         return None
+
+
+def _check_rounding(values: pa.Array, kind: pa.DataType) -> None:
+    """Check that ``is_in`` rounds none of its values: Arrow casts them to the type of the column.
+
+    Raises
+    ------
+    InvalidFilter
+    """
+    types = pa.types
+    is_date = types.is_date(kind) and types.is_timestamp(values.type)
+    is_real = types.is_floating(kind) and types.is_floating(values.type)
+    if not is_date and not (is_real and kind.bit_width < values.type.bit_width):
+        return
+    for value in values.drop_null():
+        fitted = value.cast(kind, safe=False)
+        if not (fitted.cast(values.type).equals(value) or value.as_py() != value.as_py()):
+            raise InvalidFilter(
+                f"isin compares a column of type {kind} with {value.as_py()!r}, which Arrow rounds",
+                advice='write the mapping {"field": {"$in": [...]}}, which compares exactly',
+            )
 
 
 def _is_number(kind: pa.DataType) -> bool:

@@ -495,15 +495,11 @@ class Range(NamedTuple):
         Min and max value, as documents store them: a number, bool, str, bytes or
         ``msgpack.Timestamp``. None for no bound, within the kind of the other one. With None for
         both, the field is null or absent.
-    includes_low, includes_high : bool
-        Whether the bounds are among the values.
     """
 
     field: str
     low: Any
     high: Any
-    includes_low: bool = True
-    includes_high: bool = True
 
     @property
     def is_null(self) -> bool:
@@ -559,8 +555,8 @@ def _alternatives(condition: Condition) -> list[tuple[Range, ...]]:
         if isinstance(literal, float) and math.isnan(literal):  # only NaN is within these bounds
             return [(Range(path, literal, literal),) if includes else ()]
         if order & Order.GREATER:
-            return [(Range(path, literal, None, includes_low=includes),)]
-        return [(Range(path, None, literal, includes_high=includes),)]
+            return [(Range(path, literal, None),)]
+        return [(Range(path, None, literal),)]
     if isinstance(condition, Element) and condition.path is not None and not condition.is_map:
         path = condition.path
         return [

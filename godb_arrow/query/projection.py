@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from godb_arrow import codec
 from godb_arrow.codec.predicate import Predicate
-from godb_arrow.errors import FieldNotFound, InvalidOption
+from godb_arrow.errors import FieldNotFound, InvalidFilter, InvalidOption
 from godb_arrow.query.expression_pruning import may_match
 from godb_arrow.query.fields import FieldPath, column_at, path_of
 from godb_arrow.query.filters import (
@@ -81,12 +81,14 @@ class Projection:
         condition = self.condition
         if isinstance(condition, Predicate):
             return may_match_predicate(statistics, condition)
-        if isinstance(condition, RowFilter):
-            condition = condition.implied
-        if condition is None or not self.needed:
+        if isinstance(condition, RowFilter) and condition.implied is not None:
+            try:
+                condition = fit_literals(self.decoded, condition.implied)
+            except InvalidFilter:  # another library evaluates the filter, and rounds nothing
+                condition = None
+        if not isinstance(condition, pc.Expression) or not self.needed:
             return [True] * len(statistics)
-        fitted = fit_literals(self.decoded, condition)
-        return may_match(statistics, fitted, self.needed, self.decoded)
+        return may_match(statistics, condition, self.needed, self.decoded)
 
     def apply(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         """Filter a decoded record batch and select the requested columns.

@@ -17,11 +17,11 @@ from godb_arrow.codec.predicate import Predicate
 from godb_arrow.codec.runs import Run
 from godb_arrow.file.explanation import Explanation
 from godb_arrow.parallel import ordered_map
-from godb_arrow.query.fields import may_have, unknown_field
+from godb_arrow.query.fields import column_at, may_have, unknown_field
 from godb_arrow.query.filters import Filter, RowFilter, compiled
 from godb_arrow.query.predicate import Range, alternatives, named_paths
 from godb_arrow.query.projection import Projection, project, with_wanted
-from godb_arrow.query.selection import MAX_RECORDED_FIELDS, count_run, select_run
+from godb_arrow.query.selection import MAX_RECORDED_FIELDS, count_run, select_run, without_rows
 from godb_arrow.schema import ID_FIELD
 from godb_arrow.snapshots.base import Base, Wanted
 from godb_arrow.snapshots.id_index import Rows
@@ -62,12 +62,10 @@ class _Candidates:
 
 
 def _candidates(
-    snapshot: Snapshot,
-    condition: Condition,
-    projection: Projection,
-    fields: Sequence[str],
+    snapshot: Snapshot, projection: Projection, fields: Sequence[str]
 ) -> _Candidates | None:
-    """Return the rows of the base that indexes name, if any can."""
+    """Return the rows of the base that indexes name for the filter of a projection, if any can."""
+    condition = projection.condition
     if isinstance(condition, Predicate):
         return _named(snapshot, alternatives(condition), fields)
     if condition is None or isinstance(condition, RowFilter):
@@ -77,7 +75,9 @@ def _candidates(
         # Of a struct, the filter may need more than the field that is indexed.
         if projection.needed == {path[0]}:
             index = field_index(snapshot, name)
-            if index is not None:
+            # Unsaved documents may give the field another type than the base has.
+            kind = column_at(projection.decoded, tuple(path)).type
+            if index is not None and index.values.type == kind:
                 try:
                     if index.keeps_null(condition, tuple(path)):
                         continue  # the index has no nulls
@@ -197,8 +197,9 @@ def matching(
     else:
         projection = _plan(snapshot, chosen)
         plan = codec.plan_columns(projection.decoded, exact=True)
-        candidates = _candidates(snapshot, chosen, projection, indexed)
-        for run in _runs(snapshot, candidates, snapshot.base.pieces_matching(projection)):
+        candidates = _candidates(snapshot, projection, indexed)
+        wanted = snapshot.base.pieces_matching(projection) if candidates is None else None
+        for run in _runs(snapshot, candidates, wanted):
             if len(run):
                 rows = projection.matching(codec.decode_batch(run, plan))
                 yield run, np.arange(len(run)) if rows is None else rows.to_numpy()
@@ -221,12 +222,12 @@ def _mapped(
     function: Callable[[_Part], _Result],
 ) -> Iterator[_Result]:
     """Apply a function to the documents that may match, on several threads."""
-    projection = project(_NO_COLUMNS, [], predicate)
-    candidates = _candidates(snapshot, predicate, projection, indexed)
+    candidates = _named(snapshot, alternatives(predicate), indexed)
     if candidates is not None:
         parts: Iterator[_Part] = ((Run.of(r), _NO_ROWS) for r in _runs(snapshot, candidates))
         return map(function, parts)
     fields = predicate.fields if len(predicate.fields) <= MAX_RECORDED_FIELDS else ()
+    projection = project(_NO_COLUMNS, [], predicate)
     parts = snapshot.runs(snapshot.base.pieces_matching(projection), fields)
     is_large = codec.BACKEND == "native" and snapshot.count >= _DOCUMENTS_PER_THREAD
     return ordered_map(function, parts, snapshot.base.memory.threads if is_large else 1)
@@ -244,10 +245,8 @@ def _count(predicate: Predicate, part: _Part) -> int:
 
 def _live(snapshot: Snapshot, candidates: _Candidates) -> Rows:
     """Return the candidates that are not superseded."""
-    superseded = snapshot.superseded_rows()
-    if not len(superseded):
-        return candidates.rows
-    return np.setdiff1d(candidates.rows, superseded, assume_unique=True)
+    rows = candidates.rows
+    return without_rows(rows, snapshot.superseded_rows()) if len(rows) else rows
 
 
 def _runs(
@@ -266,7 +265,7 @@ def candidate_runs(
     snapshot: Snapshot, projection: Projection, indexed: Sequence[str]
 ) -> Iterator[codec.Entries] | None:
     """Return the runs that an index names for a filter; None when no index helps."""
-    found = _candidates(snapshot, projection.condition, projection, indexed)
+    found = _candidates(snapshot, projection, indexed)
     return None if found is None else _runs(snapshot, found)
 
 
@@ -285,7 +284,7 @@ def explain(snapshot: Snapshot, condition: Filter | None, indexed: Sequence[str]
             projection = project(_NO_COLUMNS, [], chosen)
         else:
             projection = _plan(snapshot, chosen)
-        found = _candidates(snapshot, chosen, projection, indexed)
+        found = _candidates(snapshot, projection, indexed)
         wanted = base.pieces_matching(projection)
     changed = sum(len(run) for run in snapshot.overlay_runs())
     source = "memory" if base.is_loaded else "file"

@@ -18,6 +18,7 @@ rest           keys and rows of each kind, as the map says, in little-endian arr
 from __future__ import annotations
 
 import math
+import struct
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -39,7 +40,7 @@ __all__ = ["IndexBuilder", "IndexBuilders", "IndexRun"]
 
 _MAGIC = b"GODX\x01\x00\x00\x00"
 _MAX_KEY_BYTES = 64  # of a text
-_MIN_INT64, _MAX_INT64 = -(2**63), 2**63 - 1
+_MIN_INT64, _MAX_INT64, _MAX_UINT64 = -(2**63), 2**63 - 1, 2**64 - 1
 _SIGN = np.uint64(1 << 63)
 _FLAGS = ("false", "true", "nans", "nulls", "others")
 _NUMBERS = ("numbers", "moments")
@@ -138,7 +139,7 @@ class IndexRun:
 
     def _between(self, kind: str, one: Range, key: Any) -> _U32:
         low = None if one.low is None else key(one.low)
-        high = None if one.high is None else key(one.high)
+        high = low if one.high is one.low else None if one.high is None else key(one.high)
         return self._kinds[kind].between(low, high)
 
     # --- as bytes -----------------------------------------------------------------------------
@@ -421,7 +422,8 @@ def _number_key(number: int | float) -> np.uint64:
         found = float(number)
     except OverflowError:
         found = math.inf if number > 0 else -math.inf
-    return np.uint64(_ordered(np.array([found]))[0])
+    (bits,) = struct.unpack("<Q", struct.pack("<d", found + 0.0))
+    return np.uint64(bits ^ _MAX_UINT64 if bits >> 63 else bits | 1 << 63)
 
 
 def _moment_key(moment: msgpack.Timestamp) -> np.uint64:

@@ -87,7 +87,9 @@ class Snapshot:
         """Return the superseded and deleted rows of the base, in order."""
         if self._superseded is None:
             superseded = [row for layer in self._layers for row in layer.superseded]
-            self._superseded = np.union1d(self.base.deleted, np.array(superseded, np.int64))
+            deleted = self.base.deleted
+            joined = np.union1d(deleted, np.array(superseded, np.int64)) if superseded else deleted
+            self._superseded = joined
         return self._superseded
 
     def superseded_in(self, start: int, count: int) -> Rows:

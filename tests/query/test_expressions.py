@@ -102,3 +102,45 @@ def test_what_arrow_cannot_compare_names_the_mapping_that_does(tmp_path: Path) -
         with pytest.raises(godb_arrow.InvalidFilter, match=says) as raised:
             godb_arrow.read_table(path, filter=filter)
         assert "write the mapping" in str(raised.value)
+
+
+MIXED: list[tuple[list[Any], Any, Any]] = [
+    (["a", "10"], 3, lambda v: v == '"a"'),
+    (["2024", "b"], 3, lambda v: v < "a"),
+    (["2024", "b"], 3, lambda v: ~(v == "b")),
+    (["a", "b"], 3, lambda v: v.isin(['"a"', "3"])),
+    ([b"a", b"zz"], 3, lambda v: v > "a"),
+    ([1, 2], "a", lambda v: v == "1"),
+    ([1, 2], 1.5, lambda v: v >= 1.5),
+]
+
+
+@pytest.mark.parametrize("case", range(len(MIXED)))
+def test_an_index_knows_the_type_that_unsaved_documents_give_a_field(
+    case: int, tmp_path: Path
+) -> None:
+    saved, unsaved, condition = MIXED[case]
+    found = []
+    for indexed in (False, True):
+        with StorageEngine(tmp_path / str(indexed)) as engine:
+            collection = engine.create_collection("c")
+            collection.insert_many([{"_id": str(n), "v": value} for n, value in enumerate(saved)])
+            if indexed:
+                collection.create_index("v")
+            engine.save()
+            collection.insert({"_id": "unsaved", "v": unsaved})
+            expression = condition(pc.field("v"))
+            ids = sorted(document["_id"] for document in collection.find(expression))
+            assert ids == sorted(collection.to_arrow(filter=expression)["_id"].to_pylist())
+            found.append(ids)
+    assert found[0] == found[1]
+
+
+def test_an_index_answers_expressions_with_fitted_literals(tmp_path: Path) -> None:
+    with StorageEngine(tmp_path) as engine:
+        collection = engine.create_collection("c")
+        collection.insert_many([{"_id": str(n), "v": n} for n in (2**63 + 5, 3, 7)])
+        collection.create_index("v")
+        engine.save()
+        assert collection.explain(pc.field("v") > 5).index == "v"
+        assert len(collection.find(pc.field("v") > 5)) == 2

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import datetime as dt
+import operator
+from collections.abc import Callable
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.filters import columns, filters
+from support.filters import columns, entries_of, filters
 
+import godb_arrow
 from godb_arrow import codec
 from godb_arrow.query.predicate import compile_filter
+from godb_arrow.query.projection import project
 from godb_arrow.query.pruning import may_match_predicate
 from godb_arrow.query.statistics import covered, decode_statistics, per_piece
 from godb_arrow.schema import DocumentSummary, infer_schema
@@ -45,3 +52,45 @@ def test_columns_of_keys_that_are_no_strings_say_nothing() -> None:
     assert row is not None
     statistics = per_piece([row], [0], fields)
     assert may_match_predicate(statistics, compile_filter({"1": None})) == [True]
+
+
+GIVEN = [pa.int64(), pa.uint64(), pa.float64(), pa.float32(), pa.string(), pa.bool_(),
+         pa.timestamp("s", "UTC"), pa.timestamp("ms", "UTC"), pa.timestamp("us"), pa.date32(),
+         pa.date64(), pa.decimal128(20, 2)]  # fmt: skip
+NOON = dt.datetime(2020, 1, 1, 12, tzinfo=dt.UTC)
+VALUES: list[list[Any]] = [
+    [NOON], [NOON, None], [dt.datetime(1969, 12, 31, 23, 59, 59, 500000, tzinfo=dt.UTC)],
+    [0, 5, 2**53 + 1], [2**63], [0.1, 1.5], [float("nan"), 2.0**53], ["a", "10"], [True], [None],
+]  # fmt: skip
+LITERALS = [0, 5, 0.1, 1.5, 2**53, "a", "10", True, NOON, NOON.replace(tzinfo=None),
+            dt.date(2020, 1, 1), dt.date(1969, 12, 31), pa.scalar(0.1, pa.float32())]  # fmt: skip
+COMPARISONS: list[Callable[[Any, Any], Any]] = [
+    operator.eq, operator.ne, operator.lt, operator.le, operator.gt, operator.ge,
+    lambda field, literal: field.isin([literal]), lambda field, literal: ~(field == literal),
+    lambda field, _: field.is_null(), lambda field, _: field.is_valid(),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("values", VALUES, ids=str)
+def test_pruning_by_expressions_keeps_what_a_given_type_shows(values: list[Any]) -> None:
+    """The type changes what columns show: a date has no time of day."""
+    entries = entries_of([{"v": value} for value in values])
+    summary = DocumentSummary()
+    codec.infer(entries, summary)
+    fields = covered(infer_schema(summary))
+    statistics = per_piece([decode_statistics(entries, fields)], [0], fields)
+    tried = 0
+    for kind in GIVEN:
+        schema = pa.schema({"_id": pa.string(), "v": kind})
+        for literal in LITERALS:
+            for compare in COMPARISONS:
+                try:
+                    projection = project(schema, None, compare(pc.field("v"), literal))
+                    batch = codec.decode_batch(entries, codec.plan_columns(projection.decoded))
+                    rows = projection.matching(batch)
+                except (godb_arrow.GodbError, pa.ArrowException):
+                    continue
+                tried += 1
+                if rows is None or len(rows):
+                    assert projection.may_match(statistics) == [True], (kind, literal, compare)
+    assert tried
