@@ -42,6 +42,7 @@ __all__ = [
     "exact_number",
     "is_container",
     "names_odd_key",
+    "paths_of",
     "prefixes",
 ]
 
@@ -194,7 +195,7 @@ class Predicate:
     )
 
     def __post_init__(self) -> None:
-        names = (name for path in _paths(self.condition) for name in prefixes(path))
+        names = (name for path in paths_of(self.condition) for name in prefixes(path))
         fields = tuple(name for name in dict.fromkeys(names) if name != ID_FIELD)
         object.__setattr__(self, "fields", fields)
 
@@ -209,13 +210,13 @@ class Predicate:
         return Predicate, (self.condition,)
 
 
-def _paths(condition: Condition) -> Iterator[str]:
+def paths_of(condition: Condition) -> Iterator[str]:
     """Yield the paths that begin at the document."""
     if isinstance(condition, (AllOf, AnyOf)):
         for child in condition.conditions:
-            yield from _paths(child)
+            yield from paths_of(child)
     elif isinstance(condition, Not):
-        yield from _paths(condition.condition)
+        yield from paths_of(condition.condition)
     elif condition.path is not None:
         yield condition.path
 

@@ -96,6 +96,7 @@ from godb_arrow.codec.predicate import (
     Size,
     ValueType,
     is_container,
+    paths_of,
 )
 from godb_arrow.errors import DepthExceeded, InvalidDocument, InvalidFilter
 from godb_arrow.schema import ID_FIELD
@@ -580,16 +581,4 @@ def _at_path(condition: Condition, path: str) -> Condition:
 
 def named_paths(predicate: Predicate) -> list[str]:
     """Return the fields and dotted paths that a predicate names, in order."""
-    found: dict[str, None] = {}
-
-    def visit(condition: Condition) -> None:
-        if isinstance(condition, (AllOf, AnyOf)):
-            for one in condition.conditions:
-                visit(one)
-        elif isinstance(condition, Not):
-            visit(condition.condition)
-        elif condition.path is not None:
-            found[condition.path] = None
-
-    visit(predicate.condition)
-    return list(found)
+    return list(dict.fromkeys(paths_of(predicate.condition)))

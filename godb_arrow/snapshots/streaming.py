@@ -221,7 +221,7 @@ class _Work:
         self.may_hold = False
         self.has_statistics = True  # which say what the filter keeps
         # Cached batches of files, and the matching rows in them.
-        self._rows: dict[Base, tuple[list[pa.RecordBatch], list[Any]]] = {}
+        self._rows: dict[Base, tuple[list[pa.RecordBatch], list[Any]] | None] = {}
 
     def batches(self, maps: list[OrderedMap[Any]]) -> Iterator[pa.RecordBatch]:
         for batch in self._unbounded(maps):
@@ -252,16 +252,21 @@ class _Work:
     def _held(self, file: Base) -> list[pa.RecordBatch] | None:
         """Return the cached batches of a file, if they have all wanted fields."""
         if file in self._rows:
-            return self._rows[file][0]
+            known = self._rows[file]
+            return None if known is None else known[0]
         found: list[pa.RecordBatch] | None = file.view(_BATCHES)
         if not found or not _covers(found[0].schema, self.projection.decoded):
             return None
         predicate = self.projection.predicate
         if predicate is None:
             return found
-        rows = [select_in_columns(batch, predicate) for batch in found]
-        if any(one is None for one in rows):
-            return None  # The columns do not tell.
+        rows = []
+        for batch in found:
+            selected = select_in_columns(batch, predicate)
+            if selected is None:  # The columns do not tell.
+                self._rows[file] = None
+                return None
+            rows.append(selected)
         self._rows[file] = found, rows
         return found
 
@@ -276,8 +281,9 @@ class _Work:
     ) -> Iterator[pa.RecordBatch]:
         names = self.projection.decoded.names
         whole = held[0].schema.names == names
-        if file in self._rows:
-            for batch, rows in zip(*self._rows.pop(file), strict=True):
+        selected = self._rows.pop(file, None)
+        if selected is not None:
+            for batch, rows in zip(*selected, strict=True):
                 deleted = self.snapshot.superseded_in(start, batch.num_rows)
                 start += batch.num_rows
                 kept = pa.array(without_rows(rows, deleted))
