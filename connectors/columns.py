@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from godb_arrow.codec.jsontext import to_json_text
 from godb_arrow.codec.values import wire_values
@@ -24,8 +25,10 @@ __all__ = [
     "Rule",
     "as_json_texts",
     "convert_batch",
+    "fit_column",
     "fit_columns",
     "fit_schema",
+    "keep_batch",
     "keep_schema",
     "restore_columns",
 ]
@@ -44,6 +47,7 @@ _UNSIGNED = {
     pa.uint64(): pa.decimal128(20, 0),
 }
 _MAX_DIGITS = 38
+_MAX_WIDE_DIGITS = 76  # of decimal256
 _FIRST_SECOND, _LAST_SECOND = -62_135_596_800, 253_402_300_799  # of the years 1 to 9999
 
 Rule = Callable[[pa.DataType], "pa.DataType | str | None"]
@@ -69,6 +73,8 @@ def _for_delta(kind: pa.DataType) -> pa.DataType | str | None:
         return _NANOSECONDS
     if types.is_float16(kind):
         return pa.float32()
+    if types.is_timestamp(kind) and kind.unit == "ns":
+        return pa.timestamp("us", kind.tz)
     if types.is_decimal(kind) and not (kind.precision <= _MAX_DIGITS and kind.scale >= 0):
         return pa.string()
     if types.is_decimal256(kind):
@@ -212,7 +218,9 @@ def convert_batch(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
     return convert_columns(batch, schema, _array, advice="choose columns, or another format")
 
 
-def keep_schema(reader: pa.RecordBatchReader, schema: pa.Schema) -> pa.RecordBatchReader:
+def keep_schema(
+    reader: pa.RecordBatchReader, schema: pa.Schema, format: str
+) -> pa.RecordBatchReader:
     """Return record batches with the schema that a consumer saw before.
 
     A collection may have got wider types meanwhile, and may have lost fields.
@@ -223,6 +231,8 @@ def keep_schema(reader: pa.RecordBatchReader, schema: pa.Schema) -> pa.RecordBat
         Record batches of a collection.
     schema : pyarrow.Schema
         What :func:`fit_schema` returned, or a part of it.
+    format : str
+        Key of :data:`RULES`, of the consumer.
 
     Returns
     -------
@@ -234,28 +244,33 @@ def keep_schema(reader: pa.RecordBatchReader, schema: pa.Schema) -> pa.RecordBat
     TypeMismatch
         While reading: a value does not fit the schema.
     """
+    batches = (keep_batch(batch, schema, format) for batch in reader)
+    return pa.RecordBatchReader.from_batches(schema, batches)
 
-    def batches() -> Iterator[pa.RecordBatch]:
-        names = reader.schema.names
-        for batch in reader:
-            if not schema.names:  # a record batch keeps its number of rows
-                yield batch
-                continue
-            columns = [
-                batch.column(field.name)
-                if field.name in names
-                else pa.nulls(len(batch), field.type)
-                for field in schema
-            ]
-            try:
-                yield convert_batch(pa.RecordBatch.from_arrays(columns, schema.names), schema)
-            except UnsupportedType as error:
-                raise TypeMismatch(
-                    f"the collection has other types than before: {error}",
-                    advice="scan the collection again, or register it again",
-                ) from error
 
-    return pa.RecordBatchReader.from_batches(schema, batches())
+def keep_batch(batch: pa.RecordBatch, schema: pa.Schema, format: str) -> pa.RecordBatch:
+    """Return one record batch with the schema that a consumer saw before.
+
+    Fields that the consumer did not see are dropped, also in structs; see :func:`keep_schema`.
+    """
+    if not schema.names:  # a record batch keeps its number of rows
+        return batch
+    shown = [field.name for field in schema if field.name in batch.schema.names]
+    current = fit_schema(pa.schema([batch.schema.field(name) for name in shown]), format)
+    found = convert_batch(batch.select(shown), current)
+    columns = []
+    for field in schema:
+        if field.name not in shown:
+            columns.append(pa.nulls(len(batch), field.type))
+            continue
+        try:
+            columns.append(fit_column(found.column(field.name), field.type, drop_fields=True))
+        except (pa.ArrowException, ValueError) as error:
+            raise TypeMismatch(
+                f"the collection has other types than before: column {field.name!r}: {error}",
+                advice="scan the collection again, or register it again",
+            ) from error
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
 def restore_columns(reader: pa.RecordBatchReader) -> pa.RecordBatchReader:
@@ -285,7 +300,7 @@ def _converted(
             converted = convert_batch(batch, schema)
             if check_years:
                 for field, column in zip(schema, converted.columns, strict=True):
-                    if pa.types.is_timestamp(field.type):
+                    if _is_moment(field.type):
                         _check_years(column, field.name)
             yield converted
 
@@ -293,12 +308,144 @@ def _converted(
 
 
 def _check_years(moments: pa.Array, name: str) -> None:
-    for moment in moments.cast(pa.timestamp("s"), safe=False).cast(pa.int64()).drop_null():
-        if not _FIRST_SECOND <= moment.as_py() <= _LAST_SECOND:
+    seconds = moments.cast(pa.timestamp("s", getattr(moments.type, "tz", None)), safe=False)
+    ends = pc.min_max(seconds.cast(pa.int64())).as_py()
+    for end in ends.values():
+        if end is not None and not _FIRST_SECOND <= end <= _LAST_SECOND:
             raise UnsupportedType(
                 f"column {name!r} has a moment outside the years 1 to 9999",
                 advice="choose columns, or another format such as Parquet",
             )
+
+
+# --- types that others have fixed ---------------------------------------------------------------
+
+
+def fit_column(array: pa.Array, target: pa.DataType, *, drop_fields: bool = False) -> pa.Array:
+    """Convert a column to a type that earlier rows have fixed, if that changes no value.
+
+    Parameters
+    ----------
+    array : pyarrow.Array
+        New values.
+    target : pyarrow.DataType
+        Type of the earlier values. Fields of structs are found by their names.
+    drop_fields : bool
+        Whether to drop fields of structs that the type lacks, default False, which refuses them.
+
+    Returns
+    -------
+    pyarrow.Array
+
+    Raises
+    ------
+    ValueError, pyarrow.ArrowException
+        The type does not hold the values.
+
+    Examples
+    --------
+    >>> fit_column(pa.array([1, None]), pa.float64()).to_pylist()
+    [1.0, None]
+    >>> fit_column(pa.array([0.5]), pa.int64())
+    Traceback (most recent call last):
+    ...
+    ValueError: the type double becomes int64, which changes values
+    """
+    types = pa.types
+    if array.type.equals(target):
+        return array
+    if array.null_count == len(array):
+        return pa.nulls(len(array), target)
+    if types.is_dictionary(target):
+        return fit_column(array, target.value_type).dictionary_encode().cast(target)
+    if is_json(target) or (is_json(array.type) and _is_text(target)):
+        texts = as_json_texts(array)
+        return pa.ExtensionArray.from_storage(target, texts) if is_json(target) else texts
+    array = plain_array(array)
+    if array.type.equals(target):
+        return array
+    if types.is_struct(array.type) and types.is_struct(target):
+        return _fit_struct(array, target, drop_fields)
+    if types.is_nested(array.type) or types.is_nested(target):
+        return _fit_elements(array, target, drop_fields)
+    if not any(is_kind(array.type) and is_kind(target) for is_kind in _FAMILIES):
+        raise ValueError(f"the type {array.type} is not {target}")
+    if types.is_integer(array.type) and types.is_decimal(target):
+        array = array.cast(pa.decimal256(_MAX_WIDE_DIGITS, target.scale))
+    fitted = array.cast(target, safe=types.is_decimal(target))
+    if not _is_equal(fitted.cast(array.type, safe=False), array):
+        raise ValueError(f"the type {array.type} becomes {target}, which changes values")
+    return fitted
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    types = pa.types
+    return bool(types.is_integer(kind) or types.is_floating(kind) or types.is_decimal(kind))
+
+
+def _is_moment(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_timestamp(kind) or pa.types.is_date(kind))
+
+
+_FAMILIES: tuple[Callable[[pa.DataType], bool], ...] = (
+    _is_number,
+    _is_moment,
+    pa.types.is_time,
+    pa.types.is_duration,
+    lambda kind: _is_text(kind),
+    lambda kind: _is_bytes(kind),
+)
+"""Tests of types whose values are compared with each other."""
+
+
+def _is_equal(array: pa.Array, other: pa.Array) -> bool:
+    """Return whether two arrays have the same values; NaN equals NaN."""
+    if array.equals(other):
+        return True
+    if not pa.types.is_floating(array.type):
+        return False
+    same = pc.or_kleene(pc.equal(array, other), pc.and_(pc.is_nan(array), pc.is_nan(other)))
+    return bool(pc.all(same.fill_null(True)).as_py())
+
+
+def _fit_struct(array: pa.StructArray, target: pa.StructType, drop_fields: bool) -> pa.Array:
+    children = {field.name: child for field, child in zip(array.type, array.flatten(), strict=True)}
+    fitted = [
+        fit_column(children.pop(field.name), field.type, drop_fields=drop_fields)
+        if field.name in children
+        else pa.nulls(len(array), field.type)
+        for field in target
+    ]
+    for name, child in children.items():
+        if not drop_fields and child.null_count < len(child):
+            raise ValueError(f"the field {name!r} is new")
+    if not fitted:
+        return array.cast(target)
+    mask = array.is_null() if array.null_count else None
+    return pa.StructArray.from_arrays(fitted, fields=list(target), mask=mask)
+
+
+def _fit_elements(array: pa.Array, target: pa.DataType, drop_fields: bool) -> pa.Array:
+    types = pa.types
+    if types.is_map(array.type) and types.is_map(target):
+        keys = fit_column(array.keys, target.key_type)
+        items = fit_column(array.items, target.item_type, drop_fields=drop_fields)
+        fields = [target.key_field, target.item_field]
+        child = pa.StructArray.from_arrays([keys, items], fields=fields)
+    elif _is_list(array.type) and _is_list(target):
+        if types.is_large_list(array.type) != types.is_large_list(target):
+            of_list = pa.large_list if types.is_large_list(target) else pa.list_
+            array = array.cast(of_list(array.type.value_field))
+        child = fit_column(array.values, target.value_type, drop_fields=drop_fields)
+    else:
+        raise ValueError(f"the type {array.type} is not {target}")
+    return pa.Array.from_buffers(
+        target, len(array), array.buffers()[:2], array.null_count, array.offset, children=[child]
+    )
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind))
 
 
 # --- types --------------------------------------------------------------------------------------
@@ -419,8 +566,9 @@ def _array(array: pa.Array, target: pa.DataType) -> pa.Array:
             return array.cast(middle).cast(target)
         if is_clock(target) and types.is_integer(kind):
             return array.cast(middle).cast(target)
-    # Clocks of microseconds have no nanoseconds.
-    return array.cast(target, safe=not types.is_timestamp(target))
+    if types.is_timestamp(target):  # Clocks of microseconds have no nanoseconds.
+        return array.cast(options=pc.CastOptions(target, allow_time_truncate=True))
+    return array.cast(target)
 
 
 def _nested(array: pa.Array, target: pa.DataType) -> pa.Array:

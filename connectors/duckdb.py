@@ -183,12 +183,12 @@ class _Scanned(CollectionDataset):
         looked_at = [] if filter is None else names_in(filter)
         if all(self._is_own(name) for name in looked_at):
             present = [name for name in names if name in current]
-            return _Scanner(keep_schema(self.reader(present, filter, **options), shown))
+            return _Scanner(keep_schema(self.reader(present, filter, **options), shown, "duckdb"))
         # The filter speaks of the types of the view, and not of the types of the collection.
         needed = list(dict.fromkeys([*names, *looked_at]))
         wide = pa.schema([self._shown.field(name) for name in needed])
         present = [name for name in needed if name in current]
-        found = keep_schema(self.reader(present, None, **options), wide)
+        found = keep_schema(self.reader(present, None, **options), wide, "duckdb")
         batches = (
             batch.select(names)
             for one in found

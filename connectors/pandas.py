@@ -11,6 +11,7 @@ from typing import IO, Any, Unpack, overload
 import pandas as pd
 import pyarrow as pa
 
+from godb_arrow.connectors.columns import fit_column
 from godb_arrow.documents.frames import table_from_pandas
 from godb_arrow.errors import InvalidOption, UnsupportedType
 from godb_arrow.file.reading import read_table, recorded_schema, scan_godb
@@ -21,16 +22,6 @@ from godb_arrow.query.filters import Filter
 from godb_arrow.storage.source import Location, open_source
 
 __all__ = ["GodbAccessor", "read_godb", "to_godb"]
-
-_CONVERTIBLE = (
-    lambda kind: pa.types.is_integer(kind) or pa.types.is_floating(kind),
-    lambda kind: pa.types.is_string(kind) or pa.types.is_large_string(kind),
-    pa.types.is_timestamp,
-    pa.types.is_duration,
-    pa.types.is_nested,
-    pa.types.is_decimal,
-)
-"""Tests of types whose values chunks may have beside each other."""
 
 
 @overload
@@ -268,17 +259,8 @@ def _spooled(file: IO[bytes], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
 def _fitted(table: pa.Table, field: pa.Field) -> pa.ChunkedArray:
     if field.name not in table.schema.names:
         return pa.chunked_array([pa.nulls(len(table), field.type)])
-    column = table.column(field.name)
-    if column.type.equals(field.type):
-        return column
-    if column.null_count == len(column):
-        return pa.chunked_array([pa.nulls(len(table), field.type)])
-    if pa.types.is_dictionary(field.type):
-        values = column.cast(field.type.value_type)
-        return values.dictionary_encode().cast(field.type)
-    if not any(is_kind(column.type) and is_kind(field.type) for is_kind in _CONVERTIBLE):
-        raise ValueError(f"it has the type {column.type}")
-    return column.cast(field.type)
+    chunks = [fit_column(chunk, field.type) for chunk in table.column(field.name).chunks]
+    return pa.chunked_array(chunks, field.type)
 
 
 def _without_range(schema: pa.Schema) -> pa.Schema:

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
 from godb_arrow.connectors import missing
-from godb_arrow.connectors.columns import convert_batch, fit_schema, keep_schema
+from godb_arrow.connectors.columns import fit_schema, keep_batch, keep_schema
 from godb_arrow.documents.frames import check_polars
 from godb_arrow.file.collection import open_godb
 from godb_arrow.file.writing import write_godb
@@ -111,7 +111,7 @@ class _Scan:
                 present = [name for name in wide if name in current]
                 shown = pa.schema([self._schema.field(name) for name in wide])
         with self._collection.stream_batches(present, condition, **options) as reader:
-            for batch in keep_schema(reader, shown):
+            for batch in keep_schema(reader, shown, "polars"):
                 frame = _frame(batch)
                 if rows is not None:
                     frame = frame.head(rows)
@@ -124,7 +124,7 @@ class _Scan:
         shown = pa.schema([self._schema.field(name) for name in fields])
 
         def keep(batch: pa.RecordBatch) -> pa.Array:
-            frame = _frame(convert_batch(batch, shown)) if fields else pl.DataFrame()
+            frame = _frame(keep_batch(batch, shown, "polars")) if fields else pl.DataFrame()
             found = frame.select(predicate.alias("keep"))["keep"]
             if len(found) != len(batch):  # a constant
                 found = pl.repeat(found[0], len(batch), dtype=pl.Boolean, eager=True)

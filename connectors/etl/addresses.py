@@ -11,6 +11,7 @@ from typing import Any, BinaryIO, cast
 
 import pyarrow as pa
 
+from godb_arrow import codec
 from godb_arrow.connectors.columns import restore_columns
 from godb_arrow.connectors.etl.base import Origin, Target
 from godb_arrow.connectors.etl.files import (
@@ -38,6 +39,7 @@ from godb_arrow.directory.places import is_data_directory
 from godb_arrow.errors import (
     CollectionRequired,
     SourceNotFound,
+    StorageError,
     storage_errors,
 )
 from godb_arrow.file.collection import open_godb
@@ -102,7 +104,8 @@ def _of_stream(given: Any, batch_size: int | None) -> Origin:
     @contextmanager
     def opened() -> Iterator[Any]:
         if rows.schema is None:
-            yield iter(rows.documents)
+            # As documents hold them: other formats have no dates or decimals.
+            yield (codec.load(codec.pack(document)) for document in rows.documents)
         else:
             yield pa.RecordBatchReader.from_batches(rows.schema, iter(rows.batches))
 
@@ -111,21 +114,46 @@ def _of_stream(given: Any, batch_size: int | None) -> Origin:
 
 
 def _of_folder(name: str, place: str, part: str | None, batch_size: int | None) -> Origin:
-    if os.path.isdir(os.path.join(place, "_delta_log")):
-        from godb_arrow.connectors.etl.databases import deltalake_module
-
-        dataset = deltalake_module().DeltaTable(place).to_pyarrow_dataset()
-    elif is_data_directory(place):
+    if is_data_directory(place) and not os.path.isdir(os.path.join(place, "_delta_log")):
         return EngineOrigin(place, _needed(part, name), name, batch_size)
-    else:
-        dataset = open_parquet_folder(place)
+    with _folder_errors(place):
+        dataset = _dataset_of(place)
+        count = dataset.count_rows()
 
     @contextmanager
     def opened() -> Iterator[pa.RecordBatchReader]:
-        with storage_errors("read", place):
+        with _folder_errors(place):
             yield restore_columns(dataset.scanner().to_reader())
 
-    return ColumnsOrigin(name, opened, batch_size, dataset.count_rows())
+    return ColumnsOrigin(name, opened, batch_size, count)
+
+
+def _dataset_of(place: str) -> Any:
+    if not os.path.isdir(os.path.join(place, "_delta_log")):
+        return open_parquet_folder(place)
+    from godb_arrow.connectors.etl.databases import deltalake_module
+
+    deltalake = deltalake_module()
+    try:
+        return deltalake.DeltaTable(place).to_pyarrow_dataset()
+    except deltalake.exceptions.DeltaError as error:
+        raise StorageError(f"the Delta table cannot be read: {_first_line(error)}") from error
+
+
+@contextmanager
+def _folder_errors(place: str) -> Iterator[None]:
+    """Raise errors of Arrow as errors of a folder."""
+    with storage_errors("read", place):
+        try:
+            yield
+        except pa.ArrowException as error:
+            raise StorageError(
+                f"a file of the folder cannot be read: {_first_line(error)}"
+            ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]
 
 
 def _split(name: str) -> tuple[str, str | None]:

@@ -15,12 +15,12 @@ import pyarrow.compute as pc
 import pyarrow.csv
 
 from godb_arrow.errors import UnsupportedType
+from godb_arrow.schema import ID_FIELD
 from godb_arrow.storage.source import Source
 
 __all__ = ["open_csv"]
 
 _READ = pyarrow.csv.ReadOptions(block_size=16 << 20)
-_PARSE = pyarrow.csv.ParseOptions(newlines_in_values=True)
 _FAILED = re.compile(r"In CSV column #(\d+)")
 _VALUE = re.compile(r"invalid value '(.*)'", re.DOTALL)
 _WHOLE_NUMBER = r"^\s*[+-]?[0-9]{16,}\s*$"
@@ -120,12 +120,14 @@ class _Kind:
 def _types_of(source: Source) -> dict[str, _Kind]:
     """Return the types that fit all rows of a file."""
     with source.open() as stream:
-        schema = pyarrow.csv.open_csv(stream, _READ, _PARSE).schema
+        schema = pyarrow.csv.open_csv(stream, _READ, _parse(has_blank_rows=False)).schema
     names = schema.names
     if len(set(names)) < len(names):
         name = next(name for name in names if names.count(name) > 1)
         raise UnsupportedType(f"two columns have the name {name!r}", advice="rename one")
     types = {field.name: _Kind.inferred(field.type) for field in schema}
+    if ID_FIELD in types:
+        types[ID_FIELD] = _Kind(_TEXT)
     while not _fit(source, types):
         pass
     reals = [name for name, kind in types.items() if pa.types.is_floating(kind.final)]
@@ -186,6 +188,11 @@ def _is_exact(text: str) -> bool:
     return len(text) < _MAX_DIGITS and int(float(text)) == int(text)
 
 
+def _parse(*, has_blank_rows: bool) -> pyarrow.csv.ParseOptions:
+    """Return the options for parsing; a blank line is a row of a file with one column."""
+    return pyarrow.csv.ParseOptions(newlines_in_values=True, ignore_empty_lines=not has_blank_rows)
+
+
 def _open(
     stream: Any, types: dict[str, pa.DataType], columns: list[str] | None = None
 ) -> pyarrow.csv.CSVStreamingReader:
@@ -196,4 +203,5 @@ def _open(
         quoted_strings_can_be_null=False,
         include_columns=columns,
     )
-    return pyarrow.csv.open_csv(stream, _READ, _PARSE, options)
+    parse = _parse(has_blank_rows=columns is None and len(types) == 1)
+    return pyarrow.csv.open_csv(stream, _READ, parse, options)

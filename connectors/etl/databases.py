@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from godb_arrow.connectors.etl.base import Data, Target
 from godb_arrow.errors import (
     FieldNotFound,
     GodbError,
+    SourceNotFound,
     StorageError,
 )
 from godb_arrow.options import IfExists
@@ -152,6 +154,9 @@ def _quoted(name: str) -> str:
 @contextmanager
 def open_sql(place: str, table: str) -> Iterator[pa.RecordBatchReader]:
     """Open the rows of a table; return a context manager."""
+    path = place.removeprefix("sqlite:///")
+    if path != place and not os.path.exists(path):  # the driver would create an empty database
+        raise SourceNotFound(f"the database {path!r} does not exist", advice="check the path")
     with _sql_errors("read"), _connect(place) as connection, connection.cursor() as cursor:
         if place.startswith("sqlite:"):
             yield _open_sqlite(cursor, table)

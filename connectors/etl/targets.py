@@ -14,7 +14,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from godb_arrow.connectors.columns import as_json_texts, fit_columns
+from godb_arrow.connectors.columns import fit_column, fit_columns
 from godb_arrow.connectors.etl.base import Data, Documents, Target
 from godb_arrow.connectors.etl.files import (
     DOCUMENT_FORMATS,
@@ -39,7 +39,6 @@ from godb_arrow.errors import (
 from godb_arrow.file.collection import open_godb
 from godb_arrow.file.writing import write_godb
 from godb_arrow.options import IfExists
-from godb_arrow.schema import is_json
 from godb_arrow.storage.lock import lock_file, try_lock
 from godb_arrow.storage.modes import Access, restrict_file
 from godb_arrow.storage.object_store import Expected, is_url
@@ -228,7 +227,7 @@ class FileTarget(Target):
         with open_file(self._place, format=self._format) as before:
             if isinstance(before, pa.RecordBatchReader):
                 assert isinstance(data, pa.RecordBatchReader)
-                self._export(_chained(before, data))
+                self._export(_chained(before, data, self._format))
                 return
             rows = documents_of(data) if isinstance(data, pa.RecordBatchReader) else data
             self._export(itertools.chain(before, rows))
@@ -244,35 +243,42 @@ class FileTarget(Target):
         return Source(self._place).size()
 
 
-def _chained(first: pa.RecordBatchReader, second: pa.RecordBatchReader) -> pa.RecordBatchReader:
-    """Concatenate two readers, with the columns of the first one."""
+def _chained(
+    first: pa.RecordBatchReader, second: pa.RecordBatchReader, format: str
+) -> pa.RecordBatchReader:
+    """Concatenate the rows of a file and new rows, in the types of the file."""
     if second.schema.names != first.schema.names:
         raise UnsupportedType(
             f"the new columns are {', '.join(second.schema.names)}, and the file has "
             f"{', '.join(first.schema.names)}",
             advice='choose columns, or use if_exists="replace"',
         )
+    has_types = format != "csv"
+    if not has_types:
+        second = fit_columns(second, format)
+    fields = [
+        new.with_name(old.name) if pa.types.is_null(old.type) else old
+        for old, new in zip(first.schema, second.schema, strict=True)
+    ]
+    schema = pa.schema(fields, metadata=first.schema.metadata)
 
     def fitted() -> Iterator[pa.RecordBatch]:
-        for batch in second:
-            columns = map(_fitted, batch.columns, first.schema)
-            yield pa.RecordBatch.from_arrays(list(columns), schema=first.schema)
+        for batch in itertools.chain(first, second):
+            columns = [
+                _fitted(column, field, has_types=has_types)
+                for column, field in zip(batch.columns, schema, strict=True)
+            ]
+            yield pa.RecordBatch.from_arrays(columns, schema=schema)
 
-    return pa.RecordBatchReader.from_batches(first.schema, itertools.chain(first, fitted()))
+    return pa.RecordBatchReader.from_batches(schema, fitted())
 
 
-def _fitted(column: pa.Array, field: pa.Field) -> pa.Array:
+def _fitted(column: pa.Array, field: pa.Field, *, has_types: bool) -> pa.Array:
     """Convert a column of new rows to the type of the rows of a file."""
-    if column.type.equals(field.type):
-        return column
     try:
-        if is_json(field.type):
-            return pa.ExtensionArray.from_storage(field.type, as_json_texts(column))
-        if is_json(column.type) or (
-            pa.types.is_nested(column.type) and not pa.types.is_nested(field.type)
-        ):
-            return as_json_texts(column).cast(field.type)
-        return column.cast(field.type)
+        if not has_types and pa.types.is_string(field.type):
+            return column.cast(field.type)  # the same characters
+        return fit_column(column, field.type)
     except (pa.ArrowException, ValueError) as error:
         raise UnsupportedType(
             f"the new values of column {field.name!r} do not fit the type of the file: {error}",

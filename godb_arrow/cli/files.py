@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import os
 import sys
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import click
@@ -28,6 +27,7 @@ from godb_arrow.cli.options import (
 )
 from godb_arrow.codec.compression import check_compression
 from godb_arrow.codec.jsontext import to_json_text
+from godb_arrow.connectors.etl.base import counted
 from godb_arrow.connectors.etl.files import FORMATS, export_file, format_of, open_file
 from godb_arrow.directory.names import file_name
 from godb_arrow.directory.verify import inspect_godb
@@ -267,7 +267,7 @@ def import_(
             progress(None, " documents", quiet) as update,
         ):
             rows = godb_arrow.write_godb(
-                _counted(data, update),
+                counted(data, update),
                 file,
                 name,
                 id_column=id_column,
@@ -334,19 +334,6 @@ def copy(
     )
     if not quiet:
         click.echo(str(summary), err=True)
-
-
-def _counted(data: Any, update: Callable[[int], object]) -> Any:
-    """Return documents or record batches unchanged, and count them on a progress bar."""
-    if not isinstance(data, pa.RecordBatchReader):
-        return (document for document in data if update(1) is not data)
-
-    def batches() -> Iterator[pa.RecordBatch]:
-        for batch in data:
-            update(batch.num_rows)
-            yield batch
-
-    return pa.RecordBatchReader.from_batches(data.schema, batches())
 
 
 @main.command()

@@ -243,8 +243,8 @@ def _special(found: dict[str, Any]) -> Any:
         return found
     try:
         return _SPECIAL[key](value)
-    except (ValueError, TypeError, KeyError, OverflowError):
-        return found
+    except (ValueError, TypeError, KeyError, OverflowError, AttributeError, IndexError):
+        return found  # a map that only looks reserved
 
 
 def _parse_time(value: Any) -> msgpack.Timestamp:
