@@ -17,7 +17,7 @@ from godb_arrow.codec.values import wire_values
 from godb_arrow.documents.normalize import convert_columns
 from godb_arrow.errors import TypeMismatch, UnsupportedType
 from godb_arrow.query.comparable import plain_array, plain_type
-from godb_arrow.schema import JSON_TYPE, is_json, storage_schema
+from godb_arrow.schema import JSON_TYPE, is_json, is_text, storage_schema
 
 __all__ = [
     "JSON_TEXT",
@@ -358,7 +358,7 @@ def fit_column(array: pa.Array, target: pa.DataType, *, drop_fields: bool = Fals
         return pa.nulls(len(array), target)
     if types.is_dictionary(target):
         return fit_column(array, target.value_type).dictionary_encode().cast(target)
-    if is_json(target) or (is_json(array.type) and _is_text(target)):
+    if is_json(target) or (is_json(array.type) and is_text(target)):
         texts = as_json_texts(array)
         return pa.ExtensionArray.from_storage(target, texts) if is_json(target) else texts
     array = plain_array(array)
@@ -392,8 +392,8 @@ _FAMILIES: tuple[Callable[[pa.DataType], bool], ...] = (
     _is_moment,
     pa.types.is_time,
     pa.types.is_duration,
-    lambda kind: _is_text(kind),
-    lambda kind: _is_bytes(kind),
+    is_text,
+    _is_bytes,
 )
 """Tests of types whose values are compared with each other."""
 
@@ -478,7 +478,7 @@ def _fit_field(field: pa.Field, rule: Rule) -> pa.Field:
 
 
 def _is_category(kind: pa.DataType) -> bool:
-    return pa.types.is_dictionary(kind) and _is_text(kind.value_type)
+    return pa.types.is_dictionary(kind) and is_text(kind.value_type)
 
 
 def _has_marked_elements(kind: pa.DataType, rule: Rule) -> bool:
@@ -501,7 +501,7 @@ def _restore_field(field: pa.Field) -> pa.Field:
     metadata = {key: value for key, value in field.metadata.items() if key != _MARK}
     kind = field.type
     if mark == JSON_TEXT.encode():
-        kind = JSON_TYPE if _is_text(kind) else kind
+        kind = JSON_TYPE if is_text(kind) else kind
     else:
         try:
             wanted = pa.type_for_alias(mark.decode())
@@ -510,11 +510,6 @@ def _restore_field(field: pa.Field) -> pa.Field:
         if pa.types.is_primitive(wanted) and not pa.types.is_nested(kind):
             kind = wanted
     return field.with_type(kind).with_metadata(metadata or None)
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    types = pa.types
-    return bool(types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind))
 
 
 def _children(kind: pa.DataType, change: Callable[[pa.Field], pa.Field]) -> pa.DataType:
@@ -554,9 +549,9 @@ def _array(array: pa.Array, target: pa.DataType) -> pa.Array:
         return _nested(array, target)
     if kind.equals(target):
         return array
-    if _is_text(target) and (types.is_nested(kind) or _is_bytes(kind)):
+    if is_text(target) and (types.is_nested(kind) or _is_bytes(kind)):
         return as_json_texts(array)
-    if _is_text(target) and types.is_decimal(kind):
+    if is_text(target) and types.is_decimal(kind):
         return pa.array(wire_values(array, ""), target)
     for is_clock, middle in (
         (types.is_time, pa.time64("ns")),

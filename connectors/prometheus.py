@@ -6,8 +6,8 @@ import weakref
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from godb_arrow.connectors import missing
 from godb_arrow.engine.engine import StorageEngine
-from godb_arrow.errors import MissingDependency
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
@@ -59,10 +59,7 @@ def register(engine: StorageEngine, registry: CollectorRegistry | None = None) -
     try:
         import prometheus_client
     except ImportError as error:
-        raise MissingDependency(
-            "prometheus-client is not installed",
-            advice="install it with: pip install 'godb-arrow[metrics]'",
-        ) from error
+        raise missing("metrics", "prometheus-client") from error
     if registry is None:
         registry = prometheus_client.REGISTRY
     registry.register(_Collector(engine))

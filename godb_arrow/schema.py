@@ -49,6 +49,7 @@ __all__ = [
     "infer_type",
     "is_json",
     "is_partial",
+    "is_text",
     "needs_review",
     "nesting",
     "reviewed",
@@ -93,6 +94,15 @@ JSON_TYPE: pa.DataType = pa.json_(pa.string())
 def is_json(data_type: pa.DataType) -> bool:
     """Return whether an Arrow type is the ``arrow.json`` extension."""
     return isinstance(data_type, pa.JsonType)
+
+
+def is_text(data_type: pa.DataType) -> bool:
+    """Return whether a type is one of Arrow's string types."""
+    return bool(
+        pa.types.is_string(data_type)
+        or pa.types.is_large_string(data_type)
+        or pa.types.is_string_view(data_type)
+    )
 
 
 def storage_schema(schema: pa.Schema) -> pa.Schema:

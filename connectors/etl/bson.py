@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import re
 import uuid
 from collections.abc import Iterator, Mapping
 from typing import Any, BinaryIO
@@ -33,6 +34,7 @@ _OPTIONS: CodecOptions[dict[str, Any]] = CodecOptions(
 )
 _MAX_DOCUMENT_BYTES = 64 << 20
 _RESERVED = frozenset(("$time", "$map"))
+_REGEX_FLAGS = {"i": re.I, "l": re.L, "m": re.M, "s": re.S, "u": re.U, "x": re.X}
 
 
 def decode_file(stream: BinaryIO, name: str) -> Iterator[dict[str, Any]]:
@@ -98,16 +100,19 @@ def _plain(value: Any) -> Any:
     if isinstance(value, bson.Int64):
         return int(value)
     if isinstance(value, bson.Code):
-        return {"$code": str(value)}
+        scope = {} if value.scope is None else {"$scope": _plain(value.scope)}
+        return {"$code": str(value), **scope}
     if isinstance(value, bson.Regex):
-        return {"$regex": value.pattern}
+        flags = "".join(name for name, flag in _REGEX_FLAGS.items() if value.flags & flag)
+        return {"$regex": value.pattern, **({"$options": flags} if flags else {})}
     if isinstance(value, bson.Timestamp):
         return {"$timestamp": {"t": value.time, "i": value.inc}}
     if isinstance(value, bson.DatetimeMS):
         seconds, milliseconds = divmod(int(value), 1_000)
         return msgpack.Timestamp(seconds, milliseconds * 1_000_000)
     if isinstance(value, bson.DBRef):
-        return {"$ref": value.collection, "$id": _plain(value.id)}
+        database = {} if value.database is None else {"$db": value.database}
+        return {"$ref": value.collection, "$id": _plain(value.id), **database}
     if isinstance(value, (bson.MinKey, bson.MaxKey)):
         return {f"${type(value).__name__.lower()}": 1}
     if isinstance(value, (bson.Binary, bytes)):
@@ -163,7 +168,8 @@ def encode(document: Mapping[str, Any]) -> bytes:
     12
     """
     try:
-        return bson.encode(_stored(document), codec_options=_OPTIONS)
+        stored = {key: _stored(value) for key, value in document.items()}
+        return bson.encode(stored, codec_options=_OPTIONS)
     except (bson.errors.BSONError, OverflowError, TypeError, ValueError) as error:
         raise InvalidDocument(
             f"document {document.get(ID_FIELD)!r} cannot be stored as BSON: {error}",

@@ -11,9 +11,8 @@ import numpy as np
 import pyarrow as pa
 
 from godb_arrow import codec
-from godb_arrow.documents.rows import is_text
 from godb_arrow.errors import GodbError, InvalidDocument, LimitExceeded, UnsupportedType
-from godb_arrow.schema import ID_FIELD
+from godb_arrow.schema import ID_FIELD, is_text
 
 __all__ = [
     "IDS_OF_A_JOB",

@@ -16,7 +16,7 @@ from godb_arrow.errors import InvalidDocument, InvalidOption, UnsupportedType
 from godb_arrow.recorded_schema import MAX_RECORDED_LEVELS, describe_schema, with_categories
 from godb_arrow.schema import ID_FIELD, MAX_ARROW_LEVELS, nesting, without_mark
 
-__all__ = ["Rows", "is_text", "rows_of"]
+__all__ = ["Rows", "rows_of"]
 
 
 ROWS = 16_384  # rows of a table, or documents, that are encoded at once
@@ -166,12 +166,3 @@ def stored_schema(schema: pa.Schema) -> pa.Schema:
     if ID_FIELD not in schema.names:
         return schema
     return schema.set(schema.names.index(ID_FIELD), pa.field(ID_FIELD, pa.string()))
-
-
-def is_text(data_type: pa.DataType) -> bool:
-    """Return whether a type is one of Arrow's string types."""
-    return bool(
-        pa.types.is_string(data_type)
-        or pa.types.is_large_string(data_type)
-        or pa.types.is_string_view(data_type)
-    )

@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from godb_arrow.codec.columns import UNITS
-from godb_arrow.query.statistics import KINDS, Bounds, Statistics, is_text
-from godb_arrow.schema import storage_schema
+from godb_arrow.query.statistics import KINDS, Bounds, Statistics
+from godb_arrow.schema import is_text, storage_schema
 
 __all__ = ["may_match"]
 

@@ -26,7 +26,7 @@ from godb_arrow.codec.columns import UNITS
 from godb_arrow.codec.field_values import FieldValues, ValueKind
 from godb_arrow.errors import GodbError
 from godb_arrow.former_ipc import read_former_batch
-from godb_arrow.schema import is_json
+from godb_arrow.schema import is_json, is_text
 
 __all__ = [
     "KINDS",
@@ -35,7 +35,6 @@ __all__ = [
     "Statistics",
     "covered",
     "decode_statistics",
-    "is_text",
     "pack_statistics",
     "per_piece",
     "row_of",
@@ -88,11 +87,6 @@ def _is_ordered(data_type: pa.DataType) -> bool:
         or pa.types.is_date(data_type)
         or is_json(data_type)  # of mixed values
     )
-
-
-def is_text(data_type: pa.DataType) -> bool:
-    """Return whether a type is text."""
-    return bool(pa.types.is_string(data_type) or pa.types.is_large_string(data_type))
 
 
 class Bounds(NamedTuple):

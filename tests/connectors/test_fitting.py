@@ -247,3 +247,35 @@ def test_a_database_that_is_not_there_is_not_made(tmp_path: Path) -> None:
     with pytest.raises(godb_arrow.SourceNotFound):
         copy(f"sqlite:///{tmp_path}/nope.db#t", tmp_path / "t.godb")
     assert not (tmp_path / "nope.db").exists()
+
+
+def test_parts_of_values_of_mongodb_are_kept(tmp_path: Path) -> None:
+    bson = pytest.importorskip("bson")
+    document = {
+        "_id": "1",
+        "regex": bson.Regex("a", "im"),
+        "plain": bson.Regex("a"),
+        "code": bson.Code("x", {"y": 1}),
+        "ref": bson.DBRef("c", "i", "db"),
+    }
+    (tmp_path / "t.bson").write_bytes(bson.encode(document))
+    copy(tmp_path / "t.bson", tmp_path / "t.godb")
+    (found,) = godb_arrow.open_godb(tmp_path / "t.godb")
+    assert found == {
+        "_id": "1",
+        "regex": {"$regex": "a", "$options": "im"},
+        "plain": {"$regex": "a"},
+        "code": {"$code": "x", "$scope": {"y": 1}},
+        "ref": {"$ref": "c", "$id": "i", "$db": "db"},
+    }
+
+
+@pytest.mark.parametrize("key", ["$time", "$map"])
+def test_a_document_of_one_reserved_name_is_itself_in_bson(key: str) -> None:
+    pytest.importorskip("bson")
+    import io
+
+    from godb_arrow.connectors.etl.bson import decode_file, encode
+
+    (found,) = decode_file(io.BytesIO(encode({key: 1})), "t")
+    assert found == {key: 1}
