@@ -12,6 +12,7 @@ import sys, threading
 from godb_arrow import StorageEngine
 
 folder, durability, first, part_size = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4]
+numbers_per_save = int(sys.argv[5])
 engine = StorageEngine(
     folder, durability=durability, max_memory="2MiB", background_save=0.05,
     part_size=part_size, keep_versions=2, part_grace=0.05,
@@ -19,14 +20,22 @@ engine = StorageEngine(
 engine.start_background_workers()
 said = threading.Lock()
 
-def say(*words):
-    with said:
-        sys.stdout.write(" ".join(map(str, words)) + "\\n")
-        sys.stdout.flush()
-
 def write(thread):
     events = engine[f"events{thread % 2}"]
     number = first
+    unsaid = []
+
+    def say(*words):
+        unsaid.append(" ".join(map(str, words)) + "\\n")
+        if durability != "checkpoint":
+            tell()
+
+    def tell():
+        with said:
+            sys.stdout.write("".join(unsaid))
+            sys.stdout.flush()
+        unsaid.clear()
+
     while True:
         key = f"{thread}-{number}"
         events.insert({"_id": key, "v": number, "text": "x" * 50})
@@ -41,12 +50,15 @@ def write(thread):
             batch = [{"_id": f"{key}-{i}", "v": i, "text": "y" * 200} for i in range(100)]
             events.insert_many(batch)
             say("batch", events.name, key)
+        if durability == "checkpoint" and number % numbers_per_save == 0:
+            engine.save()
+            tell()
         number += 1
 
 for name in ("events0", "events1"):
     if name not in engine:
         engine.create_collection(name)
-say("ready")
+print("ready", flush=True)
 for thread in range(4):
     threading.Thread(target=write, args=(thread,), daemon=True).start()
 while True:
