@@ -225,7 +225,7 @@ def stream_memory(folder: Path, rows: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--flat", type=int, default=1_000_000, help="flat documents")
+    parser.add_argument("--flat", type=int, default=1_000_000, help="flat documents; none with 0")
     parser.add_argument("--nested", type=int, default=1_000_000, help="nested documents")
     parser.add_argument("--repeat", type=int, default=5)
     parser.add_argument("--folder", type=Path, help="keep the files here, and use them again")
@@ -237,11 +237,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = arguments.folder or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        run(folder, "flat", arguments.flat, arguments.repeat)
-        run(folder, "nested", arguments.nested, arguments.repeat)
-        compressions(folder, "flat", arguments.flat, arguments.repeat)
-        compressions(folder, "nested", arguments.nested, arguments.repeat)
-        stream_memory(folder, arguments.flat)
+        counts = {"flat": arguments.flat, "nested": arguments.nested}
+        chosen = {shape: count for shape, count in counts.items() if count}
+        for shape, count in chosen.items():
+            run(folder, shape, count, arguments.repeat)
+        for shape, count in chosen.items():
+            compressions(folder, shape, count, arguments.repeat)
+        if arguments.flat:
+            stream_memory(folder, arguments.flat)
 
 
 if __name__ == "__main__":

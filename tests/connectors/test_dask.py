@@ -6,6 +6,8 @@ import os
 import signal
 import warnings
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +26,18 @@ from godb_arrow.engine.fragments import fragments_of  # noqa: E402
 from godb_arrow.engine.part_writer import PartWriter, commit_parts  # noqa: E402
 
 
+@pytest.fixture(scope="module")
+def pool() -> Iterator[ProcessPoolExecutor]:
+    with ProcessPoolExecutor(2, get_context("spawn")) as pool:
+        yield pool
+
+
 @pytest.fixture(params=["synchronous", "processes"])
 def scheduler(request: pytest.FixtureRequest) -> Iterator[str]:
     import dask
 
-    with dask.config.set(scheduler=request.param, num_workers=2), warnings.catch_warnings():
+    pool = request.getfixturevalue("pool") if request.param == "processes" else None
+    with dask.config.set(scheduler=request.param, pool=pool), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Dask's own
         yield request.param
 

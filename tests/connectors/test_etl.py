@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
-from support.processes import running
+from support.processes import running, start
 from support.settings import LONG
 
 import godb_arrow
@@ -356,9 +356,9 @@ def test_a_killed_copy_is_run_again(
     for name, needed in (("sqlite", "adbc_driver_sqlite"), ("delta", "deltalake")):
         if name in target:
             pytest.importorskip(needed)
-    command = [sys.executable, "-c", CODE, target, if_exists, *([format] if format else [])]
-    run = lambda: subprocess.Popen(  # noqa: E731
-        command, cwd=tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    words = [CODE, target, if_exists, *([format] if format else [])]
+    run = lambda: start(  # noqa: E731
+        *words, cwd=tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
     there = ["first", "0-0"] if if_exists == "upsert" else ["first"]
     before = pa.table({"_id": there, "n": list(range(len(there)))})

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.flight as fl
 import pytest
+from support.processes import run_python
 from support.settings import LONG
 
 import godb_arrow
@@ -223,10 +224,7 @@ def test_an_upload_that_is_cut_off_stores_nothing(
     before = engine.find_all("people")
     command = {"collection": collection} | ({"end": True} if end else {})
     with _Watched(engine, token=TOKEN) as server:
-        subprocess.run(
-            [sys.executable, "-c", _CLIENT, str(server.port), TOKEN, json.dumps(command), how],
-            capture_output=True, check=False, timeout=60,
-        )  # fmt: skip
+        run_python(_CLIENT, server.port, TOKEN, json.dumps(command), how)
         assert server.ended.wait(60)
         assert "nothing was stored" in str(server.error)
         assert engine.find_all("people") == before
@@ -240,10 +238,8 @@ def test_an_upload_that_says_its_end_is_stored(
     command: dict[str, Any], engine: StorageEngine
 ) -> None:
     with FlightServer(engine, token=TOKEN) as server:
-        done = subprocess.run(
-            [sys.executable, "-c", _CLIENT, str(server.port), TOKEN, json.dumps(command), "whole"],
-            capture_output=True, check=True, timeout=60, text=True,
-        )  # fmt: skip
+        done = run_python(_CLIENT, server.port, TOKEN, json.dumps(command), "whole")
+        assert done.returncode == 0, done.stderr
         assert json.loads(done.stdout) == {"documents": 10_000}
         assert engine.count("new") == 10_000
 

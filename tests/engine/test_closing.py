@@ -272,10 +272,7 @@ for n in itertools.count():
 def test_sigterm_in_the_middle_of_a_verb_keeps_what_was_acknowledged(tmp_path: Path) -> None:
     for number in range(60 if LONG else 1):
         folder = tmp_path / str(number)
-        process = subprocess.Popen(
-            [sys.executable, "-c", VERBS, str(folder)],
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
+        process = start(VERBS, folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         assert process.stdout is not None
         done = [process.stdout.readline().strip() for _ in range(5 + 7 * number)]
         process.send_signal(signal.SIGTERM)

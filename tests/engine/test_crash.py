@@ -12,12 +12,11 @@ import time
 from pathlib import Path
 
 import pytest
+from support.processes import run_python, start
 from support.settings import LONG
-from support.writers import WRITER
+from support.writers import NUMBERS_PER_SAVE, WRITER
 
 from godb_arrow import StorageEngine, verify_godb
-
-NUMBERS_PER_SAVE = 10  # of a thread whose changes are as durable as its saves
 
 
 @pytest.mark.parametrize("part_size", ["128MiB", "32KiB"])
@@ -25,8 +24,6 @@ NUMBERS_PER_SAVE = 10  # of a thread whose changes are as durable as its saves
 def test_killed_at_any_moment_nothing_acknowledged_is_lost(
     durability: str, part_size: str, tmp_path: Path
 ) -> None:
-    script = tmp_path / "writer.py"
-    script.write_text(WRITER)
     folder = tmp_path / "data"
     rng = random.Random(4)
     there: dict[tuple[str, str], int] = {}
@@ -34,19 +31,7 @@ def test_killed_at_any_moment_nothing_acknowledged_is_lost(
     acknowledged = 0
     for kill in range(150 if LONG else 2):
         first = 1 + kill * 100_000
-        process = subprocess.Popen(
-            [
-                sys.executable,
-                str(script),
-                str(folder),
-                durability,
-                str(first),
-                part_size,
-                str(NUMBERS_PER_SAVE),
-            ],
-            stdout=subprocess.PIPE,
-            text=True,
-        )
+        process = start(WRITER, folder, durability, first, part_size, stdout=subprocess.PIPE)
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
         said = "" if kill % 3 == 1 else process.stdout.readline()  # some are killed before it
@@ -114,9 +99,7 @@ def test_sigterm_saves_everything(tmp_path: Path) -> None:
         "engine.create_collection('c').insert({'a': 1}); print('ready', flush=True)\n"
         "time.sleep(60)"
     )
-    process = subprocess.Popen(
-        [sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True
-    )
+    process = start(code, tmp_path, stdout=subprocess.PIPE)
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
     process.terminate()
@@ -134,9 +117,7 @@ def test_a_handler_of_the_application_stays_the_only_one(tmp_path: Path) -> None
         "engine.create_collection('c').insert({'a': 1})\n"
         "os.kill(os.getpid(), signal.SIGTERM); print('on', flush=True)"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True
-    )
+    done = run_python(code, tmp_path)
     assert done.stdout == "mine\non\n"
     assert os.listdir(tmp_path / "collections") == ["c.godb"]  # closed at exit
 

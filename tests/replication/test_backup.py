@@ -7,7 +7,6 @@ import json
 import random
 import shutil
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from pathlib import Path
 import pytest
 from support.disks import FaultyDisk, RecordingDisk, after_power_cut, put, using
 from support.engines import grown, numbers, open_engine, values
+from support.processes import start
 from support.settings import LONG
 
 import godb_arrow
@@ -245,9 +245,7 @@ def test_a_process_that_makes_backups_is_killed(tmp_path: Path) -> None:
     )
     data, place, rng = tmp_path / "data", tmp_path / "backups", random.Random(3)
     for kill in range(40 if LONG else 2):
-        process = subprocess.Popen(
-            [sys.executable, "-c", code, str(data), str(place)], stdout=subprocess.PIPE, text=True
-        )
+        process = start(code, data, place, stdout=subprocess.PIPE)
         assert process.stdout is not None
         process.stdout.readline()
         time.sleep(rng.uniform(0.0, 0.3))

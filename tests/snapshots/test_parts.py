@@ -243,7 +243,7 @@ def test_damage_is_an_error_and_found_by_verify(tmp_path: Path) -> None:
     assert godb_arrow.verify_godb(folder).collections[0].count == 5999
     files = sorted(folder.iterdir(), key=lambda path: path.name)
     number = random.Random(1)
-    for path in files if LONG else files[:: max(1, len(files) // 12)]:
+    for path in files if LONG else files[:: max(1, len(files) // 6)]:
         whole = path.read_bytes()
         for _ in range(3):
             damaged = bytearray(whole)

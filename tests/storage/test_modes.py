@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support.outside import mode
+from support.processes import run_python
 
 import godb_arrow
 from godb_arrow.storage.folder import open_folder
@@ -21,11 +20,8 @@ UMASKS = [0o000, 0o002, 0o022, 0o027, 0o077]
 
 def run(umask: int, code: str, *arguments: object) -> None:
     """Run code in a process with a umask."""
-    subprocess.run(
-        [sys.executable, "-c", f"import os, sys; os.umask({umask})\n{code}", *map(str, arguments)],
-        check=True,
-        timeout=60,
-    )
+    done = run_python(f"import os, sys; os.umask({umask})\n{code}", *arguments)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("umask", UMASKS)

@@ -22,6 +22,7 @@ from godb_arrow.engine.part_writer import PartWriter, commit_parts
 from godb_arrow.storage.object_store import RemoteStore
 
 fsspec = pytest.importorskip("fsspec")
+ON_BOTH = pytest.mark.parametrize("folder", ["s3", "memory"] if LONG else ["memory"], indirect=True)
 PEOPLE = [{"_id": "a", "name": "Ada", "age": 36}, {"_id": "b", "name": "Bob"}]
 
 
@@ -266,6 +267,7 @@ def test_a_collection_of_several_files(folder: str, tmp_path: Path) -> None:
         assert names_in(folder) == []
 
 
+@ON_BOTH
 def test_two_engines_with_parts_do_not_overwrite_each_other(folder: str) -> None:
     with StorageEngine(folder, **PARTS) as engine:
         engine.create_collection("c").insert_many(table(0, 3000))
@@ -284,6 +286,7 @@ def test_two_engines_with_parts_do_not_overwrite_each_other(folder: str) -> None
         assert [one for one in texts if not one.isdigit()] == ["first", "again"]
 
 
+@ON_BOTH
 def test_two_jobs_write_a_collection_at_the_same_time(folder: str) -> None:
     begun = threading.Barrier(2)
 
@@ -303,6 +306,7 @@ def test_two_jobs_write_a_collection_at_the_same_time(folder: str) -> None:
         assert len({one["_id"] for one in engine["c"]}) == len(engine["c"]) == 40
 
 
+@ON_BOTH
 def test_processes_write_parts_and_one_names_them(folder: str) -> None:
     from godb_arrow.engine.fragments import fragments_of, fragments_since, latest_version
 
@@ -369,6 +373,7 @@ def content_of(folder: Any) -> dict[str, dict[str, Any]]:
         return {name: {one["_id"]: one for one in engine[name]} for name in engine.collections()}
 
 
+@ON_BOTH
 @pytest.mark.parametrize("every", [1, 3, 7] if LONG else [5])
 def test_a_follower(folder: str, tmp_path: Path, every: int) -> None:
     source = tmp_path / "source"
@@ -405,6 +410,7 @@ def test_a_follower(folder: str, tmp_path: Path, every: int) -> None:
         Follower(folder, tmp_path / "other")
 
 
+@ON_BOTH
 def test_a_promotion_that_was_cut_off_goes_on(
     folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

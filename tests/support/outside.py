@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import socket
 import stat
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
+
+from support.processes import run_python
 
 LINKS = ["link", "dangling link"]
 OTHERS = ["named pipe", *(["socket"] if Path("/proc/self/fd").is_dir() else [])]
@@ -74,5 +74,5 @@ def run_with_umask(umask: int, function: Callable[..., None], *paths: Path) -> N
     )
     file = function.__code__.co_filename
     arguments = [str(umask), str(Path(__file__).parents[1]), file, function.__name__]
-    command = [sys.executable, "-c", code, *arguments, *map(str, paths)]
-    subprocess.run(command, check=True, timeout=60)
+    done = run_python(code, *arguments, *paths)
+    assert done.returncode == 0, done.stderr

@@ -7,12 +7,15 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-WRITER = """
+from support.processes import start
+
+NUMBERS_PER_SAVE = 10  # of a thread whose changes are as durable as its saves
+WRITER = f"NUMBERS_PER_SAVE = {NUMBERS_PER_SAVE}\n"
+WRITER += """
 import sys, threading
 from godb_arrow import StorageEngine
 
 folder, durability, first, part_size = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4]
-numbers_per_save = int(sys.argv[5])
 engine = StorageEngine(
     folder, durability=durability, max_memory="2MiB", background_save=0.05,
     part_size=part_size, keep_versions=2, part_grace=0.05,
@@ -50,7 +53,7 @@ def write(thread):
             batch = [{"_id": f"{key}-{i}", "v": i, "text": "y" * 200} for i in range(100)]
             events.insert_many(batch)
             say("batch", events.name, key)
-        if durability == "checkpoint" and number % numbers_per_save == 0:
+        if durability == "checkpoint" and number % NUMBERS_PER_SAVE == 0:
             engine.save()
             tell()
         number += 1
@@ -121,12 +124,8 @@ class SteppedWriter:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", STEPPED_WRITER, str(folder)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
+        pipe = subprocess.PIPE
+        self._process = start(STEPPED_WRITER, folder, stdin=pipe, stdout=pipe)
 
     def _say(self, line: str) -> None:
         assert self._process.stdin is not None
