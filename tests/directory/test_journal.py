@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from support.disks import using
 from support.journals import SECTOR, segment_1
 
-from godb_arrow import CorruptFile, StorageError, UnsupportedVersion
+from godb_arrow import CorruptFile, EngineClosed, StorageError, UnsupportedVersion
 from godb_arrow.directory.journal import Journal
 from godb_arrow.directory.journal_reader import read_journal
 from godb_arrow.storage import local
@@ -340,3 +340,18 @@ def test_a_sync_while_the_journal_is_closed_waits_for_that(tmp_path: Path) -> No
         journal.close(stored=True)
     thread.join()
     assert not errors
+
+
+def test_a_closed_journal_appends_and_syncs_nothing(tmp_path: Path) -> None:
+    """The engine refuses before; this is what holds if it does not."""
+    journal = fresh(tmp_path)
+    number = journal.append("c", {"op": "write"})
+    journal.close()
+    there = {path.name: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(EngineClosed, match="open another one"):
+        journal.append("c", {"op": "write"})
+    journal.sync(number)  # it is durable already
+    assert there == {path.name: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    again = Journal(str(tmp_path))
+    assert len(list(again.recover())) == 1
+    again.close()

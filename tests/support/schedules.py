@@ -81,6 +81,8 @@ class Schedule:
         self._alive = [self._main]
         self._tasks = {self._main.ident: self._main}
         self._count = {"lock": 0, "thread": 0}
+        self._held: dict[object, list[SimulatedLock]] = {}
+        self._orders: dict[tuple[SimulatedLock, SimulatedLock], set[SimulatedLock]] = {}
         self._failure = ""
         self._over = False
 
@@ -167,6 +169,27 @@ class Schedule:
             raise ScheduleFailed(self._failure)
         return self._main
 
+    def note_acquired(self, owner: object, lock: SimulatedLock, *, waits: bool) -> None:
+        """Note that a task has one lock more, and fail if another order of locks was seen.
+
+        Two tasks that take two locks in two orders wait for each other for ever, in an unlucky
+        schedule, unless both have a third lock then, or one of them does not wait.
+        """
+        held = self._held.setdefault(owner, [])
+        for before in held if waits and isinstance(owner, _Task) else ():
+            others = {other for other in held if other is not before}
+            around = self._orders.get((lock, before))
+            if around is not None and not around & others:
+                raise ScheduleFailed(
+                    f"seed {self.seed}: {lock} is acquired under {before}, and the other way round"
+                )
+            self._orders[before, lock] = self._orders.get((before, lock), others) & others
+        held.append(lock)
+
+    def note_released(self, owner: object, lock: SimulatedLock) -> None:
+        """Note that a task has one lock less."""
+        self._held[owner].remove(lock)
+
     def add(self, task: _Task) -> None:
         """Add a task: its thread starts."""
         self._alive.append(task)
@@ -234,6 +257,7 @@ class SimulatedLock:
                 raise RuntimeError(f"{self._name} is still locked after the simulation")
             return False
         self._owner, self._depth = owner, 1
+        self._schedule.note_acquired(owner, self, waits=blocking and timeout < 0)
         return True
 
     def release(self) -> None:
@@ -242,12 +266,16 @@ class SimulatedLock:
             raise RuntimeError(f"{self._name} is not locked")
         self._depth -= 1
         if not self._depth:
+            self._schedule.note_released(self._owner, self)
             self._owner = None
             self._schedule.pause(f"released {self._name}")
 
     def locked(self) -> bool:
         """Return whether a task has the lock."""
         return self._depth > 0
+
+    def __repr__(self) -> str:
+        return self._name
 
     def _is_free(self) -> bool:
         return self._depth == 0
