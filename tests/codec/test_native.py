@@ -369,6 +369,40 @@ def test_of_equal_keys_the_last_wins_in_every_kind_of_column() -> None:
     assert [made[0].as_py() for made in left][1] in (2, b"d0", "d0")
 
 
+def repeating(rng: random.Random, depth: int = 0) -> bytes:
+    """Return a map whose keys come again, with values of several types."""
+    pairs = []
+    for _ in range(rng.randrange(9)):
+        key = pack(rng.choice(["a", "b", "c", "unknown"]))
+        if depth < 3 and rng.random() < 0.4:
+            value = repeating(rng, depth + 1)
+        else:
+            value = pack(rng.choice([1, 2.5, "x", None, [1], True, 2**63]))
+        pairs.append(key + value)
+    return b"\xde" + len(pairs).to_bytes(2, "big") + b"".join(pairs)
+
+
+@pytest.mark.parametrize("seed", range(20_000 if LONG else 300))
+def test_of_equal_keys_the_last_decides_also_about_failures(seed: int) -> None:
+    rng = random.Random(seed)
+    data = b"".join(pack(f"d{n}") + repeating(rng) for n in range(rng.randrange(1, 5)))
+    entries = Entries(data, scan(native, data), 0)
+    leaf = [pa.int64(), pa.float64(), pa.string(), pa.list_(pa.int64()), pa.bool_()]
+
+    def fields(depth: int) -> list[pa.Field]:
+        nested = [pa.struct(fields(depth + 1))] * 3 if depth < 3 else []
+        names = rng.sample(["a", "b", "c"], rng.randrange(1, 4))
+        return [pa.field(name, rng.choice([*leaf, *nested])) for name in names]
+
+    schema = pa.schema([pa.field("_id", pa.string()), *fields(0)])
+    options: list[Any] = [{}, {"strict": True}, {"on_mismatch": "null"}]
+    for chosen in options:
+        plan = plan_columns(schema, **chosen)
+        left = outcome(native.decode, entries, plan)
+        right = outcome(reference.decode, entries, plan)
+        assert equal(left, right), (left, right)
+
+
 @given(st.integers(0, 2**64 - 1).map(lambda bits: bits.to_bytes(8, "big")))
 @settings(max_examples=300)
 def test_floats_have_the_text_that_python_gives_them(bits: bytes) -> None:

@@ -244,8 +244,11 @@ def _summary(found: Any, entries: Entries) -> FieldSummary:
     return summary
 
 
-def decode(entries: Entries, plan: DecodePlan) -> list[pa.Array]:
-    """Decode documents into the core arrays of a plan."""
+def decode(entries: Entries, plan: DecodePlan, *, whole: bool = True) -> list[pa.Array]:
+    """Decode documents into the core arrays of a plan.
+
+    Documents of which only the front was scanned are not `whole`.
+    """
     names = [column.name for column in plan.columns]
     children = tuple(_column(column) for column in plan.columns)
     root = (int(Core.STRUCT), 0, "", "", children, False)
@@ -263,6 +266,7 @@ def decode(entries: Entries, plan: DecodePlan) -> list[pa.Array]:
         plan.on_mismatch == "null",
         places,
         order,
+        whole,
     )
     if failure is not None:
         raise _error(entries, *failure)
@@ -284,7 +288,7 @@ def decode_front(measured: MeasuredEntries, plan: DecodePlan) -> list[pa.Array] 
     try:
         # The entries are decoded in place, so none of them leaves this function.
         seen: Any = measured.data
-        return decode(Entries(seen, bounds, measured.base, fields, places), plan)
+        return decode(Entries(seen, bounds, measured.base, fields, places), plan, whole=False)
     except (CorruptFile, LimitExceeded, TypeMismatch):
         return None
 

@@ -202,8 +202,8 @@ cdef extern from "decode.hpp" namespace "godb" nogil:
         Decoder(Column& root, Column* id, cbool strict, cbool null_mismatch) except +
         Failure& failure()
         cbool run(
-            const uint8_t* data, const int64_t* bounds, size_t count, const uint32_t* places,
-            size_t width, const int* order) except +
+            const uint8_t* data, const int64_t* bounds, size_t count, cbool whole,
+            const uint32_t* places, size_t width, const int* order) except +
 
 
 cdef extern from "encode.hpp" nogil:
@@ -750,8 +750,12 @@ def decode(
     cbool null_mismatch,
     bytes places=None,
     order=(),
+    cbool whole=True,
 ):
-    """Return the finished columns, or None and a failure; `order` maps places to columns."""
+    """Return the finished columns, or None and a failure; `order` maps places to columns.
+
+    Documents of which only the front was scanned are not `whole`.
+    """
     cdef const uint8_t* begin = &data[0]
     cdef size_t count = bounds.shape[0] // 2
     cdef unique_ptr[Column] root
@@ -772,7 +776,7 @@ def decode(
         identity = root.get().children[<size_t>id_column].get()
     decoder.reset(new Decoder(root.get()[0], identity, strict, null_mismatch))
     with nogil:
-        done = decoder.get().run(begin, &bounds[0], count, noted, width, which.data())
+        done = decoder.get().run(begin, &bounds[0], count, whole, noted, width, which.data())
     if done:
         return _finished(root.get())[3], None
     cdef Failure* failure = &decoder.get().failure()

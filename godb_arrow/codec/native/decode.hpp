@@ -29,8 +29,8 @@ class Decoder {
 
     // Decode documents into the root's children; false if there is a failure. `places`, if given,
     // has the places of the values of `width` fields of each document. `order` maps them to the
-    // children (-1 for the id).
-    bool run(const uint8_t* data, const int64_t* bounds, size_t count,
+    // children (-1 for the id). Documents of which only the front was scanned are not `whole`.
+    bool run(const uint8_t* data, const int64_t* bounds, size_t count, bool whole,
              const uint32_t* places = nullptr, size_t width = 0, const int* order = nullptr) {
         limit_ = data + bounds[2 * count];
         root_.reserve(count);
@@ -47,6 +47,11 @@ class Decoder {
                 const uint8_t* const start = data + bounds[2 * i + 1];
                 const uint8_t* const end = data + bounds[2 * i + 2];
                 if (places && at_places(known, i)) continue;
+                if (!(whole || is_whole(start, end))) {
+                    failure_.problem = Problem::Corrupt;
+                    failure_.document = i;
+                    return false;
+                }
                 if (!document(data + bounds[2 * i], start, end)) {
                     failure_.document = i;
                     // Report corruption in preference to any other error.
@@ -71,6 +76,10 @@ class Decoder {
         for (auto& child : column.children)
             if (oversized(*child)) return true;
         return false;
+    }
+
+    static bool is_whole(const uint8_t* p, const uint8_t* end) {
+        return pass_over<false>(p, end, kMaxDepth) == Passed::Whole && p == end;
     }
 
     bool document(const uint8_t* id, const uint8_t* p, const uint8_t* end) {
@@ -181,9 +190,33 @@ class Decoder {
         return false;
     }
 
-    // Decode the fields of one map into their columns; columns without a value get a null.
+    // Field that a map has again, or whose first value does not fit and which may come again.
+    struct Again {
+        size_t child;
+        const uint8_t* value;  // the last one so far
+        Failure failure;       // of the first value, while that is the last one
+    };
+
+    // What is decided at the end of a map: equal keys, and failures, which a later key may undo.
+    struct Undecided {
+        std::vector<Again> fields;
+        std::vector<uint32_t> at;  // by child, one more than the index in `fields`
+        const uint8_t* unknown = nullptr;
+        std::string unknown_name;
+
+        explicit Undecided(size_t children) : at(children) {}
+        Again* field(size_t child) { return at[child] ? &fields[at[child] - 1] : nullptr; }
+        void add(size_t child, const uint8_t* value, Failure failure) {
+            fields.push_back({child, value, std::move(failure)});
+            at[child] = uint32_t(fields.size());
+        }
+    };
+
+    // Decode the fields of one map into their columns; columns without a value get a null. The last
+    // of equal keys wins. Its value is decoded at the end, so that many of them cost little.
     bool fields(Column& column, size_t row, uint64_t count, const uint8_t*& p, const uint8_t* end,
                 bool top) {
+        std::unique_ptr<Undecided> open;
         const bool readable = size_t(limit_ - end) >= 8;
         for (uint64_t place = 0; place < count; ++place) {
             int found = readable ? column.keys.expected(p, place) : Keys::kNone;
@@ -205,8 +238,14 @@ class Decoder {
                 KeyName name;
                 if (!read_key(p, end, scratch_, name)) return corrupt();
                 if (name.odd) found = column.keys.find(name.data, name.size, place);
-                if (found == Keys::kNone && strict_ && !(top && is_id(name)))
-                    return unknown_field(name);
+                // A recorded schema must not hide a field that it does not name.
+                if (found == Keys::kNone && strict_ && !(top && is_id(name))) {
+                    if (!open) open.reset(new Undecided(column.children.size()));
+                    if (!open->unknown) {
+                        open->unknown = p;
+                        open->unknown_name.assign(reinterpret_cast<const char*>(name.data), name.size);
+                    }
+                }
                 // The next document has the same field, so remember that it is not wanted.
                 if (!name.odd && column.keys.size() < column.children.size() + kMaxUnwanted)
                     column.keys.add(name.data, name.size);
@@ -220,35 +259,61 @@ class Decoder {
                 continue;
             }
             Column& child = *column.children[size_t(found)];
-            if (__builtin_expect(child.length > row, 0)) child.truncate(row);
             const uint8_t* const value = p;
+            if (__builtin_expect(child.length > row || open, 0)) {
+                if (!open) open.reset(new Undecided(column.children.size()));
+                if (child.length > row && !open->field(size_t(found)))
+                    open->add(size_t(found), value, Failure());
+                if (Again* const again = open->field(size_t(found))) {
+                    again->value = value;
+                    again->failure = Failure();
+                    if (!skip(p, end)) return corrupt();
+                    continue;
+                }
+            }
             if (!convert(child, p, end)) {
-                // The last of equal keys wins, so an earlier value may fail to fit.
-                if (failure_.problem == Problem::Corrupt ||
-                    !comes_again(column.keys, found, count - place - 1, value, end)) {
+                if (failure_.problem == Problem::Corrupt) {
                     failure_.parts.push_back(top ? child.name : "." + child.name);
                     return false;
                 }
+                if (!open) open.reset(new Undecided(column.children.size()));
+                open->add(size_t(found), value, std::move(failure_));
                 failure_ = Failure();
                 child.truncate(row);
                 p = value;
-                if (pass_over<true>(p, end, kMaxDepth) != Passed::Whole) return corrupt();
+                if (!skip(p, end)) return corrupt();
             }
         }
+        if (open && !decide(column, row, *open, end, top)) return false;
         for (auto& child : column.children)
             if (child->length == row) child->push_null();
         return true;
     }
 
-    // Whether a key occurs again among the `count` pairs after the value at `p`.
-    bool comes_again(Keys& keys, int key, uint64_t count, const uint8_t* p, const uint8_t* end) {
-        for (; count; --count) {
-            if (pass_over<true>(p, end, kMaxDepth) != Passed::Whole) return false;
-            KeyName name;
-            if (!read_key(p, end, scratch_, name)) return false;
-            if (keys.find(name.data, name.size, SIZE_MAX) == key) return true;
+    // Decode the last values of equal keys. If there are failures, the first one in the map counts.
+    bool decide(Column& column, size_t row, Undecided& open, const uint8_t* end, bool top) {
+        const uint8_t* first = open.unknown;
+        Failure earliest;
+        if (first) {
+            earliest.problem = Problem::UnknownField;
+            earliest.field = open.unknown_name;
         }
-        return false;
+        for (Again& again : open.fields) {
+            Column& child = *column.children[again.child];
+            if (again.failure.problem == Problem::None) {
+                child.truncate(row);
+                failure_ = Failure();
+                const uint8_t* p = again.value;
+                if (convert(child, p, end)) continue;
+                again.failure = std::move(failure_);
+            }
+            if (first && first < again.value) continue;
+            first = again.value;
+            earliest = std::move(again.failure);
+            earliest.parts.push_back(top ? child.name : "." + child.name);
+        }
+        failure_ = std::move(earliest);
+        return failure_.problem == Problem::None;
     }
 
     static constexpr size_t kMaxUnwanted = 256;
@@ -263,13 +328,6 @@ class Decoder {
 
     static bool is_id(const KeyName& name) {
         return name.size == 3 && std::memcmp(name.data, "_id", 3) == 0;
-    }
-
-    // A recorded schema must not hide a field that it does not name.
-    bool unknown_field(const KeyName& name) {
-        failure_.problem = Problem::UnknownField;
-        failure_.field.assign(reinterpret_cast<const char*>(name.data), name.size);
-        return false;
     }
 
     bool misfit(Column& column, const uint8_t* value, const uint8_t*& p, const uint8_t* end,

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "bytes.hpp"
+#include "hash.hpp"
 #include "memory.hpp"
 
 // The Arrow C data interface: https://arrow.apache.org/docs/format/CDataInterface.html
@@ -272,7 +273,7 @@ class Encoder {
         const auto* key_offsets = static_cast<const int32_t*>(keys->buffers[1]) + keys->offset;
         const auto* text = static_cast<const uint8_t*>(keys->buffers[2]);
         to = pack::map_head(to, size_t(offsets[1] - offsets[0]));
-        std::unordered_set<std::string_view> seen;
+        std::unordered_set<std::string_view, SecretHash> seen;
         for (int64_t i = offsets[0] + shift; to && i < offsets[1] + shift; ++i) {
             const uint8_t* key = text + key_offsets[i];
             const size_t size = size_t(key_offsets[i + 1] - key_offsets[i]);

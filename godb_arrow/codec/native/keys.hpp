@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "bytes.hpp"
+#include "hash.hpp"
 #include "jsontext.hpp"
 #include "memory.hpp"
 
@@ -135,24 +136,9 @@ class Keys {
         return size < 8 || (name.size() == size && std::memcmp(name.data() + 7, data + 7, size - 7) == 0);
     }
 
-    static size_t mix(uint64_t print) { return size_t((print * 0x9e3779b97f4a7c15ull) >> 32); }
-
-    // Names that differ only after the seventh byte share a fingerprint. The rest of them is mixed
-    // in, so that a file with many such keys is not slow.
+    // The fingerprint has the whole of a name below eight bytes.
     static size_t hash(uint64_t print, const uint8_t* data, size_t size) {
-        for (size_t i = 7; i + 8 <= size; i += 8) {
-            uint64_t word;
-            std::memcpy(&word, data + i, 8);
-            print = (print ^ word) * 0xff51afd7ed558ccdull;
-        }
-        if (size > 15) {
-            uint64_t word;
-            std::memcpy(&word, data + size - 8, 8);
-            print = (print ^ word) * 0xc4ceb9fe1a85ec53ull;
-        } else {
-            for (size_t i = 7; i < size; ++i) print = (print ^ data[i]) * 0x100000001b3ull;
-        }
-        return mix(print ^ (print >> 29));
+        return size_t(size < 8 ? hash_word(print) : hash_bytes(data, size));
     }
 
     int look_up(uint64_t print, const uint8_t* data, size_t size) const {

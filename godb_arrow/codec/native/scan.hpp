@@ -8,6 +8,7 @@
 #include <unordered_set>
 #include <vector>
 
+#include "hash.hpp"
 #include "shape.hpp"
 
 namespace godb {
@@ -198,7 +199,7 @@ inline void add_sizes(const uint8_t* packed, int bits, int64_t least, int64_t* e
 inline bool has_odd_keys(const uint8_t* p, const uint8_t* end) {
     const Head head = read_head(p, end);
     p = head.body;
-    std::unordered_set<std::string_view> seen;
+    std::unordered_set<std::string_view, SecretHash> seen;
     for (uint64_t i = 0; i < head.size; ++i) {
         const Head key = read_head(p, end);
         if (key.token != Token::String || !is_utf8(key.body, key.size)) return true;
