@@ -224,12 +224,13 @@ def _client_errors(location: str) -> Iterator[None]:
         raise
     except (fl.FlightUnauthenticatedError, fl.FlightUnauthorizedError) as error:
         raise AccessDenied(f"the server at {location} refused: {_first_line(error)}") from error
-    except KeyError as error:
-        raise CollectionNotFound(
-            f"the server at {location} refused: {_first_line(error)}"
-        ) from error
-    except pa.ArrowInvalid as error:
-        raise InvalidOption(f"the server at {location} refused: {_first_line(error)}") from error
+    except fl.FlightServerError as error:
+        kind: type[GodbError] = StorageError
+        if error.extra_info:  # the name of an error that the caller can do something about
+            not_found = error.extra_info == CollectionNotFound.__name__.encode()
+            kind = CollectionNotFound if not_found else InvalidOption
+        word = "failed" if kind is StorageError else "refused"
+        raise kind(f"the server at {location} {word}: {_first_line(error)}") from error
     except (fl.FlightError, pa.ArrowException, OSError) as error:
         raise StorageError(f"the server at {location} failed: {_first_line(error)}") from error
 

@@ -32,6 +32,7 @@ import pyarrow.flight as fl
 
 from godb_arrow.connectors.etl.files import documents_of
 from godb_arrow.connectors.flight.ticket import filter_of_request, parsed, request_of
+from godb_arrow.connectors.flight.upload import check_batch, unpacked_bytes
 from godb_arrow.engine.engine import StorageEngine
 from godb_arrow.errors import (
     AccessDenied,
@@ -196,9 +197,9 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
                 )
                 batches = _Guarded(self._bounded(reader), slot)
                 if any(map(_has_dictionary, reader.schema.types)):
-                    # A stream of a generator sends no dictionaries.
-                    stream = pa.RecordBatchReader.from_batches(reader.schema, batches)
-                    return fl.RecordBatchStream(stream)
+                    # A stream of a generator sends the dictionaries of tables only.
+                    tables = map(pa.Table.from_batches, ([batch] for batch in batches))
+                    return fl.GeneratorStream(reader.schema, tables)
                 return fl.GeneratorStream(reader.schema, batches)
             except BaseException:
                 slot()
@@ -273,7 +274,8 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
                 end = _parsed_end(chunk.app_metadata)
                 continue
             rows += chunk.data.num_rows
-            size = chunk.data.nbytes
+            check_batch(chunk.data)
+            size = unpacked_bytes(chunk.data)
             total += size
             if size > self._max_message:
                 raise LimitExceeded(
@@ -295,7 +297,7 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
     def do_action(self, context: fl.ServerCallContext, action: fl.Action) -> Iterator[bytes]:
         """Return for ``health`` whether the server works, and how many streams run."""
         if action.type != "health":
-            raise pa.ArrowInvalid(f"the action {action.type!r} is unknown; use health")
+            raise fl.FlightServerError(f"the action {action.type!r} is unknown; use health")
         with _flight_errors():
             memory = self._engine.memory_stats()
             answer = {
@@ -346,7 +348,10 @@ class _Guarded:
     def __next__(self) -> pa.RecordBatch:
         try:
             with _flight_errors():
-                return next(self._batches)
+                batch = next(self._batches, None)
+            if batch is None:
+                raise StopIteration
+            return batch
         except BaseException:
             self._release()
             raise
@@ -385,15 +390,23 @@ def _is_loopback(host: str) -> bool:
 
 @contextmanager
 def _flight_errors() -> Iterator[None]:
-    """Convert errors to Flight's, without details of the server's disk."""
+    """Convert errors to Flight's, without paths, tracebacks or other details of the server.
+
+    Only errors of Flight's own are sent without the traceback of Python. Their extra information is
+    the name of our error.
+    """
     try:
         yield
-    except CollectionNotFound as error:
-        raise pa.ArrowKeyError(f"{error.message}; {error.advice}") from error
+    except fl.FlightError:
+        raise
     except AccessDenied as error:
-        raise fl.FlightUnauthorizedError(f"{error.message}; {error.advice}") from error
-    except StorageError as error:
+        raise fl.FlightUnauthorizedError(f"{error.message}; {error.advice}") from None
+    except StorageError:
         logger.exception("a request failed")
-        raise fl.FlightServerError("the storage failed; see the server's log") from error
+        raise fl.FlightServerError("the storage failed; see the server's log") from None
     except GodbError as error:
-        raise pa.ArrowInvalid(f"{error.message}; {error.advice}") from error
+        kind = type(error).__name__.encode()
+        raise fl.FlightServerError(f"{error.message}; {error.advice}", extra_info=kind) from None
+    except Exception:
+        logger.exception("a request failed")
+        raise fl.FlightServerError("the request failed; see the server's log") from None

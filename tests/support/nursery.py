@@ -56,7 +56,7 @@ def request(place: socket.socket) -> tuple[dict[str, object], list[int]] | None:
 
 
 def prepare(asked: dict[str, object], standard: list[int]) -> types.CodeType:
-    """Make this process that of a program, and return its code."""
+    """Set up this process for a program, and return the code."""
     for number, file in enumerate(standard):
         os.dup2(file, number)
     os.closerange(3, max(standard) + 1)
@@ -71,7 +71,7 @@ def prepare(asked: dict[str, object], standard: list[int]) -> types.CodeType:
 if __name__ == "__main__":
     for name in IMPORTED:
         importlib.import_module(name)
-    gc.freeze()  # no collection of a program looks at what was imported
+    gc.freeze()  # what was imported is no garbage
     asked = request(socket.socket(fileno=int(sys.argv[1])))
     if asked is not None:
         exec(prepare(*asked), sys.modules["__main__"].__dict__)

@@ -81,7 +81,7 @@ def _nursery() -> socket.socket:
         process = subprocess.Popen(
             [sys.executable, nursery.__file__, str(there.fileno())], pass_fds=[there.fileno()]
         )
-    process.returncode = 0  # nobody waits for it
+    process.returncode = 0  # it ends with this process
     return here
 
 

@@ -172,8 +172,8 @@ class Schedule:
     def note_acquired(self, owner: object, lock: SimulatedLock, *, waits: bool) -> None:
         """Note that a task has one lock more, and fail if another order of locks was seen.
 
-        Two tasks that take two locks in two orders wait for each other for ever, in an unlucky
-        schedule, unless both have a third lock then, or one of them does not wait.
+        Two tasks that acquire two locks in two orders can wait for each other forever. Only a third
+        lock around both, or an acquisition that does not wait, excludes that.
         """
         held = self._held.setdefault(owner, [])
         for before in held if waits and isinstance(owner, _Task) else ():

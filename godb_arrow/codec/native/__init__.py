@@ -7,6 +7,7 @@ to the form that both codecs share, and its failures to error messages.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import msgpack
@@ -355,12 +356,28 @@ def _first_value(data: bytes) -> Any:
     return unpacker.unpack()
 
 
+@contextmanager
+def _offsets_checked() -> Iterator[None]:
+    """Convert what the kernel raises for offsets that lead out of an Arrow array."""
+    try:
+        yield
+    except (IndexError, pa.ArrowInvalid) as error:
+        raise UnsupportedType(
+            "an Arrow array has offsets that lead out of its values",
+            advice="check it with validate(full=True) in the program that made it",
+        ) from error
+
+
 def encode(
     batch: pa.RecordBatch, ids: pa.Array, omit_nulls: bool
 ) -> tuple[bytes, npt.NDArray[np.uint32]]:
     """Encode the rows of a record batch as entries of a collection."""
+    with _offsets_checked():
+        batch.validate()
+        ids.validate()
     rows, plan = wire_columns(batch)
-    encoded = _native.encode(ids, rows, plan, omit_nulls)
+    with _offsets_checked():
+        encoded = _native.encode(ids, rows, plan, omit_nulls)
     if encoded is None:
         # The reference codec raises the error, which names the column.
         reference.encode(batch, ids, omit_nulls)
@@ -371,19 +388,22 @@ def encode(
 
 def survey_ids(ids: pa.Array) -> tuple[bytes, int]:
     """Hash document ids before they are written, and find the max number among them."""
-    hashes, greatest = _native.survey_ids(ids)
+    with _offsets_checked():
+        hashes, greatest = _native.survey_ids(ids)
     return hashes, greatest
 
 
 def ids_ascend(ids: pa.Array) -> int | None:
     """Return the max number among ids that ascend, or None if they do not."""
-    ascend, greatest = _native.ids_ascend(ids)
+    with _offsets_checked():
+        ascend, greatest = _native.ids_ascend(ids)
     return greatest if ascend else None
 
 
 def text_extremes(texts: pa.Array) -> tuple[int, int]:
     """Return the rows of the min and max text that is not null."""
-    least, greatest = _native.text_extremes(texts)
+    with _offsets_checked():
+        least, greatest = _native.text_extremes(texts)
     return least, greatest
 
 

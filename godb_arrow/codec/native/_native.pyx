@@ -211,6 +211,8 @@ cdef extern from "encode.hpp" nogil:
         int64_t length
 
 cdef extern from "encode.hpp" namespace "godb" nogil:
+    cbool offsets_ascend(const ArrowArray* texts)
+
     cdef enum class Wire:
         pass
 
@@ -225,6 +227,7 @@ cdef extern from "encode.hpp" namespace "godb" nogil:
     cdef cppclass Encoder:
         Encoder(Buffer& out, cbool omit_nulls) except +
         cbool run(const ArrowArray* ids, WireColumn& root, uint32_t* sizes) except +
+        cbool leads_outside()
 
 
 cdef extern from "ids.hpp" namespace "godb" nogil:
@@ -959,7 +962,13 @@ cdef void _fill_wire(WireColumn* column, object plan) except *:
 
 def encode(object ids, object rows, object plan, cbool omit_nulls):
     """Return the bytes of entries from a binary array of ids and a struct array of rows, and their
-    sizes in four bytes each; None if a map has a key twice."""
+    sizes in four bytes each; None if a map has a key twice.
+
+    Raises
+    ------
+    IndexError
+        Offsets lead out of their array.
+    """
     _, id_capsule = ids.__arrow_c_array__()
     _, row_capsule = rows.__arrow_c_array__()
     cdef ArrowArray* id_array = <ArrowArray*>PyCapsule_GetPointer(id_capsule, "arrow_array")
@@ -977,6 +986,8 @@ def encode(object ids, object rows, object plan, cbool omit_nulls):
     encoder.reset(new Encoder(out, omit_nulls))
     with nogil:
         done = encoder.get().run(id_array, root.get()[0], each)
+    if encoder.get().leads_outside():
+        raise IndexError("offsets lead out of their array")
     if not done:
         return None
     return PyBytes_FromStringAndSize(<const char*>out.data(), <Py_ssize_t>out.size()), sizes
@@ -997,12 +1008,18 @@ def hash_id(bytes identity not None):
     return c_hash_id(<const uint8_t*>PyBytes_AS_STRING(identity), PyBytes_GET_SIZE(identity))
 
 
+cdef void _check_offsets(const ArrowArray* texts) except *:
+    if not offsets_ascend(texts):
+        raise IndexError("offsets lead out of their array")
+
+
 def survey_ids(object ids):
     """Return a hash of 8 bytes for each id of a binary array, and the max number of the ids."""
     _, capsule = ids.__arrow_c_array__()
     cdef ArrowArray* array = <ArrowArray*>PyCapsule_GetPointer(capsule, "arrow_array")
     cdef Buffer hashes
     cdef uint64_t greatest
+    _check_offsets(array)
     with nogil:
         greatest = c_survey_ids(array, hashes)
     return PyBytes_FromStringAndSize(<const char*>hashes.data(), <Py_ssize_t>hashes.size()), greatest
@@ -1014,6 +1031,7 @@ def ids_ascend(object ids):
     cdef ArrowArray* array = <ArrowArray*>PyCapsule_GetPointer(capsule, "arrow_array")
     cdef uint64_t greatest = 0
     cdef cbool ascend
+    _check_offsets(array)
     with nogil:
         ascend = c_ids_ascend(array, greatest)
     return ascend, greatest
@@ -1024,6 +1042,7 @@ def text_extremes(object texts):
     _, capsule = texts.__arrow_c_array__()
     cdef ArrowArray* array = <ArrowArray*>PyCapsule_GetPointer(capsule, "arrow_array")
     cdef int64_t least, greatest
+    _check_offsets(array)
     with nogil:
         c_text_extremes(array, least, greatest)
     return least, greatest

@@ -123,6 +123,15 @@ inline uint8_t* few(uint8_t* to, const uint8_t* from, size_t size, size_t readab
 
 }  // namespace pack
 
+// Whether the offsets of an array of texts ascend, so that each lies between those at the ends.
+inline bool offsets_ascend(const ArrowArray* texts) {
+    if (!texts->length) return true;
+    const auto* offsets = static_cast<const int32_t*>(texts->buffers[1]) + texts->offset;
+    bool ascend = offsets[0] >= 0;
+    for (int64_t i = 0; i < texts->length; ++i) ascend &= offsets[i] <= offsets[i + 1];
+    return ascend;
+}
+
 // Arrow array with its encoding.
 struct WireColumn {
     Wire wire = Wire::Null;
@@ -130,13 +139,17 @@ struct WireColumn {
     Buffer key;  // the field's name, packed
     const ArrowArray* array = nullptr;
     const uint8_t* text_end = nullptr;  // end of the texts of an array
+    int32_t first = 0, last = 0;        // offsets at both ends of an array of texts or lists
     std::vector<std::unique_ptr<WireColumn>> children;
 
     // Take the array and its children; false if their types are not as planned.
     bool bind(const ArrowArray* bound) {
         array = bound;
-        if (has_text() && bound->length)
-            text_end = buffer<uint8_t>(2) + buffer<int32_t>(1)[bound->offset + bound->length];
+        if (has_offsets() && bound->length) {
+            first = buffer<int32_t>(1)[bound->offset];
+            last = buffer<int32_t>(1)[bound->offset + bound->length];
+            if (has_text()) text_end = buffer<uint8_t>(2) + last;
+        }
         const ArrowArray* from = bound;
         if (wire == Wire::Map) {
             if (from->n_children != 1) return false;
@@ -155,6 +168,14 @@ struct WireColumn {
                wire == Wire::Packed;
     }
 
+    bool has_offsets() const { return has_text() || wire == Wire::List || wire == Wire::Map; }
+
+    // Whether a value lies between the ends of its array. Arrow's validation of a batch, unless it
+    // is a full one, checks the ends only.
+    bool is_inside(const int32_t* offsets) const {
+        return offsets[0] >= first && offsets[1] >= offsets[0] && offsets[1] <= last;
+    }
+
     bool is_null(int64_t row) const {
         if (wire == Wire::Null) return true;
         if (array->null_count == 0 || !array->buffers[0]) return false;
@@ -170,8 +191,10 @@ class Encoder {
     Encoder(Buffer& out, bool omit_nulls) : out_(out), omit_nulls_(omit_nulls) {}
 
     // Write entries: `ids` is a binary array, `root` a struct with the documents' other fields.
-    // `sizes` gets the bytes of each entry. Returns false if a map has the same key twice.
+    // `sizes` gets the bytes of each entry. Returns false if a map has the same key twice, or if
+    // offsets lead out of an array.
     bool run(const ArrowArray* ids, WireColumn& root, uint32_t* sizes) {
+        if (!offsets_ascend(ids)) return outside() != nullptr;
         const auto* offsets = static_cast<const int32_t*>(ids->buffers[1]) + ids->offset;
         const auto* text = static_cast<const uint8_t*>(ids->buffers[2]);
         const uint8_t* const text_end = text + offsets[ids->length];
@@ -199,7 +222,14 @@ class Encoder {
         return to != nullptr;
     }
 
+    bool leads_outside() const { return leads_outside_; }
+
   private:
+    uint8_t* outside() {
+        leads_outside_ = true;
+        return nullptr;
+    }
+
     // Where to write, with room for `needed` bytes; the bytes before `to` are kept.
     uint8_t* room(uint8_t* to, size_t needed) {
         if (__builtin_expect(size_t(limit_ - to) >= needed && to, 1)) return to;
@@ -240,6 +270,7 @@ class Encoder {
             case Wire::Json:
             case Wire::Packed: {
                 const auto* offsets = column.buffer<int32_t>(1) + at;
+                if (__builtin_expect(!column.is_inside(offsets), 0)) return outside();
                 const uint8_t* data = column.buffer<uint8_t>(2) + offsets[0];
                 const size_t size = size_t(offsets[1] - offsets[0]);
                 to = room(to, size + 2 * pack::kMostHead);
@@ -249,6 +280,7 @@ class Encoder {
             }
             case Wire::List: {
                 const auto* offsets = column.buffer<int32_t>(1) + at;
+                if (__builtin_expect(!column.is_inside(offsets), 0)) return outside();
                 to = pack::array_head(to, size_t(offsets[1] - offsets[0]));
                 for (int64_t i = offsets[0]; to && i < offsets[1]; ++i)
                     to = element(*column.children[0], i, to);
@@ -268,6 +300,7 @@ class Encoder {
 
     uint8_t* map(const WireColumn& column, int64_t at, uint8_t* to) {
         const auto* offsets = column.buffer<int32_t>(1) + at;
+        if (!column.is_inside(offsets)) return outside();
         const ArrowArray* keys = column.array->children[0]->children[0];
         const int64_t shift = column.array->children[0]->offset;
         const auto* key_offsets = static_cast<const int32_t*>(keys->buffers[1]) + keys->offset;
@@ -275,6 +308,9 @@ class Encoder {
         to = pack::map_head(to, size_t(offsets[1] - offsets[0]));
         std::unordered_set<std::string_view, SecretHash> seen;
         for (int64_t i = offsets[0] + shift; to && i < offsets[1] + shift; ++i) {
+            if (key_offsets[i] < 0 || key_offsets[i + 1] < key_offsets[i] ||
+                key_offsets[i + 1] > key_offsets[keys->length])
+                return outside();
             const uint8_t* key = text + key_offsets[i];
             const size_t size = size_t(key_offsets[i + 1] - key_offsets[i]);
             if (!seen.emplace(reinterpret_cast<const char*>(key), size).second) return nullptr;
@@ -291,6 +327,7 @@ class Encoder {
     Buffer& out_;
     uint8_t* limit_ = nullptr;
     bool omit_nulls_;
+    bool leads_outside_ = false;
 };
 
 }  // namespace godb

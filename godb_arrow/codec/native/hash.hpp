@@ -1,7 +1,7 @@
 // Hash of bytes that strangers choose.
 //
-// A secret of the process is part of each hash. Nobody can make keys that collide, with which a
-// table of them would take time that grows with the square of its size.
+// A secret of the process is part of each hash. Without it, chosen keys that collide would make a
+// table slow: the time would grow with the square of its size.
 
 #pragma once
 

@@ -1,0 +1,77 @@
+"""Record batches of uploads, which strangers made: validated, and measured as documents."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from godb_arrow.errors import InvalidOption
+
+__all__ = ["check_batch", "unpacked_bytes"]
+
+_MIN_DOCUMENT_BYTES = 16  # with its id
+
+
+def check_batch(batch: pa.RecordBatch) -> None:
+    """Validate a batch in full, because its offsets may lead to other memory of the server.
+
+    Raises
+    ------
+    InvalidOption
+        The batch is not valid.
+    """
+    try:
+        batch.validate(full=True)
+    except pa.ArrowException as error:
+        raise InvalidOption(
+            f"a record batch of the upload is not valid: {str(error).splitlines()[0]}",
+            advice="check it with validate(full=True) before it is sent",
+        ) from error
+
+
+def unpacked_bytes(batch: pa.RecordBatch) -> int:
+    """Return about how many bytes the documents of a valid batch have.
+
+    Nulls, run-end encoding and dictionaries take few bytes in Arrow, and many in documents.
+    """
+    names: int = sum(len(name) + 2 for name in batch.schema.names)
+    heads: int = batch.num_rows * (names + _MIN_DOCUMENT_BYTES)
+    return max(int(batch.nbytes), heads + sum(map(_unpacked, batch.columns)))
+
+
+def _unpacked(array: pa.Array) -> int:
+    types, kind = pa.types, array.type
+    if isinstance(kind, pa.BaseExtensionType):
+        return _unpacked(array.storage)
+    if types.is_dictionary(kind):
+        return _repeated(array.dictionary, pc.value_counts(array.indices))
+    if types.is_run_end_encoded(kind):
+        # Without the runs outside of a slice, and with those at its ends cut.
+        decoded = pc.run_end_encode(pc.run_end_decode(array)) if array.offset else array
+        ends = decoded.run_ends.cast(pa.int64())
+        lengths = pc.pairwise_diff(ends).fill_null(ends[0]) if len(ends) else ends
+        each = _sizes(decoded.values)
+        return int(pc.sum(pc.multiply(each, lengths)).as_py() or 0)
+    if types.is_struct(kind):
+        return len(array) + sum(map(_unpacked, array.flatten()))
+    if types.is_map(kind):
+        return len(array) + _unpacked(array.keys) + _unpacked(array.items)
+    if types.is_nested(kind) and not types.is_union(kind):
+        return len(array) + _unpacked(array.flatten())
+    return max(int(array.nbytes), len(array))
+
+
+def _repeated(values: pa.Array, counts: pa.StructArray) -> int:
+    """Return the bytes of values that occur several times each."""
+    places, times = counts.flatten()
+    sizes = _sizes(values).take(places)
+    return int(pc.sum(pc.multiply(sizes, times)).as_py() or 0)
+
+
+def _sizes(values: pa.Array) -> pa.Array:
+    """Return the bytes of each value; of nested ones, at most."""
+    kind = values.type
+    if pa.types.is_binary(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        return pc.add(pc.binary_length(values).fill_null(0).cast(pa.int64()), 1)
+    most = _unpacked(values) if pa.types.is_nested(kind) else 16
+    return pa.array([most] * len(values), pa.int64())
