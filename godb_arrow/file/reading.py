@@ -401,13 +401,17 @@ def list_collections(source: Location | Source) -> dict[str, int]:
 
 def _collections_in(source: Source) -> dict[str, int]:
     counts: dict[str, int] = {}
+    hinted: dict[str, int] | None = None
     sealed = is_sealed(source.tail(TAIL_SIZE))
     with source.open() as stream:
         for section in GodbReader(stream, source.size()).sections():
             if isinstance(section, CollectionSection):
+                # The first collection is at the front: a hint that says otherwise is ignored.
+                if hinted is not None and hinted.get(section.name) == section.count:
+                    return hinted
+                hinted = None
                 counts[section.name] = section.count
             elif section.key == "metadata" and sealed:
                 hints = read_hints(section.read())
-                if hints:
-                    return {name: hint.count for name, hint in hints.items()}
+                hinted = {name: hint.count for name, hint in hints.items()} or None
     return counts

@@ -230,6 +230,7 @@ IGNORED_HINTS = {
     "negative count",
     "negative count, listed",
     "huge count",
+    "huge count, listed",
     "infinite count",
 }
 
