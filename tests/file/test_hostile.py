@@ -184,6 +184,23 @@ def test_a_recorded_dictionary_is_validated(tmp_path: Path) -> None:
     assert statuses == {0}
 
 
+def test_structs_that_are_nearly_all_null_take_little_memory() -> None:
+    """A few bytes for a null would become 200 nulls, and a file of some KiB gigabytes."""
+    wide = forge.pack({f"{n}": 1 for n in range(200)})
+    nulls = {
+        "null": (b"\xc0", pa.list_),
+        "empty": (b"\x80", pa.list_),
+        "absent": (b"\x80", lambda kind: pa.list_(pa.struct({"b": kind}))),
+    }
+    fields = pa.struct([(f"{n}", pa.int64()) for n in range(200)])
+    for value, of in nulls.values():
+        data = b"\x81\xa1a\xdd" + (1_000_001).to_bytes(4, "big") + wide + value * 1_000_000
+        file = forge.godb_file(forge.collection("c", [forge.pack("1") + data]))
+        schema = pa.schema({"_id": pa.string(), "a": of(fields)})
+        with pytest.raises(godb_arrow.LimitExceeded, match="nearly all null"):
+            godb_arrow.read_table(file, schema=schema)
+
+
 # --- hints that make no sense -----------------------------------------------------------------
 
 

@@ -66,7 +66,7 @@ __all__ = [
 
 BACKEND = "native"
 
-_CORRUPT, _MISMATCH, _UNKNOWN_FIELD = 1, 2, 3
+_CORRUPT, _MISMATCH, _UNKNOWN_FIELD, _TOO_SPARSE = 1, 2, 3, 5
 _PARTIAL = 2  # of inference
 
 
@@ -340,6 +340,8 @@ def _error(
     if problem == _UNKNOWN_FIELD:
         where = f"{path}.{field}" if path else field
         return reference.unknown_field(entries.id(document), where)
+    if problem == _TOO_SPARSE:
+        return reference.too_sparse(entries.id(document), path)
     return reference.too_large()
 
 

@@ -25,6 +25,7 @@ struct Column {
     std::vector<std::unique_ptr<Column>> children;
     Keys keys;              // of a struct: the children's names
 
+    size_t width = 0;  // of a struct, the columns that a null adds to, all levels counted
     size_t length = 0;
     size_t nulls = 0;
     Bitmap valid;           // empty while there are no nulls

@@ -7,7 +7,7 @@
 
 namespace godb {
 
-enum class Problem : uint8_t { None, Corrupt, Mismatch, UnknownField, TooLarge };
+enum class Problem : uint8_t { None, Corrupt, Mismatch, UnknownField, TooLarge, TooSparse };
 
 // Failure to decode, of which Python makes a message.
 struct Failure {
@@ -33,6 +33,9 @@ class Decoder {
     bool run(const uint8_t* data, const int64_t* bounds, size_t count, bool whole,
              const uint32_t* places = nullptr, size_t width = 0, const int* order = nullptr) {
         limit_ = data + bounds[2 * count];
+        const auto size = size_t(bounds[2 * count] - bounds[0]);
+        max_cells_ = size / kMaxCells > kMaxCellsPerByte ? SIZE_MAX : std::max(kMaxCells, kMaxCellsPerByte * size);
+        measure(root_);
         root_.reserve(count);
         if (const size_t texts = root_.count_text())
             root_.reserve_text(size_t(bounds[2 * count] - bounds[0]) / texts * 3 / 2);
@@ -78,6 +81,28 @@ class Decoder {
         return false;
     }
 
+    // Values of structs in a batch, most of them null, above which the batch takes memory out of
+    // proportion to its documents.
+    static constexpr size_t kMaxCells = size_t(1) << 25;
+    static constexpr size_t kMaxCellsPerByte = 16;
+
+    static size_t measure(Column& column) {
+        size_t width = 0;
+        for (auto& child : column.children) width += 1 + measure(*child);
+        column.width = column.core == Core::Struct ? width : 0;
+        return column.width;
+    }
+
+    bool has_room_for(size_t cells) {
+        cells_ += cells;
+        return cells_ <= max_cells_;
+    }
+
+    bool too_sparse() {
+        failure_.problem = Problem::TooSparse;
+        return false;
+    }
+
     static bool is_whole(const uint8_t* p, const uint8_t* end) {
         return pass_over<false>(p, end, kMaxDepth) == Passed::Whole && p == end;
     }
@@ -116,9 +141,9 @@ class Decoder {
     // Decode documents with known places column by column. Returns false, and adds nothing, if a
     // place is not known or a value does not fit.
     bool block_at_places(const Places& known, size_t first, size_t count) {
-        const size_t row = root_.length;
+        const size_t row = root_.length, cells = cells_;
         for (size_t child = 0; child < root_.children.size(); ++child)
-            if (!values_at_places(known, child, first, count)) return take_back(row);
+            if (!values_at_places(known, child, first, count)) return take_back(row, cells);
         root_.length += count;
         return true;
     }
@@ -160,6 +185,7 @@ class Decoder {
         if (!known.has_id(child)) {
             const uint32_t place = known.place(row, child);
             if (place == kNoPlace) {
+                if (column.width && !has_room_for(column.width)) return false;
                 column.push_null();
                 return true;
             }
@@ -171,16 +197,17 @@ class Decoder {
 
     // Decode one of these documents; false, with nothing added, if it must be decoded as a whole.
     bool at_places(const Places& known, size_t document) {
-        const size_t row = root_.length;
+        const size_t row = root_.length, cells = cells_;
         for (size_t child = 0; child < root_.children.size(); ++child)
             if (!value_at_place(*root_.children[child], known, child, document))
-                return take_back(row);
+                return take_back(row, cells);
         ++root_.length;
         return true;
     }
 
-    bool take_back(size_t row) {
+    bool take_back(size_t row, size_t cells) {
         failure_ = Failure();
+        cells_ = cells;
         for (auto& child : root_.children) child->truncate(row);
         return false;
     }
@@ -272,7 +299,8 @@ class Decoder {
                 }
             }
             if (!convert(child, p, end)) {
-                if (failure_.problem == Problem::Corrupt) {
+                if (failure_.problem == Problem::Corrupt ||
+                    failure_.problem == Problem::TooSparse) {
                     failure_.parts.push_back(top ? child.name : "." + child.name);
                     return false;
                 }
@@ -286,7 +314,10 @@ class Decoder {
         }
         if (open && !decide(column, row, *open, end, top)) return false;
         for (auto& child : column.children)
-            if (child->length == row) child->push_null();
+            if (child->length == row) {
+                if (child->width && !has_room_for(child->width)) return too_sparse();
+                child->push_null();
+            }
         return true;
     }
 
@@ -335,6 +366,7 @@ class Decoder {
         if (null_mismatch_) {
             const uint8_t* at = value;
             if (pass_over<true>(at, end, kMaxDepth) != Passed::Whole) return corrupt();
+            if (column.width && !has_room_for(column.width)) return too_sparse();
             p = at;
             column.push_null();
             return true;
@@ -350,6 +382,7 @@ class Decoder {
     bool convert(Column& column, const uint8_t*& p, const uint8_t* end) {
         const uint8_t* const value = p;
         if (*p == 0xc0) {
+            if (column.width && !has_room_for(column.width)) return too_sparse();
             ++p;
             column.push_null();
             return true;
@@ -402,6 +435,7 @@ class Decoder {
                 const Head head = read_head(p, end);
                 if (head.token != Token::Map) return misfit(column, value, p, end, "struct");
                 p = head.body;
+                if (!has_room_for(column.children.size())) return too_sparse();
                 if (!fields(column, column.length, head.size, p, end, false)) return false;
                 column.mark_valid();
                 return true;
@@ -568,6 +602,8 @@ class Decoder {
     Column* id_;
     bool strict_;
     bool null_mismatch_;
+    size_t cells_ = 0;
+    size_t max_cells_ = SIZE_MAX;
     const uint8_t* limit_ = nullptr;  // end of all documents, up to which bytes may be read
     Failure failure_;
     Buffer scratch_;

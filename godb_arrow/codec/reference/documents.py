@@ -35,6 +35,7 @@ __all__ = [
     "text_extremes",
     "to_dicts",
     "too_large",
+    "too_sparse",
     "type_name",
     "unknown_field",
 ]
@@ -181,6 +182,29 @@ class _Mismatch(Exception):
         self.path: list[str] = []
 
 
+class _TooSparse(Exception):
+    pass
+
+
+_MAX_CELLS = 1 << 25
+_MAX_CELLS_PER_BYTE = 16
+
+
+class _Cells:
+    """Number of values of structs so far, most of which may be null.
+
+    Above the limit a batch takes memory out of proportion to its documents.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._left = max(_MAX_CELLS, _MAX_CELLS_PER_BYTE * size)
+
+    def add(self, count: int) -> None:
+        self._left -= count
+        if self._left < 0:
+            raise _TooSparse
+
+
 _Converter = Callable[[Any], Any]
 
 
@@ -207,7 +231,8 @@ def decode(entries: Entries, plan: DecodePlan) -> list[pa.Array]:
         The bytes of a document are not valid MessagePack.
     """
     names = [column.name for column in plan.columns]
-    converters = [_converter(column, plan) for column in plan.columns]
+    cells = _Cells(entries.bounds[-1] - entries.bounds[0])
+    converters = [_converter(column, plan, cells) for column in plan.columns]
     known = {*names, ID_FIELD} if plan.strict else None
     values: list[list[Any]] = [[] for _ in names]
     columns = list(zip(names, converters, values, strict=True))
@@ -225,6 +250,8 @@ def decode(entries: Entries, plan: DecodePlan) -> list[pa.Array]:
                 raise mismatch_error(
                     entries.id(index), path, mismatch.expected, mismatch.found
                 ) from None
+            except _TooSparse:
+                raise too_sparse(entries.id(index), name) from None
     return [
         _array(column, plan_column.core_type)
         for column, plan_column in zip(values, plan.columns, strict=True)
@@ -241,6 +268,15 @@ def too_large() -> LimitExceeded:
     return LimitExceeded(
         "a column of one record batch has more than 2 GiB of text or binary",
         advice="use a smaller batch_size or batch_bytes",
+    )
+
+
+def too_sparse(document: str, path: str) -> LimitExceeded:
+    """Return the error for structs whose nulls take much more memory than their documents."""
+    return LimitExceeded(
+        f"document {document!r}, field {path!r}: the fields of structs are nearly all null, and "
+        f"become more than {_MAX_CELLS:,} values of a record batch",
+        advice="use a smaller batch_bytes, read other columns, or give a schema with fewer fields",
     )
 
 
@@ -267,13 +303,13 @@ def _array(values: list[Any], data_type: pa.DataType) -> pa.Array:
     return array
 
 
-def _converter(column: ColumnPlan, plan: DecodePlan) -> _Converter:
+def _converter(column: ColumnPlan, plan: DecodePlan, cells: _Cells) -> _Converter:
     if column.core is Core.LIST:
-        convert = _list_converter(column, plan)
+        convert = _list_converter(column, plan, cells)
     elif column.core is Core.STRUCT:
-        convert = _struct_converter(column, plan)
+        convert = _struct_converter(column, plan, cells)
     elif column.core is Core.MAP:
-        convert = _map_converter(column, plan)
+        convert = _map_converter(column, plan, cells)
     elif column.core is Core.TIMESTAMP:
         convert = _timestamp_converter(column)
     elif column.exact and column.core in _EXACT_SCALARS:
@@ -386,8 +422,8 @@ def _timestamp_converter(column: ColumnPlan) -> _Converter:
     return convert
 
 
-def _list_converter(column: ColumnPlan, plan: DecodePlan) -> _Converter:
-    item = _converter(column.children[0], plan)
+def _list_converter(column: ColumnPlan, plan: DecodePlan, cells: _Cells) -> _Converter:
+    item = _converter(column.children[0], plan, cells)
 
     def convert(value: Any) -> Any:
         if value is None:
@@ -406,15 +442,25 @@ def _list_converter(column: ColumnPlan, plan: DecodePlan) -> _Converter:
     return convert
 
 
-def _struct_converter(column: ColumnPlan, plan: DecodePlan) -> _Converter:
-    children = [(child.name, _converter(child, plan)) for child in column.children]
+def _width(column: ColumnPlan) -> int:
+    """Return the number of columns to which a null of a struct adds, all levels counted."""
+    if column.core is not Core.STRUCT:
+        return 0
+    return sum(1 + _width(child) for child in column.children)
+
+
+def _struct_converter(column: ColumnPlan, plan: DecodePlan, cells: _Cells) -> _Converter:
+    children = [(child.name, _converter(child, plan, cells)) for child in column.children]
     known = {name for name, _ in children} if plan.strict else None
+    width = _width(column)
 
     def convert(value: Any) -> Any:
         if value is None:
+            cells.add(width)
             return None
         if type(value) is not tuple:
             raise _Mismatch("struct", type_name(value))
+        cells.add(len(children))
         fields = _fields(value)
         if known is not None and not known.issuperset(fields):
             unknown = next(name for name in fields if name not in known)
@@ -432,8 +478,8 @@ def _struct_converter(column: ColumnPlan, plan: DecodePlan) -> _Converter:
     return convert
 
 
-def _map_converter(column: ColumnPlan, plan: DecodePlan) -> _Converter:
-    item = _converter(column.children[0], plan)
+def _map_converter(column: ColumnPlan, plan: DecodePlan, cells: _Cells) -> _Converter:
+    item = _converter(column.children[0], plan, cells)
 
     def convert(value: Any) -> Any:
         if value is None:
