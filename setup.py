@@ -41,7 +41,7 @@ native = Extension(
     "godb_arrow.codec.native._native",
     ["godb_arrow/codec/native/_native.pyx"],
     include_dirs=["godb_arrow/codec/native"],
-    depends=sorted(glob("godb_arrow/codec/native/*.hpp")),
+    depends=sorted(glob("godb_arrow/codec/native/*.hpp") + glob("godb_arrow/codec/native/*.pxi")),
     language="c++",
     extra_compile_args=flags,
     extra_link_args=link,

@@ -47,6 +47,11 @@ else:
 
 BACKEND = _chosen.BACKEND
 BlockDecoder = _chosen.BlockDecoder
+IdSearch = _chosen.IdSearch
+KeysBuilder = _chosen.KeysBuilder
+Located = _chosen.Located
+RowSet = _chosen.RowSet
+SortedKeys = _chosen.SortedKeys
 compress_piece = _chosen.compress_piece
 decode = _chosen.decode
 decode_front = _chosen.decode_front
@@ -62,6 +67,7 @@ hash_id = _chosen.hash_id
 ids_ascend = _chosen.ids_ascend
 infer = _chosen.infer
 measure = _chosen.measure
+plain_filter = _chosen.plain_filter
 scan_entries = _chosen.scan_entries
 select = _chosen.select
 select_front = _chosen.select_front
@@ -77,7 +83,12 @@ __all__ = [
     "BlockDecoder",
     "DecodePlan",
     "Entries",
+    "IdSearch",
+    "KeysBuilder",
+    "Located",
     "MeasuredEntries",
+    "RowSet",
+    "SortedKeys",
     "compress_piece",
     "count_present",
     "decode_batch",
@@ -101,6 +112,7 @@ __all__ = [
     "measure",
     "pack",
     "pack_entry",
+    "plain_filter",
     "plan_columns",
     "rows_without_columns",
     "scan_entries",

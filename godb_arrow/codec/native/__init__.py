@@ -19,6 +19,14 @@ import godb_arrow.codec.native._native as _native  # noqa: PLR0402 (mypy knows i
 from godb_arrow.codec.columns import ColumnPlan, Core, DecodePlan
 from godb_arrow.codec.entries import Entries, MeasuredEntries
 from godb_arrow.codec.field_values import FieldValues
+from godb_arrow.codec.native.lookup import (
+    IdSearch,
+    KeysBuilder,
+    Located,
+    RowSet,
+    SortedKeys,
+    plain_filter,
+)
 from godb_arrow.codec.native.programs import compile_program
 from godb_arrow.codec.predicate import Predicate
 from godb_arrow.codec.reference import documents as reference
@@ -39,6 +47,11 @@ from godb_arrow.schema import (
 __all__ = [
     "BACKEND",
     "BlockDecoder",
+    "IdSearch",
+    "KeysBuilder",
+    "Located",
+    "RowSet",
+    "SortedKeys",
     "compress_piece",
     "count_present",
     "decode",
@@ -54,6 +67,7 @@ __all__ = [
     "ids_ascend",
     "infer",
     "measure",
+    "plain_filter",
     "scan_entries",
     "select",
     "select_front",

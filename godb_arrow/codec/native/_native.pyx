@@ -8,13 +8,15 @@ It wraps the C++ of the folder ``native`` in functions on plain Python objects, 
 
 from array import array
 
+from msgpack import Timestamp as Timestamp_
+
 from cpython cimport array as c_array
 from cpython.buffer cimport PyBuffer_FillInfo
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.pycapsule cimport PyCapsule_GetPointer
 from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free
-from libc.string cimport memcpy
+from libc.string cimport memcmp, memcpy
 from cpython.ref cimport PyObject
 from libcpp cimport bool as cbool
 from libcpp.memory cimport unique_ptr
@@ -44,6 +46,14 @@ cdef extern from "memory.hpp" namespace "godb" nogil:
     cdef cppclass Bitmap:
         size_t size()
         Buffer& bytes()
+
+
+cdef extern from "bytes.hpp" namespace "godb" nogil:
+    cdef struct Head:
+        const uint8_t* body
+        uint64_t size
+
+    Head read_head(const uint8_t* p, const uint8_t* end)
 
 
 cdef extern from "lz4.hpp" namespace "godb" nogil:
@@ -1063,3 +1073,6 @@ def to_dicts(tuple names not None, list columns not None, Py_ssize_t count):
             made[names[column]] = (<list>columns[column])[row]
         rows[row] = made
     return rows
+
+
+include "lookup.pxi"

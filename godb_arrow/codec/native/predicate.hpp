@@ -7,11 +7,9 @@
 
 #include <algorithm>
 #include <cmath>
-#include <deque>
 #include <limits>
 #include <memory>
 #include <string>
-#include <string_view>
 #include <unordered_set>
 #include <vector>
 
@@ -299,9 +297,9 @@ enum class Op : uint8_t { AllOf, AnyOf, Not, OneOf, Bound, Exists, HasType, Matc
 class LiteralSet {
   public:
     void add(const uint8_t* p, const uint8_t* end) {
-        values_.emplace_back();
-        Canonical(values_.back()).write(p, end);
-        known_.insert(values_.back());
+        std::string value;
+        Canonical(value).write(p, end);
+        known_.insert(std::move(value));
     }
     bool empty() const { return known_.empty(); }
     bool has(const uint8_t* p, const uint8_t* end, std::string& scratch) const {
@@ -311,8 +309,7 @@ class LiteralSet {
     }
 
   private:
-    std::deque<std::string> values_;
-    std::unordered_set<std::string_view> known_;
+    std::unordered_set<std::string> known_;
 };
 
 constexpr size_t kId = SIZE_MAX;  // in place of a located field
@@ -432,6 +429,22 @@ class Selector {
             if (matches && !collect) rows.push_back(int64_t(i));
         }
         return true;
+    }
+
+    // Whether one document matches, given the bounds of its entry; `sound` becomes false if it is
+    // damaged. Patterns are not supported.
+    bool matches_one(const uint8_t* data, size_t size, const int64_t* bounds, bool& sound) {
+        data_ = data;
+        limit_ = data + size;
+        id_ = data + bounds[0];
+        end_ = data + bounds[2];
+        if (values_.size() != wanted_.size() || !keys_.size()) {
+            values_.assign(wanted_.size(), nullptr);
+            for (const std::string& name : wanted_)
+                keys_.add(reinterpret_cast<const uint8_t*>(name.data()), name.size());
+        }
+        sound = find_fields(data + bounds[1], keys_);
+        return sound && holds<false>(root_);
     }
 
   private:
@@ -688,6 +701,7 @@ class Selector {
     const Condition& root_;
     const std::vector<std::string>& wanted_;
     std::vector<Asked> asked_;
+    Keys keys_;  // of the wanted fields, for documents that are tested one by one
     std::string scratch_;
     const uint8_t* data_ = nullptr;
     const uint8_t* limit_ = nullptr;    // of all documents: bytes before it may be read

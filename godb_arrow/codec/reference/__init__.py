@@ -14,6 +14,14 @@ from godb_arrow.codec.reference.documents import (
     to_dicts,
 )
 from godb_arrow.codec.reference.ids import has_equal, hash_id, ids_ascend, survey_ids
+from godb_arrow.codec.reference.lookup import (
+    IdSearch,
+    KeysBuilder,
+    Located,
+    RowSet,
+    SortedKeys,
+    plain_filter,
+)
 from godb_arrow.codec.reference.lz4 import (
     BlockDecoder,
     compress_piece,
@@ -35,6 +43,11 @@ from godb_arrow.codec.sizes import unpack_sizes
 __all__ = [
     "BACKEND",
     "BlockDecoder",
+    "IdSearch",
+    "KeysBuilder",
+    "Located",
+    "RowSet",
+    "SortedKeys",
     "compress_piece",
     "count_present",
     "decode",
@@ -50,6 +63,7 @@ __all__ = [
     "ids_ascend",
     "infer",
     "measure",
+    "plain_filter",
     "scan_entries",
     "select",
     "select_front",
