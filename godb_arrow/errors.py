@@ -424,10 +424,15 @@ class error_context:  # noqa: N801 (used like contextlib's functions; a class is
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         if isinstance(error, GodbError):
-            error.operation = error.operation or self._operation
             error.source = error.source or self._source
-            if error.collection is None:
-                error.collection = self._collection
+            place_error(error, self._operation, self._collection)
+
+
+def place_error(error: GodbError, operation: str | None, collection: str | None) -> None:
+    """Set the operation and the collection of an error that has none yet."""
+    error.operation = error.operation or operation
+    if error.collection is None:
+        error.collection = collection
 
 
 @contextmanager

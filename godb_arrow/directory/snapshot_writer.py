@@ -24,7 +24,7 @@ from godb_arrow.query.projection import project
 from godb_arrow.query.statistics import Row
 from godb_arrow.schema import ID_FIELD
 from godb_arrow.snapshots.base import Base
-from godb_arrow.snapshots.index_run import IndexBuilders
+from godb_arrow.snapshots.indexes import MergedRuns
 from godb_arrow.snapshots.manifest import Manifest, Part
 from godb_arrow.snapshots.part_folder import PartFolder
 from godb_arrow.snapshots.parted_base import PartedBase
@@ -276,9 +276,9 @@ def write_snapshots(
             directory=directory,
             former=former,
         )
-        builders = IndexBuilders(fields)
-        chunks = builders.noting(snapshot.chunks())
-        data = CollectionData(name, hint.count, chunks, hint, builders.packed_runs())
+        runs = MergedRuns(snapshot, base.files(), changes=True, fields=fields)
+        packed = runs.packed(0, hint.count)
+        data = CollectionData(name, hint.count, snapshot.chunks(), hint, packed)
         collections.append(data)
         shown = _go_indexes(snapshot, fields)
         if shown:

@@ -15,7 +15,7 @@ from godb_arrow.directory.records import LOST, Record, sensible
 from godb_arrow.directory.repair import find_damage
 from godb_arrow.directory.verify import FileReport, Progress, verify_file, verify_parts
 from godb_arrow.errors import FormatError, GodbError, StorageError, error_context
-from godb_arrow.snapshots.snapshot import scan
+from godb_arrow.snapshots.entry_runs import scan
 from godb_arrow.storage.folder import Folder, open_folder
 from godb_arrow.storage.object_store import is_url
 from godb_arrow.storage.replace import is_temporary

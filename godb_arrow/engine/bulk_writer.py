@@ -103,7 +103,7 @@ class BulkWriter:
     def _check_new(self, bulk: BulkInsert) -> None:
         """Raise if another thread inserted an id of a bulk meanwhile."""
         store = self._store
-        versions = store.freeze().versions()
+        versions = store.freeze().unsaved.versions()
         present = [identity for identity, version in versions.items() if version is not None]
         present += [str(number) for number in store.overlay.generated_ids()]
         base = store.base

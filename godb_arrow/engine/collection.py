@@ -14,14 +14,16 @@ from godb_arrow.documents.ids import id_of, identify, with_id
 from godb_arrow.engine.info import CollectionInfo, CollectionState, moment
 from godb_arrow.engine.maintainer import Maintainer
 from godb_arrow.engine.open_collection import OpenCollection
+from godb_arrow.engine.point_reader import PointReader
 from godb_arrow.engine.refresher import Refresher
 from godb_arrow.engine.saver import Saver
-from godb_arrow.engine.writer import CollectionWriter, document_not_found, naming_document
+from godb_arrow.engine.writer import CollectionWriter, naming_document
 from godb_arrow.errors import DuplicateId, InvalidDocument, InvalidOption
 from godb_arrow.options import CompressionName
 from godb_arrow.query.filters import Filter
 from godb_arrow.snapshots.indexes import check_indexable
 from godb_arrow.snapshots.overlay import weight
+from godb_arrow.snapshots.point import PointSearch
 from godb_arrow.snapshots.readable import SnapshotCollection
 from godb_arrow.snapshots.snapshot import Snapshot
 from godb_arrow.snapshots.versions import CollectionVersion, VersionInfo
@@ -55,6 +57,7 @@ class Collection(SnapshotCollection):
         self._checkpointer = collection.checkpointer
         self._maintainer = collection.maintainer
         self._writer = CollectionWriter(collection, saver)
+        self._reader = PointReader(collection.store, refresher)
         self._saver = saver
         self._refresher = refresher
         self._max_document_bytes = collection.store.context.options.max_document_bytes
@@ -134,6 +137,9 @@ class Collection(SnapshotCollection):
         with self._store.reading():
             return self._refresher.read(self._store, self._store.snapshot)
 
+    def _point_search(self, filter: Filter | None) -> PointSearch | None:
+        return self._reader.search(filter)
+
     @property
     def _open_streams(self) -> weakref.WeakSet[Any]:
         return self._store.context.streams
@@ -160,19 +166,12 @@ class Collection(SnapshotCollection):
         DocumentNotFound
             No document has the id.
         """
-        key = id_of(identity, "the document to get")
-        with self._store.reading():
-            found = self._refresher.read(self._store, lambda: self._store.find(key))
-            if found is None:
-                raise document_not_found(key)
-            return with_id(codec.load(found), key)
+        return self._reader.get(id_of(identity, "the document to get"))
 
     def __contains__(self, identity: object) -> bool:
         if not isinstance(identity, (str, int)) or isinstance(identity, bool):
             return False
-        with self._store.reading():
-            found = self._refresher.read(self._store, lambda: self._store.find(str(identity)))
-            return found is not None
+        return self._reader.has(str(identity))
 
     def versions(self) -> list[VersionInfo]:
         """Return the readable versions: the last saves of a collection that is a folder of parts.

@@ -12,8 +12,8 @@ from godb_arrow.directory.records import Record
 from godb_arrow.file.hints import JournalPosition
 from godb_arrow.former_ipc import read_former_schema
 from godb_arrow.recorded_schema import restore_schema
+from godb_arrow.snapshots.entry_runs import scan
 from godb_arrow.snapshots.overlay import Overlay, PlannedChange
-from godb_arrow.snapshots.snapshot import scan
 
 __all__ = ["PendingRecords", "are_few", "plan_put"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from godb_arrow.engine.catalog import Catalog
 from godb_arrow.engine.context import EngineContext
@@ -74,7 +74,9 @@ class Refresher:
         self._catalog = catalog
         self._refreshing = threading.Lock()  # one thread at a time reads the directory
 
-    def read(self, store: CollectionStore, function: Callable[[], _Found]) -> _Found:
+    def read(
+        self, store: CollectionStore, function: Callable[..., _Found], *arguments: Any
+    ) -> _Found:
         """Call a function that reads a collection, again if another process removed its files.
 
         The caller does not hold the lock of the collection, unless this engine writes.
@@ -85,16 +87,18 @@ class Refresher:
             The collection.
         function : callable
             Reads it.
+        *arguments
+            Arguments of the function.
         """
         for _ in range(_MAX_READ_ATTEMPTS):
             base = store.base
             try:
-                return function()
+                return function(*arguments)
             except SourceNotFound:
                 if not self._refresh(store, base):
                     raise
                 store.check_present()
-        return function()
+        return function(*arguments)
 
     def refresh_names(self) -> bool:
         """Read the names of the collections again.

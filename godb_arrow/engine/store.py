@@ -130,6 +130,18 @@ class CollectionStore:
         return CollectionState.LOADED if self.base.is_loaded else CollectionState.UNLOADED
 
     @property
+    def is_ready(self) -> bool:
+        """Whether the collection is prepared for reading, and open."""
+        return not (
+            self.count is None or self._pending.records or self.is_dropped or self.is_sealed
+        )
+
+    @property
+    def known_indexes(self) -> tuple[str, ...]:
+        """Indexed fields; none before they are read."""
+        return self._indexes or ()
+
+    @property
     def was_read(self) -> bool:
         """Whether the base was read, and the collection was not dropped."""
         return self.count is not None and not self.is_dropped
@@ -176,8 +188,7 @@ class CollectionStore:
         """
         self.context.lifecycle.check_open()
         with self.lock:
-            self.accesses += 1
-            self.last_accessed = time.time()
+            self.note_access()
         return error_context("read", collection=self.name)
 
     def writing(self, operation: str) -> error_context:
@@ -199,9 +210,13 @@ class CollectionStore:
         """
         self.context.lifecycle.check_writable()
         with self.lock:
-            self.accesses += 1
-            self.last_accessed = time.time()
+            self.note_access()
         return error_context(operation, collection=self.name)
+
+    def note_access(self) -> None:
+        """Count an access; the caller holds the lock."""
+        self.accesses += 1
+        self.last_accessed = time.time()
 
     def documents(self) -> int:
         """Return the number of documents."""
@@ -222,18 +237,6 @@ class CollectionStore:
         """Return the prepared documents as a snapshot, also while the engine closes."""
         assert self.count is not None
         return Snapshot(self.base, self.overlay, self.count, self.position_of(self.base))
-
-    def find(self, identity: str) -> bytes | None:
-        """Return the bytes of a document, or None."""
-        with self.lock:
-            self.check_present()
-            self.prepare()
-            version = self.overlay.find(identity)
-            if version is not False:
-                return None if version is None else self.overlay.document(version)
-            base = self.base
-            pin = base.pin()  # noqa: F841 (keeps the file open until this returns)
-        return base.find(identity)
 
     @contextmanager
     def pinned_base(self) -> Iterator[Base]:

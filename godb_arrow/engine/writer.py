@@ -24,7 +24,8 @@ from godb_arrow.recorded_schema import describe_schema
 from godb_arrow.schema import ID_FIELD
 from godb_arrow.snapshots.base import Base
 from godb_arrow.snapshots.find import check_named, matching
-from godb_arrow.snapshots.overlay import Version, bulk_weight, weight
+from godb_arrow.snapshots.layers import Version
+from godb_arrow.snapshots.overlay import bulk_weight, weight
 from godb_arrow.snapshots.snapshot import Snapshot
 
 __all__ = ["CollectionWriter", "document_not_found", "naming_document"]

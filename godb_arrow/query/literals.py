@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 
 from godb_arrow.errors import InvalidFilter
 
-__all__ = ["Operand", "compared", "fit_literals", "fits_exactly", "type_at"]
+__all__ = ["Operand", "compared", "fit_literals", "fits_exactly", "parsed", "type_at"]
 
 _COMPARISONS = frozenset(("equal", "not_equal", "less", "less_equal", "greater", "greater_equal"))
 _SAME_TYPE = _COMPARISONS | {"coalesce"}
@@ -113,6 +113,19 @@ def compared(expression: pc.Expression) -> list[tuple[tuple[str, ...], str, Any]
 
     visit(_parsed(batch))
     return found
+
+
+def parsed(expression: pc.Expression) -> tuple[Operand, pa.RecordBatch] | None:
+    """Return the parts of an expression, and its literals and options; None if they are unknown.
+
+    Examples
+    --------
+    >>> operand, batch = parsed(pc.field("a") > 1)
+    >>> operand.call, batch.num_columns
+    ('greater', 1)
+    """
+    batch = _serialized(expression)
+    return None if batch is None else (_parsed(batch), batch)
 
 
 def _serialized(expression: pc.Expression) -> pa.RecordBatch | None:

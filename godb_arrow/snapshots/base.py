@@ -6,9 +6,7 @@ import copy
 import itertools
 import threading
 import weakref
-from bisect import bisect_right
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -32,44 +30,19 @@ from godb_arrow.schema import (
     needs_review,
     reviewed,
 )
+from godb_arrow.snapshots.held import Documents
 from godb_arrow.snapshots.id_index import NO_ROWS, IdIndex, Rows
 from godb_arrow.storage.modes import UNLIMITED, Access
 from godb_arrow.storage.object_store import is_url
 from godb_arrow.storage.source import HeldFile
 
-__all__ = ["Base", "Documents", "Pin", "Wanted", "replaced"]
+__all__ = ["Base", "Pin", "Wanted", "replaced"]
 
 
 Wanted: TypeAlias = Sequence[Any]
 """Pieces needed of a file; for several files, such a sequence for each, or all or nothing of it."""
 
 _NUMBERS = itertools.count(1)
-
-
-@dataclass(frozen=True, slots=True)
-class Documents:
-    """Entries of a base, in memory.
-
-    Attributes
-    ----------
-    runs : list of Entries
-        Runs of entries, in order.
-    starts : list of int
-        Row of each run's first document.
-    """
-
-    runs: list[codec.Entries]
-    starts: list[int]
-
-    @property
-    def nbytes(self) -> int:
-        """Size of the entries in bytes."""
-        return sum(len(run.data) + 8 * len(run.bounds) for run in self.runs)
-
-    def locate(self, row: int) -> tuple[codec.Entries, int]:
-        """Return the run that has a row, and the row's index in it."""
-        run = bisect_right(self.starts, row) - 1
-        return self.runs[run], row - self.starts[run]
 
 
 class Pin:
@@ -136,6 +109,7 @@ class Base:
         )
         self.memory = memory
         self._key = next(_NUMBERS)
+        self._documents_key = (self._key, "documents")
         self._views: set[str] = set()  # kinds of cached views
         self._lock = threading.Lock()
         self._loading = threading.Lock()
@@ -292,8 +266,9 @@ class Base:
         return self._loading.locked()
 
     @property
-    def _documents_key(self) -> tuple[int, str]:
-        return self._key, "documents"
+    def number(self) -> int:
+        """Number that no other base of this process has."""
+        return self._key
 
     def forget(self, successor: Base | None = None) -> None:
         """Release the cached views, except those that a successor shares.
@@ -310,13 +285,18 @@ class Base:
         """Return the bytes of the cached views."""
         return sum(self.memory.cache.size_of((self._key, kind)) for kind in list(self._views))
 
+    def held_documents(self) -> Documents | None:
+        """Return the documents, if they are in memory already."""
+        held: Documents | None = self.memory.cache.get(self._documents_key)
+        return held
+
     def documents(self) -> Documents | None:
         """Return the documents in memory, or None if there is no room for them."""
         documents: Documents | None = self.memory.cache.get(self._documents_key)
         if documents is not None:
             return documents
         if self.path is None:
-            return Documents([], [])
+            return Documents([])
         if max(self.hint.size or 0, self._least_size) > self.memory.room:
             return None
         with self._loading:
@@ -324,16 +304,15 @@ class Base:
             return documents or self._load()
 
     def _load(self) -> Documents | None:
-        documents = Documents([], [])
-        rows = size = 0
+        runs = []
+        size = 0
         for run in self.open().entries():
-            documents.starts.append(rows)
-            documents.runs.append(run)
-            rows += len(run)
+            runs.append(run)
             size += len(run.data) + 8 * len(run.bounds)
             if size > self.memory.room:
                 self._least_size = size
                 return None
+        documents = Documents(runs)
         self.hold("documents", documents, documents.nbytes)
         return documents
 
@@ -429,29 +408,33 @@ class Base:
 
     def has(self, identity: str) -> bool:
         """Return whether a document with an id exists."""
-        if self.path is None or not len(self.ids().candidates_of(identity)):
+        if self.path is None or not self.ids().search().may_have(identity):
             return False
         return self.find(identity) is not None
 
     def find(self, identity: str) -> bytes | None:
         """Return the bytes of a document, of which the last counts if the id is repeated."""
-        documents = self.documents()
-        rows = self.ids().candidates_of(identity)
+        documents, ids = self.documents(), self.ids()
+        if documents is not None:
+            return ids.search().find(documents.located, identity)
+        entries = self.entries_at(np.sort(ids.candidates_of(identity)))
+        matches = [run.document(i) for run, i in entries if run.id(i) == identity]
+        return matches[-1] if matches else None
+
+    def find_held(self, identity: str) -> bytes | bool | None:
+        """Return the bytes of a document; False where documents and ids are not all in memory."""
+        get = self.memory.cache.get
+        documents: Documents | None = get(self._documents_key)
         if documents is None:
-            entries = self.entries_at(np.sort(rows))
-            matches = [run.document(i) for run, i in entries if run.id(i) == identity]
-            return matches[-1] if matches else None
-        for row in rows[::-1].tolist():
-            run, index = documents.locate(row)
-            if run.id(index) == identity:
-                return run.document(index)
-        return None
+            return None if self.path is None else False
+        ids: IdIndex | None = get((self._key, "ids"))
+        return False if ids is None else ids.search().find(documents.located, identity)
 
     def entries_at(self, rows: Rows) -> Iterator[tuple[codec.Entries, int]]:
         """Yield the runs that have given rows, in order, with the index of each row in its run."""
         documents = self.documents()
         if documents is not None:
-            yield from (documents.locate(int(row)) for row in rows)
+            yield from documents.entries_at(rows)
             return
         at = 0
         for run in self.open().runs(wanted=self.open().pieces_with(rows)):

@@ -17,16 +17,19 @@ from godb_arrow.codec.predicate import Predicate
 from godb_arrow.codec.runs import Run
 from godb_arrow.file.explanation import Explanation
 from godb_arrow.parallel import ordered_map
-from godb_arrow.query.fields import column_at, may_have, unknown_field
+from godb_arrow.query.expression_ranges import expression_alternatives
+from godb_arrow.query.fields import may_have, unknown_field
 from godb_arrow.query.filters import Filter, RowFilter, compiled
 from godb_arrow.query.predicate import Range, alternatives, named_paths
 from godb_arrow.query.projection import Projection, project, with_wanted
 from godb_arrow.query.selection import MAX_RECORDED_FIELDS, count_run, select_run, without_rows
 from godb_arrow.schema import ID_FIELD
 from godb_arrow.snapshots.base import Base, Wanted
+from godb_arrow.snapshots.entry_runs import gather
+from godb_arrow.snapshots.held import UnsavedDocuments
 from godb_arrow.snapshots.id_index import Rows
-from godb_arrow.snapshots.indexes import field_index, index_run
-from godb_arrow.snapshots.snapshot import Snapshot, gather
+from godb_arrow.snapshots.indexes import sorted_keys
+from godb_arrow.snapshots.snapshot import Snapshot
 
 __all__ = ["check_named", "count_matching", "explain", "matching"]
 
@@ -42,6 +45,7 @@ _MIN_CANDIDATES = 1_000  # which are always read one by one
 _Part: TypeAlias = tuple[Run, Rows]
 _Result = TypeVar("_Result")
 Condition: TypeAlias = pc.Expression | RowFilter | Predicate | None
+_MAX_UNINDEXED = 64  # number of unsaved documents that are candidates without an index
 _MAX_GATHERED = 16_384  # number of an index's candidates that are decoded together
 
 
@@ -51,14 +55,41 @@ class _Candidates:
 
     Attributes
     ----------
-    field : str
+    fields : tuple of str
         Fields whose indexes named them.
+    conditions : sequence of sequence of Range
+        Conditions that name them.
     rows : array of int64
         The rows, in order.
     """
 
-    field: str
+    fields: tuple[str, ...]
+    conditions: Sequence[Sequence[Range]]
     rows: Rows
+
+    def unsaved(self, snapshot: Snapshot) -> Iterator[codec.Entries]:
+        """Yield the unsaved documents that are candidates, in runs."""
+        for source in snapshot.unsaved.sources():
+            documents = source.documents
+            if not self.conditions:  # No document matches.
+                return
+            if len(documents) <= _MAX_UNINDEXED:
+                rows = np.arange(len(documents))
+            else:
+                rows = _rows_in(documents, self.conditions)
+            located = documents.entries_at(rows)
+            found = [(run, at) for run, at in located if source.is_current(run.id(at))]
+            if found:
+                yield gather(found)
+
+
+def _conditions(condition: Condition, projection: Projection) -> list[tuple[Range, ...]]:
+    """Return conditions of ranges that each matching document fulfils."""
+    if isinstance(condition, Predicate):
+        return alternatives(condition)
+    if isinstance(condition, pc.Expression):
+        return expression_alternatives(condition, projection.decoded)
+    return []
 
 
 def _candidates(
@@ -66,25 +97,20 @@ def _candidates(
 ) -> _Candidates | None:
     """Return the rows of the base that indexes name for the filter of a projection, if any can."""
     condition = projection.condition
-    if isinstance(condition, Predicate):
-        return _named(snapshot, alternatives(condition), fields)
-    if condition is None or isinstance(condition, RowFilter):
-        return None
-    for name in fields:
-        path = name.split(".")
-        # Of a struct, the filter may need more than the field that is indexed.
-        if projection.needed == {path[0]}:
-            index = field_index(snapshot, name)
-            # Unsaved documents may give the field another type than the base has.
-            kind = column_at(projection.decoded, tuple(path)).type
-            if index is not None and index.values.type == kind:
-                try:
-                    if index.keeps_null(condition, tuple(path)):
-                        continue  # the index has no nulls
-                    return _Candidates(name, index.kept_by(condition, tuple(path)))
-                except (pa.ArrowException, KeyError):
-                    continue  # The filter needs another field of the struct.
-    return None
+    found = _named(snapshot, _conditions(condition, projection), fields)
+    if found is None or isinstance(condition, Predicate):
+        return found
+    for name in found.fields:  # Columns may show extension values as values of other kinds.
+        if name != ID_FIELD and any(
+            sorted_keys(source, name).others for source in _sources(snapshot)
+        ):
+            return None
+    return found
+
+
+def _sources(snapshot: Snapshot) -> Iterator[Base | UnsavedDocuments]:
+    yield from (file for _, file in snapshot.base.files() if file.count)
+    yield from (unsaved.documents for unsaved in snapshot.unsaved.sources())
 
 
 def _named(
@@ -95,7 +121,7 @@ def _named(
     Each condition has ranges, in one of which a matching document has a value.
     """
     if any(not ranges for ranges in conditions):
-        return _Candidates("", _NO_ROWS)
+        return _Candidates((), (), _NO_ROWS)
     indexed = {*fields, ID_FIELD}
     usable = [ranges for ranges in conditions if all(_is_usable(one, indexed) for one in ranges)]
     if not usable:
@@ -103,12 +129,12 @@ def _named(
     rows = [
         file_rows + start
         for start, file in snapshot.base.files()
-        if len(file_rows := _rows_in(file, usable))
+        if file.count and len(file_rows := _rows_in(file, usable))
     ]
     if sum(map(len, rows)) > max(_MIN_CANDIDATES, snapshot.base.count // _MAX_SHARE):
         return None  # Documents are read faster in order than one by one.
     named = dict.fromkeys(one.field for ranges in usable for one in ranges)
-    return _Candidates(", ".join(named), np.concatenate(rows) if rows else _NO_ROWS)
+    return _Candidates(tuple(named), usable, np.concatenate(rows) if rows else _NO_ROWS)
 
 
 def _is_usable(one: Range, indexed: set[str]) -> bool:
@@ -117,14 +143,14 @@ def _is_usable(one: Range, indexed: set[str]) -> bool:
     return one.field in indexed
 
 
-def _rows_in(file: Base, conditions: Sequence[Sequence[Range]]) -> Rows:
-    """Return the rows of one file that fulfil all conditions, by its runs."""
+def _rows_in(source: Base | UnsavedDocuments, conditions: Sequence[Sequence[Range]]) -> Rows:
+    """Return the rows of one file, or of unsaved documents, that fulfil all conditions."""
     found: Rows | None = None
-    for ranges in _merged(file, conditions):
+    for ranges in _merged(source, conditions):
         by_field: dict[str, list[Range]] = {}
         for one in ranges:
             by_field.setdefault(one.field, []).append(one)
-        rows = [_rows_of_field(file, name, own) for name, own in by_field.items()]
+        rows = [_rows_of_field(source, name, own) for name, own in by_field.items()]
         joined = rows[0] if len(rows) == 1 else np.unique(np.concatenate(rows))
         found = joined if found is None else np.intersect1d(found, joined, assume_unique=True)
         if not len(found):
@@ -132,20 +158,23 @@ def _rows_in(file: Base, conditions: Sequence[Sequence[Range]]) -> Rows:
     return _NO_ROWS if found is None else found
 
 
-def _rows_of_field(file: Base, field: str, ranges: Sequence[Range]) -> Rows:
-    if field == ID_FIELD:
-        rows = file.rows_of([one.low for one in ranges]).values()
+def _rows_of_field(source: Base | UnsavedDocuments, field: str, ranges: Sequence[Range]) -> Rows:
+    if field == ID_FIELD and isinstance(source, Base):
+        rows = source.rows_of([one.low for one in ranges]).values()
         return np.unique(np.array([*itertools.chain(*rows)], np.int64))
-    return index_run(file, field).candidates(ranges)
+    packed = sorted_keys(source, field).rows([(one.low, one.high) for one in ranges])
+    return np.frombuffer(packed, np.int64)
 
 
-def _merged(file: Base, conditions: Sequence[Sequence[Range]]) -> Iterator[Sequence[Range]]:
+def _merged(
+    source: Base | UnsavedDocuments, conditions: Sequence[Sequence[Range]]
+) -> Iterator[Sequence[Range]]:
     """Merge the bounds of a field, where no document has several values of the field."""
     bounds: dict[str, Range] = {}
     for ranges in conditions:
         (one, *others) = ranges
         is_open = not others and one.field != ID_FIELD and (one.low is None) != (one.high is None)
-        if not is_open or index_run(file, one.field).has_lists:
+        if not is_open or sorted_keys(source, one.field).has_lists:
             yield ranges
             continue
         known = bounds.get(one.field)
@@ -258,7 +287,7 @@ def _runs(
     rows = _live(snapshot, candidates)
     for start in range(0, len(rows), _MAX_GATHERED):
         yield gather(snapshot.base.entries_at(rows[start : start + _MAX_GATHERED]))
-    yield from snapshot.overlay_runs()
+    yield from candidates.unsaved(snapshot)
 
 
 def candidate_runs(
@@ -286,7 +315,7 @@ def explain(snapshot: Snapshot, condition: Filter | None, indexed: Sequence[str]
             projection = _plan(snapshot, chosen)
         found = _candidates(snapshot, projection, indexed)
         wanted = base.pieces_matching(projection)
-    changed = sum(len(run) for run in snapshot.overlay_runs())
+    changed = sum(map(len, snapshot.overlay_runs() if found is None else found.unsaved(snapshot)))
     source = "memory" if base.is_loaded else "file"
     if found is None and base.is_loaded:
         return Explanation(None, snapshot.count, snapshot.count, source)
@@ -298,7 +327,8 @@ def explain(snapshot: Snapshot, condition: Filter | None, indexed: Sequence[str]
         known = Explanation.of_parts(read, base.count, len(base.files()))
         return replace(known, candidates=known.candidates + changed, documents=snapshot.count)
     left = len(_live(snapshot, found))
-    return Explanation(found.field or None, left + changed, snapshot.count, source)
+    named = ", ".join(found.fields) or None
+    return Explanation(named, left + changed, snapshot.count, source)
 
 
 def check_named(snapshot: Snapshot, predicate: Predicate) -> None:

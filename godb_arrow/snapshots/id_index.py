@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
@@ -39,7 +39,7 @@ _HEAD_BYTES = 24
 _BYTES_PER_ID = 12
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class IdIndex:
     """Index of the ids of a base, with 16 bytes for each document.
 
@@ -56,6 +56,7 @@ class IdIndex:
     hashes: npt.NDArray[np.uint64]
     rows: Rows
     greatest: int
+    _search: codec.IdSearch | None = field(default=None, init=False, repr=False, compare=False)
 
     @classmethod
     def build(cls, ids: Iterable[pa.Array]) -> IdIndex:
@@ -70,6 +71,12 @@ class IdIndex:
     def nbytes(self) -> int:
         """Size of the index in bytes."""
         return self.hashes.nbytes + self.rows.nbytes
+
+    def search(self) -> codec.IdSearch:
+        """Return the search for single documents."""
+        if self._search is None:
+            self._search = codec.IdSearch(self.hashes, self.rows)
+        return self._search
 
     def candidates_of(self, identity: str) -> Rows:
         """Return the rows that may have an id, in order."""

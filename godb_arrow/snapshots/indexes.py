@@ -1,113 +1,140 @@
-"""Indexes from the values of a field to document ids."""
+"""Indexes from the values of a field to rows: stored, built, and merged."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from godb_arrow import codec
 from godb_arrow.errors import FieldNotFound, InvalidFilter
 from godb_arrow.query.fields import field_at
-from godb_arrow.query.projection import project
 from godb_arrow.snapshots.base import Base
-from godb_arrow.snapshots.id_index import Rows
-from godb_arrow.snapshots.index_run import IndexBuilder, IndexRun
+from godb_arrow.snapshots.held import UnsavedDocuments, keys_of
+from godb_arrow.snapshots.index_run import pack_run, unpack_run
 from godb_arrow.snapshots.snapshot import Snapshot
 
-__all__ = ["FieldIndex", "as_py", "check_indexable", "field_index", "index_run"]
-
-_NO_ROWS: Rows = np.empty(0, np.int64)
+__all__ = ["MergedRuns", "cached_keys", "check_indexable", "sorted_keys"]
 
 
-@dataclass(frozen=True, slots=True)
-class FieldIndex:
-    """Sorted values of one field of a base, and their rows.
+def cached_keys(file: Base, field: str) -> codec.SortedKeys | None:
+    """Return the sorted keys of a field of one file, if they are cached."""
+    found: codec.SortedKeys | None = file.view("run:" + field)
+    return found
 
-    Attributes
+
+def sorted_keys(source: Base | UnsavedDocuments, field: str) -> codec.SortedKeys:
+    """Return the sorted keys of a field, built from the documents if they are not stored.
+
+    Parameters
     ----------
-    values : pyarrow.Array
-        Values in order, without nulls.
-    rows : array of int64
-        Row of each value.
+    source : Base or UnsavedDocuments
+        One file, or unsaved documents.
+    field : str
+        The field, or a dotted path.
+    """
+    if isinstance(source, UnsavedDocuments):
+        return source.keys(field)
+    keys = cached_keys(source, field)
+    if keys is None:
+        packed = None if source.path is None else source.open().index_run(field)
+        keys = None if packed is None else unpack_run(packed, source.count)
+        if keys is None:
+            keys = keys_of(field, (entries for _, entries in source.loaded()))
+        source.hold("run:" + field, keys, keys.nbytes)
+    return keys
+
+
+class MergedRuns:
+    """Runs of the indexes of new files, merged from the runs of the former files.
+
+    Parameters
+    ----------
+    snapshot : Snapshot
+        The documents.
+    files : sequence of tuples
+        First row and base of the former files whose documents are kept.
+    changes : bool
+        Whether the changed documents follow.
+    fields : sequence of str
+        The indexed fields.
     """
 
-    values: pa.Array
-    rows: Rows
+    def __init__(
+        self,
+        snapshot: Snapshot,
+        files: Sequence[tuple[int, Base]],
+        *,
+        changes: bool,
+        fields: Sequence[str],
+    ) -> None:
+        self._fields = fields
+        # Runs of a file that no engine wrote are not merged: they may lie.
+        self._trusts = bool(snapshot.base.hint.directory)
+        self._files: list[tuple[Base | UnsavedDocuments, npt.NDArray[np.int64]]] = []
+        self._keys: dict[str, list[codec.SortedKeys]] = {}
+        if not fields:
+            return
+        after = 0
+        for start, file in files:
+            kept = np.ones(file.count, bool)
+            kept[snapshot.superseded_in(start, file.count)] = False
+            after = self._add(file, kept, after)
+        if changes:
+            unsaved = UnsavedDocuments(snapshot.overlay_runs())
+            self._add(unsaved, np.ones(len(unsaved), bool), after)
 
-    @property
-    def nbytes(self) -> int:
-        """Size of the index in bytes."""
-        size: int = self.values.nbytes + self.rows.nbytes
-        return size
+    def _add(self, source: Base | UnsavedDocuments, kept: npt.NDArray[np.bool_], after: int) -> int:
+        places = np.cumsum(kept) - 1 + after
+        places[~kept] = -1
+        if len(kept):
+            self._files.append((source, places))
+        return after + int(kept.sum())
 
-    @classmethod
-    def build(cls, base: Base, schema: pa.Schema, field: str) -> FieldIndex | None:
-        """Index a field, or return None if its values have no order."""
-        projection = project(schema, [field], None)
-        kind = projection.schema.field(0).type
-        if pa.types.is_nested(kind) or isinstance(kind, pa.BaseExtensionType):
+    def packed(self, first: int, count: int) -> Callable[[], dict[str, bytes]] | None:
+        """Return what packs the runs of a new file.
+
+        Parameters
+        ----------
+        first, count : int
+            Number of kept documents before the file, and in it.
+
+        Returns
+        -------
+        callable or None
+            None without indexed fields.
+        """
+        if not self._fields:
             return None
-        plan = codec.plan_columns(projection.decoded)
-        parts = [
-            projection.apply(codec.decode_batch(run, plan)).column(0) for _, run in base.loaded()
-        ]
-        values = pa.chunked_array(parts, kind).combine_chunks()
-        order = pc.sort_indices(values)
-        order = order[: len(values) - values.null_count]
-        return cls(values.take(order), order.to_numpy().astype(np.int64))
+        return lambda: dict(self._packed(first, count))
 
-    def keeps_null(self, condition: pc.Expression, path: tuple[str, ...]) -> bool:
-        """Return whether a filter on this field only matches where the field is null."""
-        column = pa.nulls(1, self.values.type)
-        for name in reversed(path[1:]):
-            column = pa.StructArray.from_arrays([column], [name])
-        kept: int = pa.table({path[0]: column}).filter(condition).num_rows
-        return kept > 0
+    def _packed(self, first: int, count: int) -> Iterator[tuple[str, bytes]]:
+        parts = []
+        for at, (_, places) in enumerate(self._files):
+            inside = (places >= first) & (places < first + count)
+            if inside.any():
+                parts.append((at, np.where(inside, places - first, -1)))
+        for field in self._fields:
+            keys = self._keys_of(field)
+            chosen = [keys[at] for at, _ in parts]
+            yield (
+                field,
+                pack_run(codec.SortedKeys.merge(chosen, [rows for _, rows in parts], count))
+                if parts
+                else pack_run(keys_of(field, ())),
+            )
 
-    def kept_by(self, condition: pc.Expression, path: tuple[str, ...]) -> Rows:
-        """Return the rows that match a filter on this field only, in order."""
-        column: pa.Array = self.values
-        for name in reversed(path[1:]):
-            column = pa.StructArray.from_arrays([column], [name])
-        table = pa.table({path[0]: column, "\0row": self.rows})
-        return np.sort(table.filter(condition).column("\0row").to_numpy())
-
-
-def as_py(scalar: Any) -> Any:
-    """Return the Python value of a scalar."""
-    return scalar.as_py()
-
-
-def field_index(snapshot: Snapshot, field: str) -> FieldIndex | None:
-    """Return the index on a field of a snapshot's base, built if it is not cached."""
-    base = snapshot.base
-    kind = f"index:{field}"
-    index: FieldIndex | None = base.view(kind)
-    if index is None:
-        try:
-            index = FieldIndex.build(base, base.schema(), field)
-        except FieldNotFound:
-            return None
-        if index is not None:
-            base.hold(kind, index, index.nbytes)
-    return index
-
-
-def index_run(file: Base, field: str) -> IndexRun:
-    """Return the run of an index for one file, built from the documents if it is not stored."""
-    kind = f"run:{field}"
-    run: IndexRun | None = file.view(kind)
-    if run is None:
-        packed = None if file.path is None else file.open().index_run(field)
-        run = None if packed is None else IndexRun.unpack(packed, file.count)
-        if run is None:
-            run = IndexBuilder.run_of(field, (entries for _, entries in file.loaded()))
-        file.hold(kind, run, run.nbytes)
-    return run
+    def _keys_of(self, field: str) -> list[codec.SortedKeys]:
+        if field not in self._keys:
+            self._keys[field] = [
+                sorted_keys(source, field)
+                if self._trusts or isinstance(source, UnsavedDocuments)
+                else keys_of(field, (entries for _, entries in source.loaded()))
+                for source, _ in self._files
+            ]
+        return self._keys[field]
 
 
 def check_indexable(schema: pa.Schema, field: str) -> None:

@@ -4,92 +4,27 @@ from __future__ import annotations
 
 import itertools
 import sys
-from bisect import bisect_right, insort
+from bisect import insort
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from godb_arrow import codec
-from godb_arrow.documents.ids import number_of
 from godb_arrow.snapshots.base import Base
+from godb_arrow.snapshots.frozen import FrozenOverlay
 from godb_arrow.snapshots.id_index import Rows
+from godb_arrow.snapshots.layers import Bulk, Layer, Version, bulk_document, first_id
 
-__all__ = [
-    "Bulk",
-    "Layer",
-    "Overlay",
-    "PlannedChange",
-    "Version",
-    "bulk_document",
-    "bulk_of",
-    "bulk_weight",
-    "first_id",
-    "weight",
-]
+__all__ = ["Overlay", "PlannedChange", "bulk_weight", "weight"]
 
 
 PlannedChange = Callable[[int | None], None]
 """Function that applies a change, given the sequence number of its record in the journal."""
 
-Version = bytes | int | None
-"""Document in an overlay: its bytes, its row among the bulk entries, or None if deleted."""
-
 _OBJECT_BYTES = 104  # of a slot in a dict, and of references
-
-
-@dataclass(slots=True)
-class Layer:
-    """Changes in their order, which are frozen as soon as a snapshot has them."""
-
-    versions: dict[str, Version] = field(default_factory=dict)
-    superseded: list[int] = field(default_factory=list)  # superseded or deleted rows of the base
-    first: int | None = None  # sequence number of the first change
-    size: int = 0
-    singles: bool = False  # whether some changes are no bulk inserts
-    ranges: list[Bulk] = field(default_factory=list)  # consecutive generated ids, in order
-
-    def note(self, number: int | None, size: int, singles: bool) -> None:
-        """Count a change, given its sequence number, its size, and whether it is a single one."""
-        first = number if self.first is None else self.first
-        self.first, self.size, self.singles = first, size, singles
-
-    def find(self, identity: str) -> Version | bool:
-        """Return the version of a document, or False if the layer has none."""
-        version = self.versions.get(identity, False)
-        if version is not False or not self.ranges:
-            return version
-        number = number_of(identity)
-        if number is None:
-            return False
-        at = bisect_right(self.ranges, number, key=first_id) - 1
-        bulk = self.ranges[at]
-        row = number - first_id(bulk)
-        return bulk.start + row if at >= 0 and row < len(bulk.entries) else False
-
-    def __len__(self) -> int:
-        return len(self.versions) + sum(len(bulk.entries) for bulk in self.ranges)
-
-
-@dataclass(slots=True)
-class Bulk:
-    """Entries that were inserted together, and their rows in the overlay.
-
-    Of consecutive generated ids, only the first is recorded.
-    """
-
-    start: int
-    entries: codec.Entries
-    schema: pa.Schema | None
-    first_id: int | None = None
-
-
-def first_id(bulk: Bulk) -> int:
-    """Return the first of the consecutive generated ids of entries."""
-    assert bulk.first_id is not None
-    return bulk.first_id
 
 
 class Overlay:
@@ -101,6 +36,7 @@ class Overlay:
         self._bulks: list[Bulk] = []
         self._rows = 0
         self._pinned = 0  # number of first layers that a checkpoint is storing
+        self._frozen: FrozenOverlay | None = None  # the changes so far, until the next one
 
     @property
     def size(self) -> int:
@@ -120,6 +56,8 @@ class Overlay:
 
     def find(self, identity: str) -> Version | bool:
         """Return the version of a document, or False if it is unchanged."""
+        if not self._layers and not self._active.versions:
+            return self._active.find(identity) if self._active.ranges else False
         for layer in (self._active, *reversed(self._layers)):
             version = layer.find(identity)
             if version is not False:
@@ -173,6 +111,7 @@ class Overlay:
         singles = layer.singles or any(version is not None for version in versions.values())
 
         def apply(number: int | None) -> None:
+            self._frozen = None
             for identity, version in versions.items():
                 layer.versions.pop(identity, None)  # An updated document moves to the end.
                 layer.versions[identity] = version
@@ -196,6 +135,7 @@ class Overlay:
         size = layer.size + bulk_weight(entries, ids)
 
         def apply(number: int | None) -> None:
+            self._frozen = None
             self._bulks[bulks:] = [bulk]
             self._rows = first + len(ids)
             layer.versions.update(versions)
@@ -216,6 +156,7 @@ class Overlay:
         size = layer.size + bulk_weight(entries)
 
         def apply(number: int | None) -> None:
+            self._frozen = None
             self._bulks[bulks:] = [bulk]
             self._rows = first + len(entries)
             layer.ranges = ranges
@@ -223,19 +164,21 @@ class Overlay:
 
         return apply
 
-    def freeze(self) -> tuple[tuple[Layer, ...], list[Bulk]]:
-        """Freeze the changes so far, and return them."""
-        if len(self._active):
-            self._layers, self._active = [*self._layers, self._active], Layer()
-            self._merge()
-        return tuple(self._layers), self._bulks[:]
+    def freeze(self) -> FrozenOverlay:
+        """Freeze the changes so far, and return them: the same object until the next change."""
+        if self._frozen is None:
+            if len(self._active):
+                self._layers, self._active = [*self._layers, self._active], Layer()
+                self._merge()
+            self._frozen = FrozenOverlay(tuple(self._layers), self._bulks[:], len(self))
+        return self._frozen
 
     def _merge(self) -> None:
         """Merge the last layers into those that are not much larger, to keep the layers few."""
         layers = self._layers
         while len(layers) - self._pinned >= 2:
             older, newer = layers[-2:]
-            if 2 * len(newer.versions) < len(older.versions):
+            if 2 * len(newer) < len(older):
                 return
             merged = Layer(
                 dict(older.versions),
@@ -312,6 +255,7 @@ class Overlay:
             # Snapshots may have the old layer, with rows of the base before.
             layers.append(replace(layer, superseded=sorted(rows)))
         *self._layers, self._active = layers
+        self._frozen = None
 
 
 def weight(identity: str, version: bytes | None) -> int:
@@ -337,14 +281,3 @@ def _overhead(ids: list[str]) -> int:
     sample = ids[:: max(1, len(ids) // 100)]
     average = sum(map(sys.getsizeof, sample)) / max(1, len(sample))
     return int(len(ids) * (average + _OBJECT_BYTES + 32))
-
-
-def bulk_of(bulks: list[Bulk], row: int) -> Bulk:
-    """Return the bulk entries that have a row of the overlay."""
-    return bulks[bisect_right(bulks, row, key=lambda bulk: bulk.start) - 1]
-
-
-def bulk_document(bulks: list[Bulk], row: int) -> bytes:
-    """Return the bytes of the document in a row of the overlay."""
-    bulk = bulk_of(bulks, row)
-    return bulk.entries.document(row - bulk.start)

@@ -11,14 +11,17 @@ from operator import itemgetter
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from godb_arrow import codec
+from godb_arrow.documents.ids import ids_of
 from godb_arrow.documents.loading import load_entry
 from godb_arrow.errors import InvalidCursor
 from godb_arrow.query.filters import Filter
-from godb_arrow.schema import ID_FIELD
+from godb_arrow.snapshots.base import Base
 from godb_arrow.snapshots.find import matching
-from godb_arrow.snapshots.indexes import as_py, field_index
+from godb_arrow.snapshots.id_index import Rows
 from godb_arrow.snapshots.snapshot import Snapshot
 
 __all__ = ["Page", "page_after"]
@@ -102,14 +105,37 @@ def page_after(
     return Page(documents, _pack_cursor(chosen[limit - 1][0]) if more else None)
 
 
+@dataclass(frozen=True, slots=True)
+class _OrderedIds:
+    """Ids of a base in their order, and their rows."""
+
+    ids: pa.Array
+    rows: Rows
+
+
+def _ordered_ids(base: Base) -> _OrderedIds:
+    found: _OrderedIds | None = base.view("ordered ids")
+    if found is None:
+        ids = pa.concat_arrays([ids_of(entries) for _, entries in base.loaded()])
+        order = pc.sort_indices(ids)
+        found = _OrderedIds(ids.take(order), order.to_numpy().astype(np.int64))
+        base.hold("ordered ids", found, found.ids.nbytes + found.rows.nbytes)
+    return found
+
+
+def _as_py(scalar: Any) -> Any:
+    return scalar.as_py()
+
+
 def _next_ids(
     snapshot: Snapshot, after: str | None, count: int
 ) -> list[tuple[str, codec.Entries, int]]:
-    """Return the entries with the next ids in order, by the index on ``_id``."""
+    """Return the entries with the next ids, in order."""
     entries: list[tuple[str, codec.Entries, int]] = []
-    index = field_index(snapshot, ID_FIELD) if snapshot.base.count else None
-    if index is not None:
-        at = 0 if after is None else bisect_right(index.values, after, key=as_py)
+    if snapshot.base.count:
+        index = _ordered_ids(snapshot.base)
+        raw = None if after is None else after.encode("utf-8", "surrogateescape")
+        at = 0 if raw is None else bisect_right(index.ids, raw, key=_as_py)
         deleted = set(snapshot.superseded_rows().tolist())
         rows: list[int] = []
         while at < len(index.rows) and len(rows) < count:

@@ -9,7 +9,8 @@ from godb_arrow.errors import CorruptFile, SourceNotFound
 from godb_arrow.file.locate import StoredCollection
 from godb_arrow.memory.limit import Memory
 from godb_arrow.query.statistics import Row
-from godb_arrow.snapshots.base import Base, Documents, replaced
+from godb_arrow.snapshots.base import Base, replaced
+from godb_arrow.snapshots.held import Documents
 from godb_arrow.snapshots.id_index import CODEC_HASHES, IdFile, IdIndex, read_id_file
 from godb_arrow.snapshots.manifest import Manifest, Part
 from godb_arrow.storage.folder import Folder

@@ -7,7 +7,7 @@ import secrets
 import threading
 import time
 import weakref
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Protocol
@@ -41,6 +41,7 @@ from godb_arrow.snapshots.id_index import (
     pack_id_file,
 )
 from godb_arrow.snapshots.index_run import IndexBuilders
+from godb_arrow.snapshots.indexes import MergedRuns
 from godb_arrow.snapshots.manifest import (
     Manifest,
     Part,
@@ -282,13 +283,23 @@ class PartFolder:
         number = self.next_number()
         every = -(-count // max(1, -(-size // part_size)))
         chunks = snapshot.chunks(files, changes=changes, every=every)
+        sources = snapshot.base.files() if files is None else files
+        runs = MergedRuns(snapshot, sources, changes=changes, fields=indexes)
         written = []
         try:
             for first in range(0, count, every):
                 documents = min(every, count - first)
                 taken = _take(chunks, documents)
                 written.append(
-                    self.write_part(number, name, taken, documents, schema, compression, indexes)
+                    self.write_part(
+                        number,
+                        name,
+                        taken,
+                        documents,
+                        schema,
+                        compression,
+                        runs=runs.packed(first, documents),
+                    )
                 )
                 number += 1
         except BaseException:
@@ -305,10 +316,12 @@ class PartFolder:
         schema: pa.Schema,
         compression: CompressionName,
         indexes: Sequence[str] = (),
+        runs: Callable[[], dict[str, bytes]] | None = None,
     ) -> tuple[Part, Row | None]:
         """Write a part and its id file, before any manifest names them.
 
-        A part with a token instead of a number gets its number by :meth:`give_number`.
+        A part with a token instead of a number gets its number by :meth:`give_number`. The runs of
+        its indexes are given, or built from the documents.
         """
         access = self.access()
         if isinstance(number, str) and is_url(self.path):
@@ -337,7 +350,7 @@ class PartFolder:
 
         hint = CollectionHint(count, None, schema, plain=True)
         with self.content.replace(stem + ".godb", access, expected=new) as stream:
-            data = CollectionData(name, count, noted(), hint, builders.packed_runs())
+            data = CollectionData(name, count, noted(), hint, runs or builders.packed_runs())
             write_file(stream, [data], compression=compression, threads=self.memory.threads)
         index = pack_id_file(IdIndex.build(ids))
         with self.content.replace(stem + ".ids", access, expected=new) as stream:

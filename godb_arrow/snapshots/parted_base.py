@@ -14,7 +14,8 @@ from godb_arrow.file.hints import CollectionHint
 from godb_arrow.query.projection import Projection
 from godb_arrow.query.statistics import Row, row_of
 from godb_arrow.schema import DocumentSummary
-from godb_arrow.snapshots.base import Base, Documents, Pin, Wanted
+from godb_arrow.snapshots.base import Base, Pin, Wanted
+from godb_arrow.snapshots.held import Documents
 from godb_arrow.snapshots.id_index import Rows
 from godb_arrow.snapshots.manifest import (
     Manifest,
@@ -46,6 +47,8 @@ class PartedBase(Base):
         self._manifest = manifest
         self._parts: list[PartFile] | None = None
         self._deleted: Rows | None = None
+        self._deleted_set: codec.RowSet | None = None
+        self._deleted_sets: list[codec.RowSet | None] | None = None
 
     @property
     def manifest(self) -> Manifest:
@@ -145,6 +148,21 @@ class PartedBase(Base):
             self._deleted = np.concatenate(rows) if rows else np.empty(0, np.int64)
         return self._deleted
 
+    def deleted_sets(self) -> list[codec.RowSet | None]:
+        """Return the deleted rows of each file, counted from its first; None for no row."""
+        if self._deleted_sets is None:
+            self._deleted_sets = [
+                codec.RowSet(part.deleted.astype(np.int64)) if len(part.deleted) else None
+                for part in self.manifest.parts
+            ]
+        return self._deleted_sets
+
+    def deleted_set(self) -> codec.RowSet:
+        """Return all deleted rows as a set."""
+        if self._deleted_set is None:
+            self._deleted_set = codec.RowSet(self.deleted.astype(np.int64))
+        return self._deleted_set
+
     @property
     def file_size(self) -> int:
         """Size of all files in bytes."""
@@ -241,8 +259,31 @@ class PartedBase(Base):
 
     def find(self, identity: str) -> bytes | None:
         """Return the bytes of a document."""
-        matches = [run.document(index) for _, _, run, index in self._located([identity])]
-        return matches[-1] if matches else None
+        # The last file with the document counts.
+        sets = self.deleted_sets()
+        for index in range(len(sets) - 1, -1, -1):
+            file, deleted = self.parts[index], sets[index]
+            documents = file.documents()
+            if documents is None:
+                matches = [run.document(at) for _, _, run, at in self._located([identity])]
+                return matches[-1] if matches else None
+            is_deleted = None if deleted is None else deleted.__contains__
+            found = file.ids().search().find(documents.located, identity, is_deleted)
+            if found is not None:
+                return found
+        return None
+
+    def find_held(self, identity: str) -> bytes | bool | None:
+        """Return the bytes of a document; False where documents and ids are not all in memory."""
+        sets = self.deleted_sets()
+        for index in range(len(sets) - 1, -1, -1):
+            deleted = sets[index]
+            if deleted is not None:
+                return False
+            found = self.parts[index].find_held(identity)
+            if found is not None:
+                return found
+        return None
 
     def entries_at(self, rows: Rows) -> Iterator[tuple[codec.Entries, int]]:
         """Yield the runs that have given rows, in order, with the index of each row in its run."""

@@ -18,6 +18,7 @@ from godb_arrow.query.scannable import Scannable
 from godb_arrow.schema import shown_schema
 from godb_arrow.snapshots.find import count_matching, explain, pick
 from godb_arrow.snapshots.pages import Page, page_after
+from godb_arrow.snapshots.point import PointSearch
 from godb_arrow.snapshots.snapshot import Snapshot
 from godb_arrow.snapshots.streaming import BatchStream, DocumentStream
 
@@ -35,6 +36,11 @@ class SnapshotCollection(Scannable):
     @abstractmethod
     def indexes(self) -> tuple[str, ...]:
         """Indexed fields."""
+
+    def _point_search(self, filter: Filter | None) -> PointSearch | None:
+        """Return a search that indexes in memory answer alone; None where there is none."""
+        del filter
+        return None
 
     @property
     def _open_streams(self) -> weakref.WeakSet[Any] | None:
@@ -93,6 +99,12 @@ class SnapshotCollection(Scannable):
                 isinstance(value, bool) or not isinstance(value, int) or value < 0
             ):
                 raise InvalidOption(f"{name} is {value!r}", advice="give a whole number")
+        search = None if filter is None else self._point_search(filter)
+        if search is not None and not isinstance(columns, str):
+            found = search.find(-1 if limit is None else limit + offset)
+            if found is not None:
+                found = found[offset:] if offset else found
+                return found if columns is None else [pick(one, columns) for one in found]
         with self.find_all_stream(filter, columns=columns) as stream:
             documents: list[dict[Any, Any]] = []
             if limit == 0:
@@ -186,6 +198,10 @@ class SnapshotCollection(Scannable):
         """Return the number of documents, or of those that match a filter."""
         if filter is None:
             return len(self)
+        search = self._point_search(filter)
+        number = None if search is None else search.number()
+        if number is not None:
+            return number
         snapshot = self._snapshot()
         with error_context("read", collection=self.name):
             return count_matching(snapshot, filter, self.indexes)

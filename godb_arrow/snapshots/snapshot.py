@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -11,7 +10,6 @@ import pyarrow as pa
 from godb_arrow import codec
 from godb_arrow.codec.entries import Chunk
 from godb_arrow.codec.runs import Run
-from godb_arrow.documents.ids import number_of
 from godb_arrow.errors import GodbError
 from godb_arrow.file.hints import JournalPosition
 from godb_arrow.file.pieces import CollectionPieces, StoredPiece
@@ -20,10 +18,11 @@ from godb_arrow.query.schema_join import join_schemas, narrow_schema
 from godb_arrow.query.statistics import Row, covered, decode_statistics, row_of
 from godb_arrow.schema import DocumentSummary, fields_fit, infer_schema, is_partial
 from godb_arrow.snapshots.base import Base, Wanted
+from godb_arrow.snapshots.entry_runs import gather, kept_bytes, without
 from godb_arrow.snapshots.id_index import Rows
-from godb_arrow.snapshots.overlay import Bulk, Overlay, Version, bulk_of, first_id
+from godb_arrow.snapshots.overlay import Overlay
 
-__all__ = ["Snapshot", "gather", "scan", "without"]
+__all__ = ["Snapshot"]
 
 _Part = tuple[codec.Entries | StoredPiece, Rows, Row | None]  # with superseded or deleted rows
 _RUN_DOCUMENTS = 16_384
@@ -46,6 +45,8 @@ class Snapshot:
 
     Attributes
     ----------
+    unsaved : FrozenOverlay
+        The changes.
     changes : int
         Number of changes in the overlay.
     """
@@ -55,42 +56,18 @@ class Snapshot:
         self._pin = base.pin()
         self.count = count
         self.position = position
-        self._layers, self._bulks = overlay.freeze()
-        self.changes = len(overlay)
-        self._lock = threading.Lock()
-        self._versions: dict[str, Version] | None = None
-        self._runs: list[codec.Entries] | None = None
+        self.unsaved = overlay.freeze()
+        self.changes = self.unsaved.changes
         self._schema: pa.Schema | None = None
-        self._superseded: Rows | None = None
 
     @property
     def is_clean(self) -> bool:
         """Whether the overlay has no changes."""
-        return not self._layers
-
-    def versions(self) -> dict[str, Version]:
-        """Return the changed documents, in the order of their last change."""
-        with self._lock:
-            if self._versions is None:
-                merged: dict[str, Version] = {}
-                for layer in self._layers:
-                    if not merged:
-                        merged = dict(layer.versions)
-                        continue
-                    for identity, version in layer.versions.items():
-                        merged.pop(identity, None)
-                        merged[identity] = version
-                self._versions = merged
-            return self._versions
+        return not self.unsaved.layers
 
     def superseded_rows(self) -> Rows:
         """Return the superseded and deleted rows of the base, in order."""
-        if self._superseded is None:
-            superseded = [row for layer in self._layers for row in layer.superseded]
-            deleted = self.base.deleted
-            joined = np.union1d(deleted, np.array(superseded, np.int64)) if superseded else deleted
-            self._superseded = joined
-        return self._superseded
+        return self.unsaved.superseded_rows(self.base)
 
     def superseded_in(self, start: int, count: int) -> Rows:
         """Return the superseded and deleted rows in a run of the base, counted from its start."""
@@ -100,12 +77,7 @@ class Snapshot:
 
     def overlay_runs(self) -> list[codec.Entries]:
         """Return the entries of the changed documents, in runs."""
-        versions = self.versions()
-        with self._lock:
-            if self._runs is None:
-                ranges = [bulk for layer in self._layers for bulk in layer.ranges]
-                self._runs = [*_range_runs(versions, ranges), *_runs_of(versions, self._bulks)]
-            return self._runs
+        return self.unsaved.runs()
 
     def live_count(self) -> int:
         """Count the documents, and check the count.
@@ -127,7 +99,10 @@ class Snapshot:
     def schema(self) -> pa.Schema:
         """Return the join of the schemas of all documents."""
         if self._schema is None:
+            self._schema = self.unsaved.schema(self.base)
+        if self._schema is None:
             self._schema = self._find_schema()
+            self.unsaved.note_schema(self.base, self._schema)
         return self._schema
 
     def _find_schema(self) -> pa.Schema:
@@ -143,7 +118,7 @@ class Snapshot:
             return self._find_partial_schema(schema)
         if schema is not None and fields_fit(infer_schema(summary), schema):
             return schema
-        declared = [bulk.schema for bulk in self._bulks if bulk.schema is not None]
+        declared = [bulk.schema for bulk in self.unsaved.bulks if bulk.schema is not None]
         return join_schemas(schema, declared, summary, self.overlay_runs, self._summarize)
 
     def _summarize(self) -> DocumentSummary:
@@ -194,9 +169,9 @@ class Snapshot:
         """Return the schema that all inserted tables had, or None if there were other inserts."""
         if self.is_clean:
             return self.base.schema()
-        if any(layer.singles for layer in self._layers):
+        if any(layer.singles for layer in self.unsaved.layers):
             return None
-        schemas = [bulk.schema for bulk in self._bulks]
+        schemas = [bulk.schema for bulk in self.unsaved.bulks]
         first = self.base.schema() if self.base.count else None
         for schema in schemas:
             if schema is None:
@@ -268,7 +243,7 @@ class Snapshot:
             if row is None:
                 entries = without(entries, superseded)
                 return Chunk(entries.raw(), len(entries), decode_statistics(entries, fields))
-            return Chunk(_kept(entries, superseded), len(entries) - len(superseded), row)
+            return Chunk(kept_bytes(entries, superseded), len(entries) - len(superseded), row)
 
         threads = self.base.memory.threads if codec.BACKEND == "native" else 1
         parts = self._parts(self.base.files() if files is None else files, changes)
@@ -323,84 +298,3 @@ def _cut_after(every: int, parts: Iterator[_Part]) -> Iterator[_Part]:
             room = every
         yield entries, superseded, row
         room = room - live or every
-
-
-def without(entries: codec.Entries, superseded: Rows) -> codec.Entries:
-    """Return entries without some of them."""
-    return (
-        scan(bytes(_kept(entries, superseded)), len(entries) - len(superseded))
-        if len(superseded)
-        else entries
-    )
-
-
-def _kept(entries: codec.Entries, superseded: Rows) -> bytes | memoryview:
-    """Return the bytes of entries without some of them."""
-    if not len(superseded):
-        return entries.raw()
-    bounds = np.frombuffer(entries.bounds, np.int64)
-    edges = np.empty(2 * len(superseded) + 2, np.int64)
-    edges[0], edges[-1] = bounds[0], bounds[-1]
-    edges[1:-1:2], edges[2:-1:2] = bounds[2 * superseded], bounds[2 * superseded + 2]
-    view = memoryview(entries.data)
-    return b"".join([view[first:last] for first, last in edges.reshape(-1, 2).tolist()])
-
-
-def scan(data: bytes, count: int) -> codec.Entries:
-    """Scan bytes that are a number of whole entries."""
-    return codec.scan_entries(data, 0, count, len(data) + 1, 0)
-
-
-def gather(entries: Iterable[tuple[codec.Entries, int]]) -> codec.Entries:
-    """Copy entries of several runs into one run."""
-    pieces = [run.data[run.bounds[2 * i] : run.bounds[2 * i + 2]] for run, i in entries]
-    return scan(b"".join(pieces), len(pieces))
-
-
-def _range_runs(versions: dict[str, Version], ranges: list[Bulk]) -> Iterator[codec.Entries]:
-    """Yield the documents with generated ids that were inserted in bulk and are unchanged."""
-    if not ranges:
-        return
-    numbers = sorted(number for key in versions if (number := number_of(key)) is not None)
-    changed = np.array(numbers, np.int64)
-    for bulk in sorted(ranges, key=first_id):
-        first = first_id(bulk)
-        low, high = np.searchsorted(changed, (first, first + len(bulk.entries)))
-        yield without(bulk.entries, changed[low:high] - first)
-
-
-def _runs_of(versions: dict[str, Version], bulks: list[Bulk]) -> Iterator[codec.Entries]:
-    """Yield the documents of an overlay, in runs of neighbours that were inserted together."""
-    pieces: list[bytes] = []
-    first = after = -1  # rows of neighbours
-    end = -1  # of the bulk entries with these rows
-    for identity, version in versions.items():
-        if isinstance(version, int):
-            if version == after and version < end:
-                after += 1
-                continue
-            if pieces:
-                yield scan(b"".join(pieces), len(pieces))
-                pieces = []
-            if first >= 0:
-                yield _neighbours(bulks, first, after)
-            first, after = version, version + 1
-            bulk = bulk_of(bulks, version)
-            end = bulk.start + len(bulk.entries)
-        elif version is not None:
-            pieces.append(codec.pack(identity) + version)
-            if first >= 0:
-                yield _neighbours(bulks, first, after)
-                first = after = -1
-            if len(pieces) == _RUN_DOCUMENTS:
-                yield scan(b"".join(pieces), len(pieces))
-                pieces = []
-    if first >= 0:
-        yield _neighbours(bulks, first, after)
-    if pieces:
-        yield scan(b"".join(pieces), len(pieces))
-
-
-def _neighbours(bulks: list[Bulk], first: int, after: int) -> codec.Entries:
-    bulk = bulk_of(bulks, first)
-    return bulk.entries.between(first - bulk.start, after - bulk.start)

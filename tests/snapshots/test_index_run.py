@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,9 @@ from support.settings import LONG
 import godb_arrow
 from godb_arrow import StorageEngine, codec
 from godb_arrow.query.predicate import alternatives, compile_filter
-from godb_arrow.snapshots import find
-from godb_arrow.snapshots.index_run import IndexBuilder, IndexRun
+from godb_arrow.snapshots import find, indexes, point
+from godb_arrow.snapshots.held import keys_of
+from godb_arrow.snapshots.index_run import pack_run, unpack_run
 
 SCALARS = st.sampled_from([
     None, True, False, 0, -0.0, 1, 1.0, 1.5, -5, 2**53, 2**53 + 1, 2.0**53, 2**63, 2**64 - 1,
@@ -74,13 +74,19 @@ def test_no_matching_document_is_missing(
     entries = entries_of(documents)
     predicate = compile_filter(condition)
     right = codec.select(entries, predicate).tolist()
-    built = IndexBuilder.run_of(field, [entries])
-    stored = IndexRun.unpack(built.pack(), len(documents))
+    built = keys_of(field, [entries])
+    stored = unpack_run(pack_run(built), len(documents))
     assert stored is not None
     for ranges in alternatives(predicate):
         if all(one.field == field for one in ranges):
             for run in (built, stored):
-                assert set(right) <= set(run.candidates(ranges).tolist())
+                assert set(right) <= set(candidates(run, ranges))
+
+
+def candidates(keys: Any, ranges: Any) -> list[int]:
+    rows = np.frombuffer(keys.rows([(one.low, one.high) for one in ranges]), np.int64)
+    assert len(rows) <= keys.count([(one.low, one.high) for one in ranges])
+    return list(rows.tolist())
 
 
 @settings(max_examples=100)
@@ -88,11 +94,9 @@ def test_no_matching_document_is_missing(
 def test_a_run_of_several_chunks_is_the_run_of_all(
     chunks: list[list[dict[str, Any]]], field: str
 ) -> None:
-    whole = IndexBuilder.run_of(field, [entries_of([one for chunk in chunks for one in chunk])])
-    parts = IndexBuilder.run_of(field, [entries_of(chunk) for chunk in chunks])
-    for literal in (None, True, 1, "a", b"a", float("nan")):
-        for ranges in alternatives(compile_filter({field: literal})):
-            assert np.array_equal(whole.candidates(ranges), parts.candidates(ranges))
+    whole = keys_of(field, [entries_of([one for chunk in chunks for one in chunk])])
+    parts = keys_of(field, [entries_of(chunk) for chunk in chunks])
+    assert pack_run(whole) == pack_run(parts)
 
 
 @settings(
@@ -148,17 +152,24 @@ def check_same(collection: Any, condition: dict[str, Any]) -> None:
     assert collection.count(condition) == len(right)
 
 
-BREAKS: dict[str, Callable[[IndexRun], None]] = {
-    "no numbers": lambda run: _without(run, "numbers"),
-    "no strings": lambda run: _without(run, "strings"),
-    "no nulls": lambda run: run._flags.update(nulls=np.empty(0, np.uint32)),
-    "no NaN": lambda run: run._flags.update(nans=np.empty(0, np.uint32)),
-}
+BREAKS = {"no numbers": 0, "no strings": 2, "no NaN": 6, "no nulls": 7}
 
 
-def _without(run: IndexRun, kind: str) -> None:
-    found = run._kinds[kind]
-    run._kinds[kind] = type(found)(found.keys[:0], found.rows[:0])
+def without_kind(keys: Any, kind: int) -> Any:
+    """Return sorted keys without those of one kind."""
+    numbers, texts, rows = keys.arrays()
+    if kind == 0:
+        numbers[0] = b""
+    if kind == 2:
+        texts[0] = (bytes(4), b"")
+    rows[kind] = b""
+    return codec.SortedKeys.of(
+        keys.documents,
+        keys.has_lists,
+        [np.frombuffer(found, np.uint64) for found in numbers],
+        [(np.frombuffer(e, np.uint32), np.frombuffer(t, np.uint8)) for e, t in texts],
+        [np.frombuffer(found, np.uint32) for found in rows],
+    )
 
 
 @pytest.mark.parametrize("case", BREAKS)
@@ -173,15 +184,13 @@ def test_a_broken_index_is_noticed(
         engine.save()
         for value in (1, "x", None, float("nan")):
             check_same(collection, {"v": value})
-        whole = find.index_run
+        whole = find.sorted_keys
 
-        def broken(file: Any, field: str) -> IndexRun:
-            run = IndexRun.unpack(whole(file, field).pack(), file.count)
-            assert run is not None
-            BREAKS[case](run)
-            return run
+        def broken(file: Any, field: str) -> Any:
+            return without_kind(whole(file, field), BREAKS[case])
 
-        monkeypatch.setattr(find, "index_run", broken)
+        monkeypatch.setattr(find, "sorted_keys", broken)
+        monkeypatch.setattr(point, "cached_keys", broken)
         with pytest.raises(AssertionError):
             for value in (1, "x", None, float("nan")):
                 check_same(collection, {"v": value})
@@ -189,26 +198,26 @@ def test_a_broken_index_is_noticed(
 
 def packed_run() -> bytes:
     documents = [{"v": value} for value in (1, 2, "a", "b", b"x", None, True, 1.5)]
-    return IndexBuilder.run_of("v", [entries_of(documents)]).pack()
+    return pack_run(keys_of("v", [entries_of(documents)]))
 
 
 def test_a_forged_run_is_not_used() -> None:
     whole = packed_run()
-    assert IndexRun.unpack(whole, 8) is not None
-    assert IndexRun.unpack(whole, 7) is None
-    assert IndexRun.unpack(whole, 9) is None
+    assert unpack_run(whole, 8) is not None
+    assert unpack_run(whole, 7) is None
+    assert unpack_run(whole, 9) is None
     for size in range(len(whole)):
-        assert IndexRun.unpack(whole[:size], 8) is None
+        assert unpack_run(whole[:size], 8) is None
     rng = np.random.default_rng(5)
     for _ in range(3000):
         forged = bytearray(whole)
         for at in rng.integers(0, len(whole), 2).tolist():
             forged[at] = int(rng.integers(0, 256))
-        run = IndexRun.unpack(bytes(forged), 8)
+        run = unpack_run(bytes(forged), 8)
         if run is not None:  # it names rows of the file, and nothing raises
             for literal in (None, True, 1, "a", b"a"):
                 (ranges,) = alternatives(compile_filter({"v": literal}))
-                assert set(run.candidates(ranges).tolist()) <= set(range(8))
+                assert set(candidates(run, ranges)) <= set(range(8))
 
 
 def test_lists_and_mixed_fields_have_indexes(tmp_path: Path) -> None:
@@ -274,7 +283,7 @@ def test_runs_are_stored_with_each_file(
     assert all(godb_arrow.verify_godb(path).ok for path in files)
     if compression == "lz4":
         assert all(handmade.go_read(path.read_bytes())["collections"] for path in files)
-    monkeypatch.setattr(IndexBuilder, "run_of", None)  # nothing is built
+    monkeypatch.setattr(indexes, "keys_of", None)  # nothing is built
     with StorageEngine(tmp_path, read_only=True) as engine:
         for query, right in zip(QUERIES, wanted, strict=True):
             explained = engine["c"].explain(query)

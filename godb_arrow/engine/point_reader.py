@@ -1,0 +1,102 @@
+"""Reads of single documents and searches by indexes, which take microseconds.
+
+Context managers and closures are avoided here, since each adds to the cost of a small read.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from godb_arrow import codec
+from godb_arrow.documents.ids import with_id
+from godb_arrow.engine.refresher import Refresher
+from godb_arrow.engine.store import CollectionStore
+from godb_arrow.engine.writer import document_not_found
+from godb_arrow.errors import GodbError, place_error
+from godb_arrow.query.filters import Filter
+from godb_arrow.snapshots.point import PointSearch, prepare_search
+
+__all__ = ["PointReader"]
+
+
+class PointReader:
+    """Reads of few documents of one collection.
+
+    Parameters
+    ----------
+    store : CollectionStore
+        State of the collection.
+    refresher : Refresher
+        Reads the directory again where another process writes it.
+    """
+
+    __slots__ = ("_refresher", "_store")
+
+    def __init__(self, store: CollectionStore, refresher: Refresher) -> None:
+        self._store = store
+        self._refresher = refresher
+
+    def get(self, identity: str) -> dict[Any, Any]:
+        """Return a document.
+
+        Raises
+        ------
+        DocumentNotFound
+        """
+        store = self._store
+        try:
+            found = self._refresher.read(store, self._find, identity)
+            if found is None:
+                raise document_not_found(identity)
+            return with_id(codec.load(found), identity)
+        except GodbError as error:
+            place_error(error, "read", store.name)
+            raise
+
+    def has(self, identity: str) -> bool:
+        """Return whether a document exists."""
+        store = self._store
+        try:
+            return self._refresher.read(store, self._find, identity) is not None
+        except GodbError as error:
+            place_error(error, "read", store.name)
+            raise
+
+    def _find(self, identity: str) -> bytes | None:
+        """Return the bytes of a document, or None."""
+        store = self._store
+        store.context.lifecycle.check_open()
+        with store.lock:
+            store.note_access()
+            if not store.is_ready:
+                store.check_present()
+                store.prepare()
+            version = store.overlay.find(identity)
+            if version is not False:
+                return None if version is None else store.overlay.document(version)
+            base = store.base
+            held = base.find_held(identity)
+            if not isinstance(held, bool):
+                return held
+            pin = base.pin()  # noqa: F841 (keeps the file open until this returns)
+        return base.find(identity)
+
+    def search(self, filter: Filter | None) -> PointSearch | None:
+        """Prepare a search that indexes in memory answer.
+
+        Returns
+        -------
+        PointSearch or None
+            None where a snapshot must be searched.
+        """
+        store = self._store
+        indexes = store.known_indexes
+        query = codec.plain_filter(filter) if indexes else None
+        if query is None:
+            return None
+        store.context.lifecycle.check_open()
+        with store.lock:
+            if not store.is_ready:
+                return None  # a snapshot prepares the collection, or raises
+            store.note_access()
+            return prepare_search(query, store.base, store.overlay.freeze(), store.known_indexes)

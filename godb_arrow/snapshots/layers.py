@@ -1,0 +1,151 @@
+"""Layers of an overlay: changes in their order, and documents that were inserted together."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+
+from godb_arrow import codec
+from godb_arrow.documents.ids import number_of
+from godb_arrow.snapshots.entry_runs import scan
+from godb_arrow.snapshots.held import UnsavedDocuments
+
+__all__ = [
+    "Bulk",
+    "Layer",
+    "Version",
+    "bulk_document",
+    "bulk_of",
+    "first_id",
+    "runs_of",
+]
+
+_RUN_DOCUMENTS = 16_384  # that are joined in a run
+
+Version = bytes | int | None
+"""Document in an overlay: its bytes, its row among the bulk entries, or None if deleted."""
+
+
+@dataclass(slots=True)
+class Layer:
+    """Changes in their order, which are frozen as soon as a snapshot has them."""
+
+    versions: dict[str, Version] = field(default_factory=dict)
+    superseded: list[int] = field(default_factory=list)  # superseded or deleted rows of the base
+    first: int | None = None  # sequence number of the first change
+    size: int = 0
+    singles: bool = False  # whether some changes are no bulk inserts
+    ranges: list[Bulk] = field(default_factory=list)  # consecutive generated ids, in order
+    _documents: UnsavedDocuments | None = field(default=None, init=False, repr=False)
+    _rows: codec.RowSet | None = field(default=None, init=False, repr=False)
+
+    def documents(self, bulks: list[Bulk]) -> UnsavedDocuments:
+        """Return the documents of a frozen layer, without its ranges, in their order."""
+        if self._documents is None:
+            self._documents = UnsavedDocuments([*runs_of(self.versions, bulks)])
+        return self._documents
+
+    def superseded_set(self) -> codec.RowSet:
+        """Return the superseded or deleted rows of a frozen layer as a set."""
+        if self._rows is None:
+            self._rows = codec.RowSet(np.array(sorted(self.superseded), np.int64))
+        return self._rows
+
+    def note(self, number: int | None, size: int, singles: bool) -> None:
+        """Count a change, given its sequence number, its size, and whether it is a single one."""
+        first = number if self.first is None else self.first
+        self.first, self.size, self.singles = first, size, singles
+
+    def find(self, identity: str) -> Version | bool:
+        """Return the version of a document, or False if the layer has none."""
+        version = self.versions.get(identity, False)
+        if version is not False or not self.ranges:
+            return version
+        number = number_of(identity)
+        if number is None:
+            return False
+        at = bisect_right(self.ranges, number, key=first_id) - 1
+        bulk = self.ranges[at]
+        row = number - first_id(bulk)
+        return bulk.start + row if at >= 0 and row < len(bulk.entries) else False
+
+    def __len__(self) -> int:
+        return len(self.versions) + sum(len(bulk.entries) for bulk in self.ranges)
+
+
+@dataclass(slots=True)
+class Bulk:
+    """Entries that were inserted together, and their rows in the overlay.
+
+    Of consecutive generated ids, only the first is recorded.
+    """
+
+    start: int
+    entries: codec.Entries
+    schema: pa.Schema | None
+    first_id: int | None = None
+    _documents: UnsavedDocuments | None = field(default=None, init=False, repr=False)
+
+    def documents(self) -> UnsavedDocuments:
+        """Return the entries as documents that are searched by index."""
+        if self._documents is None:
+            self._documents = UnsavedDocuments([self.entries])
+        return self._documents
+
+
+def first_id(bulk: Bulk) -> int:
+    """Return the first of the consecutive generated ids of entries."""
+    assert bulk.first_id is not None
+    return bulk.first_id
+
+
+def bulk_of(bulks: list[Bulk], row: int) -> Bulk:
+    """Return the bulk entries that have a row of the overlay."""
+    return bulks[bisect_right(bulks, row, key=lambda bulk: bulk.start) - 1]
+
+
+def bulk_document(bulks: list[Bulk], row: int) -> bytes:
+    """Return the bytes of the document in a row of the overlay."""
+    bulk = bulk_of(bulks, row)
+    return bulk.entries.document(row - bulk.start)
+
+
+def runs_of(versions: dict[str, Version], bulks: list[Bulk]) -> Iterator[codec.Entries]:
+    """Yield the documents of an overlay, in runs of neighbours that were inserted together."""
+    pieces: list[bytes] = []
+    first = after = -1  # rows of neighbours
+    end = -1  # of the bulk entries with these rows
+    for identity, version in versions.items():
+        if isinstance(version, int):
+            if version == after and version < end:
+                after += 1
+                continue
+            if pieces:
+                yield scan(b"".join(pieces), len(pieces))
+                pieces = []
+            if first >= 0:
+                yield _neighbours(bulks, first, after)
+            first, after = version, version + 1
+            bulk = bulk_of(bulks, version)
+            end = bulk.start + len(bulk.entries)
+        elif version is not None:
+            pieces.append(codec.pack(identity) + version)
+            if first >= 0:
+                yield _neighbours(bulks, first, after)
+                first = after = -1
+            if len(pieces) == _RUN_DOCUMENTS:
+                yield scan(b"".join(pieces), len(pieces))
+                pieces = []
+    if first >= 0:
+        yield _neighbours(bulks, first, after)
+    if pieces:
+        yield scan(b"".join(pieces), len(pieces))
+
+
+def _neighbours(bulks: list[Bulk], first: int, after: int) -> codec.Entries:
+    bulk = bulk_of(bulks, first)
+    return bulk.entries.between(first - bulk.start, after - bulk.start)

@@ -1,0 +1,117 @@
+"""Searches by indexes in memory find what the stream of all documents finds, in its order."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from support.settings import LONG
+
+from godb_arrow import StorageEngine, codec
+from godb_arrow.engine.collection import Collection
+from godb_arrow.snapshots.overlay import Overlay
+
+VALUES = st.sampled_from([None, 1, 2, 2.0, "a", "b", True, [1, "a"], {"x": 1}, 2**53 + 1])
+DOCUMENT = st.fixed_dictionaries({}, optional={"v": VALUES, "w": VALUES})
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("insert"), DOCUMENT),
+        st.tuples(st.just("many"), st.lists(DOCUMENT, min_size=65, max_size=70)),
+        st.tuples(st.just("given"), st.lists(DOCUMENT, min_size=65, max_size=70)),
+        st.tuples(st.just("update"), st.integers(0, 300), DOCUMENT),
+        st.tuples(st.just("delete"), st.integers(0, 300)),
+        st.tuples(st.just("save")),
+        st.tuples(st.just("compact")),
+    ),
+    min_size=1,
+    max_size=12,
+)
+CONDITIONS: list[dict[str, Any]] = [
+    {"v": 1}, {"v": 2}, {"v": None}, {"v": ["a", 2]}, {"v": {"$gte": 1, "$lt": 3}}, {"w": "a"},
+    {"v": {"$gt": "a"}, "w": {"$lte": 2}}, {"v": True}, {"w": {"$in": [1, None]}},
+]  # fmt: skip
+
+
+def step(engine: StorageEngine, collection: Collection, what: Any, number: int) -> None:
+    ids = [one["_id"] for one in collection]
+    match what:
+        case ("insert", document):
+            collection.insert(document)
+        case ("many", documents):
+            collection.insert_many(documents)
+        case ("given", documents):
+            given = [{"_id": f"{number}-{n}", **one} for n, one in enumerate(documents)]
+            collection.insert_many(given)
+        case ("update", at, document) if ids:
+            collection.update(ids[at % len(ids)], document)
+        case ("delete", at) if ids:
+            collection.delete(ids[at % len(ids)])
+        case ("save",):
+            engine.save()
+        case ("compact",):
+            engine.compact()
+
+
+def check(collection: Collection, condition: dict[str, Any]) -> None:
+    right = list(collection.find_all_stream(condition))
+    assert collection.find(condition) == right
+    assert collection.count(condition) == len(right)
+    for limit, offset in ((1, 0), (3, 2), (0, 0)):
+        found = collection.find(condition, limit=limit, offset=offset)
+        assert found == right[offset : offset + limit]
+
+
+@settings(
+    max_examples=300 if LONG else 25,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(STEPS, st.sampled_from([1024, 1 << 27]))
+def test_point_searches_find_what_streams_find(
+    tmp_path_factory: pytest.TempPathFactory, steps: list[Any], part_size: int
+) -> None:
+    folder = tmp_path_factory.mktemp("point")
+    with StorageEngine(folder, part_size=part_size, background_save=None) as engine:
+        collection = engine.create_collection("c")
+        collection.create_index("v")
+        for number, what in enumerate(steps):
+            step(engine, collection, what, number)
+            check(collection, CONDITIONS[number % len(CONDITIONS)])
+        for condition in CONDITIONS:
+            check(collection, condition)
+
+
+@pytest.mark.skipif(codec.BACKEND == "reference", reason="only the kernel has plain filters")
+def test_an_index_answers_without_a_stream(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with StorageEngine(tmp_path) as engine:
+        collection = engine.create_collection("c")
+        collection.create_index("n")
+        collection.insert_many([{"n": n, "m": {"k": n % 3}} for n in range(2_000)])
+        engine.save()
+        collection.find({"n": 5})  # loads documents and index
+        collection.update("7", {"n": -1})
+        monkeypatch.setattr(Collection, "find_all_stream", None)
+        assert [one["_id"] for one in collection.find({"n": 5})] == ["6"]
+        assert collection.find({"n": -1}, columns=["m.k"]) == [{"m.k": 0}]
+        assert collection.find({"n": 6}) == []
+        assert collection.count({"n": {"$gte": 10, "$lt": 20}, "m.k": 1}) == 4
+
+
+def test_changes_are_frozen_once_until_the_next_change(tmp_path: Path) -> None:
+    with StorageEngine(tmp_path) as engine:
+        collection = engine.create_collection("c")
+        collection.insert_many([{"n": n} for n in range(100)])
+        overlay: Overlay = collection._store.overlay
+        frozen = overlay.freeze()
+        assert overlay.freeze() is frozen
+        assert collection.count({"n": 5}) == 1
+        assert overlay.freeze() is frozen
+        collection.insert({"n": 5})
+        assert overlay.freeze() is not frozen
+        assert collection.count({"n": 5}) == 2
+        collection.delete("6")
+        assert collection.count({"n": 5}) == 1
+        assert sum(map(len, frozen.runs())) == 100
