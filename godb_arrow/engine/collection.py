@@ -23,7 +23,6 @@ from godb_arrow.options import CompressionName
 from godb_arrow.query.filters import Filter
 from godb_arrow.snapshots.indexes import check_indexable
 from godb_arrow.snapshots.overlay import weight
-from godb_arrow.snapshots.point import PointSearch
 from godb_arrow.snapshots.readable import SnapshotCollection
 from godb_arrow.snapshots.snapshot import Snapshot
 from godb_arrow.snapshots.versions import CollectionVersion, VersionInfo
@@ -137,8 +136,11 @@ class Collection(SnapshotCollection):
         with self._store.reading():
             return self._refresher.read(self._store, self._store.snapshot)
 
-    def _point_search(self, filter: Filter | None) -> PointSearch | None:
-        return self._reader.search(filter)
+    def _find_in_memory(self, filter: Filter, limit: int) -> list[dict[Any, Any]] | None:
+        return self._reader.find(filter, limit)
+
+    def _count_in_memory(self, filter: Filter) -> int | None:
+        return self._reader.count(filter)
 
     @property
     def _open_streams(self) -> weakref.WeakSet[Any]:

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from godb_arrow import codec
+from godb_arrow.codec import load, plain_filter
 from godb_arrow.documents.ids import with_id
 from godb_arrow.engine.refresher import Refresher
 from godb_arrow.engine.store import CollectionStore
 from godb_arrow.engine.writer import document_not_found
 from godb_arrow.errors import GodbError, place_error
 from godb_arrow.query.filters import Filter
-from godb_arrow.snapshots.point import PointSearch, prepare_search
+from godb_arrow.snapshots.point import load_found, search_memory
 
 __all__ = ["PointReader"]
 
@@ -48,7 +48,7 @@ class PointReader:
             found = self._refresher.read(store, self._find, identity)
             if found is None:
                 raise document_not_found(identity)
-            return with_id(codec.load(found), identity)
+            return with_id(load(found), identity)
         except GodbError as error:
             place_error(error, "read", store.name)
             raise
@@ -81,17 +81,28 @@ class PointReader:
             pin = base.pin()  # noqa: F841 (keeps the file open until this returns)
         return base.find(identity)
 
-    def search(self, filter: Filter | None) -> PointSearch | None:
-        """Prepare a search that indexes in memory answer.
+    def find(self, filter: Filter | None, limit: int) -> list[dict[Any, Any]] | None:
+        """Return the first documents that match, all with -1, if indexes in memory answer alone.
 
         Returns
         -------
-        PointSearch or None
+        list of dict or None
             None where a snapshot must be searched.
         """
+        found = self._search(filter, limit, counts=False)
+        return None if found is None else load_found(*found)
+
+    def count(self, filter: Filter | None) -> int | None:
+        """Return the number of documents that match; None where a snapshot must be searched."""
+        found = self._search(filter, -1, counts=True)
+        return None if found is None else found[0]
+
+    def _search(
+        self, filter: Filter | None, limit: int, *, counts: bool
+    ) -> tuple[int, bytes] | None:
         store = self._store
         indexes = store.known_indexes
-        query = codec.plain_filter(filter) if indexes else None
+        query = plain_filter(filter) if indexes else None
         if query is None:
             return None
         store.context.lifecycle.check_open()
@@ -99,4 +110,5 @@ class PointReader:
             if not store.is_ready:
                 return None  # a snapshot prepares the collection, or raises
             store.note_access()
-            return prepare_search(query, store.base, store.overlay.freeze(), store.known_indexes)
+            base, unsaved, indexes = store.base, store.overlay.freeze(), store.known_indexes
+        return search_memory(query, base, unsaved, indexes, limit, counts=counts)

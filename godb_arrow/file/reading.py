@@ -132,7 +132,10 @@ def _scan(
             if options.sample is not None and options.on_mismatch == "null":
                 strict = False
         projection = project(schema, columns, condition)
-        usable = not is_given or options.on_mismatch == "error"  # statistics know no misfits
+        # Statistics know no misfits, which an expression sees as nulls and a predicate as values.
+        usable = (
+            not is_given or options.on_mismatch == "error" or projection.predicate is not None
+        )
         decoder = ProjectionDecoder(
             projection,
             strict=strict,

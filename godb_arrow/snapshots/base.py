@@ -225,6 +225,10 @@ class Base:
         """Rows that are marked as deleted; a single file has none."""
         return NO_ROWS
 
+    def deleted_set(self) -> codec.RowSet | None:
+        """Return all deleted rows as a set, or None if no row is deleted."""
+        return None
+
     @property
     def live(self) -> int:
         """Number of documents that are not deleted."""

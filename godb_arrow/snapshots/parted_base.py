@@ -157,9 +157,9 @@ class PartedBase(Base):
             ]
         return self._deleted_sets
 
-    def deleted_set(self) -> codec.RowSet:
-        """Return all deleted rows as a set."""
-        if self._deleted_set is None:
+    def deleted_set(self) -> codec.RowSet | None:
+        """Return all deleted rows as a set, or None if no row is deleted."""
+        if self._deleted_set is None and len(self.deleted):
             self._deleted_set = codec.RowSet(self.deleted.astype(np.int64))
         return self._deleted_set
 

@@ -1,9 +1,11 @@
-"""Searches that indexes in memory answer alone, without a snapshot."""
+"""Searches that indexes in memory answer alone, without a snapshot.
+
+They take microseconds, so that each object and each call would count.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 from godb_arrow import codec
 from godb_arrow.codec.values import load_entries
@@ -14,115 +16,25 @@ from godb_arrow.schema import ID_FIELD
 from godb_arrow.snapshots.base import Base
 from godb_arrow.snapshots.entry_runs import scan
 from godb_arrow.snapshots.frozen import FrozenOverlay
-from godb_arrow.snapshots.held import UnsavedDocuments
 from godb_arrow.snapshots.indexes import cached_keys
-from godb_arrow.snapshots.parted_base import PartedBase
 
-__all__ = ["PointSearch", "prepare_search"]
+__all__ = ["load_found", "search_memory"]
 
 _MAX_SHARE = 8  # of the documents, one in so many, up to which candidates are tested one by one
 _MIN_TESTED = 1_000  # documents that are always tested one by one
 _MAX_UNINDEXED = 32  # number of unsaved documents that are tested without an index
 
-_Keys = tuple["codec.SortedKeys | None", ...]
 
-
-class _File(NamedTuple):
-    """Documents of one file in memory, with the sorted keys of each condition's field."""
-
-    start: int
-    documents: codec.Located
-    keys: _Keys
-
-
-class PointSearch(NamedTuple):
-    """Documents in memory of one state of a collection, and a filter on them.
-
-    The caller searches without a lock, since nothing here changes.
-    """
-
-    query: Any
-    paths: tuple[str | None, ...]
-    files: list[_File]
-    deleted: tuple[codec.RowSet, ...]
-    unsaved: FrozenOverlay
-    most: int
-
-    def find(self, limit: int) -> list[dict[Any, Any]] | None:
-        """Return the first documents that match, all with -1.
-
-        Returns
-        -------
-        list of dict or None
-            None where the documents are searched faster in order, or one is damaged.
-        """
-        total, blobs = 0, []
-        for number, blob in self._parts(limit, counts=False):
-            if blob is None:
-                return None
-            total += number
-            blobs.append(blob)
-        blob = blobs[0] if len(blobs) == 1 else b"".join(blobs)
-        entries = load_entries(blob, total)
-        if entries is None:
-            return _loaded_singly(blob, total)
-        found = entries[1::2]
-        for at, identity in enumerate(entries[::2]):
-            if found[at].get(ID_FIELD) != identity:
-                found[at] = with_id(found[at], identity)
-        return found
-
-    def number(self) -> int | None:
-        """Return the number of documents that match; None as :meth:`find` does."""
-        total = 0
-        for number, blob in self._parts(-1, counts=True):
-            if blob is None:
-                return None
-            total += number
-        return total
-
-    def _parts(self, limit: int, *, counts: bool) -> Iterator[tuple[int, bytes | None]]:
-        """Yield the number and the entries of matching documents; None for the entries fails."""
-        search, most = self.query.search, self.most
-        for start, documents, keys in self.files:
-            found = search(documents, keys, self.deleted, (), start, most, limit, counts)
-            if found is None:
-                yield 0, None
-                return
-            yield found
-            if limit > 0:
-                limit -= found[0]
-        if self.unsaved.layers:
-            for unsaved in self.unsaved.sources():
-                keys = self._keys(unsaved.documents)
-                located, newer = unsaved.documents.located, unsaved.newer
-                found = search(located, keys, (), newer, 0, most, limit, counts)
-                if found is None:
-                    yield 0, None
-                    return
-                yield found
-                if limit > 0:
-                    limit -= found[0]
-
-    def _keys(self, documents: UnsavedDocuments) -> _Keys:
-        if len(documents) <= _MAX_UNINDEXED:
-            return (None,) * len(self.paths)
-        return tuple(None if path is None else documents.keys(path) for path in self.paths)
-
-
-def _loaded_singly(blob: bytes, count: int) -> list[dict[Any, Any]] | None:
-    """Return documents that are not decoded together, such as those with moments."""
-    entries = scan(blob, count)
-    try:
-        return [load_entry(entries, index) for index in range(count)]
-    except CorruptFile:  # the snapshot's search says where
-        return None
-
-
-def prepare_search(
-    query: Any, base: Base, unsaved: FrozenOverlay, indexes: tuple[str, ...]
-) -> PointSearch | None:
-    """Prepare the search of a base and its changes, under the lock of the collection.
+def search_memory(
+    query: Any,
+    base: Base,
+    unsaved: FrozenOverlay,
+    indexes: tuple[str, ...],
+    limit: int,
+    *,
+    counts: bool,
+) -> tuple[int, bytes] | None:
+    """Search documents in memory by their indexes.
 
     Parameters
     ----------
@@ -134,34 +46,75 @@ def prepare_search(
         Changes to them.
     indexes : tuple of str
         Indexed fields.
+    limit : int
+        Max number of documents; -1 for all.
+    counts : bool
+        Whether to return no entries.
 
     Returns
     -------
-    PointSearch or None
-        None where no index helps, or something is not in memory.
+    tuple of int and bytes, or None
+        Number of the documents, and their entries. None where no index helps, something is not in
+        memory, too many documents would be tested, or a document is damaged.
     """
     paths = query.paths
-    for path in paths:
-        if path in indexes:
-            break
+    if len(paths) == 1:
+        if paths[0] not in indexes:
+            return None
     else:
-        return None
-    if len(paths) > 1:
         paths = tuple([path if path in indexes else None for path in paths])
-    files = []
+        if not any(paths):
+            return None
+    most = max(_MIN_TESTED, base.count // _MAX_SHARE)
+    deleted = unsaved.row_sets()
+    gone = base.deleted_set()
+    if gone is not None:
+        deleted = (*deleted, gone)
+    total, parts = 0, []
     for start, file in base.files():
         if file.path is None:
             continue
         documents = file.held_documents()
         if documents is None:
             return None
-        keys: _Keys = tuple([None if path is None else cached_keys(file, path) for path in paths])
-        for path, found in zip(paths, keys, strict=True):
-            if path is not None and found is None:
+        keys: list[codec.SortedKeys | None] = []
+        for path in paths:
+            known = None if path is None else cached_keys(file, path)
+            if path is not None and known is None:
                 return None
-        files.append(_File(start, documents.located, keys))
-    deleted = unsaved.row_sets()
-    if isinstance(base, PartedBase) and len(base.deleted):
-        deleted = (*deleted, base.deleted_set())
-    most = max(_MIN_TESTED, base.count // _MAX_SHARE)
-    return PointSearch(query, paths, files, deleted, unsaved, most)
+            keys.append(known)
+        found = query.search(documents.located, keys, deleted, (), start, most, limit, counts)
+        if found is None:
+            return None
+        total += found[0]
+        parts.append(found[1])
+        if limit > 0:
+            limit -= found[0]
+    if unsaved.layers:
+        for held, newer in unsaved.sources():
+            is_small = len(held) <= _MAX_UNINDEXED
+            keys = [None if is_small or path is None else held.keys(path) for path in paths]
+            found = query.search(held.located, keys, (), newer, 0, most, limit, counts)
+            if found is None:
+                return None
+            total += found[0]
+            parts.append(found[1])
+            if limit > 0:
+                limit -= found[0]
+    return total, parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def load_found(count: int, entries: bytes) -> list[dict[Any, Any]] | None:
+    """Return found entries as documents; None if one is damaged."""
+    loaded = load_entries(entries, count)
+    if loaded is None:  # such as documents with moments
+        scanned = scan(entries, count)
+        try:
+            return [load_entry(scanned, index) for index in range(count)]
+        except CorruptFile:  # the snapshot's search says where
+            return None
+    documents: list[dict[Any, Any]] = loaded[1::2]
+    for index in range(count):
+        if documents[index].get(ID_FIELD) != loaded[2 * index]:
+            documents[index] = with_id(documents[index], loaded[2 * index])
+    return documents

@@ -18,7 +18,6 @@ from godb_arrow.query.scannable import Scannable
 from godb_arrow.schema import shown_schema
 from godb_arrow.snapshots.find import count_matching, explain, pick
 from godb_arrow.snapshots.pages import Page, page_after
-from godb_arrow.snapshots.point import PointSearch
 from godb_arrow.snapshots.snapshot import Snapshot
 from godb_arrow.snapshots.streaming import BatchStream, DocumentStream
 
@@ -37,8 +36,13 @@ class SnapshotCollection(Scannable):
     def indexes(self) -> tuple[str, ...]:
         """Indexed fields."""
 
-    def _point_search(self, filter: Filter | None) -> PointSearch | None:
-        """Return a search that indexes in memory answer alone; None where there is none."""
+    def _find_in_memory(self, filter: Filter, limit: int) -> list[dict[Any, Any]] | None:
+        """Return the first documents that match, all with -1; None where a stream must search."""
+        del filter, limit
+        return None
+
+    def _count_in_memory(self, filter: Filter) -> int | None:
+        """Return the number of documents that match; None where a stream must search."""
         del filter
         return None
 
@@ -94,14 +98,10 @@ class SnapshotCollection(Scannable):
         [{'age': 36}]
         >>> engine.close()
         """
-        for name, value in (("limit", limit), ("offset", offset)):
-            if value is not None and (
-                isinstance(value, bool) or not isinstance(value, int) or value < 0
-            ):
-                raise InvalidOption(f"{name} is {value!r}", advice="give a whole number")
-        search = None if filter is None else self._point_search(filter)
-        if search is not None and not isinstance(columns, str):
-            found = search.find(-1 if limit is None else limit + offset)
+        if limit is not None or offset or type(offset) is not int:
+            _check_numbers(limit, offset)
+        if filter is not None and not isinstance(columns, str):
+            found = self._find_in_memory(filter, -1 if limit is None else limit + offset)
             if found is not None:
                 found = found[offset:] if offset else found
                 return found if columns is None else [pick(one, columns) for one in found]
@@ -198,8 +198,7 @@ class SnapshotCollection(Scannable):
         """Return the number of documents, or of those that match a filter."""
         if filter is None:
             return len(self)
-        search = self._point_search(filter)
-        number = None if search is None else search.number()
+        number = self._count_in_memory(filter)
         if number is not None:
             return number
         snapshot = self._snapshot()
@@ -269,6 +268,14 @@ class SnapshotCollection(Scannable):
     def _entries(self) -> tuple[pa.Schema, Iterator[codec.Entries]]:
         snapshot = self._snapshot()
         return shown_schema(snapshot.schema()), snapshot.entries()
+
+
+def _check_numbers(limit: int | None, offset: int) -> None:
+    for name, value in (("limit", limit), ("offset", offset)):
+        if value is not None and (
+            isinstance(value, bool) or not isinstance(value, int) or value < 0
+        ):
+            raise InvalidOption(f"{name} is {value!r}", advice="give a whole number")
 
 
 def snapshot_of(collection: SnapshotCollection) -> Snapshot:

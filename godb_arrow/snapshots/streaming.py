@@ -181,10 +181,13 @@ class BatchStream(_Stream[pa.RecordBatch]):
             )
         self.schema: pa.Schema = projection.schema
         work = _Work(snapshot, projection, decoder, options)
-        if given:
-            work.has_statistics = options.on_mismatch == "error"  # They know no misfits.
-        else:
+        # A predicate reads documents, whatever their columns are. Statistics and indexes of an
+        # expression know no values that the given schema makes null.
+        is_predicate = projection.predicate is not None
+        work.has_statistics = is_predicate or not given or options.on_mismatch == "error"
+        if is_predicate or not given:
             work.runs = candidate_runs(snapshot, projection, indexed)
+        if not given:
             whole = projection.decoded.equals(snapshot.base.schema())
             work.may_hold = work.runs is None and whole and projection.predicate is None
         maps: list[OrderedMap[Any]] = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import operator
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -16,11 +17,14 @@ from support.filters import columns, entries_of, filters
 
 import godb_arrow
 from godb_arrow import codec
+from godb_arrow.file.locate import StoredCollection
 from godb_arrow.query.predicate import compile_filter
 from godb_arrow.query.projection import project
 from godb_arrow.query.pruning import may_match_predicate
 from godb_arrow.query.statistics import covered, decode_statistics, per_piece
 from godb_arrow.schema import DocumentSummary, infer_schema
+from godb_arrow.snapshots.base import Base
+from godb_arrow.snapshots.snapshot import Snapshot
 
 
 @given(st.lists(columns, min_size=1, max_size=4), filters(), st.sampled_from(["a", "b", "c"]))
@@ -94,3 +98,40 @@ def test_pruning_by_expressions_keeps_what_a_given_type_shows(values: list[Any])
                 if rows is None or len(rows):
                     assert projection.may_match(statistics) == [True], (kind, literal, compare)
     assert tried
+
+
+@pytest.mark.parametrize("on_mismatch", ["null", "error"])
+def test_a_given_schema_keeps_indexes_and_pruning_of_mappings(
+    on_mismatch: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    documents: list[dict[str, Any]] = [{"n": n, "s": str(n) * 30} for n in range(30_000)]
+    documents[5]["n"] = "no number"
+    given = pa.schema({"n": pa.int64()})
+    looked: list[Any] = []
+    whole = StoredCollection.runs
+
+    def runs(self: StoredCollection, fields: Any = (), wanted: Any = None) -> Any:
+        looked.append(None if wanted is None else sum(wanted))
+        return whole(self, fields, wanted)
+
+    with godb_arrow.StorageEngine(tmp_path) as engine:
+        collection = engine.create_collection("c")
+        collection.insert_many(documents)
+        engine.save()
+        path = collection.path
+        assert path is not None
+        monkeypatch.setattr(StoredCollection, "runs", runs)
+        for filter, right in (({"n": 29_999}, [29_999]), ({"n": {"$lt": 3}}, [0, 1, 2])):
+            options: Any = {"filter": filter, "schema": given, "on_mismatch": on_mismatch}
+            looked.clear()
+            assert godb_arrow.read_table(path, **options)["n"].to_pylist() == right
+            assert looked == [1], "one piece is read"
+            looked.clear()
+            assert collection.stream_batches(**options).read_all()["n"].to_pylist() == right
+            assert looked == [1]
+        collection.create_index("n")
+        assert collection.find({"n": 7}) == [{"_id": "8", **documents[7]}]
+        monkeypatch.setattr(Snapshot, "entries", None)
+        monkeypatch.setattr(Base, "runs", None)
+        options = {"filter": {"n": [7, 9]}, "schema": given, "on_mismatch": on_mismatch}
+        assert collection.stream_batches(**options).read_all()["n"].to_pylist() == [7, 9]

@@ -363,6 +363,8 @@ cdef cbool _set_bound(KeyRange& made, object literal, cbool is_low) except *:
     cdef double number
     cdef uint64_t key
     cdef bytes text
+    cdef const char* data
+    cdef Py_ssize_t size
     kind = type(literal)
     if kind is bool:
         made.type, made.flag = RangeType.Flag, kTrue if literal else kFalse
@@ -378,13 +380,20 @@ cdef cbool _set_bound(KeyRange& made, object literal, cbool is_low) except *:
         made.type = RangeType.Number
         key = number_key(number)
     elif kind is str or kind is bytes:
-        text = literal if kind is bytes else (<str>literal).encode("utf-8", "surrogateescape")
         made.type = RangeType.Text if kind is str else RangeType.Binary
-        text = text[:kKeyBytes]
-        if is_low:
-            made.has_low, made.low_text = True, text
+        if kind is str and _is_ascii(literal):
+            data = PyUnicode_AsUTF8AndSize(literal, &size)
         else:
-            made.has_high, made.high_text = True, text
+            text = literal if kind is bytes else (<str>literal).encode("utf-8", "surrogateescape")
+            data, size = PyBytes_AS_STRING(text), PyBytes_GET_SIZE(text)
+        if <size_t>size > kKeyBytes:
+            size = <Py_ssize_t>kKeyBytes
+        if is_low:
+            made.has_low = True
+            made.low_text.assign(data, <size_t>size)
+        else:
+            made.has_high = True
+            made.high_text.assign(data, <size_t>size)
         return True
     elif isinstance(literal, Timestamp_):
         made.type = RangeType.Moment
