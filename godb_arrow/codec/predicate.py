@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from enum import IntFlag
 from fractions import Fraction
+from functools import lru_cache
 from typing import Any, TypeAlias
 
 import msgpack
@@ -233,6 +234,7 @@ def prefixes(path: str) -> list[str]:
     return [".".join(parts[:end]) for end in range(1, len(parts) + 1)]
 
 
+@lru_cache(maxsize=1024)
 def names_odd_key(path: str) -> bool:
     """Return whether columns may have this name for a key that is no string.
 

@@ -405,6 +405,8 @@ class Selector {
         for (const std::string& name : wanted_)
             keys.add(reinterpret_cast<const uint8_t*>(name.data()), name.size());
         values_.assign(fields, nullptr);
+        if (places && !collect && find_leaves())
+            return run_leaves(bounds, count, places, width, order, keys, rows);
         for (size_t i = 0; i < count; ++i) {
             id_ = data + bounds[2 * i];
             const uint8_t* const document = data + bounds[2 * i + 1];
@@ -448,6 +450,89 @@ class Selector {
     }
 
   private:
+    // Find the leaves of a condition that is one quick leaf on a field, or a conjunction of these.
+    bool find_leaves() {
+        leaves_.clear();
+        if (root_.op != Op::AllOf) leaves_.push_back(&root_);
+        else for (const auto& child : root_.children) leaves_.push_back(child.get());
+        for (const Condition* const leaf : leaves_) {
+            const bool is_leaf = leaf->op == Op::OneOf || leaf->op == Op::Bound;
+            if (!is_leaf || leaf->quick == Condition::Quick::No || leaf->is_self || leaf->is_id ||
+                leaf->located.size() != 1)
+                return false;
+        }
+        return !leaves_.empty();
+    }
+
+    // As run does: one leaf after the other, each on the documents that are left.
+    bool run_leaves(const int64_t* bounds, size_t count, const uint32_t* places, size_t width,
+                    const int* order, Keys& keys, std::vector<int64_t>& rows) {
+        const auto place_of = [&](const Condition& leaf, size_t row) {
+            return places[row * width + size_t(order[leaf.located[0]])];
+        };
+        bool sound = true;
+        // Documents with unknown places are tested whole, by the first leaf.
+        const auto whole = [&](size_t row) {
+            id_ = data_ + bounds[2 * row];
+            end_ = data_ + bounds[2 * row + 2];
+            sound = find_fields(data_ + bounds[2 * row + 1], keys);
+            return sound && holds<false>(root_);
+        };
+        const auto slowly = [&](const Condition& leaf, const uint8_t* p, size_t row) {
+            end_ = data_ + bounds[2 * row + 2];
+            return accepts<false>(leaf, p);
+        };
+        const auto pass = [&](const Condition& leaf, const auto& is_quick, const auto& quickly) {
+            const auto test = [&](size_t row, uint32_t place) {
+                if (__builtin_expect(place == kNoPlace, 0)) return false;
+                const uint8_t* const p = data_ + place;
+                return is_quick(p) ? quickly(p) : slowly(leaf, p, row);
+            };
+            if (&leaf == leaves_[0]) {
+                for (size_t row = 0; row < count; ++row) {
+                    const uint32_t place = place_of(leaf, row);
+                    const bool known = __builtin_expect(place != kUnknownPlace, 1);
+                    if (known ? test(row, place) : whole(row)) rows.push_back(int64_t(row));
+                    if (__builtin_expect(!sound, 0)) {
+                        rows.push_back(int64_t(row));
+                        return;
+                    }
+                }
+                return;
+            }
+            const auto fails = [&](int64_t row) {
+                const uint32_t place = place_of(leaf, size_t(row));
+                return place != kUnknownPlace && !test(size_t(row), place);
+            };
+            rows.erase(std::remove_if(rows.begin(), rows.end(), fails), rows.end());
+        };
+        for (const Condition* const leaf : leaves_) {
+            if (leaf->quick == Condition::Quick::Texts) {
+                pass(*leaf, [](const uint8_t* p) { return short_string(p) >= 0; },
+                     [this, leaf](const uint8_t* p) { return is_short_text(*leaf, p); });
+            } else {
+                const auto value = [](const uint8_t* p) {
+                    const PlainNumbers::Form form = kPlainIntegers.at[*p];
+                    return int64_t(uint64_t(int64_t(load64(p + form.skip)) >> form.shift) &
+                                   form.mask);
+                };
+                const auto is_quick = [this](const uint8_t* p) {
+                    return kPlainIntegers.at[*p].mask != 0 && size_t(limit_ - p) >= 9;
+                };
+                if (leaf->quick == Condition::Quick::Numbers && leaf->numbers.size() == 1)
+                    pass(*leaf, is_quick, [number = leaf->numbers[0], &value](const uint8_t* p) {
+                        return value(p) == number;
+                    });
+                else
+                    pass(*leaf, is_quick, [leaf, &value](const uint8_t* p) {
+                        return is_integer(*leaf, value(p));
+                    });
+            }
+            if (!sound) return false;
+        }
+        return true;
+    }
+
     // Find the fields of a document key by key; false if it is damaged.
     bool find_fields(const uint8_t* p, Keys& keys) {
         std::fill(values_.begin(), values_.end(), nullptr);
@@ -701,6 +786,7 @@ class Selector {
     const Condition& root_;
     const std::vector<std::string>& wanted_;
     std::vector<Asked> asked_;
+    std::vector<const Condition*> leaves_;
     Keys keys_;  // of the wanted fields, for documents that are tested one by one
     std::string scratch_;
     const uint8_t* data_ = nullptr;
