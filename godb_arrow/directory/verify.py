@@ -11,6 +11,7 @@ import numpy as np
 import xxhash
 
 from godb_arrow import codec
+from godb_arrow.codec.field_values import parts_of
 from godb_arrow.documents.ids import ids_of, number_of
 from godb_arrow.errors import (
     FormatError,
@@ -28,7 +29,7 @@ from godb_arrow.memory.limit import Memory
 from godb_arrow.options import MAX_DOCUMENT_BYTES, ReadOptions
 from godb_arrow.query.contradiction import contradiction
 from godb_arrow.query.schema_join import find_misfits
-from godb_arrow.query.statistics import row_of
+from godb_arrow.query.statistics import Row, row_of
 from godb_arrow.schema import (
     ID_FIELD,
     DocumentSummary,
@@ -37,7 +38,10 @@ from godb_arrow.schema import (
     needs_review,
     rounded_fields,
 )
+from godb_arrow.snapshots.base import Base
 from godb_arrow.snapshots.id_index import IdIndex
+from godb_arrow.snapshots.index_run import unpack_run
+from godb_arrow.snapshots.manifest import Part
 from godb_arrow.snapshots.part_folder import PartFolder
 from godb_arrow.snapshots.parted_base import PartedBase
 from godb_arrow.storage.folder import Folder, open_folder
@@ -230,9 +234,10 @@ def verify_parts(content: Folder, progress: Progress | None = None) -> FileRepor
     except FormatError as error:
         report.add_problem(str(error))
         return report
+    statistics = base.part_statistics()
     total = CollectionReport(os.path.basename(path).removesuffix(".parts"), manifest.count)
     seen: set[str] = set()
-    for part, file in zip(manifest.parts, base.parts, strict=True):
+    for part, file, row_statistics in zip(manifest.parts, base.parts, statistics, strict=True):
         try:
             inspected = verify_file(folder.content.hold(part.file), progress=progress)
         except StorageError as error:
@@ -259,17 +264,28 @@ def verify_parts(content: Folder, progress: Progress | None = None) -> FileRepor
             and rebuilt.greatest == kept.greatest
         ):
             report.add_problem(f"{part.ids_file} leads to other documents")
-        alive = np.ones(part.documents, bool)
-        alive[part.deleted] = False
-        for row, run in file.loaded():
-            for index in np.flatnonzero(alive[row : row + len(run)]).tolist():
-                identity = run.id(index)
-                if identity in seen:
-                    report.add_problem(f"the document id {identity!r} occurs twice")
-                seen.add(identity)
+        _check_part(report, part, file, row_statistics, seen)
     report.size = sum(part.file_size for part in manifest.parts)
     report.collections.append(total)
     return report
+
+
+def _check_part(
+    report: FileReport, part: Part, file: Base, statistics: Row | None, seen: set[str]
+) -> None:
+    """Check the ids of a part's documents, and what the manifest says of their values."""
+    alive = np.ones(part.documents, bool)
+    alive[part.deleted] = False
+    for row, run in file.loaded():
+        wrong = None if statistics is None else contradiction(statistics, run)
+        if wrong is not None:
+            report.add_problem(f"the manifest's statistics of {part.file} are wrong about {wrong}")
+            statistics = None  # reported once
+        for index in np.flatnonzero(alive[row : row + len(run)]).tolist():
+            identity = run.id(index)
+            if identity in seen:
+                report.add_problem(f"the document id {identity!r} occurs twice")
+            seen.add(identity)
 
 
 _Visitor = Callable[[CollectionReport, CollectionSection], None]
@@ -377,10 +393,13 @@ def _check_pieces(source: Source, report: FileReport) -> None:
                 continue
             content = xxhash.xxh3_64()
             statistics = pieces.statistics()
+            builders = {name: codec.KeysBuilder(parts_of(name)) for name in pieces.runs}
             try:
                 for number, piece in enumerate(pieces.stored(stream)):
                     entries = piece.entries()
                     content.update(entries.raw())
+                    for builder in builders.values():
+                        builder.add(entries)
                     if piece.sizes and not _are_sizes_of(piece.sizes, entries):
                         report.add_problem(
                             f"{where}: the sizes of the documents of piece {number} are wrong"
@@ -396,6 +415,21 @@ def _check_pieces(source: Source, report: FileReport) -> None:
                 continue
             if content.intdigest() != collection.digest:
                 report.add_problem(f"{where}: the index of pieces leads to other documents")
+                continue
+            for name, builder in builders.items():
+                packed = pieces.read_run(stream, name)
+                stored = None if packed is None else unpack_run(packed, collection.count)
+                if stored is None:
+                    report.add_problem(f"{where}: the index of the field {name!r} is damaged")
+                elif not _has_keys(stored, builder.keys()):
+                    report.add_problem(
+                        f"{where}: the index of the field {name!r} leads to other documents"
+                    )
+
+
+def _has_keys(stored: codec.SortedKeys, right: codec.SortedKeys) -> bool:
+    """Return whether a stored run has the keys that the documents have."""
+    return stored.arrays() == right.arrays() and stored.has_lists >= right.has_lists
 
 
 def _are_sizes_of(packed: bytes, entries: codec.Entries) -> bool:

@@ -133,9 +133,7 @@ def _scan(
                 strict = False
         projection = project(schema, columns, condition)
         # Statistics know no misfits, which an expression sees as nulls and a predicate as values.
-        usable = (
-            not is_given or options.on_mismatch == "error" or projection.predicate is not None
-        )
+        usable = not is_given or options.on_mismatch == "error" or projection.predicate is not None
         decoder = ProjectionDecoder(
             projection,
             strict=strict,

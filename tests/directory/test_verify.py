@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import Any
 
 import msgpack
+import numpy as np
 import pytest
 from support.handmade import file_of, mapping, string
 
 import godb_arrow
+from godb_arrow import StorageEngine, codec
+from godb_arrow.snapshots import indexes
+from godb_arrow.snapshots.index_run import pack_run
+from godb_arrow.snapshots.manifest import Manifest
+from godb_arrow.snapshots.part_folder import PartFolder
 
 
 def test_a_report_of_a_sound_file(tmp_path: Path) -> None:
@@ -74,3 +81,61 @@ def test_progress_is_told() -> None:
     seen: list[int] = []
     godb_arrow.verify_godb(file.getvalue(), progress=seen.append)
     assert sum(seen) == 50
+
+
+def reversed_run(keys: codec.SortedKeys) -> bytes:
+    """Pack keys with the rows of documents in reverse order, which has no fault of its own."""
+    last = keys.documents - 1
+    numbers, texts, rows = keys.arrays()
+    return pack_run(
+        codec.SortedKeys.of(
+            keys.documents,
+            keys.has_lists,
+            [np.frombuffer(found, np.uint64) for found in numbers],
+            [(np.frombuffer(e, np.uint32), np.frombuffer(t, np.uint8)) for e, t in texts],
+            [last - np.frombuffer(found, np.uint32) for found in rows],
+        )
+    )
+
+
+@pytest.mark.parametrize("part_size", [1 << 27, 3_000_000])
+def test_an_index_that_lies_is_reported(
+    part_size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    documents = [{"n": n, "s": f"{n}" * 20} for n in range(30_000)]
+    with StorageEngine(tmp_path, part_size=part_size) as engine:
+        collection = engine.create_collection("c")
+        collection.create_index("n")
+        collection.insert_many(documents)
+        engine.save()
+        assert collection.path is not None
+        assert godb_arrow.verify_godb(collection.path).ok
+        collection.insert_many(documents)
+        monkeypatch.setattr(indexes, "pack_run", reversed_run)
+        engine.save()
+        problems = godb_arrow.verify_godb(collection.path).problems
+    assert problems
+    assert all("index of the field 'n' leads to other documents" in one for one in problems)
+
+
+def test_statistics_of_a_part_that_lie_are_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = PartFolder.with_statistics
+
+    def lying(manifest: Manifest, statistics: Any) -> Manifest:
+        lies = [
+            None if row is None else {**row, "n": row["n"]._replace(numbers=(0, 10))}
+            for row in statistics
+        ]
+        return whole(manifest, lies)
+
+    monkeypatch.setattr(PartFolder, "with_statistics", staticmethod(lying))
+    with StorageEngine(tmp_path, part_size="1KiB") as engine:
+        collection = engine.create_collection("c")
+        collection.insert_many([{"n": n} for n in range(100)])
+        engine.save()
+        assert collection.path is not None
+        problems = godb_arrow.verify_godb(collection.path).problems
+    assert problems
+    assert all("statistics of" in one and "wrong about 'n'" in one for one in problems)

@@ -20,7 +20,7 @@ from support.filters import dense_case, documents, filters
 from support.settings import LONG
 
 import godb_arrow
-from godb_arrow import StorageEngine
+from godb_arrow import Follower, StorageEngine
 
 # What a document looks like does not matter here as much as where it is.
 rows = st.lists(documents, min_size=1, max_size=8)
@@ -160,6 +160,16 @@ def run_states(
             cases += check(old, filter_list[:2], READING_VERBS, "version")
         with StorageEngine(folder / "data", read_only=True) as reader:
             cases += check(reader["c"], filter_list, ENGINE_VERBS, "read-only")
+        with Follower(folder / "data", folder / "follower") as follower:
+            follower.step()
+            with StorageEngine(folder / "follower", read_only=True) as reader:
+                cases += check(reader["c"], filter_list, ENGINE_VERBS, "follower")
+            change(collection, [("u", 3, {"a": 1}), ("d", 0, {})])
+            follower.step()  # It has the journal of changes that no file has.
+            with StorageEngine(folder / "follower", read_only=True) as reader:
+                assert ids(list(reader["c"])) == ids(list(collection))
+                cases += check(reader["c"], filter_list, ENGINE_VERBS, "follower of changes")
+        engine.save()
         shutil.copytree(folder / "data", folder / "copy", ignore=lambda *_: ["godb_arrow.lock"])
         engine.compact("c")
         cases += check(collection, filter_list, ENGINE_VERBS, "compacted")
