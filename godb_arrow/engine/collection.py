@@ -454,8 +454,8 @@ class Collection(SnapshotCollection):
     def create_index(self, field: str) -> None:
         """Create an index on a field, if there is none.
 
-        Filters on the field then decode only the documents that the index selects, and those that
-        changed since the last save.
+        Filters on the field then test only the documents that the index selects. Unsaved documents
+        are indexed, too, if there are more than a few.
 
         Parameters
         ----------

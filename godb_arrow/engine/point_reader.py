@@ -109,6 +109,9 @@ class PointReader:
         with store.lock:
             if not store.is_ready:
                 return None  # a snapshot prepares the collection, or raises
-            store.note_access()
             base, unsaved, indexes = store.base, store.overlay.freeze(), store.known_indexes
-        return search_memory(query, base, unsaved, indexes, limit, counts=counts)
+        found = search_memory(query, base, unsaved, indexes, limit, counts=counts)
+        if found is not None:  # otherwise the snapshot counts the access
+            with store.lock:
+                store.note_access()
+        return found

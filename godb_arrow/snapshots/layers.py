@@ -74,7 +74,8 @@ class Layer:
         return bulk.start + row if at >= 0 and row < len(bulk.entries) else False
 
     def __len__(self) -> int:
-        return len(self.versions) + sum(len(bulk.entries) for bulk in self.ranges)
+        ranges = self.ranges
+        return len(self.versions) + (sum(len(one.entries) for one in ranges) if ranges else 0)
 
 
 @dataclass(slots=True)

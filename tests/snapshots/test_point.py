@@ -93,6 +93,10 @@ def test_an_index_answers_without_a_stream(tmp_path: Path, monkeypatch: pytest.M
         engine.save()
         collection.find({"n": 5})  # loads documents and index
         collection.update("7", {"n": -1})
+        accesses = collection.info().access_count
+        assert len(collection.find({"n": {"$gte": 0}})) == 1_999, "too many to be tested singly"
+        assert collection.find({"n": 5}, limit=1)
+        assert collection.info().access_count == accesses + 2
         monkeypatch.setattr(Collection, "find_all_stream", None)
         assert [one["_id"] for one in collection.find({"n": 5})] == ["6"]
         assert collection.find({"n": -1}, columns=["m.k"]) == [{"m.k": 0}]
