@@ -135,3 +135,19 @@ def test_a_given_schema_keeps_indexes_and_pruning_of_mappings(
         monkeypatch.setattr(Base, "runs", None)
         options = {"filter": {"n": [7, 9]}, "schema": given, "on_mismatch": on_mismatch}
         assert collection.stream_batches(**options).read_all()["n"].to_pylist() == [7, 9]
+
+
+@pytest.mark.parametrize("values", [[1, 2, 3], ["a", "b"], [b"a", b"b"], [1.5, 2.5], [2, "x"]])
+def test_a_piece_whose_ends_match_is_not_skipped(values: list[Any]) -> None:
+    data = b"".join(codec.pack_entry(str(n), {"n": one}) for n, one in enumerate(values))
+    entries = codec.scan_entries(data, 0, len(values), len(data) + 1, 0)
+    summary = DocumentSummary()
+    codec.infer(entries, summary)
+    fields = covered(infer_schema(summary))
+    known = per_piece([decode_statistics(entries, fields)], [0], fields)
+    for value in values:
+        for name in ("$eq", "$gt", "$gte", "$lt", "$lte", "$ne"):
+            for filter in ({"n": {name: value}}, {"$not": {"n": {name: value}}}):
+                predicate = compile_filter(filter)
+                if len(codec.select(entries, predicate)):
+                    assert may_match_predicate(known, predicate) == [True], filter
