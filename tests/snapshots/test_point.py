@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support import filter_model
 from support.settings import LONG
 
 from godb_arrow import StorageEngine, codec
@@ -56,7 +57,8 @@ def step(engine: StorageEngine, collection: Collection, what: Any, number: int) 
 
 
 def check(collection: Collection, condition: dict[str, Any]) -> None:
-    right = list(collection.find_all_stream(condition))
+    right = [one for one in collection if filter_model.matches(one, condition)]
+    assert list(collection.find_all_stream(condition)) == right
     assert collection.find(condition) == right
     assert collection.count(condition) == len(right)
     for limit, offset in ((1, 0), (3, 2), (0, 0)):
@@ -82,6 +84,44 @@ def test_point_searches_find_what_streams_find(
             check(collection, CONDITIONS[number % len(CONDITIONS)])
         for condition in CONDITIONS:
             check(collection, condition)
+
+
+def test_later_changes_supersede_unsaved_documents(tmp_path: Path) -> None:
+    with StorageEngine(tmp_path) as engine:
+        collection = engine.create_collection("c")
+        collection.create_index("v")
+        collection.insert_many([{"v": n % 3} for n in range(70)])
+        for number in range(1, 70, 9):
+            check(collection, {"v": 1})
+            collection.update(str(number), {"v": 7})
+            collection.delete(str(number + 1))
+            collection.insert({"v": 1, "new": number})
+            check(collection, {"v": 1})
+            check(collection, {"v": {"$gte": 1}})
+
+
+def test_deleted_rows_of_parts_are_not_found(tmp_path: Path) -> None:
+    with StorageEngine(tmp_path, part_size="1KiB") as engine:
+        collection = engine.create_collection("c")
+        collection.create_index("v")
+        collection.insert_many([{"v": n % 3, "s": "x" if n % 2 else n} for n in range(200)])
+        engine.save()
+        check(collection, {"v": 1})
+        for number in range(2, 200, 20):
+            collection.delete(str(number))
+            collection.update(str(number + 3), {"v": 1})
+            check(collection, {"v": 1})  # unsaved changes supersede rows of the base
+            check(collection, {"v": {"$lte": 1}, "s": "x"})
+            engine.save()
+            check(collection, {"v": 1})  # the manifest has the deleted rows
+            assert str(number) not in collection
+            assert collection.get(number + 3)["v"] == 1
+        collection.compact(thorough=True)
+        check(collection, {"v": 1})
+        collection.insert_many([{"v": 1} for _ in range(100)])
+        check(collection, {"v": 1})
+        collection.insert_many([{"_id": f"given {n}", "v": 1} for n in range(100)])
+        check(collection, {"v": 1})
 
 
 @pytest.mark.skipif(codec.BACKEND == "reference", reason="only the kernel has plain filters")
