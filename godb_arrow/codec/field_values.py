@@ -27,7 +27,7 @@ class ValueKind(IntEnum):
     STRING = 7
     BINARY = 8  # bin, or str that is not UTF-8
     MOMENT = 9
-    ARRAY = 10  # followed by its elements
+    ARRAY = 10  # followed by its elements, and by the elements of lists in it
     MAP = 11
     EXTENSION = 12
 

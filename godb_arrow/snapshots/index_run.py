@@ -8,7 +8,7 @@ than values, such as the first bytes of a text.
 bytes          content
 =============  ===================================================================================
 0 to 3         ``GODX``
-4 to 7         version 1, little-endian
+4 to 7         version 2, little-endian
 8 to 15        length of the map that follows
 next           MessagePack map with the number of documents and of the entries of each kind
 rest           keys and rows of each kind, as the map says, in little-endian arrays
@@ -29,7 +29,7 @@ from godb_arrow.codec.field_values import parts_of
 
 __all__ = ["IndexBuilders", "pack_run", "unpack_run"]
 
-_MAGIC = b"GODX\x01\x00\x00\x00"
+_MAGIC = b"GODX\x02\x00\x00\x00"
 _NUMBERS = ("numbers", "moments")
 _TEXTS = ("strings", "binaries")
 _FLAGS = ("false", "true", "nans", "nulls", "others")

@@ -240,6 +240,18 @@ def test_lists_and_mixed_fields_have_indexes(tmp_path: Path) -> None:
         assert collection.count({"tags": "b"}) == 3
 
 
+def test_a_condition_on_an_element_knows_lists_in_lists(tmp_path: Path) -> None:
+    with StorageEngine(tmp_path) as engine:
+        collection = engine.create_collection("c")
+        collection.create_index("v.w")
+        values: list[Any] = [[[3]], [["x", 3], 1], [3], [[[3]]], 3, [[]]]
+        collection.insert_many([{"v": {"w": value}} for value in values])
+        engine.save()
+        for condition in ({"$elemMatch": {"$gte": 2}}, {"$elemMatch": {"$eq": 3}}, 3, [3, "x"]):
+            check_same(collection, {"v.w": condition})
+        assert collection.count({"v.w": {"$elemMatch": {"$gte": 2}}}) == 3
+
+
 def test_documents_are_read_in_order_where_most_of_them_are_candidates(tmp_path: Path) -> None:
     with StorageEngine(tmp_path) as engine:
         collection = engine.create_collection("c")

@@ -106,14 +106,15 @@ class ValueFinder {
         return true;
     }
 
-    // The value that the whole name leads to, and the elements of a list.
-    bool value(const uint8_t*& p, const uint8_t* end) {
+    // The value that the whole name leads to, the elements of a list, and the elements of lists in
+    // it: a condition on an element may hold for what that element contains.
+    bool value(const uint8_t*& p, const uint8_t* end, int levels = 2) {
         const Head head = read_head(p, end);
-        if (head.token != Token::Array) return add(p, end);
+        if (head.token != Token::Array || levels == 0) return add(p, end);
         out_->add(row_, ValueKind::Array, 0, 0);
         p = head.body;
         for (uint64_t i = 0; i < head.size; ++i)
-            if (!add(p, end)) return false;
+            if (!value(p, end, levels - 1)) return false;
         return true;
     }
 

@@ -84,9 +84,11 @@ class _Values:
                 self._descend(value, rest)
             else:
                 self.add(value)
-                if type(value) is list:
-                    for element in value:
-                        self.add(element)
+                for element in value if type(value) is list else ():
+                    self.add(element)
+                    # A condition on an element may hold for what that element contains.
+                    for inner in element if type(element) is list else ():
+                        self.add(inner)
         if absent:
             self._append(ValueKind.ABSENT)
 
