@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -142,6 +145,18 @@ def test_an_index_answers_without_a_stream(tmp_path: Path, monkeypatch: pytest.M
         assert collection.find({"n": -1}, columns=["m.k"]) == [{"m.k": 0}]
         assert collection.find({"n": 6}) == []
         assert collection.count({"n": {"$gte": 10, "$lt": 20}, "m.k": 1}) == 4
+
+
+def test_what_is_kept_with_frozen_changes_is_of_one_base() -> None:
+    frozen = Overlay().freeze()
+    for number in (1, 2, 1):
+        base: Any = SimpleNamespace(number=number, deleted=np.array([number], np.int64))
+        assert frozen.superseded_rows(base).tolist() == [number]
+        assert frozen.schema(base) is None
+        frozen.note_schema(base, pa.schema({str(number): pa.int64()}))
+        schema = frozen.schema(base)
+        assert schema is not None
+        assert schema.names == [str(number)]
 
 
 def test_changes_are_frozen_once_until_the_next_change(tmp_path: Path) -> None:
