@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
+import ctypes
+import os
+import shutil
 import tempfile
+import time
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
-from typing import IO, Any, Protocol, Unpack, cast
+from typing import Any, Protocol, Unpack
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -17,7 +23,10 @@ from godb_arrow.query.filters import names_in
 __all__ = ["CollectionDataset", "ReadableCollection"]
 
 _FILE = "collection"
-_SPOOL_BYTES_IN_MEMORY = 64 << 20
+_SECONDS_AT_EXIT = 0.2
+
+_DATASETS: weakref.WeakSet[CollectionDataset] = weakref.WeakSet()
+_FILES: weakref.WeakSet[_Files] = weakref.WeakSet()
 
 
 class ReadableCollection(Protocol):
@@ -62,6 +71,8 @@ class CollectionDataset(ds.UnionDataset):  # type: ignore[misc]
         self._collection = collection
         self._filter = filter
         filesystem = pyarrow.fs.PyFileSystem(_Files(collection, filter))
+        self._filesystem = filesystem
+        _DATASETS.add(self)
         file_format = ds.IpcFileFormat()
         fragment = file_format.make_fragment(_FILE, filesystem)
         schema = collection.schema
@@ -187,19 +198,13 @@ class _CollectionFragment:
         return self._dataset.count_rows(filter)
 
 
-class _Spool(tempfile.SpooledTemporaryFile[bytes]):
-    """Temporary file that Arrow drops without closing it."""
-
-    def __del__(self) -> None:
-        self.close()
-
-
 class _Files(pyarrow.fs.FileSystemHandler):  # type: ignore[misc]
     """File system of one Arrow file, which is made of a collection when it is opened."""
 
     def __init__(self, collection: ReadableCollection, filter: pc.Expression | None) -> None:
         self._collection = collection
         self._filter = filter
+        _FILES.add(self)
 
     def get_type_name(self) -> str:
         return "godb_arrow"
@@ -214,24 +219,40 @@ class _Files(pyarrow.fs.FileSystemHandler):  # type: ignore[misc]
         return self.get_file_info([_FILE])
 
     def open_input_file(self, path: str) -> pa.NativeFile:
-        return pa.PythonFile(self._spooled(), mode="r")
+        # Arrow drops its files on threads that may outlive the interpreter: no file of Python.
+        folder = tempfile.mkdtemp(prefix="godb_arrow-")
+        try:
+            spool = os.path.join(folder, _FILE)
+            with (
+                self._collection.stream_batches(None, self._filter) as reader,
+                pa.ipc.new_file(spool, reader.schema) as writer,
+            ):
+                for batch in reader:
+                    writer.write_batch(batch)
+            return pa.OSFile(spool)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
     def open_input_stream(self, path: str) -> pa.NativeFile:
         return self.open_input_file(path)
-
-    def _spooled(self) -> IO[bytes]:
-        file = cast("IO[bytes]", _Spool(max_size=_SPOOL_BYTES_IN_MEMORY))
-        with (
-            self._collection.stream_batches(None, self._filter) as reader,
-            pa.ipc.new_file(file, reader.schema) as writer,
-        ):
-            for batch in reader:
-                writer.write_batch(batch)
-        file.seek(0)
-        return file
 
     def _refuse(self, *arguments: Any, **options: Any) -> Any:
         raise NotImplementedError("a collection cannot be written as a file of a dataset")
 
     create_dir = delete_dir = delete_dir_contents = delete_root_dir_contents = _refuse
     delete_file = move = copy_file = open_output_stream = open_append_stream = _refuse
+
+
+@atexit.register
+def _keep_file_systems() -> None:
+    """Keep file systems until the process ends.
+
+    Threads of Arrow drop what a scan used some time after it. Where the interpreter has ended
+    meanwhile, dropping an object of Python kills the process.
+    """
+    kept = [dataset._filesystem for dataset in _DATASETS]
+    for filesystem in kept:
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(filesystem))
+    end = time.monotonic() + _SECONDS_AT_EXIT
+    while len(_FILES) > len(kept) and time.monotonic() < end:
+        time.sleep(0.001)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pytest
 from pyarrow import acero
+from support.settings import LONG
 
 import godb_arrow
 from godb_arrow.query.dataset import CollectionDataset
@@ -31,6 +34,22 @@ def numbers(found: Any) -> list[int]:
 
 
 SOME = pc.field("n") > 90
+PROCESSES = 60 if LONG else 1
+
+SCANS_AND_EXIT = """
+import io, godb_arrow, pyarrow.dataset as ds
+
+def scan(rows):
+    file = io.BytesIO()
+    godb_arrow.write_godb([{"n": n} for n in range(rows)], file, "c")
+    dataset = godb_arrow.open_godb(file.getvalue()).to_dataset()
+    dataset.join(dataset, "n")
+    dataset.filter(ds.field("n") > 3).sort_by("n")
+    return dataset
+
+dataset = scan(10)
+scan(20)
+"""
 LAST = list(range(91, 100))
 
 
@@ -83,3 +102,8 @@ def test_copies_by_pickle(dataset: CollectionDataset) -> None:
 def test_written_as_parquet(dataset: CollectionDataset, tmp_path: Path) -> None:
     ds.write_dataset(dataset, tmp_path / "parquet", format="parquet")
     assert numbers(ds.dataset(tmp_path / "parquet")) == list(range(100))
+
+
+@pytest.mark.parametrize("process", range(PROCESSES))
+def test_processes_end_while_arrow_drops_a_scan(process: int) -> None:
+    subprocess.run([sys.executable, "-c", SCANS_AND_EXIT], check=True, capture_output=True)
