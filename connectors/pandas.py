@@ -134,11 +134,12 @@ def _frames(
     recorded = recorded_range(reader.schema) if is_whole else None
     labels = range(0, 1) if recorded is None else recorded  # only start and step count
     waiting: list[pa.RecordBatch] = []
+    empty: list[pa.RecordBatch] = []  # with the categories
     count = 0
     start = 0
 
     def chunk() -> pd.DataFrame:
-        frame = to_frame(pa.Table.from_batches(waiting, reader.schema), backend)
+        frame = to_frame(pa.Table.from_batches(waiting or empty, reader.schema), backend)
         if isinstance(frame.index, pd.RangeIndex):
             first, step = labels.start + start * labels.step, labels.step
             end = first + len(frame) * step
@@ -153,6 +154,7 @@ def _frames(
             yield chunk()
             start += rows
             waiting, count = [], 0
+        empty = [batch.slice(0, 0)]
         if batch.num_rows:
             waiting.append(batch)
             count += batch.num_rows

@@ -49,8 +49,12 @@ def table_from_pandas(frame: Any) -> pa.Table:
 
 
 def _with_details(table: pa.Table, frame: Any) -> pa.Table:
-    """Add what Arrow does not record for pandas: labels of columns, and Arrow-backed dtypes."""
-    from godb_arrow.query.labels import describe_labels  # imports pandas
+    """Add what Arrow does not record for pandas: labels, categories, frequencies, and dtypes."""
+    from godb_arrow.query.labels import (  # imports pandas
+        describe_categories,
+        describe_frequency,
+        describe_labels,
+    )
 
     names = table.schema.names[: len(frame.columns)]
     backed = [
@@ -58,12 +62,24 @@ def _with_details(table: pa.Table, frame: Any) -> pa.Table:
         for name, dtype in zip(names, frame.dtypes, strict=True)
         if type(dtype).__name__ == "ArrowDtype"
     ]
-    labels = describe_labels(frame.columns)
+    index = frame.index
+    levels = index.levels if index.nlevels > 1 else [index]
+    dtypes = [*frame.dtypes, *(level.dtype for level in levels)]
+    details = {
+        "labels": describe_labels(frame.columns),
+        "backed": backed,
+        "categories": {
+            name: described
+            for name, dtype in zip(table.schema.names, dtypes, strict=False)
+            if (described := describe_categories(dtype)) is not None
+        },
+        "frequency": describe_frequency(index),
+    }
     metadata = table.schema.pandas_metadata
     # Without columns, a table with other metadata has no rows.
-    if not metadata or not names or not (backed or labels):
+    if not metadata or not table.num_columns or not any(details.values()):
         return table
-    metadata[PANDAS_DETAILS] = {"names": names, "labels": labels, "backed": backed}
+    metadata[PANDAS_DETAILS] = {"names": names, **details}
     stored = {**table.schema.metadata, b"pandas": json.dumps(metadata).encode()}
     return table.replace_schema_metadata(stored)
 

@@ -157,9 +157,13 @@ def _scan(
 
     def batches() -> Iterator[pa.RecordBatch]:
         with closing(target), error_context("read", target.source.name, target.name):
+            rows = 0
             for batch in ordered_map(decode, runs, target.threads(), decoder.ahead):
+                rows += batch.num_rows
                 for start in range(0, batch.num_rows, options.batch_size):
                     yield batch.slice(start, options.batch_size)
+            if not rows:
+                yield from decoder.no_rows()
 
     return pa.RecordBatchReader.from_batches(projection.schema, batches())
 

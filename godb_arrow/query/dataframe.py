@@ -7,12 +7,13 @@ import importlib
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 import pandas as pd
 import pyarrow as pa
 
-from godb_arrow.query.labels import rebuild_labels
+from godb_arrow.query.labels import rebuild_categories, rebuild_frequency, rebuild_labels
 from godb_arrow.query.python_values import object_column, would_round
 from godb_arrow.schema import PANDAS_DETAILS
 
@@ -70,7 +71,12 @@ def to_frame(table: pa.Table, dtype_backend: DtypeBackend | None = None) -> pd.D
     mapper = {"pyarrow": pd.ArrowDtype, "numpy_nullable": _NULLABLE.get, None: None}
     objects: dict[int, pa.ChunkedArray] = {}
     backed: dict[int, pa.ChunkedArray] = {}
+    categories: dict[str, pd.Categorical] = {}
     if dtype_backend != "pyarrow":
+        categories = _categories(table, recorded.categories)
+        for name in categories:
+            index = table.column_names.index(name)
+            table = table.set_column(index, name, pa.nulls(table.num_rows))
         for position, name in enumerate(_columns_of(table)):
             column = table.column(name)
             if dtype_backend is None and name in recorded.backed:
@@ -90,11 +96,18 @@ def to_frame(table: pa.Table, dtype_backend: DtypeBackend | None = None) -> pd.D
             frame.isetitem(position, object_column(column))
         for position, column in backed.items():
             frame.isetitem(position, pd.arrays.ArrowExtensionArray(column))
+        for position, name in enumerate(_columns_of(table)):
+            if name in categories:
+                frame.isetitem(position, categories[name])
     finally:
         if collecting:
             gc.enable()
     if dtype_backend is None:
         _keep_integers(frame, table)
+    frame.index = _with_levels(
+        frame.index, _index_columns(table.schema.pandas_metadata), categories
+    )
+    rebuild_frequency(recorded.frequency, frame.index)
     labels = recorded.labels
     if labels is not None:
         rebuilt = rebuild_labels(labels["labels"], labels["names"], _columns_of(table))
@@ -137,6 +150,8 @@ class _Recorded(NamedTuple):
 
     labels: Mapping[str, Any] | None = None
     backed: frozenset[str] = frozenset()
+    categories: Mapping[str, Any] = MappingProxyType({})
+    frequency: str | None = None
 
 
 def _to_pandas(table: pa.Table, mapper: Any) -> pd.DataFrame:
@@ -158,6 +173,43 @@ def _keep_integers(frame: pd.DataFrame, table: pa.Table) -> None:
         if values.null_count and values.type in _KEPT_WITH_NULLS and not kept:
             dtype = _NULLABLE[values.type]
             frame.isetitem(position, dtype.__from_arrow__(values))  # type: ignore[attr-defined]
+
+
+def _categories(table: pa.Table, described: Mapping[str, Any]) -> dict[str, pd.Categorical]:
+    """Return the categories of columns that Arrow does not convert to categories of pandas."""
+    found: dict[str, pd.Categorical | None] = {}
+    for field, column in zip(table.schema, table.columns, strict=True):
+        if pa.types.is_dictionary(field.type):
+            is_zoned = getattr(field.type.value_type, "tz", None) is not None
+            if is_zoned and column.num_chunks:
+                found[field.name] = _zoned(column)
+        elif field.name in described:
+            found[field.name] = rebuild_categories(described[field.name], column)
+    return {name: category for name, category in found.items() if category is not None}
+
+
+def _zoned(column: pa.ChunkedArray) -> pd.Categorical:
+    """Return categories of moments with their zone, which Arrow drops."""
+    chunks = column.unify_dictionaries().chunks
+    codes = pa.chunked_array([chunk.indices for chunk in chunks]).fill_null(-1).to_numpy()
+    moments = pd.DatetimeIndex(chunks[0].dictionary.to_pandas())
+    categories: Any = pd.Categorical
+    return categories.from_codes(codes, moments, ordered=column.type.ordered)  # type: ignore[no-any-return]
+
+
+def _with_levels(
+    index: pd.Index, names: Sequence[str], categories: Mapping[str, pd.Categorical]
+) -> pd.Index:
+    """Return an index with categories in some of its levels."""
+    if len(names) != index.nlevels or not categories.keys() & set(names):
+        return index
+    levels = [
+        pd.CategoricalIndex(categories[name]) if name in categories else index.get_level_values(at)
+        for at, name in enumerate(names)
+    ]
+    if len(levels) > 1:
+        return pd.MultiIndex.from_arrays(levels, names=index.names)
+    return levels[0].rename(index.name)
 
 
 def _index_descriptions(metadata: Mapping[str, Any] | None) -> list[Any]:
@@ -208,7 +260,14 @@ def _fitted(table: pa.Table) -> tuple[pa.Table, _Recorded]:
         }
         metadata["column_indexes"] = [plain]
     stored = {**table.schema.metadata, b"pandas": json.dumps(metadata).encode()}
-    return table.replace_schema_metadata(stored), _Recorded(labels, frozenset(backed))
+    categories = details.get("categories")
+    recorded = _Recorded(
+        labels,
+        frozenset(backed),
+        categories if isinstance(categories, dict) else {},
+        details.get("frequency"),
+    )
+    return table.replace_schema_metadata(stored), recorded
 
 
 def _fitted_range(described: dict[str, Any], rows: int) -> dict[str, Any]:

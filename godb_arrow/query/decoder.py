@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from array import array
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import numpy as np
@@ -84,6 +85,11 @@ class ProjectionDecoder:
     def whole(self, run: codec.Entries) -> pa.RecordBatch:
         """Decode all documents of a run, with the fields of the filter."""
         return codec.decode_batch(run, self._plan)
+
+    def no_rows(self) -> Iterator[pa.RecordBatch]:
+        """Yield a record batch without rows, if it has dictionaries, and thus categories."""
+        if any(map(pa.types.is_dictionary, self._projection.schema.types)):
+            yield self._projection.pick(self.whole(codec.Entries(b"", array("q", [0]))), None)
 
     def decode_run(self, run: Run, deleted: _Rows = _NO_ROWS) -> pa.RecordBatch:
         """Decode the requested columns of the documents of a run that match the filter.

@@ -1,14 +1,23 @@
-"""Labels of pandas as JSON: the names of columns that are more than texts, and back."""
+"""Labels, categories and frequencies of pandas as JSON, and back."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
-__all__ = ["describe_labels", "rebuild_labels"]
+__all__ = [
+    "describe_categories",
+    "describe_frequency",
+    "describe_labels",
+    "rebuild_categories",
+    "rebuild_frequency",
+    "rebuild_labels",
+]
 
 _MAX_LABELS = 10_000  # of columns whose labels are recorded
 
@@ -38,6 +47,76 @@ def describe_labels(labels: pd.Index) -> dict[str, Any] | None:
     if is_plain and all(type(label) is str for label in labels):
         return None
     return _describe(labels)
+
+
+def describe_categories(dtype: Any) -> dict[str, Any] | None:
+    """Describe categories that Arrow has no dictionaries of: intervals, periods, and none at all.
+
+    Parameters
+    ----------
+    dtype : dtype
+        Dtype of a column, or of a level of an index.
+
+    Returns
+    -------
+    dict or None
+        Values of JSON; None for other dtypes, and for categories that JSON does not hold.
+
+    Examples
+    --------
+    >>> describe_categories(pd.CategoricalDtype([]))["ordered"]
+    False
+    """
+    if not isinstance(dtype, pd.CategoricalDtype) or dtype.categories is None:
+        return None
+    categories = dtype.categories
+    is_nested = isinstance(categories, (pd.IntervalIndex, pd.PeriodIndex))
+    if len(categories) > _MAX_LABELS or (len(categories) and not is_nested):
+        return None
+    described = _describe(categories)
+    return described and {"values": described, "ordered": bool(dtype.ordered)}
+
+
+def rebuild_categories(description: Any, column: pa.ChunkedArray) -> pd.Categorical | None:
+    """Return a column as the categories that :func:`describe_categories` described.
+
+    Parameters
+    ----------
+    description : dict
+        Description of the categories.
+    column : pyarrow.ChunkedArray
+        Plain values.
+
+    Returns
+    -------
+    pandas.Categorical or None
+        None if the description is damaged, or does not have one of the values.
+    """
+    try:
+        dtype = pd.CategoricalDtype(_rebuild(description["values"]), description["ordered"])
+        codes = np.full(len(column), -1)
+        valid = column.is_valid().to_numpy()
+        if valid.any():  # pandas rounds the nulls of intervals
+            codes[valid] = dtype.categories.get_indexer(column.drop_null().to_pandas())
+            if (codes[valid] < 0).any():
+                return None
+        return pd.Categorical.from_codes(codes, dtype=dtype)
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, pa.ArrowException):
+        return None
+
+
+def describe_frequency(index: Any) -> str | None:
+    """Return the frequency of an index of times as text; None without one."""
+    if not isinstance(index, (pd.DatetimeIndex, pd.TimedeltaIndex)):
+        return None
+    return index.freqstr
+
+
+def rebuild_frequency(text: Any, index: pd.Index) -> None:
+    """Set the frequency of an index, if its values have it."""
+    if isinstance(text, str) and isinstance(index, (pd.DatetimeIndex, pd.TimedeltaIndex)):
+        with suppress(TypeError, ValueError, OverflowError):
+            index.freq = text  # type: ignore[misc, assignment]
 
 
 def _describe(labels: pd.Index) -> dict[str, Any] | None:

@@ -227,9 +227,13 @@ class _Work:
         self._rows: dict[Base, tuple[list[pa.RecordBatch], list[Any]] | None] = {}
 
     def batches(self, maps: list[OrderedMap[Any]]) -> Iterator[pa.RecordBatch]:
+        rows = 0
         for batch in self._unbounded(maps):
+            rows += batch.num_rows
             for start in range(0, batch.num_rows, self.options.batch_size):
                 yield batch.slice(start, self.options.batch_size)
+        if not rows:
+            yield from self.decoder.no_rows()
 
     def _unbounded(self, maps: list[OrderedMap[Any]]) -> Iterator[pa.RecordBatch]:
         if self.runs is not None:

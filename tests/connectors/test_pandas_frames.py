@@ -27,7 +27,11 @@ INDEXES = {
     "levels": pd.MultiIndex.from_tuples([("a", 1), ("a", 2), ("b", 1)], names=["p", None]),
     "dates": pd.DatetimeIndex(["2020-01-01", "2020-02-01", "2021-01-01"], name="d"),
     "zone": pd.DatetimeIndex(["2020-01-01", "2020-02-01", "2021-01-01"], tz="Europe/Berlin"),
+    "days": pd.date_range("2020-03-28", periods=3, tz="Europe/Berlin", name="d"),
+    "hours": pd.timedelta_range("1h", periods=3, freq="2h"),
     "category": pd.CategoricalIndex(list("aba"), name="c"),
+    "bins": pd.CategoricalIndex(pd.cut([1, 5, 2], [0, 2, 4, 9]), name="c"),
+    "bins in levels": pd.MultiIndex.from_arrays([pd.cut([1, 5, 2], [0, 2, 4, 9]), list("xyz")]),
     "period": pd.period_range("2020", periods=3, freq="M"),
     "interval": pd.interval_range(0, 3),
     "timedelta": pd.to_timedelta([1, 2, 3], unit="s"),
@@ -67,6 +71,7 @@ def check_reads(frame: pd.DataFrame, ranged: bool) -> None:
     """Compare all ways of reading a frame of three rows, whose first column is 1, 2, 3."""
     data = data_of(frame)
     first = godb_arrow.read_schema(data).names[0]
+    assert_frame_equal(godb_arrow.read_godb(data), frame)
     found = [godb_arrow.read_godb(data), pd.concat(godb_arrow.read_godb(data, chunksize=2))]
     for whole in found:
         assert_frame_equal(whole, frame, check_freq=False)
@@ -125,6 +130,46 @@ def test_appended_frames(tmp_path: Path, name: str) -> None:
         expected = expected.set_axis(pd.RangeIndex(6, name=frame.index.name))
     assert found["a"].tolist() == [1, 2, 3, 1, 2, 3]
     assert found.index.tolist() == expected.index.tolist()
+
+
+MOMENTS = pd.to_datetime(["2020-01-01", "2020-02-01", None], utc=True)
+CATEGORIES = {
+    "bins": pd.cut([1, 5, 2], [0, 2, 4, 9]),
+    "bins and nulls": pd.cut([1, 5, 20], [0, 2, 4, 9]),
+    "bins of reals": pd.cut([1, 5, 2], 3),
+    "bins of moments": pd.cut(MOMENTS, 3),
+    "periods": pd.Categorical(pd.PeriodIndex(["2020-02", "2020-01", "2020-02"], freq="M")),
+    "moments": pd.Categorical(MOMENTS.tz_convert("Asia/Tokyo")),
+    "none": pd.Categorical([None] * 3, categories=[]),
+    "unused": pd.Categorical([None] * 3, categories=["x"]),
+    "ordered": pd.Categorical(["b", "a", None], ["c", "b", "a"], ordered=True),
+    "numbers": pd.Categorical([2, 1, None]),
+}
+
+
+@pytest.mark.parametrize("name", CATEGORIES)
+def test_categories(tmp_path: Path, name: str) -> None:
+    frame = pd.DataFrame({"a": [1, 2, 3], "b": CATEGORIES[name]})
+    check_reads(frame, ranged=True)
+    assert_frame_equal(godb_arrow.read_godb(data_of(frame[:0])), frame[:0])
+    with StorageEngine(tmp_path) as engine:
+        collection = engine.create_collection("c")
+        collection.insert_many(frame)
+        engine.save()
+        collection.insert_many(frame)
+        assert_frame_equal(
+            collection.to_pandas(["a", "b"]), pd.concat([frame, frame], ignore_index=True)
+        )
+        none = collection.to_pandas(filter={"a": 9})
+        assert none["b"].dtype == frame["b"].dtype
+
+
+def test_values_without_a_recorded_category(tmp_path: Path) -> None:
+    path = tmp_path / "a.godb"
+    for top in (2, 9):
+        to_godb(pd.DataFrame({"b": pd.cut([1, top], [0, 1, top])}), path, "c", if_exists="append")
+    found = godb_arrow.read_godb(path)["b"]
+    assert [str(value) for value in found] == ["(0, 1]", "(1, 2]", "(0, 1]", "(1, 9]"]
 
 
 def test_periods_and_intervals_in_a_new_process(tmp_path: Path) -> None:
