@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import datetime as dt
 import re
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, BinaryIO
 
 import msgpack
@@ -50,8 +51,9 @@ def decode_file(stream: BinaryIO, name: str) -> Iterator[dict[str, Any]]:
     Yields
     ------
     dict
-        Object ids are their 24 hexadecimal digits, decimals and UUIDs are text. Values that only
-        MongoDB has become maps such as ``{"$regex": …}``.
+        Object ids are their 24 hexadecimal digits, decimals and UUIDs are text, so that they equal
+        the ids of documents. Values that only MongoDB has become maps such as ``{"$regex": …}``,
+        and bytes of a subtype become ``{"$binary": {"base64": …, "subType": …}}``.
 
     Raises
     ------
@@ -106,7 +108,7 @@ def _plain(value: Any) -> Any:
         flags = "".join(name for name, flag in _REGEX_FLAGS.items() if value.flags & flag)
         return {"$regex": value.pattern, **({"$options": flags} if flags else {})}
     if isinstance(value, bson.Timestamp):
-        return {"$timestamp": {"t": value.time, "i": value.inc}}
+        return {"$timestamp": {"t": int(value.time), "i": int(value.inc)}}
     if isinstance(value, bson.DatetimeMS):
         seconds, milliseconds = divmod(int(value), 1_000)
         return msgpack.Timestamp(seconds, milliseconds * 1_000_000)
@@ -115,7 +117,10 @@ def _plain(value: Any) -> Any:
         return {"$ref": value.collection, "$id": _plain(value.id), **database}
     if isinstance(value, (bson.MinKey, bson.MaxKey)):
         return {f"${type(value).__name__.lower()}": 1}
-    if isinstance(value, (bson.Binary, bytes)):
+    if isinstance(value, bson.Binary) and value.subtype:
+        text = base64.b64encode(value).decode()
+        return {"$binary": {"base64": text, "subType": f"{value.subtype:02x}"}}
+    if isinstance(value, bytes):
         return bytes(value)
     return str(value) if isinstance(value, uuid.UUID) else value
 
@@ -123,6 +128,9 @@ def _plain(value: Any) -> Any:
 def _stored(value: Any) -> Any:
     """Return a value that BSON keeps: its dates have milliseconds."""
     if isinstance(value, Mapping):
+        native = _native(value)
+        if native is not None:
+            return native
         stored = {key: _stored(item) for key, item in value.items()}
         return to_reserved(stored) if len(stored) == 1 and set(stored) <= _RESERVED else stored
     if isinstance(value, (list, tuple)):
@@ -139,6 +147,39 @@ def _stored(value: Any) -> Any:
     return value
 
 
+def _native(value: Mapping[Any, Any]) -> Any:
+    """Return the value of MongoDB that :func:`_plain` converts to a map; None for other maps."""
+    build = _BUILDERS.get(next(iter(value), None))
+    try:
+        native = build and build(value)
+        return native if native is not None and repr(_plain(native)) == repr(value) else None
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError):
+        return None
+
+
+def _binary(value: Mapping[str, Any]) -> bson.Binary:
+    described = value["$binary"]
+    return bson.Binary(base64.b64decode(described["base64"]), int(described["subType"], 16))
+
+
+def _regex(value: Mapping[str, Any]) -> bson.Regex[Any]:
+    if "\0" in value["$regex"]:
+        raise ValueError("patterns end at U+0000")
+    flags = sum(_REGEX_FLAGS[name] for name in value.get("$options", ""))
+    return bson.Regex(value["$regex"], flags)
+
+
+_BUILDERS: dict[str | None, Callable[[Mapping[Any, Any]], Any]] = {
+    "$binary": _binary,
+    "$regex": _regex,
+    "$code": lambda value: bson.Code(value["$code"], value.get("$scope")),
+    "$timestamp": lambda value: bson.Timestamp(value["$timestamp"]["t"], value["$timestamp"]["i"]),
+    "$minkey": lambda _: bson.MinKey(),
+    "$maxkey": lambda _: bson.MaxKey(),
+}
+"""Functions that build a value of MongoDB, by the first key of its map."""
+
+
 def _time_map(stamp: msgpack.Timestamp) -> dict[str, Any]:
     text = timestamp_text(stamp.seconds, stamp.nanoseconds)
     return {"$time": [stamp.seconds, stamp.nanoseconds] if text is None else text}
@@ -151,7 +192,8 @@ def encode(document: Mapping[str, Any]) -> bytes:
     ----------
     document : mapping
         Document, as :func:`~godb_arrow.read_documents` returns it. Moments finer than a
-        millisecond become maps such as ``{"$time": "2024-02-29T06:30:00.123456Z"}``.
+        millisecond become maps such as ``{"$time": "2024-02-29T06:30:00.123456Z"}``, and maps that
+        :func:`decode_file` makes become values of MongoDB again.
 
     Returns
     -------

@@ -230,7 +230,7 @@ def _check_depth(document: Any) -> None:
                 continue
             if isinstance(child, np.ndarray) and child.dtype.kind == "O":
                 child = child.tolist()
-            if isinstance(child, (dict, list, tuple, Mapping)):
+            if isinstance(child, (dict, list, tuple, Mapping)) and not isinstance(child, pa.Scalar):
                 if depth == MAX_DEPTH:
                     raise DepthExceeded(
                         f"the document nests deeper than {MAX_DEPTH} levels",
@@ -242,7 +242,7 @@ def _check_depth(document: Any) -> None:
 def _find_invalid(value: Any, path: str) -> str | None:
     """Return the path to the first value that cannot be packed by itself."""
     children: Iterator[tuple[str, Any]]
-    if isinstance(value, Mapping):
+    if isinstance(value, Mapping) and not isinstance(value, pa.Scalar):
         children = ((f"{path}.{key}" if path else str(key), item) for key, item in value.items())
     elif isinstance(value, (list, tuple)):
         children = ((f"{path}[{index}]", item) for index, item in enumerate(value))
@@ -283,6 +283,8 @@ def _default(value: Any) -> Any:
         return format(value, "f")
     if isinstance(value, uuid.UUID):
         return str(value)
+    if isinstance(value, (pa.Scalar, pa.Array, pa.ChunkedArray)):  # scalars of maps are mappings
+        return _from_arrow(value)
     if isinstance(value, Mapping):
         return dict(value)
     if library == "numpy":
@@ -291,8 +293,6 @@ def _default(value: Any) -> Any:
         return value.tolist()  # a Series, an index or an array
     if library == "bson":
         return _from_bson(value)
-    if isinstance(value, (pa.Scalar, pa.Array)):
-        return _from_arrow(value)
     raise TypeError(f"the type {kind.__name__}")
 
 
@@ -306,8 +306,10 @@ def _from_bson(value: Any) -> Any:
     raise TypeError(f"the type {name} of BSON")
 
 
-def _from_arrow(value: pa.Scalar | pa.Array) -> Any:
+def _from_arrow(value: pa.Scalar | pa.Array | pa.ChunkedArray) -> Any:
     try:
+        if isinstance(value, pa.ChunkedArray):
+            return [item for chunk in value.chunks for item in wire_values(chunk, "an array")]
         if isinstance(value, pa.Array):
             return wire_values(value, "an array")
         return wire_values(pa.array([value], value.type), "a scalar")[0]

@@ -75,7 +75,7 @@ class Source:
             raise InvalidOption(
                 f"{self.name} is open as text", advice="open it in binary mode, with open(…, 'rb')"
             )
-        if file.seekable():
+        if file.seekable() if hasattr(file, "seekable") else hasattr(file, "seek"):
             self._file = file
             self._lock = _lock_of(file)
             with self._lock:
@@ -167,7 +167,8 @@ class Source:
         with self._lock:
             before = self._file.tell()
             try:
-                return self._file.seek(0, os.SEEK_END)
+                self._file.seek(0, os.SEEK_END)  # which returns None for memory maps
+                return self._file.tell()
             finally:
                 self._file.seek(before)
 

@@ -257,6 +257,11 @@ def test_parts_of_values_of_mongodb_are_kept(tmp_path: Path) -> None:
         "plain": bson.Regex("a"),
         "code": bson.Code("x", {"y": 1}),
         "ref": bson.DBRef("c", "i", "db"),
+        "legacy": bson.Binary(b"0123456789abcdef", 3),
+        "own": [bson.Binary(b"\xff", 128), {"old": bson.Binary(b"", 2)}],
+        "at": bson.Timestamp(1, 2**32 - 1),
+        "ends": [bson.MinKey(), bson.MaxKey()],
+        "raw": b"x",
     }
     (tmp_path / "t.bson").write_bytes(bson.encode(document))
     copy(tmp_path / "t.bson", tmp_path / "t.godb")
@@ -267,7 +272,45 @@ def test_parts_of_values_of_mongodb_are_kept(tmp_path: Path) -> None:
         "plain": {"$regex": "a"},
         "code": {"$code": "x", "$scope": {"y": 1}},
         "ref": {"$ref": "c", "$id": "i", "$db": "db"},
+        "legacy": {"$binary": {"base64": "MDEyMzQ1Njc4OWFiY2RlZg==", "subType": "03"}},
+        "own": [
+            {"$binary": {"base64": "/w==", "subType": "80"}},
+            {"old": {"$binary": {"base64": "", "subType": "02"}}},
+        ],
+        "at": {"$timestamp": {"t": 1, "i": 2**32 - 1}},
+        "ends": [{"$minkey": 1}, {"$maxkey": 1}],
+        "raw": b"x",
     }
+    copy(tmp_path / "t.godb", tmp_path / "back.bson")
+    assert (tmp_path / "back.bson").read_bytes() == (tmp_path / "t.bson").read_bytes()
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"$binary": {"base64": "/w==", "subType": "80", "more": 1}},
+        {"$binary": {"base64": "/w=", "subType": "80"}},
+        {"$binary": {"base64": "/w==", "subType": "999"}},
+        {"$binary": b"x"},
+        {"$regex": "a", "$options": "mi"},
+        {"$regex": "a", "$options": "q"},
+        {"$regex": "a\0b"},
+        {"$regex": 1},
+        {"$code": 1},
+        {"$timestamp": {"t": -1, "i": 0}},
+        {"$timestamp": {"t": True, "i": 0}},
+        {"$minkey": True},
+        {"$maxkey": 1, "a": 1},
+    ],
+)
+def test_maps_that_only_look_like_values_of_mongodb(value: Any) -> None:
+    pytest.importorskip("bson")
+    import io
+
+    from godb_arrow.connectors.etl.bson import decode_file, encode
+
+    (found,) = decode_file(io.BytesIO(encode({"x": value, "l": [value]})), "t")
+    assert repr(found) == repr({"x": value, "l": [value]})
 
 
 @pytest.mark.parametrize("key", ["$time", "$map"])

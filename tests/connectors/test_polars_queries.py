@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import io
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import godb_arrow
 from godb_arrow import StorageEngine, TypeMismatch
 
 pl = pytest.importorskip("polars")
+from polars.io.plugins import register_io_source  # noqa: E402
 from polars.testing import assert_frame_equal  # noqa: E402
 
 from godb_arrow.connectors import polars as adapter  # noqa: E402
@@ -78,27 +79,46 @@ def step(frame: pl.LazyFrame, numbers: random.Random) -> pl.LazyFrame:
     return numbers.choice(steps)()
 
 
+def answer(source: pl.LazyFrame, query: int) -> pl.DataFrame:
+    """Return what a random query gives over a source."""
+    numbers = random.Random(query)
+    frame = source
+    for _ in range(numbers.randrange(1, 5)):
+        try:
+            following = step(frame, numbers)
+            following.collect_schema()
+            frame = following
+        except pl.exceptions.ColumnNotFoundError:
+            break
+    names = numbers.sample(["n", "s", "x", "_id", ""], 2)
+    if numbers.random() < 0.5:
+        frame = frame.select(names)
+    return frame.collect(engine=numbers.choice(["streaming", "in-memory"]))
+
+
+def source_in_python(frame: pl.DataFrame) -> pl.LazyFrame:
+    """Return a source of Polars that pushes nothing down but what it must."""
+
+    def read(columns: Any, predicate: Any, rows: int | None, size: Any) -> Iterator[pl.DataFrame]:
+        found = frame if rows is None else frame.head(rows)
+        found = found if predicate is None else found.filter(predicate)
+        yield found if columns is None else found.select(columns)
+
+    return register_io_source(read, schema=frame.schema)
+
+
 @pytest.mark.parametrize("part", range(5))
 def test_random_queries(collections: dict[str, Any], part: int) -> None:
     collection = collections["file"]
     whole = adapter.read_godb(collection)
     for query in range(part, QUERIES, 5):
-        frames = []
-        for source in (adapter.scan_godb(collection), whole.lazy()):
-            numbers = random.Random(query)
-            frame = source
-            for _ in range(numbers.randrange(1, 5)):
-                try:
-                    frame = step(frame, numbers)
-                    frame.collect_schema()
-                except pl.exceptions.ColumnNotFoundError:
-                    break
-            names = numbers.sample(["n", "s", "x", "_id", ""], 2)
-            if numbers.random() < 0.5:
-                frame = frame.select(names)
-            engine = numbers.choice(["streaming", "in-memory"])
-            frames.append(frame.collect(engine=engine))
-        assert_frame_equal(*frames, check_row_order=True)
+        found, expected = (
+            answer(source, query) for source in (adapter.scan_godb(collection), whole.lazy())
+        )
+        if found.height > expected.height:
+            # Polars forgets the first of two limits around a row index that no column needs.
+            expected = answer(source_in_python(whole), query)
+        assert_frame_equal(found, expected, check_row_order=True)
 
 
 def test_sql(collections: dict[str, Any]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import mmap
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -83,3 +84,10 @@ def test_the_position_of_a_file_stays(path: Path) -> None:
     assert godb_arrow.read_table(file).num_rows == ROWS
     assert file.tell() == 6
     assert godb_arrow.open_godb(file).get("1")["n"] == 0
+
+
+def test_a_memory_map(path: Path) -> None:
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+        handle = godb_arrow.open_godb(mapped)  # which has no method seekable before Python 3.13
+        readers = [handle.stream_batches(["n"], batch_size=999) for _ in range(2)]
+        assert [reader.read_all().num_rows for reader in readers] == [ROWS, ROWS]
