@@ -14,6 +14,7 @@ import pyarrow as pa
 from godb_arrow.connectors import missing
 from godb_arrow.connectors.columns import fit_columns
 from godb_arrow.connectors.etl.base import Data, Target
+from godb_arrow.connectors.etl.sqlite import create_table, open_sqlite, quoted
 from godb_arrow.errors import (
     FieldNotFound,
     GodbError,
@@ -21,7 +22,7 @@ from godb_arrow.errors import (
     StorageError,
 )
 from godb_arrow.options import IfExists
-from godb_arrow.schema import ID_FIELD, JSON_TYPE
+from godb_arrow.schema import ID_FIELD
 
 __all__ = ["DeltaTarget", "SqlTarget", "deltalake_module", "is_database", "open_sql"]
 
@@ -101,12 +102,6 @@ class DeltaTarget(Target):
 
 # --- databases --------------------------------------------------------------------------------
 
-_MAX_EXACT_INTEGER = 2**53  # of a float of 64 bits
-_PROBES = {"": "NULL", "integer": "0", "real": "0.0", "text": "''", "blob": "x''"}
-_SQLITE_JSON = (
-    "CASE typeof({column}) WHEN 'null' THEN NULL WHEN 'blob' "
-    "THEN json_object('$bytes', lower(hex({column}))) ELSE json_quote({column}) END"
-)
 _DRIVERS = {
     "sqlite": "adbc_driver_sqlite.dbapi",
     "postgresql": "adbc_driver_postgresql.dbapi",
@@ -147,10 +142,6 @@ def _sql_errors(what: str) -> Iterator[None]:
         raise StorageError(f"the database refused to {what}: {error}") from error
 
 
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
-
-
 @contextmanager
 def open_sql(place: str, table: str) -> Iterator[pa.RecordBatchReader]:
     """Open the rows of a table; return a context manager."""
@@ -159,73 +150,10 @@ def open_sql(place: str, table: str) -> Iterator[pa.RecordBatchReader]:
         raise SourceNotFound(f"the database {path!r} does not exist", advice="check the path")
     with _sql_errors("read"), _connect(place) as connection, connection.cursor() as cursor:
         if place.startswith("sqlite:"):
-            yield _open_sqlite(cursor, table)
+            yield open_sqlite(cursor, table)
             return
-        cursor.execute(f"SELECT * FROM {_quoted(table)}")
+        cursor.execute(f"SELECT * FROM {quoted(table)}")
         yield cursor.fetch_record_batch()
-
-
-def _open_sqlite(cursor: Any, table: str) -> pa.RecordBatchReader:
-    """Open the rows of a table whose columns may have values of any type.
-
-    The driver takes the type of a column from its first rows. So a row of known types goes before
-    them, and columns of several types are read as JSON text.
-    """
-    cursor.execute(f"SELECT name FROM pragma_table_info({_literal(table)})")
-    names = [name for (name,) in cursor.fetchall()]
-    if not names:  # the driver says what is wrong with the table
-        cursor.execute(f"SELECT * FROM {_quoted(table)}")
-        return cursor.fetch_record_batch()
-    probes, values, json_names = [], [], set()
-    for name in names:
-        column = _quoted(name)
-        cursor.execute(
-            f"SELECT group_concat(DISTINCT typeof({column})), "
-            f"max(CASE typeof({column}) WHEN 'integer' THEN abs(CAST({column} AS REAL)) END) "
-            f"FROM {_quoted(table)}"
-        )
-        kinds, largest = cursor.fetchone()
-        kinds = frozenset((kinds or "").split(",")) - {"null", ""}
-        if kinds == {"integer", "real"} and largest < _MAX_EXACT_INTEGER:
-            kinds, column = frozenset({"real"}), f"CAST({column} AS REAL)"
-        elif len(kinds) > 1:
-            json_names.add(name)
-            kinds, column = frozenset({"text"}), _SQLITE_JSON.format(column=column)
-        probes.append(f"{_PROBES[''.join(kinds)]} AS {_quoted(name)}")
-        values.append(column)
-    cursor.execute(
-        f"SELECT {', '.join(probes)} UNION ALL SELECT {', '.join(values)} FROM {_quoted(table)}"
-    )
-    return _without_probe(cursor.fetch_record_batch(), json_names)
-
-
-def _without_probe(reader: pa.RecordBatchReader, json_names: set[str]) -> pa.RecordBatchReader:
-    """Drop the first row, and give JSON text its type."""
-    schema = pa.schema(
-        [
-            field.with_type(JSON_TYPE) if field.name in json_names else field
-            for field in reader.schema
-        ]
-    )
-
-    def batches() -> Iterator[pa.RecordBatch]:
-        skipped = 1
-        for batch in reader:
-            rows = batch.slice(skipped)
-            skipped = max(0, skipped - len(batch))
-            columns = [
-                pa.ExtensionArray.from_storage(JSON_TYPE, column)
-                if field.name in json_names
-                else column
-                for column, field in zip(rows.columns, schema, strict=True)
-            ]
-            yield pa.RecordBatch.from_arrays(columns, schema=schema)
-
-    return pa.RecordBatchReader.from_batches(schema, batches())
-
-
-def _literal(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
 
 
 class SqlTarget(Target):
@@ -263,20 +191,23 @@ class SqlTarget(Target):
                 self._upsert(cursor, reader)
             else:
                 if if_exists == "replace" and there:
-                    cursor.execute(f"DROP TABLE {_quoted(self._table)}")
+                    cursor.execute(f"DROP TABLE {quoted(self._table)}")
                 appends = if_exists == "append" and there
+                if is_sqlite and not appends:
+                    create_table(cursor, self._table, reader.schema)
+                    appends = True
                 cursor.adbc_ingest(self._table, reader, mode="append" if appends else "create")
             connection.commit()
 
     def _upsert(self, cursor: Any, reader: pa.RecordBatchReader) -> None:
-        key, table = _quoted(self._id_column), _quoted(self._table)
+        key, table = quoted(self._id_column), quoted(self._table)
         if self._id_column not in reader.schema.names:
             raise FieldNotFound(
                 f"the source has no field {self._id_column!r}", advice="copy this field, too"
             )
         staged = f"godb_arrow_{secrets.token_hex(8)}"
-        columns = ", ".join(_quoted(name) for name in reader.schema.names)
+        columns = ", ".join(quoted(name) for name in reader.schema.names)
         cursor.adbc_ingest(staged, reader, mode="create")
-        cursor.execute(f"DELETE FROM {table} WHERE {key} IN (SELECT {key} FROM {_quoted(staged)})")
-        cursor.execute(f"INSERT INTO {table} ({columns}) SELECT {columns} FROM {_quoted(staged)}")
-        cursor.execute(f"DROP TABLE {_quoted(staged)}")
+        cursor.execute(f"DELETE FROM {table} WHERE {key} IN (SELECT {key} FROM {quoted(staged)})")
+        cursor.execute(f"INSERT INTO {table} ({columns}) SELECT {columns} FROM {quoted(staged)}")
+        cursor.execute(f"DROP TABLE {quoted(staged)}")

@@ -212,6 +212,71 @@ def test_a_column_of_sqlite_with_values_of_several_types(tmp_path: Path) -> None
     assert (after["mixed"], after["number"], after['big "x']) == (b"\xff", None, 0.5)
 
 
+def read_sqlite(folder: Path, *statements: str) -> pa.Table:
+    pytest.importorskip("adbc_driver_sqlite")
+    with sqlite3.connect(folder / "a.db") as database:
+        for statement in statements:
+            database.execute(statement)
+    database.close()
+    copy(f"sqlite:///{folder}/a.db#t", folder / "back.godb#c")
+    return godb_arrow.read_table(folder / "back.godb")
+
+
+@pytest.mark.parametrize("rows", [0, 1, 3_000])
+def test_types_that_sqlite_declares(tmp_path: Path, rows: int) -> None:
+    pytest.importorskip("adbc_driver_sqlite")
+    moment = dt.datetime(1960, 2, 29, 6, 30, 1, 999_999)
+    table = pa.table({
+        "day": pa.array([None, dt.date(1, 1, 1), dt.date(9999, 12, 31)], pa.date32()),
+        "yes": [None, True, False],
+        "at": pa.array([None, moment, dt.datetime(2024, 1, 1)], pa.timestamp("us")),
+        "fine": pa.array([None, -1, 10**18 + 1], pa.int64()).cast(pa.timestamp("ns")),
+        "zone": pa.array([None, moment, None], pa.timestamp("us", "UTC")),
+        "none": pa.nulls(3, pa.timestamp("us")),
+    })  # fmt: skip
+    table = pa.concat_tables([table[:0], *[table] * rows])
+    godb_arrow.write_godb(table, tmp_path / "a.godb", "c")
+    copy(tmp_path / "a.godb", f"sqlite:///{tmp_path}/a.db#t")
+    copy(tmp_path / "a.godb", f"sqlite:///{tmp_path}/a.db#t", if_exists="append")
+    copy(f"sqlite:///{tmp_path}/a.db#t", tmp_path / "back.godb#c")
+    found = godb_arrow.read_table(tmp_path / "back.godb", columns=table.column_names)
+    expected = pa.concat_tables([table, table])
+    if not rows:  # without a value, the unit of a moment is not known
+        found, expected = found.drop_columns("fine"), expected.drop_columns("fine")
+    assert found.equals(expected)
+
+
+@pytest.mark.parametrize(
+    ("declared", "values", "found"),
+    [
+        ("date", "'2024-02-29'), (null", [dt.date(2024, 2, 29), None]),
+        ("DATE", "'2024-02-30'", ["2024-02-30"]),
+        ("DATE", "'2024-1-1'", ["2024-1-1"]),
+        ("DATE", "'now'), ('x'", ["now", "x"]),
+        ("DATE", "20240101", [20240101]),
+        ("DATETIME", "'2024-01-01T10:00:00'", [dt.datetime(2024, 1, 1, 10)]),
+        ("timestamp", "'2024-01-01 10:00:00.5'", [dt.datetime(2024, 1, 1, 10, 0, 0, 500_000)]),
+        ("timestamp", "'2024-01-01'", ["2024-01-01"]),
+        ("timestamp", "'2024-01-01 10:00:00+01:00'", ["2024-01-01 10:00:00+01:00"]),
+        ("timestamp", "'2024-01-01 10:00:00.'", ["2024-01-01 10:00:00."]),
+        ("timestamp", "'3024-01-01 10:00:00.1234567'", ["3024-01-01 10:00:00.1234567"]),
+        ("timestamp", "'2024-01-01 10:00:00.1234567890'", ["2024-01-01 10:00:00.1234567890"]),
+        ("timestamp", "1700000000", [1_700_000_000]),
+        ("boolean", "1), (0), (null", [True, False, None]),
+        ("boolean", "1), (2", [1, 2]),
+        ("boolean", "'t'", ["t"]),
+        ("DATE", "'2024-01-01'), (5", ['"2024-01-01"', "5"]),
+    ],
+)
+def test_values_that_may_not_fit_a_declared_type(
+    tmp_path: Path, declared: str, values: str, found: list[Any]
+) -> None:
+    table = read_sqlite(
+        tmp_path, f"CREATE TABLE t (x {declared})", f"INSERT INTO t VALUES ({values})"
+    )
+    assert table["x"].to_pylist() == found
+
+
 def test_errors_of_delta_are_ours(tmp_path: Path) -> None:
     deltalake = pytest.importorskip("deltalake")
     target = tmp_path / "t"
