@@ -1,7 +1,10 @@
-"""Literals of expressions, cast to the types of the columns that they are compared with.
+"""Literals and paths of expressions, fitted to the types of the columns.
 
 Arrow casts both sides of a comparison to a common type, and fails at values outside of it. For
 ``uint64 > 5`` these are numbers above 2^63. A literal that fits the column's type is cast here.
+
+Arrow finds no path into a map. Here it becomes a call that looks the key up, so that a path means
+the same in maps as in structs.
 
 An expression does not give access to its parts. Arrow's serialized form does: a record batch of the
 literals and options, with the calls and fields as metadata of its schema.
@@ -56,6 +59,8 @@ class Operand:
 def fit_literals(schema: pa.Schema, expression: pc.Expression) -> pc.Expression:
     """Cast the literals of an expression that fit the type of the field that they stand beside.
 
+    Paths into maps become calls that look keys up.
+
     Parameters
     ----------
     schema : pyarrow.Schema
@@ -77,8 +82,8 @@ def fit_literals(schema: pa.Schema, expression: pc.Expression) -> pc.Expression:
     batch = _serialized(expression)
     if batch is None:
         return expression
-    found = _Fitting(schema, batch)
-    found.type_of(_parsed(batch))
+    found = _Fitting(schema, _through_maps(schema, batch))
+    found.type_of(_parsed(found.batch))
     if found.batch is batch:
         return expression
     sink = pa.BufferOutputStream()
@@ -162,6 +167,53 @@ def _pairs(schema: pa.Schema) -> list[tuple[str, str]]:
         return found.decode()
 
     return [(text(), text()) for _ in range(number())]
+
+
+def _through_maps(schema: pa.Schema, batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Replace the paths into maps in the serialized form of an expression."""
+    pairs = _pairs(batch.schema)
+    tokens: list[tuple[str, str]] = []
+    found = batch
+    position = 0
+    while position < len(pairs):
+        kind, value = pairs[position]
+        count = int(value) if kind == "nested_field_ref" else 0
+        path = tuple(name for _, name in pairs[position + 1 : position + 1 + count])
+        lookup = _lookup(schema, path)
+        if lookup is None:
+            tokens += pairs[position : position + 1 + count]
+        else:
+            call = _serialized(lookup)
+            assert call is not None
+            added = found.num_columns
+            for name, column in zip(call.schema.names, call.columns, strict=True):
+                found = found.add_column(found.num_columns, f"{name}{found.num_columns}", column)
+            tokens += (
+                (key, str(int(text) + added) if key in ("options", "literal") else text)
+                for key, text in _pairs(call.schema)
+            )
+        position += 1 + count
+    if found is batch:
+        return batch
+    return found.replace_schema_metadata(pa.KeyValueMetadata(tokens))
+
+
+def _lookup(schema: pa.Schema, path: tuple[str, ...]) -> pc.Expression | None:
+    """Return a path as an expression that looks a key up; None for a path without maps."""
+    kind: pa.DataType = pa.struct(list(schema))
+    expression: pc.Expression | None = None
+    is_lookup = False
+    for index, name in enumerate(path):
+        if pa.types.is_map(kind):
+            expression = expression if is_lookup else pc.field(*path[:index])
+            expression = pc.map_lookup(expression, pa.scalar(name, kind.key_type), "first")
+            kind, is_lookup = kind.item_type, True
+        elif pa.types.is_struct(kind) and kind.get_field_index(name) >= 0:
+            kind = kind.field(name).type
+            expression = pc.struct_field(expression, [name]) if is_lookup else None
+        else:
+            return None
+    return expression if is_lookup else None
 
 
 def _parsed(batch: pa.RecordBatch) -> Operand:

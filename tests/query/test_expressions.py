@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,42 @@ def test_what_arrow_cannot_compare_names_the_mapping_that_does(tmp_path: Path) -
         with pytest.raises(godb_arrow.InvalidFilter, match=says) as raised:
             godb_arrow.read_table(path, filter=filter)
         assert "write the mapping" in str(raised.value)
+
+
+PATHS: tuple[Callable[[], pc.Expression], ...] = (
+    lambda: pc.field("m", "k7") == 7,
+    lambda: pc.field("m", "k7") > 6.5,
+    lambda: ~(pc.field("m", "k7") < 8) | pc.field("m", "none").is_valid(),
+    lambda: pc.field("m", "k7").is_null(),
+    lambda: pc.field("m", "k7").isin([1, 7]),
+    lambda: pc.field("deep", "m", "k3", "x", "y") == "3",
+    lambda: (pc.field("deep", "m", "k3", "x", "y") == "3") & (pc.field("m", "k5") >= 5),
+)
+"""Conditions on paths into structs of 200 keys, and into maps of more."""
+
+
+@pytest.mark.parametrize("path", range(len(PATHS)))
+def test_paths_mean_the_same_in_maps_as_in_structs(tmp_path: Path, path: int) -> None:
+    found = []
+    for keys in (200, 201):
+        documents = [
+            {
+                "m": {"none": None} | {f"k{n}": n for n in range(start, keys - 1)},
+                "deep": {"m": {f"k{n}": {"x": {"y": str(n)}} for n in range(start, keys)}},
+            }
+            for start in (0, 5, 9)
+        ]
+        with StorageEngine(tmp_path / str(keys)) as engine:
+            collection = engine.create_collection("c")
+            collection.insert_many(documents[:2])
+            engine.save()
+            collection.insert_many(documents[2:])
+            is_map = pa.types.is_map(collection.schema.field("m").type)
+            assert is_map == (keys == 201)
+            ids = collection.to_arrow(["_id"], PATHS[path]())["_id"].to_pylist()
+            assert [document["_id"] for document in collection.find(PATHS[path]())] == ids
+            found.append(ids)
+    assert found[0] == found[1]
 
 
 MIXED: list[tuple[list[Any], Any, Any]] = [
