@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from godb_arrow.codec.jsontext import to_json_text
 from godb_arrow.codec.values import wire_values
-from godb_arrow.documents.normalize import convert_columns
+from godb_arrow.documents.normalize import convert_children, convert_columns
 from godb_arrow.errors import TypeMismatch, UnsupportedType
 from godb_arrow.query.comparable import plain_array, plain_type
 from godb_arrow.schema import JSON_TYPE, is_json, is_text, storage_schema
@@ -39,7 +40,7 @@ JSON_TEXT = "json"
 """Replacement of a type by JSON text; also what the metadata of such a field says."""
 
 _MARK = b"godb_arrow.type"
-_NANOSECONDS = pa.int64()
+_NANOSECOND_TYPE = pa.int64()
 _UNSIGNED = {
     pa.uint8(): pa.int16(),
     pa.uint16(): pa.int32(),
@@ -70,7 +71,7 @@ def _for_delta(kind: pa.DataType) -> pa.DataType | str | None:
     if types.is_null(kind):
         return pa.string()
     if types.is_time(kind) or types.is_duration(kind):
-        return _NANOSECONDS
+        return _NANOSECOND_TYPE
     if types.is_float16(kind):
         return pa.float32()
     if types.is_timestamp(kind) and kind.unit == "ns":
@@ -86,7 +87,7 @@ def _for_csv(kind: pa.DataType) -> pa.DataType | str | None:
     types = pa.types
     if types.is_nested(kind) or _is_bytes(kind):
         return JSON_TEXT
-    return _NANOSECONDS if types.is_duration(kind) else None
+    return _NANOSECOND_TYPE if types.is_duration(kind) else None
 
 
 def _for_database(kind: pa.DataType) -> pa.DataType | str | None:
@@ -100,7 +101,7 @@ def _for_sqlite(kind: pa.DataType) -> pa.DataType | str | None:
     if types.is_decimal(kind):
         return pa.string()
     if types.is_time(kind) or types.is_duration(kind):
-        return _NANOSECONDS
+        return _NANOSECOND_TYPE
     return pa.date32() if types.is_date64(kind) else _for_database(kind)
 
 
@@ -427,21 +428,13 @@ def _fit_struct(array: pa.StructArray, target: pa.StructType, drop_fields: bool)
 
 def _fit_elements(array: pa.Array, target: pa.DataType, drop_fields: bool) -> pa.Array:
     types = pa.types
-    if types.is_map(array.type) and types.is_map(target):
-        keys = fit_column(array.keys, target.key_type)
-        items = fit_column(array.items, target.item_type, drop_fields=drop_fields)
-        fields = [target.key_field, target.item_field]
-        child = pa.StructArray.from_arrays([keys, items], fields=fields)
-    elif _is_list(array.type) and _is_list(target):
+    if not (types.is_map(array.type) and types.is_map(target)):
+        if not (_is_list(array.type) and _is_list(target)):
+            raise ValueError(f"the type {array.type} is not {target}")
         if types.is_large_list(array.type) != types.is_large_list(target):
             of_list = pa.large_list if types.is_large_list(target) else pa.list_
             array = array.cast(of_list(array.type.value_field))
-        child = fit_column(array.values, target.value_type, drop_fields=drop_fields)
-    else:
-        raise ValueError(f"the type {array.type} is not {target}")
-    return pa.Array.from_buffers(
-        target, len(array), array.buffers()[:2], array.null_count, array.offset, children=[child]
-    )
+    return convert_children(array, target, partial(fit_column, drop_fields=drop_fields))
 
 
 def _is_list(kind: pa.DataType) -> bool:
@@ -567,25 +560,7 @@ def _array(array: pa.Array, target: pa.DataType) -> pa.Array:
 
 
 def _nested(array: pa.Array, target: pa.DataType) -> pa.Array:
-    types = pa.types
-    if types.is_struct(target):
-        if not target.num_fields:
-            return array
-        children = [
-            _array(child, field.type) for child, field in zip(array.flatten(), target, strict=True)
-        ]
-        mask = array.is_null() if array.null_count else None
-        return pa.StructArray.from_arrays(children, fields=list(target), mask=mask)
     if array.type.id != target.id:  # lists of another kind
-        of_list = pa.large_list if types.is_large_list(target) else pa.list_
+        of_list = pa.large_list if pa.types.is_large_list(target) else pa.list_
         array = array.cast(of_list(array.type.value_field))
-    if types.is_map(target):
-        items = _array(array.items, target.item_type)
-        fields = [target.key_field, target.item_field]
-        child = pa.StructArray.from_arrays([array.keys, items], fields=fields)
-    else:
-        child = _array(array.values, target.value_type)
-    buffers = array.buffers()[: 1 if types.is_fixed_size_list(target) else 2]
-    return pa.Array.from_buffers(
-        target, len(array), buffers, array.null_count, array.offset, children=[child]
-    )
+    return convert_children(array, target, _array)

@@ -27,7 +27,13 @@ from godb_arrow.codec.wire import list_offsets
 from godb_arrow.errors import UnsupportedType
 from godb_arrow.schema import is_json
 
-__all__ = ["convert_columns", "normalize_batch", "normalize_schema", "normalize_table"]
+__all__ = [
+    "convert_children",
+    "convert_columns",
+    "normalize_batch",
+    "normalize_schema",
+    "normalize_table",
+]
 
 _CONVERTED: tuple[Callable[[pa.DataType], bool], ...] = (
     pa.types.is_string_view,
@@ -235,13 +241,9 @@ def _array(array: pa.Array, target: pa.DataType) -> pa.Array:
         return _array(array.storage, target)
     if types.is_run_end_encoded(kind):
         return _runs(array, target)
-    if types.is_struct(kind):
-        return _struct(array, target)
-    if types.is_map(kind):
-        return _map(array, target)
-    if types.is_nested(kind):
-        return _list(array, target)
-    return array.cast(target)
+    if types.is_struct(kind) or types.is_map(kind):
+        return convert_children(array, target, _array)
+    return _list(array, target) if types.is_nested(kind) else array.cast(target)
 
 
 def _dictionary(array: pa.DictionaryArray, target: pa.DataType) -> pa.Array:
@@ -266,50 +268,67 @@ def _runs(array: pa.RunEndEncodedArray, target: pa.DataType) -> pa.Array:
     return _array(array.values, target).take(rows)
 
 
-def _struct(array: pa.StructArray, target: pa.DataType) -> pa.Array:
-    # flatten, not field: below a null struct there may be any values.
-    children = [
-        _array(child, field.type) for child, field in zip(array.flatten(), target, strict=True)
-    ]
-    if not children:
-        return array
-    return pa.StructArray.from_arrays(
-        children, fields=list(target), mask=array.is_null() if array.null_count else None
-    )
-
-
-def _map(array: pa.MapArray, target: pa.DataType) -> pa.Array:
-    keys, items = _array(array.keys, target.key_type), _array(array.items, target.item_type)
-    fields = [target.key_field, target.item_field]
-    entries = pa.StructArray.from_arrays([keys, items], fields=fields)
-    return _with_children(array, target, [entries], 2)
-
-
 def _list(array: pa.Array, target: pa.DataType) -> pa.Array:
     types = pa.types
-    # The elements are converted first: Arrow loses texts where it joins views of extension types.
-    values = _array(array.values, target.value_type)
-    if types.is_fixed_size_list(target):
-        return _with_children(array, target, [values], 1)
     if not (types.is_list_view(array.type) or types.is_large_list_view(array.type)):
-        return _with_children(array, target, [values], 2)
+        return convert_children(array, target, _array)
     is_large = types.is_large_list(target)
     view = (pa.large_list_view if is_large else pa.list_view)(target.value_field)
-    views = _with_children(array, view, [values], 3)
+    views = convert_children(array, view, _array)
     offsets = list_offsets(views, pa.int64() if is_large else pa.int32())
     kind = pa.LargeListArray if is_large else pa.ListArray
     return kind.from_arrays(offsets, views.flatten(), target)
 
 
-def _with_children(
-    array: pa.Array, target: pa.DataType, children: list[pa.Array], buffers: int
+def convert_children(
+    array: pa.Array, target: pa.DataType, convert: Callable[[pa.Array, pa.DataType], pa.Array]
 ) -> pa.Array:
-    """Return an array of the same layout with other children."""
+    """Convert what a nested array contains, and keep its layout.
+
+    Parameters
+    ----------
+    array : pyarrow.Array
+        Structs, maps or lists.
+    target : pyarrow.DataType
+        Nested type of the same kind.
+    convert : callable
+        Function that converts an array to a type.
+
+    Returns
+    -------
+    pyarrow.Array
+
+    Examples
+    --------
+    >>> lists = pa.array([[1], None])
+    >>> convert_children(lists, pa.list_(pa.float64()), pa.Array.cast).to_pylist()
+    [[1.0], None]
+    """
+    types = pa.types
+    if types.is_struct(target):
+        # flatten, not field: below a null struct there may be any values.
+        children = [
+            convert(child, field.type) for child, field in zip(array.flatten(), target, strict=True)
+        ]
+        mask = array.is_null() if array.null_count else None
+        if not children:
+            return array
+        return pa.StructArray.from_arrays(children, fields=list(target), mask=mask)
+    if types.is_map(target):
+        keys, items = convert(array.keys, target.key_type), convert(array.items, target.item_type)
+        fields = [target.key_field, target.item_field]
+        child = pa.StructArray.from_arrays([keys, items], fields=fields)
+    else:
+        # The elements are converted first: Arrow loses texts where it joins views of extensions.
+        child = convert(array.values, target.value_type)
+    buffers = array.buffers()[: _buffers(target)]
     return pa.Array.from_buffers(
-        target,
-        len(array),
-        array.buffers()[:buffers],
-        array.null_count,
-        array.offset,
-        children=children,
+        target, len(array), buffers, array.null_count, array.offset, children=[child]
     )
+
+
+def _buffers(kind: pa.DataType) -> int:
+    """Return the number of buffers of a list or map, without those of its elements."""
+    if pa.types.is_fixed_size_list(kind):
+        return 1
+    return 3 if pa.types.is_list_view(kind) or pa.types.is_large_list_view(kind) else 2
