@@ -40,6 +40,7 @@ JSON_TEXT = "json"
 """Replacement of a type by JSON text; also what the metadata of such a field says."""
 
 _MARK = b"godb_arrow.type"
+_EMPTY_STRUCT = b"struct<>"
 _NANOSECOND_TYPE = pa.int64()
 _UNSIGNED = {
     pa.uint8(): pa.int16(),
@@ -61,7 +62,11 @@ def _for_parquet(kind: pa.DataType) -> pa.DataType | str | None:
         return JSON_TEXT
     if types.is_decimal(kind) and kind.scale < 0:
         return pa.string()
-    return None
+    if types.is_timestamp(kind) and kind.unit == "s":
+        return pa.timestamp("ms", kind.tz)
+    if types.is_time(kind) and kind.unit == "s":
+        return pa.time32("ms")
+    return pa.date32() if types.is_date64(kind) else None
 
 
 def _for_delta(kind: pa.DataType) -> pa.DataType | str | None:
@@ -452,8 +457,10 @@ def _fit_field(field: pa.Field, rule: Rule) -> pa.Field:
         for key, value in (field.metadata or {}).items()
         if not key.startswith(b"ARROW:extension")
     }
-    if found is None and rule is _for_parquet and not pa.types.is_nested(kind):
-        return field  # Parquet keeps dictionaries and extension types
+    if found is None and rule is _for_parquet:
+        fitted = _children(kind, lambda child: _fit_field(child, rule))
+        if fitted.equals(kind):
+            return field  # Parquet keeps dictionaries and extension types
     if found is None and rule in (_for_polars, _for_duckdb) and _is_category(field.type):
         return field
     if found is None and rule is _for_delta and _has_marked_elements(kind, rule):
@@ -463,7 +470,8 @@ def _fit_field(field: pa.Field, rule: Rule) -> pa.Field:
             _children(kind, lambda child: _fit_field(child, rule))
         ).with_metadata(metadata or None)
     if found == JSON_TEXT:
-        metadata[_MARK] = JSON_TEXT.encode()
+        is_empty = pa.types.is_struct(kind) and not kind.num_fields
+        metadata[_MARK] = _EMPTY_STRUCT if is_empty else JSON_TEXT.encode()
         return field.with_type(pa.string()).with_metadata(metadata)
     if not (pa.types.is_decimal(kind) or pa.types.is_null(kind)):
         metadata[_MARK] = str(kind).encode()
@@ -495,9 +503,14 @@ def _restore_field(field: pa.Field) -> pa.Field:
     kind = field.type
     if mark == JSON_TEXT.encode():
         kind = JSON_TYPE if is_text(kind) else kind
+    elif mark == _EMPTY_STRUCT:
+        kind = pa.struct([]) if is_text(kind) else kind
     else:
         try:
-            wanted = pa.type_for_alias(mark.decode())
+            name = mark.decode()
+            is_zoned = pa.types.is_timestamp(kind) and ", tz=" in name
+            wanted = pa.type_for_alias(f"{name.partition(',')[0]}]" if is_zoned else name)
+            wanted = pa.timestamp(wanted.unit, kind.tz) if is_zoned else wanted
         except (ValueError, UnicodeDecodeError):
             wanted = kind
         if pa.types.is_primitive(wanted) and not pa.types.is_nested(kind):
@@ -544,6 +557,10 @@ def _array(array: pa.Array, target: pa.DataType) -> pa.Array:
         return array
     if is_text(target) and (types.is_nested(kind) or _is_bytes(kind)):
         return as_json_texts(array)
+    if is_text(kind) and types.is_struct(target):  # which was empty
+        return pa.array(
+            [{} if is_valid else None for is_valid in array.is_valid().to_pylist()], target
+        )
     if is_text(target) and types.is_decimal(kind):
         return pa.array(wire_values(array, ""), target)
     for is_clock, middle in (

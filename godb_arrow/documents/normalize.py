@@ -328,7 +328,7 @@ def convert_children(
 
 
 def _buffers(kind: pa.DataType) -> int:
-    """Return the number of buffers of a list or map, without those of its elements."""
+    """Return the number of buffers of a list or map, not of its elements."""
     if pa.types.is_fixed_size_list(kind):
         return 1
     return 3 if pa.types.is_list_view(kind) or pa.types.is_large_list_view(kind) else 2

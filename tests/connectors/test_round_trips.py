@@ -71,6 +71,11 @@ def test_values_of_every_type(tmp_path: Path, kind: str) -> None:
         assert after.keys() == before.keys()
         for name in before:
             assert after[name] == before[name], name
+    if kind in ("parquet", "arrow", "folder"):
+        back = godb_arrow.read_schema(tmp_path / "back.godb")
+        for field in godb_arrow.read_schema(source):
+            is_same = back.field(field.name).type.equals(field.type)
+            assert is_same or field.name == "decimal of tens", field.name
 
 
 MIXED = [
