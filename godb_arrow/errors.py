@@ -100,9 +100,12 @@ __all__ = [
     "WorkerNotFound",
     "WriteConflict",
     "WrongMagic",
+    "document_not_found",
     "error_context",
     "storage_errors",
 ]
+
+_SHOWN_IDS = 10
 
 Where = Literal["file", "body"]
 Applied = Literal["no", "yes", "unknown"]
@@ -242,6 +245,13 @@ class DocumentNotFound(GodbError, KeyError):
     __str__ = GodbError.__str__
 
 
+def document_not_found(
+    identity: str, *, advice: str = "document ids are strings, such as '1'"
+) -> DocumentNotFound:
+    """Return the error for a document id that does not exist."""
+    return DocumentNotFound(f"there is no document {identity!r}", advice=advice)
+
+
 class VersionNotFound(GodbError, KeyError):
     """Collection has no such version, or the version was dropped."""
 
@@ -328,12 +338,12 @@ class DuplicateId(GodbError, ValueError):
     """
 
     def __init__(self, ids: Sequence[str], *, advice: str | None = None) -> None:
-        shown = ", ".join(repr(name) for name in ids[:10])
+        self.ids = list(ids[:_SHOWN_IDS])
+        shown = ", ".join(map(repr, self.ids))
         super().__init__(
             f"document ids occur more than once: {shown}",
             advice=advice or "give every document an id of its own",
         )
-        self.ids = list(ids)
 
 
 class LimitExceeded(GodbError, ValueError):

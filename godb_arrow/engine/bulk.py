@@ -206,7 +206,7 @@ class BulkInsert:
         if self.given and codec.has_equal(joined):
             repeated = repeated_ids(self.ids())
             if repeated:
-                raise DuplicateId(repeated[:10])
+                raise DuplicateId(repeated)
 
     def ids(self) -> DocumentIds:
         """Return the ids of the documents."""
@@ -312,7 +312,7 @@ def join_bases(
             if row + index not in deleted
         )
         if repeated:
-            raise DuplicateId(repeated[:10])
+            raise DuplicateId(repeated)
     return joined
 
 

@@ -15,7 +15,7 @@ from godb_arrow.engine.bulk import BulkInsert, DocumentIds
 from godb_arrow.engine.checkpointer import Checkpointer
 from godb_arrow.engine.maintainer import Maintainer
 from godb_arrow.engine.store import CollectionStore
-from godb_arrow.errors import DocumentNotFound, DuplicateId, GodbError, error_context
+from godb_arrow.errors import DuplicateId, GodbError, document_not_found, error_context
 from godb_arrow.snapshots.id_index import Rows
 from godb_arrow.snapshots.parted_base import PartedBase
 
@@ -24,7 +24,6 @@ __all__ = ["BulkWriter"]
 
 _PARTS_PER_LIMIT = 8  # parts of a bulk insert that fit into the memory limit
 _MAX_REPLACE_ATTEMPTS = 3  # until other threads leave the documents unchanged
-_SHOWN_IDS = 10
 
 
 class BulkWriter:
@@ -111,7 +110,7 @@ class BulkWriter:
         repeated = bulk.has_any(present) or bulk.added_since(base)
         if repeated:
             raise DuplicateId(
-                repeated[:_SHOWN_IDS], advice="omit these documents, which were inserted meanwhile"
+                repeated, advice="omit these documents, which were inserted meanwhile"
             )
 
     def replace(self, ids: Sequence[str], make: Callable[[str, bytes], bytes]) -> None:
@@ -149,9 +148,7 @@ class BulkWriter:
         found = base.rows_of(wanted)
         for identity in ids:
             if identity not in found:
-                raise DocumentNotFound(
-                    f"there is no document {identity!r}", advice="nothing was changed"
-                )
+                raise document_not_found(identity, advice="nothing was changed")
         # A file of another program may have an id twice; the last one counts.
         rows = np.sort(np.array([rows[-1] for rows in found.values()], np.int64))
         deleted = [row for rows in found.values() for row in rows]

@@ -18,7 +18,7 @@ from godb_arrow.engine.bulk_writer import BulkWriter
 from godb_arrow.engine.open_collection import OpenCollection
 from godb_arrow.engine.pending import are_few, plan_put
 from godb_arrow.engine.saver import Saver
-from godb_arrow.errors import DocumentNotFound, DuplicateId, InvalidDocument, error_context
+from godb_arrow.errors import DuplicateId, InvalidDocument, document_not_found, error_context
 from godb_arrow.query.filters import Filter, RowFilter, compiled
 from godb_arrow.recorded_schema import describe_schema
 from godb_arrow.schema import ID_FIELD
@@ -28,13 +28,12 @@ from godb_arrow.snapshots.layers import Version
 from godb_arrow.snapshots.overlay import bulk_weight, weight
 from godb_arrow.snapshots.snapshot import Snapshot
 
-__all__ = ["CollectionWriter", "document_not_found", "naming_document"]
+__all__ = ["CollectionWriter", "naming_document"]
 
 
 _MAX_DELETE_ATTEMPTS = 3  # until a filter is evaluated while other writers wait
 _BYTES_PER_GIVEN_ID = 250  # of memory, for the id of an unsaved document
 _BYTES_PER_GENERATED_ID = 16
-_SHOWN_IDS = 10
 
 Change = Callable[[str, bytes], dict[Any, Any]]
 """Makes a document from its id and its former bytes."""
@@ -141,7 +140,7 @@ class CollectionWriter:
         store = self._store
         positions = dict.fromkeys(ids)
         if len(positions) < len(ids) and not replace:
-            raise DuplicateId(repeated_ids(ids)[:_SHOWN_IDS])
+            raise DuplicateId(repeated_ids(ids))
         sequence = store.ids()
         max_id = codec.survey_ids(encoded.ids)[1]
         if given:
@@ -161,7 +160,7 @@ class CollectionWriter:
             present.update(superseded)
             if present and not replace:
                 raise DuplicateId(
-                    sorted(present)[:_SHOWN_IDS],
+                    sorted(present),
                     advice="replace them with upsert_many, or omit them",
                 )
             rows = [row for found in superseded.values() for row in found]
@@ -384,13 +383,6 @@ def naming_document(identity: str) -> Iterator[None]:
     except InvalidDocument as error:
         error.message = f"document {identity!r}: {error.message}"
         raise
-
-
-def document_not_found(identity: str) -> DocumentNotFound:
-    """Return the error for a document id that does not exist."""
-    return DocumentNotFound(
-        f"there is no document {identity!r}", advice="document ids are strings, such as '1'"
-    )
 
 
 def _popped(items: list[Encoded]) -> Iterator[Encoded]:

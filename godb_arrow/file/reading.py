@@ -14,8 +14,8 @@ from godb_arrow import codec
 from godb_arrow.codec.runs import Run
 from godb_arrow.documents.loading import load_entry, load_run
 from godb_arrow.errors import (
-    DocumentNotFound,
     TypeMismatch,
+    document_not_found,
     error_context,
 )
 from godb_arrow.file.format import TAIL_SIZE, is_sealed
@@ -367,9 +367,7 @@ def read_document(
     ):
         matches = [match for match in ordered_map(find, target.runs(), target.threads()) if match]
         if not matches:
-            raise DocumentNotFound(
-                f"there is no document {identity!r}", advice="document ids are strings, such as '1'"
-            )
+            raise document_not_found(identity)
         return matches[-1]
 
 

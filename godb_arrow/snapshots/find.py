@@ -27,14 +27,13 @@ from godb_arrow.schema import ID_FIELD
 from godb_arrow.snapshots.base import Base, Wanted
 from godb_arrow.snapshots.entry_runs import gather
 from godb_arrow.snapshots.held import UnsavedDocuments
-from godb_arrow.snapshots.id_index import Rows
+from godb_arrow.snapshots.id_index import NO_ROWS, Rows
 from godb_arrow.snapshots.indexes import sorted_keys
 from godb_arrow.snapshots.snapshot import Snapshot
 
 __all__ = ["check_named", "count_matching", "explain", "matching"]
 
 
-_NO_ROWS: Rows = np.empty(0, np.int64)
 _NO_COLUMNS = pa.schema([])
 _DOCUMENTS_PER_THREAD = 10_000
 """Min documents of a snapshot that several threads filter."""
@@ -121,7 +120,7 @@ def _named(
     Each condition has ranges, in one of which a matching document has a value.
     """
     if any(not ranges for ranges in conditions):
-        return _Candidates((), (), _NO_ROWS)
+        return _Candidates((), (), NO_ROWS)
     indexed = {*fields, ID_FIELD}
     usable = [ranges for ranges in conditions if all(_is_usable(one, indexed) for one in ranges)]
     if not usable:
@@ -134,7 +133,7 @@ def _named(
     if sum(map(len, rows)) > max(_MIN_CANDIDATES, snapshot.base.count // _MAX_SHARE):
         return None  # Documents are read faster in order than one by one.
     named = dict.fromkeys(one.field for ranges in usable for one in ranges)
-    return _Candidates(tuple(named), usable, np.concatenate(rows) if rows else _NO_ROWS)
+    return _Candidates(tuple(named), usable, np.concatenate(rows) if rows else NO_ROWS)
 
 
 def _is_usable(one: Range, indexed: set[str]) -> bool:
@@ -155,7 +154,7 @@ def _rows_in(source: Base | UnsavedDocuments, conditions: Sequence[Sequence[Rang
         found = joined if found is None else np.intersect1d(found, joined, assume_unique=True)
         if not len(found):
             break
-    return _NO_ROWS if found is None else found
+    return NO_ROWS if found is None else found
 
 
 def _rows_of_field(source: Base | UnsavedDocuments, field: str, ranges: Sequence[Range]) -> Rows:
@@ -253,7 +252,7 @@ def _mapped(
     """Apply a function to the documents that may match, on several threads."""
     candidates = _named(snapshot, alternatives(predicate), indexed)
     if candidates is not None:
-        parts: Iterator[_Part] = ((Run.of(r), _NO_ROWS) for r in _runs(snapshot, candidates))
+        parts: Iterator[_Part] = ((Run.of(r), NO_ROWS) for r in _runs(snapshot, candidates))
         return map(function, parts)
     fields = predicate.fields if len(predicate.fields) <= MAX_RECORDED_FIELDS else ()
     projection = project(_NO_COLUMNS, [], predicate)

@@ -19,14 +19,13 @@ from godb_arrow.query.statistics import Row, covered, decode_statistics, row_of
 from godb_arrow.schema import DocumentSummary, fields_fit, infer_schema, is_partial
 from godb_arrow.snapshots.base import Base, Wanted
 from godb_arrow.snapshots.entry_runs import gather, kept_bytes, without
-from godb_arrow.snapshots.id_index import Rows
+from godb_arrow.snapshots.id_index import NO_ROWS, Rows
 from godb_arrow.snapshots.overlay import Overlay
 
 __all__ = ["Snapshot"]
 
 _Part = tuple[codec.Entries | StoredPiece, Rows, Row | None]  # with superseded or deleted rows
 _RUN_DOCUMENTS = 16_384
-_NO_ROWS: Rows = np.empty(0, np.int64)
 
 
 class Snapshot:
@@ -206,7 +205,7 @@ class Snapshot:
         for run in self.base.runs(wanted, fields):
             yield run, self.superseded_in(run.start, run.documents)
         for entries in self.overlay_runs():
-            yield Run.of(entries), _NO_ROWS
+            yield Run.of(entries), NO_ROWS
 
     def chunks(
         self,
@@ -265,7 +264,7 @@ class Snapshot:
                     row += len(part)
         if changes:
             for run in self.overlay_runs():
-                yield from ((part, _NO_ROWS, None) for part in run.split())
+                yield from ((part, NO_ROWS, None) for part in run.split())
 
     def _parts_of(self, file: Base, start: int, pieces: CollectionPieces) -> Iterator[_Part]:
         # Statistics of a file that no engine wrote are not copied: they may lie.
