@@ -174,7 +174,11 @@ def check_engine(folder: Path, frame: pd.DataFrame, table: pa.Table) -> None:
 
 
 def check_csv(folder: Path, path: Path) -> None:
-    copy(path, f"{folder}/csv.godb#c", progress=False)
+    try:
+        copy(path, f"{folder}/csv.godb#c", progress=False)
+    except godb_arrow.UnsupportedType as error:  # a file without a head, whose first values repeat
+        assert "two columns have the name" in str(error)
+        return
     first = without_metadata(godb_arrow.read_table(folder / "csv.godb"))
     copy(f"{folder}/csv.godb", f"{folder}/again.csv", progress=False)
     copy(f"{folder}/again.csv", f"{folder}/again.godb#c", progress=False)
