@@ -11,8 +11,7 @@ from godb_arrow.codec import load, plain_filter
 from godb_arrow.documents.ids import with_id
 from godb_arrow.engine.refresher import Refresher
 from godb_arrow.engine.store import CollectionStore
-from godb_arrow.engine.writer import document_not_found
-from godb_arrow.errors import GodbError, place_error
+from godb_arrow.errors import GodbError, document_not_found, place_error
 from godb_arrow.query.filters import Filter
 from godb_arrow.snapshots.point import load_found, search_memory
 
