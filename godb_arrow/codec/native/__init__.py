@@ -33,6 +33,7 @@ from godb_arrow.codec.reference import documents as reference
 from godb_arrow.codec.reference import lz4 as reference_lz4
 from godb_arrow.codec.reference import scan as reference_scan
 from godb_arrow.codec.reference import values as reference_values
+from godb_arrow.codec.reference.cells import too_sparse
 from godb_arrow.codec.reference.lz4 import Piece
 from godb_arrow.codec.sizes import HEAD_SIZE, packed_head
 from godb_arrow.codec.wire import wire_columns
@@ -355,7 +356,7 @@ def _error(
         where = f"{path}.{field}" if path else field
         return reference.unknown_field(entries.id(document), where)
     if problem == _TOO_SPARSE:
-        return reference.too_sparse(entries.id(document), path)
+        return too_sparse(entries.id(document), path)
     return reference.too_large()
 
 

@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 from godb_arrow.codec.columns import ColumnPlan, Core, DecodePlan
 from godb_arrow.codec.entries import Entries, MeasuredEntries
 from godb_arrow.codec.jsontext import is_utf8, to_json_text
+from godb_arrow.codec.reference.cells import Cells, TooSparse, too_sparse, width_of
 from godb_arrow.codec.values import pack_entry, wire_values
 from godb_arrow.errors import CorruptFile, DepthExceeded, LimitExceeded, TypeMismatch
 from godb_arrow.schema import ID_FIELD, DocumentSummary, FieldSummary, Kind
@@ -35,7 +36,6 @@ __all__ = [
     "text_extremes",
     "to_dicts",
     "too_large",
-    "too_sparse",
     "type_name",
     "unknown_field",
 ]
@@ -182,29 +182,6 @@ class _Mismatch(Exception):
         self.path: list[str] = []
 
 
-class _TooSparse(Exception):
-    pass
-
-
-_MAX_CELLS = 1 << 25
-_MAX_CELLS_PER_BYTE = 16
-
-
-class _Cells:
-    """Number of values of structs so far, most of which may be null.
-
-    Above the limit a batch takes memory out of proportion to its documents.
-    """
-
-    def __init__(self, size: int) -> None:
-        self._left = max(_MAX_CELLS, _MAX_CELLS_PER_BYTE * size)
-
-    def add(self, count: int) -> None:
-        self._left -= count
-        if self._left < 0:
-            raise _TooSparse
-
-
 _Converter = Callable[[Any], Any]
 
 
@@ -231,7 +208,7 @@ def decode(entries: Entries, plan: DecodePlan) -> list[pa.Array]:
         The bytes of a document are not valid MessagePack.
     """
     names = [column.name for column in plan.columns]
-    cells = _Cells(entries.bounds[-1] - entries.bounds[0])
+    cells = Cells(entries.bounds[-1] - entries.bounds[0])
     converters = [_converter(column, plan, cells) for column in plan.columns]
     known = {*names, ID_FIELD} if plan.strict else None
     values: list[list[Any]] = [[] for _ in names]
@@ -250,7 +227,7 @@ def decode(entries: Entries, plan: DecodePlan) -> list[pa.Array]:
                 raise mismatch_error(
                     entries.id(index), path, mismatch.expected, mismatch.found
                 ) from None
-            except _TooSparse:
+            except TooSparse:
                 raise too_sparse(entries.id(index), name) from None
     return [
         _array(column, plan_column.core_type)
@@ -268,15 +245,6 @@ def too_large() -> LimitExceeded:
     return LimitExceeded(
         "a column of one record batch has more than 2 GiB of text or binary",
         advice="use a smaller batch_size or batch_bytes",
-    )
-
-
-def too_sparse(document: str, path: str) -> LimitExceeded:
-    """Return the error for structs whose nulls take much more memory than their documents."""
-    return LimitExceeded(
-        f"document {document!r}, field {path!r}: the fields of structs are nearly all null, and "
-        f"become more than {_MAX_CELLS:,} values of a record batch",
-        advice="use a smaller batch_bytes, read other columns, or give a schema with fewer fields",
     )
 
 
@@ -303,7 +271,7 @@ def _array(values: list[Any], data_type: pa.DataType) -> pa.Array:
     return array
 
 
-def _converter(column: ColumnPlan, plan: DecodePlan, cells: _Cells) -> _Converter:
+def _converter(column: ColumnPlan, plan: DecodePlan, cells: Cells) -> _Converter:
     if column.core is Core.LIST:
         convert = _list_converter(column, plan, cells)
     elif column.core is Core.STRUCT:
@@ -422,7 +390,7 @@ def _timestamp_converter(column: ColumnPlan) -> _Converter:
     return convert
 
 
-def _list_converter(column: ColumnPlan, plan: DecodePlan, cells: _Cells) -> _Converter:
+def _list_converter(column: ColumnPlan, plan: DecodePlan, cells: Cells) -> _Converter:
     item = _converter(column.children[0], plan, cells)
 
     def convert(value: Any) -> Any:
@@ -442,17 +410,10 @@ def _list_converter(column: ColumnPlan, plan: DecodePlan, cells: _Cells) -> _Con
     return convert
 
 
-def _width(column: ColumnPlan) -> int:
-    """Return the number of columns to which a null of a struct adds, all levels counted."""
-    if column.core is not Core.STRUCT:
-        return 0
-    return sum(1 + _width(child) for child in column.children)
-
-
-def _struct_converter(column: ColumnPlan, plan: DecodePlan, cells: _Cells) -> _Converter:
+def _struct_converter(column: ColumnPlan, plan: DecodePlan, cells: Cells) -> _Converter:
     children = [(child.name, _converter(child, plan, cells)) for child in column.children]
     known = {name for name, _ in children} if plan.strict else None
-    width = _width(column)
+    width = width_of(column)
 
     def convert(value: Any) -> Any:
         if value is None:
@@ -478,7 +439,7 @@ def _struct_converter(column: ColumnPlan, plan: DecodePlan, cells: _Cells) -> _C
     return convert
 
 
-def _map_converter(column: ColumnPlan, plan: DecodePlan, cells: _Cells) -> _Converter:
+def _map_converter(column: ColumnPlan, plan: DecodePlan, cells: Cells) -> _Converter:
     item = _converter(column.children[0], plan, cells)
 
     def convert(value: Any) -> Any:
