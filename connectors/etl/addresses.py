@@ -19,7 +19,6 @@ from godb_arrow.connectors.etl.files import (
     FORMATS,
     format_of,
     open_file,
-    read_lines,
 )
 from godb_arrow.connectors.etl.origins import (
     CollectionOrigin,
@@ -36,6 +35,7 @@ from godb_arrow.connectors.etl.targets import (
     StandardOutput,
 )
 from godb_arrow.directory.places import is_data_directory
+from godb_arrow.documents.json_source import JsonSource
 from godb_arrow.errors import (
     CollectionRequired,
     SourceNotFound,
@@ -92,7 +92,7 @@ def _standard_input() -> Iterator[Any]:
     with spool() as file:
         shutil.copyfileobj(sys.stdin.buffer, file, 1 << 20)
         file.seek(0)
-        yield read_lines(cast(BinaryIO, file), "<stdin>")
+        yield JsonSource(cast(BinaryIO, file), "<stdin>")
 
 
 def _of_stream(given: Any, batch_size: int | None) -> Origin:

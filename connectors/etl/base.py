@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 import pyarrow as pa
 
 from godb_arrow import codec
+from godb_arrow.documents.json_source import JsonSource
 from godb_arrow.documents.loading import load_run
 from godb_arrow.errors import InvalidOption, TargetExists
 from godb_arrow.options import IfExists
@@ -36,7 +37,7 @@ class Documents:
             yield from load_run(run)
 
 
-Data: TypeAlias = Documents | Iterator[dict[Any, Any]] | pa.RecordBatchReader
+Data: TypeAlias = Documents | JsonSource | Iterator[dict[Any, Any]] | pa.RecordBatchReader
 
 
 def counted(data: Data, count: Count) -> Data:
@@ -49,6 +50,8 @@ def counted(data: Data, count: Count) -> Data:
 
     if isinstance(data, Documents):
         return Documents(data.schema, tallied(data.stored_entries()))
+    if isinstance(data, JsonSource):
+        return data.counted(count)
     if isinstance(data, pa.RecordBatchReader):
         return pa.RecordBatchReader.from_batches(data.schema, tallied(data))
 

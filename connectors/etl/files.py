@@ -7,7 +7,7 @@ read and written like those from ``mongodump``, with the extra ``mongo``.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, BinaryIO
 
@@ -15,17 +15,12 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 
-from godb_arrow.codec.jsontext import from_json_text, to_json_text
 from godb_arrow.codec.values import wire_values
 from godb_arrow.connectors.columns import fit_columns, restore_columns
 from godb_arrow.connectors.etl.csv import open_csv
-from godb_arrow.errors import (
-    GodbError,
-    InvalidDocument,
-    InvalidOption,
-    UnsupportedType,
-    error_context,
-)
+from godb_arrow.documents.json_lines import json_lines, runs_of
+from godb_arrow.documents.json_source import JsonSource
+from godb_arrow.errors import GodbError, InvalidOption, UnsupportedType, error_context
 from godb_arrow.storage.object_store import Expected
 from godb_arrow.storage.replace import replace_file
 from godb_arrow.storage.source import Source
@@ -38,11 +33,8 @@ __all__ = [
     "export_file",
     "format_of",
     "open_file",
-    "read_lines",
 ]
 
-
-_DOCUMENTS_PER_REPORT = 1000  # between two calls of a progress function
 
 Progress = Callable[[int], object]
 """Function that is called with a number of written rows."""
@@ -131,9 +123,7 @@ def export_file(
     name = os.fspath(path)
     format = _checked_format(path, format)
     if format in DOCUMENT_FORMATS:
-        return export_documents(
-            documents_of(reader), path, format=format, progress=progress, expected=expected
-        )
+        return export_documents(reader, path, format=format, progress=progress, expected=expected)
     reader = fit_columns(reader, format)
     rows = 0
     with error_context("export to", name), replace_file(path, expected=expected) as stream:
@@ -153,7 +143,7 @@ def export_file(
 
 
 def export_documents(
-    documents: Iterable[dict[str, Any]],
+    documents: Any,
     path: str | os.PathLike[str],
     *,
     format: str | None = None,
@@ -164,8 +154,8 @@ def export_documents(
 
     Parameters
     ----------
-    documents : iterable of dict
-        Documents to write.
+    documents : collection, RecordBatchReader or iterable of dict
+        Documents to write. Documents of a collection are written without loss.
     path : path or URL
         File to write.
     format : {"ndjson", "bson"}, optional
@@ -193,16 +183,14 @@ def export_documents(
     1
     """
     name = os.fspath(path)
-    encode = _ENCODERS[_checked_format(path, format)]()
+    format = _checked_format(path, format)
     count = 0
     with error_context("export to", name), replace_file(path, expected=expected) as stream:
-        for document in documents:
-            stream.write(encode(document))
-            count += 1
-            if progress is not None and count % _DOCUMENTS_PER_REPORT == 0:
-                progress(_DOCUMENTS_PER_REPORT)
-        if progress is not None:
-            progress(count % _DOCUMENTS_PER_REPORT)
+        for encoded, more in _ENCODERS[format](documents):
+            stream.write(encoded)
+            count += more
+            if progress is not None:
+                progress(more)
     return count
 
 
@@ -241,20 +229,23 @@ def documents_of(reader: pa.RecordBatchReader) -> Iterator[dict[str, Any]]:
             yield dict(zip(names, row, strict=True))
 
 
-def _ndjson() -> Callable[[dict[str, Any]], bytes]:
-    return lambda document: to_json_text(document).encode() + b"\n"
+def _ndjson(documents: Any) -> Iterator[tuple[bytes, int]]:
+    return json_lines(runs_of(documents))
 
 
-def _bson() -> Callable[[dict[str, Any]], bytes]:
+def _bson(documents: Any) -> Iterator[tuple[bytes, int]]:
     from godb_arrow.connectors.etl.bson import encode
 
-    return encode
+    is_reader = isinstance(documents, pa.RecordBatchReader)
+    for document in documents_of(documents) if is_reader else documents:
+        yield encode(document), 1
 
 
-_ENCODERS: dict[str, Callable[[], Callable[[dict[str, Any]], bytes]]] = {
+_ENCODERS: dict[str, Callable[[Any], Iterator[tuple[bytes, int]]]] = {
     "ndjson": _ndjson,
     "bson": _bson,
 }
+"""Functions that encode documents, with the number of documents in each part."""
 
 _Write = Callable[[pa.RecordBatch], Any]
 
@@ -287,7 +278,7 @@ _WRITERS: dict[str, Callable[..., Any]] = {
 @contextmanager
 def open_file(
     path: str | os.PathLike[str], *, format: str | None = None
-) -> Iterator[pa.RecordBatchReader | Iterator[dict[str, Any]]]:
+) -> Iterator[pa.RecordBatchReader | JsonSource | Iterator[dict[str, Any]]]:
     """Open a file of another format, for :func:`godb_arrow.write_godb`.
 
     Parameters
@@ -324,7 +315,7 @@ def open_file(
     with error_context("read", source.name), ExitStack() as stack:
         stream = stack.enter_context(source.open())
         if format == "ndjson":
-            yield read_lines(stream, source.name)
+            yield JsonSource(stream, source.name)
             return
         if format == "bson":
             from godb_arrow.connectors.etl.bson import decode_file
@@ -360,39 +351,3 @@ def _guarded(reader: pa.RecordBatchReader, format: str) -> Iterator[pa.RecordBat
 
 def _not_of_format(format: str, error: Exception) -> GodbError:
     return InvalidOption(f"the file is not valid {format}: {error}", advice="give format=")
-
-
-def read_lines(stream: BinaryIO, name: str) -> Iterator[dict[str, Any]]:
-    """Yield the documents of NDJSON.
-
-    Parameters
-    ----------
-    stream : binary file
-        Open at its beginning.
-    name : str
-        Name for messages.
-
-    Yields
-    ------
-    dict
-
-    Raises
-    ------
-    InvalidDocument
-        A line is not a JSON object; the message has its number.
-    """
-    for number, line in enumerate(stream, 1):
-        if not line.strip():
-            continue
-        try:
-            document = from_json_text(line)
-        except (ValueError, RecursionError) as error:
-            raise InvalidDocument(
-                f"line {number} of {name} is not JSON: {error}",
-                advice="NDJSON has one JSON object on each line",
-            ) from error
-        if not isinstance(document, dict):
-            raise InvalidDocument(
-                f"line {number} of {name} is not a JSON object", advice="fix this line"
-            )
-        yield document

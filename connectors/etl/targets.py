@@ -160,7 +160,7 @@ class StandardOutput(Target):
             if isinstance(data, pa.RecordBatchReader):
                 export_file(data, temporary.name, format=self._format)
             else:
-                export_documents(iter(data), temporary.name, format=self._format)
+                export_documents(data, temporary.name, format=self._format)
             with open(temporary.name, "rb") as complete:  # the file was replaced
                 shutil.copyfileobj(complete, sys.stdout.buffer, 1 << 20)
         sys.stdout.flush()
@@ -214,7 +214,7 @@ class FileTarget(Target):
                 yield pa.ipc.open_stream(file)
             return
         with tempfile.NamedTemporaryFile(prefix="godb-arrow-") as temporary:
-            export_documents(iter(data), temporary.name, format=self._format)
+            export_documents(data, temporary.name, format=self._format)
             with open_file(temporary.name, format=self._format) as documents:
                 assert not isinstance(documents, pa.RecordBatchReader)
                 yield documents

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import click
@@ -26,12 +26,12 @@ from godb_arrow.cli.options import (
     where_option,
 )
 from godb_arrow.codec.compression import check_compression
-from godb_arrow.codec.jsontext import to_json_text
 from godb_arrow.connectors.etl.base import counted
 from godb_arrow.connectors.etl.files import FORMATS, export_file, format_of, open_file
 from godb_arrow.directory.names import file_name
 from godb_arrow.directory.verify import inspect_godb
 from godb_arrow.display import quantity
+from godb_arrow.documents.json_lines import json_lines
 from godb_arrow.errors import InvalidOption
 from godb_arrow.options import CompressionName
 from godb_arrow.replication.verify import verify_godb
@@ -163,11 +163,20 @@ def cat(file: str, collection: str | None, limit: int | None, plain: bool, quiet
     Example:
       godb-arrow cat users.godb | head -n 3
     """
-    documents = godb_arrow.read_documents(file, collection)
+    runs = godb_arrow.open_godb(file, collection).stored_entries()
     out = sys.stdout.buffer
-    for document in itertools.islice(documents, limit):
-        out.write(to_json_text(document, plain=plain).encode() + b"\n")
+    for lines, _ in json_lines(runs if limit is None else _first(runs, limit), plain=plain):
+        out.write(lines)
     out.flush()
+
+
+def _first(runs: Iterator[codec.Entries], count: int) -> Iterator[codec.Entries]:
+    """Yield the first documents of runs."""
+    for run in runs:
+        if count <= 0:
+            return
+        yield run.between(0, min(count, len(run)))
+        count -= len(run)
 
 
 @main.command()

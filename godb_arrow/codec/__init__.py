@@ -21,7 +21,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from godb_arrow.codec.columns import ColumnPlan, DecodePlan, finish, plan_columns
-from godb_arrow.codec.entries import Entries, MeasuredEntries
+from godb_arrow.codec.entries import Documents, Entries, MeasuredEntries
 from godb_arrow.codec.reference.documents import mismatch_error
 from godb_arrow.codec.reference.ids import MAX_NUMBER, id_number
 from godb_arrow.codec.reference.scan import describe
@@ -52,12 +52,15 @@ KeysBuilder = _chosen.KeysBuilder
 Located = _chosen.Located
 RowSet = _chosen.RowSet
 SortedKeys = _chosen.SortedKeys
+Identification = _chosen.Identification
+JsonScanner = _chosen.JsonScanner
 compress_piece = _chosen.compress_piece
 decode = _chosen.decode
 decode_front = _chosen.decode_front
 decode_pieces = _chosen.decode_pieces
 decode_pieces_into = _chosen.decode_pieces_into
 encode = _chosen.encode
+encode_documents = _chosen.encode_documents
 count_present = _chosen.count_present
 field_values = _chosen.field_values
 find_entry = _chosen.find_entry
@@ -66,8 +69,10 @@ has_equal = _chosen.has_equal
 hash_id = _chosen.hash_id
 ids_ascend = _chosen.ids_ascend
 infer = _chosen.infer
+json_lines = _chosen.json_lines
 measure = _chosen.measure
 plain_filter = _chosen.plain_filter
+read_json = _chosen.read_json
 scan_entries = _chosen.scan_entries
 select = _chosen.select
 select_front = _chosen.select_front
@@ -82,10 +87,13 @@ __all__ = [
     "MAX_NUMBER",
     "BlockDecoder",
     "DecodePlan",
+    "Documents",
     "Entries",
     "IdSearch",
     "KeysBuilder",
     "Located",
+    "Identification",
+    "JsonScanner",
     "MeasuredEntries",
     "RowSet",
     "SortedKeys",
@@ -98,6 +106,7 @@ __all__ = [
     "decode_pieces_into",
     "describe",
     "encode",
+    "encode_documents",
     "field_values",
     "find_entry",
     "gather",
@@ -106,6 +115,7 @@ __all__ = [
     "id_number",
     "ids_ascend",
     "infer",
+    "json_lines",
     "load",
     "load_entries",
     "load_pairs",
@@ -114,6 +124,7 @@ __all__ = [
     "pack_entry",
     "plain_filter",
     "plan_columns",
+    "read_json",
     "rows_without_columns",
     "scan_entries",
     "select",

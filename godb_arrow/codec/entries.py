@@ -11,7 +11,7 @@ import msgpack
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["CHUNK_BYTES", "Chunk", "Entries", "MeasuredEntries"]
+__all__ = ["CHUNK_BYTES", "Chunk", "Documents", "Entries", "MeasuredEntries"]
 
 CHUNK_BYTES = 1 << 20
 """Approximate maximum bytes of documents in a chunk that can be divided."""
@@ -110,6 +110,43 @@ class Entries:
             last = int(np.searchsorted(edges, edges[first] + CHUNK_BYTES))
             last = min(max(last, first + 1), len(self))
             yield self.between(first, last)
+            first = last
+
+
+@dataclass(frozen=True, slots=True)
+class Documents:
+    """Consecutive documents that have no ids of a collection yet.
+
+    Parameters
+    ----------
+    data : bytes
+        MessagePack of the documents, one after the other.
+    bounds : array of int64
+        ``n + 1`` offsets into `data`, where each document begins, and the end.
+    """
+
+    data: bytes
+    bounds: array[int]
+
+    def __len__(self) -> int:
+        return len(self.bounds) - 1
+
+    def document(self, index: int) -> bytes:
+        """Return the MessagePack bytes of one document."""
+        return self.data[self.bounds[index] : self.bounds[index + 1]]
+
+    def split(self, max_documents: int) -> Iterator[Documents]:
+        """Yield the documents in parts of about `CHUNK_BYTES` at most, with their own bytes."""
+        edges = np.frombuffer(self.bounds, np.int64)
+        first = 0
+        while first < len(self):
+            last = int(np.searchsorted(edges, edges[first] + CHUNK_BYTES))
+            last = min(max(last, first + 1), first + max_documents, len(self))
+            if (first, last) == (0, len(self)):
+                yield self
+            else:
+                bounds = array("q", (edges[first : last + 1] - edges[first]).tobytes())
+                yield Documents(self.data[edges[first] : edges[last]], bounds)
             first = last
 
 

@@ -24,13 +24,17 @@ _PACKED = 12  # code after the core types, for values that are MessagePack alrea
 _Plan = tuple[int, int, bytes, tuple[Any, ...]]
 
 
-def wire_columns(batch: pa.RecordBatch) -> tuple[pa.Array, _Plan]:
+def wire_columns(
+    batch: pa.RecordBatch, *, ignored: str | None = ID_FIELD
+) -> tuple[pa.Array, _Plan]:
     """Prepare the rows of a record batch for the kernel.
 
     Parameters
     ----------
     batch : pyarrow.RecordBatch
-        Rows; a column ``_id`` is ignored.
+        Rows.
+    ignored : str or None
+        Column to ignore, default ``_id``.
 
     Returns
     -------
@@ -41,7 +45,7 @@ def wire_columns(batch: pa.RecordBatch) -> tuple[pa.Array, _Plan]:
     """
     arrays, plans, names = [], [], []
     for name, column in zip(batch.schema.names, batch.columns, strict=True):
-        if name != ID_FIELD:
+        if name != ignored:
             array, plan = _wire(column, name, pack(name))
             arrays.append(array)
             plans.append(plan)

@@ -17,7 +17,7 @@ from godb_arrow.documents.rows import ROWS, Rows, id_column_of
 from godb_arrow.errors import DocumentTooLarge, GodbError
 from godb_arrow.parallel import available_cores, ordered_map
 from godb_arrow.query.statistics import Row, statistics_of
-from godb_arrow.schema import ID_FIELD
+from godb_arrow.schema import ID_FIELD, DocumentSummary
 
 __all__ = ["Encoded", "check_document_size", "check_sizes", "encode_rows", "renumber"]
 
@@ -44,6 +44,10 @@ class Encoded(NamedTuple):
         Statistics, where they were cheap to compute.
     generated : sequence of int
         Rows whose ids were generated.
+    bounds : array of int64 or None
+        Bounds of the entries, where they are known.
+    summary : DocumentSummary or None
+        Types of the documents, where they are known.
     """
 
     chunk: bytes
@@ -51,9 +55,13 @@ class Encoded(NamedTuple):
     given: bool
     statistics: Row | None = None
     generated: Sequence[int] = ()
+    bounds: array[int] | None = None
+    summary: DocumentSummary | None = None
 
     def entries(self) -> codec.Entries:
         """Return the entries with their bounds."""
+        if self.bounds is not None:
+            return codec.Entries(self.chunk, self.bounds)
         return codec.scan_entries(self.chunk, 0, len(self.ids), len(self.chunk) + 1, 0)
 
 
@@ -119,6 +127,7 @@ def encode_rows(
     fields: pa.Schema | None = None,
     *,
     max_document_bytes: int,
+    infer: bool = False,
 ) -> Iterator[Encoded]:
     """Encode documents or record batches, in runs.
 
@@ -136,6 +145,8 @@ def encode_rows(
         Fields to compute statistics of, where that is cheap.
     max_document_bytes : int
         Maximum bytes of a document with its id, as readers accept it.
+    infer : bool
+        Whether a source that encodes itself summarizes the types of its documents, default False.
 
     Yields
     ------
@@ -148,9 +159,12 @@ def encode_rows(
         A value cannot be stored, or an id is missing.
     """
     if rows.schema is None:
-        yield from _encode_documents(
-            rows.documents, id_column or ID_FIELD, sequence, max_document_bytes
-        )
+        id_field, limit = id_column or ID_FIELD, max_document_bytes
+        encode_documents = getattr(rows.documents, "encode_documents", None)
+        if encode_documents is None:
+            yield from _encode_documents(rows.documents, id_field, sequence, limit)
+        else:
+            yield from encode_documents(id_field, sequence, limit, infer=infer)
         return
     given = id_column_of(rows, id_column) is not None
 

@@ -156,7 +156,13 @@ class Draft:
         fields = None if self._infer else covered(self._hint_schema())
         limit = self._max_document_bytes
         for encoded in encode_rows(
-            rows, id_column, omit_nulls, self.sequence, fields, max_document_bytes=limit
+            rows,
+            id_column,
+            omit_nulls,
+            self.sequence,
+            fields,
+            max_document_bytes=limit,
+            infer=self._infer,
         ):
             self._append(encoded)
 
@@ -182,7 +188,10 @@ class Draft:
 
     def _append(self, encoded: Encoded) -> None:
         if self._infer:
-            codec.infer(encoded.entries(), self.summary)
+            if encoded.summary is None or encoded.summary.is_partial:
+                codec.infer(encoded.entries(), self.summary)
+            else:
+                self.summary.merge(encoded.summary)
         part = self._spooled(encoded.chunk, len(encoded.ids), encoded.statistics)
         self._add(self._surveyed(part, encoded.ids, encoded.given, encoded.generated), encoded.ids)
 

@@ -81,7 +81,7 @@ def test_a_failed_export_leaves_the_old_file(source: bytes, tmp_path: Path) -> N
     ("name", "content", "error", "says"),
     [
         ("x.ndjson", b'{"a":1}\n{"a":\n', godb_arrow.InvalidDocument, "line 2"),
-        ("x.ndjson", b"[1]\n", godb_arrow.InvalidDocument, "line 1 .* not a JSON object"),
+        ("x.ndjson", b"[1]\n", godb_arrow.InvalidDocument, "line 1, .* not a JSON object"),
         ("x.ndjson", b"\xff\xfe\n", godb_arrow.InvalidDocument, "line 1"),
         ("x.parquet", b"PAR1", godb_arrow.InvalidOption, "not valid parquet"),
         ("x.arrow", b"nonsense", godb_arrow.InvalidOption, "not valid ipc"),

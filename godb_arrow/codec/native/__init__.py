@@ -6,6 +6,7 @@ to the form that both codecs share, and its failures to error messages.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -17,7 +18,7 @@ import pyarrow as pa
 
 import godb_arrow.codec.native._native as _native  # noqa: PLR0402 (mypy knows it by this name)
 from godb_arrow.codec.columns import ColumnPlan, Core, DecodePlan
-from godb_arrow.codec.entries import Entries, MeasuredEntries
+from godb_arrow.codec.entries import Documents, Entries, MeasuredEntries
 from godb_arrow.codec.field_values import FieldValues
 from godb_arrow.codec.native.lookup import (
     IdSearch,
@@ -30,12 +31,15 @@ from godb_arrow.codec.native.lookup import (
 from godb_arrow.codec.native.programs import compile_program
 from godb_arrow.codec.predicate import Predicate
 from godb_arrow.codec.reference import documents as reference
+from godb_arrow.codec.reference import jsonread as reference_json
 from godb_arrow.codec.reference import lz4 as reference_lz4
 from godb_arrow.codec.reference import scan as reference_scan
 from godb_arrow.codec.reference import values as reference_values
 from godb_arrow.codec.reference.cells import too_sparse
+from godb_arrow.codec.reference.jsonread import Convert
 from godb_arrow.codec.reference.lz4 import Piece
 from godb_arrow.codec.sizes import HEAD_SIZE, packed_head
+from godb_arrow.codec.values import pack, pack_entry
 from godb_arrow.codec.wire import wire_columns
 from godb_arrow.errors import CorruptFile, LimitExceeded, TypeMismatch, UnsupportedType
 from godb_arrow.schema import (
@@ -53,6 +57,8 @@ __all__ = [
     "Located",
     "RowSet",
     "SortedKeys",
+    "Identification",
+    "JsonScanner",
     "compress_piece",
     "count_present",
     "decode",
@@ -60,6 +66,7 @@ __all__ = [
     "decode_pieces",
     "decode_pieces_into",
     "encode",
+    "encode_documents",
     "field_values",
     "find_entry",
     "gather",
@@ -67,8 +74,10 @@ __all__ = [
     "hash_id",
     "ids_ascend",
     "infer",
+    "json_lines",
     "measure",
     "plain_filter",
+    "read_json",
     "scan_entries",
     "select",
     "select_front",
@@ -83,6 +92,11 @@ BACKEND = "native"
 
 _CORRUPT, _MISMATCH, _UNKNOWN_FIELD, _TOO_SPARSE = 1, 2, 3, 5
 _PARTIAL = 2  # of inference
+_ROW_FIELD = "row"
+_ROW_HEAD = pack_entry("", {ID_FIELD: "", _ROW_FIELD: {}})[:-1]  # before a row in an entry
+_END, _SEPARATOR = 0, 2  # of reading JSON
+
+JsonScanner = _native.JsonScanner
 
 
 class BlockDecoder:
@@ -403,6 +417,25 @@ def encode(
     return entries, np.frombuffer(sizes, np.uint32)
 
 
+def encode_documents(batch: pa.RecordBatch) -> Documents:
+    """Encode the rows of a record batch as documents without ids of a collection."""
+    rows, (core, unit, _, children) = wire_columns(batch, ignored=None)
+    # The kernel writes entries, so each row is the only field of an entry with an empty id.
+    row = (core, unit, pack(_ROW_FIELD), children)
+    entry = pa.StructArray.from_arrays([rows], [_ROW_FIELD])
+    ids = pa.repeat(pa.scalar(b""), batch.num_rows)
+    encoded = _native.encode(ids, entry, (core, unit, b"", (row,)), False)
+    if encoded is None:
+        return reference.encode_documents(batch)  # which raises the error
+    data, packed = encoded
+    sizes = np.frombuffer(packed, np.uint32).astype(np.int64)
+    ends = np.cumsum(sizes)
+    bounds = np.zeros(batch.num_rows + 1, np.int64)
+    np.cumsum(sizes - len(_ROW_HEAD), out=bounds[1:])
+    documents = gather(data, ends - sizes + len(_ROW_HEAD), ends)
+    return Documents(documents, array("q", bounds.tobytes()))
+
+
 def survey_ids(ids: pa.Array) -> tuple[bytes, int]:
     """Hash document ids before they are written, and find the max number among them."""
     with _offsets_checked():
@@ -440,6 +473,66 @@ def has_equal(hashes: bytes | bytearray) -> bool:
     """Return whether two hashes of ids are equal."""
     found: bool = _native.has_equal(hashes)
     return found
+
+
+# --- JSON -----------------------------------------------------------------------------------
+
+
+def read_json(
+    text: bytes, *, in_array: bool = False, is_first: bool = True, convert: Convert | None = None
+) -> Documents:
+    """Read the documents of JSON text."""
+    at = 0
+    parts: list[tuple[bytes, Any]] = []
+    while True:
+        data, bounds, at, stop, is_first = _native.read_json(
+            text, at, in_array, is_first, convert is not None
+        )
+        if stop == _END and not parts:
+            return Documents(data, bounds)
+        parts.append((data, bounds))
+        if stop == _END:
+            break
+        if stop == _SEPARATOR:
+            raise reference_json.missing_comma(text, at)
+        packed, at = reference_json.read_document(text, at, convert)
+        parts.append((packed, array("q", [0, len(packed)])))
+        is_first = False
+    joined, start = array("q", [0]), 0
+    for data, bounds in parts:
+        joined.frombytes((np.frombuffer(bounds, np.int64)[1:] + start).tobytes())
+        start += len(data)
+    return Documents(b"".join(data for data, _ in parts), joined)
+
+
+def json_lines(found: Entries | Documents, *, plain: bool = False) -> bytes:
+    """Write documents as NDJSON."""
+    if len(found.bounds) == 1:
+        return b""
+    lines, damaged = _native.json_lines(found.data, found.bounds, isinstance(found, Entries), plain)
+    if damaged >= 0:
+        return reference_json.json_lines(found, plain=plain)  # which raises the error
+    text: bytes = lines
+    return text
+
+
+class Identification:
+    """Ids that documents have in a field, and the entries with these and other ids."""
+
+    def __init__(self, documents: Documents, field: str) -> None:
+        self._found = _native.Identification(
+            documents.data, documents.bounds, field.encode("utf-8", "surrogateescape")
+        )
+        self.generated: npt.NDArray[np.uint32] = np.frombuffer(self._found.rows, np.uint32)
+        self.invalid: int = self._found.invalid
+
+    def entries(self, numbers: npt.NDArray[np.int64]) -> tuple[Entries, pa.Array]:
+        """Return the entries, and their ids as a binary array."""
+        data, bounds, offsets, texts = self._found.entries(numbers)
+        buffers = [None, pa.py_buffer(offsets), pa.py_buffer(texts)]
+        return Entries(data, bounds), pa.Array.from_buffers(
+            pa.binary(), len(bounds) // 2, buffers, 0
+        )
 
 
 # --- Predicates -----------------------------------------------------------------------------

@@ -41,6 +41,7 @@ cdef extern from "memory.hpp" namespace "godb" nogil:
         size_t size()
         void append(const void* data, size_t size) except +
         void truncate(size_t size)
+        void reserve(size_t more) except +
         uint8_t* release()
 
     cdef cppclass Bitmap:
@@ -315,6 +316,38 @@ cdef extern from "predicate.hpp" namespace "godb" nogil:
             const uint8_t* data, size_t size, const int64_t* bounds, size_t count,
             const uint32_t* places, size_t width, const int* order, cbool collect,
             vector[int64_t]& rows) except +
+
+
+cdef extern from "jsonread.hpp" namespace "godb" nogil:
+    cdef enum class JsonStop:
+        pass
+
+    cdef cppclass JsonReader:
+        JsonReader(const uint8_t* begin, const uint8_t* end, cbool is_dialect)
+        Buffer& documents()
+        vector[int64_t]& bounds()
+        JsonStop run(size_t& at, cbool in_array, cbool& is_first) except +
+
+    cdef cppclass CJsonScanner "godb::JsonScanner":
+        int64_t run(const uint8_t* data, size_t size, int64_t level)
+
+
+cdef extern from "jsontext.hpp" namespace "godb" nogil:
+    cdef cppclass JsonWriter:
+        JsonWriter(Buffer& out, cbool simple)
+        cbool line(const uint8_t* id, const uint8_t* document, const uint8_t* end) except +
+
+
+cdef extern from "identify.hpp" namespace "godb" nogil:
+    cdef cppclass Identifier:
+        Identifier(const uint8_t* data, const int64_t* bounds, size_t count, string field) except +
+        void locate(vector[uint32_t]& rows) except +
+        int64_t invalid()
+        void run(const int64_t* numbers) except +
+        Buffer& entries()
+        Buffer& edges()
+        Buffer& ids()
+        Buffer& offsets()
 
 
 cdef class OwnedBuffer:
@@ -1076,3 +1109,99 @@ def to_dicts(tuple names not None, list columns not None, Py_ssize_t count):
 
 
 include "lookup.pxi"
+# --- JSON -----------------------------------------------------------------------------------
+
+
+def read_json(bytes text not None, size_t at, cbool in_array, cbool is_first, cbool is_dialect):
+    """Read documents of JSON text from `at` on.
+
+    Return their MessagePack and bounds, the position after them, a reason to stop (0 is the end, 1
+    a deferred document, 2 a missing comma), and whether the next document is the first.
+    """
+    cdef const uint8_t* begin = <const uint8_t*>PyBytes_AS_STRING(text)
+    cdef size_t size = PyBytes_GET_SIZE(text)
+    cdef unique_ptr[JsonReader] reader
+    cdef JsonStop stop
+    if at > size:
+        raise ValueError("the position is after the end")
+    reader.reset(new JsonReader(begin, begin + size, is_dialect))
+    with nogil:
+        stop = reader.get().run(at, in_array, is_first)
+    return (_copied(reader.get().documents()), _bounds(reader.get().bounds()), at, <int>stop,
+            is_first)
+
+
+cdef class JsonScanner:
+    """See `godb_arrow.codec.reference.jsonread`."""
+
+    cdef CJsonScanner _scanner
+
+    def scan(self, bytes block not None, int64_t level):
+        """Return the end of the last document with `level` open brackets around it, or -1."""
+        cdef const uint8_t* data = <const uint8_t*>PyBytes_AS_STRING(block)
+        cdef size_t size = PyBytes_GET_SIZE(block)
+        cdef int64_t end
+        with nogil:
+            end = self._scanner.run(data, size, level)
+        return end
+
+
+def json_lines(
+    const uint8_t[::1] data not None, const int64_t[::1] bounds not None, cbool has_ids, cbool simple
+):
+    """Return a line of JSON text for each entry or document, and the index of a damaged one or -1.
+    """
+    cdef const uint8_t* begin = &data[0]
+    cdef size_t step = 2 if has_ids else 1
+    cdef size_t count = (bounds.shape[0] - 1) // step
+    cdef size_t index = 0
+    cdef const int64_t* edges
+    cdef Buffer out
+    cdef unique_ptr[JsonWriter] writer
+    writer.reset(new JsonWriter(out, simple))
+    with nogil:
+        out.reserve(<size_t>(bounds[step * count] - bounds[0]) * 5 // 4)
+        while index < count:
+            edges = &bounds[step * index]
+            if not writer.get().line(
+                begin + edges[0] if has_ids else NULL, begin + edges[step - 1], begin + edges[step]
+            ):
+                break
+            index += 1
+    return _copied(out), <object>index if index < count else -1
+
+
+cdef class Identification:
+    """See `godb_arrow.codec.native`."""
+
+    cdef bytes _data
+    cdef const int64_t[::1] _bounds
+    cdef unique_ptr[Identifier] _identifier
+    cdef readonly bytes rows
+    cdef readonly int64_t invalid
+
+    def __init__(self, bytes data not None, const int64_t[::1] bounds not None, bytes field):
+        cdef vector[uint32_t] rows
+        self._data = data
+        self._bounds = bounds
+        self._identifier.reset(new Identifier(
+            <const uint8_t*>PyBytes_AS_STRING(data), &bounds[0], bounds.shape[0] - 1, field))
+        with nogil:
+            self._identifier.get().locate(rows)
+            self.invalid = self._identifier.get().invalid()
+        self.rows = _places(rows)
+
+    def entries(self, const int64_t[::1] numbers not None):
+        """Return entries and their bounds, and the offsets and text of their ids."""
+        cdef int64_t none = 0
+        cdef const int64_t* given = &numbers[0] if numbers.shape[0] else &none
+        cdef Identifier* identifier = self._identifier.get()
+        cdef c_array.array edges
+        if 4 * numbers.shape[0] != len(self.rows):
+            raise ValueError("the number of generated ids is wrong")
+        with nogil:
+            identifier.run(given)
+        edges = c_array.clone(_INT64S, <Py_ssize_t>(identifier.edges().size() // 8), False)
+        memcpy(edges.data.as_voidptr, identifier.edges().data(), identifier.edges().size())
+        return (_copied(identifier.entries()), edges,
+                _copied(identifier.offsets()), _copied(identifier.ids()))

@@ -7,13 +7,27 @@
 #include <cstdio>
 
 #include "bytes.hpp"
+#include "jsonchars.hpp"
 #include "memory.hpp"
 
 namespace godb {
 
 class JsonWriter {
   public:
-    explicit JsonWriter(Buffer& out) : out_(out) {}
+    // With `simple`, timestamps are strings, binary is base64, and NaN and infinities are null.
+    explicit JsonWriter(Buffer& out, bool simple = false) : out_(out), simple_(simple) {}
+
+    // Write a scanned document and a line feed; false at an invalid extension. The document is
+    // written with its id in the collection, unless that is null.
+    bool line(const uint8_t* id, const uint8_t* document, const uint8_t* end) {
+        if (!id || has_id(document, end, read_head(id, document))) {
+            if (!value(document, end)) return false;
+        } else if (!with_id(id, document, end)) {
+            return false;
+        }
+        out_.push_byte('\n');
+        return true;
+    }
 
     // Write one value of a scanned document; false at an invalid extension.
     bool value(const uint8_t*& p, const uint8_t* end) {
@@ -31,8 +45,7 @@ class JsonWriter {
             case Token::Float64: floating(as_double(head)); return true;
             case Token::String:
                 p += head.size;
-                if (is_utf8(head.body, head.size)) quoted(head.body, head.size);
-                else bytes(head.body, head.size);
+                string(head, end);
                 return true;
             case Token::Binary: p += head.size; bytes(head.body, head.size); return true;
             case Token::Extension: p += head.size; return extension(head);
@@ -44,13 +57,13 @@ class JsonWriter {
 
     void quoted(const uint8_t* data, size_t size) {
         out_.push_byte('"');
-        size_t plain = 0;  // bytes that are written unchanged
-        for (size_t i = 0; i < size; ++i) {
-            const uint8_t c = data[i];
-            if (__builtin_expect(c >= 0x20 && c != '"' && c != '\\', 1)) continue;
-            out_.append(data + plain, i - plain);
-            plain = i + 1;
-            switch (c) {
+        const uint8_t* const end = data + size;
+        for (;;) {
+            const uint8_t* const plain = data;
+            data = skip_plain(data, end);
+            out_.append(plain, size_t(data - plain));
+            if (data == end) break;
+            switch (*data) {
                 case '"': text("\\\""); break;
                 case '\\': text("\\\\"); break;
                 case '\n': text("\\n"); break;
@@ -60,14 +73,49 @@ class JsonWriter {
                 case '\f': text("\\f"); break;
                 default:
                     text("\\u00");
-                    hex(&c, 1);
+                    hex(data, 1);
             }
+            ++data;
         }
-        out_.append(data + plain, size - plain);
         out_.push_byte('"');
     }
 
   private:
+    static const uint8_t* skip_plain(const uint8_t* p, const uint8_t* end) {
+#if defined(__SSE2__)
+        while (end - p >= 16) {
+            const unsigned stops =
+                json_stops(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+            if (stops) return p + __builtin_ctz(stops);
+            p += 16;
+        }
+#endif
+        while (p < end && *p >= 0x20 && *p != '"' && *p != '\\') ++p;
+        return p;
+    }
+
+    // Write a string; the bytes up to `end` can be read.
+    void string(const Head& head, const uint8_t* end) {
+#if defined(__SSE2__)
+        if (__builtin_expect(head.size <= 16 && end - head.body >= 16, 1)) {
+            const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(head.body));
+            const unsigned odd = json_stops(bytes) | unsigned(_mm_movemask_epi8(bytes));
+            if (__builtin_expect((odd & ((1u << head.size) - 1)) == 0, 1)) {
+                out_.reserve(18);
+                uint8_t* const to = out_.data() + out_.size();
+                *to = '"';
+                _mm_storeu_si128(reinterpret_cast<__m128i*>(to + 1), bytes);
+                to[1 + head.size] = '"';
+                out_.extend(head.size + 2);
+                return;
+            }
+        }
+#endif
+        (void)end;
+        if (is_utf8(head.body, head.size)) quoted(head.body, head.size);
+        else bytes(head.body, head.size);
+    }
+
     template <size_t N>
     void text(const char (&literal)[N]) { out_.append(literal, N - 1); }
 
@@ -81,11 +129,13 @@ class JsonWriter {
     // Like Python's repr: the shortest digits, with an exponent below 1e-4 and from 1e16.
     void floating(double value) {
         if (!std::isfinite(value)) {
-            if (std::isnan(value)) text("{\"$float\":\"NaN\"}");
+            if (simple_) text("null");
+            else if (std::isnan(value)) text("{\"$float\":\"NaN\"}");
             else if (value > 0) text("{\"$float\":\"Inf\"}");
             else text("{\"$float\":\"-Inf\"}");
             return;
         }
+        if (short_decimal(value)) return;
         char raw[40];
         const auto done =
             std::to_chars(raw, raw + sizeof raw, value, std::chars_format::scientific);
@@ -120,6 +170,46 @@ class JsonWriter {
         }
     }
 
+    // Write a number that is an integer of 15 digits divided by a power of ten, if it is one. No two
+    // decimals of 15 digits are the same number, so none has fewer digits.
+    bool short_decimal(double value) {
+        static constexpr double powers[] = {1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6};
+        static constexpr uint64_t divisors[] = {1, 10, 100, 1000, 10000, 100000, 1000000};
+        const double size = std::fabs(value);
+        if (!(size >= 1e-3 && size < 1e9)) return false;
+        for (int places = 1; places <= 6; ++places) {
+            const uint64_t scaled = uint64_t(size * powers[places] + 0.5);
+            if (double(scaled) / powers[places] != size) continue;
+            if (value < 0) out_.push_byte('-');
+            number(scaled / divisors[places]);
+            char digits[8];
+            digits[0] = '.';
+            uint64_t rest = scaled % divisors[places];
+            for (int i = places; i > 0; --i) {
+                digits[i] = char('0' + rest % 10);
+                rest /= 10;
+            }
+            out_.append(digits, size_t(places) + 1);
+            return true;
+        }
+        return false;
+    }
+
+    void base64(const uint8_t* data, size_t size) {
+        static const char digits[] =
+            "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+        for (size_t i = 0; i < size; i += 3) {
+            const uint32_t bits = uint32_t(data[i]) << 16 |
+                                  (i + 1 < size ? uint32_t(data[i + 1]) << 8 : 0) |
+                                  (i + 2 < size ? data[i + 2] : 0);
+            uint8_t* const to = out_.extend(4);
+            to[0] = uint8_t(digits[bits >> 18]);
+            to[1] = uint8_t(digits[bits >> 12 & 63]);
+            to[2] = i + 1 < size ? uint8_t(digits[bits >> 6 & 63]) : '=';
+            to[3] = i + 2 < size ? uint8_t(digits[bits & 63]) : '=';
+        }
+    }
+
     void hex(const uint8_t* data, size_t size) {
         static const char digits[] = "0123456789abcdef";
         uint8_t* to = out_.extend(2 * size);
@@ -130,6 +220,12 @@ class JsonWriter {
     }
 
     void bytes(const uint8_t* data, size_t size) {
+        if (simple_) {
+            out_.push_byte('"');
+            base64(data, size);
+            out_.push_byte('"');
+            return;
+        }
         text("{\"$bytes\":\"");
         hex(data, size);
         text("\"}");
@@ -153,15 +249,15 @@ class JsonWriter {
 
     void time(const Timestamp& stamp) {
         constexpr int64_t first = -62135596800, last = 253402300799;  // years 1 to 9999
-        text("{\"$time\":");
         if (stamp.seconds < first || stamp.seconds > last) {
-            out_.push_byte('[');
+            text("{\"$time\":[");
             number(stamp.seconds);
             out_.push_byte(',');
             number(stamp.nanoseconds);
             text("]}");
             return;
         }
+        if (!simple_) text("{\"$time\":");
         int64_t days = stamp.seconds / 86400, rest = stamp.seconds % 86400;
         if (rest < 0) { rest += 86400; --days; }
         // Days since 0000-03-01, in eras of 400 years.
@@ -176,16 +272,32 @@ class JsonWriter {
         const int day = int(day_of_year - (153 * shifted_month + 2) / 5 + 1);
         const int month = int(shifted_month < 10 ? shifted_month + 3 : shifted_month - 9);
         const int year = int(year_of_era + era * 400 + (month <= 2));
-        char shown[48];
-        int size = std::snprintf(shown, sizeof shown, "\"%04d-%02d-%02dT%02d:%02d:%02d", year, month,
-                                 day, int(rest / 3600), int(rest / 60 % 60), int(rest % 60));
-        out_.append(shown, size_t(size));
+        char shown[] = "\"YYYY-MM-DDThh:mm:ss.nnnnnnnnn";
+        two_digits(shown + 1, year / 100);
+        two_digits(shown + 3, year % 100);
+        two_digits(shown + 6, month);
+        two_digits(shown + 9, day);
+        two_digits(shown + 12, int(rest / 3600));
+        two_digits(shown + 15, int(rest / 60 % 60));
+        two_digits(shown + 18, int(rest % 60));
+        size_t size = 20;
         if (stamp.nanoseconds) {
-            size = std::snprintf(shown, sizeof shown, ".%09u", stamp.nanoseconds);
+            uint32_t nanoseconds = stamp.nanoseconds;
+            for (int i = 29; i > 20; --i) {
+                shown[i] = char('0' + nanoseconds % 10);
+                nanoseconds /= 10;
+            }
+            size = 30;
             while (shown[size - 1] == '0') --size;
-            out_.append(shown, size_t(size));
         }
-        text("Z\"}");
+        out_.append(shown, size);
+        if (simple_) text("Z\"");
+        else text("Z\"}");
+    }
+
+    static void two_digits(char* to, int value) {
+        to[0] = char('0' + value / 10);
+        to[1] = char('0' + value % 10);
     }
 
     bool array(uint64_t count, const uint8_t*& p, const uint8_t* end) {
@@ -206,36 +318,91 @@ class JsonWriter {
     }
 
     // Whether all keys are UTF-8 strings, and the map would not be mistaken for another form.
-    static bool plain(uint64_t count, const uint8_t* p, const uint8_t* end) {
+    bool plain(uint64_t count, const uint8_t* p, const uint8_t* end, bool is_alone) const {
         for (uint64_t i = 0; i < count; ++i) {
             const Head key = read_head(p, end);
             if (key.token != Token::String || !is_utf8(key.body, key.size)) return false;
-            if (count == 1 && reserved(key.body, key.size)) return false;
+            if (is_alone && !simple_ && reserved(key.body, key.size)) return false;
             p = key.body + key.size;
-            pass_over<false>(p, end, kMaxDepth);
+            skip(p, end);
         }
         return true;
     }
 
     bool map(uint64_t count, const uint8_t*& p, const uint8_t* end) {
-        const bool named = plain(count, p, end);
+        const bool named = plain(count, p, end, count == 1);
         if (named) out_.push_byte('{');
         else text("{\"$map\":[");
         for (uint64_t i = 0; i < count; ++i) {
             if (i) out_.push_byte(',');
+            if (!pair(p, end, named)) return false;
+        }
+        if (!named) out_.push_byte(']');
+        out_.push_byte('}');
+        return true;
+    }
+
+    bool pair(const uint8_t*& p, const uint8_t* end, bool named) {
+        if (named) {
+            const Head key = read_head(p, end);
+            string(key, end);
+            p = key.body + key.size;
+            out_.push_byte(':');
+            return value(p, end);
+        }
+        out_.push_byte('[');
+        if (!value(p, end)) return false;
+        out_.push_byte(',');
+        if (!value(p, end)) return false;
+        out_.push_byte(']');
+        return true;
+    }
+
+    // Skip a value of a scanned document.
+    static void skip(const uint8_t*& p, const uint8_t* end) {
+        const uint8_t* const next = behind_scalar(p);
+        if (next) p = next;
+        else pass_over<false>(p, end, kMaxDepth);
+    }
+
+    static bool is_id(const Head& key) {
+        return key.token == Token::String && key.size == 3 && std::memcmp(key.body, "_id", 3) == 0;
+    }
+
+    // Whether the document repeats its id in its first field of that name.
+    static bool has_id(const uint8_t* p, const uint8_t* end, const Head& id) {
+        const Head head = read_head(p, end);
+        p = head.body;
+        for (uint64_t i = 0; i < head.size; ++i) {
+            const bool named = is_id(read_head(p, end));
+            skip(p, end);
             if (named) {
-                const Head key = read_head(p, end);
-                quoted(key.body, key.size);
-                p = key.body + key.size;
-                out_.push_byte(':');
-                if (!value(p, end)) return false;
-            } else {
-                out_.push_byte('[');
-                if (!value(p, end)) return false;
-                out_.push_byte(',');
-                if (!value(p, end)) return false;
-                out_.push_byte(']');
+                const Head value = read_head(p, end);
+                return value.token == Token::String && value.size == id.size &&
+                       std::memcmp(value.body, id.body, id.size) == 0;
             }
+            skip(p, end);
+        }
+        return false;
+    }
+
+    // Write a document with an id in front, and without its own fields of that name.
+    bool with_id(const uint8_t* id, const uint8_t* document, const uint8_t* end) {
+        const Head head = read_head(document, end);
+        const bool named = plain(head.size, head.body, end, false);
+        if (named) text("{\"_id\":");
+        else text("{\"$map\":[[\"_id\",");
+        if (!value(id, document)) return false;
+        if (!named) out_.push_byte(']');
+        const uint8_t* p = head.body;
+        for (uint64_t i = 0; i < head.size; ++i) {
+            if (is_id(read_head(p, end))) {
+                skip(p, end);
+                skip(p, end);
+                continue;
+            }
+            out_.push_byte(',');
+            if (!pair(p, end, named)) return false;
         }
         if (!named) out_.push_byte(']');
         out_.push_byte('}');
@@ -243,6 +410,7 @@ class JsonWriter {
     }
 
     Buffer& out_;
+    const bool simple_;
 };
 
 }  // namespace godb

@@ -9,10 +9,12 @@ from godb_arrow.codec.reference.documents import (
     decode,
     decode_front,
     encode,
+    encode_documents,
     infer,
     text_extremes,
     to_dicts,
 )
+from godb_arrow.codec.reference.identify import Identification
 from godb_arrow.codec.reference.ids import has_equal, hash_id, ids_ascend, survey_ids
 from godb_arrow.codec.reference.lookup import (
     IdSearch,
@@ -22,6 +24,7 @@ from godb_arrow.codec.reference.lookup import (
     SortedKeys,
     plain_filter,
 )
+from godb_arrow.codec.reference.jsonread import JsonScanner, json_lines, read_json
 from godb_arrow.codec.reference.lz4 import (
     BlockDecoder,
     compress_piece,
@@ -48,6 +51,8 @@ __all__ = [
     "Located",
     "RowSet",
     "SortedKeys",
+    "Identification",
+    "JsonScanner",
     "compress_piece",
     "count_present",
     "decode",
@@ -55,6 +60,7 @@ __all__ = [
     "decode_pieces",
     "decode_pieces_into",
     "encode",
+    "encode_documents",
     "field_values",
     "find_entry",
     "gather",
@@ -62,8 +68,10 @@ __all__ = [
     "hash_id",
     "ids_ascend",
     "infer",
+    "json_lines",
     "measure",
     "plain_filter",
+    "read_json",
     "scan_entries",
     "select",
     "select_front",

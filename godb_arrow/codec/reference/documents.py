@@ -6,6 +6,7 @@ every type keep their own identity, and a list is always an array.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,10 +17,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from godb_arrow.codec.columns import ColumnPlan, Core, DecodePlan
-from godb_arrow.codec.entries import Entries, MeasuredEntries
+from godb_arrow.codec.entries import Documents, Entries, MeasuredEntries
 from godb_arrow.codec.jsontext import is_utf8, to_json_text
 from godb_arrow.codec.reference.cells import Cells, TooSparse, too_sparse, width_of
-from godb_arrow.codec.values import pack_entry, wire_values
+from godb_arrow.codec.values import pack, pack_entry, wire_values
 from godb_arrow.errors import CorruptFile, DepthExceeded, LimitExceeded, TypeMismatch
 from godb_arrow.schema import ID_FIELD, DocumentSummary, FieldSummary, Kind
 
@@ -510,6 +511,26 @@ def encode(
         )
         entries.append(pack_entry(identity, document))
     return b"".join(entries), np.array([len(entry) for entry in entries], np.uint32)
+
+
+def encode_documents(batch: pa.RecordBatch) -> Documents:
+    """Encode the rows of a record batch as documents without ids of a collection.
+
+    Parameters
+    ----------
+    batch : pyarrow.RecordBatch
+        Rows; all columns become fields, and nulls become nil.
+
+    Returns
+    -------
+    Documents
+    """
+    names = batch.schema.names
+    columns = [wire_values(batch.column(name), name) for name in names]
+    rows = zip(*columns, strict=True) if columns else iter([()] * batch.num_rows)
+    packed = [pack(dict(zip(names, row, strict=True))) for row in rows]
+    bounds = np.cumsum([0, *map(len, packed)], dtype=np.int64)
+    return Documents(b"".join(packed), array("q", bounds.tobytes()))
 
 
 def decode_front(measured: MeasuredEntries, plan: DecodePlan) -> list[pa.Array] | None:
