@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
+from godb_arrow.arrow_compute import pc
 from godb_arrow.codec.jsontext import to_json_text
 from godb_arrow.codec.values import wire_values
 from godb_arrow.documents.normalize import convert_children, convert_columns

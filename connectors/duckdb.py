@@ -6,8 +6,8 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, cast
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
+from godb_arrow.arrow_compute import pc
 from godb_arrow.connectors import missing
 from godb_arrow.connectors.columns import fit_schema, keep_schema
 from godb_arrow.engine.engine import StorageEngine

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 from typing import IO, TYPE_CHECKING, Any, Unpack
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
+from godb_arrow.arrow_compute import pc
 from godb_arrow.connectors import missing
 from godb_arrow.connectors.columns import fit_schema, keep_batch, keep_schema
 from godb_arrow.documents.frames import check_polars

@@ -22,6 +22,7 @@ FLOORS = [
         "samples",
         "recorded_schema",
         "former_ipc",
+        "arrow_compute",
     },
     {"storage", "memory"},
     {"codec"},

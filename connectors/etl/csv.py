@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.csv
 
+from godb_arrow.arrow_compute import pc
 from godb_arrow.errors import UnsupportedType
 from godb_arrow.schema import ID_FIELD
 from godb_arrow.storage.source import Source

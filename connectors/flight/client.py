@@ -12,10 +12,10 @@ from contextlib import contextmanager
 from typing import Any, Self, Unpack
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.flight as fl
 
 from godb_arrow import codec
+from godb_arrow.arrow_compute import pc
 from godb_arrow.documents.encoding import encode_rows
 from godb_arrow.documents.ids import IdSequence
 from godb_arrow.documents.loading import load_run

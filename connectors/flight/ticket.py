@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.flight as fl
 
+from godb_arrow.arrow_compute import pc
 from godb_arrow.errors import (
     InvalidOption,
     LimitExceeded,

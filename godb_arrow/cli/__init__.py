@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from godb_arrow.cli import demo, directories, files
 from godb_arrow.cli.command import main
 
-__all__ = ["demo", "directories", "files", "main"]
+__all__ = ["main"]

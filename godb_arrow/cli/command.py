@@ -2,14 +2,57 @@
 
 from __future__ import annotations
 
+import importlib
+
 import click
 
 from godb_arrow._version import __version__
 
 __all__ = ["main"]
 
+_MODULES = {
+    "info": "check",
+    "schema": "files",
+    "head": "files",
+    "cat": "files",
+    "export": "convert",
+    "import": "convert",
+    "copy": "convert",
+    "verify": "check",
+    "demo": "demo",
+    "serve": "directories",
+    "compact": "directories",
+    "pack": "directories",
+    "compression": "directories",
+    "versions": "directories",
+    "repair": "directories",
+    "backup": "directories",
+    "restore": "directories",
+    "follow": "directories",
+    "follower": "directories",
+    "promote": "directories",
+}
+"""Modules of the commands, which are imported when the command is used."""
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+
+class _Group(click.Group):
+    """Group whose commands are imported when they are used."""
+
+    def list_commands(self, context: click.Context) -> list[str]:
+        """Return the names of all commands, in alphabetical order."""
+        return sorted(_MODULES)
+
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        """Return a command by its name, or None."""
+        if name in _MODULES:
+            importlib.import_module(f"godb_arrow.cli.{_MODULES[name]}")
+        return super().get_command(context, name)
+
+
+@click.group(
+    cls=_Group,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 @click.version_option(__version__, prog_name="godb-arrow")
 def main() -> None:
     """Convert GODB files to and from other formats, and manage data directories.

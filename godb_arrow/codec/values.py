@@ -27,8 +27,8 @@ from typing import Any
 import msgpack
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
+from godb_arrow.arrow_compute import pc
 from godb_arrow.codec.columns import UNITS
 from godb_arrow.codec.jsontext import from_json_text
 from godb_arrow.errors import CorruptFile, DepthExceeded, InvalidDocument, UnsupportedType

@@ -10,8 +10,8 @@ from __future__ import annotations
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
+from godb_arrow.arrow_compute import pc
 from godb_arrow.codec.columns import UNITS, Core
 from godb_arrow.codec.values import check_map_type, check_struct_type, pack, wire_values
 from godb_arrow.errors import UnsupportedType

@@ -9,9 +9,9 @@ from dataclasses import replace
 from typing import Any, BinaryIO
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from godb_arrow import codec
+from godb_arrow.arrow_compute import pc
 from godb_arrow.directory.data_directory import PARTS, DataDirectory
 from godb_arrow.errors import (
     WriteConflict,

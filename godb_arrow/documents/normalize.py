@@ -21,8 +21,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
+from godb_arrow.arrow_compute import pc
 from godb_arrow.codec.wire import list_offsets
 from godb_arrow.errors import UnsupportedType
 from godb_arrow.schema import is_json

@@ -10,9 +10,9 @@ from typing import Any
 import msgpack
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from godb_arrow import codec
+from godb_arrow.arrow_compute import pc
 from godb_arrow.codec.entries import Chunk
 from godb_arrow.documents.encoding import threads
 from godb_arrow.documents.ids import ids_of

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
+from godb_arrow.arrow_compute import pc
 from godb_arrow.codec.predicate import (
     AllOf,
     AnyOf,
@@ -164,12 +164,17 @@ def _nothing(column: pa.Array) -> pa.Array:
     return pc.if_else(column.is_valid(), pa.scalar(False), pa.scalar(None, pa.bool_()))
 
 
-_COMPARE: dict[Order, Callable[[pa.Array, pa.Scalar], pa.Array]] = {
-    Order.LESS: pc.less,
-    Order.LESS | Order.EQUAL: pc.less_equal,
-    Order.GREATER: pc.greater,
-    Order.GREATER | Order.EQUAL: pc.greater_equal,
+_COMPARE: dict[Order, str] = {
+    Order.LESS: "less",
+    Order.LESS | Order.EQUAL: "less_equal",
+    Order.GREATER: "greater",
+    Order.GREATER | Order.EQUAL: "greater_equal",
 }
+
+
+def _compare(order: Order, column: pa.Array, bound: pa.Scalar) -> pa.Array:
+    found: pa.Array = getattr(pc, _COMPARE[order])(column, bound)
+    return found
 
 
 def _bound(condition: Bound, column: pa.Array) -> pa.Array:
@@ -181,7 +186,7 @@ def _bound(condition: Bound, column: pa.Array) -> pa.Array:
             raise _Inexact
         if type(literal) is not str:
             return _nothing(column)
-        return _COMPARE[order](column, pa.scalar(literal, kind))
+        return _compare(order, column, pa.scalar(literal, kind))
     is_number = type(literal) in (int, float, Decimal)
     if not pa.types.is_integer(kind):
         _check_exact(column)
@@ -198,7 +203,7 @@ def _bound(condition: Bound, column: pa.Array) -> pa.Array:
         raise _Inexact from None
     if Fraction(nearest) != exact:
         raise _Inexact
-    return _COMPARE[order](column, pa.scalar(nearest, kind))
+    return _compare(order, column, pa.scalar(nearest, kind))
 
 
 def _bound_of_integers(column: pa.Array, order: Order, exact: Fraction) -> pa.Array:
@@ -208,7 +213,7 @@ def _bound_of_integers(column: pa.Array, order: Order, exact: Fraction) -> pa.Ar
     low, high = _limits(column.type)
     if not low <= below <= high:
         raise _Inexact
-    return _COMPARE[order](column, pa.scalar(below, column.type))
+    return _compare(order, column, pa.scalar(below, column.type))
 
 
 def _limits(kind: pa.DataType) -> tuple[int, int]:

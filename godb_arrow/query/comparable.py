@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
+
+from godb_arrow.arrow_compute import pc
 
 __all__ = ["as_comparable", "as_numbers", "as_python", "leaf_of", "plain_array", "plain_type"]
 

@@ -13,10 +13,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol, Unpack
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.fs
 
+from godb_arrow.arrow_compute import pc
 from godb_arrow.options import ReadKeywords
 from godb_arrow.query.filters import names_in
 

@@ -7,8 +7,8 @@ from collections.abc import Collection
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
+from godb_arrow.arrow_compute import pc
 from godb_arrow.codec.columns import UNITS
 from godb_arrow.query.statistics import KINDS, Bounds, Statistics
 from godb_arrow.schema import is_text, storage_schema

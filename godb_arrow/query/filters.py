@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
+from godb_arrow.arrow_compute import pc
 from godb_arrow.codec.predicate import Predicate
 from godb_arrow.errors import InvalidFilter, InvalidOption
 from godb_arrow.query.literals import compared, fits_exactly, type_at
@@ -67,7 +67,7 @@ class RowFilter:
     implied: pc.Expression | None = None
 
 
-Filter: TypeAlias = pc.Expression | Mapping[str, Any] | RowFilter | Predicate
+Filter: TypeAlias = "pc.Expression | Mapping[str, Any] | RowFilter | Predicate"
 """``pyarrow.compute`` expression, mapping of field names to values, or row filter."""
 
 
@@ -178,7 +178,8 @@ class Comparison(NamedTuple):
 
     def mask(self, batch: pa.RecordBatch) -> pa.Array:
         """Return the rows for which the comparison is true, with null where the field is null."""
-        return _KERNELS[self.operator](batch.column(self.field), self.value)
+        kernel = getattr(pc, _KERNELS[self.operator])
+        return kernel(batch.column(self.field), self.value)
 
 
 _OPERATORS = {
@@ -189,13 +190,13 @@ _OPERATORS = {
     "==": operator.eq,
     "!=": operator.ne,
 }
-_KERNELS: dict[Callable[[Any, Any], Any], Callable[[Any, Any], pa.Array]] = {
-    operator.lt: pc.less,
-    operator.le: pc.less_equal,
-    operator.gt: pc.greater,
-    operator.ge: pc.greater_equal,
-    operator.eq: pc.equal,
-    operator.ne: pc.not_equal,
+_KERNELS: dict[Callable[[Any, Any], Any], str] = {
+    operator.lt: "less",
+    operator.le: "less_equal",
+    operator.gt: "greater",
+    operator.ge: "greater_equal",
+    operator.eq: "equal",
+    operator.ne: "not_equal",
 }
 _COMPARED = re.compile(r"\((.+) (<|<=|>|>=|==|!=) (-?[0-9][0-9.e+-]*)\)")
 

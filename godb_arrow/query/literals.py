@@ -18,8 +18,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
+from godb_arrow.arrow_compute import pc
 from godb_arrow.errors import InvalidFilter
 
 __all__ = ["Operand", "compared", "fit_literals", "fits_exactly", "parsed", "type_at"]

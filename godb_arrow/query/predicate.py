@@ -77,9 +77,9 @@ from typing import Any, NamedTuple
 import msgpack
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from godb_arrow import codec
+from godb_arrow.arrow_compute import pc
 from godb_arrow.codec.predicate import (
     AllOf,
     AnyOf,

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from godb_arrow import codec
+from godb_arrow.arrow_compute import pc
 from godb_arrow.display import Table, progress_bar
 from godb_arrow.errors import FieldNotFound, MissingDependency
 from godb_arrow.query.comparable import (

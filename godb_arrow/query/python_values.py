@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from godb_arrow import codec
+from godb_arrow.arrow_compute import pc
 from godb_arrow.codec.wire import map_lists
 from godb_arrow.query.comparable import plain_array, plain_type
 

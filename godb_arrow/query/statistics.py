@@ -19,9 +19,9 @@ import msgpack
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from godb_arrow import codec
+from godb_arrow.arrow_compute import pc
 from godb_arrow.codec.columns import UNITS
 from godb_arrow.codec.field_values import FieldValues, ValueKind
 from godb_arrow.errors import GodbError

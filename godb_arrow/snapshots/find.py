@@ -10,9 +10,9 @@ from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from godb_arrow import codec
+from godb_arrow.arrow_compute import pc
 from godb_arrow.codec.predicate import Predicate
 from godb_arrow.codec.runs import Run
 from godb_arrow.file.explanation import Explanation
@@ -43,7 +43,7 @@ _MIN_CANDIDATES = 1_000  # which are always read one by one
 
 _Part: TypeAlias = tuple[Run, Rows]
 _Result = TypeVar("_Result")
-Condition: TypeAlias = pc.Expression | RowFilter | Predicate | None
+Condition: TypeAlias = "pc.Expression | RowFilter | Predicate | None"
 _MAX_UNINDEXED = 64  # number of unsaved documents that are candidates without an index
 _MAX_GATHERED = 16_384  # number of an index's candidates that are decoded together
 

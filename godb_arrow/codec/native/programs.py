@@ -11,9 +11,9 @@ from typing import Any
 
 import msgpack
 import pyarrow as pa
-import pyarrow.compute as pc
 
 import godb_arrow.codec.native._native as _native  # noqa: PLR0402 (mypy knows it by this name)
+from godb_arrow.arrow_compute import pc
 from godb_arrow.codec.predicate import (
     AllOf,
     AnyOf,

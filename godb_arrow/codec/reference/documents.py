@@ -14,8 +14,8 @@ import msgpack
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
+from godb_arrow.arrow_compute import pc
 from godb_arrow.codec.columns import ColumnPlan, Core, DecodePlan
 from godb_arrow.codec.entries import Documents, Entries, MeasuredEntries
 from godb_arrow.codec.jsontext import is_utf8, to_json_text

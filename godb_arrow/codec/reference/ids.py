@@ -7,7 +7,8 @@ import struct
 import sys
 
 import pyarrow as pa
-import pyarrow.compute as pc
+
+from godb_arrow.arrow_compute import pc
 
 __all__ = [
     "MAX_NUMBER",

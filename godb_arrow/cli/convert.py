@@ -1,0 +1,205 @@
+"""Commands that convert files: export, import, copy."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+import click
+
+import godb_arrow
+from godb_arrow.cli.command import main
+from godb_arrow.cli.options import (
+    columns_option,
+    common_options,
+    compression_option,
+    if_exists_option,
+    parse_conditions,
+    progress,
+    split_names,
+    where_option,
+)
+from godb_arrow.connectors.etl.base import Documents, counted
+from godb_arrow.connectors.etl.files import (
+    DOCUMENT_FORMATS,
+    FORMATS,
+    export_documents,
+    export_file,
+    format_of,
+    open_file,
+)
+from godb_arrow.directory.names import file_name
+from godb_arrow.errors import InvalidOption
+from godb_arrow.options import CompressionName
+
+
+@main.command()
+@click.argument("file")
+@click.argument("target")
+@click.option(
+    "--collection", "-c", multiple=True, help="Name of a collection. Can be repeated. Default: all."
+)
+@columns_option
+@where_option
+@click.option(
+    "--format",
+    "format_",
+    type=click.Choice(sorted(set(FORMATS.values()))),
+    help="Format of the target. Default: by its extension.",
+)
+@common_options
+def export(
+    file: str,
+    target: str,
+    collection: tuple[str, ...],
+    columns: str | None,
+    where: tuple[str, ...],
+    format_: str | None,
+    quiet: bool,
+) -> None:
+    """Write collections to Parquet, Arrow IPC, CSV or NDJSON files.
+
+    With several collections, TARGET must have {collection} in its name. NDJSON without --columns
+    has the documents as they are stored, and can be imported again without loss.
+
+    \b
+    Examples:
+      godb-arrow export users.godb users.parquet
+      godb-arrow export shop.godb 'out/{collection}.parquet'
+      godb-arrow export users.godb berlin.csv --where city=Berlin --columns name,age
+    """
+    counts = godb_arrow.list_collections(file)
+    names = list(collection) or list(counts)
+    if len(names) > 1 and "{collection}" not in target:
+        raise InvalidOption(
+            f"{file} has {len(names)} collections ({', '.join(map(repr, names[:10]))}), but there "
+            "is one target",
+            advice="choose one with --collection, or put {collection} into the target's name",
+        )
+    for name in names:
+        path = target.replace("{collection}", file_name(name))
+        opened = godb_arrow.open_godb(file, name)
+        chosen, filter_ = split_names(columns), parse_conditions(where)
+        with progress(counts.get(name), " documents", quiet) as update:
+            if chosen is None and (format_ or format_of(path)) in DOCUMENT_FORMATS:
+                documents = Documents(opened.schema, opened.stored_entries(filter_))
+                rows = export_documents(documents, path, format=format_, progress=update)
+            else:
+                reader = opened.stream_batches(chosen, filter_)
+                rows = export_file(reader, path, format=format_, progress=update)
+        if not quiet:
+            click.echo(f"{path}: {rows:,} rows", err=True)
+
+
+@main.command("import")
+@click.argument("sources", nargs=-1, required=True)
+@click.argument("file")
+@click.option("--collection", "-c", help="Name of the collection. Default: the source's name.")
+@click.option("--id", "id_column", help="Field with the document ids.")
+@if_exists_option
+@click.option(
+    "--format",
+    "format_",
+    type=click.Choice(sorted(set(FORMATS.values()))),
+    help="Format of the sources. Default: by their extension.",
+)
+@compression_option
+@common_options
+def import_(
+    sources: tuple[str, ...],
+    file: str,
+    collection: str | None,
+    id_column: str | None,
+    if_exists: Any,
+    format_: str | None,
+    compression: CompressionName,
+    quiet: bool,
+) -> None:
+    """Write Parquet, Arrow IPC, CSV or NDJSON files into a GODB file, a collection for each.
+
+    Other collections of FILE are unchanged.
+
+    \b
+    Examples:
+      godb-arrow import users.parquet users.godb
+      godb-arrow import users.csv orders.ndjson shop.godb
+      godb-arrow import more.csv users.godb -c users --if-exists append
+    """
+    for source in sources:
+        stem = os.path.splitext(os.path.basename(source))[0]
+        name = collection if collection is not None else stem
+        if format_ is None:
+            format_of(source)
+        with (
+            open_file(source, format=format_) as data,
+            progress(None, " documents", quiet) as update,
+        ):
+            rows = godb_arrow.write_godb(
+                counted(data, update),
+                file,
+                name,
+                id_column=id_column,
+                if_exists=if_exists,
+                compression=compression,
+            )
+        if not quiet:
+            click.echo(f"{file}: {rows:,} documents in {name!r}", err=True)
+
+
+@main.command()
+@click.argument("source")
+@click.argument("target")
+@columns_option
+@where_option
+@if_exists_option
+@click.option("--id", "id_column", help="Field with the document ids. Default: _id.")
+@click.option(
+    "--partition-by", help="Columns that partition a folder or table, separated by commas."
+)
+@click.option(
+    "--batch-size", type=click.IntRange(1), help="Maximum number of documents in a record batch."
+)
+@click.option("--format", "format_", help="Format of the target. Default: by its name.")
+@common_options
+def copy(
+    source: str,
+    target: str,
+    columns: str | None,
+    where: tuple[str, ...],
+    if_exists: Any,
+    id_column: str | None,
+    partition_by: str | None,
+    batch_size: int | None,
+    format_: str | None,
+    quiet: bool,
+) -> None:
+    """Copy between GODB, Parquet, Arrow, CSV, NDJSON, BSON, Delta tables and databases.
+
+    SOURCE and TARGET are paths or URLs, with #NAME where a file, data directory or database has
+    several collections or tables. If copying fails, the target is unchanged.
+
+    \b
+    Examples:
+      godb-arrow copy shop.godb#orders orders.parquet --columns total,user.geo.cc
+      godb-arrow copy dump/shop/orders.bson shop.godb#orders
+      godb-arrow copy users.ndjson sqlite:///shop.db#users --if-exists upsert
+      godb-arrow copy s3://bucket/users.godb lake/users --partition-by city
+      godb-arrow copy data#users users-table --format delta
+    """
+    from godb_arrow.connectors.etl import pipeline
+
+    summary = pipeline.copy(
+        source,
+        target,
+        columns=split_names(columns),
+        filter=parse_conditions(where),
+        if_exists=if_exists,
+        id_column=id_column,
+        partition_by=split_names(partition_by) or (),
+        batch_size=batch_size,
+        format=format_,
+        progress=not quiet and sys.stderr.isatty(),
+    )
+    if not quiet:
+        click.echo(str(summary), err=True)
