@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from godb_arrow import codec
-from godb_arrow.codec.entries import CHUNK_BYTES
+from godb_arrow.codec.entries import CHUNK_BYTES, Chunk
 from godb_arrow.documents.ids import IdSequence, identify, ids_in, pack_ids
 from godb_arrow.documents.rows import ROWS, Rows, id_column_of
 from godb_arrow.errors import DocumentTooLarge, GodbError
@@ -48,6 +48,8 @@ class Encoded(NamedTuple):
         Bounds of the entries, where they are known.
     summary : DocumentSummary or None
         Types of the documents, where they are known.
+    compressed : Chunk or None
+        The entries on their way to a file, where they are compressed already.
     """
 
     chunk: bytes
@@ -57,6 +59,7 @@ class Encoded(NamedTuple):
     generated: Sequence[int] = ()
     bounds: array[int] | None = None
     summary: DocumentSummary | None = None
+    compressed: Chunk | None = None
 
     def entries(self) -> codec.Entries:
         """Return the entries with their bounds."""
@@ -127,7 +130,7 @@ def encode_rows(
     fields: pa.Schema | None = None,
     *,
     max_document_bytes: int,
-    infer: bool = False,
+    prepare: Callable[[Encoded], Encoded] = lambda encoded: encoded,
 ) -> Iterator[Encoded]:
     """Encode documents or record batches, in runs.
 
@@ -145,8 +148,8 @@ def encode_rows(
         Fields to compute statistics of, where that is cheap.
     max_document_bytes : int
         Maximum bytes of a document with its id, as readers accept it.
-    infer : bool
-        Whether a source that encodes itself summarizes the types of its documents, default False.
+    prepare : callable, optional
+        Function that is applied to the result of each thread that encodes, on that thread.
 
     Yields
     ------
@@ -164,7 +167,7 @@ def encode_rows(
         if encode_documents is None:
             yield from _encode_documents(rows.documents, id_field, sequence, limit)
         else:
-            yield from encode_documents(id_field, sequence, limit, infer=infer)
+            yield from encode_documents(id_field, sequence, limit, prepare)
         return
     given = id_column_of(rows, id_column) is not None
 
@@ -174,7 +177,7 @@ def encode_rows(
         entries, sizes = codec.encode(batch, ids, omit_nulls)
         check_sizes(sizes, ids, max_document_bytes)
         generated = range(0 if given else len(ids))
-        return Encoded(entries, ids, given, statistics, generated)
+        return prepare(Encoded(entries, ids, given, statistics, generated))
 
     yield from ordered_map(encode, batches_with_ids(rows, id_column, sequence), threads())
 

@@ -23,7 +23,7 @@ from godb_arrow.documents.ids import IdSequence, id_of
 from godb_arrow.documents.rows import ROWS
 from godb_arrow.errors import DocumentTooLarge, InvalidDocument
 from godb_arrow.parallel import ordered_map
-from godb_arrow.schema import ID_FIELD, DocumentSummary
+from godb_arrow.schema import ID_FIELD
 
 __all__ = ["JsonSource"]
 
@@ -146,14 +146,10 @@ class _Run:
             document = codec.load(self._documents.document(invalid))
             id_of(document[self._id_field], f"document number {first + invalid}")
 
-    def encode(self, limit: int, *, infer: bool) -> Encoded:
+    def encode(self, limit: int) -> Encoded:
         """Return the entries."""
         entries, ids = self._entries or self._found.entries(self._numbers)
         check_sizes(np.diff(np.frombuffer(entries.bounds, np.int64)[::2]), ids, limit)
-        summary = None
-        if infer:
-            summary = DocumentSummary()
-            codec.infer(entries, summary)
         given = len(self._found.generated) < self.count
         return Encoded(
             entries.data,
@@ -161,7 +157,6 @@ class _Run:
             given,
             generated=array("I", self._found.generated.tobytes()),
             bounds=entries.bounds,
-            summary=summary,
         )
 
 
@@ -223,7 +218,11 @@ class JsonSource:
             self._count(len(documents))
 
     def encode_documents(
-        self, id_field: str, sequence: IdSequence, limit: int, *, infer: bool
+        self,
+        id_field: str,
+        sequence: IdSequence,
+        limit: int,
+        prepare: Callable[[Encoded], Encoded] = lambda encoded: encoded,
     ) -> Iterator[Encoded]:
         """Encode the documents as entries, on all cores.
 
@@ -235,8 +234,8 @@ class JsonSource:
             Source of ids for documents that have none.
         limit : int
             Maximum bytes of a document with its id.
-        infer : bool
-            Whether to summarize the types of the documents.
+        prepare : callable, optional
+            Function that is applied to each result, on the thread that encoded it.
 
         Yields
         ------
@@ -262,7 +261,7 @@ class JsonSource:
                     for run in runs:
                         run.take_ids(sequence, before)
                         before += run.count
-            return [run.encode(limit, infer=infer) for run in runs]
+            return [prepare(run.encode(limit)) for run in runs]
 
         for encoded in self._map(encode):
             for run in encoded:

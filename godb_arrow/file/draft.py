@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
 
 from godb_arrow import codec
 from godb_arrow.codec.entries import Chunk
-from godb_arrow.codec.sizes import pack_if_worthwhile
 from godb_arrow.documents.encoding import (
     Encoded,
     batches_with_ids,
@@ -25,12 +25,13 @@ from godb_arrow.errors import (
     DuplicateId,
     InvalidOption,
 )
+from godb_arrow.file.draft_part import DraftPart
 from godb_arrow.file.hints import CollectionHint
 from godb_arrow.file.writer import CollectionData, compressed_chunk
-from godb_arrow.options import DEFAULT_DOCUMENT_BYTES, CompressionName
+from godb_arrow.options import CompressionName
 from godb_arrow.parallel import ordered_map
 from godb_arrow.query.schema_join import join_schemas
-from godb_arrow.query.statistics import Row, covered, decode_statistics, statistics_of
+from godb_arrow.query.statistics import covered, decode_statistics
 from godb_arrow.schema import DocumentSummary, infer_schema, needs_review, reviewed
 from godb_arrow.storage.source import spool
 
@@ -40,40 +41,6 @@ MANY = 1000
 """Number of documents above which statistics are worthwhile."""
 
 _PIECES_AHEAD = 4  # compressed pieces that wait to be hashed and written
-
-
-@dataclass(frozen=True, slots=True)
-class _Part:
-    """Entries that are spooled, or rows of a table in memory that are encoded later."""
-
-    count: int
-    start: int = 0
-    size: int = 0
-    raw: bytes = b""
-    batch: pa.RecordBatch | None = None
-    ids: pa.Array | None = None
-    omit_nulls: bool = False
-    max_document_bytes: int = DEFAULT_DOCUMENT_BYTES
-    statistics: Row | None = None
-    ascending: str | None = None  # column with the ids, if they ascend
-    hashes: bytes | None = None  # of the ids; None if they are known to differ
-    greatest: int = 0  # max number among the ids
-    generated: Sequence[int] = ()  # rows whose ids were generated
-
-    def encode(self, fields: pa.Schema | None) -> Chunk:
-        """Encode the entries, and compute the statistics of some fields."""
-        if self.batch is not None:
-            raw, sizes = codec.encode(self.batch, self.ids, self.omit_nulls)
-            check_sizes(sizes, self.ids, self.max_document_bytes)
-            known = statistics_of(self.batch, fields, self.ascending) if fields else None
-            return Chunk(raw, self.count, known, sizes=pack_if_worthwhile(sizes))
-        raw = self.raw
-        if not fields:
-            return Chunk(raw, self.count)
-        if self.statistics is not None:
-            return Chunk(raw, self.count, self.statistics)
-        entries = codec.scan_entries(raw, 0, self.count, len(raw) + 1, 0)
-        return Chunk(raw, self.count, decode_statistics(entries, fields))
 
 
 def _max_if_ascending(ids: Sequence[pa.Array]) -> int | None:
@@ -104,13 +71,20 @@ class Draft:
         Schema of the documents, if it is known.
     max_document_bytes : int
         Maximum bytes of a new document with its id.
+    compression : {"lz4", "lz4hc", "zstd", "none"}
+        Compression of the file.
     """
 
-    def __init__(self, schema: pa.Schema | None, max_document_bytes: int) -> None:
+    def __init__(
+        self, schema: pa.Schema | None, max_document_bytes: int, compression: CompressionName
+    ) -> None:
         self._schema = schema
         self._max_document_bytes = max_document_bytes
+        self._compression = compression
+        self._expected: pa.Schema | None = None  # fields that will probably have statistics
+        self._expecting = threading.Lock()
         self._file = spool()
-        self._parts: list[_Part] = []
+        self._parts: list[DraftPart] = []
         self._written = 0
         self._all_differ = True  # whether ids cannot repeat: they were generated, or they ascend
         self._first_generated: int | None = None
@@ -140,7 +114,7 @@ class Draft:
             ascending = None if greatest is None else id_column_of(rows, id_column)
             for batch, ids in pairs:
                 generated = range(0 if given else len(ids))
-                part = _Part(
+                part = DraftPart(
                     len(ids),
                     batch=batch,
                     ids=ids,
@@ -162,11 +136,33 @@ class Draft:
             self.sequence,
             fields,
             max_document_bytes=limit,
-            infer=self._infer,
+            prepare=self._prepare,
         ):
             self._append(encoded)
 
-    def _surveyed(self, part: _Part, ids: pa.Array, given: bool, generated: Sequence[int]) -> _Part:
+    def _prepare(self, encoded: Encoded) -> Encoded:
+        """Summarize and compress entries, while they are in the cache of the thread's core."""
+        entries = encoded.entries()
+        summary = None
+        if self._infer:
+            summary = DocumentSummary()
+            codec.infer(entries, summary)
+        with self._expecting:
+            if self._expected is None:
+                schema = infer_schema(summary) if summary is not None else self._hint_schema()
+                self._expected = covered(schema)
+            expected = self._expected
+        chunk = Chunk(encoded.chunk, len(encoded.ids), encoded.statistics)
+        chunk = compressed_chunk(chunk, self._compression)
+        if chunk.compressed is None:  # It is too small for a piece.
+            return encoded._replace(summary=summary)
+        if chunk.statistics is None:
+            chunk = chunk._replace(statistics=decode_statistics(entries, expected))
+        return encoded._replace(summary=summary, compressed=chunk)
+
+    def _surveyed(
+        self, part: DraftPart, ids: pa.Array, given: bool, generated: Sequence[int]
+    ) -> DraftPart:
         """Return a part with the properties of its ids."""
         if self.replaced is not None:
             if not given:
@@ -179,7 +175,7 @@ class Draft:
         hashes, greatest = codec.survey_ids(ids)
         return replace(part, hashes=hashes, greatest=greatest, generated=generated)
 
-    def _add(self, part: _Part, ids: pa.Array) -> None:
+    def _add(self, part: DraftPart, ids: pa.Array) -> None:
         self._parts.append(part)
         self.count += part.count
         self.sequence.see_number(part.greatest)
@@ -192,14 +188,18 @@ class Draft:
                 codec.infer(encoded.entries(), self.summary)
             else:
                 self.summary.merge(encoded.summary)
-        part = self._spooled(encoded.chunk, len(encoded.ids), encoded.statistics)
+        part = self._spooled(encoded)
         self._add(self._surveyed(part, encoded.ids, encoded.given, encoded.generated), encoded.ids)
 
-    def _spooled(self, chunk: bytes, count: int, statistics: Row | None = None) -> _Part:
+    def _spooled(self, encoded: Encoded) -> DraftPart:
+        chunk = encoded.compressed or Chunk(encoded.chunk, len(encoded.ids), encoded.statistics)
+        part = DraftPart.of(chunk, self._compression, self._expected, encoded.summary)
         self._file.seek(self._written)
-        self._file.write(chunk)
-        self._written += len(chunk)
-        return _Part(count, self._written - len(chunk), len(chunk), statistics=statistics)
+        for data in chunk.compressed or (chunk.data,):
+            self._file.write(data)
+        part = replace(part, start=self._written)
+        self._written += part.size
+        return part
 
     def put_after(self, add: Callable[[], None], next_id: int) -> None:
         """Insert existing documents, which a function adds, before the new ones.
@@ -232,7 +232,7 @@ class Draft:
         else:
             self.summary.merge(summary)
 
-    def _renumbered(self, part: _Part) -> _Part:
+    def _renumbered(self, part: DraftPart) -> DraftPart:
         """Generate the ids of a part again."""
         if not len(part.generated):
             self.sequence.see_number(part.greatest)
@@ -241,10 +241,11 @@ class Draft:
             ids = self.sequence.take(part.count)
             part = replace(part, ids=ids)
         else:
-            raw = self._read(part)
+            raw = self._read(part).content()
             entries = codec.scan_entries(raw, 0, part.count, len(raw) + 1, 0)
             chunk, ids = renumber(entries, part.generated, self.sequence)
-            part = replace(self._spooled(chunk, part.count), generated=part.generated)
+            encoded = Encoded(chunk, ids, given=False)
+            part = replace(self._spooled(encoded), generated=part.generated)
         hashes, greatest = codec.survey_ids(ids)
         return replace(part, hashes=hashes, greatest=greatest)
 
@@ -270,7 +271,8 @@ class Draft:
         self._schema = None
         for entries in self.entries():
             codec.infer(entries, self.summary)
-        self._parts = [replace(part, statistics=None) for part in self._parts]
+        self._parts = [replace(part, statistics=None, fields=None) for part in self._parts]
+        self._expected = None
 
     def chunks(
         self,
@@ -281,7 +283,7 @@ class Draft:
     ) -> Iterator[Chunk]:
         """Yield the bytes of the entries from a part on, with the statistics of some fields."""
 
-        def encode(part: _Part) -> Chunk:
+        def encode(part: DraftPart) -> Chunk:
             chunk = part.encode(fields)
             return chunk if compression is None else compressed_chunk(chunk, compression)
 
@@ -295,13 +297,13 @@ class Draft:
         """
         return 1 if self.count > ROWS else None
 
-    def _loaded(self, first: int) -> Iterator[_Part]:
+    def _loaded(self, first: int) -> Iterator[DraftPart]:
         for part in self._parts[first:]:
-            yield part if part.batch is not None else replace(part, raw=self._read(part))
+            yield part if part.batch is not None else self._read(part)
 
-    def _read(self, part: _Part) -> bytes:
+    def _read(self, part: DraftPart) -> DraftPart:
         self._file.seek(part.start)
-        return self._file.read(part.size)
+        return replace(part, raw=self._file.read(part.size))
 
     def entries(self, first: int = 0) -> Iterator[codec.Entries]:
         """Yield the entries from a part on, in runs."""
@@ -323,14 +325,14 @@ class Draft:
         if repeated:
             raise DuplicateId(repeated)
 
-    def data(self, name: str, compression: CompressionName, *, plain: bool) -> CollectionData:
+    def data(self, name: str, *, plain: bool) -> CollectionData:
         """Return the collection for the file's writer."""
         schema = self._hint_schema()
         hint = CollectionHint(
-            self.count, self.sequence.next_id, schema, plain=plain, compression=compression
+            self.count, self.sequence.next_id, schema, plain=plain, compression=self._compression
         )
         fields = covered(schema) if self.count > MANY else None
-        return CollectionData(name, self.count, self.chunks(fields, compression), hint)
+        return CollectionData(name, self.count, self.chunks(fields, self._compression), hint)
 
     def keep_types(self, recorded: pa.Schema | None) -> None:
         """Keep the types that a file records of documents that come before, as far as they fit."""

@@ -142,7 +142,7 @@ def write_godb(
         stored = getattr(data, "stored_entries", None)  # of a collection, to copy unchanged
         rows = rows_of(data, id_column) if stored is None or id_column else None
         schema = data.schema if rows is None else rows.schema
-        with Draft(schema, limit) as draft:
+        with Draft(schema, limit, compression) as draft:
             if if_exists in ("append", "upsert"):
                 existing.agree_on_schema(draft)
                 draft.sequence = IdSequence(existing.next_id)
@@ -167,7 +167,7 @@ def write_godb(
                 kept_as_is = existing.kept()
                 others = existing.with_index_of(draft)
                 plain = not (kept_as_is or others or existing.metadata)
-                collections = [*kept_as_is, draft.data(collection, compression, plain=plain)]
+                collections = [*kept_as_is, draft.data(collection, plain=plain)]
                 with replace_file(path, expected=existing.version) as stream:
                     write_file(
                         stream,

@@ -56,7 +56,7 @@ def test_no_documents(text: str) -> None:
 def test_many_small_documents_are_cut_into_chunks() -> None:
     text = "\n".join(f'{{"n":{n}}}' for n in range(40_000))
     json_source._BLOCK_BYTES = 1 << 20
-    chunks = list(source(text).encode_documents("_id", IdSequence(), 1 << 20, infer=False))
+    chunks = list(source(text).encode_documents("_id", IdSequence(), 1 << 20))
     assert [len(chunk.ids) for chunk in chunks] == [16_384, 16_384, 7_232]
     assert chunks[-1].ids[-1].as_py() == b"40000"
 
