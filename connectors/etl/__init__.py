@@ -14,6 +14,19 @@ several::
 
 from __future__ import annotations
 
-from godb_arrow.connectors.etl.pipeline import CopySummary, copy
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from godb_arrow.connectors.etl.pipeline import CopySummary, copy
 
 __all__ = ["CopySummary", "copy"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name at its first use, so that one format does not import all others."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from godb_arrow.connectors.etl import pipeline
+
+    globals().update({name: getattr(pipeline, name) for name in __all__})
+    return globals()[name]

@@ -12,12 +12,9 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, BinaryIO
 
 import pyarrow as pa
-import pyarrow.csv
-import pyarrow.parquet
 
 from godb_arrow.codec.values import wire_values
 from godb_arrow.connectors.columns import fit_columns, restore_columns
-from godb_arrow.connectors.etl.csv import open_csv
 from godb_arrow.documents.json_lines import json_lines, runs_of
 from godb_arrow.documents.json_source import JsonSource
 from godb_arrow.errors import GodbError, InvalidOption, UnsupportedType, error_context
@@ -252,7 +249,9 @@ _Write = Callable[[pa.RecordBatch], Any]
 
 @contextmanager
 def _parquet(stream: BinaryIO, schema: pa.Schema) -> Iterator[_Write]:
-    with pyarrow.parquet.ParquetWriter(stream, schema) as writer:
+    from pyarrow.parquet import ParquetWriter
+
+    with ParquetWriter(stream, schema) as writer:
         yield writer.write_batch
 
 
@@ -264,7 +263,9 @@ def _ipc(stream: BinaryIO, schema: pa.Schema) -> Iterator[_Write]:
 
 @contextmanager
 def _csv(stream: BinaryIO, schema: pa.Schema) -> Iterator[_Write]:
-    with pyarrow.csv.CSVWriter(stream, schema) as writer:
+    from pyarrow.csv import CSVWriter
+
+    with CSVWriter(stream, schema) as writer:
         yield writer.write_batch
 
 
@@ -324,6 +325,8 @@ def open_file(
             return
         try:
             if format == "csv":
+                from godb_arrow.connectors.etl.csv import open_csv
+
                 reader = open_csv(source, stream)
             else:
                 reader = _open_columns(stream, format, stack)
@@ -335,7 +338,9 @@ def open_file(
 
 def _open_columns(stream: BinaryIO, format: str, stack: ExitStack) -> Any:
     if format == "parquet":
-        file = pyarrow.parquet.ParquetFile(stream)
+        from pyarrow.parquet import ParquetFile
+
+        file = ParquetFile(stream)
         return pa.RecordBatchReader.from_batches(file.schema_arrow, file.iter_batches())
     ipc = stack.enter_context(pa.ipc.open_file(stream))
     batches = (ipc.get_batch(index) for index in range(ipc.num_record_batches))

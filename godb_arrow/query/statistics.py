@@ -297,13 +297,11 @@ def _column_bounds(column: pa.Array) -> Bounds | None:
     if is_text(data_type):
         return _text_bounds(column, nulls)
     if pa.types.is_floating(data_type) or pa.types.is_integer(data_type):
-        return _number_bounds(_numbers(column.drop_null() if nulls else column), nulls)
-    found = pc.min_max(column)
-    ends = found["min"], found["max"]
+        return _number_bounds(_numbers(column), nulls)
     if pa.types.is_boolean(data_type):
-        return Bounds(booleans=(ends[0].as_py(), ends[1].as_py()), nulls=nulls)
-    moments = [_nanoseconds(end) for end in ends]
-    return Bounds(moments=(moments[0], moments[1]), nulls=nulls)
+        return Bounds(booleans=(not column.false_count, bool(column.true_count)), nulls=nulls)
+    ticks, scale = _numbers(column), _nanoseconds_of_tick(data_type)
+    return Bounds(moments=(int(ticks.min()) * scale, int(ticks.max()) * scale), nulls=nulls)
 
 
 def _text_bounds(column: pa.Array, nulls: int) -> Bounds:
@@ -332,24 +330,31 @@ def _number_bounds(values: npt.NDArray[Any], nulls: int) -> Bounds:
 
 
 def _dtype_of(data_type: pa.DataType) -> np.dtype[Any]:
-    kind = "f" if pa.types.is_floating(data_type) else str(data_type)[0]
+    types = pa.types
+    kind = "f" if types.is_floating(data_type) else "u" if str(data_type)[0] == "u" else "i"
     return np.dtype(f"{kind}{data_type.bit_width // 8}")
 
 
 def _numbers(column: pa.Array) -> npt.NDArray[Any]:
-    """Return a column without nulls; pyarrow would first import what it knows of pandas."""
+    """Return the values of a column that are not null; Arrow would import its kernels first."""
     dtype = _dtype_of(column.type)
-    offset = column.offset * dtype.itemsize
-    return np.frombuffer(column.buffers()[1], dtype, len(column), offset)
+    valid, values = column.buffers()
+    start = column.offset * dtype.itemsize
+    numbers: npt.NDArray[Any] = np.frombuffer(values, dtype, len(column), start)
+    if not column.null_count:
+        return numbers
+    count = column.offset + len(column)
+    bits = np.unpackbits(np.frombuffer(valid, np.uint8), count=count, bitorder="little")
+    present: npt.NDArray[Any] = numbers[bits[column.offset :].view(bool)]
+    return present
 
 
-def _nanoseconds(moment: pa.Scalar) -> int:
-    """Return a timestamp or date in nanoseconds since 1970."""
-    ticks = int(moment.value)
-    if pa.types.is_date32(moment.type):
-        return ticks * 86_400 * _NANOSECONDS
-    unit = "ms" if pa.types.is_date64(moment.type) else moment.type.unit
-    return ticks * (_NANOSECONDS // UNITS[unit])
+def _nanoseconds_of_tick(data_type: pa.DataType) -> int:
+    """Return the nanoseconds of a tick of a timestamp or date."""
+    if pa.types.is_date32(data_type):
+        return _NANOSECONDS_PER_DAY
+    unit = "ms" if pa.types.is_date64(data_type) else data_type.unit
+    return int(_NANOSECONDS // UNITS[unit])
 
 
 def decode_statistics(entries: codec.Entries, fields: pa.Schema) -> Row | None:
