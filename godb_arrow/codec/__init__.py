@@ -54,6 +54,7 @@ RowSet = _chosen.RowSet
 SortedKeys = _chosen.SortedKeys
 Identification = _chosen.Identification
 JsonScanner = _chosen.JsonScanner
+check_entries = _chosen.check_entries
 compress_piece = _chosen.compress_piece
 decode = _chosen.decode
 decode_front = _chosen.decode_front
@@ -97,6 +98,7 @@ __all__ = [
     "MeasuredEntries",
     "RowSet",
     "SortedKeys",
+    "check_entries",
     "compress_piece",
     "count_present",
     "decode_batch",

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import xxhash
 
 from godb_arrow import codec
 from godb_arrow.codec.field_values import parts_of
-from godb_arrow.documents.ids import ids_of, number_of
+from godb_arrow.documents.encoding import threads
+from godb_arrow.documents.ids import ids_of
 from godb_arrow.errors import (
     FormatError,
     GodbError,
@@ -24,12 +27,14 @@ from godb_arrow.errors import (
 from godb_arrow.file.format import TAIL_SIZE, Header, is_sealed, read_header
 from godb_arrow.file.hints import CollectionHint, read_hints
 from godb_arrow.file.piece_index import read_piece_index
+from godb_arrow.file.pieces import StoredPiece
 from godb_arrow.file.reader import CollectionSection, GodbReader, ValueSection
 from godb_arrow.memory.limit import Memory
 from godb_arrow.options import MAX_DOCUMENT_BYTES, ReadOptions
+from godb_arrow.parallel import ordered_map
 from godb_arrow.query.contradiction import contradiction
 from godb_arrow.query.schema_join import find_misfits
-from godb_arrow.query.statistics import Row, row_of
+from godb_arrow.query.statistics import Row, Statistics, row_of
 from godb_arrow.schema import (
     ID_FIELD,
     DocumentSummary,
@@ -38,10 +43,10 @@ from godb_arrow.schema import (
     needs_review,
     rounded_fields,
 )
-from godb_arrow.snapshots.base import Base
 from godb_arrow.snapshots.id_index import IdIndex
 from godb_arrow.snapshots.index_run import unpack_run
 from godb_arrow.snapshots.manifest import Part
+from godb_arrow.snapshots.part_file import PartFile
 from godb_arrow.snapshots.part_folder import PartFolder
 from godb_arrow.snapshots.parted_base import PartedBase
 from godb_arrow.storage.folder import Folder, open_folder
@@ -58,6 +63,7 @@ __all__ = [
 
 
 _MAX_PROBLEMS = 100
+_MANY_DOCUMENTS = 1000  # above which threads are worthwhile
 _COUNTED_DIGITS = 18  # Former versions recorded a next id that ignores longer numbers.
 
 
@@ -202,7 +208,7 @@ def verify_file(source: Location | Source, *, progress: Progress | None = None) 
     report = FileReport(source.name)
 
     def check(collection: CollectionReport, section: CollectionSection) -> None:
-        _check_collection(report, collection, section, progress)
+        _check_collection(source, report, collection, section, progress)
 
     try:
         with error_context("verify", source.name):
@@ -236,7 +242,8 @@ def verify_parts(content: Folder, progress: Progress | None = None) -> FileRepor
         return report
     statistics = base.part_statistics()
     total = CollectionReport(os.path.basename(path).removesuffix(".parts"), manifest.count)
-    seen: set[str] = set()
+    hashes: list[bytes] = []
+    checked: list[tuple[PartFile, npt.NDArray[np.bool_]]] = []
     for part, file, row_statistics in zip(manifest.parts, base.parts, statistics, strict=True):
         try:
             inspected = verify_file(folder.content.hold(part.file), progress=progress)
@@ -264,28 +271,43 @@ def verify_parts(content: Folder, progress: Progress | None = None) -> FileRepor
             and rebuilt.greatest == kept.greatest
         ):
             report.add_problem(f"{part.ids_file} leads to other documents")
-        _check_part(report, part, file, row_statistics, seen)
+        alive = np.ones(part.documents, bool)
+        alive[part.deleted] = False
+        checked.append((file, alive))
+        hashes += _check_part(report, part, file, row_statistics, alive)
+    if codec.has_equal(b"".join(hashes)):
+        for identity in _repetitions(_live_ids(checked)):
+            report.add_problem(f"the document id {identity!r} occurs twice")
     report.size = sum(part.file_size for part in manifest.parts)
     report.collections.append(total)
     return report
 
 
 def _check_part(
-    report: FileReport, part: Part, file: Base, statistics: Row | None, seen: set[str]
-) -> None:
-    """Check the ids of a part's documents, and what the manifest says of their values."""
-    alive = np.ones(part.documents, bool)
-    alive[part.deleted] = False
+    report: FileReport,
+    part: Part,
+    file: PartFile,
+    statistics: Row | None,
+    alive: npt.NDArray[np.bool_],
+) -> list[bytes]:
+    """Check what the manifest says of a part's values, and return the hashes of its ids."""
+    hashes = []
     for row, run in file.loaded():
         wrong = None if statistics is None else contradiction(statistics, run)
         if wrong is not None:
             report.add_problem(f"the manifest's statistics of {part.file} are wrong about {wrong}")
             statistics = None  # reported once
-        for index in np.flatnonzero(alive[row : row + len(run)]).tolist():
-            identity = run.id(index)
-            if identity in seen:
-                report.add_problem(f"the document id {identity!r} occurs twice")
-            seen.add(identity)
+        packed = codec.survey_ids(ids_of(run))[0]
+        live = alive[row : row + len(run)]
+        hashes.append(np.frombuffer(packed, np.uint64)[live].tobytes())
+    return hashes
+
+
+def _live_ids(parts: list[tuple[PartFile, npt.NDArray[np.bool_]]]) -> Iterator[str]:
+    for file, alive in parts:
+        for row, run in file.loaded():
+            for index in np.flatnonzero(alive[row : row + len(run)]).tolist():
+                yield run.id(index)
 
 
 _Visitor = Callable[[CollectionReport, CollectionSection], None]
@@ -319,7 +341,58 @@ def _go_through(source: Source, report: FileReport, visit: _Visitor) -> None:
         report.add_problem(f"{reader.trailing} bytes follow the MessagePack map")
 
 
+class _CheckedRun(NamedTuple):
+    """Result of the checks of some entries, which do not depend on others."""
+
+    entries: codec.Entries
+    hashes: bytes  # of the ids
+    greatest: int  # max number among the ids
+    damaged: list[int]  # rows of documents that cannot be decoded
+    differing: list[int]  # rows of documents with another id
+    misfit: GodbError | None  # error of the recorded schema
+
+    @staticmethod
+    def of(entries: codec.Entries, plan: codec.DecodePlan | None) -> _CheckedRun:
+        """Check entries."""
+        ids = ids_of(entries)
+        hashes, greatest = codec.survey_ids(ids)
+        if len(str(greatest)) > _COUNTED_DIGITS:
+            numbers = map(codec.id_number, ids.to_pylist())
+            greatest = max((n for n in numbers if len(str(n)) <= _COUNTED_DIGITS), default=0)
+        damaged, differing = codec.check_entries(entries)
+        misfit: GodbError | None = None
+        if plan is not None:
+            try:
+                codec.decode_batch(entries, plan)
+            except (TypeMismatch, FormatError) as error:
+                misfit = error
+        return _CheckedRun(entries, hashes, greatest, damaged, differing, misfit)
+
+
+def _threads(documents: int) -> int:
+    return threads() if documents > _MANY_DOCUMENTS else 1
+
+
+def _repetitions(ids: Iterator[str]) -> Iterator[str]:
+    """Yield each id that came before."""
+    seen: set[str] = set()
+    for identity in ids:
+        if identity in seen:
+            yield identity
+        seen.add(identity)
+
+
+def _ids_in(source: Source, size: int | None, name: str) -> Iterator[str]:
+    """Yield the ids of a collection, in order."""
+    with source.open() as stream:
+        for section in GodbReader(stream, size).sections():
+            if isinstance(section, CollectionSection) and section.name == name:
+                for entries in section.entries(ReadOptions(max_document_bytes=MAX_DOCUMENT_BYTES)):
+                    yield from entries.ids()
+
+
 def _check_collection(
+    source: Source,
     report: FileReport,
     collection: CollectionReport,
     section: CollectionSection,
@@ -341,31 +414,34 @@ def _check_collection(
             )
         except GodbError as error:
             report.add_problem(f"{where}: the recorded schema is unusable: {error}")
-    seen: set[str] = set()
+    hashes: list[bytes] = []
     greatest = 0
     content = xxhash.xxh3_64()
-    for entries in section.entries(ReadOptions(max_document_bytes=MAX_DOCUMENT_BYTES)):
+
+    def check(entries: codec.Entries) -> _CheckedRun:
+        return _CheckedRun.of(entries, plan)
+
+    options = ReadOptions(max_document_bytes=MAX_DOCUMENT_BYTES)
+    for run in ordered_map(check, section.entries(options), _threads(section.count)):
+        entries = run.entries
         content.update(entries.raw())
-        for index in range(len(entries)):
-            identity = entries.id(index)
-            if identity in seen:
-                report.add_problem(f"{where}: the document id {identity!r} occurs twice")
-            seen.add(identity)
-            number = number_of(identity)
-            if number is not None and len(identity) <= _COUNTED_DIGITS:
-                greatest = max(greatest, number)
+        hashes.append(run.hashes)
+        greatest = max(greatest, run.greatest)
+        for index in run.damaged:
             _check_document(report, where, entries, index)
-        if plan is not None:
-            try:
-                codec.decode_batch(entries, plan)
-            except (TypeMismatch, FormatError) as error:
-                report.add_problem(f"{where}: the recorded schema does not fit: {error}")
-                plan = None
+        for index in run.differing[: _MAX_PROBLEMS - len(report.notes)]:
+            _check_document(report, where, entries, index)
+        if plan is not None and run.misfit is not None:
+            report.add_problem(f"{where}: the recorded schema does not fit: {run.misfit}")
+            plan = None
         if reviews and plan is not None:
             codec.infer(entries, summary)
             misfits.update(find_misfits(list(plan.schema), partial(iter, [entries])))
         if progress is not None:
             progress(len(entries))
+    if codec.has_equal(b"".join(hashes)):
+        for identity in _repetitions(_ids_in(source, report.size, collection.name)):
+            report.add_problem(f"{where}: the document id {identity!r} occurs twice")
     for name in sorted(misfits - rounded_fields(infer_schema(summary))):
         report.add_problem(f"{where}: the recorded schema does not fit the field {name!r}")
     collection.digest = content.intdigest()
@@ -395,21 +471,23 @@ def _check_pieces(source: Source, report: FileReport) -> None:
             statistics = pieces.statistics()
             builders = {name: codec.KeysBuilder(parts_of(name)) for name in pieces.runs}
             try:
-                for number, piece in enumerate(pieces.stored(stream)):
-                    entries = piece.entries()
+                checked = ordered_map(
+                    partial(_check_piece, statistics),
+                    enumerate(pieces.stored(stream)),
+                    _threads(collection.count),
+                )
+                for number, (entries, has_sizes, wrong) in enumerate(checked):
                     content.update(entries.raw())
                     for builder in builders.values():
                         builder.add(entries)
-                    if piece.sizes and not _are_sizes_of(piece.sizes, entries):
+                    if not has_sizes:
                         report.add_problem(
                             f"{where}: the sizes of the documents of piece {number} are wrong"
                         )
-                    if statistics is not None:
-                        wrong = contradiction(row_of(statistics, number), entries)
-                        if wrong is not None:
-                            report.add_problem(
-                                f"{where}: the statistics of piece {number} are wrong about {wrong}"
-                            )
+                    if wrong is not None:
+                        report.add_problem(
+                            f"{where}: the statistics of piece {number} are wrong about {wrong}"
+                        )
             except FormatError as error:
                 report.add_problem(f"{where}: the index of pieces is wrong: {error}")
                 continue
@@ -430,6 +508,19 @@ def _check_pieces(source: Source, report: FileReport) -> None:
 def _has_keys(stored: codec.SortedKeys, right: codec.SortedKeys) -> bool:
     """Return whether a stored run has the keys that the documents have."""
     return stored.arrays() == right.arrays() and stored.has_lists >= right.has_lists
+
+
+def _check_piece(
+    statistics: Statistics | None, numbered: tuple[int, StoredPiece]
+) -> tuple[codec.Entries, bool, str | None]:
+    """Return the entries of a piece, whether its sizes are right, and a wrong statistic."""
+    number, piece = numbered
+    entries = piece.entries()
+    has_sizes = not piece.sizes or _are_sizes_of(piece.sizes, entries)
+    wrong = None
+    if statistics is not None:
+        wrong = contradiction(row_of(statistics, number), entries)
+    return entries, has_sizes, wrong
 
 
 def _are_sizes_of(packed: bytes, entries: codec.Entries) -> bool:

@@ -112,6 +112,16 @@ def test_the_same_documents_are_found(data: bytes, count: int) -> None:
     assert scan(native, data, count) == scan(reference, data, count)
 
 
+@given(entry_bytes())
+def test_the_same_documents_are_damaged(data: bytes) -> None:
+    found = outcome(native.scan_entries, data, 0, 100, len(data) + 1, 7)
+    if not isinstance(found, Failed):
+        damaged, differing = native.check_entries(found)
+        assert (damaged, differing) == reference.check_entries(found)
+        for row in range(len(found)):
+            assert isinstance(outcome(codec.load, found.document(row)), Failed) == (row in damaged)
+
+
 def test_an_extension_of_four_gigabytes_is_not_one_of_none() -> None:
     """msgpack takes a length of 2^32-1, to which it adds the type's byte, for 0."""
     data = pack("d0") + b"\x82\xa1a\xc9\xff\xff\xff\xff\x05\xa1b\x01" + entries_of([{}])

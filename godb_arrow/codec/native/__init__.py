@@ -59,6 +59,7 @@ __all__ = [
     "SortedKeys",
     "Identification",
     "JsonScanner",
+    "check_entries",
     "compress_piece",
     "count_present",
     "decode",
@@ -208,6 +209,17 @@ def skip_items(data: bytes, position: int, items: int) -> tuple[int, int, int]:
     if invalid:
         raise reference_scan.invalid_head(position)
     return position, items, payload
+
+
+def check_entries(entries: Entries) -> tuple[list[int], list[int]]:
+    """Find damaged documents, and documents that have another id."""
+    if not len(entries):
+        return [], []
+    damaged, differing = _native.check_entries(entries.data, entries.bounds)
+    return (
+        np.frombuffer(damaged, np.uint32).tolist(),
+        np.frombuffer(differing, np.uint32).tolist(),
+    )
 
 
 def find_entry(entries: Entries, identity: str) -> int:

@@ -338,6 +338,12 @@ cdef extern from "jsontext.hpp" namespace "godb" nogil:
         cbool line(const uint8_t* id, const uint8_t* document, const uint8_t* end) except +
 
 
+cdef extern from "check.hpp" namespace "godb" nogil:
+    void c_check_entries "godb::check_entries"(
+        const uint8_t* data, const int64_t* bounds, size_t count, vector[uint32_t]& damaged,
+        vector[uint32_t]& differing) except +
+
+
 cdef extern from "identify.hpp" namespace "godb" nogil:
     cdef cppclass Identifier:
         Identifier(const uint8_t* data, const int64_t* bounds, size_t count, string field) except +
@@ -673,6 +679,17 @@ def count_present(bytes data not None, const int64_t[::1] bounds not None, names
     with nogil:
         c_count_present(begin, &bounds[0], count, keys, counts)
     return list(counts)
+
+
+def check_entries(const uint8_t[::1] data not None, const int64_t[::1] bounds not None):
+    """Return the rows of damaged documents, and of those that have another id, as 32 bits each."""
+    cdef const uint8_t* begin = &data[0]
+    cdef size_t count = bounds.shape[0] // 2
+    cdef vector[uint32_t] damaged
+    cdef vector[uint32_t] differing
+    with nogil:
+        c_check_entries(begin, &bounds[0], count, damaged, differing)
+    return _places(damaged), _places(differing)
 
 
 cdef bytes _copied(Buffer& buffer):

@@ -33,6 +33,7 @@ from godb_arrow.codec.reference.lz4 import (
 )
 from godb_arrow.codec.reference.predicate import select, select_front
 from godb_arrow.codec.reference.scan import (
+    check_entries,
     count_present,
     find_entry,
     gather,
@@ -53,6 +54,7 @@ __all__ = [
     "SortedKeys",
     "Identification",
     "JsonScanner",
+    "check_entries",
     "compress_piece",
     "count_present",
     "decode",

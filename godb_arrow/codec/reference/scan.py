@@ -11,9 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from godb_arrow.codec.entries import Entries
-from godb_arrow.codec.values import load
+from godb_arrow.codec.values import load, load_pairs
 from godb_arrow.errors import CorruptFile, DepthExceeded
 from godb_arrow.options import MAX_DEPTH
+from godb_arrow.schema import ID_FIELD
 
 __all__ = [
     "SCAN_PROBLEMS",
@@ -372,6 +373,34 @@ def count_present(entries: Entries, names: Sequence[str]) -> list[int]:
             if isinstance(name, str) and name in counts:
                 counts[name] += 1
     return list(counts.values())
+
+
+def check_entries(entries: Entries) -> tuple[list[int], list[int]]:
+    """Find damaged documents, and documents that have another id.
+
+    Parameters
+    ----------
+    entries : Entries
+        Scanned entries.
+
+    Returns
+    -------
+    damaged : list of int
+        Rows of the documents with a value that cannot be decoded.
+    differing : list of int
+        Rows of the other documents that have another id in a field ``_id``.
+    """
+    damaged, differing = [], []
+    for row in range(len(entries)):
+        try:
+            pairs = load_pairs(entries.document(row))
+        except (ValueError, msgpack.UnpackException, OverflowError):
+            damaged.append(row)
+            continue
+        identity = entries.id(row)
+        if any(key == ID_FIELD and value != identity for key, value in pairs):
+            differing.append(row)
+    return damaged, differing
 
 
 def find_entry(entries: Entries, identity: str) -> int:
