@@ -150,12 +150,13 @@ class _Run:
         """Return the entries."""
         entries, ids = self._entries or self._found.entries(self._numbers)
         check_sizes(np.diff(np.frombuffer(entries.bounds, np.int64)[::2]), ids, limit)
-        given = len(self._found.generated) < self.count
+        generated = self._found.generated
+        given = len(generated) < self.count
         return Encoded(
             entries.data,
             ids,
             given,
-            generated=array("I", self._found.generated.tobytes()),
+            generated=array("I", generated.tobytes()) if given else range(self.count),
             bounds=entries.bounds,
         )
 

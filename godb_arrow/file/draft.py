@@ -21,6 +21,7 @@ from godb_arrow.documents.encoding import (
 )
 from godb_arrow.documents.ids import IdSequence, ids_of, repeated_ids
 from godb_arrow.documents.rows import ROWS, Rows, id_column_of, stored_schema
+from godb_arrow.documents.unique_ids import HashFile, has_equal_hash
 from godb_arrow.errors import (
     DuplicateId,
     InvalidOption,
@@ -86,7 +87,9 @@ class Draft:
         self._file = spool()
         self._parts: list[DraftPart] = []
         self._written = 0
-        self._all_differ = True  # whether ids cannot repeat: they were generated, or they ascend
+        self._hashes = HashFile()
+        self._all_differ = True  # whether ids cannot repeat, because all were generated
+        self._last_id: bytes | None = b""  # of ids that ascend; None if they do not
         self._first_generated: int | None = None
         self.replaced: list[pa.Array] | None = None  # ids whose existing documents are replaced
         self.count = 0
@@ -103,6 +106,7 @@ class Draft:
 
     def __exit__(self, *_: object) -> None:
         self._file.close()
+        self._hashes.close()
 
     def add(self, rows: Rows, id_column: str | None, omit_nulls: bool) -> None:
         """Encode rows."""
@@ -172,8 +176,20 @@ class Draft:
                 )
             self.replaced.append(ids)
         self._all_differ = self._all_differ and not given
+        return replace(self._hashed(part, ids), generated=generated)
+
+    def _hashed(self, part: DraftPart, ids: pa.Array) -> DraftPart:
+        """Return a part with the max number of its ids, and hashes where they do not ascend."""
+        if self._last_id is not None:
+            first, last = ids[0].as_py(), ids[-1].as_py()
+            continues = (len(first), first) > (len(self._last_id), self._last_id)
+            greatest = codec.ids_ascend(ids) if continues or not self._parts else None
+            if greatest is not None:
+                self._last_id = last
+                return replace(part, greatest=greatest)
+            self._last_id = None
         hashes, greatest = codec.survey_ids(ids)
-        return replace(part, hashes=hashes, greatest=greatest, generated=generated)
+        return replace(part, hashes=self._hashes.add(hashes), greatest=greatest)
 
     def _add(self, part: DraftPart, ids: pa.Array) -> None:
         self._parts.append(part)
@@ -215,6 +231,7 @@ class Draft:
             Min number of a generated id, as the file records it.
         """
         new, self._parts = self._parts, []
+        self._last_id = None  # The new ids no longer come first.
         summary, self.summary = self.summary, DocumentSummary()
         own, self.sequence = self.sequence, IdSequence(next_id)
         add()
@@ -246,8 +263,7 @@ class Draft:
             chunk, ids = renumber(entries, part.generated, self.sequence)
             encoded = Encoded(chunk, ids, given=False)
             part = replace(self._spooled(encoded), generated=part.generated)
-        hashes, greatest = codec.survey_ids(ids)
-        return replace(part, hashes=hashes, greatest=greatest)
+        return self._hashed(part, ids)
 
     def add_checked(self, entries: codec.Entries) -> None:
         """Copy entries of another collection, after a check of their sizes."""
@@ -313,17 +329,22 @@ class Draft:
 
     def check_ids(self) -> None:
         """Raise DuplicateId if an id occurs several times."""
-        if self._all_differ:
+        if self._all_differ or self._last_id is not None:
             return
-        hashes = [
-            codec.survey_ids(part.ids)[0] if part.hashes is None else part.hashes
-            for part in self._parts
-        ]
-        if not codec.has_equal(b"".join(hashes)):
+        if not has_equal_hash(map(self._hashes_of, self._parts), self.count):
             return
         repeated = repeated_ids(identity for run in self.entries() for identity in run.ids())
         if repeated:
             raise DuplicateId(repeated)
+
+    def _hashes_of(self, part: DraftPart) -> bytes:
+        if part.hashes is not None:
+            return self._hashes.read(part.hashes, part.count)
+        ids = part.ids
+        if ids is None:
+            raw = self._read(part).content()
+            ids = ids_of(codec.scan_entries(raw, 0, part.count, len(raw) + 1, 0))
+        return codec.survey_ids(ids)[0]
 
     def data(self, name: str, *, plain: bool) -> CollectionData:
         """Return the collection for the file's writer."""

@@ -48,8 +48,8 @@ class DraftPart:
         Fields that the documents have, where `fields` are known.
     ascending : str or None
         Column with the ids, if they ascend.
-    hashes : bytes or None
-        Hashes of the ids; None if the ids are known to differ.
+    hashes : int or None
+        Offset of the hashes of the ids in the draft's file of hashes, if they are there.
     greatest : int
         Max number among the ids.
     generated : sequence of int
@@ -72,7 +72,7 @@ class DraftPart:
     fields: pa.Schema | None = None
     names: frozenset[str] = frozenset()
     ascending: str | None = None
-    hashes: bytes | None = None
+    hashes: int | None = None
     greatest: int = 0
     generated: Sequence[int] = ()
 

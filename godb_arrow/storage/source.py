@@ -23,7 +23,7 @@ __all__ = ["HeldFile", "Location", "Source", "local_version", "open_source", "re
 Location = str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes]
 """Path, URL that fsspec knows, bytes, or open binary file."""
 
-_SPOOL_BYTES_IN_MEMORY = 64 << 20
+_SPOOL_BYTES_IN_MEMORY = 16 << 20
 _IDENTITY_BYTES = 64  # at the end of a file, where godb_arrow writes checksums
 _BUFFER_BYTES = 128 << 10
 
