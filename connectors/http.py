@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import pyarrow as pa
 
-from godb_arrow.codec.jsontext import to_json_text
+from godb_arrow import codec
 from godb_arrow.snapshots.streaming import BatchStream, DocumentStream
 
 __all__ = ["ARROW_STREAM", "NDJSON", "arrow_body", "ndjson_body"]
@@ -47,15 +48,11 @@ async def ndjson_body(stream: DocumentStream, *, plain: bool = True) -> AsyncIte
     {"_id":"2","name":"Bob"}
     >>> engine.close()
     """
-    waiting = bytearray()
     with stream:
-        async for document in stream:
-            waiting += to_json_text(document, plain=plain).encode() + b"\n"
-            if len(waiting) >= _CHUNK_BYTES:
-                yield bytes(waiting)
-                waiting.clear()
-        if waiting:
-            yield bytes(waiting)
+        async for run in stream.runs():
+            lines = await asyncio.to_thread(codec.json_lines, run, plain=plain)
+            for start in range(0, len(lines), _CHUNK_BYTES):
+                yield lines[start : start + _CHUNK_BYTES]
 
 
 async def arrow_body(stream: BatchStream) -> AsyncIterator[bytes]:

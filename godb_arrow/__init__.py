@@ -91,6 +91,9 @@ if TYPE_CHECKING:
     from godb_arrow.file.explanation import (
         Explanation,
     )
+    from godb_arrow.file.json_reading import (
+        read_ndjson,
+    )
     from godb_arrow.file.reading import (
         list_collections,
         read_document,
@@ -228,6 +231,7 @@ __all__ = [
     "read_document",
     "read_documents",
     "read_godb",
+    "read_ndjson",
     "read_schema",
     "read_table",
     "restore_backup",
@@ -300,6 +304,7 @@ _NAMES = {
         "open_godb",
     ),
     "godb_arrow.file.explanation": ("Explanation",),
+    "godb_arrow.file.json_reading": ("read_ndjson",),
     "godb_arrow.file.reading": (
         "list_collections",
         "read_document",

@@ -29,6 +29,7 @@ VERBS = {
     "promote",
     "read_document",
     "read_documents",
+    "read_ndjson",
     "read_godb",
     "read_schema",
     "read_table",

@@ -6,7 +6,8 @@ import asyncio
 import os
 import threading
 import weakref
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Generator, Iterator, Sequence
+from contextlib import closing
 from typing import Any, Generic, Self, TypeVar
 
 import numpy as np
@@ -14,6 +15,7 @@ import pyarrow as pa
 
 from godb_arrow import codec
 from godb_arrow.codec.runs import Run
+from godb_arrow.documents.json_lines import runs_of
 from godb_arrow.documents.loading import load_entry, load_run
 from godb_arrow.errors import ForkedProcess, error_context
 from godb_arrow.memory.limit import Memory
@@ -36,6 +38,7 @@ __all__ = ["BatchStream", "DocumentStream"]
 _Item = TypeVar("_Item")
 _BATCHES = "batches"
 _Part = tuple[Run, Rows | None]  # documents, and the superseded or deleted rows among them
+_Match = tuple[codec.Entries, Any]  # documents, and the matching rows among them
 _MANY_DOCUMENTS = 1000
 
 
@@ -417,18 +420,54 @@ class DocumentStream(_Stream[dict[Any, Any]]):
         opened: weakref.WeakSet[Any] | None = None,
     ) -> None:
         maps: list[OrderedMap[Any]] = []
-        documents = _documents(snapshot, condition, indexed, maps)
+        self._name = name
+        self._shape = shape
+        self._matches = _matching_runs(snapshot, condition, indexed, maps)
+        documents = _loaded(self._matches)
         if shape is not None:
             documents = map(shape, documents)
-        super().__init__(_in_context(documents, name), opened, maps)
+        self._documents = _in_context(documents, name)
+        super().__init__(self._documents, opened, maps)
+
+    def runs(self) -> _Stream[Any]:
+        """Return the stream itself, which from now on has runs of documents instead of dicts.
+
+        Returns
+        -------
+        stream of Entries or Documents
+            Documents in MessagePack, for :func:`godb_arrow.documents.json_lines.json_lines`.
+        """
+        with self._taking:
+            if self._items is self._documents:  # neither closed nor aborted
+                is_whole = self._shape is None
+                runs: Any = _whole(self._matches) if is_whole else runs_of(self._documents)
+                self._items = _in_context(runs, self._name)
+                self._at_once = 1
+        return self
 
 
-def _documents(
+def _loaded(matches: Generator[_Match, None, None]) -> Iterator[dict[Any, Any]]:
+    with closing(matches):
+        for run, rows in matches:
+            if len(rows) == len(run):
+                yield from load_run(run)
+            else:
+                for index in rows:
+                    yield load_entry(run, int(index))
+
+
+def _whole(matches: Generator[_Match, None, None]) -> Iterator[Any]:
+    with closing(matches):
+        for run, rows in matches:
+            yield run if len(rows) == len(run) else codec.take(run, np.asarray(rows, np.int64))
+
+
+def _matching_runs(
     snapshot: Snapshot,
     condition: Filter | None,
     indexed: Sequence[str],
     maps: list[OrderedMap[Any]],
-) -> Iterator[dict[Any, Any]]:
+) -> Generator[_Match, None, None]:
     matches = matching(snapshot, condition, indexed)
     # A thread reads the next run from the file while the caller uses the documents of this one.
     from_file = not snapshot.base.is_loaded and snapshot.count >= _MANY_DOCUMENTS
@@ -436,11 +475,6 @@ def _documents(
     runs = ordered_map(lambda match: match, matches, ahead)
     maps.append(runs)
     try:
-        for run, rows in runs:
-            if len(rows) == len(run):
-                yield from load_run(run)
-            else:
-                for index in rows:
-                    yield load_entry(run, int(index))
+        yield from runs
     finally:
         snapshot.base.memory.tidy()
