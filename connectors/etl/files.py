@@ -18,6 +18,7 @@ from godb_arrow.connectors.columns import fit_columns, restore_columns
 from godb_arrow.documents.json_lines import json_lines, runs_of
 from godb_arrow.documents.json_source import JsonSource
 from godb_arrow.errors import GodbError, InvalidOption, UnsupportedType, error_context
+from godb_arrow.query.extended_json import document_from_json
 from godb_arrow.storage.object_store import Expected
 from godb_arrow.storage.replace import replace_file
 from godb_arrow.storage.source import Source
@@ -278,7 +279,7 @@ _WRITERS: dict[str, Callable[..., Any]] = {
 
 @contextmanager
 def open_file(
-    path: str | os.PathLike[str], *, format: str | None = None
+    path: str | os.PathLike[str], *, format: str | None = None, extended: bool = False
 ) -> Iterator[pa.RecordBatchReader | JsonSource | Iterator[dict[str, Any]]]:
     """Open a file of another format, for :func:`godb_arrow.write_godb`.
 
@@ -288,6 +289,8 @@ def open_file(
         The file.
     format : {"parquet", "ipc", "csv", "ndjson", "bson"}, optional
         Format of the file; by the name's extension by default.
+    extended : bool
+        Whether NDJSON has the forms of MongoDB's extended JSON, default False.
 
     Yields
     ------
@@ -316,7 +319,8 @@ def open_file(
     with error_context("read", source.name), ExitStack() as stack:
         stream = stack.enter_context(source.open())
         if format == "ndjson":
-            yield JsonSource(stream, source.name)
+            convert = document_from_json if extended else None
+            yield JsonSource(stream, source.name, convert=convert)
             return
         if format == "bson":
             from godb_arrow.connectors.etl.bson import decode_file

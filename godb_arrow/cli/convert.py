@@ -104,6 +104,12 @@ def export(
     type=click.Choice(sorted(set(FORMATS.values()))),
     help="Format of the sources. Default: by their extension.",
 )
+@click.option(
+    "--extended-json",
+    "extended",
+    is_flag=True,
+    help="NDJSON has values of MongoDB's extended JSON, as from mongoexport.",
+)
 @compression_option
 @common_options
 def import_(
@@ -113,6 +119,7 @@ def import_(
     id_column: str | None,
     if_exists: Any,
     format_: str | None,
+    extended: bool,
     compression: CompressionName,
     quiet: bool,
 ) -> None:
@@ -132,7 +139,7 @@ def import_(
         if format_ is None:
             format_of(source)
         with (
-            open_file(source, format=format_) as data,
+            open_file(source, format=format_, extended=extended) as data,
             progress(None, " documents", quiet) as update,
         ):
             rows = godb_arrow.write_godb(

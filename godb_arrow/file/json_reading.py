@@ -15,6 +15,7 @@ from godb_arrow.errors import error_context
 from godb_arrow.options import MAX_DOCUMENT_BYTES, OnMismatch
 from godb_arrow.parallel import ordered_map
 from godb_arrow.query.decoder import ProjectionDecoder
+from godb_arrow.query.extended_json import document_from_json
 from godb_arrow.query.filters import Filter
 from godb_arrow.query.projection import project, with_wanted
 from godb_arrow.schema import ID_FIELD, DocumentSummary, check_complete, infer_schema
@@ -30,6 +31,7 @@ def read_ndjson(
     filter: Filter | None = None,
     schema: pa.Schema | None = None,
     on_mismatch: OnMismatch = "error",
+    extended: bool = False,
 ) -> pa.Table:
     """Read JSON text as an Arrow table, with the types that a GODB file of it would have.
 
@@ -48,6 +50,8 @@ def read_ndjson(
         Schema of the fields; inferred by default.
     on_mismatch : {"error", "null"}
         Treatment of a value that does not fit `schema`, default "error".
+    extended : bool
+        Whether the text has the forms of MongoDB's extended JSON, default False.
 
     Returns
     -------
@@ -72,7 +76,9 @@ def read_ndjson(
     opened = open_source(source)
     with error_context("read", opened.name):
         with opened.open() as stream:
-            runs, summary = _encoded(JsonSource(stream, opened.name), infer=schema is None)
+            convert = document_from_json if extended else None
+            documents = JsonSource(stream, opened.name, convert=convert)
+            runs, summary = _encoded(documents, infer=schema is None)
         is_given = schema is not None
         if schema is None:
             schema = infer_schema(summary)

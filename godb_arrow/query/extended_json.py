@@ -36,7 +36,7 @@ from godb_arrow import codec
 from godb_arrow.codec.jsontext import from_json_text, to_json_text
 from godb_arrow.errors import DepthExceeded, InvalidDocument, InvalidFilter
 
-__all__ = ["filter_from_json", "filter_to_json", "parse_literal"]
+__all__ = ["document_from_json", "filter_from_json", "filter_to_json", "parse_literal"]
 
 _MILLISECONDS = 1_000
 _NANOSECONDS_PER_MILLISECOND = 1_000_000
@@ -106,6 +106,25 @@ def filter_from_json(value: Any) -> Any:
         if name in _OWN_FORMS:
             return from_json_text(json.dumps(value))
     return {name: filter_from_json(inner) for name, inner in value.items()}
+
+
+def document_from_json(value: Any) -> Any:
+    """Return a document with the values that forms of extended JSON stand for.
+
+    Raises
+    ------
+    InvalidDocument
+        A form has a wrong value.
+
+    Examples
+    --------
+    >>> document_from_json({"_id": {"$oid": "507f1f77bcf86cd799439011"}, "n": {"$numberLong": "5"}})
+    {'_id': '507f1f77bcf86cd799439011', 'n': 5}
+    """
+    try:
+        return filter_from_json(value)
+    except InvalidFilter as error:
+        raise InvalidDocument(error.message, advice=error.advice) from error
 
 
 def filter_to_json(value: Any) -> Any:

@@ -8,6 +8,7 @@ import random
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 import godb_arrow
@@ -178,3 +179,34 @@ def test_a_collection_of_an_engine_takes_them(tmp_path: Path) -> None:
         users.insert_many(source(GOOD))
         assert users.count() == 101
         assert users.get("101") == {"_id": "101", "a": 1}
+
+
+def test_extended_json_of_mongodb() -> None:
+    text = (
+        b'{"_id":{"$oid":"507f1f77bcf86cd799439011"},"n":{"$numberLong":"5"},"l":[{"$date":0}]}\n'
+        b'{"_id":"x","n":6,"d":{"$numberDecimal":"1.50"},"t":{"$time":"1970-01-01T00:00:00Z"}}\n'
+        b'{"n":7}\n'
+    )
+    table = godb_arrow.read_ndjson(text, extended=True)
+    assert table.select(["_id", "n", "d"]).to_pylist() == [
+        {"_id": "507f1f77bcf86cd799439011", "n": 5, "d": None},
+        {"_id": "x", "n": 6, "d": "1.50"},
+        {"_id": "1", "n": 7, "d": None},
+    ]
+    assert str(table.schema.field("t").type) == "timestamp[us, tz=UTC]"
+    with pytest.raises(InvalidDocument, match=r"line 2 of .*\$numberLong"):
+        godb_arrow.read_ndjson(b'{"n":1}\n{"n":{"$numberLong":"x"}}', extended=True)
+
+
+def test_json_as_a_table() -> None:
+    text = "\n".join(json.dumps(row) for row in ROWS)
+    table = godb_arrow.read_ndjson(text.encode())
+    assert table.column("n").to_pylist() == list(range(200))
+    assert "_id" not in table.schema.names
+    few = godb_arrow.read_ndjson(text.encode(), columns=["n"], filter={"n": {"$gt": 197}})
+    assert few.to_pydict() == {"n": [198, 199]}
+    given = godb_arrow.read_ndjson(text.encode(), schema=pa.schema({"n": pa.float64()}))
+    assert given.schema.types == [pa.float64()]
+    with pytest.raises(godb_arrow.TypeMismatch):
+        godb_arrow.read_ndjson(b'{"n":"x"}', schema=pa.schema({"n": pa.int64()}))
+    assert godb_arrow.read_ndjson(b"").num_rows == 0
