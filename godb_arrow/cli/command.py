@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import importlib
+import os
 
 import click
 
@@ -34,6 +35,10 @@ _MODULES = {
     "promote": "directories",
 }
 """Modules of the commands, which are imported when the command is used."""
+
+
+# No command uses linear algebra, for which NumPy would start threads.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
 class _Group(click.Group):
