@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 from array import array
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any, BinaryIO, NamedTuple, NoReturn, TypeVar
 
 import numpy as np
@@ -278,11 +278,13 @@ class JsonSource:
             except JsonError as error:
                 return error, block
 
-        for result, block in ordered_map(work, self._blocks(), threads()):
-            if isinstance(result, JsonError):
-                self._raise(result, block.text)
-            self._advance(block.text)
-            yield result
+        # The threads end before the caller closes the stream that they read.
+        with closing(ordered_map(work, self._blocks(), threads())) as results:
+            for result, block in results:
+                if isinstance(result, JsonError):
+                    self._raise(result, block.text)
+                self._advance(block.text)
+                yield result
 
     def _advance(self, text: bytes) -> None:
         lines = int(np.count_nonzero(np.frombuffer(text, np.uint8) == _LINE_FEED))

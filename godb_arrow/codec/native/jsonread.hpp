@@ -386,10 +386,14 @@ class JsonReader {
             else value *= kPowers[exponent];
             if (negative) value = -value;
         } else {
+#if defined(__cpp_lib_to_chars)
             const char* const text = reinterpret_cast<const char*>(at.from);
             const char* const end = reinterpret_cast<const char*>(p);
             const auto done = std::from_chars(text, end, value);
             if (done.ec != std::errc() || done.ptr != end) return kDeferred;
+#else
+            return kDeferred;  // Some standard libraries read integers only.
+#endif
         }
         uint64_t bits;
         std::memcpy(&bits, &value, 8);
