@@ -51,10 +51,11 @@ class _Group(click.Group):
     def get_command(self, context: click.Context, name: str) -> click.Command | None:
         """Return a command by its name, or None."""
         if name in _MODULES:
-            gc.disable()  # An import leaves much and no garbage.
-            importlib.import_module(f"godb_arrow.cli.{_MODULES[name]}")
-            gc.freeze()
-            gc.enable()
+            gc.disable()  # An import leaves no garbage, for which Python would search often.
+            try:
+                importlib.import_module(f"godb_arrow.cli.{_MODULES[name]}")
+            finally:
+                gc.enable()
         return super().get_command(context, name)
 
 

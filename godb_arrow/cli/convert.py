@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import closing
 from typing import Any
 
 import click
@@ -79,9 +80,11 @@ def export(
         )
     for name in names:
         path = target.replace("{collection}", file_name(name))
-        opened = godb_arrow.open_godb(file, name)
         chosen, filter_ = split_names(columns), parse_conditions(where)
-        with progress(counts.get(name), " documents", quiet) as update:
+        with (
+            closing(godb_arrow.open_godb(file, name)) as opened,
+            progress(counts.get(name), " documents", quiet) as update,
+        ):
             if chosen is None and (format_ or format_of(path)) in DOCUMENT_FORMATS:
                 documents = Documents(opened.schema, opened.stored_entries(filter_))
                 rows = export_documents(documents, path, format=format_, progress=update)

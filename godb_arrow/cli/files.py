@@ -123,7 +123,8 @@ def cat(file: str, collection: str | None, limit: int | None, plain: bool, quiet
     Example:
       godb-arrow cat users.godb | head -n 3
     """
-    runs = godb_arrow.open_godb(file, collection).stored_entries()
+    opened = godb_arrow.open_godb(file, collection)
+    runs = opened.stored_entries()
     out = sys.stdout.buffer
     for lines, _ in json_lines(runs if limit is None else _first(runs, limit), plain=plain):
         out.write(lines)

@@ -30,7 +30,7 @@ def outcome(module: Any, text: bytes, options: dict[str, Any]) -> Any:
 
 
 def mutate(text: bytes, rng: random.Random) -> bytes:
-    """Damage text further, and move it in relation to the vectors of the kernel."""
+    """Change text further, and move it in relation to the vectors of the kernel."""
     changed = bytearray(text)
     for _ in range(rng.choice((0, 0, 1, 2))):
         at = rng.randrange(len(changed) + 1)
