@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
+from godb_arrow.arrow_compute import pc
 from godb_arrow.errors import InvalidOption
 
 __all__ = ["check_batch", "unpacked_bytes"]

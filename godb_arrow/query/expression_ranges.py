@@ -7,9 +7,9 @@ import math
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from godb_arrow import codec
+from godb_arrow.arrow_compute import pc
 from godb_arrow.query.fields import column_at
 from godb_arrow.query.literals import Operand, parsed
 from godb_arrow.query.predicate import Range

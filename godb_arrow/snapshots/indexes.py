@@ -9,7 +9,6 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from godb_arrow import codec
-from godb_arrow.arrow_compute import pc
 from godb_arrow.errors import FieldNotFound, InvalidFilter
 from godb_arrow.query.fields import field_at
 from godb_arrow.snapshots.base import Base

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from godb_arrow import codec
+from godb_arrow.arrow_compute import pc
 from godb_arrow.documents.ids import ids_of
 from godb_arrow.documents.loading import load_entry
 from godb_arrow.errors import InvalidCursor

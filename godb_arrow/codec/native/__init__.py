@@ -33,6 +33,7 @@ from godb_arrow.codec.predicate import Predicate
 from godb_arrow.codec.reference import documents as reference
 from godb_arrow.codec.reference import jsonread as reference_json
 from godb_arrow.codec.reference import lz4 as reference_lz4
+from godb_arrow.codec.reference import rows as reference_rows
 from godb_arrow.codec.reference import scan as reference_scan
 from godb_arrow.codec.reference import values as reference_values
 from godb_arrow.codec.reference.cells import too_sparse
@@ -53,12 +54,12 @@ __all__ = [
     "BACKEND",
     "BlockDecoder",
     "IdSearch",
+    "Identification",
+    "JsonScanner",
     "KeysBuilder",
     "Located",
     "RowSet",
     "SortedKeys",
-    "Identification",
-    "JsonScanner",
     "check_entries",
     "compress_piece",
     "count_present",
@@ -423,7 +424,7 @@ def encode(
         encoded = _native.encode(ids, rows, plan, omit_nulls)
     if encoded is None:
         # The reference codec raises the error, which names the column.
-        reference.encode(batch, ids, omit_nulls)
+        reference_rows.encode(batch, ids, omit_nulls)
         raise UnsupportedType("a map has the same key twice", advice="drop one of the two")
     entries, sizes = encoded
     return entries, np.frombuffer(sizes, np.uint32)
@@ -438,7 +439,7 @@ def encode_documents(batch: pa.RecordBatch) -> Documents:
     ids = pa.repeat(pa.scalar(b""), batch.num_rows)
     encoded = _native.encode(ids, entry, (core, unit, b"", (row,)), False)
     if encoded is None:
-        return reference.encode_documents(batch)  # which raises the error
+        return reference_rows.encode_documents(batch)  # which raises the error
     data, packed = encoded
     sizes = np.frombuffer(packed, np.uint32).astype(np.int64)
     ends = np.cumsum(sizes)

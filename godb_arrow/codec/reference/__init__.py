@@ -8,14 +8,13 @@ from __future__ import annotations
 from godb_arrow.codec.reference.documents import (
     decode,
     decode_front,
-    encode,
-    encode_documents,
     infer,
     text_extremes,
     to_dicts,
 )
 from godb_arrow.codec.reference.identify import Identification
 from godb_arrow.codec.reference.ids import has_equal, hash_id, ids_ascend, survey_ids
+from godb_arrow.codec.reference.jsonread import JsonScanner, json_lines, read_json
 from godb_arrow.codec.reference.lookup import (
     IdSearch,
     KeysBuilder,
@@ -24,7 +23,6 @@ from godb_arrow.codec.reference.lookup import (
     SortedKeys,
     plain_filter,
 )
-from godb_arrow.codec.reference.jsonread import JsonScanner, json_lines, read_json
 from godb_arrow.codec.reference.lz4 import (
     BlockDecoder,
     compress_piece,
@@ -32,6 +30,7 @@ from godb_arrow.codec.reference.lz4 import (
     decode_pieces_into,
 )
 from godb_arrow.codec.reference.predicate import select, select_front
+from godb_arrow.codec.reference.rows import encode, encode_documents
 from godb_arrow.codec.reference.scan import (
     check_entries,
     count_present,
@@ -48,12 +47,12 @@ __all__ = [
     "BACKEND",
     "BlockDecoder",
     "IdSearch",
+    "Identification",
+    "JsonScanner",
     "KeysBuilder",
     "Located",
     "RowSet",
     "SortedKeys",
-    "Identification",
-    "JsonScanner",
     "check_entries",
     "compress_piece",
     "count_present",

@@ -6,21 +6,18 @@ every type keep their own identity, and a list is always an array.
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgpack
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from godb_arrow.arrow_compute import pc
 from godb_arrow.codec.columns import ColumnPlan, Core, DecodePlan
-from godb_arrow.codec.entries import Documents, Entries, MeasuredEntries
+from godb_arrow.codec.entries import Entries, MeasuredEntries
 from godb_arrow.codec.jsontext import is_utf8, to_json_text
 from godb_arrow.codec.reference.cells import Cells, TooSparse, too_sparse, width_of
-from godb_arrow.codec.values import pack, pack_entry, wire_values
 from godb_arrow.errors import CorruptFile, DepthExceeded, LimitExceeded, TypeMismatch
 from godb_arrow.schema import ID_FIELD, DocumentSummary, FieldSummary, Kind
 
@@ -29,7 +26,6 @@ __all__ = [
     "decode",
     "decode_front",
     "document_pairs",
-    "encode",
     "field_name",
     "infer",
     "invalid_document",
@@ -474,63 +470,6 @@ def type_name(value: Any) -> str:
 
 
 # --- Encoding -------------------------------------------------------------------------------
-
-
-def encode(
-    batch: pa.RecordBatch, ids: pa.Array, omit_nulls: bool
-) -> tuple[bytes, npt.NDArray[np.uint32]]:
-    """Encode the rows of a record batch as entries of a collection.
-
-    Parameters
-    ----------
-    batch : pyarrow.RecordBatch
-        Rows; a column ``_id`` is ignored.
-    ids : pyarrow.BinaryArray
-        Ids of the rows, in UTF-8.
-    omit_nulls : bool
-        Whether to omit a null top-level field from the document, instead of storing nil.
-
-    Returns
-    -------
-    entries : bytes
-        Ids and documents in MessagePack, one after the other.
-    sizes : array of uint32
-        Bytes of each entry.
-    """
-    names = [name for name in batch.schema.names if name != ID_FIELD]
-    columns = [wire_values(batch.column(name), name) for name in names]
-    rows = zip(*columns, strict=True) if columns else iter([()] * batch.num_rows)
-    entries: list[bytes] = []
-    for raw, row in zip(ids.to_pylist(), rows, strict=True):
-        identity = raw.decode("utf-8", "surrogateescape")
-        document: dict[str, Any] = {ID_FIELD: identity}
-        document.update(
-            (name, value)
-            for name, value in zip(names, row, strict=True)
-            if value is not None or not omit_nulls
-        )
-        entries.append(pack_entry(identity, document))
-    return b"".join(entries), np.array([len(entry) for entry in entries], np.uint32)
-
-
-def encode_documents(batch: pa.RecordBatch) -> Documents:
-    """Encode the rows of a record batch as documents without ids of a collection.
-
-    Parameters
-    ----------
-    batch : pyarrow.RecordBatch
-        Rows; all columns become fields, and nulls become nil.
-
-    Returns
-    -------
-    Documents
-    """
-    names = batch.schema.names
-    columns = [wire_values(batch.column(name), name) for name in names]
-    rows = zip(*columns, strict=True) if columns else iter([()] * batch.num_rows)
-    packed = [pack(dict(zip(names, row, strict=True))) for row in rows]
-    bounds = np.cumsum([0, *map(len, packed)], dtype=np.int64)
-    return Documents(b"".join(packed), array("q", bounds.tobytes()))
 
 
 def decode_front(measured: MeasuredEntries, plan: DecodePlan) -> list[pa.Array] | None:

@@ -16,8 +16,8 @@ import msgpack
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
+from godb_arrow.arrow_compute import pc
 from godb_arrow.codec.entries import Entries
 from godb_arrow.codec.field_values import FieldValues, ValueKind
 from godb_arrow.codec.reference.ids import hash_id
