@@ -36,7 +36,8 @@ _OURS = "godb_arrow"
 class Run:
     """Program of one peer: Python code with arguments.
 
-    `needs` are the packages that the code imports.
+    `needs` are the packages that the code imports, `output` is a file for what it prints, and
+    `created` a file that does not exist when it starts.
     """
 
     peer: str
@@ -44,6 +45,7 @@ class Run:
     arguments: list[str] = field(default_factory=list)
     needs: tuple[str, ...] = ()
     output: Path | None = None
+    created: Path | None = None
     seconds: list[float] = field(default_factory=list)
     processor_seconds: list[float] = field(default_factory=list)
     peak_mebibytes: list[float] = field(default_factory=list)
@@ -54,6 +56,8 @@ class Run:
 
     def start(self) -> None:
         """Run the program once, and note what it took."""
+        if self.created is not None:
+            self.created.unlink(missing_ok=True)
         with open(self.output or os.devnull, "wb") as output:
             started = time.perf_counter()
             program = subprocess.Popen(
@@ -125,9 +129,9 @@ ROWS: list[Row] = []
 """Functions that yield rows of the table; add one with ``@ROWS.append``."""
 
 
-def command(*arguments: str, output: Path | None = None) -> Run:
+def command(*arguments: str, output: Path | None = None, created: Path | None = None) -> Run:
     """Return a run of the command ``godb-arrow``."""
-    return Run(_OURS, _GODB_ARROW, list(arguments), output=output)
+    return Run(_OURS, _GODB_ARROW, list(arguments), output=output, created=created)
 
 
 def polars(code: str, *arguments: str) -> Run:
@@ -144,7 +148,7 @@ def ndjson_to_godb(files: Files) -> Iterator[Comparison]:
         source, target = files.of(shape, "ndjson"), files.target("imported")
         yield Comparison(
             f"NDJSON → GODB, {shape}",
-            command("import", "-q", "--if-exists", "replace", source, f"{target}.godb"),
+            command("import", "-q", source, f"{target}.godb", created=Path(f"{target}.godb")),
             [
                 polars(
                     "pl.read_ndjson(sys.argv[1]).write_parquet(sys.argv[2])",
