@@ -36,8 +36,8 @@ _OURS = "godb_arrow"
 class Run:
     """Program of one peer: Python code with arguments.
 
-    `needs` are the packages that the code imports, `output` is a file for what it prints, and
-    `created` a file that does not exist when it starts.
+    `needs` are the packages that the code imports. `output` is a file for what it prints, and
+    `created` a file that is deleted before each run.
     """
 
     peer: str
