@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.processes import start as start_program
 from support.settings import LONG
 
 from godb_arrow import DirectoryLocked, EngineClosed, GodbError, StorageEngine
@@ -272,7 +273,7 @@ for n in itertools.count():
 def test_sigterm_in_the_middle_of_a_verb_keeps_what_was_acknowledged(tmp_path: Path) -> None:
     for number in range(60 if LONG else 1):
         folder = tmp_path / str(number)
-        process = start(VERBS, folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        process = start_program(VERBS, folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         assert process.stdout is not None
         done = [process.stdout.readline().strip() for _ in range(5 + 7 * number)]
         process.send_signal(signal.SIGTERM)
