@@ -202,7 +202,10 @@ def _read_hint(hint: Any) -> CollectionHint:
         schema = restore_schema(hint["fields"])
     if schema is not None:
         codec.plan_columns(schema)
-        _ = schema.pandas_metadata  # raises an error if it is not JSON
+        if not _is_sound(schema.pandas_metadata):
+            schema = schema.with_metadata(
+                {key: value for key, value in schema.metadata.items() if key != b"pandas"}
+            )
     size = hint.get("size")
     return CollectionHint(
         count=checked_number(hint["count"]),
@@ -217,6 +220,21 @@ def _read_hint(hint: Any) -> CollectionHint:
         run=checked_uuid(hint.get("run", b"")),
         directory=checked_uuid(hint.get("directory", b"")),
         former=int(hint.get("former", 0)),
+    )
+
+
+def _is_sound(metadata: Any) -> bool:
+    """Return whether details that were recorded for pandas have the parts that pandas reads."""
+    if metadata is None:
+        return True
+    if not isinstance(metadata, dict):
+        return False
+    index, columns = metadata.get("index_columns"), metadata.get("columns")
+    labels = metadata.get("column_indexes", [])
+    if not (isinstance(index, list) and isinstance(columns, list) and isinstance(labels, list)):
+        return False
+    return all(isinstance(one, (str, dict)) for one in index) and all(
+        isinstance(one, dict) for one in [*columns, *labels]
     )
 
 

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 from support import forge
-from support.cases import fails, some_fail
+from support.cases import fails
 from support.processes import run_python
 
 import godb_arrow
@@ -239,23 +239,7 @@ hints: dict[str, tuple[dict[str, Any], Callable[[bytes], int]]] = {
 }  # fmt: skip
 
 
-IGNORED_HINTS = {
-    "nested pandas metadata",
-    "pandas metadata of another index",
-    "count of another type",
-    "no count",
-    "negative count",
-    "negative count, listed",
-    "huge count",
-    "huge count, listed",
-    "infinite count",
-}
-
-
-@pytest.mark.parametrize(
-    "case",
-    some_fail(hints, hints.keys() - IGNORED_HINTS, "hostile_11_hostile_hints_raw_exceptions"),
-)
+@pytest.mark.parametrize("case", hints)
 def test_hints_that_make_no_sense_are_ignored_or_refused(case: str) -> None:
     changes, count = hints[case]
     if isinstance(changes.get("schema"), pa.Schema):
