@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["Table", "progress_bar", "quantity"]
+__all__ = ["Table", "printable", "progress_bar", "quantity"]
 
 
 class Table:
@@ -53,6 +53,28 @@ class Table:
 def _row(kind: str, cells: Sequence[str]) -> str:
     style = ' style="text-align:left"'
     return f"<tr>{''.join(f'<{kind}{style}>{html.escape(cell)}</{kind}>' for cell in cells)}</tr>"
+
+
+def printable(text: str, *, keep: str = "") -> str:
+    """Return text with control characters as escape sequences of Python.
+
+    Documents and names of strangers must not control a terminal, nor forge lines of a report.
+
+    Parameters
+    ----------
+    text : str
+        Text to print.
+    keep : str
+        Control characters that are kept, none by default.
+
+    Examples
+    --------
+    >>> printable("\\x1b[2J")
+    '\\\\x1b[2J'
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in keep else repr(c)[1:-1] for c in text)
 
 
 def quantity(count: float) -> str:

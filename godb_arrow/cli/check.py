@@ -10,7 +10,7 @@ import godb_arrow
 from godb_arrow import codec
 from godb_arrow.cli.command import main
 from godb_arrow.cli.files import schema_lines
-from godb_arrow.cli.options import DAMAGED, common_options, progress
+from godb_arrow.cli.options import DAMAGED, common_options, echo, progress
 from godb_arrow.codec.compression import check_compression
 from godb_arrow.directory.verify import inspect_godb
 from godb_arrow.display import quantity
@@ -29,33 +29,33 @@ def info(file: str, quiet: bool) -> None:
     """
     report = inspect_godb(file)
     assert report.header is not None
-    click.echo(f"{file}")
-    click.echo(f"  format       version {report.header.version}, flags {report.header.flags}")
+    echo(f"{file}")
+    echo(f"  format       version {report.header.version}, flags {report.header.flags}")
     compression = report.header.compression
     name = next((c.hint.compression for c in report.collections if c.hint), compression.name)
     if check_compression(name).flags != report.header.flags:
         name = compression.name  # The hint is about the next save.
-    click.echo(f"  compression  {name}; read by {', '.join(compression.readers)}")
+    echo(f"  compression  {name}; read by {', '.join(compression.readers)}")
     if report.size is not None:
         ratio = report.body_size / max(report.size - 8, 1)
         sizes = f"{quantity(report.size)} on disk, {quantity(report.body_size)} of MessagePack"
-        click.echo(f"  size         {sizes}, ratio {ratio:.1f}")
+        echo(f"  size         {sizes}, ratio {ratio:.1f}")
     written = "godb_arrow (sealed)" if report.sealed else "another program"
-    click.echo(f"  written by   {written}, {'with' if report.checksum else 'without'} checksum")
+    echo(f"  written by   {written}, {'with' if report.checksum else 'without'} checksum")
     if report.others:
-        click.echo(f"  other keys   {', '.join(sorted(report.others))}")
-    click.echo(f"  codec        {codec.BACKEND}")
+        echo(f"  other keys   {', '.join(sorted(report.others))}")
+    echo(f"  codec        {codec.BACKEND}")
     if codec.BACKEND == "reference":
-        click.echo(
+        echo(
             "godb-arrow: warning: reading and writing are many times slower without the compiled "
             "kernel; install a wheel, or install with a C++ compiler",
             err=True,
         )
     for collection in report.collections:
         size = quantity(collection.size)
-        click.echo(f"\n  {collection.name!r}: {collection.count:,} documents, {size}")
+        echo(f"\n  {collection.name!r}: {collection.count:,} documents, {size}")
         for line in schema_lines(godb_arrow.read_schema(file, collection.name)):
-            click.echo(f"    {line}")
+            echo(f"    {line}")
 
 
 @main.command()
@@ -77,13 +77,13 @@ def verify(sources: tuple[str, ...], quiet: bool) -> None:
         with progress(None, " documents", quiet) as update:
             report = verify_godb(source, progress=update)
         for problem in report.problems:
-            click.echo(problem if source in problem else f"{source}: {problem}", err=True)
+            echo(problem if source in problem else f"{source}: {problem}", err=True)
         for note in report.notes if not quiet else ():
-            click.echo(f"{source}: note: {note}", err=True)
+            echo(f"{source}: note: {note}", err=True)
         damaged = damaged or not report.ok
         if report.ok and not quiet:
             documents = sum(collection.count for collection in report.collections)
             checksum = "checksums match" if report.checksum else "no checksum in the file"
-            click.echo(f"{source}: valid, {documents:,} documents, {checksum}")
+            echo(f"{source}: valid, {documents:,} documents, {checksum}")
     if damaged:
         sys.exit(DAMAGED)

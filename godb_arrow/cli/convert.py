@@ -15,6 +15,7 @@ from godb_arrow.cli.options import (
     columns_option,
     common_options,
     compression_option,
+    echo,
     if_exists_option,
     parse_conditions,
     progress,
@@ -92,7 +93,7 @@ def export(
                 reader = opened.stream_batches(chosen, filter_)
                 rows = export_file(reader, path, format=format_, progress=update)
         if not quiet:
-            click.echo(f"{path}: {rows:,} rows", err=True)
+            echo(f"{path}: {rows:,} rows", err=True)
 
 
 @main.command("import")
@@ -154,7 +155,7 @@ def import_(
                 compression=compression,
             )
         if not quiet:
-            click.echo(f"{file}: {rows:,} documents in {name!r}", err=True)
+            echo(f"{file}: {rows:,} documents in {name!r}", err=True)
 
 
 @main.command()
@@ -212,4 +213,4 @@ def copy(
         progress=not quiet and sys.stderr.isatty(),
     )
     if not quiet:
-        click.echo(str(summary), err=True)
+        echo(str(summary), err=True)

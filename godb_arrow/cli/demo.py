@@ -7,13 +7,11 @@ import sys
 import tempfile
 import time
 
-import click
-
 import godb_arrow
 from godb_arrow import codec
 from godb_arrow.cli.command import main
 from godb_arrow.cli.files import schema_lines
-from godb_arrow.cli.options import DAMAGED, common_options, progress
+from godb_arrow.cli.options import DAMAGED, common_options, echo, progress
 from godb_arrow.connectors.etl.files import export_file, open_file
 from godb_arrow.display import quantity
 from godb_arrow.samples import FLIGHTS
@@ -33,10 +31,10 @@ def demo(quiet: bool) -> None:
 def _demo(sample: str, quiet: bool) -> None:
     size = os.path.getsize(sample)
     (name, count), *_ = godb_arrow.list_collections(sample).items()
-    click.echo(f"flights.godb: {quantity(size)}, collection {name!r}, {count:,} documents\n")
-    click.echo("Its Arrow schema:")
+    echo(f"flights.godb: {quantity(size)}, collection {name!r}, {count:,} documents\n")
+    echo("Its Arrow schema:")
     for line in schema_lines(godb_arrow.read_schema(sample)):
-        click.echo(f"  {line}")
+        echo(f"  {line}")
 
     start = time.perf_counter()
     batches = 0
@@ -48,25 +46,25 @@ def _demo(sample: str, quiet: bool) -> None:
             batches += 1
             update(batch.num_rows)
     seconds = time.perf_counter() - start
-    click.echo(
+    echo(
         f"\nStreamed as {batches} record batches in {seconds:.2f} s: "
         f"{count / seconds:,.0f} documents/s with the {codec.BACKEND} codec\n"
     )
 
     frame = godb_arrow.read_godb(sample, columns=["carrier", "dest", "distance", "dep_delay"])
-    click.echo(f"In pandas, 4 of {len(godb_arrow.read_schema(sample))} columns:")
-    click.echo(f"{frame.head()}\n")
+    echo(f"In pandas, 4 of {len(godb_arrow.read_schema(sample))} columns:")
+    echo(f"{frame.head()}\n")
     delays = frame.groupby("dest")["dep_delay"].mean().sort_values(ascending=False)
-    click.echo(f"Latest on average: {', '.join(f'{k} {v:.0f} min' for k, v in delays[:3].items())}")
+    echo(f"Latest on average: {', '.join(f'{k} {v:.0f} min' for k, v in delays[:3].items())}")
 
     with tempfile.TemporaryDirectory() as folder:
         parquet = os.path.join(folder, "flights.parquet")
         back = os.path.join(folder, "flights.godb")
         rows = export_file(godb_arrow.scan_godb(sample), parquet)
-        click.echo(f"\nTo Parquet: {rows:,} rows, {quantity(os.path.getsize(parquet))}")
+        echo(f"\nTo Parquet: {rows:,} rows, {quantity(os.path.getsize(parquet))}")
         with open_file(parquet) as data:
             rows = godb_arrow.write_godb(data, back, name)
         same = godb_arrow.read_table(back).equals(godb_arrow.read_table(sample))
-        click.echo(f"And back:   {rows:,} documents, {'the same' if same else 'NOT the same'}")
+        echo(f"And back:   {rows:,} documents, {'the same' if same else 'NOT the same'}")
     if not same:
         sys.exit(DAMAGED)

@@ -12,7 +12,7 @@ import click
 
 import godb_arrow
 from godb_arrow.cli.command import main
-from godb_arrow.cli.options import DAMAGED, common_options
+from godb_arrow.cli.options import DAMAGED, common_options, echo
 from godb_arrow.directory.repair import repair_journal
 from godb_arrow.display import quantity
 from godb_arrow.errors import InvalidOption
@@ -122,13 +122,13 @@ def serve(
         if not read_only:
             engine.start_background_workers()
         if not quiet:
-            click.echo(f"serving {len(engine)} collections on {host}:{server.port}", err=True)
+            echo(f"serving {len(engine)} collections on {host}:{server.port}", err=True)
         ending.wait()
         stopping = threading.Thread(target=server.shutdown, daemon=True)
         stopping.start()
         stopping.join(seconds)
     if not quiet:
-        click.echo("saved and closed", err=True)
+        echo("saved and closed", err=True)
     if stopping.is_alive():
         os._exit(0)  # A client that stopped reading must not keep the process alive.
 
@@ -162,7 +162,7 @@ def compact(directory: str, collections: tuple[str, ...], quiet: bool) -> None:
             written = engine.compact(name)
             if not quiet:
                 files = len(engine.versions(name)[-1:]) and engine.versions(name)[-1].parts
-                click.echo(f"{name}: {quantity(written)} written, {files or 1} files")
+                echo(f"{name}: {quantity(written)} written, {files or 1} files")
 
 
 @main.command()
@@ -180,7 +180,7 @@ def pack(directory: str, collections: tuple[str, ...], quiet: bool) -> None:
         for name in collections:
             engine.pack(name)
             if not quiet:
-                click.echo(f"{name}: {quantity(engine.info(name).disk_bytes)} in one file")
+                echo(f"{name}: {quantity(engine.info(name).disk_bytes)} in one file")
 
 
 @main.command()
@@ -204,7 +204,7 @@ def compression(directory: str, collection: str, name: CompressionName, quiet: b
         stored.set_compression(name)
         engine.save()
         if not quiet:
-            click.echo(f"{collection}: {name}, {quantity(stored.info().disk_bytes)}")
+            echo(f"{collection}: {name}, {quantity(stored.info().disk_bytes)}")
 
 
 @main.command()
@@ -225,7 +225,7 @@ def versions(directory: str, collection: str, restore: int | None, quiet: bool) 
         if restore is not None:
             engine.restore(collection, restore)
         for info in engine.versions(collection) if not quiet else ():
-            click.echo("  ".join(info.cells()))
+            echo("  ".join(info.cells()))
 
 
 @main.command()
@@ -243,9 +243,9 @@ def repair(directory: str, quiet: bool) -> None:
     """
     report = repair_journal(directory)
     for damage in report.damage:
-        click.echo(str(damage), err=True)
+        echo(str(damage), err=True)
     if not quiet:
-        click.echo(
+        echo(
             f"{directory}: {report.kept:,} changes kept"
             if report.damage
             else f"{directory}: the journal is valid, {report.kept:,} changes"
@@ -268,7 +268,7 @@ def backup(directory: str, target: str, quiet: bool) -> None:
     with godb_arrow.StorageEngine(directory, create=False) as engine:
         info = engine.backup(target)
     if not quiet:
-        click.echo(
+        echo(
             f"backup {info.number}: {len(info.collections)} collections, {info.files} files of "
             f"{quantity(info.size)}; {info.copied_files} of {quantity(info.copied_size)} were new"
         )
@@ -288,7 +288,7 @@ def restore(source: str, directory: str, number: int | None, quiet: bool) -> Non
     """
     info = godb_arrow.restore_backup(source, directory, number)
     if not quiet:
-        click.echo(f"backup {info.number} of {info.created:%Y-%m-%d %H:%M} UTC: {info.files} files")
+        echo(f"backup {info.number} of {info.created:%Y-%m-%d %H:%M} UTC: {info.files} files")
 
 
 @main.command()
@@ -317,7 +317,7 @@ def follow(source: str, target: str, interval: str, once: bool, replace: bool, q
         while True:
             copied = follower.step()
             if copied.files and not quiet:
-                click.echo(
+                echo(
                     f"{target}: record {follower.record:,}, {copied.files} files of "
                     f"{quantity(copied.size)} copied",
                     err=True,
@@ -337,7 +337,7 @@ def follower(target: str, quiet: bool) -> None:
       godb-arrow follower copy
     """
     status = godb_arrow.follower_status(target)
-    click.echo(f"{target} follows {status.source}: {status}")
+    echo(f"{target} follows {status.source}: {status}")
 
 
 @main.command()
@@ -355,4 +355,4 @@ def promote(target: str, force: bool, quiet: bool) -> None:
     """
     record = godb_arrow.promote(target, force=force)
     if not quiet:
-        click.echo(f"{target}: promoted, with all changes up to {record:,}")
+        echo(f"{target}: promoted, with all changes up to {record:,}")

@@ -17,8 +17,10 @@ from godb_arrow.cli.options import (
     collection_option,
     columns_option,
     common_options,
+    echo,
     split_names,
 )
+from godb_arrow.display import printable
 from godb_arrow.documents.json_lines import json_lines
 
 __all__ = ["schema_lines", "table_lines"]
@@ -28,8 +30,10 @@ _MAX_CELL = 40  # characters of a value in a table
 
 def schema_lines(schema: pa.Schema) -> list[str]:
     """Return one line for each field of a schema."""
-    width = max((len(name) for name in schema.names), default=0)
-    return [f"{field.name:<{width}}  {_type_name(field.type)}" for field in schema]
+    names = [printable(name) for name in schema.names]
+    width = max(map(len, names), default=0)
+    kinds = [printable(_type_name(field.type)) for field in schema]
+    return [f"{name:<{width}}  {kind}" for name, kind in zip(names, kinds, strict=True)]
 
 
 def _type_name(data_type: pa.DataType) -> str:
@@ -48,7 +52,7 @@ def schema(file: str, collection: str | None, quiet: bool) -> None:
       godb-arrow schema shop.godb -c orders
     """
     for line in schema_lines(godb_arrow.read_schema(file, collection)):
-        click.echo(line)
+        echo(line)
 
 
 @main.command()
@@ -82,7 +86,7 @@ def head(file: str, collection: str | None, columns: str | None, rows: int, quie
     with reader:
         found = pa.Table.from_batches(itertools.islice(reader, 1), reader.schema)
     for line in table_lines(found) if len(found) else ["no documents"]:
-        click.echo(line)
+        echo(line)
 
 
 def table_lines(table: pa.Table) -> list[str]:
@@ -99,7 +103,7 @@ def table_lines(table: pa.Table) -> list[str]:
 def _shown(value: Any) -> str:
     """Return a value as text of bounded width, without control characters."""
     text = "<NA>" if value is None else str(value)
-    plain = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text[: _MAX_CELL + 1])
+    plain = printable(text[: _MAX_CELL + 1])
     return plain if len(plain) <= _MAX_CELL else f"{plain[: _MAX_CELL - 3]}..."
 
 

@@ -12,7 +12,7 @@ from typing import Any, TypeVar, cast, get_args
 
 import click
 
-from godb_arrow.display import progress_bar
+from godb_arrow.display import printable, progress_bar
 from godb_arrow.errors import GodbError, InvalidOption, SourceNotFound
 from godb_arrow.options import CompressionName, IfExists
 from godb_arrow.query.extended_json import parse_literal
@@ -30,6 +30,11 @@ DAMAGED = 1
 FAILED = 2
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
+
+
+def echo(text: str, *, err: bool = False) -> None:
+    """Print text, with control characters other than line ends as escape sequences."""
+    click.echo(printable(text, keep="\n"), err=err)
 
 
 def common_options(command: _Command) -> _Command:
@@ -53,10 +58,10 @@ def common_options(command: _Command) -> _Command:
                 raise
             if isinstance(error, SourceNotFound):
                 _suggest(error, [value for value in options.values() if isinstance(value, str)])
-            click.echo(f"godb-arrow: {' '.join(str(error).split())}", err=True)
+            echo(f"godb-arrow: {' '.join(str(error).split())}", err=True)
             sys.exit(FAILED)
         except KeyboardInterrupt:
-            click.echo("godb-arrow: interrupted", err=True)
+            echo("godb-arrow: interrupted", err=True)
             sys.exit(130)
 
     return cast(_Command, run)
@@ -72,7 +77,7 @@ def _suggest(error: SourceNotFound, values: list[str]) -> None:
 
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
-    click.echo(f"godb-arrow: warning: {message}", err=True)
+    echo(f"godb-arrow: warning: {message}", err=True)
 
 
 if_exists_option = click.option(

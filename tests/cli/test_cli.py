@@ -260,3 +260,19 @@ def test_each_command_has_help_and_is_documented(name: str) -> None:
     assert command is not None
     assert command.help
     assert any(f"godb-arrow {name}" in page.read_text() for page in pages)
+
+
+def test_no_control_characters_of_documents_reach_a_terminal(tmp_path: Path) -> None:
+    evil = "\x1b]0;owned\x07\x1b[2J\nall is well"
+    path = tmp_path / "x.godb"
+    godb_arrow.write_godb([{evil: {evil: 1}, "a": evil}], path, "c")
+    for command in (
+        ["info", path], ["schema", path], ["head", path], ["cat", path], ["cat", "--plain", path],
+        ["verify", path], ["head", path, "--columns", "\x1b[31mx"], ["info", f"{path}\x1b[31m"],
+        ["schema", path, "-c", "\x1b[31mx"], ["cat", path, "-c", "\x9b31mx"],
+    ):  # fmt: skip
+        done = run(*command)
+        printed = done.stdout + done.stderr
+        assert printed
+        assert all(c.isprintable() for line in printed.splitlines() for c in line), command
+        assert not any(line.startswith("all is well") for line in printed.splitlines()), command
