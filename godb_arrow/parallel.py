@@ -12,6 +12,8 @@ from godb_arrow.errors import ForkedProcess
 
 __all__ = ["OrderedMap", "available_cores", "ordered_map"]
 
+_THREAD_NAME = "godb-arrow-worker"
+
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
@@ -136,8 +138,15 @@ class _Work(Generic[_Item, _Result]):
         return self._function(next(self._items))
 
     def stop(self) -> None:
-        """End the threads, wait for them, and close the items."""
+        """End the threads, wait for them, and close the items.
+
+        A thread of such a work does not wait: the garbage collector runs on it, perhaps while the
+        thread has what the others wait for.
+        """
         if self._process != os.getpid():
+            return
+        if threading.current_thread().name == _THREAD_NAME:
+            self.abandon()
             return
         with self._changed:
             self._ended = True
@@ -159,7 +168,7 @@ class _Work(Generic[_Item, _Result]):
 
     def _start_threads(self) -> None:
         while self._has_room() and len(self._running) < self._threads:
-            thread = threading.Thread(target=self._run, name="godb-arrow-worker", daemon=True)
+            thread = threading.Thread(target=self._run, name=_THREAD_NAME, daemon=True)
             self._running.add(thread)  # before start(), so that an interrupt cannot lose it
             try:
                 thread.start()

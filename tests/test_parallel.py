@@ -11,7 +11,7 @@ import pytest
 
 import godb_arrow
 from godb_arrow.codec import BACKEND
-from godb_arrow.parallel import available_cores, ordered_map
+from godb_arrow.parallel import OrderedMap, available_cores, ordered_map
 
 
 def workers() -> int:
@@ -134,3 +134,20 @@ def test_damage_is_found_on_any_thread(large: Path) -> None:
 
 def test_the_cores_of_this_process() -> None:
     assert available_cores() >= 1
+
+
+def test_a_thread_that_closes_its_own_map_waits_for_no_other() -> None:
+    """The garbage collector closes a dropped stream on any thread, also on one of the stream."""
+    found: list[OrderedMap[int]] = []
+
+    def items() -> Iterator[int]:
+        for number in range(1000):
+            if number == 20:
+                found[0].close()
+            yield number
+
+    found.append(ordered_map(abs, items(), 3, 5))
+    reader = threading.Thread(target=list, args=(found[0],), daemon=True)
+    reader.start()
+    reader.join(60)
+    assert not reader.is_alive()
