@@ -46,12 +46,10 @@ def _unpacked(array: pa.Array) -> int:
     if types.is_dictionary(kind):
         return _repeated(array.dictionary, pc.value_counts(array.indices))
     if types.is_run_end_encoded(kind):
-        # Without the runs outside of a slice, and with those at its ends cut.
-        decoded = pc.run_end_encode(pc.run_end_decode(array)) if array.offset else array
-        ends = decoded.run_ends.cast(pa.int64())
+        # Also the runs outside of a slice count.
+        ends = array.run_ends.cast(pa.int64())
         lengths = pc.pairwise_diff(ends).fill_null(ends[0]) if len(ends) else ends
-        each = _sizes(decoded.values)
-        return int(pc.sum(pc.multiply(each, lengths)).as_py() or 0)
+        return _total(_sizes(array.values), lengths)
     if types.is_struct(kind):
         return len(array) + sum(map(_unpacked, array.flatten()))
     if types.is_map(kind):
@@ -64,7 +62,10 @@ def _unpacked(array: pa.Array) -> int:
 def _repeated(values: pa.Array, counts: pa.StructArray) -> int:
     """Return the bytes of values that occur several times each."""
     places, times = counts.flatten()
-    sizes = _sizes(values).take(places)
+    return _total(_sizes(values).take(places), times)
+
+
+def _total(sizes: pa.Array, times: pa.Array) -> int:
     return int(pc.sum(pc.multiply(sizes, times)).as_py() or 0)
 
 

@@ -13,6 +13,7 @@
 #include <unordered_set>
 #include <vector>
 
+#include "hash.hpp"
 #include "keys.hpp"
 #include "scan.hpp"
 
@@ -309,7 +310,7 @@ class LiteralSet {
     }
 
   private:
-    std::unordered_set<std::string> known_;
+    std::unordered_set<std::string, SecretHash> known_;
 };
 
 constexpr size_t kId = SIZE_MAX;  // in place of a located field
@@ -328,7 +329,7 @@ struct Condition {
 
     std::vector<Literal> literals;  // of OneOf, if they are few scalars; of Bound, one
     LiteralSet scalars, containers;
-    std::unordered_set<std::string> decimals;
+    std::unordered_set<std::string, SecretHash> decimals;
     bool few = false;        // literals are all there is
     bool contained = false;  // containers are compared with elements, too
     bool accepts_absent = false;
