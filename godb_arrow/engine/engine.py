@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import html
 import os
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING
 
 from godb_arrow.directory.places import shown_path
 from godb_arrow.engine.collection import Collection
 from godb_arrow.engine.components import EngineComponents
 from godb_arrow.engine.info import CollectionInfo, collections_table
+from godb_arrow.engine.lifetime import EngineLifetime
 from godb_arrow.engine.open_collection import OpenCollection
 from godb_arrow.engine.processes import (
-    close_later,
-    forget_engine,
     note_engine,
     open_own_directory,
 )
 from godb_arrow.engine.single_file import write_collections
-from godb_arrow.engine.stats import EngineStats, MemoryStats
 from godb_arrow.engine.verbs import CollectionVerbs
 from godb_arrow.engine.workers import close_at_exit
 from godb_arrow.errors import CollectionNotFound, error_context
@@ -31,7 +28,6 @@ from godb_arrow.options import (
     DEFAULT_DOCUMENT_BYTES,
     CompressionName,
     EngineOptions,
-    parse_duration,
 )
 from godb_arrow.replication.backup import BackupInfo, backup_collections
 from godb_arrow.replication.replica import Replica, ReplicationMode
@@ -49,7 +45,7 @@ _MAX_TABLE_ROWS = 100  # collections in the table of a notebook
 _MAX_SHOWN_NAMES = 20  # collections in an error
 
 
-class StorageEngine(CollectionVerbs):
+class StorageEngine(EngineLifetime, CollectionVerbs):
     """Collections of documents in a data directory.
 
     Parameters
@@ -163,76 +159,12 @@ class StorageEngine(CollectionVerbs):
         if not directory.keeps_journal:
             options = replace(options, durability="checkpoint")
         self.options = options
-        self._components = EngineComponents(options, directory, memory)
-        self._lifecycle = self._components.lifecycle
+        super().__init__(EngineComponents(options, directory, memory))
         self._catalog = self._components.catalog
-        self._closing = threading.RLock()
         self._components.start()
         note_engine(self)
         if not read_only:
             close_at_exit(self)
-
-    # --- closing ------------------------------------------------------------------------------
-
-    def close(self, *, discard: bool = False) -> None:
-        """Save all changes, stop the workers, and release the lock of the directory.
-
-        Closing twice does nothing. An engine that cannot save stays open, so that no change is
-        lost: close it again when the disk has room. In a forked child this only releases the
-        child's copies of descriptors.
-
-        Parameters
-        ----------
-        discard : bool
-            Whether to close without saving, default False. The next engine recovers the changes
-            from the journal. On an object store, unsaved changes are lost.
-
-        Raises
-        ------
-        GodbError
-            A collection could not be saved, now or in the background before.
-        """
-        if self._lifecycle.is_forked or self._lifecycle.is_closed:
-            return
-        # A worker that closes the engine must not wait for a thread that stops the worker.
-        if not self._closing.acquire(blocking=not self._components.is_own_thread()):
-            return
-        try:
-            if not self._lifecycle.is_closed:
-                self._components.close(discard=discard)
-                forget_engine(self)
-        finally:
-            self._closing.release()
-        error = None if discard else self._components.failure.take()
-        if error is not None:
-            raise error
-
-    def __del__(self) -> None:
-        lifecycle = getattr(self, "_lifecycle", None)  # missing if opening failed
-        if lifecycle is not None and not lifecycle.is_closed and not lifecycle.is_forked:
-            close_later(self)
-
-    def _forget_in_child(self) -> None:
-        """Refuse all verbs in a forked child."""
-        self._lifecycle.is_forked = True
-        self._components.directory.forget_in_child()
-
-    def __enter__(self) -> Self:
-        self._lifecycle.check_open()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    @property
-    def closed(self) -> bool:
-        """Whether the engine is closed."""
-        return self._lifecycle.is_closed
-
-    @property
-    def data_dir(self) -> str:
-        """Data directory."""
-        return self._components.directory.path
 
     def __repr__(self) -> str:
         state = "closed" if self.closed else f"{len(self._catalog)} collections"
@@ -541,59 +473,3 @@ class StorageEngine(CollectionVerbs):
     def replicas(self) -> list[Replica]:
         """Followers that the engine keeps up to date."""
         return self._components.followers.all()
-
-    # --- background workers -------------------------------------------------------------------
-
-    def start_background_workers(self) -> None:
-        """Start the saver, if there is one, the compactor, and added workers."""
-        self._lifecycle.check_open()
-        self._components.workers.start()
-
-    def stop_background_workers(self) -> None:
-        """Stop the background workers, each after its current run."""
-        self._lifecycle.check_process()
-        self._components.workers.stop()
-
-    def add_worker(
-        self, name: str, interval: float | str | dt.timedelta, function: Callable[[], Any]
-    ) -> None:
-        """Call a function periodically in the background.
-
-        Parameters
-        ----------
-        name : str
-            Name of the worker, for :meth:`stats` and messages.
-        interval : float, timedelta or str
-            Time between two calls, such as ``"30s"``.
-        function : callable
-            Called without arguments. Its errors are logged and counted.
-        """
-        self._lifecycle.check_open()
-        self._components.workers.add(name, parse_duration("interval", interval), function)
-
-    def remove_worker(self, name: str) -> None:
-        """Stop a worker and remove it.
-
-        Parameters
-        ----------
-        name : str
-            Name of the worker.
-
-        Raises
-        ------
-        WorkerNotFound
-        """
-        self._lifecycle.check_process()
-        self._components.workers.remove(name)
-
-    # --- statistics ---------------------------------------------------------------------------
-
-    def memory_stats(self) -> MemoryStats:
-        """Return the memory use of the engine."""
-        self._lifecycle.check_process()
-        return self._components.stats.memory()
-
-    def stats(self) -> EngineStats:
-        """Return statistics of the engine: memory, workers, checkpoints, journal."""
-        self._lifecycle.check_process()
-        return self._components.stats.engine()

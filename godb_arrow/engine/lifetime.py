@@ -1,0 +1,150 @@
+"""Lifetime of an engine: closing, background workers, statistics."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Self
+
+from godb_arrow.engine.components import EngineComponents
+from godb_arrow.engine.processes import close_later, forget_engine
+from godb_arrow.engine.stats import EngineStats, MemoryStats
+from godb_arrow.options import parse_duration
+
+if TYPE_CHECKING:
+    import datetime as dt
+
+__all__ = ["EngineLifetime"]
+
+
+class EngineLifetime:
+    """Engine as a resource: it is closed, runs workers, and counts what it does.
+
+    Parameters
+    ----------
+    components : EngineComponents
+        Components of the engine.
+    """
+
+    def __init__(self, components: EngineComponents) -> None:
+        self._components = components
+        self._lifecycle = components.lifecycle
+        self._closing = threading.RLock()
+
+    # --- closing ------------------------------------------------------------------------------
+
+    def close(self, *, discard: bool = False) -> None:
+        """Save all changes, stop the workers, and release the lock of the directory.
+
+        Closing twice does nothing. An engine that cannot save stays open, so that no change is
+        lost: close it again when the disk has room. In a forked child this only releases the
+        child's copies of descriptors.
+
+        Parameters
+        ----------
+        discard : bool
+            Whether to close without saving, default False. The next engine recovers the changes
+            from the journal. On an object store, unsaved changes are lost.
+
+        Raises
+        ------
+        GodbError
+            A collection could not be saved, now or in the background before.
+        """
+        if self._lifecycle.is_forked or self._lifecycle.is_closed:
+            return
+        # A worker that closes the engine must not wait for a thread that stops the worker.
+        if not self._closing.acquire(blocking=not self._components.is_own_thread()):
+            return
+        try:
+            if not self._lifecycle.is_closed:
+                self._components.close(discard=discard)
+                forget_engine(self)
+        finally:
+            self._closing.release()
+        error = None if discard else self._components.failure.take()
+        if error is not None:
+            raise error
+
+    def __del__(self) -> None:
+        lifecycle = getattr(self, "_lifecycle", None)  # missing if opening failed
+        if lifecycle is not None and not lifecycle.is_closed and not lifecycle.is_forked:
+            close_later(self)
+
+    def _forget_in_child(self) -> None:
+        """Refuse all verbs in a forked child."""
+        self._lifecycle.is_forked = True
+        self._components.directory.forget_in_child()
+
+    def __enter__(self) -> Self:
+        self._lifecycle.check_open()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def closed(self) -> bool:
+        """Whether the engine is closed."""
+        return self._lifecycle.is_closed
+
+    @property
+    def data_dir(self) -> str:
+        """Data directory."""
+        return self._components.directory.path
+
+    # --- background workers -------------------------------------------------------------------
+
+    def start_background_workers(self) -> None:
+        """Start the saver, if there is one, the compactor, and added workers."""
+        self._lifecycle.check_open()
+        self._components.workers.start()
+
+    def stop_background_workers(self) -> None:
+        """Stop the background workers, each after its current run."""
+        self._lifecycle.check_process()
+        self._components.workers.stop()
+
+    def add_worker(
+        self, name: str, interval: float | str | dt.timedelta, function: Callable[[], Any]
+    ) -> None:
+        """Call a function periodically in the background.
+
+        Parameters
+        ----------
+        name : str
+            Name of the worker, for :meth:`stats` and messages.
+        interval : float, timedelta or str
+            Time between two calls, such as ``"30s"``.
+        function : callable
+            Called without arguments. Its errors are logged and counted.
+        """
+        self._lifecycle.check_open()
+        self._components.workers.add(name, parse_duration("interval", interval), function)
+
+    def remove_worker(self, name: str) -> None:
+        """Stop a worker and remove it.
+
+        Parameters
+        ----------
+        name : str
+            Name of the worker.
+
+        Raises
+        ------
+        WorkerNotFound
+        """
+        self._lifecycle.check_process()
+        self._components.workers.remove(name)
+
+    # --- statistics ---------------------------------------------------------------------------
+
+    def memory_stats(self) -> MemoryStats:
+        """Return the memory use of the engine."""
+        self._lifecycle.check_process()
+        return self._components.stats.memory()
+
+    def stats(self) -> EngineStats:
+        """Return statistics of the engine: memory, workers, checkpoints, journal."""
+        self._lifecycle.check_process()
+        return self._components.stats.engine()
