@@ -50,7 +50,7 @@ def counted(data: Data, count: Count) -> Data:
 
     if isinstance(data, Documents):
         return Documents(data.schema, tallied(data.stored_entries()))
-    if isinstance(data, JsonSource):
+    if hasattr(data, "counted"):  # of a file of documents
         return data.counted(count)
     if isinstance(data, pa.RecordBatchReader):
         return pa.RecordBatchReader.from_batches(data.schema, tallied(data))

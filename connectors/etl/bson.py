@@ -10,13 +10,14 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, BinaryIO
 
 import msgpack
+import pyarrow as pa
 
 from godb_arrow.codec.jsontext import from_reserved, timestamp_text, to_reserved
 from godb_arrow.connectors import missing
 from godb_arrow.errors import InvalidDocument
 from godb_arrow.schema import ID_FIELD
 
-__all__ = ["decode_file", "encode"]
+__all__ = ["BsonSource", "encode"]
 
 
 try:
@@ -24,6 +25,8 @@ try:
     from bson.binary import UuidRepresentation
     from bson.codec_options import CodecOptions, DatetimeConversion
     from bson.datetime_ms import DatetimeMS
+
+    from godb_arrow.connectors.etl.bson_types import FieldTypes, describe_types
 except ImportError as error:
     raise missing("mongo", "pymongo, which has BSON,") from error
 
@@ -38,8 +41,13 @@ _RESERVED = frozenset(("$time", "$map"))
 _REGEX_FLAGS = {"i": re.I, "l": re.L, "m": re.M, "s": re.S, "u": re.U, "x": re.X}
 
 
-def decode_file(stream: BinaryIO, name: str) -> Iterator[dict[str, Any]]:
-    """Decode the documents of a BSON file.
+class BsonSource:
+    """Documents of a BSON file, which can be read once.
+
+    Object ids become their 24 hexadecimal digits. Decimals, UUIDs, and integers as ids become text,
+    so that they equal the ids of documents. :meth:`schema_metadata` says which fields had them.
+    Values that only MongoDB has become maps such as ``{"$regex": …}``, and bytes of a subtype
+    become ``{"$binary": {"base64": …, "subType": …}}``.
 
     Parameters
     ----------
@@ -47,94 +55,150 @@ def decode_file(stream: BinaryIO, name: str) -> Iterator[dict[str, Any]]:
         Stream at the beginning of the file.
     name : str
         Name of the file, for messages.
-
-    Yields
-    ------
-    dict
-        Object ids are their 24 hexadecimal digits, decimals and UUIDs are text, so that they equal
-        the ids of documents. Values that only MongoDB has become maps such as ``{"$regex": …}``,
-        and bytes of a subtype become ``{"$binary": {"base64": …, "subType": …}}``.
-
-    Raises
-    ------
-    InvalidDocument
-        The file is not BSON. The error has the document's number.
+    count : callable, optional
+        Function that is called with a number of documents, as they are read.
 
     Examples
     --------
     >>> import io
-    >>> list(decode_file(io.BytesIO(encode({"_id": "a", "n": 1})), "dump.bson"))
+    >>> list(BsonSource(io.BytesIO(encode({"_id": "a", "n": 1})), "dump.bson"))
     [{'_id': 'a', 'n': 1}]
     """
-    number = 0
-    while head := stream.read(4):
-        size = int.from_bytes(head, "little", signed=True)
-        number += 1
-        if len(head) < 4 or not 5 <= size <= _MAX_DOCUMENT_BYTES:
-            raise _bad(name, number, f"its size is {size} bytes")
-        raw = head + stream.read(size - 4)
-        if len(raw) < size:
-            raise _bad(name, number, "the file ends inside it")
-        try:
-            document: dict[str, Any] = bson.decode(raw, _OPTIONS)
-        except (bson.errors.BSONError, ValueError, OverflowError) as error:
-            raise _bad(name, number, str(error)) from error
-        yield {key: _plain(value) for key, value in document.items()}
+
+    def __init__(
+        self,
+        stream: BinaryIO,
+        name: str,
+        *,
+        count: Callable[[int], object] = lambda documents: None,
+    ) -> None:
+        self._stream = stream
+        self._name = name
+        self._count = count
+        self._types = FieldTypes()
+
+    def counted(self, count: Callable[[int], object]) -> BsonSource:
+        """Return the same documents, and count them as they are read."""
+        return BsonSource(self._stream, self._name, count=count)
+
+    def schema_metadata(self, before: pa.Schema | None) -> dict[bytes, bytes]:
+        """Return metadata of a schema that records the types of MongoDB, after the last document.
+
+        Parameters
+        ----------
+        before : pyarrow.Schema or None
+            Schema of the documents that the collection already has; None without any.
+
+        Returns
+        -------
+        dict of bytes to bytes
+        """
+        return describe_types(self._types, before)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """Yield the documents.
+
+        Raises
+        ------
+        InvalidDocument
+            The file is not BSON. The error has the document's number.
+        """
+        for _, document in self._decoded():
+            identity = document.get(ID_FIELD)
+            if isinstance(identity, int) and not isinstance(identity, bool):
+                self._types.child(ID_FIELD).types.add("int")
+            yield {key: _plain(value, self._types.child(key)) for key, value in document.items()}
+
+    def encoded(self) -> Iterator[bytes]:
+        """Yield the documents in BSON, unchanged."""
+        for raw, _ in self._decoded():
+            yield raw
+
+    def _decoded(self) -> Iterator[tuple[bytes, dict[str, Any]]]:
+        number = 0
+        while head := self._stream.read(4):
+            size = int.from_bytes(head, "little", signed=True)
+            number += 1
+            if len(head) < 4 or not 5 <= size <= _MAX_DOCUMENT_BYTES:
+                raise self._bad(number, f"its size is {size} bytes")
+            raw = head + self._stream.read(size - 4)
+            if len(raw) < size:
+                raise self._bad(number, "the file ends inside it")
+            try:
+                document: dict[str, Any] = bson.decode(raw, _OPTIONS)
+            except (bson.errors.BSONError, ValueError, OverflowError) as error:
+                raise self._bad(number, str(error)) from error
+            yield raw, document
+            self._count(1)
+
+    def _bad(self, number: int, problem: str) -> InvalidDocument:
+        return InvalidDocument(
+            f"document {number} of {self._name} is not BSON: {problem}",
+            advice="give a file of mongodump, decompressed",
+        )
 
 
-def _bad(name: str, number: int, problem: str) -> InvalidDocument:
-    return InvalidDocument(
-        f"document {number} of {name} is not BSON: {problem}",
-        advice="give a file of mongodump, decompressed",
-    )
-
-
-def _plain(value: Any) -> Any:
-    """Convert a value to Python's own types."""
+def _plain(value: Any, types: FieldTypes) -> Any:
+    """Convert a value to Python's own types, and note its type if others have them, too."""
     if isinstance(value, Mapping):
-        return from_reserved({key: _plain(item) for key, item in value.items()}, _RESERVED)
+        plain = {key: _plain(item, types.child(key)) for key, item in value.items()}
+        return from_reserved(plain, _RESERVED)
     if isinstance(value, list):
-        return [_plain(item) for item in value]
+        return [_plain(item, types) for item in value]
     if isinstance(value, bson.ObjectId):
+        types.types.add("objectId")
         return str(value)
     if isinstance(value, bson.Decimal128):
+        types.types.add("decimal")
         return str(value.to_decimal())
+    if isinstance(value, uuid.UUID):
+        types.types.add("uuid")
+        return str(value)
     if isinstance(value, bson.Int64):
         return int(value)
+    if isinstance(value, (bson.Code, bson.Regex, bson.Timestamp, bson.DBRef, bson.Binary)):
+        return _plain_of_mongo(value, types)
+    if isinstance(value, (bson.MinKey, bson.MaxKey)):
+        return {f"${type(value).__name__.lower()}": 1}
+    if isinstance(value, bson.DatetimeMS):
+        seconds, milliseconds = divmod(int(value), 1_000)
+        return msgpack.Timestamp(seconds, milliseconds * 1_000_000)
+    if isinstance(value, str):
+        types.see_text(value)
+    return value
+
+
+def _plain_of_mongo(value: Any, types: FieldTypes) -> Any:
+    """Convert a value that only MongoDB has to a map, or to bytes."""
     if isinstance(value, bson.Code):
-        scope = {} if value.scope is None else {"$scope": _plain(value.scope)}
+        scope = {} if value.scope is None else {"$scope": _plain(value.scope, FieldTypes())}
         return {"$code": str(value), **scope}
     if isinstance(value, bson.Regex):
         flags = "".join(name for name, flag in _REGEX_FLAGS.items() if value.flags & flag)
         return {"$regex": value.pattern, **({"$options": flags} if flags else {})}
     if isinstance(value, bson.Timestamp):
         return {"$timestamp": {"t": int(value.time), "i": int(value.inc)}}
-    if isinstance(value, bson.DatetimeMS):
-        seconds, milliseconds = divmod(int(value), 1_000)
-        return msgpack.Timestamp(seconds, milliseconds * 1_000_000)
     if isinstance(value, bson.DBRef):
         database = {} if value.database is None else {"$db": value.database}
-        return {"$ref": value.collection, "$id": _plain(value.id), **database}
-    if isinstance(value, (bson.MinKey, bson.MaxKey)):
-        return {f"${type(value).__name__.lower()}": 1}
-    if isinstance(value, bson.Binary) and value.subtype:
+        return {"$ref": value.collection, "$id": _plain(value.id, types.child("$id")), **database}
+    if value.subtype:
         text = base64.b64encode(value).decode()
         return {"$binary": {"base64": text, "subType": f"{value.subtype:02x}"}}
-    if isinstance(value, bytes):
-        return bytes(value)
-    return str(value) if isinstance(value, uuid.UUID) else value
+    return bytes(value)
 
 
-def _stored(value: Any) -> Any:
+def _stored(value: Any, types: FieldTypes) -> Any:
     """Return a value that BSON keeps: its dates have milliseconds."""
+    if isinstance(value, str):
+        return types.build(value) if types.types else value
     if isinstance(value, Mapping):
         native = _native(value)
         if native is not None:
             return native
-        stored = {key: _stored(item) for key, item in value.items()}
+        stored = {key: _stored(item, types.at((key,))) for key, item in value.items()}
         return to_reserved(stored) if len(stored) == 1 and set(stored) <= _RESERVED else stored
     if isinstance(value, (list, tuple)):
-        return [_stored(item) for item in value]
+        return [_stored(item, types) for item in value]
     if isinstance(value, dt.datetime):
         moment = value if value.tzinfo is not None else value.replace(tzinfo=dt.UTC)
         stamp = msgpack.Timestamp.from_datetime(moment)
@@ -152,7 +216,11 @@ def _native(value: Mapping[Any, Any]) -> Any:
     build = _BUILDERS.get(next(iter(value), None))
     try:
         native = build and build(value)
-        return native if native is not None and repr(_plain(native)) == repr(value) else None
+        return (
+            native
+            if native is not None and repr(_plain(native, FieldTypes())) == repr(value)
+            else None
+        )
     except (KeyError, TypeError, ValueError, OverflowError, AttributeError):
         return None
 
@@ -185,7 +253,7 @@ def _time_map(stamp: msgpack.Timestamp) -> dict[str, Any]:
     return {"$time": [stamp.seconds, stamp.nanoseconds] if text is None else text}
 
 
-def encode(document: Mapping[str, Any]) -> bytes:
+def encode(document: Mapping[str, Any], types: FieldTypes | None = None) -> bytes:
     """Encode one document as BSON.
 
     Parameters
@@ -193,7 +261,9 @@ def encode(document: Mapping[str, Any]) -> bytes:
     document : mapping
         Document, as :func:`~godb_arrow.read_documents` returns it. Moments finer than a
         millisecond become maps such as ``{"$time": "2024-02-29T06:30:00.123456Z"}``, and maps that
-        :func:`decode_file` makes become values of MongoDB again.
+        :class:`BsonSource` makes become values of MongoDB again.
+    types : FieldTypes, optional
+        Fields whose texts stand for other values of MongoDB; none by default.
 
     Returns
     -------
@@ -210,7 +280,8 @@ def encode(document: Mapping[str, Any]) -> bytes:
     12
     """
     try:
-        stored = {key: _stored(value) for key, value in document.items()}
+        known = types or FieldTypes()
+        stored = {key: _stored(value, known.at((key,))) for key, value in document.items()}
         return bson.encode(stored, codec_options=_OPTIONS)
     except (bson.errors.BSONError, OverflowError, TypeError, ValueError) as error:
         raise InvalidDocument(

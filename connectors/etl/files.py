@@ -6,6 +6,7 @@ read and written like those from ``mongodump``, with the extra ``mongo``.
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -147,6 +148,7 @@ def export_documents(
     format: str | None = None,
     progress: Progress | None = None,
     expected: Expected = None,
+    before: Any = (),
 ) -> int:
     """Write documents to an NDJSON or BSON file atomically.
 
@@ -162,6 +164,8 @@ def export_documents(
         Function that is called with a number of documents, as they are written.
     expected : str, "absent" or None
         See :func:`export_file`.
+    before : iterable of dict
+        Documents to write first; none by default.
 
     Returns
     -------
@@ -184,7 +188,8 @@ def export_documents(
     format = _checked_format(path, format)
     count = 0
     with error_context("export to", name), replace_file(path, expected=expected) as stream:
-        for encoded, more in _ENCODERS[format](documents):
+        encoders = (_ENCODERS[format](part) for part in (before, documents))
+        for encoded, more in itertools.chain.from_iterable(encoders):
             stream.write(encoded)
             count += more
             if progress is not None:
@@ -232,11 +237,16 @@ def _ndjson(documents: Any) -> Iterator[tuple[bytes, int]]:
 
 
 def _bson(documents: Any) -> Iterator[tuple[bytes, int]]:
-    from godb_arrow.connectors.etl.bson import encode
+    from godb_arrow.connectors.etl.bson import BsonSource, encode
+    from godb_arrow.connectors.etl.bson_types import recorded_types
 
+    if isinstance(documents, BsonSource):
+        yield from ((raw, 1) for raw in documents.encoded())
+        return
+    types = recorded_types(getattr(documents, "schema", None))
     is_reader = isinstance(documents, pa.RecordBatchReader)
     for document in documents_of(documents) if is_reader else documents:
-        yield encode(document), 1
+        yield encode(document, types), 1
 
 
 _ENCODERS: dict[str, Callable[[Any], Iterator[tuple[bytes, int]]]] = {
@@ -323,9 +333,9 @@ def open_file(
             yield JsonSource(stream, source.name, convert=convert)
             return
         if format == "bson":
-            from godb_arrow.connectors.etl.bson import decode_file
+            from godb_arrow.connectors.etl.bson import BsonSource
 
-            yield decode_file(stream, source.name)
+            yield BsonSource(stream, source.name)
             return
         try:
             if format == "csv":

@@ -18,7 +18,6 @@ from godb_arrow.connectors.columns import fit_column, fit_columns
 from godb_arrow.connectors.etl.base import Data, Documents, Target
 from godb_arrow.connectors.etl.files import (
     DOCUMENT_FORMATS,
-    documents_of,
     export_documents,
     export_file,
     open_file,
@@ -229,14 +228,17 @@ class FileTarget(Target):
                 assert isinstance(data, pa.RecordBatchReader)
                 self._export(_chained(before, data, self._format))
                 return
-            rows = documents_of(data) if isinstance(data, pa.RecordBatchReader) else data
-            self._export(itertools.chain(before, rows))
+            self._export_documents(data, before)
 
     def _export(self, data: Any) -> None:
         if isinstance(data, pa.RecordBatchReader):
             export_file(data, self._place, format=self._format, expected=self._expected)
         else:
-            export_documents(data, self._place, format=self._format, expected=self._expected)
+            self._export_documents(data)
+
+    def _export_documents(self, data: Any, before: Any = ()) -> None:
+        place, format, expected = self._place, self._format, self._expected
+        export_documents(data, place, format=format, expected=expected, before=before)
 
     def size(self) -> int | None:
         """Return the size in bytes."""

@@ -100,6 +100,7 @@ class Draft:
         self._recorded: pa.Schema | None = None  # of the documents that the file has already
         self._new_summary: DocumentSummary | None = None  # of the documents that come after
         self._existing = 0  # parts with these documents, which come first
+        self._describe: Callable[[pa.Schema | None], dict[bytes, bytes]] | None = None
 
     def __enter__(self) -> Draft:
         return self
@@ -133,6 +134,7 @@ class Draft:
             return
         fields = None if self._infer else covered(self._hint_schema())
         limit = self._max_document_bytes
+        self._describe = getattr(rows.documents, "schema_metadata", None)
         for encoded in encode_rows(
             rows,
             id_column,
@@ -348,12 +350,20 @@ class Draft:
 
     def data(self, name: str, *, plain: bool) -> CollectionData:
         """Return the collection for the file's writer."""
-        schema = self._hint_schema()
+        schema = self._described(self._hint_schema())
         hint = CollectionHint(
             self.count, self.sequence.next_id, schema, plain=plain, compression=self._compression
         )
         fields = covered(schema) if self.count > MANY else None
         return CollectionData(name, self.count, self.chunks(fields, self._compression), hint)
+
+    def _described(self, schema: pa.Schema) -> pa.Schema:
+        """Return a schema with the metadata of the source of the documents."""
+        if self._describe is None:
+            return schema
+        before = None if not self._existing else self._recorded or schema
+        metadata = {**(schema.metadata or {}), **self._describe(before)}
+        return schema.with_metadata(metadata or None)
 
     def keep_types(self, recorded: pa.Schema | None) -> None:
         """Keep the types that a file records of documents that come before, as far as they fit."""

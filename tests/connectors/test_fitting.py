@@ -307,9 +307,9 @@ def test_maps_that_only_look_like_values_of_mongodb(value: Any) -> None:
     pytest.importorskip("bson")
     import io
 
-    from godb_arrow.connectors.etl.bson import decode_file, encode
+    from godb_arrow.connectors.etl.bson import BsonSource, encode
 
-    (found,) = decode_file(io.BytesIO(encode({"x": value, "l": [value]})), "t")
+    (found,) = BsonSource(io.BytesIO(encode({"x": value, "l": [value]})), "t")
     assert repr(found) == repr({"x": value, "l": [value]})
 
 
@@ -318,7 +318,7 @@ def test_a_document_of_one_reserved_name_is_itself_in_bson(key: str) -> None:
     pytest.importorskip("bson")
     import io
 
-    from godb_arrow.connectors.etl.bson import decode_file, encode
+    from godb_arrow.connectors.etl.bson import BsonSource, encode
 
-    (found,) = decode_file(io.BytesIO(encode({key: 1})), "t")
+    (found,) = BsonSource(io.BytesIO(encode({key: 1})), "t")
     assert found == {key: 1}
