@@ -41,6 +41,8 @@ from godb_arrow.recorded_schema import CATEGORIES_KEY, FORMER_KEY
 __all__ = [
     "ID_FIELD",
     "JSON_TYPE",
+    "NANOSECONDS_PER_DAY",
+    "NANOSECONDS_PER_SECOND",
     "FieldSummary",
     "Kind",
     "check_complete",
@@ -62,6 +64,9 @@ __all__ = [
 ]
 
 ID_FIELD = "_id"
+
+NANOSECONDS_PER_SECOND = 10**9
+NANOSECONDS_PER_DAY = 86_400 * NANOSECONDS_PER_SECOND
 
 MAP_FROM_KEYS = 200
 """Number of distinct keys above which a map field becomes a map column, if one type fits all."""

@@ -19,9 +19,16 @@ from godb_arrow.codec.exact import checked
 from godb_arrow.errors import UnsupportedType
 from godb_arrow.options import OnMismatch
 from godb_arrow.recorded_schema import category_array
-from godb_arrow.schema import is_json, rounded_fields
+from godb_arrow.schema import NANOSECONDS_PER_SECOND, is_json, rounded_fields
 
-__all__ = ["UNITS", "ColumnPlan", "Core", "DecodePlan", "finish", "plan_columns"]
+__all__ = [
+    "UNITS",
+    "ColumnPlan",
+    "Core",
+    "DecodePlan",
+    "finish",
+    "plan_columns",
+]
 
 
 class Core(IntEnum):
@@ -101,7 +108,8 @@ class DecodePlan:
     on_mismatch: OnMismatch = "error"
 
 
-UNITS = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
+UNITS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": NANOSECONDS_PER_SECOND}
+"""Ticks of a second, by unit."""
 
 _Tests = Iterable[Callable[[pa.DataType], bool]]
 _INT64: _Tests = (

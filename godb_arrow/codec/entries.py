@@ -11,10 +11,13 @@ import msgpack
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["CHUNK_BYTES", "Chunk", "Documents", "Entries", "MeasuredEntries"]
+__all__ = ["CHUNK_BYTES", "NO_ROWS", "Chunk", "Documents", "Entries", "MeasuredEntries", "Rows"]
 
 CHUNK_BYTES = 1 << 20
 """Approximate maximum bytes of documents in a chunk that can be divided."""
+
+Rows = npt.NDArray[np.int64]
+NO_ROWS: Rows = np.empty(0, np.int64)
 
 
 class Chunk(NamedTuple):

@@ -7,12 +7,12 @@ from collections.abc import Callable
 import pyarrow as pa
 
 from godb_arrow.arrow_compute import pc
+from godb_arrow.schema import NANOSECONDS_PER_DAY
 
 __all__ = ["Convert", "checked"]
 
 Convert = Callable[[pa.Array], pa.Array]
 
-_NANOSECONDS_PER_DAY = 86_400 * 10**9
 _DECIMAL_TEXT = r'^(-?(0|[1-9][0-9]*)|"-?(0|[1-9][0-9]*)(\.[0-9]+)?")$'
 """JSON of a decimal as documents hold it: an integer, or a text without leading zeros."""
 
@@ -68,7 +68,7 @@ def _same_moments(array: pa.Array, converted: pa.Array) -> pa.Array:
 def _times_of_day(array: pa.Array) -> pa.Array:
     ends = pc.min_max(array)
     low, high = ends["min"].as_py(), ends["max"].as_py()
-    if low is not None and not 0 <= low <= high < _NANOSECONDS_PER_DAY:
+    if low is not None and not 0 <= low <= high < NANOSECONDS_PER_DAY:
         raise _refuse("a number is no time of day")
     return array
 

@@ -33,7 +33,7 @@ from godb_arrow.codec.columns import UNITS
 from godb_arrow.codec.jsontext import from_json_text
 from godb_arrow.errors import CorruptFile, DepthExceeded, InvalidDocument, UnsupportedType
 from godb_arrow.options import MAX_DEPTH
-from godb_arrow.schema import is_json
+from godb_arrow.schema import NANOSECONDS_PER_DAY, is_json
 
 __all__ = [
     "check_map_type",
@@ -52,9 +52,9 @@ _DOUBLE_BYTES = 8
 _SHOWN_CHARACTERS = 40  # of a text in a message
 _SHOWN_BITS = 4096  # Python refuses to write longer integers as text
 _NAT = -(2**63)  # ticks of NumPy's missing times
-_NANOSECONDS = {
-    "W": (7 * 86_400 * 10**9, 1),
-    "D": (86_400 * 10**9, 1),
+_NANOSECONDS_PER_TICK = {
+    "W": (7 * NANOSECONDS_PER_DAY, 1),
+    "D": (NANOSECONDS_PER_DAY, 1),
     "h": (3_600 * 10**9, 1),
     "m": (60 * 10**9, 1),
     "s": (10**9, 1),
@@ -347,9 +347,9 @@ def _moments(data_type: np.dtype[Any]) -> Callable[[int], Any]:
     if unit in ("Y", "M"):
         months = 12 * count if unit == "Y" else count
         return lambda ticks: _timestamp(_days_of_month(ticks * months) * 86_400, 0)
-    if unit not in _NANOSECONDS:
+    if unit not in _NANOSECONDS_PER_TICK:
         return _refusal("a NumPy time without a unit")
-    multiplier, divisor = _NANOSECONDS[unit]
+    multiplier, divisor = _NANOSECONDS_PER_TICK[unit]
 
     def moment(ticks: int) -> msgpack.Timestamp:
         seconds, rest = divmod(ticks * count * multiplier, 10**9 * divisor)
@@ -372,9 +372,9 @@ def _durations(data_type: np.dtype[Any]) -> Callable[[int], int]:
     unit, count = np.datetime_data(data_type)
     if unit in ("Y", "M"):
         return _refusal(f"a duration in {'years' if unit == 'Y' else 'months'}")
-    if unit not in _NANOSECONDS:
+    if unit not in _NANOSECONDS_PER_TICK:
         return _refusal("a NumPy duration without a unit")
-    multiplier, divisor = _NANOSECONDS[unit]
+    multiplier, divisor = _NANOSECONDS_PER_TICK[unit]
     return lambda ticks: _duration(ticks * count, multiplier, divisor)
 
 

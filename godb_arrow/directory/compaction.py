@@ -15,8 +15,8 @@ from dataclasses import replace
 
 import numpy as np
 
+from godb_arrow.codec.entries import Rows
 from godb_arrow.snapshots.base import Base
-from godb_arrow.snapshots.id_index import Rows
 from godb_arrow.snapshots.manifest import Part
 from godb_arrow.snapshots.parted_base import PartedBase
 from godb_arrow.snapshots.snapshot import Snapshot

@@ -9,10 +9,10 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from godb_arrow.arrow_compute import pc
+from godb_arrow.codec.columns import UNITS
 
 __all__ = ["as_comparable", "as_numbers", "as_python", "leaf_of", "plain_array", "plain_type"]
 
-_TICKS_PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 _SECONDS_PER_DAY = 86_400
 
 
@@ -133,5 +133,5 @@ def as_numbers(values: pa.Array, kind: pa.DataType) -> npt.NDArray[np.float64]:
     if pa.types.is_date32(kind):
         return found * _SECONDS_PER_DAY
     if pa.types.is_date64(kind):
-        return found / _TICKS_PER_SECOND["ms"]
-    return found / _TICKS_PER_SECOND[kind.unit] if pa.types.is_temporal(kind) else found
+        return found / UNITS["ms"]
+    return found / UNITS[kind.unit] if pa.types.is_temporal(kind) else found

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from godb_arrow import codec
+from godb_arrow.codec.entries import NO_ROWS, Rows
 from godb_arrow.codec.predicate import Predicate
 from godb_arrow.codec.runs import Run
 from godb_arrow.errors import TypeMismatch
@@ -22,8 +22,6 @@ from godb_arrow.schema import ID_FIELD
 __all__ = ["ProjectionDecoder"]
 
 _FILTERED_RESULTS_AHEAD = 4
-_Rows = npt.NDArray[np.int64]
-_NO_ROWS: _Rows = np.empty(0, np.int64)
 _DOCUMENTS_PER_SPARSE_MATCH = 4  # with fewer matches, the matches are decoded on their own
 
 
@@ -91,7 +89,7 @@ class ProjectionDecoder:
         if any(map(pa.types.is_dictionary, self._projection.schema.types)):
             yield self._projection.pick(self.whole(codec.Entries(b"", array("q", [0]))), None)
 
-    def decode_run(self, run: Run, deleted: _Rows = _NO_ROWS) -> pa.RecordBatch:
+    def decode_run(self, run: Run, deleted: Rows = NO_ROWS) -> pa.RecordBatch:
         """Decode the requested columns of the documents of a run that match the filter.
 
         Where the sizes of the documents are known, the others are decoded only as far as the
@@ -129,7 +127,7 @@ class ProjectionDecoder:
         finally:
             borrowed.release()
 
-    def _select(self, run: Run, predicate: Predicate, deleted: _Rows) -> pa.RecordBatch:
+    def _select(self, run: Run, predicate: Predicate, deleted: Rows) -> pa.RecordBatch:
         measured = run.measured()
         if measured is None:
             borrowed = run.borrowed()
@@ -151,7 +149,7 @@ class ProjectionDecoder:
             measured.release()
 
     def _select_entries(
-        self, entries: codec.Entries, predicate: Predicate, deleted: _Rows
+        self, entries: codec.Entries, predicate: Predicate, deleted: Rows
     ) -> pa.RecordBatch:
         rows = without_rows(codec.select(entries, predicate), deleted)
         if self._is_dense(rows, len(entries)):
@@ -161,12 +159,12 @@ class ProjectionDecoder:
                 pass  # documents that do not match may have values of other types
         return self._matches(rows, partial(codec.take, entries))
 
-    def _is_dense(self, rows: _Rows, count: int) -> bool:
+    def _is_dense(self, rows: Rows, count: int) -> bool:
         """Return whether it is cheaper to decode all documents than to copy the matching ones."""
         has_columns = len(self._projection.decoded) > 0
         return has_columns and len(rows) * _DOCUMENTS_PER_SPARSE_MATCH > count
 
-    def _matches(self, rows: _Rows, take: Callable[[_Rows], codec.Entries]) -> pa.RecordBatch:
+    def _matches(self, rows: Rows, take: Callable[[Rows], codec.Entries]) -> pa.RecordBatch:
         """Decode some documents, which match."""
         if not len(self._projection.decoded):
             return codec.rows_without_columns(len(rows), self._projection.schema)
@@ -193,7 +191,7 @@ class ProjectionDecoder:
     def _kept(
         self,
         front: pa.RecordBatch,
-        take: Callable[[npt.NDArray[np.int64]], codec.Entries],
+        take: Callable[[Rows], codec.Entries],
         take_all: Callable[[], codec.Entries],
     ) -> pa.RecordBatch:
         """Decode the matching documents of a batch with the fields of the filter."""

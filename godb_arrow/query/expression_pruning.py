@@ -11,12 +11,9 @@ import pyarrow as pa
 from godb_arrow.arrow_compute import pc
 from godb_arrow.codec.columns import UNITS
 from godb_arrow.query.statistics import KINDS, Bounds, Statistics
-from godb_arrow.schema import is_text, storage_schema
+from godb_arrow.schema import NANOSECONDS_PER_DAY, NANOSECONDS_PER_SECOND, is_text, storage_schema
 
 __all__ = ["may_match"]
-
-_NANOSECONDS = 10**9
-_NANOSECONDS_PER_DAY = 86_400 * _NANOSECONDS
 
 
 def may_match(
@@ -145,12 +142,12 @@ def _above(number: int | float) -> float:
 
 def _moment(nanoseconds: int, data_type: pa.DataType) -> pa.Scalar:
     if pa.types.is_date32(data_type):
-        days = nanoseconds // _NANOSECONDS_PER_DAY
+        days = nanoseconds // NANOSECONDS_PER_DAY
         return pa.scalar(days, pa.int32()).cast(data_type)
     if pa.types.is_date64(data_type):  # a date is its midnight
-        nanoseconds -= nanoseconds % _NANOSECONDS_PER_DAY
+        nanoseconds -= nanoseconds % NANOSECONDS_PER_DAY
     unit = "ms" if pa.types.is_date64(data_type) else data_type.unit
-    ticks = nanoseconds // (_NANOSECONDS // UNITS[unit])
+    ticks = nanoseconds // (NANOSECONDS_PER_SECOND // UNITS[unit])
     return pa.scalar(ticks, pa.int64()).cast(data_type)
 
 

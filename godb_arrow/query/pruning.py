@@ -31,10 +31,9 @@ from godb_arrow.codec.predicate import (
 )
 from godb_arrow.query.predicate import named_paths
 from godb_arrow.query.statistics import Bounds, Statistics
+from godb_arrow.schema import NANOSECONDS_PER_SECOND
 
 __all__ = ["may_match_predicate"]
-
-_NANOSECONDS = 10**9
 
 
 class _Possible(NamedTuple):
@@ -200,7 +199,7 @@ def _comparable(literal: Any, known: Bounds) -> tuple[tuple[Any, Any] | None, An
     if isinstance(literal, bytes):
         return known.binaries, literal
     if isinstance(literal, msgpack.Timestamp):
-        return known.moments, literal.seconds * _NANOSECONDS + literal.nanoseconds
+        return known.moments, literal.seconds * NANOSECONDS_PER_SECOND + literal.nanoseconds
     return None, literal
 
 

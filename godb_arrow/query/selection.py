@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
 from godb_arrow import codec
+from godb_arrow.codec.entries import Rows
 from godb_arrow.codec.predicate import Predicate
 from godb_arrow.codec.runs import Run
 
@@ -14,15 +14,13 @@ __all__ = ["MAX_RECORDED_FIELDS", "count_run", "select_run", "without_rows"]
 MAX_RECORDED_FIELDS = 8
 """Max fields whose positions are recorded while documents are located."""
 
-_Rows = npt.NDArray[np.int64]
 
-
-def without_rows(rows: _Rows, deleted: _Rows) -> _Rows:
+def without_rows(rows: Rows, deleted: Rows) -> Rows:
     """Return rows without deleted ones; both are in order."""
     return np.setdiff1d(rows, deleted, assume_unique=True) if len(deleted) else rows
 
 
-def select_run(run: Run, predicate: Predicate, deleted: _Rows) -> tuple[codec.Entries, _Rows]:
+def select_run(run: Run, predicate: Predicate, deleted: Rows) -> tuple[codec.Entries, Rows]:
     """Find the documents of a run that match.
 
     Parameters
@@ -56,7 +54,7 @@ def select_run(run: Run, predicate: Predicate, deleted: _Rows) -> tuple[codec.En
         measured.release()
 
 
-def count_run(run: Run, predicate: Predicate, deleted: _Rows) -> int:
+def count_run(run: Run, predicate: Predicate, deleted: Rows) -> int:
     """Count the documents of a run that match and are not deleted."""
     measured = run.measured()
     rows = None

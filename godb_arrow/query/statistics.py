@@ -26,7 +26,7 @@ from godb_arrow.codec.columns import UNITS
 from godb_arrow.codec.field_values import FieldValues, ValueKind
 from godb_arrow.errors import GodbError
 from godb_arrow.former_ipc import read_former_batch
-from godb_arrow.schema import is_json, is_text
+from godb_arrow.schema import NANOSECONDS_PER_DAY, NANOSECONDS_PER_SECOND, is_json, is_text
 
 __all__ = [
     "KINDS",
@@ -49,8 +49,6 @@ KINDS = ("numbers", "strings", "binaries", "moments", "booleans")
 """Kinds of values that have bounds of their own, in the order of :class:`Bounds`."""
 
 _COUNTS = ("nans", "others")
-_NANOSECONDS = 10**9
-_NANOSECONDS_PER_DAY = 86_400 * _NANOSECONDS
 _EXACT_FLOATS = 2**53  # below this magnitude, all integers are floats
 _MAX_INT64 = 2**63 - 1
 _IPC_START = b"\xff\xff\xff\xff"  # of statistics that version 0.1.0 wrote
@@ -214,7 +212,7 @@ def _unpacked(kind: str, pair: Any) -> Any:
 def _moment_of(seconds: Any, nanoseconds: Any) -> int:
     if type(seconds) is not int or type(nanoseconds) is not int:
         raise TypeError("a moment has no numbers")
-    return seconds * _NANOSECONDS + nanoseconds
+    return seconds * NANOSECONDS_PER_SECOND + nanoseconds
 
 
 _TYPES: tuple[tuple[type, ...], ...] = ((int, float), (str,), (bytes,), (int,), (bool,))
@@ -352,9 +350,9 @@ def _numbers(column: pa.Array) -> npt.NDArray[Any]:
 def _nanoseconds_of_tick(data_type: pa.DataType) -> int:
     """Return the nanoseconds of a tick of a timestamp or date."""
     if pa.types.is_date32(data_type):
-        return _NANOSECONDS_PER_DAY
+        return NANOSECONDS_PER_DAY
     unit = "ms" if pa.types.is_date64(data_type) else data_type.unit
-    return int(_NANOSECONDS // UNITS[unit])
+    return int(NANOSECONDS_PER_SECOND // UNITS[unit])
 
 
 def decode_statistics(entries: codec.Entries, fields: pa.Schema) -> Row | None:
@@ -444,7 +442,9 @@ def _joined_moments(values: FieldValues, chosen: npt.NDArray[np.bool_]) -> Any:
         return None
     rest = values.sizes[chosen]
     order = np.lexsort((rest, seconds))
-    ends = [int(seconds[at]) * _NANOSECONDS + int(rest[at]) for at in (order[0], order[-1])]
+    ends = [
+        int(seconds[at]) * NANOSECONDS_PER_SECOND + int(rest[at]) for at in (order[0], order[-1])
+    ]
     return (ends[0], ends[1])
 
 
@@ -513,7 +513,7 @@ def _columns_of(pieces: Sequence[Bounds | None]) -> dict[str, Any]:
 def _recorded(kind: str, pair: Any, end: int) -> Any:
     if pair is None:
         return None
-    return list(divmod(pair[end], _NANOSECONDS)) if kind == "moments" else pair[end]
+    return list(divmod(pair[end], NANOSECONDS_PER_SECOND)) if kind == "moments" else pair[end]
 
 
 # --- recording them ---------------------------------------------------------------------------
@@ -571,7 +571,7 @@ def _former_bounds(least: pa.Scalar, greatest: pa.Scalar, nulls: pa.Scalar) -> B
         return None
     return bounds._replace(
         numbers=bounds.numbers and _unrounded(*bounds.numbers),
-        moments=bounds.moments and (bounds.moments[0], bounds.moments[1] + _NANOSECONDS_PER_DAY),
+        moments=bounds.moments and (bounds.moments[0], bounds.moments[1] + NANOSECONDS_PER_DAY),
         nulls=nulls.as_py(),
     )
 

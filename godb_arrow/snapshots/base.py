@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from godb_arrow import codec
+from godb_arrow.codec.entries import NO_ROWS, Rows
 from godb_arrow.codec.runs import Run
 from godb_arrow.documents.ids import ids_of, pack_ids
 from godb_arrow.errors import GodbError, SourceNotFound
@@ -31,7 +32,7 @@ from godb_arrow.schema import (
     reviewed,
 )
 from godb_arrow.snapshots.held import Documents
-from godb_arrow.snapshots.id_index import NO_ROWS, IdIndex, Rows
+from godb_arrow.snapshots.id_index import IdIndex
 from godb_arrow.storage.modes import UNLIMITED, Access
 from godb_arrow.storage.object_store import is_url
 from godb_arrow.storage.source import HeldFile

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from godb_arrow import codec
-from godb_arrow.snapshots.id_index import Rows
+from godb_arrow.codec.entries import Rows
 
 __all__ = ["gather", "kept_bytes", "scan", "without"]
 

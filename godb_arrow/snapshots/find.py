@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from godb_arrow import codec
 from godb_arrow.arrow_compute import pc
+from godb_arrow.codec.entries import NO_ROWS, Rows
 from godb_arrow.codec.predicate import Predicate
 from godb_arrow.codec.runs import Run
 from godb_arrow.file.explanation import Explanation
@@ -27,7 +28,6 @@ from godb_arrow.schema import ID_FIELD
 from godb_arrow.snapshots.base import Base, Wanted
 from godb_arrow.snapshots.entry_runs import gather
 from godb_arrow.snapshots.held import UnsavedDocuments
-from godb_arrow.snapshots.id_index import NO_ROWS, Rows
 from godb_arrow.snapshots.indexes import sorted_keys
 from godb_arrow.snapshots.snapshot import Snapshot
 

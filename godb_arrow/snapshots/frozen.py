@@ -10,11 +10,11 @@ import numpy as np
 import pyarrow as pa
 
 from godb_arrow import codec
+from godb_arrow.codec.entries import Rows
 from godb_arrow.documents.ids import number_of
 from godb_arrow.snapshots.base import Base
 from godb_arrow.snapshots.entry_runs import without
 from godb_arrow.snapshots.held import UnsavedDocuments
-from godb_arrow.snapshots.id_index import Rows
 from godb_arrow.snapshots.layers import Bulk, Layer, Version, first_id, runs_of
 
 __all__ = ["FrozenOverlay", "Unsaved"]

@@ -6,8 +6,8 @@ from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 
 from godb_arrow import codec
+from godb_arrow.codec.entries import Rows
 from godb_arrow.codec.field_values import parts_of
-from godb_arrow.snapshots.id_index import Rows
 
 __all__ = ["Documents", "UnsavedDocuments", "keys_of"]
 

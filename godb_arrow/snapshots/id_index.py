@@ -13,22 +13,18 @@ import pyarrow as pa
 import xxhash
 
 from godb_arrow import codec
+from godb_arrow.codec.entries import NO_ROWS, Rows
 from godb_arrow.storage.folder import Folder
 from godb_arrow.storage.object_store import is_url
 
 __all__ = [
     "CODEC_HASHES",
-    "NO_ROWS",
     "IdFile",
     "IdIndex",
-    "Rows",
     "pack_id_file",
     "read_id_file",
 ]
 
-
-Rows = npt.NDArray[np.int64]
-NO_ROWS: Rows = np.empty(0, np.int64)
 
 CODEC_HASHES = 1
 """Version of id files of 0.1.0, whose hashes depend on the codec that wrote them."""

@@ -24,12 +24,12 @@ from typing import Any
 
 import msgpack
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import xxhash
 
 from godb_arrow._version import READER
 from godb_arrow.codec.compression import check_compression
+from godb_arrow.codec.entries import Rows
 from godb_arrow.errors import (
     CorruptFile,
     SourceNotFound,
@@ -63,8 +63,6 @@ __all__ = [
     "write_manifest",
 ]
 
-
-Rows = npt.NDArray[np.int64]
 
 _MAGIC = b"GODM"
 _READER_NEEDED = 2

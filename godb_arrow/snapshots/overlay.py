@@ -13,9 +13,9 @@ import numpy as np
 import pyarrow as pa
 
 from godb_arrow import codec
+from godb_arrow.codec.entries import Rows
 from godb_arrow.snapshots.base import Base
 from godb_arrow.snapshots.frozen import FrozenOverlay
-from godb_arrow.snapshots.id_index import Rows
 from godb_arrow.snapshots.layers import Bulk, Layer, Version, bulk_document, first_id
 
 __all__ = ["Overlay", "PlannedChange", "bulk_weight", "weight"]

@@ -15,13 +15,13 @@ import pyarrow as pa
 
 from godb_arrow import codec
 from godb_arrow.arrow_compute import pc
+from godb_arrow.codec.entries import Rows
 from godb_arrow.documents.ids import ids_of
 from godb_arrow.documents.loading import load_entry
 from godb_arrow.errors import InvalidCursor
 from godb_arrow.query.filters import Filter
 from godb_arrow.snapshots.base import Base
 from godb_arrow.snapshots.find import matching
-from godb_arrow.snapshots.id_index import Rows
 from godb_arrow.snapshots.snapshot import Snapshot
 
 __all__ = ["Page", "page_after"]

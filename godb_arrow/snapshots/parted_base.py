@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterator
 import numpy as np
 
 from godb_arrow import codec
+from godb_arrow.codec.entries import Rows
 from godb_arrow.codec.runs import Run
 from godb_arrow.errors import SourceNotFound
 from godb_arrow.file.hints import CollectionHint
@@ -16,7 +17,6 @@ from godb_arrow.query.statistics import Row, row_of
 from godb_arrow.schema import DocumentSummary
 from godb_arrow.snapshots.base import Base, Pin, Wanted
 from godb_arrow.snapshots.held import Documents
-from godb_arrow.snapshots.id_index import Rows
 from godb_arrow.snapshots.manifest import (
     Manifest,
 )

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from godb_arrow import codec
-from godb_arrow.codec.entries import Chunk
+from godb_arrow.codec.entries import NO_ROWS, Chunk, Rows
 from godb_arrow.codec.runs import Run
 from godb_arrow.errors import GodbError
 from godb_arrow.file.hints import JournalPosition
@@ -19,7 +19,6 @@ from godb_arrow.query.statistics import Row, covered, decode_statistics, row_of
 from godb_arrow.schema import DocumentSummary, fields_fit, infer_schema, is_partial
 from godb_arrow.snapshots.base import Base, Wanted
 from godb_arrow.snapshots.entry_runs import gather, kept_bytes, without
-from godb_arrow.snapshots.id_index import NO_ROWS, Rows
 from godb_arrow.snapshots.overlay import Overlay
 
 __all__ = ["Snapshot"]

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from godb_arrow import codec
+from godb_arrow.codec.entries import NO_ROWS, Rows
 from godb_arrow.codec.runs import Run
 from godb_arrow.documents.json_lines import runs_of
 from godb_arrow.documents.loading import load_entry, load_run
@@ -29,7 +30,6 @@ from godb_arrow.query.selection import without_rows
 from godb_arrow.schema import check_complete
 from godb_arrow.snapshots.base import Base, Wanted
 from godb_arrow.snapshots.find import candidate_runs, matching
-from godb_arrow.snapshots.id_index import NO_ROWS, Rows
 from godb_arrow.snapshots.snapshot import Snapshot
 
 __all__ = ["BatchStream", "DocumentStream"]
