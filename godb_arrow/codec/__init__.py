@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 from array import array
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,10 +22,10 @@ import pyarrow as pa
 
 from godb_arrow.codec.columns import ColumnPlan, DecodePlan, finish, plan_columns
 from godb_arrow.codec.entries import Documents, Entries, MeasuredEntries
+from godb_arrow.codec.reference.dicts import IdSource, PackedDocuments, load_pairs, with_id
 from godb_arrow.codec.reference.documents import mismatch_error
 from godb_arrow.codec.reference.ids import MAX_NUMBER, id_number
 from godb_arrow.codec.reference.scan import describe
-from godb_arrow.codec.values import load, load_entries, load_pairs, pack, pack_entry
 from godb_arrow.errors import InvalidOption, TypeMismatch
 
 if TYPE_CHECKING:
@@ -55,6 +55,7 @@ SortedKeys = _chosen.SortedKeys
 Identification = _chosen.Identification
 JsonScanner = _chosen.JsonScanner
 check_entries = _chosen.check_entries
+ChunkIterator = _chosen.ChunkIterator
 compress_piece = _chosen.compress_piece
 decode = _chosen.decode
 decode_front = _chosen.decode_front
@@ -68,12 +69,17 @@ find_entry = _chosen.find_entry
 gather = _chosen.gather
 has_equal = _chosen.has_equal
 hash_id = _chosen.hash_id
+id_source = _chosen.id_source
 ids_ascend = _chosen.ids_ascend
 infer = _chosen.infer
 json_lines = _chosen.json_lines
 measure = _chosen.measure
 plain_filter = _chosen.plain_filter
 read_json = _chosen.read_json
+load = _chosen.load
+load_documents = _chosen.load_documents
+pack = _chosen.pack
+pack_documents = _chosen.pack_documents
 scan_entries = _chosen.scan_entries
 select = _chosen.select
 select_front = _chosen.select_front
@@ -87,15 +93,18 @@ __all__ = [
     "BACKEND",
     "MAX_NUMBER",
     "BlockDecoder",
+    "ChunkIterator",
     "DecodePlan",
     "Documents",
     "Entries",
     "IdSearch",
+    "IdSource",
     "Identification",
     "JsonScanner",
     "KeysBuilder",
     "Located",
     "MeasuredEntries",
+    "PackedDocuments",
     "RowSet",
     "SortedKeys",
     "check_entries",
@@ -115,14 +124,16 @@ __all__ = [
     "has_equal",
     "hash_id",
     "id_number",
+    "id_source",
     "ids_ascend",
     "infer",
     "json_lines",
     "load",
-    "load_entries",
+    "load_documents",
     "load_pairs",
     "measure",
     "pack",
+    "pack_documents",
     "pack_entry",
     "plain_filter",
     "plan_columns",
@@ -138,7 +149,13 @@ __all__ = [
     "text_extremes",
     "to_dicts",
     "unpack_sizes",
+    "with_id",
 ]
+
+
+def pack_entry(identity: str, document: dict[Any, Any]) -> bytes:
+    """Pack an entry of a collection: the id and the document, in MessagePack."""
+    return pack(identity) + pack(document)
 
 
 def decode_batch(entries: Entries, plan: DecodePlan) -> pa.RecordBatch:

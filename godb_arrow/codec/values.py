@@ -1,4 +1,4 @@
-"""Conversion of Python values and Arrow arrays to MessagePack, and of documents to dicts.
+"""Conversion of Python values and Arrow arrays to MessagePack.
 
 Arrow types that MessagePack does not have are stored like this:
 
@@ -21,7 +21,6 @@ import datetime as dt
 import decimal
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from functools import partial
 from typing import Any
 
 import msgpack
@@ -31,22 +30,21 @@ import pyarrow as pa
 from godb_arrow.arrow_compute import pc
 from godb_arrow.codec.columns import UNITS
 from godb_arrow.codec.jsontext import from_json_text
-from godb_arrow.errors import CorruptFile, DepthExceeded, InvalidDocument, UnsupportedType
+from godb_arrow.errors import DepthExceeded, InvalidDocument, UnsupportedType
 from godb_arrow.options import MAX_DEPTH
 from godb_arrow.schema import NANOSECONDS_PER_DAY, is_json
 
 __all__ = [
     "check_map_type",
     "check_struct_type",
-    "load",
-    "load_entries",
-    "load_pairs",
     "pack",
     "pack_entry",
+    "stored_value",
     "wire_values",
 ]
 
-_TIMESTAMP_32, _TIMESTAMP_64, _TIMESTAMP_96 = b"\xd6\xff", b"\xd7\xff", b"\xc7\x0c\xff"
+_REFUSALS = (ValueError, OverflowError, TypeError, BufferError)
+"""Errors of a value that cannot be packed."""
 
 _DOUBLE_BYTES = 8
 _SHOWN_CHARACTERS = 40  # of a text in a message
@@ -70,109 +68,6 @@ _NANOSECONDS_PER_TICK = {
 _EPOCH_DAY = dt.date(1970, 1, 1).toordinal()
 _DAYS_OF_400_YEARS = 146_097
 _PLAIN_TYPES = frozenset((str, int, float, bool, bytes, type(None), dt.datetime))
-
-
-def load(data: bytes) -> dict[Any, Any]:
-    """Decode one document without loss.
-
-    Parameters
-    ----------
-    data : bytes
-        Document in MessagePack.
-
-    Returns
-    -------
-    dict
-        Document. Timestamps are ``datetime`` in UTC, or ``msgpack.Timestamp`` where a datetime
-        cannot hold them (nanoseconds, years outside 1 to 9999). A string that is not UTF-8 has
-        surrogate escapes for the bytes, as file names have in Python. Other extension types are
-        ``msgpack.ExtType``. Keys that Python cannot hash are tuples.
-
-    Raises
-    ------
-    CorruptFile
-        The bytes are not valid MessagePack.
-
-    Examples
-    --------
-    >>> load(msgpack.packb({"name": "Zoë"}))
-    {'name': 'Zoë'}
-    """
-    try:
-        try:
-            document = _unpack(data)
-        except TypeError:  # a map key that is a list or a map
-            document = _unpack(data, object_pairs_hook=_hashable_keys)
-    except (ValueError, msgpack.UnpackException, OverflowError, TypeError) as error:
-        raise CorruptFile(f"not valid MessagePack: {error}", offset=0) from error
-    # No loop, since it costs more than the decoding of a small document.
-    if _TIMESTAMP_32 in data or _TIMESTAMP_64 in data or _TIMESTAMP_96 in data:
-        document = _with_datetimes(document)
-    return document  # type: ignore[no-any-return]
-
-
-def load_entries(data: bytes, count: int) -> list[Any] | None:
-    """Decode ids and documents of entries at once, in turn.
-
-    Parameters
-    ----------
-    data : bytes
-        Bytes of the entries, one after the other.
-    count : int
-        Number of entries.
-
-    Returns
-    -------
-    list or None
-        Documents as :func:`load` returns them; None if a document must be decoded on its own.
-    """
-    if _TIMESTAMP_32 in data or _TIMESTAMP_64 in data or _TIMESTAMP_96 in data:
-        return None
-    try:
-        entries: list[Any] = _unpack(b"\xdd" + (2 * count).to_bytes(4, "big") + data)
-    except (ValueError, msgpack.UnpackException, OverflowError, TypeError):
-        return None
-    return entries
-
-
-def load_pairs(data: bytes) -> Any:
-    """Decode one value, with maps as tuples of pairs and timestamps as ``msgpack.Timestamp``."""
-    return _unpack(data, object_pairs_hook=tuple)
-
-
-_unpack = partial(  # which calls faster than a function with these arguments
-    msgpack.unpackb,
-    raw=False,
-    unicode_errors="surrogateescape",
-    strict_map_key=False,
-    timestamp=0,
-)
-
-
-def _hashable_keys(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
-    return {_hashable(key): value for key, value in pairs}
-
-
-def _hashable(value: Any) -> Any:
-    if isinstance(value, list):
-        return tuple(_hashable(element) for element in value)
-    if isinstance(value, dict):
-        return tuple((key, _hashable(item)) for key, item in value.items())
-    return value
-
-
-def _with_datetimes(value: Any) -> Any:
-    kind = type(value)
-    if kind is dict:
-        return {key: _with_datetimes(item) for key, item in value.items()}
-    if kind is list:
-        return [_with_datetimes(item) for item in value]
-    if kind is msgpack.Timestamp and value.nanoseconds % 1000 == 0:
-        try:
-            return value.to_datetime()
-        except (OverflowError, ValueError):
-            return value
-    return value
 
 
 def pack_entry(identity: str, document: dict[Any, Any]) -> bytes:
@@ -209,15 +104,19 @@ def pack(value: Any) -> bytes:
     if isinstance(value, dict):
         _check_depth(value)
     try:
-        packed: bytes = msgpack.packb(
-            value, default=_default, datetime=True, unicode_errors="surrogateescape"
-        )
-    except (ValueError, OverflowError, TypeError) as error:
+        return _packed(value)
+    except _REFUSALS as error:
         path = _find_invalid(value, "")
         raise InvalidDocument(
             f"the value at {path or 'the top'} cannot be stored: {error}",
             advice="convert it to a string, number, bool, bytes, datetime, list or dict",
         ) from error
+
+
+def _packed(value: Any) -> bytes:
+    packed: bytes = msgpack.packb(
+        value, default=stored_value, datetime=True, unicode_errors="surrogateescape"
+    )
     return packed
 
 
@@ -243,21 +142,37 @@ def _find_invalid(value: Any, path: str) -> str | None:
     """Return the path to the first value that cannot be packed by itself."""
     children: Iterator[tuple[str, Any]]
     if isinstance(value, Mapping) and not isinstance(value, pa.Scalar):
-        children = ((f"{path}.{key}" if path else str(key), item) for key, item in value.items())
+        children = (
+            (f"{path}.{_shown(key)}" if path else _shown(key), item) for key, item in value.items()
+        )
     elif isinstance(value, (list, tuple)):
         children = ((f"{path}[{index}]", item) for index, item in enumerate(value))
     else:
         children = iter(())
     for child_path, child in children:
         try:
-            msgpack.packb(child, default=_default, datetime=True, unicode_errors="surrogateescape")
-        except (ValueError, OverflowError, TypeError):
+            _packed(child)
+        except _REFUSALS:
             return _find_invalid(child, child_path)
     return path
 
 
-def _default(value: Any) -> Any:
-    """Return a value that MessagePack has for one that it lacks."""
+def _shown(key: Any) -> str:
+    """Return a key as text for a path."""
+    try:
+        return str(key)
+    except ValueError:  # an integer of many digits
+        return f"<{type(key).__name__}>"
+
+
+def stored_value(value: Any) -> Any:
+    """Return a value that MessagePack has for one that it lacks.
+
+    Raises
+    ------
+    TypeError
+        There is none; the message describes the value.
+    """
     kind = type(value)
     library = kind.__module__.partition(".")[0]
     if kind.__name__ in ("NAType", "NaTType") and library == "pandas":

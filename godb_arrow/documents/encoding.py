@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -13,8 +14,8 @@ import pyarrow as pa
 from godb_arrow import codec
 from godb_arrow.codec.entries import CHUNK_BYTES, Chunk
 from godb_arrow.documents.ids import IdSequence, identify, ids_in, pack_ids
-from godb_arrow.documents.rows import ROWS, Rows, id_column_of
-from godb_arrow.errors import DocumentTooLarge, GodbError
+from godb_arrow.documents.rows import Rows, id_column_of
+from godb_arrow.errors import DocumentTooLarge, GodbError, LimitExceeded
 from godb_arrow.parallel import available_cores, ordered_map
 from godb_arrow.query.statistics import Row, statistics_of
 from godb_arrow.schema import ID_FIELD, DocumentSummary
@@ -27,6 +28,8 @@ _MAP_HEADERS = {0xDE: 3, 0xDF: 5}
 _PACKED_ID_FIELD = codec.pack(ID_FIELD)
 _STRING_HEAD_BYTES = 5  # at most, before a string in MessagePack
 _MAX_SHOWN_CHARACTERS = 100  # of an id in a message
+_FIRST_ROWS = 16  # documents that are encoded together, until their size is known
+_MAX_ROWS = 2_048
 
 
 class Encoded(NamedTuple):
@@ -50,6 +53,8 @@ class Encoded(NamedTuple):
         Types of the documents, where they are known.
     compressed : Chunk or None
         The entries on their way to a file, where they are compressed already.
+    texts : list of str or None
+        The ids as strings, where they are known.
     """
 
     chunk: bytes
@@ -60,6 +65,7 @@ class Encoded(NamedTuple):
     bounds: array[int] | None = None
     summary: DocumentSummary | None = None
     compressed: Chunk | None = None
+    texts: list[str] | None = None
 
     def entries(self) -> codec.Entries:
         """Return the entries with their bounds."""
@@ -205,11 +211,60 @@ def batches_with_ids(
 def _encode_documents(
     documents: Iterable[Mapping[Any, Any]], id_field: str, sequence: IdSequence, limit: int
 ) -> Iterator[Encoded]:
+    left = iter(documents)
+    rows = _FIRST_ROWS
+    index = 0
+    while batch := list(itertools.islice(left, rows)):
+        encoded = _encode_together(batch, sequence, limit) if id_field == ID_FIELD else None
+        found = [encoded] if encoded else _encode_singly(batch, id_field, sequence, limit, index)
+        size = 0
+        for run in found:
+            size += len(run.chunk)
+            yield run
+        index += len(batch)
+        rows = max(1, min(_MAX_ROWS, 4 * len(batch), len(batch) * CHUNK_BYTES // size))
+
+
+def _encode_together(
+    documents: list[Mapping[Any, Any]], sequence: IdSequence, limit: int
+) -> Encoded | None:
+    """Encode documents in one call; None if they must be encoded one by one."""
+    source = codec.id_source(documents)
+    if source == codec.IdSource.OTHER:
+        return None
+    generated = source == codec.IdSource.SEQUENCE
+    try:
+        first = sequence.reserve(len(documents)) if generated else None
+    except LimitExceeded:
+        return None
+    packed = codec.pack_documents(documents, first)
+    if packed is None or np.diff(packed.bounds[::2]).max() > limit:
+        if first is not None:
+            sequence.release(first, len(documents))
+        return None
+    if not generated:
+        sequence.see_number(codec.survey_ids(packed.ids)[1])
+    return Encoded(
+        packed.data,
+        packed.ids,
+        not generated,
+        generated=range(len(documents) if generated else 0),
+        texts=packed.texts,
+    )
+
+
+def _encode_singly(
+    documents: Iterable[Mapping[Any, Any]],
+    id_field: str,
+    sequence: IdSequence,
+    limit: int,
+    first: int,
+) -> Iterator[Encoded]:
     chunk = bytearray()
     ids: list[str] = []
     generated = array("I")
     given = False
-    for index, row in enumerate(documents):
+    for index, row in enumerate(documents, first):
         identity, document, was_given = identify(row, sequence, id_field, index)
         given = given or was_given
         if not was_given:
@@ -223,12 +278,12 @@ def _encode_documents(
             _check_size(identity, len(entry), limit)
         chunk += entry
         ids.append(identity)
-        if len(ids) == ROWS or len(chunk) > CHUNK_BYTES:
-            yield Encoded(bytes(chunk), pack_ids(ids), given, generated=generated)
+        if len(chunk) > CHUNK_BYTES:
+            yield Encoded(bytes(chunk), pack_ids(ids), given, generated=generated, texts=ids)
             chunk.clear()
             ids, generated = [], array("I")
     if ids:
-        yield Encoded(bytes(chunk), pack_ids(ids), given, generated=generated)
+        yield Encoded(bytes(chunk), pack_ids(ids), given, generated=generated, texts=ids)
 
 
 def renumber(

@@ -71,6 +71,12 @@ class IdSequence:
             self.next_id = first + count
             return first
 
+    def release(self, first: int, count: int) -> None:
+        """Return reserved numbers, unless others were reserved after them."""
+        with self._lock:
+            if self.next_id == first + count:
+                self.next_id = first
+
     def _first_of(self, count: int) -> int:
         """Return the first of `count` free numbers; the caller holds the lock."""
         if self.next_id + count > codec.MAX_NUMBER:
@@ -186,15 +192,7 @@ def identify(
             f"document number {index} has no field {id_field!r} for its id",
             advice=f"give every document a field {id_field!r}, or omit id_column",
         )
-    return identity, with_id(document, identity), given
-
-
-def with_id(document: dict[Any, Any], identity: str) -> dict[Any, Any]:
-    """Return the document with its id in the field of the id."""
-    if document.get(ID_FIELD) != identity:
-        document = {ID_FIELD: identity, **document}
-        document[ID_FIELD] = identity
-    return document
+    return identity, codec.with_id(document, identity), given
 
 
 def pack_ids(ids: Iterable[str]) -> pa.Array:

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import logging
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from godb_arrow import codec
-from godb_arrow.documents.ids import with_id
-from godb_arrow.errors import (
-    CorruptFile,
-)
-from godb_arrow.schema import ID_FIELD
+from godb_arrow.errors import CorruptFile
 
-__all__ = ["load_entry", "load_run"]
-
-
-logger = logging.getLogger(__name__)
+__all__ = ["load_chunks", "load_entry", "load_run"]
 
 
 def load_entry(entries: codec.Entries, index: int) -> dict[Any, Any]:
@@ -28,18 +24,37 @@ def load_entry(entries: codec.Entries, index: int) -> dict[Any, Any]:
         error.offset += entries.base + entries.bounds[2 * index + 1]
         error.message = f"document {identity!r} is {error.message}"
         raise
-    return with_id(document, identity)
+    return codec.with_id(document, identity)
+
+
+def load_chunks(
+    entries: codec.Entries, rows: npt.NDArray[np.integer[Any]] | None = None
+) -> Iterator[list[dict[Any, Any]]]:
+    """Yield the documents of a run as dicts, in lists of a bounded size.
+
+    Parameters
+    ----------
+    entries : Entries
+        Scanned documents.
+    rows : array of int, optional
+        Indices of the documents to load, default all.
+
+    Yields
+    ------
+    list of dict
+        Documents, each with the id that the collection has for it.
+    """
+    chosen = None if rows is None else np.asarray(rows, np.int64)
+    count = len(entries) if chosen is None else len(chosen)
+    first = 0
+    while first < count:
+        documents = codec.load_documents(entries, chosen, first)
+        if not documents:
+            documents = [load_entry(entries, first if chosen is None else int(chosen[first]))]
+        first += len(documents)
+        yield documents
 
 
 def load_run(entries: codec.Entries) -> Iterator[dict[Any, Any]]:
-    """Yield the documents of a run as dicts, each with the id that the collection has for it."""
-    loaded = codec.load_entries(bytes(entries.raw()), len(entries))
-    if loaded is None:
-        for index in range(len(entries)):
-            yield load_entry(entries, index)
-        return
-    for identity, document in zip(loaded[::2], loaded[1::2], strict=True):
-        if document.get(ID_FIELD) == identity:
-            yield document
-        else:
-            yield with_id(document, identity)
+    """Return an iterator over the documents of a run; see :func:`load_chunks`."""
+    return itertools.chain.from_iterable(load_chunks(entries))

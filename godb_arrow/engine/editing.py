@@ -6,7 +6,8 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from godb_arrow.documents.ids import id_of, with_id
+from godb_arrow import codec
+from godb_arrow.documents.ids import id_of
 from godb_arrow.engine.writer import CollectionWriter
 from godb_arrow.errors import InvalidDocument, InvalidOption
 from godb_arrow.query.filters import Filter
@@ -185,7 +186,7 @@ class EditableCollection(SnapshotCollection):
             raise InvalidDocument(
                 f"the document is a {type(document).__name__}", advice="give a mapping"
             )
-        made = with_id(dict(document), key)
+        made = codec.with_id(dict(document), key)
         self._writer.replace([key], lambda _, __: made, "replace")
 
     def delete(self, identity: str | int) -> None:

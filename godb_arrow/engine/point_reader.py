@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from godb_arrow.codec import load, plain_filter
-from godb_arrow.documents.ids import with_id
+from godb_arrow.codec import load, plain_filter, with_id
 from godb_arrow.engine.refresher import Refresher
 from godb_arrow.engine.store import CollectionStore
 from godb_arrow.errors import GodbError, document_not_found, place_error

@@ -12,7 +12,7 @@ import pyarrow as pa
 from godb_arrow import codec
 from godb_arrow.codec.predicate import Predicate
 from godb_arrow.documents.encoding import Encoded, check_document_size, encode_rows
-from godb_arrow.documents.ids import id_of, repeated_ids, with_id
+from godb_arrow.documents.ids import id_of, repeated_ids
 from godb_arrow.documents.rows import rows_of, stored_schema
 from godb_arrow.engine.bulk_writer import BulkWriter
 from godb_arrow.engine.open_collection import OpenCollection
@@ -105,8 +105,8 @@ class CollectionWriter:
                 pa.chunked_array([run.ids for run in encoded]).combine_chunks(),
                 any(run.given for run in encoded),
             )
+            ids = [text for run in encoded for text in run.texts or _texts(run.ids)]
             del encoded
-            ids = _texts(joined.ids)
             self._put(joined, ids, schema, replace=replace)
             return ids
 
@@ -223,7 +223,7 @@ class CollectionWriter:
         plain = {key: dict(fields) for key, fields in changes.items()}
 
         def merge(key: str, before: bytes) -> dict[Any, Any]:
-            return with_id(codec.load(before) | plain[key], key)
+            return codec.with_id(codec.load(before) | plain[key], key)
 
         return self.replace(list(plain), merge, "update")
 

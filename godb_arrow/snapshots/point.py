@@ -8,11 +8,8 @@ from __future__ import annotations
 from typing import Any
 
 from godb_arrow import codec
-from godb_arrow.codec.values import load_entries
-from godb_arrow.documents.ids import with_id
-from godb_arrow.documents.loading import load_entry
+from godb_arrow.documents.loading import load_run
 from godb_arrow.errors import CorruptFile
-from godb_arrow.schema import ID_FIELD
 from godb_arrow.snapshots.base import Base
 from godb_arrow.snapshots.entry_runs import scan
 from godb_arrow.snapshots.frozen import FrozenOverlay
@@ -106,15 +103,7 @@ def search_memory(
 
 def load_found(count: int, entries: bytes) -> list[dict[Any, Any]] | None:
     """Return found entries as documents; None if one is damaged."""
-    loaded = load_entries(entries, count)
-    if loaded is None:  # such as documents with moments
-        scanned = scan(entries, count)
-        try:
-            return [load_entry(scanned, index) for index in range(count)]
-        except CorruptFile:  # the snapshot's search says where
-            return None
-    documents: list[dict[Any, Any]] = loaded[1::2]
-    for index in range(count):
-        if documents[index].get(ID_FIELD) != loaded[2 * index]:
-            documents[index] = with_id(documents[index], loaded[2 * index])
-    return documents
+    try:
+        return [*load_run(scan(entries, count))]
+    except CorruptFile:  # the snapshot's search says where
+        return None

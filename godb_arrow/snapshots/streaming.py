@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import threading
 import weakref
@@ -17,7 +18,7 @@ from godb_arrow import codec
 from godb_arrow.codec.entries import NO_ROWS, Rows
 from godb_arrow.codec.runs import Run
 from godb_arrow.documents.json_lines import runs_of
-from godb_arrow.documents.loading import load_entry, load_run
+from godb_arrow.documents.loading import load_chunks
 from godb_arrow.errors import ForkedProcess, error_context
 from godb_arrow.memory.limit import Memory
 from godb_arrow.options import ReadOptions
@@ -51,7 +52,7 @@ class _Stream(Generic[_Item]):
 
     def __init__(
         self,
-        items: Iterator[_Item],
+        items: Iterator[Any],
         opened: weakref.WeakSet[Any] | None,
         maps: list[OrderedMap[Any]],
     ) -> None:
@@ -66,17 +67,25 @@ class _Stream(Generic[_Item]):
         return self
 
     def __next__(self) -> _Item:
+        self._check_process()
+        with self._taking:
+            item: _Item = self._take(self._items)
+            return item
+
+    def _check_process(self) -> None:
         if self._process != os.getpid():
             raise ForkedProcess(
                 "the stream belongs to the parent process", advice="open it in this process"
             )
-        with self._taking:
-            try:
-                return next(self._items)
-            except BaseException:  # The stream ends or fails.
-                self._opened.discard(self)
-                self._maps.clear()
-                raise
+
+    def _take(self, items: Iterator[Any]) -> Any:
+        """Return the next of the items; the caller holds the lock."""
+        try:
+            return next(items)
+        except BaseException:  # The stream ends or fails.
+            self._opened.discard(self)
+            self._maps.clear()
+            raise
 
     def __aiter__(self) -> AsyncIterator[_Item]:
         return self._items_async()
@@ -388,7 +397,7 @@ def _without_rows(batch: pa.RecordBatch, superseded: Rows) -> pa.RecordBatch:
     return batch.filter(pa.array(keep))
 
 
-class DocumentStream(_Stream[dict[Any, Any]]):
+class DocumentStream(codec.ChunkIterator, _Stream[dict[Any, Any]]):
     """Stream of a snapshot's documents: an iterator and an async iterator of dicts.
 
     Parameters
@@ -419,15 +428,29 @@ class DocumentStream(_Stream[dict[Any, Any]]):
         shape: Callable[[dict[Any, Any]], dict[Any, Any]] | None = None,
         opened: weakref.WeakSet[Any] | None = None,
     ) -> None:
+        codec.ChunkIterator.__init__(self)
         maps: list[OrderedMap[Any]] = []
         self._name = name
-        self._shape = shape
+        self._is_whole = shape is None
         self._matches = _matching_runs(snapshot, condition, indexed, maps)
-        documents = _loaded(self._matches)
+        chunks = _chunks(self._matches)
         if shape is not None:
-            documents = map(shape, documents)
-        self._documents = _in_context(documents, name)
-        super().__init__(self._documents, opened, maps)
+            chunks = ([*map(shape, chunk)] for chunk in chunks)
+        self._chunks = _in_context(chunks, name)
+        _Stream.__init__(self, self._chunks, opened, maps)
+
+    def _fill(self) -> None:
+        """Load the next documents, unless another thread did."""
+        self._check_process()
+        with self._taking:
+            if not self.has_items:
+                self.give(self._take(self._items))
+
+    def close(self) -> None:
+        """End the threads of the stream, and release its buffers and files."""
+        super().close()
+        if self._process == os.getpid():
+            self.give([])
 
     def runs(self) -> _Stream[Any]:
         """Return the stream itself, which from now on has runs of documents instead of dicts.
@@ -438,22 +461,19 @@ class DocumentStream(_Stream[dict[Any, Any]]):
             Documents in MessagePack, for :func:`godb_arrow.documents.json_lines.json_lines`.
         """
         with self._taking:
-            if self._items is self._documents:  # neither closed nor aborted
-                is_whole = self._shape is None
-                runs: Any = _whole(self._matches) if is_whole else runs_of(self._documents)
-                self._items = _in_context(runs, self._name)
+            if self._items is self._chunks:  # neither closed nor aborted
+                documents = itertools.chain.from_iterable(self._chunks)
+                runs: Any = _whole(self._matches) if self._is_whole else runs_of(documents)
+                self._items = _in_context(([run] for run in runs), self._name)
                 self._at_once = 1
+                self.give([])
         return self
 
 
-def _loaded(matches: Generator[_Match, None, None]) -> Iterator[dict[Any, Any]]:
+def _chunks(matches: Generator[_Match, None, None]) -> Iterator[list[dict[Any, Any]]]:
     with closing(matches):
         for run, rows in matches:
-            if len(rows) == len(run):
-                yield from load_run(run)
-            else:
-                for index in rows:
-                    yield load_entry(run, int(index))
+            yield from load_chunks(run, None if len(rows) == len(run) else rows)
 
 
 def _whole(matches: Generator[_Match, None, None]) -> Iterator[Any]:

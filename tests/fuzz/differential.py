@@ -21,7 +21,15 @@ import numpy as np
 import pyarrow as pa
 
 from godb_arrow import GodbError
-from godb_arrow.codec import Entries, MeasuredEntries, native, pack_entry, plan_columns, reference
+from godb_arrow.codec import (
+    Entries,
+    MeasuredEntries,
+    native,
+    pack_entry,
+    plan_columns,
+    reference,
+    with_id,
+)
 from godb_arrow.codec.blocks import Compressed, Content, compress_block
 from godb_arrow.codec.reference.lz4 import Piece
 from godb_arrow.schema import DocumentSummary, infer_schema
@@ -114,6 +122,7 @@ def check(data: bytes, plan: Any) -> str:
         return "no document"
     schemas = [summary_of(module, entries) for module in (native, reference)]
     assert schemas[0] == schemas[1], (schemas, data.hex())
+    check_dicts(entries, random.Random(len(data)))
     plans = [plan]
     if not isinstance(schemas[0], type):
         plans.append(plan_columns(schemas[0], strict=True))
@@ -157,6 +166,31 @@ def check_fronts(data: bytes, plan: Any, rng: random.Random) -> None:
     assert front is not None or isinstance(whole, type) or len(plan.columns) == 0
     for left, one in zip(front or [], [] if isinstance(whole, type) else whole, strict=False):
         assert same(left, one), (left, one, data.hex())
+
+
+def check_dicts(entries: Entries, rng: random.Random) -> None:
+    """Compare the documents of both codecs as dicts and encoded again, all of them and some."""
+    chosen = sorted(rng.sample(range(len(entries)), rng.randrange(len(entries) + 1)))
+    for rows in (None, np.array(chosen, np.int64)):
+        loaded = [_dicts(module, entries, rows) for module in (native, reference)]
+        assert loaded[0] == loaded[1], (loaded, bytes(entries.raw()).hex())
+
+
+def _dicts(module: Any, entries: Entries, rows: Any) -> list[str]:
+    found = []
+    at, count = 0, len(entries) if rows is None else len(rows)
+    while at < count:
+        documents = module.load_documents(entries, rows, at)
+        for document in documents:
+            found += [repr(document), repr(outcome(module.pack, document))]
+        if not documents:  # one for the reference codec
+            index = at if rows is None else int(rows[at])
+            document = outcome(module.load, bytes(entries.document(index)))
+            is_dict = isinstance(document, dict)
+            document = with_id(document, entries.id(index)) if is_dict else document
+            found += [repr(document), repr(outcome(module.pack, document) if is_dict else None)]
+        at += max(1, len(documents))
+    return found
 
 
 FILLER = b"".join(pack_entry(str(n), {"z": "z" * 200}) for n in range(40))

@@ -20,6 +20,14 @@ import godb_arrow.codec.native._native as _native  # noqa: PLR0402 (mypy knows i
 from godb_arrow.codec.columns import ColumnPlan, Core, DecodePlan
 from godb_arrow.codec.entries import Documents, Entries, MeasuredEntries
 from godb_arrow.codec.field_values import FieldValues
+from godb_arrow.codec.native.dicts import (
+    ChunkIterator,
+    id_source,
+    load,
+    load_documents,
+    pack,
+    pack_documents,
+)
 from godb_arrow.codec.native.lookup import (
     IdSearch,
     KeysBuilder,
@@ -40,7 +48,7 @@ from godb_arrow.codec.reference.cells import too_sparse
 from godb_arrow.codec.reference.jsonread import Convert
 from godb_arrow.codec.reference.lz4 import Piece
 from godb_arrow.codec.sizes import HEAD_SIZE, packed_head
-from godb_arrow.codec.values import pack, pack_entry
+from godb_arrow.codec.values import pack_entry
 from godb_arrow.codec.wire import wire_columns
 from godb_arrow.errors import CorruptFile, LimitExceeded, TypeMismatch, UnsupportedType
 from godb_arrow.schema import (
@@ -53,6 +61,7 @@ from godb_arrow.schema import (
 __all__ = [
     "BACKEND",
     "BlockDecoder",
+    "ChunkIterator",
     "IdSearch",
     "Identification",
     "JsonScanner",
@@ -74,10 +83,15 @@ __all__ = [
     "gather",
     "has_equal",
     "hash_id",
+    "id_source",
     "ids_ascend",
     "infer",
     "json_lines",
+    "load",
+    "load_documents",
     "measure",
+    "pack",
+    "pack_documents",
     "plain_filter",
     "read_json",
     "scan_entries",

@@ -8,6 +8,9 @@ It wraps the C++ of the folder ``native`` in functions on plain Python objects, 
 
 from array import array
 
+cimport cython
+
+from msgpack import ExtType as ExtType_
 from msgpack import Timestamp as Timestamp_
 
 from cpython cimport array as c_array
@@ -30,6 +33,13 @@ cdef extern from "Python.h":
     PyObject* PyBytes_FromStringAndSize_ "PyBytes_FromStringAndSize"(const char*, Py_ssize_t) except NULL
     int _PyBytes_Resize(PyObject** bytes, Py_ssize_t size) except -1
     void Py_DECREF_ "Py_DECREF"(PyObject*)
+
+    ctypedef void* iternextfunc
+
+    ctypedef struct PyTypeObject:
+        iternextfunc tp_iternext
+
+    PyTypeObject* Py_TYPE(object)
 
 
 cdef extern from "memory.hpp" namespace "godb" nogil:
@@ -1125,6 +1135,7 @@ def to_dicts(tuple names not None, list columns not None, Py_ssize_t count):
     return rows
 
 
+include "dicts.pxi"
 include "lookup.pxi"
 # --- JSON -----------------------------------------------------------------------------------
 

@@ -5,6 +5,13 @@ The compiled codec, :mod:`godb_arrow.codec.native`, returns the same results for
 
 from __future__ import annotations
 
+from godb_arrow.codec.reference.dicts import (
+    ChunkIterator,
+    id_source,
+    load,
+    load_documents,
+    pack_documents,
+)
 from godb_arrow.codec.reference.documents import (
     decode,
     decode_front,
@@ -42,10 +49,12 @@ from godb_arrow.codec.reference.scan import (
 )
 from godb_arrow.codec.reference.values import field_values
 from godb_arrow.codec.sizes import unpack_sizes
+from godb_arrow.codec.values import pack
 
 __all__ = [
     "BACKEND",
     "BlockDecoder",
+    "ChunkIterator",
     "IdSearch",
     "Identification",
     "JsonScanner",
@@ -67,10 +76,15 @@ __all__ = [
     "gather",
     "has_equal",
     "hash_id",
+    "id_source",
     "ids_ascend",
     "infer",
     "json_lines",
+    "load",
+    "load_documents",
     "measure",
+    "pack",
+    "pack_documents",
     "plain_filter",
     "read_json",
     "scan_entries",

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from godb_arrow.codec.entries import Documents, Entries
-from godb_arrow.codec.values import load_pairs
+from godb_arrow.codec.reference.dicts import load_pairs
 from godb_arrow.schema import ID_FIELD
 
 __all__ = ["Identification"]

@@ -17,7 +17,8 @@ import msgpack
 
 from godb_arrow.codec.entries import Documents, Entries
 from godb_arrow.codec.jsontext import from_reserved, to_json_text
-from godb_arrow.codec.values import load_pairs, pack
+from godb_arrow.codec.reference.dicts import load_pairs
+from godb_arrow.codec.values import pack
 from godb_arrow.errors import CorruptFile, DepthExceeded, GodbError
 from godb_arrow.options import MAX_DEPTH
 from godb_arrow.schema import ID_FIELD

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from godb_arrow.codec.entries import Entries
-from godb_arrow.codec.values import load, load_pairs
+from godb_arrow.codec.reference.dicts import load, load_pairs
 from godb_arrow.errors import CorruptFile, DepthExceeded
 from godb_arrow.options import MAX_DEPTH
 from godb_arrow.schema import ID_FIELD
