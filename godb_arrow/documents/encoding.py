@@ -15,7 +15,7 @@ from godb_arrow import codec
 from godb_arrow.codec.entries import CHUNK_BYTES, Chunk
 from godb_arrow.documents.ids import IdSequence, identify, ids_in, pack_ids
 from godb_arrow.documents.rows import Rows, id_column_of
-from godb_arrow.errors import DocumentTooLarge, GodbError, LimitExceeded
+from godb_arrow.errors import DocumentTooLarge, GodbError
 from godb_arrow.parallel import available_cores, ordered_map
 from godb_arrow.query.statistics import Row, statistics_of
 from godb_arrow.schema import ID_FIELD, DocumentSummary
@@ -233,10 +233,9 @@ def _encode_together(
     if source == codec.IdSource.OTHER:
         return None
     generated = source == codec.IdSource.SEQUENCE
-    try:
-        first = sequence.reserve(len(documents)) if generated else None
-    except LimitExceeded:
-        return None
+    first = sequence.reserve_together(len(documents)) if generated else None
+    if generated and first is None:
+        return None  # the sequence continues elsewhere, or ends, within these documents
     packed = codec.pack_documents(documents, first)
     if packed is None or np.diff(packed.bounds[::2]).max() > limit:
         if first is not None:

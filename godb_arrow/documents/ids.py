@@ -71,15 +71,28 @@ class IdSequence:
             self.next_id = first + count
             return first
 
+    def reserve_together(self, count: int) -> int | None:
+        """Reserve consecutive numbers and return the first; None if too few are left in a row."""
+        with self._lock:
+            if not self._has(count):
+                return None
+            first = self.next_id
+            self.next_id = first + count
+            return first
+
     def release(self, first: int, count: int) -> None:
         """Return reserved numbers, unless others were reserved after them."""
         with self._lock:
             if self.next_id == first + count:
                 self.next_id = first
 
+    def _has(self, count: int) -> bool:
+        """Return whether `count` numbers are left in a row; the caller holds the lock."""
+        return self.next_id + count <= codec.MAX_NUMBER
+
     def _first_of(self, count: int) -> int:
         """Return the first of `count` free numbers; the caller holds the lock."""
-        if self.next_id + count > codec.MAX_NUMBER:
+        if not self._has(count):
             raise LimitExceeded(
                 f"the next id is {self.next_id + count - 1}, but generated ids end at 2**62",
                 advice='give the documents an "_id"',
@@ -123,8 +136,11 @@ class SharedIds(IdSequence):
         self._end = 0
         self._blocks = iter(() if first is None or writer < 0 else _blocks_of(first, writer))
 
+    def _has(self, count: int) -> bool:
+        return self.next_id + count <= self._end
+
     def _first_of(self, count: int) -> int:
-        while self.next_id + count > self._end:
+        while not self._has(count):
             block = next(self._blocks, None)
             if block is None:
                 raise LimitExceeded(
