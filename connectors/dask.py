@@ -12,6 +12,7 @@ import pyarrow as pa
 from godb_arrow.connectors import missing
 from godb_arrow.engine.fragments import Fragment, fragments_of
 from godb_arrow.engine.part_writer import PartWriter, commit_parts
+from godb_arrow.keywords import explain_keywords
 from godb_arrow.options import IfExists
 from godb_arrow.query.dataframe import to_frame
 from godb_arrow.query.filters import Filter
@@ -58,6 +59,7 @@ class _Read:
         return to_frame(schema.empty_table(), self._dtype_backend)
 
 
+@explain_keywords
 def read_godb(
     source: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
     collection: str | None = None,
@@ -113,6 +115,7 @@ def read_godb(
     return chosen
 
 
+@explain_keywords
 def to_godb(
     frame: dd.DataFrame,
     directory: str | os.PathLike[str],

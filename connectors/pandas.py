@@ -16,6 +16,7 @@ from godb_arrow.documents.frames import table_from_pandas
 from godb_arrow.errors import InvalidOption, UnsupportedType
 from godb_arrow.file.reading import read_table, recorded_schema, scan_godb
 from godb_arrow.file.writing import write_godb
+from godb_arrow.keywords import explain_keywords
 from godb_arrow.options import IfExists, ReadKeywords
 from godb_arrow.query.dataframe import DtypeBackend, recorded_range, to_frame, with_index
 from godb_arrow.query.filters import Filter
@@ -52,6 +53,7 @@ def read_godb(
 ) -> Iterator[pd.DataFrame]: ...
 
 
+@explain_keywords
 def read_godb(
     path: Location,
     collection: str | None = None,
@@ -162,6 +164,7 @@ def _frames(
         yield chunk()
 
 
+@explain_keywords
 def to_godb(
     frames: pd.DataFrame | Iterable[pd.DataFrame],
     path: str | os.PathLike[str] | IO[bytes],

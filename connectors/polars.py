@@ -15,6 +15,7 @@ from godb_arrow.connectors.columns import fit_schema, keep_batch, keep_schema
 from godb_arrow.documents.frames import check_polars
 from godb_arrow.file.collection import open_godb
 from godb_arrow.file.writing import write_godb
+from godb_arrow.keywords import explain_keywords
 from godb_arrow.options import ReadKeywords
 from godb_arrow.query.filters import Filter, RowFilter, comparison_of
 from godb_arrow.query.scannable import Scannable
@@ -35,6 +36,7 @@ __all__ = ["read_godb", "scan_godb", "sink_godb"]
 _MIN_BATCH_SIZE = 1024
 
 
+@explain_keywords
 def scan_godb(
     source: Location | Scannable,
     collection: str | None = None,
@@ -181,6 +183,7 @@ def _empty(schema: pa.Schema) -> pl.DataFrame:
     return _frame(pa.RecordBatch.from_arrays(arrays, schema=schema))
 
 
+@explain_keywords
 def read_godb(
     source: Location | Scannable,
     collection: str | None = None,
@@ -214,6 +217,7 @@ def read_godb(
     return (frame if columns is None else frame.select(columns)).collect()
 
 
+@explain_keywords
 def sink_godb(
     frame: pl.LazyFrame | pl.DataFrame,
     path: str | os.PathLike[str] | IO[bytes],

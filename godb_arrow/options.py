@@ -7,11 +7,14 @@ import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypedDict, get_args
+from typing import Any, Literal, TypeAlias, TypedDict, get_args
 
 from godb_arrow.errors import InvalidOption
+from godb_arrow.extensions import extension_names, unknown_name
 
 __all__ = [
+    "COMPRESSIONS",
+    "COMPRESSION_GROUP",
     "DEFAULT_DOCUMENT_BYTES",
     "MAX_DEPTH",
     "MAX_DOCUMENT_BYTES",
@@ -28,6 +31,7 @@ __all__ = [
     "check_if_exists",
     "parse_duration",
     "parse_size",
+    "split_compression",
 ]
 
 OnConflict = Literal["json", "error"]
@@ -42,18 +46,56 @@ DEFAULT_DOCUMENT_BYTES = 64 << 20
 MAX_DOCUMENT_BYTES = 1 << 30
 """Highest value of ``max_document_bytes`` for writing, which copies and ``verify`` can read."""
 
-_SIZE_UNITS = {"": 1, "b": 1}
-_SIZE_UNITS |= {"kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
-_SIZE_UNITS |= {"kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
-_TIME_UNITS = {"": 1.0, "ms": 0.001, "s": 1.0, "sec": 1.0, "min": 60.0, "m": 60.0}
-_TIME_UNITS |= {"h": 3600.0, "d": 86400.0}
+
+def _named(units: Mapping[str, float]) -> dict[str, float]:
+    """Return units by each of their names, which are separated by spaces."""
+    return {name: size for names, size in units.items() for name in names.split()}
+
+
+_SIZE_UNITS = {"": 1.0} | _named(
+    {
+        "b byte bytes": 1,
+        "k kb kilobyte kilobytes": 10**3,
+        "m mb megabyte megabytes": 10**6,
+        "g gb gigabyte gigabytes": 10**9,
+        "t tb terabyte terabytes": 10**12,
+        "ki kib": 2**10,
+        "mi mib": 2**20,
+        "gi gib": 2**30,
+        "ti tib": 2**40,
+    }
+)
+_TIME_UNITS = {"": 1.0} | _named(
+    {
+        "ms millisecond milliseconds": 0.001,
+        "s sec secs second seconds": 1,
+        "m min mins minute minutes": 60,
+        "h hr hrs hour hours": 3600,
+        "d day days": 86400,
+        "w week weeks": 7 * 86400,
+    }
+)
+_SYNCED_NAMES = frozenset({"fsync", "sync", "synced", "always", "full"})
+"""Names that other databases have for the durability "commit"."""
+
 _MIN_MEMORY_BYTES = 1 << 20
 _MIN_PART_BYTES = 1 << 10
 _MIN_DOCUMENT_BYTES = 1 << 10
 _MAX_SECONDS = 366 * 86400
 
 Durability = Literal["commit", "interval", "checkpoint"]
-CompressionName = Literal["lz4", "lz4hc", "zstd", "none"]
+CompressionName: TypeAlias = str
+"""Name of a compression: built-in or of another package, perhaps with a level: "zstd:19"."""
+
+COMPRESSIONS = ("lz4", "lz4hc", "zstd", "none")
+"""Built-in compressions."""
+
+_MIN_COMPRESSION_LEVEL = 1
+MAX_COMPRESSION_LEVEL = {"lz4hc": 12, "zstd": 22}
+"""Highest level of each built-in compression that has levels."""
+
+COMPRESSION_GROUP = "godb_arrow.compressions"
+"""Group of entry points of compressions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,8 +219,9 @@ class EngineOptions:
     part_grace : float
         Seconds for which part files are kept after the last version that needs them is dropped.
         Readers in other processes may still use them.
-    compression : {"lz4", "lz4hc", "zstd", "none"}
-        Compression of the files of new collections.
+    compression : str
+        Compression of the files of new collections: "lz4", "lz4hc", "zstd", "none", or the name of
+        one that another package adds. A level follows after a colon, as in "zstd:19".
     max_document_bytes : int
         Maximum MessagePack bytes of a document with its id, for writing and reading alike.
 
@@ -213,6 +256,11 @@ class EngineOptions:
         -------
         EngineOptions
 
+        Raises
+        ------
+        InvalidOption
+            The durability is not understood. A weaker one would lose changes without a word.
+
         Warns
         -----
         OptionWarning
@@ -224,6 +272,8 @@ class EngineOptions:
             try:
                 good[name] = _ENGINE_PARSERS[name](name, value)
             except InvalidOption as error:
+                if name == "durability":  # No default is as strong as what the caller meant.
+                    raise
                 warnings.warn(
                     f"{error}; using the default, {default!r}", OptionWarning, stacklevel=4
                 )
@@ -235,10 +285,10 @@ class OptionWarning(UserWarning):
 
 
 def _quantity(text: str, units: Mapping[str, float]) -> float | None:
-    match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([a-z]*)\s*", text.lower())
+    match = re.fullmatch(r"\s*([0-9][0-9_]*(?:\.[0-9]+)?)\s*([a-z]*)\s*", text.lower())
     if match is None or match[2] not in units:
         return None
-    return float(match[1]) * units[match[2]]
+    return float(match[1].replace("_", "")) * units[match[2]]
 
 
 def parse_size(name: str, value: object, minimum: int = _MIN_MEMORY_BYTES) -> int:
@@ -271,7 +321,7 @@ def parse_duration(name: str, value: object) -> float:
 
 
 def _optional(parse: Callable[[str, object], Any]) -> Callable[[str, object], Any]:
-    return lambda name, value: None if value is None else parse(name, value)
+    return lambda name, value: None if value is None or value is False else parse(name, value)
 
 
 def _parse_part_size(name: str, value: object) -> object:
@@ -293,16 +343,70 @@ def check_document_limit(name: str, value: object) -> int:
 
 
 def _parse_durability(name: str, value: object) -> object:
-    _check_choice(name, value, ("commit", "interval", "checkpoint"))
-    return value
+    text = value.strip().lower() if isinstance(value, str) else value
+    if text in _SYNCED_NAMES:
+        return "commit"
+    if text not in get_args(Durability):
+        raise InvalidOption(
+            f"{name} is {value!r}",
+            advice='use "commit" (each change is synced), "interval" (synced every sync_interval), '
+            'or "checkpoint" (only saved changes survive)',
+        )
+    return text
 
 
 def _parse_compression(name: str, value: object) -> object:
-    _check_choice(name, value, get_args(CompressionName))
-    return value
+    chosen, level = split_compression(name, value)
+    return chosen if level is None else f"{chosen}:{level}"
+
+
+def split_compression(option: str, value: object) -> tuple[str, int | None]:
+    """Return the name and the level of a compression, such as "zstd:19".
+
+    Parameters
+    ----------
+    option : str
+        Name of the option, for errors.
+    value : str
+        Value of the option.
+
+    Returns
+    -------
+    name : str
+    level : int or None
+        None for the default of the compression.
+
+    Raises
+    ------
+    InvalidOption
+        There is no such compression or level.
+
+    Examples
+    --------
+    >>> split_compression("compression", "zstd:19"), split_compression("compression", "LZ4")
+    (('zstd', 19), ('lz4', None))
+    """
+    text = value.strip().lower() if isinstance(value, str) else ""
+    name, colon, level = text.partition(":")
+    if name not in COMPRESSIONS and name not in extension_names(COMPRESSION_GROUP):
+        raise unknown_name(option, value, [*COMPRESSIONS, *extension_names(COMPRESSION_GROUP)])
+    if not colon:
+        return name, None
+    highest = MAX_COMPRESSION_LEVEL.get(name, 0) if name in COMPRESSIONS else None
+    number = int(level) if level.isdecimal() and level.isascii() and len(level) < 4 else -1
+    if highest == 0 or number < _MIN_COMPRESSION_LEVEL or number > (highest or number):
+        raise InvalidOption(
+            f"{option} is {value!r}",
+            advice=f"{name} has no levels"
+            if highest == 0
+            else f"give a level from {_MIN_COMPRESSION_LEVEL} to {highest or 999}",
+        )
+    return name, number
 
 
 def _parse_count(name: str, value: object) -> object:
+    if isinstance(value, str) and value.strip().isdecimal():
+        value = int(value)
     _check_count(name, value)
     return value
 

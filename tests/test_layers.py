@@ -16,6 +16,8 @@ FLOORS = [
         "_version",
         "errors",
         "options",
+        "extensions",
+        "keywords",
         "parallel",
         "display",
         "schema",

@@ -13,6 +13,7 @@ from godb_arrow.connectors.etl.addresses import origin_of, target_of
 from godb_arrow.connectors.etl.base import counted
 from godb_arrow.display import progress_bar, quantity
 from godb_arrow.errors import error_context
+from godb_arrow.keywords import explain_keywords
 from godb_arrow.options import IfExists, check_if_exists
 from godb_arrow.query.filters import Filter
 from godb_arrow.query.scannable import Scannable
@@ -62,6 +63,7 @@ class CopySummary:
         )
 
 
+@explain_keywords
 def copy(
     source: str | os.PathLike[str] | Scannable | Any,
     target: str | os.PathLike[str],

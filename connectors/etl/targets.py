@@ -38,6 +38,7 @@ from godb_arrow.errors import (
 from godb_arrow.file.collection import open_godb
 from godb_arrow.file.writing import write_godb
 from godb_arrow.options import IfExists
+from godb_arrow.query.fields import shown_names
 from godb_arrow.storage.lock import lock_file, try_lock
 from godb_arrow.storage.modes import Access, restrict_file
 from godb_arrow.storage.object_store import Expected, is_url
@@ -251,8 +252,8 @@ def _chained(
     """Concatenate the rows of a file and new rows, in the types of the file."""
     if second.schema.names != first.schema.names:
         raise UnsupportedType(
-            f"the new columns are {', '.join(second.schema.names)}, and the file has "
-            f"{', '.join(first.schema.names)}",
+            f"the new columns are {shown_names(second.schema.names)}, and the file has "
+            f"{shown_names(first.schema.names)}",
             advice='choose columns, or use if_exists="replace"',
         )
     has_types = format != "csv"
@@ -316,7 +317,7 @@ class FolderTarget(Target):
         if missing_columns:
             raise FieldNotFound(
                 f"the column {sorted(missing_columns)} of partition_by does not exist",
-                advice=f"the columns are {', '.join(data.schema.names)}",
+                advice=f"the columns are {shown_names(data.schema.names)}",
             )
         parent, stem = os.path.split(self._place)
         with storage_errors("write", self._place), ExitStack() as stack:

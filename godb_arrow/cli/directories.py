@@ -6,7 +6,6 @@ import os
 import signal
 import sys
 import threading
-from typing import get_args
 
 import click
 
@@ -186,7 +185,7 @@ def pack(directory: str, collections: tuple[str, ...], quiet: bool) -> None:
 @main.command()
 @click.argument("directory")
 @click.argument("collection")
-@click.argument("name", metavar="NAME", type=click.Choice(get_args(CompressionName)))
+@click.argument("name", metavar="NAME")
 @common_options
 def compression(directory: str, collection: str, name: CompressionName, quiet: bool) -> None:
     """Set the compression of a collection's new files.

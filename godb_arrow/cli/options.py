@@ -14,7 +14,7 @@ import click
 
 from godb_arrow.display import printable, progress_bar
 from godb_arrow.errors import GodbError, InvalidOption, SourceNotFound
-from godb_arrow.options import CompressionName, IfExists
+from godb_arrow.options import IfExists
 from godb_arrow.query.extended_json import parse_literal
 from godb_arrow.storage.nearest import nearest_path
 
@@ -115,10 +115,11 @@ def progress(
 
 compression_option = click.option(
     "--compression",
-    type=click.Choice(get_args(CompressionName)),
+    metavar="NAME[:LEVEL]",
     default="lz4",
     show_default=True,
-    help="Compression of the whole file. go-db reads lz4 and lz4hc.",
+    help="Compression of the whole file: lz4, lz4hc, zstd or none. lz4hc has levels up to 12, and "
+    "zstd up to 22, as in zstd:19. go-db reads lz4 and lz4hc.",
 )
 
 

@@ -1,17 +1,21 @@
-"""Bodies of zstd frames and stored bytes, instead of an LZ4 block.
+"""Bodies of frames and stored bytes, instead of an LZ4 block.
 
-Such a body is a row of zstd frames, and then bytes that are stored uncompressed, or only these.
-Neither a MessagePack map nor the top-level keys at its end begin with the four bytes of a zstd
-frame. Each frame declares how many bytes it decodes to. The number is limited, so that memory is
-bounded for any file.
+Such a body is a row of frames, and then bytes that are stored uncompressed, or only these. Neither
+a MessagePack map nor the top-level keys at its end begin with the four bytes of a frame. Each frame
+declares how many bytes it decodes to. The number is limited, so that memory is bounded for any
+file.
 
-The frames: RFC 8878, https://www.rfc-editor.org/rfc/rfc8878#section-3.1.1
+A frame of a compression that another package adds has a head of 12 bytes: the four bytes
+``C1 47 41 58``, its compressed and its decoded length, both ``uint32`` little-endian. No value of
+MessagePack begins with ``C1``.
+
+The frames of zstd: RFC 8878, https://www.rfc-editor.org/rfc/rfc8878#section-3.1.1
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import pyarrow as pa
 
@@ -19,7 +23,11 @@ from godb_arrow.codec.reference.lz4 import Piece, damaged_piece
 from godb_arrow.errors import CorruptFile
 
 __all__ = [
+    "ZSTD",
+    "ExtensionFrames",
     "FrameDecoder",
+    "Frames",
+    "ZstdFrames",
     "compress_frames",
     "frame_parts",
     "store",
@@ -27,7 +35,9 @@ __all__ = [
 ]
 
 _MAGIC = b"\x28\xb5\x2f\xfd"
-_LEVEL = 3
+_DEFAULT_LEVEL = 3
+_EXTENSION_MAGIC = b"\xc1GAX"
+_EXTENSION_HEAD_BYTES = 12
 _FRAME_BYTES = 4 << 20  # max bytes that a frame decodes to
 _MAX_FRAME_BYTES = _FRAME_BYTES + (64 << 10)  # max bytes of the frame itself
 _MAX_HEAD_BYTES = 18
@@ -40,11 +50,11 @@ class _Frame(NamedTuple):
 
 
 def _cut_off(at: int) -> CorruptFile:
-    return CorruptFile("the file ends inside a zstd frame", offset=at, where="file")
+    return CorruptFile("the file ends inside a compressed frame", offset=at, where="file")
 
 
-def _bad_frame(at: int, problem: str) -> CorruptFile:
-    return CorruptFile(f"a zstd frame {problem}", offset=at, where="file")
+def _bad_frame(at: int, problem: str, name: str = "zstd") -> CorruptFile:
+    return CorruptFile(f"a {name} frame {problem}", offset=at, where="file")
 
 
 def _frame_at(data: bytes, start: int, at: int) -> _Frame | None:
@@ -92,24 +102,144 @@ def _decompress(data: bytes, start: int, frame: _Frame, at: int) -> bytes:
     return decompressed
 
 
-class FrameDecoder:
-    """Decoder of a body of zstd frames and stored bytes, fed in pieces.
+class Frames(Protocol):
+    """Frames of one compression.
+
+    Attributes
+    ----------
+    magic : bytes
+        First four bytes of each frame.
+    """
+
+    magic: bytes
+
+    def frame_at(self, data: bytes, start: int, at: int) -> _Frame | None:
+        """Return the frame at `start`, or None if more bytes are needed; errors name `at`."""
+        ...
+
+    def decompress(self, data: bytes, start: int, frame: _Frame, at: int) -> bytes:
+        """Return the content of a frame."""
+        ...
+
+    def compress(self, content: bytes) -> bytes:
+        """Return a frame with some content."""
+        ...
+
+
+class ZstdFrames:
+    """Frames of zstd.
 
     Parameters
     ----------
-    stored : bool
-        Whether the body has no frames.
+    level : int, optional
+        Level of zstd from 1 to 22, default 3.
+    """
+
+    magic = _MAGIC
+
+    def __init__(self, level: int | None = None) -> None:
+        self._level = level or _DEFAULT_LEVEL
+
+    def frame_at(self, data: bytes, start: int, at: int) -> _Frame | None:
+        """Return the frame at `start`, or None if more bytes are needed; errors name `at`."""
+        return _frame_at(data, start, at)
+
+    def decompress(self, data: bytes, start: int, frame: _Frame, at: int) -> bytes:
+        """Return the content of a frame."""
+        return _decompress(data, start, frame, at)
+
+    def compress(self, content: bytes) -> bytes:
+        """Return a frame with some content."""
+        frame: bytes = pa.Codec("zstd", compression_level=self._level).compress(
+            content, asbytes=True
+        )
+        return frame
+
+
+ZSTD = ZstdFrames()
+
+
+class ExtensionFrames:
+    """Frames of a compression that another package adds.
+
+    Parameters
+    ----------
+    name : str
+        Name of the compression, for errors.
+    compress : callable
+        Function that compresses bytes.
+    decompress : callable
+        Function that decompresses bytes, given the number of bytes that it must return.
 
     Examples
     --------
-    >>> decoder = FrameDecoder()
-    >>> body = iter([compress_frames(b"abc" * 9)[0], b"def"])
+    >>> import zlib
+    >>> frames = ExtensionFrames("zlib", zlib.compress, lambda data, size: zlib.decompress(data))
+    >>> frame = frames.compress(b"abc" * 99)
+    >>> frames.decompress(frame, 0, frames.frame_at(frame, 0, 0), 0) == b"abc" * 99
+    True
+    """
+
+    magic = _EXTENSION_MAGIC
+
+    def __init__(
+        self,
+        name: str,
+        compress: Callable[[bytes], bytes],
+        decompress: Callable[[bytes, int], bytes],
+    ) -> None:
+        self._name = name
+        self._compress = compress
+        self._decompress = decompress
+
+    def frame_at(self, data: bytes, start: int, at: int) -> _Frame | None:
+        """Return the frame at `start`, or None if more bytes are needed; errors name `at`."""
+        if len(data) < start + _EXTENSION_HEAD_BYTES:
+            return None
+        length = int.from_bytes(data[start + 4 : start + 8], "little")
+        size = int.from_bytes(data[start + 8 : start + 12], "little")
+        if size > _FRAME_BYTES or length > 2 * _MAX_FRAME_BYTES:
+            raise _bad_frame(at, f"claims {max(size, length)} bytes", self._name)
+        length += _EXTENSION_HEAD_BYTES
+        return _Frame(length, size) if len(data) >= start + length else None
+
+    def decompress(self, data: bytes, start: int, frame: _Frame, at: int) -> bytes:
+        """Return the content of a frame."""
+        try:
+            content = self._decompress(
+                data[start + _EXTENSION_HEAD_BYTES : start + frame.length], frame.size
+            )
+        except Exception as error:  # Another package may raise anything for damaged bytes.
+            raise _bad_frame(at, f"is damaged: {error}", self._name) from error
+        if len(content) != frame.size:
+            raise _bad_frame(at, f"decodes to {len(content)} bytes, not {frame.size}", self._name)
+        return bytes(content)
+
+    def compress(self, content: bytes) -> bytes:
+        """Return a frame with some content."""
+        packed = self._compress(content)
+        lengths = len(packed).to_bytes(4, "little") + len(content).to_bytes(4, "little")
+        return self.magic + lengths + packed
+
+
+class FrameDecoder:
+    """Decoder of a body of frames and stored bytes, fed in pieces.
+
+    Parameters
+    ----------
+    frames : Frames or None
+        Kind of the frames; None if the body has no frames.
+
+    Examples
+    --------
+    >>> decoder = FrameDecoder(ZSTD)
+    >>> body = iter([ZSTD.compress(b"abc" * 9), b"def"])
     >>> decoder.gather(b"", 99, lambda: next(body, b""))
     b'abcabcabcabcabcabcabcabcabcdef'
     """
 
-    def __init__(self, *, stored: bool = False) -> None:
-        self._stored = stored
+    def __init__(self, frames: Frames | None) -> None:
+        self._frames = frames
         self._input = b""
         self._position = 0  # bytes of the body before the input
 
@@ -126,12 +256,12 @@ class FrameDecoder:
 
     def _next(self, fetch: Callable[[], bytes]) -> bytes:
         """Return the next bytes, or none at the end."""
-        while not self._stored:
+        while self._frames is not None:
             begins = self._input[:4]
-            if begins == _MAGIC:
-                frame = _frame_at(self._input, 0, self._position)
+            if begins == self._frames.magic:
+                frame = self._frames.frame_at(self._input, 0, self._position)
                 if frame is not None:
-                    output = _decompress(self._input, 0, frame, self._position)
+                    output = self._frames.decompress(self._input, 0, frame, self._position)
                     self._input = self._input[frame.length :]
                     self._position += frame.length
                     if output:
@@ -141,21 +271,24 @@ class FrameDecoder:
                 break
             more = fetch()
             if not more:
-                if begins == _MAGIC:
+                if begins == self._frames.magic:
                     raise _cut_off(self._position)
                 break
             self._input += more
-        self._stored = True
+        self._frames = None
         output, self._input = self._input or fetch(), b""
         self._position += len(output)
         return output
 
 
-def compress_frames(content: bytes, *_: object) -> tuple[bytes, bytes]:
-    """Compress a piece to zstd frames, with no literals after them."""
-    codec = pa.Codec("zstd", compression_level=_LEVEL)
-    parts = (content[at : at + _FRAME_BYTES] for at in range(0, len(content), _FRAME_BYTES))
-    return b"".join(codec.compress(part, asbytes=True) for part in parts), b""
+def compress_frames(frames: Frames) -> Callable[..., tuple[bytes, bytes]]:
+    """Return a function that compresses a piece to frames, with no literals after them."""
+
+    def compress(content: bytes, *_: object) -> tuple[bytes, bytes]:
+        parts = (content[at : at + _FRAME_BYTES] for at in range(0, len(content), _FRAME_BYTES))
+        return b"".join(map(frames.compress, parts)), b""
+
+    return compress
 
 
 def store(content: bytes, *_: object) -> tuple[bytes, bytes]:
@@ -163,20 +296,27 @@ def store(content: bytes, *_: object) -> tuple[bytes, bytes]:
     return content, b""
 
 
-def frame_parts(data: bytes | memoryview, pieces: Sequence[Piece]) -> Iterator[bytes]:
-    """Yield parts of the decoded content of pieces that are zstd frames."""
-    data = bytes(data)
-    for piece in pieces:
-        yield from _decode_frames(data, piece)
+def frame_parts(
+    frames: Frames,
+) -> Callable[[bytes | memoryview, Sequence[Piece]], Iterator[bytes]]:
+    """Return a function that yields parts of the decoded content of pieces that are frames."""
+
+    def parts(data: bytes | memoryview, pieces: Sequence[Piece]) -> Iterator[bytes]:
+        data = bytes(data)
+        for piece in pieces:
+            yield from _decode_frames(frames, data, piece)
+
+    return parts
 
 
-def _decode_frames(data: bytes, piece: Piece) -> Iterator[bytes]:
+def _decode_frames(frames: Frames, data: bytes, piece: Piece) -> Iterator[bytes]:
     at, end, left = piece.at, piece.at + piece.length, piece.size
     while at < end:
-        frame = _frame_at(data, at, at) if data[at : at + 4] == _MAGIC else None
+        is_frame = data[at : at + 4] == frames.magic
+        frame = frames.frame_at(data, at, at) if is_frame else None
         if frame is None or frame.length > end - at or frame.size > left:
             raise damaged_piece(piece)
-        yield _decompress(data, at, frame, at)
+        yield frames.decompress(data, at, frame, at)
         at += frame.length
         left -= frame.size
     if left or piece.skip or piece.tail:

@@ -95,7 +95,7 @@ class Collection(EditableCollection):
         return self._refresher.read(self._store, self._store.indexes)
 
     @property
-    def compression(self) -> CompressionName:
+    def compression(self) -> str:
         """Compression of the next files."""
         self._store.context.lifecycle.check_process()
         return self._refresher.read(self._store, self._store.compression)

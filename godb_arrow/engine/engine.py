@@ -22,8 +22,9 @@ from godb_arrow.engine.single_file import write_collections
 from godb_arrow.engine.verbs import CollectionVerbs
 from godb_arrow.engine.workers import close_at_exit
 from godb_arrow.errors import CollectionNotFound, error_context
+from godb_arrow.keywords import explain_methods
 from godb_arrow.memory.limit import Memory
-from godb_arrow.memory.lru import EvictionPolicy
+from godb_arrow.memory.lru import EvictionPolicy, check_policy
 from godb_arrow.options import (
     DEFAULT_DOCUMENT_BYTES,
     CompressionName,
@@ -45,6 +46,7 @@ _MAX_TABLE_ROWS = 100  # collections in the table of a notebook
 _MAX_SHOWN_NAMES = 20  # collections in an error
 
 
+@explain_methods
 class StorageEngine(EngineLifetime, CollectionVerbs):
     """Collections of documents in a data directory.
 
@@ -70,8 +72,9 @@ class StorageEngine(EngineLifetime, CollectionVerbs):
     read_only : bool
         Whether to read a directory that another process may write at the same time, default False.
         Each collection is loaded on first access. Reopen the engine to see later changes.
-    eviction_policy : EvictionPolicy, optional
-        Policy of the cache: ``LRU()``, the default, ``LFU()``, ``TTL(seconds)`` or your own.
+    eviction_policy : EvictionPolicy or str, optional
+        Policy of the cache: ``LRU()``, the default, ``LFU()``, ``TTL(seconds)``, your own, or the
+        name of one, such as ``"lfu"`` or ``"ttl:60s"``.
     threads : int, optional
         Threads of a stream, default one for each core.
     part_size : int or str
@@ -82,7 +85,7 @@ class StorageEngine(EngineLifetime, CollectionVerbs):
         :meth:`versions`.
     part_grace : float, timedelta or str
         How long unused files stay for readers in other processes, default 10 min.
-    compression : {"lz4", "lz4hc", "zstd", "none"}
+    compression : str
         Compression of new collections, default "lz4"; see :func:`write_godb`.
     trust_journal : bool
         Whether to open files outside of the directory that its journal names, default False.
@@ -96,6 +99,8 @@ class StorageEngine(EngineLifetime, CollectionVerbs):
 
     Raises
     ------
+    InvalidOption
+        The durability is not understood, or the path is a file.
     SourceNotFound
         The data directory does not exist, with ``create=False``. The message suggests the most
         similar name.
@@ -130,7 +135,7 @@ class StorageEngine(EngineLifetime, CollectionVerbs):
         durability: Durability = "interval",
         sync_interval: float | str | dt.timedelta = 1.0,
         read_only: bool = False,
-        eviction_policy: EvictionPolicy | None = None,
+        eviction_policy: EvictionPolicy | str | None = None,
         threads: int | None = None,
         part_size: int | str = _DEFAULT_PART_BYTES,
         keep_versions: int = 5,
@@ -152,7 +157,8 @@ class StorageEngine(EngineLifetime, CollectionVerbs):
             compression=compression,
             max_document_bytes=max_document_bytes,
         )
-        memory = Memory(options.max_memory, eviction_policy, options.max_document_bytes)
+        policy = check_policy(eviction_policy)
+        memory = Memory(options.max_memory, policy, options.max_document_bytes)
         directory = open_own_directory(
             data_dir, memory, read_only=read_only, trust_journal=trust_journal, create=create
         )

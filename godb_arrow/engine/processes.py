@@ -44,6 +44,8 @@ class Engine(Protocol):
     def _forget_in_child(self) -> None: ...
 
 
+_OWN_MODULES = ("godb_arrow.engine.", "godb_arrow.keywords")
+
 _engines: weakref.WeakSet[Any] = weakref.WeakSet()
 _opened_at: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
 _closers: list[threading.Thread] = []
@@ -160,7 +162,7 @@ def _caller(engine: object = None) -> FrameType | None:
     while frame is not None:
         name = frame.f_globals.get("__name__", "")
         is_initializer = frame.f_code.co_name == "__init__" and "self" in frame.f_locals
-        if not name.startswith("godb_arrow.engine.") and not is_initializer:
+        if not name.startswith(_OWN_MODULES) and not is_initializer:
             return frame
         frame = frame.f_back
     return None

@@ -11,6 +11,7 @@ import pyarrow as pa
 from godb_arrow.engine.collection import Collection
 from godb_arrow.engine.info import CollectionInfo
 from godb_arrow.file.explanation import Explanation
+from godb_arrow.keywords import explain_methods
 from godb_arrow.options import ReadKeywords
 from godb_arrow.query.filters import Filter
 from godb_arrow.snapshots.pages import Page
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["CollectionVerbs"]
 
 
+@explain_methods
 class CollectionVerbs(ABC):
     """Verbs of :class:`Collection` that take the collection by name."""
 

@@ -21,6 +21,7 @@ from godb_arrow.file.reading import (
     read_table,
     scan_godb,
 )
+from godb_arrow.keywords import explain_keywords
 from godb_arrow.memory.limit import idle_files
 from godb_arrow.options import ReadKeywords, ReadOptions
 from godb_arrow.query.filters import Filter
@@ -191,6 +192,7 @@ class FileCollection(Scannable):
         return table.html()
 
 
+@explain_keywords
 def open_godb(
     source: Location | Source, collection: str | None = None, **options: Unpack[ReadKeywords]
 ) -> FileCollection:

@@ -10,8 +10,8 @@ bytes      content
 =========  ==================================================================================
 
 With flags 1 the body is zstd frames, and uncompressed bytes after the last frame. With flags 2 the
-whole body is uncompressed (see :mod:`godb_arrow.codec.frames`). go-db reads flags 0 only. Other
-flags are an error.
+whole body is uncompressed (see :mod:`godb_arrow.codec.frames`). Flags 128 to 255 are for the
+compressions of other packages. go-db reads flags 0 only. Other flags are an error.
 
 The body is one MessagePack map with keys in any order. ``collections`` maps names to maps from
 document ids to documents. ``indexes``, ``metadata`` and unknown keys are optional.
@@ -43,7 +43,7 @@ import pyarrow as pa
 import xxhash
 
 from godb_arrow import codec
-from godb_arrow.codec.compression import Compression, compression_of
+from godb_arrow.codec.compression import EXTENSION_FLAGS, Compression, compression_of
 from godb_arrow.errors import (
     EmptyFile,
     GodbError,
@@ -142,7 +142,10 @@ def parse_header(data: bytes) -> Header:
     if compression_of(flags) is None:
         raise UnsupportedFlags(
             f"the file has the flags 0x{flags:04x}, which this program does not know",
-            advice="update godb-arrow, or have the file written with flags 0",
+            advice="install the package that adds this compression, or have the file written with "
+            "flags 0"
+            if flags in EXTENSION_FLAGS
+            else "update godb-arrow, or have the file written with flags 0",
         )
     return Header(version, flags)
 

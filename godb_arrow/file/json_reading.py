@@ -12,6 +12,7 @@ from godb_arrow.documents.encoding import Encoded, threads
 from godb_arrow.documents.ids import IdSequence
 from godb_arrow.documents.json_source import JsonSource
 from godb_arrow.errors import error_context
+from godb_arrow.keywords import explain_keywords
 from godb_arrow.options import MAX_DOCUMENT_BYTES, OnMismatch
 from godb_arrow.parallel import ordered_map
 from godb_arrow.query.decoder import ProjectionDecoder
@@ -24,6 +25,7 @@ from godb_arrow.storage.source import Location, open_source
 __all__ = ["read_ndjson"]
 
 
+@explain_keywords
 def read_ndjson(
     source: Location,
     *,

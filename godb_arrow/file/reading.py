@@ -22,6 +22,7 @@ from godb_arrow.file.format import TAIL_SIZE, is_sealed
 from godb_arrow.file.hints import read_hints
 from godb_arrow.file.locate import KeptEntries, StoredCollection, locate
 from godb_arrow.file.reader import CollectionSection, GodbReader
+from godb_arrow.keywords import explain_keywords
 from godb_arrow.options import ReadKeywords, ReadOptions
 from godb_arrow.parallel import ordered_map
 from godb_arrow.query.decoder import ProjectionDecoder
@@ -45,6 +46,7 @@ _INFER = "infer it from all documents, with use_hints=False and sample=None"
 logger = logging.getLogger(__name__)
 
 
+@explain_keywords
 def scan_godb(
     source: Location | Source,
     collection: str | None = None,
@@ -168,6 +170,7 @@ def _scan(
     return pa.RecordBatchReader.from_batches(projection.schema, batches())
 
 
+@explain_keywords
 def read_table(
     source: Location | Source,
     collection: str | None = None,
@@ -219,6 +222,7 @@ def read_table(
             return _scan(target, columns, filter, None, KeptEntries()).read_all()
 
 
+@explain_keywords
 def read_schema(
     source: Location | Source,
     collection: str | None = None,
@@ -277,6 +281,7 @@ def recorded_schema(
         return None if target.hint is None else target.hint.schema
 
 
+@explain_keywords
 def read_documents(
     source: Location | Source,
     collection: str | None = None,
@@ -320,6 +325,7 @@ def _documents(target: StoredCollection) -> Iterator[dict[Any, Any]]:
             yield from load_run(entries)
 
 
+@explain_keywords
 def read_document(
     source: Location | Source,
     identity: str,

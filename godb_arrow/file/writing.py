@@ -13,6 +13,7 @@ from godb_arrow.errors import InvalidOption, error_context
 from godb_arrow.file.draft import Draft
 from godb_arrow.file.existing import read_existing
 from godb_arrow.file.writer import write_file
+from godb_arrow.keywords import explain_keywords
 from godb_arrow.options import (
     DEFAULT_DOCUMENT_BYTES,
     CompressionName,
@@ -31,6 +32,7 @@ class CompatibilityWarning(UserWarning):
     """Documents were written that godb_arrow reads, but go-db does not."""
 
 
+@explain_keywords
 def write_godb(
     data: Any,
     path: str | os.PathLike[str] | IO[bytes],

@@ -9,9 +9,22 @@ import time
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 from operator import itemgetter
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar, cast
 
-__all__ = ["LFU", "LRU", "TTL", "CacheEntry", "CacheStats", "EvictionPolicy", "LRUCache"]
+from godb_arrow.errors import InvalidOption
+from godb_arrow.extensions import extension, extension_names, unknown_name
+from godb_arrow.options import parse_duration
+
+__all__ = [
+    "LFU",
+    "LRU",
+    "TTL",
+    "CacheEntry",
+    "CacheStats",
+    "EvictionPolicy",
+    "LRUCache",
+    "check_policy",
+]
 
 
 logger = logging.getLogger(__name__)
@@ -22,6 +35,7 @@ _Value = TypeVar("_Value")
 # An entry is a list, because a list is created several times faster than an object.
 _VALUE, _SIZE, _TICK, _ENTRY_KEY, _USES, _BORN = range(6)
 _TICK_OF = itemgetter(_TICK)
+_METHODS = ("rank", "lifetime")  # of an eviction policy
 _MAX_RANKINGS = 4  # rankings by a policy for one eviction
 _Entry = list[Any]
 
@@ -146,6 +160,55 @@ class TTL:
     def lifetime(self) -> float | None:
         """Return the lifetime in seconds."""
         return self.seconds
+
+
+_POLICIES: dict[str, Callable[..., EvictionPolicy]] = {"lru": LRU, "lfu": LFU, "ttl": TTL}
+_POLICY_GROUP = "godb_arrow.eviction_policies"
+
+
+def check_policy(policy: object) -> EvictionPolicy | None:
+    """Return an eviction policy, given the policy, its name, or None for the default.
+
+    Parameters
+    ----------
+    policy : EvictionPolicy, str or None
+        Name of a policy, such as ``"lfu"``, ``"ttl:60s"`` or one that another package adds.
+        After a colon it has the lifetime of values.
+
+    Raises
+    ------
+    InvalidOption
+        No policy has the name, or the object lacks ``rank`` or ``lifetime``.
+
+    Examples
+    --------
+    >>> check_policy("ttl:5min").lifetime()
+    300.0
+    """
+    if isinstance(policy, str):
+        name, colon, lifetime = policy.strip().lower().partition(":")
+        make = _POLICIES.get(name) or extension(_POLICY_GROUP, name)
+        if make is None or (name == "ttl" and not colon):
+            raise unknown_name(
+                "eviction_policy",
+                policy,
+                ["lru", "lfu", "ttl:60s", *extension_names(_POLICY_GROUP)],
+            )
+        arguments = [parse_duration("eviction_policy", lifetime)] if colon else []
+        try:
+            policy = make(*arguments)
+        except TypeError as error:
+            raise InvalidOption(
+                f"eviction_policy is {policy!r}: {error}", advice=f"write {name!r}"
+            ) from error
+    if isinstance(policy, type) or not (
+        policy is None or all(callable(getattr(policy, name, None)) for name in _METHODS)
+    ):
+        raise InvalidOption(
+            f"eviction_policy is {policy!r}",
+            advice="give LRU(), LFU(), TTL(60), or an object with the methods rank and lifetime",
+        )
+    return cast("EvictionPolicy | None", policy)
 
 
 @dataclass(frozen=True, slots=True)

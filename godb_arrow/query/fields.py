@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import pyarrow as pa
 
@@ -18,9 +18,12 @@ __all__ = [
     "may_have",
     "path_of",
     "paths_of",
+    "shown_names",
     "unknown_field",
 ]
 
+
+_MAX_SHOWN_NAMES = 20  # fields in a message
 
 FieldPath = tuple[str, ...]
 
@@ -66,11 +69,24 @@ def unknown_field(schema: pa.Schema, name: str) -> FieldNotFound:
         )
     known = paths_of(schema)
     close = difflib.get_close_matches(name, known, n=3)
-    shown = ", ".join(repr(n) for n in (close or known[:20]))
+    shown = ", ".join(map(repr, close)) if close else shown_names(known)
     return FieldNotFound(
         f"field {name!r} does not exist",
         advice=f"did you mean {shown}?" if close else f"the fields are {shown}",
     )
+
+
+def shown_names(names: Sequence[str]) -> str:
+    """Return names for a message, cut where they are many.
+
+    Examples
+    --------
+    >>> shown_names(["a", "b"]), shown_names([str(n) for n in range(99)])[-20:]
+    ("'a', 'b'", "'18', '19', … 79 more")
+    """
+    shown = ", ".join(map(repr, names[:_MAX_SHOWN_NAMES]))
+    left = len(names) - _MAX_SHOWN_NAMES
+    return f"{shown}, … {left} more" if left > 0 else shown
 
 
 def may_have(schema: pa.Schema, path: str) -> bool:

@@ -144,9 +144,34 @@ def compiled(condition: Filter | None) -> pc.Expression | RowFilter | Predicate 
     if isinstance(condition, Mapping):
         return compile_filter(condition)
     raise InvalidOption(
-        f"filter is a {type(condition).__name__}",
-        advice="give a pyarrow.compute expression, or a mapping of fields to values",
+        f"filter is {_described(condition)}", advice=f"{_advice_for(condition)} ({_EXAMPLES})"
     )
+
+
+_EXAMPLES = """for example {"age": {"$gt": 30}}, or pyarrow.compute.field("age") > 30"""
+
+
+def _described(value: object) -> str:
+    """Return the type of a value that is no filter, with the library that it comes from."""
+    library, name = type(value).__module__.partition(".")[0], type(value).__name__
+    return f"of type {name}" if library == "builtins" else f"of type {library}.{name}"
+
+
+def _advice_for(value: object) -> str:
+    """Return what to write in place of a value that is no filter."""
+    library, name = type(value).__module__.partition(".")[0], type(value).__name__
+    if library == "polars" and name == "Expr":
+        return (
+            "write a mapping, or filter a lazy frame: "
+            "godb_arrow.connectors.polars.scan_godb(…).filter(expression)"
+        )
+    if library in ("pandas", "polars", "numpy", "pyarrow"):
+        return "write the condition on the field itself, since these are values of other rows"
+    if isinstance(value, str):
+        return "write a mapping, or a query in SQL with godb_arrow.connectors.duckdb"
+    if callable(value):
+        return "write a mapping, or a RowFilter with the fields that the function needs"
+    return "write a mapping of fields to values"
 
 
 def _named_in(schema: pa.Schema, expression: pc.Expression) -> pa.Schema:

@@ -12,7 +12,7 @@ from godb_arrow.arrow_compute import pc
 from godb_arrow.codec.predicate import Predicate
 from godb_arrow.errors import FieldNotFound, InvalidFilter, InvalidOption
 from godb_arrow.query.expression_pruning import may_match
-from godb_arrow.query.fields import FieldPath, column_at, path_of
+from godb_arrow.query.fields import FieldPath, column_at, path_of, shown_names
 from godb_arrow.query.filters import (
     Comparison,
     Filter,
@@ -301,7 +301,7 @@ def _check_names(names: Sequence[str], schema: pa.Schema) -> None:
     if not set(names) <= set(schema.names):
         raise FieldNotFound(
             f"field {ID_FIELD!r} does not exist",
-            advice=f"the fields are {', '.join(schema.names[:20])}",
+            advice=f"the fields are {shown_names(schema.names)}",
         )
 
 

@@ -12,6 +12,7 @@ import pyarrow as pa
 from godb_arrow import codec
 from godb_arrow.arrow_compute import pc
 from godb_arrow.codec.predicate import Predicate
+from godb_arrow.keywords import explain_methods
 from godb_arrow.options import ReadKeywords
 from godb_arrow.query.fields import check_names, path_of, paths_of
 from godb_arrow.query.filters import Filter, compiled
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["Scannable"]
 
 
+@explain_methods
 class Scannable(ABC):
     """Collection that can be read as columns, any number of times.
 
@@ -42,6 +44,10 @@ class Scannable(ABC):
     >>> flights.to_arrow(["dest"], flights["distance"] > 4000).num_rows
     62
     """
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        explain_methods(cls)
 
     @property
     @abstractmethod

@@ -41,6 +41,7 @@ from godb_arrow.errors import (
     error_context,
     storage_errors,
 )
+from godb_arrow.keywords import explain_keywords
 from godb_arrow.replication.target import split_stored
 from godb_arrow.snapshots.base import Base
 from godb_arrow.snapshots.manifest import manifest_name, stored_manifest
@@ -408,6 +409,7 @@ def list_backups(target: str | os.PathLike[str]) -> list[BackupInfo]:
     return [place.read(number).info for number in place.numbers()]
 
 
+@explain_keywords
 def restore_backup(
     source: str | os.PathLike[str],
     data_dir: str | os.PathLike[str],

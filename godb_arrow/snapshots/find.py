@@ -31,7 +31,7 @@ from godb_arrow.snapshots.held import UnsavedDocuments
 from godb_arrow.snapshots.indexes import sorted_keys
 from godb_arrow.snapshots.snapshot import Snapshot
 
-__all__ = ["check_named", "count_matching", "explain", "matching"]
+__all__ = ["check_columns", "check_named", "count_matching", "explain", "matching"]
 
 
 _NO_COLUMNS = pa.schema([])
@@ -345,6 +345,21 @@ def check_named(snapshot: Snapshot, predicate: Predicate) -> None:
             error = unknown_field(snapshot.schema(), name)
             error.advice = f"{error.advice}; or give check_fields=False"
             raise error
+
+
+def check_columns(snapshot: Snapshot, columns: Sequence[str]) -> None:
+    """Raise if a column is a field that no document has had.
+
+    Raises
+    ------
+    FieldNotFound
+        Names the field and the nearest ones.
+    """
+    if not snapshot.count:
+        return
+    for name in columns:
+        if not may_have(snapshot.base.schema(), name) and not may_have(snapshot.schema(), name):
+            raise unknown_field(snapshot.schema(), name)
 
 
 def pick(document: dict[Any, Any], columns: Sequence[str]) -> dict[str, Any]:

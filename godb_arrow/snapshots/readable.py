@@ -16,7 +16,7 @@ from godb_arrow.options import ReadKeywords, ReadOptions
 from godb_arrow.query.filters import Filter
 from godb_arrow.query.scannable import Scannable
 from godb_arrow.schema import shown_schema
-from godb_arrow.snapshots.find import count_matching, explain, pick
+from godb_arrow.snapshots.find import check_columns, count_matching, explain, pick
 from godb_arrow.snapshots.pages import Page, page_after
 from godb_arrow.snapshots.snapshot import Snapshot
 from godb_arrow.snapshots.streaming import BatchStream, DocumentStream
@@ -104,7 +104,7 @@ class SnapshotCollection(Scannable):
             found = self._find_in_memory(filter, -1 if limit is None else limit + offset)
             if found is not None:
                 found = found[offset:] if offset else found
-                return found if columns is None else [pick(one, columns) for one in found]
+                return found if columns is None else self._picked(found, columns)
         with self.find_all_stream(filter, columns=columns) as stream:
             documents: list[dict[Any, Any]] = []
             if limit == 0:
@@ -115,6 +115,17 @@ class SnapshotCollection(Scannable):
                     if limit is not None and len(documents) == limit:
                         break
             return documents
+
+    def _picked(
+        self, documents: Sequence[dict[Any, Any]], columns: Sequence[str]
+    ) -> list[dict[Any, Any]]:
+        """Return some fields of documents; raise if no document has had one of the fields."""
+        picked = [pick(document, columns) for document in documents]
+        absent = [name for name in columns if not any(name in document for document in picked)]
+        if absent:
+            with error_context("read", collection=self.name):
+                check_columns(self._snapshot(), absent)
+        return picked
 
     def find_all(self) -> list[dict[Any, Any]]:
         """Return all documents; :meth:`find_all_stream` reads them one by one."""
@@ -182,8 +193,12 @@ class SnapshotCollection(Scannable):
         if isinstance(columns, str):
             raise InvalidOption(f"columns is the string {columns!r}", advice="give a list of names")
         shape = None if columns is None else lambda document: pick(document, columns)
+        snapshot = self._snapshot()
+        if columns is not None:
+            with error_context("stream", collection=self.name):
+                check_columns(snapshot, columns)
         return DocumentStream(
-            self._snapshot(),
+            snapshot,
             self.name,
             condition=filter,
             indexed=self.indexes,

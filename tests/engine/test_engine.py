@@ -229,7 +229,6 @@ def test_renamed_and_dropped_handles_and_streams(engine: StorageEngine) -> None:
         ("max_memory", True, 1_000_000_000),
         ("background_save", "soon", None),
         ("background_save", -1, None),
-        ("durability", "always", "interval"),
         ("sync_interval", 0, 1.0),
         ("threads", 0, None),
     ],

@@ -20,7 +20,7 @@ import godb_arrow
 from godb_arrow import StorageEngine, codec
 from godb_arrow.cli.command import main
 from godb_arrow.codec.compression import check_compression, compression_of
-from godb_arrow.codec.frames import FrameDecoder, compress_frames
+from godb_arrow.codec.frames import ZSTD, FrameDecoder
 from godb_arrow.codec.reference.lz4 import Piece
 from godb_arrow.engine.part_writer import PartWriter, commit_parts
 from godb_arrow.replication.verify import verify_godb
@@ -89,10 +89,10 @@ def test_frames_decode_to_what_they_were_made_of(
     contents: list[bytes], behind: bytes, step: int, count: int
 ) -> None:
     """Given in steps of any size, and piece by piece."""
-    made = [compress_frames(content)[0] for content in contents]
+    made = [ZSTD.compress(content) for content in contents]
     body = b"".join(made) + behind
     steps = iter([body[at : at + step] for at in range(0, len(body), step)])
-    decoder, found = FrameDecoder(), b""
+    decoder, found = FrameDecoder(ZSTD), b""
     while True:
         more = decoder.gather(found, count, lambda: next(steps, b""))
         if more == found:
@@ -127,7 +127,7 @@ def test_damaged_files_are_errors(compression: str) -> None:
 
 
 def test_what_claims_too_much_is_refused() -> None:
-    frame = compress_frames(b"a" * 1000)[0]
+    frame = ZSTD.compress(b"a" * 1000)
     claims = bytearray(frame[:4]) + bytes([0xA0]) + (1 << 31).to_bytes(4, "little") + b"\x01\0\0"
     for bad, text in (
         (bytes(claims), "claims"),
@@ -137,7 +137,7 @@ def test_what_claims_too_much_is_refused() -> None:
     ):
         body = iter([bad])
         with pytest.raises(godb_arrow.CorruptFile, match=text):
-            FrameDecoder().gather(b"", 10, lambda body=body: next(body, b""))  # type: ignore[misc]
+            FrameDecoder(ZSTD).gather(b"", 10, lambda body=body: next(body, b""))  # type: ignore[misc]
     zstd, plain = check_compression("zstd"), check_compression("none")
     for piece in (
         Piece(0, len(frame), 0, 0, 999),

@@ -151,10 +151,12 @@ class BlockDecoder:
             raise reference_lz4.cut_off(self._decoder.position)
 
 
-def compress_piece(content: bytes, max_ratio: int | None, high: bool) -> tuple[bytes, bytes]:
+def compress_piece(
+    content: bytes, max_ratio: int | None, high: bool, level: int = 0
+) -> tuple[bytes, bytes]:
     """Compress a piece of a block; see :mod:`godb_arrow.codec.reference.lz4`."""
     if high:
-        return reference_lz4.compress_piece(content, max_ratio, high)
+        return reference_lz4.compress_piece(content, max_ratio, high, level)
     sequences, left = _native.compress_piece(content, max_ratio or 0)
     return sequences, content[len(content) - left :]
 

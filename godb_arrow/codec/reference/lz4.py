@@ -322,7 +322,9 @@ def _length(data: bytes, cursor: int) -> tuple[int, int]:
     return size + 1, length
 
 
-def compress_piece(content: bytes, max_ratio: int | None, high: bool) -> tuple[bytes, bytes]:
+def compress_piece(
+    content: bytes, max_ratio: int | None, high: bool, level: int = 0
+) -> tuple[bytes, bytes]:
     """Compress a piece of a block; :mod:`godb_arrow.codec.blocks` joins the pieces.
 
     Parameters
@@ -334,6 +336,8 @@ def compress_piece(content: bytes, max_ratio: int | None, high: bool) -> tuple[b
         literals to keep it.
     high : bool
         Whether to search longer for better matches (LZ4 HC).
+    level : int
+        Level of LZ4 HC from 1 to 12, or 0 for the default of its library.
 
     Returns
     -------
@@ -348,6 +352,7 @@ def compress_piece(content: bytes, max_ratio: int | None, high: bool) -> tuple[b
         block: bytes = lz4.block.compress(
             data,
             mode="high_compression" if high else "default",
+            compression=level,
             store_size=False,
             dict=content[max(0, stored - _HISTORY) : stored],
         )

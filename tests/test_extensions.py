@@ -1,0 +1,148 @@
+"""Other packages add compressions, policies, formats, storage and workers by entry points."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support import extensions as installed
+
+import godb_arrow
+from godb_arrow import InvalidOption, StorageEngine, extensions
+
+ROWS = [{"n": n, "text": "repeated " * 9} for n in range(3000)]
+
+BZIP2 = """
+import bz2
+
+
+class Bzip2:
+    flags = 200
+
+    def compress(self, data, level):
+        return bz2.compress(data, level or 9)
+
+    def decompress(self, data, size):
+        return bz2.BZ2Decompressor().decompress(data, size)
+
+
+bzip2 = Bzip2()
+"""
+
+
+@pytest.fixture(autouse=True)
+def forgotten() -> Iterator[None]:
+    yield
+    installed.forget()
+
+
+def stored(compression: str) -> bytes:
+    file = io.BytesIO()
+    godb_arrow.write_godb(ROWS, file, "c", compression=compression)
+    return file.getvalue()
+
+
+def test_another_package_adds_a_compression(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed.install(
+        tmp_path, monkeypatch, "my_bzip2", BZIP2, compressions="bzip2 = my_bzip2:bzip2"
+    )
+    data = stored("bzip2:5")
+    assert data[6] == 200
+    assert len(data) < len(stored("none")) / 3
+    for options in ({}, {"use_hints": False}):
+        assert godb_arrow.read_table(data, **options).column("n").to_pylist()[-1] == 2999  # type: ignore[arg-type]
+    assert godb_arrow.verify_godb(data).ok
+    with StorageEngine(tmp_path / "data", compression="bzip2") as engine:
+        engine.create_collection("c").insert_many(ROWS)
+    with StorageEngine(tmp_path / "data") as engine:
+        assert engine["c"].compression == "bzip2"
+        assert engine["c"].find({"n": 17})[0]["n"] == 17
+
+
+def test_damaged_bytes_of_an_extension_are_errors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed.install(
+        tmp_path, monkeypatch, "my_bzip2", BZIP2, compressions="bzip2 = my_bzip2:bzip2"
+    )
+    data = stored("bzip2")
+    for at in range(8, len(data), 41):
+        damaged = bytearray(data)
+        damaged[at] ^= 1
+        for source in (bytes(damaged), data[:at]):
+            try:
+                found = godb_arrow.read_table(source, "c", use_hints=False)
+            except godb_arrow.FormatError:
+                continue
+            assert len(found) == len(ROWS)
+    head = bytearray(data)
+    assert head[8:12] == b"\xc1GAX"
+    head[16:20] = b"\xff\xff\xff\x7f"  # 2 GiB
+    with pytest.raises(godb_arrow.CorruptFile, match="claims"):
+        godb_arrow.read_table(bytes(head), "c")
+
+
+def test_a_file_of_an_unknown_compression_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as now:
+        installed.install(tmp_path, now, "my_bzip2", BZIP2, compressions="bzip2 = my_bzip2:bzip2")
+        data = stored("bzip2")
+    installed.forget()
+    with pytest.raises(godb_arrow.UnsupportedFlags, match="install the package that adds"):
+        godb_arrow.read_table(data)
+
+
+@pytest.mark.parametrize(
+    "text", ["raise RuntimeError('no')", "bzip2 = object()", BZIP2.replace("200", "1")]
+)
+def test_a_wrong_extension_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    installed.install(
+        tmp_path, monkeypatch, "my_bzip2", text, compressions="bzip2 = my_bzip2:bzip2"
+    )
+    with pytest.raises(InvalidOption, match="bzip2"):
+        stored("bzip2")
+
+
+POLICY = """
+class LargestFirst:
+    def rank(self, entry):
+        return -entry.size
+
+    def lifetime(self):
+        return None
+"""
+
+
+def test_another_package_adds_an_eviction_policy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed.install(
+        tmp_path, monkeypatch, "my_policy", POLICY,
+        eviction_policies="largest = my_policy:LargestFirst",
+    )  # fmt: skip
+    with StorageEngine(tmp_path / "data", eviction_policy="largest") as engine:
+        engine.create_collection("c").insert({})
+    with pytest.raises(InvalidOption, match="did you mean 'largest'"):
+        StorageEngine(tmp_path / "data", eviction_policy="largets")
+
+
+@pytest.mark.parametrize("policy", ["lru", "LFU", "ttl:5min"])
+def test_policies_have_names(tmp_path: Path, policy: str) -> None:
+    StorageEngine(tmp_path, eviction_policy=policy).close()
+
+
+@pytest.mark.parametrize("policy", ["fifo", "ttl", "lru:5", 5, godb_arrow.LRU])
+def test_a_wrong_policy_is_an_error(tmp_path: Path, policy: str) -> None:
+    with pytest.raises(InvalidOption, match="eviction_policy"):
+        StorageEngine(tmp_path, eviction_policy=policy)
+
+
+def test_no_package_adds_anything_by_default() -> None:
+    assert not any(map(extensions.extension_names, extensions.GROUPS))
