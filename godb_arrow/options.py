@@ -85,7 +85,7 @@ _MAX_SECONDS = 366 * 86400
 
 Durability = Literal["commit", "interval", "checkpoint"]
 CompressionName: TypeAlias = str
-"""Name of a compression: built-in or of another package, perhaps with a level: "zstd:19"."""
+"""Name of a compression, built-in or of another package, perhaps with a level as in "zstd:19"."""
 
 COMPRESSIONS = ("lz4", "lz4hc", "zstd", "none")
 """Built-in compressions."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,22 +15,19 @@ from godb_arrow import InvalidOption, StorageEngine, extensions
 
 ROWS = [{"n": n, "text": "repeated " * 9} for n in range(3000)]
 
-BZIP2 = """
-import bz2
+PAGE = (Path(__file__).parents[1] / "docs" / "extension_points.md").read_text()
 
 
-class Bzip2:
-    flags = 200
-
-    def compress(self, data, level):
-        return bz2.compress(data, level or 9)
-
-    def decompress(self, data, size):
-        return bz2.BZ2Decompressor().decompress(data, size)
+def example(heading: str) -> tuple[str, str]:
+    """Return the module and the entry point of a section of the documentation."""
+    section = PAGE.partition(f"## {heading}\n")[2].partition("\n## ")[0]
+    source, entry = re.findall(r"```(?:python|toml)\n(.*?)```", section, re.DOTALL)
+    assert len(source.strip().splitlines()) < 25
+    return source, entry.replace('"', "").partition("]\n")[2].strip()
 
 
-bzip2 = Bzip2()
-"""
+BZIP2, BZIP2_ENTRY = example("Compressions")
+POLICY, POLICY_ENTRY = example("Eviction policies")
 
 
 @pytest.fixture(autouse=True)
@@ -47,9 +45,7 @@ def stored(compression: str) -> bytes:
 def test_another_package_adds_a_compression(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    installed.install(
-        tmp_path, monkeypatch, "my_bzip2", BZIP2, compressions="bzip2 = my_bzip2:bzip2"
-    )
+    installed.install(tmp_path, monkeypatch, "my_bzip2", BZIP2, compressions=BZIP2_ENTRY)
     data = stored("bzip2:5")
     assert data[6] == 200
     assert len(data) < len(stored("none")) / 3
@@ -66,11 +62,9 @@ def test_another_package_adds_a_compression(
 def test_damaged_bytes_of_an_extension_are_errors(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    installed.install(
-        tmp_path, monkeypatch, "my_bzip2", BZIP2, compressions="bzip2 = my_bzip2:bzip2"
-    )
+    installed.install(tmp_path, monkeypatch, "my_bzip2", BZIP2, compressions=BZIP2_ENTRY)
     data = stored("bzip2")
-    for at in range(8, len(data), 41):
+    for at in range(8, len(data), 397):
         damaged = bytearray(data)
         damaged[at] ^= 1
         for source in (bytes(damaged), data[:at]):
@@ -90,7 +84,7 @@ def test_a_file_of_an_unknown_compression_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as now:
-        installed.install(tmp_path, now, "my_bzip2", BZIP2, compressions="bzip2 = my_bzip2:bzip2")
+        installed.install(tmp_path, now, "my_bzip2", BZIP2, compressions=BZIP2_ENTRY)
         data = stored("bzip2")
     installed.forget()
     with pytest.raises(godb_arrow.UnsupportedFlags, match="install the package that adds"):
@@ -103,21 +97,9 @@ def test_a_file_of_an_unknown_compression_says_so(
 def test_a_wrong_extension_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
 ) -> None:
-    installed.install(
-        tmp_path, monkeypatch, "my_bzip2", text, compressions="bzip2 = my_bzip2:bzip2"
-    )
+    installed.install(tmp_path, monkeypatch, "my_bzip2", text, compressions=BZIP2_ENTRY)
     with pytest.raises(InvalidOption, match="bzip2"):
         stored("bzip2")
-
-
-POLICY = """
-class LargestFirst:
-    def rank(self, entry):
-        return -entry.size
-
-    def lifetime(self):
-        return None
-"""
 
 
 def test_another_package_adds_an_eviction_policy(
@@ -125,7 +107,7 @@ def test_another_package_adds_an_eviction_policy(
 ) -> None:
     installed.install(
         tmp_path, monkeypatch, "my_policy", POLICY,
-        eviction_policies="largest = my_policy:LargestFirst",
+        eviction_policies=POLICY_ENTRY,
     )  # fmt: skip
     with StorageEngine(tmp_path / "data", eviction_policy="largest") as engine:
         engine.create_collection("c").insert({})

@@ -5,9 +5,9 @@ a MessagePack map nor the top-level keys at its end begin with the four bytes of
 declares how many bytes it decodes to. The number is limited, so that memory is bounded for any
 file.
 
-A frame of a compression that another package adds has a head of 12 bytes: the four bytes
-``C1 47 41 58``, its compressed and its decoded length, both ``uint32`` little-endian. No value of
-MessagePack begins with ``C1``.
+A frame of a compression that another package adds has a head of 12 bytes. These are
+``C1 47 41 58``, the compressed length, and the decoded length, both ``uint32`` little-endian. No
+value of MessagePack begins with ``C1``.
 
 The frames of zstd: RFC 8878, https://www.rfc-editor.org/rfc/rfc8878#section-3.1.1
 """

@@ -65,7 +65,7 @@ def test_a_wrong_level_is_an_error(tmp_path: Path, compression: str) -> None:
 
 
 def test_levels_make_smaller_files(tmp_path: Path) -> None:
-    rows = pa.table({"n": np.random.default_rng(1).integers(0, 99, 50_000)})
+    rows = pa.table({"n": np.random.default_rng(1).integers(0, 99, 9000)})
     sizes = {}
     for compression in ("zstd:1", "zstd:19", "lz4hc:3", "lz4hc:12"):
         path = tmp_path / f"{compression}.godb"
