@@ -1,32 +1,31 @@
 """Columns in types that a format or database holds, and back in their own types.
 
-A replaced type is noted in the metadata of its field, as a short text. Formats that keep such
-metadata (Parquet, Arrow IPC, Delta) return the columns in their own types.
+A replaced type is noted in the metadata of its field, as text. Formats that keep such metadata
+(Parquet, Delta) return the columns in their own types.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from functools import partial
 
 import pyarrow as pa
 
 from godb_arrow.arrow_compute import pc
-from godb_arrow.codec.jsontext import to_json_text
-from godb_arrow.codec.values import wire_values
-from godb_arrow.documents.normalize import convert_children, convert_columns
+from godb_arrow.connectors.arrays import convert_array, is_bytes
+from godb_arrow.connectors.fitting import fit_column, is_moment
+from godb_arrow.connectors.own_types import MARK, OWN_TYPE, describe_own, own_field
+from godb_arrow.documents.normalize import convert_columns
+from godb_arrow.documents.rows import with_first_categories
 from godb_arrow.errors import TypeMismatch, UnsupportedType
-from godb_arrow.query.comparable import plain_array, plain_type
+from godb_arrow.query.comparable import plain_type
 from godb_arrow.schema import JSON_TYPE, is_json, is_text, storage_schema
 
 __all__ = [
     "JSON_TEXT",
     "RULES",
     "Rule",
-    "as_json_texts",
     "convert_batch",
-    "fit_column",
     "fit_columns",
     "fit_schema",
     "keep_batch",
@@ -39,7 +38,6 @@ logger = logging.getLogger(__name__)
 JSON_TEXT = "json"
 """Replacement of a type by JSON text; also what the metadata of such a field says."""
 
-_MARK = b"godb_arrow.type"
 _EMPTY_STRUCT = b"struct<>"
 _NANOSECOND_TYPE = pa.int64()
 _UNSIGNED = {
@@ -49,7 +47,6 @@ _UNSIGNED = {
     pa.uint64(): pa.decimal128(20, 0),
 }
 _MAX_DIGITS = 38
-_MAX_WIDE_DIGITS = 76  # of decimal256
 _FIRST_SECOND, _LAST_SECOND = -62_135_596_800, 253_402_300_799  # of the years 1 to 9999
 
 Rule = Callable[[pa.DataType], "pa.DataType | str | None"]
@@ -90,7 +87,7 @@ def _for_delta(kind: pa.DataType) -> pa.DataType | str | None:
 
 def _for_csv(kind: pa.DataType) -> pa.DataType | str | None:
     types = pa.types
-    if types.is_nested(kind) or _is_bytes(kind):
+    if types.is_nested(kind) or is_bytes(kind):
         return JSON_TEXT
     return _NANOSECOND_TYPE if types.is_duration(kind) else None
 
@@ -108,12 +105,6 @@ def _for_sqlite(kind: pa.DataType) -> pa.DataType | str | None:
     if types.is_time(kind) or types.is_duration(kind):
         return _NANOSECOND_TYPE
     return pa.date32() if types.is_date64(kind) else _for_database(kind)
-
-
-def _is_bytes(kind: pa.DataType) -> bool:
-    types = pa.types
-    is_binary = types.is_binary(kind) or types.is_large_binary(kind)
-    return bool(is_binary or types.is_fixed_size_binary(kind))
 
 
 def _for_duckdb(kind: pa.DataType) -> pa.DataType | str | None:
@@ -153,6 +144,9 @@ RULES: Mapping[str, Rule] = {
 }
 """Replacements by format. A format that is missing here holds all types."""
 
+_DESCRIBED = (_for_parquet, _for_delta)
+"""Rules of formats that keep the metadata of fields, which describes the columns' own types."""
+
 
 def fit_columns(reader: pa.RecordBatchReader, format: str) -> pa.RecordBatchReader:
     """Convert the columns that a format cannot hold, and log which.
@@ -182,10 +176,12 @@ def fit_columns(reader: pa.RecordBatchReader, format: str) -> pa.RecordBatchRead
     """
     if format not in RULES:
         return reader
+    if RULES[format] in _DESCRIBED:
+        reader = with_first_categories(reader)
     own = reader.schema
     schema = fit_schema(own, format)
     for before, after in zip(storage_schema(own), schema, strict=True):
-        if not plain_type(before.type).equals(after.type):
+        if not plain_type(before.type).equals(plain_type(after.type)):
             logger.warning("column %r of type %s becomes %s", before.name, before.type, after.type)
     return _converted(reader, schema, format == "csv")
 
@@ -209,7 +205,14 @@ def fit_schema(schema: pa.Schema, format: str) -> pa.Schema:
     >>> fit_schema(pa.schema({"a": pa.uint8()}), "spark").field("a").type
     DataType(int16)
     """
-    fields = [_fit_field(field, RULES[format]) for field in schema]
+    rule = RULES[format]
+    fields = [_fit_field(field, rule) for field in schema]
+    if rule in _DESCRIBED:
+        has_sizes = rule is _for_parquet
+        fields = [
+            describe_own(own, field, has_sizes=has_sizes)
+            for own, field in zip(schema, fields, strict=True)
+        ]
     return pa.schema(fields, metadata=schema.metadata)
 
 
@@ -221,7 +224,7 @@ def convert_batch(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
     UnsupportedType
         A value cannot be converted. The message names the column.
     """
-    return convert_columns(batch, schema, _array, advice="choose columns, or another format")
+    return convert_columns(batch, schema, convert_array, advice="choose columns, or another format")
 
 
 def keep_schema(
@@ -306,7 +309,7 @@ def _converted(
             converted = convert_batch(batch, schema)
             if check_years:
                 for field, column in zip(schema, converted.columns, strict=True):
-                    if _is_moment(field.type):
+                    if is_moment(field.type):
                         _check_years(column, field.name)
             yield converted
 
@@ -324,128 +327,6 @@ def _check_years(moments: pa.Array, name: str) -> None:
             )
 
 
-# --- types that others have fixed ---------------------------------------------------------------
-
-
-def fit_column(array: pa.Array, target: pa.DataType, *, drop_fields: bool = False) -> pa.Array:
-    """Convert a column to a type that earlier rows have fixed, if that changes no value.
-
-    Parameters
-    ----------
-    array : pyarrow.Array
-        New values.
-    target : pyarrow.DataType
-        Type of the earlier values. Fields of structs are found by their names.
-    drop_fields : bool
-        Whether to drop fields of structs that the type lacks, default False, which refuses them.
-
-    Returns
-    -------
-    pyarrow.Array
-
-    Raises
-    ------
-    ValueError, pyarrow.ArrowException
-        The type does not hold the values.
-
-    Examples
-    --------
-    >>> fit_column(pa.array([1, None]), pa.float64()).to_pylist()
-    [1.0, None]
-    >>> fit_column(pa.array([0.5]), pa.int64())
-    Traceback (most recent call last):
-    ...
-    ValueError: the type double becomes int64, which changes values
-    """
-    types = pa.types
-    if array.type.equals(target):
-        return array
-    if array.null_count == len(array):
-        return pa.nulls(len(array), target)
-    if types.is_dictionary(target):
-        return fit_column(array, target.value_type).dictionary_encode().cast(target)
-    if is_json(target) or (is_json(array.type) and is_text(target)):
-        texts = as_json_texts(array)
-        return pa.ExtensionArray.from_storage(target, texts) if is_json(target) else texts
-    array = plain_array(array)
-    if array.type.equals(target):
-        return array
-    if types.is_struct(array.type) and types.is_struct(target):
-        return _fit_struct(array, target, drop_fields)
-    if types.is_nested(array.type) or types.is_nested(target):
-        return _fit_elements(array, target, drop_fields)
-    if not any(is_kind(array.type) and is_kind(target) for is_kind in _FAMILIES):
-        raise ValueError(f"the type {array.type} is not {target}")
-    if types.is_integer(array.type) and types.is_decimal(target):
-        array = array.cast(pa.decimal256(_MAX_WIDE_DIGITS, target.scale))
-    fitted = array.cast(target, safe=types.is_decimal(target))
-    if not _is_equal(fitted.cast(array.type, safe=False), array):
-        raise ValueError(f"the type {array.type} becomes {target}, which changes values")
-    return fitted
-
-
-def _is_number(kind: pa.DataType) -> bool:
-    types = pa.types
-    return bool(types.is_integer(kind) or types.is_floating(kind) or types.is_decimal(kind))
-
-
-def _is_moment(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_timestamp(kind) or pa.types.is_date(kind))
-
-
-_FAMILIES: tuple[Callable[[pa.DataType], bool], ...] = (
-    _is_number,
-    _is_moment,
-    pa.types.is_time,
-    pa.types.is_duration,
-    is_text,
-    _is_bytes,
-)
-"""Tests of types whose values are compared with each other."""
-
-
-def _is_equal(array: pa.Array, other: pa.Array) -> bool:
-    """Return whether two arrays have the same values; NaN equals NaN."""
-    if array.equals(other):
-        return True
-    if not pa.types.is_floating(array.type):
-        return False
-    same = pc.or_kleene(pc.equal(array, other), pc.and_(pc.is_nan(array), pc.is_nan(other)))
-    return bool(pc.all(same.fill_null(True)).as_py())
-
-
-def _fit_struct(array: pa.StructArray, target: pa.StructType, drop_fields: bool) -> pa.Array:
-    children = {field.name: child for field, child in zip(array.type, array.flatten(), strict=True)}
-    fitted = [
-        fit_column(children.pop(field.name), field.type, drop_fields=drop_fields)
-        if field.name in children
-        else pa.nulls(len(array), field.type)
-        for field in target
-    ]
-    for name, child in children.items():
-        if not drop_fields and child.null_count < len(child):
-            raise ValueError(f"the field {name!r} is new")
-    if not fitted:
-        return array.cast(target)
-    mask = array.is_null() if array.null_count else None
-    return pa.StructArray.from_arrays(fitted, fields=list(target), mask=mask)
-
-
-def _fit_elements(array: pa.Array, target: pa.DataType, drop_fields: bool) -> pa.Array:
-    types = pa.types
-    if not (types.is_map(array.type) and types.is_map(target)):
-        if not (_is_list(array.type) and _is_list(target)):
-            raise ValueError(f"the type {array.type} is not {target}")
-        if types.is_large_list(array.type) != types.is_large_list(target):
-            of_list = pa.large_list if types.is_large_list(target) else pa.list_
-            array = array.cast(of_list(array.type.value_field))
-    return convert_children(array, target, partial(fit_column, drop_fields=drop_fields))
-
-
-def _is_list(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind))
-
-
 # --- types --------------------------------------------------------------------------------------
 
 
@@ -459,8 +340,8 @@ def _fit_field(field: pa.Field, rule: Rule) -> pa.Field:
     }
     if found is None and rule is _for_parquet:
         fitted = _children(kind, lambda child: _fit_field(child, rule))
-        if fitted.equals(kind):
-            return field  # Parquet keeps dictionaries and extension types
+        if fitted.equals(kind) and not _is_encoded(field.type):
+            return field  # Parquet keeps dictionaries of texts, and extension types
     if found is None and rule in (_for_polars, _for_duckdb) and _is_category(field.type):
         return field
     if found is None and rule is _for_delta and _has_marked_elements(kind, rule):
@@ -471,15 +352,22 @@ def _fit_field(field: pa.Field, rule: Rule) -> pa.Field:
         ).with_metadata(metadata or None)
     if found == JSON_TEXT:
         is_empty = pa.types.is_struct(kind) and not kind.num_fields
-        metadata[_MARK] = _EMPTY_STRUCT if is_empty else JSON_TEXT.encode()
+        metadata[MARK] = _EMPTY_STRUCT if is_empty else JSON_TEXT.encode()
         return field.with_type(pa.string()).with_metadata(metadata)
     if not (pa.types.is_decimal(kind) or pa.types.is_null(kind)):
-        metadata[_MARK] = str(kind).encode()
+        metadata[MARK] = str(kind).encode()
     return field.with_type(found).with_metadata(metadata or None)
 
 
 def _is_category(kind: pa.DataType) -> bool:
     return pa.types.is_dictionary(kind) and is_text(kind.value_type)
+
+
+def _is_encoded(kind: pa.DataType) -> bool:
+    """Return whether a type is a dictionary that Parquet returns as its values."""
+    return pa.types.is_dictionary(kind) and not (
+        is_text(kind.value_type) or is_bytes(kind.value_type)
+    )
 
 
 def _has_marked_elements(kind: pa.DataType, rule: Rule) -> bool:
@@ -490,16 +378,19 @@ def _has_marked_elements(kind: pa.DataType, rule: Rule) -> bool:
 
 def _is_marked(field: pa.Field) -> bool:
     kind = field.type
-    if _MARK in (field.metadata or {}):
+    if not (field.metadata or {}).keys().isdisjoint((MARK, OWN_TYPE)):
         return True
     return any(_is_marked(kind.field(index)) for index in range(kind.num_fields))
 
 
 def _restore_field(field: pa.Field) -> pa.Field:
-    mark = (field.metadata or {}).get(_MARK)
+    own = own_field(field)
+    if own is not None:
+        return own
+    mark = (field.metadata or {}).get(MARK)
     if mark is None:
         return field.with_type(_children(field.type, _restore_field))
-    metadata = {key: value for key, value in field.metadata.items() if key != _MARK}
+    metadata = {key: value for key, value in field.metadata.items() if key != MARK}
     kind = field.type
     if mark == JSON_TEXT.encode():
         kind = JSON_TYPE if is_text(kind) else kind
@@ -530,54 +421,3 @@ def _children(kind: pa.DataType, change: Callable[[pa.Field], pa.Field]) -> pa.D
     if types.is_large_list(kind):
         return pa.large_list(change(kind.value_field))
     return pa.list_(change(kind.value_field)) if types.is_list(kind) else kind
-
-
-# --- arrays -------------------------------------------------------------------------------------
-
-
-def as_json_texts(array: pa.Array) -> pa.Array:
-    """Return each value as JSON text."""
-    texts = [None if value is None else to_json_text(value) for value in wire_values(array, "")]
-    return pa.array(texts, pa.string())
-
-
-def _array(array: pa.Array, target: pa.DataType) -> pa.Array:
-    types = pa.types
-    if is_json(array.type):
-        return array if is_json(target) else array.storage.cast(target)
-    if plain_type(target) is not target and array.type.equals(target):
-        return array
-    array = plain_array(array)
-    kind = array.type
-    if is_json(target):
-        return pa.ExtensionArray.from_storage(target, array.cast(target.storage_type))
-    if types.is_nested(kind) and types.is_nested(target):
-        return _nested(array, target)
-    if kind.equals(target):
-        return array
-    if is_text(target) and (types.is_nested(kind) or _is_bytes(kind)):
-        return as_json_texts(array)
-    if is_text(kind) and types.is_struct(target):  # which was empty
-        return pa.array(
-            [{} if is_valid else None for is_valid in array.is_valid().to_pylist()], target
-        )
-    if is_text(target) and types.is_decimal(kind):
-        return pa.array(wire_values(array, ""), target)
-    for is_clock, middle in (
-        (types.is_time, pa.time64("ns")),
-        (types.is_duration, pa.duration("ns")),
-    ):
-        if is_clock(kind) and types.is_integer(target):
-            return array.cast(middle).cast(target)
-        if is_clock(target) and types.is_integer(kind):
-            return array.cast(middle).cast(target)
-    if types.is_timestamp(target):  # Clocks of microseconds have no nanoseconds.
-        return array.cast(options=pc.CastOptions(target, allow_time_truncate=True))
-    return array.cast(target)
-
-
-def _nested(array: pa.Array, target: pa.DataType) -> pa.Array:
-    if array.type.id != target.id:  # lists of another kind
-        of_list = pa.large_list if pa.types.is_large_list(target) else pa.list_
-        array = array.cast(of_list(array.type.value_field))
-    return convert_children(array, target, _array)

@@ -11,7 +11,7 @@ from typing import IO, Any, Unpack, overload
 import pandas as pd
 import pyarrow as pa
 
-from godb_arrow.connectors.columns import fit_column
+from godb_arrow.connectors.fitting import fit_column
 from godb_arrow.documents.frames import table_from_pandas
 from godb_arrow.errors import InvalidOption, UnsupportedType
 from godb_arrow.file.reading import read_table, recorded_schema, scan_godb

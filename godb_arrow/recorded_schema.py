@@ -31,6 +31,7 @@ __all__ = [
     "describe_schema",
     "restore_schema",
     "with_categories",
+    "with_notes",
 ]
 
 MAX_CATEGORIES = 4096
@@ -465,6 +466,27 @@ def with_categories(field: pa.Field, categories: Any) -> pa.Field:
     if len(packed) > MAX_CATEGORIES_BYTES:
         return field
     return field.with_metadata({**(field.metadata or {}), CATEGORIES_KEY: packed})
+
+
+def with_notes(shown: pa.Schema, recorded: pa.Schema) -> pa.Schema:
+    """Return a shown schema with the notes that only godb_arrow reads, for exact copies.
+
+    Parameters
+    ----------
+    shown : pyarrow.Schema
+        What :func:`godb_arrow.schema.shown_schema` returned.
+    recorded : pyarrow.Schema
+        Schema of the same documents, with notes.
+
+    Returns
+    -------
+    pyarrow.Schema
+    """
+    for index, field in enumerate(shown):
+        known = recorded.field(field.name) if field.name in recorded.names else field
+        if known.metadata and CATEGORIES_KEY in known.metadata:
+            shown = shown.set(index, field.with_metadata(known.metadata))
+    return shown.with_metadata(recorded.metadata)
 
 
 def categories_in(field: pa.Field) -> list[Any] | None:

@@ -84,8 +84,8 @@ COLLECTION = {
     "delete_many", "drop_index", "explain", "find", "find_all", "find_all_stream", "find_page",
     "get", "indexes", "info", "insert", "insert_many", "is_dirty", "name", "next_id", "pack",
     "path", "profile", "replace", "restore", "schema", "set_compression", "state",
-    "stored_entries", "stream", "stream_batches", "to_arrow", "to_dataset", "to_folder",
-    "to_pandas", "update", "update_by_id", "upsert_many", "versions",
+    "stored_entries", "stored_schema", "stream", "stream_batches", "to_arrow", "to_dataset",
+    "to_folder", "to_pandas", "update", "update_by_id", "upsert_many", "versions",
 }  # fmt: skip
 
 STORAGE_ENGINE = {

@@ -25,7 +25,7 @@ class Documents:
     """Stored documents with their schema, which are copied to GODB files byte for byte."""
 
     def __init__(self, schema: pa.Schema, runs: Iterator[codec.Entries]) -> None:
-        self.schema = schema
+        self.schema = self.stored_schema = schema
         self._runs = runs
 
     def stored_entries(self) -> Iterator[codec.Entries]:

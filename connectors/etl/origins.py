@@ -45,7 +45,7 @@ class CollectionOrigin(Origin):
         """Open the source as documents or record batches."""
         collection = self._collection
         if as_documents and columns is None:
-            yield Documents(collection.schema, collection.stored_entries(filter))
+            yield Documents(collection.stored_schema, collection.stored_entries(filter))
             return
         with collection.stream_batches(columns, filter, **self._options) as reader:
             yield reader

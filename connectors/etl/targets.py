@@ -14,7 +14,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from godb_arrow.connectors.columns import fit_column, fit_columns
+from godb_arrow.connectors.columns import fit_columns
 from godb_arrow.connectors.etl.base import Data, Documents, Target
 from godb_arrow.connectors.etl.files import (
     DOCUMENT_FORMATS,
@@ -23,6 +23,7 @@ from godb_arrow.connectors.etl.files import (
     open_file,
 )
 from godb_arrow.connectors.etl.partitions import write_partitions
+from godb_arrow.connectors.fitting import fit_column
 from godb_arrow.directory.places import is_data_directory
 from godb_arrow.engine.engine import StorageEngine
 from godb_arrow.errors import (

@@ -87,7 +87,7 @@ def export(
             progress(counts.get(name), " documents", quiet) as update,
         ):
             if chosen is None and (format_ or format_of(path)) in DOCUMENT_FORMATS:
-                documents = Documents(opened.schema, opened.stored_entries(filter_))
+                documents = Documents(opened.stored_schema, opened.stored_entries(filter_))
                 rows = export_documents(documents, path, format=format_, progress=update)
             else:
                 reader = opened.stream_batches(chosen, filter_)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,10 +14,15 @@ from godb_arrow.codec.entries import CHUNK_BYTES
 from godb_arrow.documents.frames import check_polars, library_of, table_from_pandas
 from godb_arrow.documents.normalize import normalize_batch, normalize_schema, normalize_table
 from godb_arrow.errors import InvalidDocument, InvalidOption, UnsupportedType
-from godb_arrow.recorded_schema import MAX_RECORDED_LEVELS, describe_schema, with_categories
+from godb_arrow.recorded_schema import (
+    CATEGORIES_KEY,
+    MAX_RECORDED_LEVELS,
+    describe_schema,
+    with_categories,
+)
 from godb_arrow.schema import ID_FIELD, MAX_ARROW_LEVELS, nesting, without_mark
 
-__all__ = ["Rows", "rows_of"]
+__all__ = ["Rows", "rows_of", "with_first_categories"]
 
 
 ROWS = 16_384  # rows of a table, or documents, that are encoded at once
@@ -71,6 +77,7 @@ def rows_of(data: Any, id_column: str | None) -> Rows:
         reader = data if given else _imported(pa.RecordBatchReader.from_stream, data)
         schema = normalize_schema(reader.schema)
         batches = (normalize_batch(batch, schema) for batch in _sliced(reader))
+        schema, batches = _with_first_categories(schema, batches)
         return Rows(_checked(schema, id_column), batches)
     if isinstance(data, (str, bytes, Mapping)) or not isinstance(data, Iterable):
         raise InvalidOption(
@@ -141,6 +148,38 @@ def _rows_at_once(data: pa.Table | pa.RecordBatch) -> int:
     size: int = data.nbytes + data.num_rows * names
     rows: int = data.num_rows * CHUNK_BYTES // max(1, size)
     return max(1, min(ROWS, rows))
+
+
+def with_first_categories(reader: pa.RecordBatchReader) -> pa.RecordBatchReader:
+    """Return a stream whose fields have the categories of its first record batch.
+
+    Parameters
+    ----------
+    reader : pyarrow.RecordBatchReader
+        A stream, which is read up to its first record batch if it has dictionaries.
+
+    Returns
+    -------
+    pyarrow.RecordBatchReader
+        Its schema has the categories, and its record batches have the schema of `reader`.
+    """
+    own = reader.schema
+    schema, batches = _with_first_categories(own, iter(reader))
+    return reader if schema is own else pa.RecordBatchReader.from_batches(schema, batches)
+
+
+def _with_first_categories(
+    schema: pa.Schema, batches: Iterator[pa.RecordBatch]
+) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
+    if not any(map(pa.types.is_dictionary, schema.types)):
+        return schema, batches
+    first = next(batches, None)
+    if first is None:
+        return schema, batches
+    for index, field in enumerate(schema):
+        if pa.types.is_dictionary(field.type) and CATEGORIES_KEY not in (field.metadata or {}):
+            schema = schema.set(index, with_categories(field, first.column(index).dictionary))
+    return schema, itertools.chain((first,), batches)
 
 
 def _with_dictionaries(table: pa.Table) -> pa.Schema:

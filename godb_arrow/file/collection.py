@@ -27,6 +27,7 @@ from godb_arrow.options import ReadKeywords, ReadOptions
 from godb_arrow.query.filters import Filter
 from godb_arrow.query.projection import project
 from godb_arrow.query.scannable import Scannable
+from godb_arrow.recorded_schema import with_notes
 from godb_arrow.storage.source import Location, Source, open_source
 
 if TYPE_CHECKING:
@@ -129,6 +130,11 @@ class FileCollection(Scannable):
     def schema(self) -> pa.Schema:
         """Schema of the record batches."""
         return read_schema(self._source, self._name, **self._options)
+
+    @property
+    def stored_schema(self) -> pa.Schema:
+        """Schema of the documents for exact copies, with notes that only godb_arrow reads."""
+        return with_notes(self.schema, self._stored.schema())
 
     def close(self) -> None:
         """Close the file as soon as nothing reads it; the next use opens it again."""

@@ -143,7 +143,7 @@ def write_godb(
             existing.refuse_collection()
         stored = getattr(data, "stored_entries", None)  # of a collection, to copy unchanged
         rows = rows_of(data, id_column) if stored is None or id_column else None
-        schema = data.schema if rows is None else rows.schema
+        schema = data.stored_schema if rows is None else rows.schema
         with Draft(schema, limit, compression) as draft:
             if if_exists in ("append", "upsert"):
                 existing.agree_on_schema(draft)

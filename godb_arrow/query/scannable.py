@@ -59,6 +59,11 @@ class Scannable(ABC):
     def schema(self) -> pa.Schema:
         """Schema of the record batches."""
 
+    @property
+    def stored_schema(self) -> pa.Schema:
+        """Schema of the documents for exact copies, with notes that only godb_arrow reads."""
+        return self.schema
+
     @abstractmethod
     def __len__(self) -> int: ...
 

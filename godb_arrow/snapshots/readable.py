@@ -15,6 +15,7 @@ from godb_arrow.file.explanation import Explanation
 from godb_arrow.options import ReadKeywords, ReadOptions
 from godb_arrow.query.filters import Filter
 from godb_arrow.query.scannable import Scannable
+from godb_arrow.recorded_schema import with_notes
 from godb_arrow.schema import shown_schema
 from godb_arrow.snapshots.find import check_columns, count_matching, explain, pick
 from godb_arrow.snapshots.pages import Page, page_after
@@ -61,6 +62,12 @@ class SnapshotCollection(Scannable):
         """Schema of the record batches."""
         with error_context("read", collection=self.name):
             return shown_schema(self._snapshot().schema())
+
+    @property
+    def stored_schema(self) -> pa.Schema:
+        """Schema of the documents for exact copies, with notes that only godb_arrow reads."""
+        with error_context("read", collection=self.name):
+            return with_notes(self.schema, self._snapshot().schema())
 
     def find(
         self,

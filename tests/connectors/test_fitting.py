@@ -15,8 +15,9 @@ import pytest
 
 import godb_arrow
 from godb_arrow import StorageEngine
-from godb_arrow.connectors.columns import fit_column, fit_columns
+from godb_arrow.connectors.columns import fit_columns
 from godb_arrow.connectors.etl import copy
+from godb_arrow.connectors.fitting import fit_column
 from godb_arrow.connectors.pandas import to_godb
 
 DAY, NOON = dt.date(2024, 1, 2), dt.datetime(2024, 1, 2, 12)
