@@ -18,7 +18,7 @@ PACKAGE = ROOT / "godb_arrow"
 MAX_WORDS = 25
 MAX_COLONS = 1
 
-OUTSIDE = ["connectors", "tests/support", "tests/benchmarks", "tests/fuzz"]
+OUTSIDE = ["connectors", "tests/support", "tests/benchmarks", "tests/fuzz", "tools"]
 """Folders outside of the package that follow the rules."""
 
 _VERBS = """
@@ -228,7 +228,7 @@ def _paragraphs(text: str, line: int) -> Iterator[Numbered]:
             or table
             or code_indent is not None
             or underlined
-            or stripped.startswith(("```", "#", "<", ".. "))
+            or stripped.startswith(("```", "#", "<", ".. ", ":::"))
             or _TABLE.match(row)
             or _is_entry(source, number - line)
         )

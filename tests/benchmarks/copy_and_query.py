@@ -27,6 +27,7 @@ import duckdb
 import numpy as np
 import polars as pl
 import pyarrow as pa
+from harness import add_result, write_results
 
 import godb_arrow
 from godb_arrow import Scannable
@@ -167,11 +168,14 @@ def compare_on(
         print(f"\n{engine}, 2 of 12 columns and 1 % of {rows:,} documents, {place}\n")
         print("| | s | times ours |\n|---|---:|---:|")
         ours, expected = 0.0, 0
+        medians = {}
         for way, run in ways.items():
             taken, result = seconds(run, repeat)
+            medians[way] = taken
             ours, expected = ours or taken, expected or len(result)
             assert len(result) == expected
             print(f"| {way} | {taken:.3f} | {taken / ours:.2f} |")
+        add_result(f"{engine}, {place}", rows, medians)
     connection.close()
 
 
@@ -252,6 +256,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--repeat", type=int, default=5)
     parser.add_argument("--mappings", action="store_true", help="Only mapping filters.")
+    parser.add_argument("--json", type=Path, help="file for the results")
     arguments = parser.parse_args()
     print(f"godb_arrow {godb_arrow.__version__}, {os.cpu_count()} cores, "
           f"Polars {pl.__version__}, DuckDB {duckdb.__version__}")  # fmt: skip
@@ -261,6 +266,7 @@ def main() -> None:
             return
         queries(Path(folder), arguments.rows, arguments.repeat)
         copies(Path(folder), arguments.copied, max(1, arguments.repeat // 2))
+    write_results(arguments.json)
 
 
 if __name__ == "__main__":

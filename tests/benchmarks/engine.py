@@ -29,6 +29,7 @@ from typing import Any
 
 import lz4.block
 import pyarrow as pa
+from harness import add_result, write_results
 
 import godb_arrow
 from godb_arrow import StorageEngine
@@ -69,6 +70,7 @@ class Report:
         print(f"\n{title}\n\n| | {unit}/s | times ours |\n|---|---:|---:|")
         medians = {name: statistics.median(values) for name, values in taken.items()}
         ours = next(iter(medians.values()))
+        add_result(title, count, medians)
         for name, median in medians.items():
             print(f"| {name} | {count / median:,.0f} | {median / ours:.2f} |", flush=True)
         return medians
@@ -493,6 +495,7 @@ def main() -> None:
     parser.add_argument("--inserts", type=int, default=10_000)
     parser.add_argument("--collections", type=int, default=10_000)
     parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--json", type=Path, help="file for the results")
     arguments = parser.parse_args()
     report = Report(arguments.repeat)
     print(f"godb_arrow {godb_arrow.__version__}, {os.cpu_count()} cores")
@@ -504,6 +507,7 @@ def main() -> None:
     checkpoints(report, table)
     followers(report, table, arguments.inserts)
     opening(report, arguments.collections)
+    write_results(arguments.json)
 
 
 if __name__ == "__main__":

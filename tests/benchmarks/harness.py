@@ -6,6 +6,7 @@ Runs of the peers alternate, so that other load of the machine affects all peers
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import resource
 import statistics
@@ -18,6 +19,9 @@ from pathlib import Path
 from typing import Any
 
 MEBIBYTE = 1 << 20
+
+RESULTS: list[dict[str, Any]] = []
+"""Medians of all comparisons so far, as ``tools/charts.py`` reads them."""
 
 
 @dataclass
@@ -93,6 +97,12 @@ def compare(title: str, peers: Sequence[Peer], *, rows: int, repeat: int) -> Non
     print("| | seconds | times ours | documents/s | peak MiB |")
     print("|---|---:|---:|---:|---:|")
     ours = statistics.median(peers[0].seconds)
+    add_result(
+        title,
+        rows,
+        {peer.name: statistics.median(peer.seconds) for peer in peers},
+        {peer.name: statistics.median(peer.peaks) for peer in peers},
+    )
     for peer in peers:
         median = statistics.median(peer.seconds)
         print(
@@ -100,3 +110,26 @@ def compare(title: str, peers: Sequence[Peer], *, rows: int, repeat: int) -> Non
             f"| {statistics.median(peer.peaks):.0f} |",
             flush=True,
         )
+
+
+def add_result(
+    title: str, rows: int, seconds: dict[str, float], peaks: dict[str, float] | None = None
+) -> None:
+    """Add the medians of a comparison, by peer, to the results."""
+    ours = next(iter(seconds.values()))
+    runs = [
+        {
+            "peer": name,
+            "seconds": float(f"{median:.4g}"),
+            "of": float(f"{median / ours:.3g}"),
+            **({} if peaks is None else {"peak_mebibytes": round(peaks[name])}),
+        }
+        for name, median in seconds.items()
+    ]
+    RESULTS.append({"row": title, "documents": rows, "runs": runs})
+
+
+def write_results(path: Path | None) -> None:
+    """Write the results as JSON, if there is a path."""
+    if path is not None:
+        path.write_text(json.dumps(RESULTS, indent=1, ensure_ascii=False) + "\n")

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from data import make_files, pack_documents
-from harness import Peer, compare
+from harness import Peer, compare, write_results
 
 import godb_arrow
 from godb_arrow import codec
@@ -143,7 +143,7 @@ def run(folder: Path, shape: str, rows: int, repeat: int) -> None:
     print(f"\n## {rows:,} {shape} documents ({sizes})")
     godb, ndjson, arrow, shuffled = (files[n] for n in ("godb", "ndjson", "arrow", "shuffled"))
     compare(
-        "File to Arrow table",
+        f"File to Arrow table, {shape}",
         [
             Peer("godb_arrow", godb_table, (godb,), OURS),
             Peer("godb_arrow, keys in random order", godb_table, (shuffled,), OURS),
@@ -162,7 +162,7 @@ def run(folder: Path, shape: str, rows: int, repeat: int) -> None:
         repeat=repeat,
     )  # fmt: skip
     compare(
-        "File to pandas",
+        f"File to pandas, {shape}",
         [
             Peer("godb_arrow.read_godb", godb_pandas, (godb,), OURS),
             Peer("godb_arrow, dtype_backend='pyarrow'", godb_pandas_arrow, (godb,), OURS),
@@ -173,7 +173,7 @@ def run(folder: Path, shape: str, rows: int, repeat: int) -> None:
         repeat=repeat,
     )
     compare(
-        "Table to file",
+        f"Table to file, {shape}",
         [
             Peer("godb_arrow.write_godb", write_godb, (arrow,), OURS, load_arrow),
             Peer("DataFrame.to_json(lines=True)", write_pandas, (arrow,), ["pandas"], load_pandas),
@@ -195,13 +195,13 @@ def compressions(folder: Path, shape: str, rows: int, repeat: int) -> None:
     sizes = ", ".join(f"{name} {path.stat().st_size / 1e6:.1f} MB" for name, path in paths.items())
     print(f"\n## Compressions, {rows:,} {shape} documents ({sizes})")
     compare(
-        "Table to file",
+        f"Compressions: table to file, {shape}",
         [Peer(one, write_compressed, (arrow, paths[one], one), OURS, load_for) for one in names],
         rows=rows,
         repeat=repeat,
     )
     compare(
-        "File to table",
+        f"Compressions: file to table, {shape}",
         [Peer(name, godb_table, (path,), OURS) for name, path in paths.items()],
         rows=rows,
         repeat=repeat,
@@ -229,6 +229,7 @@ def main() -> None:
     parser.add_argument("--nested", type=int, default=1_000_000, help="nested documents")
     parser.add_argument("--repeat", type=int, default=5)
     parser.add_argument("--folder", type=Path, help="keep the files here, and use them again")
+    parser.add_argument("--json", type=Path, help="file for the results")
     arguments = parser.parse_args()
     # Threads of BLAS would count as memory, and have nothing to do here.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -245,6 +246,7 @@ def main() -> None:
             compressions(folder, shape, count, arguments.repeat)
         if arguments.flat:
             stream_memory(folder, arguments.flat)
+    write_results(arguments.json)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,60 @@
+"""Hooks of MkDocs: pages of the site that are made of other files.
+
+The changelog, the guide for contributors and the security policy stand in the root of the
+repository, where other tools find them. The reference of the command is made of its help.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import click
+from mkdocs.structure.files import File, Files
+
+from godb_arrow.cli import main
+
+_ROOT = Path(__file__).parents[1]
+_PAGES = {
+    "CHANGELOG.md": "changelog.md",
+    "CONTRIBUTING.md": "contributing.md",
+    "SECURITY.md": "security_policy.md",
+}
+_COMMANDS = "<!-- commands -->"
+
+
+def on_files(files: Files, config: Any) -> Files:
+    """Add the pages that stand in the root of the repository."""
+    for name, page in _PAGES.items():
+        path = _ROOT / name
+        if path.exists():
+            text = _linked(path.read_text(encoding="utf-8"))
+            files.append(File.generated(config, page, content=text))
+    return files
+
+
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    """Insert the help of all commands."""
+    return markdown.replace(_COMMANDS, _help_of(main, "godb-arrow", None))
+
+
+def _linked(text: str) -> str:
+    """Turn links of the repository's root into links of the site."""
+    text = re.sub(r"\]\(docs/", "](", text)
+    for name, page in _PAGES.items():
+        text = text.replace(f"]({name})", f"]({page})")
+    return text
+
+
+def _help_of(command: click.Command, name: str, parent: click.Context | None) -> str:
+    context = click.Context(command, info_name=name, parent=parent, max_content_width=88)
+    level = "##" if parent is None else "###"
+    title = context.command_path.removeprefix("godb-arrow ")
+    pieces = [f"{level} {title}\n\n```text\n{command.get_help(context)}\n```\n"]
+    if isinstance(command, click.Group):
+        for inner in command.list_commands(context):
+            found = command.get_command(context, inner)
+            assert found is not None
+            pieces.append(_help_of(found, inner, context))
+    return "\n".join(pieces)
