@@ -167,8 +167,6 @@ def test_every_command_has_help_and_an_example() -> None:
         assert command.help
         if name != "demo":
             assert "Example" in command.help, name
-        readme = (ROOT / "README.md").read_text()
-        assert f"godb-arrow {name}" in readme, f"the README does not show {name}"
 
 
 def test_connectors_are_a_part_of_the_package_and_nothing_at_the_top() -> None:
