@@ -19,8 +19,6 @@ import godb_arrow
 from godb_arrow.cli.command import main
 from godb_arrow.engine.verbs import CollectionVerbs
 
-ROOT = Path(__file__).parents[1]
-
 VERBS = {
     "follower_status",
     "inspect_godb",

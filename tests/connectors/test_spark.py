@@ -6,7 +6,6 @@ PySpark is a very large download: these tests run where it is installed, in CI i
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import sys
 import warnings
@@ -185,21 +184,6 @@ def test_types_that_spark_has_not(spark: Any, tmp_path: Path) -> None:
     found = rows_of(spark.read.format("godb").load(str(path)).orderBy("u"))
     assert [int(one["u"]) for one in found] == [1, 2**64 - 1]
     assert found[1]["z"] is None and found[1]["t"].microsecond == 123_456
-
-
-def test_the_example_of_the_readme(
-    spark: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    readme = (Path(__file__).parents[2] / "README.md").read_text()
-    (code,) = re.findall(r"```python\n([^`]*SparkSession[^`]*)```", readme)
-    monkeypatch.chdir(tmp_path)
-    with StorageEngine("data") as engine:
-        people = [{"name": "Ada", "age": 36}, {"name": "Bob", "age": 41}]
-        engine.create_collection("users").insert_many(people)
-    exec(compile(code.replace('load("data")', f'load("{tmp_path}/data")').replace(
-        'save("data")', f'save("{tmp_path}/data")'), "README.md", "exec"), {})  # fmt: skip
-    with StorageEngine("data") as engine:
-        assert [one["name"] for one in engine["old"]] == ["Bob"]
 
 
 def test_spark_reads_and_writes_an_object_store(spark: Any) -> None:

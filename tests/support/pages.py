@@ -93,7 +93,7 @@ def run_page(path: Path, *, close: bool = True) -> dict[str, Any]:
                 output = _run_python(place, block, names)
             elif block.language in ("sh", "console"):
                 output = _run_commands(place, block)
-            elif block.language not in ("text", "json", ""):
+            elif block.language not in ("text", "json", "toml", ""):
                 raise AssertionError(f"{place}: no program runs {block.language}")
     finally:
         for value in list(names.values()) if close else ():
