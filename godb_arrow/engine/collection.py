@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import weakref
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar, overload
 
 from godb_arrow import codec
 from godb_arrow.codec.compression import check_compression
@@ -28,6 +28,8 @@ from godb_arrow.snapshots.snapshot import Snapshot
 from godb_arrow.snapshots.versions import CollectionVersion, VersionInfo
 
 __all__ = ["Collection", "maintainer_of"]
+
+_Default = TypeVar("_Default")
 
 
 class Collection(EditableCollection):
@@ -151,13 +153,19 @@ class Collection(EditableCollection):
         context = self._store.context
         return context.options.threads or context.memory.threads
 
-    def get(self, identity: str | int) -> dict[Any, Any]:
+    @overload
+    def get(self, identity: str | int) -> dict[Any, Any]: ...
+    @overload
+    def get(self, identity: str | int, default: _Default) -> dict[Any, Any] | _Default: ...
+    def get(self, identity: str | int, default: Any = ...) -> Any:
         """Return a document by its id.
 
         Parameters
         ----------
         identity : str or int
             Document id.
+        default : object, optional
+            Result if no document has the id.
 
         Returns
         -------
@@ -166,9 +174,10 @@ class Collection(EditableCollection):
         Raises
         ------
         DocumentNotFound
-            No document has the id.
+            No document has the id, and there is no default.
         """
-        return self._reader.get(id_of(identity, "the document to get"))
+        key = id_of(identity, "the document to get")
+        return self._reader.get(key) if default is ... else self._reader.get_or(key, default)
 
     def __contains__(self, identity: object) -> bool:
         if not isinstance(identity, (str, int)) or isinstance(identity, bool):

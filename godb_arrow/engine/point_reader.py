@@ -10,7 +10,7 @@ from typing import Any
 from godb_arrow.codec import load, plain_filter, with_id
 from godb_arrow.engine.refresher import Refresher
 from godb_arrow.engine.store import CollectionStore
-from godb_arrow.errors import GodbError, document_not_found, place_error
+from godb_arrow.errors import DocumentNotFound, GodbError, document_not_found, place_error
 from godb_arrow.query.filters import Filter
 from godb_arrow.snapshots.point import load_found, search_memory
 
@@ -50,6 +50,13 @@ class PointReader:
         except GodbError as error:
             place_error(error, "read", store.name)
             raise
+
+    def get_or(self, identity: str, default: Any) -> Any:
+        """Return a document, or a default if it does not exist."""
+        try:
+            return self.get(identity)
+        except DocumentNotFound:
+            return default
 
     def has(self, identity: str) -> bool:
         """Return whether a document exists."""

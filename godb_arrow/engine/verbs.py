@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack, overload
 
 import pyarrow as pa
 
@@ -13,7 +13,9 @@ from godb_arrow.engine.info import CollectionInfo
 from godb_arrow.file.explanation import Explanation
 from godb_arrow.keywords import explain_methods
 from godb_arrow.options import ReadKeywords
+from godb_arrow.query.document_shape import Columns
 from godb_arrow.query.filters import Filter
+from godb_arrow.query.sort_order import Sort
 from godb_arrow.snapshots.pages import Page
 from godb_arrow.snapshots.streaming import DocumentStream
 from godb_arrow.snapshots.versions import CollectionVersion, VersionInfo
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 
 __all__ = ["CollectionVerbs"]
 
+_Default = TypeVar("_Default")
+
 
 @explain_methods
 class CollectionVerbs(ABC):
@@ -35,21 +39,28 @@ class CollectionVerbs(ABC):
 
     # --- reading ------------------------------------------------------------------------------
 
-    def get(self, name: str, identity: str | int) -> dict[Any, Any]:
+    @overload
+    def get(self, name: str, identity: str | int) -> dict[Any, Any]: ...
+    @overload
+    def get(
+        self, name: str, identity: str | int, default: _Default
+    ) -> dict[Any, Any] | _Default: ...
+    def get(self, name: str, identity: str | int, default: Any = ...) -> Any:
         """Return a document by its id; see :meth:`Collection.get`."""
-        return self[name].get(identity)
+        return self[name].get(identity, default)
 
     def find(
         self,
         name: str,
         filter: Filter | None = None,
         *,
-        columns: Sequence[str] | None = None,
+        columns: Columns | None = None,
+        sort: Sort | None = None,
         limit: int | None = None,
         offset: int = 0,
     ) -> list[dict[Any, Any]]:
         """Return the documents that match a filter; see :meth:`Collection.find`."""
-        return self[name].find(filter, columns=columns, limit=limit, offset=offset)
+        return self[name].find(filter, columns=columns, sort=sort, limit=limit, offset=offset)
 
     def find_all(self, name: str) -> list[dict[Any, Any]]:
         """Return all documents; see :meth:`Collection.find_all`."""
@@ -62,19 +73,21 @@ class CollectionVerbs(ABC):
         *,
         limit: int = 100,
         cursor: str | None = None,
+        sort: Sort | None = None,
     ) -> Page:
-        """Return a page of documents, ordered by id; see :meth:`Collection.find_page`."""
-        return self[name].find_page(filter, limit=limit, cursor=cursor)
+        """Return a page of documents; see :meth:`Collection.find_page`."""
+        return self[name].find_page(filter, limit=limit, cursor=cursor, sort=sort)
 
     def find_all_stream(
         self,
         name: str,
         filter: Filter | None = None,
         *,
-        columns: Sequence[str] | None = None,
+        columns: Columns | None = None,
+        sort: Sort | None = None,
     ) -> DocumentStream:
         """Stream the documents one by one; see :meth:`Collection.find_all_stream`."""
-        return self[name].find_all_stream(filter, columns=columns)
+        return self[name].find_all_stream(filter, columns=columns, sort=sort)
 
     def stream_batches(
         self,

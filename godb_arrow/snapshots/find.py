@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeAlias, TypeVar
@@ -360,20 +360,3 @@ def check_columns(snapshot: Snapshot, columns: Sequence[str]) -> None:
     for name in columns:
         if not may_have(snapshot.base.schema(), name) and not may_have(snapshot.schema(), name):
             raise unknown_field(snapshot.schema(), name)
-
-
-def pick(document: dict[Any, Any], columns: Sequence[str]) -> dict[str, Any]:
-    """Return some fields of a document, by name or dotted path, without absent ones."""
-    picked = {}
-    for name in columns:
-        value: Any = document
-        if name in document:
-            picked[name] = document[name]
-            continue
-        for part in name.split("."):
-            if not isinstance(value, Mapping) or part not in value:
-                break
-            value = value[part]
-        else:
-            picked[name] = value
-    return picked

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any
 
+import msgpack
 import numpy as np
 import pyarrow as pa
 
@@ -20,11 +21,13 @@ from godb_arrow.documents.ids import ids_of
 from godb_arrow.documents.loading import load_entry
 from godb_arrow.errors import InvalidCursor
 from godb_arrow.query.filters import Filter
+from godb_arrow.query.sort_order import KEY_TYPES, SortKey
 from godb_arrow.snapshots.base import Base
 from godb_arrow.snapshots.find import matching
 from godb_arrow.snapshots.snapshot import Snapshot
+from godb_arrow.snapshots.sorting import SortedDocuments, sorted_tables
 
-__all__ = ["Page", "page_after"]
+__all__ = ["Page", "page_after", "sorted_page_after"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +37,7 @@ class Page:
     Attributes
     ----------
     documents : list of dict
-        Documents in the order of their ids, compared as text.
+        Documents in the order of their ids, compared as text, or in the order that was given.
     cursor : str or None
         Cursor of the next page; None for the last page.
 
@@ -103,6 +106,67 @@ def page_after(
     documents = [load_entry(run, index) for _, run, index in chosen[:limit]]
     more = len(chosen) > limit
     return Page(documents, _pack_cursor(chosen[limit - 1][0]) if more else None)
+
+
+def sorted_page_after(
+    snapshot: Snapshot,
+    cursor: str | None,
+    limit: int,
+    condition: Filter | None,
+    indexed: Sequence[str],
+    keys: tuple[SortKey, ...],
+) -> Page:
+    """Return the page after a cursor in an order; equal documents are ordered by id.
+
+    The cursor has the keys and the id of the last document. So no document is repeated or skipped
+    unless its own keys change meanwhile.
+
+    Raises
+    ------
+    InvalidCursor
+        The cursor is invalid, or of another order.
+    """
+    after = None if cursor is None else _unpack_sorted(cursor, keys)
+    wanted = SortedDocuments(keys, limit + 1, after)
+    documents: list[dict[Any, Any]] = []
+    last: str | None = None
+    for entries, table in sorted_tables(snapshot, condition, indexed, wanted):
+        for index in range(len(entries)):
+            if len(documents) == limit:
+                return Page(documents, last)
+            documents.append(load_entry(entries, index))
+            if len(documents) == limit:
+                last = _pack_sorted(table.slice(index, 1), keys)
+    return Page(documents, None)
+
+
+def _names(keys: tuple[SortKey, ...]) -> list[str]:
+    return [f"{part} {at}" for at in range(len(keys)) for part in ("rank", "key", "rest", "text")]
+
+
+def _pack_sorted(row: pa.Table, keys: tuple[SortKey, ...]) -> str:
+    values = [row.column(name)[0].as_py() for name in [*_names(keys), "id"]]
+    raw: bytes = b"\2" + msgpack.packb([list(map(list, keys)), values])
+    return base64.urlsafe_b64encode(raw).decode().rstrip("=")
+
+
+def _unpack_sorted(cursor: str, keys: tuple[SortKey, ...]) -> dict[str, Any]:
+    try:
+        raw = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
+        if raw[:1] != b"\2":
+            raise ValueError("the cursor of a page without an order")
+        order, values = msgpack.unpackb(raw[1:])
+        if order != list(map(list, keys)):
+            raise ValueError("the cursor of another order")
+        after = dict(zip([*_names(keys), "id"], values, strict=True))
+        for name, value in after.items():
+            pa.scalar(value, KEY_TYPES[name.partition(" ")[0]])
+            if value is None:
+                raise ValueError("a cursor without a key")
+    except (ValueError, TypeError, AttributeError, OverflowError, pa.ArrowException,
+            msgpack.UnpackException) as error:  # fmt: skip
+        raise _bad_cursor(cursor) from error
+    return after
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import random
 import weakref
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Unpack
 
 import pyarrow as pa
 
 from godb_arrow import codec
+from godb_arrow.documents.loading import load_run
 from godb_arrow.errors import InvalidOption, error_context
 from godb_arrow.file.explanation import Explanation
 from godb_arrow.options import ReadKeywords, ReadOptions
+from godb_arrow.query.document_shape import Columns, shape_of
 from godb_arrow.query.filters import Filter
 from godb_arrow.query.scannable import Scannable
+from godb_arrow.query.sort_order import Sort, parse_sort
 from godb_arrow.recorded_schema import with_notes
 from godb_arrow.schema import shown_schema
-from godb_arrow.snapshots.find import check_columns, count_matching, explain, pick
-from godb_arrow.snapshots.pages import Page, page_after
+from godb_arrow.snapshots.distinct import distinct_values
+from godb_arrow.snapshots.find import check_columns, count_matching, explain
+from godb_arrow.snapshots.pages import Page, page_after, sorted_page_after
 from godb_arrow.snapshots.snapshot import Snapshot
+from godb_arrow.snapshots.sorting import SortedDocuments, sampled
 from godb_arrow.snapshots.streaming import BatchStream, DocumentStream
 
 __all__ = ["SnapshotCollection", "snapshot_of"]
@@ -73,7 +79,8 @@ class SnapshotCollection(Scannable):
         self,
         filter: Filter | None = None,
         *,
-        columns: Sequence[str] | None = None,
+        columns: Columns | None = None,
+        sort: Sort | None = None,
         limit: int | None = None,
         offset: int = 0,
     ) -> list[dict[Any, Any]]:
@@ -84,8 +91,13 @@ class SnapshotCollection(Scannable):
         filter : pyarrow.compute.Expression or mapping, optional
             Filter. In a mapping, ``{"city": "Berlin"}`` is an equality, a list is any of its
             values, and None is null or absent. Default: all documents.
-        columns : sequence of str, optional
-            Fields, and dotted paths into maps, default all.
+        columns : sequence of str, or mapping, optional
+            Fields, and dotted paths into maps, default all. ``{"secret": 0}`` drops a field, and
+            ``{"name": 1}`` keeps it beside ``_id``.
+        sort : str, sequence or mapping, optional
+            Order, default as stored: ``"age"``, ``["city", "-age"]``, ``{"age": -1}``, or tuples
+            of a field, a direction and ``"first"`` or ``"last"`` for nulls. Equal documents are
+            ordered by id.
         limit : int, optional
             Max number of documents, default unlimited.
         offset : int
@@ -103,16 +115,20 @@ class SnapshotCollection(Scannable):
         >>> _ = users.insert_many([{"name": "Ada", "age": 36}, {"name": "Bob", "age": 41}])
         >>> users.find({"name": "Ada"}, columns=["age"])
         [{'age': 36}]
+        >>> users.find(sort="-age", columns={"_id": 0}, limit=1)
+        [{'name': 'Bob', 'age': 41}]
         >>> engine.close()
         """
         if limit is not None or offset or type(offset) is not int:
             _check_numbers(limit, offset)
-        if filter is not None and not isinstance(columns, str):
+        if filter is not None and sort is None:
+            shape = None if columns is None else shape_of(columns)
             found = self._find_in_memory(filter, -1 if limit is None else limit + offset)
             if found is not None:
                 found = found[offset:] if offset else found
-                return found if columns is None else self._picked(found, columns)
-        with self.find_all_stream(filter, columns=columns) as stream:
+                return found if shape is None else self._shaped(found, columns, shape)
+        most = None if limit is None else limit + offset
+        with self._stream(filter, columns, sort, most) as stream:
             documents: list[dict[Any, Any]] = []
             if limit == 0:
                 return documents
@@ -123,25 +139,131 @@ class SnapshotCollection(Scannable):
                         break
             return documents
 
-    def _picked(
-        self, documents: Sequence[dict[Any, Any]], columns: Sequence[str]
+    def _shaped(
+        self,
+        documents: Sequence[dict[Any, Any]],
+        columns: Columns | None,
+        shape: Callable[[dict[Any, Any]], dict[Any, Any]],
     ) -> list[dict[Any, Any]]:
         """Return some fields of documents; raise if no document has had one of the fields."""
-        picked = [pick(document, columns) for document in documents]
-        absent = [name for name in columns if not any(name in document for document in picked)]
+        shaped = list(map(shape, documents))
+        names = () if columns is None or isinstance(columns, Mapping) else columns
+        absent = [name for name in names if not any(name in document for document in shaped)]
         if absent:
             with error_context("read", collection=self.name):
                 check_columns(self._snapshot(), absent)
-        return picked
+        return shaped
 
     def find_all(self) -> list[dict[Any, Any]]:
         """Return all documents; :meth:`find_all_stream` reads them one by one."""
         return self.find()
 
+    def find_one(
+        self,
+        filter: Filter | None = None,
+        *,
+        columns: Columns | None = None,
+        sort: Sort | None = None,
+    ) -> dict[Any, Any] | None:
+        """Return the first document that matches a filter, or None.
+
+        Parameters
+        ----------
+        filter, columns, sort
+            See :meth:`find`.
+
+        Returns
+        -------
+        dict or None
+
+        Examples
+        --------
+        >>> import tempfile, godb_arrow
+        >>> engine = godb_arrow.StorageEngine(tempfile.mkdtemp())
+        >>> users = engine.create_collection("users")
+        >>> _ = users.insert_many([{"name": "Ada", "age": 36}, {"name": "Bob", "age": 41}])
+        >>> users.find_one(sort="-age")
+        {'_id': '2', 'name': 'Bob', 'age': 41}
+        >>> print(users.find_one({"name": "Eve"}))
+        None
+        >>> engine.close()
+        """
+        found = self.find(filter, columns=columns, sort=sort, limit=1)
+        return found[0] if found else None
+
+    def distinct(self, field: str, filter: Filter | None = None) -> list[Any]:
+        """Return the distinct values of a field.
+
+        Parameters
+        ----------
+        field : str
+            Field, or a dotted path into maps.
+        filter : pyarrow.compute.Expression or mapping, optional
+            Filter, as for :meth:`find`.
+
+        Returns
+        -------
+        list
+            Values in the order in which they sort. A list counts by its elements. Absent fields do
+            not count, and null does.
+
+        Examples
+        --------
+        >>> import tempfile, godb_arrow
+        >>> engine = godb_arrow.StorageEngine(tempfile.mkdtemp())
+        >>> users = engine.create_collection("users")
+        >>> _ = users.insert_many([{"tags": ["a", "c"]}, {"tags": "b"}, {"tags": ["a"]}])
+        >>> users.distinct("tags")
+        ['a', 'b', 'c']
+        >>> engine.close()
+        """
+        if not isinstance(field, str) or not field:
+            raise InvalidOption(f"field is {field!r}", advice="give the name of a field")
+        snapshot = self._snapshot()
+        with error_context("read", collection=self.name):
+            return distinct_values(snapshot, field, filter, self.indexes)
+
+    def sample(self, size: int, *, seed: int | None = None) -> list[dict[Any, Any]]:
+        """Return random documents, each at most once.
+
+        Parameters
+        ----------
+        size : int
+            Number of documents. A smaller collection is returned as a whole.
+        seed : int, optional
+            Seed of the choice. The same seed chooses the same documents of an unchanged collection.
+
+        Returns
+        -------
+        list of dict
+            Documents in the order in which they are stored.
+
+        Examples
+        --------
+        >>> import tempfile, godb_arrow
+        >>> engine = godb_arrow.StorageEngine(tempfile.mkdtemp())
+        >>> numbers = engine.create_collection("numbers")
+        >>> _ = numbers.insert_many([{"n": n} for n in range(100)])
+        >>> len(numbers.sample(3))
+        3
+        >>> engine.close()
+        """
+        _check_numbers(size, 0)
+        snapshot = self._snapshot()
+        with error_context("read", collection=self.name):
+            count = snapshot.count
+            chosen = sorted(random.Random(seed).sample(range(count), min(size, count)))
+            return [one for run in sampled(snapshot, chosen) for one in load_run(run)]
+
     def find_page(
-        self, filter: Filter | None = None, *, limit: int = 100, cursor: str | None = None
+        self,
+        filter: Filter | None = None,
+        *,
+        limit: int = 100,
+        cursor: str | None = None,
+        sort: Sort | None = None,
     ) -> Page:
-        """Return a page of documents in the order of their ids.
+        """Return a page of documents, in the order of their ids by default.
 
         Parameters
         ----------
@@ -151,6 +273,8 @@ class SnapshotCollection(Scannable):
             Max number of documents, at least 1, default 100.
         cursor : str, optional
             Cursor of the previous page. It stays valid whatever changes in between.
+        sort : str, sequence or mapping, optional
+            Order, as for :meth:`find`; the same for all pages.
 
         Returns
         -------
@@ -159,7 +283,7 @@ class SnapshotCollection(Scannable):
         Raises
         ------
         InvalidCursor
-            No page had the cursor.
+            No page in this order had the cursor.
 
         Examples
         --------
@@ -178,18 +302,26 @@ class SnapshotCollection(Scannable):
             raise InvalidOption(f"limit is {limit!r}", advice="give a whole number of at least 1")
         snapshot = self._snapshot()
         with error_context("read", collection=self.name):
+            if sort is not None:
+                keys = parse_sort(sort)
+                return sorted_page_after(snapshot, cursor, limit, filter, self.indexes, keys)
             snapshot.base.documents()
             return page_after(snapshot, cursor, limit, filter, self.indexes)
 
     def find_all_stream(
-        self, filter: Filter | None = None, *, columns: Sequence[str] | None = None
+        self,
+        filter: Filter | None = None,
+        *,
+        columns: Columns | None = None,
+        sort: Sort | None = None,
     ) -> DocumentStream:
         """Stream the documents one by one, in constant memory.
 
         Parameters
         ----------
-        filter, columns
-            See :meth:`find`.
+        filter, columns, sort
+            See :meth:`find`. Sorted documents beyond an eighth of the memory limit wait in
+            temporary files.
 
         Returns
         -------
@@ -197,11 +329,20 @@ class SnapshotCollection(Scannable):
             An iterator, also with ``async for``. It reads the state of the collection from when it
             was opened.
         """
-        if isinstance(columns, str):
-            raise InvalidOption(f"columns is the string {columns!r}", advice="give a list of names")
-        shape = None if columns is None else lambda document: pick(document, columns)
+        return self._stream(filter, columns, sort, None)
+
+    def _stream(
+        self,
+        filter: Filter | None,
+        columns: Columns | None,
+        sort: Sort | None,
+        most: int | None,
+    ) -> DocumentStream:
+        """Stream the documents; sorted ones up to a number."""
+        shape = shape_of(columns)
+        order = None if sort is None else SortedDocuments(parse_sort(sort), most)
         snapshot = self._snapshot()
-        if columns is not None:
+        if columns is not None and not isinstance(columns, Mapping):
             with error_context("stream", collection=self.name):
                 check_columns(snapshot, columns)
         return DocumentStream(
@@ -211,6 +352,7 @@ class SnapshotCollection(Scannable):
             indexed=self.indexes,
             shape=shape,
             opened=self._open_streams,
+            order=order,
         )
 
     def __iter__(self) -> Iterator[dict[Any, Any]]:

@@ -32,6 +32,7 @@ from godb_arrow.schema import check_complete
 from godb_arrow.snapshots.base import Base, Wanted
 from godb_arrow.snapshots.find import candidate_runs, matching
 from godb_arrow.snapshots.snapshot import Snapshot
+from godb_arrow.snapshots.sorting import SortedDocuments, sorted_matching
 
 __all__ = ["BatchStream", "DocumentStream"]
 
@@ -414,6 +415,8 @@ class DocumentStream(codec.ChunkIterator, _Stream[dict[Any, Any]]):
         Function that converts each document.
     opened : WeakSet, optional
         Set of open streams, to which this one is added.
+    order : SortedDocuments, optional
+        Order of the documents; by default they come as they are stored.
     """
 
     _at_once = 256
@@ -427,12 +430,16 @@ class DocumentStream(codec.ChunkIterator, _Stream[dict[Any, Any]]):
         indexed: Sequence[str] = (),
         shape: Callable[[dict[Any, Any]], dict[Any, Any]] | None = None,
         opened: weakref.WeakSet[Any] | None = None,
+        order: SortedDocuments | None = None,
     ) -> None:
         codec.ChunkIterator.__init__(self)
         maps: list[OrderedMap[Any]] = []
         self._name = name
         self._is_whole = shape is None
-        self._matches = _matching_runs(snapshot, condition, indexed, maps)
+        if order is None:
+            self._matches = _matching_runs(snapshot, condition, indexed, maps)
+        else:
+            self._matches = sorted_matching(snapshot, condition, indexed, order)
         chunks = _chunks(self._matches)
         if shape is not None:
             chunks = ([*map(shape, chunk)] for chunk in chunks)
