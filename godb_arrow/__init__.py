@@ -15,6 +15,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from godb_arrow._version import __version__
+from godb_arrow.providers import provide
 
 if TYPE_CHECKING:
     from godb_arrow.connectors.pandas import (
@@ -64,6 +65,7 @@ if TYPE_CHECKING:
         InvalidDocument,
         InvalidFilter,
         InvalidOption,
+        InvalidQuery,
         LimitExceeded,
         MemoryLimitExceeded,
         MissingDependency,
@@ -122,6 +124,9 @@ if TYPE_CHECKING:
     from godb_arrow.query.profile import (
         FieldProfile,
         Profile,
+    )
+    from godb_arrow.query.result import (
+        QueryResult,
     )
     from godb_arrow.query.scannable import (
         Scannable,
@@ -192,6 +197,7 @@ __all__ = [
     "InvalidDocument",
     "InvalidFilter",
     "InvalidOption",
+    "InvalidQuery",
     "LRUCache",
     "LimitExceeded",
     "MemoryLimitExceeded",
@@ -200,6 +206,7 @@ __all__ = [
     "OptionWarning",
     "Page",
     "Profile",
+    "QueryResult",
     "ReadOnly",
     "Replica",
     "ReplicationFailed",
@@ -279,6 +286,7 @@ _NAMES = {
         "InvalidDocument",
         "InvalidFilter",
         "InvalidOption",
+        "InvalidQuery",
         "LimitExceeded",
         "MemoryLimitExceeded",
         "MissingDependency",
@@ -330,6 +338,7 @@ _NAMES = {
         "FieldProfile",
         "Profile",
     ),
+    "godb_arrow.query.result": ("QueryResult",),
     "godb_arrow.query.scannable": ("Scannable",),
     "godb_arrow.replication.backup": (
         "BackupInfo",
@@ -351,6 +360,8 @@ _NAMES = {
 }
 _SUBPACKAGES = frozenset({"codec", "connectors", "errors", "samples"})
 _MODULE_OF_NAME = {name: module for module, names in _NAMES.items() for name in names}
+
+provide("sql", "godb_arrow.connectors.duckdb_queries")
 
 logging.getLogger("godb_arrow").addHandler(logging.NullHandler())
 

@@ -81,6 +81,7 @@ __all__ = [
     "InvalidDocument",
     "InvalidFilter",
     "InvalidOption",
+    "InvalidQuery",
     "LimitExceeded",
     "MemoryLimitExceeded",
     "MissingDependency",
@@ -318,6 +319,10 @@ class FieldNotFound(SchemaError, KeyError):
 
 class InvalidFilter(GodbError, ValueError):
     """Filter that does not fit the collection's schema."""
+
+
+class InvalidQuery(GodbError, ValueError):
+    """SQL that DuckDB refuses, or an aggregation that a field does not allow."""
 
 
 class InvalidOption(GodbError, ValueError):

@@ -19,6 +19,7 @@ FLOORS = [
         "extensions",
         "keywords",
         "parallel",
+        "providers",
         "display",
         "schema",
         "samples",

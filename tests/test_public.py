@@ -60,6 +60,7 @@ ENGINE = {
     "Page",
     "VersionInfo",
     "Profile",
+    "QueryResult",
     "Replica",
     "RowFilter",
     "Scannable",
@@ -78,23 +79,23 @@ def test_the_public_names_are_these() -> None:
 
 
 COLLECTION = {
-    "at_version", "checkpoint", "compact", "compression", "count", "create_index", "delete",
-    "delete_many", "drop_index", "explain", "find", "find_all", "find_all_stream", "find_page",
-    "get", "indexes", "info", "insert", "insert_many", "is_dirty", "name", "next_id", "pack",
-    "path", "profile", "replace", "restore", "schema", "set_compression", "state",
-    "stored_entries", "stored_schema", "stream", "stream_batches", "to_arrow", "to_dataset",
-    "to_folder", "to_pandas", "update", "update_by_id", "upsert_many", "versions",
+    "aggregate", "at_version", "checkpoint", "compact", "compression", "count", "create_index",
+    "delete", "delete_many", "distinct", "drop_index", "explain", "find", "find_all",
+    "find_all_stream", "find_one", "find_page", "get", "indexes", "info", "insert", "insert_many",
+    "is_dirty", "name", "next_id", "pack", "path", "profile", "replace", "restore", "sample",
+    "schema", "set_compression", "sql", "state", "stored_entries", "stored_schema", "stream",
+    "stream_batches", "to_arrow", "to_dataset", "to_folder", "to_pandas", "update", "update_by_id",
+    "upsert_many", "versions",
 }  # fmt: skip
 
 STORAGE_ENGINE = {
     "add_worker", "at_version", "backup", "close", "closed", "collections", "compact", "count",
     "create_collection", "create_index", "data_dir", "delete", "delete_many", "drop_collection",
     "drop_index", "explain", "find", "find_all", "find_all_stream", "find_page", "get", "info",
-    "infos", "insert", "insert_many", "load_collection_metadata", "memory_stats", "options",
-    "pack", "remove_worker", "rename_collection", "replace", "replicas", "replicate_to",
-    "restore", "save", "save_to_file", "start_background_workers", "stats",
-    "stop_background_workers", "stream_batches", "to_arrow", "to_pandas", "update",
-    "update_by_id", "upsert_many", "versions",
+    "infos", "insert", "insert_many", "load_collection_metadata", "memory_stats", "options", "pack",
+    "remove_worker", "rename_collection", "replace", "replicas", "replicate_to", "restore", "save",
+    "save_to_file", "sql", "start_background_workers", "stats", "stop_background_workers",
+    "stream_batches", "to_arrow", "to_pandas", "update", "update_by_id", "upsert_many", "versions",
 }  # fmt: skip
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import html
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from godb_arrow.directory.places import shown_path
 from godb_arrow.engine.collection import Collection
@@ -30,6 +30,7 @@ from godb_arrow.options import (
     CompressionName,
     EngineOptions,
 )
+from godb_arrow.providers import provider
 from godb_arrow.replication.backup import BackupInfo, backup_collections
 from godb_arrow.replication.replica import Replica, ReplicationMode
 
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     import datetime as dt
 
     from godb_arrow.options import Durability
+    from godb_arrow.query.result import QueryResult
 
 __all__ = ["StorageEngine"]
 
@@ -302,6 +304,40 @@ class StorageEngine(EngineLifetime, CollectionVerbs):
             return f"<pre>{html.escape(repr(self))}</pre>"
         shown = [self[name].info() for name in self.collections()[:_MAX_TABLE_ROWS]]
         return collections_table(shown_path(self.data_dir), shown, len(self))
+
+    def sql(self, query: str, parameters: Sequence[Any] | None = None) -> QueryResult:
+        """Answer a query of SQL about the collections, with DuckDB.
+
+        Parameters
+        ----------
+        query : str
+            The query. Each collection that it names is a view. It reads a snapshot of each.
+        parameters : sequence, optional
+            Values of the placeholders ``?`` or ``$1``.
+
+        Returns
+        -------
+        QueryResult
+            Rows in memory, as Arrow, pandas or Polars.
+
+        Raises
+        ------
+        InvalidQuery
+            DuckDB refuses the query.
+        MissingDependency
+            DuckDB is not installed.
+
+        Examples
+        --------
+        >>> import tempfile, godb_arrow
+        >>> with godb_arrow.StorageEngine(tempfile.mkdtemp()) as engine:
+        ...     _ = engine.create_collection("users").insert_many([{"n": 1}, {"n": 5}])
+        ...     engine.sql("select count(*) as n from users where n > ?", [1]).to_dicts()
+        [{'n': 1}]
+        """
+        self._lifecycle.check_open()
+        result: QueryResult = provider("sql").answer(self, query, parameters)
+        return result
 
     # --- files --------------------------------------------------------------------------------
 

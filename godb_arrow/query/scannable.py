@@ -14,6 +14,7 @@ from godb_arrow.arrow_compute import pc
 from godb_arrow.codec.predicate import Predicate
 from godb_arrow.keywords import explain_methods
 from godb_arrow.options import ReadKeywords
+from godb_arrow.providers import provider
 from godb_arrow.query.fields import check_names, path_of, paths_of
 from godb_arrow.query.filters import Filter, compiled
 from godb_arrow.query.profile import Profile, profile_entries
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     from godb_arrow.query.dataframe import DtypeBackend
     from godb_arrow.query.dataset import CollectionDataset
+    from godb_arrow.query.result import QueryResult
 
 __all__ = ["Scannable"]
 
@@ -208,6 +210,88 @@ class Scannable(ABC):
             order |= dict.fromkeys(decoded.names)
             schema = pa.schema([decoded.field(name) for name in order], metadata=full.metadata)
         return profile_entries(self.name, schema, entries, total=len(self), progress=progress)
+
+    def sql(self, query: str, parameters: Sequence[Any] | None = None) -> QueryResult:
+        """Answer a query of SQL about the collection, with DuckDB.
+
+        Parameters
+        ----------
+        query : str
+            The query. The collection is the view ``self``, and also has its own name.
+        parameters : sequence, optional
+            Values of the placeholders ``?`` or ``$1``.
+
+        Returns
+        -------
+        QueryResult
+            Rows in memory, as Arrow, pandas or Polars.
+
+        Raises
+        ------
+        InvalidQuery
+            DuckDB refuses the query.
+        MissingDependency
+            DuckDB is not installed.
+
+        Examples
+        --------
+        >>> import io, godb_arrow
+        >>> file = io.BytesIO()
+        >>> godb_arrow.write_godb([{"n": 1}, {"n": 2}], file, "c")
+        2
+        >>> godb_arrow.open_godb(file.getvalue()).sql("select sum(n) as total from self").to_dicts()
+        [{'total': 3}]
+        """
+        result: QueryResult = provider("sql").answer(
+            {self.name: self, "self": self}, query, parameters
+        )
+        return result
+
+    def aggregate(
+        self,
+        by: str | Sequence[str] | None = None,
+        filter: Filter | None = None,
+        **outputs: str | tuple[str, str],
+    ) -> QueryResult:
+        """Group the documents and aggregate each group, with DuckDB.
+
+        Parameters
+        ----------
+        by : str or sequence of str, optional
+            Fields of the groups, and dotted paths into maps. Default: one group of all documents.
+        filter : pyarrow.compute.Expression or mapping, optional
+            Documents to aggregate, default all.
+        **outputs
+            Aggregations by the name of their column: "count" of documents, or a field and one of
+            "count", "distinct", "sum", "mean", "median", "std", "min", "max", "list".
+
+        Returns
+        -------
+        QueryResult
+            A row for each group, in the order of the groups.
+
+        Raises
+        ------
+        InvalidOption
+            An aggregation is unknown.
+        InvalidQuery
+            DuckDB cannot aggregate a field.
+        MissingDependency
+            DuckDB is not installed.
+
+        Examples
+        --------
+        >>> import io, godb_arrow
+        >>> file = io.BytesIO()
+        >>> godb_arrow.write_godb([{"k": "a", "n": 1}, {"k": "b"}, {"k": "a", "n": 5}], file, "c")
+        3
+        >>> c = godb_arrow.open_godb(file.getvalue())
+        >>> c.aggregate("k", rows="count", top=("n", "max")).to_dicts()
+        [{'k': 'a', 'rows': 2, 'top': 5}, {'k': 'b', 'rows': 1, 'top': None}]
+        """
+        fields = [by] if isinstance(by, str) else list(by or ())
+        result: QueryResult = provider("sql").aggregate(self, fields, filter, outputs)
+        return result
 
     @abstractmethod
     def _entries(self) -> tuple[pa.Schema, Iterator[codec.Entries]]:

@@ -1,4 +1,4 @@
-"""Order of documents by some of their fields: its notation, and keys that sort like it.
+"""Order of documents by some of their fields, and keys that sort like it.
 
 One order holds across all kinds of values, as in MongoDB: an empty list, null and absent, NaN,
 numbers, strings, maps, binary, booleans, moments, extensions. Numbers compare exactly, strings by
@@ -99,9 +99,9 @@ def parse_sort(sort: Sort) -> tuple[SortKey, ...]:
     Parameters
     ----------
     sort : str, sequence or mapping
-        A field ascending, or with ``-`` before its name descending; several of them; tuples of a
-        field, a direction and ``"first"`` or ``"last"`` for nulls; or directions by field.
-        Directions are 1, -1, "ascending" and "descending".
+        A field, with ``-`` before its name for descending order, or several of them. A tuple has a
+        field, a direction, and ``"first"`` or ``"last"`` for nulls. A mapping has directions by
+        field. Directions are 1, -1, "ascending" and "descending".
 
     Raises
     ------

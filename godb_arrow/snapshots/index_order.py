@@ -8,9 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from godb_arrow import codec
+from godb_arrow.codec.entries import Rows
 from godb_arrow.query.sort_order import SortKey
 from godb_arrow.snapshots.base import Base
-from godb_arrow.snapshots.id_index import Rows
 from godb_arrow.snapshots.indexes import sorted_keys
 
 __all__ = ["first_rows"]

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from godb_arrow import codec
+from godb_arrow.codec.entries import Rows
 from godb_arrow.documents.ids import ids_of
 from godb_arrow.memory.limit import Memory
 from godb_arrow.parallel import ordered_map
@@ -21,7 +22,6 @@ from godb_arrow.query.selection import without_rows
 from godb_arrow.query.sort_order import SortKey, key_columns, sort_indices
 from godb_arrow.snapshots.entry_runs import gather, scan
 from godb_arrow.snapshots.find import matching
-from godb_arrow.snapshots.id_index import Rows
 from godb_arrow.snapshots.index_order import first_rows
 from godb_arrow.snapshots.snapshot import Snapshot
 
