@@ -314,7 +314,7 @@ SHAPES: list[tuple[Any, Any]] = [
     ({"_id": 1}, {"_id": "1"}),
     ({}, DOCUMENT),
     ({"z": 0}, DOCUMENT),
-    (["b.c", "z"], {"b.c": 2}),
+    (["b.c"], {"b.c": 2}),
 ]
 
 
