@@ -19,6 +19,18 @@ _MAX_EXACT_INTEGER = 2**53  # of a float of 64 bits
 _MAX_MICROSECOND_TEXT = len("2024-02-29 06:30:00.123456")
 _MAX_NANOSECOND_TEXT = len("2024-02-29 06:30:00.123456789")
 _PROBES = {"": "NULL", "integer": "0", "real": "0.0", "text": "''", "blob": "x''"}
+_AFFINITIES = (
+    ("INT", "integer"),
+    ("CHAR", "text"),
+    ("CLOB", "text"),
+    ("TEXT", "text"),
+    ("BLOB", "blob"),
+    ("REAL", "real"),
+    ("FLOA", "real"),
+    ("DOUB", "real"),
+)
+"""Kinds of values by a part of a declared type, in the order in which SQLite looks for them."""
+
 _JSON = (
     "CASE typeof({column}) WHEN 'null' THEN NULL WHEN 'blob' "
     "THEN json_object('$bytes', lower(hex({column}))) ELSE json_quote({column}) END"
@@ -102,12 +114,19 @@ def open_sqlite(cursor: Any, table: str) -> pa.RecordBatchReader:
         elif len(kinds) > 1:
             wanted[name] = JSON_TYPE
             kinds, column = frozenset({"text"}), _JSON.format(column=column)
+        elif not kinds:
+            kinds = frozenset({_affinity(type_name.upper())})
         probes.append(f"{_PROBES[''.join(kinds)]} AS {quoted(name)}")
         values.append(column)
     cursor.execute(
         f"SELECT {', '.join(probes)} UNION ALL SELECT {', '.join(values)} FROM {quoted(table)}"
     )
     return _without_probe(cursor.fetch_record_batch(), wanted)
+
+
+def _affinity(declared: str) -> str:
+    """Return the kind of values of a declared type, for a column without any."""
+    return next((kind for name, kind in _AFFINITIES if name in declared), "")
 
 
 def _meant(

@@ -138,7 +138,7 @@ def _sliced(reader: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
         if batch is None:
             return
         rows = _rows_at_once(batch)
-        for start in range(0, batch.num_rows, rows):
+        for start in range(0, batch.num_rows or 1, rows):  # Categories may have no rows.
             yield batch.slice(start, rows)
 
 

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 
 from godb_arrow import codec
+from godb_arrow.codec.compression import check_compression
+from godb_arrow.directory.data_directory import DataDirectory
 from godb_arrow.directory.records import Record
 from godb_arrow.file.hints import JournalPosition
 from godb_arrow.former_ipc import read_former_schema
+from godb_arrow.options import CompressionName
 from godb_arrow.recorded_schema import restore_schema
+from godb_arrow.snapshots.base import Base
 from godb_arrow.snapshots.entry_runs import scan
 from godb_arrow.snapshots.overlay import Overlay, PlannedChange
 
-__all__ = ["PendingRecords", "are_few", "plan_put"]
+__all__ = ["PendingRecords", "Settings", "are_few", "next_id_of", "plan_put"]
 
 
+_MAX_CLAIMED_ID = 1 << 56  # ids; no engine generated that many
 _MAX_SINGLE_DOCUMENTS = 64  # documents of one change that the overlay stores one by one
 
 
@@ -85,6 +91,8 @@ class PendingRecords:
             return False
         self.min_next_id = max(self.min_next_id, meta["n"])
         schema = _schema_in(meta)
+        if schema is not None and meta["k"] == [0]:  # a table without rows
+            return False
         for count, part in zip(meta["k"], record.parts, strict=True):
             if not count:
                 continue
@@ -97,6 +105,34 @@ class PendingRecords:
         if meta.get("d"):
             overlay.plan_change(dict.fromkeys(meta["d"]), [])(record.number)
         return True
+
+
+@dataclass(slots=True)
+class Settings:
+    """Settings of a collection that no document has.
+
+    Attributes
+    ----------
+    indexes : tuple of str or None
+        Indexed fields, or None for those that the base records.
+    compression : str or None
+        Compression of new files, or None for the compression that the base records.
+    columns : pyarrow.Schema or None
+        Schema of a table without rows that was inserted, until there are documents.
+    """
+
+    indexes: tuple[str, ...] | None = None
+    compression: CompressionName | None = None
+    columns: pa.Schema | None = None
+
+    def replay(self, meta: Mapping[str, Any]) -> None:
+        """Change a setting as the record of a journal describes it."""
+        if meta["op"] == "index":
+            self.indexes = tuple(meta["i"])
+        elif meta["op"] == "compression":
+            self.compression = check_compression(meta["z"]).name
+        elif meta["op"] == "write":
+            self.columns = _schema_in(meta)
 
 
 def are_few(ids: Sequence[str], schema: pa.Schema | None) -> bool:
@@ -137,3 +173,16 @@ def _schema_in(meta: Mapping[str, Any]) -> pa.Schema | None:
     if "s" in meta:  # of version 0.1.0
         return read_former_schema(meta["s"])
     return restore_schema(meta["f"]) if "f" in meta else None
+
+
+def next_id_of(base: Base, directory: DataDirectory) -> int:
+    """Return the next generated id by the base alone.
+
+    Another program's record is checked, since an id must not be generated twice.
+    """
+    hint = base.hint
+    if hint.next_id is not None and directory.wrote(hint):
+        return hint.next_id
+    first_unused = base.max_id() + 1
+    claimed = hint.next_id or 1
+    return claimed if first_unused < claimed <= _MAX_CLAIMED_ID else first_unused

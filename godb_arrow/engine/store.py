@@ -8,18 +8,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
 
+import pyarrow as pa
+
 from godb_arrow import codec
-from godb_arrow.codec.compression import check_compression
-from godb_arrow.directory.data_directory import DataDirectory
 from godb_arrow.directory.journal import Receipt
 from godb_arrow.directory.records import Record, sensible
 from godb_arrow.documents.ids import IdSequence, number_of
 from godb_arrow.engine.context import EngineContext
 from godb_arrow.engine.info import CollectionState
-from godb_arrow.engine.pending import PendingRecords
+from godb_arrow.engine.pending import PendingRecords, Settings, next_id_of
 from godb_arrow.errors import CollectionNotFound, EngineClosed, error_context
 from godb_arrow.file.hints import JournalPosition
 from godb_arrow.options import CompressionName
+from godb_arrow.recorded_schema import describe_schema
 from godb_arrow.snapshots.base import Base
 from godb_arrow.snapshots.overlay import Overlay, PlannedChange
 from godb_arrow.snapshots.snapshot import Snapshot
@@ -28,7 +29,6 @@ __all__ = ["CollectionStore"]
 
 
 _NO_POSITION = JournalPosition()
-_MAX_CLAIMED_ID = 1 << 56  # ids; no engine generated that many
 
 
 class CollectionStore:
@@ -109,8 +109,7 @@ class CollectionStore:
         self.accesses = 0
         self.max_given_id = 0
         self._sequence: IdSequence | None = None
-        self._indexes = indexes
-        self._compression = compression
+        self._settings = Settings(indexes, compression)
         self._pending = PendingRecords()
 
     # --- state --------------------------------------------------------------------------------
@@ -139,7 +138,7 @@ class CollectionStore:
     @property
     def known_indexes(self) -> tuple[str, ...]:
         """Indexed fields; none before they are read."""
-        return self._indexes or ()
+        return self._settings.indexes or ()
 
     @property
     def was_read(self) -> bool:
@@ -236,7 +235,9 @@ class CollectionStore:
     def freeze(self) -> Snapshot:
         """Return the prepared documents as a snapshot, also while the engine closes."""
         assert self.count is not None
-        return Snapshot(self.base, self.overlay, self.count, self.position_of(self.base))
+        position = self.position_of(self.base)
+        columns = None if self.count else self._settings.columns
+        return Snapshot(self.base, self.overlay, self.count, position, columns)
 
     @contextmanager
     def pinned_base(self) -> Iterator[Base]:
@@ -290,7 +291,7 @@ class CollectionStore:
         with self.lock:
             self.prepare()
             if self._sequence is None:
-                of_base = _next_id_of(self.base, self.context.directory)
+                of_base = next_id_of(self.base, self.context.directory)
                 self._sequence = IdSequence(max(of_base, self._pending.min_next_id))
             return self._sequence
 
@@ -300,17 +301,17 @@ class CollectionStore:
         """Return the indexed fields."""
         with self.lock:
             self._prepare_settings()
-            if self._indexes is None:
-                self._indexes = self.base.hint.indexes
-            return self._indexes
+            if self._settings.indexes is None:
+                self._settings.indexes = self.base.hint.indexes
+            return self._settings.indexes
 
     def compression(self) -> CompressionName:
         """Return the compression of new files."""
         with self.lock:
             self._prepare_settings()
-            if self._compression is None:
-                self._compression = self.base.hint.compression
-            return self._compression
+            if self._settings.compression is None:
+                self._settings.compression = self.base.hint.compression
+            return self._settings.compression
 
     def _prepare_settings(self) -> None:
         if self.is_dropped:
@@ -319,25 +320,41 @@ class CollectionStore:
 
     def set_indexes(self, fields: tuple[str, ...]) -> None:
         """Journal and set the indexed fields; the caller holds the lock."""
-
-        def apply(number: int | None) -> None:
-            self._indexes = fields
-            self.note_setting(number)
-
-        self.context.sync(self._journaled({"op": "index", "i": list(fields)}, [], apply))
+        self.context.sync(self._set({"op": "index", "i": list(fields)}, []))
 
     def set_compression(self, compression: CompressionName) -> None:
         """Journal and set the compression of new files; the caller holds the lock."""
+        self.context.sync(self._set({"op": "compression", "z": compression}, []))
 
+    def set_columns(self, schema: pa.Schema) -> int | None:
+        """Journal and set the schema of a collection without documents.
+
+        The caller holds the lock.
+
+        Parameters
+        ----------
+        schema : pyarrow.Schema
+            Schema of a table without rows.
+
+        Returns
+        -------
+        int or None
+            Sequence number of the change.
+        """
+        next_id = self.id_sequence().next_id
+        meta = {"op": "write", "n": next_id, "k": [0], "f": describe_schema(schema)}
+        return self._set(meta, [b""])
+
+    def _set(self, meta: dict[str, Any], parts: Sequence[bytes]) -> int | None:
         def apply(number: int | None) -> None:
-            self._compression = compression
+            self._settings.replay(meta)
             self.note_setting(number)
 
-        self.context.sync(self._journaled({"op": "compression", "z": compression}, [], apply))
+        return self._journaled(meta, parts, apply)
 
     def forget_settings(self) -> None:
         """Take indexes and compression from the next base."""
-        self._indexes, self._compression = None, None
+        self._settings = Settings()
 
     def note_setting(self, number: int | None) -> None:
         """Note a change of no document; the next checkpoint saves it."""
@@ -412,6 +429,7 @@ class CollectionStore:
         def apply(number: int | None) -> None:
             plan(number)
             self.count, self.changes, self.last_modified = count, changes, now
+            self._settings.columns = None if count else self._settings.columns
             self.account()
 
         return self._journaled(meta, parts, apply)
@@ -489,11 +507,12 @@ class CollectionStore:
         records = pending.missing_from(self.stored_position, directory.holds)
         if records:
             overlay, sequence = Overlay(), None
-            first_new = _next_id_of(base, directory) if pending.have_ranges(records) else 0
+            first_new = next_id_of(base, directory) if pending.have_ranges(records) else 0
             for record in records:
                 with sensible(record):
                     if not pending.apply(record, overlay, first_new):
-                        self._replay_setting(record)
+                        self._settings.replay(record.meta)
+                        self.note_setting(record.number)
             overlay.rebase(base)
             snapshot = Snapshot(base, overlay, count, self.position_of(base))
             changed = sum(len(run) for run in snapshot.overlay_runs())
@@ -503,15 +522,6 @@ class CollectionStore:
         # One statement: no interrupt comes between.
         self.overlay, self._sequence, self.count, pending.records = overlay, sequence, count, []
         self.account()
-
-    def _replay_setting(self, record: Record) -> None:
-        """Replay a record that changes no document."""
-        meta = record.meta
-        if meta["op"] == "index":
-            self._indexes = tuple(meta["i"])
-        elif meta["op"] == "compression":
-            self._compression = check_compression(meta["z"]).name
-        self.note_setting(record.number)
 
     # --- end ----------------------------------------------------------------------------------
 
@@ -544,7 +554,7 @@ class CollectionStore:
                 return False
             self.base, self._pending = found.base, found._pending
             self.position, self.attached = found.position, found.attached
-            self._indexes, self._compression = found._indexes, found._compression
+            self._settings = found._settings
             self.needs, self.stale = found.needs, found.stale
             self.overlay, self.count, self._sequence = Overlay(), None, None
             self.account()
@@ -565,16 +575,3 @@ def _dropped(name: str, read_only: bool) -> CollectionNotFound:
             advice="see collections() for the names",
         )
     return CollectionNotFound(f"the collection {name!r} was dropped", advice="create it again")
-
-
-def _next_id_of(base: Base, directory: DataDirectory) -> int:
-    """Return the next generated id by the base alone.
-
-    Another program's record is checked, since an id must not be generated twice.
-    """
-    hint = base.hint
-    if hint.next_id is not None and directory.wrote(hint):
-        return hint.next_id
-    first_unused = base.max_id() + 1
-    claimed = hint.next_id or 1
-    return claimed if first_unused < claimed <= _MAX_CLAIMED_ID else first_unused

@@ -99,6 +99,8 @@ class CollectionWriter:
                     with self._saver.reserved(size):
                         pass  # raises before all documents are read
             if not encoded:
+                if schema is not None:
+                    self._keep_columns(schema)
                 return []
             joined = Encoded(
                 b"".join(run.chunk for run in encoded),
@@ -109,6 +111,17 @@ class CollectionWriter:
             del encoded
             self._put(joined, ids, schema, replace=replace)
             return ids
+
+    def _keep_columns(self, schema: pa.Schema) -> None:
+        """Keep the columns of a table without rows, if the collection has no documents."""
+        store = self._store
+        with store.lock:
+            store.check_present()
+            store.prepare()
+            if store.count or store.freeze().schema().equals(schema, check_metadata=True):
+                return
+            number = store.set_columns(schema)
+        self._context.sync(number)
 
     def _put(
         self, encoded: Encoded, ids: list[str], schema: pa.Schema | None, *, replace: bool

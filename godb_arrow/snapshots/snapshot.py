@@ -40,6 +40,8 @@ class Snapshot:
         Number of documents.
     position : JournalPosition
         Last change of the journal that the snapshot contains.
+    columns : pyarrow.Schema, optional
+        Schema of a table without rows that was inserted, while there are no documents.
 
     Attributes
     ----------
@@ -49,14 +51,21 @@ class Snapshot:
         Number of changes in the overlay.
     """
 
-    def __init__(self, base: Base, overlay: Overlay, count: int, position: JournalPosition) -> None:
+    def __init__(
+        self,
+        base: Base,
+        overlay: Overlay,
+        count: int,
+        position: JournalPosition,
+        columns: pa.Schema | None = None,
+    ) -> None:
         self.base = base
         self._pin = base.pin()
         self.count = count
         self.position = position
         self.unsaved = overlay.freeze()
         self.changes = self.unsaved.changes
-        self._schema: pa.Schema | None = None
+        self._schema = columns
 
     @property
     def is_clean(self) -> bool:
