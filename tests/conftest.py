@@ -12,14 +12,14 @@ from typing import Any
 import hypothesis
 import pytest
 from support.object_stores import faulty
-from support.settings import LONG
+from support.settings import EXAMPLES, LONG
 
 from godb_arrow import codec
 
 __all__ = ["faulty"]
 
 hypothesis.settings.register_profile(
-    "short", max_examples=60, deadline=None, derandomize=True, database=None
+    "short", max_examples=EXAMPLES, deadline=None, derandomize=True, database=None
 )
 hypothesis.settings.register_profile("long", max_examples=3000, deadline=None)
 hypothesis.settings.load_profile("long" if LONG else "short")

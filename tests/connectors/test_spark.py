@@ -25,6 +25,7 @@ if shutil.which("java") is None:
     pytest.skip("Spark needs Java", allow_module_level=True)
 
 from support.arrow_types import SCALARS
+from support.settings import LONG
 
 from godb_arrow.connectors.spark import GodbDataSource
 
@@ -186,6 +187,7 @@ def test_types_that_spark_has_not(spark: Any, tmp_path: Path) -> None:
     assert found[1]["z"] is None and found[1]["t"].microsecond == 123_456
 
 
+@pytest.mark.skipif(not LONG, reason="starts a server; set GODB_ARROW_LONG=1")
 def test_spark_reads_and_writes_an_object_store(spark: Any) -> None:
     import fsspec
 

@@ -214,7 +214,7 @@ def test_filters_that_do_not_fit(path: Path, condition: Any) -> None:
 
 
 def test_a_filter_is_a_mapping_or_an_expression(path: Path) -> None:
-    with pytest.raises(godb_arrow.InvalidOption, match="expression"):
+    with pytest.raises(godb_arrow.InvalidOption, match="write a mapping"):
         godb_arrow.read_table(path, filter=cast(Any, "age > 3"))
 
 
