@@ -119,3 +119,13 @@ def test_pictures_are_drawn_from_the_results(
             assert len(runs) > 1 and documents
         for theme in ("light", "dark"):
             assert (DOCS / "images" / f"{name}-{theme}.svg").exists(), "run tools/charts.py"
+
+
+def test_files_of_configuration_can_be_read() -> None:
+    yaml = pytest.importorskip("yaml")
+    for name in ("CITATION.cff", ".pre-commit-config.yaml", *ROOT.glob(".github/**/*.yml")):
+        assert yaml.safe_load((ROOT / name).read_text()), name
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert str(citation["version"]) == godb_arrow.__version__
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())
+    assert {"run": ".ci/run"} in workflow["jobs"]["run"]["steps"]
