@@ -11,7 +11,7 @@ from godb_arrow.documents.normalize import convert_children
 from godb_arrow.query.comparable import plain_array, plain_type
 from godb_arrow.schema import is_json, is_text
 
-__all__ = ["as_json_texts", "convert_array", "is_bytes"]
+__all__ = ["GrowingDictionaries", "as_json_texts", "convert_array", "is_bytes"]
 
 
 def is_bytes(kind: pa.DataType) -> bool:
@@ -92,6 +92,38 @@ def _encoded(array: pa.Array, target: pa.DataType) -> pa.Array:
     values = convert_array(array.dictionary, target.value_type)
     indices = array.indices.cast(target.index_type)
     return pa.DictionaryArray.from_arrays(indices, values, ordered=target.ordered)
+
+
+class GrowingDictionaries:
+    """Dictionaries that only grow from one record batch to the next, as files of Arrow need them.
+
+    Parameters
+    ----------
+    schema : pyarrow.Schema
+        Schema of the record batches.
+    """
+
+    def __init__(self, schema: pa.Schema) -> None:
+        self._columns = [
+            index for index, kind in enumerate(schema.types) if pa.types.is_dictionary(kind)
+        ]
+        self._known: dict[int, pa.Array] = {}
+
+    def encode(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """Return a record batch with the dictionaries so far, and its new values after them."""
+        for index in self._columns:
+            column = batch.column(index)
+            known = self._known.get(index, column.dictionary)
+            new = column.dictionary
+            if not new.equals(known):
+                added = new.filter(pc.invert(pc.is_in(new, value_set=known)))
+                known = pa.concat_arrays([known, added])
+                places = pc.index_in(new, value_set=known)
+                indices = places.take(column.indices).cast(column.type.index_type)
+                column = pa.DictionaryArray.from_arrays(indices, known, ordered=column.type.ordered)
+                batch = batch.set_column(index, batch.schema.field(index), column)
+            self._known[index] = known
+        return batch
 
 
 def _nested(array: pa.Array, target: pa.DataType) -> pa.Array:

@@ -66,6 +66,10 @@ def _for_parquet(kind: pa.DataType) -> pa.DataType | str | None:
     return pa.date32() if types.is_date64(kind) else None
 
 
+def _for_ipc(kind: pa.DataType) -> pa.DataType | str | None:
+    return None  # Only dictionaries inside of other types change from one record batch to the next.
+
+
 def _for_delta(kind: pa.DataType) -> pa.DataType | str | None:
     types = pa.types
     if types.is_struct(kind) and not kind.num_fields:
@@ -134,6 +138,7 @@ def _for_spark(kind: pa.DataType) -> pa.DataType | str | None:
 
 RULES: Mapping[str, Rule] = {
     "parquet": _for_parquet,
+    "ipc": _for_ipc,
     "delta": _for_delta,
     "csv": _for_csv,
     "database": _for_database,
@@ -144,7 +149,7 @@ RULES: Mapping[str, Rule] = {
 }
 """Replacements by format. A format that is missing here holds all types."""
 
-_DESCRIBED = (_for_parquet, _for_delta)
+_DESCRIBED = (_for_parquet, _for_ipc, _for_delta)
 """Rules of formats that keep the metadata of fields, which describes the columns' own types."""
 
 
@@ -206,9 +211,9 @@ def fit_schema(schema: pa.Schema, format: str) -> pa.Schema:
     DataType(int16)
     """
     rule = RULES[format]
-    fields = [_fit_field(field, rule) for field in schema]
+    fields = [field if _is_kept(field.type, rule) else _fit_field(field, rule) for field in schema]
     if rule in _DESCRIBED:
-        has_sizes = rule is _for_parquet
+        has_sizes = rule is not _for_delta
         fields = [
             describe_own(own, field, has_sizes=has_sizes)
             for own, field in zip(schema, fields, strict=True)
@@ -332,16 +337,18 @@ def _check_years(moments: pa.Array, name: str) -> None:
 
 def _fit_field(field: pa.Field, rule: Rule) -> pa.Field:
     kind = plain_type(field.type)
+    if rule is _for_ipc and is_json(field.type):
+        return field
     found = JSON_TEXT if is_json(field.type) else rule(kind)
     metadata = {
         key: value
         for key, value in (field.metadata or {}).items()
         if not key.startswith(b"ARROW:extension")
     }
-    if found is None and rule is _for_parquet:
+    if found is None and rule in (_for_parquet, _for_ipc):
         fitted = _children(kind, lambda child: _fit_field(child, rule))
-        if fitted.equals(kind) and not _is_encoded(field.type):
-            return field  # Parquet keeps dictionaries of texts, and extension types
+        if fitted.equals(kind) and not pa.types.is_dictionary(field.type):
+            return field  # with its extension type
     if found is None and rule in (_for_polars, _for_duckdb) and _is_category(field.type):
         return field
     if found is None and rule is _for_delta and _has_marked_elements(kind, rule):
@@ -363,11 +370,15 @@ def _is_category(kind: pa.DataType) -> bool:
     return pa.types.is_dictionary(kind) and is_text(kind.value_type)
 
 
-def _is_encoded(kind: pa.DataType) -> bool:
-    """Return whether a type is a dictionary that Parquet returns as its values."""
-    return pa.types.is_dictionary(kind) and not (
-        is_text(kind.value_type) or is_bytes(kind.value_type)
-    )
+def _is_kept(kind: pa.DataType, rule: Rule) -> bool:
+    """Return whether a format has dictionaries of a type as columns.
+
+    No format has them inside of other types, since they differ between record batches.
+    """
+    if not pa.types.is_dictionary(kind):
+        return False
+    has_texts = rule is _for_parquet and (is_text(kind.value_type) or is_bytes(kind.value_type))
+    return rule is _for_ipc or has_texts
 
 
 def _has_marked_elements(kind: pa.DataType, rule: Rule) -> bool:

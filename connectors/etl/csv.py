@@ -130,6 +130,8 @@ def _types_of(source: Source) -> dict[str, _Kind]:
         types[ID_FIELD] = _Kind(_TEXT)
     while not _fit(source, types):
         pass
+    for name in _of_empty_texts(source, types):
+        types[name] = _Kind(_TEXT)
     reals = [name for name, kind in types.items() if pa.types.is_floating(kind.final)]
     for name in _inexact(source, reals):
         types[name] = _Kind(_TEXT)
@@ -158,6 +160,20 @@ def _fit(source: Source, types: dict[str, _Kind]) -> bool:
             types[name] = wider
             return False
     return True
+
+
+def _of_empty_texts(source: Source, types: dict[str, _Kind]) -> set[str]:
+    """Return the columns whose values are all null or empty texts, as texts with quotes are."""
+    found = {name for name, kind in types.items() if kind.as_text}
+    if found:
+        with source.open() as stream:
+            for batch in _open(stream, {name: kind.read for name, kind in types.items()}):
+                found = {name for name in found if not _has_text(batch[name])}
+    return found
+
+
+def _has_text(column: pa.Array) -> bool:
+    return bool(pc.any(pc.not_equal(column, "")).as_py())
 
 
 def _converts(kind: _Kind, column: pa.Array) -> bool:

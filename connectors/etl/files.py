@@ -15,6 +15,7 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 
 from godb_arrow.codec.values import wire_values
+from godb_arrow.connectors.arrays import GrowingDictionaries
 from godb_arrow.connectors.columns import fit_columns, restore_columns
 from godb_arrow.documents.json_lines import json_lines, runs_of
 from godb_arrow.documents.json_source import JsonSource
@@ -268,8 +269,10 @@ def _parquet(stream: BinaryIO, schema: pa.Schema) -> Iterator[_Write]:
 
 @contextmanager
 def _ipc(stream: BinaryIO, schema: pa.Schema) -> Iterator[_Write]:
-    with pa.ipc.new_file(stream, schema) as writer:
-        yield writer.write_batch
+    growing = GrowingDictionaries(schema)
+    options = pa.ipc.IpcWriteOptions(emit_dictionary_deltas=True)
+    with pa.ipc.new_file(stream, schema, options=options) as writer:
+        yield lambda batch: writer.write_batch(growing.encode(batch))
 
 
 @contextmanager

@@ -9,6 +9,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet
 
+from godb_arrow.query.comparable import plain_type
+
 __all__ = ["open_parquet_folder", "write_partitions"]
 
 _SCHEMA_FILE = "_common_metadata"  # readers of Parquet know it, and read no rows from it
@@ -31,6 +33,10 @@ def open_parquet_folder(folder: str) -> Any:
     keys = None if schema is None else (schema.metadata or {}).get(_KEYS)
     if schema is None or keys is None:
         return ds.dataset(folder, format="parquet", partitioning="hive")
+    for name in json.loads(keys):
+        at = schema.names.index(name)
+        # Names of folders are values of no dictionary.
+        schema = schema.set(at, schema.field(at).with_type(plain_type(schema.field(at).type)))
     partitioning = ds.partitioning(
         pa.schema([schema.field(name) for name in json.loads(keys)]), flavor="hive"
     )

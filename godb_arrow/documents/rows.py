@@ -163,22 +163,23 @@ def with_first_categories(reader: pa.RecordBatchReader) -> pa.RecordBatchReader:
     pyarrow.RecordBatchReader
         Its schema has the categories, and its record batches have the schema of `reader`.
     """
-    own = reader.schema
-    schema, batches = _with_first_categories(own, iter(reader))
-    return reader if schema is own else pa.RecordBatchReader.from_batches(schema, batches)
+    schema, batches = _with_first_categories(reader.schema, iter(reader))
+    return pa.RecordBatchReader.from_batches(schema, batches)
 
 
 def _with_first_categories(
     schema: pa.Schema, batches: Iterator[pa.RecordBatch]
 ) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
-    if not any(map(pa.types.is_dictionary, schema.types)):
-        return schema, batches
-    first = next(batches, None)
+    unknown = [
+        (index, field)
+        for index, field in enumerate(schema)
+        if pa.types.is_dictionary(field.type) and CATEGORIES_KEY not in (field.metadata or {})
+    ]
+    first = next(batches, None) if unknown else None
     if first is None:
         return schema, batches
-    for index, field in enumerate(schema):
-        if pa.types.is_dictionary(field.type) and CATEGORIES_KEY not in (field.metadata or {}):
-            schema = schema.set(index, with_categories(field, first.column(index).dictionary))
+    for index, field in unknown:
+        schema = schema.set(index, with_categories(field, first.column(index).dictionary))
     return schema, itertools.chain((first,), batches)
 
 

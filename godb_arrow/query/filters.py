@@ -255,8 +255,8 @@ def comparison_of(schema: pa.Schema, condition: Filter | None) -> Comparison | N
     if text is None or text[1] not in schema.names:
         return None
     kind = schema.field(text[1]).type
-    if not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
-        return None
+    if not (pa.types.is_integer(kind) or pa.types.is_float32(kind) or pa.types.is_float64(kind)):
+        return None  # Arrow compares halves by a plan only.
     try:
         value = pa.scalar(int(text[3]) if pa.types.is_integer(kind) else float(text[3]), kind)
     except (ValueError, OverflowError, pa.ArrowException):

@@ -27,6 +27,7 @@ __all__ = ["Operand", "compared", "fit_literals", "fits_exactly", "parsed", "typ
 _COMPARISONS = frozenset(("equal", "not_equal", "less", "less_equal", "greater", "greater_equal"))
 _SAME_TYPE = _COMPARISONS | {"coalesce"}
 """Calls whose arguments must have one type."""
+_MAX_DIGITS = 76  # of a decimal
 _METADATA_POINTER = 16
 """Offset of the metadata in the struct ArrowSchema of Arrow's C data interface."""
 
@@ -312,11 +313,15 @@ def _exactly(values: pa.Array, kind: pa.DataType) -> pa.Array | None:
     """Return literals of another type cast to a type, if that changes none of them; else None."""
     if values.type.equals(kind) or values.null_count == len(values):
         return None
-    if not (_is_number(values.type) and _is_number(kind)):
+    to_decimal = pa.types.is_integer(values.type) and pa.types.is_decimal(kind)
+    if not to_decimal and not (_is_number(values.type) and _is_number(kind)):
         both = pa.types.is_timestamp(values.type) and pa.types.is_timestamp(kind)
         if not both or (values.type.tz is None) != (kind.tz is None):
             return None
     try:
+        if to_decimal:
+            # Arrow wants room for all integers of the type, whatever the values are.
+            values = values.cast(pa.decimal256(_MAX_DIGITS, kind.scale))
         fitted = values.cast(kind)
         return fitted if fitted.cast(values.type).equals(values) else None
     except pa.ArrowInvalid:

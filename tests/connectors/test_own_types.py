@@ -150,3 +150,36 @@ def test_a_column_that_another_program_changed(tmp_path: Path) -> None:
     pa.parquet.write_table(changed, tmp_path / "b.parquet")
     found = read_table(copied(tmp_path / "b.parquet", tmp_path / "b.godb"))
     assert found.column("x").to_pylist() == ["a", "b", None]
+
+
+def encoded(*values: str | None) -> pa.RecordBatch:
+    nested = pa.array(
+        [[value] for value in values], pa.list_(pa.dictionary(pa.int8(), pa.string()))
+    )
+    return pa.record_batch({"x": pa.array(values).dictionary_encode(), "l": nested})
+
+
+@pytest.mark.parametrize("name", ["b.arrow", "b.parquet", "b.godb"])
+@pytest.mark.parametrize("append", [False, True])
+def test_record_batches_with_other_categories(tmp_path: Path, name: str, append: bool) -> None:
+    batches = [encoded("b", "a"), encoded("c", None, "a"), encoded("b", "d")]
+    if append:
+        for batch in batches:
+            copied(pa.Table.from_batches([batch]), tmp_path / name, if_exists="append")
+    else:
+        reader = pa.RecordBatchReader.from_batches(batches[0].schema, batches)
+        copied(reader, tmp_path / name)
+    found = read_table(copied(tmp_path / name, tmp_path / "back.godb"))
+    assert found.schema.field("x").type == batches[0].schema.field("x").type
+    assert found["x"].to_pylist() == ["b", "a", "c", None, "a", "b", "d"]
+    assert found["l"].to_pylist() == [[value] for value in found["x"].to_pylist()]
+
+
+def test_a_dictionary_partitions_a_folder(tmp_path: Path) -> None:
+    table = pa.table({"k": pa.array(["x", "y", "x"]).dictionary_encode(), "n": [1, 2, 3]})
+    write_godb(table, tmp_path / "a.godb", "c")
+    folder = copied(tmp_path / "a.godb", tmp_path / "f", format="parquet", partition_by=["k"])
+    found = read_table(copied(folder, tmp_path / "b.godb"))
+    assert found.schema.field("k").type == table.schema.field("k").type
+    rows = sorted(zip(found["n"].to_pylist(), found["k"].to_pylist(), strict=True))
+    assert rows == [(1, "x"), (2, "y"), (3, "x")]

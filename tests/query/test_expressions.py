@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import decimal
 import operator
 import random
 from collections.abc import Callable
@@ -103,6 +104,23 @@ def test_what_arrow_cannot_compare_names_the_mapping_that_does(tmp_path: Path) -
         with pytest.raises(godb_arrow.InvalidFilter, match=says) as raised:
             godb_arrow.read_table(path, filter=filter)
         assert "write the mapping" in str(raised.value)
+
+
+def test_integers_fit_decimals_and_halves_raise(tmp_path: Path) -> None:
+    columns = {
+        "d": pa.array([decimal.Decimal("1.50"), None], pa.decimal128(5, 2)),
+        "h": pa.array([1.5, None], pa.float16()),
+    }
+    godb_arrow.write_godb(pa.table(columns), tmp_path / "c.godb", "c")
+    for filter, rows in (
+        (pc.field("d") > 1, 1),
+        (pc.field("d") == 1, 0),
+        (pc.field("d").isin([1, 2]), 0),
+    ):
+        assert godb_arrow.read_table(tmp_path / "c.godb", filter=filter).num_rows == rows
+    for filter in (pc.field("d") > 1000, pc.field("h") > 1.0):
+        with pytest.raises(godb_arrow.InvalidFilter):
+            godb_arrow.read_table(tmp_path / "c.godb", filter=filter)
 
 
 PATHS: tuple[Callable[[], pc.Expression], ...] = (
