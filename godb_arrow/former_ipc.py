@@ -15,6 +15,7 @@ from godb_arrow.recorded_schema import FORMER_CATEGORIES_KEY, FORMER_KEY, with_c
 __all__ = ["read_former_batch", "read_former_schema"]
 
 _MAX_DICTIONARY_BYTES = 1 << 20
+_MAX_SCHEMA_BYTES = 1 << 20  # about 10,000 fields, whose names may all collide
 _UNUSABLE = (pa.ArrowException, OSError, ValueError, IndexError, EOFError, struct.error, TypeError)
 
 
@@ -26,6 +27,8 @@ def read_former_schema(data: bytes) -> pa.Schema:
     pyarrow.ArrowException, OSError, ValueError, TypeError
         The bytes are no schema.
     """
+    if len(data) > _MAX_SCHEMA_BYTES:
+        raise ValueError("the schema is too large")
     schema = pa.ipc.read_schema(pa.py_buffer(data))
     if len(set(schema.names)) < len(schema):
         raise ValueError("two fields have the same name")
@@ -51,7 +54,10 @@ def read_former_batch(data: bytes) -> pa.RecordBatch | None:
     """Return the first record batch of an IPC stream; None for bytes that make no sense."""
     try:
         messages = pa.ipc.MessageReader.open_stream(pa.py_buffer(data))
-        schema = pa.ipc.read_schema(messages.read_next_message())
+        message = messages.read_next_message()
+        if len(message.metadata) > _MAX_SCHEMA_BYTES:
+            return None
+        schema = pa.ipc.read_schema(message)
         message = messages.read_next_message()
         if message.type != "record batch" or _is_compressed(bytes(message.metadata)):
             return None

@@ -18,6 +18,8 @@ from typing import Any
 
 import pyarrow as pa
 
+from godb_arrow.colliding_names import names_collide
+
 __all__ = [
     "CATEGORIES_KEY",
     "FORMER_CATEGORIES_KEY",
@@ -271,6 +273,8 @@ def _restore_fields(descriptions: Any, level: int, width: int) -> list[pa.Field]
     fields = [_restore_field(one, level, width) for one in descriptions]
     if len({field.name for field in fields}) < len(fields):
         raise ValueError("two fields have the same name")
+    if names_collide([field.name for field in fields]):
+        raise ValueError("the names of the fields collide")
     return fields
 
 

@@ -34,6 +34,7 @@ from enum import IntFlag
 
 import pyarrow as pa
 
+from godb_arrow.colliding_names import first_names, names_collide
 from godb_arrow.errors import LimitExceeded, TypeConflict
 from godb_arrow.options import OnConflict
 from godb_arrow.recorded_schema import CATEGORIES_KEY, FORMER_KEY
@@ -81,9 +82,6 @@ Documents may have more."""
 
 _PARTIAL = b"godb_arrow:partial"
 _ROUNDED = b"godb_arrow:rounded"  # JSON list of fields that inference itself may round
-
-PANDAS_DETAILS = "godb_arrow"
-"""Key, in what Arrow records for pandas, of what Arrow itself does not restore."""
 
 PANDAS_DETAILS = "godb_arrow"
 """Key, in what Arrow records for pandas, of what Arrow itself does not restore."""
@@ -366,6 +364,8 @@ def _map_type(summary: FieldSummary, level: int) -> pa.DataType:
     if values is not None:
         # A map counts twice: it holds a struct of key and value.
         return pa.map_(pa.string(), infer_type(values, level + 2))
+    if names_collide(summary.fields):
+        return JSON_TYPE
     return pa.struct(
         [pa.field(name, infer_type(child, level + 1)) for name, child in summary.fields.items()]
     )
@@ -407,17 +407,17 @@ def infer_schema(summary: FieldSummary, on_conflict: OnConflict = "json") -> pa.
                 f"field {path!r} holds {conflict}",
                 advice='use on_conflict="json" to get such fields as JSON text, or give schema=',
             )
+    collide = names_collide(summary.fields)
+    names = first_names(summary.fields) if collide else summary.fields
     identity = summary.fields.get(ID_FIELD)
     fields = [pa.field(ID_FIELD, pa.string() if identity is None else infer_type(identity))]
     fields += [
-        pa.field(name, infer_type(child))
-        for name, child in summary.fields.items()
-        if name != ID_FIELD
+        pa.field(name, infer_type(summary.fields[name])) for name in names if name != ID_FIELD
     ]
     metadata = {}
-    if isinstance(summary, DocumentSummary) and summary.is_partial:
+    if collide or (isinstance(summary, DocumentSummary) and summary.is_partial):
         metadata[_PARTIAL] = b"1"
-    rounded = [name for name, child in summary.fields.items() if _may_round(child)]
+    rounded = [name for name in names if _may_round(summary.fields[name])]
     if rounded:
         metadata[_ROUNDED] = json.dumps(rounded).encode()
     return pa.schema(fields, metadata=metadata or None)
@@ -513,7 +513,7 @@ def check_complete(schema: pa.Schema) -> None:
     """
     if is_partial(schema):
         raise LimitExceeded(
-            f"the documents have more than {MAX_COLUMNS} distinct fields",
+            f"the documents have more than {MAX_COLUMNS} distinct fields, or fields that collide",
             advice="name the fields that you need with columns= or schema=",
         )
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import msgpack
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
@@ -19,6 +20,8 @@ from support.strategies import raw_values
 
 import godb_arrow
 from godb_arrow.codec import infer, pack_entry, scan_entries
+from godb_arrow.colliding_names import _hashes, names_collide
+from godb_arrow.recorded_schema import restore_schema
 from godb_arrow.schema import (
     MAX_STRUCT_KEYS,
     DocumentSummary,
@@ -271,3 +274,68 @@ def test_joining_is_the_same_in_any_order_and_grouping(
     shuffled = rng.sample(found, len(found))
     assert shape(first)[2] == shape(whole)[2] == shape(summary_of(shuffled))[2]
     assert infer_schema(first).field(0).name == "_id"
+
+
+# --- names that collide in Arrow's hash tables ------------------------------------------------
+
+MULTIPLIER = np.uint64(0xC6A4A7935BD1E995)
+INVERSE = np.uint64(pow(int(MULTIPLIER), -1, 1 << 64))
+
+
+def mixed(words: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    return words ^ (words >> np.uint64(47))
+
+
+def colliding_names(count: int) -> list[str]:
+    """Return names of 16 bytes with the same hash in libstdc++."""
+    start = np.uint64(0xC70F6907) ^ np.uint64(16 * int(MULTIPLIER) & (1 << 64) - 1)
+    rng = np.random.default_rng(1)
+    names: list[str] = []
+    while len(names) < count:
+        first = rng.integers(97, 123, (1 << 18, 8), np.uint8)
+        state = start ^ mixed(first.view("<u8")[:, 0] * MULTIPLIER) * MULTIPLIER
+        state = state * MULTIPLIER
+        last = (mixed((state ^ np.uint64(0x1111)) * INVERSE) * INVERSE).view(np.uint8)
+        last = last.reshape(-1, 8)
+        good = ((last >= 32) & (last < 127)).all(axis=1)
+        pairs = zip(first[good], last[good], strict=True)
+        names += [(a.tobytes() + b.tobytes()).decode() for a, b in pairs]
+    return list(dict.fromkeys(names))[:count]
+
+
+def test_names_that_collide_are_seen() -> None:
+    chosen = colliding_names(1500)
+    assert not names_collide(chosen[:1000])
+    assert names_collide(chosen)
+    assert not names_collide([f"{n:016d}" for n in range(1500)])
+    assert not names_collide([f"field_{n}" for n in range(200_000)])
+    alike = [f"k{n}" for n in range(200_000)]
+    buckets = _hashes([name.encode() for name in alike]) % np.uint64(1109)
+    same_bucket = [name for name, bucket in zip(alike, buckets, strict=True) if bucket % 40 == 5]
+    assert names_collide(same_bucket)
+
+
+def test_fields_that_collide_are_documents_but_not_columns() -> None:
+    document = dict.fromkeys(colliding_names(1500), 1)
+    file = io.BytesIO()
+    godb_arrow.write_godb([document, {"a": 1}], file, "c")
+    data = file.getvalue()
+    assert [*godb_arrow.read_documents(data)][0] == {"_id": "1", **document}
+    with pytest.raises(godb_arrow.LimitExceeded, match="collide"):
+        godb_arrow.read_table(data)
+    assert godb_arrow.read_table(data, columns=["a"])["a"].to_pylist() == [None, 1]
+    assert godb_arrow.verify_godb(data).problems == []
+
+
+def test_keys_that_collide_are_json_text() -> None:
+    document = {"m": dict.fromkeys(colliding_names(1500), 1) | {"other": "text"}}
+    file = io.BytesIO()
+    godb_arrow.write_godb([document], file, "c")
+    found = godb_arrow.read_table(file.getvalue())["m"]
+    assert found.type == JSON
+
+
+def test_a_recorded_schema_whose_names_collide_is_ignored() -> None:
+    described = [{"name": name, "type": "int64"} for name in colliding_names(1500)]
+    with pytest.raises(ValueError, match="collide"):
+        restore_schema({"fields": described})

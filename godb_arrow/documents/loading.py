@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from godb_arrow import codec
-from godb_arrow.errors import CorruptFile
+from godb_arrow.errors import CorruptFile, LimitExceeded
 
 __all__ = ["load_chunks", "load_entry", "load_run"]
 
@@ -23,6 +23,9 @@ def load_entry(entries: codec.Entries, index: int) -> dict[Any, Any]:
     except CorruptFile as error:
         error.offset += entries.base + entries.bounds[2 * index + 1]
         error.message = f"document {identity!r} is {error.message}"
+        raise
+    except LimitExceeded as error:
+        error.message = f"document {identity!r}: {error.message}"
         raise
     return codec.with_id(document, identity)
 

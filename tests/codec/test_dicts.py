@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.strategies import raw_values
 
-from godb_arrow import CorruptFile, codec
+from godb_arrow import CorruptFile, LimitExceeded, codec
 from godb_arrow.codec.reference import dicts as reference
 from godb_arrow.documents.loading import load_chunks
 
@@ -216,3 +216,75 @@ def test_chunks_are_iterated_one_by_one() -> None:
     assert next(numbers, None) is None
     assert list(Doubled()) == [2, 4, 6]
     assert list(reference.ChunkIterator()) == []
+
+
+# --- keys that collide in a dict --------------------------------------------------------------
+
+PRIMES = [11400714785074694791, 14029467366897019727, 2870177450012600261]  # of a tuple's hash
+INVERSES = [pow(PRIMES[0], -1, 1 << 64), pow(PRIMES[1], -1, 1 << 64)]
+WORD = (1 << 64) - 1
+
+
+def turned(word: int) -> int:
+    """Return the word before CPython rotates and multiplies it."""
+    word = word * INVERSES[0] & WORD
+    return (word >> 31 | word << 33) & WORD
+
+
+def colliding_pairs(count: int) -> list[tuple[int, int]]:
+    """Return seconds and nanoseconds whose tuples have the same hash in CPython."""
+    pairs: list[tuple[int, int]] = []
+    nanoseconds = 0
+    while len(pairs) < count:
+        start = turned(0x1234567890ABCDEF) - nanoseconds * PRIMES[1] & WORD
+        seconds = (turned(start) - PRIMES[2]) * INVERSES[1] & WORD
+        if seconds < (1 << 61) - 1:
+            pairs.append((seconds, nanoseconds))
+        nanoseconds += 1
+    return pairs
+
+
+@pytest.mark.parametrize("kind", ["timestamps", "arrays", "maps", "nested arrays"])
+def test_keys_that_collide_are_refused(kind: str) -> None:
+    pairs = colliding_pairs(2000)
+    assert len(set(map(hash, pairs))) == 1
+    keys: list[bytes] = {
+        "timestamps": [
+            b"\xc7\x0c\xff" + nanos.to_bytes(4, "big") + seconds.to_bytes(8, "big")
+            for seconds, nanos in pairs
+        ],
+        "arrays": [msgpack.packb(pair) for pair in pairs],
+        "maps": [msgpack.packb({pair[0]: pair[1]}) for pair in pairs],
+        "nested arrays": [msgpack.packb([pair]) for pair in pairs],
+    }[kind]
+    value = b"\xde" + len(keys).to_bytes(2, "big") + b"".join(key + b"\x01" for key in keys)
+    for data in (b"\x81\xa1m" + value, b"\x82\xa1a\x01\xa1m\x91" + value):
+        with pytest.raises(LimitExceeded, match="collide"):
+            codec.load(data)
+        entry = codec.pack("7") + data
+        with pytest.raises(LimitExceeded, match="document '7'"):
+            [*load_chunks(codec.scan_entries(entry, 0, 1, len(entry) + 1, 0))]
+
+
+def test_keys_that_do_not_collide_are_tuples() -> None:
+    moments = [msgpack.Timestamp(n, 500) for n in range(2000)]
+    assert codec.load(msgpack.packb({"m": dict.fromkeys(moments, 1)}))["m"] == dict.fromkeys(
+        moments, 1
+    )
+    pairs = [(n, n) for n in range(2000)]
+    assert codec.load(msgpack.packb({"m": dict.fromkeys(pairs, 1)}))["m"] == dict.fromkeys(pairs, 1)
+    many = b"\xde\x07\xd0" + b"\x92\x01\x01\x01" * 2000  # one key, many times
+    assert codec.load(b"\x81\xa1m" + many) == {"m": {(1, 1): 1}}
+
+
+def test_equal_keys_take_little_memory() -> None:
+    count = 1 << 20
+    data = b"\xdf" + count.to_bytes(4, "big") + b"\x01\x01" * count
+    tracemalloc.start()
+    try:
+        assert codec.load(data) == {1: 1}
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    if codec.BACKEND == "native":
+        assert peak < 1 << 20

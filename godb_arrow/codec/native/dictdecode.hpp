@@ -4,13 +4,15 @@
 // order, with a dict to copy. It predicts that a map has the shape of the map before it at the same
 // place, and compares the bytes of each key. All tables are bounded, since strangers choose keys.
 //
-// The reference codec decodes damage, keys that Python cannot hash, and invalid extensions.
+// The reference codec decodes damage, invalid extensions, and keys that Python cannot hash or hashes
+// without a secret.
 
 #pragma once
 
 #include <Python.h>
 #include <datetime.h>
 
+#include <algorithm>
 #include <atomic>
 #include <memory>
 #include <new>
@@ -297,6 +299,7 @@ class DictDecoder {
     static constexpr size_t kNameBytes = 32;     // of a remembered key with its head
     static constexpr size_t kShapes = 32;        // remembered maps
     static constexpr size_t kShapeKeys = 512;    // of a remembered map
+    static constexpr uint64_t kPresizedKeys = 1024;  // more may all be equal
     static constexpr size_t kSeen = 256;         // signatures of maps without a shape, a power of two
     static constexpr uint64_t kShapeBudget = 128;  // shapes made beyond a share of the hits
     static constexpr uint64_t kHitsPerShape = 64;
@@ -567,7 +570,7 @@ class DictDecoder {
     PyObject* other_map(
         const uint8_t*& p, const uint8_t* end, uint64_t count, int depth, uint8_t& place,
         const uint8_t** noted, Filling* filling, size_t known) {
-        Owned made(detail::new_dict(count));
+        Owned made(detail::new_dict(size_t(std::min(count, kPresizedKeys))));
         if (!made) return nullptr;
         bool learnable = count <= kShapeKeys;
         uint64_t signature = count;
@@ -599,14 +602,12 @@ class DictDecoder {
                 if (noted && head.size == 3 && std::memcmp(head.body, "_id", 3) == 0) *noted = p;
             } else {
                 learnable = false;
-                if (head.token == Token::Map || head.token == Token::Array) return nullptr;
-                if (head.token == Token::Extension) {
-                    p += head.size;
-                    key = Owned(extension(head, false));
-                } else {
-                    p = start;
-                    key = Owned(value(p, end, depth, other));
-                }
+                // Their hashes have no secret, so the reference codec counts those that collide.
+                if (head.token == Token::Map || head.token == Token::Array ||
+                    head.token == Token::Extension)
+                    return nullptr;
+                p = start;
+                key = Owned(value(p, end, depth, other));
             }
             if (!key) return nullptr;
             Owned found(field(p, end, depth, *child, *texts));

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from godb_arrow.codec.entries import Entries
-from godb_arrow.errors import CorruptFile
+from godb_arrow.errors import CorruptFile, LimitExceeded
 from godb_arrow.schema import ID_FIELD
 
 __all__ = [
@@ -35,6 +35,9 @@ _RARE_TIMESTAMP_HEADS = tuple(
     for size in (4, 8, 12)
 )
 """Heads of timestamps that no encoder writes, since shorter ones exist."""
+
+_MAX_UNCHECKED_BYTES = 512  # of a document whose timestamps may be keys that collide
+_MAX_UNCHECKED_KEYS = 32
 
 _DOCUMENTS_AT_ONCE = 32
 _BYTES_AT_ONCE = 1 << 16
@@ -60,20 +63,26 @@ def load(data: bytes) -> dict[Any, Any]:
     ------
     CorruptFile
         The bytes are not valid MessagePack.
+    LimitExceeded
+        Keys of a map collide in a dict.
 
     Examples
     --------
     >>> load(msgpack.packb({"name": "Zoë"}))
     {'name': 'Zoë'}
     """
+    has_timestamps = any(head in data for head in _TIMESTAMP_HEADS + _RARE_TIMESTAMP_HEADS)
     try:
         try:
-            document = _unpack(data)
+            may_collide = has_timestamps and len(data) > _MAX_UNCHECKED_BYTES
+            document = _unpack(data, object_pairs_hook=_hashable_keys if may_collide else None)
         except TypeError:  # a map key that is a list or a map
             document = _unpack(data, object_pairs_hook=_hashable_keys)
+    except LimitExceeded:
+        raise
     except (ValueError, msgpack.UnpackException, OverflowError, TypeError) as error:
         raise CorruptFile(f"not valid MessagePack: {error}", offset=0) from error
-    if any(head in data for head in _TIMESTAMP_HEADS + _RARE_TIMESTAMP_HEADS):
+    if has_timestamps:
         document = _with_datetimes(document)
     return document  # type: ignore[no-any-return]
 
@@ -107,7 +116,7 @@ def load_documents(
         raw = bytes(entries.document(index))
         try:
             document = load(raw)
-        except CorruptFile:
+        except (CorruptFile, LimitExceeded):
             break
         if not isinstance(document, dict):
             break
@@ -141,7 +150,22 @@ def _unpack(data: bytes, **options: Any) -> Any:
 
 
 def _hashable_keys(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
-    return {_hashable(key): value for key, value in pairs}
+    keys = [_hashable(key) for key, _ in pairs]
+    _check_spread(keys)
+    return {key: value for key, (_, value) in zip(keys, pairs, strict=True)}
+
+
+def _check_spread(keys: list[Any]) -> None:
+    """Refuse keys that a stranger chose to make a dict slow: the hash of a tuple has no secret."""
+    chosen = [key for key in keys if type(key) is tuple or type(key) is msgpack.Timestamp]
+    if len(chosen) <= _MAX_UNCHECKED_KEYS:
+        return
+    distinct = {repr(key) for key in chosen}  # the hash of a text has a secret
+    if 2 * len(set(map(hash, chosen))) < len(distinct):
+        raise LimitExceeded(
+            f"the hashes of {len(distinct)} keys of a map collide",
+            advice="read the documents as record batches",
+        )
 
 
 def _hashable(value: Any) -> Any:
