@@ -18,7 +18,7 @@ __all__ = ["MAX_UNCHECKED_NAMES", "first_names", "names_collide"]
 MAX_UNCHECKED_NAMES = 1000
 """Number of names that are harmless even if all of them collide."""
 
-_MAX_MEAN_CHAIN = 16  # names that a name is compared with; 2 for names that nobody chose
+_MAX_MEAN_CHAIN = 16  # names that a name is compared with; 2 for random names
 _MULTIPLIER = 0xC6A4A7935BD1E995  # of the hash of libstdc++, MurmurHash64A
 _SEED = 0xC70F6907
 _WORD_BYTES = 8

@@ -71,3 +71,12 @@ def _regular_files(folder: Path) -> set[str]:
         if target.endswith(".godb") or "godb-arrow-" in target:
             found.add(target)
     return found
+
+
+@pytest.fixture(scope="module")
+def trusted_records() -> Iterator[None]:
+    """Use statistics and stored indexes of small files unchecked, as those of large files."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr("godb_arrow.file.pieces.chosen_pieces", lambda pieces, sizes: [])
+        monkeypatch.setattr("godb_arrow.file.locate.EXACT_BYTES", 0)
+        yield

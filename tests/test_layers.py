@@ -24,6 +24,7 @@ FLOORS = [
         "schema",
         "samples",
         "recorded_schema",
+        "colliding_names",
         "former_ipc",
         "arrow_compute",
     },

@@ -320,7 +320,7 @@ def test_fields_that_collide_are_documents_but_not_columns() -> None:
     file = io.BytesIO()
     godb_arrow.write_godb([document, {"a": 1}], file, "c")
     data = file.getvalue()
-    assert [*godb_arrow.read_documents(data)][0] == {"_id": "1", **document}
+    assert next(iter(godb_arrow.read_documents(data))) == {"_id": "1", **document}
     with pytest.raises(godb_arrow.LimitExceeded, match="collide"):
         godb_arrow.read_table(data)
     assert godb_arrow.read_table(data, columns=["a"])["a"].to_pylist() == [None, 1]

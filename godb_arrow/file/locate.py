@@ -18,6 +18,7 @@ from godb_arrow.errors import (
     CorruptFile,
     error_context,
 )
+from godb_arrow.file.checked import EXACT_BYTES, checked_records, chosen_pieces
 from godb_arrow.file.format import TAIL_SIZE, is_sealed, read_header
 from godb_arrow.file.hints import CollectionHint, read_hints
 from godb_arrow.file.piece_index import read_piece_index
@@ -25,7 +26,9 @@ from godb_arrow.file.pieces import CollectionPieces
 from godb_arrow.file.reader import CollectionSection, GodbReader, ValueSection
 from godb_arrow.options import ReadOptions
 from godb_arrow.parallel import available_cores, ordered_map
+from godb_arrow.query.contradiction import contradiction
 from godb_arrow.query.projection import Projection
+from godb_arrow.query.statistics import Row
 from godb_arrow.schema import DocumentSummary, infer_schema, needs_review, reviewed
 from godb_arrow.storage.source import Location, Source, open_source
 
@@ -124,13 +127,32 @@ class StoredCollection:
         pieces = self.pieces()
         if pieces is None:
             return None
-        found = pieces.matching(projection)
+        with error_context("read", self.source.name, self.name), self.source.open() as stream:
+            found = pieces.matching(projection, stream)
         return None if found is None or all(found) else found
 
-    def index_run(self, field: str) -> bytes | None:
-        """Return the stored run of an index; None if there is none, or a damaged one."""
+    def contradiction(self, row: Row) -> str | None:
+        """Compare statistics of all documents with some of these, and return one that is wrong.
+
+        All pieces are compared if they are small, else a random one.
+        """
         pieces = self.pieces()
-        if pieces is None or field not in pieces.runs:
+        wanted = None
+        if pieces is not None:
+            sizes = [piece.size for piece in pieces.pieces]
+            chosen = chosen_pieces(range(len(sizes)), sizes)
+            wanted = [index in chosen for index in range(len(sizes))]
+        found = (contradiction(row, run.load()) for run in self.runs(wanted=wanted))
+        return next((wrong for wrong in found if wrong is not None), None)
+
+    def index_run(self, field: str) -> bytes | None:
+        """Return the stored run of an index.
+
+        None if there is none, or a damaged one. The index of a small collection is built from its
+        documents instead.
+        """
+        pieces = self.pieces()
+        if pieces is None or field not in pieces.runs or pieces.size <= EXACT_BYTES:
             return None
         with self.source.open() as stream:
             return pieces.read_run(stream, field)
@@ -158,7 +180,7 @@ class StoredCollection:
             if not pieces.is_right(stream):
                 logger.warning("%s: ignoring the index of pieces, which is wrong", self.source.name)
                 return None
-        return pieces
+        return replace(pieces, checked=checked_records(self.source, self.name))
 
     def threads(self) -> int:
         """Return the number of threads that help with decoding."""

@@ -13,12 +13,14 @@ from its beginning, even if the index is wrong.
 Before the index are the sizes of all documents, packed for each piece. With these a reader that
 needs few fields skips from document to document, and stops at the last field it needs. Sizes are
 recorded only for pieces whose documents have no repeated keys, so that the first value of a field
-is the valid one.
+is the valid one. A reader compares them with the documents before it uses them, and remembers it
+as long as the file is open.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import logging
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -37,15 +39,20 @@ from godb_arrow.codec.reference.lz4 import Piece
 from godb_arrow.codec.runs import BorrowedEntries, Run
 from godb_arrow.errors import ChecksumMismatch, CorruptFile
 from godb_arrow.file.body import read_exactly
+from godb_arrow.file.checked import CheckedRecords, chosen_pieces
 from godb_arrow.memory.buffers import COMPRESSED, DECODED
 from godb_arrow.options import ReadOptions
+from godb_arrow.query.contradiction import contradiction
 from godb_arrow.query.projection import Projection
 from godb_arrow.query.statistics import Row, Statistics, unpack_statistics
 
 __all__ = ["UNUSABLE", "CollectionPieces", "StoredPiece"]
 
+logger = logging.getLogger(__name__)
+
 _SIZES_READ_BYTES = 1 << 20  # packed sizes that are read together
 _MAX_HEAD_BYTES = 64 << 20  # of the body before the first piece of a collection
+Edges = npt.NDArray[np.int64]
 UNUSABLE = (KeyError, TypeError, AttributeError, ValueError, msgpack.UnpackException)
 
 
@@ -77,6 +84,8 @@ class CollectionPieces:
         Offsets in the file between the packed sizes of the pieces; empty if there are none.
     runs : dict of str to tuple
         Offset in the file, length and checksum of the run of each indexed field.
+    checked : CheckedRecords
+        Records that were compared with the documents.
     """
 
     name: str
@@ -90,6 +99,7 @@ class CollectionPieces:
     compression: Compression
     sizes: list[int] = field(default_factory=list)
     runs: dict[str, tuple[int, int, int]] = field(default_factory=dict)
+    checked: CheckedRecords = field(default_factory=CheckedRecords)
 
     def statistics(self) -> Statistics | None:
         """Return the statistics with a row for each piece, or None if there are none."""
@@ -97,10 +107,48 @@ class CollectionPieces:
             return None
         return unpack_statistics(self.packed_statistics, len(self.pieces))
 
-    def matching(self, projection: Projection) -> list[bool] | None:
-        """Return which pieces may have documents that match a filter, or None for all."""
-        statistics = None if projection.condition is None else self.statistics()
-        return None if statistics is None else projection.may_match(statistics)
+    def matching(self, projection: Projection, stream: BinaryIO) -> list[bool] | None:
+        """Return which pieces may have documents that match a filter, or None for all.
+
+        The statistics of skipped pieces are compared with documents; see
+        :mod:`godb_arrow.file.checked`.
+        """
+        if projection.condition is None or self.checked.statistics_lie:
+            return None
+        statistics = self.statistics()
+        if statistics is None:
+            return None
+        found = projection.may_match(statistics)
+        skipped = [index for index, needed in enumerate(found) if not needed]
+        wrong = self._lies_about(stream, statistics, skipped, projection.filtered_fields)
+        if wrong is None:
+            return found
+        logger.warning("collection %r: statistics are wrong about %s", self.name, wrong)
+        self.checked.statistics_lie = True
+        return None
+
+    def _lies_about(
+        self,
+        stream: BinaryIO,
+        statistics: Statistics,
+        skipped: Sequence[int],
+        names: Collection[str],
+    ) -> str | None:
+        """Compare the statistics of skipped pieces with documents, and return one that is wrong."""
+        known = self.checked.described
+        fields = [name for name in statistics.names if name.partition(".")[0] in names]
+        unknown = [one for one in skipped if not known.issuperset((one, name) for name in fields)]
+        sizes = [self.pieces[index].size for index in unknown]
+        for index in chosen_pieces(unknown, sizes) if unknown else ():
+            bounds = ((name, statistics.bounds(name)[index]) for name in fields)
+            row = {name: found for name, found in bounds if found is not None}
+            piece = self.pieces[index]
+            stored = StoredPiece(self, index, _read(stream, piece, piece, self.behind[index]), b"")
+            wrong = contradiction(row, stored.entries())
+            if wrong is not None:
+                return wrong
+            known.update((index, name) for name in fields)
+        return None
 
     def read_run(self, stream: BinaryIO, field_name: str) -> bytes | None:
         """Read the run of an indexed field; return None if there is none, or a damaged one."""
@@ -110,6 +158,11 @@ class CollectionPieces:
         stream.seek(at)
         data = read_exactly(stream, size)
         return data if xxhash.xxh3_64_intdigest(data) == checksum else None
+
+    @property
+    def size(self) -> int:
+        """Size of the documents in bytes."""
+        return sum(piece.size for piece in self.pieces)
 
     @property
     def largest(self) -> int:
@@ -175,7 +228,8 @@ class CollectionPieces:
         """
         rows = self.rows()
         front = sum(piece.size for piece in self.before)
-        sizes = _SizeReader(stream, self.sizes if fields else [])
+        use_sizes = bool(fields) and not self.checked.sizes_lie
+        sizes = _SizeReader(stream, self.sizes if use_sizes else [])
         bases = [front, *accumulate((piece.size for piece in self.pieces), initial=front)][1:]
         for first, last in self._groups(options, wanted):
             begin, end = self.pieces[first], self.pieces[last - 1]
@@ -229,6 +283,21 @@ class CollectionPieces:
         except CorruptFile as error:
             error.offset += start
             raise
+
+    def sizes_hold(self, view: memoryview, edges: Edges, first: int, last: int) -> bool:
+        """Return whether entries begin and end at `edges`, and have no repeated keys."""
+        at, start = 0, 0
+        for index in range(first, last):
+            end, stop = at + self.pieces[index].size, start + self.documents[index]
+            if index not in self.checked.measured:
+                found = codec.measure(view[at:end], self.documents[index])
+                if found is None or not np.array_equal(found, np.diff(edges[start : stop + 1])):
+                    logger.warning("collection %r: ignoring sizes, which are wrong", self.name)
+                    self.checked.sizes_lie = True
+                    return False
+                self.checked.measured.add(index)
+            at, start = end, stop
+        return True
 
     def _check(self, decoded: bytes | memoryview, first: int, last: int) -> None:
         view = memoryview(decoded)
@@ -315,15 +384,27 @@ class _StoredRun:
 
     def borrow(self) -> BorrowedEntries:
         view = self._decode()
+        COMPRESSED.give(self.data)
         entries = _scan(self.base, view, self._count(), self.fields)
         return BorrowedEntries(entries, partial(DECODED.give, view))
 
     def measured(self) -> MeasuredEntries | None:
-        counts = self.pieces.documents[self.first : self.last]
-        edges = codec.unpack_sizes(self.sizes, counts, self._totals()) if self.sizes else None
+        pieces, indices = self.pieces, range(self.first, self.last)
+        checked = pieces.checked
+        # A comparison costs as much as a scan. Pieces that are read once are scanned.
+        if not self.sizes or checked.sizes_lie or not checked.read_before.issuperset(indices):
+            checked.read_before.update(indices)
+            return None
+        edges = codec.unpack_sizes(
+            self.sizes, pieces.documents[self.first : self.last], self._totals()
+        )
         if edges is None:
             return None
         view = self._decode()
+        if not pieces.sizes_hold(view, edges, self.first, self.last):
+            DECODED.give(view)
+            return None
+        COMPRESSED.give(self.data)
         release = partial(DECODED.give, view)
         return MeasuredEntries(view, edges, self.base, partial(_scan, self.base), release)
 
@@ -336,7 +417,6 @@ class _StoredRun:
     def _decode(self) -> memoryview:
         view = DECODED.take(sum(self._totals()))
         self.pieces._decode_into(self.data, self.first, self.last, view)
-        COMPRESSED.give(self.data)
         return view
 
 

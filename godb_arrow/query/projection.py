@@ -70,6 +70,12 @@ class Projection:
         """Filter of documents, if it is one."""
         return self.condition if isinstance(self.condition, Predicate) else None
 
+    @property
+    def filtered_fields(self) -> frozenset[str]:
+        """Top-level fields that the filter needs."""
+        predicate = self.predicate
+        return self.needed if predicate is None else frozenset(predicate.fields)
+
     def may_match(self, statistics: Statistics) -> list[bool]:
         """Return for each piece whether documents in it may match the filter.
 

@@ -86,6 +86,7 @@ class PartFile(Base):
         self._manifest = manifest
         self._check = check
         self.collection_size = 0  # bytes of documents in all parts
+        self.described: set[str] = set()  # fields of the manifest's statistics that were compared
         self.is_named = is_ours  # whether the manifest existed after the file was opened
 
     def open(self) -> StoredCollection:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from bisect import bisect_right
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 
 import numpy as np
 
@@ -11,9 +12,10 @@ from godb_arrow import codec
 from godb_arrow.codec.entries import Rows
 from godb_arrow.codec.runs import Run
 from godb_arrow.errors import SourceNotFound
+from godb_arrow.file.checked import chosen_pieces
 from godb_arrow.file.hints import CollectionHint
 from godb_arrow.query.projection import Projection
-from godb_arrow.query.statistics import Row, row_of
+from godb_arrow.query.statistics import Row, Statistics, row_of
 from godb_arrow.schema import DocumentSummary
 from godb_arrow.snapshots.base import Base, Pin, Wanted
 from godb_arrow.snapshots.held import Documents
@@ -26,6 +28,8 @@ from godb_arrow.storage.modes import Access
 from godb_arrow.storage.object_store import is_url
 
 __all__ = ["PartedBase"]
+
+logger = logging.getLogger(__name__)
 
 
 class PartedBase(Base):
@@ -217,12 +221,35 @@ class PartedBase(Base):
         statistics = self.manifest.statistics()
         wanted: list[bool | Wanted] = [True] * len(self.parts)
         if statistics is not None:
-            wanted = list(projection.may_match(statistics))
+            found = projection.may_match(statistics)
+            if self._are_right(statistics, found, projection.filtered_fields):
+                wanted = list(found)
         for index, file in enumerate(self.parts):
             if wanted[index]:
                 pieces = file.pieces_matching(projection)
                 wanted[index] = True if pieces is None else pieces
         return None if all(needed is True for needed in wanted) else wanted
+
+    def _are_right(
+        self, statistics: Statistics, needed: Sequence[bool], names: Collection[str]
+    ) -> bool:
+        """Return whether the statistics of parts that a filter skips agree with documents."""
+        fields = [name for name in statistics.names if name.partition(".")[0] in names]
+        unknown = [
+            index
+            for index, file in enumerate(self.parts)
+            if not needed[index] and not file.described.issuperset(fields)
+        ]
+        sizes = [self.manifest.parts[index].size for index in unknown]
+        for index in chosen_pieces(unknown, sizes) if unknown else ():
+            bounds = ((name, statistics.bounds(name)[index]) for name in fields)
+            row = {name: found for name, found in bounds if found is not None}
+            wrong = self.parts[index].open().contradiction(row)
+            if wrong is not None:
+                logger.warning("%s: the statistics are wrong about %s", self.path, wrong)
+                return False
+            self.parts[index].described.update(fields)
+        return True
 
     def selected(self, wanted: Wanted | None) -> Iterator[tuple[int, Base, Wanted | None]]:
         """Yield the needed files with their first row and their needed pieces (None for all)."""

@@ -112,7 +112,7 @@ def test_bounds_of_pieces_keep_them_unread(compressed: tuple[str, bytes], limit:
 @kernel_fronts
 @pytest.mark.parametrize("compression", COMPRESSIONS)
 def test_recorded_sizes_lead_from_document_to_document(
-    compression: str, monkeypatch: pytest.MonkeyPatch
+    compression: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fields = [{"name": field.name, "type": PLAIN_TYPES[field.type]} for field in SCHEMA]
     # A schema that version 0.1.0 recorded would be reviewed first, with all documents.
@@ -127,8 +127,12 @@ def test_recorded_sizes_lead_from_document_to_document(
         return batch
 
     monkeypatch.setattr(codec, "decode_front_batch", counted)
-    found = godb_arrow.read_table(sized, columns=["n"])["n"]
+    path = tmp_path / "sized.godb"
+    path.write_bytes(sized)
+    found = godb_arrow.read_table(path, columns=["n"])["n"]
     assert found.to_pylist() == [document["n"] for document in documents()]
+    assert not counts, "sizes are checked when a piece is read again"
+    assert godb_arrow.read_table(path, columns=["n"])["n"].equals(found)
     assert sum(counts) == DOCUMENTS
     counts.clear()
     unsized = forge.godb_file(users(sizes=lambda entries: b"", hint=hint), compression=compression)

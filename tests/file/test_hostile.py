@@ -15,7 +15,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 from support import forge
-from support.cases import fails
 from support.processes import run_python
 
 import godb_arrow
@@ -73,7 +72,6 @@ def test_a_document_that_ends_nowhere_does_not_crash_the_kernel(tmp_path: Path) 
 
 
 @kernel_fronts
-@fails("hostile_02_sizes_lie_other_documents")
 def test_sizes_do_not_lead_to_documents_inside_of_others() -> None:
     fronts, entries = [], []
     for n in range(ROWS):
@@ -104,7 +102,6 @@ def test_sizes_do_not_lead_to_documents_inside_of_others() -> None:
 LIE = {"a": (1, 2, 0)}
 
 
-@fails("hostile_04_statistics_lie_hide_rows")
 def test_statistics_that_lie_hide_no_documents() -> None:
     file = padded_file(statistics=[LIE, LIE])
     keep = pc.field("a") == 100

@@ -43,6 +43,8 @@ from godb_arrow.query.statistics import (
 )
 from godb_arrow.schema import JSON_TYPE
 
+pytestmark = pytest.mark.usefixtures("trusted_records")
+
 ROWS = 50_000
 FIELDS = pa.schema({
     "i": pa.int64(), "u": pa.uint64(), "f": pa.float64(), "s": pa.string(), "b": pa.bool_(),

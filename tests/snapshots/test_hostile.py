@@ -75,3 +75,16 @@ def test_ids_that_lead_to_other_documents_find_none_of_them(tmp_path: Path) -> N
         found = engine["users"].to_arrow(filter=pc.field("n") == 3).to_pylist()
         assert found == [{"_id": "4", "n": 3}]
         assert "4" not in engine["users"] or engine["users"].get("4") == found[0]
+
+
+def test_statistics_of_parts_that_lie_hide_no_documents(tmp_path: Path) -> None:
+    contents = [forge.collection("users", [{"n": n}] * 100, schema=SCHEMA) for n in (3, 100)]
+    parts = [forge.Part(number, content) for number, content in enumerate(contents, 1)]
+    lie = forge.pack_statistics([{"n": (1, 2, 0)}] * 2, SCHEMA)
+    tree = forge.part_folder(parts, SCHEMA, statistics=lie)
+    forge.write_tree(tmp_path, forge.under("collections/users.parts", tree))
+    assert verify_godb(tmp_path / "collections" / "users.parts").problems
+    with StorageEngine(tmp_path, read_only=True) as engine:
+        for condition in (pc.field("n") == 100, {"n": 100}):
+            assert engine["users"].to_arrow(filter=condition).num_rows == 100
+            assert engine["users"].count(condition) == 100

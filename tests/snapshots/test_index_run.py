@@ -21,6 +21,8 @@ from godb_arrow.snapshots import find, indexes, point
 from godb_arrow.snapshots.held import keys_of
 from godb_arrow.snapshots.index_run import pack_run, unpack_run
 
+pytestmark = pytest.mark.usefixtures("trusted_records")
+
 SCALARS = st.sampled_from([
     None, True, False, 0, -0.0, 1, 1.0, 1.5, -5, 2**53, 2**53 + 1, 2.0**53, 2**63, 2**64 - 1,
     -(2**63), float("nan"), float("inf"), -float("inf"), 1e-300, "", "a", "ä", "b", "z" * 64,

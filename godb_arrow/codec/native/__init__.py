@@ -194,7 +194,7 @@ def scan_entries(
     return Entries(entries, bounds, base, fields, places)
 
 
-def measure(data: bytes, count: int) -> npt.NDArray[np.uint32] | None:
+def measure(data: bytes | memoryview, count: int) -> npt.NDArray[np.uint32] | None:
     """Return the sizes of entries whose leading fields can be decoded without the rest."""
     sizes = _native.measure(data, count)
     return None if sizes is None else np.frombuffer(sizes, np.uint32)

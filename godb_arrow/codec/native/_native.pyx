@@ -644,10 +644,10 @@ def gather(
     return gathered
 
 
-def measure(bytes data not None, size_t count):
+def measure(const uint8_t[::1] data not None, size_t count):
     """Return the sizes of entries, four bytes each; None if they are damaged or have odd keys."""
-    cdef const uint8_t* begin = <const uint8_t*>PyBytes_AS_STRING(data)
-    cdef size_t size = PyBytes_GET_SIZE(data)
+    cdef size_t size = data.shape[0]
+    cdef const uint8_t* begin = &data[0] if size else NULL
     cdef vector[uint32_t] sizes
     cdef cbool measured
     with nogil:

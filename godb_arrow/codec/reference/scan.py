@@ -232,12 +232,12 @@ def gather(
     return b"".join([view[first:last] for first, last in spans])
 
 
-def measure(data: bytes, count: int) -> npt.NDArray[np.uint32] | None:
+def measure(data: bytes | memoryview, count: int) -> npt.NDArray[np.uint32] | None:
     """Return the sizes of entries whose leading fields can be decoded without the rest.
 
     Parameters
     ----------
-    data : bytes
+    data : bytes or memoryview
         Entries, one after the other.
     count : int
         Number of entries.
@@ -249,7 +249,7 @@ def measure(data: bytes, count: int) -> npt.NDArray[np.uint32] | None:
         key that is no UTF-8 string. Later keys of such a document may change its earlier fields.
     """
     try:
-        entries = scan_entries(data, 0, count, len(data) + 1, 0)
+        entries = scan_entries(bytes(data), 0, count, len(data) + 1, 0)
     except (CorruptFile, DepthExceeded):
         return None
     if len(entries) != count or entries.bounds[-1] != len(data):
