@@ -13,21 +13,24 @@ import pyarrow as pa
 
 from godb_arrow.connectors.fitting import fit_column
 from godb_arrow.documents.frames import table_from_pandas
+from godb_arrow.engine.places import file_of
+from godb_arrow.engine.reading import Sources, read_schema, read_table, scan_godb
 from godb_arrow.errors import InvalidOption, UnsupportedType
-from godb_arrow.file.reading import read_table, recorded_schema, scan_godb
+from godb_arrow.file.reading import recorded_schema
 from godb_arrow.file.writing import write_godb
 from godb_arrow.keywords import explain_keywords
 from godb_arrow.options import IfExists, ReadKeywords
 from godb_arrow.query.dataframe import DtypeBackend, recorded_range, to_frame, with_index
 from godb_arrow.query.filters import Filter
-from godb_arrow.storage.source import Location, open_source
+from godb_arrow.storage.source import open_source
+from godb_arrow.storage.url_options import StorageOptions, with_options
 
 __all__ = ["GodbAccessor", "read_godb", "to_godb"]
 
 
 @overload
 def read_godb(
-    path: Location,
+    path: Sources,
     collection: str | None = None,
     *,
     columns: Sequence[str] | None = None,
@@ -35,13 +38,14 @@ def read_godb(
     schema: pa.Schema | None = None,
     chunksize: None = None,
     dtype_backend: DtypeBackend | None = None,
+    storage_options: StorageOptions = None,
     **options: Unpack[ReadKeywords],
 ) -> pd.DataFrame: ...
 
 
 @overload
 def read_godb(
-    path: Location,
+    path: Sources,
     collection: str | None = None,
     *,
     columns: Sequence[str] | None = None,
@@ -49,13 +53,14 @@ def read_godb(
     schema: pa.Schema | None = None,
     chunksize: int,
     dtype_backend: DtypeBackend | None = None,
+    storage_options: StorageOptions = None,
     **options: Unpack[ReadKeywords],
 ) -> Iterator[pd.DataFrame]: ...
 
 
 @explain_keywords
 def read_godb(
-    path: Location,
+    path: Sources,
     collection: str | None = None,
     *,
     columns: Sequence[str] | None = None,
@@ -63,16 +68,18 @@ def read_godb(
     schema: pa.Schema | None = None,
     chunksize: int | None = None,
     dtype_backend: DtypeBackend | None = None,
+    storage_options: StorageOptions = None,
     **options: Unpack[ReadKeywords],
 ) -> pd.DataFrame | Iterator[pd.DataFrame]:
-    """Load a collection of a GODB file into a DataFrame.
+    """Load a collection into a DataFrame.
 
     Parameters
     ----------
-    path : path, URL, bytes or open binary file
-        The GODB file.
+    path : path, URL, bytes or open binary file, or a list of them
+        A GODB file or a data directory (``"data#users"``). Several are read as one collection,
+        given as a list or with wildcards (``"logs/*.godb"``).
     collection : str, optional
-        Name of the collection. Optional if the file has only one.
+        Name of the collection. Optional if there is only one.
     columns : sequence of str, optional
         Fields to read, and dotted paths into structs; all by default.
     filter : pyarrow.compute.Expression or mapping, optional
@@ -85,6 +92,8 @@ def read_godb(
     dtype_backend : {"pyarrow", "numpy_nullable"}, optional
         Backend of the dtypes. By default columns get pandas' own dtypes, except that integers and
         booleans with missing values get nullable ones, which are exact.
+    storage_options : mapping, optional
+        Keyword arguments for the file system of a URL; see :func:`scan_godb`.
     **options
         See :func:`godb_arrow.scan_godb`.
 
@@ -113,19 +122,33 @@ def read_godb(
         raise InvalidOption(
             f"dtype_backend is {dtype_backend!r}", advice='use "pyarrow" or "numpy_nullable"'
         )
-    source = open_source(path)
-    if columns is not None and schema is None:
-        recorded = recorded_schema(source, collection, **options)
-        columns = columns if recorded is None else with_index(recorded, columns)
+    place = path
+    with with_options(path, storage_options):
+        file = file_of(path, collection)
+        if file is not None:
+            # A file that is open in the caller is read twice.
+            storage_options, collection = None, file.collection
+            place = source = open_source(file.location)
+        if columns is not None and schema is None:
+            recorded = (
+                read_schema(path, collection)
+                if file is None
+                else recorded_schema(source, collection, **options)
+            )
+            columns = columns if recorded is None else with_index(recorded, columns)
     if chunksize is None:
         table = read_table(
-            source, collection, columns=columns, filter=filter, schema=schema, **options
-        )
+            place, collection, columns=columns, filter=filter, schema=schema,
+            storage_options=storage_options, **options,
+        )  # fmt: skip
         return to_frame(table, dtype_backend)
     if isinstance(chunksize, bool) or not isinstance(chunksize, int) or chunksize < 1:
         raise InvalidOption(f"chunksize is {chunksize!r}", advice="give an integer of at least 1")
     options.setdefault("batch_size", min(chunksize, 65_536))
-    reader = scan_godb(source, collection, columns=columns, filter=filter, schema=schema, **options)
+    reader = scan_godb(
+        place, collection, columns=columns, filter=filter, schema=schema,
+        storage_options=storage_options, **options,
+    )  # fmt: skip
     return _frames(reader, chunksize, dtype_backend, is_whole=filter is None)
 
 
@@ -164,7 +187,6 @@ def _frames(
         yield chunk()
 
 
-@explain_keywords
 def to_godb(
     frames: pd.DataFrame | Iterable[pd.DataFrame],
     path: str | os.PathLike[str] | IO[bytes],

@@ -13,14 +13,14 @@ from godb_arrow.arrow_compute import pc
 from godb_arrow.connectors import missing
 from godb_arrow.connectors.columns import fit_schema, keep_batch, keep_schema
 from godb_arrow.documents.frames import check_polars
-from godb_arrow.file.collection import open_godb
+from godb_arrow.engine.reading import Sources, open_godb
 from godb_arrow.file.writing import write_godb
 from godb_arrow.keywords import explain_keywords
 from godb_arrow.options import ReadKeywords
 from godb_arrow.query.filters import Filter, RowFilter, comparison_of
 from godb_arrow.query.scannable import Scannable
 from godb_arrow.schema import storage_schema
-from godb_arrow.storage.source import Location
+from godb_arrow.storage.url_options import StorageOptions
 
 try:
     import polars as pl
@@ -38,8 +38,10 @@ _MIN_BATCH_SIZE = 1024
 
 @explain_keywords
 def scan_godb(
-    source: Location | Scannable,
+    source: Sources | Scannable,
     collection: str | None = None,
+    *,
+    storage_options: StorageOptions = None,
     **options: Unpack[ReadKeywords],
 ) -> pl.LazyFrame:
     """Scan a collection lazily, so that each query reads only what it needs.
@@ -50,9 +52,12 @@ def scan_godb(
     Parameters
     ----------
     source : path, URL, bytes, open binary file, Collection or FileCollection
-        The GODB file, or a collection of an engine or of :func:`~godb_arrow.open_godb`.
+        A GODB file, a data directory, or several, as for :func:`godb_arrow.scan_godb`. It may also
+        be a collection of an engine or of :func:`~godb_arrow.open_godb`.
     collection : str, optional
-        Name of the collection. Optional if the file has only one.
+        Name of the collection. Optional if there is only one.
+    storage_options : mapping, optional
+        Keyword arguments for the file system of a URL; see :func:`scan_godb`.
     **options
         See :func:`godb_arrow.scan_godb`.
 
@@ -71,7 +76,11 @@ def scan_godb(
     >>> frame.to_dicts()
     [{'name': 'Bob'}]
     """
-    scanned = source if isinstance(source, Scannable) else open_godb(source, collection, **options)
+    scanned = (
+        source
+        if isinstance(source, Scannable)
+        else open_godb(source, collection, storage_options=storage_options, **options)
+    )
     schema = fit_schema(scanned.schema, "polars")
     return register_io_source(
         _Scan(scanned, schema, options), schema=_empty(schema).schema, is_pure=True
@@ -185,17 +194,18 @@ def _empty(schema: pa.Schema) -> pl.DataFrame:
 
 @explain_keywords
 def read_godb(
-    source: Location | Scannable,
+    source: Sources | Scannable,
     collection: str | None = None,
     *,
     columns: Sequence[str] | None = None,
+    storage_options: StorageOptions = None,
     **options: Unpack[ReadKeywords],
 ) -> pl.DataFrame:
     """Read a collection into a DataFrame of Polars.
 
     Parameters
     ----------
-    source, collection, **options
+    source, collection, storage_options, **options
         See :func:`scan_godb`.
     columns : sequence of str, optional
         Fields to read; all by default.
@@ -213,11 +223,10 @@ def read_godb(
     >>> read_godb(file.getvalue(), columns=["age"]).to_dicts()
     [{'age': 36}]
     """
-    frame = scan_godb(source, collection, **options)
+    frame = scan_godb(source, collection, storage_options=storage_options, **options)
     return (frame if columns is None else frame.select(columns)).collect()
 
 
-@explain_keywords
 def sink_godb(
     frame: pl.LazyFrame | pl.DataFrame,
     path: str | os.PathLike[str] | IO[bytes],

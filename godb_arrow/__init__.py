@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from godb_arrow.connectors.pandas import (
         read_godb,
     )
-    from godb_arrow.directory.verify import (
+    from godb_arrow.engine.checking import (
         inspect_godb,
+        verify_godb,
     )
     from godb_arrow.engine.collection import (
         Collection,
@@ -36,6 +37,15 @@ if TYPE_CHECKING:
     )
     from godb_arrow.engine.promotion import (
         promote,
+    )
+    from godb_arrow.engine.reading import (
+        list_collections,
+        open_godb,
+        read_document,
+        read_documents,
+        read_schema,
+        read_table,
+        scan_godb,
     )
     from godb_arrow.engine.stats import (
         EngineStats,
@@ -88,21 +98,12 @@ if TYPE_CHECKING:
     )
     from godb_arrow.file.collection import (
         FileCollection,
-        open_godb,
     )
     from godb_arrow.file.explanation import (
         Explanation,
     )
     from godb_arrow.file.json_reading import (
         read_ndjson,
-    )
-    from godb_arrow.file.reading import (
-        list_collections,
-        read_document,
-        read_documents,
-        read_schema,
-        read_table,
-        scan_godb,
     )
     from godb_arrow.file.writing import (
         CompatibilityWarning,
@@ -120,6 +121,9 @@ if TYPE_CHECKING:
     )
     from godb_arrow.query.filters import (
         RowFilter,
+    )
+    from godb_arrow.query.joined import (
+        JoinedCollection,
     )
     from godb_arrow.query.profile import (
         FieldProfile,
@@ -145,9 +149,6 @@ if TYPE_CHECKING:
     from godb_arrow.replication.status import (
         FollowerStatus,
         follower_status,
-    )
-    from godb_arrow.replication.verify import (
-        verify_godb,
     )
     from godb_arrow.snapshots.pages import (
         Page,
@@ -198,6 +199,7 @@ __all__ = [
     "InvalidFilter",
     "InvalidOption",
     "InvalidQuery",
+    "JoinedCollection",
     "LRUCache",
     "LimitExceeded",
     "MemoryLimitExceeded",
@@ -250,7 +252,7 @@ __all__ = [
 # Names are imported at first use, so that importing the package stays fast.
 _NAMES = {
     "godb_arrow.connectors.pandas": ("read_godb",),
-    "godb_arrow.directory.verify": ("inspect_godb",),
+    "godb_arrow.engine.checking": ("inspect_godb", "verify_godb"),
     "godb_arrow.engine.collection": ("Collection",),
     "godb_arrow.engine.engine": ("StorageEngine",),
     "godb_arrow.engine.info": (
@@ -258,6 +260,15 @@ _NAMES = {
         "CollectionState",
     ),
     "godb_arrow.engine.promotion": ("promote",),
+    "godb_arrow.engine.reading": (
+        "list_collections",
+        "open_godb",
+        "read_document",
+        "read_documents",
+        "read_schema",
+        "read_table",
+        "scan_godb",
+    ),
     "godb_arrow.engine.stats": (
         "EngineStats",
         "MemoryStats",
@@ -307,20 +318,9 @@ _NAMES = {
         "WriteConflict",
         "WrongMagic",
     ),
-    "godb_arrow.file.collection": (
-        "FileCollection",
-        "open_godb",
-    ),
+    "godb_arrow.file.collection": ("FileCollection",),
     "godb_arrow.file.explanation": ("Explanation",),
     "godb_arrow.file.json_reading": ("read_ndjson",),
-    "godb_arrow.file.reading": (
-        "list_collections",
-        "read_document",
-        "read_documents",
-        "read_schema",
-        "read_table",
-        "scan_godb",
-    ),
     "godb_arrow.file.writing": (
         "CompatibilityWarning",
         "write_godb",
@@ -334,6 +334,7 @@ _NAMES = {
     ),
     "godb_arrow.options": ("OptionWarning",),
     "godb_arrow.query.filters": ("RowFilter",),
+    "godb_arrow.query.joined": ("JoinedCollection",),
     "godb_arrow.query.profile": (
         "FieldProfile",
         "Profile",
@@ -351,7 +352,6 @@ _NAMES = {
         "FollowerStatus",
         "follower_status",
     ),
-    "godb_arrow.replication.verify": ("verify_godb",),
     "godb_arrow.snapshots.pages": ("Page",),
     "godb_arrow.snapshots.versions": (
         "CollectionVersion",

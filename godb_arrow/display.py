@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["Table", "printable", "progress_bar", "quantity"]
+__all__ = ["Table", "plural", "printable", "progress_bar", "quantity"]
 
 
 class Table:
@@ -95,6 +95,24 @@ def quantity(count: float) -> str:
             return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1024
     return f"{count:.1f} GiB"
+
+
+def plural(number: int, noun: str) -> str:
+    """Format a number of things for people.
+
+    Parameters
+    ----------
+    number : int
+        Number of things.
+    noun : str
+        Name of one thing, with a plural in "s".
+
+    Examples
+    --------
+    >>> plural(1, "document"), plural(27004, "document")
+    ('1 document', '27,004 documents')
+    """
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 @contextmanager

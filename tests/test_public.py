@@ -55,6 +55,7 @@ ENGINE = {
     "FileCollection",
     "Follower",
     "FollowerStatus",
+    "JoinedCollection",
     "LRUCache",
     "MemoryStats",
     "Page",

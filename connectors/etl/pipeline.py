@@ -11,7 +11,7 @@ from typing import Any
 
 from godb_arrow.connectors.etl.addresses import origin_of, target_of
 from godb_arrow.connectors.etl.base import counted
-from godb_arrow.display import progress_bar, quantity
+from godb_arrow.display import plural, progress_bar, quantity
 from godb_arrow.errors import error_context
 from godb_arrow.keywords import explain_keywords
 from godb_arrow.options import IfExists, check_if_exists
@@ -58,7 +58,7 @@ class CopySummary:
         size = "" if self.bytes is None else f", {quantity(self.bytes)}"
         mixed = f", mixed types in {', '.join(self.conflicts)}" if self.conflicts else ""
         return (
-            f"{self.source} → {self.target}: {self.documents:,} documents{size}, "
+            f"{self.source} → {self.target}: {plural(self.documents, 'document')}{size}, "
             f"{self.seconds:.1f} s, {self.rate:,.0f}/s{mixed}"
         )
 

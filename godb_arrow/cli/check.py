@@ -12,21 +12,40 @@ from godb_arrow.cli.command import main
 from godb_arrow.cli.files import schema_lines
 from godb_arrow.cli.options import DAMAGED, common_options, echo, progress
 from godb_arrow.codec.compression import check_compression
-from godb_arrow.directory.verify import inspect_godb
-from godb_arrow.display import quantity
-from godb_arrow.replication.verify import verify_godb
+from godb_arrow.display import plural, quantity
+from godb_arrow.engine.checking import inspect_godb, verify_godb
+from godb_arrow.engine.places import place_of
+from godb_arrow.storage.several import places_of
 
 
 @main.command()
 @click.argument("file")
 @common_options
 def info(file: str, quiet: bool) -> None:
-    """Show a file's header, collections, sizes and schemas.
+    """Show a file's header, collections, sizes and schemas; of a data directory, its collections.
 
     \b
-    Example:
+    Examples:
       godb-arrow info users.godb
+      godb-arrow info data#users
     """
+    place = place_of(file)
+    if place.kind == "file" and places_of(file) is None:
+        _show_file(str(place.location), place.collection)
+        return
+    counts = godb_arrow.list_collections(file)
+    kinds = {"directory": "data directory", "parts": "folder of a collection", "file": "files"}
+    echo(f"{file}")
+    echo(f"  {kinds[place.kind]:<12} {plural(len(counts), 'collection')}")
+    _show_codec()
+    for name, count in counts.items():
+        echo(f"\n  {name!r}: {plural(count, 'document')}")
+        schema = godb_arrow.read_schema(file, None if place.collection else name)
+        for line in schema_lines(schema):
+            echo(f"    {line}")
+
+
+def _show_file(file: str, chosen: str | None) -> None:
     report = inspect_godb(file)
     assert report.header is not None
     echo(f"{file}")
@@ -44,6 +63,17 @@ def info(file: str, quiet: bool) -> None:
     echo(f"  written by   {written}, {'with' if report.checksum else 'without'} checksum")
     if report.others:
         echo(f"  other keys   {', '.join(sorted(report.others))}")
+    _show_codec()
+    for collection in report.collections:
+        if chosen not in (None, collection.name):
+            continue
+        size = quantity(collection.size)
+        echo(f"\n  {collection.name!r}: {plural(collection.count, 'document')}, {size}")
+        for line in schema_lines(godb_arrow.read_schema(file, collection.name)):
+            echo(f"    {line}")
+
+
+def _show_codec() -> None:
     echo(f"  codec        {codec.BACKEND}")
     if codec.BACKEND == "reference":
         echo(
@@ -51,11 +81,6 @@ def info(file: str, quiet: bool) -> None:
             "kernel; install a wheel, or install with a C++ compiler",
             err=True,
         )
-    for collection in report.collections:
-        size = quantity(collection.size)
-        echo(f"\n  {collection.name!r}: {collection.count:,} documents, {size}")
-        for line in schema_lines(godb_arrow.read_schema(file, collection.name)):
-            echo(f"    {line}")
 
 
 @main.command()
@@ -64,8 +89,8 @@ def info(file: str, quiet: bool) -> None:
 def verify(sources: tuple[str, ...], quiet: bool) -> None:
     """Check every byte of files, data directories and backups.
 
-    Of a data directory, manifests, id files and the journal are checked, too. The exit status is
-    1 if there is any damage.
+    Of a data directory, manifests, id files and the journal are checked, too. data#users stands for
+    the files of one collection. The exit status is 1 if there is any damage.
 
     \b
     Examples:
@@ -84,6 +109,6 @@ def verify(sources: tuple[str, ...], quiet: bool) -> None:
         if report.ok and not quiet:
             documents = sum(collection.count for collection in report.collections)
             checksum = "checksums match" if report.checksum else "no checksum in the file"
-            echo(f"{source}: valid, {documents:,} documents, {checksum}")
+            echo(f"{source}: valid, {plural(documents, 'document')}, {checksum}")
     if damaged:
         sys.exit(DAMAGED)

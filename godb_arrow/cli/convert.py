@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from contextlib import closing
 from typing import Any
 
 import click
@@ -32,8 +31,12 @@ from godb_arrow.connectors.etl.files import (
     open_file,
 )
 from godb_arrow.directory.names import file_name
+from godb_arrow.display import plural
+from godb_arrow.engine.places import opened
 from godb_arrow.errors import InvalidOption
 from godb_arrow.options import CompressionName
+from godb_arrow.storage.local import make_folders
+from godb_arrow.storage.object_store import is_url
 
 
 @main.command()
@@ -62,8 +65,10 @@ def export(
 ) -> None:
     """Write collections to Parquet, Arrow IPC, CSV or NDJSON files.
 
-    With several collections, TARGET must have {collection} in its name. NDJSON without --columns
-    has the documents as they are stored, and can be imported again without loss.
+    FILE is a file, a data directory, or several files as in 'logs/*.godb'. With several
+    collections, TARGET must have {collection} in its name, and its folder is made if it is missing.
+    NDJSON without --columns has the documents as they are stored, and can be imported again without
+    loss.
 
     \b
     Examples:
@@ -81,19 +86,21 @@ def export(
         )
     for name in names:
         path = target.replace("{collection}", file_name(name))
+        if path != target and not is_url(path):
+            make_folders(os.path.dirname(os.path.abspath(os.path.expanduser(path))))
         chosen, filter_ = split_names(columns), parse_conditions(where)
         with (
-            closing(godb_arrow.open_godb(file, name)) as opened,
+            opened(file, name, {}, None) as handle,
             progress(counts.get(name), " documents", quiet) as update,
         ):
             if chosen is None and (format_ or format_of(path)) in DOCUMENT_FORMATS:
-                documents = Documents(opened.stored_schema, opened.stored_entries(filter_))
+                documents = Documents(handle.stored_schema, handle.stored_entries(filter_))
                 rows = export_documents(documents, path, format=format_, progress=update)
             else:
-                reader = opened.stream_batches(chosen, filter_)
+                reader = handle.stream_batches(chosen, filter_)
                 rows = export_file(reader, path, format=format_, progress=update)
         if not quiet:
-            echo(f"{path}: {rows:,} rows", err=True)
+            echo(f"{path}: {plural(rows, 'row')}", err=True)
 
 
 @main.command("import")
@@ -155,7 +162,7 @@ def import_(
                 compression=compression,
             )
         if not quiet:
-            echo(f"{file}: {rows:,} documents in {name!r}", err=True)
+            echo(f"{file}: {plural(rows, 'document')} in {name!r}", err=True)
 
 
 @main.command()

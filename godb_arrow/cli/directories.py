@@ -13,7 +13,7 @@ import godb_arrow
 from godb_arrow.cli.command import main
 from godb_arrow.cli.options import DAMAGED, common_options, echo
 from godb_arrow.directory.repair import repair_journal
-from godb_arrow.display import quantity
+from godb_arrow.display import plural, quantity
 from godb_arrow.errors import InvalidOption
 from godb_arrow.options import CompressionName, parse_duration, parse_size
 
@@ -121,7 +121,7 @@ def serve(
         if not read_only:
             engine.start_background_workers()
         if not quiet:
-            echo(f"serving {len(engine)} collections on {host}:{server.port}", err=True)
+            echo(f"serving {plural(len(engine), 'collection')} on {host}:{server.port}", err=True)
         ending.wait()
         stopping = threading.Thread(target=server.shutdown, daemon=True)
         stopping.start()
@@ -268,8 +268,9 @@ def backup(directory: str, target: str, quiet: bool) -> None:
         info = engine.backup(target)
     if not quiet:
         echo(
-            f"backup {info.number}: {len(info.collections)} collections, {info.files} files of "
-            f"{quantity(info.size)}; {info.copied_files} of {quantity(info.copied_size)} were new"
+            f"backup {info.number}: {plural(len(info.collections), 'collection')}, "
+            f"{plural(info.files, 'file')} of {quantity(info.size)}; "
+            f"{info.copied_files} of {quantity(info.copied_size)} were new"
         )
 
 

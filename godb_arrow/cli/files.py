@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -18,10 +17,15 @@ from godb_arrow.cli.options import (
     columns_option,
     common_options,
     echo,
+    parse_conditions,
     split_names,
+    where_option,
 )
 from godb_arrow.display import printable
 from godb_arrow.documents.json_lines import json_lines
+from godb_arrow.engine.places import opened
+from godb_arrow.file.collection import FileCollection
+from godb_arrow.options import ReadKeywords
 
 __all__ = ["schema_lines", "table_lines"]
 
@@ -47,9 +51,12 @@ def _type_name(data_type: pa.DataType) -> str:
 def schema(file: str, collection: str | None, quiet: bool) -> None:
     """Show the Arrow schema of a collection, over all its documents.
 
+    FILE is a file, a data directory as in data#users, or several files as in 'logs/*.godb'.
+
     \b
-    Example:
+    Examples:
       godb-arrow schema shop.godb -c orders
+      godb-arrow schema data#users
     """
     for line in schema_lines(godb_arrow.read_schema(file, collection)):
         echo(line)
@@ -59,6 +66,7 @@ def schema(file: str, collection: str | None, quiet: bool) -> None:
 @click.argument("file")
 @collection_option
 @columns_option
+@where_option
 @click.option(
     "--rows",
     "-n",
@@ -68,25 +76,42 @@ def schema(file: str, collection: str | None, quiet: bool) -> None:
     help="Number of documents.",
 )
 @common_options
-def head(file: str, collection: str | None, columns: str | None, rows: int, quiet: bool) -> None:
+def head(
+    file: str,
+    collection: str | None,
+    columns: str | None,
+    where: tuple[str, ...],
+    rows: int,
+    quiet: bool,
+) -> None:
     """Show the first documents as a table.
 
+    FILE is a file, a data directory as in data#users, or several files as in 'logs/*.godb'.
+
     \b
-    Example:
+    Examples:
       godb-arrow head users.godb -n 3 --columns name,city
+      godb-arrow head data#users --where 'age>=30'
     """
-    reader = godb_arrow.scan_godb(
-        file,
-        collection,
-        columns=split_names(columns),
-        batch_size=rows,
-        sample=rows,
-        on_mismatch="null",
-    )
-    with reader:
-        found = pa.Table.from_batches(itertools.islice(reader, 1), reader.schema)
+    names, condition = split_names(columns), parse_conditions(where)
+    options: ReadKeywords = {"batch_size": rows}
+    if condition is None:
+        options |= {"sample": rows, "on_mismatch": "null"}
+    with opened(file, collection, options, None) as handle:
+        is_file = isinstance(handle, FileCollection)
+        with handle.stream_batches(names, condition, **(options if is_file else {})) as reader:
+            found = pa.Table.from_batches(_first_batches(reader, rows), reader.schema)
     for line in table_lines(found) if len(found) else ["no documents"]:
         echo(line)
+
+
+def _first_batches(reader: pa.RecordBatchReader, count: int) -> Iterator[pa.RecordBatch]:
+    """Yield the first rows of a reader."""
+    for batch in reader:
+        yield batch.slice(0, count)
+        count -= batch.num_rows
+        if count <= 0:
+            return
 
 
 def table_lines(table: pa.Table) -> list[str]:
@@ -110,6 +135,7 @@ def _shown(value: Any) -> str:
 @main.command()
 @click.argument("file")
 @collection_option
+@where_option
 @click.option("--limit", "-n", type=click.IntRange(0), help="Stop after this many documents.")
 @click.option(
     "--plain",
@@ -117,21 +143,30 @@ def _shown(value: Any) -> str:
     help="Write timestamps as text and binary as base64, for programs that know only JSON.",
 )
 @common_options
-def cat(file: str, collection: str | None, limit: int | None, plain: bool, quiet: bool) -> None:
+def cat(
+    file: str,
+    collection: str | None,
+    where: tuple[str, ...],
+    limit: int | None,
+    plain: bool,
+    quiet: bool,
+) -> None:
     """Write documents to standard output as NDJSON, one on each line, as they are stored.
 
-    Values without a form in JSON become objects such as {"$time": …}, which "import" reads again.
-    With --plain they are simple text.
+    FILE is a file, a data directory as in data#users, or several files as in 'logs/*.godb'. Values
+    without a form in JSON become objects such as {"$time": …}, which "import" reads again. With
+    --plain they are simple text.
 
     \b
-    Example:
+    Examples:
       godb-arrow cat users.godb | head -n 3
+      godb-arrow cat data#users --where 'age>30' --where city=Rome
     """
-    opened = godb_arrow.open_godb(file, collection)
-    runs = opened.stored_entries()
     out = sys.stdout.buffer
-    for lines, _ in json_lines(runs if limit is None else _first(runs, limit), plain=plain):
-        out.write(lines)
+    with opened(file, collection, {}, None) as handle:
+        runs = handle.stored_entries(parse_conditions(where))
+        for lines, _ in json_lines(runs if limit is None else _first(runs, limit), plain=plain):
+            out.write(lines)
     out.flush()
 
 

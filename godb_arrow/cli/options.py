@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable
@@ -25,6 +26,9 @@ __all__ = [
     "split_names",
 ]
 
+
+_CONDITION = re.compile(r"([^=<>!]+)(>=|<=|!=|==|=|>|<)(.*)", re.DOTALL)
+_OPERATORS = {">": "$gt", ">=": "$gte", "<": "$lt", "<=": "$lte", "!=": "$ne"}
 
 DAMAGED = 1
 FAILED = 2
@@ -99,7 +103,9 @@ where_option = click.option(
     "-w",
     multiple=True,
     metavar="FIELD=VALUE",
-    help="Keep documents with this value. A bare word is text unless it is a JSON number, true, "
+    help="Keep documents with this value; with != > >= < <= the others, or greater or smaller ones "
+    "(quote it for the shell, as in 'age>30'). A bare word is text unless it is a JSON number, "
+    "true, "
     "false or null. JSON has lists (any of the values), operators such as "
     "'age={\"$gte\": 30}', and the values of MongoDB's extended JSON. Can be given several times; "
     "all conditions must hold.",
@@ -132,10 +138,14 @@ def parse_conditions(where: tuple[str, ...]) -> dict[str, Any] | None:
     """Return the conditions of ``--where``, all of which must hold, as a mapping filter."""
     filters: list[dict[str, Any]] = []
     for condition in where:
-        name, separator, value = condition.partition("=")
-        if not separator:
-            raise InvalidOption(f"--where {condition!r} has no =", advice="write FIELD=VALUE")
-        filters.append({name: parse_literal(value)})
+        found = _CONDITION.fullmatch(condition)
+        if found is None:
+            raise InvalidOption(
+                f"--where {condition!r} is no comparison",
+                advice="write FIELD=VALUE, or another of != > >= < <= in quotes: 'age>30'",
+            )
+        name, sign, value = found[1].strip(), found[2], parse_literal(found[3].strip())
+        filters.append({name: {_OPERATORS[sign]: value} if sign in _OPERATORS else value})
     if len(filters) < 2:
         return filters[0] if filters else None
     return {"$and": filters}

@@ -149,31 +149,7 @@ Progress = Callable[[int], object]
 
 
 def inspect_godb(source: Location | Source) -> FileReport:
-    """Inspect the content of a file without decoding it.
-
-    Parameters
-    ----------
-    source : path, URL, bytes or open binary file
-        The GODB file.
-
-    Returns
-    -------
-    FileReport
-
-    Raises
-    ------
-    GodbError
-        The file cannot be read.
-
-    Examples
-    --------
-    >>> import io, godb_arrow
-    >>> file = io.BytesIO()
-    >>> godb_arrow.write_godb([{"name": "Ada"}], file, "users")
-    1
-    >>> [(c.name, c.count) for c in inspect_godb(file.getvalue()).collections]
-    [('users', 1)]
-    """
+    """Inspect a file; see :func:`godb_arrow.inspect_godb`."""
     source = open_source(source)
     report = FileReport(source.name)
     with error_context("inspect", source.name):

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import html
 import os
+import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from godb_arrow.directory.places import shown_path
+from godb_arrow.display import plural
 from godb_arrow.engine.collection import Collection
 from godb_arrow.engine.components import EngineComponents
 from godb_arrow.engine.info import CollectionInfo, collections_table
@@ -33,6 +35,7 @@ from godb_arrow.options import (
 from godb_arrow.providers import provider
 from godb_arrow.replication.backup import BackupInfo, backup_collections
 from godb_arrow.replication.replica import Replica, ReplicationMode
+from godb_arrow.storage.url_options import StorageOptions, UrlOptions, with_options
 
 if TYPE_CHECKING:
     import datetime as dt
@@ -98,6 +101,8 @@ class StorageEngine(EngineLifetime, CollectionVerbs):
         reading refuse larger documents.
     create : bool
         Whether to create a missing data directory, default True.
+    storage_options : mapping, optional
+        Keyword arguments for the file system of a URL; see :func:`scan_godb`.
 
     Raises
     ------
@@ -146,6 +151,7 @@ class StorageEngine(EngineLifetime, CollectionVerbs):
         trust_journal: bool = False,
         max_document_bytes: int | str = DEFAULT_DOCUMENT_BYTES,
         create: bool = True,
+        storage_options: StorageOptions = None,
     ) -> None:
         options = EngineOptions.checked(
             max_memory=max_memory,
@@ -160,6 +166,9 @@ class StorageEngine(EngineLifetime, CollectionVerbs):
             max_document_bytes=max_document_bytes,
         )
         policy = check_policy(eviction_policy)
+        url_options = UrlOptions(data_dir, storage_options)
+        url_options.start()
+        weakref.finalize(self, url_options.end)
         memory = Memory(options.max_memory, policy, options.max_document_bytes)
         directory = open_own_directory(
             data_dir, memory, read_only=read_only, trust_journal=trust_journal, create=create
@@ -175,7 +184,7 @@ class StorageEngine(EngineLifetime, CollectionVerbs):
             close_at_exit(self)
 
     def __repr__(self) -> str:
-        state = "closed" if self.closed else f"{len(self._catalog)} collections"
+        state = "closed" if self.closed else plural(len(self._catalog), "collection")
         if self._lifecycle.is_forked:
             state = "of the parent process"
         return f"<StorageEngine {shown_path(self.data_dir)!r}, {state}>"
@@ -410,7 +419,9 @@ class StorageEngine(EngineLifetime, CollectionVerbs):
             collections = [self[name] for name in self.collections()]
             return write_collections(path, collections, self._components.memory.threads)
 
-    def load_collection_metadata(self, path: str | os.PathLike[str]) -> dict[str, int]:
+    def load_collection_metadata(
+        self, path: str | os.PathLike[str], *, storage_options: StorageOptions = None
+    ) -> dict[str, int]:
         """Attach the collections of a file, of which the engine keeps a copy.
 
         The documents are read on first access.
@@ -419,6 +430,8 @@ class StorageEngine(EngineLifetime, CollectionVerbs):
         ----------
         path : path or URL
             A GODB file, of godb_arrow or go-db.
+        storage_options : mapping, optional
+            Keyword arguments for the file system of a URL; see :func:`scan_godb`.
 
         Returns
         -------
@@ -430,9 +443,12 @@ class StorageEngine(EngineLifetime, CollectionVerbs):
         CollectionExists
             A collection has one of the names already. No collection was attached.
         """
-        return self._components.naming.attach(path)
+        with with_options(path, storage_options):
+            return self._components.naming.attach(path)
 
-    def backup(self, target: str | os.PathLike[str]) -> BackupInfo:
+    def backup(
+        self, target: str | os.PathLike[str], *, storage_options: StorageOptions = None
+    ) -> BackupInfo:
         """Save, and copy the saved collections.
 
         Writers continue. Files that an earlier backup in the same place has are not copied again.
@@ -441,6 +457,8 @@ class StorageEngine(EngineLifetime, CollectionVerbs):
         ----------
         target : path or URL
             A folder, or a place on an object store. It may have any number of backups.
+        storage_options : mapping, optional
+            Keyword arguments for the file system of a URL; see :func:`scan_godb`.
 
         Returns
         -------
@@ -458,7 +476,9 @@ class StorageEngine(EngineLifetime, CollectionVerbs):
         names = self.collections()
         self.save()
         pinned = ((name, self._find(name).store.pinned_base()) for name in names)
-        return backup_collections(pinned, os.fspath(target), self._components.directory.identity)
+        with with_options(target, storage_options):
+            identity = self._components.directory.identity
+            return backup_collections(pinned, os.fspath(target), identity)
 
     # --- followers ----------------------------------------------------------------------------
 
@@ -469,6 +489,7 @@ class StorageEngine(EngineLifetime, CollectionVerbs):
         mode: ReplicationMode = "asynchronous",
         interval: float | str | dt.timedelta = 1.0,
         replace: bool = False,
+        storage_options: StorageOptions = None,
     ) -> Replica:
         """Keep a copy of the data directory up to date as long as the engine is open.
 
@@ -489,6 +510,8 @@ class StorageEngine(EngineLifetime, CollectionVerbs):
             Interval of copying the journal and saved files, default 1 s.
         replace : bool
             Whether to replace another data directory in the target, default False.
+        storage_options : mapping, optional
+            Keyword arguments for the file system of a URL; see :func:`scan_godb`.
 
         Returns
         -------
@@ -509,7 +532,9 @@ class StorageEngine(EngineLifetime, CollectionVerbs):
         2
         """
         self._lifecycle.check_writable()
-        return self._components.followers.add(target, mode, interval, replace=replace)
+        return self._components.followers.add(
+            target, mode, interval, replace=replace, storage_options=storage_options
+        )
 
     @property
     def replicas(self) -> list[Replica]:

@@ -13,6 +13,7 @@ from godb_arrow.errors import GodbError, InvalidOption
 from godb_arrow.options import Durability, parse_duration
 from godb_arrow.replication.follower import Follower
 from godb_arrow.replication.replica import Replica, ReplicationMode
+from godb_arrow.storage.url_options import StorageOptions
 
 __all__ = ["Followers"]
 
@@ -59,12 +60,13 @@ class Followers:
         interval: float | str | dt.timedelta,
         *,
         replace: bool,
+        storage_options: StorageOptions = None,
     ) -> Replica:
         """Add a follower; when this returns, the follower has everything.
 
         Parameters
         ----------
-        target, mode, interval, replace
+        target, mode, interval, replace, storage_options
             See :meth:`StorageEngine.replicate_to`.
 
         Returns
@@ -85,7 +87,9 @@ class Followers:
                 advice='use another durability, or mode="asynchronous"',
             )
         seconds = parse_duration("interval", interval)
-        follower = Follower(self._directory.path, target, replace=replace)
+        follower = Follower(
+            self._directory.path, target, replace=replace, storage_options=storage_options
+        )
         replica = Replica(follower, self._directory.journal, mode, self._remove)
         try:
             replica.step()

@@ -29,7 +29,14 @@ from godb_arrow.snapshots.parted_base import PartedBase
 from godb_arrow.snapshots.versions import CollectionVersion
 from godb_arrow.storage.object_store import is_url
 
-__all__ = ["MEMORY", "Fragment", "fragments_of", "fragments_since", "latest_version"]
+__all__ = [
+    "MEMORY",
+    "Fragment",
+    "fragments_of",
+    "fragments_since",
+    "latest_version",
+    "saved_place",
+]
 
 
 MEMORY = 256 << 20  # bytes, for a process that reads or writes a fragment
@@ -107,10 +114,10 @@ def fragments_of(
     path = os.fspath(source).rstrip("/")
     if is_data_directory(path):
         for _ in range(_MAX_ATTEMPTS):
-            place = _place_of(path, collection)
+            place = saved_place(path, collection)
             with suppress(SourceNotFound):  # another process moved it meanwhile
                 return fragments_of(place, collection)
-        return fragments_of(_place_of(path, collection), collection)
+        return fragments_of(saved_place(path, collection), collection)
     if path.endswith(".parts") or (not is_url(path) and os.path.isdir(path)):
         folder = PartFolder(Memory(MEMORY), path, is_ours=False)
         manifest = folder.current()
@@ -133,7 +140,7 @@ def _fragment(
 
 
 def _folder_of(directory: str, collection: str | None) -> tuple[PartFolder, str]:
-    place = _place_of(full_path(directory), collection)
+    place = saved_place(full_path(directory), collection)
     name = collection or os.path.basename(place).removesuffix(".parts")
     if not place.endswith(".parts"):
         raise InvalidOption(
@@ -240,7 +247,8 @@ def _added(
     ]
 
 
-def _place_of(directory: str, collection: str | None) -> str:
+def saved_place(directory: str, collection: str | None) -> str:
+    """Return the file or folder of a saved collection of a data directory."""
     opened = open_directory(directory, Memory(MEMORY), read_only=True)
     files = opened.files()
     if collection is None and len(files) == 1:

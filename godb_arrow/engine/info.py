@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import ClassVar
 
-from godb_arrow.display import Table, quantity
+from godb_arrow.display import Table, plural, quantity
 
 __all__ = ["CollectionInfo", "CollectionState", "collections_table", "moment"]
 
@@ -117,7 +117,7 @@ def collections_table(path: str, shown: Sequence[CollectionInfo], count: int) ->
     count : int
         Number of all collections.
     """
-    table = Table(CollectionInfo.HEADS, f"{path}: {count} collections")
+    table = Table(CollectionInfo.HEADS, f"{path}: {plural(count, 'collection')}")
     for info in shown:
         table.add(*info.cells())
     if len(shown) < count:

@@ -20,11 +20,17 @@ from godb_arrow.replication.target import open_target
 from godb_arrow.storage import local
 from godb_arrow.storage.folder import open_folder
 from godb_arrow.storage.object_store import is_url
+from godb_arrow.storage.url_options import StorageOptions, with_options
 
 __all__ = ["promote"]
 
 
-def promote(target: str | os.PathLike[str], *, force: bool = False) -> int:
+def promote(
+    target: str | os.PathLike[str],
+    *,
+    force: bool = False,
+    storage_options: StorageOptions = None,
+) -> int:
     """Make a follower a data directory of its own, which engines can write.
 
     Later changes of the directory that it followed are not copied. Stop writing there first.
@@ -36,6 +42,8 @@ def promote(target: str | os.PathLike[str], *, force: bool = False) -> int:
     force : bool
         Whether to promote a follower that is not consistent, default False. Then its collections
         may have states of different times.
+    storage_options : mapping, optional
+        Keyword arguments for the file system of a URL; see :func:`scan_godb`.
 
     Returns
     -------
@@ -65,7 +73,7 @@ def promote(target: str | os.PathLike[str], *, force: bool = False) -> int:
     '2'
     """
     path = full_path(target)
-    with error_context("promote", path):
+    with with_options(target, storage_options), error_context("promote", path):
         known = read_follower(path)
         if not is_url(path):
             lock = lock_directory(path)

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 import pyarrow as pa
 
 from godb_arrow import codec
-from godb_arrow.display import Table, quantity
-from godb_arrow.errors import InvalidOption
+from godb_arrow.display import Table, plural, quantity
 from godb_arrow.file.explanation import Explanation
 from godb_arrow.file.locate import StoredCollection, locate
 from godb_arrow.file.reading import (
@@ -21,7 +20,6 @@ from godb_arrow.file.reading import (
     read_table,
     scan_godb,
 )
-from godb_arrow.keywords import explain_keywords
 from godb_arrow.memory.limit import idle_files
 from godb_arrow.options import ReadKeywords, ReadOptions
 from godb_arrow.query.filters import Filter
@@ -100,7 +98,7 @@ class FileCollection(Scannable):
     1
     >>> users = godb_arrow.open_godb(file.getvalue())
     >>> users
-    <FileCollection 'users' of <bytes>, 1 documents>
+    <FileCollection 'users' of <bytes>, 1 document>
     >>> users.to_arrow(["age"]).to_pydict()
     {'age': [36]}
     """
@@ -182,9 +180,8 @@ class FileCollection(Scannable):
         return read_table(self._source, self._name, columns=columns, filter=filter, **self._options)
 
     def __repr__(self) -> str:
-        return (
-            f"<FileCollection {self._name!r} of {self._file.source.name}, {len(self):,} documents>"
-        )
+        documents = plural(len(self), "document")
+        return f"<FileCollection {self._name!r} of {self._file.source.name}, {documents}>"
 
     def _repr_html_(self) -> str:
         table = Table(["collection", "documents", "file", "size"])
@@ -198,42 +195,8 @@ class FileCollection(Scannable):
         return table.html()
 
 
-@explain_keywords
 def open_godb(
     source: Location | Source, collection: str | None = None, **options: Unpack[ReadKeywords]
 ) -> FileCollection:
-    """Open a collection of a GODB file for repeated reading.
-
-    Parameters
-    ----------
-    source : path, URL, bytes or open binary file
-        The GODB file.
-    collection : str, optional
-        Name of the collection. Optional if the file has only one.
-    **options
-        See :func:`scan_godb`.
-
-    Returns
-    -------
-    FileCollection
-
-    Raises
-    ------
-    CollectionNotFound, CollectionRequired, FormatError, StorageError
-
-    Examples
-    --------
-    >>> import io, godb_arrow
-    >>> file = io.BytesIO()
-    >>> godb_arrow.write_godb([{"name": "Ada", "age": 36}], file, "users")
-    1
-    >>> users = godb_arrow.open_godb(file.getvalue())
-    >>> import pyarrow as pa
-    >>> pa.table(users).num_rows  # any consumer of an Arrow stream
-    1
-    """
-    if isinstance(collection, (list, tuple)):
-        raise InvalidOption(
-            "collection is a list of names", advice="call open_godb once for each name"
-        )
+    """Open a collection of a file; see :func:`godb_arrow.open_godb`."""
     return FileCollection(open_source(source), collection, options)

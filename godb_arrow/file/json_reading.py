@@ -21,6 +21,7 @@ from godb_arrow.query.filters import Filter
 from godb_arrow.query.projection import project, with_wanted
 from godb_arrow.schema import ID_FIELD, DocumentSummary, check_complete, infer_schema
 from godb_arrow.storage.source import Location, open_source
+from godb_arrow.storage.url_options import StorageOptions, with_options
 
 __all__ = ["read_ndjson"]
 
@@ -34,6 +35,7 @@ def read_ndjson(
     schema: pa.Schema | None = None,
     on_mismatch: OnMismatch = "error",
     extended: bool = False,
+    storage_options: StorageOptions = None,
 ) -> pa.Table:
     """Read JSON text as an Arrow table, with the types that a GODB file of it would have.
 
@@ -54,6 +56,8 @@ def read_ndjson(
         Treatment of a value that does not fit `schema`, default "error".
     extended : bool
         Whether the text has the forms of MongoDB's extended JSON, default False.
+    storage_options : mapping, optional
+        Keyword arguments for the file system of a URL; see :func:`scan_godb`.
 
     Returns
     -------
@@ -75,7 +79,8 @@ def read_ndjson(
     >>> table.to_pydict()
     {'name': ['Ada', 'Bob'], 'age': [36, None]}
     """
-    opened = open_source(source)
+    with with_options(source, storage_options):
+        opened = open_source(source)
     with error_context("read", opened.name):
         with opened.open() as stream:
             convert = document_from_json if extended else None

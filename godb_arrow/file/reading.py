@@ -22,7 +22,6 @@ from godb_arrow.file.format import TAIL_SIZE, is_sealed
 from godb_arrow.file.hints import read_hints
 from godb_arrow.file.locate import KeptEntries, StoredCollection, locate
 from godb_arrow.file.reader import CollectionSection, GodbReader
-from godb_arrow.keywords import explain_keywords
 from godb_arrow.options import ReadKeywords, ReadOptions
 from godb_arrow.parallel import ordered_map
 from godb_arrow.query.decoder import ProjectionDecoder
@@ -46,7 +45,6 @@ _INFER = "infer it from all documents, with use_hints=False and sample=None"
 logger = logging.getLogger(__name__)
 
 
-@explain_keywords
 def scan_godb(
     source: Location | Source,
     collection: str | None = None,
@@ -56,56 +54,7 @@ def scan_godb(
     schema: pa.Schema | None = None,
     **options: Unpack[ReadKeywords],
 ) -> pa.RecordBatchReader:
-    """Stream a collection as Arrow record batches, in constant memory.
-
-    Parameters
-    ----------
-    source : path, URL, bytes or open binary file
-        The GODB file: a local path, a URL that fsspec knows, the bytes themselves, or a file
-        opened in binary mode.
-    collection : str, optional
-        Name of the collection. Optional if the file has only one.
-    columns : sequence of str, optional
-        Fields to read, and dotted paths into structs (``"user.geo.cc"``); all by default. Other
-        fields are not decoded into columns.
-    filter : pyarrow.compute.Expression or mapping, optional
-        Documents to keep; all by default. In ``{"city": "Berlin"}`` a value stands for equality,
-        a list for any of its values, and None for null.
-    schema : pyarrow.Schema, optional
-        Schema of the batches, inferred by default. Fields outside it are not decoded, and absent
-        ones are null.
-    **options
-        The fields of :class:`~godb_arrow.options.ReadOptions`: ``batch_size`` (documents),
-        ``batch_bytes``, ``max_document_bytes``, ``on_conflict``, ``on_mismatch``, ``sample``
-        (documents), ``use_hints`` and ``threads``.
-
-    Returns
-    -------
-    pyarrow.RecordBatchReader
-        Single-pass reader with ``__arrow_c_stream__``. When it is exhausted, all its batches are
-        checked against the file's checksums, if it has any.
-
-    Raises
-    ------
-    GodbError
-        The call fails, or a later read does. See :mod:`godb_arrow.errors`.
-
-    Notes
-    -----
-    Without `schema`, and without a schema that godb_arrow recorded in the file, the documents are
-    read twice. The first time, the schema is inferred.
-
-    Examples
-    --------
-    >>> import io, godb_arrow
-    >>> file = io.BytesIO()
-    >>> godb_arrow.write_godb([{"name": "Ada", "age": 36}], file, "users")
-    1
-    >>> with godb_arrow.scan_godb(file.getvalue(), columns=["age"]) as reader:
-    ...     for batch in reader:
-    ...         print(batch.num_rows, batch.schema.names)
-    1 ['age']
-    """
+    """Stream a collection of a file; see :func:`godb_arrow.scan_godb`."""
     target = locate(source, collection, ReadOptions(**options))
     try:
         return _scan(target, columns, filter, schema)
@@ -170,7 +119,6 @@ def _scan(
     return pa.RecordBatchReader.from_batches(projection.schema, batches())
 
 
-@explain_keywords
 def read_table(
     source: Location | Source,
     collection: str | None = None,
@@ -180,31 +128,7 @@ def read_table(
     schema: pa.Schema | None = None,
     **options: Unpack[ReadKeywords],
 ) -> pa.Table:
-    """Read a collection as an Arrow table.
-
-    Parameters
-    ----------
-    source, collection, columns, filter, schema, **options
-        See :func:`scan_godb`.
-
-    Returns
-    -------
-    pyarrow.Table
-
-    Raises
-    ------
-    GodbError
-        See :mod:`godb_arrow.errors`.
-
-    Examples
-    --------
-    >>> import io, godb_arrow
-    >>> file = io.BytesIO()
-    >>> godb_arrow.write_godb([{"name": "Ada"}, {"name": "Bob"}], file, "users")
-    2
-    >>> godb_arrow.read_table(file.getvalue()).column("name").to_pylist()
-    ['Ada', 'Bob']
-    """
+    """Read a collection of a file; see :func:`godb_arrow.read_table`."""
     chosen = ReadOptions(**options)
     with closing(locate(source, collection, chosen)) as located:
         target = replace(located, opened=None)  # The collection may be read twice.
@@ -222,33 +146,12 @@ def read_table(
             return _scan(target, columns, filter, None, KeptEntries()).read_all()
 
 
-@explain_keywords
 def read_schema(
     source: Location | Source,
     collection: str | None = None,
     **options: Unpack[ReadKeywords],
 ) -> pa.Schema:
-    """Return the schema of a collection's record batches.
-
-    Parameters
-    ----------
-    source, collection, **options
-        See :func:`scan_godb`.
-
-    Returns
-    -------
-    pyarrow.Schema
-        Recorded schema if godb_arrow wrote the file, else inferred from all documents.
-
-    Examples
-    --------
-    >>> import io, godb_arrow
-    >>> file = io.BytesIO()
-    >>> godb_arrow.write_godb([{"age": 1}, {"age": 1.5}], file, "users")
-    2
-    >>> godb_arrow.read_schema(file.getvalue()).field("age").type
-    DataType(double)
-    """
+    """Return the schema of a collection of a file; see :func:`godb_arrow.read_schema`."""
     with closing(locate(source, collection, ReadOptions(**options))) as target:
         return project(target.schema(), None, None).schema
 
@@ -281,40 +184,12 @@ def recorded_schema(
         return None if target.hint is None else target.hint.schema
 
 
-@explain_keywords
 def read_documents(
     source: Location | Source,
     collection: str | None = None,
     **options: Unpack[ReadKeywords],
 ) -> Iterator[dict[Any, Any]]:
-    """Iterate over a collection's documents as dicts, exactly as they are stored.
-
-    Parameters
-    ----------
-    source, collection, **options
-        See :func:`scan_godb`.
-
-    Returns
-    -------
-    iterator of dict
-        Documents in the file's order, with their id as ``_id``. Timestamps are ``datetime`` in
-        UTC, or ``msgpack.Timestamp`` outside of its range. Strings that are not UTF-8 have
-        surrogate escapes. Extension types are ``msgpack.ExtType``.
-
-    Raises
-    ------
-    GodbError
-        The call fails, or a later read does.
-
-    Examples
-    --------
-    >>> import io, godb_arrow
-    >>> file = io.BytesIO()
-    >>> godb_arrow.write_godb([{"name": "Ada"}], file, "users")
-    1
-    >>> list(godb_arrow.read_documents(file.getvalue()))
-    [{'_id': '1', 'name': 'Ada'}]
-    """
+    """Iterate over the documents of a file; see :func:`godb_arrow.read_documents`."""
     target = locate(source, collection, ReadOptions(**options))
     return _documents(target)
 
@@ -325,42 +200,13 @@ def _documents(target: StoredCollection) -> Iterator[dict[Any, Any]]:
             yield from load_run(entries)
 
 
-@explain_keywords
 def read_document(
     source: Location | Source,
     identity: str,
     collection: str | None = None,
     **options: Unpack[ReadKeywords],
 ) -> dict[Any, Any]:
-    """Read one document by its id, without decoding any other.
-
-    Parameters
-    ----------
-    source, collection, **options
-        See :func:`scan_godb`.
-    identity : str
-        Id of the document.
-
-    Returns
-    -------
-    dict
-        The document, as :func:`read_documents` returns it. If the file repeats the id, the last
-        document counts, as in go-db.
-
-    Raises
-    ------
-    DocumentNotFound
-        The collection has no document with this id.
-
-    Examples
-    --------
-    >>> import io, godb_arrow
-    >>> file = io.BytesIO()
-    >>> godb_arrow.write_godb([{"name": "Ada"}, {"name": "Bob"}], file, "users")
-    2
-    >>> godb_arrow.read_document(file.getvalue(), "2")
-    {'_id': '2', 'name': 'Bob'}
-    """
+    """Read one document of a file; see :func:`godb_arrow.read_document`."""
 
     def find(run: Run) -> dict[Any, Any] | None:
         entries = run.load()
@@ -378,26 +224,7 @@ def read_document(
 
 
 def list_collections(source: Location | Source) -> dict[str, int]:
-    """List the collections of a file with the number of documents of each.
-
-    Parameters
-    ----------
-    source : path, URL, bytes or open binary file
-        The GODB file.
-
-    Returns
-    -------
-    dict of str to int
-
-    Examples
-    --------
-    >>> import io, godb_arrow
-    >>> file = io.BytesIO()
-    >>> godb_arrow.write_godb([{"name": "Ada"}], file, "users")
-    1
-    >>> godb_arrow.list_collections(file.getvalue())
-    {'users': 1}
-    """
+    """List the collections of a file; see :func:`godb_arrow.list_collections`."""
     source = open_source(source)
     with error_context("list", source.name):
         held = source.held()

@@ -24,6 +24,7 @@ from godb_arrow.options import (
 from godb_arrow.schema import FieldSummary, Kind
 from godb_arrow.storage.lock import lock_file
 from godb_arrow.storage.replace import replace_file
+from godb_arrow.storage.url_options import StorageOptions, with_options
 
 __all__ = ["CompatibilityWarning", "write_godb"]
 
@@ -43,6 +44,7 @@ def write_godb(
     omit_nulls: bool = False,
     compression: CompressionName = "lz4",
     max_document_bytes: int = DEFAULT_DOCUMENT_BYTES,
+    storage_options: StorageOptions = None,
 ) -> int:
     """Write a collection to a GODB file, which go-db can read if it is compressed with LZ4.
 
@@ -70,13 +72,16 @@ def write_godb(
     omit_nulls : bool
         Whether to omit nulls of a table from the documents, default False. Otherwise they are
         stored as nil.
-    compression : {"lz4", "lz4hc", "zstd", "none"}
-        Compression of the file, default "lz4". "lz4hc" makes smaller files, which are written many
-        times slower and read as fast. "zstd" makes files a third smaller than "lz4", written and
-        read in a third more time. go-db cannot read "zstd" and "none".
+    compression : str
+        Compression of the file: "lz4", the default, "lz4hc", "zstd" or "none". "lz4hc" makes
+        smaller files, which are written many times slower and read as fast. "zstd" makes files a
+        third smaller than "lz4", written and read in a third more time. go-db cannot read "zstd"
+        and "none". A level may follow, up to "lz4hc:12" and "zstd:22".
     max_document_bytes : int
         Maximum MessagePack bytes of a new document with its id, default 64 MiB. Readers have the
         same option and default.
+    storage_options : mapping, optional
+        Keyword arguments for the file system of a URL; see :func:`scan_godb`.
 
     Returns
     -------
@@ -137,7 +142,7 @@ def write_godb(
     if not isinstance(collection, str):
         raise InvalidOption(f"the collection's name is {collection!r}", advice="give a string")
     name = os.fspath(path) if isinstance(path, (str, os.PathLike)) else "<file>"
-    with error_context("write", name, collection):
+    with with_options(path, storage_options), error_context("write", name, collection):
         existing = read_existing(path, collection)
         if if_exists == "error":
             existing.refuse_collection()
@@ -190,7 +195,7 @@ def _warn_of_incompatible(summary: FieldSummary) -> None:
             f"go-db cannot read this file: {what} in {path or 'the document'} "
             f"(first in document {document!r})",
             CompatibilityWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
 
 

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from godb_arrow import codec
 from godb_arrow.arrow_compute import pc
-from godb_arrow.display import Table, progress_bar
+from godb_arrow.display import Table, plural, progress_bar
 from godb_arrow.errors import FieldNotFound, MissingDependency
 from godb_arrow.query.comparable import (
     as_comparable,
@@ -166,10 +166,12 @@ class Profile(Mapping[str, FieldProfile]):
         rows = [_HEADS, *self._rows()]
         widths = [max(len(row[at]) for row in rows) for at in range(len(_HEADS))]
         lines = ["  ".join(f"{c:<{w}}" for c, w in zip(row, widths, strict=True)) for row in rows]
-        return "\n".join([f"{self.name}: {self.documents:,} documents", *map(str.rstrip, lines)])
+        return "\n".join(
+            [f"{self.name}: {plural(self.documents, 'document')}", *map(str.rstrip, lines)]
+        )
 
     def _repr_html_(self) -> str:
-        table = Table(_HEADS, f"{self.name}: {self.documents:,} documents")
+        table = Table(_HEADS, f"{self.name}: {plural(self.documents, 'document')}")
         for row in self._rows():
             table.add(*row)
         return table.html()

@@ -51,6 +51,7 @@ from godb_arrow.storage.folder import Folder, open_folder
 from godb_arrow.storage.inside import number_in
 from godb_arrow.storage.modes import UNLIMITED, Access
 from godb_arrow.storage.replace import temporary_name
+from godb_arrow.storage.url_options import StorageOptions, with_options
 
 __all__ = [
     "BackupInfo",
@@ -382,13 +383,17 @@ def _copy_checked(
             )
 
 
-def list_backups(target: str | os.PathLike[str]) -> list[BackupInfo]:
+def list_backups(
+    target: str | os.PathLike[str], *, storage_options: StorageOptions = None
+) -> list[BackupInfo]:
     """List the backups in a folder.
 
     Parameters
     ----------
     target : path or URL
         Folder or URL that was given to :meth:`StorageEngine.backup`.
+    storage_options : mapping, optional
+        Keyword arguments for the file system of a URL; see :func:`scan_godb`.
 
     Returns
     -------
@@ -405,8 +410,9 @@ def list_backups(target: str | os.PathLike[str]) -> list[BackupInfo]:
     >>> [backup.collections for backup in list_backups(place)]
     [{'users': 1}]
     """
-    place = BackupPlace(os.fspath(target))
-    return [place.read(number).info for number in place.numbers()]
+    with with_options(target, storage_options):
+        place = BackupPlace(os.fspath(target))
+        return [place.read(number).info for number in place.numbers()]
 
 
 @explain_keywords
@@ -414,6 +420,8 @@ def restore_backup(
     source: str | os.PathLike[str],
     data_dir: str | os.PathLike[str],
     number: int | None = None,
+    *,
+    storage_options: StorageOptions = None,
 ) -> BackupInfo:
     """Create a data directory from a backup, after checking all its files.
 
@@ -425,6 +433,8 @@ def restore_backup(
         Data directory to create. The folder must be missing or empty.
     number : int, optional
         Number of the backup; the last one by default.
+    storage_options : mapping, optional
+        Keyword arguments for the file system of a URL; see :func:`scan_godb`.
 
     Returns
     -------
@@ -453,7 +463,7 @@ def restore_backup(
     """
     name = os.fspath(source)
     target = os.path.realpath(os.path.expanduser(os.fspath(data_dir)))
-    with error_context("restore", name):
+    with with_options(source, storage_options), error_context("restore", name):
         place = BackupPlace(name)
         numbers = place.numbers()
         if not numbers:

@@ -22,6 +22,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -51,6 +52,7 @@ from godb_arrow.storage.folder import open_folder
 from godb_arrow.storage.inside import open_to_read
 from godb_arrow.storage.modes import Access
 from godb_arrow.storage.object_store import is_url
+from godb_arrow.storage.url_options import StorageOptions, UrlOptions
 
 __all__ = ["Follower"]
 
@@ -87,6 +89,8 @@ class Follower:
     replace : bool
         Whether to replace the content of a target that is a data directory of its own, or follows
         another one; default False.
+    storage_options : mapping, optional
+        Keyword arguments for the file system of a URL; see :func:`scan_godb`.
 
     Raises
     ------
@@ -117,6 +121,7 @@ class Follower:
         target: str | os.PathLike[str],
         *,
         replace: bool = False,
+        storage_options: StorageOptions = None,
     ) -> None:
         if is_url(os.fspath(source)):
             raise InvalidOption(
@@ -133,6 +138,9 @@ class Follower:
         self._shipping = threading.Lock()  # guards the copy of the journal
         self._stepping = threading.Lock()
         self._written = 0.0
+        self._url_options = UrlOptions(name, storage_options)
+        self._url_options.start()
+        weakref.finalize(self, self._url_options.end)
         with error_context("follow", name), storage_errors("open", name):
             self._target = open_target(name)
             try:

@@ -16,6 +16,7 @@ from godb_arrow.directory.places import full_path
 from godb_arrow.display import Table, quantity
 from godb_arrow.errors import GodbError, SourceNotFound
 from godb_arrow.storage.object_store import is_url
+from godb_arrow.storage.url_options import StorageOptions, with_options
 
 __all__ = ["FollowerStatus", "follower_status", "read_follower"]
 
@@ -73,13 +74,17 @@ class FollowerStatus:
         return table.html()
 
 
-def follower_status(target: str | os.PathLike[str]) -> FollowerStatus:
+def follower_status(
+    target: str | os.PathLike[str], *, storage_options: StorageOptions = None
+) -> FollowerStatus:
     """Return the state of a follower.
 
     Parameters
     ----------
     target : path or URL
         The follower.
+    storage_options : mapping, optional
+        Keyword arguments for the file system of a URL; see :func:`scan_godb`.
 
     Returns
     -------
@@ -101,7 +106,8 @@ def follower_status(target: str | os.PathLike[str]) -> FollowerStatus:
     2
     """
     path = full_path(target)
-    known = read_follower(path)
+    with with_options(target, storage_options):
+        known = read_follower(path)
     caught_up = known["caught_up"]
     record, behind = known["record"], None
     if not is_url(path):

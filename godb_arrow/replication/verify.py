@@ -26,42 +26,7 @@ _BLOCK_BYTES = 1 << 20  # read at once
 
 
 def verify_godb(source: Location | Source, *, progress: Progress | None = None) -> FileReport:
-    """Check every byte of a file, a data directory, or a folder of backups.
-
-    The checksums, MessagePack, hints and ids of each file are checked. A folder ``NAME.parts`` must
-    match its manifest and id files. Of a data directory the journal is also checked, and of
-    backups their descriptions and the digest of each file.
-
-    Parameters
-    ----------
-    source : path, URL, bytes or open binary file
-        GODB file, folder of a collection, data directory, or folder of backups.
-    progress : callable, optional
-        Function that is called with a number of documents, as they are read.
-
-    Returns
-    -------
-    FileReport
-        Report whose ``problems`` describe all damage.
-
-    Raises
-    ------
-    StorageError
-        The source cannot be read at all. Damage is reported and raises no error.
-
-    Examples
-    --------
-    >>> import io, godb_arrow
-    >>> file = io.BytesIO()
-    >>> godb_arrow.write_godb([{"name": "Ada"}], file, "users")
-    1
-    >>> data = bytearray(file.getvalue())
-    >>> verify_godb(bytes(data)).ok
-    True
-    >>> data[30] ^= 1
-    >>> verify_godb(bytes(data)).ok
-    False
-    """
+    """Check every byte of a place; see :func:`godb_arrow.verify_godb`."""
     if isinstance(source, (str, os.PathLike)):
         name = os.fspath(source).rstrip("/") or "/"
         if is_data_directory(name):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import datetime as dt
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from godb_arrow.display import Table, quantity
-from godb_arrow.errors import SourceNotFound
+from godb_arrow.display import Table, plural, quantity
+from godb_arrow.errors import SourceNotFound, document_not_found, error_context
 from godb_arrow.snapshots.manifest import Manifest
 from godb_arrow.snapshots.overlay import Overlay
 from godb_arrow.snapshots.part_folder import PartFolder
@@ -134,6 +134,20 @@ class CollectionVersion(SnapshotCollection):
         """Indexed fields; a version has none."""
         return ()
 
+    def get(self, identity: str | int) -> dict[Any, Any]:
+        """Return a document by its id.
+
+        Raises
+        ------
+        DocumentNotFound
+            No document has the id.
+        """
+        found = self.find({"_id": str(identity)}, limit=1)
+        if not found:
+            with error_context("read", collection=self.name):
+                raise document_not_found(str(identity))
+        return found[0]
+
     def _snapshot(self) -> Snapshot:
         return self._documents
 
@@ -141,7 +155,9 @@ class CollectionVersion(SnapshotCollection):
         return self._documents.count
 
     def __repr__(self) -> str:
-        return f"<CollectionVersion {self.version} of {self._name!r}, {len(self):,} documents>"
+        return (
+            f"<CollectionVersion {self.version} of {self._name!r}, {plural(len(self), 'document')}>"
+        )
 
     def _repr_html_(self) -> str:
         return VersionInfo.of(self._manifest)._repr_html_()

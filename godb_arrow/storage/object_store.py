@@ -14,12 +14,12 @@ from typing import Any, BinaryIO, Literal
 
 from godb_arrow.errors import (
     GodbError,
-    InvalidOption,
     SourceNotFound,
     StorageError,
     WriteConflict,
     storage_errors,
 )
+from godb_arrow.storage.url_options import missing_package, options_of
 
 __all__ = ["Absent", "Expected", "LocalCopy", "RemoteStore", "is_url"]
 
@@ -73,7 +73,9 @@ class RemoteStore:
     Raises
     ------
     InvalidOption
-        fsspec does not know the protocol, or the package for it is not installed.
+        fsspec does not know the protocol.
+    MissingDependency
+        The package for the protocol is not installed.
 
     Examples
     --------
@@ -90,9 +92,9 @@ class RemoteStore:
 
         self.url = url
         try:
-            self.filesystem, self.path = fsspec.core.url_to_fs(url)
-        except (ImportError, ValueError) as error:
-            raise InvalidOption(f"cannot open {url}: {error}") from error
+            self.filesystem, self.path = fsspec.core.url_to_fs(url, **options_of(url))
+        except (ImportError, ValueError, TypeError) as error:
+            raise missing_package(url, error) from error
 
     def info(self) -> dict[str, Any]:
         """Return the store's current information about the file."""

@@ -244,7 +244,7 @@ def test_copy(tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr
     assert "2 documents" in result.stderr
     result = run("copy", f"{target}#orders", str(tmp_path / "o.parquet"), "-w", "n=2")
-    assert "1 documents" in result.stderr
+    assert "1 document" in result.stderr
     result = run("copy", str(source), f"{target}#orders")
     assert result.returncode == 2
     assert "exists already" in result.stderr

@@ -25,8 +25,9 @@ finally:
     [
         (["--version"], ["numpy", "pyarrow", "msgpack", "godb_arrow.codec"]),
         (["head", "FILE"], ["pandas", "pyarrow.compute", "pyarrow.dataset", "pyarrow.parquet",
-                            "godb_arrow.engine", "godb_arrow.snapshots", "tqdm", "fsspec"]),
-        (["cat", "FILE"], ["pandas", "pyarrow.compute", "pyarrow.parquet", "godb_arrow.engine"]),
+                            "godb_arrow.engine.engine", "godb_arrow.snapshots", "tqdm", "fsspec"]),
+        (["cat", "FILE"], ["pandas", "pyarrow.compute", "pyarrow.parquet",
+                           "godb_arrow.engine.engine"]),
     ],
 )  # fmt: skip
 def test_a_command_imports_what_it_uses(

@@ -147,7 +147,7 @@ def test_information_costs_nothing_and_is_right(engine: StorageEngine) -> None:
     assert collection.info().access_count == before + 1
     assert [one.name for one in engine.infos()] == ["people"]
     assert repr(collection) == "<Collection 'people', loaded>"
-    assert "1 collections" in repr(engine)
+    assert "1 collection" in repr(engine)
 
 
 def test_opening_many_collections_reads_none(tmp_path: Path) -> None:

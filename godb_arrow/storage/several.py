@@ -1,0 +1,80 @@
+"""Sources that are several places: lists of paths, and names with wildcards."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Iterable
+from typing import Any
+
+from godb_arrow.errors import InvalidOption, SourceNotFound
+from godb_arrow.storage.object_store import is_url
+from godb_arrow.storage.source import Source
+from godb_arrow.storage.url_options import missing_package, options_of
+
+__all__ = ["places_of"]
+
+_WILDCARDS = frozenset("*?[")
+
+
+def places_of(source: Any) -> list[Any] | None:
+    """Return the places that a list or a name with wildcards stands for; None for one place.
+
+    Parameters
+    ----------
+    source : object
+        Paths and URLs may have ``*``, ``?``, ``[…]``, and ``**`` for any folders.
+
+    Raises
+    ------
+    SourceNotFound
+        No file has such a name.
+    InvalidOption
+        A list is empty.
+
+    Examples
+    --------
+    >>> places_of("users.godb") is None, places_of(["a.godb", "b.godb"])
+    (True, ['a.godb', 'b.godb'])
+    """
+    if isinstance(source, (str, os.PathLike)):
+        name = os.fspath(source)
+        return _matching(name) if _WILDCARDS & {*name} and not _exists(name) else None
+    if isinstance(source, (bytes, bytearray, memoryview, Source)) or hasattr(source, "read"):
+        return None
+    if not isinstance(source, Iterable) or hasattr(source, "stream_batches"):
+        return None
+    places = [place for one in source for place in places_of(one) or [one]]
+    if not places:
+        raise InvalidOption("the list of files is empty", advice="give at least one path or URL")
+    return places
+
+
+def _exists(name: str) -> bool:
+    return not is_url(name) and os.path.lexists(os.path.expanduser(name))
+
+
+def _matching(name: str) -> list[str]:
+    """Return the sorted paths or URLs that match a name, each with the collection after ``#``."""
+    pattern, separator, collection = name.partition("#")
+    found = _matching_urls(pattern) if is_url(pattern) else _matching_files(pattern)
+    if not found:
+        raise SourceNotFound(
+            f"no file has a name like {pattern}", advice="check the folder and the wildcards"
+        )
+    return [f"{place}{separator}{collection}" for place in found]
+
+
+def _matching_files(pattern: str) -> list[str]:
+    path = os.path.expanduser(pattern.removeprefix("file://"))
+    return sorted(glob.glob(path, recursive=True))
+
+
+def _matching_urls(pattern: str) -> list[str]:
+    import fsspec
+
+    try:
+        filesystem, path = fsspec.core.url_to_fs(pattern, **options_of(pattern))
+    except (ImportError, ValueError, TypeError) as error:
+        raise missing_package(pattern, error) from error
+    return sorted(filesystem.unstrip_protocol(found) for found in filesystem.glob(path))

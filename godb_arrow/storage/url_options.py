@@ -1,0 +1,129 @@
+"""Options of object stores that callers give for a URL, such as credentials."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from godb_arrow.errors import InvalidOption, MissingDependency
+
+__all__ = ["StorageOptions", "UrlOptions", "missing_package", "options_of", "with_options"]
+
+StorageOptions = Mapping[str, Any] | None
+"""Keyword arguments for the file system of fsspec, such as ``{"anon": True}``."""
+
+_EXTRAS = {
+    "s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs",
+    "az": "azure", "abfs": "azure", "abfss": "azure", "adl": "azure",
+}  # fmt: skip
+"""Extras with the packages for protocols."""
+
+_lock = threading.Lock()
+_options: dict[str, list[UrlOptions]] = {}  # the last ones of a URL count
+_WILDCARDS = re.compile(r"[*?\[]")
+
+
+def _base(url: str) -> str:
+    """Return a URL without the name of a collection, and up to the folder before wildcards."""
+    url = url.partition("#")[0].rstrip("/")
+    wild = _WILDCARDS.search(url)
+    return url if wild is None else url[: wild.start()].rpartition("/")[0]
+
+
+class UrlOptions:
+    """Options of a URL and of all places below it, from :meth:`start` until :meth:`end`.
+
+    Parameters
+    ----------
+    place : object
+        The URL, or several in a list.
+    options : mapping or None
+        Keyword arguments for the file system; None for the environment's settings.
+
+    Raises
+    ------
+    InvalidOption
+        Options are given for a place that is no URL, or are no mapping.
+    """
+
+    def __init__(self, place: object, options: StorageOptions) -> None:
+        self._options = options
+        self._urls: list[str] = []
+        if options is None:
+            return
+        if not isinstance(options, Mapping) or not all(isinstance(name, str) for name in options):
+            raise InvalidOption(
+                f"storage_options is {type(options).__name__}",
+                advice='give a dict for the file system, such as {"anon": True}',
+            )
+        places = place if isinstance(place, (list, tuple)) else [place]
+        self._urls = [_base(str(one)) for one in places if "://" in str(one)]
+        if not self._urls:
+            raise InvalidOption(
+                "storage_options are given for a place that is no URL",
+                advice="give them with a URL such as s3://bucket/users.godb",
+            )
+
+    def start(self) -> None:
+        """Use the options for each access to the URL that begins from now on."""
+        with _lock:
+            for url in self._urls:
+                _options.setdefault(url, []).append(self)
+
+    def end(self) -> None:
+        """Stop using the options for new accesses."""
+        with _lock:
+            for url in self._urls:
+                given = _options.get(url, [])
+                if self in given:
+                    given.remove(self)
+                if not given:
+                    _options.pop(url, None)
+
+    def keyword_arguments(self) -> dict[str, Any]:
+        """Return the keyword arguments for the file system."""
+        return dict(self._options or {})
+
+
+@contextmanager
+def with_options(place: object, options: StorageOptions) -> Iterator[None]:
+    """Use options for a URL, and for all places below it, until the block ends."""
+    used = UrlOptions(place, options)
+    used.start()
+    try:
+        yield
+    finally:
+        used.end()
+
+
+def options_of(url: str) -> dict[str, Any]:
+    """Return the options of a URL: the ones of the longest place above it.
+
+    Examples
+    --------
+    >>> with with_options("s3://bucket/data/", {"anon": True}):
+    ...     options_of("s3://bucket/data/collections/users.godb"), options_of("s3://bucket/other")
+    ({'anon': True}, {})
+    """
+    with _lock:
+        above = [place for place in _options if url == place or url.startswith(f"{place}/")]
+        return _options[max(above, key=len)][-1].keyword_arguments() if above else {}
+
+
+def missing_package(url: str, error: Exception) -> InvalidOption | MissingDependency:
+    """Return the error for a URL whose file system is not installed or not known."""
+    protocol = url.partition("://")[0]
+    if isinstance(error, ImportError) and protocol in _EXTRAS:
+        return MissingDependency(
+            f"the package for {protocol}:// is not installed: {error}",
+            advice=f'install it with pip install "godb-arrow[{_EXTRAS[protocol]}]"',
+        )
+    if isinstance(error, ImportError):
+        return MissingDependency(
+            f"the package for {protocol}:// cannot be imported: {error}",
+            advice="install the package that fsspec names",
+        )
+    return InvalidOption(f"cannot open {url}: {error}", advice="check the protocol of the URL")
