@@ -27,6 +27,7 @@ _SECONDS_AT_EXIT = 0.2
 
 _DATASETS: weakref.WeakSet[CollectionDataset] = weakref.WeakSet()
 _FILES: weakref.WeakSet[_Files] = weakref.WeakSet()
+_SCANS: weakref.WeakSet[_Batches] = weakref.WeakSet()
 
 
 class ReadableCollection(Protocol):
@@ -99,8 +100,8 @@ class CollectionDataset(ds.UnionDataset):  # type: ignore[misc]
             # A column keeps the number of rows where expressions name no field.
             names = list(needed) or self.schema.names[:1]
             reader = self.reader(names, filter, **options)
-            return ds.Scanner.from_batches(reader, columns=dict(columns))
-        return ds.Scanner.from_batches(self.reader(columns, filter, **options))
+            return ds.Scanner.from_batches(_scanned(reader), columns=dict(columns))
+        return ds.Scanner.from_batches(_scanned(self.reader(columns, filter, **options)))
 
     def reader(
         self,
@@ -198,6 +199,25 @@ class _CollectionFragment:
         return self._dataset.count_rows(filter)
 
 
+class _Batches:
+    """Record batches of a scan, which exist until the threads of Arrow drop them."""
+
+    def __init__(self, reader: pa.RecordBatchReader) -> None:
+        self._reader = reader
+        _SCANS.add(self)
+
+    def __iter__(self) -> Iterator[pa.RecordBatch]:
+        return self
+
+    def __next__(self) -> pa.RecordBatch:
+        return next(self._reader)
+
+
+def _scanned(reader: pa.RecordBatchReader) -> pa.RecordBatchReader:
+    """Return the same record batches, for a scan that uses threads of Arrow."""
+    return pa.RecordBatchReader.from_batches(reader.schema, _Batches(reader))
+
+
 class _Files(pyarrow.fs.FileSystemHandler):  # type: ignore[misc]
     """File system of one Arrow file, which is made of a collection when it is opened."""
 
@@ -245,7 +265,7 @@ class _Files(pyarrow.fs.FileSystemHandler):  # type: ignore[misc]
 
 @atexit.register
 def _keep_file_systems() -> None:
-    """Keep file systems until the process ends.
+    """Keep file systems until the process ends, and wait for the threads of scans.
 
     Threads of Arrow drop what a scan used some time after it. Where the interpreter has ended
     meanwhile, dropping an object of Python kills the process.
@@ -254,5 +274,5 @@ def _keep_file_systems() -> None:
     for filesystem in kept:
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(filesystem))
     end = time.monotonic() + _SECONDS_AT_EXIT
-    while len(_FILES) > len(kept) and time.monotonic() < end:
+    while (_SCANS or len(_FILES) > len(kept)) and time.monotonic() < end:
         time.sleep(0.001)

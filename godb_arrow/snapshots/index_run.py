@@ -95,6 +95,8 @@ def _unpacked(data: bytes, documents: int) -> codec.SortedKeys | None:
     for name in _TEXTS:
         count, bytes_ = head[name]
         ends = reader.take(count + 1, "<u4")
+        if not len(ends):
+            return None
         blob = reader.take(bytes_, "u1")
         if ends[0] or ends[-1] != bytes_ or (ends[1:] < ends[:-1]).any() or bytes_ > _MAX_INT32:
             return None

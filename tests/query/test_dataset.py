@@ -45,6 +45,7 @@ def scan(rows):
     dataset = godb_arrow.open_godb(file.getvalue()).to_dataset()
     dataset.join(dataset, "n")
     dataset.filter(ds.field("n") > 3).sort_by("n")
+    dataset.to_table(columns={"m": ds.field("n")})
     return dataset
 
 dataset = scan(10)

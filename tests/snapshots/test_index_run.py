@@ -210,12 +210,18 @@ def test_a_forged_run_is_not_used() -> None:
     assert unpack_run(whole, 9) is None
     for size in range(len(whole)):
         assert unpack_run(whole[:size], 8) is None
+    head = msgpack.unpackb(whole[16 : 16 + whole[8]])
+    for number in (-1, 2**64 - 1, True, None, [-1, 0], [0, -1]):
+        for name in head:
+            packed = msgpack.packb({**head, name: number})
+            forged = whole[:8] + len(packed).to_bytes(8, "little") + packed + whole[16 + whole[8] :]
+            assert unpack_run(forged, 8) is None or name == "lists"
     rng = np.random.default_rng(5)
     for _ in range(3000):
-        forged = bytearray(whole)
+        damaged = bytearray(whole)
         for at in rng.integers(0, len(whole), 2).tolist():
-            forged[at] = int(rng.integers(0, 256))
-        run = unpack_run(bytes(forged), 8)
+            damaged[at] = int(rng.integers(0, 256))
+        run = unpack_run(bytes(damaged), 8)
         if run is not None:  # it names rows of the file, and nothing raises
             for literal in (None, True, 1, "a", b"a"):
                 (ranges,) = alternatives(compile_filter({"v": literal}))
