@@ -171,6 +171,8 @@ class StatsReader:
         cache = memory.cache.stats()
         with catalog.lock:
             used = catalog.used()
+        for collection in used:
+            collection.store.recount()
         return MemoryStats(
             alloc_mb=memory.used / MEBIBYTE,
             peak_mb=memory.peak / MEBIBYTE,

@@ -341,9 +341,8 @@ class CollectionStore:
         int or None
             Sequence number of the change.
         """
-        next_id = self.id_sequence().next_id
-        meta = {"op": "write", "n": next_id, "k": [0], "f": describe_schema(schema)}
-        return self._set(meta, [b""])
+        described = {"n": self.id_sequence().next_id, "k": [0], "f": describe_schema(schema)}
+        return self._set({"op": "write", **described}, [b""])
 
     def _set(self, meta: dict[str, Any], parts: Sequence[bytes]) -> int | None:
         def apply(number: int | None) -> None:
@@ -462,6 +461,12 @@ class CollectionStore:
         """Count the bytes of the overlay."""
         self.changed_bytes = self.overlay.size
         self.context.memory.set_changes(self, self.changed_bytes)
+
+    def recount(self) -> None:
+        """Count the bytes of the overlay again, after searches built keys of its documents."""
+        with self.lock:
+            if not self.is_dropped:
+                self.account()
 
     def restate(self, base: Base) -> None:
         """Replace the base by one with other documents; the caller holds the lock."""

@@ -105,6 +105,11 @@ class FrozenOverlay:
             self._sources = tuple(sources)
         return self._sources
 
+    @property
+    def key_bytes(self) -> int:
+        """Bytes of the sorted keys that searches built."""
+        return sum(source.documents.key_bytes for source in self._sources or ())
+
     def row_sets(self) -> tuple[codec.RowSet, ...]:
         """Return the superseded and deleted rows of the base, in sets."""
         if self._row_sets is None:

@@ -60,19 +60,27 @@ class Documents:
 
 
 class UnsavedDocuments(Documents):
-    """Documents that are not saved yet, with their sorted keys by field."""
+    """Documents that are not saved yet, with their sorted keys by field.
 
-    __slots__ = ("_keys",)
+    Attributes
+    ----------
+    key_bytes : int
+        Bytes of the keys that were built.
+    """
+
+    __slots__ = ("_keys", "key_bytes")
 
     def __init__(self, runs: list[codec.Entries]) -> None:
         super().__init__(runs)
         self._keys: dict[str, codec.SortedKeys] = {}
+        self.key_bytes = 0
 
     def keys(self, field: str) -> codec.SortedKeys:
         """Return the sorted keys of a field, built at the first use."""
         found = self._keys.get(field)
         if found is None:  # Several threads may build the same.
             found = self._keys[field] = keys_of(field, self.runs)
+            self.key_bytes = sum(keys.nbytes for keys in [*self._keys.values()])
         return found
 
 

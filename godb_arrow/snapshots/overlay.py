@@ -37,11 +37,14 @@ class Overlay:
         self._rows = 0
         self._pinned = 0  # number of first layers that a checkpoint is storing
         self._frozen: FrozenOverlay | None = None  # the changes so far, until the next one
+        self.key_bytes = 0  # of the sorted keys of the changes, as far as they were counted
 
     @property
     def size(self) -> int:
-        """Memory use of the changes in bytes."""
-        return sum(layer.size for layer in self._layers) + self._active.size
+        """Memory use of the changes in bytes, with the sorted keys that searches built."""
+        if self._frozen is not None:
+            self.key_bytes = self._frozen.key_bytes
+        return sum(layer.size for layer in self._layers) + self._active.size + self.key_bytes
 
     @property
     def first(self) -> int | None:

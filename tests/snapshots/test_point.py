@@ -174,3 +174,22 @@ def test_changes_are_frozen_once_until_the_next_change(tmp_path: Path) -> None:
         collection.delete("6")
         assert collection.count({"n": 5}) == 1
         assert sum(map(len, frozen.runs())) == 100
+
+
+def test_keys_of_unsaved_documents_count_as_memory(tmp_path: Path) -> None:
+    with StorageEngine(tmp_path / "data") as engine:
+        collection = engine.create_collection("c")
+        collection.create_index("v")
+        collection.create_index("w")
+        collection.insert_many([{"_id": f"a{n}", "v": n, "w": str(n)} for n in range(5_000)])
+        before = engine.memory_stats().changes_bytes
+        assert collection.find({"v": 7})[0]["w"] == "7"
+        one = engine.memory_stats().changes_bytes
+        assert 5_000 * 12 <= one - before < 5_000 * 40
+        assert collection.find({"w": "7"})[0]["v"] == 7
+        both = engine.memory_stats().changes_bytes
+        assert both > one
+        collection.find({"v": 8})
+        assert engine.memory_stats().changes_bytes == both
+        engine.save()
+        assert engine.memory_stats().changes_bytes == 0
