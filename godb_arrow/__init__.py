@@ -51,6 +51,9 @@ if TYPE_CHECKING:
         EngineStats,
         MemoryStats,
     )
+    from godb_arrow.engine.updater import (
+        UpdateResult,
+    )
     from godb_arrow.errors import (
         AccessDenied,
         ChecksumMismatch,
@@ -76,6 +79,7 @@ if TYPE_CHECKING:
         InvalidFilter,
         InvalidOption,
         InvalidQuery,
+        InvalidUpdate,
         LimitExceeded,
         MemoryLimitExceeded,
         MissingDependency,
@@ -200,6 +204,7 @@ __all__ = [
     "InvalidOption",
     "InvalidQuery",
     "JoinedCollection",
+    "InvalidUpdate",
     "LRUCache",
     "LimitExceeded",
     "MemoryLimitExceeded",
@@ -225,6 +230,7 @@ __all__ = [
     "UnsupportedFlags",
     "UnsupportedType",
     "UnsupportedVersion",
+    "UpdateResult",
     "VersionInfo",
     "VersionNotFound",
     "WorkerNotFound",
@@ -273,6 +279,7 @@ _NAMES = {
         "EngineStats",
         "MemoryStats",
     ),
+    "godb_arrow.engine.updater": ("UpdateResult",),
     "godb_arrow.errors": (
         "AccessDenied",
         "ChecksumMismatch",
@@ -298,6 +305,7 @@ _NAMES = {
         "InvalidFilter",
         "InvalidOption",
         "InvalidQuery",
+        "InvalidUpdate",
         "LimitExceeded",
         "MemoryLimitExceeded",
         "MissingDependency",

@@ -82,6 +82,7 @@ __all__ = [
     "InvalidFilter",
     "InvalidOption",
     "InvalidQuery",
+    "InvalidUpdate",
     "LimitExceeded",
     "MemoryLimitExceeded",
     "MissingDependency",
@@ -331,6 +332,10 @@ class InvalidOption(GodbError, ValueError):
 
 class InvalidDocument(GodbError, ValueError):
     """Document that cannot be stored."""
+
+
+class InvalidUpdate(GodbError, ValueError):
+    """Update operator that does not exist, or that a document's value does not allow."""
 
 
 class DuplicateId(GodbError, ValueError):

@@ -18,6 +18,7 @@ from godb_arrow.engine.open_collection import OpenCollection
 from godb_arrow.engine.point_reader import PointReader
 from godb_arrow.engine.refresher import Refresher
 from godb_arrow.engine.saver import Saver
+from godb_arrow.engine.updater import CollectionUpdater
 from godb_arrow.engine.writer import CollectionWriter, naming_document
 from godb_arrow.errors import DuplicateId
 from godb_arrow.options import CompressionName
@@ -58,6 +59,7 @@ class Collection(EditableCollection):
         self._checkpointer = collection.checkpointer
         self._maintainer = collection.maintainer
         self._writer = CollectionWriter(collection, saver)
+        self._updater = CollectionUpdater(collection.store, self._writer)
         self._reader = PointReader(collection.store, refresher)
         self._saver = saver
         self._refresher = refresher

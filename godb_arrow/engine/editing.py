@@ -6,11 +6,13 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from godb_arrow import codec
 from godb_arrow.documents.ids import id_of
-from godb_arrow.engine.writer import CollectionWriter
-from godb_arrow.errors import InvalidDocument, InvalidOption
+from godb_arrow.engine.updater import CollectionUpdater, UpdateResult, Wanted
+from godb_arrow.engine.writer import CollectionWriter, replacement
+from godb_arrow.errors import InvalidOption
 from godb_arrow.query.filters import Filter
+from godb_arrow.query.sort_order import Sort
+from godb_arrow.query.update import Changes, Update
 from godb_arrow.snapshots.readable import SnapshotCollection
 
 __all__ = ["EditableCollection"]
@@ -23,9 +25,12 @@ class EditableCollection(SnapshotCollection):
     ----------
     _writer : CollectionWriter
         Makes the changes.
+    _updater : CollectionUpdater
+        Makes changes by filters.
     """
 
     _writer: CollectionWriter
+    _updater: CollectionUpdater
 
     @abstractmethod
     def insert(self, document: Mapping[Any, Any]) -> str:
@@ -98,14 +103,15 @@ class EditableCollection(SnapshotCollection):
         return self._writer.insert_many("upsert", data, id_column, omit_nulls, replace=True)
 
     def update(self, identity: str | int, fields: Mapping[Any, Any]) -> dict[Any, Any]:
-        """Merge fields into a document.
+        """Merge fields into a document, or change it by operators.
 
         Parameters
         ----------
         identity : str or int
             Document id.
         fields : mapping
-            Fields to set. Other fields of the document stay unchanged.
+            Fields to set, or operators such as ``{"$inc": {"age": 1}}``; see :meth:`update_many`.
+            Other fields of the document stay unchanged.
 
         Returns
         -------
@@ -125,6 +131,8 @@ class EditableCollection(SnapshotCollection):
         >>> _ = users.insert_many([{"name": "Ada", "age": 36}, {"name": "Bob", "age": 41}])
         >>> users.update("1", {"age": 37})
         {'_id': '1', 'name': 'Ada', 'age': 37}
+        >>> users.update("1", {"$inc": {"age": 1}, "$unset": {"name": 1}})
+        {'_id': '1', 'age': 38}
         >>> engine.close()
         """
         key = id_of(identity, "the document to update")
@@ -166,6 +174,149 @@ class EditableCollection(SnapshotCollection):
         self._writer.update(by_id)
         return len(by_id)
 
+    def update_one(
+        self,
+        filter: Filter | None,
+        changes: Changes,
+        *,
+        upsert: bool = False,
+        sort: Sort | None = None,
+    ) -> UpdateResult:
+        """Change the first document that matches a filter.
+
+        Parameters
+        ----------
+        filter, changes, upsert
+            See :meth:`update_many`.
+        sort : str, sequence or mapping, optional
+            Order in which a document is the first, as for :meth:`find`.
+
+        Returns
+        -------
+        UpdateResult
+        """
+        wanted = Wanted(filter, Update(changes), True, sort, upsert)
+        return self._updater.update(wanted)[0]
+
+    def update_many(
+        self, filter: Filter | None, changes: Changes, *, upsert: bool = False
+    ) -> UpdateResult:
+        """Change the documents that match a filter: all of them or, on an error, none.
+
+        Parameters
+        ----------
+        filter : pyarrow.compute.Expression, mapping or None
+            Filter, as for :meth:`find`. None changes all documents.
+        changes : mapping
+            Operators, each with its operand by dotted path. They are ``$set``, ``$unset``,
+            ``$inc``, ``$min``, ``$max``, ``$rename``, ``$push``, ``$addToSet``, ``$pull`` and
+            ``$setOnInsert``.
+        upsert : bool
+            Whether to insert a document if none matches, default False. It has the values that the
+            filter requires.
+
+        Returns
+        -------
+        UpdateResult
+
+        Raises
+        ------
+        InvalidUpdate
+            An operator is unknown, or a document has a value that it cannot change.
+        FieldNotFound
+            The collection never had a field of the filter, and this is no upsert.
+
+        Examples
+        --------
+        >>> import tempfile, godb_arrow
+        >>> engine = godb_arrow.StorageEngine(tempfile.mkdtemp())
+        >>> users = engine.create_collection("users")
+        >>> _ = users.insert_many([{"name": "Ada", "age": 36}, {"name": "Bob", "age": 41}])
+        >>> users.update_many({"age": {"$gt": 40}}, {"$inc": {"age": 1}, "$set": {"home.zip": "1"}})
+        UpdateResult(matched=1, modified=1, upserted=None)
+        >>> users.get("2")
+        {'_id': '2', 'name': 'Bob', 'age': 42, 'home': {'zip': '1'}}
+        >>> engine.close()
+        """
+        return self._updater.update(Wanted(filter, Update(changes), upsert=upsert))[0]
+
+    def find_one_and_update(
+        self,
+        filter: Filter | None,
+        changes: Changes,
+        *,
+        sort: Sort | None = None,
+        upsert: bool = False,
+        return_new: bool = False,
+    ) -> dict[Any, Any] | None:
+        """Change the first document that matches a filter, and return it.
+
+        Two threads never change the same state of a document. So this takes work from a queue.
+
+        Parameters
+        ----------
+        filter, changes, sort, upsert
+            See :meth:`update_one`.
+        return_new : bool
+            Whether to return the document after the change, default False.
+
+        Returns
+        -------
+        dict or None
+            None if no document matched; with an upsert, the inserted one if `return_new`.
+
+        Examples
+        --------
+        >>> import tempfile, godb_arrow
+        >>> engine = godb_arrow.StorageEngine(tempfile.mkdtemp())
+        >>> jobs = engine.create_collection("jobs")
+        >>> _ = jobs.insert_many([{"state": "new"}, {"state": "new"}])
+        >>> jobs.find_one_and_update({"state": "new"}, {"$set": {"state": "taken"}}, sort="-_id")
+        {'_id': '2', 'state': 'new'}
+        >>> engine.close()
+        """
+        wanted = Wanted(filter, Update(changes), True, sort, upsert)
+        found = self._updater.update(wanted)[1]
+        return found.after if return_new else found.before
+
+    def compare_and_swap(
+        self, identity: str | int, expected: Mapping[Any, Any], document: Mapping[Any, Any]
+    ) -> bool:
+        """Replace a document if it is still the expected one.
+
+        Parameters
+        ----------
+        identity : str or int
+            Document id.
+        expected : mapping
+            The document as it was read. Numbers are equal by value, maps in any order of keys.
+        document : mapping
+            The new document.
+
+        Returns
+        -------
+        bool
+            Whether the document was replaced.
+
+        Raises
+        ------
+        DocumentNotFound
+            No document has the id.
+
+        Examples
+        --------
+        >>> import tempfile, godb_arrow
+        >>> engine = godb_arrow.StorageEngine(tempfile.mkdtemp())
+        >>> users = engine.create_collection("users")
+        >>> _ = users.insert({"n": 1})
+        >>> read = users.get("1")
+        >>> users.compare_and_swap("1", read, {"n": 2}), users.compare_and_swap("1", read, {"n": 3})
+        (True, False)
+        >>> engine.close()
+        """
+        key = id_of(identity, "the document to replace")
+        return self._writer.swap(key, expected, document)
+
     def replace(self, identity: str | int, document: Mapping[Any, Any]) -> None:
         """Replace a document.
 
@@ -174,19 +325,17 @@ class EditableCollection(SnapshotCollection):
         identity : str or int
             Document id, which stays.
         document : mapping
-            The new document.
+            The new document, without ``_id`` or with the same.
 
         Raises
         ------
         DocumentNotFound
             No document has the id.
+        InvalidDocument
+            The new document has another id.
         """
         key = id_of(identity, "the document to replace")
-        if not isinstance(document, Mapping):
-            raise InvalidDocument(
-                f"the document is a {type(document).__name__}", advice="give a mapping"
-            )
-        made = codec.with_id(dict(document), key)
+        made = replacement(key, document)
         self._writer.replace([key], lambda _, __: made, "replace")
 
     def delete(self, identity: str | int) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import pyarrow as pa
@@ -12,23 +12,32 @@ import pyarrow as pa
 from godb_arrow import codec
 from godb_arrow.codec.predicate import Predicate
 from godb_arrow.documents.encoding import Encoded, check_document_size, encode_rows
-from godb_arrow.documents.ids import id_of, repeated_ids
+from godb_arrow.documents.ids import id_of, identify, repeated_ids
 from godb_arrow.documents.rows import rows_of, stored_schema
 from godb_arrow.engine.bulk_writer import BulkWriter
 from godb_arrow.engine.open_collection import OpenCollection
 from godb_arrow.engine.pending import are_few, plan_put
-from godb_arrow.engine.saver import Saver
-from godb_arrow.errors import DuplicateId, InvalidDocument, document_not_found, error_context
+from godb_arrow.engine.saver import Reservation, Saver
+from godb_arrow.errors import (
+    DuplicateId,
+    InvalidDocument,
+    InvalidUpdate,
+    document_not_found,
+    error_context,
+)
 from godb_arrow.query.filters import Filter, RowFilter, compiled
+from godb_arrow.query.update import Update, has_operators
+from godb_arrow.query.value_order import identity_of
 from godb_arrow.recorded_schema import describe_schema
 from godb_arrow.schema import ID_FIELD
 from godb_arrow.snapshots.base import Base
+from godb_arrow.snapshots.entry_runs import scan
 from godb_arrow.snapshots.find import check_named, matching
 from godb_arrow.snapshots.layers import Version
 from godb_arrow.snapshots.overlay import bulk_weight, weight
 from godb_arrow.snapshots.snapshot import Snapshot
 
-__all__ = ["CollectionWriter", "naming_document"]
+__all__ = ["CollectionWriter", "naming_document", "replacement"]
 
 
 _MAX_DELETE_ATTEMPTS = 3  # until a filter is evaluated while other writers wait
@@ -233,12 +242,13 @@ class CollectionWriter:
                     f"the fields of {key!r} have another id", advice="an id never changes"
                 )
 
-        plain = {key: dict(fields) for key, fields in changes.items()}
+        merging = {key: _merging(fields) for key, fields in changes.items()}
 
         def merge(key: str, before: bytes) -> dict[Any, Any]:
-            return codec.with_id(codec.load(before) | plain[key], key)
+            document = codec.with_id(codec.load(before), key)
+            return codec.with_id(merging[key](document), key)
 
-        return self.replace(list(plain), merge, "update")
+        return self.replace(list(merging), merge, "update")
 
     def replace(self, ids: list[str], change: Change, operation: str) -> dict[str, dict[Any, Any]]:
         """Replace documents.
@@ -309,11 +319,127 @@ class CollectionWriter:
 
     def _changed(self, key: str, before: bytes, change: Change) -> tuple[dict[Any, Any], bytes]:
         """Return the new document, and its bytes."""
-        document = change(key, before)
         with naming_document(key):
+            document = change(key, before)
             raw = codec.pack(document)
         check_document_size(key, raw, self._context.options.max_document_bytes)
         return document, raw
+
+    def swap(self, key: str, expected: Mapping[Any, Any], document: Mapping[Any, Any]) -> bool:
+        """Replace a document if it equals an expected one; return whether it did."""
+        if not isinstance(expected, Mapping):
+            raise InvalidDocument(
+                f"the expected document is a {type(expected).__name__}", advice="give a mapping"
+            )
+        made = replacement(key, document)
+        wanted = identity_of(codec.load(codec.pack(codec.with_id(dict(expected), key))))
+
+        def change(_: str, before: bytes) -> dict[Any, Any]:
+            if identity_of(codec.with_id(codec.load(before), key)) != wanted:
+                raise _OtherDocument
+            return made
+
+        try:
+            self.replace([key], change, "replace")
+        except _OtherDocument:
+            return False
+        return True
+
+    def reserved(self, size: int) -> Reservation:
+        """Reserve memory for changed documents of some bytes; the caller holds no lock."""
+        return self._saver.reserved(size)
+
+    def put_back(
+        self, documents: list[dict[Any, Any]], version: int, *, is_reserved: bool = False
+    ) -> bool:
+        """Replace documents at once, unless the collection changed since a version.
+
+        Parameters
+        ----------
+        documents : list of dict
+            New documents, each with the id of an existing one, once.
+        version : int
+            Number of changes of the collection when the documents were read.
+        is_reserved : bool
+            Whether the caller reserved memory, default False.
+
+        Returns
+        -------
+        bool
+            Whether the documents were replaced.
+        """
+        store = self._store
+        limit = self._context.options.max_document_bytes
+        rows = rows_of(documents, None)
+        runs = [*encode_rows(rows, None, False, store.ids(), max_document_bytes=limit)]
+        chunk = b"".join(run.chunk for run in runs)
+        ids = [document[ID_FIELD] for document in documents]
+        entries = scan(chunk, len(ids))
+        if are_few(ids, None):
+            size = sum(weight(key, entries.document(index)) for index, key in enumerate(ids))
+        else:
+            size = bulk_weight(entries, ids)
+        store.prepare_ids()
+        with nullcontext() if is_reserved else self._saver.reserved(size), store.lock:
+            store.check_present()
+            store.prepare()
+            if store.changes != version:
+                return False
+            changed = store.overlay.find_any(dict.fromkeys(ids))
+            stored = store.base.rows_of([key for key in ids if key not in changed])
+            superseded = [row for found in stored.values() for row in found]
+            number = store.commit(
+                self._meta(len(ids), None),
+                [chunk],
+                plan_put(store.overlay, entries, ids, None, superseded),
+                len(stored) - len(superseded),  # a file of another program may have an id twice
+            )
+        self._context.sync(number)
+        return True
+
+    def is_larger_than_memory(self, size: int) -> bool:
+        """Return whether changed documents of some bytes are written as files at once."""
+        return self._is_bulk(size)
+
+    def replace_in_files(self, ids: list[str], change: Change) -> None:
+        """Replace more documents than memory has room for."""
+        self._bulk.replace(ids, lambda key, raw: self._changed(key, raw, change)[1])
+
+    def insert_new(
+        self, document: dict[Any, Any], version: int, *, is_reserved: bool = False
+    ) -> str | None:
+        """Insert a document, unless the collection changed since a version.
+
+        Parameters
+        ----------
+        document : dict
+            The document, with or without an id.
+        version : int
+            Number of changes of the collection when it was read.
+        is_reserved : bool
+            Whether the caller reserved memory, default False.
+
+        Returns
+        -------
+        str or None
+            Document id; None if the collection changed.
+        """
+        store = self._store
+        identity, made, given = identify(document, store.ids())
+        with naming_document(identity):
+            raw = codec.pack(made)
+        check_document_size(identity, raw, self._context.options.max_document_bytes)
+        size = weight(identity, raw)
+        with nullcontext() if is_reserved else self._saver.reserved(size), store.lock:
+            store.check_present()
+            store.prepare()
+            if store.changes != version:
+                return None
+            if store.has(identity, given=given):
+                raise DuplicateId([identity], advice="update the document by its id")
+            number = store.write_few({identity: raw}, [], 1)
+        self._context.sync(number)
+        return identity
 
     # --- deleting -----------------------------------------------------------------------------
 
@@ -388,12 +514,50 @@ class CollectionWriter:
             return len(deleted)
 
 
+class _OtherDocument(Exception):
+    """Signal that a document is not the expected one."""
+
+
+def replacement(key: str, document: Mapping[Any, Any]) -> dict[Any, Any]:
+    """Return a new document with the id of the former one.
+
+    Raises
+    ------
+    InvalidDocument
+        The document is no mapping, or has another id.
+    """
+    if not isinstance(document, Mapping):
+        raise InvalidDocument(
+            f"the document is a {type(document).__name__}", advice="give a mapping"
+        )
+    if ID_FIELD in document and id_of(document[ID_FIELD], f"document {key!r}") != key:
+        raise InvalidDocument(
+            f"the document that replaces {key!r} has the id {document[ID_FIELD]!r}",
+            advice="an id never changes; insert the document, and delete the other",
+        )
+    return codec.with_id(dict(document), key)
+
+
+def _merging(fields: Mapping[Any, Any]) -> Callable[[dict[Any, Any]], dict[Any, Any]]:
+    """Return a function that merges fields into a document, or applies operators to it."""
+    if not has_operators(fields):
+        plain = dict(fields)
+        return lambda document: document | plain
+    update = Update(fields)
+
+    def changed(document: dict[Any, Any]) -> dict[Any, Any]:
+        update.apply(document)
+        return document
+
+    return changed
+
+
 @contextmanager
 def naming_document(identity: str) -> Iterator[None]:
-    """Add the document id to an InvalidDocument error."""
+    """Add the document id to an error about its content."""
     try:
         yield
-    except InvalidDocument as error:
+    except (InvalidDocument, InvalidUpdate) as error:
         error.message = f"document {identity!r}: {error.message}"
         raise
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -14,14 +13,13 @@ from godb_arrow.codec.field_values import FieldValues, ValueKind, parts_of
 from godb_arrow.documents.loading import load_entry
 from godb_arrow.query.filters import Filter
 from godb_arrow.query.sort_order import text_column
+from godb_arrow.query.value_order import identity_of, place_of
 from godb_arrow.snapshots.find import matching
 from godb_arrow.snapshots.snapshot import Snapshot
 
 __all__ = ["distinct_values"]
 
 _WHOLE = (ValueKind.MAP, ValueKind.EXTENSION)
-_ORDER: dict[type, int] = {type(None): 0, int: 1, float: 1, str: 2, bytes: 3, bool: 4}
-_MOMENT, _REST = 5, 6
 
 
 def distinct_values(
@@ -56,7 +54,7 @@ def distinct_values(
         for row in whole.tolist():
             document = load_entry(entries, row)
             for value in _elements(_values_at(document, parts)):
-                found.setdefault(_identity(value), value)
+                found.setdefault(identity_of(value), value)
     return sorted(found.values(), key=_place)
 
 
@@ -74,7 +72,7 @@ def _add_scalars(found: dict[Any, Any], values: FieldValues, without: Any) -> No
         if kind in (ValueKind.ABSENT, ValueKind.ARRAY) or not mask.any():
             continue
         for value in _scalars(kind, values, mask):
-            found.setdefault(_identity(value), value)
+            found.setdefault(identity_of(value), value)
 
 
 def _scalars(kind: ValueKind, values: FieldValues, mask: Any) -> Iterable[Any]:
@@ -121,30 +119,6 @@ def _elements(values: Iterable[Any]) -> Iterator[Any]:
             yield value
 
 
-def _identity(value: Any) -> Any:
-    """Return a key that equal values share: numbers by value, maps in any order of their keys."""
-    if isinstance(value, bool):
-        return (bool, value)
-    if isinstance(value, float) and math.isnan(value):
-        return (float, "nan")
-    if isinstance(value, dict):
-        return (dict, frozenset((_identity(k), _identity(v)) for k, v in value.items()))
-    if isinstance(value, list):
-        return (list, tuple(map(_identity, value)))
-    return value
-
-
 def _place(value: Any) -> tuple[Any, ...]:
     """Return a key that sorts scalars as documents are sorted, and containers last."""
-    order = _ORDER.get(type(value))
-    if order is not None:
-        if isinstance(value, float) and math.isnan(value):
-            return order, 0, 0
-        return order, 1, 0 if value is None else value
-    try:
-        seconds = value.timestamp()  # of a datetime
-    except AttributeError:
-        if isinstance(value, msgpack.Timestamp):
-            return _MOMENT, value.seconds, value.nanoseconds
-        return (_REST,)
-    return _MOMENT, math.floor(seconds), value.microsecond * 1000
+    return isinstance(value, (dict, list, msgpack.ExtType)), place_of(value)

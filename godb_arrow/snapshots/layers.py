@@ -25,6 +25,7 @@ __all__ = [
 ]
 
 _RUN_DOCUMENTS = 16_384  # that are joined in a run
+_MAX_COPIED = 64  # neighbours that are copied into a run with others
 
 Version = bytes | int | None
 """Document in an overlay: its bytes, its row among the bulk entries, or None if deleted."""
@@ -116,8 +117,11 @@ def bulk_document(bulks: list[Bulk], row: int) -> bytes:
 
 
 def runs_of(versions: dict[str, Version], bulks: list[Bulk]) -> Iterator[codec.Entries]:
-    """Yield the documents of an overlay, in runs of neighbours that were inserted together."""
-    pieces: list[bytes] = []
+    """Yield the documents of an overlay, in runs of neighbours that were inserted together.
+
+    Few neighbours are copied into a run with the documents around them, since each run costs time.
+    """
+    joined = _JoinedEntries()
     first = after = -1  # rows of neighbours
     end = -1  # of the bulk entries with these rows
     for identity, version in versions.items():
@@ -125,26 +129,48 @@ def runs_of(versions: dict[str, Version], bulks: list[Bulk]) -> Iterator[codec.E
             if version == after and version < end:
                 after += 1
                 continue
-            if pieces:
-                yield scan(b"".join(pieces), len(pieces))
-                pieces = []
             if first >= 0:
-                yield _neighbours(bulks, first, after)
+                yield from joined.add_neighbours(_neighbours(bulks, first, after))
             first, after = version, version + 1
             bulk = bulk_of(bulks, version)
             end = bulk.start + len(bulk.entries)
         elif version is not None:
-            pieces.append(codec.pack(identity) + version)
             if first >= 0:
-                yield _neighbours(bulks, first, after)
+                yield from joined.add_neighbours(_neighbours(bulks, first, after))
                 first = after = -1
-            if len(pieces) == _RUN_DOCUMENTS:
-                yield scan(b"".join(pieces), len(pieces))
-                pieces = []
+            yield from joined.add(codec.pack(identity) + version, 1)
     if first >= 0:
-        yield _neighbours(bulks, first, after)
-    if pieces:
-        yield scan(b"".join(pieces), len(pieces))
+        yield from joined.add_neighbours(_neighbours(bulks, first, after))
+    yield from joined.rest()
+
+
+class _JoinedEntries:
+    """Entries that are copied into runs."""
+
+    def __init__(self) -> None:
+        self._pieces: list[bytes | memoryview] = []
+        self._count = 0
+
+    def add_neighbours(self, entries: codec.Entries) -> Iterator[codec.Entries]:
+        """Add entries of one run; yield them as they are if they are many."""
+        if len(entries) <= _MAX_COPIED:
+            yield from self.add(entries.raw(), len(entries))
+        else:
+            yield from self.rest()
+            yield entries
+
+    def add(self, data: bytes | memoryview, count: int) -> Iterator[codec.Entries]:
+        """Add entries; yield a run when it is large enough."""
+        self._pieces.append(data)
+        self._count += count
+        if self._count >= _RUN_DOCUMENTS:
+            yield from self.rest()
+
+    def rest(self) -> Iterator[codec.Entries]:
+        """Yield the entries that were added last."""
+        if self._count:
+            yield scan(b"".join(self._pieces), self._count)
+            self._pieces, self._count = [], 0
 
 
 def _neighbours(bulks: list[Bulk], first: int, after: int) -> codec.Entries:

@@ -161,6 +161,39 @@ class EngineMachine(RuleBasedStateMachine):
             merged = self.model[name][identity] | fields
             self.put(name, identity, {k: v for k, v in merged.items() if k != "_id"})
 
+    @rule(name=NAMES, number=st.integers(0, 100), upsert=st.booleans())
+    def update_many(self, name: str, number: int, upsert: bool) -> None:
+        if not self.exists(name):
+            return
+        documents = self.model[name]
+        chosen = [k for k, one in documents.items()
+                  if type(one.get("n")) in (int, float) and one["n"] >= number]  # fmt: skip
+        changes = {"$inc": {"m.k": 2}, "$set": {"u": number}}
+        if not upsert and not any("n" in one for one in documents.values()):
+            return  # the collection may never have had the field
+        result = self.engine[name].update_many({"n": {"$gte": number}}, changes, upsert=upsert)
+        assert result.matched == len(chosen)
+        assert (result.upserted is not None) == (upsert and not chosen)
+        if result.upserted is not None:
+            self.put(name, result.upserted, {"m": {"k": 2}, "u": number})
+        for identity in chosen:
+            document = documents[identity]
+            inner = document.get("m", {})
+            merged = document | {"m": {**inner, "k": inner.get("k", 0) + 2}, "u": number}
+            self.put(name, identity, {k: v for k, v in merged.items() if k != "_id"})
+
+    @rule(name=NAMES, field=st.sampled_from(["n", "s", "_id"]), descending=st.booleans())
+    def sort(self, name: str, field: str, descending: bool) -> None:
+        if not self.exists(name):
+            return
+        found = self.engine.find(name, sort={field: -1 if descending else 1})
+        ids = [one["_id"] for one in found]
+        assert sorted(ids) == sorted(self.model[name])
+        first = self.engine.find(name, sort={field: -1 if descending else 1}, limit=3)
+        assert [one["_id"] for one in first] == ids[:3]
+        if field == "_id":
+            assert ids == sorted(ids, reverse=descending)
+
     @rule(name=NAMES, identity=IDS)
     def delete(self, name: str, identity: str) -> None:
         if not self.exists(name):

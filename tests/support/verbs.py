@@ -84,6 +84,15 @@ VERBS: dict[str, Callable[[StorageEngine], Any]] = {
     "replace": lambda e: e["file"].replace("k0", {"w": 7}),
     "delete": lambda e: e["parts"].delete("k0"),
     "delete by a filter": lambda e: e["file"].delete_many({"v": [0, 3]}),
+    "update by a filter": lambda e: e["parts"].update_many({"v": {"$lt": 2}}, {"$inc": {"v": 50}}),
+    "update many by a filter": lambda e: e["file"].update_many(None, {"$set": {"w": "x" * 9}}),
+    "upsert by a filter": lambda e: e["file"].update_one(
+        {"v": 77}, {"$inc": {"n": 1}}, upsert=True
+    ),
+    "take one": lambda e: e["parts"].find_one_and_update(
+        {"v": 3}, {"$set": {"v": 70}}, sort="-_id"
+    ),
+    "compare and swap": lambda e: e["file"].compare_and_swap("k0", e["file"].get("k0"), {"v": 8}),
     "create an index": lambda e: e["file"].create_index("v"),
     "set the compression": lambda e: e["file"].set_compression("zstd"),
     "create": lambda e: e.create_collection("new"),
@@ -126,6 +135,9 @@ def is_whole(verb: str, before: dict[str, Any], there: dict[str, Any]) -> bool:
         "insert few": (3, 0, 0), "insert many": (70, 0, 0), "insert a table": (2, 0, 0),
         "insert more than memory": (1100, 0, 0), "upsert": (2, 0, 4), "update": (0, 0, 1),
         "update several": (0, 0, 2), "replace": (0, 0, 1), "delete": (0, 1, 0),
-        "delete by a filter": (0, 2, 0), "create an index": (0, 0, 0),
+        "delete by a filter": (0, 2, 0), "update by a filter": (0, 0, 4),
+        "update many by a filter": (0, 0, 5), "upsert by a filter": (1, 0, 0),
+        "take one": (0, 0, 1), "compare and swap": (0, 0, 1),
+        "create an index": (0, 0, 0),
         "set the compression": (0, 0, 0),
     }.get(verb)  # fmt: skip

@@ -1,0 +1,126 @@
+"""Changes that were computed from a state of a collection, and fail if the collection changed."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from typing import Any
+
+from godb_arrow import codec
+from godb_arrow.documents.encoding import check_document_size, encode_rows
+from godb_arrow.documents.ids import identify
+from godb_arrow.documents.rows import rows_of
+from godb_arrow.engine.pending import are_few, plan_put
+from godb_arrow.engine.saver import Reservation, Saver
+from godb_arrow.engine.store import CollectionStore
+from godb_arrow.engine.writer import naming_document, record_of
+from godb_arrow.errors import DuplicateId
+from godb_arrow.schema import ID_FIELD
+from godb_arrow.snapshots.entry_runs import scan
+from godb_arrow.snapshots.overlay import bulk_weight, weight
+
+__all__ = ["CheckedWriter"]
+
+
+class CheckedWriter:
+    """Writes documents of a collection, unless it changed since a version.
+
+    Parameters
+    ----------
+    store : CollectionStore
+        State of the collection.
+    saver : Saver
+        Reserves memory.
+    """
+
+    def __init__(self, store: CollectionStore, saver: Saver) -> None:
+        self._store = store
+        self._saver = saver
+        self._context = store.context
+
+    def reserved(self, size: int) -> Reservation:
+        """Reserve memory for changed documents of some bytes; the caller holds no lock."""
+        return self._saver.reserved(size)
+
+    def put_back(
+        self, documents: list[dict[Any, Any]], version: int, *, is_reserved: bool = False
+    ) -> bool:
+        """Replace documents at once, unless the collection changed since a version.
+
+        Parameters
+        ----------
+        documents : list of dict
+            New documents, each with the id of an existing one, once.
+        version : int
+            Number of changes of the collection when the documents were read.
+        is_reserved : bool
+            Whether the caller reserved memory, default False.
+
+        Returns
+        -------
+        bool
+            Whether the documents were replaced.
+        """
+        store = self._store
+        limit = self._context.options.max_document_bytes
+        rows = rows_of(documents, None)
+        runs = [*encode_rows(rows, None, False, store.ids(), max_document_bytes=limit)]
+        chunk = b"".join(run.chunk for run in runs)
+        ids = [document[ID_FIELD] for document in documents]
+        entries = scan(chunk, len(ids))
+        if are_few(ids, None):
+            size = sum(weight(key, entries.document(index)) for index, key in enumerate(ids))
+        else:
+            size = bulk_weight(entries, ids)
+        store.prepare_ids()
+        with nullcontext() if is_reserved else self._saver.reserved(size), store.lock:
+            store.check_present()
+            store.prepare()
+            if store.changes != version:
+                return False
+            changed = store.overlay.find_any(dict.fromkeys(ids))
+            stored = store.base.rows_of([key for key in ids if key not in changed])
+            superseded = [row for found in stored.values() for row in found]
+            number = store.commit(
+                record_of(store, len(ids), None),
+                [chunk],
+                plan_put(store.overlay, entries, ids, None, superseded),
+                len(stored) - len(superseded),  # a file of another program may have an id twice
+            )
+        self._context.sync(number)
+        return True
+
+    def insert_new(
+        self, document: dict[Any, Any], version: int, *, is_reserved: bool = False
+    ) -> str | None:
+        """Insert a document, unless the collection changed since a version.
+
+        Parameters
+        ----------
+        document : dict
+            The document, with or without an id.
+        version : int
+            Number of changes of the collection when it was read.
+        is_reserved : bool
+            Whether the caller reserved memory, default False.
+
+        Returns
+        -------
+        str or None
+            Document id; None if the collection changed.
+        """
+        store = self._store
+        identity, made, given = identify(document, store.ids())
+        with naming_document(identity):
+            raw = codec.pack(made)
+        check_document_size(identity, raw, self._context.options.max_document_bytes)
+        size = weight(identity, raw)
+        with nullcontext() if is_reserved else self._saver.reserved(size), store.lock:
+            store.check_present()
+            store.prepare()
+            if store.changes != version:
+                return None
+            if store.has(identity, given=given):
+                raise DuplicateId([identity], advice="update the document by its id")
+            number = store.write_few({identity: raw}, [], 1)
+        self._context.sync(number)
+        return identity

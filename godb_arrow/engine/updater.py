@@ -1,0 +1,215 @@
+"""Updates of the documents that match a filter: all of them or, on an error, none."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from godb_arrow import codec
+from godb_arrow.codec.entries import Rows
+from godb_arrow.codec.predicate import Predicate
+from godb_arrow.documents.loading import load_chunks
+from godb_arrow.engine.store import CollectionStore
+from godb_arrow.engine.writer import CollectionWriter, naming_document
+from godb_arrow.errors import InvalidDocument, InvalidUpdate, error_context
+from godb_arrow.query.filters import Filter, RowFilter, compiled
+from godb_arrow.query.sort_order import Sort, parse_sort
+from godb_arrow.query.update import Update, equalities_of
+from godb_arrow.schema import ID_FIELD
+from godb_arrow.snapshots.find import check_named, matching
+from godb_arrow.snapshots.snapshot import Snapshot
+from godb_arrow.snapshots.sorting import SortedDocuments, sorted_matching
+
+__all__ = ["CollectionUpdater", "UpdateResult", "Wanted"]
+
+_MAX_ATTEMPTS = 3
+"""Attempts until a filter is evaluated while other writers wait."""
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateResult:
+    """Numbers of an update by a filter.
+
+    Attributes
+    ----------
+    matched : int
+        Number of documents that the filter matched.
+    modified : int
+        Number of documents that changed.
+    upserted : str or None
+        Id of the document that an upsert inserted.
+
+    Examples
+    --------
+    >>> import tempfile, godb_arrow
+    >>> with godb_arrow.StorageEngine(tempfile.mkdtemp()) as engine:
+    ...     users = engine.create_collection("users")
+    ...     _ = users.insert_many([{"n": 1}, {"n": 2}])
+    ...     users.update_many(None, {"$max": {"n": 2}})
+    UpdateResult(matched=2, modified=1, upserted=None)
+    """
+
+    matched: int
+    modified: int
+    upserted: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Documents to update.
+
+    Attributes
+    ----------
+    filter : pyarrow.compute.Expression, mapping or None
+        Filter; None for all documents.
+    update : Update
+        The changes.
+    only_first : bool
+        Whether to update the first document only.
+    sort : str, sequence, mapping or None
+        Order in which a document is the first.
+    upsert : bool
+        Whether to insert a document if none matches.
+    """
+
+    filter: Filter | None
+    update: Update
+    only_first: bool = False
+    sort: Sort | None = None
+    upsert: bool = False
+
+
+@dataclass(slots=True)
+class _Found:
+    """Documents that a filter matched, and the changed ones among them."""
+
+    matched: int = 0
+    changed: list[dict[Any, Any]] = field(default_factory=list)
+    size: int = 0
+    before: dict[Any, Any] | None = None  # the first document, and the same after the update
+    after: dict[Any, Any] | None = None
+
+
+class CollectionUpdater:
+    """Updates documents of a collection by filters.
+
+    Parameters
+    ----------
+    store : CollectionStore
+        State of the collection.
+    writer : CollectionWriter
+        Makes the changes.
+    """
+
+    def __init__(self, store: CollectionStore, writer: CollectionWriter) -> None:
+        self._store = store
+        self._writer = writer
+
+    def update(self, wanted: Wanted) -> tuple[UpdateResult, _Found]:
+        """Update the documents that match a filter.
+
+        Returns
+        -------
+        tuple
+            Numbers, and what was found.
+        """
+        store = self._store
+        condition = compiled(wanted.filter)
+        with store.writing("update"):
+            with error_context("update", collection=store.name):
+                if isinstance(condition, Predicate) and not wanted.upsert:
+                    check_named(self._snapshot(), condition)
+            size = 0
+            for attempt in itertools.count():
+                if attempt >= _MAX_ATTEMPTS and not isinstance(condition, RowFilter):
+                    break
+                done, size = self._attempt(wanted, condition, size, is_locked=False)
+                if done is not None:
+                    return done
+            # Other threads change the collection repeatedly: now they wait. A RowFilter is code of
+            # the caller, which must not run under a lock. Memory is reserved before, since saving
+            # other collections may need the lock.
+            with self._writer.reserved(2 * size), store.lock:
+                done, _ = self._attempt(wanted, condition, size, is_locked=True)
+            assert done is not None
+            return done
+
+    def _snapshot(self) -> Snapshot:
+        with self._store.reading():
+            return self._store.snapshot()
+
+    def _attempt(
+        self, wanted: Wanted, condition: Filter | None, size: int, *, is_locked: bool
+    ) -> tuple[tuple[UpdateResult, _Found] | None, int]:
+        """Update once; return None if the collection changed meanwhile, and the changed bytes."""
+        store, writer = self._store, self._writer
+        with store.lock:
+            snapshot, version = self._snapshot(), store.changes
+        found = self._find(snapshot, wanted, condition)
+        if not found.matched and wanted.upsert:
+            document = wanted.update.inserted(equalities_of(wanted.filter))
+            identity = writer.insert_new(document, version, is_reserved=is_locked)
+            if identity is None:
+                return None, size
+            found.after = codec.with_id(document, identity)
+            return (UpdateResult(0, 0, identity), found), size
+        if not is_locked and writer.is_larger_than_memory(found.size):
+            ids = [document[ID_FIELD] for document in found.changed]
+            writer.replace_in_files(ids, self._change_of(wanted.update))
+        elif found.changed and not writer.put_back(found.changed, version, is_reserved=is_locked):
+            return None, found.size
+        return (UpdateResult(found.matched, len(found.changed)), found), found.size
+
+    def _change_of(self, update: Update) -> Any:
+        def change(key: str, before: bytes) -> dict[Any, Any]:
+            document = codec.with_id(codec.load(before), key)
+            update.apply(document)
+            return document
+
+        return change
+
+    def _find(self, snapshot: Snapshot, wanted: Wanted, condition: Filter | None) -> _Found:
+        found = _Found()
+        for entries, rows in self._matches(snapshot, wanted, condition):
+            if wanted.only_first and len(rows):
+                rows = np.asarray(rows, np.int64)[:1]
+                found.before = next(load_chunks(entries, rows))[0]
+            changed = False
+            for documents in load_chunks(entries, rows):
+                found.matched += len(documents)
+                modified = _modified(documents, wanted.update)
+                found.changed += modified
+                changed = changed or bool(modified)
+                found.after = documents[0]
+            found.size += len(entries.data) if changed else 0
+            if wanted.only_first and found.matched:
+                break
+        return found
+
+    def _matches(
+        self, snapshot: Snapshot, wanted: Wanted, condition: Filter | None
+    ) -> Iterator[tuple[codec.Entries, Rows]]:
+        indexed = self._store.indexes()
+        if wanted.sort is None:
+            return matching(snapshot, condition, indexed)
+        order = SortedDocuments(parse_sort(wanted.sort), 1)
+        return sorted_matching(snapshot, condition, indexed, order)
+
+
+def _modified(documents: list[dict[Any, Any]], update: Update) -> list[dict[Any, Any]]:
+    """Change documents in place, and return those that changed."""
+    document: dict[Any, Any] = {}
+    apply = update.apply
+    modified = []
+    try:
+        for document in documents:
+            if apply(document):
+                modified.append(document)
+    except (InvalidDocument, InvalidUpdate):
+        with naming_document(document[ID_FIELD]):
+            raise
+    return modified

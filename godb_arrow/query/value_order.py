@@ -1,0 +1,67 @@
+"""Equality and order of single values, as documents are filtered and sorted."""
+
+from __future__ import annotations
+
+import datetime as dt
+import math
+from typing import Any
+
+import msgpack
+
+__all__ = ["identity_of", "place_of"]
+
+_EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+_MICROSECOND = dt.timedelta(microseconds=1)
+_NULL, _NAN, _NUMBER, _STRING, _MAP, _LIST, _BINARY, _BOOL, _MOMENT, _OTHER = range(10)
+
+
+def identity_of(value: Any) -> Any:
+    """Return a key that equal values share, such as numbers, and maps in any order of their keys.
+
+    Parameters
+    ----------
+    value : object
+        Value of a loaded document.
+
+    Returns
+    -------
+    hashable
+    """
+    if isinstance(value, bool):
+        return (bool, value)
+    if isinstance(value, float) and math.isnan(value):
+        return (float, "nan")
+    if isinstance(value, dict):
+        return (dict, frozenset((key, identity_of(inner)) for key, inner in value.items()))
+    if isinstance(value, (list, tuple)) and not isinstance(value, msgpack.ExtType):
+        return (list, tuple(map(identity_of, value)))
+    if isinstance(value, (dt.datetime, msgpack.Timestamp)):
+        return place_of(value)
+    return value
+
+
+def place_of(value: Any) -> tuple[Any, ...]:
+    """Return a key that sorts values of all kinds: null, numbers, strings, maps, lists, and so on.
+
+    Maps have one place, and so have extensions. Lists sort by their elements.
+    """
+    if value is None:
+        return (_NULL,)
+    if isinstance(value, bool):
+        return _BOOL, value
+    if isinstance(value, (int, float)):
+        return (_NAN,) if math.isnan(value) else (_NUMBER, value)
+    if isinstance(value, str):
+        return _STRING, value
+    if isinstance(value, dict):
+        return (_MAP,)
+    if isinstance(value, bytes):
+        return _BINARY, value
+    if isinstance(value, dt.datetime):
+        moment = value if value.tzinfo else value.replace(tzinfo=dt.UTC)
+        return _MOMENT, (moment - _EPOCH) // _MICROSECOND * 1000
+    if isinstance(value, msgpack.Timestamp):
+        return _MOMENT, value.seconds * 10**9 + value.nanoseconds
+    if isinstance(value, list):
+        return _LIST, tuple(map(place_of, value))
+    return (_OTHER,)
