@@ -11,6 +11,7 @@ from godb_arrow import codec
 from godb_arrow.codec.compression import check_compression
 from godb_arrow.documents.encoding import check_document_size
 from godb_arrow.documents.ids import id_of, identify
+from godb_arrow.engine.checked_writer import CheckedWriter
 from godb_arrow.engine.editing import EditableCollection
 from godb_arrow.engine.info import CollectionInfo, CollectionState, moment
 from godb_arrow.engine.maintainer import Maintainer
@@ -59,7 +60,8 @@ class Collection(EditableCollection):
         self._checkpointer = collection.checkpointer
         self._maintainer = collection.maintainer
         self._writer = CollectionWriter(collection, saver)
-        self._updater = CollectionUpdater(collection.store, self._writer)
+        checked = CheckedWriter(collection.store, saver)
+        self._updater = CollectionUpdater(collection.store, self._writer, checked)
         self._reader = PointReader(collection.store, refresher)
         self._saver = saver
         self._refresher = refresher

@@ -13,6 +13,7 @@ from godb_arrow import codec
 from godb_arrow.codec.entries import Rows
 from godb_arrow.codec.predicate import Predicate
 from godb_arrow.documents.loading import load_chunks
+from godb_arrow.engine.checked_writer import CheckedWriter
 from godb_arrow.engine.store import CollectionStore
 from godb_arrow.engine.writer import CollectionWriter, naming_document
 from godb_arrow.errors import InvalidDocument, InvalidUpdate, error_context
@@ -102,12 +103,17 @@ class CollectionUpdater:
     store : CollectionStore
         State of the collection.
     writer : CollectionWriter
-        Makes the changes.
+        Makes changes that are larger than memory.
+    checked : CheckedWriter
+        Makes other changes.
     """
 
-    def __init__(self, store: CollectionStore, writer: CollectionWriter) -> None:
+    def __init__(
+        self, store: CollectionStore, writer: CollectionWriter, checked: CheckedWriter
+    ) -> None:
         self._store = store
         self._writer = writer
+        self._checked = checked
 
     def update(self, wanted: Wanted) -> tuple[UpdateResult, _Found]:
         """Update the documents that match a filter.
@@ -133,7 +139,7 @@ class CollectionUpdater:
             # Other threads change the collection repeatedly: now they wait. A RowFilter is code of
             # the caller, which must not run under a lock. Memory is reserved before, since saving
             # other collections may need the lock.
-            with self._writer.reserved(2 * size), store.lock:
+            with self._checked.reserved(2 * size), store.lock:
                 done, _ = self._attempt(wanted, condition, size, is_locked=True)
             assert done is not None
             return done
@@ -146,21 +152,21 @@ class CollectionUpdater:
         self, wanted: Wanted, condition: Filter | None, size: int, *, is_locked: bool
     ) -> tuple[tuple[UpdateResult, _Found] | None, int]:
         """Update once; return None if the collection changed meanwhile, and the changed bytes."""
-        store, writer = self._store, self._writer
+        store, checked = self._store, self._checked
         with store.lock:
             snapshot, version = self._snapshot(), store.changes
         found = self._find(snapshot, wanted, condition)
         if not found.matched and wanted.upsert:
             document = wanted.update.inserted(equalities_of(wanted.filter))
-            identity = writer.insert_new(document, version, is_reserved=is_locked)
+            identity = checked.insert_new(document, version, is_reserved=is_locked)
             if identity is None:
                 return None, size
             found.after = codec.with_id(document, identity)
             return (UpdateResult(0, 0, identity), found), size
-        if not is_locked and writer.is_larger_than_memory(found.size):
+        if not is_locked and self._writer.is_larger_than_memory(found.size):
             ids = [document[ID_FIELD] for document in found.changed]
-            writer.replace_in_files(ids, self._change_of(wanted.update))
-        elif found.changed and not writer.put_back(found.changed, version, is_reserved=is_locked):
+            self._writer.replace_in_files(ids, self._change_of(wanted.update))
+        elif found.changed and not checked.put_back(found.changed, version, is_reserved=is_locked):
             return None, found.size
         return (UpdateResult(found.matched, len(found.changed)), found), found.size
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any
 
 import pyarrow as pa
@@ -12,12 +12,13 @@ import pyarrow as pa
 from godb_arrow import codec
 from godb_arrow.codec.predicate import Predicate
 from godb_arrow.documents.encoding import Encoded, check_document_size, encode_rows
-from godb_arrow.documents.ids import id_of, identify, repeated_ids
+from godb_arrow.documents.ids import id_of, repeated_ids
 from godb_arrow.documents.rows import rows_of, stored_schema
 from godb_arrow.engine.bulk_writer import BulkWriter
 from godb_arrow.engine.open_collection import OpenCollection
 from godb_arrow.engine.pending import are_few, plan_put
-from godb_arrow.engine.saver import Reservation, Saver
+from godb_arrow.engine.saver import Saver
+from godb_arrow.engine.store import CollectionStore
 from godb_arrow.errors import (
     DuplicateId,
     InvalidDocument,
@@ -31,13 +32,12 @@ from godb_arrow.query.value_order import identity_of
 from godb_arrow.recorded_schema import describe_schema
 from godb_arrow.schema import ID_FIELD
 from godb_arrow.snapshots.base import Base
-from godb_arrow.snapshots.entry_runs import scan
 from godb_arrow.snapshots.find import check_named, matching
 from godb_arrow.snapshots.layers import Version
 from godb_arrow.snapshots.overlay import bulk_weight, weight
 from godb_arrow.snapshots.snapshot import Snapshot
 
-__all__ = ["CollectionWriter", "naming_document", "replacement"]
+__all__ = ["CollectionWriter", "naming_document", "record_of", "replacement"]
 
 
 _MAX_DELETE_ATTEMPTS = 3  # until a filter is evaluated while other writers wait
@@ -188,7 +188,7 @@ class CollectionWriter:
             rows = [row for found in superseded.values() for row in found]
             repeated = sum(len(found) - 1 for found in superseded.values())
             return store.commit(
-                self._meta(len(ids), schema),
+                record_of(store, len(ids), schema),
                 [encoded.chunk],
                 plan_put(store.overlay, entries, ids, schema, rows),
                 len(positions) - len(present) - repeated,
@@ -203,19 +203,11 @@ class CollectionWriter:
             store.check_present()
             if first_id <= store.max_given_id:
                 return False
-            meta = self._meta(len(entries), schema) | {"g": first_id}
+            meta = record_of(store, len(entries), schema) | {"g": first_id}
             plan = store.overlay.plan_range(first_id, entries, schema)
             number = store.commit(meta, [chunk], plan, len(entries))
         self._context.sync(number)
         return True
-
-    def _meta(self, count: int, schema: pa.Schema | None) -> dict[str, Any]:
-        """Return the description of a journal record with documents."""
-        next_id = self._store.id_sequence().next_id
-        meta: dict[str, Any] = {"op": "write", "n": next_id, "k": [count]}
-        if schema is not None:
-            meta["f"] = describe_schema(schema)
-        return meta
 
     # --- replacing ----------------------------------------------------------------------------
 
@@ -345,58 +337,6 @@ class CollectionWriter:
             return False
         return True
 
-    def reserved(self, size: int) -> Reservation:
-        """Reserve memory for changed documents of some bytes; the caller holds no lock."""
-        return self._saver.reserved(size)
-
-    def put_back(
-        self, documents: list[dict[Any, Any]], version: int, *, is_reserved: bool = False
-    ) -> bool:
-        """Replace documents at once, unless the collection changed since a version.
-
-        Parameters
-        ----------
-        documents : list of dict
-            New documents, each with the id of an existing one, once.
-        version : int
-            Number of changes of the collection when the documents were read.
-        is_reserved : bool
-            Whether the caller reserved memory, default False.
-
-        Returns
-        -------
-        bool
-            Whether the documents were replaced.
-        """
-        store = self._store
-        limit = self._context.options.max_document_bytes
-        rows = rows_of(documents, None)
-        runs = [*encode_rows(rows, None, False, store.ids(), max_document_bytes=limit)]
-        chunk = b"".join(run.chunk for run in runs)
-        ids = [document[ID_FIELD] for document in documents]
-        entries = scan(chunk, len(ids))
-        if are_few(ids, None):
-            size = sum(weight(key, entries.document(index)) for index, key in enumerate(ids))
-        else:
-            size = bulk_weight(entries, ids)
-        store.prepare_ids()
-        with nullcontext() if is_reserved else self._saver.reserved(size), store.lock:
-            store.check_present()
-            store.prepare()
-            if store.changes != version:
-                return False
-            changed = store.overlay.find_any(dict.fromkeys(ids))
-            stored = store.base.rows_of([key for key in ids if key not in changed])
-            superseded = [row for found in stored.values() for row in found]
-            number = store.commit(
-                self._meta(len(ids), None),
-                [chunk],
-                plan_put(store.overlay, entries, ids, None, superseded),
-                len(stored) - len(superseded),  # a file of another program may have an id twice
-            )
-        self._context.sync(number)
-        return True
-
     def is_larger_than_memory(self, size: int) -> bool:
         """Return whether changed documents of some bytes are written as files at once."""
         return self._is_bulk(size)
@@ -404,42 +344,6 @@ class CollectionWriter:
     def replace_in_files(self, ids: list[str], change: Change) -> None:
         """Replace more documents than memory has room for."""
         self._bulk.replace(ids, lambda key, raw: self._changed(key, raw, change)[1])
-
-    def insert_new(
-        self, document: dict[Any, Any], version: int, *, is_reserved: bool = False
-    ) -> str | None:
-        """Insert a document, unless the collection changed since a version.
-
-        Parameters
-        ----------
-        document : dict
-            The document, with or without an id.
-        version : int
-            Number of changes of the collection when it was read.
-        is_reserved : bool
-            Whether the caller reserved memory, default False.
-
-        Returns
-        -------
-        str or None
-            Document id; None if the collection changed.
-        """
-        store = self._store
-        identity, made, given = identify(document, store.ids())
-        with naming_document(identity):
-            raw = codec.pack(made)
-        check_document_size(identity, raw, self._context.options.max_document_bytes)
-        size = weight(identity, raw)
-        with nullcontext() if is_reserved else self._saver.reserved(size), store.lock:
-            store.check_present()
-            store.prepare()
-            if store.changes != version:
-                return None
-            if store.has(identity, given=given):
-                raise DuplicateId([identity], advice="update the document by its id")
-            number = store.write_few({identity: raw}, [], 1)
-        self._context.sync(number)
-        return identity
 
     # --- deleting -----------------------------------------------------------------------------
 
@@ -512,6 +416,14 @@ class CollectionWriter:
                 number = store.write_few(dict.fromkeys(deleted), superseded, added)
             self._context.sync(number)
             return len(deleted)
+
+
+def record_of(store: CollectionStore, count: int, schema: pa.Schema | None) -> dict[str, Any]:
+    """Return the description of a journal record with a number of documents."""
+    meta: dict[str, Any] = {"op": "write", "n": store.id_sequence().next_id, "k": [count]}
+    if schema is not None:
+        meta["f"] = describe_schema(schema)
+    return meta
 
 
 class _OtherDocument(Exception):
