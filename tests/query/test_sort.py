@@ -268,7 +268,7 @@ def test_distinct_values_are_equal_only_once(tmp_path: Path) -> None:
             ("bool", "True"), ("Timestamp", str(msgpack.Timestamp(1, 1))),
             ("datetime", "2024-01-01 00:00:00+00:00"), *kinds[12:],
         ]  # fmt: skip
-        assert kinds[12:] == [("list", "[3]"), ("dict", "{'k': 1.0}"),
+        assert kinds[12:] == [("dict", "{'k': 1.0}"), ("list", "[3]"),
                               ("ExtType", str(msgpack.ExtType(7, b"x")))]  # fmt: skip
         assert collection.distinct("w.x.y") == [5]
         assert collection.distinct("v", {"v": "a"}) == [2, "a", "b"]
