@@ -269,16 +269,18 @@ def keep_batch(batch: pa.RecordBatch, schema: pa.Schema, format: str) -> pa.Reco
     """
     if not schema.names:  # a record batch keeps its number of rows
         return batch
-    shown = [field.name for field in schema if field.name in batch.schema.names]
-    current = fit_schema(pa.schema([batch.schema.field(name) for name in shown]), format)
-    found = convert_batch(batch.select(shown), current)
+    own = batch.schema
+    places = {name: place for place, name in enumerate(own.names)}
+    shown = [place for field in schema if (place := places.get(field.name)) is not None]
+    current = fit_schema(pa.schema([own.field(place) for place in shown]), format)
+    converted = iter(convert_batch(batch.select(shown), current).columns)
     columns = []
     for field in schema:
-        if field.name not in shown:
+        if field.name not in places:
             columns.append(pa.nulls(len(batch), field.type))
             continue
         try:
-            columns.append(fit_column(found.column(field.name), field.type, drop_fields=True))
+            columns.append(fit_column(next(converted), field.type, drop_fields=True))
         except (pa.ArrowException, ValueError) as error:
             raise TypeMismatch(
                 f"the collection has other types than before: column {field.name!r}: {error}",

@@ -101,7 +101,7 @@ class CollectionDataset(ds.UnionDataset):  # type: ignore[misc]
             names = list(needed) or self.schema.names[:1]
             reader = self.reader(names, filter, **options)
             return ds.Scanner.from_batches(_scanned(reader), columns=dict(columns))
-        return ds.Scanner.from_batches(_scanned(self.reader(columns, filter, **options)))
+        return ds.Scanner.from_batches(self.reader(columns, filter, **options))
 
     def reader(
         self,
@@ -210,7 +210,10 @@ class _Batches:
         return self
 
     def __next__(self) -> pa.RecordBatch:
-        return next(self._reader)
+        batch = next(self._reader)
+        # Arrow's threads may drop buffers after the interpreter has ended: none of Python.
+        columns = [pa.concat_arrays([column, column.slice(0, 0)]) for column in batch.columns]
+        return pa.RecordBatch.from_arrays(columns, schema=batch.schema) if columns else batch
 
 
 def _scanned(reader: pa.RecordBatchReader) -> pa.RecordBatchReader:

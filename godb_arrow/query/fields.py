@@ -36,7 +36,7 @@ def path_of(schema: pa.Schema, name: str) -> FieldPath:
     FieldNotFound
         The schema has no such field.
     """
-    if name in schema.names:
+    if schema.get_field_index(name) >= 0:  # Its names would be listed again for each column.
         return (name,)
     path: list[str] = []
     fields: Iterable[pa.Field] = schema

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import pytest
 
 import godb_arrow
 from godb_arrow import StorageEngine
+from godb_arrow.connectors.columns import keep_batch
+from godb_arrow.query.projection import project
 
 pl = pytest.importorskip("polars")
 from godb_arrow.connectors import polars as adapter  # noqa: E402
@@ -132,3 +135,15 @@ def test_comparisons_keep_what_polars_keeps(tmp_path: Path, name: str) -> None:
     ):  # fmt: skip
         found = adapter.scan_godb(path).filter(condition).select(name).collect()
         assert found.equals(frame.filter(condition).select(name)), condition
+
+
+def test_many_columns_take_time_in_proportion_to_their_number() -> None:
+    def seconds(width: int) -> float:
+        batch = pa.record_batch({f"column {number}": [1.5] for number in range(width)})
+        started = time.process_time()
+        keep_batch(batch, batch.schema, "polars")
+        project(batch.schema, batch.schema.names, None)
+        return time.process_time() - started
+
+    few = min(seconds(400) for _ in range(3))
+    assert min(seconds(6_400) for _ in range(2)) < 60 * few  # 256 times, where it is quadratic

@@ -123,6 +123,16 @@ def test_integers_fit_decimals_and_halves_raise(tmp_path: Path) -> None:
             godb_arrow.read_table(tmp_path / "c.godb", filter=filter)
 
 
+@pytest.mark.parametrize("kind", [pa.int8(), pa.uint64(), pa.float32(), pa.float64()])
+@pytest.mark.parametrize("name", ["eq", "ne", "lt", "le", "gt", "ge"])
+def test_comparisons_at_their_bounds(tmp_path: Path, kind: pa.DataType, name: str) -> None:
+    table = pa.table({"x": pa.array([1, 2, 3, None, 2], kind)})
+    godb_arrow.write_godb(table, tmp_path / "c.godb", "c")
+    condition = getattr(operator, name)(pc.field("x"), 2)
+    found = godb_arrow.read_table(tmp_path / "c.godb", filter=condition)
+    assert found["x"].to_pylist() == table.filter(condition)["x"].to_pylist()
+
+
 PATHS: tuple[Callable[[], pc.Expression], ...] = (
     lambda: pc.field("m", "k7") == 7,
     lambda: pc.field("m", "k7") > 6.5,
