@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, BinaryIO, cast
 
@@ -14,12 +14,8 @@ import pyarrow as pa
 from godb_arrow import codec
 from godb_arrow.connectors.columns import restore_columns
 from godb_arrow.connectors.etl.base import Origin, Target
-from godb_arrow.connectors.etl.files import (
-    DOCUMENT_FORMATS,
-    FORMATS,
-    format_of,
-    open_file,
-)
+from godb_arrow.connectors.etl.files import NO_OPTIONS, open_file
+from godb_arrow.connectors.etl.formats import format_of, has_format, is_document_format
 from godb_arrow.connectors.etl.origins import (
     CollectionOrigin,
     ColumnsOrigin,
@@ -36,6 +32,8 @@ from godb_arrow.connectors.etl.targets import (
 )
 from godb_arrow.directory.places import is_data_directory
 from godb_arrow.documents.json_source import JsonSource
+from godb_arrow.engine.reading import list_collections
+from godb_arrow.engine.reading import open_godb as open_several
 from godb_arrow.errors import (
     CollectionRequired,
     SourceNotFound,
@@ -46,20 +44,27 @@ from godb_arrow.file.collection import open_godb
 from godb_arrow.query.scannable import Scannable
 from godb_arrow.storage.nearest import nearest_path
 from godb_arrow.storage.object_store import is_url
+from godb_arrow.storage.several import places_of
 from godb_arrow.storage.source import Source, spool
 
 __all__ = ["origin_of", "target_of"]
 
+_WILDCARDS = frozenset("*?[")
 STANDARD = "-"
 """Address of standard input, as NDJSON, and of standard output."""
 
 
-def origin_of(given: Any, batch_size: int | None) -> Origin:
+def origin_of(
+    given: Any, batch_size: int | None, options: Mapping[str, Any] = NO_OPTIONS
+) -> Origin:
     """Return the source for an address, a collection or a stream of documents."""
     from godb_arrow.connectors.etl.databases import is_database, open_sql
 
     if isinstance(given, Scannable):
         return CollectionOrigin(given, given.name, batch_size)
+    if _is_several(given):
+        collection = open_several(given)
+        return CollectionOrigin(collection, f"{len(places_of(given) or ())} places", batch_size)
     if not isinstance(given, (str, os.PathLike)):
         return _of_stream(given, batch_size)
     name = os.fspath(given)
@@ -81,10 +86,20 @@ def origin_of(given: Any, batch_size: int | None) -> Origin:
             advice="check the path" if near is None else f"did you mean {near}?",
         )
     kind = format_of(place)
-    if kind in DOCUMENT_FORMATS:
+    if is_document_format(kind):
         Source(place).size()  # raises an error if the file does not exist
-        return DocumentsOrigin(name, lambda: open_file(place), batch_size)
-    return ColumnsOrigin(name, lambda: open_file(place), batch_size)
+        return DocumentsOrigin(name, lambda: open_file(place, options=options), batch_size)
+    return ColumnsOrigin(name, lambda: open_file(place, options=options), batch_size)
+
+
+def _is_several(given: Any) -> bool:
+    """Return whether a source is a list of places, or a name with wildcards for GODB files."""
+    if isinstance(given, (list, tuple)):
+        return bool(given) and all(isinstance(one, (str, os.PathLike)) for one in given)
+    if not isinstance(given, (str, os.PathLike)) or "://" in os.fspath(given):
+        return isinstance(given, str) and given.partition("#")[0].endswith("*.godb")
+    places = places_of(given) if _WILDCARDS & {*os.fspath(given)} else None
+    return places is not None
 
 
 @contextmanager
@@ -115,7 +130,7 @@ def _of_stream(given: Any, batch_size: int | None) -> Origin:
 
 def _of_folder(name: str, place: str, part: str | None, batch_size: int | None) -> Origin:
     if is_data_directory(place) and not os.path.isdir(os.path.join(place, "_delta_log")):
-        return EngineOrigin(place, _needed(part, name), name, batch_size)
+        return EngineOrigin(place, _only(place, part, name), name, batch_size)
     with _folder_errors(place):
         dataset = _dataset_of(place)
         count = dataset.count_rows()
@@ -163,7 +178,7 @@ def _split(name: str) -> tuple[str, str | None]:
         if os.path.exists(name) or ("#" not in file and os.path.isdir(folder)):
             return name, None
     place, separator, part = name.rpartition("#")
-    if _extension(part) in FORMATS and not os.path.exists(place) and not _extension(place):
+    if has_format(part) and not os.path.exists(place) and not _extension(place):
         return name, None  # the name of a new file
     return (place, part) if separator else (name, None)
 
@@ -180,12 +195,24 @@ def _needed(part: str | None, name: str) -> str:
     return part
 
 
+def _only(place: str, part: str | None, name: str) -> str:
+    """Return the collection that an address names, or the only one of a data directory."""
+    if part is not None:
+        return part
+    names = list(list_collections(place))
+    return names[0] if len(names) == 1 else _needed(part, name)
+
+
 def _is_folder(place: str) -> bool:
     return "://" not in place and os.path.isdir(place)
 
 
 def target_of(
-    name: str, format: str | None, partition_by: list[str], id_column: str | None
+    name: str,
+    format: str | None,
+    partition_by: list[str],
+    id_column: str | None,
+    options: Mapping[str, Any] = NO_OPTIONS,
 ) -> Target:
     """Return the target for an address."""
     from godb_arrow.connectors.etl.databases import DeltaTarget, SqlTarget, is_database
@@ -198,11 +225,11 @@ def target_of(
         return DeltaTarget(name, place, partition_by)
     if format == "godb" or extension == ".godb":
         return GodbTarget(name, place, part, id_column)
-    is_new = format is None and part is not None and extension not in FORMATS
+    is_new = format is None and part is not None and not has_format(place)
     if format == "engine" or is_new or (not is_url(place) and is_data_directory(place)):
         return EngineTarget(name, place, _needed(part, name), id_column)
-    if partition_by or (format == "parquet" and extension not in FORMATS) or _is_folder(place):
+    if partition_by or (format == "parquet" and not has_format(place)) or _is_folder(place):
         return FolderTarget(name, place, partition_by)
     if name == STANDARD:
-        return StandardOutput("<stdout>", format or "ndjson")
-    return FileTarget(name, place, format or format_of(place))
+        return StandardOutput("<stdout>", format or "ndjson", options)
+    return FileTarget(name, place, format or format_of(place), options)

@@ -1,4 +1,4 @@
-"""Files of other formats: columns in Parquet, Arrow IPC and CSV, documents in NDJSON and BSON.
+"""Files of other formats, with columns or with documents.
 
 NDJSON has all values of documents, in the form of :mod:`godb_arrow.codec.jsontext`. BSON files are
 read and written like those from ``mongodump``, with the extra ``mongo``.
@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from types import MappingProxyType
 from typing import Any, BinaryIO
 
 import pyarrow as pa
@@ -17,6 +18,15 @@ import pyarrow as pa
 from godb_arrow.codec.values import wire_values
 from godb_arrow.connectors.arrays import GrowingDictionaries
 from godb_arrow.connectors.columns import fit_columns, restore_columns
+from godb_arrow.connectors.etl.formats import (
+    added_format,
+    check_format,
+    compressed,
+    compression_of_name,
+    decompressed,
+    decompressed_file,
+    is_document_format,
+)
 from godb_arrow.documents.json_lines import json_lines, runs_of
 from godb_arrow.documents.json_source import JsonSource
 from godb_arrow.errors import GodbError, InvalidOption, UnsupportedType, error_context
@@ -26,57 +36,17 @@ from godb_arrow.storage.replace import replace_file
 from godb_arrow.storage.source import Source
 
 __all__ = [
-    "DOCUMENT_FORMATS",
-    "FORMATS",
     "documents_of",
     "export_documents",
     "export_file",
-    "format_of",
     "open_file",
 ]
 
 
+NO_OPTIONS: Mapping[str, Any] = MappingProxyType({})
+
 Progress = Callable[[int], object]
 """Function that is called with a number of written rows."""
-
-FORMATS: dict[str, str] = {
-    ".parquet": "parquet",
-    ".pq": "parquet",
-    ".arrow": "ipc",
-    ".feather": "ipc",
-    ".ipc": "ipc",
-    ".csv": "csv",
-    ".ndjson": "ndjson",
-    ".jsonl": "ndjson",
-    ".bson": "bson",
-}
-"""Formats by file name extension."""
-
-DOCUMENT_FORMATS = frozenset({"ndjson", "bson"})
-"""Formats of documents; the others are formats of columns."""
-
-
-def format_of(path: str | os.PathLike[str]) -> str:
-    """Return the format of a file by its name.
-
-    Raises
-    ------
-    InvalidOption
-        The extension is not in :data:`FORMATS`.
-
-    Examples
-    --------
-    >>> format_of("users.parquet")
-    'parquet'
-    """
-    name = os.fspath(path)
-    extension = os.path.splitext(name)[1].lower()
-    if extension not in FORMATS:
-        raise InvalidOption(
-            f"the name {name!r} has no extension of a known format",
-            advice=f"end the name in .godb, {', '.join(FORMATS)}",
-        )
-    return FORMATS[extension]
 
 
 def export_file(
@@ -86,6 +56,7 @@ def export_file(
     format: str | None = None,
     progress: Progress | None = None,
     expected: Expected = None,
+    options: Mapping[str, Any] = NO_OPTIONS,
 ) -> int:
     """Write record batches to a file atomically.
 
@@ -95,12 +66,14 @@ def export_file(
         Rows to write.
     path : path or URL
         File to write.
-    format : {"parquet", "ipc", "csv", "ndjson", "bson"}, optional
-        Format of the file; by the name's extension by default.
+    format : str, optional
+        Format of the file, such as "parquet" or "ndjson"; by the name's extension by default.
     progress : callable, optional
         Function that is called with a number of rows, as they are written.
     expected : str, "absent" or None
         Version of a URL to replace, "absent" if no file may exist, or None for no condition.
+    options : mapping
+        Options of the format, such as the descriptor of Protobuf.
 
     Returns
     -------
@@ -121,14 +94,25 @@ def export_file(
     2
     """
     name = os.fspath(path)
-    format = _checked_format(path, format)
-    if format in DOCUMENT_FORMATS:
-        return export_documents(reader, path, format=format, progress=progress, expected=expected)
+    format = check_format(path, format)
+    if is_document_format(format):
+        return export_documents(
+            reader, path, format=format, progress=progress, expected=expected, options=options
+        )
+    added = added_format(format)
+    if added is not None:
+        tally = _Tally(progress)
+        with error_context("export to", name), replace_file(path, expected=expected) as stream:
+            added.written(stream, tally.reader(reader), options)
+        return tally.count
     reader = fit_columns(reader, format)
     rows = 0
-    with error_context("export to", name), replace_file(path, expected=expected) as stream:
+    with error_context("export to", name), replace_file(path, expected=expected) as file:
         try:
-            with _WRITERS[format](stream, reader.schema) as write:
+            with (
+                compressed(file, name) as stream,
+                _WRITERS[format](stream, reader.schema) as write,
+            ):
                 for batch in reader:
                     write(batch)
                     rows += batch.num_rows
@@ -150,6 +134,7 @@ def export_documents(
     progress: Progress | None = None,
     expected: Expected = None,
     before: Any = (),
+    options: Mapping[str, Any] = NO_OPTIONS,
 ) -> int:
     """Write documents to an NDJSON or BSON file atomically.
 
@@ -159,11 +144,11 @@ def export_documents(
         Documents to write. Documents of a collection are written without loss.
     path : path or URL
         File to write.
-    format : {"ndjson", "bson"}, optional
-        Format of the file; by the name's extension by default.
+    format : str, optional
+        Format of the file, such as "ndjson"; by the name's extension by default.
     progress : callable, optional
         Function that is called with a number of documents, as they are written.
-    expected : str, "absent" or None
+    expected, options
         See :func:`export_file`.
     before : iterable of dict
         Documents to write first; none by default.
@@ -186,24 +171,59 @@ def export_documents(
     1
     """
     name = os.fspath(path)
-    format = _checked_format(path, format)
+    format = check_format(path, format)
+    added = added_format(format)
+    if added is not None:
+        tally = _Tally(progress)
+        with error_context("export to", name), replace_file(path, expected=expected) as stream:
+            is_reader = isinstance(documents, pa.RecordBatchReader)
+            rows = documents_of(documents) if is_reader else documents
+            added.written(stream, tally.documents(itertools.chain(before, rows)), options)
+        return tally.count
+    if format not in _ENCODERS:
+        raise InvalidOption(f"the format {format} has columns", advice="give a RecordBatchReader")
     count = 0
-    with error_context("export to", name), replace_file(path, expected=expected) as stream:
-        encoders = (_ENCODERS[format](part) for part in (before, documents))
-        for encoded, more in itertools.chain.from_iterable(encoders):
-            stream.write(encoded)
+    with (
+        error_context("export to", name),
+        replace_file(path, expected=expected) as file,
+        compressed(file, name) as stream,
+    ):
+        encoded = itertools.chain.from_iterable(map(_ENCODERS[format], (before, documents)))
+        for part, more in _as_array(encoded) if format == "json" else encoded:
+            stream.write(part)
             count += more
             if progress is not None:
                 progress(more)
     return count
 
 
-def _checked_format(path: str | os.PathLike[str], format: str | None) -> str:
-    format = format or format_of(path)
-    known = [*_WRITERS, *_ENCODERS]
-    if format not in known:
-        raise InvalidOption(f"format is {format!r}", advice=f"use one of {', '.join(known)}")
-    return format
+class _Tally:
+    """Count of the rows that a writer of another module takes."""
+
+    def __init__(self, progress: Progress | None) -> None:
+        self.count = 0
+        self._progress = progress
+
+    def _add(self, more: int) -> None:
+        self.count += more
+        if self._progress is not None:
+            self._progress(more)
+
+    def documents(self, documents: Iterable[Any]) -> Iterator[Any]:
+        """Yield the documents, and count them."""
+        for document in documents:
+            yield document
+            self._add(1)
+
+    def reader(self, reader: pa.RecordBatchReader) -> pa.RecordBatchReader:
+        """Return a reader of the same batches, which counts their rows."""
+
+        def batches() -> Iterator[pa.RecordBatch]:
+            for batch in reader:
+                yield batch
+                self._add(batch.num_rows)
+
+        return pa.RecordBatchReader.from_batches(reader.schema, batches())
 
 
 def documents_of(reader: pa.RecordBatchReader) -> Iterator[dict[str, Any]]:
@@ -237,6 +257,17 @@ def _ndjson(documents: Any) -> Iterator[tuple[bytes, int]]:
     return json_lines(runs_of(documents))
 
 
+def _as_array(parts: Iterator[tuple[bytes, int]]) -> Iterator[tuple[bytes, int]]:
+    """Yield lines of JSON as one array of objects, with an object on each line."""
+    before = b"[\n"
+    for lines, count in parts:
+        if lines:
+            # A line feed inside of a string is escaped.
+            yield before + lines.rstrip(b"\n").replace(b"\n", b",\n"), count
+            before = b",\n"
+    yield (b"\n]\n" if before == b",\n" else b"[]\n"), 0
+
+
 def _bson(documents: Any) -> Iterator[tuple[bytes, int]]:
     from godb_arrow.connectors.etl.bson import BsonSource, encode
     from godb_arrow.connectors.etl.bson_types import recorded_types
@@ -252,6 +283,7 @@ def _bson(documents: Any) -> Iterator[tuple[bytes, int]]:
 
 _ENCODERS: dict[str, Callable[[Any], Iterator[tuple[bytes, int]]]] = {
     "ndjson": _ndjson,
+    "json": _ndjson,
     "bson": _bson,
 }
 """Functions that encode documents, with the number of documents in each part."""
@@ -292,7 +324,11 @@ _WRITERS: dict[str, Callable[..., Any]] = {
 
 @contextmanager
 def open_file(
-    path: str | os.PathLike[str], *, format: str | None = None, extended: bool = False
+    path: str | os.PathLike[str],
+    *,
+    format: str | None = None,
+    extended: bool = False,
+    options: Mapping[str, Any] = NO_OPTIONS,
 ) -> Iterator[pa.RecordBatchReader | JsonSource | Iterator[dict[str, Any]]]:
     """Open a file of another format, for :func:`godb_arrow.write_godb`.
 
@@ -300,10 +336,12 @@ def open_file(
     ----------
     path : path or URL
         The file.
-    format : {"parquet", "ipc", "csv", "ndjson", "bson"}, optional
-        Format of the file; by the name's extension by default.
+    format : str, optional
+        Format of the file, such as "parquet" or "ndjson"; by the name's extension by default.
     extended : bool
-        Whether NDJSON has the forms of MongoDB's extended JSON, default False.
+        Whether JSON has the forms of MongoDB's extended JSON, default False.
+    options : mapping
+        Options of the format, such as the descriptor of Protobuf.
 
     Yields
     ------
@@ -327,13 +365,21 @@ def open_file(
     ...         reader.read_all().num_rows
     2
     """
-    format = _checked_format(path, format)
+    format = check_format(path, format)
+    added = added_format(format)
     source = Source(path)
     with error_context("read", source.name), ExitStack() as stack:
+        if compression_of_name(source.name) is not None and format == "csv":
+            # A first pass finds the types.
+            source = Source(stack.enter_context(decompressed_file(source)))
         stream = stack.enter_context(source.open())
-        if format == "ndjson":
+        if added is not None:
+            yield added.opened(stream, source.name, options)
+            return
+        if format in ("ndjson", "json"):
             convert = document_from_json if extended else None
-            yield JsonSource(stream, source.name, convert=convert)
+            text = decompressed(stream, source.name)
+            yield JsonSource(text, source.name, convert=convert)
             return
         if format == "bson":
             from godb_arrow.connectors.etl.bson import BsonSource

@@ -5,18 +5,21 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
 from godb_arrow.connectors.etl.addresses import origin_of, target_of
 from godb_arrow.connectors.etl.base import counted
+from godb_arrow.connectors.etl.files import NO_OPTIONS
 from godb_arrow.display import plural, progress_bar, quantity
 from godb_arrow.errors import error_context
 from godb_arrow.keywords import explain_keywords
 from godb_arrow.options import IfExists, check_if_exists
 from godb_arrow.query.filters import Filter
 from godb_arrow.query.scannable import Scannable
+from godb_arrow.storage.url_options import StorageOptions, with_options
 
 __all__ = ["CopySummary", "copy"]
 
@@ -75,6 +78,8 @@ def copy(
     id_column: str | None = None,
     partition_by: Sequence[str] = (),
     format: str | None = None,
+    format_options: Mapping[str, Any] = NO_OPTIONS,
+    storage_options: StorageOptions = None,
     progress: bool = True,
 ) -> CopySummary:
     """Copy documents or rows from one place to another, in constant memory.
@@ -106,6 +111,11 @@ def copy(
         Columns that partition a folder of Parquet files, or a Delta table; none by default.
     format : str, optional
         Format of the target, such as ``"parquet"`` or ``"delta"``; by its name by default.
+    format_options : mapping
+        Options of a format that has any, of the source or the target. Protobuf has ``descriptor``,
+        the path of a descriptor set, and ``message``, the full name of the messages.
+    storage_options : mapping, optional
+        Keyword arguments for the file systems of URLs; see :func:`~godb_arrow.scan_godb`.
     progress : bool
         Whether to show a progress bar in a terminal or notebook, default True.
 
@@ -133,9 +143,12 @@ def copy(
     """
     check_if_exists(if_exists)
     started = time.perf_counter()
-    to = target_of(os.fspath(target), format, list(partition_by), id_column)
-    with error_context("copy to", to.name):
-        origin = origin_of(source, batch_size)
+    with ExitStack() as stack:
+        if storage_options is not None:
+            stack.enter_context(with_options([source, target], storage_options))
+        to = target_of(os.fspath(target), format, list(partition_by), id_column, format_options)
+        stack.enter_context(error_context("copy to", to.name))
+        origin = origin_of(source, batch_size, format_options)
         if if_exists == "error" and to.exists():
             raise to.refuse_existing()
         with (
@@ -150,13 +163,13 @@ def copy(
                 count(more)
 
             to.write(counted(data, note), if_exists)
-    summary = CopySummary(
-        origin.name,
-        to.name,
-        documents,
-        to.size(),
-        time.perf_counter() - started,
-        origin.conflicts(),
-    )
+        summary = CopySummary(
+            origin.name,
+            to.name,
+            documents,
+            to.size(),
+            time.perf_counter() - started,
+            origin.conflicts(),
+        )
     logger.info("copied %s", summary)
     return summary

@@ -8,7 +8,7 @@ import secrets
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -17,11 +17,12 @@ import pyarrow as pa
 from godb_arrow.connectors.columns import fit_columns
 from godb_arrow.connectors.etl.base import Data, Documents, Target
 from godb_arrow.connectors.etl.files import (
-    DOCUMENT_FORMATS,
+    NO_OPTIONS,
     export_documents,
     export_file,
     open_file,
 )
+from godb_arrow.connectors.etl.formats import is_document_format
 from godb_arrow.connectors.etl.partitions import write_partitions
 from godb_arrow.connectors.fitting import fit_column
 from godb_arrow.directory.places import is_data_directory
@@ -146,10 +147,10 @@ class EngineTarget(Target):
 class StandardOutput(Target):
     """Standard output, which gets a file when it is complete."""
 
-    def __init__(self, name: str, format: str) -> None:
+    def __init__(self, name: str, format: str, options: Mapping[str, Any] = NO_OPTIONS) -> None:
         super().__init__(name)
-        self._format = format
-        self.takes_documents = format in DOCUMENT_FORMATS
+        self._format, self._options = format, options
+        self.takes_documents = is_document_format(format)
 
     def exists(self) -> bool:
         """Return whether the target exists."""
@@ -159,21 +160,23 @@ class StandardOutput(Target):
         """Write all documents or none."""
         with tempfile.NamedTemporaryFile(prefix="godb-arrow-") as temporary:
             if isinstance(data, pa.RecordBatchReader):
-                export_file(data, temporary.name, format=self._format)
+                export_file(data, temporary.name, format=self._format, options=self._options)
             else:
-                export_documents(data, temporary.name, format=self._format)
+                export_documents(data, temporary.name, format=self._format, options=self._options)
             with open(temporary.name, "rb") as complete:  # the file was replaced
                 shutil.copyfileobj(complete, sys.stdout.buffer, 1 << 20)
         sys.stdout.flush()
 
 
 class FileTarget(Target):
-    """CSV, NDJSON, Parquet, Arrow or BSON file."""
+    """File of another format."""
 
-    def __init__(self, name: str, place: str, format: str) -> None:
+    def __init__(
+        self, name: str, place: str, format: str, options: Mapping[str, Any] = NO_OPTIONS
+    ) -> None:
         super().__init__(name)
-        self._place, self._format = place, format
-        self.takes_documents = format in DOCUMENT_FORMATS
+        self._place, self._format, self._options = place, format, options
+        self.takes_documents = is_document_format(format)
         self._expected: Expected = None  # version of the file when it was first checked
 
     def exists(self) -> bool:
@@ -215,8 +218,8 @@ class FileTarget(Target):
                 yield pa.ipc.open_stream(file)
             return
         with tempfile.NamedTemporaryFile(prefix="godb-arrow-") as temporary:
-            export_documents(data, temporary.name, format=self._format)
-            with open_file(temporary.name, format=self._format) as documents:
+            export_documents(data, temporary.name, format=self._format, options=self._options)
+            with open_file(temporary.name, format=self._format, options=self._options) as documents:
                 assert not isinstance(documents, pa.RecordBatchReader)
                 yield documents
 
@@ -225,7 +228,7 @@ class FileTarget(Target):
         if not self.exists():
             self._export(data)
             return
-        with open_file(self._place, format=self._format) as before:
+        with open_file(self._place, format=self._format, options=self._options) as before:
             if isinstance(before, pa.RecordBatchReader):
                 assert isinstance(data, pa.RecordBatchReader)
                 self._export(_chained(before, data, self._format))
@@ -234,13 +237,21 @@ class FileTarget(Target):
 
     def _export(self, data: Any) -> None:
         if isinstance(data, pa.RecordBatchReader):
-            export_file(data, self._place, format=self._format, expected=self._expected)
+            export_file(
+                data,
+                self._place,
+                format=self._format,
+                expected=self._expected,
+                options=self._options,
+            )
         else:
             self._export_documents(data)
 
     def _export_documents(self, data: Any, before: Any = ()) -> None:
         place, format, expected = self._place, self._format, self._expected
-        export_documents(data, place, format=format, expected=expected, before=before)
+        export_documents(
+            data, place, format=format, expected=expected, before=before, options=self._options
+        )
 
     def size(self) -> int | None:
         """Return the size in bytes."""

@@ -15,21 +15,17 @@ from godb_arrow.cli.options import (
     common_options,
     compression_option,
     echo,
+    format_options,
     if_exists_option,
     parse_conditions,
+    parse_options,
     progress,
     split_names,
     where_option,
 )
 from godb_arrow.connectors.etl.base import Documents, counted
-from godb_arrow.connectors.etl.files import (
-    DOCUMENT_FORMATS,
-    FORMATS,
-    export_documents,
-    export_file,
-    format_of,
-    open_file,
-)
+from godb_arrow.connectors.etl.files import export_documents, export_file, open_file
+from godb_arrow.connectors.etl.formats import check_format, format_of, is_document_format
 from godb_arrow.directory.names import file_name
 from godb_arrow.display import plural
 from godb_arrow.engine.places import opened
@@ -50,9 +46,9 @@ from godb_arrow.storage.object_store import is_url
 @click.option(
     "--format",
     "format_",
-    type=click.Choice(sorted(set(FORMATS.values()))),
-    help="Format of the target. Default: by its extension.",
+    help="Format of the target, such as parquet. Default: by its extension.",
 )
+@format_options
 @common_options
 def export(
     file: str,
@@ -61,9 +57,10 @@ def export(
     columns: str | None,
     where: tuple[str, ...],
     format_: str | None,
+    format_option: tuple[str, ...],
     quiet: bool,
 ) -> None:
-    """Write collections to Parquet, Arrow IPC, CSV or NDJSON files.
+    """Write collections to files of another format, such as Parquet, CSV, NDJSON or Avro.
 
     FILE is a file, a data directory, or several files as in 'logs/*.godb'. With several
     collections, TARGET must have {collection} in its name, and its folder is made if it is missing.
@@ -76,6 +73,7 @@ def export(
       godb-arrow export shop.godb 'out/{collection}.parquet'
       godb-arrow export users.godb berlin.csv --where city=Berlin --columns name,age
     """
+    options = parse_options(format_option)
     counts = godb_arrow.list_collections(file)
     names = list(collection) or list(counts)
     if len(names) > 1 and "{collection}" not in target:
@@ -93,12 +91,14 @@ def export(
             opened(file, name, {}, None) as handle,
             progress(counts.get(name), " documents", quiet) as update,
         ):
-            if chosen is None and (format_ or format_of(path)) in DOCUMENT_FORMATS:
+            if chosen is None and is_document_format(check_format(path, format_)):
                 documents = Documents(handle.stored_schema, handle.stored_entries(filter_))
-                rows = export_documents(documents, path, format=format_, progress=update)
+                rows = export_documents(
+                    documents, path, format=format_, progress=update, options=options
+                )
             else:
                 reader = handle.stream_batches(chosen, filter_)
-                rows = export_file(reader, path, format=format_, progress=update)
+                rows = export_file(reader, path, format=format_, progress=update, options=options)
         if not quiet:
             echo(f"{path}: {plural(rows, 'row')}", err=True)
 
@@ -112,9 +112,9 @@ def export(
 @click.option(
     "--format",
     "format_",
-    type=click.Choice(sorted(set(FORMATS.values()))),
-    help="Format of the sources. Default: by their extension.",
+    help="Format of the sources, such as csv. Default: by their extension.",
 )
+@format_options
 @click.option(
     "--extended-json",
     "extended",
@@ -130,11 +130,12 @@ def import_(
     id_column: str | None,
     if_exists: Any,
     format_: str | None,
+    format_option: tuple[str, ...],
     extended: bool,
     compression: CompressionName,
     quiet: bool,
 ) -> None:
-    """Write Parquet, Arrow IPC, CSV or NDJSON files into a GODB file, a collection for each.
+    """Write files of another format into a GODB file, a collection for each.
 
     Other collections of FILE are unchanged.
 
@@ -145,12 +146,14 @@ def import_(
       godb-arrow import more.csv users.godb -c users --if-exists append
     """
     for source in sources:
-        stem = os.path.splitext(os.path.basename(source))[0]
+        stem = os.path.basename(source).partition(".")[0]
         name = collection if collection is not None else stem
         if format_ is None:
             format_of(source)
         with (
-            open_file(source, format=format_, extended=extended) as data,
+            open_file(
+                source, format=format_, extended=extended, options=parse_options(format_option)
+            ) as data,
             progress(None, " documents", quiet) as update,
         ):
             rows = godb_arrow.write_godb(
@@ -179,6 +182,7 @@ def import_(
     "--batch-size", type=click.IntRange(1), help="Maximum number of documents in a record batch."
 )
 @click.option("--format", "format_", help="Format of the target. Default: by its name.")
+@format_options
 @common_options
 def copy(
     source: str,
@@ -190,9 +194,10 @@ def copy(
     partition_by: str | None,
     batch_size: int | None,
     format_: str | None,
+    format_option: tuple[str, ...],
     quiet: bool,
 ) -> None:
-    """Copy between GODB, Parquet, Arrow, CSV, NDJSON, BSON, Delta tables and databases.
+    """Copy between GODB, Parquet, Arrow, CSV, NDJSON, Avro, Protobuf, BSON, Delta and databases.
 
     SOURCE and TARGET are paths or URLs, with #NAME where a file, data directory or database has
     several collections or tables. If copying fails, the target is unchanged.
@@ -217,6 +222,7 @@ def copy(
         partition_by=split_names(partition_by) or (),
         batch_size=batch_size,
         format=format_,
+        format_options=parse_options(format_option),
         progress=not quiet and sys.stderr.isatty(),
     )
     if not quiet:

@@ -112,6 +112,26 @@ where_option = click.option(
 )
 
 
+format_options = click.option(
+    "--format-option",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Option of the format. Protobuf needs descriptor=FILE, a descriptor set of protoc, and "
+    "message=NAME, if it has several. Can be given several times.",
+)
+
+
+def parse_options(given: tuple[str, ...]) -> dict[str, str]:
+    """Return the options of a format by name."""
+    found = {}
+    for option in given:
+        name, separator, value = option.partition("=")
+        if not separator:
+            raise InvalidOption(f"--format-option {option!r} has no =", advice="write NAME=VALUE")
+        found[name] = value
+    return found
+
+
 def progress(
     total: int | None, unit: str, quiet: bool
 ) -> AbstractContextManager[Callable[[int], Any]]:
