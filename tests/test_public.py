@@ -129,8 +129,17 @@ def test_a_verb_of_an_engine_has_the_signature_of_the_collection() -> None:
 
 def modules() -> list[str]:
     found = pkgutil.walk_packages(godb_arrow.__path__, "godb_arrow.")
-    has_spark = importlib.util.find_spec("pyspark") is not None  # too large for every test run
-    return [module.name for module in found if has_spark or not module.name.endswith(".spark")]
+    # PySpark is too large for every test run, and the others are optional.
+    libraries = {"spark": "pyspark", "avro": "fastavro", "protobuf": "google.protobuf.descriptor"}
+    absent = {f".{name}" for name, library in libraries.items() if not _is_installed(library)}
+    return [module.name for module in found if not module.name.endswith(tuple(absent))]
+
+
+def _is_installed(library: str) -> bool:
+    try:
+        return importlib.util.find_spec(library) is not None
+    except ModuleNotFoundError:  # a package above it
+        return False
 
 
 @pytest.mark.parametrize("name", modules())
