@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from test_prose import _banned, _faults_of_prose, _paragraphs
 
 LONG = os.environ.get("GODB_ARROW_LONG") == "1"
 FOLDER = Path(__file__).parents[1] / "notebooks"
@@ -19,10 +20,10 @@ def read(name: str) -> Any:
     return nbformat.read(FOLDER / f"{name}.ipynb", as_version=4)
 
 
-def test_there_are_five() -> None:
+def test_there_are_seven() -> None:
     assert NOTEBOOKS == [
         "01_quickstart", "02_pandas_loading", "03_batch_etl", "04_exploration",
-        "05_engine_internals",
+        "05_engine_internals", "06_backups_and_versions", "07_troubleshooting",
     ]  # fmt: skip
 
 
@@ -32,9 +33,18 @@ def test_it_is_committed_with_outputs(name: str) -> None:
     assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
     outputs = [output for cell in cells for output in cell.outputs]
     assert not [one for one in outputs if one.output_type == "error"]
-    assert any("image/png" in one.get("data", {}) for one in outputs), "a picture"
+    pictures = [one for one in outputs if "image/png" in one.get("data", {})]
+    assert pictures
+    for picture in pictures:
+        assert picture.metadata["image/png"]["alt"], "a text for screen readers"
     text = (FOLDER / f"{name}.ipynb").read_text()
     assert not re.findall(r"/(?:tmp|home|root|work)/[a-z]", text), "no paths of a machine"
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_its_prose_follows_the_rules(name: str) -> None:
+    text = "\n\n".join(cell.source for cell in read(name).cells if cell.cell_type == "markdown")
+    assert [*_faults_of_prose(text, 1), *_banned(_paragraphs(text, 1))] == []
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)

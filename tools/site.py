@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
 
 from godb_arrow.cli import main
 
@@ -22,6 +23,13 @@ _PAGES = {
     "SECURITY.md": "security_policy.md",
 }
 _COMMANDS = "<!-- commands -->"
+_BOOSTS = {
+    "api_connectors.md": 0.1, "api_engine.md": 0.1, "api_files.md": 0.1, "architecture.md": 0.2,
+    "benchmarks.md": 0.5, "changelog.md": 0.2, "contributing.md": 0.2, "index.md": 0.3,
+    "durability.md": 2, "limits.md": 2, "monitoring.md": 1.5, "security.md": 2,
+    "troubleshooting.md": 1.5, "tuning.md": 1.5,
+}  # fmt: skip
+"""Weights of pages in the search: answers to questions of users come before references."""
 
 
 def on_files(files: Files, config: Any) -> Files:
@@ -34,8 +42,10 @@ def on_files(files: Files, config: Any) -> Files:
     return files
 
 
-def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Insert the help of all commands."""
+def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
+    """Insert the help of all commands, and set the weight of a page in the search."""
+    if page.file.src_uri in _BOOSTS:
+        page.meta["search"] = {"boost": _BOOSTS[page.file.src_uri]}
     return markdown.replace(_COMMANDS, _help_of(main, "godb-arrow", None))
 
 

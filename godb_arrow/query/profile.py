@@ -214,11 +214,13 @@ class Profile(Mapping[str, FieldProfile]):
         ]
         rows = max(1, -(-len(drawn) // columns))
 
+        alt = f"Distributions of the fields of {self.name}: {', '.join(one.name for one in drawn)}"
+
         class Shown(Figure):  # displayed by notebooks even without pyplot
-            def _repr_png_(self) -> bytes:
+            def _repr_png_(self) -> tuple[bytes, dict[str, str]]:
                 raw = io.BytesIO()
                 self.savefig(raw, format="png", dpi=80)
-                return raw.getvalue()
+                return raw.getvalue(), {"alt": alt}
 
         figure = Shown(figsize=(4 * columns, 2.4 * rows), layout="constrained")
         axes = figure.subplots(rows, columns, squeeze=False).ravel()
@@ -227,23 +229,46 @@ class Profile(Mapping[str, FieldProfile]):
         for profile, axis in zip(drawn, axes, strict=False):
             axis.set_title(f"{profile.name}  ({profile.type})", fontsize=9, loc="left")
             axis.tick_params(labelsize=7)
-            if profile.histogram is not None and not profile.has_few_values:
-                counts, edges = profile.histogram
-                shown = edges
-                is_date = profile.type.startswith(("timestamp", "date"))
-                if is_date and np.abs(edges).max() < _MAX_PLOTTED_SECONDS:
-                    shown = (edges * 1e6).astype("datetime64[us]")
-                    axis.tick_params(axis="x", rotation=30)
-                axis.stairs(counts, shown, fill=True)
-            else:
-                bars = profile.top
-                if profile.histogram is not None:  # numbers in their order
-                    bars = sorted(bars, key=lambda bar: (_is_nan(bar[0]), bar[0]))
-                names = [_short(value) for value, _ in bars]
-                axis.barh(range(len(names)), [count for _, count in bars])
-                axis.set_yticks(range(len(names)), names)
-                axis.invert_yaxis()
+            _draw(axis, profile)
         return figure
+
+
+def _draw(axis: Any, profile: FieldProfile) -> None:
+    """Draw the values of a field: as text, as a histogram, or as bars."""
+    sentence = _sentence(profile)
+    if sentence:
+        axis.set_axis_off()
+        axis.text(0, 0.9, sentence, fontsize=9, va="top", transform=axis.transAxes)
+    elif profile.histogram is not None and not profile.has_few_values:
+        counts, edges = profile.histogram
+        shown = edges
+        is_date = profile.type.startswith(("timestamp", "date"))
+        if is_date and np.abs(edges).max() < _MAX_PLOTTED_SECONDS:
+            shown = (edges * 1e6).astype("datetime64[us]")
+            axis.tick_params(axis="x", rotation=30)
+        axis.stairs(counts, shown, fill=True)
+        axis.set_ylabel("documents", fontsize=7)
+    else:
+        bars = profile.top
+        if profile.histogram is not None:  # numbers in their order
+            bars = sorted(bars, key=lambda bar: (_is_nan(bar[0]), bar[0]))
+        names = [_short(value) for value, _ in bars]
+        axis.barh(range(len(names)), [count for _, count in bars])
+        axis.set_yticks(range(len(names)), names)
+        axis.invert_yaxis()
+        axis.set_xlabel("documents", fontsize=7)
+
+
+def _sentence(profile: FieldProfile) -> str:
+    """Return what is to say of a field whose bars would all be equal, or else nothing."""
+    values = profile.documents - profile.nulls
+    if profile.distinct == 1 and profile.top:
+        return f"{_short(profile.top[0][0])}\nin all {values:,} documents that have it"
+    is_unique = profile.top and all(count == 1 for _, count in profile.top)
+    if is_unique and profile.histogram is None and not profile.has_few_values:
+        about = "about " if profile.is_estimate else ""
+        return f"{about}{profile.distinct or values:,} different values"
+    return ""
 
 
 def _is_nan(value: object) -> bool:

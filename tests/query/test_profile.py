@@ -85,3 +85,16 @@ def test_not_a_number_is_one_value() -> None:
     assert math.isnan(value)
     assert count == 5_000
     assert (profile["x"].distinct, profile["x"].min) == (2, 1.0)
+
+
+def test_constants_and_unique_texts_are_sentences_and_no_bars() -> None:
+    pytest.importorskip("matplotlib")
+    ids = [f"id {n}" for n in range(500)]
+    profile = profile_of(pa.table({"year": [2013] * 500, "key": ids, "n": [1, 2] * 250}))
+    figure = profile.plot()
+    year, key, n = figure.axes[:3]
+    assert year.texts[0].get_text() == "2013\nin all 500 documents that have it"
+    assert key.texts[0].get_text() == "500 different values"
+    assert n.get_xlabel() == "documents"
+    picture, metadata = figure._repr_png_()  # type: ignore[attr-defined]
+    assert picture.startswith(b"\x89PNG") and "year, key, n" in metadata["alt"]
