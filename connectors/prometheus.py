@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["register"]
 
+_MEBIBYTE = 1 << 20
 _GAUGES = {
     "cache_bytes": "Bytes of cached views",
     "changes_bytes": "Bytes of unsaved changes",
@@ -96,6 +97,30 @@ class _Collector:
             counter = CounterMetricFamily(f"godb_arrow_{name}", text, labels=["data_dir"])
             counter.add_metric(where, count)
             yield counter
+        sizes = {"limit_bytes": "Memory limit", "allocated_bytes": "Memory use"}
+        values = (stats.memory.limit_mb, stats.memory.alloc_mb)
+        for (name, text), mebibytes in zip(sizes.items(), values, strict=True):
+            gauge = GaugeMetricFamily(f"godb_arrow_{name}", text, labels=["data_dir"])
+            gauge.add_metric(where, mebibytes * _MEBIBYTE)
+            yield gauge
+        ages = GaugeMetricFamily(
+            "godb_arrow_worker_age_seconds",
+            "Time since a background worker last ran",
+            labels=["data_dir", "worker"],
+        )
+        for health in stats.workers:
+            if health.age is not None:
+                ages.add_metric([*where, health.name], health.age)
+        yield ages
+        lags = GaugeMetricFamily(
+            "godb_arrow_follower_lag_seconds",
+            "Time since a follower last had all changes",
+            labels=["data_dir", "follower"],
+        )
+        for replica in engine.replicas:
+            if replica.lag is not None:
+                lags.add_metric([*where, replica.target], replica.lag)
+        yield lags
         for name in ("runs", "failures"):
             text, labels = f"Background workers: {name}", ["data_dir", "worker"]
             family = CounterMetricFamily(f"godb_arrow_worker_{name}", text, labels=labels)

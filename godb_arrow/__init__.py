@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from godb_arrow.engine.engine import (
         StorageEngine,
     )
+    from godb_arrow.engine.health import (
+        EngineHealth,
+    )
     from godb_arrow.engine.info import (
         CollectionInfo,
         CollectionState,
@@ -186,6 +189,7 @@ __all__ = [
     "DuplicateId",
     "EmptyFile",
     "EngineClosed",
+    "EngineHealth",
     "EngineStats",
     "EvictionPolicy",
     "Explanation",
@@ -261,6 +265,7 @@ _NAMES = {
     "godb_arrow.engine.checking": ("inspect_godb", "verify_godb"),
     "godb_arrow.engine.collection": ("Collection",),
     "godb_arrow.engine.engine": ("StorageEngine",),
+    "godb_arrow.engine.health": ("EngineHealth",),
     "godb_arrow.engine.info": (
         "CollectionInfo",
         "CollectionState",

@@ -3,14 +3,29 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["Table", "plural", "printable", "progress_bar", "quantity"]
+__all__ = [
+    "Table",
+    "TableList",
+    "plural",
+    "printable",
+    "progress_bar",
+    "quantity",
+    "table_of",
+    "vars_of",
+]
+
+
+Item = TypeVar("Item", bound=Any)
+_MAX_TABLE_ROWS = 100
 
 
 class Table:
@@ -48,6 +63,36 @@ class Table:
         parts.append(_row("th", self._heads))
         parts += [_row("td", row) for row in self._rows]
         return "".join([*parts, "</table>"])
+
+
+def table_of(caption: str, values: Mapping[str, object]) -> str:
+    """Return names and values as an HTML table."""
+    table = Table(["", ""], caption)
+    for name, value in values.items():
+        table.add(name.replace("_", " "), "" if value is None else value)
+    return table.html()
+
+
+def vars_of(instance: Any) -> dict[str, object]:
+    """Return the fields of a dataclass by name."""
+    return {field.name: getattr(instance, field.name) for field in fields(instance)}
+
+
+class TableList(list[Item]):
+    """List of descriptions, which a notebook shows as one table.
+
+    The items have ``HEADS``, the headings of their columns, and ``cells()``.
+    """
+
+    def _repr_html_(self) -> str:
+        if not self:
+            return "<p>none</p>"
+        table = Table(self[0].HEADS)
+        for item in self[:_MAX_TABLE_ROWS]:
+            table.add(*item.cells())
+        if len(self) > _MAX_TABLE_ROWS:
+            table.add(f"… and {len(self) - _MAX_TABLE_ROWS} more")
+        return table.html()
 
 
 def _row(kind: str, cells: Sequence[str]) -> str:
@@ -115,6 +160,15 @@ def plural(number: int, noun: str) -> str:
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
+def _has_screen() -> bool:
+    """Return whether progress can be seen, on a terminal or in a notebook."""
+    if sys.stderr is not None and sys.stderr.isatty():
+        return True
+    ipython = sys.modules.get("IPython")
+    shell = None if ipython is None else ipython.get_ipython()
+    return shell is not None and hasattr(shell, "kernel")
+
+
 @contextmanager
 def progress_bar(
     total: int | None, *, unit: str = " documents", shown: bool = True
@@ -135,7 +189,7 @@ def progress_bar(
     callable
         Function to call with the amount of work done since the last call.
     """
-    if not shown:
+    if not shown or not _has_screen():
         yield lambda _: None
         return
     from tqdm.auto import tqdm

@@ -18,8 +18,7 @@ from godb_arrow.errors import InvalidOption
 __all__ = ["GROUPS", "extension", "extension_names", "unknown_name"]
 
 GROUPS = frozenset(
-    f"godb_arrow.{kind}"
-    for kind in ("compressions", "eviction_policies", "formats", "storage", "workers")
+    f"godb_arrow.{kind}" for kind in ("compressions", "eviction_policies", "formats", "workers")
 )
 """Groups of entry points."""
 

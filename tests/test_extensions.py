@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import fsspec
 import pytest
 from support import extensions as installed
 
@@ -128,3 +130,35 @@ def test_a_wrong_policy_is_an_error(tmp_path: Path, policy: str) -> None:
 
 def test_no_package_adds_anything_by_default() -> None:
     assert not any(map(extensions.extension_names, extensions.GROUPS))
+
+
+def test_another_package_adds_a_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, entry = example("Background workers")
+    folder = tmp_path / "packages"
+    folder.mkdir()
+    installed.install(folder, monkeypatch, "my_tidy", source, workers=entry)
+    with StorageEngine(tmp_path / "data") as engine:
+        engine.create_collection("old_users")
+        engine.add_worker("tidy")
+        assert next(w for w in engine.stats().workers if w.name == "tidy").interval == 3600
+        engine.remove_worker("tidy")
+        engine.add_worker("tidy", "10ms")
+        engine.start_background_workers()
+        deadline = time.monotonic() + 10
+        while "old_users" in engine and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert "old_users" not in engine
+        with pytest.raises(InvalidOption, match=r"no function for the worker 'x'.*tidy"):
+            engine.add_worker("x")
+
+
+def test_another_package_adds_storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, _ = example("Storage")
+    (tmp_path / "my_store.py").write_text(source)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    fsspec.register_implementation("team", "my_store.TeamStore")  # as fsspec does at import
+    godb_arrow.write_godb(ROWS[:2], "team://users.godb", "users")
+    assert len(godb_arrow.read_table("team://users.godb")) == 2
+    with StorageEngine("team://data") as engine:
+        engine.create_collection("c").insert({"n": 1})
+    assert godb_arrow.read_table("team://data#c").column("n").to_pylist() == [1]

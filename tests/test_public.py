@@ -48,6 +48,7 @@ ENGINE = {
     "CollectionInfo",
     "CollectionState",
     "CollectionVersion",
+    "EngineHealth",
     "EngineStats",
     "EvictionPolicy",
     "Explanation",
@@ -93,7 +94,8 @@ COLLECTION = {
 STORAGE_ENGINE = {
     "add_worker", "at_version", "backup", "close", "closed", "collections", "compact", "count",
     "create_collection", "create_index", "data_dir", "delete", "delete_many", "drop_collection",
-    "drop_index", "explain", "find", "find_all", "find_all_stream", "find_page", "get", "info",
+    "drop_index", "explain", "find", "find_all", "find_all_stream", "find_page", "get", "health",
+    "info",
     "infos", "insert", "insert_many", "load_collection_metadata", "memory_stats", "options", "pack",
     "remove_worker", "rename_collection", "replace", "replicas", "replicate_to", "restore", "save",
     "save_to_file", "sql", "start_background_workers", "stats", "stop_background_workers",

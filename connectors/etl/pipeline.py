@@ -13,7 +13,7 @@ from typing import Any
 from godb_arrow.connectors.etl.addresses import origin_of, target_of
 from godb_arrow.connectors.etl.base import counted
 from godb_arrow.connectors.etl.files import NO_OPTIONS
-from godb_arrow.display import plural, progress_bar, quantity
+from godb_arrow.display import plural, progress_bar, quantity, table_of, vars_of
 from godb_arrow.errors import error_context
 from godb_arrow.keywords import explain_keywords
 from godb_arrow.options import IfExists, check_if_exists
@@ -56,6 +56,10 @@ class CopySummary:
     def rate(self) -> float:
         """Number of documents per second."""
         return self.documents / self.seconds if self.seconds else 0.0
+
+    def _repr_html_(self) -> str:
+        size = None if self.bytes is None else quantity(self.bytes)
+        return table_of("copy", {**vars_of(self), "bytes": size, "rate": f"{self.rate:,.0f}/s"})
 
     def __str__(self) -> str:
         size = "" if self.bytes is None else f", {quantity(self.bytes)}"

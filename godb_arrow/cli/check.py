@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 import click
@@ -14,7 +15,10 @@ from godb_arrow.cli.options import DAMAGED, common_options, echo, progress
 from godb_arrow.codec.compression import check_compression
 from godb_arrow.display import plural, quantity
 from godb_arrow.engine.checking import inspect_godb, verify_godb
-from godb_arrow.engine.places import place_of
+from godb_arrow.engine.places import opened_engine, place_of
+from godb_arrow.errors import GodbError, SourceNotFound
+from godb_arrow.replication.status import follower_status
+from godb_arrow.storage.lock import try_lock
 from godb_arrow.storage.several import places_of
 
 
@@ -112,3 +116,51 @@ def verify(sources: tuple[str, ...], quiet: bool) -> None:
             echo(f"{source}: valid, {plural(documents, 'document')}, {checksum}")
     if damaged:
         sys.exit(DAMAGED)
+
+
+@main.command()
+@click.argument("directory")
+@common_options
+def health(directory: str, quiet: bool) -> None:
+    """Show what an operator must know about a data directory, while an engine writes it or not.
+
+    The collections are opened, the journal is read, and of a follower its lag is shown. The exit
+    status is 1 if there is a problem.
+
+    \b
+    Example:
+      godb-arrow health data
+    """
+    with opened_engine(directory) as engine:
+        found = engine.health()
+        problems = list(found.problems)
+        for name in engine:
+            try:
+                engine[name].info()
+            except GodbError as error:
+                problems.append(str(error))
+        rows = [row for row in found.rows() if row[0] not in ("state", "memory")]
+        rows.insert(0, ("state", "; ".join(problems) or "healthy"))
+        rows.insert(1, ("written by", "an engine" if _is_locked(engine.data_dir) else "no engine"))
+        try:
+            follower = follower_status(directory)
+        except SourceNotFound:
+            pass
+        else:
+            lag = "never caught up" if follower.lag is None else f"{follower.lag:.1f} s behind"
+            rows.append(("follows", f"{follower.source}, {lag}"))
+            if not follower.consistent:
+                problems.append("the follower is not consistent")
+    for name, value in rows if not quiet else ():
+        echo(f"{name:<18} {value}")
+    if problems:
+        sys.exit(DAMAGED)
+
+
+def _is_locked(directory: str) -> bool:
+    """Return whether an engine has a local data directory open for writing."""
+    try:
+        with open(os.path.join(directory, "godb_arrow.lock"), "rb") as file:
+            return try_lock(file.fileno()) is False
+    except OSError:
+        return False

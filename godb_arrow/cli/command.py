@@ -21,6 +21,7 @@ _MODULES = {
     "import": "convert",
     "copy": "convert",
     "verify": "check",
+    "health": "check",
     "demo": "demo",
     "serve": "directories",
     "compact": "directories",

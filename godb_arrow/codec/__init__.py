@@ -13,7 +13,9 @@ BACKEND : {"native", "reference"}
 from __future__ import annotations
 
 import os
+import warnings
 from array import array
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -44,6 +46,15 @@ else:
         if _wanted == "native":
             raise
         from godb_arrow.codec import reference as _chosen
+
+        if not _wanted and (Path(__file__).parents[2] / "setup.py").is_file():
+            warnings.warn(
+                f"{Path(__file__).parents[1]} is a source tree without the compiled kernel, so "
+                "godb_arrow is many times slower: run pip install -e . there, or set "
+                "GODB_ARROW_CODEC=reference",
+                RuntimeWarning,
+                stacklevel=2,
+            )
 
 BACKEND = _chosen.BACKEND
 BlockDecoder = _chosen.BlockDecoder

@@ -14,6 +14,7 @@ import xxhash
 
 from godb_arrow import codec
 from godb_arrow.codec.field_values import parts_of
+from godb_arrow.display import Table, plural, quantity, table_of
 from godb_arrow.documents.encoding import threads
 from godb_arrow.documents.ids import ids_of
 from godb_arrow.errors import (
@@ -88,11 +89,16 @@ class CollectionReport:
     name: str
     count: int
     size: int = 0
-    hint: CollectionHint | None = None
+    hint: CollectionHint | None = field(default=None, repr=False)
     digest: int = 0
 
+    def _repr_html_(self) -> str:
+        return table_of(
+            f"collection {self.name}", {"documents": self.count, "size": quantity(self.size)}
+        )
 
-@dataclass(slots=True)
+
+@dataclass(slots=True, repr=False)
 class FileReport:
     """Content of a GODB file, and damage in it.
 
@@ -130,6 +136,22 @@ class FileReport:
     others: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+
+    def __repr__(self) -> str:
+        state = "valid" if self.ok else plural(len(self.problems), "problem")
+        counts = ", ".join(f"{one.name!r}: {one.count:,}" for one in self.collections[:10])
+        return f"<FileReport {self.name!r}, {state}, {{{counts}}}>"
+
+    def _repr_html_(self) -> str:
+        size = "" if self.size is None else f", {quantity(self.size)}"
+        table = Table(["collection", "documents", "size"], f"{self.name}{size}")
+        for collection in self.collections:
+            table.add(collection.name, f"{collection.count:,}", quantity(collection.size))
+        for problem in self.problems:
+            table.add("problem", problem, "")
+        for note in self.notes:
+            table.add("note", note, "")
+        return table.html()
 
     @property
     def ok(self) -> bool:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from godb_arrow.directory.places import shown_path
-from godb_arrow.display import plural
+from godb_arrow.display import TableList, plural
 from godb_arrow.engine.collection import Collection
 from godb_arrow.engine.components import EngineComponents
 from godb_arrow.engine.info import CollectionInfo, collections_table
@@ -261,7 +261,7 @@ class StorageEngine(EngineLifetime, CollectionVerbs):
 
     def infos(self) -> list[CollectionInfo]:
         """Return state and sizes of each collection, from the front of its file."""
-        return [self[name].info() for name in self.collections()]
+        return TableList(self[name].info() for name in self.collections())
 
     def __getitem__(self, name: str) -> Collection:
         self._lifecycle.check_open()

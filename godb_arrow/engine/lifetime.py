@@ -6,7 +6,9 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Self
 
+from godb_arrow.engine.added_workers import added_worker
 from godb_arrow.engine.components import EngineComponents
+from godb_arrow.engine.health import EngineHealth, health_of
 from godb_arrow.engine.processes import close_later, forget_engine
 from godb_arrow.engine.stats import EngineStats, MemoryStats
 from godb_arrow.options import parse_duration
@@ -106,7 +108,10 @@ class EngineLifetime:
         self._components.workers.stop()
 
     def add_worker(
-        self, name: str, interval: float | str | dt.timedelta, function: Callable[[], Any]
+        self,
+        name: str,
+        interval: float | str | dt.timedelta | None = None,
+        function: Callable[[], Any] | None = None,
     ) -> None:
         """Call a function periodically in the background.
 
@@ -115,11 +120,19 @@ class EngineLifetime:
         name : str
             Name of the worker, for :meth:`stats` and messages.
         interval : float, timedelta or str
-            Time between two calls, such as ``"30s"``.
+            Time between two calls, such as ``"30s"``. Optional for a worker of another package.
         function : callable
-            Called without arguments. Its errors are logged and counted.
+            Called without arguments. Its errors are logged and counted. By default, another
+            package adds a worker of this name by an entry point, see ``docs/extension_points.md``.
+
+        Raises
+        ------
+        InvalidOption
+            A worker has the name already, or no package adds one of this name.
         """
         self._lifecycle.check_open()
+        if function is None:
+            interval, function = added_worker(self, name, interval)
         self._components.workers.add(name, parse_duration("interval", interval), function)
 
     def remove_worker(self, name: str) -> None:
@@ -143,6 +156,22 @@ class EngineLifetime:
         """Return the memory use of the engine."""
         self._lifecycle.check_process()
         return self._components.stats.memory()
+
+    def health(self) -> EngineHealth:
+        """Return what is wrong with the engine, and the numbers that an operator needs.
+
+        Workers that fail or are stuck, errors of the background, followers that fall behind, a full
+        disk and full memory are problems. No document is read.
+
+        Returns
+        -------
+        EngineHealth
+        """
+        self._lifecycle.check_open()
+        parts = self._components
+        return health_of(
+            self.data_dir, parts.stats.engine(), parts.failure.error, parts.followers.all()
+        )
 
     def stats(self) -> EngineStats:
         """Return statistics of the engine: memory, workers, checkpoints, journal."""

@@ -11,6 +11,7 @@ Docs and log messages share these terms.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from godb_arrow.snapshots.part_file import WrittenPart
 
 __all__ = ["Maintainer"]
+
+logger = logging.getLogger(__name__)
 
 
 class Maintainer:
@@ -77,6 +80,7 @@ class Maintainer:
             if step is None:
                 return written
             written += step
+            logger.debug("compacted %r: wrote %d bytes", self._store.name, step)
             if pause():
                 return written
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -12,6 +13,9 @@ from godb_arrow.engine.replay import Replay, collection_of_file
 from godb_arrow.errors import GodbError
 
 __all__ = ["Recovered", "recover"]
+
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,4 +70,8 @@ def recover(context: EngineContext) -> Recovered:
     directory.attached_files.remove_unused(
         {path for collection in catalog.used() for path in collection.store.paths}
     )
+    logger.debug(
+        "recovered %s: %d collections, %d journal records",
+        directory.path, len(catalog), replay.count,
+    )  # fmt: skip
     return Recovered(catalog, former_files, replay.count)

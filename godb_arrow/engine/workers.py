@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
+from godb_arrow.display import table_of, vars_of
 from godb_arrow.errors import GodbError, InvalidOption, WorkerNotFound
 
 __all__ = ["BackgroundFailure", "Worker", "WorkerHealth", "Workers", "close_at_exit"]
@@ -44,6 +45,11 @@ class WorkerHealth:
         Duration of the last run in seconds.
     last_error : str or None
         Message of the last failure.
+    last_failed : bool
+        Whether the last run failed.
+    age : float or None
+        Seconds since the beginning of the last run, or since the worker was started; None if it is
+        not running and has never run.
     """
 
     name: str
@@ -54,6 +60,11 @@ class WorkerHealth:
     last_run: float | None
     last_seconds: float | None
     last_error: str | None
+    last_failed: bool = False
+    age: float | None = None
+
+    def _repr_html_(self) -> str:
+        return table_of(f"worker {self.name}", vars_of(self))
 
 
 class Worker:
@@ -80,6 +91,8 @@ class Worker:
         self._last_run: float | None = None
         self._last_seconds: float | None = None
         self._last_error: str | None = None
+        self._last_failed = False
+        self._started: float | None = None
 
     def start(self) -> None:
         """Start the thread, unless it exists."""
@@ -92,6 +105,7 @@ class Worker:
                     name=f"godb-arrow-{self.name}",
                     daemon=True,
                 )
+                self._started = time.time()
                 try:
                     self._thread.start()
                 except RuntimeError:  # the interpreter shuts down
@@ -121,12 +135,14 @@ class Worker:
             error = raised
         self._last_seconds = time.perf_counter() - started
         self._runs += 1
+        self._last_failed = error is not None
         if error is not None:
             self._failures += 1
             self._last_error = f"{type(error).__name__}: {error}"
 
     def health(self) -> WorkerHealth:
         """Return the statistics of the worker."""
+        since = self._last_run if self._last_run is not None else self._started
         return WorkerHealth(
             self.name,
             self._thread is not None,
@@ -136,6 +152,8 @@ class Worker:
             self._last_run,
             self._last_seconds,
             self._last_error,
+            self._last_failed,
+            None if since is None else max(0.0, time.time() - since),
         )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import compress
 
+from godb_arrow.display import table_of, vars_of
 from godb_arrow.file.pieces import CollectionPieces
 
 __all__ = ["Explanation"]
@@ -53,6 +54,9 @@ class Explanation:
     pieces_read: int = 0
     parts: int = 1
     parts_read: int = 1
+
+    def _repr_html_(self) -> str:
+        return table_of("explanation", vars_of(self))
 
     @classmethod
     def of_pieces(

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar, cast
 
+from godb_arrow.display import quantity, table_of, vars_of
 from godb_arrow.errors import InvalidOption
 from godb_arrow.extensions import extension, extension_names, unknown_name
 from godb_arrow.options import parse_duration
@@ -229,6 +230,9 @@ class CacheStats:
     misses: int
     evictions: int
 
+    def _repr_html_(self) -> str:
+        return table_of("cache", vars_of(self))
+
 
 class LRUCache(Generic[_Key, _Value]):
     """Thread-safe cache with a limit in bytes.
@@ -409,6 +413,15 @@ class LRUCache(Generic[_Key, _Value]):
         entry = self._entries.get(key)
         return 0 if entry is None else int(entry[_SIZE])
 
+    def __repr__(self) -> str:
+        policy = type(self._policy).__name__
+        held = f"{len(self)} values of {quantity(self._bytes)}"
+        return f"<{type(self).__name__} {policy}, {held}, limit {quantity(self._limit)}>"
+
+    def _repr_html_(self) -> str:
+        known = {"policy": type(self._policy).__name__, "limit": quantity(self._limit)}
+        return table_of("cache", {**known, **vars_of(self.stats())})
+
     def stats(self) -> CacheStats:
         """Return exact counts."""
         with self._lock:
@@ -458,6 +471,10 @@ class LRUCache(Generic[_Key, _Value]):
                 self._removed = 0
 
     def _tell(self, evicted: list[_Entry]) -> None:
+        if evicted:
+            logger.debug(
+                "evicted %d values, %d bytes", len(evicted), sum(e[_SIZE] for e in evicted)
+            )
         for entry in evicted:
             if self._on_evict is not None:
                 self._on_evict(entry[_ENTRY_KEY], entry[_VALUE])

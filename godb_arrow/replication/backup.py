@@ -18,6 +18,7 @@ from __future__ import annotations
 import datetime as dt
 import io
 import json
+import logging
 import os
 import re
 import shutil
@@ -25,12 +26,13 @@ import stat
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import asdict, dataclass
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, ClassVar
 
 import xxhash
 
 from godb_arrow.directory.names import is_stored_name
 from godb_arrow.directory.places import full_path
+from godb_arrow.display import TableList, plural, quantity, table_of
 from godb_arrow.errors import (
     ChecksumMismatch,
     CorruptFile,
@@ -61,6 +63,8 @@ __all__ = [
     "list_backups",
     "restore_backup",
 ]
+
+logger = logging.getLogger(__name__)
 
 
 _BLOCK_BYTES = 1 << 20
@@ -113,6 +117,25 @@ class BackupInfo:
     size: int
     copied_files: int
     copied_size: int
+
+    def _repr_html_(self) -> str:
+        known = {
+            "created": f"{self.created:%Y-%m-%d %H:%M:%S} UTC",
+            "size": quantity(self.size),
+            "copied_size": quantity(self.copied_size),
+        }
+        for name, count in self.collections.items():
+            known[f"collection {name}"] = plural(count, "document")
+        shown = {"files": self.files, "copied_files": self.copied_files, **known}
+        return table_of(f"backup {self.number}", shown)
+
+    HEADS: ClassVar[list[str]] = ["backup", "created", "collections", "documents", "size"]
+
+    def cells(self) -> list[str]:
+        """Return the cells of a table row under :attr:`HEADS`."""
+        created = f"{self.created:%Y-%m-%d %H:%M:%S} UTC"
+        counts = [str(len(self.collections)), f"{sum(self.collections.values()):,}"]
+        return [str(self.number), created, *counts, quantity(self.size)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,6 +327,13 @@ def backup_collections(
         number = numbers[-1] + 1 if numbers else 1
         while not _describe(place, number, description, access):
             number += 1  # Another process wrote a backup meanwhile.
+        logger.debug(
+            "backed up to %s: %d files, %d copied, %d bytes",
+            target,
+            len(files),
+            copied,
+            copied_size,
+        )
         return _checked(dict(description), number).info
 
 
@@ -412,7 +442,7 @@ def list_backups(
     """
     with with_options(target, storage_options):
         place = BackupPlace(os.fspath(target))
-        return [place.read(number).info for number in place.numbers()]
+        return TableList(place.read(number).info for number in place.numbers())
 
 
 @explain_keywords

@@ -149,6 +149,11 @@ class Follower:
                 self._target.close()
                 raise
 
+    @property
+    def caught_up(self) -> float | None:
+        """Time when the target last had all changes, in seconds since 1970."""
+        return self._caught_up
+
     def _begin(self, replace: bool) -> None:
         known = self._target.read_state()
         if known is None and not replace and self._target.has_content():

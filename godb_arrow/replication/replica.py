@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
 from godb_arrow.directory.journal import Journal
 from godb_arrow.directory.journal_copy import MissingRecords
+from godb_arrow.display import table_of
 from godb_arrow.errors import (
     GodbError,
     ReplicationFailed,
@@ -17,6 +20,8 @@ from godb_arrow.replication.status import FollowerStatus, follower_status
 
 __all__ = ["Replica", "ReplicationMode"]
 
+
+logger = logging.getLogger(__name__)
 
 ReplicationMode = Literal["asynchronous", "acknowledged"]
 _MAX_WAITING_BYTES = 128 << 20  # of a journal, kept for a follower
@@ -57,13 +62,28 @@ class Replica:
         """Return the state of the follower."""
         return follower_status(self.target)
 
+    @property
+    def lag(self) -> float | None:
+        """Seconds since the follower last had all changes; None before the first time."""
+        moment = self._follower.caught_up
+        return None if moment is None else max(0.0, time.time() - moment)
+
     def __repr__(self) -> str:
         state = "stopped" if self._stopped else self.mode
         return f"<Replica {self.target!r}, {state}>"
 
+    def _repr_html_(self) -> str:
+        state = "stopped" if self._stopped else self.mode
+        lag = None if self.lag is None else f"{self.lag:.1f} s"
+        return table_of("replica", {"target": self.target, "mode": state, "lag": lag})
+
     def step(self) -> Copied:
         """Update the follower now."""
         copied = self._follower.step()
+        logger.debug(
+            "replicated to %s: %d files, %d bytes, last change %d",
+            self.target, copied.files, copied.size, self._follower.record,
+        )  # fmt: skip
         self._note(self._follower.record)
         return copied
 

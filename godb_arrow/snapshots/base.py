@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import logging
 import threading
 import weakref
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -39,6 +40,8 @@ from godb_arrow.storage.source import HeldFile
 
 __all__ = ["Base", "Pin", "Wanted", "replaced"]
 
+
+logger = logging.getLogger(__name__)
 
 Wanted: TypeAlias = Sequence[Any]
 """Pieces needed of a file; for several files, such a sequence for each, or all or nothing of it."""
@@ -319,6 +322,7 @@ class Base:
                 return None
         documents = Documents(runs)
         self.hold("documents", documents, documents.nbytes)
+        logger.debug("loaded %s: %d documents, %d bytes", self.path, self.count, documents.nbytes)
         return documents
 
     def runs(self, wanted: Wanted | None = None, fields: tuple[str, ...] = ()) -> Iterator[Run]:

@@ -17,6 +17,7 @@ import pyarrow as pa
 from godb_arrow import codec
 from godb_arrow.arrow_compute import pc
 from godb_arrow.codec.entries import Rows
+from godb_arrow.display import Table, plural
 from godb_arrow.documents.ids import ids_of
 from godb_arrow.documents.loading import load_entry
 from godb_arrow.errors import InvalidCursor
@@ -28,6 +29,14 @@ from godb_arrow.snapshots.snapshot import Snapshot
 from godb_arrow.snapshots.sorting import SortedDocuments, sorted_tables
 
 __all__ = ["Page", "page_after", "sorted_page_after"]
+
+
+_MAX_SHOWN_ROWS, _MAX_SHOWN_FIELDS, _MAX_CELL = 20, 12, 60
+
+
+def _cell(value: Any) -> str:
+    text = "" if value is None else str(value)
+    return text if len(text) <= _MAX_CELL else f"{text[:_MAX_CELL]}…"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +66,17 @@ class Page:
 
     documents: list[dict[Any, Any]]
     cursor: str | None
+
+    def _repr_html_(self) -> str:
+        names = list(dict.fromkeys(name for document in self.documents for name in document))
+        table = Table([str(name) for name in names[:_MAX_SHOWN_FIELDS]], self._title())
+        for document in self.documents[:_MAX_SHOWN_ROWS]:
+            table.add(*(_cell(document.get(name)) for name in names[:_MAX_SHOWN_FIELDS]))
+        return table.html()
+
+    def _title(self) -> str:
+        last = "last page" if self.cursor is None else "more follow"
+        return f"{plural(len(self.documents), 'document')}, {last}"
 
 
 def _pack_cursor(identity: str) -> str:

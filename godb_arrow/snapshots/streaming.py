@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 import os
 import threading
 import weakref
@@ -17,6 +18,7 @@ import pyarrow as pa
 from godb_arrow import codec
 from godb_arrow.codec.entries import NO_ROWS, Rows
 from godb_arrow.codec.runs import Run
+from godb_arrow.display import table_of
 from godb_arrow.documents.json_lines import runs_of
 from godb_arrow.documents.loading import load_chunks
 from godb_arrow.errors import ForkedProcess, error_context
@@ -35,6 +37,8 @@ from godb_arrow.snapshots.snapshot import Snapshot
 from godb_arrow.snapshots.sorting import SortedDocuments, sorted_matching
 
 __all__ = ["BatchStream", "DocumentStream"]
+
+logger = logging.getLogger(__name__)
 
 
 _Item = TypeVar("_Item")
@@ -63,6 +67,19 @@ class _Stream(Generic[_Item]):
         self._taking = threading.Lock()
         self._opened = weakref.WeakSet() if opened is None else opened
         self._opened.add(self)
+
+    def _name_it(self, name: str, text: str) -> None:
+        """Note what the stream reads, for its text and the log."""
+        self._text = f"{name!r}{text}"
+        logger.debug("streaming %s", self._text)
+
+    _text = ""
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} of {self._text}>"
+
+    def _repr_html_(self) -> str:
+        return table_of(type(self).__name__, {"reads": self._text})
 
     def __iter__(self) -> Self:
         return self
@@ -205,6 +222,7 @@ class BatchStream(_Stream[pa.RecordBatch]):
             work.may_hold = work.runs is None and whole and projection.predicate is None
         maps: list[OrderedMap[Any]] = []
         super().__init__(_in_context(work.batches(maps), name), opened, maps)
+        self._name_it(name, "" if columns is None else f", columns {list(columns)}")
 
     def reader(self) -> pa.RecordBatchReader:
         """Return the stream as a reader of pyarrow."""
@@ -445,6 +463,7 @@ class DocumentStream(codec.ChunkIterator, _Stream[dict[Any, Any]]):
             chunks = ([*map(shape, chunk)] for chunk in chunks)
         self._chunks = _in_context(chunks, name)
         _Stream.__init__(self, self._chunks, opened, maps)
+        self._name_it(name, ", documents")
 
     def _fill(self) -> None:
         """Load the next documents, unless another thread did."""

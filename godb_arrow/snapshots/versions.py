@@ -6,7 +6,7 @@ import datetime as dt
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from godb_arrow.display import Table, plural, quantity
+from godb_arrow.display import Table, TableList, plural, quantity
 from godb_arrow.errors import SourceNotFound, document_not_found, error_context
 from godb_arrow.snapshots.manifest import Manifest
 from godb_arrow.snapshots.overlay import Overlay
@@ -86,7 +86,7 @@ def versions_of(folder: PartFolder) -> list[VersionInfo]:
     SourceNotFound
         Another process removed the folder.
     """
-    versions = []
+    versions: list[VersionInfo] = TableList()
     for version in folder.versions() or [folder.current().version]:
         try:
             versions.append(VersionInfo.of(folder.manifest(version)))
