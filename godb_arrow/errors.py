@@ -53,8 +53,7 @@ traceback stays the original one.
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any, Literal
 
 __all__ = [
@@ -455,27 +454,38 @@ def place_error(error: GodbError, operation: str | None, collection: str | None)
         error.collection = collection
 
 
-@contextmanager
-def storage_errors(operation: str, source: str) -> Iterator[None]:
-    """Translate an operating system's error into a StorageError, keeping it as the cause."""
-    try:
-        yield
-    except GodbError:
-        raise
-    except FileNotFoundError as error:
+class storage_errors:  # noqa: N801 (used like contextlib's functions; a class is faster)
+    """Translate an operating system's error into a StorageError, keeping it as the cause.
+
+    Parameters
+    ----------
+    operation, source : str
+        Operation and file of the error.
+    """
+
+    __slots__ = ("_operation", "_source")
+
+    def __init__(self, operation: str, source: str) -> None:
+        self._operation = operation
+        self._source = source
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if isinstance(error, OSError) and not isinstance(error, GodbError):
+            raise storage_error(error, self._operation, self._source) from error
+
+
+def storage_error(error: OSError, operation: str, source: str) -> StorageError:
+    """Return the error of godb_arrow for an error of the operating system."""
+    if isinstance(error, FileNotFoundError):
         raised: StorageError = SourceNotFound("the file does not exist", advice="check the path")
-        raise _placed(raised, error, operation, source) from error
-    except PermissionError as error:
+    elif isinstance(error, PermissionError):
         raised = AccessDenied("permission denied", advice="check the file's owner and mode")
-        raise _placed(raised, error, operation, source) from error
-    except OSError as error:
-        if error.errno in _DISK_FULL:
-            raised = DiskFull("no space is left", advice="free some space and try again")
-        else:
-            raised = StorageError(str(error) or type(error).__name__)
-        raise _placed(raised, error, operation, source) from error
-
-
-def _placed(raised: StorageError, cause: OSError, operation: str, source: str) -> StorageError:
-    raised.operation, raised.source, raised.errno = operation, source, cause.errno
+    elif error.errno in _DISK_FULL:
+        raised = DiskFull("no space is left", advice="free some space and try again")
+    else:
+        raised = StorageError(str(error) or type(error).__name__)
+    raised.operation, raised.source, raised.errno = operation, source, error.errno
     return raised

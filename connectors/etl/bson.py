@@ -6,18 +6,30 @@ import base64
 import datetime as dt
 import re
 import uuid
+from array import array
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from typing import Any, BinaryIO
 
 import msgpack
+import numpy as np
 import pyarrow as pa
 
+from godb_arrow import codec
+from godb_arrow.codec.entries import CHUNK_BYTES
 from godb_arrow.codec.jsontext import from_reserved, timestamp_text, to_reserved
+from godb_arrow.codec.reference.bsonread import BSON_TYPES, MAX_BSON_BYTES, MIN_BSON_BYTES
 from godb_arrow.connectors import missing
-from godb_arrow.errors import InvalidDocument
+from godb_arrow.documents.block_runs import BlockRun, Turns
+from godb_arrow.documents.encoding import Encoded, threads
+from godb_arrow.documents.ids import IdSequence
+from godb_arrow.documents.loading import load_run
+from godb_arrow.documents.rows import ROWS
+from godb_arrow.errors import GodbError, InvalidDocument
+from godb_arrow.parallel import ordered_map
 from godb_arrow.schema import ID_FIELD
 
-__all__ = ["BsonSource", "encode"]
+__all__ = ["BsonSource", "encode", "encode_runs"]
 
 
 try:
@@ -36,7 +48,7 @@ _OPTIONS: CodecOptions[dict[str, Any]] = CodecOptions(
     uuid_representation=UuidRepresentation.STANDARD,
     datetime_conversion=DatetimeConversion.DATETIME_AUTO,
 )
-_MAX_DOCUMENT_BYTES = 64 << 20
+_SIZE_BYTES = 4  # of the size of a document
 _RESERVED = frozenset(("$time", "$map"))
 _REGEX_FLAGS = {"i": re.I, "l": re.L, "m": re.M, "s": re.S, "u": re.U, "x": re.X}
 
@@ -103,39 +115,145 @@ class BsonSource:
         InvalidDocument
             The file is not BSON. The error has the document's number.
         """
-        for _, document in self._decoded():
-            identity = document.get(ID_FIELD)
-            if isinstance(identity, int) and not isinstance(identity, bool):
-                self._types.child(ID_FIELD).types.add("int")
-            yield {key: _plain(value, self._types.child(key)) for key, value in document.items()}
+        for raw in self.encoded():
+            yield _document(raw, self._types)
 
     def encoded(self) -> Iterator[bytes]:
         """Yield the documents in BSON, unchanged."""
-        for raw, _ in self._decoded():
-            yield raw
-
-    def _decoded(self) -> Iterator[tuple[bytes, dict[str, Any]]]:
         number = 0
         while head := self._stream.read(4):
-            size = int.from_bytes(head, "little", signed=True)
             number += 1
-            if len(head) < 4 or not 5 <= size <= _MAX_DOCUMENT_BYTES:
-                raise self._bad(number, f"its size is {size} bytes")
-            raw = head + self._stream.read(size - 4)
-            if len(raw) < size:
-                raise self._bad(number, "the file ends inside it")
             try:
-                document: dict[str, Any] = bson.decode(raw, _OPTIONS)
-            except (bson.errors.BSONError, ValueError, OverflowError) as error:
-                raise self._bad(number, str(error)) from error
-            yield raw, document
+                raw = head + self._stream.read(_size_of(head) - 4)
+                _check_whole(raw)
+                _decoded(raw)
+            except _Invalid as error:
+                raise self._bad(number, error) from error
+            yield raw
             self._count(1)
 
-    def _bad(self, number: int, problem: str) -> InvalidDocument:
+    def encode_documents(
+        self,
+        id_field: str,
+        sequence: IdSequence,
+        limit: int,
+        prepare: Callable[[Encoded], Encoded] = lambda encoded: encoded,
+    ) -> Iterator[Encoded]:
+        """Encode the documents as entries, on all cores; see :class:`JsonSource`."""
+        turns = Turns()
+        before = 0  # documents in the blocks that had their turn
+
+        def encode(block: tuple[int, bytes]) -> list[Encoded]:
+            nonlocal before
+            number, raw = block
+            types = FieldTypes()
+            documents, error = _read(raw, types)
+            runs = [BlockRun(part, id_field) for part in documents.split(ROWS)]
+            with turns.turn(number):
+                self._types.merge(types)
+                for run in runs:
+                    run.take_ids(sequence, before)
+                    before += run.count
+                if isinstance(error, _Invalid):
+                    raise self._bad(before + 1, error) from error
+                if error is not None:
+                    error.message = f"document number {before}: {error.message}"
+                    raise error
+            return [prepare(run.encode(limit)) for run in runs]
+
+        with closing(ordered_map(encode, enumerate(self._blocks()), threads())) as results:
+            for encoded in results:
+                for run in encoded:
+                    yield run
+                    self._count(len(run.ids))
+
+    def _blocks(self) -> Iterator[bytes]:
+        """Yield the file in blocks of whole documents, but for a document that is cut off."""
+        waiting = b""
+        wanted = CHUNK_BYTES
+        while data := self._stream.read(wanted):
+            data = waiting + data
+            end = codec.cut_bson(data)
+            if end:
+                yield data[:end]
+            waiting = data[end:]
+            wanted = CHUNK_BYTES
+            if len(waiting) >= _SIZE_BYTES:  # a document that may be larger than a block
+                wanted = max(wanted, _size_of(waiting) - len(waiting))
+        if waiting:
+            yield waiting
+
+    def _bad(self, number: int, problem: Exception) -> InvalidDocument:
         return InvalidDocument(
             f"document {number} of {self._name} is not BSON: {problem}",
             advice="give a file of mongodump, decompressed",
         )
+
+
+class _Invalid(Exception):
+    """Problem of a document that is not BSON."""
+
+
+def _size_of(head: bytes) -> int:
+    """Return the size of a document by its first bytes."""
+    size = int.from_bytes(head[:_SIZE_BYTES], "little", signed=True)
+    if len(head) < _SIZE_BYTES or not MIN_BSON_BYTES <= size <= MAX_BSON_BYTES:
+        raise _Invalid(f"its size is {size} bytes")
+    return size
+
+
+def _check_whole(raw: bytes) -> None:
+    if len(raw) < _size_of(raw):
+        raise _Invalid("the file ends inside it")
+
+
+def _decoded(raw: bytes) -> dict[str, Any]:
+    try:
+        document: dict[str, Any] = bson.decode(raw, _OPTIONS)
+    except (bson.errors.BSONError, ValueError, OverflowError) as error:
+        raise _Invalid(str(error)) from error
+    return document
+
+
+def _document(raw: bytes, types: FieldTypes) -> dict[str, Any]:
+    """Return a document, and note the types that others have, too."""
+    document = _decoded(raw)
+    identity = document.get(ID_FIELD)
+    if isinstance(identity, int) and not isinstance(identity, bool):
+        types.child(ID_FIELD).types.add("int")
+    return {key: _plain(value, types.child(key)) for key, value in document.items()}
+
+
+def _read(block: bytes, types: FieldTypes) -> tuple[codec.Documents, GodbError | _Invalid | None]:
+    """Return the documents of a block up to an error, and the error; note their types."""
+    reader = codec.BsonReader(block)
+    data, bounds, at = reader.read(0)
+    parts = [(data, bounds)]
+    error: GodbError | _Invalid | None = None
+    while at < len(block):
+        try:
+            size = _size_of(block[at : at + _SIZE_BYTES])
+            raw = block[at : at + size]
+            _check_whole(raw)
+            packed = codec.pack(_document(raw, types))
+        except (GodbError, _Invalid) as problem:
+            error = problem
+            break
+        parts.append((packed, array("q", [0, len(packed)])))
+        data, bounds, at = reader.read(at + size)
+        parts.append((data, bounds))
+    places = [types]
+    for parent, key, own, texts in reader.paths()[1:]:
+        place = places[parent].child(key)
+        place.types |= _names(own)
+        place.texts |= _names(texts)
+        places.append(place)
+    return codec.Documents.joined(parts), error
+
+
+def _names(bits: int) -> set[str]:
+    """Return the types in a set of bits."""
+    return {name for index, name in enumerate(BSON_TYPES) if bits >> index & 1}
 
 
 def _plain(value: Any, types: FieldTypes) -> Any:
@@ -288,3 +406,57 @@ def encode(document: Mapping[str, Any], types: FieldTypes | None = None) -> byte
             f"document {document.get(ID_FIELD)!r} cannot be stored as BSON: {error}",
             advice="omit the field with columns=, or export to NDJSON",
         ) from error
+
+
+def encode_runs(runs: Iterator[codec.Entries], types: FieldTypes) -> Iterator[tuple[bytes, int]]:
+    """Encode stored documents as BSON, on all cores.
+
+    Parameters
+    ----------
+    runs : iterator of Entries
+        The documents.
+    types : FieldTypes
+        See :func:`encode`.
+
+    Yields
+    ------
+    encoded : bytes
+        Documents of a run.
+    count : int
+        Number of documents in the run.
+
+    Raises
+    ------
+    InvalidDocument
+    """
+    paths = _paths(types)
+
+    def write(run: codec.Entries) -> tuple[bytes, int]:
+        parts, row = [], 0
+        while True:
+            encoded, row = codec.write_bson(run.data, run.bounds, True, paths, row)
+            parts.append(encoded)
+            if row == len(run):
+                return b"".join(parts), len(run)
+            (document,) = load_run(codec.take(run, np.array([row], np.int64)))
+            parts.append(encode(document, types))
+            row += 1
+
+    split = (part for run in runs for part in run.split())
+    with closing(ordered_map(write, split, threads())) as written:
+        yield from written
+
+
+def _paths(types: FieldTypes) -> list[tuple[int, str, int]]:
+    """Return the paths of types: index of the parent, last key, and types as bits."""
+    found = [(-1, "", _bits(types.types))]
+    waiting = [(0, types)]
+    for index, place in waiting:
+        for key, child in place.children.items():
+            waiting.append((len(found), child))
+            found.append((index, key, _bits(child.types)))
+    return found
+
+
+def _bits(names: set[str]) -> int:
+    return sum(1 << index for index, name in enumerate(BSON_TYPES) if name in names)

@@ -117,6 +117,13 @@ class FieldTypes:
             if name not in self.texts and build(text) is not None:
                 self.texts.add(name)
 
+    def merge(self, other: FieldTypes) -> None:
+        """Add the types that another part of the source has."""
+        self.types |= other.types
+        self.texts |= other.texts
+        for key, child in other.children.items():
+            self.child(key).merge(child)
+
     def paths(self, path: Path = ()) -> Iterator[tuple[str, Path, bool]]:
         """Yield type, path, and whether each text that looks like the type had it."""
         for name in sorted(self.types):

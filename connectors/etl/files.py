@@ -269,13 +269,17 @@ def _as_array(parts: Iterator[tuple[bytes, int]]) -> Iterator[tuple[bytes, int]]
 
 
 def _bson(documents: Any) -> Iterator[tuple[bytes, int]]:
-    from godb_arrow.connectors.etl.bson import BsonSource, encode
+    from godb_arrow.connectors.etl.bson import BsonSource, encode, encode_runs
     from godb_arrow.connectors.etl.bson_types import recorded_types
 
     if isinstance(documents, BsonSource):
         yield from ((raw, 1) for raw in documents.encoded())
         return
     types = recorded_types(getattr(documents, "schema", None))
+    stored = getattr(documents, "stored_entries", None)
+    if stored is not None:
+        yield from encode_runs(stored(), types)
+        return
     is_reader = isinstance(documents, pa.RecordBatchReader)
     for document in documents_of(documents) if is_reader else documents:
         yield encode(document, types), 1

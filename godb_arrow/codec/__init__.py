@@ -58,6 +58,7 @@ else:
 
 BACKEND = _chosen.BACKEND
 BlockDecoder = _chosen.BlockDecoder
+BsonReader = _chosen.BsonReader
 IdSearch = _chosen.IdSearch
 KeysBuilder = _chosen.KeysBuilder
 Located = _chosen.Located
@@ -75,8 +76,10 @@ decode_pieces_into = _chosen.decode_pieces_into
 encode = _chosen.encode
 encode_documents = _chosen.encode_documents
 count_present = _chosen.count_present
+cut_bson = _chosen.cut_bson
 field_values = _chosen.field_values
 find_entry = _chosen.find_entry
+pack_record = _chosen.pack_record
 gather = _chosen.gather
 has_equal = _chosen.has_equal
 hash_id = _chosen.hash_id
@@ -91,6 +94,7 @@ load = _chosen.load
 load_documents = _chosen.load_documents
 pack = _chosen.pack
 pack_documents = _chosen.pack_documents
+pack_single = _chosen.pack_single
 scan_entries = _chosen.scan_entries
 select = _chosen.select
 select_front = _chosen.select_front
@@ -99,11 +103,13 @@ survey_ids = _chosen.survey_ids
 text_extremes = _chosen.text_extremes
 to_dicts = _chosen.to_dicts
 unpack_sizes = _chosen.unpack_sizes
+write_bson = _chosen.write_bson
 
 __all__ = [
     "BACKEND",
     "MAX_NUMBER",
     "BlockDecoder",
+    "BsonReader",
     "ChunkIterator",
     "DecodePlan",
     "Documents",
@@ -121,6 +127,7 @@ __all__ = [
     "check_entries",
     "compress_piece",
     "count_present",
+    "cut_bson",
     "decode_batch",
     "decode_front",
     "decode_front_batch",
@@ -146,6 +153,8 @@ __all__ = [
     "pack",
     "pack_documents",
     "pack_entry",
+    "pack_record",
+    "pack_single",
     "plain_filter",
     "plan_columns",
     "read_json",
@@ -161,6 +170,7 @@ __all__ = [
     "to_dicts",
     "unpack_sizes",
     "with_id",
+    "write_bson",
 ]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -130,6 +130,17 @@ class Documents:
 
     data: bytes
     bounds: array[int]
+
+    @classmethod
+    def joined(cls, parts: Sequence[tuple[bytes, array[int]]]) -> Documents:
+        """Return documents whose bytes and bounds come in parts."""
+        if len(parts) == 1:
+            return cls(*parts[0])
+        bounds, start = array("q", [0]), 0
+        for data, edges in parts:
+            bounds.frombytes((np.frombuffer(edges, np.int64)[1:] + start).tobytes())
+            start += len(data)
+        return cls(b"".join(data for data, _ in parts), bounds)
 
     def __len__(self) -> int:
         return len(self.bounds) - 1

@@ -49,6 +49,7 @@ from godb_arrow.errors import (
     EngineClosed,
     ForkedProcess,
     StorageError,
+    storage_error,
     storage_errors,
 )
 from godb_arrow.file.hints import JournalPosition
@@ -135,7 +136,8 @@ class Journal:
     @property
     def size(self) -> int:
         """Size of all segments in bytes."""
-        return sum(segment.size for segment in self._segments)
+        segments = self._segments
+        return segments[0].size if len(segments) == 1 else sum([one.size for one in segments])
 
     def recover(self) -> Iterator[Record]:
         """Yield the existing records; then the journal accepts new ones."""
@@ -245,15 +247,21 @@ class Journal:
         """
         receipt = receipt or Receipt()
         with self._lock:
-            self._check_usable()
+            if self._closed or self._broken is not None or self._process != os.getpid():
+                self._check_usable()
             segment = self._segments[-1]
             number = segment.last + 1
             size, buffers = pack_record(number, self._durable_size, meta, parts, segment.size)
             size += segment.size
+            disk, descriptor = local.disk, self._descriptor
             try:
-                with storage_errors("append to the journal", segment.path):
+                try:
                     for buffer in buffers:
-                        local.disk.write_all(self._descriptor, buffer)
+                        written = disk.write(descriptor, buffer)
+                        if written < len(buffer):
+                            disk.write_all(descriptor, memoryview(buffer)[written:])
+                except OSError as error:
+                    raise storage_error(error, "append to the journal", segment.path) from error
                 receipt.number = number
                 segment.size, segment.last = size, number
                 self._needed.setdefault(key, number)

@@ -11,12 +11,10 @@ from typing import BinaryIO
 
 import numpy as np
 
+from godb_arrow.codec.reference.records import ALIGNMENT_BYTES, SECTOR_BYTES, count_blocks
 from godb_arrow.directory.records import (
-    ALIGNMENT_BYTES,
-    SECTOR_BYTES,
     Lineage,
     Record,
-    count_blocks,
     digest_of,
     extent_of,
     head_of,

@@ -10,21 +10,27 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 import msgpack
-import numpy as np
 import pyarrow as pa
 import xxhash
 
-from godb_arrow.directory.segments import Segment, journal_damage, seal
+from godb_arrow import codec
+from godb_arrow.codec.reference.records import (
+    META_SIZE,
+    RECORD_FRONT,
+    RECORD_HEAD,
+    front_of_record,
+    payload_of,
+    record_size,
+    sparse_blocks,
+)
+from godb_arrow.directory.segments import Segment, journal_damage
 from godb_arrow.errors import CorruptFile, GodbError
 from godb_arrow.file.hints import JournalPosition
 
 __all__ = [
-    "ALIGNMENT_BYTES",
     "LOST",
-    "SECTOR_BYTES",
     "Lineage",
     "Record",
-    "count_blocks",
     "digest_of",
     "extent_of",
     "head_of",
@@ -39,16 +45,7 @@ __all__ = [
 
 LOST = "lost"
 """Operation of a record that stands for lost ones (see :mod:`godb_arrow.directory.repair`)."""
-ALIGNMENT_BYTES = 16
-"""Unit of the offsets of records."""
-SECTOR_BYTES = 512
-"""Bytes that a disk writes as a whole or not at all."""
-_HEAD = struct.Struct("<QQQIIQ")
-_FRONT = struct.Struct("<QQQI")  # part of a head that the head's own checksum covers
 _HEAD_1 = struct.Struct("<QQQQ")  # of version 1
-_META = struct.Struct("<I")
-_MIN_PADDING_BYTES = 2  # other than zero, at the end of a record
-_ZEROS = bytes(SECTOR_BYTES // 4 - 1)  # occurs in a sector with one byte other than zero
 _WRITE_BYTES = 1 << 20  # a multiple of the sector
 _UNUSABLE = (
     AttributeError,
@@ -164,40 +161,16 @@ def pack_record(
     offset : int
         Offset of the record in the segment.
     """
-    meta = {**meta, "parts": [len(part) for part in parts]}
-    packed: bytes = msgpack.packb(meta, unicode_errors="surrogateescape")
-    length = _META.size + len(packed) + sum(map(len, parts))
-    size = _size_of(length)
-    filler = b"\xff" * (size - _HEAD.size - length)
-    payload = [_META.pack(len(packed)), packed, *parts, filler]
-    if size < _WRITE_BYTES:
-        content = b"".join(payload)
-        head = _front(length, number, durable, _sparse_blocks([content], offset))
-        return size, [head + seal(head + content) + content]
-    head = _front(length, number, durable, _sparse_blocks(payload, offset))
+    if sum(map(len, parts)) < _WRITE_BYTES:
+        record = codec.pack_record(number, durable, offset, meta, parts)
+        return len(record), [record]
+    length, payload = payload_of(meta, parts)
+    head = front_of_record(length, number, durable, sparse_blocks(payload, offset))
     digest = xxhash.xxh3_64(head)
     for piece in payload:
         digest.update(piece)
     head += digest.intdigest().to_bytes(8, "little")
-    return size, _buffers([head, *payload])
-
-
-def _front(length: int, number: int, durable: int, sparse: int) -> bytes:
-    """Return the head of a record, without the checksum of the whole record."""
-    front = _FRONT.pack(length, number, durable, sparse)
-    return front + xxhash.xxh32_intdigest(front).to_bytes(4, "little")
-
-
-def _sparse_blocks(payload: list[bytes], offset: int) -> int:
-    """Count the blocks of a record that have at most one byte other than zero."""
-    if not any(_ZEROS in piece for piece in payload):
-        return 0
-    return count_blocks(b"".join([b"\xff" * _HEAD.size, *payload]), offset, most=1)
-
-
-def _size_of(length: int) -> int:
-    """Return the size of a record with a payload of `length` bytes."""
-    return -(-(_HEAD.size + length + _MIN_PADDING_BYTES) // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
+    return record_size(length), _buffers([head, *payload])
 
 
 def _buffers(pieces: list[bytes]) -> Iterator[bytes | memoryview]:
@@ -215,24 +188,6 @@ def _buffers(pieces: list[bytes]) -> Iterator[bytes | memoryview]:
             size += len(view)
     if size:
         yield b"".join(waiting)
-
-
-def count_blocks(data: bytes, offset: int, most: int) -> int:
-    """Count the blocks of a record that have at most a given number of bytes other than zero.
-
-    A power cut may leave a block unwritten. It is a sector of the file, or of the write.
-    """
-    count = 0
-    first = -offset % SECTOR_BYTES
-    for start in {first, 0}:
-        end = start + (len(data) - start) // SECTOR_BYTES * SECTOR_BYTES
-        if start < end:
-            sectors = np.frombuffer(data, np.uint8, end - start, start).reshape(-1, SECTOR_BYTES)
-            count += int((np.count_nonzero(sectors, axis=1) <= most).sum())
-        for edge in (data[:start], data[max(end, start) :]):
-            if len(edge) >= ALIGNMENT_BYTES and len(edge) - edge.count(0) <= most:
-                count += 1
-    return count
 
 
 def last_number(stream: BinaryIO, segment: Segment) -> int:
@@ -257,22 +212,22 @@ def head_of(segment: Segment, head: bytes) -> tuple[int, int, int] | None:
             return None
         length, number, durable, _ = _HEAD_1.unpack(head[: _HEAD_1.size])
     else:
-        if len(head) < _HEAD.size:
+        if len(head) < RECORD_HEAD.size:
             return None
-        length, number, durable, _, check, _ = _HEAD.unpack(head[: _HEAD.size])
-        if xxhash.xxh32_intdigest(head[: _FRONT.size]) != check:
+        length, number, durable, _, check, _ = RECORD_HEAD.unpack(head[: RECORD_HEAD.size])
+        if xxhash.xxh32_intdigest(head[: RECORD_FRONT.size]) != check:
             return None
     return length, number, durable
 
 
 def extent_of(segment: Segment, length: int) -> int:
     """Return the size of a record, given the size of its payload."""
-    return _HEAD_1.size + length if segment.version == 1 else _size_of(length)
+    return _HEAD_1.size + length if segment.version == 1 else record_size(length)
 
 
 def head_size(segment: Segment) -> int:
     """Return the size of the head of a record."""
-    return _HEAD_1.size if segment.version == 1 else _HEAD.size
+    return _HEAD_1.size if segment.version == 1 else RECORD_HEAD.size
 
 
 def read_record(stream: BinaryIO, segment: Segment, left: int, number: int | None) -> Record | None:
@@ -300,7 +255,7 @@ def read_record(stream: BinaryIO, segment: Segment, left: int, number: int | Non
         return None
     length, actual, _ = fields
     extent = extent_of(segment, length)
-    if not _META.size <= length <= extent <= left or (number is not None and actual != number):
+    if not META_SIZE.size <= length <= extent <= left or (number is not None and actual != number):
         return None
     payload = stream.read(extent - len(head))
     if len(head) + len(payload) < extent or digest_of(segment, head, payload) != head[-8:]:
@@ -317,10 +272,10 @@ def digest_of(segment: Segment, head: bytes, payload: bytes) -> bytes:
 
 def _unpacked(segment: Segment, number: int, payload: bytes) -> Record:
     try:
-        (meta_size,) = _META.unpack_from(payload)
-        at = _META.size + meta_size
+        (meta_size,) = META_SIZE.unpack_from(payload)
+        at = META_SIZE.size + meta_size
         meta = msgpack.unpackb(
-            payload[_META.size : at],
+            payload[META_SIZE.size : at],
             raw=False,
             strict_map_key=False,
             unicode_errors="surrogateescape",
@@ -343,4 +298,4 @@ def _unpacked(segment: Segment, number: int, payload: bytes) -> Record:
 
 def sparse_blocks_of(segment: Segment, head: bytes) -> int:
     """Return the number of sparse blocks that the head of a record names."""
-    return 0 if segment.version == 1 else int(_HEAD.unpack(head)[3])
+    return 0 if segment.version == 1 else int(RECORD_HEAD.unpack(head)[3])

@@ -7,8 +7,9 @@ from typing import Any
 
 from godb_arrow import codec
 from godb_arrow.documents.encoding import check_document_size, encode_rows
-from godb_arrow.documents.ids import identify
+from godb_arrow.documents.ids import identify, number_of
 from godb_arrow.documents.rows import rows_of
+from godb_arrow.engine.inserter import is_used
 from godb_arrow.engine.pending import are_few, plan_put
 from godb_arrow.engine.saver import Reservation, Saver
 from godb_arrow.engine.store import CollectionStore
@@ -119,7 +120,7 @@ class CheckedWriter:
             store.prepare()
             if store.changes != version:
                 return None
-            if store.has(identity, given=given):
+            if is_used(store, identity, number_of(identity) or 0, given=given):
                 raise DuplicateId([identity], advice="update the document by its id")
             number = store.write_few({identity: raw}, [], 1)
         self._context.sync(number)

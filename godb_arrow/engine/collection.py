@@ -7,25 +7,22 @@ import weakref
 from collections.abc import Mapping
 from typing import Any, TypeVar, overload
 
-from godb_arrow import codec
 from godb_arrow.codec.compression import check_compression
-from godb_arrow.documents.encoding import check_document_size
-from godb_arrow.documents.ids import id_of, identify
+from godb_arrow.documents.ids import id_of
 from godb_arrow.engine.checked_writer import CheckedWriter
 from godb_arrow.engine.editing import EditableCollection
 from godb_arrow.engine.info import CollectionInfo, CollectionState, moment
+from godb_arrow.engine.inserter import Inserter
 from godb_arrow.engine.maintainer import Maintainer
 from godb_arrow.engine.open_collection import OpenCollection
 from godb_arrow.engine.point_reader import PointReader
 from godb_arrow.engine.refresher import Refresher
 from godb_arrow.engine.saver import Saver
 from godb_arrow.engine.updater import CollectionUpdater
-from godb_arrow.engine.writer import CollectionWriter, naming_document
-from godb_arrow.errors import DuplicateId
+from godb_arrow.engine.writer import CollectionWriter
 from godb_arrow.options import CompressionName
 from godb_arrow.query.filters import Filter
 from godb_arrow.snapshots.indexes import check_indexable
-from godb_arrow.snapshots.overlay import weight
 from godb_arrow.snapshots.snapshot import Snapshot
 from godb_arrow.snapshots.versions import CollectionVersion, VersionInfo
 
@@ -60,12 +57,12 @@ class Collection(EditableCollection):
         self._checkpointer = collection.checkpointer
         self._maintainer = collection.maintainer
         self._writer = CollectionWriter(collection, saver)
+        self._inserter = Inserter(collection.store, saver)
         checked = CheckedWriter(collection.store, saver)
         self._updater = CollectionUpdater(collection.store, self._writer, checked)
         self._reader = PointReader(collection.store, refresher)
         self._saver = saver
         self._refresher = refresher
-        self._max_document_bytes = collection.store.context.options.max_document_bytes
 
     # --- state --------------------------------------------------------------------------------
 
@@ -242,20 +239,7 @@ class Collection(EditableCollection):
         InvalidDocument
             A value cannot be stored.
         """
-        # Inlined, and not in the writer, since each call adds to the cost of a small insert.
-        store = self._store
-        with store.writing("insert"):
-            identity, made, given = identify(document, store.ids())
-            with naming_document(identity):
-                raw = codec.pack(made)
-            check_document_size(identity, raw, self._max_document_bytes)
-            with self._saver.reserved(weight(identity, raw)), store.lock:
-                store.check_present()
-                if store.has(identity, given=given):
-                    raise DuplicateId([identity], advice="replace it with upsert_many, or omit it")
-                number = store.write_few({identity: raw}, [], 1)
-            store.context.sync(number)
-            return identity
+        return self._inserter.insert(document)
 
     # --- settings and files -------------------------------------------------------------------
 

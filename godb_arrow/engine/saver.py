@@ -14,12 +14,13 @@ from godb_arrow.engine.workers import BackgroundFailure, Workers
 from godb_arrow.errors import GodbError, MemoryLimitExceeded, StorageError
 from godb_arrow.memory.limit import give_back
 
-__all__ = ["Reservation", "Saver"]
+__all__ = ["MAX_JOURNAL_BYTES", "Reservation", "Saver"]
 
 
 logger = logging.getLogger(__name__)
 
-_MAX_JOURNAL_BYTES = 256 << 20
+MAX_JOURNAL_BYTES = 256 << 20
+"""Bytes of the journal from which on a change saves collections first."""
 _COMPACTION_BYTES = 256 << 20  # files that one run of the compactor writes
 
 
@@ -169,7 +170,7 @@ class Saver:
         MemoryLimitExceeded
         """
         memory = self._context.memory
-        is_short = self._context.directory.journal.size <= _MAX_JOURNAL_BYTES
+        is_short = self._context.directory.journal.size <= MAX_JOURNAL_BYTES
         if is_short and memory.reserve(owner, size, memory.limit // 2):
             return
         failed = self._make_room(size)
@@ -200,7 +201,7 @@ class Saver:
         half = memory.limit // 2
         failed: GodbError | None = None
         with self._relieving:
-            if journal.size > _MAX_JOURNAL_BYTES:
+            if journal.size > MAX_JOURNAL_BYTES:
                 failed = self.save_all()
             with self._catalog.lock:
                 used = self._catalog.used()

@@ -6,14 +6,14 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any
 
 import pyarrow as pa
 
 from godb_arrow import codec
 from godb_arrow.directory.journal import Receipt
 from godb_arrow.directory.records import Record, sensible
-from godb_arrow.documents.ids import IdSequence, number_of
+from godb_arrow.documents.ids import IdSequence
 from godb_arrow.engine.context import EngineContext
 from godb_arrow.engine.info import CollectionState
 from godb_arrow.engine.pending import PendingRecords, Settings, next_id_of
@@ -76,6 +76,8 @@ class CollectionStore:
         Whether the collection was dropped, and whether it refuses changes since the engine closes.
     max_given_id : int
         Max number that a caller chose as an id.
+    sequence : IdSequence or None
+        Sequence of generated ids; None until :meth:`id_sequence`.
     """
 
     def __init__(
@@ -108,7 +110,7 @@ class CollectionStore:
         self.last_accessed: float | None = None
         self.accesses = 0
         self.max_given_id = 0
-        self._sequence: IdSequence | None = None
+        self.sequence: IdSequence | None = None
         self._settings = Settings(indexes, compression)
         self._pending = PendingRecords()
 
@@ -259,26 +261,6 @@ class CollectionStore:
 
     # --- ids ----------------------------------------------------------------------------------
 
-    def has(self, identity: str, *, given: bool) -> bool:
-        """Return whether a document exists; the caller holds the lock.
-
-        Parameters
-        ----------
-        identity : str
-            Document id.
-        given : bool
-            Whether a caller chose the id. A generated id is unused unless a caller inserted the
-            same number explicitly.
-        """
-        number = number_of(identity)
-        if given and number is not None:
-            self.max_given_id = max(self.max_given_id, number)
-        version = self.overlay.find(identity)
-        if version is not False:
-            return version is not None
-        chosen = given or (number is not None and number <= self.max_given_id)
-        return chosen and self.base.has(identity)
-
     def ids(self) -> IdSequence:
         """Return the sequence of generated ids, from a verb."""
         self.context.lifecycle.check_process()
@@ -290,10 +272,10 @@ class CollectionStore:
         """Return the sequence of generated ids."""
         with self.lock:
             self.prepare()
-            if self._sequence is None:
+            if self.sequence is None:
                 of_base = next_id_of(self.base, self.context.directory)
-                self._sequence = IdSequence(max(of_base, self._pending.min_next_id))
-            return self._sequence
+                self.sequence = IdSequence(max(of_base, self._pending.min_next_id))
+            return self.sequence
 
     # --- settings -----------------------------------------------------------------------------
 
@@ -349,7 +331,7 @@ class CollectionStore:
             self._settings.replay(meta)
             self.note_setting(number)
 
-        return self._journaled(meta, parts, apply)
+        return self.journaled({**meta, "c": self.name}, parts, apply).number or None
 
     def forget_settings(self) -> None:
         """Take indexes and compression from the next base."""
@@ -431,23 +413,23 @@ class CollectionStore:
             self._settings.columns = None if count else self._settings.columns
             self.account()
 
-        return self._journaled(meta, parts, apply)
+        receipt = self.journaled({**meta, "c": self.name}, parts, apply)
+        return receipt.number or None
 
-    def _journaled(
+    def journaled(
         self, meta: dict[str, Any], parts: Sequence[bytes], apply: PlannedChange
-    ) -> int | None:
+    ) -> Receipt:
         """Journal a change and apply it: both or, on an error, neither.
 
         The caller holds the lock. An interrupt between the two completes the change. Therefore a
-        second call of `apply` changes nothing.
+        second call of `apply` changes nothing. The number of the receipt is 0 without a record.
         """
         receipt, journal = Receipt(), self.context.directory.journal
         try:
             if self.context.options.durability == "checkpoint":
                 receipt.number = 0  # from here on the change happened
             else:
-                journal.append(self, {**meta, "c": self.name}, parts, receipt)
-                self.position = journal.position(cast(int, receipt.number))
+                self.position = journal.position(journal.append(self, meta, parts, receipt))
             apply(receipt.number or None)
         except BaseException:
             if receipt.number is not None:
@@ -455,7 +437,7 @@ class CollectionStore:
                     self.position = journal.position(receipt.number)
                 apply(receipt.number or None)
             raise
-        return receipt.number or None
+        return receipt
 
     def account(self) -> None:
         """Count the bytes of the overlay."""
@@ -504,7 +486,7 @@ class CollectionStore:
         pending = self._pending
         if self.count is not None and not pending.records:
             return
-        base, overlay, sequence, count = self.base, self.overlay, self._sequence, self.count
+        base, overlay, sequence, count = self.base, self.overlay, self.sequence, self.count
         directory = self.context.directory
         if count is None:
             count = base.live
@@ -525,7 +507,7 @@ class CollectionStore:
         elif pending.records and not directory.read_only:
             directory.journal.release(self, self.needs)
         # One statement: no interrupt comes between.
-        self.overlay, self._sequence, self.count, pending.records = overlay, sequence, count, []
+        self.overlay, self.sequence, self.count, pending.records = overlay, sequence, count, []
         self.account()
 
     # --- end ----------------------------------------------------------------------------------
@@ -561,7 +543,7 @@ class CollectionStore:
             self.position, self.attached = found.position, found.attached
             self._settings = found._settings
             self.needs, self.stale = found.needs, found.stale
-            self.overlay, self.count, self._sequence = Overlay(), None, None
+            self.overlay, self.count, self.sequence = Overlay(), None, None
             self.account()
         before.forget()
         return True

@@ -226,6 +226,33 @@ class Memory:
                 del self._changes_of[id(owner)]
         self.peak = max(self.peak, self.used)
 
+    def add_changes(self, owner: object, size: int) -> bool:
+        """Add bytes of unsaved changes, if no view must be evicted and nothing saved for them.
+
+        Parameters
+        ----------
+        owner : object
+            Owner of the changes, as for :meth:`set_changes`.
+        size : int
+            Bytes to add.
+
+        Returns
+        -------
+        bool
+            Whether the bytes are added.
+        """
+        with self._lock:
+            total = self._changes + size
+            wanted = total + self._reserved
+            used = total + self._streams + self.cache.bytes
+            if wanted > self.limit // 2 or used + self._reserved > self.limit:
+                return False
+            changes_of = self._changes_of.get(id(owner), 0) + size
+            # A single statement, so that an interrupt cannot separate the two.
+            self._changes_of[id(owner)], self._changes = changes_of, total
+        self.peak = max(self.peak, used)
+        return True
+
     def hold(self, key: tuple[Any, str], value: Any, size: int) -> bool:
         """Cache a view if there is room for it, evicting others."""
         if size > self.room:

@@ -123,6 +123,35 @@ class Overlay:
 
         return apply
 
+    def plan_insert(self, identity: str, document: bytes, size: int) -> PlannedChange | None:
+        """Plan to put one document without a version; see :meth:`plan_change`.
+
+        Parameters
+        ----------
+        identity : str
+            Document id.
+        document : bytes
+            The document.
+        size : int
+            Its :func:`weight`.
+
+        Returns
+        -------
+        PlannedChange or None
+            None if the document has a version, as a deleted one has.
+        """
+        layer = self._active
+        if identity in layer.versions:
+            return None
+        total = layer.size + size
+
+        def apply(number: int | None) -> None:
+            self._frozen = None
+            layer.versions[identity] = document
+            layer.note(number, total, True)
+
+        return apply
+
     def plan_add(
         self,
         ids: list[str],

@@ -10,6 +10,7 @@ from typing import Any
 __all__ = ["Disk", "DiskWriter", "disk", "make_folders"]
 
 _SYNC_BYTES = 4 << 20
+_sync = getattr(os, "fdatasync", os.fsync)  # the times of a file need not be on the disk
 
 
 class Disk:
@@ -24,8 +25,8 @@ class Disk:
         return os.write(descriptor, data)
 
     def fsync(self, descriptor: int) -> None:
-        """Wait until the file's bytes are on the disk."""
-        os.fsync(descriptor)
+        """Wait until the file's bytes, and its size, are on the disk."""
+        _sync(descriptor)
 
     def start_sync(self, descriptor: int, position: int, size: int) -> None:
         """Start to write a part of the file to the disk, so that fsync takes less time."""

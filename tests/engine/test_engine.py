@@ -635,7 +635,7 @@ def test_a_journal_of_changes_to_the_same_document_stays_short(
 ) -> None:
     from godb_arrow.engine import saver as module
 
-    monkeypatch.setattr(module, "_MAX_JOURNAL_BYTES", 20_000)
+    monkeypatch.setattr(module, "MAX_JOURNAL_BYTES", 20_000)
     with StorageEngine(tmp_path) as engine:
         collection = people(engine)
         for number in range(2000):

@@ -27,7 +27,10 @@ from godb_arrow.codec.native.dicts import (
     load_documents,
     pack,
     pack_documents,
+    pack_record,
+    pack_single,
 )
+from godb_arrow.codec.native.identify import Identification
 from godb_arrow.codec.native.lookup import (
     IdSearch,
     KeysBuilder,
@@ -61,6 +64,7 @@ from godb_arrow.schema import (
 __all__ = [
     "BACKEND",
     "BlockDecoder",
+    "BsonReader",
     "ChunkIterator",
     "IdSearch",
     "Identification",
@@ -72,6 +76,7 @@ __all__ = [
     "check_entries",
     "compress_piece",
     "count_present",
+    "cut_bson",
     "decode",
     "decode_front",
     "decode_pieces",
@@ -92,6 +97,8 @@ __all__ = [
     "measure",
     "pack",
     "pack_documents",
+    "pack_record",
+    "pack_single",
     "plain_filter",
     "read_json",
     "scan_entries",
@@ -102,6 +109,7 @@ __all__ = [
     "text_extremes",
     "to_dicts",
     "unpack_sizes",
+    "write_bson",
 ]
 
 BACKEND = "native"
@@ -113,6 +121,9 @@ _ROW_HEAD = pack_entry("", {ID_FIELD: "", _ROW_FIELD: {}})[:-1]  # before a row 
 _END, _SEPARATOR = 0, 2  # of reading JSON
 
 JsonScanner = _native.JsonScanner
+BsonReader = _native.BsonReader
+cut_bson = _native.cut_bson
+write_bson = _native.write_bson
 
 
 class BlockDecoder:
@@ -517,8 +528,6 @@ def read_json(
         data, bounds, at, stop, is_first = _native.read_json(
             text, at, in_array, is_first, convert is not None
         )
-        if stop == _END and not parts:
-            return Documents(data, bounds)
         parts.append((data, bounds))
         if stop == _END:
             break
@@ -527,11 +536,7 @@ def read_json(
         packed, at = reference_json.read_document(text, at, convert)
         parts.append((packed, array("q", [0, len(packed)])))
         is_first = False
-    joined, start = array("q", [0]), 0
-    for data, bounds in parts:
-        joined.frombytes((np.frombuffer(bounds, np.int64)[1:] + start).tobytes())
-        start += len(data)
-    return Documents(b"".join(data for data, _ in parts), joined)
+    return Documents.joined(parts)
 
 
 def json_lines(found: Entries | Documents, *, plain: bool = False) -> bytes:
@@ -543,28 +548,6 @@ def json_lines(found: Entries | Documents, *, plain: bool = False) -> bytes:
         return reference_json.json_lines(found, plain=plain)  # which raises the error
     text: bytes = lines
     return text
-
-
-class Identification:
-    """Ids that documents have in a field, and the entries with these and other ids."""
-
-    def __init__(self, documents: Documents, field: str) -> None:
-        self._found = _native.Identification(
-            documents.data, documents.bounds, field.encode("utf-8", "surrogateescape")
-        )
-        self.generated: npt.NDArray[np.uint32] = np.frombuffer(self._found.rows, np.uint32)
-        self.invalid: int = self._found.invalid
-
-    def entries(self, numbers: npt.NDArray[np.int64]) -> tuple[Entries, pa.Array]:
-        """Return the entries, and their ids as a binary array."""
-        data, bounds, offsets, texts = self._found.entries(numbers)
-        buffers = [None, pa.py_buffer(offsets), pa.py_buffer(texts)]
-        return Entries(data, bounds), pa.Array.from_buffers(
-            pa.binary(), len(bounds) // 2, buffers, 0
-        )
-
-
-# --- Predicates -----------------------------------------------------------------------------
 
 
 def select(entries: Entries, predicate: Predicate) -> npt.NDArray[np.int64]:

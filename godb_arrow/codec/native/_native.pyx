@@ -49,6 +49,7 @@ cdef extern from "memory.hpp" namespace "godb" nogil:
         Buffer()
         uint8_t* data()
         size_t size()
+        size_t capacity()
         void append(const void* data, size_t size) except +
         void truncate(size_t size)
         void reserve(size_t more) except +
@@ -254,6 +255,7 @@ cdef extern from "encode.hpp" namespace "godb" nogil:
 cdef extern from "ids.hpp" namespace "godb" nogil:
     uint64_t c_survey_ids "godb::survey_ids"(const ArrowArray* ids, Buffer& hashes) except +
     cbool c_ids_ascend "godb::ids_ascend"(const ArrowArray* ids, uint64_t& greatest)
+    uint64_t c_number_of "godb::number_of"(const uint8_t* id, size_t size, size_t readable)
     uint64_t c_hash_id "godb::hash_id"(const uint8_t* data, size_t size)
     cbool c_has_equal "godb::has_equal"(const uint64_t* hashes, size_t count) except +
 
@@ -1135,8 +1137,10 @@ def to_dicts(tuple names not None, list columns not None, Py_ssize_t count):
     return rows
 
 
+include "bson.pxi"
 include "dicts.pxi"
 include "lookup.pxi"
+include "record.pxi"
 # --- JSON -----------------------------------------------------------------------------------
 
 

@@ -151,6 +151,14 @@ class DictEncoder {
         return items(dict, 1, true);
     }
 
+    // Encode a dict with one more field, whose name and value the caller encodes.
+    Packed with_field(PyObject* dict, const char* name, size_t size) {
+        pack_.map(size_t(PyDict_GET_SIZE(dict)) + 1);
+        const Packed written = items(dict, 1, false);
+        pack_.text(name, size);
+        return written;
+    }
+
     // Encode a text; bytes that are no UTF-8 were surrogate escapes.
     Packed text(PyObject* object) {
         if (PyUnicode_IS_COMPACT_ASCII(object)) {
@@ -571,6 +579,41 @@ inline bool pack_documents(PyObject* documents, uint64_t number, EntryEncoder& t
             if (to.id_bytes.size() > INT32_MAX) return false;
         }
         return true;
+    } catch (const std::bad_alloc&) {
+        PyErr_NoMemory();
+        return false;
+    }
+}
+
+// Encode the description of a journal record, with the sizes of its parts. False without an error of
+// Python leaves it to the reference codec.
+inline bool pack_meta(PyObject* meta, PyObject* parts, PyObject* convert, Buffer& out) {
+    try {
+        if (!PyDict_CheckExact(meta)) return false;
+        out.reserve(256);
+        out.push(uint32_t(0));
+        if (DictEncoder(out, convert).with_field(meta, "parts", 5) != Packed::Done) return false;
+        Packer sizes(out);
+        const Py_ssize_t count = PyTuple_GET_SIZE(parts);
+        sizes.array(size_t(count));
+        for (Py_ssize_t at = 0; at < count; ++at)
+            sizes.positive(uint64_t(PyBytes_GET_SIZE(PyTuple_GET_ITEM(parts, at))));
+        const uint32_t size = uint32_t(out.size() - sizeof(uint32_t));
+        std::memcpy(out.data(), &size, sizeof size);
+        return true;
+    } catch (const std::bad_alloc&) {
+        PyErr_NoMemory();
+        return false;
+    }
+}
+
+// Encode one document with a number as its id, or with its own id if `number` is zero. False without
+// an error of Python leaves it to the reference codec.
+inline bool pack_single(PyObject* document, uint64_t number, EntryEncoder& to) {
+    try {
+        if (!to.texts || !PyDict_CheckExact(document)) return false;
+        to.entries.reserve(512);
+        return to.add(document, number) == Packed::Done;
     } catch (const std::bad_alloc&) {
         PyErr_NoMemory();
         return false;

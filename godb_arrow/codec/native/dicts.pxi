@@ -36,19 +36,21 @@ cdef extern from "dictencode.hpp" namespace "godb":
 
     cbool c_pack_documents "godb::pack_documents"(
         list documents, uint64_t number, EntryEncoder& to) except? False
+    cbool c_pack_single "godb::pack_single"(
+        object document, uint64_t number, EntryEncoder& to) except? False
 
 
 set_dict_types(Timestamp_, ExtType_)
 
 
-cdef object other_load, other_pack, stored_value
+cdef object other_load, other_pack, other_record, stored_value
 
 
-def register(load, pack, stored):
+def register(load, pack, record, stored):
     """Remember the functions of the reference codec for rare values, and for values that
     MessagePack lacks."""
-    global other_load, other_pack, stored_value
-    other_load, other_pack, stored_value = load, pack, stored
+    global other_load, other_pack, other_record, stored_value
+    other_load, other_pack, other_record, stored_value = load, pack, record, stored
 
 
 def load(data):
@@ -177,4 +179,26 @@ def pack_documents(list documents not None, uint64_t number):
         _copied(encoder.get().entries), _copied(encoder.get().bounds),
         _copied(encoder.get().offsets), _copied(encoder.get().id_bytes),
         <object>encoder.get().ids(),
+    )
+
+
+def pack_single(document, uint64_t number):
+    """Encode one document, with a number as its id or, for 0, with its own id.
+
+    Return the id, the entry, the document, and the number that the id is or 0. Return None for the
+    reference codec."""
+    cdef unique_ptr[EntryEncoder] encoder
+    encoder.reset(new EntryEncoder(stored_value))
+    if not c_pack_single(document, number, encoder.get()[0]):
+        return None
+    cdef const uint8_t* data = encoder.get().entries.data()
+    cdef size_t size = encoder.get().entries.size()
+    cdef size_t start = (<const int64_t*>encoder.get().bounds.data())[1]
+    return (
+        (<list>encoder.get().ids())[0],
+        PyBytes_FromStringAndSize(<const char*>data, size),
+        PyBytes_FromStringAndSize(<const char*>data + start, size - start),
+        number or c_number_of(
+            encoder.get().id_bytes.data(), encoder.get().id_bytes.size(),
+            encoder.get().id_bytes.capacity()),
     )

@@ -13,16 +13,33 @@ import godb_arrow.codec.native._native as _native  # noqa: PLR0402 (mypy knows i
 from godb_arrow.codec import values as reference_values
 from godb_arrow.codec.entries import Entries
 from godb_arrow.codec.reference import dicts as reference_dicts
+from godb_arrow.codec.reference import records as reference_records
 from godb_arrow.codec.reference.dicts import IdSource, PackedDocuments
 
-__all__ = ["ChunkIterator", "id_source", "load", "load_documents", "pack", "pack_documents"]
+__all__ = [
+    "ChunkIterator",
+    "id_source",
+    "load",
+    "load_documents",
+    "pack",
+    "pack_documents",
+    "pack_record",
+    "pack_single",
+]
 
 ChunkIterator = _native.ChunkIterator
 
-_native.register(reference_dicts.load, reference_values.pack, reference_values.stored_value)
+_native.register(
+    reference_dicts.load,
+    reference_values.pack,
+    reference_records.pack_record,
+    reference_values.stored_value,
+)
 
 load = _native.load
 pack = _native.pack
+pack_record = _native.pack_record
+pack_single = _native.pack_single
 
 
 def load_documents(

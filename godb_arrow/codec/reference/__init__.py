@@ -5,12 +5,14 @@ The compiled codec, :mod:`godb_arrow.codec.native`, returns the same results for
 
 from __future__ import annotations
 
+from godb_arrow.codec.reference.bsonread import BsonReader, cut_bson, write_bson
 from godb_arrow.codec.reference.dicts import (
     ChunkIterator,
     id_source,
     load,
     load_documents,
     pack_documents,
+    pack_single,
 )
 from godb_arrow.codec.reference.documents import (
     decode,
@@ -37,6 +39,7 @@ from godb_arrow.codec.reference.lz4 import (
     decode_pieces_into,
 )
 from godb_arrow.codec.reference.predicate import select, select_front
+from godb_arrow.codec.reference.records import pack_record
 from godb_arrow.codec.reference.rows import encode, encode_documents
 from godb_arrow.codec.reference.scan import (
     check_entries,
@@ -54,6 +57,7 @@ from godb_arrow.codec.values import pack
 __all__ = [
     "BACKEND",
     "BlockDecoder",
+    "BsonReader",
     "ChunkIterator",
     "IdSearch",
     "Identification",
@@ -65,6 +69,7 @@ __all__ = [
     "check_entries",
     "compress_piece",
     "count_present",
+    "cut_bson",
     "decode",
     "decode_front",
     "decode_pieces",
@@ -85,6 +90,8 @@ __all__ = [
     "measure",
     "pack",
     "pack_documents",
+    "pack_record",
+    "pack_single",
     "plain_filter",
     "read_json",
     "scan_entries",
@@ -95,6 +102,7 @@ __all__ = [
     "text_extremes",
     "to_dicts",
     "unpack_sizes",
+    "write_bson",
 ]
 
 BACKEND = "reference"

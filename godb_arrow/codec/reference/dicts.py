@@ -25,6 +25,7 @@ __all__ = [
     "load_documents",
     "load_pairs",
     "pack_documents",
+    "pack_single",
     "with_id",
 ]
 
@@ -238,6 +239,25 @@ def pack_documents(documents: list[Any], first: int | None) -> PackedDocuments |
     -------
     PackedDocuments or None
         None if documents must be encoded one by one, as the reference codec always does.
+    """
+    return None
+
+
+def pack_single(document: Any, number: int) -> tuple[str, bytes, bytes, int] | None:
+    """Encode one document as an entry, with the id as the first field where it is new.
+
+    Parameters
+    ----------
+    document : dict
+        Document.
+    number : int
+        Number to use as the id; 0 for a document with an id.
+
+    Returns
+    -------
+    tuple or None
+        The id, the entry, the document alone, and the number that the id is, or 0. None if the
+        document must be identified and encoded in two steps, as the reference codec always does.
     """
     return None
 

@@ -1,0 +1,160 @@
+"""Inserts of single documents into one collection."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from godb_arrow import codec
+from godb_arrow.directory.journal import Receipt
+from godb_arrow.documents.encoding import check_document_size
+from godb_arrow.documents.ids import IdSequence, identify, number_of
+from godb_arrow.engine.saver import MAX_JOURNAL_BYTES, Saver
+from godb_arrow.engine.store import CollectionStore
+from godb_arrow.engine.writer import naming_document
+from godb_arrow.errors import DuplicateId, GodbError, place_error
+from godb_arrow.schema import ID_FIELD
+from godb_arrow.snapshots.overlay import weight
+
+__all__ = ["Inserter", "is_used"]
+
+
+class Inserter:
+    """Inserts documents one by one.
+
+    The steps are in few functions, since each call adds to the cost of a small insert.
+
+    Parameters
+    ----------
+    store : CollectionStore
+        The collection.
+    saver : Saver
+        Reserves memory.
+    """
+
+    __slots__ = ("_max_document_bytes", "_saver", "_store")
+
+    def __init__(self, store: CollectionStore, saver: Saver) -> None:
+        self._store = store
+        self._saver = saver
+        self._max_document_bytes = store.context.options.max_document_bytes
+
+    def insert(self, document: Mapping[Any, Any]) -> str:
+        """Insert a document and return its id; see :meth:`Collection.insert`."""
+        store = self._store
+        try:
+            store.context.lifecycle.check_writable()
+            sequence = store.sequence if store.is_ready else None
+            identity, entry, raw, number, given = self._packed(document, sequence or store.ids())
+            size = weight(identity, raw)
+            with store.lock:
+                store.note_access()
+                self._check_unused(identity, number, given)
+                receipt = self._insert_counted(identity, entry, raw, size)
+            if receipt is not None:
+                record = receipt.number or None
+            else:
+                with self._saver.reserved(size), store.lock:
+                    self._check_unused(identity, number, given)
+                    record = store.write_few({identity: raw}, [], 1)
+            store.context.sync(record)
+            return identity
+        except GodbError as error:
+            place_error(error, "insert", store.name)
+            raise
+
+    def _insert_counted(
+        self, identity: str, entry: bytes, document: bytes, size: int
+    ) -> Receipt | None:
+        """Insert a document for which there is memory; the caller holds the lock.
+
+        Parameters
+        ----------
+        identity : str
+            Document id, which no document has.
+        entry, document : bytes
+            The document with its id before it, and without.
+        size : int
+            Memory use of the document in bytes.
+
+        Returns
+        -------
+        Receipt or None
+            Receipt of the change. None where memory must be reserved first: nothing happened.
+        """
+        store, context = self._store, self._store.context
+        is_short = context.directory.journal.size <= MAX_JOURNAL_BYTES
+        plan = store.overlay.plan_insert(identity, document, size) if is_short else None
+        if plan is None or not store.count:  # The first document replaces a schema without rows.
+            return None
+        count, changes, now = store.count + 1, store.changes + 1, time.time()
+        changed_bytes = store.changed_bytes + size
+
+        def apply(number: int | None) -> None:
+            plan(number)
+            store.count, store.changes, store.last_modified = count, changes, now
+            store.changed_bytes = changed_bytes
+
+        meta = {
+            "op": "write", "n": store.id_sequence().next_id, "k": [1], "d": [], "c": store.name,
+        }  # fmt: skip
+        try:
+            if not context.memory.add_changes(store, size):
+                return None
+            return store.journaled(meta, [entry], apply)
+        except BaseException:
+            store.account()
+            raise
+
+    def _check_unused(self, identity: str, number: int, given: bool) -> None:
+        """Raise if the collection takes no documents, or has one with the id."""
+        self._store.check_present()
+        if is_used(self._store, identity, number, given=given):
+            raise DuplicateId([identity], advice="replace it with upsert_many, or omit it")
+
+    def _packed(
+        self, document: Mapping[Any, Any], sequence: IdSequence
+    ) -> tuple[str, bytes, bytes, int, bool]:
+        """Return id, entry, document, the number that the id is or 0, and whether it was given."""
+        if type(document) is dict:
+            given = ID_FIELD in document
+            reserved = 0 if given else sequence.reserve(1)
+            packed = codec.pack_single(document, reserved)
+            if packed is not None:
+                identity, entry, raw, number = packed
+                if given and number:
+                    sequence.see_number(number)
+                if len(entry) > self._max_document_bytes:
+                    check_document_size(identity, raw, self._max_document_bytes)
+                return identity, entry, raw, number, given
+            if reserved:
+                sequence.release(reserved, 1)
+        identity, made, given = identify(document, sequence)
+        with naming_document(identity):
+            raw = codec.pack(made)
+        check_document_size(identity, raw, self._max_document_bytes)
+        return identity, codec.pack(identity) + raw, raw, number_of(identity) or 0, given
+
+
+def is_used(store: CollectionStore, identity: str, number: int, *, given: bool) -> bool:
+    """Return whether a document has an id; the caller holds the lock of the collection.
+
+    Parameters
+    ----------
+    store : CollectionStore
+        The collection.
+    identity : str
+        Document id.
+    number : int
+        Number that the id is, or 0.
+    given : bool
+        Whether a caller chose the id. A generated id is unused unless a caller inserted the same
+        number explicitly.
+    """
+    if given and number > store.max_given_id:
+        store.max_given_id = number
+    version = store.overlay.find(identity)
+    if version is not False:
+        return version is not None
+    return (given or 0 < number <= store.max_given_id) and store.base.has(identity)

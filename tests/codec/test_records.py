@@ -1,0 +1,75 @@
+"""Records of the journal and single documents: both codecs write the same bytes."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.strategies import scalars, texts
+
+from godb_arrow import GodbError
+from godb_arrow.codec.reference import records as reference
+from godb_arrow.codec.values import pack
+from godb_arrow.documents.ids import IdSequence, identify, number_of
+
+native = pytest.importorskip("godb_arrow.codec.native")
+
+
+def some_bytes(chance: random.Random, size: int) -> bytes:
+    """Return bytes that are random, zero, or zero but for a few."""
+    kind = chance.random()
+    if kind < 0.3:
+        return bytes(size)
+    data = bytearray(chance.randbytes(size) if kind < 0.6 else size)
+    for _ in range(chance.randrange(6) if size else 0):
+        data[chance.randrange(size)] = chance.randrange(256)
+    return bytes(data)
+
+
+def test_records_have_the_same_bytes() -> None:
+    chance = random.Random(20)
+    for turn in range(4000):
+        most = 300 if turn % 2 else 3000 if turn % 100 else 100_000
+        parts = [some_bytes(chance, chance.randrange(most)) for _ in range(chance.randrange(3))]
+        meta = {
+            "n": chance.randrange(1 << 62),
+            "c": "ä\udcff"[: chance.randrange(3)],
+            "d": [some_bytes(chance, chance.randrange(80)).hex()],
+        }
+        where = chance.randrange(1 << 60), chance.randrange(1 << 40), chance.randrange(1 << 20) * 16
+        assert native.pack_record(*where, meta, parts) == reference.pack_record(*where, meta, parts)
+
+
+@pytest.mark.parametrize("size", [*range(200), *range(900, 1200)])
+def test_checksums_of_every_size_are_the_same(size: int) -> None:
+    part = bytes(range(1, 256)) * 5
+    where = size, size, 16 * size
+    assert native.pack_record(*where, {}, [part[:size]]) == reference.pack_record(
+        *where, {}, [part[:size]]
+    )
+
+
+@given(
+    st.dictionaries(texts, st.one_of(scalars, st.lists(scalars, max_size=3)), max_size=5),
+    st.one_of(st.none(), texts, st.integers(-5, 1 << 70)),
+)
+@settings(max_examples=200)
+def test_a_single_document_is_packed_as_in_two_steps(document: dict[Any, Any], own: Any) -> None:
+    if own is not None:
+        document = {"first": 1, "_id": own, **document}
+    has_id = "_id" in document
+    packed = native.pack_single(document, 0 if has_id else 17)
+    sequence = IdSequence(17)
+    try:
+        identity, made, was_given = identify(document, sequence)
+        raw = pack(made)
+    except GodbError:
+        assert packed is None
+        return
+    assert was_given == has_id
+    if packed is not None:
+        entry = pack(identity) + raw
+        assert packed == (identity, entry, raw, number_of(identity) or 0)
