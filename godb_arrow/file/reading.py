@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from typing import Any, Unpack
@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from godb_arrow import codec
 from godb_arrow.codec.runs import Run
-from godb_arrow.documents.loading import load_entry, load_run
+from godb_arrow.documents.loading import load_chunks, load_entry
 from godb_arrow.errors import (
     TypeMismatch,
     document_not_found,
@@ -191,13 +191,29 @@ def read_documents(
 ) -> Iterator[dict[Any, Any]]:
     """Iterate over the documents of a file; see :func:`godb_arrow.read_documents`."""
     target = locate(source, collection, ReadOptions(**options))
-    return _documents(target)
+    return _DocumentIterator(_chunks(target))
 
 
-def _documents(target: StoredCollection) -> Iterator[dict[Any, Any]]:
+def _chunks(target: StoredCollection) -> Generator[list[dict[Any, Any]], None, None]:
     with closing(target), error_context("read", target.source.name, target.name):
         for entries in target.entries():
-            yield from load_run(entries)
+            yield from load_chunks(entries)
+
+
+class _DocumentIterator(codec.ChunkIterator):
+    """Iterator over the documents of a file, which are decoded in lists."""
+
+    def __init__(self, chunks: Generator[list[dict[Any, Any]], None, None]) -> None:
+        super().__init__()
+        self._chunks = chunks
+
+    def _fill(self) -> None:
+        self.give(next(self._chunks))
+
+    def close(self) -> None:
+        """Close the file; the iterator ends."""
+        self.give([])
+        self._chunks.close()
 
 
 def read_document(
