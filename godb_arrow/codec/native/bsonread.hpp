@@ -139,7 +139,7 @@ class BsonReader {
     static bool is_digit(uint8_t c) { return uint8_t(c - '0') < 10; }
     static bool is_hex(uint8_t c) { return is_digit(c) || uint8_t(c - 'a') < 6; }
 
-    static constexpr int kMaxLevels = 100;  // below that of the package, which counts differently
+    static constexpr int kMaxLevels = 100;  // below the depth that the package allows
     static constexpr size_t kMaxPaths = 5000;
 
     template <typename T>

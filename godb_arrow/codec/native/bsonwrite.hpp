@@ -2,7 +2,7 @@
 //
 // The writer defers what godb_arrow.connectors.etl.bson converts, or refuses: keys that begin with $,
 // repeated keys, integers beyond 64 bits, moments finer than a millisecond, extensions, bytes that
-// are no UTF-8, decimals, and documents whose own id differs from that of the collection.
+// are no UTF-8, decimals, and documents whose own id differs from the id in the collection.
 
 #pragma once
 
