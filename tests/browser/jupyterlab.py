@@ -57,7 +57,7 @@ def start(folder: Path, port: int) -> subprocess.Popen[bytes]:
 def run(page: Any, port: int, name: str, pictures: Path) -> None:
     page.goto(f"http://127.0.0.1:{port}/lab/tree/{name}.ipynb?reset")
     page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=120_000)
-    page.wait_for_timeout(1000)
+    page.wait_for_timeout(4000)  # A kernel that is not ready shows no dialog.
     page.click("text=Kernel >> nth=0")
     page.click("text=Restart Kernel and Clear Outputs of All Cells…")
     page.click(".jp-Dialog button:has-text('Restart')")
@@ -86,7 +86,7 @@ def run(page: Any, port: int, name: str, pictures: Path) -> None:
     tables = page.locator(".jp-RenderedHTML table").count()
     plots = page.locator(".jp-RenderedImage img").count()
     print(f"{name}: {tables} tables, {plots} plots")
-    assert tables >= 2, name
+    assert tables >= 1, name
     assert plots >= 1, name
     for number, output in enumerate(page.locator(".jp-RenderedHTML, .jp-RenderedImage").all()):
         if number < 8:
