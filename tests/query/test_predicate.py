@@ -45,6 +45,26 @@ def test_both_codecs_find_what_the_model_finds(
     assert native.select(entries, predicate).tolist() == wanted
 
 
+INTEGERS = (0, 1, -2, 127, 128, -129, 2**31, 2**53, 2**63 - 1, 2**63, 2**64 - 1, -(2**63))
+FRACTIONS = (0.5, -0.5, 1.5, -1.5, -2.5, 127.5, -128.5, 2.0**31 + 0.5, 2.0**53, 2.0**63, -(2.0**63))
+
+
+@pytest.mark.parametrize("operator", ["$eq", "$ne", "$gt", "$gte", "$lt", "$lte", "$in"])
+def test_integers_of_every_form_beside_fractions(operator: str) -> None:
+    shapes = (lambda n: n, lambda n: [n], lambda n: ["x", n], lambda n: {"w": n}, lambda n: [[n]])
+    rows = [{"v": shape(number)} for number in INTEGERS for shape in shapes]
+    rows += [{"v": {"w": [number]}} for number in INTEGERS]
+    entries = entries_of(rows)
+    for literal in (*FRACTIONS, *INTEGERS, decimal.Decimal("1.5"), decimal.Decimal(2**63)):
+        value = [literal] if operator == "$in" else literal
+        for path in ("v", "v.w"):
+            filter = {path: {operator: value}}
+            predicate = compile_filter(filter)
+            wanted = expected(entries, filter)
+            assert reference.select(entries, predicate).tolist() == wanted, filter
+            assert native.select(entries, predicate).tolist() == wanted, filter
+
+
 def test_dense_cases() -> None:
     for number in range(200_000 if LONG else 2500):
         rows, filter = dense_case(number)
