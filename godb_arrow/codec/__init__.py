@@ -89,6 +89,7 @@ infer = _chosen.infer
 json_lines = _chosen.json_lines
 measure = _chosen.measure
 plain_filter = _chosen.plain_filter
+load_found = _chosen.load_found
 read_json = _chosen.read_json
 load = _chosen.load
 load_documents = _chosen.load_documents
@@ -148,6 +149,7 @@ __all__ = [
     "json_lines",
     "load",
     "load_documents",
+    "load_found",
     "load_pairs",
     "measure",
     "pack",

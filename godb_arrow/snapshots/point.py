@@ -103,6 +103,9 @@ def search_memory(
 
 def load_found(count: int, entries: bytes) -> list[dict[Any, Any]] | None:
     """Return found entries as documents; None if one is damaged."""
+    documents = codec.load_found(entries, count)
+    if documents is not None:
+        return documents
     try:
         return [*load_run(scan(entries, count))]
     except CorruptFile:  # the snapshot's search says where

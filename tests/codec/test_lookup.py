@@ -16,6 +16,7 @@ from godb_arrow import codec
 from godb_arrow.codec.field_values import parts_of
 from godb_arrow.codec.reference import lookup as reference
 from godb_arrow.documents.ids import ids_of
+from godb_arrow.documents.loading import load_run
 from godb_arrow.query.predicate import compile_filter
 from godb_arrow.snapshots.id_index import IdIndex
 
@@ -194,3 +195,23 @@ def test_documents_are_found_by_id(ids: list[str], others: list[str]) -> None:
                 assert (None if earlier is None else codec.load(earlier)["n"]) == (
                     right[-2] if len(right) > 1 else None
                 )
+
+
+@settings(max_examples=1000 if LONG else 100)
+@given(DOCUMENTS)
+def test_found_entries_become_the_dicts_of_a_run(documents: list[dict[str, Any]]) -> None:
+    entries = entries_of(documents)
+    raw = bytes(entries.raw())
+    found = native.load_found(raw, len(entries))
+    assert repr(found) == repr([*load_run(entries)])
+    assert reference.load_found(raw, len(entries)) is None
+    if documents:
+        assert native.load_found(raw[:-1], len(entries)) is None
+        assert native.load_found(raw, len(entries) + 1) is None
+        assert native.load_found(raw + b"\x01", len(entries)) is None
+        assert native.load_found(raw, len(entries) - 1) in (None, [])
+
+
+def test_what_the_reference_must_decode_is_left_to_it() -> None:
+    odd = codec.pack_entry("a", {}) + codec.pack("b") + b"\x81\xa1x\xd4\xff\x00"
+    assert native.load_found(odd, 2) is None

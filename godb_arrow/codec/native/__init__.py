@@ -37,6 +37,7 @@ from godb_arrow.codec.native.lookup import (
     Located,
     RowSet,
     SortedKeys,
+    load_found,
     plain_filter,
 )
 from godb_arrow.codec.native.programs import compile_program
@@ -94,6 +95,7 @@ __all__ = [
     "json_lines",
     "load",
     "load_documents",
+    "load_found",
     "measure",
     "pack",
     "pack_documents",

@@ -76,6 +76,22 @@ class MinTree {
     std::vector<std::vector<uint32_t>> levels_;
 };
 
+// The edges of a number of whole entries, one after the other; false if the bytes are others.
+inline bool entry_edges(const uint8_t* data, size_t size, size_t count,
+                        std::vector<int64_t>& edges) {
+    const uint8_t* p = data;
+    const uint8_t* const end = data + size;
+    edges.reserve(2 * count + 1);
+    for (size_t i = 0; i < count; ++i) {
+        for (int part = 0; part < 2; ++part) {
+            edges.push_back(p - data);
+            if (pass_over<true>(p, end, kMaxDepth) != Passed::Whole) return false;
+        }
+    }
+    edges.push_back(p - data);
+    return p == end;
+}
+
 constexpr size_t kFence = 64;  // sorted keys between two that are kept apart
 
 // Rows of one kind, from one place to another.

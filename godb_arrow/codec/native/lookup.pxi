@@ -61,6 +61,9 @@ cdef extern from "lookup.hpp" namespace "godb" nogil:
         const vector[const FieldKeys*]& files, const vector[const int64_t*]& places,
         uint64_t documents, FieldKeys& out) except +
 
+    cbool entry_edges(
+        const uint8_t* data, size_t size, size_t count, vector[int64_t]& edges) except +
+
     cdef cppclass RowStream:
         RowStream(const FieldKeys& keys, const vector[Span]& spans, cbool needs_all) except +
         cbool next(int64_t& row) except +
@@ -202,6 +205,23 @@ cdef class IdSearch:
         if best < 0:
             return None
         return _part(documents._documents.data[best_run], found[1], found[2])
+
+
+def load_found(bytes entries not None, size_t count):
+    """Decode whole entries to a list of dicts; None where the reference codec must decode one."""
+    cdef vector[int64_t] edges
+    cdef DictSource source
+    source.data = <const uint8_t*>PyBytes_AS_STRING(entries)
+    source.size = <size_t>PyBytes_GET_SIZE(entries)
+    if not count:
+        return []
+    if not entry_edges(source.data, source.size, count, edges):
+        return None
+    source.bounds = edges.data()
+    source.entries = source.count = count
+    source.rows = NULL
+    documents = c_load_documents(source, 0)
+    return documents if <size_t>len(documents) == count else None
 
 
 # --- Keys -----------------------------------------------------------------------------------

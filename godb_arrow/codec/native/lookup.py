@@ -9,12 +9,21 @@ import godb_arrow.codec.native._native as _native  # noqa: PLR0402 (mypy knows i
 from godb_arrow.codec.entries import Entries
 from godb_arrow.codec.reference import values as reference_values
 
-__all__ = ["IdSearch", "KeysBuilder", "Located", "RowSet", "SortedKeys", "plain_filter"]
+__all__ = [
+    "IdSearch",
+    "KeysBuilder",
+    "Located",
+    "RowSet",
+    "SortedKeys",
+    "load_found",
+    "plain_filter",
+]
 
 IdSearch = _native.IdSearch
 Located = _native.Located
 RowSet = _native.RowSet
 SortedKeys = _native.SortedKeys
+load_found = _native.load_found
 plain_filter = _native.plain_filter
 
 

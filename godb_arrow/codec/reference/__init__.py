@@ -30,6 +30,7 @@ from godb_arrow.codec.reference.lookup import (
     Located,
     RowSet,
     SortedKeys,
+    load_found,
     plain_filter,
 )
 from godb_arrow.codec.reference.lz4 import (
@@ -87,6 +88,7 @@ __all__ = [
     "json_lines",
     "load",
     "load_documents",
+    "load_found",
     "measure",
     "pack",
     "pack_documents",

@@ -23,7 +23,15 @@ from godb_arrow.codec.field_values import FieldValues, ValueKind
 from godb_arrow.codec.reference.ids import hash_id
 from godb_arrow.codec.reference.values import field_values
 
-__all__ = ["IdSearch", "KeysBuilder", "Located", "RowSet", "SortedKeys", "plain_filter"]
+__all__ = [
+    "IdSearch",
+    "KeysBuilder",
+    "Located",
+    "RowSet",
+    "SortedKeys",
+    "load_found",
+    "plain_filter",
+]
 
 _MAX_KEY_BYTES = 64  # of a text
 _MIN_INT64, _MAX_INT64, _MAX_UINT64 = -(2**63), 2**63 - 1, 2**64 - 1
@@ -370,6 +378,25 @@ class KeysBuilder:
             texts.append(ordered)
             rows[_STRINGS + which] = rows[_STRINGS + which][order]
         return SortedKeys(self._documents, self._has_lists, keys, texts, rows)
+
+
+def load_found(entries: bytes, count: int) -> list[dict[Any, Any]] | None:
+    """Return whole entries as dicts; None where they must be scanned and loaded one by one.
+
+    Parameters
+    ----------
+    entries : bytes
+        What the search of a plain filter found.
+    count : int
+        Number of the entries.
+
+    Returns
+    -------
+    list of dict or None
+        This codec always returns None.
+    """
+    del entries, count
+    return None
 
 
 def plain_filter(filter: Any) -> Any:
