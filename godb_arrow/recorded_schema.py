@@ -486,11 +486,15 @@ def with_notes(shown: pa.Schema, recorded: pa.Schema) -> pa.Schema:
     -------
     pyarrow.Schema
     """
-    for index, field in enumerate(shown):
-        known = recorded.field(field.name) if field.name in recorded.names else field
-        if known.metadata and CATEGORIES_KEY in known.metadata:
-            shown = shown.set(index, field.with_metadata(known.metadata))
-    return shown.with_metadata(recorded.metadata)
+    known = {
+        field.name: field.metadata
+        for field in recorded
+        if field.metadata and CATEGORIES_KEY in field.metadata
+    }
+    fields = [
+        field.with_metadata(known[field.name]) if field.name in known else field for field in shown
+    ]
+    return pa.schema(fields, metadata=recorded.metadata)
 
 
 def categories_in(field: pa.Field) -> list[Any] | None:
