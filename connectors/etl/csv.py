@@ -120,12 +120,17 @@ class _Kind:
 def _types_of(source: Source) -> dict[str, _Kind]:
     """Return the types that fit all rows of a file."""
     with source.open() as stream:
-        schema = pyarrow.csv.open_csv(stream, _READ, _parse(has_blank_rows=False)).schema
+        reader = pyarrow.csv.open_csv(stream, _READ, _parse(has_blank_rows=False))
+        schema = reader.schema
+        first = next(iter(reader), None)
     names = schema.names
     if len(set(names)) < len(names):
         name = next(name for name in names if names.count(name) > 1)
         raise UnsupportedType(f"two columns have the name {name!r}", advice="rename one")
     types = {field.name: _Kind.inferred(field.type) for field in schema}
+    for name, column in zip(names, () if first is None else first.columns, strict=False):
+        if pa.types.is_floating(column.type) and _has_fraction(column):
+            types[name] = _Kind(_LADDER.index(pa.float64()))
     if ID_FIELD in types:
         types[ID_FIELD] = _Kind(_TEXT)
     while not _fit(source, types):
@@ -136,6 +141,11 @@ def _types_of(source: Source) -> dict[str, _Kind]:
     for name in _inexact(source, reals):
         types[name] = _Kind(_TEXT)
     return types
+
+
+def _has_fraction(column: pa.Array) -> bool:
+    """Return whether a column has a number that is no integer, so that no integer type fits."""
+    return bool(pc.any(pc.not_equal(pc.floor(column), column)).as_py())
 
 
 def _fit(source: Source, types: dict[str, _Kind]) -> bool:
