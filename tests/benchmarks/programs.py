@@ -2,7 +2,8 @@
 
     python tests/benchmarks/programs.py NAME ARGUMENT…
 
-A program prepares its data, takes the time of its work, and prints the seconds.
+A program prepares its data, takes the time of its work, and prints two numbers: seconds, and
+seconds of the processor.
 """
 
 from __future__ import annotations
@@ -20,27 +21,30 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-PROGRAMS: dict[str, Callable[..., float | None]] = {}
+Times = tuple[float, float]
+"""Seconds, and seconds of the processor."""
+
+PROGRAMS: dict[str, Callable[..., Times | None]] = {}
 _GETS = 20_000  # documents that are read by their ids
 _FINDS = 2_000  # searches by an index
 _RANGE = 14  # documents in a range
 _LIMIT = 10
 
 
-def program(function: Callable[..., float | None]) -> Callable[..., float | None]:
+def program(function: Callable[..., Times | None]) -> Callable[..., Times | None]:
     """Make a function a program, whose arguments are text."""
     PROGRAMS[function.__name__] = function
     return function
 
 
-def seconds_of(work: Callable[[], object]) -> float:
-    started = time.perf_counter()
+def seconds_of(work: Callable[[], object]) -> Times:
+    started, used = time.perf_counter(), time.process_time()
     work()
-    return time.perf_counter() - started
+    return time.perf_counter() - started, time.process_time() - used
 
 
-def warm_seconds_of(work: Callable[[], object]) -> float:
-    """Return the time of a second run, which imports no modules."""
+def warm_seconds_of(work: Callable[[], object]) -> Times:
+    """Return the times of a second run, which imports no modules."""
     work()
     return seconds_of(work)
 
@@ -94,14 +98,14 @@ def insert_all(database: sqlite3.Connection, rows: Iterable[tuple[str, dict[str,
 
 
 @program
-def stream_godb_arrow(path: str) -> float:
+def stream_godb_arrow(path: str) -> Times:
     import godb_arrow
 
     return warm_seconds_of(lambda: exhaust(godb_arrow.read_documents(path)))
 
 
 @program
-def stream_decoder(module: str, path: str) -> float:
+def stream_decoder(module: str, path: str) -> Times:
     from data import pack_documents
 
     packed = pack_documents(Path(path))
@@ -126,7 +130,7 @@ def stream_decoder(module: str, path: str) -> float:
 
 
 @program
-def insert_many_godb_arrow(folder: str, count: str) -> float:
+def insert_many_godb_arrow(folder: str, count: str) -> Times:
     from godb_arrow import StorageEngine
 
     given = documents(count)
@@ -136,7 +140,7 @@ def insert_many_godb_arrow(folder: str, count: str) -> float:
 
 
 @program
-def insert_many_sqlite(folder: str, count: str) -> float:
+def insert_many_sqlite(folder: str, count: str) -> Times:
     given = documents(count)
     with empty_folder(folder) as path:
         database = sqlite(path / "db")
@@ -144,7 +148,7 @@ def insert_many_sqlite(folder: str, count: str) -> float:
         return seconds_of(lambda: insert_all(database, rows))
 
 
-def in_threads(work: Callable[[int], None], threads: int) -> float:
+def in_threads(work: Callable[[int], None], threads: int) -> Times:
     started = [threading.Thread(target=work, args=(number,)) for number in range(threads)]
 
     def run() -> None:
@@ -157,7 +161,7 @@ def in_threads(work: Callable[[int], None], threads: int) -> float:
 
 
 @program
-def insert_godb_arrow(folder: str, durability: Any, threads: str, count: str) -> float:
+def insert_godb_arrow(folder: str, durability: Any, threads: str, count: str) -> Times:
     from godb_arrow import StorageEngine
 
     with empty_folder(folder) as path, StorageEngine(path, durability=durability) as engine:
@@ -171,7 +175,7 @@ def insert_godb_arrow(folder: str, durability: Any, threads: str, count: str) ->
 
 
 @program
-def insert_sqlite(folder: str, synchronous: str, threads: str, count: str) -> float:
+def insert_sqlite(folder: str, synchronous: str, threads: str, count: str) -> Times:
     with empty_folder(folder) as path:
         sqlite(path / "db", synchronous).close()
 
@@ -238,14 +242,14 @@ def opened(folder: str) -> Iterator[Any]:
 
 
 @program
-def get_godb_arrow(folder: str, count: str) -> float:
+def get_godb_arrow(folder: str, count: str) -> Times:
     ids = [str(number) for number in wanted(count, _GETS)]
     with opened(folder) as collection:
-        return seconds_of(lambda: exhaust(collection.get(one) for one in ids))
+        return warm_seconds_of(lambda: exhaust(collection.get(one) for one in ids))
 
 
 @program
-def get_godb_arrow_cold(folder: str, count: str) -> float:
+def get_godb_arrow_cold(folder: str, count: str) -> Times:
     from godb_arrow import StorageEngine
 
     with StorageEngine(Path(folder) / "godb", max_memory="4GB", read_only=True) as engine:
@@ -253,11 +257,11 @@ def get_godb_arrow_cold(folder: str, count: str) -> float:
 
 
 @program
-def get_sqlite(folder: str, count: str) -> float:
+def get_sqlite(folder: str, count: str) -> Times:
     ids = [str(number) for number in wanted(count, _GETS)]
     database = sqlite(Path(folder) / "db")
     select = "select document from c where id = ?"
-    return seconds_of(
+    return warm_seconds_of(
         lambda: exhaust(
             json.loads(text) for one in ids for (text,) in database.execute(select, (one,))
         )
@@ -265,7 +269,7 @@ def get_sqlite(folder: str, count: str) -> float:
 
 
 @program
-def get_lmdb(folder: str, count: str) -> float:
+def get_lmdb(folder: str, count: str) -> Times:
     import lmdb
     import msgspec
 
@@ -277,22 +281,22 @@ def get_lmdb(folder: str, count: str) -> float:
             with environment.begin() as transaction:
                 return decode(transaction.get(one))
 
-        return seconds_of(lambda: exhaust(get(one) for one in ids))
+        return warm_seconds_of(lambda: exhaust(get(one) for one in ids))
 
 
 @program
-def find_godb_arrow(folder: str, count: str) -> float:
+def find_godb_arrow(folder: str, count: str) -> Times:
     names = [document(number)["name"] for number in wanted(count, _FINDS)]
     with opened(folder) as collection:
-        return seconds_of(lambda: exhaust(collection.find({"name": one}) for one in names))
+        return warm_seconds_of(lambda: exhaust(collection.find({"name": one}) for one in names))
 
 
 @program
-def find_sqlite(folder: str, count: str) -> float:
+def find_sqlite(folder: str, count: str) -> Times:
     names = [document(number)["name"] for number in wanted(count, _FINDS)]
     database = sqlite(Path(folder) / "db")
     select = "select document from c where json_extract(document, '$.name') = ?"
-    return seconds_of(
+    return warm_seconds_of(
         lambda: exhaust(
             json.loads(text) for one in names for (text,) in database.execute(select, (one,))
         )
@@ -307,9 +311,9 @@ def ranges(count: str) -> list[tuple[str, str]]:
 
 
 @program
-def find_range_godb_arrow(folder: str, count: str) -> float:
+def find_range_godb_arrow(folder: str, count: str) -> Times:
     with opened(folder) as collection:
-        return seconds_of(
+        return warm_seconds_of(
             lambda: exhaust(
                 collection.find({"name": {"$gte": low, "$lt": high}}, limit=_LIMIT)
                 for low, high in ranges(count)
@@ -318,11 +322,11 @@ def find_range_godb_arrow(folder: str, count: str) -> float:
 
 
 @program
-def find_range_sqlite(folder: str, count: str) -> float:
+def find_range_sqlite(folder: str, count: str) -> Times:
     database = sqlite(Path(folder) / "db")
     field = "json_extract(document, '$.name')"
     select = f"select document from c where {field} >= ? and {field} < ? limit {_LIMIT}"
-    return seconds_of(
+    return warm_seconds_of(
         lambda: exhaust(
             [json.loads(text) for (text,) in database.execute(select, bounds)]
             for bounds in ranges(count)
@@ -331,7 +335,7 @@ def find_range_sqlite(folder: str, count: str) -> float:
 
 
 @program
-def find_unsaved_godb_arrow(folder: str, count: str) -> float:
+def find_unsaved_godb_arrow(folder: str, count: str) -> Times:
     from godb_arrow import StorageEngine
 
     names = [document(number)["name"] for number in wanted(count, _FINDS)]
@@ -340,7 +344,7 @@ def find_unsaved_godb_arrow(folder: str, count: str) -> float:
         collection.create_index("name")
         collection.insert_many(documents(count))
         collection.find({"name": names[0]})
-        return seconds_of(lambda: exhaust(collection.find({"name": one}) for one in names))
+        return warm_seconds_of(lambda: exhaust(collection.find({"name": one}) for one in names))
 
 
 # --- files --------------------------------------------------------------------------------------
@@ -363,7 +367,7 @@ def make_bson(source: str, target: str) -> None:
 
 
 @program
-def copy_godb_arrow(source: str, target: str) -> float:
+def copy_godb_arrow(source: str, target: str) -> Times:
     from godb_arrow.connectors.etl import copy
 
     def work() -> None:
@@ -374,7 +378,7 @@ def copy_godb_arrow(source: str, target: str) -> float:
 
 
 @program
-def decode_bson(source: str) -> float:
+def decode_bson(source: str) -> Times:
     import bson
 
     def work() -> None:
@@ -385,7 +389,7 @@ def decode_bson(source: str) -> float:
 
 
 @program
-def encode_bson(source: str) -> float:
+def encode_bson(source: str) -> Times:
     import bson
 
     import godb_arrow
@@ -411,7 +415,7 @@ def make_columns(source: str, folder: str) -> None:
 
 
 @program
-def table_godb_arrow(path: str, how: str = "recorded") -> float:
+def table_godb_arrow(path: str, how: str = "recorded") -> Times:
     import godb_arrow
 
     godb_arrow.list_collections(path)
@@ -419,21 +423,21 @@ def table_godb_arrow(path: str, how: str = "recorded") -> float:
 
 
 @program
-def table_parquet(path: str) -> float:
+def table_parquet(path: str) -> Times:
     import pyarrow.parquet as pq
 
     return warm_seconds_of(lambda: pq.read_table(path))
 
 
 @program
-def table_polars(path: str) -> float:
+def table_polars(path: str) -> Times:
     import polars as pl
 
     return warm_seconds_of(lambda: pl.read_parquet(path))
 
 
 @program
-def table_lance(path: str) -> float:
+def table_lance(path: str) -> Times:
     import lance
 
     return warm_seconds_of(lambda: lance.dataset(path).to_table())
@@ -441,7 +445,7 @@ def table_lance(path: str) -> float:
 
 def main() -> None:
     name, *arguments = sys.argv[1:]
-    print(PROGRAMS[name](*arguments))
+    print(*(PROGRAMS[name](*arguments) or ()))
 
 
 if __name__ == "__main__":
