@@ -54,6 +54,9 @@ if TYPE_CHECKING:
         EngineStats,
         MemoryStats,
     )
+    from godb_arrow.engine.transaction import (
+        Transaction,
+    )
     from godb_arrow.engine.updater import (
         UpdateResult,
     )
@@ -92,6 +95,8 @@ if TYPE_CHECKING:
         SourceNotFound,
         StorageError,
         TargetExists,
+        TransactionClosed,
+        TransactionConflict,
         TruncatedHeader,
         TypeConflict,
         TypeMismatch,
@@ -228,6 +233,9 @@ __all__ = [
     "StorageEngine",
     "StorageError",
     "TargetExists",
+    "Transaction",
+    "TransactionClosed",
+    "TransactionConflict",
     "TruncatedHeader",
     "TypeConflict",
     "TypeMismatch",
@@ -284,6 +292,7 @@ _NAMES = {
         "EngineStats",
         "MemoryStats",
     ),
+    "godb_arrow.engine.transaction": ("Transaction",),
     "godb_arrow.engine.updater": ("UpdateResult",),
     "godb_arrow.errors": (
         "AccessDenied",
@@ -320,6 +329,8 @@ _NAMES = {
         "SourceNotFound",
         "StorageError",
         "TargetExists",
+        "TransactionClosed",
+        "TransactionConflict",
         "TruncatedHeader",
         "TypeConflict",
         "TypeMismatch",

@@ -91,6 +91,8 @@ __all__ = [
     "SourceNotFound",
     "StorageError",
     "TargetExists",
+    "TransactionClosed",
+    "TransactionConflict",
     "TruncatedHeader",
     "TypeConflict",
     "TypeMismatch",
@@ -287,6 +289,24 @@ class ForkedProcess(GodbError, RuntimeError):
     A child shares files, journal and locks with its parent, so it must not use them. Open the
     directory again in the child with ``read_only=True``, or start processes by ``spawn``.
     """
+
+
+class TransactionClosed(GodbError, RuntimeError):
+    """Transaction that ended, or cannot begin."""
+
+
+class TransactionConflict(GodbError, RuntimeError):
+    """Another writer changed a document of the transaction first. Nothing was changed.
+
+    Attributes
+    ----------
+    ids : list of str
+        Ids of such documents.
+    """
+
+    def __init__(self, message: str, ids: Sequence[str] = (), *, advice: str | None = None) -> None:
+        super().__init__(message, advice=advice)
+        self.ids = list(ids)
 
 
 class WorkerNotFound(GodbError, KeyError):

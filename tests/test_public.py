@@ -67,6 +67,7 @@ ENGINE = {
     "RowFilter",
     "Scannable",
     "StorageEngine",
+    "Transaction",
     "UpdateResult",
 }
 
@@ -99,7 +100,8 @@ STORAGE_ENGINE = {
     "infos", "insert", "insert_many", "load_collection_metadata", "memory_stats", "options", "pack",
     "remove_worker", "rename_collection", "replace", "replicas", "replicate_to", "restore", "save",
     "save_to_file", "sql", "start_background_workers", "stats", "stop_background_workers",
-    "stream_batches", "to_arrow", "to_pandas", "update", "update_by_id", "upsert_many", "versions",
+    "stream_batches", "to_arrow", "to_pandas", "transaction", "update", "update_by_id",
+    "upsert_many", "versions",
 }  # fmt: skip
 
 

@@ -218,6 +218,7 @@ class Journal:
         meta: dict[str, Any],
         parts: Sequence[bytes] = (),
         receipt: Receipt | None = None,
+        others: Sequence[object] = (),
     ) -> int:
         """Append a record, which survives a crash of the process, and after :meth:`sync` any crash.
 
@@ -232,6 +233,8 @@ class Journal:
         receipt : Receipt, optional
             Object that receives the sequence number. Whatever is raised, the journal has the record
             if and only if the receipt has a number.
+        others : sequence of hashable
+            Further owners of the change.
 
         Returns
         -------
@@ -264,15 +267,20 @@ class Journal:
                     raise storage_error(error, "append to the journal", segment.path) from error
                 receipt.number = number
                 segment.size, segment.last = size, number
-                self._needed.setdefault(key, number)
+                self._note_owners(number, key, others)
             except BaseException as error:
                 if receipt.number is None:
                     self._take_back(segment, error)
                 else:  # An interrupt arrived after the record was written.
                     segment.size, segment.last = size, number
-                    self._needed.setdefault(key, number)
+                    self._note_owners(number, key, others)
                 raise
             return number
+
+    def _note_owners(self, number: int, key: object, others: Sequence[object]) -> None:
+        self._needed.setdefault(key, number)
+        for owner in others:
+            self._needed.setdefault(owner, number)
 
     def _take_back(self, segment: Segment, error: BaseException) -> None:
         """Cut off the bytes of a record that could not be written."""
@@ -330,6 +338,15 @@ class Journal:
             return
         with self._syncing:
             self._sync_now(wanted)
+
+    def sync_shared(self, number: int) -> None:
+        """Sync a record that several collections share, before a file has its changes.
+
+        Otherwise a power cut could keep the changes of one collection only. A journal that failed
+        to sync cannot be synced again, and only files with all changes replace it.
+        """
+        if self._broken is None:
+            self.sync(number)
 
     def _sync_now(self, wanted: int) -> None:
         with self._lock:  # Closing makes records durable, too. It has ended or not begun.

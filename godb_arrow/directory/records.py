@@ -29,6 +29,7 @@ from godb_arrow.file.hints import JournalPosition
 
 __all__ = [
     "LOST",
+    "TRANSACTION",
     "Lineage",
     "Record",
     "digest_of",
@@ -43,6 +44,8 @@ __all__ = [
 ]
 
 
+TRANSACTION = "transaction"
+"""Operation of a record with the changes of several collections."""
 LOST = "lost"
 """Operation of a record that stands for lost ones (see :mod:`godb_arrow.directory.repair`)."""
 _HEAD_1 = struct.Struct("<QQQQ")  # of version 1
@@ -85,6 +88,15 @@ class Record:
     def last(self) -> int:
         """Last sequence number that the record stands for."""
         return int(self.meta["to"]) if self.meta.get("op") == LOST else self.number
+
+    def of_collections(self) -> list[Record]:
+        """Return the records of the single collections of a transaction, with the same number."""
+        records, at = [], 0
+        for meta in self.meta["w"]:
+            own = self.parts[at : at + len(meta["k"])]
+            at += len(meta["k"])
+            records.append(Record(self.number, {"op": "write", **meta}, own, self.run))
+        return records
 
     @property
     def position(self) -> JournalPosition:

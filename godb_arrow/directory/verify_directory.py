@@ -11,7 +11,7 @@ from godb_arrow.directory.follower_file import read_follower_file
 from godb_arrow.directory.identity import read_identity
 from godb_arrow.directory.journal_copy import fetch_journal
 from godb_arrow.directory.names import ATTACHED
-from godb_arrow.directory.records import LOST, Record, sensible
+from godb_arrow.directory.records import LOST, TRANSACTION, Record, sensible
 from godb_arrow.directory.repair import find_damage
 from godb_arrow.directory.verify import FileReport, Progress, verify_file, verify_parts
 from godb_arrow.errors import FormatError, GodbError, StorageError, error_context
@@ -139,11 +139,12 @@ def _check_record(report: FileReport, record: Record) -> None:
         return
     try:
         with sensible(record):
-            if op != "write":
+            if op not in ("write", TRANSACTION):
                 raise ValueError(f"its operation is {op!r}")
-            for count, part in zip(record.meta["k"], record.parts, strict=True):
-                entries = scan(part, count)
-                for index in range(len(entries)):
-                    codec.load(entries.document(index))
+            for one in record.of_collections() if op == TRANSACTION else [record]:
+                for count, part in zip(one.meta["k"], one.parts, strict=True):
+                    entries = scan(part, count)
+                    for index in range(len(entries)):
+                        codec.load(entries.document(index))
     except FormatError as error:
         report.add_problem(f"journal: record {record.number}: {error.args[0]}")

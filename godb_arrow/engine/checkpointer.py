@@ -178,6 +178,8 @@ class Checkpointer:
         return saving
 
     def _write(self, saving: _Saving) -> Base:
+        if self._store.shared:
+            self._context.directory.journal.sync_shared(self._store.shared)
         stored = save_snapshot(
             self._context.directory,
             saving.target,

@@ -9,6 +9,7 @@ from typing import Any, TypeVar, overload
 
 from godb_arrow.codec.compression import check_compression
 from godb_arrow.documents.ids import id_of
+from godb_arrow.engine.bulk_writer import BulkWriter
 from godb_arrow.engine.checked_writer import CheckedWriter
 from godb_arrow.engine.editing import EditableCollection
 from godb_arrow.engine.info import CollectionInfo, CollectionState, moment
@@ -56,8 +57,10 @@ class Collection(EditableCollection):
         self._store = collection.store
         self._checkpointer = collection.checkpointer
         self._maintainer = collection.maintainer
-        self._writer = CollectionWriter(collection, saver)
-        self._inserter = Inserter(collection.store, saver)
+        store = collection.store
+        bulk = BulkWriter(store, collection.checkpointer, collection.maintainer)
+        self._writer = CollectionWriter(store, saver, bulk)
+        self._inserter = Inserter(store, saver)
         checked = CheckedWriter(collection.store, saver)
         self._updater = CollectionUpdater(collection.store, self._writer, checked)
         self._reader = PointReader(collection.store, refresher)

@@ -21,9 +21,10 @@ from godb_arrow.engine.processes import (
     open_own_directory,
 )
 from godb_arrow.engine.single_file import write_collections
+from godb_arrow.engine.transaction import Transaction
 from godb_arrow.engine.verbs import CollectionVerbs
 from godb_arrow.engine.workers import close_at_exit
-from godb_arrow.errors import CollectionNotFound, error_context
+from godb_arrow.errors import CollectionNotFound, TransactionClosed, error_context
 from godb_arrow.keywords import explain_methods
 from godb_arrow.memory.limit import Memory
 from godb_arrow.memory.lru import EvictionPolicy, check_policy
@@ -313,6 +314,31 @@ class StorageEngine(EngineLifetime, CollectionVerbs):
             return f"<pre>{html.escape(repr(self))}</pre>"
         shown = [self[name].info() for name in self.collections()[:_MAX_TABLE_ROWS]]
         return collections_table(shown_path(self.data_dir), shown, len(self))
+
+    def transaction(self) -> Transaction:
+        """Begin a transaction over all collections.
+
+        Returns
+        -------
+        Transaction
+            A context. Its collections, ``tx["users"]``, read the state of now, with their own
+            changes. At the end of the block all changes take effect at once; after an exception,
+            none.
+
+        Raises
+        ------
+        TransactionClosed
+            With durability "checkpoint" there is no journal that would keep it whole.
+        TransactionConflict
+            At the end of the block, another writer changed one of the documents first.
+        """
+        self._lifecycle.check_writable()
+        if self.options.durability == "checkpoint":
+            raise TransactionClosed(
+                'there are no transactions with durability="checkpoint"',
+                advice='open the engine with durability="interval" or "commit"',
+            )
+        return Transaction(self._components.context, self._catalog, self._components.saver)
 
     def sql(self, query: str, parameters: Sequence[Any] | None = None) -> QueryResult:
         """Answer a query of SQL about the collections, with DuckDB.

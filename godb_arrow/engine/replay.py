@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 
 from godb_arrow.directory.names import check_name
-from godb_arrow.directory.records import LOST, Record, sensible
+from godb_arrow.directory.records import LOST, TRANSACTION, Record, sensible
 from godb_arrow.engine.catalog import Catalog
 from godb_arrow.engine.context import EngineContext
 from godb_arrow.engine.former_files import is_replaced
@@ -82,6 +82,10 @@ class Replay:
         if op == "attach" and "files" in record.meta:
             for name, file in record.meta["files"].items():
                 self._add(record, check_name(name), attached.recovered_base(file, name))
+            return
+        if op == TRANSACTION:
+            for part in record.of_collections():
+                self._change(part, check_name(part.meta["c"]))
             return
         name = check_name(record.meta["c"])
         if op == "create":

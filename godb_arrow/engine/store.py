@@ -25,7 +25,7 @@ from godb_arrow.snapshots.base import Base
 from godb_arrow.snapshots.overlay import Overlay, PlannedChange
 from godb_arrow.snapshots.snapshot import Snapshot
 
-__all__ = ["CollectionStore"]
+__all__ = ["CollectionStore", "planned_change"]
 
 
 _NO_POSITION = JournalPosition()
@@ -78,6 +78,8 @@ class CollectionStore:
         Max number that a caller chose as an id.
     sequence : IdSequence or None
         Sequence of generated ids; None until :meth:`id_sequence`.
+    shared : int
+        Sequence number of the last transaction.
     """
 
     def __init__(
@@ -109,7 +111,7 @@ class CollectionStore:
         self.last_modified: float | None = None
         self.last_accessed: float | None = None
         self.accesses = 0
-        self.max_given_id = 0
+        self.max_given_id = self.shared = 0
         self.sequence: IdSequence | None = None
         self._settings = Settings(indexes, compression)
         self._pending = PendingRecords()
@@ -404,17 +406,8 @@ class CollectionStore:
         int or None
             Sequence number of the change.
         """
-        assert self.count is not None
-        count, changes, now = self.count + added, self.changes + 1, time.time()
-
-        def apply(number: int | None) -> None:
-            plan(number)
-            self.count, self.changes, self.last_modified = count, changes, now
-            self._settings.columns = None if count else self._settings.columns
-            self.account()
-
-        receipt = self.journaled({**meta, "c": self.name}, parts, apply)
-        return receipt.number or None
+        described = {**meta, "c": self.name}
+        return self.journaled(described, parts, planned_change(self, plan, added)).number or None
 
     def journaled(
         self, meta: dict[str, Any], parts: Sequence[bytes], apply: PlannedChange
@@ -552,6 +545,20 @@ class CollectionStore:
         """Refuse changes since the engine closes, or accept them again."""
         with self.lock:
             self.is_sealed = is_sealed
+
+
+def planned_change(store: CollectionStore, plan: PlannedChange, added: int) -> PlannedChange:
+    """Plan a change with what counts the documents; the caller holds the lock."""
+    assert store.count is not None
+    count, changes, now = store.count + added, store.changes + 1, time.time()
+
+    def apply(number: int | None) -> None:
+        plan(number)
+        store.count, store.changes, store.last_modified = count, changes, now
+        store._settings.columns = None if count else store._settings.columns
+        store.account()
+
+    return apply
 
 
 def _dropped(name: str, read_only: bool) -> CollectionNotFound:

@@ -15,7 +15,6 @@ from godb_arrow.documents.encoding import Encoded, check_document_size, encode_r
 from godb_arrow.documents.ids import id_of, repeated_ids
 from godb_arrow.documents.rows import rows_of, stored_schema
 from godb_arrow.engine.bulk_writer import BulkWriter
-from godb_arrow.engine.open_collection import OpenCollection
 from godb_arrow.engine.pending import are_few, plan_put
 from godb_arrow.engine.saver import Saver
 from godb_arrow.engine.store import CollectionStore
@@ -53,17 +52,21 @@ class CollectionWriter:
 
     Parameters
     ----------
-    collection : OpenCollection
-        The collection.
+    store : CollectionStore
+        State of the collection.
     saver : Saver
         Reserves memory.
+    bulk : BulkWriter, optional
+        Writes documents that exceed memory, default none: they are refused.
     """
 
-    def __init__(self, collection: OpenCollection, saver: Saver) -> None:
-        self._store = collection.store
-        self._bulk = BulkWriter(collection.store, collection.checkpointer, collection.maintainer)
+    def __init__(
+        self, store: CollectionStore, saver: Saver, bulk: BulkWriter | None = None
+    ) -> None:
+        self._store = store
+        self._bulk = bulk
         self._saver = saver
-        self._context = collection.store.context
+        self._context = store.context
 
     def _is_bulk(self, size: int) -> bool:
         """Return whether documents of some bytes are written as files at once."""
@@ -102,7 +105,7 @@ class CollectionWriter:
                 encoded.append(run)
                 id_bytes = _BYTES_PER_GIVEN_ID if run.given else _BYTES_PER_GENERATED_ID
                 size += len(run.chunk) + len(run.ids) * id_bytes
-                if not replace and self._is_bulk(size):
+                if not replace and self._bulk is not None and self._is_bulk(size):
                     return self._bulk.insert(itertools.chain(_popped(encoded), runs), schema)
                 if size > memory.limit:
                     with self._saver.reserved(size):
@@ -278,7 +281,7 @@ class CollectionWriter:
                         raise document_not_found(key)
                     documents[key], packed[key] = self._changed(key, present[key], change)
                     size += weight(key, packed[key])
-                    if len(ids) > 1 and self._is_bulk(size):
+                    if len(ids) > 1 and self._bulk is not None and self._is_bulk(size):
                         del present, documents, packed
                         self._bulk.replace(ids, lambda key, raw: self._changed(key, raw, change)[1])
                         return {}
@@ -343,6 +346,7 @@ class CollectionWriter:
 
     def replace_in_files(self, ids: list[str], change: Change) -> None:
         """Replace more documents than memory has room for."""
+        assert self._bulk is not None
         self._bulk.replace(ids, lambda key, raw: self._changed(key, raw, change)[1])
 
     # --- deleting -----------------------------------------------------------------------------

@@ -205,6 +205,41 @@ class Overlay:
             self._frozen = FrozenOverlay(tuple(self._layers), self._bulks[:], len(self))
         return self._frozen
 
+    @classmethod
+    def over(cls, frozen: FrozenOverlay) -> Overlay:
+        """Return an overlay with frozen changes, whose own changes stay apart."""
+        after = cls()
+        after._layers, after._bulks = list(frozen.layers), frozen.bulks[:]
+        after._rows = max((bulk.start + len(bulk.entries) for bulk in frozen.bulks), default=0)
+        after._pinned = len(frozen.layers)
+        return after
+
+    @property
+    def own_size(self) -> int:
+        """Memory use of the changes since :meth:`over` in bytes."""
+        return sum(layer.size for layer in (*self._layers[self._pinned :], self._active))
+
+    def find_frozen(self, identity: str) -> bytes | bool | None:
+        """Return a document among the frozen changes; False if they have none of the id."""
+        for layer in reversed(self._layers[: self._pinned]):
+            version = layer.find(identity)
+            if version is not False:
+                return None if version is None else self.document(version)
+        return False
+
+    def own_versions(self) -> dict[str, bytes | None]:
+        """Return the documents put and deleted since :meth:`over`, in their order."""
+        merged: dict[str, bytes | None] = {}
+        for layer in (*self._layers[self._pinned :], self._active):
+            for bulk in layer.ranges:
+                first = first_id(bulk)
+                for index in range(len(bulk.entries)):
+                    merged[str(first + index)] = bulk.entries.document(index)
+            for identity, version in layer.versions.items():
+                merged.pop(identity, None)
+                merged[identity] = None if version is None else self.document(version)
+        return merged
+
     def _merge(self) -> None:
         """Merge the last layers into those that are not much larger, to keep the layers few."""
         layers = self._layers

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from support.settings import LONG
-from support.verbs import VERBS, content, in_time, is_whole, opened, prepare
+from support.verbs import JOURNALLED, VERBS, content, in_time, is_whole, opened, prepare
 
 import godb_arrow
 from godb_arrow import StorageEngine
@@ -108,6 +108,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (verb, durability)
         for index, verb in enumerate(VERBS)
         for durability in (DURABILITIES if LONG else [DURABILITIES[index % 3]])
+        if not (verb in JOURNALLED and durability == "checkpoint")
     ],
 )
 def test_an_interrupt_leaves_a_change_whole_or_undone(

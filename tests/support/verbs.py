@@ -70,6 +70,14 @@ def attach(engine: StorageEngine) -> None:
     engine.load_collection_metadata(Path(engine.data_dir).parent / "other.godb")
 
 
+def transact(engine: StorageEngine) -> None:
+    """Change both collections in a transaction."""
+    with engine.transaction() as tx:
+        tx["parts"].insert_many([{"v": n} for n in range(70)])
+        tx["parts"].delete("k0")
+        tx["file"].update_many({"v": {"$gte": 3}}, {"$inc": {"v": 100}})
+
+
 VERBS: dict[str, Callable[[StorageEngine], Any]] = {
     "insert": lambda e: e["file"].insert({"v": 1}),
     "insert with an id": lambda e: e["parts"].insert({"_id": "new", "v": 1}),
@@ -93,6 +101,7 @@ VERBS: dict[str, Callable[[StorageEngine], Any]] = {
         {"v": 3}, {"$set": {"v": 70}}, sort="-_id"
     ),
     "compare and swap": lambda e: e["file"].compare_and_swap("k0", e["file"].get("k0"), {"v": 8}),
+    "commit a transaction": transact,
     "create an index": lambda e: e["file"].create_index("v"),
     "set the compression": lambda e: e["file"].set_compression("zstd"),
     "create": lambda e: e.create_collection("new"),
@@ -106,6 +115,10 @@ VERBS: dict[str, Callable[[StorageEngine], Any]] = {
     "attach": attach,
     "stream": lambda e: list(e["file"].stream()),
 }
+
+
+JOURNALLED = {"commit a transaction"}
+"""Verbs that need a journal."""
 
 
 def opened(folder: Path, durability: str) -> StorageEngine:
@@ -124,6 +137,11 @@ def is_whole(verb: str, before: dict[str, Any], there: dict[str, Any]) -> bool:
         expected = {"create": {"new"}, "drop": {"parts"}, "rename": {"file", "renamed"}}[verb]
         return names == expected
     changed = [name for name in before if before[name] != there.get(name)]
+    if verb == "commit a transaction":
+        (file, *_), (parts, *_) = there["file"], there["parts"]
+        sizes = [len(there[name][0]) - len(before[name][0]) for name in ("file", "parts")]
+        large = sum(one["v"] >= 100 for one in file.values())
+        return (sizes, large, "k0" in parts) == ([0, 69], 3, False)
     if len(changed) != 1 or set(before) != set(there):
         return False
     (name,) = changed
