@@ -10,7 +10,10 @@ from typing import Any
 __all__ = ["Disk", "DiskWriter", "disk", "make_folders"]
 
 _SYNC_BYTES = 4 << 20
-_sync = getattr(os, "fdatasync", os.fsync)  # the times of a file need not be on the disk
+
+
+def _sync(descriptor: int) -> None:
+    getattr(os, "fdatasync", os.fsync)(descriptor)  # the times of a file need not be on the disk
 
 
 class Disk:

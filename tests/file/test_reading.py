@@ -86,7 +86,7 @@ def test_sources_that_make_no_sense(tmp_path: Path) -> None:
         godb_arrow.read_table(tmp_path / "nowhere.godb")
     assert isinstance(raised.value, FileNotFoundError)
     assert isinstance(raised.value.__cause__, FileNotFoundError)
-    with pytest.raises(godb_arrow.StorageError):
+    with pytest.raises(godb_arrow.InvalidOption, match="is a folder, and no data directory"):
         godb_arrow.read_table(tmp_path)
     with pytest.raises(godb_arrow.InvalidOption, match="int"):
         godb_arrow.read_table(cast(Any, 5))

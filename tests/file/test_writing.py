@@ -418,7 +418,7 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(shop: Path) -> None:
     assert os.listdir(shop.parent) == ["shop.godb"]
 
 
-@pytest.mark.parametrize("call", ["fsync", "replace", "fchmod"])
+@pytest.mark.parametrize("call", ["fdatasync", "replace", "fchmod"])
 def test_a_failing_system_call_leaves_the_old_file(
     shop: Path, monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:
