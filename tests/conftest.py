@@ -73,10 +73,23 @@ def _regular_files(folder: Path) -> set[str]:
     return found
 
 
-@pytest.fixture(scope="module")
-def trusted_records() -> Iterator[None]:
-    """Use statistics and stored indexes of small files unchecked, as those of large files."""
+def _trust_records() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr("godb_arrow.file.pieces.chosen_pieces", lambda pieces, sizes: [])
+        for module in ("file.pieces", "snapshots.parted_base"):
+            name = f"godb_arrow.{module}.chosen_pieces"
+            monkeypatch.setattr(name, lambda pieces, sizes: [])
         monkeypatch.setattr("godb_arrow.file.locate.EXACT_BYTES", 0)
+        monkeypatch.setattr("godb_arrow.snapshots.part_file.EXACT_BYTES", 0)
         yield
+
+
+@pytest.fixture
+def trusted_records() -> Iterator[None]:
+    """Use statistics and indexes of small collections unchecked, as those of large ones."""
+    yield from _trust_records()
+
+
+@pytest.fixture(scope="module")
+def trusted_records_in_module() -> Iterator[None]:
+    """Do the same for all tests of a module, which Hypothesis may run many times."""
+    yield from _trust_records()

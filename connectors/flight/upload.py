@@ -5,6 +5,7 @@ from __future__ import annotations
 import pyarrow as pa
 
 from godb_arrow.arrow_compute import pc
+from godb_arrow.documents.rows import check_names
 from godb_arrow.errors import InvalidOption
 
 __all__ = ["check_batch", "unpacked_bytes"]
@@ -19,7 +20,10 @@ def check_batch(batch: pa.RecordBatch) -> None:
     ------
     InvalidOption
         The batch is not valid.
+    UnsupportedType
+        The name of a column is not UTF-8.
     """
+    check_names(batch.schema)
     try:
         batch.validate(full=True)
     except pa.ArrowException as error:

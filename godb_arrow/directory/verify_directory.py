@@ -135,7 +135,7 @@ def _check_record(report: FileReport, record: Record) -> None:
     op = record.meta.get("op")
     if op == LOST:
         report.notes.append(f"the journal lacks changes {record.number} to {record.last}")
-    if op in _SETTINGS:
+    if isinstance(op, str) and op in _SETTINGS:
         return
     try:
         with sensible(record):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -22,7 +23,7 @@ from godb_arrow.recorded_schema import (
 )
 from godb_arrow.schema import ID_FIELD, MAX_ARROW_LEVELS, nesting, without_mark
 
-__all__ = ["Rows", "rows_of", "with_first_categories"]
+__all__ = ["Rows", "check_names", "rows_of", "with_first_categories"]
 
 
 ROWS = 16_384  # rows of a table, or documents, that are encoded at once
@@ -98,10 +99,31 @@ def _imported(read: Callable[[Any], Any], data: Any) -> Any:
         ) from error
 
 
+def check_names(fields: Iterable[pa.Field], path: str = "") -> None:
+    """Check that all names of fields are UTF-8, which other languages do not ensure.
+
+    Raises
+    ------
+    UnsupportedType
+        A name is not.
+    """
+    for field in fields:
+        try:
+            name = field.name
+        except UnicodeDecodeError as error:
+            raise UnsupportedType(
+                f"the name of a column{path and f' in {path!r}'} is not UTF-8: {error.object!r}",
+                advice="rename the column",
+            ) from error
+        kind = field.type
+        check_names((kind.field(index) for index in range(kind.num_fields)), name)
+
+
 def _checked(schema: pa.Schema, id_column: str | None) -> pa.Schema:
+    check_names(schema)
     names = schema.names
     if len(set(names)) < len(names):
-        name = next(name for name in names if names.count(name) > 1)
+        name = next(name for name, count in Counter(names).items() if count > 1)
         raise UnsupportedType(f"two columns have the name {name!r}", advice="rename one")
     if id_column is not None and id_column not in names:
         raise InvalidOption(

@@ -74,7 +74,7 @@ class Projection:
     def filtered_fields(self) -> frozenset[str]:
         """Top-level fields that the filter needs."""
         predicate = self.predicate
-        return self.needed if predicate is None else frozenset(predicate.fields)
+        return self.needed if predicate is None else frozenset((ID_FIELD, *predicate.fields))
 
     def may_match(self, statistics: Statistics) -> list[bool]:
         """Return for each piece whether documents in it may match the filter.

@@ -64,6 +64,8 @@ __all__ = [
 ]
 
 
+_MAX_PART_DOCUMENTS = 1 << 32  # id files have rows of 32 bits
+_MAX_SECONDS = 253_402_300_799  # of the year 9999, the last one that Python has
 _MAGIC = b"GODM"
 _READER_NEEDED = 2
 _SUFFIXES = (".godb", ".ids", ".manifest")
@@ -256,7 +258,7 @@ class Manifest:
                 next_id=_unpack_next_id(content["next_id"]),
                 record=checked_number(content["record"]),
                 indexes=tuple(str(name) for name in content["indexes"]),
-                created=float(content["created"]),
+                created=_unpack_time(content["created"]),
                 packed_statistics=_packed_bytes(content["statistics"]),
                 compression=check_compression(content.get("compression", "lz4")).name,
                 name=str(content.get("name", "")),
@@ -307,11 +309,18 @@ def _pack_part(part: Part) -> list[Any]:
     return [part.number, part.documents, part.size, part.file_size, part.ids_checksum, deleted]
 
 
+def _unpack_time(seconds: Any) -> float:
+    if type(seconds) not in (int, float) or not 0 <= seconds <= _MAX_SECONDS:
+        raise ValueError(f"the time {seconds!r}")
+    return float(seconds)
+
+
 def _unpack_part(packed: list[Any]) -> Part:
     *numbers, deleted = packed
-    number, documents, size, file_size, ids_checksum = (int(item) for item in numbers)
-    if min(number, documents, size, file_size) < 0:
-        raise ValueError("a part has a negative number")
+    *sizes, ids_checksum = numbers
+    number, documents, size, file_size = map(checked_number, sizes)
+    if documents > _MAX_PART_DOCUMENTS or type(ids_checksum) is not int:
+        raise ValueError("a part has an impossible number")
     if deleted[0] == _LIST:
         rows = np.frombuffer(deleted, "<u4", offset=1).astype(np.int64)
     else:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from godb_arrow.errors import CorruptFile, SourceNotFound
+from godb_arrow.file.checked import EXACT_BYTES
 from godb_arrow.file.locate import StoredCollection
 from godb_arrow.memory.limit import Memory
 from godb_arrow.query.statistics import Row
@@ -136,16 +137,24 @@ class PartFile(Base):
         """Return the index of ids, mapped from its file so that only needed pages are read."""
         index: IdIndex | None = self.view("ids")
         if index is None:
-            stored = read_id_file(self._files, self._part.ids_file, self._ids_checksum)
-            if stored is None or not self._is_usable(stored):
+            # The documents of a small collection are scanned as fast.
+            stored = None if self.collection_size <= EXACT_BYTES else self.stored_ids()
+            if stored is None:
                 return super().ids()
-            index = stored.ids
+            index = stored
             # The system can reclaim the pages of a mapped file.
             self.hold("ids", index, index.nbytes if is_url(self._files.path) else 0)
         return index
 
+    def stored_ids(self) -> IdIndex | None:
+        """Return the index in the id file, or None if it is damaged or has other hashes."""
+        stored = read_id_file(self._files, self._part.ids_file, self._ids_checksum)
+        return None if stored is None or not self._is_usable(stored) else stored.ids
+
     def _is_usable(self, stored: IdFile) -> bool:
-        """Return whether an id file has the hashes that both codecs compute."""
+        """Return whether an id file has as many ids as the part, and hashes of both codecs."""
+        if len(stored.ids.hashes) != self._part.documents or not self._part.documents:
+            return False
         if stored.version != CODEC_HASHES:
             return True
         runs = self.runs()  # keeps the file open until the document is loaded

@@ -43,7 +43,7 @@ from godb_arrow.query.statistics import (
 )
 from godb_arrow.schema import JSON_TYPE
 
-pytestmark = pytest.mark.usefixtures("trusted_records")
+pytestmark = pytest.mark.usefixtures("trusted_records_in_module")
 
 ROWS = 50_000
 FIELDS = pa.schema({

@@ -28,6 +28,8 @@ MANIFESTS: dict[str, dict[str, Any]] = {
     "created is a text": {"created": "today"},
     "another version": {"version": 7},
     "another compression": {"compression": "best"},
+    "created in no year": {"created": 1e300},
+    "created before 1970": {"created": -1},
 }
 
 PARTS: dict[str, dict[str, Any]] = {
@@ -39,6 +41,8 @@ PARTS: dict[str, dict[str, Any]] = {
     "negative documents": {"documents": -1},
     "more documents": {"documents": 101},
     "no documents": {"documents": 0},
+    "more documents than rows": {"documents": 1 << 63},
+    "size is a text": {"size": "7"},
     "too few fields": {"deleted": forge.ABSENT},
 }
 
@@ -88,3 +92,29 @@ def test_statistics_of_parts_that_lie_hide_no_documents(tmp_path: Path) -> None:
         for condition in (pc.field("n") == 100, {"n": 100}):
             assert engine["users"].to_arrow(filter=condition).num_rows == 100
             assert engine["users"].count(condition) == 100
+
+
+@kernel_ids
+@pytest.mark.usefixtures("trusted_records")
+def test_ids_that_lead_to_no_row_find_nothing(tmp_path: Path) -> None:
+    content = forge.collection("users", [{"n": n} for n in range(100)], schema=SCHEMA)
+    for number, rows in enumerate(([1 << 31] * 100, [100] * 100, [(1 << 32) - 1] * 100)):
+        ids = forge.ids_file(content.ids(), rows=rows)
+        tree = forge.part_folder([forge.Part(1, content, ids=ids)], SCHEMA)
+        folder = tmp_path / str(number)
+        forge.write_tree(folder, forge.under("collections/users.parts", tree))
+        with StorageEngine(folder, read_only=True) as engine:
+            assert engine["users"].to_arrow(filter={"_id": "4"}).num_rows == 0
+            assert engine["users"].get("4", None) is None
+            assert "4" not in engine["users"]
+            assert len(engine["users"].to_arrow()) == 100
+
+
+def test_ids_that_lie_hide_no_documents_of_a_small_collection(tmp_path: Path) -> None:
+    content = forge.collection("users", [{"n": n} for n in range(100)], schema=SCHEMA)
+    ids = forge.ids_file([f"other {n}" for n in range(100)])
+    tree = forge.part_folder([forge.Part(1, content, ids=ids)], SCHEMA)
+    forge.write_tree(tmp_path, forge.under("collections/users.parts", tree))
+    with StorageEngine(tmp_path, read_only=True) as engine:
+        assert engine["users"].get("4") == {"_id": "4", "n": 3}
+        assert engine["users"].to_arrow(filter={"_id": "4"}).num_rows == 1

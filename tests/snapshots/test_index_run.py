@@ -21,7 +21,7 @@ from godb_arrow.snapshots import find, indexes, point
 from godb_arrow.snapshots.held import keys_of
 from godb_arrow.snapshots.index_run import pack_run, unpack_run
 
-pytestmark = pytest.mark.usefixtures("trusted_records")
+pytestmark = pytest.mark.usefixtures("trusted_records_in_module")
 
 SCALARS = st.sampled_from([
     None, True, False, 0, -0.0, 1, 1.0, 1.5, -5, 2**53, 2**53 + 1, 2.0**53, 2**63, 2**64 - 1,

@@ -77,6 +77,7 @@ def test_each_part_is_a_file_that_go_db_reads(tmp_path: Path) -> None:
         assert found == {one["_id"]: one for one in engine["c"]}
 
 
+@pytest.mark.usefixtures("trusted_records")
 def test_filters_skip_files_by_their_statistics(tmp_path: Path) -> None:
     with open_engine(tmp_path, max_memory="2MiB") as engine:
         collection = grown(engine)
