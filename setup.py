@@ -17,6 +17,9 @@ SANITIZE = os.environ.get("GODB_ARROW_SANITIZE", "")
 
 flags = ["-std=c++17", "-O3", "-fno-plt", "-Wall", "-Wextra", "-Wno-unused-function"]
 link = []
+if sys.platform == "linux":
+    flags += ["-fstack-protector-strong", "-U_FORTIFY_SOURCE", "-D_FORTIFY_SOURCE=3"]
+    link = ["-Wl,-z,relro", "-Wl,-z,now"]
 if SANITIZE:
     link = [f"-fsanitize={SANITIZE}"]
     flags = ["-std=c++17", "-O1", "-g", "-fno-omit-frame-pointer", "-fno-sanitize-recover", *link]

@@ -17,9 +17,11 @@ from godb_arrow.cli.options import (
     echo,
     format_options,
     if_exists_option,
+    no_hints_option,
     parse_conditions,
     parse_options,
     progress,
+    reading_options,
     split_names,
     where_option,
 )
@@ -49,6 +51,7 @@ from godb_arrow.storage.object_store import is_url
     help="Format of the target, such as parquet. Default: by its extension.",
 )
 @format_options
+@no_hints_option
 @common_options
 def export(
     file: str,
@@ -58,6 +61,7 @@ def export(
     where: tuple[str, ...],
     format_: str | None,
     format_option: tuple[str, ...],
+    no_hints: bool,
     quiet: bool,
 ) -> None:
     """Write collections to files of another format, such as Parquet, CSV, NDJSON or Avro.
@@ -88,7 +92,7 @@ def export(
             make_folders(os.path.dirname(os.path.abspath(os.path.expanduser(path))))
         chosen, filter_ = split_names(columns), parse_conditions(where)
         with (
-            opened(file, name, {}, None) as handle,
+            opened(file, name, reading_options(no_hints), None) as handle,
             progress(counts.get(name), " documents", quiet) as update,
         ):
             if chosen is None and is_document_format(check_format(path, format_)):

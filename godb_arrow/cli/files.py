@@ -17,7 +17,9 @@ from godb_arrow.cli.options import (
     columns_option,
     common_options,
     echo,
+    no_hints_option,
     parse_conditions,
+    reading_options,
     split_names,
     where_option,
 )
@@ -47,8 +49,9 @@ def _type_name(data_type: pa.DataType) -> str:
 @main.command()
 @click.argument("file")
 @collection_option
+@no_hints_option
 @common_options
-def schema(file: str, collection: str | None, quiet: bool) -> None:
+def schema(file: str, collection: str | None, no_hints: bool, quiet: bool) -> None:
     """Show the Arrow schema of a collection, over all its documents.
 
     FILE is a file, a data directory as in data#users, or several files as in 'logs/*.godb'.
@@ -58,7 +61,8 @@ def schema(file: str, collection: str | None, quiet: bool) -> None:
       godb-arrow schema shop.godb -c orders
       godb-arrow schema data#users
     """
-    for line in schema_lines(godb_arrow.read_schema(file, collection)):
+    found = godb_arrow.read_schema(file, collection, **reading_options(no_hints))
+    for line in schema_lines(found):
         echo(line)
 
 
@@ -75,6 +79,7 @@ def schema(file: str, collection: str | None, quiet: bool) -> None:
     type=click.IntRange(1),
     help="Number of documents.",
 )
+@no_hints_option
 @common_options
 def head(
     file: str,
@@ -82,6 +87,7 @@ def head(
     columns: str | None,
     where: tuple[str, ...],
     rows: int,
+    no_hints: bool,
     quiet: bool,
 ) -> None:
     """Show the first documents as a table.
@@ -94,7 +100,7 @@ def head(
       godb-arrow head data#users --where 'age>=30'
     """
     names, condition = split_names(columns), parse_conditions(where)
-    options: ReadKeywords = {"batch_size": rows}
+    options: ReadKeywords = {"batch_size": rows, **reading_options(no_hints)}
     if condition is None:
         options |= {"sample": rows, "on_mismatch": "null"}
     with opened(file, collection, options, None) as handle:
@@ -142,6 +148,7 @@ def _shown(value: Any) -> str:
     is_flag=True,
     help="Write timestamps as text and binary as base64, for programs that know only JSON.",
 )
+@no_hints_option
 @common_options
 def cat(
     file: str,
@@ -149,6 +156,7 @@ def cat(
     where: tuple[str, ...],
     limit: int | None,
     plain: bool,
+    no_hints: bool,
     quiet: bool,
 ) -> None:
     """Write documents to standard output as NDJSON, one on each line, as they are stored.
@@ -163,7 +171,7 @@ def cat(
       godb-arrow cat data#users --where 'age>30' --where city=Rome
     """
     out = sys.stdout.buffer
-    with opened(file, collection, {}, None) as handle:
+    with opened(file, collection, reading_options(no_hints), None) as handle:
         runs = handle.stored_entries(parse_conditions(where))
         for lines, _ in json_lines(runs if limit is None else _first(runs, limit), plain=plain):
             out.write(lines)

@@ -15,7 +15,7 @@ import click
 
 from godb_arrow.display import printable, progress_bar
 from godb_arrow.errors import GodbError, InvalidOption, SourceNotFound
-from godb_arrow.options import IfExists
+from godb_arrow.options import IfExists, ReadKeywords
 from godb_arrow.query.extended_json import parse_literal
 from godb_arrow.storage.nearest import nearest_path
 
@@ -23,6 +23,7 @@ __all__ = [
     "common_options",
     "parse_conditions",
     "progress",
+    "reading_options",
     "split_names",
 ]
 
@@ -93,6 +94,11 @@ if_exists_option = click.option(
 )
 collection_option = click.option(
     "--collection", "-c", help="Name of the collection. Optional if the file has only one."
+)
+no_hints_option = click.option(
+    "--no-hints",
+    is_flag=True,
+    help="Trust the documents alone, and no recorded schema, index, size or statistics.",
 )
 columns_option = click.option(
     "--columns",
@@ -169,3 +175,8 @@ def parse_conditions(where: tuple[str, ...]) -> dict[str, Any] | None:
     if len(filters) < 2:
         return filters[0] if filters else None
     return {"$and": filters}
+
+
+def reading_options(no_hints: bool) -> ReadKeywords:
+    """Return the options of reading functions for an option of the command."""
+    return {"use_hints": False} if no_hints else {}

@@ -100,6 +100,10 @@ class StorageEngine(EngineLifetime, CollectionVerbs):
     max_document_bytes : int or str
         Max MessagePack bytes of a document with its id, default 64 MiB, max 1 GiB. Writing and
         reading refuse larger documents.
+    use_hints : bool
+        Whether to use what files record of their documents: schemas, counts of bytes, indexes,
+        sizes and statistics. With False, the documents alone count, and everything takes longer.
+        Use it for a data directory from elsewhere.
     create : bool
         Whether to create a missing data directory, default True.
     storage_options : mapping, optional
@@ -151,6 +155,7 @@ class StorageEngine(EngineLifetime, CollectionVerbs):
         compression: CompressionName = "lz4",
         trust_journal: bool = False,
         max_document_bytes: int | str = DEFAULT_DOCUMENT_BYTES,
+        use_hints: bool = True,
         create: bool = True,
         storage_options: StorageOptions = None,
     ) -> None:
@@ -170,7 +175,7 @@ class StorageEngine(EngineLifetime, CollectionVerbs):
         url_options = UrlOptions(data_dir, storage_options)
         url_options.start()
         weakref.finalize(self, url_options.end)
-        memory = Memory(options.max_memory, policy, options.max_document_bytes)
+        memory = Memory(options.max_memory, policy, options.max_document_bytes, use_hints)
         directory = open_own_directory(
             data_dir, memory, read_only=read_only, trust_journal=trust_journal, create=create
         )

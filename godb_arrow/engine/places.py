@@ -160,19 +160,19 @@ def open_place(
         return source  # type: ignore[return-value]
     place = place_of(source, collection)
     if place.kind == "directory":
-        return _in_directory(place, stack)
+        return _in_directory(place, stack, options.get("use_hints", True))
     if place.kind == "parts":
-        return _in_folder(place)
+        return _in_folder(place, options.get("use_hints", True))
     handle = open_file(open_source(place.location), place.collection, **options)
     if stack is not None:
         stack.callback(handle.close)
     return handle
 
 
-def _in_directory(place: Place, stack: ExitStack | None) -> Collection:
+def _in_directory(place: Place, stack: ExitStack | None, use_hints: bool) -> Collection:
     from godb_arrow.engine.engine import StorageEngine
 
-    engine = StorageEngine(place.location, read_only=True, create=False)
+    engine = StorageEngine(place.location, read_only=True, create=False, use_hints=use_hints)
     if stack is not None:
         stack.enter_context(engine)
     name = place.collection
@@ -189,7 +189,7 @@ def _in_directory(place: Place, stack: ExitStack | None) -> Collection:
     return engine[name]
 
 
-def _in_folder(place: Place) -> CollectionVersion:
+def _in_folder(place: Place, use_hints: bool) -> CollectionVersion:
     from godb_arrow.directory.names import name_of
     from godb_arrow.memory.limit import Memory
     from godb_arrow.snapshots.part_folder import PartFolder
@@ -199,7 +199,7 @@ def _in_folder(place: Place) -> CollectionVersion:
     path = os.path.expanduser(str(place.location).removeprefix("file://"))
     if not is_url(path) and not os.path.isdir(path):
         raise SourceNotFound(f"there is no folder {place.location}", advice="check the path")
-    folder = PartFolder(Memory(_MEMORY_BYTES), path, is_ours=False)
+    folder = PartFolder(Memory(_MEMORY_BYTES, use_hints=use_hints), path, is_ours=False)
     recorded = name_of(os.path.basename(path).removesuffix(_PARTS))
     if recorded is not None and place.collection not in (None, recorded):
         raise CollectionNotFound(

@@ -74,6 +74,16 @@ class StoredCollection:
         if self.opened is not None:
             self.opened.close()
 
+    def without_records(self) -> StoredCollection:
+        """Return the collection without what the file records of its documents.
+
+        What it records of a data directory and its journal is kept.
+        """
+        hint = self.hint
+        if hint is not None:
+            hint = replace(hint, schema=None, size=None, next_id=None)
+        return replace(self, hint=hint, _found={self.name: None})
+
     def entries(self, fields: tuple[str, ...] = ()) -> Iterator[codec.Entries]:
         """Yield the documents in runs, which are read ahead where threads help."""
         return ordered_map(Run.loaded, self.runs(fields), self.ahead())

@@ -73,6 +73,8 @@ class Memory:
         Order in which views are evicted.
     max_document_bytes : int
         Maximum bytes of a document that is read from a file, default 64 MiB.
+    use_hints : bool
+        Whether readers use what files record of their documents, default True.
 
     Attributes
     ----------
@@ -106,8 +108,10 @@ class Memory:
         limit: int,
         policy: EvictionPolicy | None = None,
         max_document_bytes: int = DEFAULT_DOCUMENT_BYTES,
+        use_hints: bool = True,
     ) -> None:
         self.limit = limit
+        self.use_hints = use_hints
         self.max_document_bytes = max_document_bytes
         self.cache: LRUCache[tuple[Any, str], Any] = LRUCache(limit, policy)
         self.files = idle_files()

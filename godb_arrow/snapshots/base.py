@@ -142,7 +142,10 @@ class Base:
             file = self._open_file()
             stored = self._stored
             if stored is None or stored.source is not file:
-                stored = self._stored = locate(file, self._name, self._options)
+                stored = locate(file, self._name, self._options)
+                if not self.memory.use_hints:
+                    stored = stored.without_records()
+                self._stored = stored
         self._note_use()
         return stored
 

@@ -138,7 +138,8 @@ class PartFile(Base):
         index: IdIndex | None = self.view("ids")
         if index is None:
             # The documents of a small collection are scanned as fast.
-            stored = None if self.collection_size <= EXACT_BYTES else self.stored_ids()
+            is_small = self.collection_size <= EXACT_BYTES
+            stored = self.stored_ids() if self.memory.use_hints and not is_small else None
             if stored is None:
                 return super().ids()
             index = stored

@@ -121,11 +121,11 @@ class PartedBase(Base):
     @property
     def hint(self) -> CollectionHint:
         """Hint that the manifest records."""
-        manifest = self.manifest
+        manifest, use_hints = self.manifest, self.memory.use_hints
         return CollectionHint(
             manifest.count,
-            manifest.next_id or None,
-            manifest.schema,
+            manifest.next_id or None if use_hints else None,
+            manifest.schema if use_hints else None,
             manifest.size,
             manifest.record,
             manifest.indexes,
@@ -216,7 +216,7 @@ class PartedBase(Base):
 
     def pieces_matching(self, projection: Projection) -> Wanted | None:
         """Return which files and pieces may have documents that match a filter."""
-        if projection.condition is None:
+        if projection.condition is None or not self.memory.use_hints:
             return None
         statistics = self.manifest.statistics()
         wanted: list[bool | Wanted] = [True] * len(self.parts)

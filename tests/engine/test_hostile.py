@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 import pytest
 from support import forge
 
+import godb_arrow
 from godb_arrow import GodbError, StorageEngine
 
 RANDOM = random.Random(1)
@@ -87,3 +88,26 @@ def test_a_save_does_not_copy_statistics_that_lie(tmp_path: Path) -> None:
         engine["c"].insert({"a": 1})
         engine.save()
         assert engine["c"].to_arrow(filter=keep).num_rows == 4000
+
+
+@pytest.mark.usefixtures("trusted_records")
+def test_without_hints_the_documents_alone_count(tmp_path: Path) -> None:
+    schema = pa.schema({"_id": pa.string(), "n": pa.int64()})
+    lie = forge.pack_statistics([{"n": (1, 2, 0)}], schema)
+    content = forge.collection("c", [{"n": 100 + n} for n in range(50)], schema=schema)
+    ids = forge.ids_file([f"other {n}" for n in range(50)])
+    narrow = pa.schema({"_id": pa.string(), "n": pa.float64()})
+    part = forge.Part(1, content, ids=ids)
+    tree = forge.part_folder([part], narrow, statistics=lie)
+    forge.write_tree(tmp_path, forge.under("collections/c.parts", tree))
+    for read_only in (True, False):
+        with StorageEngine(tmp_path, read_only=read_only, use_hints=False) as engine:
+            collection = engine["c"]
+            assert collection.schema.field("n").type == pa.int64()
+            assert collection.count({"n": 107}) == 1
+            assert collection.get("8")["n"] == 107
+            assert collection.to_arrow(filter=pc.field("n") == 107).num_rows == 1
+    found = godb_arrow.read_table(f"{tmp_path}#c", use_hints=False, filter={"n": 107})
+    assert found.to_pydict() == {"_id": ["8"], "n": [107]}
+    found = godb_arrow.read_table(tmp_path / "collections" / "c.parts", use_hints=False)
+    assert found["n"].type == pa.int64()

@@ -114,7 +114,8 @@ def changed(value: Any, rng: random.Random) -> Any:
                     nested = [nested] if rng.random() < 0.5 else {"type": "list", "item": nested}
                 container[key] = nested
             case 4 if isinstance(container[key], int):
-                container[key] += rng.choice([-1, 1, 1000, -1000, 1 << 40])
+                near = container[key] + rng.choice([-1, 1, 1000, -1000, 1 << 40])
+                container[key] = min(max(near, -(1 << 63)), (1 << 64) - 1)
             case 5:
                 source, name = rng.choice(found)
                 other = source.get(name) if isinstance(source, dict) else source
@@ -363,8 +364,12 @@ def check_engine(
 ) -> None:
     """Open a data directory, and compare its collection ``c`` with documents."""
 
+    use_hints = rng.random() < 0.8
+
     def use() -> None:
-        with StorageEngine(folder, read_only=read_only, create=False) as engine:
+        with StorageEngine(
+            folder, read_only=read_only, create=False, use_hints=use_hints
+        ) as engine:
             for name in engine.collections():
                 known = truth if name == "c" else None
                 check_collection(engine[name], known, outcomes, rng, read_only=read_only)
