@@ -17,13 +17,11 @@ cancelled the call. It cannot detect a Python process that ends early, which clo
 
 from __future__ import annotations
 
-import hmac
 import ipaddress
 import json
 import logging
-import threading
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, Self
 
@@ -31,6 +29,13 @@ import pyarrow as pa
 import pyarrow.flight as fl
 
 from godb_arrow.connectors.etl.files import documents_of
+from godb_arrow.connectors.flight.access import (
+    AUTHENTICATION,
+    Slots,
+    TokenCheck,
+    check_may_write,
+    checked_tokens,
+)
 from godb_arrow.connectors.flight.ticket import filter_of_request, parsed, request_of
 from godb_arrow.connectors.flight.upload import check_batch, unpacked_bytes
 from godb_arrow.engine.engine import StorageEngine
@@ -50,8 +55,6 @@ __all__ = ["FlightServer"]
 
 
 logger = logging.getLogger(__name__)
-_MIN_TOKEN_CHARACTERS = 16
-_AUTHENTICATION = "godb-arrow-token"
 _MAX_END_BYTES = 1 << 10  # of the message that ends an upload
 
 
@@ -72,12 +75,16 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
     token : str or None
         Token that every request must have, of at least 16 characters. None, for no token, is
         possible on a loopback address only.
+    read_only_token : str or None
+        Second token, for clients that may read and not upload. Default: none.
     tls : tuple of bytes, optional
         Certificate chain and private key, in PEM.
     client_authority : bytes, optional
         Certificates in PEM that sign the certificates of clients.
     max_streams : int
         Maximum number of streams and uploads at the same time. Further calls are refused.
+    max_streams_per_client : int or None
+        Maximum number of them for one address of clients, default no limit of its own.
     max_message_bytes : int
         Maximum size of a record batch in bytes, for streams and uploads.
     max_upload_bytes : int
@@ -108,9 +115,11 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
         port: int = 0,
         *,
         token: str | None,
+        read_only_token: str | None = None,
         tls: tuple[bytes, bytes] | None = None,
         client_authority: bytes | None = None,
         max_streams: int = 16,
+        max_streams_per_client: int | None = None,
         max_message_bytes: int = 64 << 20,
         max_upload_bytes: int = 1 << 30,
     ) -> None:
@@ -119,15 +128,11 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
                 f"without a token, any client could read and write by {host}",
                 advice="give a token, or listen on a loopback address",
             )
-        if token is not None and len(token) < _MIN_TOKEN_CHARACTERS:
-            raise InvalidOption(
-                f"the token has {len(token)} characters",
-                advice=f"give at least {_MIN_TOKEN_CHARACTERS}, such as secrets.token_urlsafe()",
-            )
+        tokens = checked_tokens(token, read_only_token)
         if token is not None and tls is None and not _is_loopback(host):
             logger.warning("the token and the data are sent unencrypted by %s; give tls", host)
         self._engine = engine
-        self._slots = threading.BoundedSemaphore(max_streams)
+        self._slots = Slots(max_streams, max_streams_per_client)
         self._max_message = max_message_bytes
         self._max_upload = max_upload_bytes
         scheme = "grpc" if tls is None else "grpc+tls"
@@ -135,7 +140,7 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
         try:
             super().__init__(
                 f"{scheme}://{shown}:{port}",
-                middleware={} if token is None else {_AUTHENTICATION: _TokenCheck(token)},
+                middleware={AUTHENTICATION: TokenCheck(tokens)} if tokens else {},
                 tls_certificates=None if tls is None else [tls],
                 verify_client=client_authority is not None,
                 root_certificates=client_authority,
@@ -187,7 +192,7 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
         """Stream the result of a ticket, from a snapshot at the time of the call."""
         with _flight_errors():
             wanted = parsed(ticket.ticket)
-            slot = self._take_slot()
+            slot = self._slots.take(context.peer())
             try:
                 collection = self._engine[wanted["collection"]]
                 reader = collection.stream_batches(
@@ -225,8 +230,9 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
         An upload that is incomplete, or whose client was killed or cancelled it, stores nothing.
         """
         with _flight_errors():
+            check_may_write(context)
             wanted = request_of(descriptor)
-            slot = self._take_slot()
+            slot = self._slots.take(context.peer())
             try:
                 # The upload is checked before the collection is created.
                 batches = self._upload(reader, must_end=bool(wanted.get("end")))
@@ -312,12 +318,6 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
         """Return the only action."""
         return [("health", "State of the server, as JSON.")]
 
-    def _take_slot(self) -> Callable[[], None]:
-        if not self._slots.acquire(blocking=False):
-            raise fl.FlightUnavailableError("too many streams run; try again later")
-        left = [self._slots.release]
-        return lambda: left.pop()() if left else None
-
 
 def _without_null_ids(table: pa.Table) -> Iterator[dict[str, Any]]:
     """Yield rows as documents, without the field ``_id`` where it is null."""
@@ -355,19 +355,6 @@ class _Guarded:
         except BaseException:
             self._release()
             raise
-
-
-class _TokenCheck(fl.ServerMiddlewareFactory):  # type: ignore[misc]
-    def __init__(self, token: str) -> None:
-        super().__init__()
-        self._expected = f"Bearer {token}".encode()
-
-    def start_call(self, info: fl.CallInfo, headers: Mapping[str, list[Any]]) -> None:
-        values = [value for name, value in headers.items() if name.lower() == "authorization"]
-        given = values[0][0] if values and values[0] else ""
-        raw = given if isinstance(given, bytes) else str(given).encode("utf-8", "replace")
-        if not hmac.compare_digest(raw, self._expected):
-            raise fl.FlightUnauthenticatedError("the token is missing or wrong")
 
 
 def _parsed_end(metadata: pa.Buffer | None) -> Any:

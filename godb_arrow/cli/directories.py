@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import threading
+import warnings
 
 import click
 
@@ -15,7 +16,7 @@ from godb_arrow.cli.options import DAMAGED, common_options, echo
 from godb_arrow.directory.repair import repair_journal
 from godb_arrow.display import plural, quantity
 from godb_arrow.errors import InvalidOption
-from godb_arrow.options import CompressionName, parse_duration, parse_size
+from godb_arrow.options import CompressionName, OptionWarning, parse_duration, parse_size
 
 
 @main.command()
@@ -32,6 +33,11 @@ from godb_arrow.options import CompressionName, parse_duration, parse_size
     "--token-file",
     type=click.Path(exists=True, dir_okay=False),
     help="File with the token that clients must send, of at least 16 characters.",
+)
+@click.option(
+    "--read-only-token-file",
+    type=click.Path(exists=True, dir_okay=False),
+    help="File with a second token, for clients that may not upload.",
 )
 @click.option("--insecure", is_flag=True, help="Serve without a token, on a loopback address only.")
 @click.option("--tls-cert", type=click.Path(exists=True), help="Certificate chain, in PEM.")
@@ -68,6 +74,7 @@ def serve(
     host: str,
     port: int,
     token_file: str | None,
+    read_only_token_file: str | None,
     insecure: bool,
     tls_cert: str | None,
     tls_key: str | None,
@@ -112,7 +119,8 @@ def serve(
             engine,
             host,
             port,
-            token=None if token_file is None else _content(token_file).decode().strip(),
+            token=_token_in(token_file),
+            read_only_token=_token_in(read_only_token_file),
             tls=tls,
             client_authority=None if tls_client_ca is None else _content(tls_client_ca),
             max_streams=max_streams,
@@ -130,6 +138,17 @@ def serve(
         echo("saved and closed", err=True)
     if stopping.is_alive():
         os._exit(0)  # A client that stopped reading must not keep the process alive.
+
+
+def _token_in(path: str | None) -> str | None:
+    """Return the token in a file without its line end, and warn if other users can read it."""
+    if path is None:
+        return None
+    if os.name == "posix" and os.stat(path).st_mode & 0o077:
+        warnings.warn(
+            f"other users can read the token in {path}; use chmod 600", OptionWarning, stacklevel=2
+        )
+    return _content(path).decode("utf-8", "replace").strip()
 
 
 def _end_on_signal() -> threading.Event:

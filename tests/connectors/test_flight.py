@@ -23,6 +23,7 @@ from support.settings import LONG
 
 import godb_arrow
 from godb_arrow import StorageEngine
+from godb_arrow.connectors.flight.access import Slots
 from godb_arrow.connectors.flight.client import RemoteEngine, connect
 from godb_arrow.connectors.flight.server import FlightServer
 
@@ -585,3 +586,46 @@ def test_categories(tmp_path: Path) -> None:
         assert pa.types.is_dictionary(found.schema.field("c").type)
         assert remote["c"].to_arrow(["c"], {"n": 3}).num_rows == 1
         assert remote["c"].to_arrow(["c"], {"n": 999}).num_rows == 0
+
+
+def test_a_token_for_reading_does_not_upload(engine: StorageEngine) -> None:
+    reading = "for reading only, 16"
+    with FlightServer(engine, token=TOKEN, read_only_token=reading) as server:
+        place = f"grpc://127.0.0.1:{server.port}"
+        with connect(place, token=reading) as remote:
+            assert len(remote["people"].to_arrow()) == 3
+            with pytest.raises(godb_arrow.GodbError, match="reading only"):
+                remote.insert_many("people", [{"name": "Eve"}])
+        with connect(place, token=TOKEN) as remote:
+            remote.insert_many("people", [{"name": "Dan"}])
+        with connect(place, token="neither of them, 16"), pytest.raises(godb_arrow.GodbError):
+            list(remote)
+    assert engine["people"].count({"name": "Eve"}) == 0
+    assert engine["people"].count({"name": "Dan"}) == 1
+
+
+@pytest.mark.parametrize(
+    ("token", "reading"),
+    [(TOKEN, TOKEN), (None, "for reading only, 16"), (TOKEN, "short"), (f"{TOKEN}\n", None),
+     ("sixteen ü characters", None), (f"one {TOKEN}\r\nx: y", None)],
+)  # fmt: skip
+def test_tokens_that_no_header_has_are_refused(
+    engine: StorageEngine, token: str | None, reading: str | None
+) -> None:
+    with pytest.raises(godb_arrow.InvalidOption):
+        FlightServer(engine, token=token, read_only_token=reading)
+
+
+def test_one_client_does_not_take_all_streams(engine: StorageEngine) -> None:
+    slots = Slots(3, 2)
+    first = [slots.take(f"ipv4:10.0.0.1:{port}") for port in (1, 2)]
+    with pytest.raises(fl.FlightUnavailableError, match="this client"):
+        slots.take("ipv4:10.0.0.1:3")
+    second = slots.take("ipv6:[::1]:4")
+    with pytest.raises(fl.FlightUnavailableError, match="too many streams run"):
+        slots.take("ipv4:10.0.0.2:5")
+    first[0]()
+    first[0]()  # counts once
+    slots.take("ipv4:10.0.0.1:6")
+    second()
+    slots.take("ipv4:10.0.0.2:7")
