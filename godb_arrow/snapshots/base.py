@@ -409,7 +409,7 @@ class Base:
         """Yield id, row, run and index in the run of the documents with given ids, in order."""
         if self.path is None or not ids:
             return
-        rows = self._existing(self.ids().candidates(pack_ids(ids)))
+        rows = _existing(self.ids().candidates(pack_ids(ids)), self.count)
         if not len(rows):
             return
         wanted = frozenset(ids)
@@ -417,10 +417,6 @@ class Base:
             identity = run.id(index)
             if identity in wanted:  # Other ids may have the same hash.
                 yield identity, row, run, index
-
-    def _existing(self, rows: Rows) -> Rows:
-        """Return rows, given in order, without those that an id file invented."""
-        return rows[np.searchsorted(rows, 0) : np.searchsorted(rows, self.count)]
 
     def has(self, identity: str) -> bool:
         """Return whether a document with an id exists."""
@@ -433,7 +429,7 @@ class Base:
         documents, ids = self.documents(), self.ids()
         if documents is not None:
             return ids.search().find(documents.located, identity)
-        entries = self.entries_at(self._existing(np.sort(ids.candidates_of(identity))))
+        entries = self.entries_at(_existing(np.sort(ids.candidates_of(identity)), self.count))
         matches = [run.document(i) for run, i in entries if run.id(i) == identity]
         return matches[-1] if matches else None
 
@@ -507,6 +503,11 @@ class Base:
                 is_final = not needs_review(recorded)
                 self._schema = recorded if is_final else reviewed(recorded, self.summary())
         return self._schema
+
+
+def _existing(rows: Rows, count: int) -> Rows:
+    """Return rows, given in order, without those that an id file invented."""
+    return rows[np.searchsorted(rows, 0) : np.searchsorted(rows, count)]
 
 
 def replaced(path: str) -> SourceNotFound:

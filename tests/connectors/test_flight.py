@@ -540,6 +540,7 @@ def test_tls(engine: StorageEngine, tmp_path: Path) -> None:
 
 
 def test_the_command_serves_until_it_is_told_to_end(tmp_path: Path) -> None:
+    (tmp_path / "token").touch(mode=0o600)
     (tmp_path / "token").write_text(TOKEN + "\n")
     main = "from godb_arrow.cli.command import main; main(prog_name='godb-arrow')"
     serve = [sys.executable, "-c", main, "serve", str(tmp_path / "data"), "--port", "0"]
