@@ -31,6 +31,7 @@ from godb_arrow.connectors.etl.targets import (
     StandardOutput,
 )
 from godb_arrow.directory.places import is_data_directory
+from godb_arrow.display import plural
 from godb_arrow.documents.json_source import JsonSource
 from godb_arrow.engine.reading import list_collections
 from godb_arrow.engine.reading import open_godb as open_several
@@ -49,6 +50,7 @@ from godb_arrow.storage.source import Source, spool
 
 __all__ = ["origin_of", "target_of"]
 
+_SQLITE, _SQLITE_HOME = "sqlite:///", "sqlite:///~"
 _WILDCARDS = frozenset("*?[")
 STANDARD = "-"
 """Address of standard input, as NDJSON, and of standard output."""
@@ -64,10 +66,12 @@ def origin_of(
         return CollectionOrigin(given, given.name, batch_size)
     if _is_several(given):
         collection = open_several(given)
-        return CollectionOrigin(collection, f"{len(places_of(given) or ())} places", batch_size)
+        return CollectionOrigin(
+            collection, plural(len(places_of(given) or ()), "place"), batch_size
+        )
     if not isinstance(given, (str, os.PathLike)):
         return _of_stream(given, batch_size)
-    name = os.fspath(given)
+    name = _expanded(os.fspath(given))
     if name == STANDARD:
         return DocumentsOrigin("<stdin>", _standard_input, batch_size)
     place, part = _split(name)
@@ -90,6 +94,13 @@ def origin_of(
         Source(place).size()  # raises an error if the file does not exist
         return DocumentsOrigin(name, lambda: open_file(place, options=options), batch_size)
     return ColumnsOrigin(name, lambda: open_file(place, options=options), batch_size)
+
+
+def _expanded(name: str) -> str:
+    """Return an address with the home folder in place of ``~``."""
+    if name.startswith(_SQLITE_HOME):
+        return _SQLITE + os.path.expanduser(name[len(_SQLITE) :])
+    return os.path.expanduser(name)
 
 
 def _is_several(given: Any) -> bool:
@@ -217,6 +228,7 @@ def target_of(
     """Return the target for an address."""
     from godb_arrow.connectors.etl.databases import DeltaTarget, SqlTarget, is_database
 
+    name = _expanded(name)
     place, part = _split(name)
     if is_database(place):
         return SqlTarget(name, place, _needed(part, name), id_column)

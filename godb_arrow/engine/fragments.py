@@ -111,7 +111,7 @@ def fragments_of(
             raise InvalidOption("there is no file", advice="give at least one")
         schema = pa.unify_schemas([own for _, own in found], promote_options="permissive")
         return [fragment for fragments, _ in found for fragment in fragments], schema
-    path = os.fspath(source).rstrip("/")
+    path = os.path.expanduser(os.fspath(source)).rstrip("/")
     if is_data_directory(path):
         for _ in range(_MAX_ATTEMPTS):
             place = saved_place(path, collection)

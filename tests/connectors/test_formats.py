@@ -373,3 +373,36 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("hostile")
     descriptor.__wrapped__(folder)  # type: ignore[attr-defined]
     return folder
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["u.parquet", "u.ndjson", "u.avro", "v.godb", "data#u", "lake", "table", "sqlite:///~/s.db#u"],
+)
+def test_copies_know_the_home_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str
+) -> None:
+    if target.endswith("avro"):
+        pytest.importorskip("fastavro")
+    home, here = tmp_path / "home", tmp_path / "here"
+    home.mkdir(), here.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.chdir(here)
+    godb_arrow.write_godb(LINES, "~/u.godb", "u")
+    format = {"lake": "parquet", "table": "delta"}.get(target)
+    address = target if "://" in target else f"~/{target}"
+    copy("~/u.godb", address, format=format, progress=False)
+    copy(address, "~/back.ndjson", progress=False)
+    assert len((home / "back.ndjson").read_bytes().splitlines()) == 2
+    assert not list(here.iterdir())
+
+
+def test_several_files_are_copied_as_one(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        godb_arrow.write_godb([{"n": name}], tmp_path / f"{name}.godb", "c")
+    copy(tmp_path / "*.godb", tmp_path / "x.ndjson", progress=False)
+    copy([tmp_path / "a.godb", str(tmp_path / "b.godb")], tmp_path / "x.csv", progress=False)
+    assert (tmp_path / "x.ndjson").read_bytes().count(b"\n") == 2
+    with godb_arrow.StorageEngine(tmp_path / "data") as engine:
+        engine.create_collection("only").insert({"n": 1})
+    copy(tmp_path / "data", tmp_path / "y.ndjson", progress=False)
