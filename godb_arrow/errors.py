@@ -21,8 +21,10 @@
     │   ├── UnsupportedType (TypeError)       an Arrow type that documents cannot hold
     │   └── FieldNotFound (KeyError)
     ├── InvalidFilter (ValueError)
+    ├── InvalidQuery (ValueError)             SQL that DuckDB refuses
     ├── InvalidOption (ValueError)
     ├── InvalidDocument (ValueError)          a document that cannot be stored
+    ├── InvalidUpdate (ValueError)            operators that cannot change a document
     ├── DuplicateId (ValueError)              has ``ids``
     ├── CollectionExists (FileExistsError, ValueError)
     ├── InvalidCollectionName (ValueError)
@@ -33,6 +35,8 @@
     │   └── MemoryLimitExceeded (MemoryError)
     ├── EngineClosed (RuntimeError)
     ├── ForkedProcess (RuntimeError)          what the parent process opened is used after a fork
+    ├── TransactionClosed (RuntimeError)
+    ├── TransactionConflict (RuntimeError)    has ``ids``; another writer changed them first
     ├── WorkerNotFound (KeyError)
     ├── StorageError (OSError)
     │   ├── SourceNotFound (FileNotFoundError)

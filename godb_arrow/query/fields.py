@@ -82,7 +82,7 @@ def shown_names(names: Sequence[str]) -> str:
     Examples
     --------
     >>> shown_names(["a", "b"]), shown_names([str(n) for n in range(99)])[-20:]
-    ("'a', 'b'", "'18', '19', … 79 more")
+    ("'a', 'b'", "18', '19', … 79 more")
     """
     shown = ", ".join(map(repr, names[:_MAX_SHOWN_NAMES]))
     left = len(names) - _MAX_SHOWN_NAMES

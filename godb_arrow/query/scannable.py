@@ -239,8 +239,8 @@ class Scannable(ABC):
         >>> file = io.BytesIO()
         >>> godb_arrow.write_godb([{"n": 1}, {"n": 2}], file, "c")
         2
-        >>> godb_arrow.open_godb(file.getvalue()).sql("select sum(n) as total from self").to_dicts()
-        [{'total': 3}]
+        >>> godb_arrow.open_godb(file.getvalue()).sql("select max(n) as top from self").to_dicts()
+        [{'top': 2}]
         """
         result: QueryResult = provider("sql").answer(
             {self.name: self, "self": self}, query, parameters

@@ -277,7 +277,7 @@ def test_fragments_follow_a_collection_that_moves(
     with StorageEngine(tmp_path, **OPTIONS) as engine:
         engine.create_collection("a").insert({"v": 1})
         engine.save()
-        original = fragments._place_of
+        original = fragments.saved_place
         places = []
 
         def place_then_move(directory: str, collection: str | None) -> str:
@@ -286,7 +286,7 @@ def test_fragments_follow_a_collection_that_moves(
                 engine["a"].to_folder()
             return places[-1]
 
-        monkeypatch.setattr(fragments, "_place_of", place_then_move)
+        monkeypatch.setattr(fragments, "saved_place", place_then_move)
         found, _ = fragments.fragments_of(tmp_path, "a")
         assert [one.documents for one in found] == [1]
         assert places[0].endswith(".godb") and places[-1].endswith(".parts")

@@ -25,12 +25,12 @@ def test_a_file_is_synced_before_it_is_renamed_and_the_folder_after(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[str] = []
-    for name in ("fsync", "replace"):
+    for name in ("fsync", "fdatasync", "replace"):
         real = getattr(os, name)
 
         def record(*arguments: Any, _real: Any = real, _name: str = name) -> Any:
             kind = ""
-            if _name == "fsync":
+            if _name != "replace":
                 kind = " folder" if stat.S_ISDIR(os.fstat(arguments[0]).st_mode) else " file"
             calls.append(_name + kind)
             return _real(*arguments)
@@ -38,7 +38,7 @@ def test_a_file_is_synced_before_it_is_renamed_and_the_folder_after(
         monkeypatch.setattr(f"godb_arrow.storage.local.os.{name}", record)
     with replace_file(tmp_path / "x") as stream:
         stream.write(b"new")
-    assert calls == ["fsync file", "replace", "fsync folder"]
+    assert calls == ["fdatasync file", "replace", "fsync folder"]
 
 
 def test_mode_and_links_are_kept(tmp_path: Path) -> None:
