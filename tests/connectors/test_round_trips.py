@@ -165,8 +165,8 @@ def test_csv_rows_of_another_type_after_many(tmp_path: Path, later: str) -> None
     rows = 2_200_000  # more than a block
     found = read_csv(tmp_path, "k\n" + "1234567\n" * rows + f"{later}\n")["k"]
     expected: dict[str, Any] = {"x": "x", "2.5": 2.5, "18446744073709551615": 2**64 - 1}
-    assert len(found) == rows + (later != "")
-    assert found[-1] == expected.get(later, None if later else 1234567)
+    assert len(found) == rows + 1  # an empty line of a single column is a null
+    assert found[-1] == expected.get(later)
 
 
 def test_csv_null_and_empty_text(tmp_path: Path) -> None:
