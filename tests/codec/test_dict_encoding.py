@@ -74,7 +74,7 @@ TYPES = [
     memoryview(b"abc"), memoryview(b"abcd")[::2], (), ("a",), [()], {}, {(1, 2): 3}, {None: 1},
     {True: 1, 2.5: 2, b"k": 3}, {frozenset(): 1}, np.int64(5), np.uint8(200), np.float32(0.5),
     np.float64(0.1), np.bool_(True), np.str_("a"), np.bytes_(b"a"), np.array([[1, 2], [3, 4]]),
-    np.array([{"a": 1}], object), np.datetime64("2020-01-01"), np.datetime64("NaT"),
+    np.array([{"a": 1}], object), np.datetime64("2020-01-01"), np.datetime64("NaT", "us"),
     np.timedelta64(5, "s"), np.complex64(1), np.longdouble(0.5), pd.NA, pd.NaT,
     pd.Timestamp("2020-01-01", tz="UTC"), pd.Timedelta(5, "ns"), pd.Series([1, 2]), pa.scalar(5),
     pa.array([1, None]), pa.scalar([1, 2]), dt.date(1, 1, 1), dt.date(9999, 12, 31), dt.time(1, 2),
