@@ -62,13 +62,9 @@ def answer(sources: Any, query: str, parameters: Sequence[Any] | None) -> QueryR
         named = {name: sources[name] for name in sources if name.lower() in query.lower()}
         try:
             relation = connect(named, inner).sql(query, params=parameters or None)
-            return _result(pa.table({}) if relation is None else relation.to_arrow_table())
+            return QueryResult(pa.table({}) if relation is None else relation.to_arrow_table())
         except duckdb.Error as error:
             raise _invalid(error) from error
-
-
-def _result(table: pa.Table) -> QueryResult:
-    return QueryResult(table)
 
 
 def _invalid(error: Exception) -> GodbError:
@@ -132,7 +128,7 @@ def aggregate(
         inner.execute("set timezone = 'UTC'")
         inner.register(_GROUPS, pa.RecordBatchReader.from_batches(renamed, batches))
         try:
-            return _result(inner.sql(query).to_arrow_table())
+            return QueryResult(inner.sql(query).to_arrow_table())
         except duckdb.Error as error:
             raise _invalid(error) from error
 

@@ -40,6 +40,7 @@ PlaceKind = Literal["file", "directory", "parts"]
 
 _FILE, _PARTS = ".godb", ".parts"
 _MAX_SHOWN_NAMES = 20  # collections in an error
+_MEMORY_BYTES = 256 << 20  # for reading the folder of a collection
 
 
 class Place(NamedTuple):
@@ -175,18 +176,25 @@ def _in_directory(place: Place, stack: ExitStack | None, use_hints: bool) -> Col
     engine = StorageEngine(place.location, read_only=True, create=False, use_hints=use_hints)
     if stack is not None:
         stack.enter_context(engine)
-    name = place.collection
-    if name is None:
-        names = engine.collections()
-        if len(names) != 1:
-            shown = ", ".join(map(repr, names[:_MAX_SHOWN_NAMES]))
-            engine.close()
-            raise CollectionRequired(
-                f"{place.location} has {len(names)} collections",
-                advice=f"give one of the names {shown}" if names else "create one first",
-            )
-        (name,) = names
-    return engine[name]
+    try:
+        return engine[_name_in(engine, place)]
+    except BaseException:
+        engine.close()
+        raise
+
+
+def _name_in(engine: StorageEngine, place: Place) -> str:
+    """Return the name of the collection: the given one, or the only one."""
+    if place.collection is not None:
+        return place.collection
+    names = engine.collections()
+    if len(names) != 1:
+        shown = ", ".join(map(repr, names[:_MAX_SHOWN_NAMES]))
+        raise CollectionRequired(
+            f"{place.location} has {len(names)} collections",
+            advice=f"give one of the names {shown}" if names else "create one first",
+        )
+    return names[0]
 
 
 def _in_folder(place: Place, use_hints: bool) -> CollectionVersion:
@@ -207,9 +215,6 @@ def _in_folder(place: Place, use_hints: bool) -> CollectionVersion:
         )
     name = place.collection or recorded or os.path.basename(path).removesuffix(_PARTS)
     return CollectionVersion(name, PartedBase(folder, folder.current()))
-
-
-_MEMORY_BYTES = 256 << 20  # for reading the folder of a collection
 
 
 @contextmanager

@@ -82,7 +82,12 @@ class TransactionStore(CollectionStore):
 
     def release(self) -> None:
         """Release the memory of the changes."""
-        self.context.memory.set_changes(self, 0)
+        if not self.context.lifecycle.is_forked:
+            self.context.memory.set_changes(self, 0)
+
+    def __del__(self) -> None:  # of a transaction that was neither committed nor rolled back
+        if hasattr(self, "begin"):
+            self.release()
 
     def document_at_begin(self, identity: str) -> bytes | None:
         """Return the bytes of a document when the transaction began; None if it did not exist."""

@@ -191,7 +191,7 @@ class CollectionUpdater:
                 found.changed += modified
                 changed = changed or bool(modified)
                 found.after = documents[0]
-            found.size += len(entries.data) if changed else 0
+            found.size += _size_of(entries, rows) if changed else 0
             if wanted.only_first and found.matched:
                 break
         return found
@@ -204,6 +204,12 @@ class CollectionUpdater:
             return matching(snapshot, condition, indexed)
         order = SortedDocuments(parse_sort(wanted.sort), 1)
         return sorted_matching(snapshot, condition, indexed, order)
+
+
+def _size_of(entries: codec.Entries, rows: Rows) -> int:
+    """Return the bytes of some entries."""
+    sizes = np.diff(np.frombuffer(entries.bounds, np.int64)[::2])
+    return int(sizes[np.asarray(rows, np.int64)].sum())
 
 
 def _modified(documents: list[dict[Any, Any]], update: Update) -> list[dict[Any, Any]]:

@@ -68,9 +68,9 @@ class CollectionWriter:
         self._saver = saver
         self._context = store.context
 
-    def _is_bulk(self, size: int) -> bool:
-        """Return whether documents of some bytes are written as files at once."""
-        return size > self._context.memory.limit // 2
+    def is_larger_than_memory(self, size: int) -> bool:
+        """Return whether documents of some bytes are written as files at once, if they may be."""
+        return self._bulk is not None and size > self._context.memory.limit // 2
 
     # --- inserting ----------------------------------------------------------------------------
 
@@ -105,7 +105,8 @@ class CollectionWriter:
                 encoded.append(run)
                 id_bytes = _BYTES_PER_GIVEN_ID if run.given else _BYTES_PER_GENERATED_ID
                 size += len(run.chunk) + len(run.ids) * id_bytes
-                if not replace and self._bulk is not None and self._is_bulk(size):
+                if not replace and self.is_larger_than_memory(size):
+                    assert self._bulk is not None
                     return self._bulk.insert(itertools.chain(_popped(encoded), runs), schema)
                 if size > memory.limit:
                     with self._saver.reserved(size):
@@ -281,9 +282,9 @@ class CollectionWriter:
                         raise document_not_found(key)
                     documents[key], packed[key] = self._changed(key, present[key], change)
                     size += weight(key, packed[key])
-                    if len(ids) > 1 and self._bulk is not None and self._is_bulk(size):
+                    if len(ids) > 1 and self.is_larger_than_memory(size):
                         del present, documents, packed
-                        self._bulk.replace(ids, lambda key, raw: self._changed(key, raw, change)[1])
+                        self.replace_in_files(ids, change)
                         return {}
                 with self._saver.reserved(size), store.lock:
                     store.check_present()
@@ -339,10 +340,6 @@ class CollectionWriter:
         except _OtherDocument:
             return False
         return True
-
-    def is_larger_than_memory(self, size: int) -> bool:
-        """Return whether changed documents of some bytes are written as files at once."""
-        return self._is_bulk(size)
 
     def replace_in_files(self, ids: list[str], change: Change) -> None:
         """Replace more documents than memory has room for."""

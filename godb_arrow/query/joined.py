@@ -76,10 +76,8 @@ class JoinedCollection(Scannable):
         first, *others = (collection._entries()[0] for collection in self._collections)
         if all(other.equals(first) for other in others) and not is_partial(first):
             return _without_pandas(first)
-        summary = DocumentSummary()
-        for run in self._runs(1):
-            codec.infer(run, summary)
-        joined = join_schemas(first, others, summary, lambda: self._runs(0), self._summary)
+        later = self._summary(1)
+        joined = join_schemas(first, others, later, lambda: self._runs(0), self._summary)
         return _without_pandas(joined)
 
     def _runs(self, first: int) -> Iterator[codec.Entries]:
@@ -87,9 +85,9 @@ class JoinedCollection(Scannable):
         for collection in self._collections[first:]:
             yield from collection._entries()[1]
 
-    def _summary(self) -> DocumentSummary:
+    def _summary(self, first: int = 0) -> DocumentSummary:
         summary = DocumentSummary()
-        for run in self._runs(0):
+        for run in self._runs(first):
             codec.infer(run, summary)
         return summary
 

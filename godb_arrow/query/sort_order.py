@@ -19,6 +19,7 @@ from godb_arrow import codec
 from godb_arrow.arrow_compute import pc
 from godb_arrow.codec.field_values import FieldValues, ValueKind, parts_of
 from godb_arrow.errors import InvalidOption
+from godb_arrow.query.value_order import Rank
 
 __all__ = [
     "KEY_TYPES",
@@ -37,25 +38,24 @@ _DIRECTIONS: dict[Any, bool] = {1: False, -1: True, "ascending": False, "descend
 _NULLS = {"first": True, "last": False}
 _ADVICE = 'give a field, such as "age" or "-age", or a mapping such as {"age": -1}'
 
-_EMPTY, _NULL, _NAN, _NUMBER, _STRING, _MAP, _BINARY, _BOOL, _MOMENT, _OTHER = range(1, 11)
 _LAST = 255
 """Rank of nulls that sort after all values."""
 
 _RANKS = np.zeros(max(ValueKind) + 1, np.uint8)
 for _kind, _rank in {
-    ValueKind.ABSENT: _NULL,
-    ValueKind.NULL: _NULL,
-    ValueKind.FALSE: _BOOL,
-    ValueKind.TRUE: _BOOL,
-    ValueKind.INT: _NUMBER,
-    ValueKind.ABOVE_INT64: _NUMBER,
-    ValueKind.FLOAT: _NUMBER,
-    ValueKind.STRING: _STRING,
-    ValueKind.BINARY: _BINARY,
-    ValueKind.MOMENT: _MOMENT,
-    ValueKind.ARRAY: _EMPTY,
-    ValueKind.MAP: _MAP,
-    ValueKind.EXTENSION: _OTHER,
+    ValueKind.ABSENT: Rank.NULL,
+    ValueKind.NULL: Rank.NULL,
+    ValueKind.FALSE: Rank.BOOL,
+    ValueKind.TRUE: Rank.BOOL,
+    ValueKind.INT: Rank.NUMBER,
+    ValueKind.ABOVE_INT64: Rank.NUMBER,
+    ValueKind.FLOAT: Rank.NUMBER,
+    ValueKind.STRING: Rank.STRING,
+    ValueKind.BINARY: Rank.BINARY,
+    ValueKind.MOMENT: Rank.MOMENT,
+    ValueKind.ARRAY: Rank.EMPTY,
+    ValueKind.MAP: Rank.MAP,
+    ValueKind.EXTENSION: Rank.OTHER,
 }.items():
     _RANKS[_kind] = _rank
 
@@ -169,7 +169,7 @@ def key_columns(entries: codec.Entries, keys: Sequence[SortKey]) -> dict[str, An
             found = _one_each(found, descending=key.descending)
         ranks = found.columns[0]
         if key.nulls_first is key.descending:
-            ranks = np.where(ranks == _NULL, np.uint8(_LAST), ranks)
+            ranks = np.where(ranks == Rank.NULL, np.uint8(_LAST), ranks)
         for part, column in zip(_PARTS, (ranks, *found.columns[1:]), strict=True):
             columns[f"{part} {at}"] = column
     return columns
@@ -230,7 +230,7 @@ def _values_of(values: FieldValues) -> _Values:
         floats = words[mask].view(np.float64)
         is_nan = np.isnan(floats)
         keys[mask] = np.where(is_nan, np.uint64(0), _ordered(floats))
-        ranks[mask] = np.where(is_nan, np.uint8(_NAN), np.uint8(_NUMBER))
+        ranks[mask] = np.where(is_nan, np.uint8(Rank.NAN), np.uint8(Rank.NUMBER))
     mask = kinds == ValueKind.MOMENT
     if mask.any():
         keys[mask], rest[mask] = words[mask] ^ _SIGN, values.sizes[mask]
@@ -279,7 +279,7 @@ def _one_each(found: _Values, *, descending: bool) -> _Values:
     """Keep the first value of each row in an order: of a list, its min or max element."""
     ranks, keys, rest, texts = found.columns
     counts = np.bincount(found.rows)
-    kept = np.flatnonzero((counts[found.rows] == 1) | (ranks != _EMPTY))
+    kept = np.flatnonzero((counts[found.rows] == 1) | (ranks != Rank.EMPTY))
     missing = np.setdiff1d(np.arange(len(counts)), found.rows[kept])  # lists of empty lists
     if len(missing):
         firsts = np.searchsorted(found.rows, missing)

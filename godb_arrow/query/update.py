@@ -252,13 +252,14 @@ def _push(path: str, operand: Any) -> _Step:
 
     def step(document: dict[Any, Any]) -> bool:
         place, elements = _list_at(document, parts, "$push", path)
+        is_new = place.get() is ABSENT
         after = elements[:]
         at = len(after) if position is None else position
         after[at:at] = deepcopy(values)
         if size is not None:
             after = after[:size] if size >= 0 else after[size:]
         place.set(after)
-        return not _is_same(elements, after) or not elements
+        return is_new or not _is_same(elements, after)
 
     return step
 
@@ -425,7 +426,7 @@ def equalities_of(filter: Any) -> dict[Any, Any]:
             raise InvalidUpdate(
                 f"the filter of the upsert requires {path!r} twice", advice="require it once"
             )
-        place.set(deepcopy(value))
+        place.set(_stored(value))
     return document
 
 

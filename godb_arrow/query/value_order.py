@@ -3,16 +3,32 @@
 from __future__ import annotations
 
 import datetime as dt
+import enum
 import math
 from typing import Any
 
 import msgpack
 
-__all__ = ["identity_of", "place_of"]
+__all__ = ["Rank", "identity_of", "place_of"]
 
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _MICROSECOND = dt.timedelta(microseconds=1)
-_NULL, _NAN, _NUMBER, _STRING, _MAP, _LIST, _BINARY, _BOOL, _MOMENT, _OTHER = range(10)
+
+
+class Rank(enum.IntEnum):
+    """Kinds of values in the order in which they sort."""
+
+    EMPTY = 1  # a list without elements, where a list counts by an element
+    NULL = 2
+    NAN = 3
+    NUMBER = 4
+    STRING = 5
+    MAP = 6
+    LIST = 7
+    BINARY = 8
+    BOOL = 9
+    MOMENT = 10
+    OTHER = 11
 
 
 def identity_of(value: Any) -> Any:
@@ -46,22 +62,22 @@ def place_of(value: Any) -> tuple[Any, ...]:
     Maps have one place, and so have extensions. Lists sort by their elements.
     """
     if value is None:
-        return (_NULL,)
+        return (Rank.NULL,)
     if isinstance(value, bool):
-        return _BOOL, value
+        return Rank.BOOL, value
     if isinstance(value, (int, float)):
-        return (_NAN,) if math.isnan(value) else (_NUMBER, value)
+        return (Rank.NAN,) if math.isnan(value) else (Rank.NUMBER, value)
     if isinstance(value, str):
-        return _STRING, value
+        return Rank.STRING, value
     if isinstance(value, dict):
-        return (_MAP,)
+        return (Rank.MAP,)
     if isinstance(value, bytes):
-        return _BINARY, value
+        return Rank.BINARY, value
     if isinstance(value, dt.datetime):
         moment = value if value.tzinfo else value.replace(tzinfo=dt.UTC)
-        return _MOMENT, (moment - _EPOCH) // _MICROSECOND * 1000
+        return Rank.MOMENT, (moment - _EPOCH) // _MICROSECOND * 1000
     if isinstance(value, msgpack.Timestamp):
-        return _MOMENT, value.seconds * 10**9 + value.nanoseconds
+        return Rank.MOMENT, value.seconds * 10**9 + value.nanoseconds
     if isinstance(value, list):
-        return _LIST, tuple(map(place_of, value))
-    return (_OTHER,)
+        return Rank.LIST, tuple(map(place_of, value))
+    return (Rank.OTHER,)

@@ -85,6 +85,25 @@ def test_a_collection_must_be_named_where_there_are_several(folder: Path) -> Non
     assert godb_arrow.list_collections("data#users") == {"users": 2}
 
 
+@pytest.mark.parametrize("name", ["missing", None])
+def test_an_engine_is_closed_if_its_collection_cannot_be_opened(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, name: str | None
+) -> None:
+    with StorageEngine("data") as engine:
+        engine.create_collection("orders")
+    opened: list[StorageEngine] = []
+
+    class Noted(StorageEngine):
+        def __init__(self, *place: Any, **options: Any) -> None:
+            super().__init__(*place, **options)
+            opened.append(self)
+
+    monkeypatch.setattr("godb_arrow.engine.engine.StorageEngine", Noted)
+    with pytest.raises(godb_arrow.GodbError):
+        godb_arrow.open_godb("data", name)
+    assert [one.closed for one in opened] == [True]
+
+
 def test_what_is_wrong_with_a_place_is_said(folder: Path) -> None:
     with pytest.raises(SourceNotFound, match=r"no file has a name like x\*"):
         godb_arrow.read_table("x*.godb")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import random
 import shutil
 import signal
@@ -18,7 +19,13 @@ from support.processes import start
 from support.settings import LONG
 
 import godb_arrow
-from godb_arrow import Follower, StorageEngine, TransactionClosed, TransactionConflict
+from godb_arrow import (
+    Follower,
+    MemoryLimitExceeded,
+    StorageEngine,
+    TransactionClosed,
+    TransactionConflict,
+)
 
 TOTAL = 100
 
@@ -318,3 +325,29 @@ def test_followers_have_all_of_a_transaction_or_nothing(tmp_path: Path) -> None:
             follower.step()
         with StorageEngine(target, read_only=True) as copy:
             assert total(copy) == TOTAL
+
+
+def test_a_transaction_that_is_left_open_gives_its_memory_back(tmp_path: Path) -> None:
+    with StorageEngine(tmp_path) as engine:
+        accounts(engine)
+        before = engine.memory_stats().changes_bytes
+        tx = engine.transaction()
+        tx["a"].insert_many([{"text": "x" * 1000} for _ in range(100)])
+        assert engine.memory_stats().changes_bytes > before + 100_000
+        del tx
+        gc.collect()
+        assert engine.memory_stats().changes_bytes == before
+
+
+def test_more_than_memory_is_refused_in_a_transaction(tmp_path: Path) -> None:
+    with StorageEngine(tmp_path, max_memory="1MiB", part_size="128KiB") as engine:
+        collection = engine.create_collection("c")
+        collection.insert_many({"n": n, "text": "x" * 200} for n in range(6000))
+        for change in (
+            lambda one: one.update_many(None, {"$inc": {"n": 1}}),
+            lambda one: one.update_by_id({str(n): {"m": 1} for n in range(1, 6001)}),
+            lambda one: one.insert_many([{"text": "x" * 200}] * 6000),
+        ):
+            with pytest.raises(MemoryLimitExceeded), engine.transaction() as tx:
+                change(tx["c"])
+        assert collection.distinct("n") == list(range(6000)) and collection.count() == 6000

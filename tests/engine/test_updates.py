@@ -7,11 +7,13 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import godb_arrow
 from godb_arrow import InvalidDocument, InvalidUpdate, StorageEngine, UpdateResult
 from godb_arrow.arrow_compute import pc
+from godb_arrow.engine.writer import CollectionWriter
 
 AT = dt.datetime(2024, 1, 1, tzinfo=dt.UTC)
 
@@ -306,6 +308,35 @@ def test_more_than_memory_is_updated(tmp_path: Path) -> None:
         collection.insert_many({"n": n, "text": "x" * 200} for n in range(6000))
         assert collection.update_many(None, {"$inc": {"n": 1}}) == UpdateResult(6000, 6000)
         assert collection.distinct("n") == list(range(1, 6001))
+
+
+def test_few_documents_of_large_runs_are_not_larger_than_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with StorageEngine(tmp_path, max_memory="1MiB", part_size="128KiB") as engine:
+        collection = engine.create_collection("c")
+        collection.insert_many({"n": n, "text": "x" * 200} for n in range(6000))
+        engine.save()
+        monkeypatch.setattr(CollectionWriter, "replace_in_files", None)
+        assert collection.update_many({"n": {"$in": [*range(0, 6000, 200)]}}, {"$inc": {"n": 1}})
+        assert collection.count({"n": {"$in": [*range(0, 6000, 200)]}}) == 0
+
+
+def test_an_upsert_has_values_as_they_are_stored(tmp_path: Path) -> None:
+    with StorageEngine(tmp_path) as engine:
+        collection = engine.create_collection("c")
+        done = collection.update_many({"n": np.int64(4)}, {"$inc": {"n": 1}}, upsert=True)
+        assert collection.get(done.upserted)["n"] == 5
+
+
+def test_a_push_of_nothing_changes_nothing(tmp_path: Path) -> None:
+    with StorageEngine(tmp_path) as engine:
+        collection = engine.create_collection("c")
+        collection.insert({"_id": "e", "list": []})
+        push = {"$push": {"list": {"$each": []}}}
+        assert collection.update_one({"_id": "e"}, push) == UpdateResult(1, 0)
+        assert collection.update_one({"_id": "e"}, {"$push": {"new": {"$each": []}}}).modified == 1
+        assert collection.get("e") == {"_id": "e", "list": [], "new": []}
 
 
 def test_threads_take_each_job_once_and_count_all_changes(tmp_path: Path) -> None:
