@@ -38,7 +38,6 @@ __all__ = [
     "check_map_type",
     "check_struct_type",
     "pack",
-    "pack_entry",
     "stored_value",
     "wire_values",
 ]
@@ -68,11 +67,6 @@ _NANOSECONDS_PER_TICK = {
 _EPOCH_DAY = dt.date(1970, 1, 1).toordinal()
 _DAYS_OF_400_YEARS = 146_097
 _PLAIN_TYPES = frozenset((str, int, float, bool, bytes, type(None), dt.datetime))
-
-
-def pack_entry(identity: str, document: dict[Any, Any]) -> bytes:
-    """Pack an entry of a collection: the id and the document, in MessagePack."""
-    return pack(identity) + pack(document)
 
 
 def pack(value: Any) -> bytes:

@@ -19,7 +19,7 @@ from godb_arrow.errors import (
     WriteConflict,
     storage_errors,
 )
-from godb_arrow.storage.url_options import missing_package, options_of
+from godb_arrow.storage.url_options import file_system_of
 
 __all__ = ["Absent", "Expected", "LocalCopy", "RemoteStore", "is_url"]
 
@@ -88,13 +88,8 @@ class RemoteStore:
     """
 
     def __init__(self, url: str) -> None:
-        import fsspec
-
         self.url = url
-        try:
-            self.filesystem, self.path = fsspec.core.url_to_fs(url, **options_of(url))
-        except (ImportError, ValueError, TypeError) as error:
-            raise missing_package(url, error) from error
+        self.filesystem, self.path = file_system_of(url)
 
     def info(self) -> dict[str, Any]:
         """Return the store's current information about the file."""

@@ -10,7 +10,7 @@ from typing import Any
 from godb_arrow.errors import InvalidOption, SourceNotFound
 from godb_arrow.storage.object_store import is_url
 from godb_arrow.storage.source import Source
-from godb_arrow.storage.url_options import missing_package, options_of
+from godb_arrow.storage.url_options import file_system_of
 
 __all__ = ["places_of"]
 
@@ -71,10 +71,5 @@ def _matching_files(pattern: str) -> list[str]:
 
 
 def _matching_urls(pattern: str) -> list[str]:
-    import fsspec
-
-    try:
-        filesystem, path = fsspec.core.url_to_fs(pattern, **options_of(pattern))
-    except (ImportError, ValueError, TypeError) as error:
-        raise missing_package(pattern, error) from error
+    filesystem, path = file_system_of(pattern)
     return sorted(filesystem.unstrip_protocol(found) for found in filesystem.glob(path))

@@ -10,7 +10,7 @@ from typing import Any
 
 from godb_arrow.errors import InvalidOption, MissingDependency
 
-__all__ = ["StorageOptions", "UrlOptions", "missing_package", "options_of", "with_options"]
+__all__ = ["StorageOptions", "UrlOptions", "file_system_of", "options_of", "with_options"]
 
 StorageOptions = Mapping[str, Any] | None
 """Keyword arguments for the file system of fsspec, such as ``{"anon": True}``."""
@@ -99,6 +99,25 @@ def with_options(place: object, options: StorageOptions) -> Iterator[None]:
         used.end()
 
 
+def file_system_of(url: str) -> tuple[Any, str]:
+    """Return the file system of a URL, and its path there.
+
+    Raises
+    ------
+    MissingDependency
+        The package for the protocol is not installed.
+    InvalidOption
+        The file system does not take the options.
+    """
+    import fsspec
+
+    try:
+        found: tuple[Any, str] = fsspec.core.url_to_fs(url, **options_of(url))
+    except (ImportError, ValueError, TypeError) as error:
+        raise _missing_package(url, error) from error
+    return found
+
+
 def options_of(url: str) -> dict[str, Any]:
     """Return the options of a URL: the ones of the longest place above it.
 
@@ -113,7 +132,7 @@ def options_of(url: str) -> dict[str, Any]:
         return _options[max(above, key=len)][-1].keyword_arguments() if above else {}
 
 
-def missing_package(url: str, error: Exception) -> InvalidOption | MissingDependency:
+def _missing_package(url: str, error: Exception) -> InvalidOption | MissingDependency:
     """Return the error for a URL whose file system is not installed or not known."""
     protocol = url.partition("://")[0]
     if isinstance(error, ImportError) and protocol in _EXTRAS:

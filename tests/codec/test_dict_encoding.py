@@ -22,7 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.strategies import odd_keys, scalars, texts, timestamps
 
-from godb_arrow import GodbError, InvalidDocument, write_godb
+from godb_arrow import GodbError, InvalidDocument, StorageEngine, codec, read_documents, write_godb
 from godb_arrow.codec import reference
 from godb_arrow.documents.encoding import encode_rows
 from godb_arrow.documents.ids import IdSequence
@@ -79,6 +79,7 @@ TYPES = [
     pd.Timestamp("2020-01-01", tz="UTC"), pd.Timedelta(5, "ns"), pd.Series([1, 2]), pa.scalar(5),
     pa.array([1, None]), pa.scalar([1, 2]), dt.date(1, 1, 1), dt.date(9999, 12, 31), dt.time(1, 2),
     dt.time(1, tzinfo=dt.UTC), dt.timedelta(-1), dt.timedelta.max, dt.timedelta.min,
+    dt.timedelta(microseconds=2**64 + 5), dt.timedelta(microseconds=-(2**64) - 5),
     dt.timedelta(microseconds=2**63 // 1000), dt.datetime(1, 1, 1), dt.datetime(1969, 12, 31, 23),
     dt.datetime(9999, 12, 31, 23, 59, 59, 999_999, dt.UTC), dt.datetime(2514, 5, 30, 1, 53, 4),
     dt.datetime(2106, 2, 7, 6, 28, 16),
@@ -257,6 +258,60 @@ def test_documents_that_are_encoded_one_by_one(documents: list[Any]) -> None:
     both(documents)
     both(documents, limit=400)
     both(documents, first=2**62 - 2)
+
+
+class Field(enum.StrEnum):
+    """Keys of another type, one of which is the field of the id."""
+
+    ID = "_id"
+    A = "a"
+
+
+@pytest.mark.parametrize("identity", ["x", 5, Text("x"), None, 1.5])
+def test_a_key_of_another_type_is_the_field_of_the_id(identity: Any, tmp_path: Any) -> None:
+    document = {Field.ID: identity, Field.A: 1, "b": 2}
+    both([document])
+    both([{"_id": 7, "c": 1}, document])
+    both([{"c": 1}, document])
+    if type(identity) in (str, int):
+        stored = [{"_id": str(identity), "a": 1, "b": 2}]
+        with StorageEngine(tmp_path) as engine:
+            engine.create_collection("c").insert(document)
+            assert [*engine["c"]] == stored
+        with StorageEngine(tmp_path) as engine:
+            assert [*engine["c"]] == stored
+        write_godb([document], tmp_path / "a.godb", "c")
+        assert [*read_documents(tmp_path / "a.godb")] == stored
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_document_that_gets_an_id_while_others_are_encoded(place: int) -> None:
+    documents: list[Any] = [{}, {"b": 1}]
+
+    def change() -> None:
+        documents[place]["_id"] = "late"
+
+    documents[0]["a"] = ChangingMapping(change)
+    try:
+        packed = native.pack_documents(documents, 1)
+    except (RuntimeError, InvalidDocument):
+        return
+    assert packed is None
+
+
+def test_keys_that_run_code_while_ids_are_looked_for() -> None:
+    documents: list[Any] = []
+
+    class Clearing:
+        def __hash__(self) -> int:
+            return hash("_id")
+
+        def __eq__(self, other: object) -> bool:
+            documents.clear()
+            raise ZeroDivisionError
+
+    documents += [{Clearing(): 1}, *({} for _ in range(100))]
+    assert native.id_source(documents) == codec.IdSource.OTHER
 
 
 def test_documents_are_taken_from_an_iterator_in_small_steps() -> None:

@@ -212,6 +212,16 @@ def test_found_entries_become_the_dicts_of_a_run(documents: list[dict[str, Any]]
         assert native.load_found(raw, len(entries) - 1) in (None, [])
 
 
+@pytest.mark.parametrize("size", [1, 3_000, 100_000])
+@pytest.mark.parametrize("count", [31, 32, 33, 64, 100])
+def test_many_found_entries_become_dicts_in_one_call(count: int, size: int) -> None:
+    entries = entries_of([{"n": n, "text": "x" * size} for n in range(count)])
+    raw = bytes(entries.raw())
+    assert native.load_found(raw, count) == [*load_run(entries)]
+    odd = codec.pack("b") + b"\x81\xa1x\xd4\xff\x00"
+    assert native.load_found(raw + odd, count + 1) is None
+
+
 def test_what_the_reference_must_decode_is_left_to_it() -> None:
     odd = codec.pack_entry("a", {}) + codec.pack("b") + b"\x81\xa1x\xd4\xff\x00"
     assert native.load_found(odd, 2) is None

@@ -52,7 +52,6 @@ from godb_arrow.codec.reference.cells import too_sparse
 from godb_arrow.codec.reference.jsonread import Convert
 from godb_arrow.codec.reference.lz4 import Piece
 from godb_arrow.codec.sizes import HEAD_SIZE, packed_head
-from godb_arrow.codec.values import pack_entry
 from godb_arrow.codec.wire import wire_columns
 from godb_arrow.errors import CorruptFile, LimitExceeded, TypeMismatch, UnsupportedType
 from godb_arrow.schema import (
@@ -119,7 +118,7 @@ BACKEND = "native"
 _CORRUPT, _MISMATCH, _UNKNOWN_FIELD, _TOO_SPARSE = 1, 2, 3, 5
 _PARTIAL = 2  # of inference
 _ROW_FIELD = "row"
-_ROW_HEAD = pack_entry("", {ID_FIELD: "", _ROW_FIELD: {}})[:-1]  # before a row in an entry
+_ROW_HEAD = (pack("") + pack({ID_FIELD: "", _ROW_FIELD: {}}))[:-1]  # before a row in an entry
 _END, _SEPARATOR = 0, 2  # of reading JSON
 
 JsonScanner = _native.JsonScanner

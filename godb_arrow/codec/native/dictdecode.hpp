@@ -437,13 +437,13 @@ class DictDecoder {
                     reinterpret_cast<const char*>(head.body), Py_ssize_t(head.size));
             case Token::Extension:
                 p = head.body + head.size;
-                return extension(head, true);
+                return extension(head);
             default: return nullptr;
         }
     }
 
-    // Decode an extension. Only timestamps that are values become moments of Python.
-    static PyObject* extension(const Head& head, bool is_value) {
+    // Decode an extension. Timestamps become moments of Python, if these have them.
+    static PyObject* extension(const Head& head) {
         if (head.ext_type != -1) {
             return PyObject_CallFunction(
                 dict_types.extension, "iy#", int(head.ext_type),
@@ -452,7 +452,7 @@ class DictDecoder {
         Timestamp stamp;
         if (!read_timestamp(head, stamp)) return nullptr;
         constexpr int64_t day = 86400, first = -62135596800, last = 253402300799;
-        if (is_value && stamp.nanoseconds % 1000 == 0 && stamp.seconds >= first &&
+        if (stamp.nanoseconds % 1000 == 0 && stamp.seconds >= first &&
             stamp.seconds <= last) {
             int64_t days = stamp.seconds / day;
             if (stamp.seconds % day < 0) --days;
@@ -716,8 +716,12 @@ inline void choose_slots(bool wanted) {
 
 // Decode one value that fills the bytes; null as in DictDecoder.
 inline PyObject* load_value(const uint8_t* data, size_t size) {
-    BorrowedDecoder decoder;
-    return decoder->whole(data, data + size);
+    try {
+        BorrowedDecoder decoder;
+        return decoder->whole(data, data + size);
+    } catch (const std::bad_alloc&) {
+        return PyErr_NoMemory();
+    }
 }
 
 // Entries, and the rows to decode.
@@ -735,7 +739,7 @@ constexpr size_t kDictBytesAtOnce = size_t(64) << 10;
 
 // Decode some documents to a list, beginning with the row at `first`. The list ends before a
 // document for the reference codec. If that comes first, the list is empty.
-inline PyObject* load_documents(const DictSource& source, size_t first) {
+inline PyObject* load_documents(const DictSource& source, size_t first) try {
     BorrowedDecoder decoder;
     Owned made(PyList_New(0));
     size_t bytes = 0;
@@ -757,6 +761,8 @@ inline PyObject* load_documents(const DictSource& source, size_t first) {
         bytes += size_t(edges[2] - edges[0]);
     }
     return made.release();
+} catch (const std::bad_alloc&) {
+    return PyErr_NoMemory();
 }
 
 }  // namespace godb

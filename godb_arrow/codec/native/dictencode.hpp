@@ -143,18 +143,21 @@ class DictEncoder {
 
     Packed value(PyObject* object) { return value(object, 0, false); }
 
-    // Encode a document with its id as its first field. The dict's own field `_id` is skipped.
+    // Encode a document with its id as its first field. The dict's own field `_id` is skipped. It
+    // is a key of another type that equals the text, or changed meanwhile, if it was not skipped.
     Packed with_id(PyObject* dict, const char* id, size_t size, bool has_id) {
         pack_.map(size_t(PyDict_GET_SIZE(dict)) + !has_id);
         pack_.text("_id", 3);
         pack_.text(id, size);
-        return items(dict, 1, true);
+        size_t skipped = 0;
+        const Packed written = items(dict, 1, &skipped);
+        return written == Packed::Done && skipped != size_t(has_id) ? Packed::Other : written;
     }
 
     // Encode a dict with one more field, whose name and value the caller encodes.
     Packed with_field(PyObject* dict, const char* name, size_t size) {
         pack_.map(size_t(PyDict_GET_SIZE(dict)) + 1);
-        const Packed written = items(dict, 1, false);
+        const Packed written = items(dict, 1, nullptr);
         pack_.text(name, size);
         return written;
     }
@@ -250,11 +253,12 @@ class DictEncoder {
         const size_t count = size_t(PyDict_GET_SIZE(object));
         if (count > kMaxSize) return Packed::Other;
         pack_.map(count);
-        return items(object, depth, false);
+        return items(object, depth, nullptr);
     }
 
     // Encode the items of a dict, whose number was written. Code that a value calls may change it.
-    Packed items(PyObject* dict, int depth, bool without_id) {
+    // With `skipped`, fields `_id` are not encoded, but counted.
+    Packed items(PyObject* dict, int depth, size_t* skipped) {
         const Py_ssize_t count = PyDict_GET_SIZE(dict);
         Py_ssize_t at = 0, done = 0;
         PyObject *key, *found;
@@ -268,7 +272,10 @@ class DictEncoder {
             ++done;
             Owned held_key(Py_NewRef(key)), held(Py_NewRef(found));
             if (PyUnicode_CheckExact(key)) {
-                if (without_id && is_id(key)) continue;
+                if (skipped && is_id(key)) {
+                    ++*skipped;
+                    continue;
+                }
                 const Packed written = text(key);
                 if (written != Packed::Done) return written;
             } else {
@@ -406,8 +413,10 @@ class DictEncoder {
 
     Packed extension(PyObject* object, int depth) {
         if (depth > kMaxDepth) return Packed::Other;  // It counts as a level, since it is a tuple.
-        Owned code(PyObject_GetAttrString(object, "code")), data(PyObject_GetAttrString(object, "data"));
-        if (!code || !data) return refused();
+        Owned code(PyObject_GetAttrString(object, "code"));
+        if (!code) return refused();
+        Owned data(PyObject_GetAttrString(object, "data"));
+        if (!data) return refused();
         if (!PyLong_CheckExact(code.get()) || !PyBytes_CheckExact(data.get())) return Packed::Other;
         const long type = PyLong_AsLong(code.get());
         if (type < 0 || type > 127) {
@@ -422,8 +431,9 @@ class DictEncoder {
 
     Packed timestamp(PyObject* object) {
         Owned whole(PyObject_GetAttrString(object, "seconds"));
+        if (!whole) return refused();
         Owned fraction(PyObject_GetAttrString(object, "nanoseconds"));
-        if (!whole || !fraction) return refused();
+        if (!fraction) return refused();
         if (!PyLong_CheckExact(whole.get()) || !PyLong_CheckExact(fraction.get()))
             return Packed::Other;
         int overflow = 0;
@@ -452,9 +462,13 @@ class DictEncoder {
     Packed duration(PyObject* object) {
         const int64_t seconds = int64_t(PyDateTime_DELTA_GET_DAYS(object)) * 86400 +
                                 PyDateTime_DELTA_GET_SECONDS(object);
-        const int64_t microseconds = seconds * 1000000 + PyDateTime_DELTA_GET_MICROSECONDS(object);
-        int64_t nanoseconds;
-        if (__builtin_mul_overflow(microseconds, int64_t(1000), &nanoseconds)) return Packed::Other;
+        // Days of a timedelta have nine digits, so that microseconds may need more than 64 bits.
+        int64_t microseconds, nanoseconds;
+        if (__builtin_mul_overflow(seconds, int64_t(1000000), &microseconds) ||
+            __builtin_add_overflow(
+                microseconds, int64_t(PyDateTime_DELTA_GET_MICROSECONDS(object)), &microseconds) ||
+            __builtin_mul_overflow(microseconds, int64_t(1000), &nanoseconds))
+            return Packed::Other;
         pack_.integer(nanoseconds);
         return Packed::Done;
     }
@@ -486,13 +500,16 @@ enum class IdsOf {
 
 inline IdsOf id_source(PyObject* documents) {
     size_t with = 0;
-    const Py_ssize_t count = PyList_GET_SIZE(documents);
-    for (Py_ssize_t at = 0; at < count; ++at) {
-        PyObject* const document = PyList_GET_ITEM(documents, at);
-        if (!PyDict_CheckExact(document)) return IdsOf::Other;
-        PyObject* const id = PyDict_GetItemWithError(document, dict_types.id_field);
+    // A key that compares itself with texts may run code, which changes the list.
+    for (Py_ssize_t at = 0; at < PyList_GET_SIZE(documents); ++at) {
+        const Owned document(Py_NewRef(PyList_GET_ITEM(documents, at)));
+        if (!PyDict_CheckExact(document.get())) return IdsOf::Other;
+        PyObject* const id = PyDict_GetItemWithError(document.get(), dict_types.id_field);
         if (!id) {
-            PyErr_Clear();  // of a key that compares itself with texts
+            if (PyErr_Occurred()) {
+                PyErr_Clear();  // the reference codec raises it
+                return IdsOf::Other;
+            }
             if (with) return IdsOf::Other;
             continue;
         }

@@ -29,6 +29,3 @@ class Identification:
         return Entries(data, bounds), pa.Array.from_buffers(
             pa.binary(), len(bounds) // 2, buffers, 0
         )
-
-
-# --- Predicates -----------------------------------------------------------------------------

@@ -221,7 +221,12 @@ def load_found(bytes entries not None, size_t count):
     source.entries = source.count = count
     source.rows = NULL
     documents = c_load_documents(source, 0)
-    return documents if <size_t>len(documents) == count else None
+    while documents and <size_t>len(documents) < count:
+        part = c_load_documents(source, len(documents))
+        if not part:
+            return None
+        documents += part
+    return documents or None
 
 
 # --- Keys -----------------------------------------------------------------------------------

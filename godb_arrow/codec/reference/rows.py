@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from godb_arrow.codec.entries import Documents
-from godb_arrow.codec.values import pack, pack_entry, wire_values
+from godb_arrow.codec.values import pack, wire_values
 from godb_arrow.schema import ID_FIELD
 
 __all__ = ["encode", "encode_documents"]
@@ -49,7 +49,7 @@ def encode(
             for name, value in zip(names, row, strict=True)
             if value is not None or not omit_nulls
         )
-        entries.append(pack_entry(identity, document))
+        entries.append(pack(identity) + pack(document))
     return b"".join(entries), np.array([len(entry) for entry in entries], np.uint32)
 
 
