@@ -11,7 +11,7 @@ from godb_arrow.arrow_compute import pc
 from godb_arrow.connectors import missing
 from godb_arrow.connectors.columns import fit_schema, keep_schema
 from godb_arrow.engine.engine import StorageEngine
-from godb_arrow.errors import EngineClosed
+from godb_arrow.errors import EngineClosed, GodbError
 from godb_arrow.query.dataset import CollectionDataset
 from godb_arrow.query.fields import check_names
 from godb_arrow.query.filters import names_in
@@ -23,7 +23,7 @@ except ImportError as error:
     raise missing("duckdb", "DuckDB") from error
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
 __all__ = ["connect", "register"]
 
@@ -76,6 +76,29 @@ def connect(
     followed = _Connection(inner, source)
     followed.update()
     return cast("duckdb.DuckDBPyConnection", followed)
+
+
+def show(
+    connection: duckdb.DuckDBPyConnection,
+    name: str,
+    collection: Scannable,
+    failures: list[GodbError],
+) -> None:
+    """Show a collection as a view, and collect the errors of its documents in a list."""
+    connection.register(name, _Scanned(collection, failures))
+
+
+def noting(reader: pa.RecordBatchReader, failures: list[GodbError]) -> pa.RecordBatchReader:
+    """Return a reader that collects its errors, of which DuckDB keeps only the text."""
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        try:
+            yield from reader
+        except GodbError as error:
+            failures.append(error)
+            raise
+
+    return pa.RecordBatchReader.from_batches(reader.schema, batches())
 
 
 def register(connection: duckdb.DuckDBPyConnection, name: str, collection: Scannable) -> None:
@@ -160,8 +183,9 @@ class _Scanned(CollectionDataset):
     DuckDB reads the schema once, when the view is made. So scans keep to that schema.
     """
 
-    def __init__(self, collection: Scannable) -> None:
+    def __init__(self, collection: Scannable, failures: list[GodbError] | None = None) -> None:
         super().__init__(collection)
+        self._failures = failures
         check_names(collection.schema)
         self._own = collection.schema
         self._shown = fit_schema(collection.schema, "duckdb")
@@ -170,6 +194,16 @@ class _Scanned(CollectionDataset):
     def schema(self) -> pa.Schema:
         """Schema of the record batches."""
         return self._shown
+
+    def reader(
+        self,
+        columns: Sequence[str] | None = None,
+        filter: pc.Expression | None = None,
+        **options: Any,
+    ) -> pa.RecordBatchReader:
+        """Return a reader; see :meth:`CollectionDataset.reader`."""
+        found = super().reader(columns, filter, **options)
+        return found if self._failures is None else noting(found, self._failures)
 
     def scanner(
         self,

@@ -8,8 +8,8 @@ from typing import Any
 import pyarrow as pa
 
 from godb_arrow.connectors import missing
-from godb_arrow.connectors.columns import fit_schema
-from godb_arrow.connectors.duckdb import connect
+from godb_arrow.connectors.columns import convert_batch, fit_schema
+from godb_arrow.connectors.duckdb import noting, show
 from godb_arrow.errors import GodbError, InvalidOption, InvalidQuery
 from godb_arrow.query.filters import Filter
 from godb_arrow.query.result import QueryResult
@@ -59,15 +59,21 @@ def answer(sources: Any, query: str, parameters: Sequence[Any] | None) -> QueryR
         raise InvalidQuery(f"the query is a {type(query).__name__}", advice="give a string of SQL")
     with duckdb.connect() as inner:
         inner.execute("set timezone = 'UTC'")
-        named = {name: sources[name] for name in sources if name.lower() in query.lower()}
+        failures: list[GodbError] = []
+        for name in sources:
+            if name.lower() in query.lower().replace('""', '"'):
+                show(inner, name, sources[name], failures)
         try:
-            relation = connect(named, inner).sql(query, params=parameters or None)
+            relation = inner.sql(query, params=parameters or None)
             return QueryResult(pa.table({}) if relation is None else relation.to_arrow_table())
         except duckdb.Error as error:
-            raise _invalid(error) from error
+            raise _error_of(error, failures) from error
 
 
-def _invalid(error: Exception) -> GodbError:
+def _error_of(error: Exception, failures: list[GodbError]) -> GodbError:
+    """Return the error of a query: the first one of the documents, if there are any."""
+    if failures:
+        return failures[0]
     names = "the collections that it names are views, and the collection itself is also self"
     return InvalidQuery(f"DuckDB refuses the query: {error}", advice=names)
 
@@ -109,10 +115,11 @@ def aggregate(
         )
     columns = list(dict.fromkeys(fields))
     places = {field: f"c{number}" for number, field in enumerate(columns)}
-    reader = collection.stream_batches(columns, filter)
+    failures: list[GodbError] = []
+    reader = noting(collection.stream_batches(columns, filter), failures)
     shown = fit_schema(reader.schema, "duckdb")
     renamed = pa.schema([field.with_name(f"c{number}") for number, field in enumerate(shown)])
-    batches = (batch.rename_columns(renamed.names).cast(renamed) for batch in reader)
+    batches = (convert_batch(batch, shown).rename_columns(renamed.names) for batch in reader)
     if not columns:
         return _counts(chosen, sum(batch.num_rows for batch in reader))
     names = [_quoted(field) for field in by]
@@ -130,7 +137,7 @@ def aggregate(
         try:
             return QueryResult(inner.sql(query).to_arrow_table())
         except duckdb.Error as error:
-            raise _invalid(error) from error
+            raise _error_of(error, failures) from error
 
 
 def _counts(chosen: Mapping[str, Any], count: int) -> QueryResult:

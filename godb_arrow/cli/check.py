@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 
 import click
@@ -13,12 +12,13 @@ from godb_arrow.cli.command import main
 from godb_arrow.cli.files import schema_lines
 from godb_arrow.cli.options import DAMAGED, common_options, echo, progress
 from godb_arrow.codec.compression import check_compression
+from godb_arrow.directory.directory_lock import is_locked
 from godb_arrow.display import plural, quantity
 from godb_arrow.engine.checking import inspect_godb, verify_godb
 from godb_arrow.engine.places import opened_engine, place_of
 from godb_arrow.errors import GodbError, SourceNotFound
 from godb_arrow.replication.status import follower_status
-from godb_arrow.storage.lock import try_lock
+from godb_arrow.storage.object_store import is_url
 from godb_arrow.storage.several import places_of
 
 
@@ -140,8 +140,6 @@ def health(directory: str, quiet: bool) -> None:
             except GodbError as error:
                 problems.append(str(error))
         rows = [row for row in found.rows() if row[0] not in ("state", "memory")]
-        rows.insert(0, ("state", "; ".join(problems) or "healthy"))
-        rows.insert(1, ("written by", "an engine" if _is_locked(engine.data_dir) else "no engine"))
         try:
             follower = follower_status(directory)
         except SourceNotFound:
@@ -151,16 +149,11 @@ def health(directory: str, quiet: bool) -> None:
             rows.append(("follows", f"{follower.source}, {lag}"))
             if not follower.consistent:
                 problems.append("the follower is not consistent")
+        rows.insert(0, ("state", "; ".join(problems) or "healthy"))
+        if not is_url(engine.data_dir):
+            writer = "an engine" if is_locked(engine.data_dir) else "no engine"
+            rows.insert(1, ("written by", writer))
     for name, value in rows if not quiet else ():
         echo(f"{name:<18} {value}")
     if problems:
         sys.exit(DAMAGED)
-
-
-def _is_locked(directory: str) -> bool:
-    """Return whether an engine has a local data directory open for writing."""
-    try:
-        with open(os.path.join(directory, "godb_arrow.lock"), "rb") as file:
-            return try_lock(file.fileno()) is False
-    except OSError:
-        return False

@@ -11,8 +11,9 @@ from godb_arrow.errors import DirectoryLocked, storage_errors
 from godb_arrow.storage import local
 from godb_arrow.storage.folder import open_folder
 from godb_arrow.storage.inside import open_inside
+from godb_arrow.storage.lock import try_lock
 
-__all__ = ["lock_directory"]
+__all__ = ["is_locked", "lock_directory"]
 
 
 _LOCK_FILE = "godb_arrow.lock"
@@ -43,3 +44,12 @@ def lock_directory(path: str) -> filelock.BaseFileLock:
         locked.operation, locked.source = "open", path
         raise locked from error
     return lock
+
+
+def is_locked(path: str) -> bool:
+    """Return whether an engine has a local data directory open for writing."""
+    try:
+        with open(os.path.join(path, _LOCK_FILE), "rb") as file:
+            return try_lock(file.fileno()) is False
+    except OSError:
+        return False

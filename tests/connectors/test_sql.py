@@ -123,3 +123,20 @@ def test_an_engine_imports_no_duckdb_before_it_is_asked(tmp_path: Path) -> None:
     subprocess.run(
         [sys.executable, "-c", f"{code}; assert 'duckdb' not in sys.modules"], check=True
     )
+
+
+def test_damage_of_a_file_is_not_reported_as_a_wrong_query(tmp_path: Path) -> None:
+    path = tmp_path / "a.godb"
+    godb_arrow.write_godb([{"n": n, "t": f"text {n * 7919}"} for n in range(20_000)], path, "c")
+    data = bytearray(path.read_bytes())
+    middle = len(data) // 2
+    data[middle : middle + 50] = bytes(byte ^ 0xFF for byte in data[middle : middle + 50])
+    path.write_bytes(data)
+    collection = godb_arrow.open_godb(path)
+    for ask in (
+        lambda: collection.sql("select sum(n) from c"),
+        lambda: collection.aggregate(total=("n", "sum")),
+        lambda: collection.aggregate("t", documents="count"),
+    ):
+        with pytest.raises(godb_arrow.CorruptFile):
+            ask()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import threading
 from pathlib import Path
@@ -156,3 +157,17 @@ def test_progress_bars_are_silent_without_a_terminal(
     copy(tmp_path / "x.godb", tmp_path / "x.parquet")
     godb_arrow.open_godb(tmp_path / "x.godb").profile(progress=True)
     assert capfd.readouterr() == ("", "")
+
+
+def test_the_command_names_each_problem_in_its_state(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with StorageEngine(tmp_path / "data") as engine:
+        engine.create_collection("users").insert({"n": 1})
+        engine.replicate_to(tmp_path / "follower")
+    status = godb_arrow.follower_status(tmp_path / "follower")
+    place = "godb_arrow.cli.check.follower_status"
+    monkeypatch.setattr(place, lambda _: dataclasses.replace(status, consistent=False))
+    found = CliRunner().invoke(main, ["health", str(tmp_path / "follower")])
+    assert found.exit_code == 1
+    assert "the follower is not consistent" in found.output and "healthy" not in found.output
