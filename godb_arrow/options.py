@@ -28,6 +28,7 @@ __all__ = [
     "ReadKeywords",
     "ReadOptions",
     "check_document_limit",
+    "check_flags",
     "check_if_exists",
     "parse_duration",
     "parse_size",
@@ -423,3 +424,20 @@ _ENGINE_PARSERS: dict[str, Callable[[str, object], Any]] = {
     "compression": _parse_compression,
     "max_document_bytes": check_document_limit,
 }
+
+
+def check_flags(**flags: object) -> None:
+    """Check options that are true or false.
+
+    Raises
+    ------
+    InvalidOption
+        An option has another value, such as the text "no", which would count as true.
+
+    Examples
+    --------
+    >>> check_flags(read_only=True)
+    """
+    for name, value in flags.items():
+        if not isinstance(value, bool):
+            raise InvalidOption(f"{name} is {value!r}", advice="give True or False")

@@ -32,6 +32,7 @@ from godb_arrow.options import (
     DEFAULT_DOCUMENT_BYTES,
     CompressionName,
     EngineOptions,
+    check_flags,
 )
 from godb_arrow.providers import provider
 from godb_arrow.replication.backup import BackupInfo, backup_collections
@@ -170,6 +171,9 @@ class StorageEngine(EngineLifetime, CollectionVerbs):
             part_grace=part_grace,
             compression=compression,
             max_document_bytes=max_document_bytes,
+        )
+        check_flags(
+            read_only=read_only, trust_journal=trust_journal, use_hints=use_hints, create=create
         )
         policy = check_policy(eviction_policy)
         url_options = UrlOptions(data_dir, storage_options)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -186,3 +186,10 @@ def test_what_is_no_filter_is_told_what_to_write(tmp_path: Path, given: Any, tex
     with pytest.raises(InvalidOption, match=text) as caught:
         godb_arrow.read_table(path, filter=given)
     assert json.dumps({"age": {"$gt": 30}}) in str(caught.value)
+
+
+@pytest.mark.parametrize("option", ["read_only", "trust_journal", "use_hints", "create"])
+def test_options_that_are_true_or_false_take_nothing_else(tmp_path: Path, option: str) -> None:
+    for value in ("no", "yes", 1, None):
+        with pytest.raises(InvalidOption, match=f"{option} is .*True or False"):
+            StorageEngine(tmp_path, **{option: cast(Any, value)})
