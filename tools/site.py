@@ -46,6 +46,8 @@ def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
     """Insert the help of all commands, and set the weight of a page in the search."""
     if page.file.src_uri in _BOOSTS:
         page.meta["search"] = {"boost": _BOOSTS[page.file.src_uri]}
+    for name, found in _PAGES.items():
+        markdown = markdown.replace(f"](../{name}", f"]({found}")
     return markdown.replace(_COMMANDS, _help_of(main, "godb-arrow", None))
 
 
