@@ -15,7 +15,12 @@ from godb_arrow import codec
 from godb_arrow.connectors.columns import restore_columns
 from godb_arrow.connectors.etl.base import Origin, Target
 from godb_arrow.connectors.etl.files import NO_OPTIONS, open_file
-from godb_arrow.connectors.etl.formats import format_of, has_format, is_document_format
+from godb_arrow.connectors.etl.formats import (
+    chosen_options,
+    format_of,
+    has_format,
+    is_document_format,
+)
 from godb_arrow.connectors.etl.origins import (
     CollectionOrigin,
     ColumnsOrigin,
@@ -90,10 +95,15 @@ def origin_of(
             advice="check the path" if near is None else f"did you mean {near}?",
         )
     kind = format_of(place)
+    options = chosen_options(kind, options, "read")
+    origin: DocumentsOrigin | ColumnsOrigin
     if is_document_format(kind):
         Source(place).size()  # raises an error if the file does not exist
-        return DocumentsOrigin(name, lambda: open_file(place, options=options), batch_size)
-    return ColumnsOrigin(name, lambda: open_file(place, options=options), batch_size)
+        origin = DocumentsOrigin(name, lambda: open_file(place, options=options), batch_size)
+    else:
+        origin = ColumnsOrigin(name, lambda: open_file(place, options=options), batch_size)
+    origin.format = kind
+    return origin
 
 
 def _expanded(name: str) -> str:

@@ -70,6 +70,8 @@ class Origin(ABC):
     """Source of a copy."""
 
     name: str
+    format: str | None = None
+    """Format of a file that has one, apart from GODB."""
 
     def total(self) -> int | None:
         """Return the number of documents, if known."""
@@ -93,6 +95,8 @@ class Target(ABC):
     """Target of a copy."""
 
     takes_documents = False
+    format: str | None = None
+    """Format of a file that has one, apart from GODB."""
 
     def __init__(self, name: str) -> None:
         self.name = name

@@ -21,6 +21,7 @@ from godb_arrow.connectors.columns import fit_columns, restore_columns
 from godb_arrow.connectors.etl.formats import (
     added_format,
     check_format,
+    check_options,
     compressed,
     compression_of_name,
     decompressed,
@@ -99,6 +100,7 @@ def export_file(
         return export_documents(
             reader, path, format=format, progress=progress, expected=expected, options=options
         )
+    check_options(options, (format, "write"))
     added = added_format(format)
     if added is not None:
         tally = _Tally(progress)
@@ -172,6 +174,9 @@ def export_documents(
     """
     name = os.fspath(path)
     format = check_format(path, format)
+    if not is_document_format(format):
+        raise InvalidOption(f"the format {format} has columns", advice="give a RecordBatchReader")
+    check_options(options, (format, "write"))
     added = added_format(format)
     if added is not None:
         tally = _Tally(progress)
@@ -180,8 +185,6 @@ def export_documents(
             rows = documents_of(documents) if is_reader else documents
             added.written(stream, tally.documents(itertools.chain(before, rows)), options)
         return tally.count
-    if format not in _ENCODERS:
-        raise InvalidOption(f"the format {format} has columns", advice="give a RecordBatchReader")
     count = 0
     with (
         error_context("export to", name),
@@ -370,6 +373,7 @@ def open_file(
     2
     """
     format = check_format(path, format)
+    check_options(options, (format, "read"))
     added = added_format(format)
     source = Source(path)
     with error_context("read", source.name), ExitStack() as stack:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -21,6 +22,8 @@ __all__ = [
     "AddedFormat",
     "added_format",
     "check_format",
+    "check_options",
+    "chosen_options",
     "compressed",
     "compression_of_name",
     "decompressed",
@@ -53,6 +56,8 @@ _DOCUMENT_FORMATS = frozenset({"ndjson", "json", "bson", "protobuf"})
 _TEXT_FORMATS = frozenset({"csv", "ndjson", "json"})
 COMPRESSED_NAMES = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
 """Compressions of text files by the last extension."""
+
+Verb = Literal["read", "write"]
 
 _MODULES = {"avro": "avro", "protobuf": "protobuf"}
 _SPREADSHEETS = {
@@ -109,8 +114,13 @@ class AddedFormat(NamedTuple):
 def _errors_of(format: str, verb: str) -> Iterator[None]:
     try:
         yield
-    except (GodbError, OSError):
+    except GodbError:
         raise
+    except OSError as error:
+        # Decompressors raise it without the number of an error of the operating system.
+        if verb != "read" or type(error) is not OSError or error.errno is not None:
+            raise
+        raise _damaged(format, verb, error) from error
     except TypeError as error:
         if "keyword" not in str(error):
             raise InvalidDocument(f"{format} cannot be {verb}: {error}") from error
@@ -119,10 +129,14 @@ def _errors_of(format: str, verb: str) -> Iterator[None]:
             advice="give the options of the format with format_options",
         ) from error
     except Exception as error:  # Another package may raise anything for damaged bytes.
-        raise InvalidDocument(
-            f"the file cannot be {verb} as {format}: {type(error).__name__}: {error}",
-            advice="check the file, or give another format",
-        ) from error
+        raise _damaged(format, verb, error) from error
+
+
+def _damaged(format: str, verb: str, error: Exception) -> InvalidDocument:
+    return InvalidDocument(
+        f"the file cannot be {verb} as {format}: {type(error).__name__}: {error}",
+        advice="check the file, or give another format",
+    )
 
 
 def added_format(name: str) -> AddedFormat | None:
@@ -149,6 +163,59 @@ def added_format(name: str) -> AddedFormat | None:
             advice='it needs a kind, "documents" or "columns", and functions read and write',
         )
     return AddedFormat(name, kind, *functions)
+
+
+# --- options -----------------------------------------------------------------------------------
+
+
+def chosen_options(format: str, options: Mapping[str, Any], verb: Verb) -> dict[str, Any]:
+    """Return the options that a format has for reading or writing."""
+    if not options:
+        return {}
+    names = _option_names(format, verb)
+    return {name: value for name, value in options.items() if names is None or name in names}
+
+
+def _option_names(format: str, verb: Verb) -> list[str] | None:
+    """Return the names of a format's options; None for a format that takes any."""
+    added = added_format(format)
+    function = None if added is None else getattr(added, verb)
+    if function is None:
+        return []
+    try:
+        parameters = list(inspect.signature(function).parameters.values())
+    except (TypeError, ValueError):  # The function is not written in Python.
+        return None
+    if any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters):
+        return None
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    fixed = [one.name for one in parameters if one.kind in positional][:2]  # the file and the data
+    kinds = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return [one.name for one in parameters if one.kind in kinds and one.name not in fixed]
+
+
+def check_options(options: Mapping[str, Any], *sides: tuple[str | None, Verb]) -> None:
+    """Check that a format takes each option, for reading or writing.
+
+    Raises
+    ------
+    InvalidOption
+        No format has one of the options.
+    """
+    formats = [(format, verb) for format, verb in sides if format is not None]
+    for option in options:
+        taken = [_option_names(format, verb) for format, verb in formats]
+        if any(names is None or option in names for names in taken):
+            continue
+        known = sorted({name for names in taken for name in names or ()})
+        shown = " or ".join(dict.fromkeys(format for format, _ in formats))
+        raise InvalidOption(
+            f"{option!r} is no option of {shown or 'these places'}",
+            advice=f"use {', '.join(known)}" if known else "omit format_options",
+        )
+
+
+# --- names -------------------------------------------------------------------------------------
 
 
 def format_names() -> list[str]:

@@ -13,6 +13,7 @@ from typing import Any
 from godb_arrow.connectors.etl.addresses import origin_of, target_of
 from godb_arrow.connectors.etl.base import counted
 from godb_arrow.connectors.etl.files import NO_OPTIONS
+from godb_arrow.connectors.etl.formats import check_options
 from godb_arrow.display import plural, progress_bar, quantity, table_of, vars_of
 from godb_arrow.errors import error_context
 from godb_arrow.keywords import explain_keywords
@@ -116,8 +117,9 @@ def copy(
     format : str, optional
         Format of the target, such as ``"parquet"`` or ``"delta"``; by its name by default.
     format_options : mapping
-        Options of a format that has any, of the source or the target. Protobuf has ``descriptor``,
-        the path of a descriptor set, and ``message``, the full name of the messages.
+        Options of a format that has any. Each of the source and the target gets the options that it
+        has. Protobuf has ``descriptor``, the path of a descriptor set, and ``message``, the full
+        name of the messages.
     storage_options : mapping, optional
         Keyword arguments for the file systems of URLs; see :func:`~godb_arrow.scan_godb`.
     progress : bool
@@ -132,6 +134,8 @@ def copy(
     ------
     TargetExists
         The target exists, with ``if_exists="error"``.
+    InvalidOption
+        Neither the source nor the target has one of the options.
     GodbError
         The copy failed (see :mod:`godb_arrow.errors`). The target is unchanged.
 
@@ -153,6 +157,7 @@ def copy(
         to = target_of(os.fspath(target), format, list(partition_by), id_column, format_options)
         stack.enter_context(error_context("copy to", to.name))
         origin = origin_of(source, batch_size, format_options)
+        check_options(format_options, (origin.format, "read"), (to.format, "write"))
         if if_exists == "error" and to.exists():
             raise to.refuse_existing()
         with (

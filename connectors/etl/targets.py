@@ -22,7 +22,7 @@ from godb_arrow.connectors.etl.files import (
     export_file,
     open_file,
 )
-from godb_arrow.connectors.etl.formats import is_document_format
+from godb_arrow.connectors.etl.formats import chosen_options, is_document_format
 from godb_arrow.connectors.etl.partitions import write_partitions
 from godb_arrow.connectors.fitting import fit_column
 from godb_arrow.directory.places import is_data_directory
@@ -149,7 +149,8 @@ class StandardOutput(Target):
 
     def __init__(self, name: str, format: str, options: Mapping[str, Any] = NO_OPTIONS) -> None:
         super().__init__(name)
-        self._format, self._options = format, options
+        self.format = self._format = format
+        self._options = chosen_options(format, options, "write")
         self.takes_documents = is_document_format(format)
 
     def exists(self) -> bool:
@@ -175,7 +176,10 @@ class FileTarget(Target):
         self, name: str, place: str, format: str, options: Mapping[str, Any] = NO_OPTIONS
     ) -> None:
         super().__init__(name)
-        self._place, self._format, self._options = place, format, options
+        self._place = place
+        self.format = self._format = format
+        self._options = chosen_options(format, options, "write")
+        self._read_options = chosen_options(format, options, "read")
         self.takes_documents = is_document_format(format)
         self._expected: Expected = None  # version of the file when it was first checked
 
@@ -219,7 +223,9 @@ class FileTarget(Target):
             return
         with tempfile.NamedTemporaryFile(prefix="godb-arrow-") as temporary:
             export_documents(data, temporary.name, format=self._format, options=self._options)
-            with open_file(temporary.name, format=self._format, options=self._options) as documents:
+            with open_file(
+                temporary.name, format=self._format, options=self._read_options
+            ) as documents:
                 assert not isinstance(documents, pa.RecordBatchReader)
                 yield documents
 
@@ -228,7 +234,7 @@ class FileTarget(Target):
         if not self.exists():
             self._export(data)
             return
-        with open_file(self._place, format=self._format, options=self._options) as before:
+        with open_file(self._place, format=self._format, options=self._read_options) as before:
             if isinstance(before, pa.RecordBatchReader):
                 assert isinstance(data, pa.RecordBatchReader)
                 self._export(_chained(before, data, self._format))
