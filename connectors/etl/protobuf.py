@@ -2,15 +2,17 @@
 
 A file has one message after the other, each after its length as a varint. The methods
 ``writeDelimitedTo`` of Java and ``serialize_length_prefixed`` of Python write such files. A
-descriptor
-set, which ``protoc --include_imports --descriptor_set_out=FILE`` writes, describes the messages.
+descriptor set describes the messages, which ``protoc --include_imports --descriptor_set_out=FILE``
+writes.
 """
 
 from __future__ import annotations
 
 import datetime as dt
 import os
+import struct
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, BinaryIO
 
 import msgpack
@@ -24,6 +26,7 @@ __all__ = ["kind", "read", "write"]
 try:
     from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
     from google.protobuf.descriptor import Descriptor, FieldDescriptor
+    from google.protobuf.message import EncodeError
 except ImportError as error:
     raise missing("protobuf", "protobuf") from error
 
@@ -38,6 +41,8 @@ _WRAPPERS = frozenset(
 )
 _TIMESTAMP, _DURATION = "google.protobuf.Timestamp", "google.protobuf.Duration"
 _NANOSECONDS = 10**9
+_FLOATS = frozenset({FieldDescriptor.CPPTYPE_DOUBLE, FieldDescriptor.CPPTYPE_FLOAT})
+_MAX_WHOLE_FLOAT = 2**53  # of the floats that have each whole number up to it
 
 
 def read(
@@ -225,15 +230,16 @@ def write(
     Raises
     ------
     InvalidDocument
-        A value does not fit its field. The error names the document and the field.
+        A value does not fit its field, which would change it. The error names the document and the
+        path of the field.
     """
     kind = _message_class(descriptor, message)
     for number, document in enumerate(documents):
         made = kind()
         try:
-            _fill(made, document, is_top=True)
+            _fill(made, document, "")
             data = made.SerializeToString(deterministic=True)
-        except (TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:
+        except (TypeError, ValueError, OverflowError, EncodeError) as error:
             raise InvalidDocument(
                 f"document {document.get(ID_FIELD, number)!r} does not fit the message: {error}",
                 advice="choose columns, or give another message",
@@ -249,68 +255,107 @@ def _varint(value: int) -> bytes:
     return bytes([*found, value])
 
 
-def _fill(message: Any, document: dict[Any, Any], *, is_top: bool = False) -> None:
+class _Misfit(ValueError):
+    """Value that does not fit its field, whose path is in the message."""
+
+
+def _fill(message: Any, document: dict[Any, Any], above: str) -> None:
+    """Set the fields of a message, which is at a path."""
     fields = message.DESCRIPTOR.fields_by_name
     for name, value in document.items():
+        path = f"{above}.{name}" if above else str(name)
         field = fields.get(name)
         if field is None:
-            if is_top and name == ID_FIELD:
+            if not above and name == ID_FIELD:
                 continue
-            raise KeyError(f"the message {message.DESCRIPTOR.full_name} has no field {name!r}")
+            full_name = message.DESCRIPTOR.full_name
+            raise _Misfit(f"the message {full_name} has no field {name!r} for {path!r}")
         if value is None:
             continue
-        try:
-            _set(message, field, value)
-        except (TypeError, ValueError, AttributeError) as error:
-            raise ValueError(f"field {name!r}: {error}") from error
+        with _at(path):
+            choice = field.containing_oneof
+            if choice is not None and message.WhichOneof(choice.name) is not None:
+                raise ValueError(f"another field of {choice.name!r} has a value, too")
+            _set(message, field, value, path)
 
 
-def _set(message: Any, field: FieldDescriptor, value: Any) -> None:
+def _set(message: Any, field: FieldDescriptor, value: Any, path: str) -> None:
     if _is_map(field):
-        target = getattr(message, field.name)
-        parts = field.message_type.fields_by_name
-        for key, one in value.items():
-            key = _typed_key(parts["key"], key)
-            if parts["value"].message_type is not None:
-                _fill_message(target[key], parts["value"].message_type, one)
-            else:
-                target[key] = _scalar(parts["value"], one)
+        _set_map(getattr(message, field.name), field, value, path)
     elif _is_repeated(field):
+        if not isinstance(value, (list, tuple)):
+            raise TypeError(f"{value!r} is no list")
         target = getattr(message, field.name)
-        for one in value:
-            if field.message_type is not None:
-                _fill_message(target.add(), field.message_type, one)
-            else:
-                target.append(_scalar(field, one))
+        for index, one in enumerate(value):
+            inner = f"{path}[{index}]"
+            with _at(inner):
+                if field.message_type is not None:
+                    _fill_message(target.add(), field.message_type, one, inner)
+                else:
+                    target.append(_scalar(field, one))
     elif field.message_type is not None:
         target = getattr(message, field.name)
         target.SetInParent()
-        _fill_message(target, field.message_type, value)
+        _fill_message(target, field.message_type, value, path)
     else:
         setattr(message, field.name, _scalar(field, value))
 
 
+def _set_map(target: Any, field: FieldDescriptor, value: Any, path: str) -> None:
+    if not isinstance(value, dict):
+        raise TypeError(f"{value!r} is no map")
+    parts = field.message_type.fields_by_name
+    for given, one in value.items():
+        inner = f"{path}.{given}"
+        with _at(inner):
+            key = _typed_key(parts["key"], given)
+            if key in target:
+                raise ValueError("the map has this key twice")
+            if parts["value"].message_type is not None:
+                message = parts["value"].message_type
+                _fill_message(target[key], message, one, inner)
+            else:
+                target[key] = _scalar(parts["value"], one)
+
+
+@contextmanager
+def _at(path: str) -> Iterator[None]:
+    """Name the path of a value in errors."""
+    try:
+        yield
+    except _Misfit:
+        raise
+    except (TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise _Misfit(f"field {path!r}: {error}") from error
+
+
 def _typed_key(field: FieldDescriptor, key: Any) -> Any:
-    if field.cpp_type == FieldDescriptor.CPPTYPE_STRING:
-        return key
-    return (
-        {"true": True, "false": False}[key]
-        if (field.cpp_type == FieldDescriptor.CPPTYPE_BOOL and isinstance(key, str))
-        else int(key)
+    if field.cpp_type == FieldDescriptor.CPPTYPE_BOOL and key in ("true", "false"):
+        return key == "true"
+    is_number = field.cpp_type not in (
+        FieldDescriptor.CPPTYPE_STRING,
+        FieldDescriptor.CPPTYPE_BOOL,
     )
+    if is_number and isinstance(key, str):
+        number = int(key)
+        if str(number) != key:
+            raise ValueError("the key is no plain number")
+        return number
+    return _scalar(field, key)
 
 
-def _fill_message(target: Any, kind: Descriptor, value: Any) -> None:
+def _fill_message(target: Any, kind: Descriptor, value: Any, path: str) -> None:
     if kind.full_name == _TIMESTAMP:
         target.seconds, target.nanos = _moment(value)
     elif kind.full_name == _DURATION:
-        sign = -1 if value < 0 else 1
-        seconds, nanos = divmod(abs(int(value)), _NANOSECONDS)
+        duration = _integer(value)
+        sign = -1 if duration < 0 else 1
+        seconds, nanos = divmod(abs(duration), _NANOSECONDS)
         target.seconds, target.nanos = sign * seconds, sign * nanos
     elif kind.full_name in _WRAPPERS:
-        target.value = value
+        target.value = _scalar(kind.fields_by_name["value"], value)
     elif isinstance(value, dict):
-        _fill(target, value)
+        _fill(target, value, path)
     else:
         raise TypeError(f"{value!r} is no map")
 
@@ -324,12 +369,42 @@ def _moment(value: Any) -> tuple[int, int]:
 
 
 def _scalar(field: FieldDescriptor, value: Any) -> Any:
+    """Return a value for a field, or raise an error if the field would change it."""
     if field.enum_type is not None and isinstance(value, str):
         known = field.enum_type.values_by_name.get(value)
         if known is None:
             raise ValueError(f"{field.enum_type.full_name} has no value {value!r}")
         return known.number
-    is_float = field.cpp_type in (FieldDescriptor.CPPTYPE_DOUBLE, FieldDescriptor.CPPTYPE_FLOAT)
-    if isinstance(value, float) and not is_float and value.is_integer():
+    if field.cpp_type in _FLOATS:
+        return _float(value, field.cpp_type == FieldDescriptor.CPPTYPE_FLOAT)
+    if field.cpp_type == FieldDescriptor.CPPTYPE_STRING:
+        is_bytes = field.type == FieldDescriptor.TYPE_BYTES
+        if not isinstance(value, bytes if is_bytes else str):
+            raise TypeError(f"{value!r} is no {'binary value' if is_bytes else 'text'}")
+        return value
+    if field.cpp_type == FieldDescriptor.CPPTYPE_BOOL:
+        if not isinstance(value, bool):
+            raise TypeError(f"{value!r} is no bool")
+        return value
+    return _integer(value)
+
+
+def _integer(value: Any) -> int:
+    if isinstance(value, float) and value.is_integer():
         return int(value)
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{value!r} is no whole number")
     return value
+
+
+def _float(value: Any, is_single: bool) -> float:
+    """Return a number as a float; fractions are rounded, and whole numbers are not."""
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        raise TypeError(f"{value!r} is no number")
+    number = float(value)
+    if is_single:
+        (number,) = struct.unpack("<f", struct.pack("<f", number))
+    is_whole = isinstance(value, int) or (value.is_integer() and abs(value) <= _MAX_WHOLE_FLOAT)
+    if is_whole and number != value:
+        raise ValueError(f"{value!r} is not exact as a {'float' if is_single else 'double'}")
+    return number
