@@ -18,8 +18,10 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 
 from godb_arrow.connectors import missing
-from godb_arrow.connectors.etl.avro_schema import arrow_fields, avro_schema, plain_schema
+from godb_arrow.connectors.etl.avro_plain import Shape, check_memory, plain_schema
+from godb_arrow.connectors.etl.avro_schema import arrow_fields, avro_schema
 from godb_arrow.errors import InvalidDocument
+from godb_arrow.schema import storage_schema
 
 __all__ = ["kind", "read", "write"]
 
@@ -33,8 +35,10 @@ kind = "columns"
 _MAGIC = b"Obj\x01"
 _SYNC_BYTES = 16
 _MAX_HEAD_BYTES = 16 << 20  # of the metadata, which has the schema
-_MAX_BLOCK_BYTES = 256 << 20  # of a decompressed block
+_MAX_BLOCK_BYTES = 128 << 20  # of a decompressed block
+_MAX_EMPTY_RECORDS = 1 << 24  # of a file, if its records have no bytes
 _BATCH_ROWS = 8192
+_BATCH_MEMORY = 256 << 20  # at most, of the values of a batch
 _CRC_BYTES = 4  # after a block that is compressed with snappy
 
 
@@ -64,15 +68,15 @@ def read(stream: BinaryIO, name: str) -> pa.RecordBatchReader:
     sync = _read_exactly(stream, _SYNC_BYTES)
     decompress = _decompressor(metadata.get("avro.codec", b"null").decode("ascii", "replace"))
     declared = json.loads(metadata.get("avro.schema", b"null"))
-    record = plain_schema(declared)  # checked, without recursion and without empty items
-    parsed: Any = fastavro.parse_schema(record)
-    if not isinstance(record, dict) or record.get("type") != "record":
+    record, named, shape = plain_schema(declared)
+    if not isinstance(record, dict) or record["type"] != "record":
         raise InvalidDocument("the schema is no record", advice="give a file of records")
-    columns = arrow_fields(declared["fields"])
+    columns = arrow_fields(record["fields"], named)
     schema = pa.schema([field for field, _ in columns])
+    records = _Records(record, named, shape)
 
-    def rows() -> Iterator[list[Any]]:
-        names = [field["name"] for field in declared["fields"]]
+    def rows() -> Iterator[tuple[list[Any], int]]:
+        empty = 0
         while True:
             count = _read_long(stream, may_end=True)
             if count is None:
@@ -80,40 +84,104 @@ def read(stream: BinaryIO, name: str) -> pa.RecordBatchReader:
             data = decompress(_read_exactly(stream, _checked(_read_long(stream))))
             if _read_exactly(stream, _SYNC_BYTES) != sync:
                 raise InvalidDocument("a block of the Avro file has no valid end")
-            block = io.BytesIO(data)
-            if count < 0 or (count > len(data) and names):
+            if not shape.min_bytes:
+                empty += count
+            if count < 0 or count * shape.min_bytes > len(data) or empty > _MAX_EMPTY_RECORDS:
                 raise InvalidDocument(f"a block of {len(data)} bytes claims {count} records")
-            for _ in range(count):
-                found: Any = fastavro.schemaless_reader(block, parsed)
-                yield [found[name] for name in names]
+            yield from records.of_block(data, count)
 
+    converters = [convert for _, convert in columns]
     return pa.RecordBatchReader.from_batches(
-        schema, _batches(rows(), schema, [convert for _, convert in columns])
+        schema, _batches(rows(), schema, converters, records.window)
     )
 
 
+class _Records:
+    """Decoder of the records of a file, in windows whose values fit into memory."""
+
+    def __init__(self, record: dict[str, Any], named: dict[str, Any], shape: Shape) -> None:
+        self.window = max(_BATCH_MEMORY // shape.memory, 1)
+        """Number of bytes whose values fit into the memory of a batch."""
+
+        self._record, self._named = record, named
+        self._parsed: Any = fastavro.parse_schema(record)
+        self._names = [field["name"] for field in record["fields"]]
+
+    def of_block(self, data: bytes, count: int) -> Iterator[tuple[list[Any], int]]:
+        """Yield the values of each record, and its size.
+
+        Raises
+        ------
+        InvalidDocument
+            The records do not end where the block ends.
+        """
+        at = 0
+        while count:
+            start, end = at, min(at + self.window, len(data))
+            window = io.BytesIO(data[start:end])
+            while count and (row := self._next(window, end - start, end == len(data))) is not None:
+                size = start + window.tell() - at
+                at += size
+                count -= 1
+                yield row, size
+            if count and at == start:
+                end = check_memory(data, at, self._record, self._named)
+                count -= 1
+                yield self._decode(io.BytesIO(data[at:end])), end - at
+                at = end
+        if at < len(data):
+            raise InvalidDocument(
+                f"a block of the Avro file has {len(data) - at} bytes after its last record"
+            )
+
+    def _next(self, window: io.BytesIO, size: int, is_last: bool) -> Any:
+        """Return the next row, or None if the window may end inside of it."""
+        if is_last:
+            return self._decode(window)
+        try:
+            row = self._decode(window)
+        except Exception:  # The library has several classes for bytes that end early.
+            return None
+        return row if window.tell() < size else None
+
+    def _decode(self, stream: io.BytesIO) -> list[Any]:
+        found: Any = fastavro.schemaless_reader(stream, self._parsed)
+        return [found[name] for name in self._names]
+
+
 def _batches(
-    rows: Iterator[list[Any]], schema: pa.Schema, converters: list[Callable[[Any], Any] | None]
+    rows: Iterator[tuple[list[Any], int]],
+    schema: pa.Schema,
+    converters: list[Callable[[Any], Any] | None],
+    max_bytes: int,
 ) -> Iterator[pa.RecordBatch]:
+    """Yield batches of a limited number of rows and bytes of the file."""
     waiting: list[list[Any]] = []
+    size = 0
+    storage = storage_schema(schema)
+    max_rows = min(_BATCH_ROWS, max_bytes)
 
     def batch() -> pa.RecordBatch:
-        columns = list(zip(*waiting, strict=True)) or [()] * len(schema)
+        if not len(schema):
+            return pa.RecordBatch.from_struct_array(pa.array([{}] * len(waiting), pa.struct([])))
+        columns = list(zip(*waiting, strict=True))
         arrays = []
-        for values, field, convert in zip(columns, schema, converters, strict=True):
+        for values, field, kind, convert in zip(
+            columns, schema, storage.types, converters, strict=True
+        ):
             if convert is not None:
                 values = tuple(None if value is None else convert(value) for value in values)
-            storage = field.type.storage_type if isinstance(field.type, pa.JsonType) else field.type
-            array = pa.array(values, storage)
-            is_json = storage is not field.type
-            arrays.append(pa.ExtensionArray.from_storage(field.type, array) if is_json else array)
+            array = pa.array(values, kind)
+            arrays.append(array if kind == field.type else array.cast(field.type))
         return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
-    for row in rows:
-        waiting.append(row)
-        if len(waiting) == _BATCH_ROWS:
+    for row, more in rows:
+        if waiting and (len(waiting) == max_rows or size + more > max_bytes):
             yield batch()
             waiting.clear()
+            size = 0
+        waiting.append(row)
+        size += more
     if waiting:
         yield batch()
 
@@ -180,8 +248,12 @@ def _decompressor(codec: str) -> Callable[[bytes], bytes]:
     }
 
     def decompress(data: bytes) -> bytes:
-        found: bytes = streaming[codec]().decompress(data, _MAX_BLOCK_BYTES + 1)
+        decompressor = streaming[codec]()
+        found: bytes = decompressor.decompress(data, _MAX_BLOCK_BYTES + 1)
         _checked(len(found))
+        # Some writers leave a part of the checksum of zlib after a block of deflate.
+        if not decompressor.eof or (decompressor.unused_data and codec != "deflate"):
+            raise InvalidDocument("a block of the Avro file ends early")
         return found
 
     def zstandard(data: bytes) -> bytes:
@@ -193,17 +265,28 @@ def _decompressor(codec: str) -> Callable[[bytes], bytes]:
     def snappy(data: bytes) -> bytes:
         size = _checked(_snappy_size(data))
         found: bytes = pa.decompress(data[:-_CRC_BYTES], size, "snappy", asbytes=True)
+        if zlib.crc32(found) != int.from_bytes(data[-_CRC_BYTES:], "big"):
+            raise InvalidDocument("a block of the Avro file has another checksum")
+        return found
+
+    def guarded(function: Callable[[bytes], bytes]) -> Callable[[bytes], bytes]:
+        def found(data: bytes) -> bytes:
+            try:
+                return function(data)
+            except (OSError, EOFError, zlib.error, lzma.LZMAError, pa.ArrowException) as error:
+                raise InvalidDocument(f"a block of the Avro file is damaged: {error}") from error
+
         return found
 
     if codec in streaming:
-        return decompress
+        return guarded(decompress)
     known = {"null": lambda data: data, "zstandard": zstandard, "snappy": snappy}
     if codec not in known:
         raise InvalidDocument(
             f"the Avro file has the codec {codec!r}",
             advice=f"write it with one of {', '.join([*known, *streaming])}",
         )
-    return known[codec]
+    return guarded(known[codec])
 
 
 def _snappy_size(data: bytes) -> int:
@@ -226,7 +309,12 @@ def write(stream: BinaryIO, reader: pa.RecordBatchReader) -> None:
     stream : binary file
         The file.
     reader : pyarrow.RecordBatchReader
-        The rows. JSON text and maps of other keys become strings.
+        The rows. JSON text becomes strings, and so do columns if all are of the type null.
+
+    Raises
+    ------
+    UnsupportedType
+        Avro has no type for a column, such as a map whose keys are numbers.
     """
     schema, columns = avro_schema(reader.schema)
 

@@ -10,18 +10,16 @@ from typing import Any, TypeAlias
 import pyarrow as pa
 
 from godb_arrow.codec.jsontext import to_json_text
+from godb_arrow.connectors.etl.avro_plain import ORIGINAL_NAME
 from godb_arrow.errors import InvalidDocument, UnsupportedType
 from godb_arrow.schema import is_json
 
-__all__ = ["arrow_fields", "avro_schema", "plain_schema"]
+__all__ = ["arrow_fields", "avro_schema"]
 
 Convert: TypeAlias = "Callable[[Any], Any] | None"
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_ORIGINAL = "godb_arrow_name"
-"""Property of a field with the name that Avro does not allow."""
-
-_MAX_DEPTH = 64
+_MAX_DECIMAL_BYTES = 64
 _PRIMITIVES: dict[str, pa.DataType] = {
     "null": pa.null(),
     "boolean": pa.bool_(),
@@ -48,92 +46,22 @@ _LOGICAL: dict[tuple[str, str], pa.DataType] = {
 # --- reading -----------------------------------------------------------------------------------
 
 
-def plain_schema(schema: Any) -> Any:
-    """Return a checked schema without logical types, so that records have plain numbers.
-
-    Raises
-    ------
-    InvalidDocument
-        The schema is recursive or too deep. Or an array has items of no bytes, of which a few bytes
-        could claim any number.
-    """
-    return _plain(schema, {}, (), 0)
-
-
-def _plain(schema: Any, known: dict[str, Any], above: tuple[str, ...], depth: int) -> Any:
-    if depth > _MAX_DEPTH:
-        raise InvalidDocument(f"the Avro schema is nested deeper than {_MAX_DEPTH} levels")
-    if isinstance(schema, list):
-        return [_plain(one, known, above, depth + 1) for one in schema]
-    if isinstance(schema, str):
-        if schema in above:
-            raise InvalidDocument(
-                f"the Avro schema {schema!r} contains itself",
-                advice="write the file with a schema that is not recursive",
-            )
-        return schema
-    if not isinstance(schema, dict):
-        raise InvalidDocument("the Avro schema is not valid")
-    kind = schema.get("type")
-    found = {key: value for key, value in schema.items() if key not in ("logicalType", "default")}
-    if kind in ("record", "error"):
-        names = _full_names(schema)
-        fields = []
-        for field in schema.get("fields", ()):
-            inner = _plain(field["type"], known, (*above, *names), depth + 1)
-            fields.append({"name": field["name"], "type": inner})
-        found["fields"] = fields
-    elif kind == "array":
-        found["items"] = _plain(schema["items"], known, above, depth + 1)
-        if not _min_bytes(found["items"], known):
-            raise InvalidDocument("the Avro schema has an array whose items have no bytes")
-    elif kind == "map":
-        found["values"] = _plain(schema["values"], known, above, depth + 1)
-    elif isinstance(kind, (dict, list)):
-        return _plain(kind, known, above, depth + 1)
-    for name in _full_names(schema) if "name" in schema else ():
-        known[name] = found
-    return found
-
-
-def _full_names(schema: dict[str, Any]) -> list[str]:
-    name = str(schema.get("name", ""))
-    space = schema.get("namespace")
-    return [name, f"{space}.{name}"] if space else [name, name.rpartition(".")[2]]
-
-
-def _min_bytes(schema: Any, known: dict[str, Any]) -> int:
-    """Return 0 if a value may have no bytes."""
-    if isinstance(schema, list):
-        return 1  # the number of the type
-    kind = schema if isinstance(schema, str) else schema.get("type")
-    if kind == "null":
-        return 0
-    if kind == "fixed":
-        return int(schema["size"])
-    if kind == "record":
-        return sum(_min_bytes(field["type"], known) for field in schema["fields"])
-    if isinstance(schema, str) and schema in known and schema not in _PRIMITIVES:
-        return _min_bytes(known[schema], known)
-    return 1
-
-
-def arrow_fields(fields: list[dict[str, Any]]) -> list[tuple[pa.Field, Convert]]:
+def arrow_fields(
+    fields: list[dict[str, Any]], named: dict[str, Any]
+) -> list[tuple[pa.Field, Convert]]:
     """Return the column of each field of a record, and a function that converts its values."""
-    reading = _Reading()
+    reading = _Reading(named)
     return [reading.field(field) for field in fields]
 
 
 class _Reading:
-    """Translation of one schema, with the named types seen so far."""
+    """Translation of one plain schema, with its named types."""
 
-    _named: dict[str, Any]
-
-    def __init__(self) -> None:
-        self._named = {}
+    def __init__(self, named: dict[str, Any]) -> None:
+        self._named = named
 
     def field(self, field: dict[str, Any]) -> tuple[pa.Field, Convert]:
-        name = str(field.get(_ORIGINAL, field["name"]))
+        name = str(field.get(ORIGINAL_NAME, field["name"]))
         kind, convert, nullable = self.type(field["type"])
         return pa.field(name, kind, nullable), convert
 
@@ -150,22 +78,16 @@ class _Reading:
         if isinstance(schema, str):
             if schema in _PRIMITIVES:
                 return _PRIMITIVES[schema], None, schema == "null"
-            if schema in self._named:
-                return self.type(self._named[schema])
-            raise InvalidDocument(f"the Avro schema names the unknown type {schema!r}")
-        if "name" in schema:
-            self._named.update(dict.fromkeys(_full_names(schema), schema))
+            schema = self._named[schema]
         return self._complex(schema)
 
     def _complex(self, schema: dict[str, Any]) -> tuple[pa.DataType, Convert, bool]:
-        kind, logical = schema.get("type"), schema.get("logicalType")
-        if isinstance(kind, (dict, list)):
-            return self.type(kind)
+        kind, logical = schema["type"], schema.get("logical")
         if logical == "decimal" and kind in ("bytes", "fixed"):
             return _decimal(schema)
-        if (kind, logical) in _LOGICAL:
-            return _LOGICAL[str(kind), str(logical)], None, False
-        if kind in ("record", "error"):
+        if (kind, str(logical)) in _LOGICAL:
+            return _LOGICAL[kind, str(logical)], None, False
+        if kind == "record":
             parts = [self.field(field) for field in schema["fields"]]
             inner = [
                 (given["name"], field.name, convert)
@@ -198,7 +120,7 @@ class _Reading:
             return pa.string(), None, False
         if kind == "fixed":
             return pa.binary(int(schema["size"])), None, False
-        return self.type(str(kind))
+        return self.type(kind)
 
 
 def _each(convert: Convert, value: Any) -> Any:
@@ -213,6 +135,8 @@ def _decimal(schema: dict[str, Any]) -> tuple[pa.DataType, Convert, bool]:
     context = decimal.Context(prec=80)
 
     def convert(raw: bytes) -> decimal.Decimal:
+        if len(raw) > _MAX_DECIMAL_BYTES:
+            raise InvalidDocument(f"the Avro file has a decimal of {len(raw)} bytes")
         number = int.from_bytes(raw, "big", signed=True)
         return decimal.Decimal(number).scaleb(-scale, context)
 
@@ -228,6 +152,10 @@ def avro_schema(
     """Return the schema of records, with each field's name and a function for its values."""
     writing = _Writing()
     fields, columns = writing.fields(schema)
+    if all(field["type"] == "null" for field in fields):
+        for field in fields:
+            # Readers bound the rows of a block by its bytes, so a record has some.
+            field["type"] = _nullable("null")
     return {"type": "record", "name": "Document", "fields": fields}, columns
 
 
@@ -250,7 +178,7 @@ class _Writing:
             kind, convert = self.type(field.type, field.name)
             described = {"name": name, "type": ["null", kind] if kind != "null" else kind}
             if name != field.name:
-                described[_ORIGINAL] = field.name
+                described[ORIGINAL_NAME] = field.name
             made.append(described)
             columns.append((name, convert))
         return made, columns
@@ -273,12 +201,10 @@ class _Writing:
             return {"type": "record", "name": name, "fields": fields}, _structs(columns)
         if types.is_map(kind) and types.is_string(kind.key_type):
             inner, convert = self.type(kind.item_type, path)
-            return {"type": "map", "values": ["null", inner]}, _maps(convert)
+            return {"type": "map", "values": _nullable(inner)}, _maps(convert)
         if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
             inner, convert = self.type(kind.value_type, path)
-            return {"type": "array", "items": ["null", inner] if inner != "null" else inner}, (
-                _lists(convert)
-            )
+            return {"type": "array", "items": _nullable(inner)}, _lists(convert)
         found = _scalar(kind)
         if found is None:
             raise UnsupportedType(
@@ -286,6 +212,11 @@ class _Writing:
             )
         avro, cast = found
         return avro, _plain_values(cast)
+
+
+def _nullable(kind: Any) -> list[Any]:
+    """Return a union with null, whose values have a byte even if all are null."""
+    return ["null", "string" if kind == "null" else kind]
 
 
 def _plain_values(cast: pa.DataType | None) -> Callable[[pa.Array], list[Any]]:
