@@ -77,7 +77,7 @@ def _trust_records() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as monkeypatch:
         for module in ("file.pieces", "snapshots.parted_base"):
             name = f"godb_arrow.{module}.chosen_pieces"
-            monkeypatch.setattr(name, lambda pieces, sizes: [])
+            monkeypatch.setattr(name, lambda pieces, sizes, **_: [])
         monkeypatch.setattr("godb_arrow.file.locate.EXACT_BYTES", 0)
         monkeypatch.setattr("godb_arrow.snapshots.part_file.EXACT_BYTES", 0)
         yield

@@ -4,8 +4,9 @@ A file may lie about its documents. Checksums find accidents, but an attacker ca
 
 Sizes of documents are compared with the documents before they are used. Statistics let readers skip
 pieces, whose documents a reader does not see. The skipped pieces of small collections are therefore
-read and compared. Of larger collections, one random skipped piece is compared. Results of
-comparisons are remembered while the file is unchanged.
+read and compared. Of larger collections, one random skipped piece is compared, once for each field,
+since a comparison takes longer than a filter that skips all but few pieces. Results of comparisons
+are remembered while the file is unchanged.
 """
 
 from __future__ import annotations
@@ -38,6 +39,8 @@ class CheckedRecords:
         Pieces whose recorded sizes are right.
     described : set of tuple
         Piece and field of statistics that are right.
+    sampled : set of str
+        Fields whose statistics were compared in a piece.
     sizes_lie, statistics_lie : bool
         Whether some of them were wrong, so that none are used.
     """
@@ -45,6 +48,7 @@ class CheckedRecords:
     read_before: set[int] = field(default_factory=set)
     measured: set[int] = field(default_factory=set)
     described: set[tuple[int, str]] = field(default_factory=set)
+    sampled: set[str] = field(default_factory=set)
     sizes_lie: bool = False
     statistics_lie: bool = False
 
@@ -66,7 +70,9 @@ def checked_records(source: Source, name: str) -> CheckedRecords:
     return records
 
 
-def chosen_pieces(pieces: Sequence[int], sizes: Sequence[int]) -> list[int]:
+def chosen_pieces(
+    pieces: Sequence[int], sizes: Sequence[int], *, is_sampled: bool = False
+) -> list[int]:
     """Return the pieces to compare with their statistics: all if they are small, else any one.
 
     Parameters
@@ -75,7 +81,9 @@ def chosen_pieces(pieces: Sequence[int], sizes: Sequence[int]) -> list[int]:
         Pieces that were not compared yet.
     sizes : sequence of int
         Size of each of them in bytes.
+    is_sampled : bool
+        Whether another piece was compared before, so that one is enough; default False.
     """
     if sum(sizes) <= EXACT_BYTES:
         return list(pieces)
-    return [secrets.choice(pieces)]
+    return [] if is_sampled else [secrets.choice(pieces)]

@@ -139,7 +139,8 @@ class CollectionPieces:
         fields = [name for name in statistics.names if name.partition(".")[0] in names]
         unknown = [one for one in skipped if not known.issuperset((one, name) for name in fields)]
         sizes = [self.pieces[index].size for index in unknown]
-        for index in chosen_pieces(unknown, sizes) if unknown else ():
+        is_sampled = self.checked.sampled.issuperset(fields)
+        for index in chosen_pieces(unknown, sizes, is_sampled=is_sampled):
             bounds = ((name, statistics.bounds(name)[index]) for name in fields)
             row = {name: found for name, found in bounds if found is not None}
             piece = self.pieces[index]
@@ -148,6 +149,7 @@ class CollectionPieces:
             if wrong is not None:
                 return wrong
             known.update((index, name) for name in fields)
+            self.checked.sampled.update(fields)
         return None
 
     def read_run(self, stream: BinaryIO, field_name: str) -> bytes | None:

@@ -241,7 +241,8 @@ class PartedBase(Base):
             if not needed[index] and not file.described.issuperset(fields)
         ]
         sizes = [self.manifest.parts[index].size for index in unknown]
-        for index in chosen_pieces(unknown, sizes) if unknown else ():
+        is_sampled = any(file.described.issuperset(fields) for file in self.parts)
+        for index in chosen_pieces(unknown, sizes, is_sampled=is_sampled):
             bounds = ((name, statistics.bounds(name)[index]) for name in fields)
             row = {name: found for name, found in bounds if found is not None}
             wrong = self.parts[index].open().contradiction(row)

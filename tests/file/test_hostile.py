@@ -19,6 +19,7 @@ from support.processes import run_python
 
 import godb_arrow
 from godb_arrow import GodbError, codec
+from godb_arrow.file import pieces
 
 kernel_fronts = pytest.mark.skipif(
     codec.BACKEND != "native", reason="the reference codec reads each document as a whole"
@@ -275,3 +276,23 @@ def test_an_index_that_makes_no_sense_is_ignored_or_refused(case: str) -> None:
         except GodbError:
             continue
         assert found["a"].to_pylist() == [100] * ROWS
+
+
+def test_statistics_of_a_large_file_are_compared_once_for_each_field(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    numbers = np.arange(150_000)
+    table = pa.table({"n": numbers, "m": numbers * 2, "text": ["x" * 60] * len(numbers)})
+    godb_arrow.write_godb(table, tmp_path / "a.godb", "c")
+    compared: list[str] = []
+    contradiction = pieces.contradiction
+
+    def counted(row: Any, entries: Any) -> Any:
+        compared.extend(row)
+        return contradiction(row, entries)
+
+    monkeypatch.setattr(pieces, "contradiction", counted)
+    for name, limit in (("n", 10), ("n", 20), ("m", 40)):
+        found = godb_arrow.read_table(tmp_path / "a.godb", filter={name: {"$lt": limit}})
+        assert found.num_rows in (10, 20)
+    assert compared == ["n", "m"]
