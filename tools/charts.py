@@ -89,19 +89,19 @@ CHARTS: dict[str, list[Panel]] = {
         Panel("copy_and_query", "DuckDB, in one place, from a file", "DuckDB, clustered", _WAYS),
     ],
     "engine": [
-        Panel("engine", "Insert 4,000 documents one by one, 1 thread", "insert one by one"),
-        Panel("engine", "Insert 4,000 documents one by one, 1 thread, synced", "insert, synced"),
-        Panel("engine", "Get documents by id, of 200,000", "get by id", unit="times"),
+        Panel("engine", "Insert 10,000 documents one by one, 1 thread", "insert one by one"),
+        Panel("engine", "Insert 10,000 documents one by one, 1 thread, synced", "insert, synced"),
+        Panel("engine", "Get documents by id, of 1,000,000", "get by id", unit="times"),
         Panel(
-            "engine", "Find by a field with an index, of 200,000", "find by an index", unit="times"
+            "engine", "Find by a field with an index, of 1,000,000", "find by an index", unit="times"
         ),
         Panel(
             "engine",
-            "Find by a field without an index, of 200,000",
+            "Find by a field without an index, of 1,000,000",
             "find without an index",
             unit="times",
         ),
-        Panel("engine", "Stream 200,000 documents as record batches", "stream record batches"),
+        Panel("engine", "Stream 1,000,000 documents as record batches", "stream record batches"),
     ],
     "cache": [
         Panel("engine", "Cache: 0% puts", "cache, gets only", unit="operations"),

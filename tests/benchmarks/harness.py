@@ -44,7 +44,9 @@ def _child(peer: Peer, connection: Connection) -> None:
     import importlib
 
     for name in peer.imports:
-        importlib.import_module(name)
+        module = importlib.import_module(name)
+        for public in getattr(module, "__all__", ()):  # names that are loaded at their first use
+            getattr(module, public, None)
     arguments = peer.arguments
     if peer.setup is not None:
         arguments = (peer.setup(*arguments),)
