@@ -158,6 +158,9 @@ if TYPE_CHECKING:
     from godb_arrow.replication.replica import (
         Replica,
     )
+    from godb_arrow.replication.retention import (
+        delete_backups,
+    )
     from godb_arrow.replication.status import (
         FollowerStatus,
         follower_status,
@@ -249,6 +252,7 @@ __all__ = [
     "WriteConflict",
     "WrongMagic",
     "__version__",
+    "delete_backups",
     "follower_status",
     "inspect_godb",
     "list_backups",
@@ -372,6 +376,7 @@ _NAMES = {
     ),
     "godb_arrow.replication.follower": ("Follower",),
     "godb_arrow.replication.replica": ("Replica",),
+    "godb_arrow.replication.retention": ("delete_backups",),
     "godb_arrow.replication.status": (
         "FollowerStatus",
         "follower_status",

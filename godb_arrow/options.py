@@ -27,6 +27,7 @@ __all__ = [
     "OptionWarning",
     "ReadKeywords",
     "ReadOptions",
+    "VersionedCollections",
     "check_document_limit",
     "check_flags",
     "check_if_exists",
@@ -85,6 +86,7 @@ _MIN_DOCUMENT_BYTES = 1 << 10
 _MAX_SECONDS = 366 * 86400
 
 Durability = Literal["commit", "interval", "checkpoint"]
+VersionedCollections = Literal["large", "all"]
 CompressionName: TypeAlias = str
 """Name of a compression, built-in or of another package, perhaps with a level as in "zstd:19"."""
 
@@ -217,6 +219,8 @@ class EngineOptions:
         Maximum decompressed bytes of documents in a part file. A larger collection has several.
     keep_versions : int
         Number of saved versions of a collection with several part files that stay readable.
+    versions : {"large", "all"}
+        Collections that keep versions: those above `part_size`, or all of them.
     part_grace : float
         Seconds for which part files are kept after the last version that needs them is dropped.
         Readers in other processes may still use them.
@@ -239,6 +243,7 @@ class EngineOptions:
     threads: int | None = None
     part_size: int = 128 << 20
     keep_versions: int = 5
+    versions: VersionedCollections = "large"
     part_grace: float = 600.0
     compression: CompressionName = "lz4"
     max_document_bytes: int = DEFAULT_DOCUMENT_BYTES
@@ -412,6 +417,12 @@ def _parse_count(name: str, value: object) -> object:
     return value
 
 
+def _parse_versions(name: str, value: object) -> object:
+    if value not in get_args(VersionedCollections):
+        raise InvalidOption(f"{name} is {value!r}", advice='use "large" or "all"')
+    return value
+
+
 _ENGINE_PARSERS: dict[str, Callable[[str, object], Any]] = {
     "max_memory": parse_size,
     "background_save": _optional(parse_duration),
@@ -420,6 +431,7 @@ _ENGINE_PARSERS: dict[str, Callable[[str, object], Any]] = {
     "threads": _optional(_parse_count),
     "part_size": _parse_part_size,
     "keep_versions": _parse_count,
+    "versions": _parse_versions,
     "part_grace": parse_duration,
     "compression": _parse_compression,
     "max_document_bytes": check_document_limit,

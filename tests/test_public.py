@@ -20,6 +20,7 @@ from godb_arrow.cli.command import main
 from godb_arrow.engine.verbs import CollectionVerbs
 
 VERBS = {
+    "delete_backups",
     "follower_status",
     "inspect_godb",
     "list_backups",
@@ -89,7 +90,8 @@ COLLECTION = {
     "info", "insert", "insert_many", "is_dirty", "name", "next_id", "pack", "path", "profile",
     "replace", "restore", "sample", "schema", "set_compression", "sql", "state", "stored_entries",
     "stored_schema", "stream", "stream_batches", "to_arrow", "to_dataset", "to_folder", "to_pandas",
-    "update", "update_by_id", "update_many", "update_one", "upsert_many", "versions",
+    "update", "update_by_id", "update_many", "update_one", "upsert_many", "versions", "snapshot", "tag",
+    "untag",
 }  # fmt: skip
 
 STORAGE_ENGINE = {
@@ -100,7 +102,8 @@ STORAGE_ENGINE = {
     "infos", "insert", "insert_many", "load_collection_metadata", "memory_stats", "options", "pack",
     "remove_worker", "rename_collection", "replace", "replicas", "replicate_to", "restore", "save",
     "save_to_file", "sql", "start_background_workers", "stats", "stop_background_workers",
-    "stream_batches", "to_arrow", "to_pandas", "transaction", "update", "update_by_id",
+    "snapshot", "stream_batches", "tag", "to_arrow", "to_pandas", "transaction", "untag", "update",
+    "update_by_id",
     "upsert_many", "versions",
 }  # fmt: skip
 

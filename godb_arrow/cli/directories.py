@@ -275,16 +275,18 @@ def repair(directory: str, quiet: bool) -> None:
 @main.command()
 @click.argument("directory")
 @click.argument("target")
+@click.option("--keep", type=click.IntRange(1), help="Keep the last backups, and delete others.")
 @common_options
-def backup(directory: str, target: str, quiet: bool) -> None:
+def backup(directory: str, target: str, keep: int | None, quiet: bool) -> None:
     """Back up a data directory to a folder or URL, copying only files that are new there.
 
     \b
-    Example:
+    Examples:
       godb-arrow backup data s3://bucket/backups
+      godb-arrow backup data backups --keep 7
     """
     with godb_arrow.StorageEngine(directory, create=False) as engine:
-        info = engine.backup(target)
+        info = engine.backup(target, keep=keep)
     if not quiet:
         echo(
             f"backup {info.number}: {plural(len(info.collections), 'collection')}, "

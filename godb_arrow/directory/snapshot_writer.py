@@ -19,7 +19,7 @@ from godb_arrow.errors import (
 from godb_arrow.file.existing import read_existing
 from godb_arrow.file.hints import CollectionHint
 from godb_arrow.file.writer import CollectionData, write_file
-from godb_arrow.options import CompressionName
+from godb_arrow.options import CompressionName, VersionedCollections
 from godb_arrow.query.projection import project
 from godb_arrow.query.statistics import Row
 from godb_arrow.schema import ID_FIELD
@@ -39,17 +39,24 @@ _MAX_RATIO = 256  # decompressed bytes per byte of a file, which LZ4 never excee
 
 
 def place_for(
-    directory: DataDirectory, name: str, snapshot: Snapshot, part_size: int, form: str | None
+    directory: DataDirectory,
+    name: str,
+    snapshot: Snapshot,
+    part_size: int,
+    form: str | None,
+    *,
+    versions: VersionedCollections = "large",
 ) -> str:
     """Return the path for saving a snapshot: a file, or a folder if the collection is large.
 
-    With `form`, the caller chooses "file" or "folder".
+    With `form`, the caller chooses "file" or "folder". Otherwise a collection that keeps versions
+    is a folder, too.
     """
     *_, last = directory.paths_of(name)
     first = directory.path_of(name)
     if form is not None:
         return first if form == "file" else last
-    if isinstance(snapshot.base, PartedBase):
+    if isinstance(snapshot.base, PartedBase) or versions == "all":
         return last
     size = _size_of(snapshot)
     if size is None:  # Another program wrote the file. Documents take several times its size.
@@ -190,6 +197,7 @@ def _save_parts(
         run=snapshot.position.run,
         directory=directory,
         former=_former(base, folder.path),
+        tags=base.manifest.tags if isinstance(base, PartedBase) and base.folder is folder else {},
     )
     return PartedBase(folder, folder.commit(manifest, statistics))
 

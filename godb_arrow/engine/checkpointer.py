@@ -156,8 +156,10 @@ class Checkpointer:
         next_id = store.id_sequence().next_id
         indexes, compression = store.indexes(), store.compression()
         snapshot = store.freeze()
-        part_size = self._context.options.part_size
-        target = place_for(directory, store.name, snapshot, part_size, store.form)
+        part_size, versions = self._context.options.part_size, self._context.options.versions
+        target = place_for(
+            directory, store.name, snapshot, part_size, store.form, versions=versions
+        )
         if target != store.base.path and target not in store.former:
             store.former.append(target)  # the next checkpoint removes it if this one fails
         saving = _Saving(

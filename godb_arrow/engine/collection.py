@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import html
 import weakref
 from collections.abc import Mapping
@@ -25,7 +26,7 @@ from godb_arrow.options import CompressionName
 from godb_arrow.query.filters import Filter
 from godb_arrow.snapshots.indexes import check_indexable
 from godb_arrow.snapshots.snapshot import Snapshot
-from godb_arrow.snapshots.versions import CollectionVersion, VersionInfo
+from godb_arrow.snapshots.versions import CollectionVersion, VersionInfo, find_version
 
 __all__ = ["Collection", "maintainer_of"]
 
@@ -218,7 +219,54 @@ class Collection(EditableCollection):
         """
         with self._store.reading():
             base = self._refresher.read(self._store, lambda: self._maintainer.version_base(version))
-            return CollectionVersion(self.name, base)
+            return CollectionVersion.of_base(self.name, base)
+
+    def snapshot(
+        self,
+        version: int | None = None,
+        *,
+        at: dt.datetime | dt.date | str | None = None,
+        tag: str | None = None,
+    ) -> CollectionVersion:
+        """Return the collection at one moment, unaffected by later changes.
+
+        Without arguments, the result has the documents of now.
+
+        Parameters
+        ----------
+        version : int, optional
+            Number of a version, see :meth:`versions`.
+        at : datetime, date or str, optional
+            Moment, of which the last version that is not later is chosen. A date is its beginning.
+            Without a time zone it is UTC.
+        tag : str, optional
+            Tag of a version, see :meth:`tag`.
+
+        Returns
+        -------
+        CollectionVersion
+
+        Raises
+        ------
+        VersionNotFound
+            There is no such version, or its files were removed.
+
+        Examples
+        --------
+        >>> import tempfile, godb_arrow
+        >>> with godb_arrow.StorageEngine(tempfile.mkdtemp(), versions="all") as engine:
+        ...     users = engine.create_collection("users")
+        ...     _ = users.insert({"name": "Ada"})
+        ...     _ = users.tag("before Bob")
+        ...     _ = users.insert({"name": "Bob"})
+        ...     len(users.snapshot()), len(users.snapshot(tag="before Bob"))
+        (2, 1)
+        """
+        with self._store.reading():
+            if version is None and at is None and tag is None:
+                return CollectionVersion(self.name, self._snapshot())
+            versions = self.versions()
+            return self.at_version(find_version(versions, version, at, tag))
 
     # --- changing documents -------------------------------------------------------------------
 
@@ -370,6 +418,47 @@ class Collection(EditableCollection):
         """
         self._store.context.lifecycle.check_writable()
         self._maintainer.pack()
+
+    def tag(self, tag: str, version: int | None = None) -> int:
+        """Keep a version until its tag is removed.
+
+        Parameters
+        ----------
+        tag : str
+            The tag.
+        version : int, optional
+            Number of the version. By default the documents of now are saved, and become a version.
+
+        Returns
+        -------
+        int
+            Number of the version.
+
+        Raises
+        ------
+        TargetExists
+            Another version has the tag.
+        VersionNotFound
+            The version does not exist.
+        """
+        self._store.context.lifecycle.check_writable()
+        return self._maintainer.tag(tag, version)
+
+    def untag(self, tag: str) -> None:
+        """Remove a tag; a later save may remove its version.
+
+        Parameters
+        ----------
+        tag : str
+            The tag.
+
+        Raises
+        ------
+        VersionNotFound
+            No version has the tag.
+        """
+        self._store.context.lifecycle.check_writable()
+        self._maintainer.untag(tag)
 
     def restore(self, version: int) -> None:
         """Return to an earlier version; the current documents stay readable as the version before.

@@ -32,11 +32,13 @@ from godb_arrow.options import (
     DEFAULT_DOCUMENT_BYTES,
     CompressionName,
     EngineOptions,
+    VersionedCollections,
     check_flags,
 )
 from godb_arrow.providers import provider
-from godb_arrow.replication.backup import BackupInfo, backup_collections
+from godb_arrow.replication.backup import BackupInfo, backup_collections, check_keep
 from godb_arrow.replication.replica import Replica, ReplicationMode
+from godb_arrow.replication.retention import delete_backups
 from godb_arrow.storage.url_options import StorageOptions, UrlOptions, with_options
 
 if TYPE_CHECKING:
@@ -90,6 +92,9 @@ class StorageEngine(EngineLifetime, CollectionVerbs):
     keep_versions : int
         Number of saved versions of such a collection that stay readable, default 5; see
         :meth:`versions`.
+    versions : {"large", "all"}
+        Collections that keep versions, default those above `part_size`. With ``"all"`` each one
+        is a folder of parts from its next save on.
     part_grace : float, timedelta or str
         How long unused files stay for readers in other processes, default 10 min.
     compression : str
@@ -152,6 +157,7 @@ class StorageEngine(EngineLifetime, CollectionVerbs):
         threads: int | None = None,
         part_size: int | str = _DEFAULT_PART_BYTES,
         keep_versions: int = 5,
+        versions: VersionedCollections = "large",
         part_grace: float | str | dt.timedelta = 600.0,
         compression: CompressionName = "lz4",
         trust_journal: bool = False,
@@ -168,6 +174,7 @@ class StorageEngine(EngineLifetime, CollectionVerbs):
             threads=threads,
             part_size=part_size,
             keep_versions=keep_versions,
+            versions=versions,
             part_grace=part_grace,
             compression=compression,
             max_document_bytes=max_document_bytes,
@@ -482,7 +489,11 @@ class StorageEngine(EngineLifetime, CollectionVerbs):
             return self._components.naming.attach(path)
 
     def backup(
-        self, target: str | os.PathLike[str], *, storage_options: StorageOptions = None
+        self,
+        target: str | os.PathLike[str],
+        *,
+        keep: int | None = None,
+        storage_options: StorageOptions = None,
     ) -> BackupInfo:
         """Save, and copy the saved collections.
 
@@ -492,6 +503,8 @@ class StorageEngine(EngineLifetime, CollectionVerbs):
         ----------
         target : path or URL
             A folder, or a place on an object store. It may have any number of backups.
+        keep : int, optional
+            Number of the last backups to keep, this one included, default all.
         storage_options : mapping, optional
             Keyword arguments for the file system of a URL; see :func:`scan_godb`.
 
@@ -508,12 +521,16 @@ class StorageEngine(EngineLifetime, CollectionVerbs):
         ...     engine.backup(place).copied_files, engine.backup(place).copied_files
         (1, 0)
         """
+        check_keep(keep)
         names = self.collections()
         self.save()
         pinned = ((name, self._find(name).store.pinned_base()) for name in names)
         with with_options(target, storage_options):
             identity = self._components.directory.identity
-            return backup_collections(pinned, os.fspath(target), identity)
+            info = backup_collections(pinned, os.fspath(target), identity)
+            if keep is not None:
+                delete_backups(target, keep=keep)
+            return info
 
     # --- followers ----------------------------------------------------------------------------
 

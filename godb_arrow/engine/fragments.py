@@ -69,7 +69,7 @@ class Fragment:
         if not self.manifest:
             return open_godb(self.path, self.collection)
         folder = PartFolder(Memory(MEMORY), self.path, is_ours=False)
-        return CollectionVersion(
+        return CollectionVersion.of_base(
             self.collection, PartedBase(folder, Manifest.unpack(self.manifest))
         )
 

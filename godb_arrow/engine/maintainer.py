@@ -22,13 +22,19 @@ from godb_arrow.directory.compaction import choose_parts, join_parts
 from godb_arrow.engine.bulk import join_bases
 from godb_arrow.engine.checkpointer import Checkpointer
 from godb_arrow.engine.store import CollectionStore
-from godb_arrow.errors import GodbError, VersionNotFound, error_context
+from godb_arrow.errors import (
+    GodbError,
+    InvalidOption,
+    TargetExists,
+    VersionNotFound,
+    error_context,
+)
 from godb_arrow.snapshots.base import Base
 from godb_arrow.snapshots.overlay import Overlay
 from godb_arrow.snapshots.part_folder import PartFolder
 from godb_arrow.snapshots.parted_base import PartedBase
 from godb_arrow.snapshots.snapshot import Snapshot
-from godb_arrow.snapshots.versions import VersionInfo, versions_of
+from godb_arrow.snapshots.versions import VersionInfo, find_version, versions_of
 
 if TYPE_CHECKING:
     from godb_arrow.snapshots.part_file import WrittenPart
@@ -36,6 +42,7 @@ if TYPE_CHECKING:
 __all__ = ["Maintainer"]
 
 logger = logging.getLogger(__name__)
+_MAX_TAG_CHARACTERS = 200
 
 
 class Maintainer:
@@ -221,12 +228,89 @@ class Maintainer:
             shown = ", ".join(map(str, known))
             advice = f"the versions are {shown}"
             if not known:
-                advice = "only a folder of parts keeps versions; see part_size and keep_versions"
+                advice = (
+                    "a single file keeps no versions; "
+                    'open the engine with versions="all", or tag it'
+                )
             raise VersionNotFound(f"there is no version {version!r}", advice=advice)
         folder = base.folder
         if not folder.is_ours:  # a former collection of the same name may have other files
             folder = PartFolder(folder.memory, folder.path, is_ours=False)
         return PartedBase(folder, folder.manifest(version))
+
+    def tag(self, tag: str, version: int | None) -> int:
+        """Keep a version until its tag is removed, and return its number.
+
+        Parameters
+        ----------
+        tag : str
+            The tag.
+        version : int or None
+            Number of the version; None saves the documents of now.
+
+        Raises
+        ------
+        TargetExists
+            Another version has the tag.
+        VersionNotFound
+        """
+        if not isinstance(tag, str) or not 0 < len(tag) <= _MAX_TAG_CHARACTERS:
+            raise InvalidOption(f"the tag is {tag!r}", advice="give a text of 1 to 200 characters")
+        if version is None:
+            self.to_folder()
+            self._checkpointer.checkpoint()
+
+        def tagged(base: PartedBase) -> dict[str, int]:
+            chosen = base.manifest.version if version is None else version
+            tags = dict(base.manifest.tags)
+            if chosen not in _versions_in(base):
+                self.version_base(chosen)  # raises
+            if tags.setdefault(tag, chosen) != chosen:
+                raise TargetExists(
+                    f"version {tags[tag]} has the tag {tag!r}", advice="call untag() first"
+                )
+            return tags
+
+        return self._set_tags("tag", tagged)[tag]
+
+    def untag(self, tag: str) -> None:
+        """Remove a tag; a later save may remove its version.
+
+        Raises
+        ------
+        VersionNotFound
+            No version has the tag.
+        """
+
+        def untagged(base: PartedBase) -> dict[str, int]:
+            if tag not in base.manifest.tags:
+                find_version(versions_of(base.folder), tag=tag)
+            return {other: number for other, number in base.manifest.tags.items() if other != tag}
+
+        self._set_tags("untag", untagged)
+        self._checkpointer.sweep()
+
+    def _set_tags(
+        self, operation: str, change: Callable[[PartedBase], dict[str, int]]
+    ) -> dict[str, int]:
+        """Write a manifest with the same documents and other tags."""
+        store, checkpointer = self._store, self._checkpointer
+        self._context.lifecycle.check_process()
+        with checkpointer.storing(), error_context(operation, collection=store.name), store.lock:
+            store.check_present()
+            store.prepare()
+            base = store.base
+            if not isinstance(base, PartedBase):
+                raise VersionNotFound(
+                    "a single file has no versions", advice="tag the documents of now"
+                )
+            tags = change(base)
+            if tags != base.manifest.tags:
+                manifest = replace(base.manifest, version=base.hint.version + 1, tags=tags)
+                checkpointer.commit_manifest(base, (manifest, base.part_statistics()))
+                base.forget(store.base)
+        self._context.followers.acknowledge(None)
+        return tags
 
     def restore(self, version: int) -> None:
         """Return to a version; the current documents stay readable as the version before.
@@ -251,6 +335,7 @@ class Maintainer:
                 run=position.run,
                 rewrites=True,
                 directory=directory.stamp,
+                tags=base.manifest.tags if isinstance(base, PartedBase) else {},
             )
             assert isinstance(base, PartedBase)
             store.forget_settings()  # the manifest records them

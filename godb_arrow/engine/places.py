@@ -214,7 +214,7 @@ def _in_folder(place: Place, use_hints: bool) -> CollectionVersion:
             f"there is no collection {place.collection!r}", advice=f"the folder has {recorded!r}"
         )
     name = place.collection or recorded or os.path.basename(path).removesuffix(_PARTS)
-    return CollectionVersion(name, PartedBase(folder, folder.current()))
+    return CollectionVersion.of_base(name, PartedBase(folder, folder.current()))
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack, overload
@@ -187,6 +188,25 @@ class CollectionVerbs(ABC):
     def at_version(self, name: str, version: int) -> CollectionVersion:
         """Return a collection as of an earlier save; see :meth:`Collection.at_version`."""
         return self[name].at_version(version)
+
+    def snapshot(
+        self,
+        name: str,
+        version: int | None = None,
+        *,
+        at: dt.datetime | dt.date | str | None = None,
+        tag: str | None = None,
+    ) -> CollectionVersion:
+        """Return a collection at one moment; see :meth:`Collection.snapshot`."""
+        return self[name].snapshot(version, at=at, tag=tag)
+
+    def tag(self, name: str, tag: str, version: int | None = None) -> int:
+        """Keep a version of a collection; see :meth:`Collection.tag`."""
+        return self[name].tag(tag, version)
+
+    def untag(self, name: str, tag: str) -> None:
+        """Remove a tag of a collection; see :meth:`Collection.untag`."""
+        self[name].untag(tag)
 
     def restore(self, name: str, version: int) -> None:
         """Return a collection to an earlier version; see :meth:`Collection.restore`."""

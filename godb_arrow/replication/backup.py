@@ -36,6 +36,7 @@ from godb_arrow.display import TableList, plural, quantity, table_of
 from godb_arrow.errors import (
     ChecksumMismatch,
     CorruptFile,
+    InvalidOption,
     SourceNotFound,
     TargetExists,
     VersionNotFound,
@@ -51,7 +52,9 @@ from godb_arrow.snapshots.parted_base import PartedBase
 from godb_arrow.storage import local
 from godb_arrow.storage.folder import Folder, open_folder
 from godb_arrow.storage.inside import number_in
+from godb_arrow.storage.lock import lock_file
 from godb_arrow.storage.modes import UNLIMITED, Access
+from godb_arrow.storage.object_store import is_url
 from godb_arrow.storage.replace import temporary_name
 from godb_arrow.storage.url_options import StorageOptions, with_options
 
@@ -60,6 +63,8 @@ __all__ = [
     "BackupPlace",
     "StoredFile",
     "backup_collections",
+    "check_keep",
+    "description_name",
     "list_backups",
     "restore_backup",
 ]
@@ -173,9 +178,22 @@ class BackupPlace:
     """Folder or URL that holds backups."""
 
     def __init__(self, path: str) -> None:
-        folder = open_folder(full_path(path))
+        self._path = full_path(path)
+        folder = open_folder(self._path)
         self.descriptions = folder.folder("backups")
         self._files = folder.folder("files")
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Exclude the deletion of backups, or a new description, while the context lasts.
+
+        A place on an object store has no lock.
+        """
+        if is_url(self._path) or not os.path.isdir(self._path):
+            yield
+            return
+        with lock_file(os.path.join(self._path, "backups")):
+            yield
 
     def numbers(self) -> list[int]:
         """Return the numbers of the backups, in order."""
@@ -194,7 +212,7 @@ class BackupPlace:
         CorruptFile
             The description is damaged, or names impossible files.
         """
-        name = _description_name(number)
+        name = description_name(number)
         with (
             error_context("read", self.descriptions.place(name)),
             self.descriptions.open(name) as stream,
@@ -213,7 +231,19 @@ class BackupPlace:
                 ) from error
 
 
-def _description_name(number: int) -> str:
+def check_keep(keep: object) -> None:
+    """Check the number of backups to keep.
+
+    Raises
+    ------
+    InvalidOption
+    """
+    if keep is not None and (type(keep) is not int or keep < 1):
+        raise InvalidOption(f"keep is {keep!r}", advice="give the number of backups, at least 1")
+
+
+def description_name(number: int) -> str:
+    """Return the name of the file that describes a backup."""
     return f"{number:08d}{_SUFFIX}"
 
 
@@ -325,8 +355,10 @@ def backup_collections(
             "copied_size": copied_size,
         }
         number = numbers[-1] + 1 if numbers else 1
-        while not _describe(place, number, description, access):
-            number += 1  # Another process wrote a backup meanwhile.
+        with place.locked():
+            _check_complete(place, files)
+            while not _describe(place, number, description, access):
+                number += 1  # Another process wrote a backup meanwhile.
         logger.debug(
             "backed up to %s: %d files, %d copied, %d bytes",
             target,
@@ -337,12 +369,21 @@ def backup_collections(
         return _checked(dict(description), number).info
 
 
+def _check_complete(place: BackupPlace, files: Iterable[StoredFile]) -> None:
+    """Check that another process deleted no file of an earlier backup meanwhile."""
+    for digest in {file.digest for file in files}:
+        if place.folder_of(digest).lacks(digest):
+            raise WriteConflict(
+                "another process deleted an old backup meanwhile", advice="back up again"
+            )
+
+
 def _describe(place: BackupPlace, number: int, description: dict[str, Any], access: Access) -> bool:
     """Write the description of a backup, unless another backup has its number."""
     description.pop("checksum", None)
     description["number"] = number
     description["checksum"] = _checksum(description)
-    folder, name = place.descriptions, _description_name(number)
+    folder, name = place.descriptions, description_name(number)
     folder.make()
     try:
         with folder.replace(name, access & folder.access(), expected="absent") as stream:

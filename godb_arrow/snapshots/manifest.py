@@ -17,7 +17,7 @@ last 8         XXH3-64 of all earlier bytes
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -157,6 +157,8 @@ class Manifest:
         UUID of the data directory whose engine wrote the manifest.
     former : int
         Fingerprint of the single file that the folder supersedes.
+    tags : mapping of str to int
+        Versions that stay readable until their tag is removed. The current manifest has all tags.
 
     Examples
     --------
@@ -179,6 +181,7 @@ class Manifest:
     run: bytes = b""
     directory: bytes = b""
     former: int = 0
+    tags: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def position(self) -> JournalPosition:
@@ -224,6 +227,7 @@ class Manifest:
             **({"run": self.run} if self.run else {}),
             **({"directory": self.directory} if self.directory else {}),
             **({"former": self.former} if self.former else {}),
+            **({"tags": dict(self.tags)} if self.tags else {}),
         }
         packed: bytes = msgpack.packb(content, unicode_errors="surrogateescape")
         data = _MAGIC + _READER_NEEDED.to_bytes(4, "little") + packed
@@ -266,6 +270,7 @@ class Manifest:
                 run=checked_uuid(content.get("run", b"")),
                 directory=checked_uuid(content.get("directory", b"")),
                 former=int(content.get("former", 0)),
+                tags=_unpack_tags(content.get("tags", {})),
             )
         except UNUSABLE as error:
             raise _damaged(f"its content is invalid: {error!r}") from error
@@ -275,6 +280,10 @@ def _packed_bytes(value: Any) -> bytes:
     if not isinstance(value, bytes):
         raise TypeError(f"{type(value).__name__} in place of bytes")
     return value
+
+
+def _unpack_tags(value: Any) -> dict[str, int]:
+    return {str(tag): checked_number(version) for tag, version in value.items()}
 
 
 def _unpack_next_id(value: Any) -> int:

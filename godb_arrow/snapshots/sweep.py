@@ -30,10 +30,12 @@ class _Version:
     number: int
     created: float
     files: frozenset[str]
+    tagged: frozenset[int]  # versions with a tag
 
     @classmethod
     def of(cls, manifest: Manifest) -> _Version:
-        return cls(manifest.version, manifest.created, files_of(manifest))
+        tagged = frozenset(manifest.tags.values())
+        return cls(manifest.version, manifest.created, files_of(manifest), tagged)
 
 
 class Sweeper:
@@ -130,11 +132,16 @@ class Sweeper:
 
     def _remove_versions(self, keep: int, since: float) -> int:
         removed = 0
+        kept: list[_Version] = []
         while len(self._versions) > keep and self._versions[1].created <= since:
             version = self._versions.popleft()
+            if version.number in self._versions[-1].tagged:
+                kept.append(version)
+                continue
             self._folder.remove(manifest_name(version.number))
             removed += 1
             self._release(version.files)
+        self._versions.extendleft(reversed(kept))
         if removed:  # A manifest must never exist without its files.
             self._folder.sync()
         return removed

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, ClassVar
 
-from godb_arrow.display import Table, TableList, plural, quantity
-from godb_arrow.errors import SourceNotFound, document_not_found, error_context
+from godb_arrow.display import Table, TableList, plural, quantity, table_of
+from godb_arrow.errors import (
+    InvalidOption,
+    SourceNotFound,
+    VersionNotFound,
+    document_not_found,
+    error_context,
+)
 from godb_arrow.snapshots.manifest import Manifest
 from godb_arrow.snapshots.overlay import Overlay
 from godb_arrow.snapshots.part_folder import PartFolder
@@ -15,7 +23,10 @@ from godb_arrow.snapshots.parted_base import PartedBase
 from godb_arrow.snapshots.readable import SnapshotCollection
 from godb_arrow.snapshots.snapshot import Snapshot
 
-__all__ = ["CollectionVersion", "VersionInfo", "versions_of"]
+__all__ = ["CollectionVersion", "VersionInfo", "find_version", "moment_of", "versions_of"]
+
+NO_TAGS: Mapping[str, int] = MappingProxyType({})
+_MAX_SHOWN_VERSIONS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +45,8 @@ class VersionInfo:
         Number of part files.
     disk_bytes : int
         Bytes of the part files, which versions may share.
+    tags : tuple of str
+        Tags of the version, which stays readable as long as it has one.
 
     Examples
     --------
@@ -52,9 +65,10 @@ class VersionInfo:
     documents: int
     parts: int
     disk_bytes: int
+    tags: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, manifest: Manifest) -> VersionInfo:
+    def of(cls, manifest: Manifest, tags: Mapping[str, int] = NO_TAGS) -> VersionInfo:
         """Return the description of a manifest."""
         return cls(
             manifest.version,
@@ -62,15 +76,17 @@ class VersionInfo:
             manifest.count,
             len(manifest.parts),
             sum(part.file_size for part in manifest.parts),
+            tuple(tag for tag, version in tags.items() if version == manifest.version),
         )
 
-    HEADS: ClassVar[list[str]] = ["version", "saved", "documents", "files", "on disk"]
+    HEADS: ClassVar[list[str]] = ["version", "saved", "documents", "files", "on disk", "tags"]
 
     def cells(self) -> list[str]:
         """Return the row of a table with the columns of :attr:`HEADS`."""
         saved = f"{self.created:%Y-%m-%d %H:%M:%S} UTC"
         counts = [f"{self.documents:,}", str(self.parts)]
-        return [str(self.version), saved, *counts, quantity(self.disk_bytes)]
+        tags = ", ".join(self.tags)
+        return [str(self.version), saved, *counts, quantity(self.disk_bytes), tags]
 
     def _repr_html_(self) -> str:
         table = Table(self.HEADS)
@@ -87,18 +103,86 @@ def versions_of(folder: PartFolder) -> list[VersionInfo]:
         Another process removed the folder.
     """
     versions: list[VersionInfo] = TableList()
-    for version in folder.versions() or [folder.current().version]:
+    current = folder.current()
+    for version in folder.versions() or [current.version]:
         try:
-            versions.append(VersionInfo.of(folder.manifest(version)))
+            versions.append(VersionInfo.of(folder.manifest(version), current.tags))
         except SourceNotFound:  # Another process removed the manifest meanwhile.
             continue
     return versions
 
 
-class CollectionVersion(SnapshotCollection):
-    """Saved version of a collection, for reading only.
+def find_version(
+    versions: Sequence[VersionInfo],
+    version: int | None = None,
+    at: dt.datetime | dt.date | str | None = None,
+    tag: str | None = None,
+) -> int:
+    """Return the number of a version by its number, a moment or a tag.
 
-    :meth:`Collection.at_version` returns it. It stays readable as long as the object exists.
+    Raises
+    ------
+    InvalidOption
+        Not exactly one of the three is given, or the moment is not understood.
+    VersionNotFound
+        There is no such version.
+    """
+    if sum(choice is not None for choice in (version, at, tag)) != 1:
+        raise InvalidOption("a version needs one choice", advice="give version, at or tag")
+    if version is not None:
+        found = [info for info in versions if info.version == version]
+        problem = f"there is no version {version!r}"
+    elif tag is not None:
+        found = [info for info in versions if tag in info.tags]
+        problem = f"there is no version with the tag {tag!r}"
+    else:
+        moment = moment_of(at)
+        found = [info for info in versions if info.created <= moment]
+        problem = f"there is no version of {moment:%Y-%m-%d %H:%M:%S} UTC or before"
+    if found:
+        return found[-1].version
+    raise VersionNotFound(problem, advice=_known_versions(versions))
+
+
+def _known_versions(versions: Sequence[VersionInfo]) -> str:
+    if not versions:
+        return 'a single file keeps no versions; open the engine with versions="all", or tag it'
+    shown = [
+        f"{info.version} of {info.created:%Y-%m-%d %H:%M:%S}"
+        + "".join(f" {tag!r}" for tag in info.tags)
+        for info in versions[-_MAX_SHOWN_VERSIONS:]
+    ]
+    return f"the versions are {', '.join(shown)}"
+
+
+def moment_of(at: object) -> dt.datetime:
+    """Return a moment with a time zone; a date is its beginning, and the default zone is UTC.
+
+    Raises
+    ------
+    InvalidOption
+        The value is no moment.
+    """
+    moment = at
+    if isinstance(moment, str):
+        try:
+            moment = dt.datetime.fromisoformat(moment)
+        except ValueError:
+            moment = None
+    elif isinstance(moment, dt.date) and not isinstance(moment, dt.datetime):
+        moment = dt.datetime.combine(moment, dt.time())
+    if not isinstance(moment, dt.datetime):
+        raise InvalidOption(
+            f"at is {at!r}", advice="give a datetime, or text such as '2026-11-24 12:00'"
+        )
+    return moment if moment.tzinfo is not None else moment.replace(tzinfo=dt.UTC)
+
+
+class CollectionVersion(SnapshotCollection):
+    """State of a collection at one moment, for reading only.
+
+    :meth:`Collection.snapshot` and :meth:`Collection.at_version` return it. It stays readable as
+    long as the object exists.
 
     Examples
     --------
@@ -114,10 +198,16 @@ class CollectionVersion(SnapshotCollection):
     (997, 1000)
     """
 
-    def __init__(self, name: str, base: PartedBase) -> None:
+    def __init__(self, name: str, documents: Snapshot, manifest: Manifest | None = None) -> None:
         self._name = name
-        self._manifest = base.manifest
-        self._documents = Snapshot(base, Overlay(), base.live, base.manifest.position)
+        self._manifest = manifest
+        self._documents = documents
+
+    @classmethod
+    def of_base(cls, name: str, base: PartedBase) -> CollectionVersion:
+        """Return a saved version."""
+        documents = Snapshot(base, Overlay(), base.live, base.manifest.position)
+        return cls(name, documents, base.manifest)
 
     @property
     def name(self) -> str:
@@ -125,9 +215,9 @@ class CollectionVersion(SnapshotCollection):
         return self._name
 
     @property
-    def version(self) -> int:
-        """Number of the version."""
-        return self._manifest.version
+    def version(self) -> int | None:
+        """Number of the version; None if it was taken of unsaved documents."""
+        return None if self._manifest is None else self._manifest.version
 
     @property
     def indexes(self) -> tuple[str, ...]:
@@ -155,9 +245,10 @@ class CollectionVersion(SnapshotCollection):
         return self._documents.count
 
     def __repr__(self) -> str:
-        return (
-            f"<CollectionVersion {self.version} of {self._name!r}, {plural(len(self), 'document')}>"
-        )
+        version = "now" if self.version is None else self.version
+        return f"<CollectionVersion {version} of {self._name!r}, {plural(len(self), 'document')}>"
 
     def _repr_html_(self) -> str:
-        return VersionInfo.of(self._manifest)._repr_html_()
+        if self._manifest is not None:
+            return VersionInfo.of(self._manifest)._repr_html_()
+        return table_of(f"snapshot of {self._name}", {"documents": f"{len(self):,}"})
