@@ -90,8 +90,8 @@ COLLECTION = {
     "info", "insert", "insert_many", "is_dirty", "name", "next_id", "pack", "path", "profile",
     "replace", "restore", "sample", "schema", "set_compression", "sql", "state", "stored_entries",
     "stored_schema", "stream", "stream_batches", "to_arrow", "to_dataset", "to_folder", "to_pandas",
-    "update", "update_by_id", "update_many", "update_one", "upsert_many", "versions", "snapshot", "tag",
-    "untag",
+    "update", "update_by_id", "update_many", "update_one", "upsert_many", "versions",
+    "snapshot", "tag", "untag",
 }  # fmt: skip
 
 STORAGE_ENGINE = {
