@@ -19,7 +19,8 @@ _MEBIBYTE = 1 << 20
 _GAUGES = {
     "cache_bytes": "Bytes of cached views",
     "changes_bytes": "Bytes of unsaved changes",
-    "stream_bytes": "Bytes of batches that wait in streams",
+    "stream_bytes": "Bytes of documents and batches in streams",
+    "write_bytes": "Bytes of documents that inserts collect",
     "collections": "Collections",
     "streams": "Open streams",
     "journal_bytes": "Bytes of the journal",

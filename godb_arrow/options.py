@@ -203,7 +203,7 @@ class EngineOptions:
     Parameters
     ----------
     max_memory : int
-        Memory limit in bytes for cached views, unsaved documents and stream buffers together.
+        Memory limit in bytes for cached views, unsaved documents, streams and inserts together.
     background_save : float or None
         Seconds between two background saves. None saves only at memory pressure, in ``save`` and
         in ``close``.

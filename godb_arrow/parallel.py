@@ -30,6 +30,7 @@ def ordered_map(
     items: Iterator[_Item],
     threads: int,
     ahead: int = 1,
+    may_wait: Callable[[], bool] = lambda: True,
 ) -> OrderedMap[_Result]:
     """Apply a function to items on several threads, and return the results in the items' order.
 
@@ -48,6 +49,9 @@ def ordered_map(
     ahead : int
         Number of results that may wait beside those in work, so that the threads continue while
         the caller uses a result.
+    may_wait : callable
+        Returns whether results may wait, default always. While they may not, the next item is
+        worked on when the caller asks for it. The function takes no lock.
 
     Returns
     -------
@@ -60,7 +64,7 @@ def ordered_map(
     >>> list(ordered_map(abs, iter([-1, 2, -3]), threads=2))
     [1, 2, 3]
     """
-    return OrderedMap(_Work(function, items, threads, ahead))
+    return OrderedMap(_Work(function, items, threads, ahead, may_wait))
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +104,9 @@ class _Work(Generic[_Item, _Result]):
         items: Iterator[_Item],
         threads: int,
         ahead: int,
+        may_wait: Callable[[], bool],
     ) -> None:
+        self._may_wait = may_wait
         self._function = function
         self._items = items
         self._threads = threads
@@ -113,6 +119,7 @@ class _Work(Generic[_Item, _Result]):
         self._started = 0  # number of items taken
         self._given = 0  # number of results returned to the caller
         self._ended = False  # set when the items end or the caller stops
+        self._is_awaited = False  # set while the caller waits for a result
 
     def next(self) -> _Result:
         """Return the next result, or raise StopIteration."""
@@ -122,11 +129,13 @@ class _Work(Generic[_Item, _Result]):
             )
         if self._threads > 1:
             with self._changed:
+                self._is_awaited = True
                 self._start_threads()
                 while self._threads > 1 and self._given not in self._results:
                     if self._ended and self._given == self._started:
                         raise StopIteration
                     self._changed.wait()
+                self._is_awaited = False
                 if self._given in self._results:
                     result = self._results.pop(self._given)
                     self._given += 1
@@ -154,6 +163,9 @@ class _Work(Generic[_Item, _Result]):
         for thread in running:
             if thread is not threading.current_thread():
                 thread.join()
+        with self._changed:
+            self._results.clear()
+            self._given = self._started
         close = getattr(self._items, "close", None)
         if close is not None:
             close()
@@ -164,7 +176,8 @@ class _Work(Generic[_Item, _Result]):
 
     def _has_room(self) -> bool:
         waiting = self._started - self._given
-        return not self._ended and waiting < self._threads + self._ahead
+        limit = self._threads + self._ahead if self._may_wait() else int(self._is_awaited)
+        return not self._ended and waiting < limit
 
     def _start_threads(self) -> None:
         while self._has_room() and len(self._running) < self._threads:

@@ -93,7 +93,10 @@ CHARTS: dict[str, list[Panel]] = {
         Panel("engine", "Insert 10,000 documents one by one, 1 thread, synced", "insert, synced"),
         Panel("engine", "Get documents by id, of 1,000,000", "get by id", unit="times"),
         Panel(
-            "engine", "Find by a field with an index, of 1,000,000", "find by an index", unit="times"
+            "engine",
+            "Find by a field with an index, of 1,000,000",
+            "find by an index",
+            unit="times",
         ),
         Panel(
             "engine",

@@ -81,6 +81,11 @@ class Entries:
     def __len__(self) -> int:
         return len(self.bounds) // 2
 
+    @property
+    def nbytes(self) -> int:
+        """Size of the entries and their bounds in bytes."""
+        return len(self.data) + 8 * len(self.bounds)
+
     def id(self, index: int) -> str:
         """Return the id of one entry."""
         raw = self.data[self.bounds[2 * index] : self.bounds[2 * index + 1]]

@@ -21,6 +21,7 @@ from godb_arrow.codec.entries import Chunk
 from godb_arrow.documents.encoding import Encoded
 from godb_arrow.documents.ids import repeated_ids
 from godb_arrow.errors import DuplicateId, GodbError
+from godb_arrow.memory.limit import Counted
 from godb_arrow.query.schema_join import join_schemas
 from godb_arrow.query.statistics import Row, covered, decode_statistics
 from godb_arrow.schema import DocumentSummary, fields_fit, infer_schema, is_partial
@@ -112,6 +113,8 @@ class BulkInsert:
         self._summary = DocumentSummary()
         self._chunks: list[Chunk] = []
         self._size = 0
+        self._counted = Counted(base.memory)  # of the documents that are not in a file yet
+        self._known = Counted(base.memory)  # of the ids
         self._written: list[tuple[str, Part]] = []  # with the token of each file
         self._statistics: list[Row | None] = []
         self._hashes: list[bytes] = []
@@ -138,6 +141,7 @@ class BulkInsert:
         """
         hashes, greatest = codec.survey_ids(encoded.ids)
         self._hashes.append(hashes)
+        self._known.add(writes=len(hashes))
         if encoded.given:
             self.given = True
             self.greatest = max(self.greatest, greatest)
@@ -152,6 +156,7 @@ class BulkInsert:
             self._ids.append(range(start, start + len(encoded.ids)))
         else:
             self._ids.append(encoded.ids)
+            self._known.add(writes=encoded.ids.nbytes)
         entries = encoded.entries()
         if self._schema is None:
             codec.infer(entries, self._summary)
@@ -160,6 +165,7 @@ class BulkInsert:
             statistics = decode_statistics(entries, covered(self._schema_so_far()))
         self._chunks.append(Chunk(encoded.chunk, len(encoded.ids), statistics))
         self._size += len(encoded.chunk)
+        self._counted.add(writes=len(encoded.chunk))
         self.count += len(encoded.ids)
         if self._size >= self._part_bytes:
             self._write()
@@ -193,6 +199,7 @@ class BulkInsert:
             self._written.append((token, part))
             self._statistics.append(statistics)
             self._chunks, self._size = [], 0
+            self._counted.release()
 
     def finish(self) -> None:
         """Write the remaining documents, and check that no id occurs twice.

@@ -11,6 +11,7 @@ from godb_arrow.engine.catalog import Catalog
 from godb_arrow.engine.context import EngineContext
 from godb_arrow.engine.saver import Saver
 from godb_arrow.engine.workers import WorkerHealth, Workers
+from godb_arrow.memory.buffers import pooled_bytes
 
 __all__ = ["MEBIBYTE", "EngineStats", "MemoryStats", "StatsReader"]
 
@@ -25,7 +26,7 @@ class MemoryStats:
     Attributes
     ----------
     alloc_mb : float
-        MiB of cached views, unsaved changes and stream buffers.
+        MiB of cached views, unsaved changes, streams, and documents that inserts collect.
     peak_mb : float
         Peak memory use in MiB.
     limit_mb : float
@@ -33,9 +34,15 @@ class MemoryStats:
     cache_size : int
         Number of cached views.
     cache_bytes, changes_bytes, stream_bytes : int
-        Bytes of cached views, of unsaved changes, and of batches that wait in streams.
+        Bytes of cached views, of unsaved changes, and of documents and batches in streams.
+    write_bytes : int
+        Bytes of documents that inserts collect before they are changes or files.
+    buffer_bytes : int
+        Bytes of the buffers that all readers of the process share, beside the limit.
     hits, misses, evictions : int
         Cache hits, misses and evictions.
+    hit_rate : float
+        Part of the cache lookups that were hits, from 0 to 1.
     collections : int
         Number of collections.
     streams : int
@@ -64,6 +71,8 @@ class MemoryStats:
     cache_bytes: int
     changes_bytes: int
     stream_bytes: int
+    write_bytes: int
+    buffer_bytes: int
     hits: int
     misses: int
     evictions: int
@@ -73,12 +82,20 @@ class MemoryStats:
     journal_bytes: int
     dirty_documents: int
 
+    @property
+    def hit_rate(self) -> float:
+        """Part of the cache lookups that were hits, from 0 to 1."""
+        lookups = self.hits + self.misses
+        return self.hits / lookups if lookups else 0.0
+
     def _repr_html_(self) -> str:
         table = Table(["memory", ""], f"{self.alloc_mb:.1f} of {self.limit_mb:.1f} MiB")
         table.add("views", f"{self.cache_size} of {quantity(self.cache_bytes)}")
         table.add("changes", f"{self.dirty_documents} of {quantity(self.changes_bytes)}")
         table.add("streams", f"{self.streams} with {quantity(self.stream_bytes)}")
-        table.add("hits, misses", f"{self.hits}, {self.misses}")
+        table.add("inserts", quantity(self.write_bytes))
+        table.add("shared buffers", quantity(self.buffer_bytes))
+        table.add("hits, misses", f"{self.hits}, {self.misses} ({self.hit_rate:.0%})")
         table.add("evictions", self.evictions)
         table.add("journal", quantity(self.journal_bytes))
         return table.html()
@@ -181,6 +198,8 @@ class StatsReader:
             cache_bytes=cache.bytes,
             changes_bytes=memory.changes,
             stream_bytes=memory.streams,
+            write_bytes=memory.writes,
+            buffer_bytes=pooled_bytes(),
             hits=cache.hits,
             misses=cache.misses,
             evictions=cache.evictions,

@@ -25,6 +25,7 @@ from godb_arrow.errors import (
     document_not_found,
     error_context,
 )
+from godb_arrow.memory.limit import Counted
 from godb_arrow.query.filters import Filter, RowFilter, compiled
 from godb_arrow.query.update import Update, has_operators
 from godb_arrow.query.value_order import identity_of
@@ -40,6 +41,7 @@ __all__ = ["CollectionWriter", "naming_document", "record_of", "replacement"]
 
 
 _MAX_DELETE_ATTEMPTS = 3  # until a filter is evaluated while other writers wait
+_CROWD_DIVISOR = 8  # part of the limit for an insert, one in so many, beside many others
 _BYTES_PER_GIVEN_ID = 250  # of memory, for the id of an unsaved document
 _BYTES_PER_GENERATED_ID = 16
 
@@ -70,7 +72,10 @@ class CollectionWriter:
 
     def is_larger_than_memory(self, size: int) -> bool:
         """Return whether documents of some bytes are written as files at once, if they may be."""
-        return self._bulk is not None and size > self._context.memory.limit // 2
+        memory = self._context.memory
+        # Other threads collect documents, too.
+        limit = memory.limit // (2 if memory.writes <= memory.limit // 2 else _CROWD_DIVISOR)
+        return self._bulk is not None and size > limit
 
     # --- inserting ----------------------------------------------------------------------------
 
@@ -98,6 +103,7 @@ class CollectionWriter:
             rows = rows_of(data, id_column)
             schema = None if rows.schema is None else _with_id_field(stored_schema(rows.schema))
             encoded: list[Encoded] = []
+            counted = Counted(memory)
             size = 0
             limit = self._context.options.max_document_bytes
             runs = encode_rows(rows, id_column, omit_nulls, store.ids(), max_document_bytes=limit)
@@ -105,9 +111,11 @@ class CollectionWriter:
                 encoded.append(run)
                 id_bytes = _BYTES_PER_GIVEN_ID if run.given else _BYTES_PER_GENERATED_ID
                 size += len(run.chunk) + len(run.ids) * id_bytes
+                counted.add(writes=len(run.chunk))
                 if not replace and self.is_larger_than_memory(size):
                     assert self._bulk is not None
-                    return self._bulk.insert(itertools.chain(_popped(encoded), runs), schema)
+                    collected = _popped(encoded, counted)
+                    return self._bulk.insert(itertools.chain(collected, runs), schema)
                 if size > memory.limit:
                     with self._saver.reserved(size):
                         pass  # raises before all documents are read
@@ -122,6 +130,7 @@ class CollectionWriter:
             )
             ids = [text for run in encoded for text in run.texts or _texts(run.ids)]
             del encoded
+            counted.release()  # The change reserves its bytes.
             self._put(joined, ids, schema, replace=replace)
             return ids
 
@@ -475,9 +484,10 @@ def naming_document(identity: str) -> Iterator[None]:
         raise
 
 
-def _popped(items: list[Encoded]) -> Iterator[Encoded]:
-    """Yield the items, which are not referenced any longer."""
+def _popped(items: list[Encoded], counted: Counted) -> Iterator[Encoded]:
+    """Yield the items, which are neither referenced nor counted any longer."""
     while items:
+        counted.add(writes=-len(items[0].chunk))
         yield items.pop(0)
 
 

@@ -2,11 +2,11 @@
 
 A file may lie about its documents. Checksums find accidents, but an attacker can compute them, too.
 
-Sizes of documents are compared with the documents before they are used. Statistics let readers skip
-pieces, whose documents a reader does not see. The skipped pieces of small collections are therefore
-read and compared. Of larger collections, one random skipped piece is compared, once for each field: a
-comparison takes longer than a filter that skips most pieces. Results of comparisons are remembered
-while the file is unchanged.
+Sizes of documents are compared with the documents before they are used. Statistics let readers
+skip pieces, whose documents a reader does not see. The skipped pieces of small collections are
+therefore read and compared. Of larger collections, one random skipped piece is compared, once for
+each field: a comparison takes longer than a filter that skips most pieces. Results of comparisons
+are remembered while the file is unchanged.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from collections import deque
 
 from godb_arrow.parallel import available_cores
 
-__all__ = ["COMPRESSED", "DECODED", "forget_buffers"]
+__all__ = ["COMPRESSED", "DECODED", "forget_buffers", "pooled_bytes"]
 
 _MAX_POOLED_BYTES = 8 << 20
 
@@ -59,12 +59,22 @@ class _Buffers:
         except IndexError:  # another thread took the last buffer
             return
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the buffers that are not in use."""
+        return sum(len(buffer) for _, buffer in self._free.copy())
+
     def clear(self) -> None:
         """Drop all buffers."""
         self._free.clear()
 
 
 COMPRESSED, DECODED = _Buffers(), _Buffers()
+
+
+def pooled_bytes() -> int:
+    """Return the bytes of the pooled buffers of all readers."""
+    return COMPRESSED.nbytes + DECODED.nbytes
 
 
 def forget_buffers() -> None:

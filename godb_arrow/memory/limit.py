@@ -1,4 +1,4 @@
-"""Memory limit of an engine: cached views, unsaved changes and stream buffers."""
+"""Memory limit of an engine: cached views, unsaved changes, streams and inserts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from godb_arrow.memory.lru import EvictionPolicy, LRUCache
 from godb_arrow.options import DEFAULT_DOCUMENT_BYTES
 from godb_arrow.parallel import available_cores
 
-__all__ = ["IdleFile", "Memory", "give_back", "idle_files"]
+__all__ = ["Counted", "IdleFile", "Memory", "give_back", "idle_files"]
 
 
 _MIN_RUN_BYTES = 256 << 10
@@ -26,6 +26,8 @@ _IDLE_FILES_DIVISOR, _OPEN_FILES_DIVISOR = 5, 3  # of the number of files a proc
 _LOW_LIMIT_BYTES = 64 << 20
 _MMAP_THRESHOLD = -3  # M_MMAP_THRESHOLD of glibc's malloc.h
 _LARGE_BUFFER_BYTES = 256 << 10
+_RUNS_AHEAD = 3  # of a stream that reads ahead
+_STREAMS_DIVISOR = 4  # part of the limit up to which streams read ahead, one in so many
 
 
 _File = TypeVar("_File")
@@ -122,7 +124,7 @@ class Memory:
         self._lock = threading.RLock()
         self._released = threading.Condition(self._lock)
         self._waiting = 0  # threads that wait for a release
-        self._changes = self._streams = self._reserved = 0
+        self._changes = self._streams = self._views = self._writes = self._reserved = 0
         self._reservations: dict[int, int] = {}
         self._changes_of: dict[int, int] = {}
         self.peak = 0
@@ -139,18 +141,30 @@ class Memory:
 
     @property
     def streams(self) -> int:
-        """Bytes of batches that wait in streams."""
-        return self._streams
+        """Bytes of documents and batches in streams, also of those to be cached at their end."""
+        return self._streams + self._views
+
+    @property
+    def writes(self) -> int:
+        """Bytes of documents that inserts and uploads collect."""
+        return self._writes
 
     @property
     def used(self) -> int:
         """Bytes in use in total."""
-        return self._changes + self._streams + self.cache.bytes
+        return self._changes + self.streams + self._writes + self.cache.bytes
 
     @property
     def room(self) -> int:
         """Bytes available if all views were evicted; not below 0."""
-        return max(0, self.limit - self._changes - self._reserved - self._streams)
+        held = self._changes + self._reserved + self.streams + self._writes
+        return max(0, self.limit - held)
+
+    def may_read_ahead(self) -> bool:
+        """Return whether streams have room for documents that no caller asked for yet."""
+        # Views to be cached do not count: a stream that builds one reads ahead, too.
+        ahead = _RUNS_AHEAD * self.run_bytes
+        return self._streams + ahead <= self.limit // _STREAMS_DIVISOR
 
     def reserve(self, owner: object, size: int, limit: int) -> bool:
         """Reserve bytes for a change, if all changes stay within a limit, and evict views for it.
@@ -208,11 +222,27 @@ class Memory:
                 self._waiting -= 1
             return True
 
-    def take(self, *, streams: int) -> None:
-        """Add bytes of batches that wait in streams; a negative number subtracts."""
+    def may_build(self, size: int) -> bool:
+        """Return whether a stream has room for more bytes of a view that it builds."""
+        return size <= self.room and self.streams + size <= self.limit // 2
+
+    def take(self, *, streams: int = 0, views: int = 0, writes: int = 0) -> None:
+        """Add bytes to what is in use; negative numbers subtract.
+
+        Parameters
+        ----------
+        streams : int
+            Bytes of documents and batches that wait in streams.
+        views : int
+            Bytes of batches that streams collect to cache them.
+        writes : int
+            Bytes of documents that inserts and uploads collect.
+        """
         with self._lock:
             self._streams += streams
-        if streams > 0:
+            self._views += views
+            self._writes += writes
+        if streams + views + writes > 0:
             self._make_room()
 
     def set_changes(self, owner: object, size: int) -> None:
@@ -248,7 +278,7 @@ class Memory:
         with self._lock:
             total = self._changes + size
             wanted = total + self._reserved
-            used = total + self._streams + self.cache.bytes
+            used = total + self.streams + self._writes + self.cache.bytes
             if wanted > self.limit // 2 or used + self._reserved > self.limit:
                 return False
             changes_of = self._changes_of.get(id(owner), 0) + size
@@ -293,6 +323,53 @@ class Memory:
             self.cache.shrink(self.room)
             used = self.used
         self.peak = max(self.peak, used)
+
+
+class Counted:
+    """Count of the bytes of one value that a stream or a writer has.
+
+    A value that is abandoned is no longer counted when its count is collected, on any thread.
+
+    Parameters
+    ----------
+    memory : Memory
+        Memory that counts the bytes.
+    streams, views, writes : int
+        Bytes, as for :meth:`Memory.take`.
+
+    Examples
+    --------
+    >>> memory = Memory(100)
+    >>> counted = Counted(memory, streams=40)
+    >>> memory.used, counted.release(), memory.used
+    (40, None, 0)
+    """
+
+    __slots__ = ("_memory", "_streams", "_views", "_writes")
+
+    def __init__(
+        self, memory: Memory, *, streams: int = 0, views: int = 0, writes: int = 0
+    ) -> None:
+        self._memory = memory
+        self._streams = self._views = self._writes = 0
+        self.add(streams=streams, views=views, writes=writes)
+
+    def add(self, *, streams: int = 0, views: int = 0, writes: int = 0) -> None:
+        """Count more bytes."""
+        self._streams += streams
+        self._views += views
+        self._writes += writes
+        self._memory.take(streams=streams, views=views, writes=writes)
+
+    def release(self) -> None:
+        """Count the bytes no longer."""
+        streams, self._streams = self._streams, 0
+        views, self._views = self._views, 0
+        writes, self._writes = self._writes, 0
+        if streams or views or writes:
+            self._memory.take(streams=-streams, views=-views, writes=-writes)
+
+    __del__ = release
 
 
 @cache

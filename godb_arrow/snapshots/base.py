@@ -21,7 +21,7 @@ from godb_arrow.errors import GodbError, SourceNotFound
 from godb_arrow.file.hints import CollectionHint
 from godb_arrow.file.locate import StoredCollection, join_summary, locate
 from godb_arrow.file.pieces import CollectionPieces
-from godb_arrow.memory.limit import Memory
+from godb_arrow.memory.limit import Counted, Memory
 from godb_arrow.options import ReadOptions
 from godb_arrow.parallel import ordered_map
 from godb_arrow.query.projection import Projection
@@ -319,7 +319,7 @@ class Base:
         size = 0
         for run in self.open().entries():
             runs.append(run)
-            size += len(run.data) + 8 * len(run.bounds)
+            size += run.nbytes
             if size > self.memory.room:
                 self._least_size = size
                 return None
@@ -345,8 +345,10 @@ class Base:
         """Yield the loaded runs of :meth:`runs`, each with the row of its first document."""
         if self.path is None:
             return
-        ahead = 1 if self._documents_key in self.memory.cache else self.open().ahead()
-        yield from ordered_map(lambda run: (run.start, run.load()), self.runs(wanted), ahead)
+        if self._documents_key in self.memory.cache:
+            yield from ((run.start, run.load()) for run in self.runs(wanted))
+        else:
+            yield from _loaded_ahead(self.runs(wanted), self.open().ahead(), self.memory)
 
     def ids(self) -> IdIndex:
         """Return the index of document ids."""
@@ -503,6 +505,21 @@ class Base:
                 is_final = not needs_review(recorded)
                 self._schema = recorded if is_final else reviewed(recorded, self.summary())
         return self._schema
+
+
+def _loaded_ahead(
+    runs: Iterator[Run], threads: int, memory: Memory
+) -> Iterator[tuple[int, codec.Entries]]:
+    """Load runs on threads, and count those that wait."""
+
+    def load(run: Run) -> tuple[int, codec.Entries, Counted]:
+        entries = run.load()
+        return run.start, entries, Counted(memory, streams=entries.nbytes)
+
+    for start, entries, waiting in ordered_map(load, runs, threads, 1, memory.may_read_ahead):
+        waiting.release()
+        yield start, entries
+        del entries
 
 
 def _existing(rows: Rows, count: int) -> Rows:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
 from godb_arrow import codec
 from godb_arrow.codec.entries import Rows
 
-__all__ = ["gather", "kept_bytes", "scan", "without"]
+__all__ = ["gather", "gathered", "kept_bytes", "scan", "without"]
 
 
 def without(entries: codec.Entries, superseded: Rows) -> codec.Entries:
@@ -40,5 +40,26 @@ def scan(data: bytes, count: int) -> codec.Entries:
 
 def gather(entries: Iterable[tuple[codec.Entries, int]]) -> codec.Entries:
     """Copy entries of several runs into one run."""
-    pieces = [run.data[run.bounds[2 * i] : run.bounds[2 * i + 2]] for run, i in entries]
+    pieces = [_entry(run, index) for run, index in entries]
     return scan(b"".join(pieces), len(pieces))
+
+
+def gathered(
+    entries: Iterable[tuple[codec.Entries, int]], max_entries: int, max_bytes: int
+) -> Iterator[codec.Entries]:
+    """Yield copies of entries in runs of a bounded size, each with at least one entry."""
+    pieces: list[bytes] = []
+    size = 0
+    for run, index in entries:
+        piece = _entry(run, index)
+        if pieces and (len(pieces) == max_entries or size + len(piece) > max_bytes):
+            yield scan(b"".join(pieces), len(pieces))
+            pieces, size = [], 0
+        pieces.append(piece)
+        size += len(piece)
+    if pieces:
+        yield scan(b"".join(pieces), len(pieces))
+
+
+def _entry(run: codec.Entries, index: int) -> bytes:
+    return run.data[run.bounds[2 * index] : run.bounds[2 * index + 2]]

@@ -26,7 +26,7 @@ from godb_arrow.query.projection import Projection, project, with_wanted
 from godb_arrow.query.selection import MAX_RECORDED_FIELDS, count_run, select_run, without_rows
 from godb_arrow.schema import ID_FIELD
 from godb_arrow.snapshots.base import Base, Wanted
-from godb_arrow.snapshots.entry_runs import gather
+from godb_arrow.snapshots.entry_runs import gather, gathered
 from godb_arrow.snapshots.held import UnsavedDocuments
 from godb_arrow.snapshots.indexes import sorted_keys
 from godb_arrow.snapshots.snapshot import Snapshot
@@ -46,6 +46,7 @@ _Result = TypeVar("_Result")
 Condition: TypeAlias = "pc.Expression | RowFilter | Predicate | None"
 _MAX_UNINDEXED = 64  # number of unsaved documents that are candidates without an index
 _MAX_GATHERED = 16_384  # number of an index's candidates that are decoded together
+_MAX_GATHERED_BYTES = 4 << 20  # of them
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,7 +259,9 @@ def _mapped(
     projection = project(_NO_COLUMNS, [], predicate)
     parts = snapshot.runs(snapshot.base.pieces_matching(projection), fields)
     is_large = codec.BACKEND == "native" and snapshot.count >= _DOCUMENTS_PER_THREAD
-    return ordered_map(function, parts, snapshot.base.memory.threads if is_large else 1)
+    memory = snapshot.base.memory
+    threads = memory.threads if is_large else 1
+    return ordered_map(function, parts, threads, may_wait=memory.may_read_ahead)
 
 
 def _select(predicate: Predicate, part: _Part) -> tuple[codec.Entries, Rows]:
@@ -284,8 +287,10 @@ def _runs(
         yield from snapshot.entries(wanted)
         return
     rows = _live(snapshot, candidates)
-    for start in range(0, len(rows), _MAX_GATHERED):
-        yield gather(snapshot.base.entries_at(rows[start : start + _MAX_GATHERED]))
+    found = snapshot.base.entries_at(rows) if len(rows) else iter(())
+    yield from gathered(
+        found, _MAX_GATHERED, min(_MAX_GATHERED_BYTES, snapshot.base.memory.run_bytes)
+    )
     yield from candidates.unsaved(snapshot)
 
 

@@ -47,7 +47,7 @@ class Documents:
     @property
     def nbytes(self) -> int:
         """Size of the entries in bytes."""
-        return sum(len(run.data) + 8 * len(run.bounds) for run in self.runs)
+        return sum(run.nbytes for run in self.runs)
 
     def locate(self, row: int) -> tuple[codec.Entries, int]:
         """Return the run that has a row, and the row's index in it."""

@@ -20,7 +20,7 @@ from godb_arrow.parallel import ordered_map
 from godb_arrow.query.filters import Filter
 from godb_arrow.query.selection import without_rows
 from godb_arrow.query.sort_order import SortKey, key_columns, sort_indices
-from godb_arrow.snapshots.entry_runs import gather, scan
+from godb_arrow.snapshots.entry_runs import gathered, scan
 from godb_arrow.snapshots.find import matching
 from godb_arrow.snapshots.index_order import first_rows
 from godb_arrow.snapshots.snapshot import Snapshot
@@ -144,8 +144,8 @@ def _by_index(
 
 
 def _named(snapshot: Snapshot, rows: Rows) -> Iterator[tuple[codec.Entries, Rows]]:
-    for start in range(0, len(rows), _MAX_GATHERED):
-        run = gather(snapshot.base.entries_at(rows[start : start + _MAX_GATHERED]))
+    found = snapshot.base.entries_at(rows) if len(rows) else iter(())
+    for run in gathered(found, _MAX_GATHERED, snapshot.base.memory.run_bytes):
         yield run, np.arange(len(run))
     for run in snapshot.overlay_runs():
         yield run, np.arange(len(run))
@@ -370,8 +370,8 @@ def sampled(snapshot: Snapshot, numbers: Sequence[int]) -> Iterator[codec.Entrie
     chosen = np.array(numbers, np.int64)
     live = np.delete(np.arange(snapshot.base.count), snapshot.superseded_rows())
     rows = live[chosen[chosen < len(live)]]
-    for start in range(0, len(rows), _MAX_GATHERED):
-        yield gather(snapshot.base.entries_at(rows[start : start + _MAX_GATHERED]))
+    found = snapshot.base.entries_at(rows) if len(rows) else iter(())
+    yield from gathered(found, _MAX_GATHERED, snapshot.base.memory.run_bytes)
     chosen = chosen[chosen >= len(live)] - len(live)
     for run in snapshot.overlay_runs():
         inside = chosen[chosen < len(run)]

@@ -22,7 +22,7 @@ from godb_arrow.display import table_of
 from godb_arrow.documents.json_lines import runs_of
 from godb_arrow.documents.loading import load_chunks
 from godb_arrow.errors import ForkedProcess, error_context
-from godb_arrow.memory.limit import Memory
+from godb_arrow.memory.limit import Counted
 from godb_arrow.options import ReadOptions
 from godb_arrow.parallel import OrderedMap, available_cores, ordered_map
 from godb_arrow.query.column_selection import select_in_columns
@@ -261,8 +261,12 @@ class _Work:
         rows = 0
         for batch in self._unbounded(maps):
             rows += batch.num_rows
-            for start in range(0, batch.num_rows, self.options.batch_size):
-                yield batch.slice(start, self.options.batch_size)
+            size = self.options.batch_size
+            slices = [batch.slice(start, size) for start in range(0, batch.num_rows, size)]
+            del batch  # The caller alone keeps what it gets.
+            slices.reverse()
+            while slices:
+                yield slices.pop()
         if not rows:
             yield from self.decoder.no_rows()
 
@@ -344,8 +348,9 @@ class _Work:
         )  # Deleted documents fit the base's own schema, but no other.
         kept: list[pa.RecordBatch] = []
         kept_bytes = 0
+        counted = Counted(memory)
 
-        def decode(part: _Part) -> tuple[pa.RecordBatch | None, pa.RecordBatch, _Waiting]:
+        def decode(part: _Part) -> tuple[pa.RecordBatch | None, pa.RecordBatch, Counted]:
             run, superseded = part
             whole = None
             if whole_runs:
@@ -355,50 +360,34 @@ class _Work:
                 )
             else:
                 result = self.decoder.decode_run(run, NO_ROWS if superseded is None else superseded)
-            return whole, result, _Waiting(memory, result.nbytes)
+            return whole, result, Counted(memory, streams=result.nbytes)
 
         threads = self.options.threads or available_cores()
         if codec.BACKEND == "reference" or self.snapshot.count < _MANY_DOCUMENTS:
             threads = 1
-        results = ordered_map(decode, runs, threads, self.decoder.ahead)
+        results = ordered_map(decode, runs, threads, self.decoder.ahead, memory.may_read_ahead)
         maps.append(results)
         try:
             for whole, result, waiting in results:
                 waiting.release()
                 if hold and whole is not None:
-                    kept_bytes += whole.nbytes
-                    kept.append(whole)
-                    if kept_bytes > memory.room:
-                        hold = False
+                    hold = memory.may_build(whole.nbytes)
+                    if hold:
+                        kept_bytes += whole.nbytes
+                        counted.add(views=whole.nbytes)
+                        kept.append(whole)
+                    else:
                         kept.clear()
-                if result.num_rows:
-                    yield result
-                del whole, result
+                        counted.release()
+                ready = [result]
+                del whole, result  # The caller alone keeps what it gets.
+                if ready[0].num_rows:
+                    yield ready.pop()
         finally:
+            counted.release()
             memory.tidy()
         if hold and holder is not None:
             holder.hold(_BATCHES, kept, kept_bytes)
-
-
-class _Waiting:
-    """Count of a batch's bytes while it waits in a stream.
-
-    An abandoned stream releases them when the batch is dropped, on any thread.
-    """
-
-    __slots__ = ("_bytes", "_memory")
-
-    def __init__(self, memory: Memory, size: int) -> None:
-        self._memory = memory
-        self._bytes = size
-        memory.take(streams=size)
-
-    def release(self) -> None:
-        size, self._bytes = self._bytes, 0
-        if size:
-            self._memory.take(streams=-size)
-
-    __del__ = release
 
 
 def _covers(held: pa.Schema, wanted: pa.Schema) -> bool:
@@ -514,13 +503,25 @@ def _matching_runs(
     indexed: Sequence[str],
     maps: list[OrderedMap[Any]],
 ) -> Generator[_Match, None, None]:
+    memory = snapshot.base.memory
     matches = matching(snapshot, condition, indexed)
+    is_loaded = snapshot.base.is_loaded
+    counted_elsewhere = {id(run) for run in snapshot.overlay_runs()}
+
+    def count(match: _Match) -> tuple[_Match, Counted]:
+        run = match[0]
+        is_counted = is_loaded or id(run) in counted_elsewhere
+        return match, Counted(memory, streams=0 if is_counted else run.nbytes)
+
     # A thread reads the next run from the file while the caller uses the documents of this one.
-    from_file = not snapshot.base.is_loaded and snapshot.count >= _MANY_DOCUMENTS
+    from_file = not is_loaded and snapshot.count >= _MANY_DOCUMENTS
     ahead = 2 if from_file and codec.BACKEND == "native" else 1
-    runs = ordered_map(lambda match: match, matches, ahead)
+    runs = ordered_map(count, matches, ahead, may_wait=memory.may_read_ahead)
     maps.append(runs)
     try:
-        yield from runs
+        for match, counted in runs:
+            yield match
+            counted.release()
+            del match, counted
     finally:
-        snapshot.base.memory.tidy()
+        memory.tidy()

@@ -1,0 +1,262 @@
+"""The limit of an engine counts streams, inserts and views, and statistics show them."""
+
+from __future__ import annotations
+
+import os
+import random
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.processes import run_python
+from support.settings import LONG
+
+from godb_arrow import StorageEngine
+from godb_arrow.memory.limit import Counted, Memory
+from godb_arrow.parallel import ordered_map
+
+MEBIBYTE = 1 << 20
+SOAK_SECONDS = float(os.environ.get("GODB_ARROW_SOAK", "600"))
+
+
+def made(count: int, size: int = 500, seed: int = 0) -> Iterator[dict[str, Any]]:
+    """Documents whose text does not compress."""
+    source = random.Random(seed)
+    for number in range(count):
+        yield {"n": number, "text": source.randbytes(size).hex(), "tags": ["a", str(number)]}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("large")
+    with StorageEngine(folder, part_size="12MiB") as engine:
+        engine.create_collection("c").insert_many(made(24_000))
+    return folder
+
+
+def test_statistics_show_what_document_streams_have(folder: Path) -> None:
+    with StorageEngine(folder, max_memory="8MiB", read_only=True) as engine:
+        streams = [engine["c"].find_all_stream() for _ in range(16)]
+        for stream in streams:
+            next(stream)
+        stats = engine.memory_stats()
+        assert 16 * 1024 < stats.stream_bytes <= 16 * 2 * MEBIBYTE
+        assert stats.alloc_mb * MEBIBYTE >= stats.stream_bytes
+        assert stats.threads < 16
+        for stream in streams:
+            stream.close()
+        assert engine.memory_stats().stream_bytes == 0
+
+
+def test_statistics_show_views_that_streams_build(folder: Path) -> None:
+    with StorageEngine(folder, max_memory="64MiB", read_only=True) as engine:
+        streams = [engine["c"].stream() for _ in range(8)]
+        for stream in streams:
+            for _ in range(4):
+                next(stream)
+        stats = engine.memory_stats()
+        assert 8 * MEBIBYTE < stats.stream_bytes <= 40 * MEBIBYTE
+        for stream in streams:
+            stream.close()
+        assert engine.memory_stats().stream_bytes == 0
+
+
+def test_statistics_show_what_an_insert_collects(tmp_path: Path) -> None:
+    with StorageEngine(tmp_path, max_memory="4MiB") as engine:
+        collection = engine.create_collection("c")
+        collected: list[int] = []
+
+        def documents(fails: bool) -> Iterator[dict[str, Any]]:
+            for number, document in enumerate(made(20_000)):
+                if number % 1000 == 999:
+                    collected.append(engine.memory_stats().write_bytes)
+                yield document
+            if fails:
+                raise ZeroDivisionError
+
+        with pytest.raises(ZeroDivisionError):
+            collection.insert_many(documents(True))
+        assert engine.memory_stats().write_bytes == 0
+        assert MEBIBYTE < max(collected) <= 6 * MEBIBYTE
+        collection.insert_many(documents(False))
+        assert engine.memory_stats().write_bytes == 0
+        assert len(collection) == 20_000
+
+
+def test_the_hit_rate_is_between_0_and_1(tmp_path: Path) -> None:
+    with StorageEngine(tmp_path) as engine:
+        collection = engine.create_collection("c")
+        assert 0 <= engine.memory_stats().hit_rate <= 1
+        collection.insert_many([{"n": n} for n in range(100)])
+        engine.save()
+        for _ in range(20):
+            collection.to_arrow()
+        stats = engine.memory_stats()
+        assert stats.hit_rate == stats.hits / (stats.hits + stats.misses) > 0.5
+        assert stats.buffer_bytes >= 0
+        assert "%" in stats._repr_html_()
+
+
+def test_a_count_ends_when_it_is_dropped() -> None:
+    memory = Memory(100)
+    counted = Counted(memory, streams=10, views=20, writes=30)
+    assert (memory.streams, memory.writes, memory.used, memory.room) == (30, 30, 60, 40)
+    del counted
+    assert (memory.used, memory.room, memory.peak) == (0, 100, 60)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 4])
+def test_results_do_not_wait_where_memory_is_short(threads: int) -> None:
+    may_wait = False
+    taken: list[int] = []
+
+    def items() -> Iterator[int]:
+        for number in range(40):
+            taken.append(number)
+            yield number
+
+    results = ordered_map(abs, items(), threads, may_wait=lambda: may_wait)
+    for number in range(10):
+        assert next(results) == number
+        assert len(taken) == number + 1
+    may_wait = True
+    assert list(results) == list(range(10, 40))
+
+
+# --- memory of the process --------------------------------------------------------------------
+
+STREAMS = """
+import sys
+from godb_arrow import StorageEngine
+
+def resident():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * 4096
+
+kind, folder = sys.argv[1:]
+with StorageEngine(folder, max_memory="8MiB", read_only=True) as engine:
+    c = engine["c"]
+    ways = {"documents": c.find_all_stream, "batches": c.stream,
+            "matches": lambda: c.find_all_stream({"n": {"$gte": 0}})}
+    for _, _ in zip(range(3), ways[kind]()):
+        pass
+    before = most = resident()
+    streams = [ways[kind]() for _ in range(16)]
+    for number in range(4 if kind == "batches" else 1_500):
+        for stream in streams:
+            next(stream)
+        if kind == "batches" or number % 100 == 0:
+            most = max(most, resident())
+    print((most - before) // 1024)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+@pytest.mark.parametrize("kind", ["documents", "batches", "matches"])
+def test_sixteen_streams_take_little_more_than_their_documents(folder: Path, kind: str) -> None:
+    done = run_python(STREAMS, kind, folder)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) < 48 * 1024  # KiB
+
+
+@pytest.mark.skipif(not LONG, reason="takes minutes")
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_a_soak_stays_within_the_limit(tmp_path: Path) -> None:
+    """Ten verbs run on six threads, under a limit of a tenth of the data."""
+    limit = 32 * MEBIBYTE
+    folder = tmp_path / "data"
+    with StorageEngine(folder, part_size="16MiB") as engine:
+        collection = engine.create_collection("c")
+        for seed in range(8):
+            collection.insert_many(made(36_000, seed=seed))
+        collection.create_index("n")
+    done = run_python(SOAK, folder, tmp_path / "follower", SOAK_SECONDS, limit)
+    print(done.stdout)
+    assert done.returncode == 0, done.stderr[-3000:]
+    growth = int(done.stdout.split()[-1])
+    assert growth <= limit + 64 * MEBIBYTE, f"{growth / MEBIBYTE:.1f} MiB"
+
+
+SOAK = """
+import random, sys, threading, time
+import pandas
+import pyarrow as pa
+import pyarrow.compute
+import godb_arrow
+from godb_arrow import StorageEngine
+
+folder, follower, seconds, limit = sys.argv[1:]
+end = time.monotonic() + float(seconds)
+
+def resident():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * 4096
+
+engine = StorageEngine(folder, max_memory=int(limit), part_size="4MiB", background_save="2s")
+c = engine["c"]
+engine.replicate_to(follower)
+before = most = resident()
+counts, failed = {}, []
+
+def documents(count, source):
+    for number in range(count):
+        yield {"n": number, "text": source.randbytes(400).hex(), "tags": ["new", str(number)]}
+
+def read_streams(source):
+    streams = [c.find_all_stream() for _ in range(4)] + [c.stream() for _ in range(4)]
+    for _ in range(source.randrange(60)):
+        for stream in streams:
+            next(stream, None)
+    for stream in streams[::2]:
+        stream.close()
+
+def update(source):
+    c.update_by_id({d["_id"]: {"seen": source.random()} for d in
+                    c.find({"n": source.randrange(36_000)}, limit=8)})
+
+VERBS = {
+    "streams": read_streams,
+    "scan": lambda s: [b.num_rows for b in c.stream(["n"])],
+    "count": lambda s: c.count({"tags": str(s.randrange(36_000))}),
+    "find": lambda s: c.find({"n": s.randrange(36_000)}),
+    "sorted": lambda s: c.find({"n": {"$lt": 2000}}, sort="text", limit=20),
+    "update": update,
+    "insert": lambda s: [c.insert({"n": -1, "text": "x" * 300}) for _ in range(200)],
+    "bulk": lambda s: c.insert_many(documents(30_000, s)),
+    "delete": lambda s: c.delete_many({"tags": "new"}),
+    "table": lambda s: c.insert_many(pa.table({"n": range(20_000), "tags": [["new"]] * 20_000})),
+    "save": lambda s: engine.save(),
+}
+
+def work(number):
+    source = random.Random(number)
+    while time.monotonic() < end and not failed:
+        name = source.choice(list(VERBS))
+        try:
+            VERBS[name](source)
+            counts[name] = counts.get(name, 0) + 1
+        except (godb_arrow.MemoryLimitExceeded, godb_arrow.DocumentNotFound) as error:
+            key = type(error).__name__
+            counts[key] = counts.get(key, 0) + 1
+        except BaseException as error:
+            failed.append(error)
+            raise
+
+threads = [threading.Thread(target=work, args=(n,)) for n in range(6)]
+for thread in threads: thread.start()
+peaks = []
+while any(thread.is_alive() for thread in threads):
+    time.sleep(0.05)
+    most = max(most, resident())
+    peaks.append(engine.memory_stats().alloc_mb)
+for thread in threads: thread.join()
+stats = engine.memory_stats()
+print(counts)
+print(stats)
+print("rows", len(c), "peak alloc", max(peaks), "before", before >> 20, "most", most >> 20)
+engine.close()
+assert not failed, failed
+print(most - before)
+"""
