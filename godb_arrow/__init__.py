@@ -73,6 +73,7 @@ if TYPE_CHECKING:
         DocumentNotFound,
         DocumentTooLarge,
         DuplicateId,
+        DuplicateValue,
         EmptyFile,
         EngineClosed,
         FieldNotFound,
@@ -165,6 +166,9 @@ if TYPE_CHECKING:
         FollowerStatus,
         follower_status,
     )
+    from godb_arrow.snapshots.index_names import (
+        IndexDefinition,
+    )
     from godb_arrow.snapshots.pages import (
         Page,
     )
@@ -195,6 +199,7 @@ __all__ = [
     "DocumentNotFound",
     "DocumentTooLarge",
     "DuplicateId",
+    "DuplicateValue",
     "EmptyFile",
     "EngineClosed",
     "EngineHealth",
@@ -209,6 +214,7 @@ __all__ = [
     "ForkedProcess",
     "FormatError",
     "GodbError",
+    "IndexDefinition",
     "InvalidCollectionName",
     "InvalidCursor",
     "InvalidDocument",
@@ -311,6 +317,7 @@ _NAMES = {
         "DocumentNotFound",
         "DocumentTooLarge",
         "DuplicateId",
+        "DuplicateValue",
         "EmptyFile",
         "EngineClosed",
         "FieldNotFound",
@@ -381,6 +388,7 @@ _NAMES = {
         "FollowerStatus",
         "follower_status",
     ),
+    "godb_arrow.snapshots.index_names": ("IndexDefinition",),
     "godb_arrow.snapshots.pages": ("Page",),
     "godb_arrow.snapshots.versions": (
         "CollectionVersion",

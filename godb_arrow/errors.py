@@ -26,6 +26,7 @@
     ├── InvalidDocument (ValueError)          a document that cannot be stored
     ├── InvalidUpdate (ValueError)            operators that cannot change a document
     ├── DuplicateId (ValueError)              has ``ids``
+    ├── DuplicateValue (ValueError)           of a unique index; has ``fields``, ``value``, ``ids``
     ├── CollectionExists (FileExistsError, ValueError)
     ├── InvalidCollectionName (ValueError)
     ├── InvalidCursor (ValueError)
@@ -73,6 +74,7 @@ __all__ = [
     "DocumentNotFound",
     "DocumentTooLarge",
     "DuplicateId",
+    "DuplicateValue",
     "EmptyFile",
     "EngineClosed",
     "FieldNotFound",
@@ -113,6 +115,7 @@ __all__ = [
 ]
 
 _SHOWN_IDS = 10
+_SHOWN_VALUE = 100  # characters
 
 Where = Literal["file", "body"]
 Applied = Literal["no", "yes", "unknown"]
@@ -376,6 +379,36 @@ class DuplicateId(GodbError, ValueError):
         super().__init__(
             f"document ids occur more than once: {shown}",
             advice=advice or "give every document an id of its own",
+        )
+
+
+class DuplicateValue(GodbError, ValueError):
+    """Documents share a value of a unique index. Nothing was changed.
+
+    Attributes
+    ----------
+    fields : tuple of str
+        Fields of the index.
+    value : object
+        The value; a tuple for a compound index.
+    ids : list of str
+        Ids of such documents. The first one keeps the value.
+    """
+
+    def __init__(
+        self, fields: Sequence[str], value: Any, ids: Sequence[str], *, advice: str | None = None
+    ) -> None:
+        self.fields = tuple(fields)
+        self.value = value
+        self.ids = list(ids[:_SHOWN_IDS])
+        shown = repr(value)
+        if len(shown) > _SHOWN_VALUE:
+            shown = shown[:_SHOWN_VALUE] + "…"
+        first, *others = map(repr, self.ids)
+        super().__init__(
+            f"the unique index of {', '.join(map(repr, self.fields))} has {shown} "
+            f"in document {first} and in {', '.join(others)}",
+            advice=advice or "change a document, or drop the index",
         )
 
 

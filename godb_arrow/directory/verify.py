@@ -13,7 +13,6 @@ import numpy.typing as npt
 import xxhash
 
 from godb_arrow import codec
-from godb_arrow.codec.field_values import parts_of
 from godb_arrow.display import Table, plural, quantity, table_of
 from godb_arrow.documents.encoding import threads
 from godb_arrow.documents.ids import ids_of
@@ -45,6 +44,7 @@ from godb_arrow.schema import (
     rounded_fields,
 )
 from godb_arrow.snapshots.id_index import IdIndex
+from godb_arrow.snapshots.index_names import keys_builder
 from godb_arrow.snapshots.index_run import unpack_run
 from godb_arrow.snapshots.manifest import Part
 from godb_arrow.snapshots.part_file import PartFile
@@ -467,7 +467,7 @@ def _check_pieces(source: Source, report: FileReport) -> None:
                 continue
             content = xxhash.xxh3_64()
             statistics = pieces.statistics()
-            builders = {name: codec.KeysBuilder(parts_of(name)) for name in pieces.runs}
+            builders = {name: keys_builder(name) for name in pieces.runs}
             try:
                 checked = ordered_map(
                     partial(_check_piece, statistics),

@@ -13,6 +13,7 @@ from godb_arrow.documents.encoding import Encoded
 from godb_arrow.documents.ids import pack_ids
 from godb_arrow.engine.bulk import BulkInsert, DocumentIds
 from godb_arrow.engine.checkpointer import Checkpointer
+from godb_arrow.engine.claims import check_files
 from godb_arrow.engine.maintainer import Maintainer
 from godb_arrow.engine.store import CollectionStore
 from godb_arrow.errors import DuplicateId, GodbError, document_not_found, error_context
@@ -80,13 +81,16 @@ class BulkWriter:
                 checkpointer.checkpoint_now()
                 with store.lock:
                     store.check_present()
-                    if bulk.has_any(store.overlay.deleted()):
+                    if bulk.has_any(store.overlay.deleted()) or (
+                        store.constraints() is not None and len(store.overlay)
+                    ):
                         checkpointer.checkpoint_now()  # while writers wait
                     self._check_new(bulk)
                     before = store.base
                     assert isinstance(before, PartedBase)
                     next_id = store.id_sequence().next_id
                     wanted = bulk.joined(before, next_id, self._context.directory.stamp)
+                    check_files(store, PartedBase(before.folder, wanted[0]), len(before.parts))
                     max_given_id = max(store.max_given_id, bulk.greatest)
                     checkpointer.commit_manifest(before, wanted)
                     store.max_given_id = max_given_id
@@ -160,8 +164,12 @@ class BulkWriter:
                 store.check_present()
                 if store.base is not base or store.overlay.find_any(wanted):
                     return False
+                if store.constraints() is not None and len(store.overlay):
+                    return False
                 next_id, stamp = store.id_sequence().next_id, self._context.directory.stamp
-                checkpointer.commit_manifest(base, bulk.joined(base, next_id, stamp, deleted))
+                joined = bulk.joined(base, next_id, stamp, deleted)
+                check_files(store, PartedBase(base.folder, joined[0]), len(base.parts))
+                checkpointer.commit_manifest(base, joined)
         finally:
             bulk.discard()
         base.forget(store.base)

@@ -9,6 +9,7 @@ from godb_arrow import codec
 from godb_arrow.documents.encoding import check_document_size, encode_rows
 from godb_arrow.documents.ids import identify, number_of
 from godb_arrow.documents.rows import rows_of
+from godb_arrow.engine.claims import claim_run, prepare_constraints
 from godb_arrow.engine.inserter import is_used
 from godb_arrow.engine.pending import are_few, plan_put
 from godb_arrow.engine.saver import Reservation, Saver
@@ -73,6 +74,7 @@ class CheckedWriter:
         else:
             size = bulk_weight(entries, ids)
         store.prepare_ids()
+        prepare_constraints(store)
         with nullcontext() if is_reserved else self._saver.reserved(size), store.lock:
             store.check_present()
             store.prepare()
@@ -81,11 +83,13 @@ class CheckedWriter:
             changed = store.overlay.find_any(dict.fromkeys(ids))
             stored = store.base.rows_of([key for key in ids if key not in changed])
             superseded = [row for found in stored.values() for row in found]
+            claims = claim_run(store, entries, ids)
             number = store.commit(
                 record_of(store, len(ids), None),
                 [chunk],
                 plan_put(store.overlay, entries, ids, None, superseded),
                 len(stored) - len(superseded),  # a file of another program may have an id twice
+                claims,
             )
         self._context.sync(number)
         return True

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import html
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar, overload
 
 from godb_arrow.codec.compression import check_compression
@@ -13,6 +13,7 @@ from godb_arrow.documents.ids import id_of
 from godb_arrow.engine.bulk_writer import BulkWriter
 from godb_arrow.engine.checked_writer import CheckedWriter
 from godb_arrow.engine.editing import EditableCollection
+from godb_arrow.engine.indexing import add_index, index_on
 from godb_arrow.engine.info import CollectionInfo, CollectionState, moment
 from godb_arrow.engine.inserter import Inserter
 from godb_arrow.engine.maintainer import Maintainer
@@ -96,8 +97,7 @@ class Collection(EditableCollection):
         return self._refresher.read(self._store, lambda: self._store.ids().next_id)
 
     @property
-    def indexes(self) -> tuple[str, ...]:
-        """Indexed fields."""
+    def _indexed(self) -> tuple[str, ...]:
         self._store.context.lifecycle.check_process()
         return self._refresher.read(self._store, self._store.indexes)
 
@@ -294,21 +294,29 @@ class Collection(EditableCollection):
 
     # --- settings and files -------------------------------------------------------------------
 
-    def create_index(self, field: str) -> None:
-        """Create an index on a field, if there is none.
+    def create_index(self, fields: str | Sequence[str], *, unique: bool = False) -> None:
+        """Create an index on one or several fields, if there is none.
 
         Filters on the field then test only the documents that the index selects. Unsaved documents
-        are indexed, too, if there are more than a few.
+        are indexed, too, if there are more than a few. An index of several fields serves filters
+        for values of the first ones, and for a range of the field after them.
 
         Parameters
         ----------
-        field : str
-            A field, or a dotted path into maps.
+        fields : str or sequence of str
+            A field, or a dotted path into maps; or several of them.
+        unique : bool
+            Whether no two documents may have the same values, default False. A document in which a
+            field is null or absent has no value. Each element of a list is a value.
 
         Raises
         ------
+        DuplicateValue
+            With `unique`, two documents have the same values.
         InvalidFilter
-            The field has maps.
+            A field has maps.
+        InvalidDocument
+            With `unique`, a document has a map or an extension value in a field.
 
         Examples
         --------
@@ -322,23 +330,26 @@ class Collection(EditableCollection):
         'name'
         >>> engine.close()
         """
+        index = index_on(fields, unique=unique)
         with self._store.writing("create an index"):
-            check_indexable(self.schema, field)
-            with self._store.lock:
-                if field not in self.indexes:
-                    self._store.set_indexes((*self.indexes, field))
+            for field in index.fields:
+                check_indexable(self.schema, field)
+            add_index(self._store, index)
 
-    def drop_index(self, field: str) -> None:
-        """Drop the index on a field, if there is one.
+    def drop_index(self, fields: str | Sequence[str]) -> None:
+        """Drop the index on one or several fields, if there is one.
 
         Parameters
         ----------
-        field : str
-            A field, or a dotted path into maps.
+        fields : str or sequence of str
+            Fields of the index, in order.
         """
+        dropped = index_on(fields, unique=True).names
         with self._store.writing("drop an index"), self._store.lock:
-            if field in self.indexes:
-                self._store.set_indexes(tuple(name for name in self.indexes if name != field))
+            before = self._store.indexes()
+            left = tuple(name for name in before if name not in dropped)
+            if left != before:
+                self._store.set_indexes(left)
 
     def set_compression(self, compression: CompressionName) -> None:
         """Set the compression of the next files.

@@ -10,6 +10,7 @@ from godb_arrow import codec
 from godb_arrow.directory.journal import Receipt
 from godb_arrow.documents.encoding import check_document_size
 from godb_arrow.documents.ids import IdSequence, identify, number_of
+from godb_arrow.engine.constraints import Claims
 from godb_arrow.engine.saver import MAX_JOURNAL_BYTES, Saver
 from godb_arrow.engine.store import CollectionStore
 from godb_arrow.engine.writer import naming_document
@@ -51,7 +52,8 @@ class Inserter:
             with store.lock:
                 store.note_access()
                 self._check_unused(identity, number, given)
-                receipt = self._insert_counted(identity, entry, raw, size)
+                claims = None if store.is_unconstrained else store.claim({identity: raw})
+                receipt = self._insert_counted(identity, entry, raw, size, claims)
             if receipt is not None:
                 record = receipt.number or None
             else:
@@ -65,7 +67,7 @@ class Inserter:
             raise
 
     def _insert_counted(
-        self, identity: str, entry: bytes, document: bytes, size: int
+        self, identity: str, entry: bytes, document: bytes, size: int, claims: Claims | None
     ) -> Receipt | None:
         """Insert a document for which there is memory; the caller holds the lock.
 
@@ -77,6 +79,8 @@ class Inserter:
             The document with its id before it, and without.
         size : int
             Memory use of the document in bytes.
+        claims : Claims or None
+            Its values of unique indexes.
 
         Returns
         -------
@@ -89,10 +93,14 @@ class Inserter:
         if plan is None or not store.count:  # The first document replaces a schema without rows.
             return None
         count, changes, now = store.count + 1, store.changes + 1, time.time()
+        if claims is not None:
+            size += claims.size
         changed_bytes = store.changed_bytes + size
 
         def apply(number: int | None) -> None:
             plan(number)
+            if claims is not None:
+                claims.note()
             store.count, store.changes, store.last_modified = count, changes, now
             store.changed_bytes = changed_bytes
 

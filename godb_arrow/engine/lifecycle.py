@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from godb_arrow.errors import EngineClosed, ForkedProcess, ReadOnly
+from godb_arrow.errors import CollectionNotFound, EngineClosed, ForkedProcess, ReadOnly
 
-__all__ = ["Lifecycle"]
+__all__ = ["Lifecycle", "dropped_error"]
 
 
 class Lifecycle:
@@ -71,3 +71,13 @@ class Lifecycle:
         if self.is_forked or self.is_closed or self.is_closing or self._read_only:
             self.check_open()
             raise ReadOnly("the engine is read-only", advice="open it without read_only=True")
+
+
+def dropped_error(name: str, read_only: bool) -> CollectionNotFound:
+    """Return the error for a handle of a dropped collection."""
+    if read_only:
+        return CollectionNotFound(
+            f"another process dropped or renamed the collection {name!r}",
+            advice="see collections() for the names",
+        )
+    return CollectionNotFound(f"the collection {name!r} was dropped", advice="create it again")

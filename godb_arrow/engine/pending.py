@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
@@ -12,17 +12,20 @@ from godb_arrow import codec
 from godb_arrow.codec.compression import check_compression
 from godb_arrow.directory.data_directory import DataDirectory
 from godb_arrow.directory.records import Record
-from godb_arrow.file.hints import JournalPosition
+from godb_arrow.engine.constraints import Constraints
+from godb_arrow.file.hints import CollectionHint, JournalPosition
 from godb_arrow.former_ipc import read_former_schema
 from godb_arrow.options import CompressionName
 from godb_arrow.recorded_schema import restore_schema
 from godb_arrow.snapshots.base import Base
 from godb_arrow.snapshots.entry_runs import scan
+from godb_arrow.snapshots.index_names import definitions_of
 from godb_arrow.snapshots.overlay import Overlay, PlannedChange
 
 __all__ = ["PendingRecords", "Settings", "are_few", "next_id_of", "plan_put"]
 
 
+_UNREAD = Constraints(())
 _MAX_CLAIMED_ID = 1 << 56  # ids; no engine generated that many
 _MAX_SINGLE_DOCUMENTS = 64  # documents of one change that the overlay stores one by one
 
@@ -119,16 +122,44 @@ class Settings:
         Compression of new files, or None for the compression that the base records.
     columns : pyarrow.Schema or None
         Schema of a table without rows that was inserted, until there are documents.
+    constraints : Constraints or None
+        What the indexes demand, once it was read.
     """
 
     indexes: tuple[str, ...] | None = None
     compression: CompressionName | None = None
     columns: pa.Schema | None = None
+    constraints: Constraints | None = field(default=_UNREAD, repr=False)
+
+    @property
+    def known_constraints(self) -> Constraints | None:
+        """Constraints, if there are any and they were read."""
+        return None if self.constraints is _UNREAD else self.constraints
+
+    def read_indexes(self, hint: CollectionHint) -> tuple[str, ...]:
+        """Return the indexed fields, given what the base records."""
+        if self.indexes is None:
+            self.indexes = hint.indexes
+        return self.indexes
+
+    def read_compression(self, hint: CollectionHint) -> CompressionName:
+        """Return the compression of new files, given what the base records."""
+        if self.compression is None:
+            self.compression = hint.compression
+        return self.compression
+
+    def read_constraints(self, indexes: Callable[[], Iterable[str]]) -> Constraints | None:
+        """Return the constraints, given a function that returns the indexed fields."""
+        if self.constraints is _UNREAD:
+            unique = [index for index in definitions_of(indexes()) if index.unique]
+            self.constraints = Constraints(unique) if unique else None
+        return self.constraints
 
     def replay(self, meta: Mapping[str, Any]) -> None:
         """Change a setting as the record of a journal describes it."""
         if meta["op"] == "index":
             self.indexes = tuple(meta["i"])
+            self.constraints = _UNREAD
         elif meta["op"] == "compression":
             self.compression = check_compression(meta["z"]).name
         elif meta["op"] == "write":

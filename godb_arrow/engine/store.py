@@ -14,10 +14,12 @@ from godb_arrow import codec
 from godb_arrow.directory.journal import Receipt
 from godb_arrow.directory.records import Record, sensible
 from godb_arrow.documents.ids import IdSequence
+from godb_arrow.engine.constraints import Claims, Constraints
 from godb_arrow.engine.context import EngineContext
 from godb_arrow.engine.info import CollectionState
+from godb_arrow.engine.lifecycle import dropped_error
 from godb_arrow.engine.pending import PendingRecords, Settings, next_id_of
-from godb_arrow.errors import CollectionNotFound, EngineClosed, error_context
+from godb_arrow.errors import EngineClosed, error_context
 from godb_arrow.file.hints import JournalPosition
 from godb_arrow.options import CompressionName
 from godb_arrow.recorded_schema import describe_schema
@@ -140,6 +142,11 @@ class CollectionStore:
         )
 
     @property
+    def is_unconstrained(self) -> bool:
+        """Whether the collection is known to demand nothing of its documents."""
+        return self._settings.constraints is None
+
+    @property
     def known_indexes(self) -> tuple[str, ...]:
         """Indexed fields; none before they are read."""
         return self._settings.indexes or ()
@@ -171,7 +178,7 @@ class CollectionStore:
         CollectionNotFound, EngineClosed
         """
         if self.is_dropped:
-            raise _dropped(self.name, self.context.directory.read_only)
+            raise dropped_error(self.name, self.context.directory.read_only)
         if self.is_sealed:
             raise EngineClosed("the engine was closed", advice="open another engine")
 
@@ -285,21 +292,28 @@ class CollectionStore:
         """Return the indexed fields."""
         with self.lock:
             self._prepare_settings()
-            if self._settings.indexes is None:
-                self._settings.indexes = self.base.hint.indexes
-            return self._settings.indexes
+            return self._settings.read_indexes(self.base.hint)
+
+    def constraints(self) -> Constraints | None:
+        """Return what the collection demands of its documents; None if it demands nothing."""
+        return self._settings.read_constraints(self.indexes)
+
+    def claim(self, versions: Mapping[str, bytes | None]) -> Claims | None:
+        """Check that documents may be put and deleted, by id; the caller holds the lock."""
+        constraints = self.constraints()
+        if constraints is None:
+            return None
+        return constraints.claim(self.base, self.overlay, versions)
 
     def compression(self) -> CompressionName:
         """Return the compression of new files."""
         with self.lock:
             self._prepare_settings()
-            if self._settings.compression is None:
-                self._settings.compression = self.base.hint.compression
-            return self._settings.compression
+            return self._settings.read_compression(self.base.hint)
 
     def _prepare_settings(self) -> None:
         if self.is_dropped:
-            raise _dropped(self.name, self.context.directory.read_only)
+            raise dropped_error(self.name, self.context.directory.read_only)
         self.prepare()
 
     def set_indexes(self, fields: tuple[str, ...]) -> None:
@@ -382,11 +396,17 @@ class CollectionStore:
         deleted = [key for key, raw in versions.items() if raw is None]
         next_id = self.id_sequence().next_id
         meta = {"op": "write", "n": next_id, "k": [len(puts)], "d": deleted}
+        claims = self.claim(versions)
         plan = self.overlay.plan_change(versions, superseded)
-        return self.commit(meta, [b"".join(puts)], plan, added)
+        return self.commit(meta, [b"".join(puts)], plan, added, claims)
 
     def commit(
-        self, meta: dict[str, Any], parts: Sequence[bytes], plan: PlannedChange, added: int
+        self,
+        meta: dict[str, Any],
+        parts: Sequence[bytes],
+        plan: PlannedChange,
+        added: int,
+        claims: Claims | None,
     ) -> int | None:
         """Journal a change of documents and apply it: both or, on an error, neither.
 
@@ -400,6 +420,8 @@ class CollectionStore:
             Applies the change to the overlay.
         added : int
             Change of the number of documents.
+        claims : Claims or None
+            Values of unique indexes that the documents get.
 
         Returns
         -------
@@ -407,7 +429,8 @@ class CollectionStore:
             Sequence number of the change.
         """
         described = {**meta, "c": self.name}
-        return self.journaled(described, parts, planned_change(self, plan, added)).number or None
+        apply = planned_change(self, plan, added, claims)
+        return self.journaled(described, parts, apply).number or None
 
     def journaled(
         self, meta: dict[str, Any], parts: Sequence[bytes], apply: PlannedChange
@@ -433,8 +456,9 @@ class CollectionStore:
         return receipt
 
     def account(self) -> None:
-        """Count the bytes of the overlay."""
-        self.changed_bytes = self.overlay.size
+        """Count the bytes of the overlay, and of its unique values."""
+        constraints = self._settings.known_constraints
+        self.changed_bytes = self.overlay.size + (constraints.size if constraints else 0)
         self.context.memory.set_changes(self, self.changed_bytes)
 
     def recount(self) -> None:
@@ -547,25 +571,19 @@ class CollectionStore:
             self.is_sealed = is_sealed
 
 
-def planned_change(store: CollectionStore, plan: PlannedChange, added: int) -> PlannedChange:
+def planned_change(
+    store: CollectionStore, plan: PlannedChange, added: int, claims: Claims | None
+) -> PlannedChange:
     """Plan a change with what counts the documents; the caller holds the lock."""
     assert store.count is not None
     count, changes, now = store.count + added, store.changes + 1, time.time()
 
     def apply(number: int | None) -> None:
         plan(number)
+        if claims is not None:
+            claims.note()
         store.count, store.changes, store.last_modified = count, changes, now
         store._settings.columns = None if count else store._settings.columns
         store.account()
 
     return apply
-
-
-def _dropped(name: str, read_only: bool) -> CollectionNotFound:
-    """Return the error for a handle of a dropped collection."""
-    if read_only:
-        return CollectionNotFound(
-            f"another process dropped or renamed the collection {name!r}",
-            advice="see collections() for the names",
-        )
-    return CollectionNotFound(f"the collection {name!r} was dropped", advice="create it again")

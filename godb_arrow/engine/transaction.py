@@ -13,6 +13,7 @@ from godb_arrow.directory.records import TRANSACTION
 from godb_arrow.documents.ids import id_of
 from godb_arrow.engine.catalog import Catalog
 from godb_arrow.engine.checked_writer import CheckedWriter
+from godb_arrow.engine.claims import prepare_constraints
 from godb_arrow.engine.context import EngineContext
 from godb_arrow.engine.editing import EditableCollection
 from godb_arrow.engine.pending import are_few
@@ -26,6 +27,7 @@ from godb_arrow.errors import (
     TransactionClosed,
     TransactionConflict,
     document_not_found,
+    error_context,
 )
 from godb_arrow.snapshots.entry_runs import scan
 from godb_arrow.snapshots.overlay import PlannedChange, weight
@@ -70,8 +72,7 @@ class TransactionCollection(EditableCollection):
         return self._store.name
 
     @property
-    def indexes(self) -> tuple[str, ...]:
-        """Indexed fields."""
+    def _indexed(self) -> tuple[str, ...]:
         return self._store.indexes()
 
     def _snapshot(self) -> Snapshot:
@@ -206,6 +207,8 @@ class Transaction:
         ------
         TransactionConflict
             Another writer changed one of the changed documents since the transaction began.
+        DuplicateValue
+            After the changes, two documents would share a value of a unique index.
         """
         self._check_open()
         try:
@@ -219,6 +222,7 @@ class Transaction:
         size = 0
         for change in changes:
             change.store.collection.prepare_ids()
+            prepare_constraints(change.store.collection)
             size += sum(weight(key, raw) for key, raw in change.puts.items())
             size += sum(weight(key, None) for key in change.deleted)
         with self._saver.reserved(size), ExitStack() as locks:
@@ -319,18 +323,20 @@ def _planned(change: _Change) -> tuple[dict[str, Any], bytes, PlannedChange]:
     stored = store.base.rows_of([key for key in ids if key not in changed])
     superseded = [row for rows in stored.values() for row in rows]
     present = sum(version is not None for version in changed.values()) + len(superseded)
+    versions: dict[str, bytes | None] = {**puts, **dict.fromkeys(deleted)}
+    with error_context("commit", collection=store.name):
+        claims = store.claim(versions)
     chunk = b"".join([codec.pack(key) + raw for key, raw in puts.items()])
     description = {
         "c": store.name, "n": store.id_sequence().next_id, "k": [len(puts)], "d": deleted,
     }  # fmt: skip
     if are_few(ids, None) or not puts:
-        versions: dict[str, bytes | None] = {**puts, **dict.fromkeys(deleted)}
         plan = store.overlay.plan_change(versions, superseded)
     else:
         put = store.overlay.plan_add([*puts], scan(chunk, len(puts)), None, superseded)
         plan = _both(put, store, deleted)
     store.max_given_id = max(store.max_given_id, own.max_given_id)
-    return description, chunk, planned_change(store, plan, len(puts) - present)
+    return description, chunk, planned_change(store, plan, len(puts) - present, claims)
 
 
 def _both(put: PlannedChange, store: CollectionStore, deleted: list[str]) -> PlannedChange:

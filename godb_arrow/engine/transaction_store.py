@@ -61,6 +61,9 @@ class TransactionStore(CollectionStore):
         """Return the indexed fields."""
         return self.collection.indexes()
 
+    def constraints(self) -> None:
+        """Return None: the end of the transaction checks its changes."""
+
     def journaled(
         self, meta: dict[str, Any], parts: Sequence[bytes], apply: PlannedChange
     ) -> Receipt:

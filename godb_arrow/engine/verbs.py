@@ -169,13 +169,13 @@ class CollectionVerbs(ABC):
 
     # --- indexes, files and versions ----------------------------------------------------------
 
-    def create_index(self, name: str, field: str) -> None:
-        """Create an index on a field; see :meth:`Collection.create_index`."""
-        self[name].create_index(field)
+    def create_index(self, name: str, fields: str | Sequence[str], *, unique: bool = False) -> None:
+        """Create an index on one or several fields; see :meth:`Collection.create_index`."""
+        self[name].create_index(fields, unique=unique)
 
-    def drop_index(self, name: str, field: str) -> None:
-        """Drop the index on a field; see :meth:`Collection.drop_index`."""
-        self[name].drop_index(field)
+    def drop_index(self, name: str, fields: str | Sequence[str]) -> None:
+        """Drop the index on one or several fields; see :meth:`Collection.drop_index`."""
+        self[name].drop_index(fields)
 
     def pack(self, name: str) -> None:
         """Write a collection as a single file, which go-db reads; see :meth:`Collection.pack`."""

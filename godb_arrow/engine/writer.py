@@ -15,6 +15,7 @@ from godb_arrow.documents.encoding import Encoded, check_document_size, encode_r
 from godb_arrow.documents.ids import id_of, repeated_ids
 from godb_arrow.documents.rows import rows_of, stored_schema
 from godb_arrow.engine.bulk_writer import BulkWriter
+from godb_arrow.engine.claims import claim_run, prepare_constraints
 from godb_arrow.engine.pending import are_few, plan_put
 from godb_arrow.engine.saver import Saver
 from godb_arrow.engine.store import CollectionStore
@@ -151,7 +152,7 @@ class CollectionWriter:
         entries = encoded.entries()
         given = encoded.given
         if not given and not are_few(ids, None) and int(ids[-1]) - int(ids[0]) == len(ids) - 1:
-            if self._put_range(int(ids[0]), entries, schema, encoded.chunk):
+            if self._put_range(ids, entries, schema, encoded.chunk):
                 return
             given = True
         if are_few(ids, schema):
@@ -181,6 +182,7 @@ class CollectionWriter:
         if given:
             sequence.see_number(max_id)
             store.prepare_ids()
+        prepare_constraints(store)
         with store.lock:
             store.check_present()
             if given:
@@ -198,6 +200,7 @@ class CollectionWriter:
                     sorted(present),
                     advice="replace them with upsert_many, or omit them",
                 )
+            claims = claim_run(store, entries, ids)
             rows = [row for found in superseded.values() for row in found]
             repeated = sum(len(found) - 1 for found in superseded.values())
             return store.commit(
@@ -205,20 +208,23 @@ class CollectionWriter:
                 [encoded.chunk],
                 plan_put(store.overlay, entries, ids, schema, rows),
                 len(positions) - len(present) - repeated,
+                claims,
             )
 
     def _put_range(
-        self, first_id: int, entries: codec.Entries, schema: pa.Schema | None, chunk: bytes
+        self, ids: list[str], entries: codec.Entries, schema: pa.Schema | None, chunk: bytes
     ) -> bool:
         """Put documents with generated ids; return False if a caller may have chosen one."""
-        store = self._store
+        store, first_id = self._store, int(ids[0])
+        prepare_constraints(store)
         with self._saver.reserved(bulk_weight(entries)), store.lock:
             store.check_present()
             if first_id <= store.max_given_id:
                 return False
+            claims = claim_run(store, entries, ids)
             meta = record_of(store, len(entries), schema) | {"g": first_id}
             plan = store.overlay.plan_range(first_id, entries, schema)
-            number = store.commit(meta, [chunk], plan, len(entries))
+            number = store.commit(meta, [chunk], plan, len(entries), claims)
         self._context.sync(number)
         return True
 
@@ -277,6 +283,7 @@ class CollectionWriter:
             with store.pinned_base() as base:  # before the lock is taken, so that no thread waits
                 base.documents()
                 base.prepare_ids()
+            prepare_constraints(store)
             while True:
                 with store.lock:
                     store.check_present()

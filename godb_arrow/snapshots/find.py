@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, TypeAlias, TypeVar
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -26,6 +26,7 @@ from godb_arrow.query.projection import Projection, project, with_wanted
 from godb_arrow.query.selection import MAX_RECORDED_FIELDS, count_run, select_run, without_rows
 from godb_arrow.schema import ID_FIELD
 from godb_arrow.snapshots.base import Base, Wanted
+from godb_arrow.snapshots.compound import CompoundSearch, are_alike, choose_compound
 from godb_arrow.snapshots.entry_runs import gather, gathered
 from godb_arrow.snapshots.held import UnsavedDocuments
 from godb_arrow.snapshots.indexes import sorted_keys
@@ -61,22 +62,31 @@ class _Candidates:
         Conditions that name them.
     rows : array of int64
         The rows, in order.
+    compound : CompoundSearch or None
+        Search in a compound index that names them, too.
     """
 
     fields: tuple[str, ...]
     conditions: Sequence[Sequence[Range]]
     rows: Rows
+    compound: CompoundSearch | None = None
+
+    @property
+    def shown(self) -> str | None:
+        """Names of the indexes."""
+        compound = () if self.compound is None else (", ".join(self.compound.fields),)
+        return ", ".join((*compound, *self.fields)) or None
 
     def unsaved(self, snapshot: Snapshot) -> Iterator[codec.Entries]:
         """Yield the unsaved documents that are candidates, in runs."""
         for source in snapshot.unsaved.sources():
             documents = source.documents
-            if not self.conditions:  # No document matches.
+            if not self.conditions and self.compound is None:  # No document matches.
                 return
             if len(documents) <= _MAX_UNINDEXED:
                 rows = np.arange(len(documents))
             else:
-                rows = _rows_in(documents, self.conditions)
+                rows = _rows_in(documents, self.conditions, self.compound)
             located = documents.entries_at(rows)
             found = [(run, at) for run, at in located if source.is_current(run.id(at))]
             if found:
@@ -122,19 +132,23 @@ def _named(
     """
     if any(not ranges for ranges in conditions):
         return _Candidates((), (), NO_ROWS)
+    compound = choose_compound(fields, conditions)
+    if compound is not None:
+        conditions = [ranges for ranges in conditions if ranges not in compound.covered]
     indexed = {*fields, ID_FIELD}
     usable = [ranges for ranges in conditions if all(_is_usable(one, indexed) for one in ranges)]
-    if not usable:
+    if not usable and compound is None:
         return None
     rows = [
         file_rows + start
         for start, file in snapshot.base.files()
-        if file.count and len(file_rows := _rows_in(file, usable))
+        if file.count and len(file_rows := _rows_in(file, usable, compound))
     ]
     if sum(map(len, rows)) > max(_MIN_CANDIDATES, snapshot.base.count // _MAX_SHARE):
         return None  # Documents are read faster in order than one by one.
     named = dict.fromkeys(one.field for ranges in usable for one in ranges)
-    return _Candidates(tuple(named), usable, np.concatenate(rows) if rows else NO_ROWS)
+    found = np.concatenate(rows) if rows else NO_ROWS
+    return _Candidates(tuple(named), usable, found, compound)
 
 
 def _is_usable(one: Range, indexed: set[str]) -> bool:
@@ -143,9 +157,18 @@ def _is_usable(one: Range, indexed: set[str]) -> bool:
     return one.field in indexed
 
 
-def _rows_in(source: Base | UnsavedDocuments, conditions: Sequence[Sequence[Range]]) -> Rows:
+def _rows_in(
+    source: Base | UnsavedDocuments,
+    conditions: Sequence[Sequence[Range]],
+    compound: CompoundSearch | None,
+) -> Rows:
     """Return the rows of one file, or of unsaved documents, that fulfil all conditions."""
     found: Rows | None = None
+    if compound is not None:
+        packed = sorted_keys(source, compound.name).rows(compound.ranges)
+        found = np.frombuffer(packed, np.int64)
+        if len(found) <= _MIN_CANDIDATES:
+            return found
     for ranges in _merged(source, conditions):
         by_field: dict[str, list[Range]] = {}
         for one in ranges:
@@ -180,21 +203,13 @@ def _merged(
         known = bounds.get(one.field)
         if known is None:
             bounds[one.field] = one
-        elif known.low is None and one.low is not None and _are_alike(known.high, one.low):
+        elif known.low is None and one.low is not None and are_alike(known.high, one.low):
             bounds[one.field] = known._replace(low=one.low)
-        elif known.high is None and one.high is not None and _are_alike(known.low, one.high):
+        elif known.high is None and one.high is not None and are_alike(known.low, one.high):
             bounds[one.field] = known._replace(high=one.high)
         else:
             yield ranges
     yield from ((one,) for one in bounds.values())
-
-
-def _are_alike(first: Any, second: Any) -> bool:
-    """Return whether two literals are of one kind."""
-    numbers = (int, float)
-    return type(first) is type(second) or (
-        isinstance(first, numbers) and isinstance(second, numbers)
-    )
 
 
 def matching(
@@ -331,8 +346,7 @@ def explain(snapshot: Snapshot, condition: Filter | None, indexed: Sequence[str]
         known = Explanation.of_parts(read, base.count, len(base.files()))
         return replace(known, candidates=known.candidates + changed, documents=snapshot.count)
     left = len(_live(snapshot, found))
-    named = ", ".join(found.fields) or None
-    return Explanation(named, left + changed, snapshot.count, source)
+    return Explanation(found.shown, left + changed, snapshot.count, source)
 
 
 def check_named(snapshot: Snapshot, predicate: Predicate) -> None:

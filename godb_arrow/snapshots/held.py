@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 
 from godb_arrow import codec
 from godb_arrow.codec.entries import Rows
-from godb_arrow.codec.field_values import parts_of
+from godb_arrow.snapshots.index_names import keys_builder
 
 __all__ = ["Documents", "UnsavedDocuments", "keys_of"]
 
@@ -86,7 +86,8 @@ class UnsavedDocuments(Documents):
 
 def keys_of(field: str, runs: Iterable[codec.Entries]) -> codec.SortedKeys:
     """Build the sorted keys of a field from documents, given in order."""
-    builder = codec.KeysBuilder(parts_of(field))
+    builder = keys_builder(field)
     for entries in runs:
         builder.add(entries)
-    return builder.keys()
+    found: codec.SortedKeys = builder.keys()
+    return found

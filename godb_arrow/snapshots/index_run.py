@@ -25,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from godb_arrow import codec
-from godb_arrow.codec.field_values import parts_of
+from godb_arrow.snapshots.index_names import keys_builder
 
 __all__ = ["IndexBuilders", "pack_run", "unpack_run"]
 
@@ -159,7 +159,7 @@ class IndexBuilders:
     """
 
     def __init__(self, fields: Sequence[str]) -> None:
-        self._builders = {field: codec.KeysBuilder(parts_of(field)) for field in fields}
+        self._builders = {field: keys_builder(field) for field in fields}
 
     def add(self, entries: codec.Entries) -> None:
         """Add the next documents to all runs."""

@@ -16,7 +16,7 @@ from godb_arrow import codec
 from godb_arrow.codec.entries import Rows
 from godb_arrow.snapshots.base import Base
 from godb_arrow.snapshots.frozen import FrozenOverlay
-from godb_arrow.snapshots.layers import Bulk, Layer, Version, bulk_document, first_id
+from godb_arrow.snapshots.layers import Bulk, Layer, Version, bulk_document, bulk_of, first_id
 
 __all__ = ["Overlay", "PlannedChange", "bulk_weight", "weight"]
 
@@ -282,6 +282,25 @@ class Overlay:
         if len(after):
             after.rebase(stored)
         return after
+
+    def large_bulks(self, least: int) -> list[Bulk]:
+        """Return the bulks that have at least so many documents."""
+        return [bulk for bulk in self._bulks if len(bulk.entries) >= least]
+
+    def small_versions(self, least: int) -> Iterator[tuple[str, bytes | int]]:
+        """Yield the current documents with their ids, without :meth:`large_bulks`."""
+        for layer in (*self._layers, self._active):
+            for bulk in layer.ranges:
+                for row in range(len(bulk.entries) if len(bulk.entries) < least else 0):
+                    identity = str(first_id(bulk) + row)
+                    if self.find(identity) == bulk.start + row:
+                        yield identity, bulk.start + row
+            for identity, version in layer.versions.items():
+                is_large = isinstance(version, int) and (
+                    len(bulk_of(self._bulks, version).entries) >= least
+                )
+                if version is not None and not is_large and self.find(identity) is version:
+                    yield identity, version
 
     @property
     def has_ids_to_find(self) -> bool:

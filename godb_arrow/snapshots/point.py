@@ -13,6 +13,7 @@ from godb_arrow.errors import CorruptFile
 from godb_arrow.snapshots.base import Base
 from godb_arrow.snapshots.entry_runs import scan
 from godb_arrow.snapshots.frozen import FrozenOverlay
+from godb_arrow.snapshots.index_names import compound_of
 from godb_arrow.snapshots.indexes import cached_keys
 
 __all__ = ["load_found", "search_memory"]
@@ -59,6 +60,8 @@ def search_memory(
         if paths[0] not in indexes:
             return None
     else:
+        if any(len({*compound_of(name)}.intersection(paths)) > 1 for name in indexes):
+            return None  # its candidates are fewer
         paths = tuple([path if path in indexes else None for path in paths])
         if not any(paths):
             return None

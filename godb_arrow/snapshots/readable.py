@@ -23,12 +23,13 @@ from godb_arrow.recorded_schema import with_notes
 from godb_arrow.schema import shown_schema
 from godb_arrow.snapshots.distinct import distinct_values
 from godb_arrow.snapshots.find import check_columns, count_matching, explain
+from godb_arrow.snapshots.index_names import IndexDefinition, definitions_of
 from godb_arrow.snapshots.pages import Page, page_after, sorted_page_after
 from godb_arrow.snapshots.snapshot import Snapshot
 from godb_arrow.snapshots.sorting import SortedDocuments, sampled
 from godb_arrow.snapshots.streaming import BatchStream, DocumentStream
 
-__all__ = ["SnapshotCollection", "snapshot_of"]
+__all__ = ["SnapshotCollection", "index_names_of", "snapshot_of"]
 
 
 class SnapshotCollection(Scannable):
@@ -40,8 +41,22 @@ class SnapshotCollection(Scannable):
 
     @property
     @abstractmethod
+    def _indexed(self) -> tuple[str, ...]:
+        """Names of the sorted keys of all indexes."""
+
+    @property
     def indexes(self) -> tuple[str, ...]:
-        """Indexed fields."""
+        """Indexed fields, joined by ", " for a compound index."""
+        return tuple(index.name for index in self.list_indexes())
+
+    def list_indexes(self) -> list[IndexDefinition]:
+        """Return the indexes, with their fields, and whether they are unique.
+
+        Returns
+        -------
+        list of IndexDefinition
+        """
+        return definitions_of(self._indexed)
 
     def _find_in_memory(self, filter: Filter, limit: int) -> list[dict[Any, Any]] | None:
         """Return the first documents that match, all with -1; None where a stream must search."""
@@ -221,7 +236,7 @@ class SnapshotCollection(Scannable):
             raise InvalidOption(f"field is {field!r}", advice="give the name of a field")
         snapshot = self._snapshot()
         with error_context("read", collection=self.name):
-            return distinct_values(snapshot, field, filter, self.indexes)
+            return distinct_values(snapshot, field, filter, self._indexed)
 
     def sample(self, size: int, *, seed: int | None = None) -> list[dict[Any, Any]]:
         """Return random documents, each at most once.
@@ -304,9 +319,9 @@ class SnapshotCollection(Scannable):
         with error_context("read", collection=self.name):
             if sort is not None:
                 keys = parse_sort(sort)
-                return sorted_page_after(snapshot, cursor, limit, filter, self.indexes, keys)
+                return sorted_page_after(snapshot, cursor, limit, filter, self._indexed, keys)
             snapshot.base.documents()
-            return page_after(snapshot, cursor, limit, filter, self.indexes)
+            return page_after(snapshot, cursor, limit, filter, self._indexed)
 
     def find_all_stream(
         self,
@@ -349,7 +364,7 @@ class SnapshotCollection(Scannable):
             snapshot,
             self.name,
             condition=filter,
-            indexed=self.indexes,
+            indexed=self._indexed,
             shape=shape,
             opened=self._open_streams,
             order=order,
@@ -367,13 +382,13 @@ class SnapshotCollection(Scannable):
             return number
         snapshot = self._snapshot()
         with error_context("read", collection=self.name):
-            return count_matching(snapshot, filter, self.indexes)
+            return count_matching(snapshot, filter, self._indexed)
 
     def explain(self, filter: Filter | None = None) -> Explanation:
         """Return how a filter would be evaluated, and which index it would use."""
         snapshot = self._snapshot()
         with error_context("explain", collection=self.name):
-            return explain(snapshot, filter, self.indexes)
+            return explain(snapshot, filter, self._indexed)
 
     def stream(
         self,
@@ -415,7 +430,7 @@ class SnapshotCollection(Scannable):
             condition=filter,
             schema=schema,
             options=ReadOptions(**options),
-            indexed=self.indexes,
+            indexed=self._indexed,
             opened=self._open_streams,
         )
 
@@ -440,6 +455,11 @@ def _check_numbers(limit: int | None, offset: int) -> None:
             isinstance(value, bool) or not isinstance(value, int) or value < 0
         ):
             raise InvalidOption(f"{name} is {value!r}", advice="give a whole number")
+
+
+def index_names_of(collection: SnapshotCollection) -> tuple[str, ...]:
+    """Return the names of the sorted keys of a collection's indexes."""
+    return collection._indexed
 
 
 def snapshot_of(collection: SnapshotCollection) -> Snapshot:

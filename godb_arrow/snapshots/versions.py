@@ -220,8 +220,7 @@ class CollectionVersion(SnapshotCollection):
         return None if self._manifest is None else self._manifest.version
 
     @property
-    def indexes(self) -> tuple[str, ...]:
-        """Indexed fields; a version has none."""
+    def _indexed(self) -> tuple[str, ...]:
         return ()
 
     def get(self, identity: str | int) -> dict[Any, Any]:

@@ -1,0 +1,74 @@
+"""Checks of changes of a collection by what it demands of its documents.
+
+The caller holds the lock of the collection, unless a function says otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from godb_arrow import codec
+from godb_arrow.engine.constraints import Claims
+from godb_arrow.engine.store import CollectionStore
+from godb_arrow.snapshots.overlay import Overlay
+from godb_arrow.snapshots.parted_base import PartedBase
+from godb_arrow.snapshots.snapshot import Snapshot
+
+__all__ = ["check_files", "claim_run", "prepare_constraints"]
+
+
+def prepare_constraints(store: CollectionStore) -> None:
+    """Load the values of unique indexes before the lock is taken, so that no thread waits."""
+    constraints = store.constraints()
+    if constraints is not None:
+        with store.pinned_base() as base:
+            constraints.prepare(base)
+
+
+def claim_run(store: CollectionStore, entries: codec.Entries, ids: Sequence[str]) -> Claims | None:
+    """Check that documents may be put.
+
+    Parameters
+    ----------
+    store : CollectionStore
+        The collection.
+    entries : Entries
+        The documents.
+    ids : sequence of str
+        Their ids.
+
+    Returns
+    -------
+    Claims or None
+        Values of unique indexes that the documents get.
+
+    Raises
+    ------
+    DuplicateValue, InvalidDocument
+    """
+    constraints = store.constraints()
+    if constraints is None:
+        return None
+    return constraints.claim_run(store.base, store.overlay, entries, ids)
+
+
+def check_files(store: CollectionStore, wanted: PartedBase, first: int) -> None:
+    """Check that files may become part of a collection whose changes are all saved.
+
+    Parameters
+    ----------
+    store : CollectionStore
+        The collection.
+    wanted : PartedBase
+        Its documents with the files.
+    first : int
+        Number of the first such file.
+
+    Raises
+    ------
+    DuplicateValue, InvalidDocument
+    """
+    constraints = store.constraints()
+    if constraints is not None:
+        snapshot = Snapshot(wanted, Overlay(), wanted.live, wanted.hint.position)
+        constraints.check_files(snapshot, range(first, len(wanted.parts)))
