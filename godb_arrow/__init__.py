@@ -60,6 +60,9 @@ if TYPE_CHECKING:
     from godb_arrow.engine.updater import (
         UpdateResult,
     )
+    from godb_arrow.engine.validation import (
+        Validation,
+    )
     from godb_arrow.errors import (
         AccessDenied,
         ChecksumMismatch,
@@ -90,9 +93,11 @@ if TYPE_CHECKING:
         LimitExceeded,
         MemoryLimitExceeded,
         MissingDependency,
+        MissingValidator,
         ReadOnly,
         ReplicationFailed,
         SchemaError,
+        SchemaViolation,
         SourceNotFound,
         StorageError,
         TargetExists,
@@ -228,6 +233,7 @@ __all__ = [
     "MemoryLimitExceeded",
     "MemoryStats",
     "MissingDependency",
+    "MissingValidator",
     "OptionWarning",
     "Page",
     "Profile",
@@ -238,6 +244,7 @@ __all__ = [
     "RowFilter",
     "Scannable",
     "SchemaError",
+    "SchemaViolation",
     "SourceNotFound",
     "StorageEngine",
     "StorageError",
@@ -252,6 +259,7 @@ __all__ = [
     "UnsupportedType",
     "UnsupportedVersion",
     "UpdateResult",
+    "Validation",
     "VersionInfo",
     "VersionNotFound",
     "WorkerNotFound",
@@ -304,6 +312,7 @@ _NAMES = {
     ),
     "godb_arrow.engine.transaction": ("Transaction",),
     "godb_arrow.engine.updater": ("UpdateResult",),
+    "godb_arrow.engine.validation": ("Validation",),
     "godb_arrow.errors": (
         "AccessDenied",
         "ChecksumMismatch",
@@ -334,9 +343,11 @@ _NAMES = {
         "LimitExceeded",
         "MemoryLimitExceeded",
         "MissingDependency",
+        "MissingValidator",
         "ReadOnly",
         "ReplicationFailed",
         "SchemaError",
+        "SchemaViolation",
         "SourceNotFound",
         "StorageError",
         "TargetExists",

@@ -24,6 +24,8 @@
     ├── InvalidQuery (ValueError)             SQL that DuckDB refuses
     ├── InvalidOption (ValueError)
     ├── InvalidDocument (ValueError)          a document that cannot be stored
+    │   └── SchemaViolation                   of the validation; has ``id``, ``path``, ``problem``
+    ├── MissingValidator (RuntimeError)       a model that must be given again
     ├── InvalidUpdate (ValueError)            operators that cannot change a document
     ├── DuplicateId (ValueError)              has ``ids``
     ├── DuplicateValue (ValueError)           of a unique index; has ``fields``, ``value``, ``ids``
@@ -91,9 +93,11 @@ __all__ = [
     "LimitExceeded",
     "MemoryLimitExceeded",
     "MissingDependency",
+    "MissingValidator",
     "ReadOnly",
     "ReplicationFailed",
     "SchemaError",
+    "SchemaViolation",
     "SourceNotFound",
     "StorageError",
     "TargetExists",
@@ -358,6 +362,32 @@ class InvalidOption(GodbError, ValueError):
 
 class InvalidDocument(GodbError, ValueError):
     """Document that cannot be stored."""
+
+
+class SchemaViolation(InvalidDocument):
+    """Document that does not fit the validation of its collection. Nothing was changed.
+
+    Attributes
+    ----------
+    id : str
+        Document id.
+    path : str
+        Path to the value, such as ``address.zip`` or ``tags[2]``; empty for the whole document.
+    problem : str
+        What is wrong.
+    """
+
+    def __init__(self, identity: str, path: str, problem: str) -> None:
+        place = f"{path}: " if path else ""
+        super().__init__(
+            f"document {identity!r}: {place}{problem}",
+            advice="change the document, or the validation of the collection",
+        )
+        self.id, self.path, self.problem = identity, path, problem
+
+
+class MissingValidator(GodbError, RuntimeError):
+    """Model that validates documents, and is not stored, was not given again."""
 
 
 class InvalidUpdate(GodbError, ValueError):

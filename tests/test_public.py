@@ -58,6 +58,7 @@ ENGINE = {
     "Follower",
     "FollowerStatus",
     "IndexDefinition",
+    "Validation",
     "JoinedCollection",
     "LRUCache",
     "MemoryStats",
@@ -89,10 +90,11 @@ COLLECTION = {
     "create_index", "delete", "delete_many", "distinct", "drop_index", "explain", "find",
     "find_all", "find_all_stream", "find_one", "find_one_and_update", "find_page", "get", "indexes",
     "info", "insert", "insert_many", "is_dirty", "list_indexes", "name", "next_id", "pack", "path",
-    "profile", "replace", "restore", "sample", "schema", "set_compression", "sql", "state",
-    "stored_entries", "stored_schema", "stream", "stream_batches", "to_arrow", "to_dataset",
+    "profile", "replace", "restore", "sample", "schema", "set_compression", "set_validation", "sql",
+    "state", "stored_entries", "stored_schema", "stream", "stream_batches", "to_arrow",
+    "to_dataset",
     "to_folder", "to_pandas", "update", "update_by_id", "update_many", "update_one", "upsert_many",
-    "versions", "snapshot", "tag", "untag",
+    "validate", "validation", "versions", "snapshot", "tag", "untag",
 }  # fmt: skip
 
 STORAGE_ENGINE = {

@@ -71,6 +71,7 @@ def save_snapshot(
     snapshot: Snapshot,
     next_id: int,
     indexes: tuple[str, ...],
+    rules: bytes,
     compression: CompressionName,
     part_size: int,
 ) -> Base:
@@ -90,6 +91,8 @@ def save_snapshot(
         Number of the next generated id.
     indexes : tuple of str
         Fields that have an index.
+    rules : bytes
+        Packed rules of the collection.
     compression : str
         Compression of new files.
     part_size : int
@@ -116,6 +119,7 @@ def save_snapshot(
             snapshot,
             next_id,
             indexes,
+            rules,
             compression,
             part_size,
             directory.stamp,
@@ -124,7 +128,7 @@ def save_snapshot(
         return parted
     write_snapshots(
         directory.write(target, base),
-        [(name, snapshot, next_id, indexes)],
+        [(name, snapshot, next_id, indexes, rules)],
         keep_extras=base.is_ours,
         compression=compression,
         threads=base.memory.threads,
@@ -143,6 +147,7 @@ def _save_parts(
     snapshot: Snapshot,
     next_id: int,
     indexes: tuple[str, ...],
+    rules: bytes,
     compression: CompressionName,
     part_size: int,
     directory: bytes,
@@ -197,6 +202,7 @@ def _save_parts(
         run=snapshot.position.run,
         directory=directory,
         former=_former(base, folder.path),
+        rules=rules,
         tags=base.manifest.tags if isinstance(base, PartedBase) and base.folder is folder else {},
     )
     return PartedBase(folder, folder.commit(manifest, statistics))
@@ -230,7 +236,7 @@ def _former(base: Base, target: object) -> int:
 
 def write_snapshots(
     target: AbstractContextManager[BinaryIO],
-    snapshots: Sequence[tuple[str, Snapshot, int, tuple[str, ...]]],
+    snapshots: Sequence[tuple[str, Snapshot, int, tuple[str, ...], bytes]],
     *,
     keep_extras: bool,
     threads: int,
@@ -245,7 +251,7 @@ def write_snapshots(
     target : context manager
         Context that opens the file, such as :func:`~godb_arrow.storage.replace.replace_file`.
     snapshots : sequence of tuples
-        Name, snapshot, next generated id, and indexed fields of each collection.
+        Name, snapshot, next generated id, indexed fields and rules of each collection.
     keep_extras : bool
         Whether to keep other keys of the first collection's file.
     threads : int
@@ -265,7 +271,7 @@ def write_snapshots(
     collections, indexes = [], {}
     metadata: dict[bytes, bytes] = {}
     others: dict[str, bytes] = {}
-    for name, snapshot, next_id, fields in snapshots:
+    for name, snapshot, next_id, fields, rules in snapshots:
         base = snapshot.base
         if keep_extras and base.path is not None and not base.hint.plain:
             existing = read_existing(base.open().source, base.open().name)
@@ -283,6 +289,7 @@ def write_snapshots(
             run=snapshot.position.run,
             directory=directory,
             former=former,
+            rules=rules,
         )
         runs = MergedRuns(snapshot, base.files(), changes=True, fields=fields)
         packed = runs.packed(0, hint.count)

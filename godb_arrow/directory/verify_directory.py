@@ -24,7 +24,7 @@ __all__ = ["merge_report", "verify_directory"]
 
 
 _FILE = ".godb"
-_SETTINGS = frozenset({"create", "attach", "drop", "rename", "index", "compression", LOST})
+_SETTINGS = frozenset({"create", "attach", "drop", "rename", "index", "rules", "compression", LOST})
 
 
 def verify_directory(path: str, *, progress: Progress | None = None) -> FileReport:

@@ -9,7 +9,13 @@ from godb_arrow import codec
 from godb_arrow.documents.encoding import check_document_size, encode_rows
 from godb_arrow.documents.ids import identify, number_of
 from godb_arrow.documents.rows import rows_of
-from godb_arrow.engine.claims import claim_run, prepare_constraints
+from godb_arrow.engine.claims import (
+    claim_run,
+    prepare_constraints,
+    prepare_ids,
+    validate,
+    validated,
+)
 from godb_arrow.engine.inserter import is_used
 from godb_arrow.engine.pending import are_few, plan_put
 from godb_arrow.engine.saver import Reservation, Saver
@@ -65,7 +71,8 @@ class CheckedWriter:
         store = self._store
         limit = self._context.options.max_document_bytes
         rows = rows_of(documents, None)
-        runs = [*encode_rows(rows, None, False, store.ids(), max_document_bytes=limit)]
+        encoded = encode_rows(rows, None, False, store.ids(), max_document_bytes=limit)
+        runs = [*validated(store, encoded)]
         chunk = b"".join(run.chunk for run in runs)
         ids = [document[ID_FIELD] for document in documents]
         entries = scan(chunk, len(ids))
@@ -73,7 +80,7 @@ class CheckedWriter:
             size = sum(weight(key, entries.document(index)) for index, key in enumerate(ids))
         else:
             size = bulk_weight(entries, ids)
-        store.prepare_ids()
+        prepare_ids(store)
         prepare_constraints(store)
         with nullcontext() if is_reserved else self._saver.reserved(size), store.lock:
             store.check_present()
@@ -118,6 +125,7 @@ class CheckedWriter:
         with naming_document(identity):
             raw = codec.pack(made)
         check_document_size(identity, raw, self._context.options.max_document_bytes)
+        validate(store, identity, raw)
         size = weight(identity, raw)
         with nullcontext() if is_reserved else self._saver.reserved(size), store.lock:
             store.check_present()

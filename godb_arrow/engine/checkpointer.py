@@ -34,6 +34,7 @@ class _Saving:
     name: str
     next_id: int
     indexes: tuple[str, ...]
+    rules: bytes
     compression: CompressionName
     changes: int
     needs: int | None
@@ -154,7 +155,7 @@ class Checkpointer:
         store, directory = self._store, self._context.directory
         # These may read the file, and fail.
         next_id = store.id_sequence().next_id
-        indexes, compression = store.indexes(), store.compression()
+        indexes, rules, compression = store.indexes(), store.rules(), store.compression()
         snapshot = store.freeze()
         part_size, versions = self._context.options.part_size, self._context.options.versions
         target = place_for(
@@ -168,6 +169,7 @@ class Checkpointer:
             store.name,
             next_id,
             indexes,
+            rules,
             compression,
             store.changes,
             store.needs,
@@ -189,6 +191,7 @@ class Checkpointer:
             saving.snapshot,
             saving.next_id,
             saving.indexes,
+            saving.rules,
             saving.compression,
             self._context.options.part_size,
         )

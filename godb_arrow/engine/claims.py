@@ -5,16 +5,32 @@ The caller holds the lock of the collection, unless a function says otherwise.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from godb_arrow import codec
+from godb_arrow.documents.encoding import Encoded
 from godb_arrow.engine.constraints import Claims
 from godb_arrow.engine.store import CollectionStore
+from godb_arrow.engine.validation import check_document, check_run
 from godb_arrow.snapshots.overlay import Overlay
 from godb_arrow.snapshots.parted_base import PartedBase
 from godb_arrow.snapshots.snapshot import Snapshot
 
-__all__ = ["check_files", "claim_run", "prepare_constraints"]
+__all__ = [
+    "check_files",
+    "claim_run",
+    "prepare_constraints",
+    "prepare_ids",
+    "validate",
+    "validate_files",
+    "validated",
+]
+
+
+def prepare_ids(store: CollectionStore) -> None:
+    """Build the id index of the base before the lock is taken, so that no thread waits."""
+    with store.pinned_base() as base:
+        base.prepare_ids()
 
 
 def prepare_constraints(store: CollectionStore) -> None:
@@ -23,6 +39,36 @@ def prepare_constraints(store: CollectionStore) -> None:
     if constraints is not None:
         with store.pinned_base() as base:
             constraints.prepare(base)
+
+
+def validate(store: CollectionStore, identity: str, document: bytes) -> None:
+    """Check that a document fits the validation of a collection; the caller holds no lock.
+
+    Raises
+    ------
+    SchemaViolation, MissingValidator
+    """
+    validator = store.validator()
+    if validator is not None:
+        check_document(validator, identity, codec.with_id(codec.load(document), identity))
+
+
+def validated(store: CollectionStore, runs: Iterator[Encoded]) -> Iterator[Encoded]:
+    """Yield runs of documents that fit the validation of a collection."""
+    validator = store.validator()
+    for run in runs:
+        if validator is not None:
+            check_run(validator, run.entries())
+        yield run
+
+
+def validate_files(store: CollectionStore, wanted: PartedBase, first: int) -> None:
+    """Check that the documents of files fit the validation; see :func:`check_files`."""
+    validator = store.validator()
+    if validator is not None:
+        for file in wanted.parts[first:]:
+            for _, entries in file.loaded():
+                check_run(validator, entries)
 
 
 def claim_run(store: CollectionStore, entries: codec.Entries, ids: Sequence[str]) -> Claims | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import html
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar, overload
 
 from godb_arrow.codec.compression import check_compression
@@ -20,16 +20,19 @@ from godb_arrow.engine.maintainer import Maintainer
 from godb_arrow.engine.open_collection import OpenCollection
 from godb_arrow.engine.point_reader import PointReader
 from godb_arrow.engine.refresher import Refresher
+from godb_arrow.engine.rule_changes import set_validation
 from godb_arrow.engine.saver import Saver
 from godb_arrow.engine.updater import CollectionUpdater
+from godb_arrow.engine.validation import Validation, violations
 from godb_arrow.engine.writer import CollectionWriter
+from godb_arrow.errors import SchemaViolation
 from godb_arrow.options import CompressionName
 from godb_arrow.query.filters import Filter
 from godb_arrow.snapshots.indexes import check_indexable
 from godb_arrow.snapshots.snapshot import Snapshot
 from godb_arrow.snapshots.versions import CollectionVersion, VersionInfo, find_version
 
-__all__ = ["Collection", "maintainer_of"]
+__all__ = ["Collection", "maintainer_of", "settings_of"]
 
 _Default = TypeVar("_Default")
 
@@ -349,7 +352,65 @@ class Collection(EditableCollection):
             before = self._store.indexes()
             left = tuple(name for name in before if name not in dropped)
             if left != before:
-                self._store.set_indexes(left)
+                self._store.change_setting({"op": "index", "i": list(left)})
+
+    def set_validation(self, schema: Any, *, allow_extra: bool = False) -> None:
+        """Validate documents from now on: a change with a document that does not fit is refused.
+
+        Existing documents are not checked; see :meth:`validate`. A JSON Schema and a model see a
+        document as JSON, with moments as texts of RFC 3339 and binary values in base 64. They see
+        the id only if they name the property ``_id``. Models validate in strict mode.
+
+        Parameters
+        ----------
+        schema : pyarrow.Schema, mapping, type or None
+            An Arrow schema, a JSON Schema, or a model of pydantic. A model must be given again
+            after the engine was opened again, since only its JSON Schema is stored. None ends the
+            validation.
+        allow_extra : bool
+            Whether documents may have fields that an Arrow schema does not have, default False.
+
+        Raises
+        ------
+        InvalidOption
+            The schema is invalid, or has a part that cannot be checked.
+        MissingDependency
+            A JSON Schema needs the package jsonschema.
+        UnsupportedType
+
+        Examples
+        --------
+        >>> import tempfile, godb_arrow, pyarrow as pa
+        >>> with godb_arrow.StorageEngine(tempfile.mkdtemp()) as engine:
+        ...     users = engine.create_collection("users")
+        ...     users.set_validation(pa.schema([pa.field("name", pa.string(), nullable=False)]))
+        ...     try:
+        ...         users.insert({"name": 5})
+        ...     except godb_arrow.SchemaViolation as violation:
+        ...         print(violation.path, violation.problem)
+        name expected string, found 5
+        """
+        with self._store.writing("set the validation"):
+            set_validation(self._store, schema, allow_extra=allow_extra)
+
+    @property
+    def validation(self) -> Validation | None:
+        """Validation of the documents; None if there is none."""
+        validator = self._refresher.read(self._store, self._store.validator)
+        return None if validator is None else validator.info
+
+    def validate(self) -> Iterator[SchemaViolation]:
+        """Check the existing documents.
+
+        Yields
+        ------
+        SchemaViolation
+            One for each document that does not fit.
+        """
+        validator = self._refresher.read(self._store, self._store.validator)
+        if validator is not None:
+            for entries in self.stored_entries():
+                yield from violations(validator, entries)
 
     def set_compression(self, compression: CompressionName) -> None:
         """Set the compression of the next files.
@@ -379,7 +440,7 @@ class Collection(EditableCollection):
             self._store.check_present()
             check_compression(compression)
             if compression != self.compression:
-                self._store.set_compression(compression)
+                self._store.change_setting({"op": "compression", "z": compression})
 
     def checkpoint(self) -> bool:
         """Write the changes of the collection to its files.
@@ -486,6 +547,11 @@ class Collection(EditableCollection):
         """
         self._store.context.lifecycle.check_writable()
         self._maintainer.restore(version)
+
+
+def settings_of(collection: Collection) -> tuple[tuple[str, ...], bytes]:
+    """Return the indexes and the rules of a collection, as its files record them."""
+    return collection._indexed, collection._store.rules()
 
 
 def maintainer_of(collection: Collection) -> Maintainer:

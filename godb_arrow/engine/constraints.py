@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from godb_arrow import codec
+from godb_arrow.engine.validation import Validator
 from godb_arrow.snapshots.base import Base
 from godb_arrow.snapshots.index_names import IndexDefinition, hash_literal, hashes_of
 from godb_arrow.snapshots.layers import Bulk
@@ -144,15 +145,20 @@ def _hashes(keys: Iterable[bytes]) -> list[int]:
 
 
 class Constraints:
-    """Unique indexes of a collection; the caller holds its lock.
+    """Unique indexes of a collection, and its validation; the caller holds its lock.
 
     Parameters
     ----------
     unique : sequence of IndexDefinition
         The unique indexes.
+    validator : Validator, optional
+        What validates documents, default nothing. It is called without the lock.
     """
 
-    def __init__(self, unique: Sequence[IndexDefinition]) -> None:
+    def __init__(
+        self, unique: Sequence[IndexDefinition], validator: Validator | None = None
+    ) -> None:
+        self.validator = validator
         self._unique = [_UniqueValues(definition) for definition in unique]
 
     @property

@@ -68,7 +68,7 @@ def add_index(store: CollectionStore, index: IndexDefinition) -> None:
                 _compare(index, snapshot)
                 compared = store.changes
             if not is_new or compared == store.changes:
-                store.set_indexes((*before, *missing))
+                store.change_setting({"op": "index", "i": [*before, *missing]})
                 return
             changes = store.changes
         _compare(index, snapshot)

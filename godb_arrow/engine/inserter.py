@@ -10,6 +10,7 @@ from godb_arrow import codec
 from godb_arrow.directory.journal import Receipt
 from godb_arrow.documents.encoding import check_document_size
 from godb_arrow.documents.ids import IdSequence, identify, number_of
+from godb_arrow.engine.claims import validate
 from godb_arrow.engine.constraints import Claims
 from godb_arrow.engine.saver import MAX_JOURNAL_BYTES, Saver
 from godb_arrow.engine.store import CollectionStore
@@ -48,6 +49,8 @@ class Inserter:
             store.context.lifecycle.check_writable()
             sequence = store.sequence if store.is_ready else None
             identity, entry, raw, number, given = self._packed(document, sequence or store.ids())
+            if not store.is_unconstrained:
+                validate(store, identity, raw)
             size = weight(identity, raw)
             with store.lock:
                 store.note_access()

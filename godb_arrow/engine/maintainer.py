@@ -21,7 +21,7 @@ import pyarrow as pa
 from godb_arrow.directory.compaction import choose_parts, join_parts
 from godb_arrow.engine.bulk import join_bases
 from godb_arrow.engine.checkpointer import Checkpointer
-from godb_arrow.engine.claims import check_files
+from godb_arrow.engine.claims import check_files, validate_files
 from godb_arrow.engine.store import CollectionStore
 from godb_arrow.errors import (
     GodbError,
@@ -197,7 +197,9 @@ class Maintainer:
             rows = [part.statistics for part in written]
             stamp = self._context.directory.stamp
             joined = join_bases(before, parts, rows, schemas, sequence.next_id, stamp)
-            check_files(store, PartedBase(base.folder, joined[0]), len(before.parts))
+            wanted = PartedBase(base.folder, joined[0])
+            check_files(store, wanted, len(before.parts))
+            validate_files(store, wanted, len(before.parts))
             checkpointer.commit_manifest(base, joined)
             base.forget(store.base)
         checkpointer.sweep()

@@ -13,6 +13,8 @@ from godb_arrow.codec.compression import check_compression
 from godb_arrow.directory.data_directory import DataDirectory
 from godb_arrow.directory.records import Record
 from godb_arrow.engine.constraints import Constraints
+from godb_arrow.engine.rules import Rules
+from godb_arrow.engine.validation import Validator, restored_validator
 from godb_arrow.file.hints import CollectionHint, JournalPosition
 from godb_arrow.former_ipc import read_former_schema
 from godb_arrow.options import CompressionName
@@ -118,17 +120,23 @@ class Settings:
     ----------
     indexes : tuple of str or None
         Indexed fields, or None for those that the base records.
+    rules : bytes or None
+        Packed rules, or None for those that the base records.
+    validator : Validator or None
+        What validates documents, if it was set since the collection was opened.
     compression : str or None
         Compression of new files, or None for the compression that the base records.
     columns : pyarrow.Schema or None
         Schema of a table without rows that was inserted, until there are documents.
     constraints : Constraints or None
-        What the indexes demand, once it was read.
+        What indexes and rules demand, once it was read.
     """
 
     indexes: tuple[str, ...] | None = None
     compression: CompressionName | None = None
     columns: pa.Schema | None = None
+    rules: bytes | None = None
+    validator: Validator | None = None
     constraints: Constraints | None = field(default=_UNREAD, repr=False)
 
     @property
@@ -148,11 +156,22 @@ class Settings:
             self.compression = hint.compression
         return self.compression
 
-    def read_constraints(self, indexes: Callable[[], Iterable[str]]) -> Constraints | None:
-        """Return the constraints, given a function that returns the indexed fields."""
+    def read_rules(self, hint: CollectionHint) -> bytes:
+        """Return the packed rules, given what the base records."""
+        if self.rules is None:
+            self.rules = hint.rules
+        return self.rules
+
+    def read_constraints(
+        self, indexes: Callable[[], Iterable[str]], rules: Callable[[], bytes]
+    ) -> Constraints | None:
+        """Return the constraints, given functions that return the indexed fields and the rules."""
         if self.constraints is _UNREAD:
             unique = [index for index in definitions_of(indexes()) if index.unique]
-            self.constraints = Constraints(unique) if unique else None
+            stored, validator = Rules.unpack(rules()).validation, self.validator
+            if stored is not None and validator is None:
+                validator = restored_validator(stored)
+            self.constraints = Constraints(unique, validator) if unique or validator else None
         return self.constraints
 
     def replay(self, meta: Mapping[str, Any]) -> None:
@@ -160,6 +179,8 @@ class Settings:
         if meta["op"] == "index":
             self.indexes = tuple(meta["i"])
             self.constraints = _UNREAD
+        elif meta["op"] == "rules":
+            self.rules, self.validator, self.constraints = meta["r"], None, _UNREAD
         elif meta["op"] == "compression":
             self.compression = check_compression(meta["z"]).name
         elif meta["op"] == "write":

@@ -6,8 +6,8 @@ import os
 from collections.abc import Sequence
 
 from godb_arrow.directory.snapshot_writer import write_snapshots
-from godb_arrow.engine.collection import Collection
-from godb_arrow.snapshots.readable import index_names_of, snapshot_of
+from godb_arrow.engine.collection import Collection, settings_of
+from godb_arrow.snapshots.readable import snapshot_of
 from godb_arrow.storage.modes import UNLIMITED
 from godb_arrow.storage.replace import replace_file
 
@@ -38,7 +38,7 @@ def write_collections(
     for collection in collections:
         snapshot = snapshot_of(collection)
         access &= snapshot.base.access()
-        written.append((collection.name, snapshot, collection.next_id, index_names_of(collection)))
+        written.append((collection.name, snapshot, collection.next_id, *settings_of(collection)))
     return write_snapshots(
         replace_file(path, access=access), written, keep_extras=False, threads=threads
     )

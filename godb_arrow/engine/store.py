@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 
@@ -19,8 +19,9 @@ from godb_arrow.engine.context import EngineContext
 from godb_arrow.engine.info import CollectionState
 from godb_arrow.engine.lifecycle import dropped_error
 from godb_arrow.engine.pending import PendingRecords, Settings, next_id_of
+from godb_arrow.engine.validation import Validator
 from godb_arrow.errors import EngineClosed, error_context
-from godb_arrow.file.hints import JournalPosition
+from godb_arrow.file.hints import CollectionHint, JournalPosition
 from godb_arrow.options import CompressionName
 from godb_arrow.recorded_schema import describe_schema
 from godb_arrow.snapshots.base import Base
@@ -31,6 +32,7 @@ __all__ = ["CollectionStore", "planned_change"]
 
 
 _NO_POSITION = JournalPosition()
+_Setting = TypeVar("_Setting")
 
 
 class CollectionStore:
@@ -263,11 +265,6 @@ class CollectionStore:
         finally:
             del pin
 
-    def prepare_ids(self) -> None:
-        """Build the id index of the base before the lock is taken, so that no thread waits."""
-        with self.pinned_base() as base:
-            base.prepare_ids()
-
     # --- ids ----------------------------------------------------------------------------------
 
     def ids(self) -> IdSequence:
@@ -290,39 +287,43 @@ class CollectionStore:
 
     def indexes(self) -> tuple[str, ...]:
         """Return the indexed fields."""
+        return self._read(Settings.read_indexes)
+
+    def rules(self) -> bytes:
+        """Return the packed rules."""
+        return self._read(Settings.read_rules)
+
+    def compression(self) -> CompressionName:
+        """Return the compression of new files."""
+        return self._read(Settings.read_compression)
+
+    def _read(self, setting: Callable[[Settings, CollectionHint], _Setting]) -> _Setting:
         with self.lock:
-            self._prepare_settings()
-            return self._settings.read_indexes(self.base.hint)
+            if self.is_dropped:
+                raise dropped_error(self.name, self.context.directory.read_only)
+            self.prepare()
+            return setting(self._settings, self.base.hint)
 
     def constraints(self) -> Constraints | None:
         """Return what the collection demands of its documents; None if it demands nothing."""
-        return self._settings.read_constraints(self.indexes)
+        return self._settings.read_constraints(self.indexes, self.rules)
+
+    def validator(self) -> Validator | None:
+        """Return what validates documents, if anything does."""
+        constraints = self.constraints()
+        return None if constraints is None else constraints.validator
 
     def claim(self, versions: Mapping[str, bytes | None]) -> Claims | None:
         """Check that documents may be put and deleted, by id; the caller holds the lock."""
         constraints = self.constraints()
-        if constraints is None:
-            return None
-        return constraints.claim(self.base, self.overlay, versions)
+        return None if constraints is None else constraints.claim(self.base, self.overlay, versions)
 
-    def compression(self) -> CompressionName:
-        """Return the compression of new files."""
-        with self.lock:
-            self._prepare_settings()
-            return self._settings.read_compression(self.base.hint)
-
-    def _prepare_settings(self) -> None:
-        if self.is_dropped:
-            raise dropped_error(self.name, self.context.directory.read_only)
-        self.prepare()
-
-    def set_indexes(self, fields: tuple[str, ...]) -> None:
-        """Journal and set the indexed fields; the caller holds the lock."""
-        self.context.sync(self._set({"op": "index", "i": list(fields)}, []))
-
-    def set_compression(self, compression: CompressionName) -> None:
-        """Journal and set the compression of new files; the caller holds the lock."""
-        self.context.sync(self._set({"op": "compression", "z": compression}, []))
+    def change_setting(self, meta: dict[str, Any], validator: Validator | None = None) -> None:
+        """Journal and change a setting, as a record describes it; the caller holds the lock."""
+        number = self._set(meta, [])
+        if validator is not None:
+            self._settings.validator = validator
+        self.context.sync(number)
 
     def set_columns(self, schema: pa.Schema) -> int | None:
         """Journal and set the schema of a collection without documents.

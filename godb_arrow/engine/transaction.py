@@ -13,7 +13,7 @@ from godb_arrow.directory.records import TRANSACTION
 from godb_arrow.documents.ids import id_of
 from godb_arrow.engine.catalog import Catalog
 from godb_arrow.engine.checked_writer import CheckedWriter
-from godb_arrow.engine.claims import prepare_constraints
+from godb_arrow.engine.claims import prepare_constraints, prepare_ids
 from godb_arrow.engine.context import EngineContext
 from godb_arrow.engine.editing import EditableCollection
 from godb_arrow.engine.pending import are_few
@@ -221,7 +221,7 @@ class Transaction:
     def _commit(self, changes: list[_Change]) -> None:
         size = 0
         for change in changes:
-            change.store.collection.prepare_ids()
+            prepare_ids(change.store.collection)
             prepare_constraints(change.store.collection)
             size += sum(weight(key, raw) for key, raw in change.puts.items())
             size += sum(weight(key, None) for key in change.deleted)

@@ -8,6 +8,7 @@ from typing import Any
 from godb_arrow.directory.journal import Receipt
 from godb_arrow.documents.ids import IdSequence
 from godb_arrow.engine.store import CollectionStore
+from godb_arrow.engine.validation import Validator
 from godb_arrow.snapshots.overlay import Overlay, PlannedChange
 from godb_arrow.snapshots.snapshot import Snapshot
 
@@ -63,6 +64,10 @@ class TransactionStore(CollectionStore):
 
     def constraints(self) -> None:
         """Return None: the end of the transaction checks its changes."""
+
+    def validator(self) -> Validator | None:
+        """Return what validates documents, if anything does."""
+        return self.collection.validator()
 
     def journaled(
         self, meta: dict[str, Any], parts: Sequence[bytes], apply: PlannedChange

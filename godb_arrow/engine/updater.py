@@ -131,18 +131,23 @@ class CollectionUpdater:
                     check_named(self._snapshot(), condition)
             size = 0
             for attempt in itertools.count():
-                if attempt >= _MAX_ATTEMPTS and not isinstance(condition, RowFilter):
+                if attempt >= _MAX_ATTEMPTS and not self._runs_code(condition):
                     break
                 done, size = self._attempt(wanted, condition, size, is_locked=False)
                 if done is not None:
                     return done
-            # Other threads change the collection repeatedly: now they wait. A RowFilter is code of
-            # the caller, which must not run under a lock. Memory is reserved before, since saving
-            # other collections may need the lock.
+            # Other threads change the collection repeatedly: now they wait. A RowFilter and a model
+            # are code of the caller, which must not run under a lock. Memory is reserved before,
+            # since saving other collections may need the lock.
             with self._checked.reserved(2 * size), store.lock:
                 done, _ = self._attempt(wanted, condition, size, is_locked=True)
             assert done is not None
             return done
+
+    def _runs_code(self, condition: Filter | None) -> bool:
+        """Return whether an update runs code of the caller."""
+        validator = self._store.validator()
+        return isinstance(condition, RowFilter) or (validator is not None and validator.runs_code)
 
     def _snapshot(self) -> Snapshot:
         with self._store.reading():

@@ -15,7 +15,13 @@ from godb_arrow.documents.encoding import Encoded, check_document_size, encode_r
 from godb_arrow.documents.ids import id_of, repeated_ids
 from godb_arrow.documents.rows import rows_of, stored_schema
 from godb_arrow.engine.bulk_writer import BulkWriter
-from godb_arrow.engine.claims import claim_run, prepare_constraints
+from godb_arrow.engine.claims import (
+    claim_run,
+    prepare_constraints,
+    prepare_ids,
+    validate,
+    validated,
+)
 from godb_arrow.engine.pending import are_few, plan_put
 from godb_arrow.engine.saver import Saver
 from godb_arrow.engine.store import CollectionStore
@@ -108,6 +114,7 @@ class CollectionWriter:
             size = 0
             limit = self._context.options.max_document_bytes
             runs = encode_rows(rows, id_column, omit_nulls, store.ids(), max_document_bytes=limit)
+            runs = validated(store, runs)
             for run in runs:
                 encoded.append(run)
                 id_bytes = _BYTES_PER_GIVEN_ID if run.given else _BYTES_PER_GENERATED_ID
@@ -181,7 +188,7 @@ class CollectionWriter:
         max_id = codec.survey_ids(encoded.ids)[1]
         if given:
             sequence.see_number(max_id)
-            store.prepare_ids()
+            prepare_ids(store)
         prepare_constraints(store)
         with store.lock:
             store.check_present()
@@ -335,6 +342,7 @@ class CollectionWriter:
             document = change(key, before)
             raw = codec.pack(document)
         check_document_size(key, raw, self._context.options.max_document_bytes)
+        validate(self._store, key, raw)
         return document, raw
 
     def swap(self, key: str, expected: Mapping[Any, Any], document: Mapping[Any, Any]) -> bool:
@@ -415,7 +423,7 @@ class CollectionWriter:
         """Delete existing documents; return None if the collection changed since a version."""
         store = self._store
         with store.writing("delete"):
-            store.prepare_ids()
+            prepare_ids(store)
             with store.lock:
                 store.check_present()
                 store.prepare()

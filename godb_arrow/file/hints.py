@@ -32,6 +32,7 @@ __all__ = [
     "JournalPosition",
     "checked_next_id",
     "checked_number",
+    "checked_rules",
     "checked_uuid",
     "pack_hints",
     "read_hints",
@@ -85,6 +86,8 @@ def pack_hints(hints: Mapping[str, CollectionHint]) -> bytes:
             recorded["former"] = hint.former
         if hint.indexes:
             recorded["indexes"] = list(hint.indexes)
+        if hint.rules:
+            recorded["rules"] = hint.rules
         if hint.plain:
             recorded["plain"] = True
         if hint.version:
@@ -142,6 +145,7 @@ class CollectionHint:
     run: bytes = b""
     directory: bytes = b""
     former: int = 0
+    rules: bytes = b""
 
     @property
     def fingerprint(self) -> int:
@@ -220,7 +224,15 @@ def _read_hint(hint: Any) -> CollectionHint:
         run=checked_uuid(hint.get("run", b"")),
         directory=checked_uuid(hint.get("directory", b"")),
         former=int(hint.get("former", 0)),
+        rules=checked_rules(hint.get("rules", b"")),
     )
+
+
+def checked_rules(rules: Any) -> bytes:
+    """Return the packed rules of a collection, if they are bytes."""
+    if not isinstance(rules, bytes):
+        raise TypeError(f"{type(rules).__name__} in place of rules")
+    return rules
 
 
 def _is_sound(metadata: Any) -> bool:

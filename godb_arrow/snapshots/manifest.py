@@ -41,6 +41,7 @@ from godb_arrow.file.hints import (
     JournalPosition,
     checked_next_id,
     checked_number,
+    checked_rules,
     checked_uuid,
 )
 from godb_arrow.former_ipc import read_former_schema
@@ -157,6 +158,8 @@ class Manifest:
         UUID of the data directory whose engine wrote the manifest.
     former : int
         Fingerprint of the single file that the folder supersedes.
+    rules : bytes
+        Packed rules of the collection.
     tags : mapping of str to int
         Versions that stay readable until their tag is removed. The current manifest has all tags.
 
@@ -181,6 +184,7 @@ class Manifest:
     run: bytes = b""
     directory: bytes = b""
     former: int = 0
+    rules: bytes = b""
     tags: Mapping[str, int] = field(default_factory=dict)
 
     @property
@@ -227,6 +231,7 @@ class Manifest:
             **({"run": self.run} if self.run else {}),
             **({"directory": self.directory} if self.directory else {}),
             **({"former": self.former} if self.former else {}),
+            **({"rules": self.rules} if self.rules else {}),
             **({"tags": dict(self.tags)} if self.tags else {}),
         }
         packed: bytes = msgpack.packb(content, unicode_errors="surrogateescape")
@@ -270,6 +275,7 @@ class Manifest:
                 run=checked_uuid(content.get("run", b"")),
                 directory=checked_uuid(content.get("directory", b"")),
                 former=int(content.get("former", 0)),
+                rules=checked_rules(content.get("rules", b"")),
                 tags=_unpack_tags(content.get("tags", {})),
             )
         except UNUSABLE as error:

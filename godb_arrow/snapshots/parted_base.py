@@ -135,6 +135,7 @@ class PartedBase(Base):
             run=manifest.run,
             directory=manifest.directory,
             former=manifest.former,
+            rules=manifest.rules,
         )
 
     @property

@@ -29,7 +29,7 @@ from godb_arrow.snapshots.snapshot import Snapshot
 from godb_arrow.snapshots.sorting import SortedDocuments, sampled
 from godb_arrow.snapshots.streaming import BatchStream, DocumentStream
 
-__all__ = ["SnapshotCollection", "index_names_of", "snapshot_of"]
+__all__ = ["SnapshotCollection", "snapshot_of"]
 
 
 class SnapshotCollection(Scannable):
@@ -455,11 +455,6 @@ def _check_numbers(limit: int | None, offset: int) -> None:
             isinstance(value, bool) or not isinstance(value, int) or value < 0
         ):
             raise InvalidOption(f"{name} is {value!r}", advice="give a whole number")
-
-
-def index_names_of(collection: SnapshotCollection) -> tuple[str, ...]:
-    """Return the names of the sorted keys of a collection's indexes."""
-    return collection._indexed
 
 
 def snapshot_of(collection: SnapshotCollection) -> Snapshot:

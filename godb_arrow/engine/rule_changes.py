@@ -1,0 +1,25 @@
+"""Changes of the rules of a collection."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from godb_arrow.engine.rules import Rules
+from godb_arrow.engine.store import CollectionStore
+from godb_arrow.engine.validation import Validator, stored_validator, validator_of
+
+__all__ = ["set_validation"]
+
+
+def set_validation(store: CollectionStore, schema: Any, *, allow_extra: bool) -> None:
+    """Set or remove the validation of a collection; see :meth:`Collection.set_validation`."""
+    validator = None if schema is None else validator_of(schema, allow_extra=allow_extra)
+    stored = None if validator is None else stored_validator(validator)
+    with store.lock:
+        _set(store, replace(Rules.unpack(store.rules()), validation=stored), validator)
+
+
+def _set(store: CollectionStore, rules: Rules, validator: Validator | None) -> None:
+    store.check_present()
+    store.change_setting({"op": "rules", "r": rules.pack()}, validator)
