@@ -13,7 +13,7 @@ import pyarrow as pa
 from godb_arrow.arrow_compute import pc
 from godb_arrow.codec.predicate import Predicate
 from godb_arrow.errors import InvalidFilter, InvalidOption
-from godb_arrow.query.literals import compared, fits_exactly, type_at
+from godb_arrow.query.literals import compared, fits_exactly, parsed, paths_in, type_at
 from godb_arrow.query.predicate import compile_filter
 from godb_arrow.schema import is_json, storage_schema
 
@@ -83,13 +83,19 @@ def rows_where(batch: pa.RecordBatch, condition: pc.Expression) -> pa.Array:
 
     plain = pa.Table.from_batches([_without_json(batch)])
     try:
-        # Like Table.filter, but without threads, because other threads filter other batches.
-        source = acero.Declaration("table_source", acero.TableSourceNodeOptions(plain))
-        project = acero.Declaration("project", acero.ProjectNodeOptions([condition], [_KEEP]))
-        plan = acero.Declaration.from_sequence([source, project])
-        return pc.indices_nonzero(plan.to_table(use_threads=False).column(_KEEP))
+        kept = _run(plain, "project", acero.ProjectNodeOptions([condition], [_KEEP]))
+        return pc.indices_nonzero(kept.column(_KEEP))
     except (pa.ArrowException, KeyError, IndexError) as error:
         raise _invalid(batch.schema, condition, error) from error
+
+
+def _run(table: pa.Table, node: str, options: Any) -> pa.Table:
+    """Run a node of Acero on a table, without threads: other threads filter other batches."""
+    from pyarrow import acero
+
+    source = acero.Declaration("table_source", acero.TableSourceNodeOptions(table))
+    plan = acero.Declaration.from_sequence([source, acero.Declaration(node, options)])
+    return plan.to_table(use_threads=False)
 
 
 def _invalid(schema: pa.Schema, condition: pc.Expression, error: Exception) -> InvalidFilter:
@@ -277,11 +283,13 @@ def check_expression(schema: pa.Schema, expression: pc.Expression) -> None:
 
 
 def _evaluate(schema: pa.Schema, expression: pc.Expression) -> None:
+    from pyarrow import acero
+
     plain = storage_schema(schema)
     # schema.empty_table knows no dictionaries in lists.
     empty = pa.Table.from_arrays([pa.nulls(0, field.type) for field in plain], schema=plain)
     try:
-        empty.filter(expression)
+        _run(empty, "filter", acero.FilterNodeOptions(expression))
     except (pa.ArrowException, KeyError) as error:
         raise _invalid(schema, expression, error) from error
 
@@ -311,6 +319,9 @@ def names_in(expression: pc.Expression) -> list[str]:
 
 def fields_of(schema: pa.Schema, expression: pc.Expression) -> set[str]:
     """Return the fields that an expression needs."""
+    found = parsed(expression)
+    if found is not None:
+        return {path[0] for path in paths_in(found[0])}.intersection(schema.names)
     schema = _named_in(schema, expression)
     text = str(expression)
     needed = set()

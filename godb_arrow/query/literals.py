@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import ctypes
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,7 +23,7 @@ import pyarrow as pa
 from godb_arrow.arrow_compute import pc
 from godb_arrow.errors import InvalidFilter
 
-__all__ = ["Operand", "compared", "fit_literals", "fits_exactly", "parsed", "type_at"]
+__all__ = ["Operand", "compared", "fit_literals", "fits_exactly", "parsed", "paths_in", "type_at"]
 
 _COMPARISONS = frozenset(("equal", "not_equal", "less", "less_equal", "greater", "greater_equal"))
 _SAME_TYPE = _COMPARISONS | {"coalesce"}
@@ -132,6 +133,14 @@ def parsed(expression: pc.Expression) -> tuple[Operand, pa.RecordBatch] | None:
     """
     batch = _serialized(expression)
     return None if batch is None else (_parsed(batch), batch)
+
+
+def paths_in(operand: Operand) -> Iterator[tuple[str, ...]]:
+    """Yield the paths of the fields in an expression."""
+    if operand.path:
+        yield operand.path
+    for one in operand.arguments:
+        yield from paths_in(one)
 
 
 def _serialized(expression: pc.Expression) -> pa.RecordBatch | None:
