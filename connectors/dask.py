@@ -19,6 +19,7 @@ from godb_arrow.query.filters import Filter
 from godb_arrow.query.projection import project
 from godb_arrow.schema import ID_FIELD
 from godb_arrow.snapshots.part_file import WrittenPart
+from godb_arrow.storage.url_options import StorageOptions
 
 try:
     import dask.dataframe as dd
@@ -67,6 +68,7 @@ def read_godb(
     columns: Sequence[str] | None = None,
     filter: Filter | None = None,
     dtype_backend: DtypeBackend | None = "pyarrow",
+    storage_options: StorageOptions = None,
 ) -> dd.DataFrame:
     """Read a collection as a Dask DataFrame, with a partition for each of its files.
 
@@ -87,6 +89,8 @@ def read_godb(
     dtype_backend : {"pyarrow", "numpy_nullable"} or None
         Backend of the dtypes, default "pyarrow". With None, which stands for pandas' own dtypes,
         a partition with nulls may have other dtypes than one without.
+    storage_options : mapping, optional
+        Keyword arguments for the file system of a URL, which all workers get.
 
     Returns
     -------
@@ -99,7 +103,7 @@ def read_godb(
     >>> int(flights[flights.distance > 4000].dep_delay.count().compute())
     62
     """
-    fragments, schema = fragments_of(source, collection)
+    fragments, schema = fragments_of(source, collection, storage_options=storage_options)
     if columns is not None:
         needed = project(schema, columns, filter).decoded
         names = [name for name in schema.names if name in needed.names]
@@ -122,6 +126,7 @@ def to_godb(
     collection: str,
     *,
     if_exists: IfExists = "error",
+    storage_options: StorageOptions = None,
 ) -> int:
     """Write a Dask DataFrame into a data directory atomically.
 
@@ -140,6 +145,8 @@ def to_godb(
         Name of the collection.
     if_exists : {"error", "append", "replace"}
         Action if the collection exists, default "error".
+    storage_options : mapping, optional
+        Keyword arguments for the file system of a URL, which all workers get.
 
     Returns
     -------
@@ -161,12 +168,19 @@ def to_godb(
     45
     """
     has_ids = ID_FIELD in frame.columns
-    writer = PartWriter.of(directory, collection, if_exists, generate_ids=not has_ids)
+    writer = PartWriter.of(
+        directory,
+        collection,
+        if_exists,
+        generate_ids=not has_ids,
+        storage_options=storage_options,
+    )
     write = delayed(_write, pure=False)
     partitions: list[Any] = frame.to_delayed()  # type: ignore[no-untyped-call]
     tasks = [write(writer, part, index) for index, part in enumerate(partitions)]
     written: Sequence[list[WrittenPart]] = compute(*tasks)  # type: ignore[no-untyped-call]
-    return commit_parts(directory, collection, list(itertools.chain(*written)), if_exists)
+    parts = list(itertools.chain(*written))
+    return commit_parts(directory, collection, parts, if_exists, storage_options=storage_options)
 
 
 def _write(writer: PartWriter, frame: pd.DataFrame, index: int) -> Any:

@@ -5,6 +5,7 @@ Register the source once with ``spark.dataSource.register(GodbDataSource)``. Opt
 - ``collection``: name of the collection, optional if there is only one.
 - ``columns``: names of the columns to decode, separated by commas, since Spark does not tell which
   columns it uses.
+- ``storageOptions``: JSON object of keyword arguments for the file system of a URL.
 
 Filters are applied by Spark. It keeps a pushed filter with the table, so that later queries of the
 same DataFrame would miss rows.
@@ -21,6 +22,7 @@ longer than the query may be interrupted.
 from __future__ import annotations
 
 import itertools
+import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -36,6 +38,7 @@ from godb_arrow.options import IfExists
 from godb_arrow.query.projection import project
 from godb_arrow.schema import ID_FIELD
 from godb_arrow.snapshots.part_file import WrittenPart
+from godb_arrow.storage.url_options import StorageOptions
 
 try:
     from pyspark import TaskContext
@@ -75,8 +78,24 @@ class GodbDataSource(spark.DataSource):
         # Hadoop has other names for S3.
         return [re.sub(r"^s3[an]://", "s3://", source) for source in sources]
 
+    def _storage_options(self) -> StorageOptions:
+        text = self.options.get("storageOptions")
+        if text is None:
+            return None
+        try:
+            found = json.loads(text)
+        except ValueError:
+            found = None
+        if not isinstance(found, dict):
+            raise InvalidOption(
+                "storageOptions is no JSON object", advice='give a text such as {"anon": true}'
+            )
+        return found
+
     def _located(self) -> tuple[list[Fragment], pa.Schema]:
-        fragments, schema = fragments_of(self._sources(), self.options.get("collection"))
+        fragments, schema = fragments_of(
+            self._sources(), self.options.get("collection"), storage_options=self._storage_options()
+        )
         columns = self.options.get("columns")
         if columns:
             schema = project(schema, [name.strip() for name in columns.split(",")], None).schema
@@ -99,7 +118,12 @@ class GodbDataSource(spark.DataSource):
         if starting not in ("earliest", "latest"):
             raise InvalidOption(f"startingVersion is {starting!r}", advice="use earliest or latest")
         return _StreamReader(
-            directory, self.options.get("collection"), starting, self._located()[1], wanted
+            directory,
+            self.options.get("collection"),
+            self._storage_options(),
+            starting,
+            self._located()[1],
+            wanted,
         )
 
     def writer(self, schema: StructType, overwrite: bool) -> _Writer:
@@ -112,7 +136,13 @@ class GodbDataSource(spark.DataSource):
         (directory,) = self._sources()
         if_exists: IfExists = "replace" if overwrite else "append"
         has_ids = ID_FIELD in schema.names
-        parts = PartWriter.of(directory, name, if_exists, generate_ids=not has_ids)
+        parts = PartWriter.of(
+            directory,
+            name,
+            if_exists,
+            generate_ids=not has_ids,
+            storage_options=self._storage_options(),
+        )
         return _Writer(parts, if_exists)
 
 
@@ -155,11 +185,13 @@ class _StreamReader(spark.DataSourceStreamReader):
         self,
         directory: str,
         collection: str | None,
+        storage_options: StorageOptions,
         starting: str,
         own: pa.Schema,
         wanted: pa.Schema,
     ) -> None:
         self._place = directory, collection
+        self._storage_options = storage_options
         self._starting = starting
         self._own = own
         self._wanted = wanted
@@ -172,13 +204,16 @@ class _StreamReader(spark.DataSourceStreamReader):
         self, start: dict[str, int] | None = None, limit: object = None
     ) -> dict[str, int]:
         """Return the version that was saved last."""
-        return {"version": latest_version(*self._place)}
+        options = self._storage_options
+        return {"version": latest_version(*self._place, storage_options=options)}
 
     def partitions(
         self, start: dict[str, int], end: dict[str, int]
     ) -> Sequence[spark.InputPartition]:
         """Return a partition for each file with new documents."""
-        fragments = fragments_since(*self._place, start["version"], end["version"])
+        since, until = start["version"], end["version"]
+        options = self._storage_options
+        fragments = fragments_since(*self._place, since, until, storage_options=options)
         return [_Share(fragment) for fragment in fragments]
 
     def read(self, partition: spark.InputPartition) -> Iterator[pa.RecordBatch]:
@@ -216,7 +251,13 @@ class _Writer(spark.DataSourceArrowWriter):
         """Add the files of all tasks to the collection atomically."""
         sent = (message for message in messages if isinstance(message, _Message))
         written = [part for message in sent for part in message.written]
-        commit_parts(self._writer.directory, self._writer.collection, written, self._if_exists)
+        commit_parts(
+            self._writer.directory,
+            self._writer.collection,
+            written,
+            self._if_exists,
+            storage_options=self._writer.storage_options,
+        )
 
     def abort(self, messages: Sequence[spark.WriterCommitMessage | None]) -> None:
         """Do nothing, since a later save removes files that no manifest names."""

@@ -6,9 +6,10 @@ A fragment names some files of a collection and can be pickled.
 from __future__ import annotations
 
 import os
+import weakref
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
 
@@ -28,6 +29,7 @@ from godb_arrow.snapshots.part_folder import PartFolder
 from godb_arrow.snapshots.parted_base import PartedBase
 from godb_arrow.snapshots.versions import CollectionVersion
 from godb_arrow.storage.object_store import is_url
+from godb_arrow.storage.url_options import StorageOptions, UrlOptions, with_options
 
 __all__ = [
     "MEMORY",
@@ -57,15 +59,30 @@ class Fragment:
         Manifest of the part, with its deleted documents; empty for a single file.
     documents : int
         Number of documents.
+    storage_options : mapping, optional
+        Keyword arguments for the file system of a URL, with which any process opens the fragment.
+        They are not in the repr.
     """
 
     path: str
     collection: str
     manifest: bytes
     documents: int
+    storage_options: StorageOptions = field(default=None, repr=False)
 
     def open(self) -> Scannable:
         """Open the fragment for reading."""
+        used = UrlOptions(self.path, self.storage_options)
+        used.start()
+        try:
+            opened = self._opened()
+        except BaseException:
+            used.end()
+            raise
+        weakref.finalize(opened, used.end)  # it opens its files again when it needs them
+        return opened
+
+    def _opened(self) -> Scannable:
         if not self.manifest:
             return open_godb(self.path, self.collection)
         folder = PartFolder(Memory(MEMORY), self.path, is_ours=False)
@@ -77,6 +94,8 @@ class Fragment:
 def fragments_of(
     source: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
     collection: str | None = None,
+    *,
+    storage_options: StorageOptions = None,
 ) -> tuple[list[Fragment], pa.Schema]:
     """Return the fragments of a saved collection, and its schema.
 
@@ -87,6 +106,8 @@ def fragments_of(
         same collection. A data directory may be on an object store.
     collection : str, optional
         Name of the collection. Required if the source has several collections.
+    storage_options : mapping, optional
+        Keyword arguments for the file system of a URL, which the fragments keep.
 
     Returns
     -------
@@ -106,7 +127,17 @@ def fragments_of(
     ([27004], True)
     """
     if not isinstance(source, (str, os.PathLike)):
-        found = [fragments_of(path, collection) for path in source]
+        source = list(source)
+    with with_options(source, storage_options):
+        fragments, schema = _fragments_of(source, collection)
+    return [replace(one, storage_options=storage_options) for one in fragments], schema
+
+
+def _fragments_of(
+    source: str | os.PathLike[str] | list[str | os.PathLike[str]], collection: str | None
+) -> tuple[list[Fragment], pa.Schema]:
+    if not isinstance(source, (str, os.PathLike)):
+        found = [_fragments_of(path, collection) for path in source]
         if not found:
             raise InvalidOption("there is no file", advice="give at least one")
         schema = pa.unify_schemas([own for _, own in found], promote_options="permissive")
@@ -116,8 +147,8 @@ def fragments_of(
         for _ in range(_MAX_ATTEMPTS):
             place = saved_place(path, collection)
             with suppress(SourceNotFound):  # another process moved it meanwhile
-                return fragments_of(place, collection)
-        return fragments_of(saved_place(path, collection), collection)
+                return _fragments_of(place, collection)
+        return _fragments_of(saved_place(path, collection), collection)
     if path.endswith(".parts") or (not is_url(path) and os.path.isdir(path)):
         folder = PartFolder(Memory(MEMORY), path, is_ours=False)
         manifest = folder.current()
@@ -150,7 +181,12 @@ def _folder_of(directory: str, collection: str | None) -> tuple[PartFolder, str]
     return PartFolder(Memory(MEMORY), place, is_ours=False), name
 
 
-def latest_version(directory: str | os.PathLike[str], collection: str | None = None) -> int:
+def latest_version(
+    directory: str | os.PathLike[str],
+    collection: str | None = None,
+    *,
+    storage_options: StorageOptions = None,
+) -> int:
     """Return the last saved version of a collection.
 
     Parameters
@@ -159,6 +195,8 @@ def latest_version(directory: str | os.PathLike[str], collection: str | None = N
         The data directory.
     collection : str, optional
         Name of the collection. Required if the source has several collections.
+    storage_options : mapping, optional
+        Keyword arguments for the file system of a URL.
 
     Returns
     -------
@@ -170,11 +208,17 @@ def latest_version(directory: str | os.PathLike[str], collection: str | None = N
         The collection is a single file.
     SourceNotFound
     """
-    return _folder_of(os.fspath(directory), collection)[0].versions()[-1]
+    with with_options(directory, storage_options):
+        return _folder_of(os.fspath(directory), collection)[0].versions()[-1]
 
 
 def fragments_since(
-    directory: str | os.PathLike[str], collection: str | None, since: int, until: int
+    directory: str | os.PathLike[str],
+    collection: str | None,
+    since: int,
+    until: int,
+    *,
+    storage_options: StorageOptions = None,
 ) -> list[Fragment]:
     """Return the documents that were added or replaced between two versions.
 
@@ -188,6 +232,8 @@ def fragments_since(
         First version. With 0, all documents of the second version are new.
     until : int
         Second version.
+    storage_options : mapping, optional
+        Keyword arguments for the file system of a URL, which the fragments keep.
 
     Returns
     -------
@@ -212,7 +258,15 @@ def fragments_since(
     >>> [new.documents for new in fragments_since(folder, "events", last - 1, last)]
     [1]
     """
-    folder, name = _folder_of(os.fspath(directory), collection)
+    with with_options(directory, storage_options):
+        found = _fragments_since(os.fspath(directory), collection, since, until)
+    return [replace(one, storage_options=storage_options) for one in found]
+
+
+def _fragments_since(
+    directory: str, collection: str | None, since: int, until: int
+) -> list[Fragment]:
+    folder, name = _folder_of(directory, collection)
     if not since:
         return _added(folder, name, None, _manifest(folder, until)) if until else []
     found: list[Fragment] = []

@@ -7,7 +7,7 @@ import random
 import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import pyarrow as pa
@@ -34,6 +34,7 @@ from godb_arrow.query.statistics import covered, decode_statistics
 from godb_arrow.schema import DocumentSummary, infer_schema
 from godb_arrow.snapshots.part_file import WrittenPart
 from godb_arrow.snapshots.part_folder import PartFolder
+from godb_arrow.storage.url_options import StorageOptions, with_options
 
 __all__ = ["PartWriter", "commit_parts"]
 
@@ -62,6 +63,8 @@ class PartWriter:
         Compression of the files, default "lz4".
     max_document_bytes : int
         Max bytes of a document with its id, default 64 MiB, as the engine's option.
+    storage_options : mapping, optional
+        Keyword arguments for the file system of a URL. They are not in the repr.
     """
 
     directory: str
@@ -69,6 +72,7 @@ class PartWriter:
     first_id: int | None = None
     compression: CompressionName = "lz4"
     max_document_bytes: int = DEFAULT_DOCUMENT_BYTES
+    storage_options: StorageOptions = field(default=None, repr=False)
 
     @classmethod
     def of(
@@ -78,6 +82,7 @@ class PartWriter:
         if_exists: IfExists = "append",
         *,
         generate_ids: bool = True,
+        storage_options: StorageOptions = None,
     ) -> PartWriter:
         """Prepare to write to a new or existing collection.
 
@@ -92,6 +97,8 @@ class PartWriter:
         generate_ids : bool
             Whether documents may have no ids, default True. Then numbers are reserved for this
             job, and no other writer of the collection gets them.
+        storage_options : mapping, optional
+            Keyword arguments for the file system of a URL, which the writer keeps.
 
         Raises
         ------
@@ -117,9 +124,10 @@ class PartWriter:
             if generate_ids:
                 first = maintainer_of(target).reserve_ids(IDS_OF_A_JOB)
             target.to_folder()
-            return cls(path, collection, first, target.compression)
+            compression = target.compression
+            return cls(path, collection, first, compression, storage_options=storage_options)
 
-        return _in_turn(path, plan, _PLAN_SECONDS)
+        return _in_turn(path, plan, _PLAN_SECONDS, storage_options)
 
     def write(self, data: Any, index: int) -> list[WrittenPart]:
         """Write documents as part files.
@@ -142,7 +150,10 @@ class PartWriter:
             More ids would be generated than are reserved for a share. At most 2**32 are reserved,
             fewer for many shares, and none without ``generate_ids``.
         """
-        with error_context("write", self.directory, self.collection):
+        with (
+            with_options(self.directory, self.storage_options),
+            error_context("write", self.directory, self.collection),
+        ):
             rows = rows_of(data, None)
             sequence = SharedIds(self.first_id, index)
             schema = None if rows.schema is None else stored_schema(rows.schema)
@@ -190,6 +201,8 @@ def commit_parts(
     collection: str,
     written: Sequence[WrittenPart],
     if_exists: IfExists = "append",
+    *,
+    storage_options: StorageOptions = None,
 ) -> int:
     """Add the files that processes wrote to a collection: all of them or, on an error, none.
 
@@ -203,6 +216,8 @@ def commit_parts(
         Results of the processes. A later save removes the files of other results.
     if_exists : {"error", "append", "replace"}
         Whether the files replace the documents of the collection, default append.
+    storage_options : mapping, optional
+        Keyword arguments for the file system of a URL.
 
     Returns
     -------
@@ -221,13 +236,14 @@ def commit_parts(
         maintainer = maintainer_of(engine[collection])
         return maintainer.commit_parts(written, replaces=if_exists == "replace")
 
-    return _in_turn(directory, commit, _COMMIT_SECONDS, create=False)
+    return _in_turn(directory, commit, _COMMIT_SECONDS, storage_options, create=False)
 
 
 def _in_turn(
     directory: str | os.PathLike[str],
     work: Callable[[StorageEngine], _Result],
     seconds: float,
+    storage_options: StorageOptions,
     *,
     create: bool = True,
 ) -> _Result:
@@ -238,7 +254,7 @@ def _in_turn(
     deadline = time.monotonic() + seconds
     while True:
         try:
-            engine = StorageEngine(directory, create=create)
+            engine = StorageEngine(directory, create=create, storage_options=storage_options)
             try:
                 result = work(engine)
                 engine.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 import os
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import reduce
@@ -16,6 +17,7 @@ from godb_arrow.storage.modes import UNLIMITED, Access, restrict_file
 from godb_arrow.storage.object_store import Expected, RemoteStore, is_url
 from godb_arrow.storage.replace import replace_file
 from godb_arrow.storage.source import HeldFile, Source
+from godb_arrow.storage.url_options import UrlOptions, options_of
 
 __all__ = ["Folder", "open_folder"]
 
@@ -231,9 +233,19 @@ class Folder:
 
 
 class _RemoteFolder(Folder):
-    """Objects of an object store under a prefix."""
+    """Objects of an object store under a prefix.
+
+    The options of the store that are in use when a folder is made stay in use as long as the folder.
+    A reader that opens more files of it may live longer than the handle it came from.
+    """
 
     expected_of_new: Expected = "absent"
+
+    def __init__(self, path: str, above: Folder | None = None) -> None:
+        super().__init__(path, above)
+        used = UrlOptions(path, options_of(path) or None)
+        used.start()
+        weakref.finalize(self, used.end)
 
     def folder(self, name: str) -> Folder:
         return _RemoteFolder(self.place(name), self)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from godb_arrow.errors import InvalidOption, MissingDependency
@@ -21,8 +20,12 @@ _EXTRAS = {
 }  # fmt: skip
 """Extras with the packages for protocols."""
 
-_lock = threading.Lock()
-_options: dict[str, list[UrlOptions]] = {}  # the last ones of a URL count
+_in_use: list[UrlOptions] = []
+"""Options in use, of which the last ones of a URL count.
+
+A finalizer ends options at any moment, also inside of a change of this list. So it is changed by
+single calls, and has no lock.
+"""
 _WILDCARDS = re.compile(r"[*?\[]")
 
 
@@ -69,19 +72,18 @@ class UrlOptions:
 
     def start(self) -> None:
         """Use the options for each access to the URL that begins from now on."""
-        with _lock:
-            for url in self._urls:
-                _options.setdefault(url, []).append(self)
+        if self._urls:
+            _in_use.append(self)
 
     def end(self) -> None:
         """Stop using the options for new accesses."""
-        with _lock:
-            for url in self._urls:
-                given = _options.get(url, [])
-                if self in given:
-                    given.remove(self)
-                if not given:
-                    _options.pop(url, None)
+        with suppress(ValueError):  # they ended before
+            _in_use.remove(self)
+
+    def length_above(self, url: str) -> int:
+        """Return the length of the longest of the places at or above a URL; 0 if there is none."""
+        above = (one for one in self._urls if url == one or url.startswith(f"{one}/"))
+        return max(map(len, above), default=0)
 
     def keyword_arguments(self) -> dict[str, Any]:
         """Return the keyword arguments for the file system."""
@@ -127,9 +129,13 @@ def options_of(url: str) -> dict[str, Any]:
     ...     options_of("s3://bucket/data/collections/users.godb"), options_of("s3://bucket/other")
     ({'anon': True}, {})
     """
-    with _lock:
-        above = [place for place in _options if url == place or url.startswith(f"{place}/")]
-        return _options[max(above, key=len)][-1].keyword_arguments() if above else {}
+    longest = 0
+    found: dict[str, Any] = {}
+    for options in tuple(_in_use):
+        length = options.length_above(url)
+        if length and length >= longest:
+            longest, found = length, options.keyword_arguments()
+    return found
 
 
 def _missing_package(url: str, error: Exception) -> InvalidOption | MissingDependency:

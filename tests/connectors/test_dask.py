@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import signal
 import warnings
 from collections.abc import Iterator
@@ -22,7 +23,11 @@ dask = pytest.importorskip("dask")
 dd = pytest.importorskip("dask.dataframe")
 
 from godb_arrow.connectors.dask import read_godb, to_godb  # noqa: E402
-from godb_arrow.engine.fragments import fragments_of  # noqa: E402
+from godb_arrow.engine.fragments import (  # noqa: E402
+    fragments_of,
+    fragments_since,
+    latest_version,
+)
 from godb_arrow.engine.part_writer import PartWriter, commit_parts  # noqa: E402
 
 
@@ -165,6 +170,33 @@ def test_an_object_store(tmp_path: Path) -> None:
         found = read_godb(folder, "numbers")
         assert found.npartitions == 4
         assert sorted(found.n.compute()) == list(range(100))
+
+
+def test_options_of_an_object_store_reach_each_process_and_no_repr(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fsspec = pytest.importorskip("fsspec")
+    given: list[dict[str, Any]] = []
+    before = fsspec.core.url_to_fs
+    monkeypatch.setattr(
+        fsspec.core, "url_to_fs", lambda url, **options: given.append(options) or before(url)
+    )
+    folder, options = f"memory://dask-{tmp_path.name}", {"key": "secret"}
+    frame = dd.from_pandas(pd.DataFrame({"n": range(10)}), npartitions=2)
+    with dask.config.set(scheduler="synchronous"):
+        to_godb(frame, folder, "numbers", storage_options=options)
+        found = read_godb(folder, "numbers", storage_options=options)
+        assert sorted(found.n.compute()) == list(range(10))
+    fragments, _ = fragments_of([folder], "numbers", storage_options=options)
+    fragments += fragments_since(folder, "numbers", 0, 1, storage_options=options)
+    version = latest_version(folder, "numbers", storage_options=options)
+    fragments += fragments_since(folder, "numbers", 0, version, storage_options=options)
+    for fragment in pickle.loads(pickle.dumps(fragments)):
+        fragment.open().to_arrow()
+        assert "secret" not in repr(fragment)
+    assert "secret" not in repr(PartWriter.of(folder, "numbers", storage_options=options))
+    assert given
+    assert [one for one in given if one != options] == []
 
 
 def _dies_once(frame: pd.DataFrame, marker: str) -> pd.DataFrame:

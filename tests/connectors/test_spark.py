@@ -204,6 +204,13 @@ def test_spark_reads_and_writes_an_object_store(spark: Any) -> None:
         assert engine.count("c") == 1000
 
 
+@pytest.mark.parametrize("text", ["anon", "[1]"])
+def test_storage_options_are_an_object(text: str) -> None:
+    source = GodbDataSource({"path": "memory://a/b.godb", "storageOptions": text})
+    with pytest.raises(godb_arrow.InvalidOption, match="JSON object"):
+        source.schema()
+
+
 def test_spark_streams_what_is_added(spark: Any, tmp_path: Path) -> None:
     """Each document once, whatever is compacted, restored or restarted in between."""
     data, out, checkpoint = (str(tmp_path / name) for name in ("data", "out", "checkpoint"))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import pickle
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,7 @@ from godb_arrow import (
 )
 from godb_arrow.cli.command import main
 from godb_arrow.connectors import polars as godb
-from godb_arrow.storage.url_options import options_of, with_options
+from godb_arrow.storage.url_options import UrlOptions, options_of, with_options
 
 
 @pytest.fixture
@@ -247,3 +249,26 @@ def test_counts_are_in_plain_words(folder: Path) -> None:
     assert "1 document," in run("info", "a.godb")
     assert "1 row" in CliRunner().invoke(main, ["export", "a.godb", "a.csv"]).output.split(": ")[-1]
     assert "1 document>" in repr(godb_arrow.open_godb(os.path.abspath("a.godb")))
+
+
+def test_options_that_a_finalizer_ends_inside_of_another_start_do_not_block() -> None:
+    class Handle:
+        pass
+
+    for _ in range(200):
+        handles = [Handle() for _ in range(50)]
+        for handle in handles:
+            options = UrlOptions("memory://finalized/x", {"key": 1})
+            options.start()
+            weakref.finalize(handle, options.end)
+            handle.cycle = handle  # type: ignore[attr-defined]
+        del handles, handle
+        threshold = gc.get_threshold()
+        gc.set_threshold(1)
+        try:
+            with with_options("memory://finalized", {"key": 2}):
+                options_of("memory://finalized/x")
+        finally:
+            gc.set_threshold(*threshold)
+    gc.collect()
+    assert options_of("memory://finalized/x") == {}
