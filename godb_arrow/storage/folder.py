@@ -235,8 +235,8 @@ class Folder:
 class _RemoteFolder(Folder):
     """Objects of an object store under a prefix.
 
-    The options of the store that are in use when a folder is made stay in use as long as the folder.
-    A reader that opens more files of it may live longer than the handle it came from.
+    Options of the store that are in use when a folder is made stay in use as long as the folder. So
+    a reader that outlives its handle opens more files with them.
     """
 
     expected_of_new: Expected = "absent"
