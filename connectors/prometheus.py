@@ -92,6 +92,7 @@ class _Collector:
             "checkpoints": stats.checkpoints,
             "failed_checkpoints": stats.failed_checkpoints,
             "journal_syncs": stats.journal_syncs,
+            "expired_documents": stats.expired_documents,
         }
         for name, count in counts.items():
             text = _COUNTERS.get(name, name.replace("_", " ").capitalize())

@@ -32,6 +32,7 @@ __all__ = [
     "check_flags",
     "check_if_exists",
     "parse_duration",
+    "parse_lifetime",
     "parse_size",
     "split_compression",
 ]
@@ -84,6 +85,7 @@ _MIN_MEMORY_BYTES = 1 << 20
 _MIN_PART_BYTES = 1 << 10
 _MIN_DOCUMENT_BYTES = 1 << 10
 _MAX_SECONDS = 366 * 86400
+_MAX_LIFETIME_SECONDS = 1000 * _MAX_SECONDS
 
 Durability = Literal["commit", "interval", "checkpoint"]
 VersionedCollections = Literal["large", "all"]
@@ -310,6 +312,15 @@ def parse_size(name: str, value: object, minimum: int = _MIN_MEMORY_BYTES) -> in
 
 def parse_duration(name: str, value: object) -> float:
     """Convert a duration, a number, a timedelta or text such as ``"5min"``, to seconds."""
+    return _parse_seconds(name, value, 0.001, _MAX_SECONDS, "5min")
+
+
+def parse_lifetime(name: str, value: object) -> float:
+    """Convert a lifetime of documents, which may be 0, to seconds; see :func:`parse_duration`."""
+    return _parse_seconds(name, value, 0, _MAX_LIFETIME_SECONDS, "30 days")
+
+
+def _parse_seconds(name: str, value: object, low: float, high: float, example: str) -> float:
     seconds: object = value
     if isinstance(value, str):
         seconds = _quantity(value, _TIME_UNITS)
@@ -318,10 +329,10 @@ def parse_duration(name: str, value: object) -> float:
     if (
         isinstance(seconds, bool)
         or not isinstance(seconds, (int, float))
-        or not 0.001 <= seconds <= _MAX_SECONDS
+        or not low <= seconds <= high
     ):
         raise InvalidOption(
-            f"{name} is {value!r}", advice="give seconds, a timedelta, or text such as '5min'"
+            f"{name} is {value!r}", advice=f"give seconds, a timedelta, or text such as {example!r}"
         )
     return float(seconds)
 

@@ -87,14 +87,14 @@ def test_the_public_names_are_these() -> None:
 
 COLLECTION = {
     "aggregate", "at_version", "checkpoint", "compact", "compare_and_swap", "compression", "count",
-    "create_index", "delete", "delete_many", "distinct", "drop_index", "explain", "find",
-    "find_all", "find_all_stream", "find_one", "find_one_and_update", "find_page", "get", "indexes",
-    "info", "insert", "insert_many", "is_dirty", "list_indexes", "name", "next_id", "pack", "path",
-    "profile", "replace", "restore", "sample", "schema", "set_compression", "set_validation", "sql",
-    "state", "stored_entries", "stored_schema", "stream", "stream_batches", "to_arrow",
-    "to_dataset",
-    "to_folder", "to_pandas", "update", "update_by_id", "update_many", "update_one", "upsert_many",
-    "validate", "validation", "versions", "snapshot", "tag", "untag",
+    "create_index", "create_ttl", "delete", "delete_many", "distinct", "drop_index", "drop_ttl",
+    "expire", "explain", "find", "find_all", "find_all_stream", "find_one", "find_one_and_update",
+    "find_page", "get", "indexes", "info", "insert", "insert_many", "is_dirty", "list_indexes",
+    "name", "next_id", "pack", "path", "profile", "replace", "restore", "sample", "schema",
+    "set_compression", "set_validation", "snapshot", "sql", "state", "stored_entries",
+    "stored_schema", "stream", "stream_batches", "tag", "to_arrow", "to_dataset", "to_folder",
+    "to_pandas", "ttl", "untag", "update", "update_by_id", "update_many", "update_one",
+    "upsert_many", "validate", "validation", "versions",
 }  # fmt: skip
 
 STORAGE_ENGINE = {

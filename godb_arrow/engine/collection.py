@@ -5,30 +5,26 @@ from __future__ import annotations
 import datetime as dt
 import html
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, TypeVar, overload
 
 from godb_arrow.codec.compression import check_compression
 from godb_arrow.documents.ids import id_of
 from godb_arrow.engine.bulk_writer import BulkWriter
 from godb_arrow.engine.checked_writer import CheckedWriter
-from godb_arrow.engine.editing import EditableCollection
-from godb_arrow.engine.indexing import add_index, index_on
+from godb_arrow.engine.constrained import ConstrainedCollection
+from godb_arrow.engine.expirer import Expirer
 from godb_arrow.engine.info import CollectionInfo, CollectionState, moment
 from godb_arrow.engine.inserter import Inserter
 from godb_arrow.engine.maintainer import Maintainer
 from godb_arrow.engine.open_collection import OpenCollection
 from godb_arrow.engine.point_reader import PointReader
 from godb_arrow.engine.refresher import Refresher
-from godb_arrow.engine.rule_changes import set_validation
 from godb_arrow.engine.saver import Saver
 from godb_arrow.engine.updater import CollectionUpdater
-from godb_arrow.engine.validation import Validation, violations
 from godb_arrow.engine.writer import CollectionWriter
-from godb_arrow.errors import SchemaViolation
 from godb_arrow.options import CompressionName
 from godb_arrow.query.filters import Filter
-from godb_arrow.snapshots.indexes import check_indexable
 from godb_arrow.snapshots.snapshot import Snapshot
 from godb_arrow.snapshots.versions import CollectionVersion, VersionInfo, find_version
 
@@ -37,7 +33,7 @@ __all__ = ["Collection", "maintainer_of", "settings_of"]
 _Default = TypeVar("_Default")
 
 
-class Collection(EditableCollection):
+class Collection(ConstrainedCollection):
     """A collection of an engine.
 
     :class:`~godb_arrow.StorageEngine` returns it. It stays valid when the collection is renamed,
@@ -56,7 +52,12 @@ class Collection(EditableCollection):
     """
 
     def __init__(
-        self, engine: object, collection: OpenCollection, saver: Saver, refresher: Refresher
+        self,
+        engine: object,
+        collection: OpenCollection,
+        saver: Saver,
+        refresher: Refresher,
+        expirer: Expirer,
     ) -> None:
         self._engine = engine  # stays open as long as a handle is referenced
         self._store = collection.store
@@ -71,6 +72,7 @@ class Collection(EditableCollection):
         self._reader = PointReader(collection.store, refresher)
         self._saver = saver
         self._refresher = refresher
+        self._expirer = expirer
 
     # --- state --------------------------------------------------------------------------------
 
@@ -296,121 +298,6 @@ class Collection(EditableCollection):
         return self._inserter.insert(document)
 
     # --- settings and files -------------------------------------------------------------------
-
-    def create_index(self, fields: str | Sequence[str], *, unique: bool = False) -> None:
-        """Create an index on one or several fields, if there is none.
-
-        Filters on the field then test only the documents that the index selects. Unsaved documents
-        are indexed, too, if there are more than a few. An index of several fields serves filters
-        for values of the first ones, and for a range of the field after them.
-
-        Parameters
-        ----------
-        fields : str or sequence of str
-            A field, or a dotted path into maps; or several of them.
-        unique : bool
-            Whether no two documents may have the same values, default False. A document in which a
-            field is null or absent has no value. Each element of a list is a value.
-
-        Raises
-        ------
-        DuplicateValue
-            With `unique`, two documents have the same values.
-        InvalidFilter
-            A field has maps.
-        InvalidDocument
-            With `unique`, a document has a map or an extension value in a field.
-
-        Examples
-        --------
-        >>> import tempfile, godb_arrow
-        >>> engine = godb_arrow.StorageEngine(tempfile.mkdtemp())
-        >>> users = engine.create_collection("users")
-        >>> _ = users.insert_many([{"name": "Ada", "age": 36}, {"name": "Bob", "age": 41}])
-        >>> users.create_index("name")
-        >>> engine.save()
-        >>> users.explain({"name": "Ada"}).index
-        'name'
-        >>> engine.close()
-        """
-        index = index_on(fields, unique=unique)
-        with self._store.writing("create an index"):
-            for field in index.fields:
-                check_indexable(self.schema, field)
-            add_index(self._store, index)
-
-    def drop_index(self, fields: str | Sequence[str]) -> None:
-        """Drop the index on one or several fields, if there is one.
-
-        Parameters
-        ----------
-        fields : str or sequence of str
-            Fields of the index, in order.
-        """
-        dropped = index_on(fields, unique=True).names
-        with self._store.writing("drop an index"), self._store.lock:
-            before = self._store.indexes()
-            left = tuple(name for name in before if name not in dropped)
-            if left != before:
-                self._store.change_setting({"op": "index", "i": list(left)})
-
-    def set_validation(self, schema: Any, *, allow_extra: bool = False) -> None:
-        """Validate documents from now on: a change with a document that does not fit is refused.
-
-        Existing documents are not checked; see :meth:`validate`. A JSON Schema and a model see a
-        document as JSON, with moments as texts of RFC 3339 and binary values in base 64. They see
-        the id only if they name the property ``_id``. Models validate in strict mode.
-
-        Parameters
-        ----------
-        schema : pyarrow.Schema, mapping, type or None
-            An Arrow schema, a JSON Schema, or a model of pydantic. A model must be given again
-            after the engine was opened again, since only its JSON Schema is stored. None ends the
-            validation.
-        allow_extra : bool
-            Whether documents may have fields that an Arrow schema does not have, default False.
-
-        Raises
-        ------
-        InvalidOption
-            The schema is invalid, or has a part that cannot be checked.
-        MissingDependency
-            A JSON Schema needs the package jsonschema.
-        UnsupportedType
-
-        Examples
-        --------
-        >>> import tempfile, godb_arrow, pyarrow as pa
-        >>> with godb_arrow.StorageEngine(tempfile.mkdtemp()) as engine:
-        ...     users = engine.create_collection("users")
-        ...     users.set_validation(pa.schema([pa.field("name", pa.string(), nullable=False)]))
-        ...     try:
-        ...         users.insert({"name": 5})
-        ...     except godb_arrow.SchemaViolation as violation:
-        ...         print(violation.path, violation.problem)
-        name expected string, found 5
-        """
-        with self._store.writing("set the validation"):
-            set_validation(self._store, schema, allow_extra=allow_extra)
-
-    @property
-    def validation(self) -> Validation | None:
-        """Validation of the documents; None if there is none."""
-        validator = self._refresher.read(self._store, self._store.validator)
-        return None if validator is None else validator.info
-
-    def validate(self) -> Iterator[SchemaViolation]:
-        """Check the existing documents.
-
-        Yields
-        ------
-        SchemaViolation
-            One for each document that does not fit.
-        """
-        validator = self._refresher.read(self._store, self._store.validator)
-        if validator is not None:
-            for entries in self.stored_entries():
-                yield from violations(validator, entries)
 
     def set_compression(self, compression: CompressionName) -> None:
         """Set the compression of the next files.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from godb_arrow.directory.data_directory import DataDirectory
 from godb_arrow.engine.context import EngineContext
+from godb_arrow.engine.expirer import Expirer
 from godb_arrow.engine.followers import Followers
 from godb_arrow.engine.former_files import FormerFiles
 from godb_arrow.engine.lifecycle import Lifecycle
@@ -20,8 +21,9 @@ from godb_arrow.options import EngineOptions
 __all__ = ["EngineComponents"]
 
 
-_SYNCER, _SAVER, _COMPACTOR = "journal-sync", "saver", "compactor"
+_SYNCER, _SAVER, _COMPACTOR, _EXPIRER = "journal-sync", "saver", "compactor", "expirer"
 _COMPACTOR_SECONDS = 10.0
+_EXPIRER_SECONDS = 60.0
 
 
 class EngineComponents:
@@ -44,8 +46,8 @@ class EngineComponents:
         What the components share.
     catalog : Catalog
         The collections.
-    saver, naming, refresher, stats, followers
-        Saving, names, reading again, statistics, replication.
+    saver, expirer, naming, refresher, stats, followers
+        Saving, expiry, names, reading again, statistics, replication.
     workers, syncer : Workers
         Workers that callers start and stop, and workers that always run.
     failure : BackgroundFailure
@@ -73,10 +75,16 @@ class EngineComponents:
         self.catalog = recovered.catalog
         self.former_files = recovered.former_files
         self.saver = Saver(context, self.catalog, self.former_files, self.workers, self.failure)
+        self.expirer = Expirer(context, self.catalog, self.saver, self.workers, self.failure)
         self.naming = CollectionNaming(context, self.catalog, self.former_files, self.saver)
         self.refresher = Refresher(context, self.catalog)
         self.stats = StatsReader(
-            context, self.catalog, self.saver, (self.workers, self.syncer), recovered.records
+            context,
+            self.catalog,
+            self.saver,
+            self.expirer,
+            (self.workers, self.syncer),
+            recovered.records,
         )
 
     def _recover(self) -> Recovered:
@@ -86,7 +94,7 @@ class EngineComponents:
         return Recovered(found.catalog, FormerFiles(self.directory, found.catalog), found.count)
 
     def start(self) -> None:
-        """Open the engine: start the syncer, and add the saver and the compactor."""
+        """Open the engine: start the syncer, and add the other workers."""
         self.lifecycle.is_closed = False
         if self.directory.read_only:
             return
@@ -96,6 +104,7 @@ class EngineComponents:
             self.syncer.add(_SYNCER, self.options.sync_interval, self.saver.sync_in_background)
             self.syncer.start()
         self.workers.add(_COMPACTOR, _COMPACTOR_SECONDS, self.saver.compact_in_background)
+        self.workers.add(_EXPIRER, _EXPIRER_SECONDS, self.expirer.expire_in_background)
 
     def is_own_thread(self) -> bool:
         """Return whether the caller runs on the thread of a worker."""

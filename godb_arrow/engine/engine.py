@@ -290,7 +290,9 @@ class StorageEngine(EngineLifetime, CollectionVerbs):
         if handle is None:
             # Two threads may create two handles, which are equivalent: a handle has no state.
             parts = self._components
-            handle = collection.handle = Collection(self, collection, parts.saver, parts.refresher)
+            handle = collection.handle = Collection(
+                self, collection, parts.saver, parts.refresher, parts.expirer
+            )
         return handle
 
     def _find(self, name: str) -> OpenCollection:

@@ -9,7 +9,7 @@ from godb_arrow.engine.rules import Rules
 from godb_arrow.engine.store import CollectionStore
 from godb_arrow.engine.validation import Validator, stored_validator, validator_of
 
-__all__ = ["set_validation"]
+__all__ = ["set_expiry", "set_validation"]
 
 
 def set_validation(store: CollectionStore, schema: Any, *, allow_extra: bool) -> None:
@@ -18,6 +18,17 @@ def set_validation(store: CollectionStore, schema: Any, *, allow_extra: bool) ->
     stored = None if validator is None else stored_validator(validator)
     with store.lock:
         _set(store, replace(Rules.unpack(store.rules()), validation=stored), validator)
+
+
+def set_expiry(store: CollectionStore, field: str, seconds: float | None) -> None:
+    """Set the time after which documents expire; None removes it."""
+    with store.lock:
+        rules = Rules.unpack(store.rules())
+        expiry = {name: after for name, after in rules.expiry.items() if name != field}
+        if seconds is not None:
+            expiry[field] = seconds
+        if expiry != rules.expiry:
+            _set(store, replace(rules, expiry=expiry), store.validator())
 
 
 def _set(store: CollectionStore, rules: Rules, validator: Validator | None) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from godb_arrow.display import Table, quantity
 from godb_arrow.engine.catalog import Catalog
 from godb_arrow.engine.context import EngineContext
+from godb_arrow.engine.expirer import Expirer
 from godb_arrow.engine.saver import Saver
 from godb_arrow.engine.workers import WorkerHealth, Workers
 from godb_arrow.memory.buffers import pooled_bytes
@@ -115,6 +116,8 @@ class EngineStats:
         Number of checkpoints that wrote files, and of those that failed.
     journal_syncs : int
         Number of syncs of the journal.
+    expired_documents : int
+        Number of documents that were deleted since they had expired.
     recovered_records : int
         Number of journal records that were replayed when the engine was opened.
     torn_bytes : int
@@ -135,6 +138,7 @@ class EngineStats:
     checkpoints: int
     failed_checkpoints: int
     journal_syncs: int
+    expired_documents: int
     recovered_records: int
     torn_bytes: int
 
@@ -146,6 +150,7 @@ class EngineStats:
         done = Table(["engine", ""])
         done.add("checkpoints", f"{self.checkpoints}, {self.failed_checkpoints} failed")
         done.add("journal syncs", self.journal_syncs)
+        done.add("expired documents", self.expired_documents)
         done.add("recovered changes", self.recovered_records)
         return self.memory._repr_html_() + table.html() + done.html()
 
@@ -161,6 +166,8 @@ class StatsReader:
         Its collections.
     saver : Saver
         Counts checkpoints.
+    expirer : Expirer
+        Counts expired documents.
     workers : sequence of Workers
         Its background workers.
     recovered_records : int
@@ -172,12 +179,14 @@ class StatsReader:
         context: EngineContext,
         catalog: Catalog,
         saver: Saver,
+        expirer: Expirer,
         workers: Sequence[Workers],
         recovered_records: int,
     ) -> None:
         self._context = context
         self._catalog = catalog
         self._saver = saver
+        self._expirer = expirer
         self._workers = workers
         self._recovered_records = recovered_records
 
@@ -220,6 +229,7 @@ class StatsReader:
             checkpoints=saver.checkpoints,
             failed_checkpoints=saver.failed_checkpoints,
             journal_syncs=journal.syncs if journal else 0,
+            expired_documents=self._expirer.expired,
             recovered_records=self._recovered_records,
             torn_bytes=journal.torn if journal else 0,
         )

@@ -385,8 +385,10 @@ class CollectionWriter:
         if not deleted:
             raise document_not_found(identity)
 
-    def delete_many(self, filter: Filter | None, *, check_fields: bool) -> int:
-        """Delete the documents that match a filter, and return their number."""
+    def delete_many(
+        self, filter: Filter | None, *, check_fields: bool, most: int | None = None
+    ) -> int:
+        """Delete the documents that match a filter, at most some of them; return their number."""
         self._context.lifecycle.check_writable()
         store = self._store
         condition = compiled(filter)
@@ -398,7 +400,7 @@ class CollectionWriter:
                 break
             with store.lock:
                 snapshot, version = self._snapshot(), store.changes
-            ids = self._matching_ids(snapshot, condition)
+            ids = self._matching_ids(snapshot, condition, most)
             self._context.lifecycle.check_writable()
             size = sum(weight(identity, None) for identity in ids)
             with self._saver.reserved(size):
@@ -408,16 +410,19 @@ class CollectionWriter:
         # Other threads change the collection repeatedly: now they wait. A RowFilter is code of the
         # caller, which must not run under a lock, so it is tried again instead.
         with self._saver.reserved(size), store.lock:
-            return self._delete(self._matching_ids(self._snapshot(), condition)) or 0
+            return self._delete(self._matching_ids(self._snapshot(), condition, most)) or 0
 
     def _snapshot(self) -> Snapshot:
         with self._store.reading():
             return self._store.snapshot()
 
-    def _matching_ids(self, snapshot: Snapshot, condition: Filter | None) -> list[str]:
+    def _matching_ids(
+        self, snapshot: Snapshot, condition: Filter | None, most: int | None
+    ) -> list[str]:
         with error_context("delete", collection=self._store.name):
             found = matching(snapshot, condition, self._store.indexes())
-            return [run.id(int(row)) for run, rows in found for row in rows]
+            ids = (run.id(int(row)) for run, rows in found for row in rows)
+            return [*itertools.islice(ids, most)]
 
     def _delete(self, ids: list[str], version: int | None = None) -> int | None:
         """Delete existing documents; return None if the collection changed since a version."""

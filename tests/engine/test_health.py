@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import threading
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -58,9 +59,9 @@ def test_a_stuck_worker_is_a_problem() -> None:
     from godb_arrow.engine.stats import EngineStats, MemoryStats
     from godb_arrow.engine.workers import WorkerHealth
 
-    memory = MemoryStats(*[0.0] * 3, *[0] * 12)
+    memory = MemoryStats(*[0] * len(fields(MemoryStats)))
     stuck = WorkerHealth("saver", True, 1.0, 5, 0, 0.0, 0.1, None, age=60.0)
-    stats = EngineStats(memory, [stuck], 0, 0, 0, 0, 0)
+    stats = EngineStats(memory, [stuck], *[0] * (len(fields(EngineStats)) - 2))
     assert "has not run for 60 s" in health_of("s3://x", stats, None, []).problems[0]
 
 

@@ -1,0 +1,127 @@
+"""Deletion of expired documents, by a background worker or on demand."""
+
+from __future__ import annotations
+
+import datetime as dt
+import logging
+import time
+from collections.abc import Callable
+
+from godb_arrow.engine.catalog import Catalog
+from godb_arrow.engine.context import EngineContext
+from godb_arrow.engine.rules import Rules
+from godb_arrow.engine.saver import Saver
+from godb_arrow.engine.store import CollectionStore
+from godb_arrow.engine.workers import BackgroundFailure, Workers
+from godb_arrow.engine.writer import CollectionWriter
+from godb_arrow.errors import CollectionNotFound, EngineClosed, GodbError
+
+__all__ = ["Expirer"]
+
+logger = logging.getLogger(__name__)
+
+_BATCH_DOCUMENTS = 5_000
+"""Documents that one change of the journal deletes."""
+
+
+class Expirer:
+    """Deletes the documents of an engine that have expired.
+
+    Parameters
+    ----------
+    context : EngineContext
+        Context of the engine.
+    catalog : Catalog
+        Its collections.
+    saver : Saver
+        Reserves memory.
+    workers : Workers
+        Background workers. A run in the background ends early when they are stopped.
+    failure : BackgroundFailure
+        Receives errors that no caller sees.
+
+    Attributes
+    ----------
+    expired : int
+        Number of documents that were deleted.
+    clock : callable
+        Returns the seconds since 1970, in UTC.
+    """
+
+    def __init__(
+        self,
+        context: EngineContext,
+        catalog: Catalog,
+        saver: Saver,
+        workers: Workers,
+        failure: BackgroundFailure,
+    ) -> None:
+        self._context = context
+        self._catalog = catalog
+        self._saver = saver
+        self._workers = workers
+        self._failure = failure
+        self.expired = 0
+        self.clock: Callable[[], float] = time.time
+
+    def expire_in_background(self) -> None:
+        """Delete the expired documents of all collections; the next save raises an error of this.
+
+        After an error the other collections follow.
+        """
+        failed: GodbError | None = None
+        for collection in self._catalog.all():
+            if not self._workers.running:
+                return
+            store = collection.store
+            if store.base.is_refused:
+                continue
+            try:
+                self.expire(store, lambda: self._workers.running)
+            except (CollectionNotFound, EngineClosed):  # dropped or closed meanwhile
+                continue
+            except GodbError as error:
+                logger.warning("deleting expired documents of %r failed: %s", store.name, error)
+                failed = failed or error
+        if failed is not None:
+            self._failure.note(failed)
+            raise failed
+
+    def expire(self, store: CollectionStore, goes_on: Callable[[], bool] = lambda: True) -> int:
+        """Delete the expired documents of a collection, in batches.
+
+        Parameters
+        ----------
+        store : CollectionStore
+            The collection.
+        goes_on : callable
+            Called after each batch; returns whether to go on. Default always.
+
+        Returns
+        -------
+        int
+            Number of deleted documents.
+        """
+        writer = CollectionWriter(store, self._saver)
+        total = 0
+        for field, seconds in Rules.unpack(store.rules()).expiry.items():
+            latest = _moment(self.clock() - seconds)
+            while latest is not None:
+                deleted = writer.delete_many(
+                    {field: {"$lte": latest}}, check_fields=False, most=_BATCH_DOCUMENTS
+                )
+                total += deleted
+                self.expired += deleted
+                if deleted < _BATCH_DOCUMENTS or not goes_on():
+                    break
+        if total:
+            logger.info("deleted %d expired documents of %r", total, store.name)
+        return total
+
+
+def _moment(seconds: float) -> dt.datetime | None:
+    """Return a moment; None if it is before the year 1."""
+    try:
+        return dt.datetime.fromtimestamp(seconds, dt.UTC)
+    except (OverflowError, ValueError, OSError):
+        return None
