@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from godb_arrow.connectors.pandas import (
         read_godb,
     )
+    from godb_arrow.engine.changes import (
+        Change,
+        ChangeFeed,
+    )
     from godb_arrow.engine.checking import (
         inspect_godb,
         verify_godb,
@@ -65,6 +69,7 @@ if TYPE_CHECKING:
     )
     from godb_arrow.errors import (
         AccessDenied,
+        ChangesLost,
         ChecksumMismatch,
         CollectionExists,
         CollectionNotFound,
@@ -188,6 +193,9 @@ __all__ = [
     "TTL",
     "AccessDenied",
     "BackupInfo",
+    "Change",
+    "ChangeFeed",
+    "ChangesLost",
     "ChecksumMismatch",
     "Collection",
     "CollectionExists",
@@ -289,6 +297,10 @@ __all__ = [
 _NAMES = {
     "godb_arrow.connectors.pandas": ("read_godb",),
     "godb_arrow.engine.checking": ("inspect_godb", "verify_godb"),
+    "godb_arrow.engine.changes": (
+        "Change",
+        "ChangeFeed",
+    ),
     "godb_arrow.engine.collection": ("Collection",),
     "godb_arrow.engine.engine": ("StorageEngine",),
     "godb_arrow.engine.health": ("EngineHealth",),
@@ -315,6 +327,7 @@ _NAMES = {
     "godb_arrow.engine.validation": ("Validation",),
     "godb_arrow.errors": (
         "AccessDenied",
+        "ChangesLost",
         "ChecksumMismatch",
         "CollectionExists",
         "CollectionNotFound",

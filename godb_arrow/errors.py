@@ -14,6 +14,7 @@
     ├── CollectionNotFound (KeyError)
     ├── DocumentNotFound (KeyError)
     ├── VersionNotFound (KeyError)            no such state of a collection, or not any more
+    ├── ChangesLost (LookupError)             the changes after a token cannot be listed
     ├── CollectionRequired (ValueError)       several collections, none was named
     ├── SchemaError (ValueError)
     │   ├── TypeConflict (TypeError)          on_conflict="error"
@@ -65,6 +66,7 @@ from typing import Any, Literal
 
 __all__ = [
     "AccessDenied",
+    "ChangesLost",
     "ChecksumMismatch",
     "CollectionExists",
     "CollectionNotFound",
@@ -264,6 +266,10 @@ def document_not_found(
 ) -> DocumentNotFound:
     """Return the error for a document id that does not exist."""
     return DocumentNotFound(f"there is no document {identity!r}", advice=advice)
+
+
+class ChangesLost(GodbError, LookupError):
+    """Changes after a token were removed, or cannot be listed; a snapshot has their result."""
 
 
 class VersionNotFound(GodbError, KeyError):

@@ -16,6 +16,7 @@ __all__ = [
     "COMPRESSIONS",
     "COMPRESSION_GROUP",
     "DEFAULT_DOCUMENT_BYTES",
+    "DEFAULT_KEPT_BYTES",
     "MAX_DEPTH",
     "MAX_DOCUMENT_BYTES",
     "CompressionName",
@@ -42,6 +43,9 @@ OnMismatch = Literal["error", "null"]
 
 MAX_DEPTH = 128
 """Maximum nesting of maps and arrays in a document, which is itself the first level."""
+
+DEFAULT_KEPT_BYTES = 64 << 20
+"""Maximum bytes of changes that are kept after they left the journal."""
 
 DEFAULT_DOCUMENT_BYTES = 64 << 20
 """Maximum MessagePack bytes of a document with its id, unless an option says otherwise."""
@@ -223,6 +227,10 @@ class EngineOptions:
         Number of saved versions of a collection with several part files that stay readable.
     versions : {"large", "all"}
         Collections that keep versions: those above `part_size`, or all of them.
+    keep_changes : int
+        Maximum bytes of the segments that left the journal, and are kept for readers of changes.
+    keep_changes_for : float or None
+        Maximum age of these segments in seconds; None limits only their bytes.
     part_grace : float
         Seconds for which part files are kept after the last version that needs them is dropped.
         Readers in other processes may still use them.
@@ -246,6 +254,8 @@ class EngineOptions:
     part_size: int = 128 << 20
     keep_versions: int = 5
     versions: VersionedCollections = "large"
+    keep_changes: int = DEFAULT_KEPT_BYTES
+    keep_changes_for: float | None = None
     part_grace: float = 600.0
     compression: CompressionName = "lz4"
     max_document_bytes: int = DEFAULT_DOCUMENT_BYTES
@@ -428,6 +438,10 @@ def _parse_count(name: str, value: object) -> object:
     return value
 
 
+def _parse_kept_bytes(name: str, value: object) -> int:
+    return parse_size(name, value, minimum=0)
+
+
 def _parse_versions(name: str, value: object) -> object:
     if value not in get_args(VersionedCollections):
         raise InvalidOption(f"{name} is {value!r}", advice='use "large" or "all"')
@@ -443,6 +457,8 @@ _ENGINE_PARSERS: dict[str, Callable[[str, object], Any]] = {
     "part_size": _parse_part_size,
     "keep_versions": _parse_count,
     "versions": _parse_versions,
+    "keep_changes": _parse_kept_bytes,
+    "keep_changes_for": _optional(parse_duration),
     "part_grace": parse_duration,
     "compression": _parse_compression,
     "max_document_bytes": check_document_limit,

@@ -45,6 +45,8 @@ ENGINE = {
     "LRU",
     "TTL",
     "BackupInfo",
+    "Change",
+    "ChangeFeed",
     "Collection",
     "CollectionInfo",
     "CollectionState",
@@ -86,7 +88,8 @@ def test_the_public_names_are_these() -> None:
 
 
 COLLECTION = {
-    "aggregate", "at_version", "checkpoint", "compact", "compare_and_swap", "compression", "count",
+    "aggregate", "at_version", "changes", "checkpoint", "compact", "compare_and_swap",
+    "compression", "count",
     "create_index", "create_ttl", "delete", "delete_many", "distinct", "drop_index", "drop_ttl",
     "expire", "explain", "find", "find_all", "find_all_stream", "find_one", "find_one_and_update",
     "find_page", "get", "indexes", "info", "insert", "insert_many", "is_dirty", "list_indexes",
@@ -98,7 +101,8 @@ COLLECTION = {
 }  # fmt: skip
 
 STORAGE_ENGINE = {
-    "add_worker", "at_version", "backup", "close", "closed", "collections", "compact", "count",
+    "add_worker", "at_version", "backup", "changes", "close", "closed", "collections", "compact",
+    "count",
     "create_collection", "create_index", "data_dir", "delete", "delete_many", "drop_collection",
     "drop_index", "explain", "find", "find_all", "find_all_stream", "find_page", "get", "health",
     "info",

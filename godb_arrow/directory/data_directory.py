@@ -9,6 +9,7 @@
         collections/NAME.parts/     a collection with several files, and its manifests
         collections/UUID.attached   copy of a file that was loaded, until it is saved
         journal/00000001.journal    changes that no file has yet
+        changes/00000001.journal    earlier changes, for their readers
         follower.json               only in a follower
 
 No path leads out of the directory (see :mod:`godb_arrow.storage.inside`). The permissions of its
@@ -31,6 +32,7 @@ from godb_arrow.directory.follower_file import read_follower_file
 from godb_arrow.directory.identity import ensure_identity, read_identity
 from godb_arrow.directory.journal import Journal
 from godb_arrow.directory.journal_reader import Replayed, read_journal
+from godb_arrow.directory.kept_segments import KEPT_FOLDER, KeptSegments
 from godb_arrow.directory.names import name_of, stem
 from godb_arrow.directory.places import full_path
 from godb_arrow.directory.records import Lineage, Record
@@ -85,6 +87,8 @@ class DataDirectory:
     ----------
     identity : str or None
         Identity of the directory; None if it is opened for reading only.
+    keeps_changes : tuple
+        Max bytes and age of segments of the journal that are kept for readers of changes.
 
     Raises
     ------
@@ -95,6 +99,7 @@ class DataDirectory:
     """
 
     identity: str | None = None
+    keeps_changes: tuple[int, float | None] = (0, None)
 
     def __init__(
         self,
@@ -142,12 +147,13 @@ class DataDirectory:
             self.memory, self._root, self._stored, trust_journal=trust_journal
         )
         self._lineage = Lineage()
+        self._read_end: tuple[JournalPosition, tuple[int, int] | None] = (JournalPosition(), None)
         self._newest: list[int] = []  # segments of the journal, if it was only read
         self._stamp: bytes | None = None
 
     def _check_folders(self) -> None:
         """Check that the folders of the directory are no symbolic links."""
-        for folder in (self._stored, self._root.folder("journal")):
+        for folder in (self._stored, *map(self._root.folder, ("journal", KEPT_FOLDER))):
             with storage_errors("open", folder.path):
                 folder.check()
 
@@ -187,6 +193,20 @@ class DataDirectory:
                 advice="open it with read_only=True, or promote it first",
             )
         return follower
+
+    @property
+    def changes_folder(self) -> str:
+        """Folder of the segments that left the journal."""
+        return os.path.join(self.path, KEPT_FOLDER)
+
+    @property
+    def journal_folder(self) -> str:
+        """Folder of the journal's segments."""
+        return self._journal_folder
+
+    def journal_end(self) -> tuple[JournalPosition, tuple[int, int] | None]:
+        """Return the position of the last record that this engine knows, and where it ends."""
+        return self._read_end if self._journal is None else self._journal.end()
 
     @property
     def keeps_journal(self) -> bool:
@@ -260,7 +280,8 @@ class DataDirectory:
 
     def recover(self) -> Iterator[Record]:
         """Yield the changes that no file may have yet; then the journal accepts new records."""
-        journal = Journal(self._journal_folder, self._access_of_all())
+        kept = KeptSegments(self.changes_folder, *self.keeps_changes)
+        journal = Journal(self._journal_folder, self._access_of_all(), kept)
         for record in journal.recover():
             self._lineage = journal.lineage
             yield record
@@ -293,6 +314,9 @@ class DataDirectory:
                     continue
                 raise
             self._lineage = replayed.lineage
+            for segment in replayed.segments[-1:]:
+                end = (segment.index, segment.size)
+                self._read_end = JournalPosition(segment.run, segment.last), end
             return records
         return []
 

@@ -36,14 +36,16 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 
 from godb_arrow.directory.journal_reader import Replayed, next_number, read_journal, remove_torn
+from godb_arrow.directory.kept_segments import KeptSegments
 from godb_arrow.directory.records import Lineage, Record, pack_record
-from godb_arrow.directory.segments import HEADER, Segment, pack_header, segment_path
+from godb_arrow.directory.segments import HEADER, Segment, index_of, pack_header, segment_path
 from godb_arrow.errors import (
     Applied,
     EngineClosed,
@@ -89,6 +91,8 @@ class Journal:
         Folder of the segments.
     access : Access
         Permissions that the segments have at most. By default only the umask restricts them.
+    kept : KeptSegments, optional
+        Folder for segments that the journal no longer needs, which are removed by default.
 
     Examples
     --------
@@ -101,12 +105,15 @@ class Journal:
     1
     >>> journal.sync()
     >>> journal.close()
-    >>> [record.meta for record in read_journal(folder)]
-    [{'op': 'drop'}]
+    >>> [record.meta["op"] for record in read_journal(folder)]
+    ['drop']
     """
 
-    def __init__(self, folder: str, access: Access = UNLIMITED) -> None:
+    def __init__(
+        self, folder: str, access: Access = UNLIMITED, kept: KeptSegments | None = None
+    ) -> None:
         self._folder = folder
+        self._kept = kept
         self._access = access
         self._lock = threading.Lock()  # guards the attributes below
         self._syncing = threading.Lock()  # One thread syncs, and waiting threads share the next.
@@ -134,6 +141,17 @@ class Journal:
         return JournalPosition(self._run, number)
 
     @property
+    def is_broken(self) -> bool:
+        """Whether the journal takes no records until a save has begun a new segment."""
+        return self._broken is not None
+
+    def end(self) -> tuple[JournalPosition, tuple[int, int]]:
+        """Return the position of the newest record, and the segment and offset after it."""
+        with self._lock:
+            segment = self._segments[-1]
+            return self.position(segment.last), (segment.index, segment.size)
+
+    @property
     def size(self) -> int:
         """Size of all segments in bytes."""
         segments = self._segments
@@ -159,7 +177,12 @@ class Journal:
                 replayed.torn,
                 first - 1,
             )
-        remove_torn(replayed)
+        if self._kept is not None:
+            paths = [*replayed.unneeded, *(segment.path for segment in replayed.segments)]
+            oldest = min(index_of(path) for path in paths) if paths else 1
+            self._kept.begin(self._folder, oldest)
+            self._kept.restrict(self._access)
+        remove_torn(replayed, self._remove)
         # The records may not have been synced before a crash. A new segment begins after them.
         for segment in replayed.segments[-1:]:
             descriptor = open_inside(segment.path, os.O_RDONLY)
@@ -211,6 +234,8 @@ class Journal:
                 self._access &= access
                 for segment in self._segments:
                     restrict_file(segment.path, self._access)
+                if self._kept is not None:
+                    self._kept.restrict(self._access)
 
     def append(
         self,
@@ -227,7 +252,7 @@ class Journal:
         key : hashable
             Owner of the change. The record is kept until :meth:`release` for that key.
         meta : dict
-            Description of the change.
+            Description of the change, which receives its time.
         parts : sequence of bytes
             Entries that belong to the change.
         receipt : Receipt, optional
@@ -254,6 +279,7 @@ class Journal:
                 self._check_usable()
             segment = self._segments[-1]
             number = segment.last + 1
+            meta["t"] = time.time()
             size, buffers = pack_record(number, self._durable_size, meta, parts, segment.size)
             size += segment.size
             disk, descriptor = local.disk, self._descriptor
@@ -422,8 +448,15 @@ class Journal:
                 self._begin_segment(end, needed)
             while len(self._segments) > 1 and self._segments[0].last < oldest:
                 with suppress(FileNotFoundError):  # An interrupt arrived after the removal.
-                    local.disk.unlink(self._segments[0].path)
+                    self._remove(self._segments[0].path)
                 del self._segments[0]
+
+    def _remove(self, path: str) -> None:
+        """Remove a segment whose changes files contain, or keep it for readers of changes."""
+        if self._kept is None:
+            local.disk.unlink(path)
+        else:
+            self._kept.take(path)
 
     def close(self, *, stored: bool = False) -> None:
         """Close the journal after syncing its records.

@@ -39,6 +39,7 @@ __all__ = [
     "damage_after",
     "next_number",
     "read_journal",
+    "records_of",
     "remove_torn",
     "whole_records_after",
 ]
@@ -160,7 +161,7 @@ def read_journal(folder: str, found: Replayed | None = None) -> Iterator[Record]
                     f"begins with record {segment.first} instead of {expected}",
                 )
             found.segments.append(segment)
-            yield from _records(stream, segment, size)
+            yield from records_of(stream, segment, size)
             if segment.size < size:
                 if segment.index < layout.last:
                     raise journal_damage(path, segment.size, "is damaged, and others follow")
@@ -171,7 +172,8 @@ def read_journal(folder: str, found: Replayed | None = None) -> Iterator[Record]
                 found.torn += size - segment.size
 
 
-def _records(stream: BinaryIO, segment: Segment, size: int) -> Iterator[Record]:
+def records_of(stream: BinaryIO, segment: Segment, size: int) -> Iterator[Record]:
+    """Yield the complete records of a segment, and advance its size and last number."""
     stream.seek(segment.size)
     while True:
         record = read_record(stream, segment, size - segment.size, segment.last + 1)
@@ -182,10 +184,18 @@ def _records(stream: BinaryIO, segment: Segment, size: int) -> Iterator[Record]:
         yield record
 
 
-def remove_torn(replayed: Replayed) -> None:
-    """Remove from the disk the bytes that a crash left unfinished."""
+def remove_torn(replayed: Replayed, remove: Callable[[str], object] | None = None) -> None:
+    """Remove from the disk the bytes that a crash left unfinished.
+
+    Parameters
+    ----------
+    replayed : Replayed
+        Content of the segments.
+    remove : callable, optional
+        Removes a whole segment that is not needed.
+    """
     for path in replayed.unneeded:
-        local.disk.unlink(path)
+        (remove or local.disk.unlink)(path)
     for path, size in replayed.cuts.items():
         descriptor = open_inside(path, os.O_WRONLY)
         try:

@@ -30,6 +30,7 @@ from godb_arrow.file.hints import JournalPosition
 __all__ = [
     "LOST",
     "TRANSACTION",
+    "UNLISTED",
     "Lineage",
     "Record",
     "digest_of",
@@ -46,6 +47,8 @@ __all__ = [
 
 TRANSACTION = "transaction"
 """Operation of a record with the changes of several collections."""
+UNLISTED = "unlisted"
+"""Operation of a record for changes that only a version of a collection has."""
 LOST = "lost"
 """Operation of a record that stands for lost ones (see :mod:`godb_arrow.directory.repair`)."""
 _HEAD_1 = struct.Struct("<QQQQ")  # of version 1

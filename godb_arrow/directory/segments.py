@@ -16,6 +16,7 @@ __all__ = [
     "HEADER",
     "VERSION",
     "Segment",
+    "index_of",
     "journal_damage",
     "open_segment",
     "pack_header",
@@ -55,6 +56,11 @@ class Segment:
 def segment_path(folder: str, index: int) -> str:
     """Return the path of a segment."""
     return os.path.join(folder, f"{index:08d}{_SUFFIX}")
+
+
+def index_of(path: str) -> int:
+    """Return the number of a segment by its path."""
+    return int(os.path.basename(path).removesuffix(_SUFFIX))
 
 
 def segment_indices(folder: str) -> list[int]:

@@ -10,13 +10,17 @@ from godb_arrow.directory.data_directory import PARTS
 from godb_arrow.directory.follower_file import read_follower_file
 from godb_arrow.directory.identity import read_identity
 from godb_arrow.directory.journal_copy import fetch_journal
+from godb_arrow.directory.journal_reader import damage_after, records_of
+from godb_arrow.directory.kept_segments import KEPT_FOLDER, kept_segments
 from godb_arrow.directory.names import ATTACHED
-from godb_arrow.directory.records import LOST, TRANSACTION, Record, sensible
+from godb_arrow.directory.records import LOST, TRANSACTION, UNLISTED, Record, sensible
 from godb_arrow.directory.repair import find_damage
+from godb_arrow.directory.segments import open_segment, segment_path
 from godb_arrow.directory.verify import FileReport, Progress, verify_file, verify_parts
 from godb_arrow.errors import FormatError, GodbError, StorageError, error_context
 from godb_arrow.snapshots.entry_runs import scan
 from godb_arrow.storage.folder import Folder, open_folder
+from godb_arrow.storage.inside import open_to_read
 from godb_arrow.storage.object_store import is_url
 from godb_arrow.storage.replace import is_temporary
 
@@ -24,7 +28,9 @@ __all__ = ["merge_report", "verify_directory"]
 
 
 _FILE = ".godb"
-_SETTINGS = frozenset({"create", "attach", "drop", "rename", "index", "rules", "compression", LOST})
+_SETTINGS = frozenset(
+    {"create", "attach", "drop", "rename", "index", "rules", "compression", UNLISTED, LOST}
+)
 
 
 def verify_directory(path: str, *, progress: Progress | None = None) -> FileReport:
@@ -46,6 +52,7 @@ def verify_directory(path: str, *, progress: Progress | None = None) -> FileRepo
     with error_context("verify", path):
         _verify_collections(report, path, progress)
         _verify_journal(report, path)
+        _verify_kept(report, path)
         try:
             follower = read_follower_file(path)
         except (FormatError, StorageError) as error:
@@ -115,6 +122,32 @@ def _verify_journal(report: FileReport, path: str) -> None:
         _verify_segments(report, folder.path)
     damaged = (name for name in names if name.endswith(".damaged"))
     report.notes += [f"journal/{name} was set aside by a repair" for name in damaged]
+
+
+def _verify_kept(report: FileReport, path: str) -> None:
+    """Check the segments that are kept for readers of changes."""
+    folder = os.path.join(path, KEPT_FOLDER)
+    for index in [] if is_url(path) else kept_segments(folder):
+        place = segment_path(folder, index)
+        shown = f"{KEPT_FOLDER}/{os.path.basename(place)}"
+        try:
+            with open_to_read(place) as stream:
+                segment = open_segment(stream, place, index, is_last=False)
+                assert segment is not None
+                size = os.fstat(stream.fileno()).st_size
+                for record in records_of(stream, segment, size):
+                    _check_record(report, record)
+                if segment.size == size:
+                    continue
+                if damage_after(stream, segment, size) is None:
+                    report.notes.append(f"{shown} ends with changes that a power cut lost")
+                else:
+                    problem = "the changes are damaged; remove the folder"
+                    report.add_problem(f"{shown}, byte {segment.size}: {problem}")
+        except FileNotFoundError:  # An engine removed it meanwhile.
+            continue
+        except GodbError as error:
+            report.add_problem(f"{shown}: {error}")
 
 
 def _verify_segments(report: FileReport, folder: str) -> None:

@@ -92,7 +92,7 @@ class CheckedWriter:
             superseded = [row for found in stored.values() for row in found]
             claims = claim_run(store, entries, ids)
             number = store.commit(
-                record_of(store, len(ids), None),
+                record_of(store, len(ids), None) | {"u": True},
                 [chunk],
                 plan_put(store.overlay, entries, ids, None, superseded),
                 len(stored) - len(superseded),  # a file of another program may have an id twice

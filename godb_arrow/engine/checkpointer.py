@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
+from godb_arrow.directory.records import UNLISTED
 from godb_arrow.directory.snapshot_writer import place_for, save_snapshot
 from godb_arrow.engine.store import CollectionStore
 from godb_arrow.errors import EngineClosed, GodbError, StorageError, error_context
@@ -184,6 +185,8 @@ class Checkpointer:
     def _write(self, saving: _Saving) -> Base:
         if self._store.shared:
             self._context.directory.journal.sync_shared(self._store.shared)
+        if self._context.options.durability == "checkpoint" and saving.snapshot.changes:
+            _note_unlisted(self._store, saving.snapshot.base.hint.version + 1)
         stored = save_snapshot(
             self._context.directory,
             saving.target,
@@ -252,7 +255,11 @@ class Checkpointer:
         store.account()
 
     def commit_manifest(
-        self, before: PartedBase, wanted: tuple[Manifest, Sequence[Row | None]]
+        self,
+        before: PartedBase,
+        wanted: tuple[Manifest, Sequence[Row | None]],
+        *,
+        has_changes: bool = True,
     ) -> None:
         """Make a manifest the state of the collection, on disk and here; or, on an error, not.
 
@@ -264,6 +271,8 @@ class Checkpointer:
             The current base.
         wanted : tuple
             The manifest, and the statistics of its parts.
+        has_changes : bool
+            Whether documents change, so that readers of changes must compare the versions.
 
         Raises
         ------
@@ -271,6 +280,8 @@ class Checkpointer:
             ``applied`` is "unknown" if the manifest replaced the former one.
         """
         store, folder = self._store, before.folder
+        if has_changes:
+            _note_unlisted(store, wanted[0].version)
         try:
             store.restate(PartedBase(folder, folder.commit(*wanted)))
         except BaseException as error:
@@ -293,3 +304,14 @@ class Checkpointer:
                 logger.warning(
                     "unused files of %r cannot be removed yet", self._store.name, exc_info=True
                 )
+
+
+def _note_unlisted(store: CollectionStore, version: int) -> None:
+    """Journal that a version has changes which the journal does not list.
+
+    The record precedes the version, so that no change is missed. Recovery does not need it.
+    """
+    directory, key = store.context.directory, object()
+    if directory.keeps_journal and not directory.journal.is_broken:
+        directory.journal.append(key, {"op": UNLISTED, "c": store.name, "v": version})
+        directory.journal.release(key, None)

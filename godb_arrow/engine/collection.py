@@ -11,6 +11,8 @@ from typing import Any, TypeVar, overload
 from godb_arrow.codec.compression import check_compression
 from godb_arrow.documents.ids import id_of
 from godb_arrow.engine.bulk_writer import BulkWriter
+from godb_arrow.engine.change_token import ChangeToken
+from godb_arrow.engine.changes import ChangeFeed, begin_token, token_of
 from godb_arrow.engine.checked_writer import CheckedWriter
 from godb_arrow.engine.constrained import ConstrainedCollection
 from godb_arrow.engine.expirer import Expirer
@@ -23,6 +25,7 @@ from godb_arrow.engine.refresher import Refresher
 from godb_arrow.engine.saver import Saver
 from godb_arrow.engine.updater import CollectionUpdater
 from godb_arrow.engine.writer import CollectionWriter
+from godb_arrow.errors import InvalidCursor
 from godb_arrow.options import CompressionName
 from godb_arrow.query.filters import Filter
 from godb_arrow.snapshots.snapshot import Snapshot
@@ -269,9 +272,66 @@ class Collection(ConstrainedCollection):
         """
         with self._store.reading():
             if version is None and at is None and tag is None:
-                return CollectionVersion(self.name, self._snapshot())
+                return self._refresher.read(self._store, self._snapshot_of_now)
             versions = self.versions()
             return self.at_version(find_version(versions, version, at, tag))
+
+    def _snapshot_of_now(self) -> CollectionVersion:
+        with self._store.lock:
+            documents = self._store.snapshot()
+            token = token_of(self._store, documents)
+            return CollectionVersion(self.name, documents, token=token.pack())
+
+    def changes(self, since: str | None = None, *, follow: bool = False) -> ChangeFeed:
+        """Return the changes after a token, in order.
+
+        The journal lists each change, as long as it keeps it. Where it does not, and the token is
+        of a saved version that still exists, this version is compared with the documents of now.
+        Such changes have ``net=True``. The collection may be renamed meanwhile.
+
+        Parameters
+        ----------
+        since : str, optional
+            Token of a snapshot or of an earlier feed, default now.
+        follow : bool
+            Whether to wait for later changes, default False.
+
+        Returns
+        -------
+        ChangeFeed
+            Iterator and async iterator of changes. Its ``token`` is the position after them.
+
+        Raises
+        ------
+        InvalidCursor
+            The text is no token of the collection.
+        ChangesLost
+            In the feed: the changes cannot be listed. A snapshot has their result.
+
+        Examples
+        --------
+        >>> import tempfile, godb_arrow
+        >>> with godb_arrow.StorageEngine(tempfile.mkdtemp()) as engine:
+        ...     users = engine.create_collection("users")
+        ...     token = users.snapshot().token
+        ...     _ = users.insert({"name": "Ada"})
+        ...     users.delete("1")
+        ...     [(change.operation, change.id) for change in users.changes(since=token)]
+        [('insert', '1'), ('delete', '1')]
+        """
+        store = self._store
+
+        def now() -> ChangeToken:
+            with store.lock:
+                return token_of(store, store.snapshot())
+
+        with store.reading():
+            token = begin_token(since, now)
+            if since is not None and token.collection is None:
+                raise InvalidCursor(
+                    "the token is of all collections", advice="give it to engine.changes()"
+                )
+        return ChangeFeed(store.context, lambda _: None, token, store=store, follow=follow)
 
     # --- changing documents -------------------------------------------------------------------
 

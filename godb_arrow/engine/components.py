@@ -57,6 +57,7 @@ class EngineComponents:
     def __init__(self, options: EngineOptions, directory: DataDirectory, memory: Memory) -> None:
         self.options = options
         self.directory = directory
+        directory.keeps_changes = options.keep_changes, options.keep_changes_for
         self.memory = memory
         self.lifecycle = Lifecycle(directory.path, read_only=directory.read_only)
         self.workers, self.syncer, self.failure = Workers(), Workers(), BackgroundFailure()

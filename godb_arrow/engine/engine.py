@@ -30,6 +30,7 @@ from godb_arrow.memory.limit import Memory
 from godb_arrow.memory.lru import EvictionPolicy, check_policy
 from godb_arrow.options import (
     DEFAULT_DOCUMENT_BYTES,
+    DEFAULT_KEPT_BYTES,
     CompressionName,
     EngineOptions,
     VersionedCollections,
@@ -88,30 +89,29 @@ class StorageEngine(EngineLifetime, CollectionVerbs):
         Threads of a stream, default one for each core.
     part_size : int or str
         Max bytes of documents in a file, default 128 MiB. A larger collection is a folder of parts.
-        Each save writes the changed documents as a new part.
     keep_versions : int
-        Number of saved versions of such a collection that stay readable, default 5; see
-        :meth:`versions`.
+        Number of saved :meth:`versions` of such a collection that stay readable, default 5.
     versions : {"large", "all"}
-        Collections that keep versions, default those above `part_size`. With ``"all"`` each one
-        is a folder of parts from its next save on.
+        Collections that keep versions, default "large": those above `part_size`.
+    keep_changes : int or str
+        Max bytes of the changes that :meth:`changes` can list, default 64 MiB; 0 for none.
+    keep_changes_for : float, timedelta or str, optional
+        Max age of these changes, default any.
     part_grace : float, timedelta or str
         How long unused files stay for readers in other processes, default 10 min.
     compression : str
         Compression of new collections, default "lz4"; see :func:`write_godb`.
     trust_journal : bool
         Whether to open files outside of the directory that its journal names, default False.
-        Version 0.1 left such names if it was killed between :meth:`load_collection_metadata` and a
-        save. Without this option, these collections are refused. Use it only for your directories.
+        Version 0.1 left such names if it was killed. Use it only for your directories.
     max_document_bytes : int or str
         Max MessagePack bytes of a document with its id, default 64 MiB, max 1 GiB. Writing and
         reading refuse larger documents.
     use_hints : bool
-        Whether to use what files record of their documents: schemas, counts of bytes, indexes,
-        sizes and statistics. With False, the documents alone count, and everything takes longer.
-        Use it for a data directory from elsewhere.
+        Whether to use what files record of their documents, default True. With False, for a data
+        directory from elsewhere, the documents alone count, and everything takes longer.
     create : bool
-        Whether to create a missing data directory, default True.
+        Whether to create a missing directory, default True.
     storage_options : mapping, optional
         Keyword arguments for the file system of a URL; see :func:`scan_godb`.
 
@@ -158,6 +158,8 @@ class StorageEngine(EngineLifetime, CollectionVerbs):
         part_size: int | str = _DEFAULT_PART_BYTES,
         keep_versions: int = 5,
         versions: VersionedCollections = "large",
+        keep_changes: int | str = DEFAULT_KEPT_BYTES,
+        keep_changes_for: float | str | dt.timedelta | None = None,
         part_grace: float | str | dt.timedelta = 600.0,
         compression: CompressionName = "lz4",
         trust_journal: bool = False,
@@ -175,6 +177,8 @@ class StorageEngine(EngineLifetime, CollectionVerbs):
             part_size=part_size,
             keep_versions=keep_versions,
             versions=versions,
+            keep_changes=keep_changes,
+            keep_changes_for=keep_changes_for,
             part_grace=part_grace,
             compression=compression,
             max_document_bytes=max_document_bytes,

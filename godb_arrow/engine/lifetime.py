@@ -1,16 +1,20 @@
-"""Lifetime of an engine: closing, background workers, statistics."""
+"""Lifetime of an engine: changes, closing, background workers, statistics."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Self
 
 from godb_arrow.engine.added_workers import added_worker
+from godb_arrow.engine.change_token import ChangeToken
+from godb_arrow.engine.changes import ChangeFeed, begin_token
 from godb_arrow.engine.components import EngineComponents
 from godb_arrow.engine.health import EngineHealth, health_of
 from godb_arrow.engine.processes import close_later, forget_engine
 from godb_arrow.engine.stats import EngineStats, MemoryStats
+from godb_arrow.engine.store import CollectionStore
+from godb_arrow.errors import InvalidCursor
 from godb_arrow.options import parse_duration
 
 if TYPE_CHECKING:
@@ -32,6 +36,61 @@ class EngineLifetime:
         self._components = components
         self._lifecycle = components.lifecycle
         self._closing = threading.RLock()
+
+    # --- changes ------------------------------------------------------------------------------
+
+    def changes(
+        self,
+        since: str | None = None,
+        *,
+        collections: Iterable[str] | None = None,
+        follow: bool = False,
+    ) -> ChangeFeed:
+        """Return the changes of all collections after a token, in order.
+
+        A transaction of several collections is one unit. See :meth:`Collection.changes`, which can
+        also compare versions.
+
+        Parameters
+        ----------
+        since : str, optional
+            Token of an earlier feed, default now.
+        collections : iterable of str, optional
+            Names of the collections, default all.
+        follow : bool
+            Whether to wait for later changes, default False.
+
+        Returns
+        -------
+        ChangeFeed
+
+        Raises
+        ------
+        InvalidCursor
+            The text is no token of all collections.
+        ChangesLost
+            In the feed: the changes cannot be listed. A snapshot has their result.
+        """
+        self._lifecycle.check_open()
+        parts = self._components
+
+        def now() -> ChangeToken:
+            position, offset = parts.directory.journal_end()
+            return ChangeToken(position, None, offset)
+
+        token = begin_token(since, now)
+        if token.collection is not None:
+            raise InvalidCursor(
+                f"the token is of the collection {token.collection!r}",
+                advice="give it to the feed of the collection",
+            )
+        names = None if collections is None else frozenset(collections)
+
+        def store_of(name: str) -> CollectionStore | None:
+            collection = parts.catalog.get(name)
+            return None if collection is None else collection.store
+
+        return ChangeFeed(parts.context, store_of, token, names=names, follow=follow)
 
     # --- closing ------------------------------------------------------------------------------
 

@@ -311,7 +311,8 @@ class Maintainer:
             tags = change(base)
             if tags != base.manifest.tags:
                 manifest = replace(base.manifest, version=base.hint.version + 1, tags=tags)
-                checkpointer.commit_manifest(base, (manifest, base.part_statistics()))
+                committed = manifest, base.part_statistics()
+                checkpointer.commit_manifest(base, committed, has_changes=False)
                 base.forget(store.base)
         self._context.followers.acknowledge(None)
         return tags

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 
 from godb_arrow.directory.names import check_name
-from godb_arrow.directory.records import LOST, TRANSACTION, Record, sensible
+from godb_arrow.directory.records import LOST, TRANSACTION, UNLISTED, Record, sensible
 from godb_arrow.engine.catalog import Catalog
 from godb_arrow.engine.context import EngineContext
 from godb_arrow.engine.former_files import is_replaced
@@ -75,6 +75,8 @@ class Replay:
 
     def _apply(self, record: Record) -> None:
         op, attached = record.meta["op"], self._context.directory.attached_files
+        if op == UNLISTED:
+            return  # a file has the changes, or they did not happen
         if op == LOST:
             logger.warning("changes %d to %d are lost", record.number, record.last)
             self._has_lost = True

@@ -397,6 +397,8 @@ class CollectionStore:
         deleted = [key for key, raw in versions.items() if raw is None]
         next_id = self.id_sequence().next_id
         meta = {"op": "write", "n": next_id, "k": [len(puts)], "d": deleted}
+        if puts and added <= 0:  # A verb that puts few documents inserts all or replaces all.
+            meta["u"] = True
         claims = self.claim(versions)
         plan = self.overlay.plan_change(versions, superseded)
         return self.commit(meta, [b"".join(puts)], plan, added, claims)

@@ -21,7 +21,7 @@ from godb_arrow.engine.saver import Saver
 from godb_arrow.engine.store import CollectionStore, planned_change
 from godb_arrow.engine.transaction_store import TransactionStore
 from godb_arrow.engine.updater import CollectionUpdater
-from godb_arrow.engine.writer import CollectionWriter
+from godb_arrow.engine.writer import CollectionWriter, replaced_in
 from godb_arrow.errors import (
     CollectionNotFound,
     TransactionClosed,
@@ -327,8 +327,10 @@ def _planned(change: _Change) -> tuple[dict[str, Any], bytes, PlannedChange]:
     with error_context("commit", collection=store.name):
         claims = store.claim(versions)
     chunk = b"".join([codec.pack(key) + raw for key, raw in puts.items()])
+    replaced = {*stored, *(key for key, former in changed.items() if former is not None)}
     description = {
         "c": store.name, "n": store.id_sequence().next_id, "k": [len(puts)], "d": deleted,
+        **replaced_in([*puts], replaced),
     }  # fmt: skip
     if are_few(ids, None) or not puts:
         plan = store.overlay.plan_change(versions, superseded)

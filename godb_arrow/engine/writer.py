@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from godb_arrow import codec
@@ -44,7 +45,7 @@ from godb_arrow.snapshots.layers import Version
 from godb_arrow.snapshots.overlay import bulk_weight, weight
 from godb_arrow.snapshots.snapshot import Snapshot
 
-__all__ = ["CollectionWriter", "naming_document", "record_of", "replacement"]
+__all__ = ["CollectionWriter", "naming_document", "record_of", "replaced_in", "replacement"]
 
 
 _MAX_DELETE_ATTEMPTS = 3  # until a filter is evaluated while other writers wait
@@ -211,7 +212,7 @@ class CollectionWriter:
             rows = [row for found in superseded.values() for row in found]
             repeated = sum(len(found) - 1 for found in superseded.values())
             return store.commit(
-                record_of(store, len(ids), schema),
+                record_of(store, len(ids), schema) | replaced_in(ids, present),
                 [encoded.chunk],
                 plan_put(store.overlay, entries, ids, schema, rows),
                 len(positions) - len(present) - repeated,
@@ -454,6 +455,26 @@ def record_of(store: CollectionStore, count: int, schema: pa.Schema | None) -> d
     if schema is not None:
         meta["f"] = describe_schema(schema)
     return meta
+
+
+def replaced_in(ids: Sequence[str], present: Collection[str]) -> dict[str, Any]:
+    """Return what a record says of the documents that it replaces.
+
+    Parameters
+    ----------
+    ids : sequence of str
+        Ids of the documents in the record.
+    present : collection of str
+        Ids that have a document already.
+    """
+    if not present and len(set(ids)) == len(ids):
+        return {}
+    seen = set(present)
+    flags = []
+    for identity in ids:
+        flags.append(identity in seen)
+        seen.add(identity)
+    return {"u": True if all(flags) else np.packbits(flags).tobytes()}
 
 
 class _OtherDocument(Exception):

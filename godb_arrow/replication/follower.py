@@ -367,6 +367,7 @@ class Follower:
                 self._target.place([copy])  # No manifest names the file yet.
         with self._shipping:
             self._check_source()  # The source may have been replaced while its files were listed.
+            self._target.mirror_changes(self.source)
             consistent = self._consistent
             if consistent:
                 try:

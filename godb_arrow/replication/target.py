@@ -15,6 +15,7 @@ from godb_arrow.directory.data_directory import PARTS
 from godb_arrow.directory.directory_lock import lock_directory
 from godb_arrow.directory.follower_file import FOLLOWER_FILE, read_follower_file
 from godb_arrow.directory.journal_copy import JournalCopy, RemoteJournalCopy
+from godb_arrow.directory.kept_segments import mirror_kept
 from godb_arrow.directory.names import ATTACHED, is_stored_name
 from godb_arrow.directory.places import full_path
 from godb_arrow.storage import local
@@ -166,6 +167,10 @@ class FollowerTarget:
             for name in folder.files(is_temporary):
                 local.disk.unlink(folder.place(name))
 
+    def mirror_changes(self, source: str) -> None:
+        """Copy the earlier changes that the source keeps for their readers."""
+        mirror_kept(source, self.path)
+
     def files(self) -> dict[str, Stamp]:
         """Return the follower's files with their stamps."""
         return list_stored(self._stored)
@@ -246,6 +251,9 @@ class _RemoteTarget(FollowerTarget):
 
     def write_state(self, state: dict[str, Any]) -> None:
         super().write_state({**state, "files": self._files})
+
+    def mirror_changes(self, source: str) -> None:
+        """Do nothing: a follower on an object store has only the journal."""
 
     def journal(self, source: str, *, anew: bool = False) -> _Journal:
         journal = RemoteJournalCopy(source, f"{self.path}/journal", anew=anew)

@@ -184,6 +184,11 @@ class CollectionVersion(SnapshotCollection):
     :meth:`Collection.snapshot` and :meth:`Collection.at_version` return it. It stays readable as
     long as the object exists.
 
+    Attributes
+    ----------
+    token : str or None
+        Token with which :meth:`Collection.changes` continues after a snapshot of now.
+
     Examples
     --------
     >>> import tempfile, godb_arrow
@@ -198,7 +203,14 @@ class CollectionVersion(SnapshotCollection):
     (997, 1000)
     """
 
-    def __init__(self, name: str, documents: Snapshot, manifest: Manifest | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        documents: Snapshot,
+        manifest: Manifest | None = None,
+        token: str | None = None,
+    ) -> None:
+        self.token = token
         self._name = name
         self._manifest = manifest
         self._documents = documents

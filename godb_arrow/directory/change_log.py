@@ -1,0 +1,281 @@
+"""Reading of the journal from a position on, with the segments that were kept after it.
+
+A position is a run and a sequence number. Runs are unique, and records of a run never change. So a
+position means the same in a directory, in its followers, and in a promoted follower.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import BinaryIO
+
+from godb_arrow.directory.kept_segments import kept_segments
+from godb_arrow.directory.records import Record, extent_of, head_of, head_size, read_record
+from godb_arrow.directory.segments import Segment, open_segment, segment_path
+from godb_arrow.errors import ChangesLost, CorruptFile, storage_errors
+from godb_arrow.file.hints import JournalPosition
+from godb_arrow.storage import local
+from godb_arrow.storage.inside import open_to_read
+
+__all__ = ["ChangeLog"]
+
+_MAX_ATTEMPTS = 10  # to open a segment that the writer moves meanwhile
+_ADVICE = "read a snapshot(), and continue with its token"
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Segment by its path and header."""
+
+    segment: Segment
+    is_kept: bool
+    end: int | None  # last sequence number by the header of the segment after it; None for the last
+
+
+class ChangeLog:
+    """Records of the journal after a position, which other threads or processes may append to.
+
+    Parameters
+    ----------
+    journal, kept : str
+        Folders of the segments.
+    position : JournalPosition
+        Last record that was read.
+    offset : tuple of int, optional
+        Number of the segment and offset where the next record probably begins.
+
+    Raises
+    ------
+    ChangesLost
+        The records after the position were removed, or never happened here.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from godb_arrow.directory.journal import Journal
+    >>> folder = tempfile.mkdtemp()
+    >>> journal = Journal(folder)
+    >>> list(journal.recover())
+    []
+    >>> log = ChangeLog(folder, folder + "/kept", journal.position(0))
+    >>> journal.append("users", {"op": "drop"})
+    1
+    >>> [record.number for record in log.read()], list(log.read())
+    ([1], [])
+    >>> log.close()
+    >>> journal.close()
+    """
+
+    def __init__(
+        self,
+        journal: str,
+        kept: str,
+        position: JournalPosition,
+        offset: tuple[int, int] | None = None,
+    ) -> None:
+        self._folders = (kept, journal)
+        self.position = position
+        self._stream: BinaryIO | None = None
+        self._place: _Place
+        self._open(position, offset)
+
+    @property
+    def offset(self) -> tuple[int, int]:
+        """Number of the segment, and offset where the next record begins."""
+        return self._place.segment.index, self._place.segment.size
+
+    def close(self) -> None:
+        """Close the segment."""
+        if self._stream is not None:
+            self._stream.close()
+
+    # --- position -----------------------------------------------------------------------------
+
+    def _open(self, position: JournalPosition, offset: tuple[int, int] | None) -> None:
+        for _ in range(_MAX_ATTEMPTS):
+            with suppress(FileNotFoundError):  # The writer moved or removed a segment.
+                place = self._find(position)
+                stream = open_to_read(place.segment.path)
+                try:
+                    self._skip_to(stream, place, position, offset)
+                except BaseException:
+                    stream.close()
+                    raise
+                self._stream, self._place = stream, place
+                return
+        raise _removed(position)
+
+    def _find(self, position: JournalPosition) -> _Place:
+        """Return the segment that has the record after a position."""
+        places = self._places()
+        same = [place for place in places if position.run and place.segment.run == position.run]
+        found = [place for place in same if place.segment.first <= position.number + 1]
+        if not found:
+            raise _removed(position)
+        place = found[-1]
+        if place.end is not None and position.number > place.end:
+            raise _never_happened(position)
+        return place
+
+    def _places(self) -> list[_Place]:
+        """Return the segments without gaps, up to the last one."""
+        segments: list[tuple[Segment, bool, bool]] = []
+        for folder, is_kept in zip(self._folders, (True, False), strict=True):
+            for index in kept_segments(folder):
+                path = segment_path(folder, index)
+                with storage_errors("read changes", path), open_to_read(path) as stream:
+                    segment = _header_of(stream, path, index)
+                    if segment is not None:
+                        is_empty = os.fstat(stream.fileno()).st_size <= segment.header_size
+                        segments.append((segment, is_kept, is_empty))
+        segments.sort(key=lambda item: item[0].index)
+        places: list[_Place] = []
+        first: int | None = None
+        for segment, is_kept, is_empty in reversed(segments):
+            if first is not None and (
+                segment.first > first or (is_empty and segment.first != first)
+            ):
+                if is_empty:
+                    continue  # A crash left it after the segment with later records.
+                break
+            places.append(_Place(segment, is_kept, None if first is None else first - 1))
+            first = segment.first
+        return places[::-1]
+
+    def _skip_to(
+        self,
+        stream: BinaryIO,
+        place: _Place,
+        position: JournalPosition,
+        offset: tuple[int, int] | None,
+    ) -> None:
+        """Advance the segment to the record after a position, reading only heads."""
+        segment = place.segment
+        size = os.fstat(stream.fileno()).st_size
+        if offset is not None and offset[0] == segment.index:
+            at = offset[1]
+            head = _head_at(stream, segment, at) if segment.header_size <= at <= size else None
+            if at == size or (head is not None and head[1] == position.number + 1):
+                segment.size, segment.last = at, position.number
+                return
+        at, last = segment.header_size, segment.first - 1
+        while last < position.number:
+            head = _head_at(stream, segment, at)
+            if head is None or head[1] != last + 1 or at + extent_of(segment, head[0]) > size:
+                raise _never_happened(position)
+            stream.seek(at)
+            last = head[1]
+            at += extent_of(segment, head[0])
+        segment.size, segment.last = at, last
+
+    # --- records ------------------------------------------------------------------------------
+
+    def read(self) -> Iterator[Record]:
+        """Yield the records after the position that are complete, and advance the position.
+
+        A record is synced to the disk before it is yielded, so that a power cut does not undo it.
+
+        Raises
+        ------
+        ChangesLost
+            Segments were removed before they were read.
+        """
+        while True:
+            yield from self._rest()
+            if not self._advance():
+                return
+
+    def _rest(self) -> Iterator[Record]:
+        stream, segment = self._stream, self._place.segment
+        assert stream is not None
+        size = os.fstat(stream.fileno()).st_size
+        if size > segment.size and not self._place.is_kept:
+            with storage_errors("sync the journal", segment.path):
+                local.disk.fsync(stream.fileno())
+        while segment.size < size:
+            stream.seek(segment.size)
+            record = read_record(stream, segment, size - segment.size, segment.last + 1)
+            if record is None:
+                return
+            segment.size = stream.tell()
+            segment.last = record.last
+            self.position = JournalPosition(segment.run, record.last)
+            yield record
+
+    def _advance(self) -> bool:
+        """Open the segment after the current one; return False if there is none."""
+        current = self._place.segment
+        for _ in range(_MAX_ATTEMPTS):
+            with suppress(FileNotFoundError):
+                indices = {
+                    index: (folder, is_kept)
+                    for folder, is_kept in zip(self._folders, (True, False), strict=True)
+                    for index in kept_segments(folder)
+                }
+                later = sorted(index for index in indices if index > current.index)
+                if not later and current.index in indices:
+                    return False
+                if self._has_more():
+                    return True  # Records were appended before the next segment began.
+                for index in later:
+                    if self._begin(index, *indices[index]):
+                        return True
+                if current.index in indices:
+                    return False
+        raise _removed(self.position)
+
+    def _begin(self, index: int, folder: str, is_kept: bool) -> bool:
+        """Open a segment if it continues the current one; return False if it has no header yet.
+
+        Raises
+        ------
+        ChangesLost
+            Segments in between were removed, or records that were read are missing.
+        """
+        path, expected = segment_path(folder, index), self._place.segment.last + 1
+        stream = open_to_read(path)
+        segment = _header_of(stream, path, index)
+        if segment is not None and segment.first == expected:
+            self.close()
+            self._stream, self._place = stream, _Place(segment, is_kept, None)
+            self.position = JournalPosition(segment.run, segment.last)
+            return True
+        size = os.fstat(stream.fileno()).st_size
+        stream.close()
+        if segment is None or (segment.first < expected and size <= segment.header_size):
+            return False  # A crash left it.
+        raise (_removed if segment.first > expected else _never_happened)(self.position)
+
+    def _has_more(self) -> bool:
+        stream, segment = self._stream, self._place.segment
+        assert stream is not None
+        stream.seek(segment.size)
+        size = os.fstat(stream.fileno()).st_size
+        return read_record(stream, segment, size - segment.size, segment.last + 1) is not None
+
+
+def _header_of(stream: BinaryIO, path: str, index: int) -> Segment | None:
+    """Return a segment, or None if its header is incomplete or damaged."""
+    try:
+        return open_segment(stream, path, index, is_last=True)
+    except CorruptFile:
+        return None
+
+
+def _head_at(stream: BinaryIO, segment: Segment, at: int) -> tuple[int, int, int] | None:
+    stream.seek(at)
+    return head_of(segment, stream.read(head_size(segment)))
+
+
+def _removed(position: JournalPosition) -> ChangesLost:
+    return ChangesLost(f"the changes after {position.number} were removed", advice=_ADVICE)
+
+
+def _never_happened(position: JournalPosition) -> ChangesLost:
+    return ChangesLost(
+        f"change {position.number} is not in this data directory, which lost changes",
+        advice=_ADVICE,
+    )

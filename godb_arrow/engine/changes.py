@@ -1,0 +1,477 @@
+"""Change feed: what was inserted, updated and deleted, in order, from a token on."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import threading
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Self
+
+import pyarrow as pa
+
+from godb_arrow import codec
+from godb_arrow.directory.change_log import ChangeLog
+from godb_arrow.directory.data_directory import DataDirectory
+from godb_arrow.directory.records import Record
+from godb_arrow.engine.change_token import ChangeToken
+from godb_arrow.engine.change_units import (
+    ADVICE,
+    ChangeUnit,
+    Operation,
+    RecordReader,
+    Row,
+    net_rows,
+)
+from godb_arrow.engine.context import EngineContext
+from godb_arrow.engine.store import CollectionStore
+from godb_arrow.errors import (
+    ChangesLost,
+    InvalidCursor,
+    SourceNotFound,
+    VersionNotFound,
+    error_context,
+)
+from godb_arrow.file.hints import JournalPosition
+from godb_arrow.query.projection import project
+from godb_arrow.schema import ID_FIELD, DocumentSummary, infer_schema
+from godb_arrow.snapshots.base import Pin
+from godb_arrow.snapshots.differences import differences
+from godb_arrow.snapshots.entry_runs import scan
+from godb_arrow.snapshots.overlay import Overlay
+from godb_arrow.snapshots.part_folder import PartFolder
+from godb_arrow.snapshots.parted_base import PartedBase
+from godb_arrow.snapshots.snapshot import Snapshot
+
+__all__ = ["Change", "ChangeFeed", "begin_token", "token_of"]
+
+_POLL_SECONDS = 0.05
+_BATCH_CHANGES = 16_384
+_NO_DOCUMENT = b"\x80"  # an empty map
+_CHANGE_COLUMNS = pa.schema(
+    [
+        ("_operation", pa.string()),
+        ("_sequence", pa.int64()),
+        ("_time", pa.timestamp("us", "UTC")),
+        ("_net", pa.bool_()),
+        ("_collection", pa.string()),
+        (ID_FIELD, pa.string()),
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Change of a document or of a collection.
+
+    Attributes
+    ----------
+    operation : str
+        "insert", "update" or "delete" of a document, "drop" or "rename" of a collection. Records of
+        version 0.1.0 do not distinguish inserts and updates, which are "upsert".
+    collection : str
+        Name of the collection.
+    id : str or None
+        Document id; None for a collection.
+    document : dict or None
+        The document after the change; None if it was deleted.
+    sequence : int
+        Sequence number. Changes of one transaction, and of one call, have the same number.
+    time : datetime or None
+        Time of the change; None where it is unknown.
+    net : bool
+        Whether the change is the result of several changes, which are not listed.
+    last : bool
+        Whether it is the last change of its transaction or call.
+    to : str or None
+        New name of a renamed collection.
+
+    Examples
+    --------
+    >>> import tempfile, godb_arrow
+    >>> with godb_arrow.StorageEngine(tempfile.mkdtemp()) as engine:
+    ...     feed = engine.changes()
+    ...     _ = engine.create_collection("users").insert({"name": "Ada"})
+    ...     change = next(feed)
+    >>> change.operation, change.collection, change.document
+    ('insert', 'users', {'_id': '1', 'name': 'Ada'})
+    """
+
+    operation: Operation
+    collection: str
+    id: str | None
+    document: dict[Any, Any] | None
+    sequence: int
+    time: dt.datetime | None
+    net: bool
+    last: bool
+    to: str | None = None
+
+
+class ChangeFeed:
+    """Changes after a token: an iterator and an async iterator of :class:`Change`.
+
+    :meth:`Collection.changes` and :meth:`StorageEngine.changes` return it.
+
+    Parameters
+    ----------
+    context : EngineContext
+        Context of the engine.
+    store_of : callable
+        Returns a collection of the engine by its name, or None.
+    token : ChangeToken
+        Position of the last change that the caller knows.
+    store : CollectionStore, optional
+        The only collection, default all.
+    names : frozenset of str, optional
+        Names of chosen collections, default all.
+    follow : bool
+        Whether to wait for later changes.
+
+    Examples
+    --------
+    >>> import tempfile, godb_arrow
+    >>> with godb_arrow.StorageEngine(tempfile.mkdtemp()) as engine:
+    ...     users = engine.create_collection("users")
+    ...     feed = users.changes()
+    ...     _ = users.insert_many([{"n": 1}, {"n": 2}])
+    ...     feed.to_arrow().select(["_operation", "n"]).to_pylist()
+    [{'_operation': 'insert', 'n': 1}, {'_operation': 'insert', 'n': 2}]
+    """
+
+    def __init__(
+        self,
+        context: EngineContext,
+        store_of: Callable[[str], CollectionStore | None],
+        token: ChangeToken,
+        *,
+        store: CollectionStore | None = None,
+        names: frozenset[str] | None = None,
+        follow: bool = False,
+    ) -> None:
+        self._context, self._store_of, self._store = context, store_of, store
+        self._follow = follow
+        self._token = token
+        followed = None if store is None else token.collection or store.name
+        self._reader = RecordReader(self._compared, followed, names)
+        self._log: ChangeLog | None = None
+        self._closed = threading.Event()
+        self._taking = threading.Lock()
+        self._end: ChangeToken | None = None
+        self._units_left = self._units()
+        self._items = self._changes()
+
+    # --- token --------------------------------------------------------------------------------
+
+    @property
+    def token(self) -> str:
+        """Token of the last transaction or call whose changes were all returned.
+
+        Store it together with what was made of the changes. A feed with ``since=token`` continues
+        after it. It does not change while some changes of a transaction are still to come.
+        """
+        return self._token.pack()
+
+    def close(self) -> None:
+        """End the feed, also while another thread waits for changes."""
+        self._closed.set()
+        if self._taking.acquire(blocking=False):
+            try:
+                if self._log is not None:
+                    self._log.close()
+            finally:
+                self._taking.release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        name = "all collections" if self._store is None else repr(self._store.name)
+        return f"<ChangeFeed of {name}, after change {self._token.position.number}>"
+
+    # --- iteration ----------------------------------------------------------------------------
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Change:
+        with self._taking:
+            return next(self._items)
+
+    def __aiter__(self) -> AsyncIterator[Change]:
+        return self._items_async()
+
+    async def _items_async(self) -> AsyncIterator[Change]:
+        try:
+            while (change := await asyncio.to_thread(next, self, None)) is not None:
+                yield change
+        finally:
+            self._closed.set()
+
+    def _changes(self) -> Iterator[Change]:
+        for unit, token in self._units_left:
+            if unit is not None:
+                for row, is_last in _with_last(unit.rows):
+                    if is_last:
+                        self._token = token
+                    yield _change(unit, row, is_last=is_last)
+            self._token = token
+
+    def batches(self, max_changes: int = _BATCH_CHANGES) -> Iterator[pa.RecordBatch]:
+        """Yield the changes as record batches, each with whole transactions.
+
+        A batch has the columns ``_operation``, ``_sequence``, ``_time``, ``_net``, ``_collection``
+        and ``_id``, and then the fields of its documents, with the types of these documents.
+        :attr:`token` is the position after the last batch.
+
+        Parameters
+        ----------
+        max_changes : int
+            Number of changes after which a batch ends with its transaction.
+        """
+        rows: list[tuple[ChangeUnit, Row]] = []
+        for unit, token in self._units_left:
+            if unit is not None:
+                rows += [(unit, row) for row in unit.rows]
+                if len(rows) < max_changes:
+                    continue
+            elif rows and token is not self._end:
+                continue  # No chosen document changed.
+            self._token = token
+            if rows:
+                yield _batch_of(rows)
+                rows = []
+
+    def to_arrow(self) -> pa.Table:
+        """Return the changes as one table; see :meth:`batches`."""
+        rows: list[tuple[ChangeUnit, Row]] = []
+        latest = self._token
+        for unit, token in self._units_left:
+            rows += [] if unit is None else [(unit, row) for row in unit.rows]
+            latest = token
+        self._token = latest
+        return pa.Table.from_batches([_batch_of(rows)])
+
+    # --- units --------------------------------------------------------------------------------
+
+    def _units(self) -> Iterator[tuple[ChangeUnit | None, ChangeToken]]:
+        """Yield units with the token after each; None where no chosen document changed."""
+        name = None if self._store is None else self._store.name
+        try:
+            with error_context("read changes", collection=name):
+                try:
+                    yield from self._listed()
+                    return
+                except ChangesLost:
+                    net = self._net()
+                    if net is None:
+                        raise
+                yield net
+                self._token = self._end = net[1]
+                if self._context.directory.keeps_journal:
+                    yield from self._listed()
+                else:
+                    yield None, self._end
+        finally:
+            if self._log is not None:
+                self._log.close()
+
+    def _listed(self) -> Iterator[tuple[ChangeUnit | None, ChangeToken]]:
+        """Yield the units of the journal; without `follow`, up to the last one."""
+        reader, lifecycle = self._reader, self._context.lifecycle
+        lifecycle.check_open()
+        log = self._log = self._opened_log()
+        while not self._closed.is_set():
+            for record in log.read():
+                unit = reader.unit(record)
+                yield unit, ChangeToken(log.position, reader.followed, log.offset)
+                if self._closed.is_set():
+                    return
+            end = self._end = self._token_at_end(log)
+            yield None, end
+            if not self._follow:
+                return
+            self._closed.wait(_POLL_SECONDS)
+            lifecycle.check_open()
+
+    def _opened_log(self) -> ChangeLog:
+        directory, token = self._context.directory, self._token
+        if not directory.keeps_journal:
+            raise ChangesLost("an object store has no journal", advice=ADVICE)
+        journal, kept = directory.journal_folder, directory.changes_folder
+        return ChangeLog(journal, kept, token.position, token.offset)
+
+    def _token_at_end(self, log: ChangeLog) -> ChangeToken:
+        """Return the token after the last change, with the saved version that has all of them."""
+        followed, store = self._reader.followed, self._store
+        if store is None:
+            return ChangeToken(log.position, None, log.offset)
+        if followed != store.name:
+            raise InvalidCursor(
+                f"the token is of the collection {followed!r}, and not of {store.name!r}",
+                advice="give each collection its own token",
+            )
+        version = _saved_version(store, log.position, self._context.directory)
+        return ChangeToken(log.position, followed, log.offset, version)
+
+    # --- versions -----------------------------------------------------------------------------
+
+    def _net(self) -> tuple[ChangeUnit | None, ChangeToken] | None:
+        """Return all changes since the version of the token as one unit; None without it."""
+        token, store = self._token, self._store
+        if token.version is None or store is None or token.collection not in (None, store.name):
+            return None
+        with store.lock:
+            now = store.snapshot()
+            if not self._context.directory.keeps_journal:
+                now = Snapshot(store.base, Overlay(), store.base.live, store.base.hint.position)
+            end = token_of(store, now)
+        if not isinstance(now.base, PartedBase):
+            return None
+        try:
+            before, pin = _version(now.base.folder, *token.version)
+        except VersionNotFound:
+            return None
+        rows = net_rows(store.name, _differences(before, now, pin))
+        return ChangeUnit(end.position.number, None, rows, is_net=True), end
+
+    def _compared(self, record: Record) -> Iterator[tuple[str, bytes | None, bool]]:
+        """Compare the version of a record with the one before.
+
+        Raises
+        ------
+        VersionNotFound
+        """
+        name, number = record.meta["c"], record.meta["v"]
+        store = self._store or self._store_of(name)
+        base = None if store is None else store.base
+        if not isinstance(base, PartedBase):
+            raise VersionNotFound("a single file has no versions")
+        after, _ = _version(base.folder, number)
+        if self._context.directory.holds(after.manifest.position, record):
+            return iter(())  # The change failed, and a later save has this number.
+        later = Snapshot(after, Overlay(), after.live, after.manifest.position)
+        before, pin = _version(base.folder, number - 1) if number > 1 else (None, None)
+        return _differences(before, later, pin)
+
+
+def _differences(
+    before: PartedBase | None, after: Snapshot, pin: Pin | None
+) -> Iterator[tuple[str, bytes | None, bool]]:
+    """Compare two states, and keep the files of the first one meanwhile."""
+    yield from differences(before, after)
+    del pin
+
+
+def _version(
+    folder: PartFolder, number: int, created: float | None = None
+) -> tuple[PartedBase, Pin]:
+    """Return a version, and a pin that keeps its files.
+
+    Raises
+    ------
+    VersionNotFound
+    """
+    try:
+        manifest = folder.manifest(number)
+        if created not in (None, manifest.created):
+            raise VersionNotFound(f"version {number} is of another collection")
+        base = PartedBase(folder, manifest)
+        return base, base.pin()
+    except SourceNotFound as error:
+        raise VersionNotFound(f"there is no version {number}") from error
+
+
+def token_of(store: CollectionStore, snapshot: Snapshot) -> ChangeToken:
+    """Return the token of a snapshot that was just taken; the caller holds the lock.
+
+    A directory that another process writes may be newer than the token. Then changes come again.
+    """
+    directory = store.context.directory
+    position, offset = directory.journal_end()
+    version = None
+    if isinstance(snapshot.base, PartedBase) and snapshot.is_clean:
+        version = (snapshot.base.manifest.version, snapshot.base.manifest.created)
+    return ChangeToken(position, store.name, offset, version)
+
+
+def _saved_version(
+    store: CollectionStore, position: JournalPosition, directory: DataDirectory
+) -> tuple[int, float] | None:
+    """Return the version with all changes up to a position, if it was saved."""
+    if directory.read_only:
+        return None
+    with store.lock:
+        base, last = store.base, store.position_of(store.base)
+        if store.is_dirty or not isinstance(base, PartedBase):
+            return None
+        if last.run == position.run and last.number > position.number:
+            return None
+        return base.manifest.version, base.manifest.created
+
+
+def _with_last(rows: Iterable[Row]) -> Iterator[tuple[Row, bool]]:
+    """Yield rows, each with whether it is the last one."""
+    iterator = iter(rows)
+    row = next(iterator, None)
+    while row is not None:
+        following = next(iterator, None)
+        yield row, following is None
+        row = following
+
+
+def _change(unit: ChangeUnit, row: Row, *, is_last: bool) -> Change:
+    operation, collection, identity, raw, new_name = row
+    document = None
+    if raw is not None and identity is not None:
+        document = codec.with_id(codec.load(raw), identity)
+    return Change(
+        operation,
+        collection,
+        identity,
+        document,
+        unit.sequence,
+        unit.time,
+        unit.is_net,
+        is_last,
+        new_name,
+    )
+
+
+def _batch_of(rows: list[tuple[ChangeUnit, Row]]) -> pa.RecordBatch:
+    """Return changes as a record batch: columns of the changes, then fields of the documents."""
+    chunk = b"".join(
+        [codec.pack(row[2] or "") + (_NO_DOCUMENT if row[3] is None else row[3]) for _, row in rows]
+    )
+    entries, summary = scan(chunk, len(rows)), DocumentSummary()
+    codec.infer(entries, summary)
+    projection = project(infer_schema(summary), None, None)
+    documents = projection.apply(
+        codec.decode_batch(entries, codec.plan_columns(projection.decoded))
+    )
+    values = [
+        [row[0] for _, row in rows],
+        [unit.sequence for unit, _ in rows],
+        [unit.time for unit, _ in rows],
+        [unit.is_net for unit, _ in rows],
+        [row[1] for _, row in rows],
+        [row[2] for _, row in rows],
+    ]
+    columns = [pa.array(v, field.type) for v, field in zip(values, _CHANGE_COLUMNS, strict=True)]
+    fields = [field for field in documents.schema if field.name not in _CHANGE_COLUMNS.names]
+    columns += [documents.column(field.name) for field in fields]
+    return pa.RecordBatch.from_arrays(columns, schema=pa.schema([*_CHANGE_COLUMNS, *fields]))
+
+
+def begin_token(since: object, now: Callable[[], ChangeToken]) -> ChangeToken:
+    """Return the token where a feed begins; None is now.
+
+    Raises
+    ------
+    InvalidCursor
+    """
+    return now() if since is None else ChangeToken.unpack(since)

@@ -1,0 +1,404 @@
+"""The change feed: each change once, in order, from a token that outlives the engine."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import shutil
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.engines import crash
+
+import godb_arrow
+from godb_arrow import ChangesLost, InvalidCursor, StorageEngine
+
+
+def seen(feed: Any) -> list[tuple[Any, ...]]:
+    return [(change.operation, change.id, (change.document or {}).get("n")) for change in feed]
+
+
+def applied(documents: dict[str, Any], feed: Any) -> dict[str, Any]:
+    """Return documents after the changes of a feed."""
+    for change in feed:
+        if change.operation == "delete":
+            documents.pop(change.id, None)
+        elif change.operation == "drop":
+            documents.clear()
+        else:
+            documents[change.id] = change.document
+    return documents
+
+
+def documents_of(collection: Any) -> dict[str, Any]:
+    return {document["_id"]: document for document in collection}
+
+
+def changed(collection: Any) -> list[tuple[Any, ...]]:
+    """Change a collection in all ways, and return the changes."""
+    collection.insert({"n": 1})
+    collection.insert_many([{"_id": "a", "n": 2}, {"_id": "b", "n": 3}])
+    collection.update("a", {"n": 4})
+    collection.upsert_many([{"_id": "b", "n": 5}, {"_id": "c", "n": 6}])
+    collection.delete("a")
+    collection.update_many({"n": 6}, {"$inc": {"n": 1}})
+    collection.delete_many({"n": 5})
+    collection.delete_many({"n": 7})
+    return [
+        ("insert", "1", 1), ("insert", "a", 2), ("insert", "b", 3), ("update", "a", 4),
+        ("update", "b", 5), ("insert", "c", 6), ("delete", "a", None), ("update", "c", 7),
+        ("delete", "b", None), ("delete", "c", None),
+    ]  # fmt: skip
+
+
+def test_each_change_is_listed_in_order(tmp_path: Path) -> None:
+    with StorageEngine(tmp_path) as engine:
+        users = engine.create_collection("users")
+        engine.create_collection("others").insert({"n": 0})
+        token = users.snapshot().token
+        before = dt.datetime.now(dt.UTC)
+        expected = changed(users)
+        feed = users.changes(since=token)
+        changes = list(feed)
+        assert [(c.operation, c.id, (c.document or {}).get("n")) for c in changes] == expected
+        assert all(before <= change.time <= dt.datetime.now(dt.UTC) for change in changes)
+        numbers = [change.sequence for change in changes]
+        assert numbers == sorted(numbers)
+        assert [c.id for c in changes if not c.last] == ["a", "b"], "one call is one unit"
+        assert not any(change.net for change in changes)
+        assert list(users.changes(since=feed.token)) == []
+        users.insert({"n": 9})
+        assert seen(users.changes(since=feed.token)) == [("insert", "2", 9)]
+        assert seen(users.changes()) == []
+
+
+@pytest.mark.parametrize("way", ["saved", "closed", "crashed", "compacted", "reader"])
+def test_a_token_outlives(tmp_path: Path, way: str) -> None:
+    engine = StorageEngine(tmp_path, part_size="1KiB" if way == "compacted" else "1MiB")
+    users = engine.create_collection("users")
+    users.insert({"n": 0, "_id": "x"})
+    engine.save()
+    token = users.snapshot().token
+    expected = changed(users)
+    if way in ("saved", "compacted"):
+        for first in range(0, 300, 100):
+            ids = users.insert_many({"n": n} for n in range(first, first + 100))
+            expected += [("insert", ids[n], first + n) for n in range(100)]
+            engine.save()
+            engine.compact()
+    if way == "crashed":
+        crash(engine)
+    elif way == "closed":
+        engine.close()
+    if way in ("closed", "crashed"):
+        engine = StorageEngine(tmp_path)
+        engine.insert("users", {"n": 8})
+        expected.append(("insert", "2", 8))
+    if way == "reader":
+        with StorageEngine(tmp_path, read_only=True) as reader:
+            assert seen(reader["users"].changes(since=token)) == expected
+    else:
+        feed = engine["users"].changes(since=token)
+        assert seen(feed) == expected
+        assert seen(engine["users"].changes(since=feed.token)) == []
+    engine.close()
+
+
+def test_a_transaction_is_one_unit(tmp_path: Path) -> None:
+    with StorageEngine(tmp_path) as engine:
+        users, _ = (engine.create_collection(name) for name in ("users", "orders"))
+        users.insert({"_id": "a", "n": 0})
+        feed = engine.changes()
+        token = feed.token
+        with engine.transaction() as tx:
+            tx["users"].insert({"_id": "b", "n": 1})
+            tx["users"].update("a", {"n": 2})
+            tx["orders"].insert({"_id": "o", "n": 3})
+        first = next(feed)
+        assert feed.token == token, "the transaction is not whole yet"
+        rest = list(feed)
+        changes = [first, *rest]
+        assert {(c.collection, c.operation, c.id) for c in changes} == {
+            ("users", "insert", "b"), ("users", "update", "a"), ("orders", "insert", "o"),
+        }  # fmt: skip
+        assert len({change.sequence for change in changes}) == 1
+        assert [change.last for change in changes] == [False, False, True]
+        assert list(engine.changes(since=feed.token)) == []
+        only = list(engine.changes(since=token, collections=["orders"]))
+        assert [(c.id, c.last) for c in only] == [("o", True)]
+
+
+def test_batches_have_whole_units_and_the_token_after_them(tmp_path: Path) -> None:
+    with StorageEngine(tmp_path) as engine:
+        users = engine.create_collection("users")
+        token = users.snapshot().token
+        for first in range(0, 50, 10):
+            users.insert_many({"n": n, "t": "x"} for n in range(first, first + 10))
+        users.delete("3")
+        feed = users.changes(since=token)
+        tokens, rows = [], []
+        for batch in feed.batches(15):
+            assert batch.schema.names == [
+                "_operation", "_sequence", "_time", "_net", "_collection", "_id", "n", "t"
+            ]  # fmt: skip
+            rows.append(batch.num_rows)
+            tokens.append(feed.token)
+        assert rows == [20, 20, 11]
+        assert len(list(users.changes(since=tokens[0]))) == 31
+        assert list(users.changes(since=tokens[-1])) == []
+        table = users.changes(since=token).to_arrow()
+        assert table.column("_operation").to_pylist() == ["insert"] * 50 + ["delete"]
+        assert table.column("n").to_pylist()[-2:] == [49, None]
+        empty = users.changes().to_arrow()
+        assert (empty.num_rows, empty.schema.names[:2]) == (0, ["_operation", "_sequence"])
+
+
+def test_a_live_feed_waits_for_changes(tmp_path: Path) -> None:
+    with StorageEngine(tmp_path) as engine:
+        users = engine.create_collection("users")
+        feed = users.changes(follow=True)
+        found: list[Any] = []
+        thread = threading.Thread(target=lambda: found.extend(feed))
+        thread.start()
+        for n in range(50):
+            users.insert({"n": n})
+            if n % 10 == 0:
+                engine.save()
+        later = users.changes(feed.token, follow=True)
+        while len(found) < 50:
+            assert thread.is_alive()
+        feed.close()
+        thread.join()
+        assert [change.document["n"] for change in found] == list(range(50))
+        users.insert({"n": 50})
+        assert next(later).document["n"] in range(51)
+        later.close()
+        closed = users.changes(follow=True)
+    with pytest.raises(godb_arrow.EngineClosed):
+        next(closed)
+
+
+def test_an_asynchronous_feed(tmp_path: Path) -> None:
+    async def first_three(feed: Any) -> list[Any]:
+        found = []
+        async for change in feed:
+            found.append(change.document["n"])
+            if len(found) == 3:
+                feed.close()
+        return found
+
+    with StorageEngine(tmp_path) as engine:
+        users = engine.create_collection("users")
+        feed = users.changes(follow=True)
+        writer = threading.Timer(0.1, lambda: [users.insert({"n": n}) for n in range(3)])
+        writer.start()
+        assert asyncio.run(first_three(feed)) == [0, 1, 2]
+        writer.join()
+
+
+def test_another_process_follows(tmp_path: Path) -> None:
+    with StorageEngine(tmp_path) as engine:
+        users = engine.create_collection("users")
+        engine.save()
+        with StorageEngine(tmp_path, read_only=True) as reader:
+            feed = reader["users"].changes(follow=True)
+            for n in range(20):
+                users.insert({"n": n})
+                if n % 5 == 0:
+                    engine.save()
+            assert [next(feed).document["n"] for _ in range(20)] == list(range(20))
+            feed.close()
+
+
+def test_old_changes_are_removed_by_size_and_age(tmp_path: Path) -> None:
+    for options, lost in (
+        ({"keep_changes": 0}, True), ({"keep_changes": "100KiB"}, True),
+        ({"keep_changes_for": "1ms"}, True), ({"keep_changes": "10MB"}, False),
+    ):  # fmt: skip
+        path = tmp_path / str(options)
+        with StorageEngine(path, **options) as engine:
+            users = engine.create_collection("users")
+            token = users.snapshot().token
+            for n in range(4):
+                users.insert({"n": n, "t": "x" * 30_000})
+                engine.save()
+            if lost:
+                with pytest.raises(ChangesLost, match=r"removed.*snapshot\(\)"):
+                    list(users.changes(since=token))
+            else:
+                assert len(list(users.changes(since=token))) == 4
+            token = users.snapshot().token
+            users.insert({"n": 5})
+            assert len(list(users.changes(since=token))) == 1
+        size = sum(file.stat().st_size for file in (path / "changes").glob("*"))
+        assert size <= {"100KiB": 100 << 10}.get(options.get("keep_changes"), 10 << 20)
+
+
+def test_versions_have_net_changes_beyond_the_journal(tmp_path: Path) -> None:
+    with StorageEngine(tmp_path, versions="all", keep_changes=0, part_grace="1ms") as engine:
+        users = engine.create_collection("users")
+        users.insert_many({"_id": str(n), "n": n} for n in range(100))
+        engine.save()
+        start = users.changes()
+        assert list(start) == []
+        documents = documents_of(users)
+        for n in range(5):
+            users.insert({"_id": f"new{n}", "n": n})
+            users.update("7", {"n": -n})
+            users.update("8", {"n": 8})
+            users.delete(str(50 + n))
+            engine.save()
+            engine.compact()
+        users.delete("new4")
+        with pytest.raises(ChangesLost):
+            list(users.changes(since=start.token))
+        engine.tag("users", "now")
+        feed = users.changes()
+        list(feed)
+        token = feed.token
+        documents = documents_of(users)
+        users.upsert_many([{"_id": "9", "n": 99}, {"_id": "x", "n": 1}])
+        users.delete("10")
+        users.insert({"_id": "short", "n": 1})
+        engine.save()
+        users.delete("short")
+        engine.save()
+        users.update("x", {"n": 2})
+        changes = list(users.changes(since=token))
+        assert {(c.operation, c.id, c.net) for c in changes} == {
+            ("update", "9", True), ("insert", "x", True), ("delete", "10", True),
+        }  # fmt: skip
+        assert applied(documents, changes) == documents_of(users)
+
+
+def test_changes_that_no_record_has_are_compared(tmp_path: Path) -> None:
+    with StorageEngine(tmp_path, max_memory="2MB", part_size="256KiB", versions="all") as engine:
+        users = engine.create_collection("users")
+        users.insert_many({"_id": str(n), "n": n} for n in range(10))
+        documents, token = documents_of(users), users.snapshot().token
+        users.insert_many({"n": n, "t": "x" * 500} for n in range(4000))  # larger than memory
+        users.delete("1")
+        feed = users.changes(since=token)
+        changes = list(feed)
+        assert sum(change.net for change in changes) >= 4000
+        assert applied(documents, changes) == documents_of(users)
+        engine.restore("users", users.versions()[-2].version)
+        assert applied(documents, users.changes(since=feed.token)) == documents_of(users)
+
+
+def test_saves_without_a_journal_are_compared(tmp_path: Path) -> None:
+    with StorageEngine(tmp_path, durability="checkpoint", versions="all") as engine:
+        users = engine.create_collection("users")
+        engine.save()
+        documents, token = documents_of(users), users.snapshot().token
+        for n in range(3):
+            users.insert({"n": n})
+            engine.save()
+        users.delete("1")
+        engine.save()
+        assert applied(documents, users.changes(since=token)) == documents_of(users)
+    with StorageEngine(tmp_path, durability="checkpoint") as engine:
+        small = engine.create_collection("small")
+        token = small.snapshot().token
+        small.insert({"n": 1})
+        engine.save()
+        with pytest.raises(ChangesLost, match="no record of the journal"):
+            list(small.changes(since=token))
+
+
+def test_names_are_followed(tmp_path: Path) -> None:
+    with StorageEngine(tmp_path) as engine:
+        users = engine.create_collection("users")
+        token, start = users.snapshot().token, engine.changes().token
+        users.insert({"n": 1})
+        engine.rename_collection("users", "people")
+        users.insert({"n": 2})
+        assert seen(users.changes(since=token)) == [("insert", "1", 1), ("insert", "2", 2)]
+        other = engine.create_collection("users")
+        with pytest.raises(InvalidCursor, match="of the collection 'people'"):
+            list(other.changes(since=token))
+        engine.drop_collection("people")
+        again = engine.create_collection("people")
+        again.insert({"n": 3})
+        assert [c.operation for c in again.changes(since=token)] == [
+            "insert", "insert", "drop", "insert",
+        ]  # fmt: skip
+        assert [(c.operation, c.collection, c.to) for c in engine.changes(since=start)] == [
+            ("insert", "users", None), ("rename", "users", "people"), ("insert", "people", None),
+            ("drop", "people", None), ("insert", "people", None),
+        ]  # fmt: skip
+        godb_arrow.write_godb([{"n": 1}], tmp_path / "loaded.godb", "loaded")
+        engine.load_collection_metadata(tmp_path / "loaded.godb")
+        with pytest.raises(ChangesLost, match="'loaded' was loaded from a file"):
+            list(engine.changes(since=start))
+
+
+def test_failover_continues_or_refuses(tmp_path: Path) -> None:
+    engine = StorageEngine(tmp_path / "data")
+    users = engine.create_collection("users")
+    replica = engine.replicate_to(tmp_path / "copy", mode="acknowledged")
+    token = users.snapshot().token
+    for n in range(3):
+        users.insert({"n": n})
+        engine.save()
+        replica.step()
+    users.insert({"n": 3})
+    feed = users.changes(since=token)
+    next(feed), next(feed)
+    middle = feed.token
+    replica.stop()
+    users.insert({"n": 4})  # the follower never has it
+    ahead = users.changes(since=token)
+    assert len(list(ahead)) == 5
+    crash(engine)
+    godb_arrow.promote(tmp_path / "copy")
+    with StorageEngine(tmp_path / "copy") as promoted:
+        promoted.insert("users", {"n": 10})
+        promoted.save()
+        later = seen(promoted["users"].changes(since=middle))
+        assert later == [("insert", "3", 2), ("insert", "4", 3), ("insert", "5", 10)]
+        with pytest.raises(ChangesLost, match="which lost changes"):
+            list(promoted["users"].changes(since=ahead.token))
+
+
+def test_a_restored_backup_refuses_older_tokens(tmp_path: Path) -> None:
+    with StorageEngine(tmp_path / "data") as engine:
+        users = engine.create_collection("users")
+        token = users.snapshot().token
+        users.insert({"n": 1})
+        engine.backup(tmp_path / "backups")
+        assert len(list(users.changes(since=token))) == 1
+    godb_arrow.restore_backup(tmp_path / "backups", tmp_path / "restored")
+    with StorageEngine(tmp_path / "restored") as engine:
+        engine.insert("users", {"n": 2})
+        with pytest.raises(ChangesLost):
+            list(engine["users"].changes(since=token))
+
+
+def test_a_journal_that_was_removed_refuses_tokens(tmp_path: Path) -> None:
+    with StorageEngine(tmp_path) as engine:
+        engine.create_collection("users").insert({"n": 1})
+        token = engine["users"].snapshot().token
+        engine.save()
+        engine.insert("users", {"n": 2})
+    shutil.rmtree(tmp_path / "journal")
+    with StorageEngine(tmp_path) as engine:
+        engine.insert("users", {"n": 3})
+        engine.save()
+        with pytest.raises(ChangesLost):
+            list(engine["users"].changes(since=token))
+
+
+@pytest.mark.parametrize("token", ["", "x", "é", "AAAA", 5, b"", "A" * 60])
+def test_what_is_no_token_is_refused(tmp_path: Path, token: Any) -> None:
+    with StorageEngine(tmp_path) as engine:
+        users = engine.create_collection("users")
+        for feed in (engine.changes, users.changes):
+            with pytest.raises(InvalidCursor, match="is not a token"):
+                feed(since=token)
+        with pytest.raises(InvalidCursor, match="of all collections"):
+            users.changes(since=engine.changes().token)
+        with pytest.raises(InvalidCursor, match="of the collection 'users'"):
+            engine.changes(since=users.changes().token)
