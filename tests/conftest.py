@@ -25,6 +25,18 @@ hypothesis.settings.register_profile("long", max_examples=3000, deadline=None)
 hypothesis.settings.load_profile("long" if LONG else "short")
 
 
+def pytest_sessionstart() -> None:
+    """Collect no garbage while the tests are collected, which leaves little of it."""
+    gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    """Keep the garbage collector from the tests that wait: each run would look at all of them."""
+    gc.enable()
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True)
 def no_leaked_files() -> Iterator[None]:
     """Fail a test that leaves a file open."""
