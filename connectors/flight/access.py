@@ -121,9 +121,10 @@ class Slots:
                 raise fl.FlightUnavailableError("too many streams run; try again later")
             self._running[client] += 1
         left = [client]
-        return lambda: self._release(left.pop()) if left else None
+        return lambda: self._release(left)
 
-    def _release(self, client: str) -> None:
+    def _release(self, left: list[str]) -> None:
         with self._lock:
-            self._running[client] -= 1
-            self._running += Counter()  # drops clients without calls
+            if left:
+                self._running[left.pop()] -= 1
+                self._running += Counter()  # drops clients without calls

@@ -13,10 +13,13 @@ With ``"end": true`` the last message of the upload has no record batch, but met
 as ``{"rows": 1000}``. An upload without this message, or with another number of rows, is
 incomplete and stores nothing. Without ``end`` the server only detects that a client was killed or
 cancelled the call. It cannot detect a Python process that ends early, which closes its stream.
+
+A stream or upload whose client does nothing for a time is ended, and releases all that it has.
 """
 
 from __future__ import annotations
 
+import datetime as dt
 import ipaddress
 import json
 import logging
@@ -36,8 +39,9 @@ from godb_arrow.connectors.flight.access import (
     check_may_write,
     checked_tokens,
 )
+from godb_arrow.connectors.flight.idle import Idle, IdleWatch
 from godb_arrow.connectors.flight.ticket import filter_of_request, parsed, request_of
-from godb_arrow.connectors.flight.upload import check_batch, unpacked_bytes
+from godb_arrow.connectors.flight.upload import ReceivedBatches, check_batch, unpacked_bytes
 from godb_arrow.engine.engine import StorageEngine
 from godb_arrow.errors import (
     AccessDenied,
@@ -48,8 +52,10 @@ from godb_arrow.errors import (
     LimitExceeded,
     StorageError,
 )
+from godb_arrow.options import parse_duration
 from godb_arrow.query.projection import project
 from godb_arrow.schema import ID_FIELD
+from godb_arrow.snapshots.streaming import BatchStream
 
 __all__ = ["FlightServer"]
 
@@ -88,7 +94,10 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
     max_message_bytes : int
         Maximum size of a record batch in bytes, for streams and uploads.
     max_upload_bytes : int
-        Maximum size of an upload in bytes, which is inserted as a whole.
+        Maximum size of an upload in bytes, which is inserted as a whole. It waits in a temporary
+        file until it is complete.
+    max_idle : float, timedelta or str
+        Time that a stream or upload waits for its client, default 5 minutes. Then it ends.
 
     Raises
     ------
@@ -122,6 +131,7 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
         max_streams_per_client: int | None = None,
         max_message_bytes: int = 64 << 20,
         max_upload_bytes: int = 1 << 30,
+        max_idle: float | dt.timedelta | str = "5min",
     ) -> None:
         if token is None and not _is_loopback(host):
             raise InvalidOption(
@@ -135,6 +145,7 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
         self._slots = Slots(max_streams, max_streams_per_client)
         self._max_message = max_message_bytes
         self._max_upload = max_upload_bytes
+        self._watch = IdleWatch(parse_duration("max_idle", max_idle))
         scheme = "grpc" if tls is None else "grpc+tls"
         shown = f"[{host}]" if ":" in host else host
         try:
@@ -149,6 +160,11 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
             raise InvalidOption(
                 f"cannot listen on {host}:{port}: {error}", advice="choose another port"
             ) from error
+
+    def shutdown(self) -> None:
+        """Stop the server after its open calls."""
+        super().shutdown()
+        self._watch.stop()
 
     def list_flights(
         self, context: fl.ServerCallContext, criteria: bytes
@@ -195,17 +211,18 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
             slot = self._slots.take(context.peer())
             try:
                 collection = self._engine[wanted["collection"]]
-                reader = collection.stream_batches(
+                stream = collection.stream(
                     wanted.get("columns"),
                     filter_of_request(wanted),
                     batch_bytes=self._max_message // 4,
                 )
-                batches = _Guarded(self._bounded(reader), slot)
-                if any(map(_has_dictionary, reader.schema.types)):
+                batches = _Guarded(stream, self._bounded(stream), slot)
+                self._watch.add(batches.idle)
+                if any(map(_has_dictionary, stream.schema.types)):
                     # A stream of a generator sends the dictionaries of tables only.
                     tables = map(pa.Table.from_batches, ([batch] for batch in batches))
-                    return fl.GeneratorStream(reader.schema, tables)
-                return fl.GeneratorStream(reader.schema, batches)
+                    return fl.GeneratorStream(stream.schema, tables)
+                return fl.GeneratorStream(stream.schema, batches)
             except BaseException:
                 slot()
                 raise
@@ -233,18 +250,21 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
             check_may_write(context)
             wanted = request_of(descriptor)
             slot = self._slots.take(context.peer())
+            received = ReceivedBatches(reader.schema)
             try:
+                idle = Idle(slot, received.close)
+                self._watch.add(idle)
                 # The upload is checked before the collection is created.
-                batches = self._upload(reader, must_end=bool(wanted.get("end")))
-                table = pa.RecordBatchReader.from_batches(reader.schema, batches).read_all()
+                self._receive(reader, received, idle, must_end=bool(wanted.get("end")))
                 if context.is_cancelled():
                     raise fl.FlightCancelledError("the client disconnected; nothing was stored")
-                count = self._store(wanted, table)
+                count = self._store(wanted, received)
                 writer.write(json.dumps({"documents": count}).encode())
             finally:
                 slot()
+                received.close()
 
-    def _store(self, wanted: dict[str, Any], table: pa.Table) -> int:
+    def _store(self, wanted: dict[str, Any], received: ReceivedBatches) -> int:
         """Insert a whole upload, and return its number of documents."""
         name = wanted["collection"]
         while True:
@@ -257,7 +277,9 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
             collection = self._engine[name]
             put = collection.upsert_many if wanted.get("upsert") else collection.insert_many
             try:
-                data = _without_null_ids(table) if wanted.get("generate_ids") else table
+                data: Any = received.data()
+                if wanted.get("generate_ids"):
+                    data = _without_null_ids(data)
                 return len(put(data, id_column=wanted.get("id_column")))
             except CollectionNotFound:
                 if is_new:
@@ -269,13 +291,18 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
                         self._engine.drop_collection(name, if_empty=True)
                 raise
 
-    def _upload(
-        self, reader: fl.MetadataRecordBatchReader, *, must_end: bool
-    ) -> Iterator[pa.RecordBatch]:
-        """Yield the record batches of an upload, and check that it is complete."""
+    def _receive(
+        self,
+        reader: fl.MetadataRecordBatchReader,
+        received: ReceivedBatches,
+        idle: Idle,
+        *,
+        must_end: bool,
+    ) -> None:
+        """Receive the record batches of an upload, and check that it is complete."""
         total = rows = 0
         end: Any = None
-        for chunk in reader:
+        for chunk in _waited_for(reader, idle):
             if chunk.data is None:
                 end = _parsed_end(chunk.app_metadata)
                 continue
@@ -293,7 +320,7 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
                     f"the upload has more than {self._max_upload} bytes",
                     advice="send it in several uploads",
                 )
-            yield chunk.data
+            received.add(chunk.data)
         if must_end and end != rows:
             raise InvalidOption(
                 f"the upload ended after {rows} rows and is incomplete; nothing was stored",
@@ -319,9 +346,24 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
         return [("health", "State of the server, as JSON.")]
 
 
-def _without_null_ids(table: pa.Table) -> Iterator[dict[str, Any]]:
+def _waited_for(chunks: Iterator[Any], idle: Idle) -> Iterator[Any]:
+    """Yield the messages of a client, and note how long it takes to send them."""
+    chunks = iter(chunks)
+    while True:
+        idle.wait()
+        try:
+            chunk = next(chunks, None)
+        finally:
+            idle.go_on()
+        if chunk is None:
+            return
+        yield chunk
+
+
+def _without_null_ids(data: pa.Table | pa.RecordBatchReader) -> Iterator[dict[str, Any]]:
     """Yield rows as documents, without the field ``_id`` where it is null."""
-    for document in documents_of(table.to_reader()):
+    reader = data.to_reader() if isinstance(data, pa.Table) else data
+    for document in documents_of(reader):
         if document.get(ID_FIELD) is None:
             document.pop(ID_FIELD, None)
         yield document
@@ -335,11 +377,15 @@ def _has_dictionary(kind: pa.DataType) -> bool:
 
 
 class _Guarded:
-    """Batches that release their slot when they end or are collected."""
+    """Batches that release their slot when they end, are collected, or are idle for too long."""
 
-    def __init__(self, batches: Iterator[pa.RecordBatch], release: Callable[[], None]) -> None:
+    def __init__(
+        self, stream: BatchStream, batches: Iterator[pa.RecordBatch], release: Callable[[], None]
+    ) -> None:
         self._batches = batches
         self._release = release
+        self.idle = Idle(release, stream.close)
+        self.idle.wait()
         weakref.finalize(self, release)
 
     def __iter__(self) -> Self:
@@ -347,10 +393,12 @@ class _Guarded:
 
     def __next__(self) -> pa.RecordBatch:
         try:
+            self.idle.go_on()
             with _flight_errors():
                 batch = next(self._batches, None)
             if batch is None:
                 raise StopIteration
+            self.idle.wait()
             return batch
         except BaseException:
             self._release()

@@ -1,6 +1,9 @@
-"""Record batches of uploads, which strangers made: validated, and measured as documents."""
+"""Record batches of uploads, which strangers made: validated, measured, and kept on the disk."""
 
 from __future__ import annotations
+
+import tempfile
+from typing import IO
 
 import pyarrow as pa
 
@@ -8,9 +11,59 @@ from godb_arrow.arrow_compute import pc
 from godb_arrow.documents.rows import check_names
 from godb_arrow.errors import InvalidOption
 
-__all__ = ["check_batch", "unpacked_bytes"]
+__all__ = ["ReceivedBatches", "check_batch", "unpacked_bytes"]
 
 _MIN_DOCUMENT_BYTES = 16  # with its id
+_MAX_BYTES_IN_MEMORY = 1 << 20  # of an upload that has no temporary file
+
+
+class ReceivedBatches:
+    """Record batches of an upload, in a temporary file if they are larger than 1 MiB.
+
+    Parameters
+    ----------
+    schema : pyarrow.Schema
+        Schema of the batches.
+    """
+
+    def __init__(self, schema: pa.Schema) -> None:
+        self._schema = schema
+        self._batches: list[pa.RecordBatch] = []
+        self._bytes = 0
+        self._file: IO[bytes] | None = None
+        self._writer: pa.RecordBatchWriter | None = None
+
+    def add(self, batch: pa.RecordBatch) -> None:
+        """Add a valid batch."""
+        self._batches.append(batch)
+        self._bytes += batch.nbytes
+        if self._writer is None and self._bytes > _MAX_BYTES_IN_MEMORY:
+            file = tempfile.TemporaryFile(prefix="godb-arrow-upload-")  # noqa: SIM115
+            self._file = file
+            self._writer = pa.ipc.new_stream(file, self._schema)
+        if self._writer is not None:
+            for one in self._batches:
+                self._writer.write_batch(one)
+            self._batches.clear()
+
+    def data(self) -> pa.Table | pa.RecordBatchReader:
+        """Return the whole upload, as often as it is needed; a reader has a batch in memory."""
+        if self._file is None:
+            return pa.Table.from_batches(self._batches, self._schema)
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+        self._file.seek(0)
+        return pa.ipc.open_stream(self._file)
+
+    def close(self) -> None:
+        """Remove the temporary file."""
+        self._batches.clear()
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+        if self._file is not None:
+            self._file.close()
 
 
 def check_batch(batch: pa.RecordBatch) -> None:

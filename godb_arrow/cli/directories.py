@@ -59,6 +59,9 @@ from godb_arrow.options import CompressionName, OptionWarning, parse_duration, p
 @click.option(
     "--max-message", default="64MiB", show_default=True, help="Maximum size of a record batch."
 )
+@click.option(
+    "--max-idle", default="5min", show_default=True, help="Time that a stream waits for its client."
+)
 @click.option("--max-memory", default="1GB", show_default=True, help="Memory limit of the engine.")
 @click.option("--save", default="1min", show_default=True, help="Interval between saves.")
 @click.option(
@@ -81,6 +84,7 @@ def serve(
     tls_client_ca: str | None,
     max_streams: int,
     max_message: str,
+    max_idle: str,
     max_memory: str,
     save: str,
     read_only: bool,
@@ -125,6 +129,7 @@ def serve(
             client_authority=None if tls_client_ca is None else _content(tls_client_ca),
             max_streams=max_streams,
             max_message_bytes=parse_size("--max-message", max_message),
+            max_idle=parse_duration("--max-idle", max_idle),
         )
         if not read_only:
             engine.start_background_workers()

@@ -630,3 +630,112 @@ def test_one_client_does_not_take_all_streams(engine: StorageEngine) -> None:
     slots.take("ipv4:10.0.0.1:6")
     second()
     slots.take("ipv4:10.0.0.2:7")
+
+
+# --- idle clients, and memory -----------------------------------------------------------------
+
+
+def _in_time(condition: Any, seconds: float = 20) -> bool:
+    end = time.monotonic() + seconds
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.02)
+    return bool(condition())
+
+
+def test_a_stream_that_no_client_reads_ends(engine: StorageEngine) -> None:
+    engine.create_collection("large").insert_many(pa.table({"t": ["x" * 100] * 400_000}))
+    with FlightServer(engine, token=TOKEN, max_streams=1, max_idle=0.3) as server:
+        client, options = plain(server)
+        ticket = fl.Ticket(b'{"collection": "large"}')
+        idle = client.do_get(ticket, options)
+        assert len(idle.read_chunk().data)
+        assert engine.memory_stats().streams == 1
+        assert _in_time(lambda: engine.memory_stats().streams == 0), "its snapshot is released"
+        people = client.do_get(fl.Ticket(b'{"collection": "people"}'), options)
+        assert people.read_all().num_rows == 3, "its slot is free"
+        with pytest.raises(fl.FlightTimedOutError, match="idle"):
+            idle.read_all()
+        slow = client.do_get(ticket, options)  # A client that reads now and then is not idle.
+        rows = 0
+        for chunk in slow:
+            rows += len(chunk.data)
+            time.sleep(0.01)
+        assert rows == 400_000
+        client.close()
+
+
+def test_an_upload_that_sends_nothing_ends(engine: StorageEngine) -> None:
+    with _Watched(engine, token=TOKEN, max_streams=1, max_idle=0.3) as server:
+        client, options = plain(server)
+        batch = pa.record_batch({"t": ["x" * 1000] * 5000})
+        writer, _ = client.do_put(fl.FlightDescriptor.for_path("new"), batch.schema, options)
+        writer.write_batch(batch)
+        with connect(f"grpc://127.0.0.1:{server.port}", token=TOKEN) as remote:
+            assert _in_time(lambda: not server._slots._running), "its slot is free"
+            assert remote.insert_many("other", [{"n": 1}]) == 1
+        server.ended.clear()
+        with pytest.raises((fl.FlightError, OSError), match="idle"):
+            writer.write_batch(batch)
+            writer.done_writing()
+            writer.close()
+        assert server.ended.wait(20)
+        assert isinstance(server.error, fl.FlightTimedOutError)
+        assert "new" not in engine
+        client.close()
+
+
+@pytest.mark.parametrize("verb", ["insert_many", "upsert_many"])
+def test_an_upload_waits_on_the_disk(
+    verb: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The engine counts the documents of an upload, whose batches wait in a temporary file."""
+    kinds = []
+    insert = getattr(godb_arrow.Collection, verb)
+
+    def noted(collection: Any, data: Any, **options: Any) -> Any:
+        kinds.append(type(data))
+        return insert(collection, data, **options)
+
+    monkeypatch.setattr(godb_arrow.Collection, verb, noted)
+    table = pa.table({"_id": [str(n) for n in range(30_000)], "t": ["x" * 200] * 30_000})
+    words = pa.table({"_id": ["a", "b"], "c": pa.array(["x", "y"]).dictionary_encode()})
+    with (
+        StorageEngine(tmp_path, max_memory="32MiB") as engine,
+        FlightServer(engine, token=TOKEN) as server,
+        connect(f"grpc://127.0.0.1:{server.port}", token=TOKEN) as remote,
+    ):
+        assert getattr(remote, verb)("c", table) == 30_000
+        assert getattr(remote, verb)("words", words) == 2
+        assert issubclass(kinds[0], pa.RecordBatchReader)
+        assert kinds[1] is pa.Table
+        assert engine["c"].to_arrow().sort_by("_id") == table.sort_by("_id")
+        assert [one["c"] for one in engine.find_all("words")] == ["x", "y"]
+
+
+def test_an_upload_is_a_file_beyond_one_mebibyte() -> None:
+    from godb_arrow.connectors.flight.upload import ReceivedBatches
+
+    words = ["a", "b", "c"] * 100
+    batches = [
+        pa.record_batch({"n": list(range(300)), "w": pa.array(words[at:] + words[:at])
+                         .dictionary_encode(), "t": ["x" * 1000] * 300})
+        for at in range(9)
+    ]  # fmt: skip
+    received = ReceivedBatches(batches[0].schema)
+    received.add(batches[0])
+    assert received.data() == pa.Table.from_batches(batches[:1])
+    for batch in batches[1:]:
+        received.add(batch)
+    expected = pa.Table.from_batches(batches).to_pydict()
+    for _ in range(2):
+        data = received.data()
+        assert isinstance(data, pa.RecordBatchReader)
+        assert data.read_all().to_pydict() == expected
+    received.close()
+    received.close()
+
+
+@pytest.mark.parametrize("value", [0, -1, "soon", None, True])
+def test_a_time_that_makes_no_sense_is_refused(value: Any, engine: StorageEngine) -> None:
+    with pytest.raises(godb_arrow.InvalidOption, match="max_idle"):
+        FlightServer(engine, token=TOKEN, max_idle=value)
