@@ -11,6 +11,7 @@ from typing import Any, Unpack
 import pyarrow as pa
 
 from godb_arrow import codec
+from godb_arrow.codec.entries import Rows
 from godb_arrow.codec.runs import Run
 from godb_arrow.documents.loading import load_chunks, load_entry
 from godb_arrow.errors import (
@@ -98,9 +99,11 @@ def _scan(
         else target.runs(decoder.fields, target.pieces_matching(projection) if usable else None)
     )
 
-    def decode(run: Run) -> pa.RecordBatch:
+    parts = decoder.split(((run, None) for run in runs), options.batch_bytes)
+
+    def decode(part: tuple[Run, Rows | None]) -> pa.RecordBatch:
         try:
-            return decoder.decode_run(run)
+            return decoder.decode_run(part[0])
         except TypeMismatch as error:
             if not is_given:
                 error.advice = "the recorded or sampled schema does not fit: " + _INFER
@@ -109,7 +112,7 @@ def _scan(
     def batches() -> Iterator[pa.RecordBatch]:
         with closing(target), error_context("read", target.source.name, target.name):
             rows = 0
-            for batch in ordered_map(decode, runs, target.threads(), decoder.ahead):
+            for batch in ordered_map(decode, parts, target.threads(), decoder.ahead):
                 rows += batch.num_rows
                 for start in range(0, batch.num_rows, options.batch_size):
                     yield batch.slice(start, options.batch_size)

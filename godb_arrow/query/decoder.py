@@ -12,6 +12,7 @@ import pyarrow as pa
 from godb_arrow import codec
 from godb_arrow.codec.entries import NO_ROWS, Rows
 from godb_arrow.codec.predicate import Predicate
+from godb_arrow.codec.reference.cells import width_of
 from godb_arrow.codec.runs import Run
 from godb_arrow.errors import TypeMismatch
 from godb_arrow.options import OnMismatch
@@ -22,6 +23,7 @@ from godb_arrow.schema import ID_FIELD
 __all__ = ["ProjectionDecoder"]
 
 _FILTERED_RESULTS_AHEAD = 4
+_MIN_VALUES = 1 << 20  # of a batch with nulls, that a run may become without being split
 _DOCUMENTS_PER_SPARSE_MATCH = 4  # with fewer matches, the matches are decoded on their own
 
 
@@ -55,6 +57,7 @@ class ProjectionDecoder:
         self._plan = codec.plan_columns(
             projection.decoded, strict=strict, on_mismatch=on_mismatch, exact=exact
         )
+        self._width = sum(1 + width_of(column) for column in self._plan.columns)
         self._first: codec.DecodePlan | None = None
         self._predicate = projection.predicate
         filtered = [field for field in projection.decoded if field.name in projection.needed]
@@ -79,6 +82,35 @@ class ProjectionDecoder:
     def ahead(self) -> int:
         """Number of results that may wait; filtered results are mostly small."""
         return 1 if self._projection.condition is None else _FILTERED_RESULTS_AHEAD
+
+    def split(
+        self, parts: Iterator[tuple[Run, Rows | None]], batch_bytes: int
+    ) -> Iterator[tuple[Run, Rows | None]]:
+        """Split runs whose batches would have many more bytes than their documents.
+
+        One document with many fields makes the batch of a whole run wide. The nulls of the other
+        documents then take more memory than the documents.
+
+        Parameters
+        ----------
+        parts : iterator of tuples
+            Runs, each with the indices of its deleted documents, if there are any.
+        batch_bytes : int
+            Limit of the values of a batch, nulls included.
+        """
+        rows = max(1, max(_MIN_VALUES, batch_bytes) // max(1, self._width))
+        for run, deleted in parts:
+            if run.documents <= rows:
+                yield run, deleted
+                continue
+            entries = run.load()
+            for start in range(0, len(entries), rows):
+                end = min(start + rows, len(entries))
+                own = deleted
+                if deleted is not None:
+                    first, last = np.searchsorted(deleted, (start, end))
+                    own = deleted[first:last] - start
+                yield Run.of(entries.between(start, end), run.start + start), own
 
     def whole(self, run: codec.Entries) -> pa.RecordBatch:
         """Decode all documents of a run, with the fields of the filter."""

@@ -365,7 +365,8 @@ class _Work:
         threads = self.options.threads or available_cores()
         if codec.BACKEND == "reference" or self.snapshot.count < _MANY_DOCUMENTS:
             threads = 1
-        results = ordered_map(decode, runs, threads, self.decoder.ahead, memory.may_read_ahead)
+        parts = self.decoder.split(runs, self.options.batch_bytes)
+        results = ordered_map(decode, parts, threads, self.decoder.ahead, memory.may_read_ahead)
         maps.append(results)
         try:
             for whole, result, waiting in results:

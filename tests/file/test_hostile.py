@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import random
 import struct
 from collections.abc import Callable, Sequence
@@ -18,7 +19,7 @@ from support import forge
 from support.processes import run_python
 
 import godb_arrow
-from godb_arrow import GodbError, codec
+from godb_arrow import GodbError, StorageEngine, codec
 from godb_arrow.file import pieces
 
 kernel_fronts = pytest.mark.skipif(
@@ -296,3 +297,66 @@ def test_statistics_of_a_large_file_are_compared_once_for_each_field(
         found = godb_arrow.read_table(tmp_path / "a.godb", filter={name: {"$lt": limit}})
         assert found.num_rows in (10, 20)
     assert compared == ["n", "m"]
+
+
+# --- batches ----------------------------------------------------------------------------------
+
+
+def _with_a_wide_document(count: int) -> list[dict[str, Any]]:
+    wide = {"_id": "wide", "n": -1} | {f"f{n:04}": n for n in range(1500)}
+    return [wide, *({"_id": f"d{n}", "n": n} for n in range(count - 1))]
+
+
+@pytest.mark.parametrize("filter", [None, {"n": {"$gte": 0}}, pc.field("n") >= 0])
+@pytest.mark.parametrize("state", ["file", "unsaved", "saved", "deleted"])
+def test_one_document_with_many_fields_makes_batches_of_fewer_rows(
+    state: str, filter: Any, tmp_path: Path
+) -> None:
+    """A file of 30 KB became a batch of gigabytes, nearly all of them nulls."""
+    documents = _with_a_wide_document(3000)
+    expected = [one["_id"] for one in documents if filter is None or one["n"] >= 0]
+    if state == "file":
+        source = io.BytesIO()
+        godb_arrow.write_godb(documents, source, "c")
+        batches = list(godb_arrow.scan_godb(source.getvalue(), filter=filter, batch_bytes=1 << 20))
+    else:
+        with StorageEngine(tmp_path) as engine:
+            collection = engine.create_collection("c")
+            collection.insert_many(documents)
+            if state != "unsaved":
+                engine.save()
+            if state == "deleted":
+                gone = [f"d{n}" for n in range(0, 2999, 3)]
+                collection.delete_many({"_id": gone})
+                expected = [one for one in expected if one not in set(gone)]
+            for _ in range(2):  # The second reading finds views.
+                batches = list(collection.stream(filter=filter, batch_bytes=1 << 20))
+                if filter is None:
+                    assert sorted(_ids(batches)) == sorted(expected)
+    assert sorted(_ids(batches)) == sorted(expected)
+    if filter is None:
+        assert len(batches) > 3
+        assert max(batch.num_rows * batch.num_columns for batch in batches) <= 1 << 20
+        row = pa.Table.from_batches(batches).filter(pc.field("_id") == "wide").to_pylist()
+        assert row == documents[:1]
+
+
+def _ids(batches: list[pa.RecordBatch]) -> list[str]:
+    return [identity for batch in batches for identity in batch.column("_id").to_pylist()]
+
+
+def test_a_batch_of_a_wide_file_takes_little_memory() -> None:
+    done = run_python(WIDE)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) < 200 << 10  # KiB
+
+
+WIDE = """
+import io, resource, godb_arrow
+file = io.BytesIO()
+documents = [{f"f{n}": n for n in range(4000)}] + [{} for _ in range(30_000)]
+godb_arrow.write_godb(documents, file, "c")
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+assert next(godb_arrow.scan_godb(file.getvalue())).num_columns == 4001
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
