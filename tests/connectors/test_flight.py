@@ -566,7 +566,8 @@ def test_the_command_serves_until_it_is_told_to_end(tmp_path: Path) -> None:
         assert process.wait(30) == 0
     with StorageEngine(tmp_path / "data") as engine:
         assert engine.count("numbers") == count
-    assert threading.active_count() < 20
+    # A thread of gRPC that has called Python once is counted as a dummy.
+    assert sum("Dummy" not in thread.name for thread in threading.enumerate()) < 20
 
 
 def test_categories(tmp_path: Path) -> None:
