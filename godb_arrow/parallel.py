@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from queue import SimpleQueue
 from typing import Any, Generic, TypeVar
 
 from godb_arrow.errors import ForkedProcess
@@ -113,7 +114,10 @@ class _Work(Generic[_Item, _Result]):
         self._ahead = ahead
         self._process = os.getpid()
         self._taking = threading.Lock()  # held while a thread takes an item
-        self._changed = threading.Condition()  # guards the attributes below
+        # Guards the attributes below. A lock in C cannot be lost to an interrupt, as the lock of a
+        # threading.Condition can: a signal may come inside of its methods, which are in Python.
+        self._lock = threading.RLock()
+        self._changed: SimpleQueue[None] = SimpleQueue()  # wakes the caller
         self._running: set[threading.Thread] = set()
         self._results: dict[int, _Result | _Failed] = {}
         self._started = 0  # number of items taken
@@ -127,21 +131,22 @@ class _Work(Generic[_Item, _Result]):
             raise ForkedProcess(
                 "the stream belongs to the parent process", advice="open it in this process"
             )
-        if self._threads > 1:
-            with self._changed:
+        while self._threads > 1:
+            with self._lock:
                 self._is_awaited = True
                 self._start_threads()
-                while self._threads > 1 and self._given not in self._results:
-                    if self._ended and self._given == self._started:
-                        raise StopIteration
-                    self._changed.wait()
-                self._is_awaited = False
                 if self._given in self._results:
+                    self._is_awaited = False
                     result = self._results.pop(self._given)
                     self._given += 1
                     if isinstance(result, _Failed):
                         raise result.error
                     return result
+                if self._threads == 1:
+                    break
+                if self._ended and self._given == self._started:
+                    raise StopIteration
+            self._changed.get()
         if self._ended:
             raise StopIteration
         return self._function(next(self._items))
@@ -157,15 +162,16 @@ class _Work(Generic[_Item, _Result]):
         if threading.current_thread().name == _THREAD_NAME:
             self.abandon()
             return
-        with self._changed:
+        with self._lock:
             self._ended = True
             running = list(self._running)
         for thread in running:
             if thread is not threading.current_thread():
                 thread.join()
-        with self._changed:
+        with self._lock:
             self._results.clear()
             self._given = self._started
+            self._notify()
         close = getattr(self._items, "close", None)
         if close is not None:
             close()
@@ -173,6 +179,11 @@ class _Work(Generic[_Item, _Result]):
     def abandon(self) -> None:
         """Tell the threads to end; the last one drops the items, which closes them."""
         self._ended = True
+
+    def _notify(self) -> None:
+        """Wake the caller, if it waits; the lock is held."""
+        if self._is_awaited:
+            self._changed.put(None)
 
     def _has_room(self) -> bool:
         waiting = self._started - self._given
@@ -198,26 +209,26 @@ class _Work(Generic[_Item, _Result]):
     def _run(self) -> None:
         while True:
             with self._taking:
-                with self._changed:
+                with self._lock:
                     if not self._has_room():
                         self._running.discard(threading.current_thread())
-                        self._changed.notify()
+                        self._notify()
                         return
                     index = self._started
                 taken = self._take()
-                with self._changed:
+                with self._lock:
                     if taken is None:
                         self._ended = True
                         self._running.discard(threading.current_thread())
-                        self._changed.notify()
+                        self._notify()
                         return
                     self._started += 1
                     self._ended = self._ended or isinstance(taken, _Failed)
             result = taken if isinstance(taken, _Failed) else self._apply(taken[0])
             del taken
-            with self._changed:
+            with self._lock:
                 self._results[index] = result
-                self._changed.notify()
+                self._notify()
             del result
 
     def _take(self) -> tuple[_Item] | _Failed | None:

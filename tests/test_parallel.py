@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.processes import run_python
+from support.settings import LONG
 
 import godb_arrow
 from godb_arrow.codec import BACKEND
@@ -151,3 +154,36 @@ def test_a_thread_that_closes_its_own_map_waits_for_no_other() -> None:
     reader.start()
     reader.join(60)
     assert not reader.is_alive()
+
+
+INTERRUPTS = """
+import faulthandler, random, signal, sys, time
+from godb_arrow.parallel import ordered_map
+
+faulthandler.dump_traceback_later(50, exit=True)
+signal.signal(signal.SIGALRM, signal.default_int_handler)
+source = random.Random(1)
+
+def work(number):
+    return sum(range(300))
+
+ended = 0
+for _ in range(int(sys.argv[1])):
+    results = ordered_map(work, iter(range(3000)), 3)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, source.uniform(0.0005, 0.02))
+        for _ in results:
+            pass
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    except KeyboardInterrupt:
+        ended += 1
+    results.close()
+assert ended
+print("done")
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="sends signals to itself")
+def test_an_interrupt_never_loses_a_lock() -> None:
+    done = run_python(INTERRUPTS, 2000 if LONG else 100)
+    assert done.stdout.strip() == "done", done.stderr[-3000:]

@@ -84,7 +84,7 @@ class Entries:
     @property
     def nbytes(self) -> int:
         """Size of the entries and their bounds in bytes."""
-        return len(self.data) + 8 * len(self.bounds)
+        return self.bounds[-1] - self.bounds[0] + 8 * len(self.bounds)
 
     def id(self, index: int) -> str:
         """Return the id of one entry."""

@@ -212,7 +212,7 @@ class Memory:
         bool
             False if nothing is reserved, so that waiting does not help.
         """
-        with self._released:
+        with self._lock:  # in C, so that an interrupt cannot lose it
             if not self._reserved:
                 return False
             self._waiting += 1

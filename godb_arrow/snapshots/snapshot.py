@@ -86,6 +86,11 @@ class Snapshot:
         """Return the entries of the changed documents, in runs."""
         return self.unsaved.runs()
 
+    def overlay_parts(self) -> Iterator[codec.Entries]:
+        """Yield the entries of the changed documents in runs of about 1 MiB."""
+        for run in self.unsaved.runs():
+            yield from run.split()
+
     def live_count(self) -> int:
         """Count the documents, and check the count.
 
@@ -117,7 +122,7 @@ class Snapshot:
         if declared is not None:
             return declared
         summary = DocumentSummary()
-        for run in self.overlay_runs():
+        for run in self.overlay_parts():
             codec.infer(run, summary)
         has_base = self.base.count > len(self.superseded_rows())
         schema = self.base.schema() if has_base else None
@@ -196,7 +201,7 @@ class Snapshot:
         """
         for start, run in self.base.loaded(wanted):
             yield without(run, self.superseded_in(start, len(run)))
-        yield from self.overlay_runs()
+        yield from self.overlay_parts()
 
     def runs(
         self, wanted: Wanted | None = None, fields: tuple[str, ...] = ()
@@ -212,7 +217,7 @@ class Snapshot:
         """
         for run in self.base.runs(wanted, fields):
             yield run, self.superseded_in(run.start, run.documents)
-        for entries in self.overlay_runs():
+        for entries in self.overlay_parts():
             yield Run.of(entries), NO_ROWS
 
     def chunks(

@@ -147,7 +147,7 @@ def _named(snapshot: Snapshot, rows: Rows) -> Iterator[tuple[codec.Entries, Rows
     found = snapshot.base.entries_at(rows) if len(rows) else iter(())
     for run in gathered(found, _MAX_GATHERED, snapshot.base.memory.run_bytes):
         yield run, np.arange(len(run))
-    for run in snapshot.overlay_runs():
+    for run in snapshot.overlay_parts():
         yield run, np.arange(len(run))
 
 

@@ -288,7 +288,7 @@ class _Work:
                     hold = self.may_hold and part is None  # Only whole files are cached.
                     runs = self._file_runs(file, start, part, () if hold else self.decoder.fields)
                     yield from self._decoded(runs, maps, file if hold else None)
-        overlaid = ((Run.of(run), None) for run in self.snapshot.overlay_runs())
+        overlaid = ((Run.of(run), None) for run in self.snapshot.overlay_parts())
         yield from self._decoded(overlaid, maps)
 
     def _held(self, file: Base) -> list[pa.RecordBatch] | None:
@@ -507,11 +507,11 @@ def _matching_runs(
     memory = snapshot.base.memory
     matches = matching(snapshot, condition, indexed)
     is_loaded = snapshot.base.is_loaded
-    counted_elsewhere = {id(run) for run in snapshot.overlay_runs()}
+    counted_elsewhere = {id(run.data) for run in snapshot.overlay_runs()}
 
     def count(match: _Match) -> tuple[_Match, Counted]:
         run = match[0]
-        is_counted = is_loaded or id(run) in counted_elsewhere
+        is_counted = is_loaded or id(run.data) in counted_elsewhere
         return match, Counted(memory, streams=0 if is_counted else run.nbytes)
 
     # A thread reads the next run from the file while the caller uses the documents of this one.

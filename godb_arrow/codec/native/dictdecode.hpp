@@ -252,6 +252,8 @@ class TextMemo {
     uint16_t hits_ = 0;
 };
 
+constexpr int kValuesPerCheck = 1 << 14;  // values between two checks for signals
+
 // Decoder of documents, for one thread at a time.
 class DictDecoder {
   public:
@@ -394,11 +396,20 @@ class DictDecoder {
         } catch (const std::bad_alloc&) {
             PyErr_NoMemory();
         }
+        if (std::exchange(interrupted_, false)) return nullptr;  // The handler's error stays.
         if (!made && PyErr_Occurred() &&
             (PyErr_ExceptionMatches(PyExc_TypeError) || PyErr_ExceptionMatches(PyExc_ValueError) ||
              PyErr_ExceptionMatches(PyExc_OverflowError)))
             PyErr_Clear();
         return made;
+    }
+
+    // Whether a handler of a signal raised, such as for Ctrl-C. It is asked now and then.
+    bool is_interrupted(int values) {
+        if (__builtin_expect((left_ -= values) >= 0, 1)) return false;
+        left_ = kValuesPerCheck;
+        interrupted_ = PyErr_CheckSignals() < 0;
+        return interrupted_;
     }
 
     // Decode a value. `place` is the shape of the map that was last at its place.
@@ -475,6 +486,7 @@ class DictDecoder {
         Owned made(PyList_New(Py_ssize_t(count)));
         if (!made) return nullptr;
         for (uint64_t at = 0; at < count; ++at) {
+            if (is_interrupted(1)) return nullptr;
             PyObject* const element = value(p, end, depth, place);
             if (!element) return nullptr;
             PyList_SET_ITEM(made.get(), Py_ssize_t(at), element);
@@ -512,6 +524,7 @@ class DictDecoder {
         const uint8_t** noted) {
         if (count > uint64_t(end - p) / 2) return nullptr;
         if (count == 0) return PyDict_New();
+        if (is_interrupted(1)) return nullptr;
         Shape* shape = place == kNoShape ? nullptr : &shapes_[place];
         if (!shape || shape->keys.size() != count || !has(p, end, *shape, 0)) {
             shape = candidate(nullptr, 0, count, p, end, place);
@@ -581,6 +594,7 @@ class DictDecoder {
             if (PyDict_SetItem(made.get(), key.text.get(), filling->value(at)) < 0) return nullptr;
         }
         for (uint64_t at = known; at < count; ++at) {
+            if (is_interrupted(1)) return nullptr;
             const Head head = read_head(p, end);
             const uint8_t* const start = p;
             p = head.body;
@@ -687,7 +701,8 @@ class DictDecoder {
     uint64_t hits_ = 0;          // maps of a known shape
     int score_ = kMaxScore;      // whether it pays to search for other shapes
     uint8_t root_ = kNoShape;
-
+    int left_ = kValuesPerCheck;  // values until signals are checked
+    bool interrupted_ = false;
 };
 
 // A decoder of the one that is spare, or a new one. The keys that it remembers outlast a call.

@@ -284,6 +284,7 @@ class DictEncoder {
             }
             const Packed written = value(held.get(), depth, false);
             if (written != Packed::Done) return written;
+            if (is_interrupted()) return Packed::Failed;
             if (PyDict_GET_SIZE(dict) != count || done > count) return changed("dictionary");
         }
         return done == count ? Packed::Done : changed("dictionary");
@@ -310,9 +311,17 @@ class DictEncoder {
             Owned element(Py_NewRef(PySequence_Fast_GET_ITEM(object, at)));
             const Packed written = value(element.get(), depth, false);
             if (written != Packed::Done) return written;
+            if (is_interrupted()) return Packed::Failed;
             if (PySequence_Fast_GET_SIZE(object) != count) return changed("list");
         }
         return Packed::Done;
+    }
+
+    // Whether a handler of a signal raised, such as for Ctrl-C. It is asked now and then.
+    bool is_interrupted() {
+        if (__builtin_expect(--left_ >= 0, 1)) return false;
+        left_ = kValuesPerCheck;
+        return PyErr_CheckSignals() < 0;
     }
 
     static Packed changed(const char* kind) {
@@ -476,6 +485,7 @@ class DictEncoder {
     Buffer& out_;
     Packer pack_;
     PyObject* convert_;
+    int left_ = kValuesPerCheck;  // values until signals are checked
 };
 
 // Encode a value. Null without an error of Python leaves it to the reference codec.
