@@ -13,6 +13,14 @@ import numpy.typing as npt
 import xxhash
 
 from godb_arrow import codec
+from godb_arrow.directory.verify_records import (
+    COUNTED_DIGITS,
+    problems_of_hints,
+    problems_of_index,
+    problems_of_manifest,
+    problems_of_part,
+    recorded_plan,
+)
 from godb_arrow.display import Table, plural, quantity, table_of
 from godb_arrow.documents.encoding import threads
 from godb_arrow.documents.ids import ids_of
@@ -39,7 +47,6 @@ from godb_arrow.schema import (
     ID_FIELD,
     DocumentSummary,
     infer_schema,
-    is_partial,
     needs_review,
     rounded_fields,
 )
@@ -65,7 +72,6 @@ __all__ = [
 
 _MAX_PROBLEMS = 100
 _MANY_DOCUMENTS = 1000  # above which threads are worthwhile
-_COUNTED_DIGITS = 18  # Former versions recorded a next id that ignores longer numbers.
 
 
 @dataclass(slots=True)
@@ -210,8 +216,8 @@ def verify_file(source: Location | Source, *, progress: Progress | None = None) 
 
     try:
         with error_context("verify", source.name):
-            _go_through(source, report, check)
-            _check_pieces(source, report)
+            ending = _go_through(source, report, check)
+            _check_pieces(source, report, ending)
     except (FormatError, LimitExceeded) as error:
         report.add_problem(str(error))
     return report
@@ -239,6 +245,8 @@ def verify_parts(content: Folder, progress: Progress | None = None) -> FileRepor
         report.add_problem(str(error))
         return report
     statistics = base.part_statistics()
+    for problem in problems_of_manifest(manifest):
+        report.add_problem(problem)
     total = CollectionReport(os.path.basename(path).removesuffix(".parts"), manifest.count)
     hashes: list[bytes] = []
     checked: list[tuple[PartFile, npt.NDArray[np.bool_]]] = []
@@ -259,18 +267,13 @@ def verify_parts(content: Folder, progress: Progress | None = None) -> FileRepor
                 f"{part.file} does not have the {part.documents} documents of the manifest"
             )
             continue
-        if not file.has_valid_ids():
-            report.add_problem(f"{part.ids_file} is damaged, so ids are found more slowly")
         rebuilt = IdIndex.build(ids_of(run.load()) for run in file.runs())
-        kept = file.stored_ids()
-        if kept is not None and not (
-            np.array_equal(rebuilt.hashes, kept.hashes)
-            and np.array_equal(rebuilt.rows, kept.rows)
-            and rebuilt.greatest == kept.greatest
-        ):
-            report.add_problem(f"{part.ids_file} leads to other documents")
         alive = np.ones(part.documents, bool)
         alive[part.deleted] = False
+        own = inspected.collections[0]
+        said = problems_of_part(manifest, part, file, own.hint, own.size, inspected.size, rebuilt)
+        for problem in said:
+            report.add_problem(problem)
         checked.append((file, alive))
         hashes += _check_part(report, part, file, row_statistics, alive)
     if codec.has_equal(b"".join(hashes)):
@@ -311,10 +314,12 @@ def _live_ids(parts: list[tuple[PartFile, npt.NDArray[np.bool_]]]) -> Iterator[s
 _Visitor = Callable[[CollectionReport, CollectionSection], None]
 
 
-def _go_through(source: Source, report: FileReport, visit: _Visitor) -> None:
+def _go_through(source: Source, report: FileReport, visit: _Visitor) -> set[str]:
+    """Report the content of a file, and return the keys of the records at its end."""
     report.size = source.size()
     report.sealed = is_sealed(source.tail(TAIL_SIZE))
     hints: dict[str, CollectionHint] = {}
+    metadata = None
     with source.open() as stream:
         reader = GodbReader(stream, report.size)
         report.header = reader.header
@@ -322,7 +327,8 @@ def _go_through(source: Source, report: FileReport, visit: _Visitor) -> None:
             if isinstance(section, ValueSection):
                 report.others.append(section.key)
                 if section.key == "metadata":
-                    hints = read_hints(section.read())
+                    metadata = section.read()
+                    hints = read_hints(metadata)
                 continue
             start = reader.offset
             collection = CollectionReport(section.name, section.count, hint=hints.get(section.name))
@@ -333,10 +339,15 @@ def _go_through(source: Source, report: FileReport, visit: _Visitor) -> None:
         report.body_size = reader.offset
         report.checksum = reader.checksum
     names = {collection.name for collection in report.collections}
+    if report.sealed:
+        sizes = {collection.name: collection.size for collection in report.collections}
+        for problem in problems_of_hints(metadata, hints, sizes, report.others):
+            report.add_problem(problem)
     for name in sorted(set(hints) - names):
         report.add_problem(f"the metadata name a missing collection {name!r}")
     if reader.trailing:
         report.add_problem(f"{reader.trailing} bytes follow the MessagePack map")
+    return reader.ending
 
 
 class _CheckedRun(NamedTuple):
@@ -354,9 +365,9 @@ class _CheckedRun(NamedTuple):
         """Check entries."""
         ids = ids_of(entries)
         hashes, greatest = codec.survey_ids(ids)
-        if len(str(greatest)) > _COUNTED_DIGITS:
+        if len(str(greatest)) > COUNTED_DIGITS:
             numbers = map(codec.id_number, ids.to_pylist())
-            greatest = max((n for n in numbers if len(str(n)) <= _COUNTED_DIGITS), default=0)
+            greatest = max((n for n in numbers if len(str(n)) <= COUNTED_DIGITS), default=0)
         damaged, differing = codec.check_entries(entries)
         misfit: GodbError | None = None
         if plan is not None:
@@ -407,9 +418,7 @@ def _check_collection(
     if hint is not None and hint.schema is not None:
         try:
             reviews = needs_review(hint.schema)
-            plan = codec.plan_columns(
-                hint.schema, strict=not is_partial(hint.schema), exact=not reviews
-            )
+            plan = recorded_plan(hint.schema)
         except GodbError as error:
             report.add_problem(f"{where}: the recorded schema is unusable: {error}")
     hashes: list[bytes] = []
@@ -449,9 +458,12 @@ def _check_collection(
         )
 
 
-def _check_pieces(source: Source, report: FileReport) -> None:
+def _check_pieces(source: Source, report: FileReport, ending: set[str]) -> None:
     """Check that reading by pieces has the same result as reading from the beginning."""
     index = read_piece_index(source.tail) if report.sealed else None
+    names = [collection.name for collection in report.collections]
+    for problem in problems_of_index(index, names, ending) if report.sealed else ():
+        report.add_problem(problem)
     if index is None:
         return
     with source.open() as stream:
@@ -467,6 +479,8 @@ def _check_pieces(source: Source, report: FileReport) -> None:
                 continue
             content = xxhash.xxh3_64()
             statistics = pieces.statistics()
+            if statistics is None and pieces.packed_statistics:
+                report.add_problem(f"{where}: the statistics of pieces are damaged")
             builders = {name: keys_builder(name) for name in pieces.runs}
             try:
                 checked = ordered_map(

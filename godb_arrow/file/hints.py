@@ -30,10 +30,12 @@ from godb_arrow.recorded_schema import describe_schema, restore_schema
 __all__ = [
     "CollectionHint",
     "JournalPosition",
+    "are_usable_hints",
     "checked_next_id",
     "checked_number",
     "checked_rules",
     "checked_uuid",
+    "has_only_hints",
     "pack_hints",
     "read_hints",
 ]
@@ -189,13 +191,33 @@ def read_hints(metadata: bytes) -> dict[str, CollectionHint]:
             advice="update godb-arrow",
         )
     try:
-        packed = ours[PACKED_COLLECTIONS]
-        if ours[PACKED_CHECKSUM] != pack_checksum(packed):
-            raise ValueError("the hints do not match their checksum")
-        return {name: _read_hint(hint) for name, hint in unpack(packed).items()}
+        return _unpack_hints(ours)
     except UNUSABLE as error:
         logger.debug("no usable hints in metadata: %r", error)
         return {}
+
+
+def _unpack_hints(ours: Mapping[bytes, bytes]) -> dict[str, CollectionHint]:
+    packed = ours[PACKED_COLLECTIONS]
+    if ours[PACKED_CHECKSUM] != pack_checksum(packed):
+        raise ValueError("the hints do not match their checksum")
+    return {name: _read_hint(hint) for name, hint in unpack(packed).items()}
+
+
+def are_usable_hints(metadata: bytes) -> bool:
+    """Return whether the hints in ``metadata`` are valid; also if there are none."""
+    try:
+        packed = split_map(metadata).get(PACKED_HINTS_KEY)
+        if packed is not None:
+            _unpack_hints(split_map(packed))
+    except UNUSABLE:
+        return False
+    return True
+
+
+def has_only_hints(metadata: bytes) -> bool:
+    """Return whether valid ``metadata`` have hints and nothing else."""
+    return list(split_map(metadata)) == [PACKED_HINTS_KEY]
 
 
 def _read_hint(hint: Any) -> CollectionHint:

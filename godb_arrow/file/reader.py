@@ -186,6 +186,7 @@ class GodbReader:
         self.header = parse_header(self._body.fetch(HEADER_SIZE))
         self._body.begin_block(self.header.compression)
         self.checksum = False
+        self.ending: set[str] = set()  # keys of the records after the documents
         self.trailing = 0
 
     @property
@@ -228,6 +229,7 @@ class GodbReader:
             elif key == "checksum":
                 self._check_content(at)
             elif key in (INDEXES_KEY, PIECES_KEY, SIZES_KEY):
+                self.ending.add(key)
                 body.skip_values(1, "the index of pieces")
             else:
                 section = ValueSection(key, body)

@@ -133,6 +133,11 @@ class PartFile(Base):
         """Return whether the id file matches its checksum."""
         return read_id_file(self._files, self._part.ids_file, self._ids_checksum) is not None
 
+    def has_all_ids(self) -> bool:
+        """Return whether a valid id file has as many ids as the part has documents."""
+        stored = read_id_file(self._files, self._part.ids_file, self._ids_checksum)
+        return stored is None or len(stored.ids.hashes) == self._part.documents
+
     def ids(self) -> IdIndex:
         """Return the index of ids, mapped from its file so that only needed pages are read."""
         index: IdIndex | None = self.view("ids")

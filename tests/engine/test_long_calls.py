@@ -119,7 +119,7 @@ packed = codec.pack(value)
 signal.signal(signal.SIGPROF, interrupt)
 for call, expected in ((lambda: codec.load(packed), value), (lambda: codec.pack(value), packed)):
     for raises in (False, True):
-        signal.setitimer(signal.ITIMER_PROF, 0.01, 0 if raises else 0.01)
+        signal.setitimer(signal.ITIMER_PROF, 0.001, 0 if raises else 0.002)
         try:
             assert call() == expected
             assert not raises
