@@ -24,7 +24,15 @@ from godb_arrow.errors import (
 from godb_arrow.options import IfExists
 from godb_arrow.schema import ID_FIELD
 
-__all__ = ["DeltaTarget", "SqlTarget", "deltalake_module", "is_database", "open_sql"]
+__all__ = [
+    "DeltaTarget",
+    "SqlTarget",
+    "connect",
+    "deltalake_module",
+    "is_database",
+    "open_sql",
+    "sql_errors",
+]
 
 
 def deltalake_module() -> Any:
@@ -56,24 +64,24 @@ class DeltaTarget(Target):
     def __init__(self, name: str, place: str, partition_by: list[str]) -> None:
         super().__init__(name)
         self._delta = deltalake_module()
-        self._place = place
-        self._partition_by = partition_by
+        self.place = place
+        self.partition_by = partition_by
 
     def exists(self) -> bool:
         """Return whether the table exists."""
-        return bool(self._delta.DeltaTable.is_deltatable(self._place))
+        return bool(self._delta.DeltaTable.is_deltatable(self.place))
 
     def write(self, data: Data, if_exists: IfExists) -> None:
         """Write all documents in one transaction."""
         assert isinstance(data, pa.RecordBatchReader)
         reader = fit_columns(data, "delta")
-        try:
+        with self.errors():
             if if_exists == "upsert" and self.exists():
                 if ID_FIELD not in reader.schema.names:
                     raise FieldNotFound(
                         f"the source has no field {ID_FIELD!r}", advice="copy this field, too"
                     )
-                merge = self._delta.DeltaTable(self._place).merge(
+                merge = self._delta.DeltaTable(self.place).merge(
                     reader,
                     predicate=f"target.{ID_FIELD} = source.{ID_FIELD}",
                     source_alias="source",
@@ -82,12 +90,19 @@ class DeltaTarget(Target):
                 merge.when_matched_update_all().when_not_matched_insert_all().execute()
             else:
                 self._delta.write_deltalake(
-                    self._place,
+                    self.place,
                     reader,
                     mode=_DELTA_MODES[if_exists],
                     schema_mode="overwrite" if if_exists == "replace" else None,
-                    partition_by=self._partition_by or None,
+                    partition_by=self.partition_by or None,
                 )
+
+    @staticmethod
+    @contextmanager
+    def errors() -> Iterator[None]:
+        """Convert errors of the package."""
+        try:
+            yield
         except GodbError:
             raise
         except BaseException as error:  # deltalake raises errors of all kinds, also its panics
@@ -115,7 +130,8 @@ def is_database(place: str) -> bool:
     return place.partition("://")[0] in _DRIVERS
 
 
-def _connect(place: str) -> Any:
+def connect(place: str) -> Any:
+    """Connect to a database."""
     scheme, _, rest = place.partition("://")
     try:
         driver: Any = importlib.import_module(_DRIVERS[scheme])
@@ -134,7 +150,8 @@ def _adbc_error() -> type[Exception]:
 
 
 @contextmanager
-def _sql_errors(what: str) -> Iterator[None]:
+def sql_errors(what: str) -> Iterator[None]:
+    """Convert errors of a driver."""
     error_of_adbc = _adbc_error()
     try:
         yield
@@ -148,7 +165,7 @@ def open_sql(place: str, table: str) -> Iterator[pa.RecordBatchReader]:
     path = place.removeprefix("sqlite:///")
     if path != place and not os.path.exists(path):  # the driver would create an empty database
         raise SourceNotFound(f"the database {path!r} does not exist", advice="check the path")
-    with _sql_errors("read"), _connect(place) as connection, connection.cursor() as cursor:
+    with sql_errors("read"), connect(place) as connection, connection.cursor() as cursor:
         if place.startswith("sqlite:"):
             yield open_sqlite(cursor, table)
             return
@@ -161,17 +178,19 @@ class SqlTarget(Target):
 
     def __init__(self, name: str, place: str, table: str, id_column: str | None) -> None:
         super().__init__(name)
-        self._place, self._table = place, table
+        self.place, self.table = place, table
         self._id_column = id_column or ID_FIELD
 
     def exists(self) -> bool:
         """Return whether the table exists."""
-        with _sql_errors("inspect the table"), _connect(self._place) as connection:
-            return self._is_there(connection)
+        with sql_errors("inspect the table"), connect(self.place) as connection:
+            return self.has_table(connection, self.table)
 
-    def _is_there(self, connection: Any) -> bool:
+    @staticmethod
+    def has_table(connection: Any, table: str) -> bool:
+        """Return whether a database has a table."""
         try:
-            connection.adbc_get_table_schema(self._table)
+            connection.adbc_get_table_schema(table)
         except _adbc_error():
             return False
         return True
@@ -179,28 +198,28 @@ class SqlTarget(Target):
     def write(self, data: Data, if_exists: IfExists) -> None:
         """Write all documents in one transaction."""
         assert isinstance(data, pa.RecordBatchReader)
-        is_sqlite = self._place.startswith("sqlite:")
+        is_sqlite = self.place.startswith("sqlite:")
         reader = fit_columns(data, "sqlite" if is_sqlite else "database")
         with (
-            _sql_errors("write"),
-            _connect(self._place) as connection,
+            sql_errors("write"),
+            connect(self.place) as connection,
             connection.cursor() as cursor,
         ):
-            there = self._is_there(connection)
+            there = self.has_table(connection, self.table)
             if if_exists == "upsert" and there:
                 self._upsert(cursor, reader)
             else:
                 if if_exists == "replace" and there:
-                    cursor.execute(f"DROP TABLE {quoted(self._table)}")
+                    cursor.execute(f"DROP TABLE {quoted(self.table)}")
                 appends = if_exists == "append" and there
                 if is_sqlite and not appends:
-                    create_table(cursor, self._table, reader.schema)
+                    create_table(cursor, self.table, reader.schema)
                     appends = True
-                cursor.adbc_ingest(self._table, reader, mode="append" if appends else "create")
+                cursor.adbc_ingest(self.table, reader, mode="append" if appends else "create")
             connection.commit()
 
     def _upsert(self, cursor: Any, reader: pa.RecordBatchReader) -> None:
-        key, table = quoted(self._id_column), quoted(self._table)
+        key, table = quoted(self._id_column), quoted(self.table)
         if self._id_column not in reader.schema.names:
             raise FieldNotFound(
                 f"the source has no field {self._id_column!r}", advice="copy this field, too"

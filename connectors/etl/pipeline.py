@@ -8,14 +8,14 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from godb_arrow.connectors.etl.addresses import origin_of, target_of
 from godb_arrow.connectors.etl.base import counted
 from godb_arrow.connectors.etl.files import NO_OPTIONS
 from godb_arrow.connectors.etl.formats import check_options
 from godb_arrow.display import plural, progress_bar, quantity, table_of, vars_of
-from godb_arrow.errors import error_context
+from godb_arrow.errors import InvalidOption, error_context
 from godb_arrow.keywords import explain_keywords
 from godb_arrow.options import IfExists, check_if_exists
 from godb_arrow.query.filters import Filter
@@ -44,6 +44,10 @@ class CopySummary:
         Duration of the copy.
     conflicts : list of str
         Fields of mixed types, which are JSON text as columns.
+    deleted : int
+        Number of documents that an incremental copy deleted.
+    is_whole : bool
+        Whether all documents were copied. False if only the changes were.
     """
 
     source: str
@@ -52,6 +56,8 @@ class CopySummary:
     bytes: int | None
     seconds: float
     conflicts: list[str]
+    deleted: int = 0
+    is_whole: bool = True
 
     @property
     def rate(self) -> float:
@@ -64,6 +70,8 @@ class CopySummary:
 
     def __str__(self) -> str:
         size = "" if self.bytes is None else f", {quantity(self.bytes)}"
+        if not self.is_whole:
+            size = f" changed, {self.deleted:,} deleted{size}"
         mixed = f", mixed types in {', '.join(self.conflicts)}" if self.conflicts else ""
         return (
             f"{self.source} → {self.target}: {plural(self.documents, 'document')}{size}, "
@@ -86,6 +94,7 @@ def copy(
     format_options: Mapping[str, Any] = NO_OPTIONS,
     storage_options: StorageOptions = None,
     progress: bool = True,
+    mode: Literal["copy", "sync"] = "copy",
 ) -> CopySummary:
     """Copy documents or rows from one place to another, in constant memory.
 
@@ -124,6 +133,10 @@ def copy(
         Keyword arguments for the file systems of URLs; see :func:`~godb_arrow.scan_godb`.
     progress : bool
         Whether to show a progress bar in a terminal or notebook, default True.
+    mode : {"copy", "sync"}
+        With "sync", only what changed since the last such copy moves, deletions included. The
+        source is a collection of a data directory. The target is such a collection, a table of a
+        database, a Delta table or a local NDJSON file. NDJSON gets one line for each change.
 
     Returns
     -------
@@ -150,6 +163,18 @@ def copy(
     2
     """
     check_if_exists(if_exists)
+    if mode != "copy":
+        chosen = (columns, filter, batch_size, id_column, format_options or None)
+        _check_sync(mode, chosen)
+        return _copy_changes(
+            source,
+            os.fspath(target),
+            if_exists,
+            format,
+            list(partition_by),
+            storage_options,
+            shown=progress,
+        )
     started = time.perf_counter()
     with ExitStack() as stack:
         if storage_options is not None:
@@ -179,6 +204,55 @@ def copy(
             to.size(),
             time.perf_counter() - started,
             origin.conflicts(),
+        )
+    logger.info("copied %s", summary)
+    return summary
+
+
+def _check_sync(mode: object, options: Sequence[Any]) -> None:
+    if mode != "sync":
+        raise InvalidOption(f"mode is {mode!r}", advice='use "copy" or "sync"')
+    if any(option is not None for option in options):
+        raise InvalidOption(
+            'mode="sync" copies whole documents',
+            advice="omit columns, filter, batch_size, id_column and format_options",
+        )
+
+
+def _copy_changes(
+    source: Any,
+    target: str,
+    if_exists: IfExists,
+    format: str | None,
+    partition_by: list[str],
+    storage_options: StorageOptions,
+    *,
+    shown: bool,
+) -> CopySummary:
+    """Copy what changed since the last incremental copy."""
+    from godb_arrow.connectors.etl.sync import open_source, sync
+    from godb_arrow.connectors.etl.sync_targets import sync_target
+
+    started = time.perf_counter()
+    with ExitStack() as stack:
+        if storage_options is not None:
+            stack.enter_context(with_options([target], storage_options))
+        to = target_of(target, format, partition_by, None)
+        stack.enter_context(error_context("copy changes to", to.name))
+        collection = open_source(source, stack)
+        name = source if isinstance(source, str) else collection.name
+        count = stack.enter_context(progress_bar(None, shown=shown))
+        with sync_target(to, if_exists) as opened:
+            moved, is_whole = sync(collection, opened, count)
+        summary = CopySummary(
+            str(name),
+            to.name,
+            moved.documents,
+            to.size(),
+            time.perf_counter() - started,
+            [],
+            moved.deleted,
+            is_whole,
         )
     logger.info("copied %s", summary)
     return summary

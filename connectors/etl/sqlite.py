@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from godb_arrow.schema import JSON_TYPE, is_json
 
-__all__ = ["create_table", "literal", "open_sqlite", "quoted"]
+__all__ = ["add_column", "create_table", "literal", "open_sqlite", "quoted"]
 
 _MAX_EXACT_INTEGER = 2**53  # of a float of 64 bits
 _MAX_MICROSECOND_TEXT = len("2024-02-29 06:30:00.123456")
@@ -68,6 +68,12 @@ def create_table(cursor: Any, table: str, schema: pa.Schema) -> None:
     """Create an empty table, and declare types that SQLite does not have."""
     columns = ", ".join(f"{quoted(field.name)} {_declared(field.type)}" for field in schema)
     cursor.execute(f"CREATE TABLE {quoted(table)} ({columns})")
+
+
+def add_column(cursor: Any, table: str, field: pa.Field) -> None:
+    """Add a column to a table."""
+    column = f"{quoted(field.name)} {_declared(field.type)}"
+    cursor.execute(f"ALTER TABLE {quoted(table)} ADD COLUMN {column}")
 
 
 def _declared(kind: pa.DataType) -> str:

@@ -98,19 +98,19 @@ class EngineTarget(Target):
 
     def __init__(self, name: str, place: str, part: str, id_column: str | None) -> None:
         super().__init__(name)
-        self._place, self._collection, self._id_column = place, part, id_column
+        self.place, self.collection, self._id_column = place, part, id_column
 
     def exists(self) -> bool:
         """Return whether the target exists."""
-        if not is_data_directory(self._place):
+        if not is_data_directory(self.place):
             return False
-        with StorageEngine(self._place, read_only=True) as engine:
-            return self._collection in engine
+        with StorageEngine(self.place, read_only=True) as engine:
+            return self.collection in engine
 
     def write(self, data: Data, if_exists: IfExists) -> None:
         """Write all documents or none."""
-        name = self._collection
-        with StorageEngine(self._place) as engine:
+        name = self.collection
+        with StorageEngine(self.place) as engine:
             if if_exists == "error" and name in engine:  # Another writer created it meanwhile.
                 raise self.refuse_existing()
             if if_exists in ("append", "upsert") and name in engine:
@@ -118,11 +118,11 @@ class EngineTarget(Target):
                 rows = iter(data) if isinstance(data, Documents) else data
                 insert(name, rows, id_column=self._id_column)
                 return
-            if is_url(self._place):
+            if is_url(self.place):
                 self._write_remote(engine, data)
                 return
             # The whole collection is written to a file beside the others, and then adopted.
-            with _staged(self._place, _STAGED) as folder:
+            with _staged(self.place, _STAGED) as folder:
                 path = os.path.join(folder, "copy.godb")
                 write_godb(data, path, name, id_column=self._id_column)
                 if name in engine:
@@ -137,10 +137,10 @@ class EngineTarget(Target):
         """Write a collection of an object store, after all documents have been read."""
         with tempfile.TemporaryDirectory(prefix="godb-arrow-") as folder:
             path = os.path.join(folder, "copy.godb")
-            write_godb(data, path, self._collection, id_column=self._id_column)
-            if self._collection in engine:
-                engine.drop_collection(self._collection)
-            engine.create_collection(self._collection).insert_many(open_godb(path))
+            write_godb(data, path, self.collection, id_column=self._id_column)
+            if self.collection in engine:
+                engine.drop_collection(self.collection)
+            engine.create_collection(self.collection).insert_many(open_godb(path))
             engine.save()
 
 
@@ -176,7 +176,7 @@ class FileTarget(Target):
         self, name: str, place: str, format: str, options: Mapping[str, Any] = NO_OPTIONS
     ) -> None:
         super().__init__(name)
-        self._place = place
+        self.place = place
         self.format = self._format = format
         self._options = chosen_options(format, options, "write")
         self._read_options = chosen_options(format, options, "read")
@@ -186,7 +186,7 @@ class FileTarget(Target):
     def exists(self) -> bool:
         """Return whether the target exists."""
         try:
-            source = Source(self._place)
+            source = Source(self.place)
             source.size()
             self._expected = source.version()
         except SourceNotFound:
@@ -200,7 +200,7 @@ class FileTarget(Target):
             raise self.refuse(if_exists, "copy to a GODB file or a database")
         if if_exists == "append":
             # The source may be slow, so the target is locked only while it is written.
-            with self._staged(data) as added, lock_file(self._place):
+            with self._staged(data) as added, lock_file(self.place):
                 self._append(added)
             return
         try:
@@ -234,7 +234,7 @@ class FileTarget(Target):
         if not self.exists():
             self._export(data)
             return
-        with open_file(self._place, format=self._format, options=self._read_options) as before:
+        with open_file(self.place, format=self._format, options=self._read_options) as before:
             if isinstance(before, pa.RecordBatchReader):
                 assert isinstance(data, pa.RecordBatchReader)
                 self._export(_chained(before, data, self._format))
@@ -245,7 +245,7 @@ class FileTarget(Target):
         if isinstance(data, pa.RecordBatchReader):
             export_file(
                 data,
-                self._place,
+                self.place,
                 format=self._format,
                 expected=self._expected,
                 options=self._options,
@@ -254,14 +254,14 @@ class FileTarget(Target):
             self._export_documents(data)
 
     def _export_documents(self, data: Any, before: Any = ()) -> None:
-        place, format, expected = self._place, self._format, self._expected
+        place, format, expected = self.place, self._format, self._expected
         export_documents(
             data, place, format=format, expected=expected, before=before, options=self._options
         )
 
     def size(self) -> int | None:
         """Return the size in bytes."""
-        return Source(self._place).size()
+        return Source(self.place).size()
 
 
 def _chained(

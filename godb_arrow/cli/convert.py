@@ -186,6 +186,9 @@ def import_(
     "--batch-size", type=click.IntRange(1), help="Maximum number of documents in a record batch."
 )
 @click.option("--format", "format_", help="Format of the target. Default: by its name.")
+@click.option(
+    "--incremental", is_flag=True, help="Copy only what changed since the last such copy."
+)
 @format_options
 @common_options
 def copy(
@@ -198,6 +201,7 @@ def copy(
     partition_by: str | None,
     batch_size: int | None,
     format_: str | None,
+    incremental: bool,
     format_option: tuple[str, ...],
     quiet: bool,
 ) -> None:
@@ -213,6 +217,7 @@ def copy(
       godb-arrow copy users.ndjson sqlite:///shop.db#users --if-exists upsert
       godb-arrow copy s3://bucket/users.godb lake/users --partition-by city
       godb-arrow copy data#users users-table --format delta
+      godb-arrow copy data#users sqlite:///shop.db#users --incremental
     """
     from godb_arrow.connectors.etl import pipeline
 
@@ -228,6 +233,7 @@ def copy(
         format=format_,
         format_options=parse_options(format_option),
         progress=not quiet and sys.stderr.isatty(),
+        mode="sync" if incremental else "copy",
     )
     if not quiet:
         echo(str(summary), err=True)

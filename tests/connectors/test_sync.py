@@ -1,0 +1,305 @@
+"""Incremental copies: a target equals its source after each run, whatever was killed before."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import random
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from support.processes import start
+from support.settings import LONG
+
+from godb_arrow import InvalidCursor, InvalidOption, StorageEngine, TargetExists
+from godb_arrow.cli import main
+from godb_arrow.connectors.etl import copy
+
+KILLS = 75 if LONG else 1
+COPIER = """
+import sys
+from godb_arrow.connectors.etl import copy
+print("ready", flush=True)
+while True:
+    copy(sys.argv[1], sys.argv[2], format=sys.argv[3] or None, mode="sync", progress=False)
+"""
+
+
+def has(module: str) -> bool:
+    return importlib.util.find_spec(module) is not None
+
+
+needs_sql = pytest.mark.skipif(not has("adbc_driver_sqlite"), reason="needs the driver of SQLite")
+needs_delta = pytest.mark.skipif(not has("deltalake"), reason="needs deltalake")
+
+Rows = dict[str, Any]
+
+
+def in_engine(target: str) -> Rows:
+    place, _, name = target.partition("#")
+    with StorageEngine(place, read_only=True) as engine:
+        return {document["_id"]: document for document in engine[name]}
+
+
+def in_log(target: str) -> Rows:
+    """Return the documents after all changes of a log, each of which must fit."""
+    rows: Rows = {}
+    last = 0
+    for line in Path(target).read_text().splitlines()[1:]:
+        change = json.loads(line)
+        if "token" in change:
+            continue
+        operation = change["operation"]
+        if operation in ("drop", "reset"):
+            rows.clear()
+            continue
+        assert change.get("sequence", last) >= last
+        last = change.get("sequence", last)
+        if not change.get("net"):
+            assert (change["id"] in rows) == (operation != "insert"), change
+        if operation == "delete":
+            del rows[change["id"]]
+        else:
+            rows[change["id"]] = change["document"]
+    return rows
+
+
+def in_table(target: str) -> Rows:
+    import sqlite3
+
+    place, _, name = target.removeprefix("sqlite:///").partition("#")
+    with sqlite3.connect(place) as connection:
+        cursor = connection.execute(f'SELECT * FROM "{name}"')
+        names = [column[0] for column in cursor.description]
+        rows = [dict(zip(names, row, strict=True)) for row in cursor]
+    connection.close()
+    assert len({row["_id"] for row in rows}) == len(rows), "twice"
+    return {row["_id"]: {k: v for k, v in row.items() if v is not None} for row in rows}
+
+
+def in_delta(target: str) -> Rows:
+    import deltalake
+
+    rows = deltalake.DeltaTable(target).to_pyarrow_table().to_pylist()
+    assert len({row["_id"] for row in rows}) == len(rows), "twice"
+    return {row["_id"]: {k: v for k, v in row.items() if v is not None} for row in rows}
+
+
+TARGETS = [
+    pytest.param("copy#people", None, in_engine, id="engine"),
+    pytest.param("users.ndjson", None, in_log, id="ndjson"),
+    pytest.param("sqlite:///users.db#people", None, in_table, id="sqlite", marks=needs_sql),
+    pytest.param("users-table", "delta", in_delta, id="delta", marks=needs_delta),
+]
+
+
+def change(users: Any, rng: random.Random) -> None:
+    """Make some changes of all kinds."""
+    for _ in range(rng.randrange(1, 8)):
+        key, choice = str(rng.randrange(40)), rng.random()
+        if choice < 0.4:
+            users.upsert_many([{"_id": key, "n": rng.randrange(100), "t": "x"}])
+        elif choice < 0.7 and key in users:
+            users.delete(key)
+        elif choice < 0.8:
+            users.insert_many({"n": n, "t": "y"} for n in range(5))
+        elif choice < 0.9:
+            users.delete_many({"n": {"$gt": rng.randrange(5, 100)}})
+        elif key in users:
+            users.update(key, {"n": rng.randrange(100)})
+
+
+def rows_of(users: Any) -> Rows:
+    return {document["_id"]: document for document in users}
+
+
+@pytest.mark.parametrize(("target", "format", "read"), TARGETS)
+def test_only_changes_move(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    target: str,
+    format: str | None,
+    read: Callable[[str], Rows],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    def run(source: Any, **options: Any) -> Any:
+        return copy(source, target, format=format, mode="sync", progress=False, **options)
+
+    with StorageEngine("data") as engine:
+        users = engine.create_collection("users")
+        users.insert_many({"n": n, "t": "x"} for n in range(300))
+        first = run(users)
+        assert (first.documents, first.is_whole) == (300, True)
+        assert read(target) == rows_of(users)
+        users.update("3", {"n": -3})
+        users.update("3", {"n": -4})
+        users.insert({"_id": "new", "n": 1})
+        users.delete("4")
+        users.insert({"_id": "short", "n": 1})
+        users.delete("short")
+        engine.save()
+        second = run("data#users")
+        log = read is in_log
+        assert (second.documents, second.is_whole) == (4 if log else 2, False)
+        assert second.deleted == 2 if log or read is not in_engine else second.deleted == 1
+        assert read(target) == rows_of(users)
+        nothing = run(users)
+        assert (nothing.documents, nothing.deleted, nothing.is_whole) == (0, 0, False)
+        users.insert({"_id": "wide", "n": 2, "extra": 1.5})  # another column
+        run(users)
+        assert read(target) == rows_of(users)
+        users.insert({"_id": "odd", "n": "text", "extra": 1.5})  # another type
+        users.delete("odd")
+        run(users)
+        assert {key: row["_id"] for key, row in read(target).items()} == {
+            key: key for key in rows_of(users)
+        }
+        engine.drop_collection("users")
+        again = engine.create_collection("users")
+        again.insert({"_id": "1", "n": 1, "t": "z"})
+        run(again)
+        assert read(target) == rows_of(again)
+
+
+@pytest.mark.parametrize(("target", "format", "read"), TARGETS)
+def test_a_lost_position_copies_all(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    target: str,
+    format: str | None,
+    read: Callable[[str], Rows],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with StorageEngine("data", keep_changes=0) as engine:
+        users = engine.create_collection("users")
+        for first in (0, 30):
+            users.insert_many({"n": n, "t": "x"} for n in range(first, first + 30))
+            users.delete(str(first + 1))
+            engine.save()
+            summary = copy(users, target, format=format, mode="sync", progress=False)
+            assert summary.is_whole
+            assert read(target) == rows_of(users)
+            users.insert({"n": 5, "t": "x"})
+            engine.save()
+
+
+@pytest.mark.parametrize(("target", "format", "read"), TARGETS)
+def test_a_killed_copy_continues(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    target: str,
+    format: str | None,
+    read: Callable[[str], Rows],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    rng = random.Random(5)
+    with StorageEngine("data", part_size="64KiB", part_grace="1ms") as engine:
+        users = engine.create_collection("users")
+        users.insert_many({"n": n, "t": "x"} for n in range(200))
+        for kill in range(KILLS):
+            process = start(COPIER, "data#users", target, format or "", stdout=-1)
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+            until = time.monotonic() + rng.uniform(0.05, 0.3)
+            while time.monotonic() < until:
+                change(users, rng)
+                if rng.random() < 0.2:
+                    engine.save()
+                time.sleep(0.005)
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            process.stdout.close()
+            if kill % 3 == 0:
+                copy(users, target, format=format, mode="sync", progress=False)
+                assert read(target) == rows_of(users), kill
+        copy("data#users", target, format=format, mode="sync", progress=False)
+        assert read(target) == rows_of(users)
+
+
+@pytest.mark.parametrize(("target", "format", "read"), TARGETS)
+def test_documents_of_others_are_not_replaced_silently(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    target: str,
+    format: str | None,
+    read: Callable[[str], Rows],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with StorageEngine("data") as engine:
+        users = engine.create_collection("users")
+        users.insert({"n": 1})
+        copy([{"_id": "other", "n": 2}], target, format=format, progress=False)
+        with pytest.raises(TargetExists):
+            copy(users, target, format=format, mode="sync", progress=False)
+        copy(users, target, format=format, mode="sync", if_exists="replace", progress=False)
+        assert read(target) == rows_of(users)
+        users.insert({"n": 2})
+        copy(users, target, format=format, mode="sync", progress=False)
+        assert read(target) == rows_of(users)
+        others = engine.create_collection("others")
+        with pytest.raises(InvalidCursor, match="of the collection 'users'"):
+            copy(others, target, format=format, mode="sync", progress=False)
+
+
+@pytest.mark.parametrize(
+    "target", ["users.parquet", "users.godb", "users.csv", "lake", "users.ndjson.gz", "-"]
+)
+def test_other_targets_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "lake").mkdir()
+    with StorageEngine("data") as engine:
+        users = engine.create_collection("users")
+        with pytest.raises(InvalidOption, match='does not support mode="sync"'):
+            copy(users, target, mode="sync", progress=False)
+
+
+def test_other_sources_and_options_are_refused(tmp_path: Path) -> None:
+    target = f"{tmp_path}/copy#users"
+    with pytest.raises(InvalidOption, match="has no changes to copy"):
+        copy([{"n": 1}], target, mode="sync")
+    with StorageEngine(tmp_path / "data") as engine:
+        users = engine.create_collection("users")
+        with pytest.raises(InvalidOption, match="whole documents"):
+            copy(users, target, mode="sync", columns=["n"])
+        with pytest.raises(InvalidOption, match="if_exists"):
+            copy(users, target, mode="sync", if_exists="append")
+        with pytest.raises(InvalidOption, match="mode is 'merge'"):
+            copy(users, target, mode="merge")  # type: ignore[arg-type]
+        with pytest.raises(InvalidOption, match="another collection"):
+            copy(users, f"{tmp_path}/copy#godb_arrow_copies", mode="sync")
+
+
+def test_the_command_copies_changes(tmp_path: Path) -> None:
+    source, target = f"{tmp_path}/data#users", f"{tmp_path}/users.ndjson"
+    for number in range(2):
+        with StorageEngine(tmp_path / "data") as engine:
+            users = engine["users"] if "users" in engine else engine.create_collection("users")
+            users.insert({"n": number})
+        run = CliRunner().invoke(main, ["copy", source, target, "--incremental"])
+        assert run.exit_code == 0, run.output
+        assert ("changed" in run.output) == bool(number)
+    assert len(in_log(target)) == 2
+
+
+def test_a_torn_log_is_repaired(tmp_path: Path) -> None:
+    target = tmp_path / "users.ndjson"
+    with StorageEngine(tmp_path / "data") as engine:
+        users = engine.create_collection("users")
+        users.insert_many({"n": n} for n in range(3))
+        copy(users, target, mode="sync", progress=False)
+        good = target.read_bytes()
+        users.delete("1")
+        copy(users, target, mode="sync", progress=False)
+        whole = target.read_bytes()
+        for size in [*range(len(good), len(whole), 7), 0, 5, 60, len(good) - 5]:
+            target.write_bytes(whole[:size])
+            copy(users, target, mode="sync", progress=False)
+            assert in_log(str(target)) == rows_of(users), size
