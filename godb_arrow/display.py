@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Table",
     "TableList",
+    "kind_of",
     "plural",
     "printable",
     "progress_bar",
@@ -98,6 +99,18 @@ class TableList(list[Item]):
 def _row(kind: str, cells: Sequence[str]) -> str:
     style = ' style="text-align:left"'
     return f"<tr>{''.join(f'<{kind}{style}>{html.escape(cell)}</{kind}>' for cell in cells)}</tr>"
+
+
+def kind_of(value: object) -> str:
+    """Return the name of a value's type with its article, for messages.
+
+    Examples
+    --------
+    >>> kind_of(5), kind_of({})
+    ('an int', 'a dict')
+    """
+    name = type(value).__name__
+    return f"{'an' if name[0] in 'AEIOUaeiou' else 'a'} {name}"
 
 
 def printable(text: str, *, keep: str = "") -> str:

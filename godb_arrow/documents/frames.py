@@ -9,6 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from godb_arrow.display import kind_of
 from godb_arrow.errors import InvalidOption, UnsupportedType
 from godb_arrow.schema import PANDAS_DETAILS
 
@@ -96,7 +97,7 @@ def check_polars(frame: Any) -> None:
     """
     if not hasattr(frame, "columns"):
         raise InvalidOption(
-            f"cannot write a {type(frame).__name__} of Polars as documents",
+            f"cannot write {kind_of(frame)} of Polars as documents",
             advice="give a DataFrame: series.to_frame(), or sink_godb of a LazyFrame",
         )
     for name, kind in frame.schema.items():

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from godb_arrow import codec
+from godb_arrow.display import kind_of
 from godb_arrow.errors import GodbError, InvalidDocument, LimitExceeded, UnsupportedType
 from godb_arrow.schema import ID_FIELD, is_text
 
@@ -193,7 +194,7 @@ def identify(
     """
     if not isinstance(row, Mapping):
         raise InvalidDocument(
-            f"document number {index} is a {type(row).__name__}, not a dict",
+            f"document number {index} is {kind_of(row)}, not a dict",
             advice="give an iterable of dicts",
         )
     document = dict(row)

@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from godb_arrow import codec
 from godb_arrow.codec.entries import CHUNK_BYTES
+from godb_arrow.display import kind_of
 from godb_arrow.documents.frames import check_polars, library_of, table_from_pandas
 from godb_arrow.documents.normalize import normalize_batch, normalize_schema, normalize_table
 from godb_arrow.errors import InvalidDocument, InvalidOption, UnsupportedType
@@ -82,7 +83,7 @@ def rows_of(data: Any, id_column: str | None) -> Rows:
         return Rows(_checked(schema, id_column), batches)
     if isinstance(data, (str, bytes, Mapping)) or not isinstance(data, Iterable):
         raise InvalidOption(
-            f"cannot write a {type(data).__name__} as documents",
+            f"cannot write {kind_of(data)} as documents",
             advice="give a DataFrame, a Table, a stream, or an iterable of dicts",
         )
     return Rows(None, documents=data)
@@ -94,7 +95,7 @@ def _imported(read: Callable[[Any], Any], data: Any) -> Any:
         return read(data)
     except (pa.ArrowException, ValueError, TypeError) as error:
         raise InvalidOption(
-            f"cannot write a {type(data).__name__} as documents: {error}",
+            f"cannot write {kind_of(data)} as documents: {error}",
             advice="give a DataFrame, a Table or a stream of record batches with names",
         ) from error
 

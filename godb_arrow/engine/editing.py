@@ -6,6 +6,7 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from godb_arrow.display import kind_of
 from godb_arrow.documents.ids import id_of
 from godb_arrow.engine.updater import CollectionUpdater, UpdateResult, Wanted
 from godb_arrow.engine.writer import CollectionWriter, replacement
@@ -168,7 +169,7 @@ class EditableCollection(SnapshotCollection):
         """
         if not isinstance(changes, Mapping):
             raise InvalidOption(
-                f"cannot update by a {type(changes).__name__}", advice="give {id: fields, …}"
+                f"cannot update by {kind_of(changes)}", advice="give {id: fields, …}"
             )
         by_id = {id_of(key, "a document to update"): fields for key, fields in changes.items()}
         self._writer.update(by_id)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from godb_arrow.engine.store import CollectionStore
 from godb_arrow.errors import InvalidFilter
+from godb_arrow.options import check_flags
 from godb_arrow.snapshots.index_names import MAX_FIELDS, IndexDefinition
 from godb_arrow.snapshots.snapshot import Snapshot
 from godb_arrow.snapshots.unique import UniqueIndex
@@ -30,7 +31,10 @@ def index_on(fields: str | Sequence[str], *, unique: bool) -> IndexDefinition:
     ------
     InvalidFilter
         The fields are no names, or are repeated, or are too many.
+    InvalidOption
+        `unique` is neither True nor False.
     """
+    check_flags(unique=unique)
     names = (fields,) if isinstance(fields, str) else tuple(fields)
     for name in names:
         if not isinstance(name, str) or not name or "\0" in name:

@@ -8,6 +8,7 @@ from typing import Any
 
 from godb_arrow import codec
 from godb_arrow.directory.journal import Receipt
+from godb_arrow.display import kind_of
 from godb_arrow.documents.encoding import check_document_size
 from godb_arrow.documents.ids import IdSequence, identify, number_of
 from godb_arrow.engine.claims import validate
@@ -15,7 +16,7 @@ from godb_arrow.engine.constraints import Claims
 from godb_arrow.engine.saver import MAX_JOURNAL_BYTES, Saver
 from godb_arrow.engine.store import CollectionStore
 from godb_arrow.engine.writer import naming_document
-from godb_arrow.errors import DuplicateId, GodbError, place_error
+from godb_arrow.errors import DuplicateId, GodbError, InvalidDocument, place_error
 from godb_arrow.schema import ID_FIELD
 from godb_arrow.snapshots.overlay import weight
 
@@ -141,6 +142,11 @@ class Inserter:
                 return identity, entry, raw, number, given
             if reserved:
                 sequence.release(reserved, 1)
+        if not isinstance(document, Mapping):
+            raise InvalidDocument(
+                f"the document is {kind_of(document)}",
+                advice="give a mapping; insert_many takes several documents",
+            )
         identity, made, given = identify(document, sequence)
         with naming_document(identity):
             raw = codec.pack(made)

@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from godb_arrow import codec
 from godb_arrow.codec.predicate import Predicate
+from godb_arrow.display import kind_of
 from godb_arrow.documents.encoding import Encoded, check_document_size, encode_rows
 from godb_arrow.documents.ids import id_of, repeated_ids
 from godb_arrow.documents.rows import rows_of, stored_schema
@@ -254,7 +255,7 @@ class CollectionWriter:
         for key, fields in changes.items():
             if not isinstance(fields, Mapping):
                 raise InvalidDocument(
-                    f"the fields of {key!r} are a {type(fields).__name__}", advice="give a mapping"
+                    f"the fields of {key!r} are {kind_of(fields)}", advice="give a mapping"
                 )
             if ID_FIELD in fields and id_of(fields[ID_FIELD], f"document {key!r}") != key:
                 raise InvalidDocument(
@@ -350,7 +351,7 @@ class CollectionWriter:
         """Replace a document if it equals an expected one; return whether it did."""
         if not isinstance(expected, Mapping):
             raise InvalidDocument(
-                f"the expected document is a {type(expected).__name__}", advice="give a mapping"
+                f"the expected document is {kind_of(expected)}", advice="give a mapping"
             )
         made = replacement(key, document)
         wanted = identity_of(codec.load(codec.pack(codec.with_id(dict(expected), key))))
@@ -490,9 +491,7 @@ def replacement(key: str, document: Mapping[Any, Any]) -> dict[Any, Any]:
         The document is no mapping, or has another id.
     """
     if not isinstance(document, Mapping):
-        raise InvalidDocument(
-            f"the document is a {type(document).__name__}", advice="give a mapping"
-        )
+        raise InvalidDocument(f"the document is {kind_of(document)}", advice="give a mapping")
     if ID_FIELD in document and id_of(document[ID_FIELD], f"document {key!r}") != key:
         raise InvalidDocument(
             f"the document that replaces {key!r} has the id {document[ID_FIELD]!r}",

@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple
 import pandas as pd
 import pyarrow as pa
 
+from godb_arrow.query.fields import check_columns
 from godb_arrow.query.labels import rebuild_categories, rebuild_frequency, rebuild_labels
 from godb_arrow.query.python_values import object_column, would_round
 from godb_arrow.schema import PANDAS_DETAILS
@@ -130,8 +131,9 @@ def with_index(schema: pa.Schema, columns: Sequence[str] | None) -> list[str] | 
     -------
     list of str or None
     """
-    if columns is None or isinstance(columns, str):
-        return columns  # type: ignore[return-value]
+    check_columns(columns)
+    if columns is None:
+        return None
     missing = [name for name in _index_columns(schema.pandas_metadata) if name not in columns]
     return [*columns, *(name for name in missing if name in schema.names)]
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from godb_arrow.errors import InvalidOption
+from godb_arrow.query.fields import check_columns
 from godb_arrow.schema import ID_FIELD
 
 __all__ = ["Columns", "shape_of"]
@@ -32,9 +33,8 @@ def shape_of(columns: Columns | None) -> _Shape | None:
     """
     if columns is None:
         return None
-    if isinstance(columns, str):
-        raise InvalidOption(f"columns is the string {columns!r}", advice="give a list of names")
     if not isinstance(columns, Mapping):
+        check_columns(columns)
         return lambda document: pick(document, columns)
     wanted = {name: _is_kept(name, value) for name, value in columns.items()}
     has_id = wanted.pop(ID_FIELD, True)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import pyarrow as pa
 
-from godb_arrow.errors import FieldNotFound, UnsupportedType
+from godb_arrow.display import kind_of
+from godb_arrow.errors import FieldNotFound, InvalidOption, UnsupportedType
 from godb_arrow.schema import ID_FIELD, is_json, is_partial
 
 __all__ = [
     "FieldPath",
+    "check_columns",
     "check_names",
     "column_at",
     "field_at",
@@ -26,6 +28,30 @@ __all__ = [
 _MAX_SHOWN_NAMES = 20  # fields in a message
 
 FieldPath = tuple[str, ...]
+
+
+def check_columns(columns: Sequence[str] | None) -> None:
+    """Check that columns are names.
+
+    Raises
+    ------
+    InvalidOption
+        They are one string, a mapping, or no strings.
+    """
+    if columns is None:
+        return
+    if isinstance(columns, str):
+        raise InvalidOption(f"columns is the string {columns!r}", advice="give a list of names")
+    if isinstance(columns, Mapping):
+        raise InvalidOption(
+            "columns is a mapping, which keeps or drops fields of documents",
+            advice="give a list of names; find takes mappings",
+        )
+    if not isinstance(columns, Iterable):
+        raise InvalidOption(f"columns is {kind_of(columns)}", advice="give a list of names")
+    for name in columns:
+        if not isinstance(name, str):
+            raise InvalidOption(f"columns names the field {name!r}", advice="give strings")
 
 
 def path_of(schema: pa.Schema, name: str) -> FieldPath:

@@ -12,7 +12,7 @@ from godb_arrow.arrow_compute import pc
 from godb_arrow.codec.predicate import Predicate
 from godb_arrow.errors import FieldNotFound, InvalidFilter, InvalidOption
 from godb_arrow.query.expression_pruning import may_match
-from godb_arrow.query.fields import FieldPath, column_at, path_of, shown_names
+from godb_arrow.query.fields import FieldPath, check_columns, column_at, path_of, shown_names
 from godb_arrow.query.filters import (
     Comparison,
     Filter,
@@ -177,8 +177,7 @@ def project(
     >>> project(schema, ["user.id"], None).schema.names
     ['user.id']
     """
-    if isinstance(columns, str):
-        raise InvalidOption(f"columns is the string {columns!r}", advice="give a list of names")
+    check_columns(columns)
     full = schema
     if ID_FIELD not in schema.names:
         full = pa.schema([pa.field(ID_FIELD, pa.string()), *schema], metadata=full.metadata)
@@ -228,6 +227,7 @@ def with_wanted(
     -------
     pyarrow.Schema
     """
+    check_columns(columns)
     if not is_partial(schema):
         return schema
     named = list(columns or ())

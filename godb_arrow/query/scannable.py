@@ -15,7 +15,7 @@ from godb_arrow.codec.predicate import Predicate
 from godb_arrow.keywords import explain_methods
 from godb_arrow.options import ReadKeywords
 from godb_arrow.providers import provider
-from godb_arrow.query.fields import check_names, path_of, paths_of
+from godb_arrow.query.fields import check_columns, check_names, path_of, paths_of
 from godb_arrow.query.filters import Filter, compiled
 from godb_arrow.query.profile import Profile, profile_entries
 from godb_arrow.query.projection import project, with_wanted
@@ -289,8 +289,9 @@ class Scannable(ABC):
         >>> c.aggregate("k", rows="count", top=("n", "max")).to_dicts()
         [{'k': 'a', 'rows': 2, 'top': 5}, {'k': 'b', 'rows': 1, 'top': None}]
         """
-        fields = [by] if isinstance(by, str) else list(by or ())
-        result: QueryResult = provider("sql").aggregate(self, fields, filter, outputs)
+        fields = [by] if isinstance(by, str) else by
+        check_columns(fields)
+        result: QueryResult = provider("sql").aggregate(self, list(fields or ()), filter, outputs)
         return result
 
     @abstractmethod

@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 
 from godb_arrow import codec
 from godb_arrow.codec.predicate import Predicate
+from godb_arrow.display import kind_of
 from godb_arrow.errors import InvalidUpdate
 from godb_arrow.query.predicate import compile_filter
 from godb_arrow.query.update_path import ABSENT, Place, place_at
@@ -389,7 +390,7 @@ def _is_same(first: Any, second: Any) -> bool:
 
 
 def _wrong_kind(operator: str, path: str, value: Any, wanted: str) -> InvalidUpdate:
-    kind = "null" if value is None else f"a {type(value).__name__}"
+    kind = "null" if value is None else f"{kind_of(value)}"
     return InvalidUpdate(
         f"{operator} needs {wanted} in {path!r}, and the value is {kind}",
         advice="exclude such documents by the filter, or $set the field",

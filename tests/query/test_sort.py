@@ -114,7 +114,8 @@ def test_documents_sort_as_their_values(rows: list[Any], sort: Any, data: Any) -
         if data.draw(st.booleans()):
             engine.save()
         if data.draw(st.booleans()):
-            collection._store.set_indexes(("v", "w"))
+            collection.create_index("v")
+            collection.create_index("w")
         assert [one["_id"] for one in collection.find(sort=sort)] == wanted
         assert [one["_id"] for one in collection.find(sort=sort, limit=limit)] == wanted[:limit]
         skipped = collection.find(sort=sort, limit=limit, offset=3)
