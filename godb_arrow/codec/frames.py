@@ -40,6 +40,7 @@ _EXTENSION_MAGIC = b"\xc1GAX"
 _EXTENSION_HEAD_BYTES = 12
 _FRAME_BYTES = 4 << 20  # max bytes that a frame decodes to
 _MAX_FRAME_BYTES = _FRAME_BYTES + (64 << 10)  # max bytes of the frame itself
+_MAX_BLOCKS = 1 << 12  # of a frame; a block may have no content
 _MAX_HEAD_BYTES = 18
 _RLE, _RESERVED = 1, 3
 
@@ -75,8 +76,11 @@ def _frame_at(data: bytes, start: int, at: int) -> _Frame | None:
     if size > _FRAME_BYTES:
         raise _bad_frame(at, f"claims {size} bytes; at most {_FRAME_BYTES} are allowed")
     position += width
-    last = False
+    last, blocks = False, 0
     while not last:
+        blocks += 1
+        if blocks > _MAX_BLOCKS:
+            raise _bad_frame(at, f"has more than {_MAX_BLOCKS:,} blocks")
         if position - start > _MAX_FRAME_BYTES:
             raise _bad_frame(at, "has no end")
         if len(data) < position + 3:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import enum
 import math
+import struct
 from typing import Any
 
 import msgpack
@@ -31,8 +32,11 @@ class Rank(enum.IntEnum):
     OTHER = 11
 
 
-def identity_of(value: Any) -> Any:
+def identity_of(value: Any) -> str | bytes:
     """Return a key that equal values share, such as numbers, and maps in any order of their keys.
+
+    Keys are text or bytes, which Python hashes with a secret of the process. It has none for tuples
+    and numbers, so values could be chosen to make a dict slow.
 
     Parameters
     ----------
@@ -41,19 +45,43 @@ def identity_of(value: Any) -> Any:
 
     Returns
     -------
-    hashable
+    str or bytes
     """
+    return value if type(value) is str else _packed_identity(value)
+
+
+def _packed_identity(value: Any) -> bytes:
+    """Return the kind of a value in one byte, followed by bytes that equal values share."""
+    if isinstance(value, str):
+        return b"s" + value.encode("utf-8", "surrogatepass")
     if isinstance(value, bool):
-        return (bool, value)
-    if isinstance(value, float) and math.isnan(value):
-        return (float, "nan")
+        return b"t" if value else b"f"
+    if isinstance(value, float):
+        if math.isnan(value):
+            return b"n"
+        if not value.is_integer():
+            return b"r" + struct.pack(">d", value)
+    if isinstance(value, (int, float)):
+        return b"i" + format(int(value), "x").encode()
+    if isinstance(value, bytes):
+        return b"b" + value
+    if isinstance(value, msgpack.ExtType):
+        content: bytes = value.data
+        return b"x" + struct.pack("b", value.code) + content
+    if isinstance(value, (list, tuple)):
+        return b"l" + b"".join(map(_sized, map(_packed_identity, value)))
     if isinstance(value, dict):
-        return (dict, frozenset((key, identity_of(inner)) for key, inner in value.items()))
-    if isinstance(value, (list, tuple)) and not isinstance(value, msgpack.ExtType):
-        return (list, tuple(map(identity_of, value)))
-    if isinstance(value, (dt.datetime, msgpack.Timestamp)):
-        return place_of(value)
-    return value
+        pairs = (
+            _sized(_packed_identity(key)) + _sized(_packed_identity(inner))
+            for key, inner in value.items()
+        )
+        return b"m" + b"".join(sorted(pairs))
+    place = place_of(value)
+    return b"o" + repr(value if place[0] is Rank.OTHER else place).encode("utf-8", "replace")
+
+
+def _sized(identity: bytes) -> bytes:
+    return len(identity).to_bytes(8, "little") + identity
 
 
 def place_of(value: Any) -> tuple[Any, ...]:

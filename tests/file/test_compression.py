@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -258,3 +259,13 @@ def test_the_command_says_who_reads_a_file(tmp_path: Path) -> None:
     assert done.exit_code == 0 and "c: zstd" in done.output
     assert Path(data, "collections", "c.godb").read_bytes()[6] == 1
     assert os.listdir(data)
+
+
+def test_a_frame_of_very_many_blocks_is_refused_soon() -> None:
+    """Blocks without content were passed again for each chunk of the file that was read."""
+    descriptor = bytes([0b1010_0000]) + (1000).to_bytes(4, "little")  # a single segment
+    frame = b"\x28\xb5\x2f\xfd" + descriptor + bytes(3) * 1_300_000
+    start = time.process_time()
+    with pytest.raises(godb_arrow.CorruptFile, match="more than 4,096 blocks"):
+        godb_arrow.read_table(b"GODB\x01\x00\x01\x00" + frame)
+    assert time.process_time() - start < 1
