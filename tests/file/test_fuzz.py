@@ -40,3 +40,12 @@ def test_the_two_codecs_agree_on_damaged_documents() -> None:
     report = json.loads(done.stdout)
     assert sum(report.values()) == count
     assert report["decoded"] > count / 20
+
+
+def test_the_corpus_holds() -> None:
+    program = PROGRAM.with_name("oss_fuzz.py")
+    done = subprocess.run(
+        [sys.executable, str(program), "--replay"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert int(done.stdout) > 50

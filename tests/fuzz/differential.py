@@ -4,7 +4,7 @@
 
 A corpus of documents is mutated byte by byte; each variant is scanned, summarised and decoded
 with schemas of its own and of others. Beside each, a damaged LZ4 block is decoded in pieces. With
-atheris installed, `coverage.py` does the same guided by coverage.
+atheris installed, `oss_fuzz.py` does the same guided by coverage.
 """
 
 from __future__ import annotations
