@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import click
@@ -28,13 +29,16 @@ from godb_arrow.cli.options import (
 from godb_arrow.connectors.etl.base import Documents, counted
 from godb_arrow.connectors.etl.files import export_documents, export_file, open_file
 from godb_arrow.connectors.etl.formats import check_format, format_of, is_document_format
+from godb_arrow.connectors.etl.targets import EngineTarget
 from godb_arrow.directory.names import file_name
+from godb_arrow.directory.places import is_data_directory
 from godb_arrow.display import plural
 from godb_arrow.engine.places import opened
 from godb_arrow.errors import InvalidOption
 from godb_arrow.options import CompressionName
 from godb_arrow.storage.local import make_folders
 from godb_arrow.storage.object_store import is_url
+from godb_arrow.storage.several import named_collection
 
 
 @main.command()
@@ -139,16 +143,24 @@ def import_(
     compression: CompressionName,
     quiet: bool,
 ) -> None:
-    """Write files of another format into a GODB file, a collection for each.
+    """Write files of another format into a GODB file or data directory, a collection for each.
 
-    Other collections of FILE are unchanged.
+    Other collections of FILE are unchanged. FILE may name the collection, as in data#users.
 
     \b
     Examples:
       godb-arrow import users.parquet users.godb
       godb-arrow import users.csv orders.ndjson shop.godb
       godb-arrow import more.csv users.godb -c users --if-exists append
+      godb-arrow import users.csv data#users
     """
+    place, collection = named_collection(file, collection)
+    is_directory = is_data_directory(place)
+    if is_directory and compression != "lz4":
+        raise InvalidOption(
+            "a data directory keeps the compression of its collections",
+            advice="omit --compression; change it with collection.set_compression",
+        )
     for source in sources:
         stem = os.path.basename(source).partition(".")[0]
         name = collection if collection is not None else stem
@@ -160,16 +172,38 @@ def import_(
             ) as data,
             progress(None, " documents", quiet) as update,
         ):
-            rows = godb_arrow.write_godb(
-                counted(data, update),
-                file,
-                name,
-                id_column=id_column,
-                if_exists=if_exists,
-                compression=compression,
-            )
+            if is_directory:
+                rows = _import_into(
+                    data, update, EngineTarget(file, place, name, id_column), if_exists
+                )
+            else:
+                rows = godb_arrow.write_godb(
+                    counted(data, update),
+                    place,
+                    name,
+                    id_column=id_column,
+                    if_exists=if_exists,
+                    compression=compression,
+                )
         if not quiet:
-            echo(f"{file}: {plural(rows, 'document')} in {name!r}", err=True)
+            echo(f"{place}: {plural(rows, 'document')} in {name!r}", err=True)
+
+
+def _import_into(
+    data: Any, update: Callable[[int], object], target: EngineTarget, if_exists: Any
+) -> int:
+    """Write documents to a collection of a data directory; return their number."""
+    rows = 0
+
+    def note(more: int) -> None:
+        nonlocal rows
+        rows += more
+        update(more)
+
+    if if_exists == "error" and target.exists():
+        raise target.refuse_existing()
+    target.write(counted(data, note), if_exists)
+    return rows
 
 
 @main.command()

@@ -13,7 +13,7 @@ from godb_arrow.file.collection import open_godb as open_file
 from godb_arrow.options import ReadKeywords
 from godb_arrow.query.scannable import Scannable
 from godb_arrow.storage.object_store import is_url
-from godb_arrow.storage.several import places_of
+from godb_arrow.storage.several import named_collection, places_of
 from godb_arrow.storage.source import Location, Source, open_source
 from godb_arrow.storage.url_options import StorageOptions, with_options
 
@@ -71,15 +71,9 @@ def place_of(source: Location | Source, collection: str | None = None) -> Place:
     """
     if not isinstance(source, (str, os.PathLike)):
         return Place("file", source, collection)
-    name = os.fspath(source)
-    if "#" in name and (is_url(name) or not os.path.lexists(os.path.expanduser(name))):
-        name, _, named = name.rpartition("#")
-        if collection not in (None, named):
-            raise InvalidOption(
-                f"the collection is {collection!r}, and the source names {named!r}",
-                advice="name it once",
-            )
-        source, collection = name, named
+    name, collection = named_collection(os.fspath(source), collection)
+    if name != os.fspath(source):
+        source = name
     kind = _kind_of(name)
     if kind == "parts":
         stem = name.rstrip("/").removesuffix(_FILE).removesuffix(_PARTS)

@@ -23,7 +23,9 @@ from godb_arrow.options import (
 )
 from godb_arrow.schema import FieldSummary, Kind
 from godb_arrow.storage.lock import lock_file
+from godb_arrow.storage.object_store import is_url
 from godb_arrow.storage.replace import replace_file
+from godb_arrow.storage.several import named_collection
 from godb_arrow.storage.url_options import StorageOptions, with_options
 
 __all__ = ["CompatibilityWarning", "write_godb"]
@@ -37,7 +39,7 @@ class CompatibilityWarning(UserWarning):
 def write_godb(
     data: Any,
     path: str | os.PathLike[str] | IO[bytes],
-    collection: str,
+    collection: str | None = None,
     *,
     id_column: str | None = None,
     if_exists: IfExists = "replace",
@@ -60,9 +62,10 @@ def write_godb(
         ``__arrow_c_stream__`` (Polars, DuckDB and many more), or dicts. Streams are not cached in
         memory.
     path : path, URL or open binary file
-        File to write. An open file gets this collection only.
-    collection : str
-        Name of the collection.
+        File to write. An open file gets this collection only. A path may name the collection, as
+        in ``"shop.godb#users"``.
+    collection : str, optional
+        Name of the collection. Required unless the path names it.
     id_column : str, optional
         Field with the document ids, which are strings or integers, default ``_id``. Without such
         a field, ids are generated as go-db does: "1", "2", …
@@ -139,9 +142,22 @@ def write_godb(
     check_if_exists(if_exists)
     check_compression(compression)
     limit = check_document_limit("max_document_bytes", max_document_bytes)
+    name = "<file>"
+    if isinstance(path, (str, os.PathLike)):
+        name = os.fspath(path)
+        if collection is None or name.endswith(f"#{collection}"):  # else the sign is the file's own
+            name, collection = named_collection(name, collection)
+        path = name
+        if not is_url(name) and os.path.isdir(os.path.expanduser(name)):
+            raise InvalidOption(
+                f"{name} is a folder",
+                advice="write to a file in it; StorageEngine writes to a data directory",
+            )
     if not isinstance(collection, str):
-        raise InvalidOption(f"the collection's name is {collection!r}", advice="give a string")
-    name = os.fspath(path) if isinstance(path, (str, os.PathLike)) else "<file>"
+        raise InvalidOption(
+            f"the collection's name is {collection!r}",
+            advice='give a string, such as write_godb(data, path, "users")',
+        )
     with with_options(path, storage_options), error_context("write", name, collection):
         existing = read_existing(path, collection)
         if if_exists == "error":

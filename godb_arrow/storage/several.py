@@ -1,4 +1,4 @@
-"""Sources that are several places: lists of paths, and names with wildcards."""
+"""Names of places: lists of paths, wildcards, and the collection after ``#``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from godb_arrow.storage.object_store import is_url
 from godb_arrow.storage.source import Source
 from godb_arrow.storage.url_options import file_system_of
 
-__all__ = ["places_of"]
+__all__ = ["named_collection", "places_of"]
 
 _WILDCARDS = frozenset("*?[")
 
@@ -48,6 +48,39 @@ def places_of(source: Any) -> list[Any] | None:
     if not places:
         raise InvalidOption("the list of files is empty", advice="give at least one path or URL")
     return places
+
+
+def named_collection(name: str, collection: str | None = None) -> tuple[str, str | None]:
+    """Return a path or URL without the collection that it names, and the collection.
+
+    A local file whose own name has a ``#`` names no collection.
+
+    Parameters
+    ----------
+    name : str
+        Path or URL, such as ``data#users``.
+    collection : str, optional
+        Collection that the caller named beside it.
+
+    Raises
+    ------
+    InvalidOption
+        The two are different.
+
+    Examples
+    --------
+    >>> named_collection("data#users"), named_collection("users.godb", "users")
+    (('data', 'users'), ('users.godb', 'users'))
+    """
+    if "#" not in name or _exists(name):
+        return name, collection
+    place, _, named = name.rpartition("#")
+    if collection not in (None, named):
+        raise InvalidOption(
+            f"the collection is {collection!r}, and {name!r} names {named!r}",
+            advice="name it once",
+        )
+    return place, named
 
 
 def _exists(name: str) -> bool:

@@ -276,3 +276,24 @@ def test_no_control_characters_of_documents_reach_a_terminal(tmp_path: Path) -> 
         assert printed
         assert all(c.isprintable() for line in printed.splitlines() for c in line), command
         assert not any(line.startswith("all is well") for line in printed.splitlines()), command
+
+
+def test_an_import_follows_names_of_collections_and_data_directories(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("name,age\nAda,36\n")
+    shop, data = tmp_path / "shop.godb", tmp_path / "data"
+    with godb_arrow.StorageEngine(data) as engine:
+        engine.create_collection("users").insert({"name": "Bob"})
+    assert run("import", tmp_path / "a.csv", f"{shop}#people").returncode == 0
+    assert godb_arrow.list_collections(shop) == {"people": 1}
+    twice = run("import", tmp_path / "a.csv", f"{shop}#people", "-c", "users")
+    assert twice.returncode == 2 and "name it once" in twice.stderr
+    assert run("import", tmp_path / "a.csv", f"{data}#people").returncode == 0
+    assert run("import", tmp_path / "a.csv", data, "--if-exists", "error").returncode == 0
+    done = run("import", tmp_path / "a.csv", data, "-c", "users", "--if-exists", "append")
+    assert "1 document in 'users'" in done.stderr
+    assert godb_arrow.list_collections(data) == {"a": 1, "people": 1, "users": 2}
+    assert run("import", tmp_path / "a.csv", data, "--if-exists", "error").returncode == 2
+    assert (
+        "set_compression" in run("import", tmp_path / "a.csv", data, "--compression", "zstd").stderr
+    )
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.csv", "data", "shop.godb"]

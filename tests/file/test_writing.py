@@ -593,3 +593,19 @@ def test_rows_without_columns_are_documents(form: str) -> None:
     file = io.BytesIO()
     assert godb_arrow.write_godb(rows, file, "c") == 3
     assert len(godb_arrow.open_godb(file.getvalue())) == 3
+
+
+def test_the_path_may_name_the_collection(tmp_path: Path) -> None:
+    path = tmp_path / "shop.godb"
+    assert godb_arrow.write_godb([{"n": 1}], f"{path}#users") == 1
+    assert godb_arrow.read_table(f"{path}#users").num_rows == 1
+    assert godb_arrow.write_godb([{"n": 1}], f"{path}#users", "users", if_exists="append") == 1
+    assert godb_arrow.list_collections(path) == {"users": 2}
+    for place, name in ((path, None), (tmp_path, "users")):
+        with pytest.raises(godb_arrow.InvalidOption):
+            godb_arrow.write_godb([{"n": 1}], place, name)
+    own = tmp_path / "c#.godb"  # the sign belongs to the file's name
+    assert godb_arrow.write_godb([{"n": 1}], own, "orders") == 1
+    assert godb_arrow.write_godb([{"n": 1}], f"{own}#users") == 1
+    assert godb_arrow.list_collections(own) == {"orders": 1, "users": 1}
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["c#.godb", "shop.godb"]
