@@ -133,6 +133,7 @@ class _EngineSync(SyncTarget):
         for group in groups_of([document[ID_FIELD] for document in source]):
             moved.documents += self._put(source.find({ID_FIELD: group}), [])
             count(len(group))
+        target.to_folder()  # Later copies add parts, and do not write the whole file again.
         with engine.transaction() as tx:
             self._store(tx, source.token)
         return moved
@@ -201,6 +202,10 @@ class _SqlSync(SyncTarget):
             if self._to.has_table(self._connection, self._table):
                 cursor.execute(f"DROP TABLE {quoted(self._table)}")
             self._ingest(cursor, self._table, reader)
+            if self._is_sqlite:
+                index = quoted(f"godb_arrow_{self._table}_ids")
+                table, key = quoted(self._table), quoted(ID_FIELD)
+                cursor.execute(f"CREATE UNIQUE INDEX {index} ON {table} ({key})")
             self._store(cursor, source, reader.schema)
         self._connection.commit()
         return moved

@@ -84,13 +84,16 @@ class RecordReader:
         ChangesLost
             The record stands for changes that cannot be listed.
         """
-        with sensible(record):
+        try:
             rows = self._rows(record)
             if rows is None:
                 return None
             seconds = record.meta.get("t")
             time = None if seconds is None else dt.datetime.fromtimestamp(seconds, dt.UTC)
             return ChangeUnit(record.number, time, rows, record.meta["op"] == UNLISTED)
+        except Exception:  # A context for each record would take as long as the rest.
+            with sensible(record):
+                raise
 
     def _rows(self, record: Record) -> list[Row] | Iterator[Row] | None:
         meta = record.meta
@@ -162,7 +165,8 @@ def net_rows(name: str, compared: Iterator[tuple[str, bytes | None, bool]]) -> I
 
 def _written(name: str, record: Record, is_labelled: bool) -> list[Row]:
     """Return the changes of documents in a record of one collection."""
-    meta, rows = record.meta, list[Row]()
+    meta = record.meta
+    rows: list[Row] = []
     flags = _flags(meta, is_labelled)
     at = 0
     for count, part in zip(meta["k"], record.parts, strict=True):

@@ -416,6 +416,12 @@ def _saved_version(
 
 def _with_last(rows: Iterable[Row]) -> Iterator[tuple[Row, bool]]:
     """Yield rows, each with whether it is the last one."""
+    if isinstance(rows, list):
+        for row in rows[:-1]:
+            yield row, False
+        if rows:
+            yield rows[-1], True
+        return
     iterator = iter(rows)
     row = next(iterator, None)
     while row is not None:

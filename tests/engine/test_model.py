@@ -42,6 +42,8 @@ class EngineMachine(RuleBasedStateMachine):
         self.used: dict[str, set[str]] = {}  # ids that were ever there
         self.snapshots: list[tuple[Any, list[dict[Any, Any]]]] = []
         self.engine = self.open()
+        self.token = self.engine.changes().token
+        self.changed: dict[str, Documents] = {}  # documents that the changes maintain
 
     def open(self) -> StorageEngine:
         return StorageEngine(self.folder, max_memory="2MiB", sync_interval=60)
@@ -302,6 +304,29 @@ class EngineMachine(RuleBasedStateMachine):
             promote(self.follower)
             self.folder, self.follower = self.follower, self.follower + "f"
             self.engine = self.open()
+
+    @rule()
+    def read_changes(self) -> None:
+        """A copy that changes maintain has every document, whatever happened since."""
+        feed, copy = self.engine.changes(self.token), self.changed
+        for change in feed:
+            documents = copy.setdefault(change.collection, {})
+            if change.operation == "drop":
+                documents.clear()
+            elif change.operation == "rename":
+                assert change.to is not None
+                copy[change.to] = copy.pop(change.collection)
+            else:
+                assert change.id is not None
+                if not change.net:
+                    assert (change.id in documents) == (change.operation != "insert"), change
+                documents.pop(change.id, None)
+                if change.document is not None:
+                    documents[change.id] = change.document
+        self.token = feed.token
+        for name in copy.keys() | self.model.keys():
+            wanted = self.model.get(name, {})
+            assert by_id(copy.get(name, {}).values()) == by_id(wanted.values()), name
 
     @rule()
     def evict(self) -> None:
