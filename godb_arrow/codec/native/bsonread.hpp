@@ -14,6 +14,7 @@
 #include "bytes.hpp"
 #include "dictencode.hpp"
 #include "memory.hpp"
+#include "words.hpp"
 
 namespace godb {
 
@@ -64,7 +65,7 @@ class BsonReader {
     static size_t cut(const uint8_t* data, size_t size) {
         size_t at = 0;
         while (size - at >= 4) {
-            const int64_t length = word<int32_t>(data + at);
+            const int64_t length = word_at<int32_t>(data + at);
             if (length < kMinDocument || length > kMaxDocument) return size;
             if (uint64_t(length) > size - at) break;
             at += size_t(length);
@@ -142,13 +143,6 @@ class BsonReader {
     static constexpr int kMaxLevels = 100;  // below the depth that the package allows
     static constexpr size_t kMaxPaths = 5000;
 
-    template <typename T>
-    static T word(const uint8_t* p) {
-        T value;
-        std::memcpy(&value, p, sizeof value);
-        return value;
-    }
-
     // Read a document; null if it is deferred.
     const uint8_t* map(const uint8_t* p, const uint8_t* limit, int32_t path, int level) {
         const uint8_t* const end = end_of(p, limit);
@@ -194,7 +188,7 @@ class BsonReader {
     // The zero at the end of a document; null if the document is invalid.
     static const uint8_t* end_of(const uint8_t* p, const uint8_t* limit) {
         if (limit - p < kMinDocument) return nullptr;
-        const int64_t size = word<int32_t>(p);
+        const int64_t size = word_at<int32_t>(p);
         if (size < kMinDocument || size > kMaxDocument || size > limit - p) return nullptr;
         return p[size - 1] == 0 ? p + size - 1 : nullptr;
     }
@@ -210,7 +204,7 @@ class BsonReader {
         switch (type) {
             case 0x01:
                 if (left < 8) return nullptr;
-                pack_.real(word<double>(p));
+                pack_.real(word_at<double>(p));
                 return p + 8;
             case 0x02: return text(p, end, path);
             case 0x03: return map(p, end, path, level + 1);
@@ -228,7 +222,7 @@ class BsonReader {
                 return p + 1;
             case 0x09: {
                 if (left < 8) return nullptr;
-                const int64_t total = word<int64_t>(p);
+                const int64_t total = word_at<int64_t>(p);
                 int64_t seconds = total / 1000, rest = total % 1000;
                 if (rest < 0) rest += 1000, --seconds;
                 pack_.timestamp(seconds, uint32_t(rest) * 1000000);
@@ -237,11 +231,11 @@ class BsonReader {
             case 0x0a: pack_.nil(); return p;
             case 0x10:
                 if (left < 4) return nullptr;
-                pack_.integer(word<int32_t>(p));
+                pack_.integer(word_at<int32_t>(p));
                 return p + 4;
             case 0x12:
                 if (left < 8) return nullptr;
-                pack_.integer(word<int64_t>(p));
+                pack_.integer(word_at<int64_t>(p));
                 return p + 8;
             default: return nullptr;
         }
@@ -249,7 +243,7 @@ class BsonReader {
 
     const uint8_t* text(const uint8_t* p, const uint8_t* end, int32_t path) {
         if (end - p < 5) return nullptr;
-        const int64_t size = int64_t(word<int32_t>(p)) - 1;
+        const int64_t size = int64_t(word_at<int32_t>(p)) - 1;
         p += 4;
         if (size < 0 || size >= end - p || p[size] != 0) return nullptr;
         if (!is_utf8(p, size_t(size)) || !see_text(paths_[path], p, size_t(size))) return nullptr;
@@ -259,7 +253,7 @@ class BsonReader {
 
     const uint8_t* binary(const uint8_t* p, const uint8_t* end, int32_t path) {
         if (end - p < 5) return nullptr;
-        const int64_t size = word<int32_t>(p);
+        const int64_t size = word_at<int32_t>(p);
         const uint8_t kind = p[4];
         p += 5;
         if (size < 0 || size > end - p) return nullptr;

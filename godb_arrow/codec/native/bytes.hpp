@@ -9,20 +9,18 @@
 #include <cstdint>
 #include <cstring>
 
+#include "words.hpp"
+
 namespace godb {
 
 constexpr int kMaxDepth = 128;
 
 inline uint16_t load16(const uint8_t* p) { return uint16_t(p[0] << 8 | p[1]); }
 inline uint32_t load32(const uint8_t* p) {
-    uint32_t v;
-    std::memcpy(&v, p, 4);
-    return __builtin_bswap32(v);
+    return __builtin_bswap32(word_at<uint32_t>(p));
 }
 inline uint64_t load64(const uint8_t* p) {
-    uint64_t v;
-    std::memcpy(&v, p, 8);
-    return __builtin_bswap64(v);
+    return __builtin_bswap64(word_at(p));
 }
 
 // Token of a value's first byte. Up to Float64, only the bytes of a number follow.
@@ -296,9 +294,7 @@ inline bool is_utf8_slow(const uint8_t* p, const uint8_t* end) {
 
 // Whether the first `size` bytes, at most 16, are ASCII; 16 bytes can be read.
 inline bool is_short_ascii(const uint8_t* p, size_t size) {
-    uint64_t low, high;
-    std::memcpy(&low, p, 8);
-    std::memcpy(&high, p + 8, 8);
+    uint64_t low = word_at(p), high = word_at(p + 8);
     const size_t in_low = size < 8 ? size : 8, in_high = size - in_low;
     low &= in_low ? ~uint64_t(0) >> (64 - 8 * in_low) : 0;
     high &= in_high ? ~uint64_t(0) >> (64 - 8 * in_high) : 0;
@@ -308,8 +304,7 @@ inline bool is_short_ascii(const uint8_t* p, size_t size) {
 inline bool is_utf8(const uint8_t* p, size_t size) {
     const uint8_t* end = p + size;
     while (end - p >= 8) {
-        uint64_t word;
-        std::memcpy(&word, p, 8);
+        const uint64_t word = word_at(p);
         if (word & 0x8080808080808080ull) return is_utf8_slow(p, end);
         p += 8;
     }

@@ -20,6 +20,8 @@
 #include <vector>
 
 #include "bytes.hpp"
+#include "calendar.hpp"
+#include "words.hpp"
 
 namespace godb {
 
@@ -47,12 +49,6 @@ namespace detail {
 // Whether values are put into dicts without a search, where the layout of dicts is known.
 inline bool use_slots = true;
 
-inline uint64_t word_at(const uint8_t* p) {
-    uint64_t word;
-    std::memcpy(&word, p, 8);
-    return word;
-}
-
 // Whether two short texts of the same size are equal.
 inline bool equal_bytes(const uint8_t* a, const uint8_t* b, size_t size) {
     if (size >= 8) {
@@ -61,12 +57,8 @@ inline bool equal_bytes(const uint8_t* a, const uint8_t* b, size_t size) {
         return word_at(a + size - 8) == word_at(b + size - 8);
     }
     if (size >= 4) {
-        uint32_t first[2], last[2];
-        std::memcpy(&first[0], a, 4);
-        std::memcpy(&first[1], b, 4);
-        std::memcpy(&last[0], a + size - 4, 4);
-        std::memcpy(&last[1], b + size - 4, 4);
-        return first[0] == first[1] && last[0] == last[1];
+        return word_at<uint32_t>(a) == word_at<uint32_t>(b) &&
+               word_at<uint32_t>(a + size - 4) == word_at<uint32_t>(b + size - 4);
     }
     for (size_t at = 0; at < size; ++at)
         if (a[at] != b[at]) return false;
@@ -178,19 +170,6 @@ inline bool find_slots(PyObject* blank, size_t& offset) {
 inline PyObject** slot_of(PyObject*, size_t, size_t) { return nullptr; }
 inline bool find_slots(PyObject*, size_t&) { return true; }
 #endif
-
-// Year, month and day of a number of days since 1970, in the Gregorian calendar.
-inline void civil(int64_t days, int& year, int& month, int& day) {
-    days += 719468;  // from March 1 of the year 0
-    const int64_t era = (days >= 0 ? days : days - 146096) / 146097;
-    const unsigned in_era = unsigned(days - era * 146097);
-    const unsigned years = (in_era - in_era / 1460 + in_era / 36524 - in_era / 146096) / 365;
-    const unsigned in_year = in_era - (365 * years + years / 4 - years / 100);
-    const unsigned march = (5 * in_year + 2) / 153;
-    day = int(in_year - (153 * march + 2) / 5 + 1);
-    month = int(march < 10 ? march + 3 : march - 9);
-    year = int(int64_t(years) + era * 400) + (month <= 2);
-}
 
 }  // namespace detail
 
@@ -468,10 +447,9 @@ class DictDecoder {
             int64_t days = stamp.seconds / day;
             if (stamp.seconds % day < 0) --days;
             const int second = int(stamp.seconds - days * day);
-            int year, month, date;
-            detail::civil(days, year, month, date);
+            const Date date = date_of(days);
             return PyDateTimeAPI->DateTime_FromDateAndTime(
-                year, month, date, second / 3600, second / 60 % 60, second % 60,
+                date.year, date.month, date.day, second / 3600, second / 60 % 60, second % 60,
                 int(stamp.nanoseconds / 1000), PyDateTime_TimeZone_UTC,
                 PyDateTimeAPI->DateTimeType);
         }

@@ -12,23 +12,11 @@
 #include <new>
 
 #include "bytes.hpp"
+#include "calendar.hpp"
 #include "dictdecode.hpp"
 #include "memory.hpp"
 
 namespace godb {
-
-namespace detail {
-
-// Days from 1970 to a date, in the Gregorian calendar.
-inline int64_t days_of(int64_t year, int month, int day) {
-    year -= month <= 2;
-    const int64_t era = year / 400;  // years are positive
-    const int64_t in_era = year - era * 400;
-    const int64_t in_year = (153 * (month > 2 ? month - 3 : month + 9) + 2) / 5 + day - 1;
-    return era * 146097 + in_era * 365 + in_era / 4 - in_era / 100 + in_year - 719468;
-}
-
-}  // namespace detail
 
 // Heads and scalars in MessagePack, in their shortest form.
 class Packer {
@@ -455,7 +443,7 @@ class DictEncoder {
     }
 
     static int64_t days(PyObject* date) {
-        return detail::days_of(
+        return days_of(
             PyDateTime_GET_YEAR(date), PyDateTime_GET_MONTH(date), PyDateTime_GET_DAY(date));
     }
 

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "encode.hpp"
+#include "words.hpp"
 
 namespace godb {
 
@@ -15,8 +16,7 @@ struct OrderedText {
     static OrderedText of(const uint8_t* data, size_t size, const uint8_t* end) {
         uint64_t word = 0;
         if (size_t(end - data) >= 8) {
-            std::memcpy(&word, data, 8);
-            word = __builtin_bswap64(word);
+            word = __builtin_bswap64(word_at(data));
             if (size < 8) word &= size ? ~uint64_t(0) << (64 - 8 * size) : 0;
         } else {
             for (size_t i = 0; i < 8; ++i) word = word << 8 | (i < size ? data[i] : 0);

@@ -6,6 +6,7 @@
 
 #include "encode.hpp"
 #include "extremes.hpp"
+#include "words.hpp"
 
 namespace godb {
 
@@ -16,14 +17,12 @@ inline uint64_t hash_id(const uint8_t* data, size_t size, size_t readable = 0) {
     const uint8_t* const readable_end = data + std::max(size, readable);
     uint64_t hash = 0x9e3779b97f4a7c15ull * (uint64_t(size) + 1);
     for (; size >= 8; data += 8, size -= 8) {
-        uint64_t word;
-        std::memcpy(&word, data, 8);
-        hash = (hash ^ word) * 0xff51afd7ed558ccdull;
+        hash = (hash ^ word_at(data)) * 0xff51afd7ed558ccdull;
         hash ^= hash >> 32;
     }
     uint64_t word = 0;
     if (__builtin_expect(readable_end - data >= 8, 1)) {
-        std::memcpy(&word, data, 8);
+        word = word_at(data);
         word &= (uint64_t(1) << (8 * size)) - 1;
     } else if (size) {
         std::memcpy(&word, data, size);
@@ -43,8 +42,7 @@ inline uint64_t number_of(const uint8_t* id, size_t size, size_t readable) {
     if (size <= 8 && readable >= 8) {
         // Eight digits at once, padded with zeros.
         constexpr uint64_t zeros = 0x3030303030303030ull;
-        uint64_t word;
-        std::memcpy(&word, id, 8);
+        uint64_t word = word_at(id);
         if (size < 8) word = word << (64 - 8 * size) | zeros >> (8 * size);
         word -= zeros;
         if ((word | (word + 0x7676767676767676ull)) & 0x8080808080808080ull) return 0;

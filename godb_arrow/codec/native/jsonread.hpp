@@ -11,8 +11,10 @@
 #include <vector>
 
 #include "bytes.hpp"
+#include "calendar.hpp"
 #include "jsonchars.hpp"
 #include "memory.hpp"
+#include "words.hpp"
 
 namespace godb {
 
@@ -164,10 +166,9 @@ class JsonReader {
 
     // Note a key, with its head in MessagePack; false if the map has it already.
     bool add_key(const uint8_t* key, size_t size, size_t outer, uint64_t& seen) {
-        uint64_t first, last;
-        std::memcpy(&first, key, 8);  // the output has room after it
+        uint64_t first = word_at(key), last;  // the output has room after the key
         if (size >= 8) {
-            std::memcpy(&last, key + size - 8, 8);
+            last = word_at(key + size - 8);
         } else {
             first &= (uint64_t(1) << (8 * size)) - 1;
             last = size;
@@ -552,12 +553,7 @@ class JsonReader {
                 nanoseconds = nanoseconds * 10 + (i < size ? text[i] - '0' : 0);
             }
         }
-        // Days since 0000-03-01, in eras of 400 years.
-        const int64_t y = month <= 2 ? year - 1 : year;
-        const int64_t era = y / 400, of_era = y - era * 400;
-        const int64_t of_year = (153 * (month + (month > 2 ? -3 : 9)) + 2) / 5 + day - 1;
-        const int64_t since = era * 146097 + of_era * 365 + of_era / 4 - of_era / 100 + of_year;
-        stamp.seconds = (since - 719468) * 86400 + hour * 3600 + minute * 60 + second;
+        stamp.seconds = days_of(year, month, day) * 86400 + hour * 3600 + minute * 60 + second;
         stamp.nanoseconds = nanoseconds;
         return true;
     }

@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "bytes.hpp"
+#include "calendar.hpp"
 #include "jsonchars.hpp"
 #include "memory.hpp"
 
@@ -329,23 +330,12 @@ class JsonWriter {
         if (!simple_) to = text(to, "{\"$time\":");
         int64_t days = stamp.seconds / 86400, rest = stamp.seconds % 86400;
         if (rest < 0) { rest += 86400; --days; }
-        // Days since 0000-03-01, in eras of 400 years.
-        const int64_t shifted = days + 719468;
-        const int64_t era = (shifted >= 0 ? shifted : shifted - 146096) / 146097;
-        const int64_t day_of_era = shifted - era * 146097;
-        const int64_t year_of_era =
-            (day_of_era - day_of_era / 1460 + day_of_era / 36524 - day_of_era / 146096) / 365;
-        const int64_t day_of_year =
-            day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-        const int64_t shifted_month = (5 * day_of_year + 2) / 153;
-        const int day = int(day_of_year - (153 * shifted_month + 2) / 5 + 1);
-        const int month = int(shifted_month < 10 ? shifted_month + 3 : shifted_month - 9);
-        const int year = int(year_of_era + era * 400 + (month <= 2));
+        const Date date = date_of(days);
         std::memcpy(to, "\"YYYY-MM-DDThh:mm:ss.nnnnnnnnn", 30);
-        two_digits(to + 1, year / 100);
-        two_digits(to + 3, year % 100);
-        two_digits(to + 6, month);
-        two_digits(to + 9, day);
+        two_digits(to + 1, date.year / 100);
+        two_digits(to + 3, date.year % 100);
+        two_digits(to + 6, date.month);
+        two_digits(to + 9, date.day);
         two_digits(to + 12, int(rest / 3600));
         two_digits(to + 15, int(rest / 60 % 60));
         two_digits(to + 18, int(rest % 60));

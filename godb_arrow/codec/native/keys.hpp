@@ -12,6 +12,7 @@
 #include "hash.hpp"
 #include "jsontext.hpp"
 #include "memory.hpp"
+#include "words.hpp"
 
 namespace godb {
 
@@ -26,16 +27,14 @@ struct Head8 {
         uint8_t bytes[8] = {uint8_t(0xa0 | length)};
         const size_t kept = length < 7 ? length : 7;
         std::memcpy(bytes + 1, data, kept);
-        std::memcpy(&word, bytes, 8);
+        word = word_at(bytes);
         mask = kept == 7 ? ~uint64_t(0) : (uint64_t(1) << (8 * (kept + 1))) - 1;
         size = uint8_t(1 + length);
     }
 
     // Whether the name is at `p`; eight bytes can be read.
     bool is_at(const uint8_t* p, const uint8_t* name) const {
-        uint64_t here;
-        std::memcpy(&here, p, 8);
-        return (here & mask) == word &&
+        return (word_at(p) & mask) == word &&
                (size <= 8 || std::memcmp(p + 8, name + 7, size - 8u) == 0);
     }
 };
@@ -62,7 +61,7 @@ class Keys {
     int find(const uint8_t* data, size_t size, size_t place, size_t readable = 0) {
         uint64_t print;
         if (__builtin_expect(readable >= 8 && size < 255, 1)) {
-            std::memcpy(&print, data, 8);
+            print = word_at(data);
             const size_t kept = size < 7 ? size : 7;
             print = (print & ((uint64_t(1) << (8 * kept)) - 1)) | uint64_t(size) << 56;
         } else {
@@ -118,12 +117,10 @@ class Keys {
             case 3: word = data[0] | uint64_t(data[1]) << 8 | uint64_t(data[2]) << 16; break;
             default:
                 if (size < 8) {
-                    uint32_t low, high;
-                    std::memcpy(&low, data, 4);
-                    std::memcpy(&high, data + size - 4, 4);
-                    word = low | uint64_t(high) << (8 * (size - 4));
+                    word = word_at<uint32_t>(data) |
+                           uint64_t(word_at<uint32_t>(data + size - 4)) << (8 * (size - 4));
                 } else {
-                    std::memcpy(&word, data, 8);
+                    word = word_at(data);
                     word &= 0x00ffffffffffffffull;
                 }
         }

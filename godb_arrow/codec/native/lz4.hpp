@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "memory.hpp"
+#include "words.hpp"
 
 namespace godb {
 
@@ -398,14 +399,9 @@ class Lz4Compressor {
     static constexpr unsigned kHashBits = 14;
     static constexpr size_t kTableSize = size_t(1) << kHashBits;
 
-    static uint64_t read64(const uint8_t* p) {
-        uint64_t v;
-        std::memcpy(&v, p, 8);
-        return v;
-    }
     // LZ4 allows matches of four bytes. MessagePack's keys give longer matches. These are found
     // sooner and make fewer sequences if short matches are ignored.
-    static uint64_t first_bytes(const uint8_t* p) { return read64(p) << 8; }
+    static uint64_t first_bytes(const uint8_t* p) { return word_at(p) << 8; }
     static uint32_t hash(const uint8_t* p) {
         return uint32_t((first_bytes(p) * 58295818150454627ull) >> (64 - kHashBits));
     }
@@ -421,7 +417,7 @@ class Lz4Compressor {
     static size_t common(const uint8_t* p, const uint8_t* q, const uint8_t* end) {
         const uint8_t* const start = p;
         while (p + 8 <= end) {
-            const uint64_t difference = read64(p) ^ read64(q);
+            const uint64_t difference = word_at(p) ^ word_at(q);
             if (difference) return size_t(p - start) + size_t(__builtin_ctzll(difference) >> 3);
             p += 8;
             q += 8;

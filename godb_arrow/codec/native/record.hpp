@@ -6,6 +6,8 @@
 #include <cstdint>
 #include <cstring>
 
+#include "words.hpp"
+
 namespace godb {
 
 namespace detail {
@@ -31,13 +33,6 @@ constexpr uint8_t kSecret[kSecretBytes] = {
 };
 constexpr size_t kStripeBytes = 64;
 constexpr size_t kStripesPerBlock = (kSecretBytes - kStripeBytes) / 8;
-
-template <typename T>
-T word_at(const uint8_t* at) {
-    T word;
-    std::memcpy(&word, at, sizeof word);
-    return word;
-}
 
 inline uint64_t fold(uint64_t a, uint64_t b) {
 #if defined(__SIZEOF_INT128__)
@@ -125,14 +120,14 @@ inline uint32_t xxh32(const uint8_t* data, size_t size) {
     size_t at = 0;
     for (; at + 16 <= size; at += 16) {
         for (size_t i = 0; i < 4; ++i) {
-            lanes[i] += detail::word_at<uint32_t>(data + at + 4 * i) * p2;
+            lanes[i] += word_at<uint32_t>(data + at + 4 * i) * p2;
             lanes[i] = turn(lanes[i], 13) * p1;
         }
     }
     uint32_t hash = turn(lanes[0], 1) + turn(lanes[1], 7) + turn(lanes[2], 12) + turn(lanes[3], 18);
     hash += uint32_t(size);
     for (; at + 4 <= size; at += 4) {
-        hash += detail::word_at<uint32_t>(data + at) * p3;
+        hash += word_at<uint32_t>(data + at) * p3;
         hash = turn(hash, 17) * p4;
     }
     hash = (hash ^ hash >> 15) * p2;

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "bytes.hpp"
+#include "words.hpp"
 
 namespace godb {
 
@@ -44,13 +45,13 @@ class Step {
     size_t size() const { return size_; }  // number of expected bytes
 
     // Whether it is at `p`, as far as eight bytes tell; `kLongest` bytes can be read.
-    bool begins_at(const uint8_t* p) const { return (load(p) & front_mask_) == front_; }
+    bool begins_at(const uint8_t* p) const { return (word_at(p) & front_mask_) == front_; }
     // Whether eight bytes decide, and skipping is all there is to do.
     bool is_plain() const { return plain_; }
     // Whether the content of the value at `p` is expected, too.
     bool is_at(const uint8_t* p) const {
         if (key_ < 8) return true;
-        return (load(p + key_ - 7) & back_mask_) == back_ &&
+        return (word_at(p + key_ - 7) & back_mask_) == back_ &&
                (key_ < 16 || std::memcmp(p + 8, name_ + 8, key_ - 15u) == 0);
     }
     bool has_key_at(const uint8_t* p) const { return std::memcmp(p, name_, key_) == 0; }
@@ -77,11 +78,6 @@ class Step {
     static constexpr uint32_t kMisses = 32;
     static constexpr uint32_t kSeldom = 6;
 
-    static uint64_t load(const uint8_t* p) {
-        uint64_t word;
-        std::memcpy(&word, p, 8);
-        return word;
-    }
 
     void expect_nothing() {
         guessed_ = false;
@@ -107,14 +103,14 @@ class Step {
         uint8_t bytes[8] = {}, used[8] = {};
         for (size_t i = 0; i < 8 && i < key_; ++i) bytes[i] = name_[i], used[i] = 0xff;
         if (key_ < 8) bytes[key_] = first & mask, used[key_] = mask;
-        front_ = load(bytes);
-        front_mask_ = load(used);
+        front_ = word_at(bytes);
+        front_mask_ = word_at(used);
         if (key_ < 8) return;
         for (size_t i = 0; i < 7; ++i) bytes[i] = name_[key_ - 7u + i], used[i] = 0xff;
         bytes[7] = first & mask;
         used[7] = mask;
-        back_ = load(bytes);
-        back_mask_ = load(used);
+        back_ = word_at(bytes);
+        back_mask_ = word_at(used);
     }
 
     uint64_t front_ = 0, front_mask_ = 0;  // of the first eight bytes
