@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import operator
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import IO, TYPE_CHECKING, Any, Unpack
 
 import pyarrow as pa
@@ -17,7 +18,8 @@ from godb_arrow.engine.reading import Sources, open_godb
 from godb_arrow.file.writing import write_godb
 from godb_arrow.keywords import explain_keywords
 from godb_arrow.options import ReadKeywords
-from godb_arrow.query.filters import Filter, RowFilter, comparison_of
+from godb_arrow.query.filters import Filter, RowFilter
+from godb_arrow.query.literals import compared, fits_exactly, type_at
 from godb_arrow.query.scannable import Scannable
 from godb_arrow.schema import storage_schema
 from godb_arrow.storage.url_options import StorageOptions
@@ -148,14 +150,25 @@ class _Scan:
         asked = _Asked(shown)
         pl.scan_pyarrow_dataset(asked).filter(predicate).collect()
         # Only a single comparison of integers is exact. Polars compares NaN differently.
-        comparison = comparison_of(asked.schema, asked.filter)
-        if comparison is not None and pa.types.is_integer(comparison.value.type):
-            kind = _empty(asked.schema).schema[comparison.field]
-            value = pl.lit(comparison.value.as_py(), kind)
-            whole = comparison.operator(pl.col(comparison.field), value)
-            if whole.meta.eq(predicate):
-                return asked.filter
+        for path, call, value in compared(asked.filter) if asked.filter is not None else ():
+            kind = type_at(asked.schema, path)
+            if call not in _OPERATORS or kind is None or not pa.types.is_integer(kind):
+                continue
+            if fits_exactly(value, kind):
+                literal = pl.lit(value, _empty(asked.schema).schema[path[0]])
+                if _OPERATORS[call](pl.col(path[0]), literal).meta.eq(predicate):
+                    return asked.filter
         return RowFilter(fields, keep, asked.filter)
+
+
+_OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
+    "less": operator.lt,
+    "less_equal": operator.le,
+    "greater": operator.gt,
+    "greater_equal": operator.ge,
+    "equal": operator.eq,
+    "not_equal": operator.ne,
+}
 
 
 class _Asked(ds.Dataset):  # type: ignore[misc]

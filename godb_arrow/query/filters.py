@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import operator
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 import pyarrow as pa
 
@@ -18,11 +17,9 @@ from godb_arrow.query.predicate import compile_filter
 from godb_arrow.schema import is_json, storage_schema
 
 __all__ = [
-    "Comparison",
     "Filter",
     "RowFilter",
     "check_expression",
-    "comparison_of",
     "compiled",
     "fields_of",
     "names_in",
@@ -188,87 +185,6 @@ def _named_in(schema: pa.Schema, expression: pc.Expression) -> pa.Schema:
     if len(schema) <= _LONG_SCHEMA_FIELDS:
         return schema
     return pa.schema([schema.field(name) for name in names_in(expression) if name in schema.names])
-
-
-class Comparison(NamedTuple):
-    """Comparison of a field with a number.
-
-    Attributes
-    ----------
-    field : str
-        Top-level field of the collection.
-    operator : callable
-        Function of two operands, such as ``operator.lt``; they may be expressions of any library.
-    value : pyarrow.Scalar
-        Number to compare with, of the field's type.
-    """
-
-    field: str
-    operator: Callable[[Any, Any], Any]
-    value: pa.Scalar
-
-    def mask(self, batch: pa.RecordBatch) -> pa.Array:
-        """Return the rows for which the comparison is true, with null where the field is null."""
-        kernel = getattr(pc, _KERNELS[self.operator])
-        return kernel(batch.column(self.field), self.value)
-
-
-_OPERATORS = {
-    "<": operator.lt,
-    "<=": operator.le,
-    ">": operator.gt,
-    ">=": operator.ge,
-    "==": operator.eq,
-    "!=": operator.ne,
-}
-_KERNELS: dict[Callable[[Any, Any], Any], str] = {
-    operator.lt: "less",
-    operator.le: "less_equal",
-    operator.gt: "greater",
-    operator.ge: "greater_equal",
-    operator.eq: "equal",
-    operator.ne: "not_equal",
-}
-_COMPARED = re.compile(r"\((.+) (<|<=|>|>=|==|!=) (-?[0-9][0-9.e+-]*)\)")
-
-
-def comparison_of(schema: pa.Schema, condition: Filter | None) -> Comparison | None:
-    """Return a filter as a comparison with a number, if it is nothing else.
-
-    Comparisons are the most frequent filters, and a plan of Acero takes several times as long.
-    An expression does not expose its parts. They are parsed from its text, and the expression
-    built from them must equal the original.
-
-    Parameters
-    ----------
-    schema : pyarrow.Schema
-        Schema of the collection.
-    condition : pyarrow.compute.Expression, mapping or RowFilter
-        Filter to recognize.
-
-    Returns
-    -------
-    Comparison or None
-
-    Examples
-    --------
-    >>> schema = pa.schema({"n": pa.int64()})
-    >>> found = comparison_of(schema, pc.field("n") < 10)
-    >>> found.field, found.operator(1, 2), found.value.as_py()
-    ('n', True, 10)
-    """
-    text = _COMPARED.fullmatch(str(condition)) if isinstance(condition, pc.Expression) else None
-    if text is None or text[1] not in schema.names:
-        return None
-    kind = schema.field(text[1]).type
-    if not (pa.types.is_integer(kind) or pa.types.is_float32(kind) or pa.types.is_float64(kind)):
-        return None  # Arrow compares halves by a plan only.
-    try:
-        value = pa.scalar(int(text[3]) if pa.types.is_integer(kind) else float(text[3]), kind)
-    except (ValueError, OverflowError, pa.ArrowException):
-        return None
-    found = Comparison(text[1], _OPERATORS[text[2]], value)
-    return found if found.operator(pc.field(text[1]), value).equals(condition) else None
 
 
 def check_expression(schema: pa.Schema, expression: pc.Expression) -> None:

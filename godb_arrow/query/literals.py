@@ -16,17 +16,28 @@ import ctypes
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import pyarrow as pa
 
 from godb_arrow.arrow_compute import pc
 from godb_arrow.errors import InvalidFilter
 
-__all__ = ["Operand", "compared", "fit_literals", "fits_exactly", "parsed", "paths_in", "type_at"]
+__all__ = [
+    "COMPARISONS",
+    "Operand",
+    "Parts",
+    "compared",
+    "fit_literals",
+    "fits_exactly",
+    "fitted",
+    "parsed",
+    "paths_in",
+    "type_at",
+]
 
-_COMPARISONS = frozenset(("equal", "not_equal", "less", "less_equal", "greater", "greater_equal"))
-_SAME_TYPE = _COMPARISONS | {"coalesce"}
+COMPARISONS = frozenset(("equal", "not_equal", "less", "less_equal", "greater", "greater_equal"))
+_SAME_TYPE = COMPARISONS | {"coalesce"}
 """Calls whose arguments must have one type."""
 _MAX_DIGITS = 76  # of a decimal
 _METADATA_POINTER = 16
@@ -58,6 +69,10 @@ class Operand:
     arguments: list[Operand] = field(default_factory=list)
 
 
+Parts: TypeAlias = tuple[Operand, pa.RecordBatch]
+"""Expression, and the record batch with the literals and options that it refers to."""
+
+
 def fit_literals(schema: pa.Schema, expression: pc.Expression) -> pc.Expression:
     """Cast the literals of an expression that fit the type of the field that they stand beside.
 
@@ -81,17 +96,23 @@ def fit_literals(schema: pa.Schema, expression: pc.Expression) -> pc.Expression:
     >>> table.filter(fit_literals(table.schema, pc.field("n") > 5)).num_rows
     1
     """
+    return fitted(schema, expression)[0]
+
+
+def fitted(schema: pa.Schema, expression: pc.Expression) -> tuple[pc.Expression, Parts | None]:
+    """Return what :func:`fit_literals` does, and its parts; None if they are unknown."""
     batch = _serialized(expression)
     if batch is None:
-        return expression
+        return expression, None
     found = _Fitting(schema, _through_maps(schema, batch))
-    found.type_of(_parsed(found.batch))
+    operand = _parsed(found.batch)
+    found.type_of(operand)
     if found.batch is batch:
-        return expression
+        return expression, (operand, batch)
     sink = pa.BufferOutputStream()
     with pa.ipc.new_file(sink, found.batch.schema) as writer:
         writer.write_batch(found.batch)
-    return pc.Expression._deserialize(sink.getvalue())
+    return pc.Expression._deserialize(sink.getvalue()), (operand, found.batch)
 
 
 def compared(expression: pc.Expression) -> list[tuple[tuple[str, ...], str, Any]]:
@@ -110,7 +131,7 @@ def compared(expression: pc.Expression) -> list[tuple[tuple[str, ...], str, Any]
     def visit(operand: Operand) -> None:
         paths = [one.path for one in operand.arguments if one.path]
         literals = [one.literal for one in operand.arguments if one.literal is not None]
-        if operand.call in _COMPARISONS and len(paths) == len(literals) == 1:
+        if operand.call in COMPARISONS and len(paths) == len(literals) == 1:
             found.append((paths[0], operand.call, batch.column(literals[0])[0].as_py()))
         elif operand.call == "is_in" and paths and operand.options is not None:
             values = batch.column(operand.options)[0].as_py()["value_set"]
@@ -122,7 +143,7 @@ def compared(expression: pc.Expression) -> list[tuple[tuple[str, ...], str, Any]
     return found
 
 
-def parsed(expression: pc.Expression) -> tuple[Operand, pa.RecordBatch] | None:
+def parsed(expression: pc.Expression) -> Parts | None:
     """Return the parts of an expression, and its literals and options; None if they are unknown.
 
     Examples

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -11,20 +11,19 @@ from godb_arrow import codec
 from godb_arrow.arrow_compute import pc
 from godb_arrow.codec.predicate import Predicate
 from godb_arrow.errors import FieldNotFound, InvalidFilter, InvalidOption
+from godb_arrow.query.column_mask import ColumnMask, column_mask
 from godb_arrow.query.expression_pruning import may_match
 from godb_arrow.query.fields import FieldPath, check_columns, column_at, path_of, shown_names
 from godb_arrow.query.filters import (
-    Comparison,
     Filter,
     RowFilter,
     check_expression,
-    comparison_of,
     compiled,
     fields_of,
     names_in,
     rows_where,
 )
-from godb_arrow.query.literals import fit_literals
+from godb_arrow.query.literals import fit_literals, fitted
 from godb_arrow.query.pruning import may_match_predicate
 from godb_arrow.query.rows import RowSelector
 from godb_arrow.query.statistics import Statistics
@@ -63,7 +62,7 @@ class Projection:
     condition: pc.Expression | RowFilter | Predicate | None
     needed: frozenset[str]
     _outputs: tuple[FieldPath, ...]
-    _comparison: Comparison | None = None
+    _mask: ColumnMask | None = None
 
     @property
     def predicate(self) -> Predicate | None:
@@ -130,8 +129,8 @@ class Projection:
         assert not isinstance(self.condition, Predicate), "a predicate selects documents"
         if isinstance(self.condition, RowFilter):
             return pc.indices_nonzero(self.condition.keep(batch.select(self.condition.fields)))
-        if self._comparison is not None:
-            return pc.indices_nonzero(self._comparison.mask(batch))
+        if self._mask is not None:
+            return pc.indices_nonzero(self._mask.mask(batch))
         return rows_where(batch, self.condition)
 
 
@@ -182,14 +181,15 @@ def project(
     if ID_FIELD not in schema.names:
         full = pa.schema([pa.field(ID_FIELD, pa.string()), *schema], metadata=full.metadata)
     chosen = compiled(condition)
+    mask: ColumnMask | None = None
+    needed: Set[str] = frozenset()
     if isinstance(chosen, pc.Expression):
-        chosen = fit_literals(full, chosen)
-    plain = comparison_of(full, chosen)
-    needed: set[str] = set()
+        chosen, parts = fitted(full, chosen)
+        mask = column_mask(full, parts)
     if isinstance(chosen, RowFilter):
         needed = {path_of(full, name)[0] for name in chosen.fields}
-    elif plain is not None:  # a plain comparison fits the schema and needs one field
-        needed = {plain.field}
+    elif mask is not None:  # it fits the schema
+        needed = mask.fields
     elif isinstance(chosen, pc.Expression):
         check_expression(full, chosen)
         needed = fields_of(full, chosen)
@@ -203,7 +203,7 @@ def project(
     if columns is not None:  # The columns are complete, even where the schema is partial.
         decoded, full = without_mark(decoded), without_mark(full)
     result = _output_schema(full, outputs, columns)
-    return Projection(decoded, result, chosen, frozenset(needed), outputs, plain)
+    return Projection(decoded, result, chosen, frozenset(needed), outputs, mask)
 
 
 def with_wanted(
@@ -324,7 +324,7 @@ def _output_schema(
     return shown_schema(pa.schema(fields, metadata=schema.metadata))
 
 
-def _prune(schema: pa.Schema, outputs: tuple[FieldPath, ...], needed: set[str]) -> pa.Schema:
+def _prune(schema: pa.Schema, outputs: tuple[FieldPath, ...], needed: Set[str]) -> pa.Schema:
     """Return the part of a schema that some paths and whole fields need."""
     wanted: dict[str, set[FieldPath] | None] = dict.fromkeys(needed)
     for head, *tail in outputs:
