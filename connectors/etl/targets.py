@@ -27,6 +27,7 @@ from godb_arrow.connectors.etl.partitions import write_partitions
 from godb_arrow.connectors.fitting import fit_column
 from godb_arrow.directory.places import is_data_directory
 from godb_arrow.engine.engine import StorageEngine
+from godb_arrow.engine.replacing import KeptSettings
 from godb_arrow.errors import (
     CollectionExists,
     CollectionNotFound,
@@ -125,12 +126,16 @@ class EngineTarget(Target):
             with _staged(self.place, _STAGED) as folder:
                 path = os.path.join(folder, "copy.godb")
                 write_godb(data, path, name, id_column=self._id_column)
-                if name in engine:
+                kept = KeptSettings.of(engine[name]) if name in engine else None
+                if kept is not None:
+                    kept.check(engine[name], path)
                     before = engine[name].path
                     if before is not None:  # A file that replaces another keeps its mode.
                         restrict_file(path, Access.of_file(os.stat(before)))
                     engine.drop_collection(name)
                 engine.load_collection_metadata(path)
+                if kept is not None:
+                    kept.give_to(engine[name])
                 engine.save()
 
     def _write_remote(self, engine: StorageEngine, data: Data) -> None:
@@ -138,9 +143,15 @@ class EngineTarget(Target):
         with tempfile.TemporaryDirectory(prefix="godb-arrow-") as folder:
             path = os.path.join(folder, "copy.godb")
             write_godb(data, path, self.collection, id_column=self._id_column)
+            kept = None
             if self.collection in engine:
+                kept = KeptSettings.of(engine[self.collection])
+                kept.check(engine[self.collection], path)
                 engine.drop_collection(self.collection)
-            engine.create_collection(self.collection).insert_many(open_godb(path))
+            made = engine.create_collection(self.collection)
+            if kept is not None:
+                kept.give_to(made)
+            made.insert_many(open_godb(path))
             engine.save()
 
 

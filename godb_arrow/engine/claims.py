@@ -12,11 +12,14 @@ from godb_arrow.documents.encoding import Encoded
 from godb_arrow.engine.constraints import Claims
 from godb_arrow.engine.store import CollectionStore
 from godb_arrow.engine.validation import check_document, check_run
+from godb_arrow.errors import error_context
+from godb_arrow.snapshots.base import Base
 from godb_arrow.snapshots.overlay import Overlay
 from godb_arrow.snapshots.parted_base import PartedBase
 from godb_arrow.snapshots.snapshot import Snapshot
 
 __all__ = [
+    "check_base",
     "check_files",
     "claim_run",
     "prepare_constraints",
@@ -60,6 +63,23 @@ def validated(store: CollectionStore, runs: Iterator[Encoded]) -> Iterator[Encod
         if validator is not None:
             check_run(validator, run.entries())
         yield run
+
+
+def check_base(store: CollectionStore, base: Base) -> None:
+    """Check that documents may replace all documents of a collection; no lock is needed.
+
+    Raises
+    ------
+    DuplicateValue, InvalidDocument, MissingValidator
+    """
+    constraints = store.constraints()
+    if constraints is None:
+        return
+    with error_context("replace", collection=store.name):
+        constraints.check_files(Snapshot(base, Overlay(), base.live, base.hint.position), range(1))
+        if constraints.validator is not None:
+            for _, entries in base.loaded():
+                check_run(constraints.validator, entries)
 
 
 def validate_files(store: CollectionStore, wanted: PartedBase, first: int) -> None:

@@ -23,6 +23,7 @@ from godb_arrow.engine.open_collection import OpenCollection
 from godb_arrow.engine.point_reader import PointReader
 from godb_arrow.engine.refresher import Refresher
 from godb_arrow.engine.saver import Saver
+from godb_arrow.engine.store import CollectionStore
 from godb_arrow.engine.updater import CollectionUpdater
 from godb_arrow.engine.writer import CollectionWriter
 from godb_arrow.errors import InvalidCursor
@@ -31,7 +32,7 @@ from godb_arrow.query.filters import Filter
 from godb_arrow.snapshots.snapshot import Snapshot
 from godb_arrow.snapshots.versions import CollectionVersion, VersionInfo, find_version
 
-__all__ = ["Collection", "maintainer_of", "settings_of"]
+__all__ = ["Collection", "maintainer_of", "settings_of", "store_of"]
 
 _Default = TypeVar("_Default")
 
@@ -499,6 +500,11 @@ class Collection(ConstrainedCollection):
 def settings_of(collection: Collection) -> tuple[tuple[str, ...], bytes]:
     """Return the indexes and the rules of a collection, as its files record them."""
     return collection._indexed, collection._store.rules()
+
+
+def store_of(collection: Collection) -> CollectionStore:
+    """Return the state of a collection, for its settings."""
+    return collection._store
 
 
 def maintainer_of(collection: Collection) -> Maintainer:

@@ -1,0 +1,68 @@
+"""Settings that a collection keeps when another file replaces all of its documents."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from godb_arrow.engine.claims import check_base
+from godb_arrow.engine.collection import Collection, store_of
+from godb_arrow.engine.validation import Validator
+from godb_arrow.snapshots.base import Base
+
+__all__ = ["KeptSettings"]
+
+
+@dataclass(frozen=True, slots=True)
+class KeptSettings:
+    """Indexes and rules of a collection.
+
+    Attributes
+    ----------
+    indexes : tuple of str
+        Names of the sorted keys of its indexes.
+    rules : bytes
+        Packed rules.
+    validator : Validator or None
+        Validation of its documents.
+    """
+
+    indexes: tuple[str, ...]
+    rules: bytes
+    validator: Validator | None
+
+    @classmethod
+    def of(cls, collection: Collection) -> KeptSettings:
+        """Return the settings of a collection."""
+        store = store_of(collection)
+        with store.lock:
+            return cls(store.indexes(), store.rules(), store.validator())
+
+    def check(self, collection: Collection, path: str) -> None:
+        """Check that the documents of a file fulfil what the collection demands.
+
+        Parameters
+        ----------
+        collection : Collection
+            The collection.
+        path : str
+            A GODB file with one collection.
+
+        Raises
+        ------
+        DuplicateValue, InvalidDocument, MissingValidator
+        """
+        store = store_of(collection)
+        base = Base(store.context.memory, path)
+        try:
+            check_base(store, base)
+        finally:
+            base.forget()
+
+    def give_to(self, collection: Collection) -> None:
+        """Give a collection the settings."""
+        store = store_of(collection)
+        with store.lock:
+            if self.indexes:
+                store.change_setting({"op": "index", "i": [*self.indexes]})
+            if self.rules:
+                store.change_setting({"op": "rules", "r": self.rules}, self.validator)
