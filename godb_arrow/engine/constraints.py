@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Collection, Container, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -20,6 +20,8 @@ __all__ = ["Claims", "Constraints"]
 
 _LARGE_BULK = 4_096
 """Documents inserted together from which on they are searched by sorted keys of their own."""
+_FEW_KEYS = 16
+"""Keys up to which each is hashed by itself."""
 _CLAIM_BYTES = 160
 """Bytes of memory of a claimed value beside its key."""
 
@@ -139,7 +141,9 @@ class _UniqueValues:
                 raise self.index.duplicate(key, document, [other, identity])
 
 
-def _hashes(keys: Iterable[bytes]) -> list[int]:
+def _hashes(keys: Collection[bytes]) -> list[int]:
+    if len(keys) <= _FEW_KEYS:
+        return [codec.hash_id(key.decode("utf-8", "surrogateescape")) for key in keys]
     found: list[int] = hashes_of(pa.array([*keys], pa.binary())).tolist()
     return found
 

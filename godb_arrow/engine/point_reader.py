@@ -115,7 +115,7 @@ class PointReader:
             if not store.is_ready:
                 return None  # a snapshot prepares the collection, or raises
             base, unsaved, indexes = store.base, store.overlay.freeze(), store.known_indexes
-        found = search_memory(query, base, unsaved, indexes, limit, counts=counts)
+        found = search_memory(query, filter, base, unsaved, indexes, limit, counts=counts)
         if unsaved.changes and unsaved.key_bytes != store.overlay.key_bytes:
             store.recount()
         if found is not None:  # otherwise the snapshot counts the access

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -9,13 +10,14 @@ from godb_arrow.query.predicate import Range
 from godb_arrow.snapshots.index_names import MAX_KEY_BYTES, compound_of
 from godb_arrow.snapshots.value_keys import bounds_of, max_text_bytes
 
-__all__ = ["CompoundSearch", "are_alike", "choose_compound"]
+__all__ = ["CompoundSearch", "are_alike", "choose_compound", "plain_conditions"]
 
 _MAX_RANGES = 64
 """Max ranges of keys that a filter searches; the rest of the fields then is not searched."""
 
 _Conditions = Sequence[Sequence[Range]]
 _LAST = b"\xff"
+_PLAIN = (str, int, float)
 _UNKEYED = (None, None)
 """Documents with lists, maps and extension values."""
 
@@ -67,6 +69,34 @@ def choose_compound(names: Iterable[str], conditions: _Conditions) -> CompoundSe
         if len(found.covered) > max(least, 0 if best is None else len(best.covered)):
             best = found
     return best
+
+
+def plain_conditions(filter: Any) -> list[tuple[Range, ...]] | None:
+    """Return the conditions of a simple filter without compiling it; None for another filter.
+
+    They are those that :func:`~godb_arrow.query.predicate.alternatives` has, for literals that
+    documents store as they are.
+    """
+    if type(filter) is not dict:
+        return None
+    found: list[tuple[Range, ...]] = []
+    for path, condition in filter.items():
+        if type(path) is not str or path.startswith("$"):
+            return None
+        if type(condition) is not dict:
+            condition = {"$eq": condition}
+        for operator, literal in condition.items():
+            if type(literal) not in _PLAIN or (type(literal) is float and math.isnan(literal)):
+                return None
+            if operator == "$eq":
+                found.append((Range(path, literal, literal),))
+            elif operator in ("$gt", "$gte"):
+                found.append((Range(path, literal, None),))
+            elif operator in ("$lt", "$lte"):
+                found.append((Range(path, None, literal),))
+            else:
+                return None
+    return found
 
 
 def _search(name: str, fields: tuple[str, ...], conditions: _Conditions) -> CompoundSearch:

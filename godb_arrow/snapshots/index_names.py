@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Protocol, TypeAlias
 
 import msgpack
@@ -114,6 +115,7 @@ def _parsed(name: str) -> tuple[str, tuple[str, ...]]:
     return "", (name,)
 
 
+@lru_cache(maxsize=1024)
 def compound_of(name: str) -> tuple[str, ...]:
     """Return the fields of a compound index, given the name of its keys; else none."""
     kind, fields = _parsed(name)

@@ -7,12 +7,18 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from godb_arrow import codec
+from godb_arrow.codec.entries import NO_ROWS, Rows
 from godb_arrow.documents.loading import load_run
 from godb_arrow.errors import CorruptFile
+from godb_arrow.query.selection import without_rows
 from godb_arrow.snapshots.base import Base
-from godb_arrow.snapshots.entry_runs import scan
+from godb_arrow.snapshots.compound import CompoundSearch, choose_compound, plain_conditions
+from godb_arrow.snapshots.entry_runs import gather, scan
 from godb_arrow.snapshots.frozen import FrozenOverlay
+from godb_arrow.snapshots.held import Documents
 from godb_arrow.snapshots.index_names import compound_of
 from godb_arrow.snapshots.indexes import cached_keys
 
@@ -25,6 +31,7 @@ _MAX_UNINDEXED = 32  # number of unsaved documents that are tested without an in
 
 def search_memory(
     query: Any,
+    filter: Any,
     base: Base,
     unsaved: FrozenOverlay,
     indexes: tuple[str, ...],
@@ -37,6 +44,8 @@ def search_memory(
     Parameters
     ----------
     query : PlainFilter
+        The filter, compiled.
+    filter : mapping
         The filter.
     base : Base
         Saved documents.
@@ -60,8 +69,10 @@ def search_memory(
         if paths[0] not in indexes:
             return None
     else:
-        if any(len({*compound_of(name)}.intersection(paths)) > 1 for name in indexes):
-            return None  # its candidates are fewer
+        if any(map(compound_of, indexes)):
+            compound = choose_compound(indexes, plain_conditions(filter) or ())
+            if compound is not None:
+                return _search_compound(query, compound, base, unsaved, limit, counts=counts)
         paths = tuple([path if path in indexes else None for path in paths])
         if not any(paths):
             return None
@@ -102,6 +113,54 @@ def search_memory(
             if limit > 0:
                 limit -= found[0]
     return total, parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def _search_compound(
+    query: Any,
+    compound: CompoundSearch,
+    base: Base,
+    unsaved: FrozenOverlay,
+    limit: int,
+    *,
+    counts: bool,
+) -> tuple[int, bytes] | None:
+    """Search documents in memory by an index of several fields; see :func:`search_memory`."""
+    none = [None] * len(query.paths)
+    total, parts = 0, []
+
+    def search(documents: Documents, keys: codec.SortedKeys, deleted: Rows, newer: Any) -> bool:
+        nonlocal total, limit
+        if limit == 0:
+            return True
+        rows = np.frombuffer(keys.rows(compound.ranges), np.int64)
+        if len(rows) > _MIN_TESTED:
+            return False
+        rows = without_rows(rows, deleted) if len(deleted) else rows
+        if not len(rows):
+            return True
+        located = codec.Located([gather(documents.entries_at(rows))])
+        found = query.search(located, none, (), newer, 0, len(rows), limit, counts)
+        if found is None:
+            return False
+        total += found[0]
+        parts.append(found[1])
+        limit -= found[0] if limit > 0 else 0
+        return True
+
+    superseded = unsaved.superseded_rows(base)
+    for start, file in base.files():
+        if file.path is None:
+            continue
+        documents, keys = file.held_documents(), cached_keys(file, compound.name)
+        if documents is None or keys is None:
+            return None
+        first, last = superseded.searchsorted((start, start + file.count))
+        if not search(documents, keys, superseded[first:last] - start, ()):
+            return None
+    for held, newer in unsaved.sources():
+        if not search(held, held.keys(compound.name), NO_ROWS, newer):
+            return None
+    return total, b"".join(parts)
 
 
 def load_found(count: int, entries: bytes) -> list[dict[Any, Any]] | None:

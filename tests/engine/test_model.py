@@ -224,13 +224,45 @@ class EngineMachine(RuleBasedStateMachine):
         for identity in gone:
             del documents[identity]
 
-    @rule(name=NAMES, field=st.sampled_from(["n", "s", "_id"]))
-    def index(self, name: str, field: str) -> None:
+    @rule(name=NAMES, fields=st.sampled_from(["n", "s", "_id", ["n", "s"], ["s", "m", "n"]]))
+    def index(self, name: str, fields: str | list[str]) -> None:
         if self.exists(name):
             try:
-                self.engine.create_index(name, field)
+                self.engine.create_index(name, fields)
             except godb_arrow.InvalidFilter:
                 return
+
+    @rule(name=NAMES, fields=st.sampled_from(["s", "k", ["n", "s"]]))
+    def unique_index(self, name: str, fields: str | list[str]) -> None:
+        """Create an index if no two documents share a value, and drop it: others may share one."""
+        if not self.exists(name):
+            return
+        names = [fields] if isinstance(fields, str) else fields
+        values = [tuple(one.get(name) for name in names) for one in self.model[name].values()]
+        values = [one for one in values if None not in one]
+        if len(set(values)) == len(values):
+            self.engine.create_index(name, fields, unique=True)
+            if values:
+                document = dict(zip(names, values[0], strict=True))
+                with pytest.raises(godb_arrow.DuplicateValue):
+                    self.engine.insert(name, document)
+                with pytest.raises(godb_arrow.DuplicateValue):
+                    self.engine.insert_many(name, [{}, document])
+            self.engine.drop_index(name, fields)
+        else:
+            with pytest.raises(godb_arrow.DuplicateValue):
+                self.engine.create_index(name, fields, unique=True)
+
+    @rule(name=NAMES, number=st.integers(-5, 5), text=st.sampled_from(["", "1", "a", "7"]))
+    def find_by_two_fields(self, name: str, number: int, text: str) -> None:
+        if not self.exists(name):
+            return
+        found = {one["_id"] for one in self.engine.find(name, {"n": number, "s": text})}
+        assert found == {
+            identity
+            for identity, one in self.model[name].items()
+            if one.get("n") == number and one.get("s") == text and not isinstance(one["n"], bool)
+        }
 
     @rule(name=NAMES)
     def find_by_text(self, name: str) -> None:

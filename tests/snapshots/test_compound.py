@@ -16,7 +16,9 @@ from support.settings import LONG
 
 import godb_arrow
 from godb_arrow import StorageEngine, codec, verify_godb
+from godb_arrow.query.predicate import alternatives, compile_filter
 from godb_arrow.snapshots import compound, value_keys
+from godb_arrow.snapshots.compound import plain_conditions
 from godb_arrow.snapshots.entry_runs import scan
 from godb_arrow.snapshots.value_keys import FieldReader, UnkeyedValue, document_keys, load_plain
 
@@ -92,9 +94,10 @@ def test_an_index_finds_what_reading_all_finds(tmp_path: Path, seed: int, state:
             used += engine["indexed"].explain(filter).index is not None
             found = [
                 sorted(one["_id"] for one in engine[name].find(filter))
-                for name in ("plain", "indexed")
+                for name in ("plain", "indexed", "indexed")  # the last one in memory
             ]
-            assert found[0] == found[1], filter
+            assert found[0] == found[1] == found[2], filter
+            assert len(engine["indexed"].find(filter, limit=2)) == min(2, len(found[0]))
             assert engine["indexed"].count(filter) == len(found[0]), filter
     assert used > 50
 
@@ -172,6 +175,41 @@ def test_what_is_searched_and_what_explain_says(tmp_path: Path) -> None:
         assert users.explain({"country": "c3"}).index == "country"
         users.drop_index(["country", "city", "age"])
         assert users.indexes == ("country",)
+
+
+def test_simple_filters_need_no_compiling() -> None:
+    chosen = random.Random(1)
+    plain = 0
+    for filter in filters(chosen, 3000):
+        found = plain_conditions(filter)
+        if found is not None:
+            plain += 1
+            assert found == alternatives(compile_filter(filter)), filter
+    assert plain > 200
+
+
+@pytest.mark.skipif(codec.BACKEND == "reference", reason="only the kernel searches in memory")
+def test_a_search_in_memory_uses_the_index(tmp_path: Path) -> None:
+    with StorageEngine(tmp_path) as engine:
+        found = engine.create_collection("c")
+        found.create_index(["a", "b"])
+        found.insert_many({"_id": str(i), "a": i % 9, "b": i % 7} for i in range(2000))
+        engine.save()
+        filter = {"a": 3, "b": {"$gt": 4}}
+        found.find(filter)
+        found.insert_many({"_id": f"new{i}", "a": i % 9, "b": i % 7} for i in range(100))
+        found.delete("12")
+        found.replace("75", {"a": 3, "b": 5})
+        found.insert({"_id": "list", "a": [3], "b": [6]})
+        expected = [one["_id"] for one in found.find() if one["a"] in (3, [3])
+                    and (one["b"] == [6] or (one["b"] != [6] and one["b"] > 4))]  # fmt: skip
+        for limit in (-1, 1, 5, 2000):
+            quick = found._find_in_memory(filter, limit)
+            assert quick is not None
+            ids = [one["_id"] for one in quick]
+            assert len(ids) == (len(expected) if limit == -1 else min(limit, len(expected)))
+            assert set(ids) <= set(expected)
+        assert found._count_in_memory(filter) == len(expected)
 
 
 def test_keys_are_stored_and_verified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
