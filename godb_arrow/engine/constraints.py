@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Container, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+import numpy as np
 import pyarrow as pa
 
 from godb_arrow import codec
 from godb_arrow.engine.validation import Validator
 from godb_arrow.snapshots.base import Base
-from godb_arrow.snapshots.index_names import IndexDefinition, hash_literal, hashes_of
+from godb_arrow.snapshots.index_names import IndexDefinition, hashes_of
 from godb_arrow.snapshots.layers import Bulk
 from godb_arrow.snapshots.overlay import Overlay
 from godb_arrow.snapshots.snapshot import Snapshot
-from godb_arrow.snapshots.unique import UniqueIndex
+from godb_arrow.snapshots.unique import Hashes, UniqueIndex, rows_with
 
 __all__ = ["Claims", "Constraints"]
 
@@ -102,12 +103,12 @@ class _UniqueValues:
         large = overlay.large_bulks(_LARGE_BULK)
         if not large and base.path is None:
             return
-        literals: list[Any] = [(literal, literal) for literal in map(hash_literal, _hashes(ids))]
+        wanted = _hashes(ids)
         for bulk in large:
-            self._check_bulk(bulk, overlay, ids, literals, changed)
+            self._check_bulk(bulk, overlay, ids, wanted, changed)
         if base.path is None:
             return
-        for row, run, at in self.index.saved_with(base, literals):
+        for row, run, at in self.index.saved_with(base, wanted):
             other = run.id(at)
             if other in changed or overlay.find(other) is not False:
                 continue
@@ -119,11 +120,10 @@ class _UniqueValues:
         bulk: Bulk,
         overlay: Overlay,
         ids: Mapping[bytes, str],
-        literals: Sequence[Any],
+        wanted: Hashes,
         changed: Container[str],
     ) -> None:
-        rows = bulk.documents().keys(self.index.name).rows(literals)
-        for row in memoryview(rows).cast("q"):
+        for row in rows_with(bulk.documents().keys(self.index.name), wanted).tolist():
             other = bulk.entries.id(row)
             if other not in changed and overlay.find(other) == bulk.start + row:
                 self._compare(ids, other, bulk.entries.document(row))
@@ -141,11 +141,11 @@ class _UniqueValues:
                 raise self.index.duplicate(key, document, [other, identity])
 
 
-def _hashes(keys: Collection[bytes]) -> list[int]:
+def _hashes(keys: Collection[bytes]) -> Hashes:
     if len(keys) <= _FEW_KEYS:
-        return [codec.hash_id(key.decode("utf-8", "surrogateescape")) for key in keys]
-    found: list[int] = hashes_of(pa.array([*keys], pa.binary())).tolist()
-    return found
+        texts = [key.decode("utf-8", "surrogateescape") for key in keys]
+        return np.array([codec.hash_id(text) for text in texts], np.uint64)
+    return hashes_of(pa.array([*keys], pa.binary()))
 
 
 class Constraints:

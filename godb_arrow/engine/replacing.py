@@ -59,7 +59,7 @@ class KeptSettings:
             base.forget()
 
     def give_to(self, collection: Collection) -> None:
-        """Give a collection the settings."""
+        """Set the settings of a collection."""
         store = store_of(collection)
         with store.lock:
             if self.indexes:

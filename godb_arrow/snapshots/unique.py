@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Container, Iterator, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -17,15 +17,18 @@ from godb_arrow.snapshots.frozen import Unsaved
 from godb_arrow.snapshots.held import UnsavedDocuments, keys_of
 from godb_arrow.snapshots.index_names import (
     IndexDefinition,
+    hash_literal,
 )
 from godb_arrow.snapshots.indexes import sorted_keys
 from godb_arrow.snapshots.snapshot import Snapshot
 from godb_arrow.snapshots.value_keys import FieldReader, UnkeyedValue, document_keys, load_plain
 
-__all__ = ["UniqueIndex"]
+__all__ = ["Hashes", "UniqueIndex", "rows_with"]
 
 _MOMENTS, _OTHERS = 1, 8
-_Hashes: TypeAlias = npt.NDArray[np.uint64]
+_ROWS_PER_HASH = 20
+"""Documents for each wanted hash, up to which all hashes are compared at once."""
+Hashes: TypeAlias = npt.NDArray[np.uint64]
 _NO_HASHES = np.empty(0, np.uint64)
 
 
@@ -58,21 +61,33 @@ class _Source(NamedTuple):
                 if self.unsaved is None or self.unsaved.is_current(run.id(at)):
                     yield run, at
 
-    def hashes(self) -> tuple[_Hashes, npt.NDArray[np.uint32]]:
+    def hashes(self) -> tuple[Hashes, npt.NDArray[np.uint32]]:
         """Return the hashes of all documents, and their rows."""
         if self.keys is None:
             return _NO_HASHES, np.empty(0, np.uint32)
-        numbers, _, rows = self.keys.arrays()
-        return (
-            np.frombuffer(numbers[_MOMENTS], np.uint64),
-            np.frombuffer(rows[_MOMENTS], np.uint32),
-        )
+        return _hashes_in(self.keys)
 
     def rows_of_kind(self, kind: int) -> Rows:
         """Return the rows of the keys of a kind."""
         if self.keys is None:
             return NO_ROWS
         return np.frombuffer(self.keys.arrays()[2][kind], np.uint32).astype(np.int64)
+
+
+def rows_with(keys: codec.SortedKeys, wanted: Hashes) -> Rows:
+    """Return the rows of documents that have some hashes, in order."""
+    if len(wanted) * _ROWS_PER_HASH < keys.documents:
+        literals = [(one, one) for one in map(hash_literal, wanted.tolist())]
+        return np.frombuffer(keys.rows(literals), np.int64)
+    hashes, rows = _hashes_in(keys)
+    is_wanted = np.isin(hashes, wanted)
+    return np.unique(rows[is_wanted]).astype(np.int64)
+
+
+def _hashes_in(keys: codec.SortedKeys) -> tuple[Hashes, npt.NDArray[np.uint32]]:
+    """Return the hashes of all documents, and their rows."""
+    numbers, _, rows = keys.arrays()
+    return np.frombuffer(numbers[_MOMENTS], np.uint64), np.frombuffer(rows[_MOMENTS], np.uint32)
 
 
 class UniqueIndex:
@@ -181,17 +196,14 @@ class UniqueIndex:
             if file.count:
                 self.file_keys(file, is_trusted=is_trusted)
 
-    def saved_with(
-        self, base: Base, literals: Sequence[Any]
-    ) -> Iterator[tuple[int, codec.Entries, int]]:
+    def saved_with(self, base: Base, wanted: Hashes) -> Iterator[tuple[int, codec.Entries, int]]:
         """Yield row, run and index in the run of the saved documents that may have some hashes."""
         is_trusted = bool(base.hint.directory)
         for start, file in base.files():
             if not file.count:
                 continue
-            rows = self.file_keys(file, is_trusted=is_trusted).rows(literals)
-            if rows:
-                found = np.frombuffer(rows, np.int64)
+            found = rows_with(self.file_keys(file, is_trusted=is_trusted), wanted)
+            if len(found):
                 for row, (run, at) in zip(found.tolist(), file.entries_at(found), strict=True):
                     yield start + row, run, at
 
@@ -237,7 +249,7 @@ class UniqueIndex:
             yield _Source(source.documents.keys(self.name), source.documents, NO_ROWS, source)
 
     def _compare(
-        self, sources: Sequence[_Source], found: Sequence[tuple[_Hashes, npt.NDArray[np.uint32]]]
+        self, sources: Sequence[_Source], found: Sequence[tuple[Hashes, npt.NDArray[np.uint32]]]
     ) -> None:
         """Raise if two documents whose hashes are equal have equal keys."""
         hashes = np.concatenate([_NO_HASHES, *(own for own, _ in found)])

@@ -55,6 +55,7 @@ _END = b"\0\0"  # of a text
 _ESCAPED = b"\0\xff"  # a zero byte in a text
 _MAX_INT64, _MAX_UINT64 = 2**63 - 1, 2**64 - 1
 _SIGN = 1 << 63
+_MAX_INT32 = 2**31 - 1
 _MAX_REST = 1 << 15  # of an integer, beside the nearest float
 _LAST = b"\xff"
 
@@ -223,11 +224,27 @@ def _fixed_keys(kind: bytes, *columns: npt.NDArray[Any]) -> pa.BinaryArray:
 def _text_keys(
     values: FieldValues, chosen: _Rows, head: bytes, text_bytes: int | None
 ) -> pa.BinaryArray:
-    texts = pa.array([values.text(index) for index in chosen.tolist()], pa.binary())
+    texts = _texts(values, chosen, text_bytes)
     escaped = pc.replace_substring(texts, b"\0", _ESCAPED)
     if text_bytes is not None:
         escaped = pc.binary_slice(escaped, 0, text_bytes)
     return pc.binary_join_element_wise(head, escaped, _END, b"")
+
+
+def _texts(values: FieldValues, chosen: _Rows, most: int | None) -> pa.BinaryArray:
+    """Return texts, or at most so many bytes of each."""
+    starts, sizes = values.words[chosen].astype(np.int64), values.sizes[chosen].astype(np.int64)
+    if most is not None:
+        sizes = np.minimum(sizes, most)
+    ends = np.cumsum(sizes)
+    total = int(ends[-1]) if len(ends) else 0
+    if total > _MAX_INT32:
+        return pa.array([values.text(index, most) for index in chosen.tolist()], pa.binary())
+    places = np.repeat(starts - ends + sizes, sizes) + np.arange(total)
+    data = np.frombuffer(values.data, np.uint8)[places]
+    offsets = np.concatenate([[0], ends]).astype(np.int32)
+    buffers = [None, pa.py_buffer(offsets), pa.py_buffer(data)]
+    return pa.Array.from_buffers(pa.binary(), len(chosen), buffers)
 
 
 # --- single documents ---------------------------------------------------------------------------
