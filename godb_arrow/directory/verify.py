@@ -51,7 +51,7 @@ from godb_arrow.schema import (
     rounded_fields,
 )
 from godb_arrow.snapshots.id_index import IdIndex
-from godb_arrow.snapshots.index_names import keys_builder
+from godb_arrow.snapshots.index_names import keys_builder, shown_name
 from godb_arrow.snapshots.index_run import unpack_run
 from godb_arrow.snapshots.manifest import Part
 from godb_arrow.snapshots.part_file import PartFile
@@ -510,11 +510,9 @@ def _check_pieces(source: Source, report: FileReport, ending: set[str]) -> None:
                 packed = pieces.read_run(stream, name)
                 stored = None if packed is None else unpack_run(packed, collection.count)
                 if stored is None:
-                    report.add_problem(f"{where}: the index of the field {name!r} is damaged")
+                    report.add_problem(f"{where}: the {shown_name(name)} is damaged")
                 elif not _has_keys(stored, builder.keys()):
-                    report.add_problem(
-                        f"{where}: the index of the field {name!r} leads to other documents"
-                    )
+                    report.add_problem(f"{where}: the {shown_name(name)} leads to other documents")
 
 
 def _has_keys(stored: codec.SortedKeys, right: codec.SortedKeys) -> bool:

@@ -97,6 +97,11 @@ class Catalog:
                     collection.store.drop()
             self._used, self._files = used, files
 
+    def unused(self) -> list[tuple[str, str]]:
+        """Return the names and files of the other collections."""
+        with self._changing:
+            return [*self._files.items()]
+
     def used(self) -> list[OpenCollection]:
         """Return the used collections; only they can have changes."""
         with self._changing:

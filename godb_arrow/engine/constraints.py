@@ -67,6 +67,11 @@ class _UniqueValues:
         if len(self._ids) > before:
             self.size += sum(map(len, ids)) + _CLAIM_BYTES * len(ids)
 
+    def drop_unless(self, overlay: Overlay) -> None:
+        """Drop the values of another overlay, whose documents were saved."""
+        if self._overlay is not overlay:
+            self._overlay, self._ids, self.size = None, {}, 0
+
     def prepare(self, overlay: Overlay) -> None:
         """Note the values of unsaved documents, if another overlay has them than before."""
         if self._overlay is overlay:
@@ -165,9 +170,10 @@ class Constraints:
         self.validator = validator
         self._unique = [_UniqueValues(definition) for definition in unique]
 
-    @property
-    def size(self) -> int:
-        """Bytes of memory."""
+    def size_over(self, overlay: Overlay) -> int:
+        """Return the bytes of memory for an overlay; values of a former one are dropped."""
+        for values in self._unique:
+            values.drop_unless(overlay)
         return sum(values.size for values in self._unique)
 
     def claim(self, base: Base, overlay: Overlay, versions: Mapping[str, bytes | None]) -> Claims:

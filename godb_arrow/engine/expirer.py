@@ -62,6 +62,7 @@ class Expirer:
         self._workers = workers
         self._failure = failure
         self.expired = 0
+        self._without: set[str] = set()  # files of unused collections without a lifetime
         self.clock: Callable[[], float] = time.time
 
     def expire_in_background(self) -> None:
@@ -70,7 +71,8 @@ class Expirer:
         After an error the other collections follow.
         """
         failed: GodbError | None = None
-        for collection in self._catalog.all():
+        self._open_collections()
+        for collection in self._catalog.used():
             if not self._workers.running:
                 return
             store = collection.store
@@ -86,6 +88,23 @@ class Expirer:
         if failed is not None:
             self._failure.note(failed)
             raise failed
+
+    def _open_collections(self) -> None:
+        """Open the collections whose documents expire; those of others are only looked at once."""
+        for name, path in self._catalog.unused():
+            if path in self._without:
+                continue
+            base = self._context.directory.base(path)
+            try:
+                expires = bool(Rules.unpack(base.hint.rules).expiry)
+            except GodbError as error:
+                logger.warning("the rules of %r cannot be read: %s", name, error)
+                expires = False
+            base.forget()
+            if expires:
+                self._catalog.get(name)
+            else:
+                self._without.add(path)
 
     def expire(self, store: CollectionStore, goes_on: Callable[[], bool] = lambda: True) -> int:
         """Delete the expired documents of a collection, in batches.

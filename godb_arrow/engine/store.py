@@ -306,7 +306,8 @@ class CollectionStore:
 
     def constraints(self) -> Constraints | None:
         """Return what the collection demands of its documents; None if it demands nothing."""
-        return self._settings.read_constraints(self.indexes, self.rules)
+        with self.lock:  # no other thread changes a setting meanwhile
+            return self._settings.read_constraints(self.indexes, self.rules)
 
     def validator(self) -> Validator | None:
         """Return what validates documents, if anything does."""
@@ -461,7 +462,8 @@ class CollectionStore:
     def account(self) -> None:
         """Count the bytes of the overlay, and of its unique values."""
         constraints = self._settings.known_constraints
-        self.changed_bytes = self.overlay.size + (constraints.size if constraints else 0)
+        unique = 0 if constraints is None else constraints.size_over(self.overlay)
+        self.changed_bytes = self.overlay.size + unique
         self.context.memory.set_changes(self, self.changed_bytes)
 
     def recount(self) -> None:

@@ -74,8 +74,8 @@ def choose_compound(names: Iterable[str], conditions: _Conditions) -> CompoundSe
 def plain_conditions(filter: Any) -> list[tuple[Range, ...]] | None:
     """Return the conditions of a simple filter without compiling it; None for another filter.
 
-    The conditions equal the result of :func:`~godb_arrow.query.predicate.alternatives`, for literals
-    that documents store unchanged.
+    The conditions equal those by :func:`~godb_arrow.query.predicate.alternatives`. The literals are
+    those that documents store unchanged.
     """
     if type(filter) is not dict:
         return None

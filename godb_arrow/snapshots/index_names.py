@@ -38,6 +38,7 @@ __all__ = [
     "hashes_of",
     "keys_builder",
     "plain_document",
+    "shown_name",
 ]
 
 MAX_FIELDS = 8
@@ -127,6 +128,13 @@ def definitions_of(names: Iterable[str]) -> list[IndexDefinition]:
     parsed = [_parsed(name) for name in names]
     unique = {fields for kind, fields in parsed if kind == _UNIQUE}
     return [IndexDefinition(fields, fields in unique) for kind, fields in parsed if kind != _UNIQUE]
+
+
+def shown_name(name: str) -> str:
+    """Return the name of sorted keys as messages show it."""
+    kind, fields = _parsed(name)
+    shown = ", ".join(map(repr, fields))
+    return f"{kind} index of {shown}" if kind else f"index of the field {shown}"
 
 
 class Builder(Protocol):

@@ -276,3 +276,17 @@ def test_writers_and_the_worker_together(tmp_path: Path) -> None:
         found.expire()
         assert sorted(one["_id"] for one in found.find()) == sorted(kept)
         assert engine.stats().expired_documents == 300
+
+
+def test_collections_without_a_lifetime_stay_unused(tmp_path: Path) -> None:
+    with StorageEngine(tmp_path) as engine:
+        for number in range(20):
+            engine.create_collection(f"c{number}").insert({"at": NOW - DAY})
+        engine["c7"].create_ttl("at", 0)
+    with at(StorageEngine(tmp_path), NOW) as engine:
+        for _ in range(2):
+            in_background(engine)
+            used = [one.name for one in engine._components.catalog.used()]
+            assert used == ["c7"]
+        assert len(engine["c7"]) == 0
+        assert len(engine["c8"]) == 1

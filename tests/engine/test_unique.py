@@ -415,3 +415,43 @@ def test_random_changes_agree_with_a_dict(tmp_path: Path, seed: int) -> None:
             assert refused
         assert {str(one["_id"]): one["v"] for one in engine["c"].find()} == model
     engine.close()
+
+
+def test_values_of_saved_documents_take_no_memory(tmp_path: Path) -> None:
+    with StorageEngine(tmp_path, max_memory="2MiB") as engine:
+        users = engine.create_collection("users")
+        users.create_index("n", unique=True)
+        for number in range(12_000):
+            users.insert({"n": number, "text": "x" * 50})
+        assert engine.memory_stats().changes_bytes > 0
+        engine.save()
+        assert engine.memory_stats().changes_bytes == 0
+        assert len(users) == 12_000
+        with pytest.raises(DuplicateValue):
+            users.insert({"n": 5})
+
+
+def test_an_index_is_enforced_as_soon_as_it_exists(tmp_path: Path) -> None:
+    """Threads that read the settings while they change do not bring back the former ones."""
+    with StorageEngine(tmp_path) as engine:
+        users = engine.create_collection("users")
+        users.insert({"n": -1})
+        stopping = threading.Event()
+
+        def read() -> None:
+            while not stopping.is_set():
+                assert users.validation is None
+                users.insert({"m": 1})
+
+        threads = [threading.Thread(target=read) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for _ in range(60):
+            users.create_index("n", unique=True)
+            with pytest.raises(DuplicateValue):
+                users.insert({"n": -1})
+            users.drop_index("n")
+            users.delete(users.insert({"n": -1}))
+        stopping.set()
+        for thread in threads:
+            thread.join()
