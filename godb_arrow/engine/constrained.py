@@ -182,8 +182,9 @@ class ConstrainedCollection(EditableCollection):
         1
         """
         seconds = parse_lifetime("expire_after", expire_after)
-        self.create_index(field)
+        index_on([field], unique=False)  # raises for what is no field
         with self._store.writing("create a ttl"):
+            check_indexable(self.schema, field)
             set_expiry(self._store, field, seconds)
 
     def drop_ttl(self, field: str) -> None:

@@ -90,7 +90,7 @@ class Expirer:
             raise failed
 
     def _open_collections(self) -> None:
-        """Open the collections whose documents expire; those of others are only looked at once."""
+        """Open the collections that have a lifetime; the files of others are read once."""
         for name, path in self._catalog.unused():
             if path in self._without:
                 continue

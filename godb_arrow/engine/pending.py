@@ -139,10 +139,9 @@ class Settings:
     validator: Validator | None = None
     constraints: Constraints | None = field(default=_UNREAD, repr=False)
 
-    @property
-    def known_constraints(self) -> Constraints | None:
-        """Constraints, if there are any and they were read."""
-        return None if self.constraints is _UNREAD else self.constraints
+    def unique_bytes(self, overlay: Overlay) -> int:
+        """Return the bytes of memory for the unique values of an overlay."""
+        return 0 if self.constraints is None else self.constraints.size_over(overlay)
 
     def read_indexes(self, hint: CollectionHint) -> tuple[str, ...]:
         """Return the indexed fields, given what the base records."""
@@ -181,6 +180,8 @@ class Settings:
             self.constraints = _UNREAD
         elif meta["op"] == "rules":
             self.rules, self.validator, self.constraints = meta["r"], None, _UNREAD
+            if "i" in meta:
+                self.indexes = tuple(meta["i"])
         elif meta["op"] == "compression":
             self.compression = check_compression(meta["z"]).name
         elif meta["op"] == "write":

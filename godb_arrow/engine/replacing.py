@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from godb_arrow.engine.claims import check_base
 from godb_arrow.engine.collection import Collection, store_of
+from godb_arrow.engine.rule_changes import set_all
+from godb_arrow.engine.rules import Rules
 from godb_arrow.engine.validation import Validator
 from godb_arrow.snapshots.base import Base
 
@@ -60,9 +62,6 @@ class KeptSettings:
 
     def give_to(self, collection: Collection) -> None:
         """Set the settings of a collection."""
-        store = store_of(collection)
-        with store.lock:
-            if self.indexes:
-                store.change_setting({"op": "index", "i": [*self.indexes]})
-            if self.rules:
-                store.change_setting({"op": "rules", "r": self.rules}, self.validator)
+        if self.indexes or self.rules:
+            rules = Rules.unpack(self.rules)
+            set_all(store_of(collection), rules, self.validator, self.indexes)

@@ -9,7 +9,7 @@ from godb_arrow.engine.rules import Rules
 from godb_arrow.engine.store import CollectionStore
 from godb_arrow.engine.validation import Validator, stored_validator, validator_of
 
-__all__ = ["set_expiry", "set_validation"]
+__all__ = ["set_all", "set_expiry", "set_validation"]
 
 
 def set_validation(store: CollectionStore, schema: Any, *, allow_extra: bool) -> None:
@@ -21,16 +21,33 @@ def set_validation(store: CollectionStore, schema: Any, *, allow_extra: bool) ->
 
 
 def set_expiry(store: CollectionStore, field: str, seconds: float | None) -> None:
-    """Set the time after which documents expire; None removes it."""
+    """Set the time after which documents expire, and index the field; None removes the time."""
     with store.lock:
-        rules = Rules.unpack(store.rules())
+        rules, indexes = Rules.unpack(store.rules()), store.indexes()
         expiry = {name: after for name, after in rules.expiry.items() if name != field}
         if seconds is not None:
             expiry[field] = seconds
-        if expiry != rules.expiry:
-            _set(store, replace(rules, expiry=expiry), store.validator())
+            indexes = tuple(dict.fromkeys([*indexes, field]))
+        if expiry != rules.expiry or indexes != store.indexes():
+            _set(store, replace(rules, expiry=expiry), store.validator(), indexes)
 
 
-def _set(store: CollectionStore, rules: Rules, validator: Validator | None) -> None:
+def set_all(
+    store: CollectionStore, rules: Rules, validator: Validator | None, indexes: tuple[str, ...]
+) -> None:
+    """Set all rules and indexes of a collection, as one change."""
+    with store.lock:
+        _set(store, rules, validator, indexes)
+
+
+def _set(
+    store: CollectionStore,
+    rules: Rules,
+    validator: Validator | None,
+    indexes: tuple[str, ...] | None = None,
+) -> None:
     store.check_present()
-    store.change_setting({"op": "rules", "r": rules.pack()}, validator)
+    meta: dict[str, Any] = {"op": "rules", "r": rules.pack()}
+    if indexes is not None:
+        meta["i"] = [*indexes]
+    store.change_setting(meta, validator)

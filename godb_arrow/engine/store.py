@@ -461,9 +461,7 @@ class CollectionStore:
 
     def account(self) -> None:
         """Count the bytes of the overlay, and of its unique values."""
-        constraints = self._settings.known_constraints
-        unique = 0 if constraints is None else constraints.size_over(self.overlay)
-        self.changed_bytes = self.overlay.size + unique
+        self.changed_bytes = self.overlay.size + self._settings.unique_bytes(self.overlay)
         self.context.memory.set_changes(self, self.changed_bytes)
 
     def recount(self) -> None:

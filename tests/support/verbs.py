@@ -13,6 +13,8 @@ import pyarrow as pa
 
 from godb_arrow import StorageEngine
 
+SCHEMA = pa.schema({"v": pa.int64()})
+
 
 def content(engine: StorageEngine) -> dict[str, Any]:
     found: dict[str, Any] = {}
@@ -22,7 +24,8 @@ def content(engine: StorageEngine) -> dict[str, Any]:
         assert len(collection) == len(documents)
         assert collection.to_arrow([]).num_rows == len(documents)
         assert all(collection.get(identity) == documents[identity] for identity in documents)
-        found[name] = (documents, collection.indexes, collection.compression)
+        settings = collection.list_indexes(), collection.validation, collection.ttl
+        found[name] = (documents, settings, collection.compression)
     return found
 
 
@@ -103,6 +106,9 @@ VERBS: dict[str, Callable[[StorageEngine], Any]] = {
     "compare and swap": lambda e: e["file"].compare_and_swap("k0", e["file"].get("k0"), {"v": 8}),
     "commit a transaction": transact,
     "create an index": lambda e: e["file"].create_index("v"),
+    "create a unique index": lambda e: e["file"].create_index(["v", "_id"], unique=True),
+    "set a validation": lambda e: e["file"].set_validation(SCHEMA, allow_extra=True),
+    "create a ttl": lambda e: e["file"].create_ttl("at", "30 days"),
     "set the compression": lambda e: e["file"].set_compression("zstd"),
     "create": lambda e: e.create_collection("new"),
     "drop": lambda e: e.drop_collection("parts"),
@@ -157,5 +163,8 @@ def is_whole(verb: str, before: dict[str, Any], there: dict[str, Any]) -> bool:
         "update many by a filter": (0, 0, 5), "upsert by a filter": (1, 0, 0),
         "take one": (0, 0, 1), "compare and swap": (0, 0, 1),
         "create an index": (0, 0, 0),
+        "create a unique index": (0, 0, 0),
+        "set a validation": (0, 0, 0),
+        "create a ttl": (0, 0, 0),
         "set the compression": (0, 0, 0),
     }.get(verb)  # fmt: skip
