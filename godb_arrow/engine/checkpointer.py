@@ -200,6 +200,9 @@ class Checkpointer:
         )
         if self._store.overlay.has_ids_to_find:
             stored.prepare_ids()  # otherwise writers would wait for them
+        constraints = self._store.constraints()
+        if constraints is not None and not self._store.is_sealed:
+            constraints.prepare(stored)  # for the same reason
         return stored
 
     def _fail(self, stored: Base | None, error: BaseException) -> None:

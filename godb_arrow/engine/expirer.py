@@ -15,6 +15,7 @@ from godb_arrow.engine.store import CollectionStore
 from godb_arrow.engine.workers import BackgroundFailure, Workers
 from godb_arrow.engine.writer import CollectionWriter
 from godb_arrow.errors import CollectionNotFound, EngineClosed, GodbError
+from godb_arrow.schema import ID_FIELD
 
 __all__ = ["Expirer"]
 
@@ -22,6 +23,8 @@ logger = logging.getLogger(__name__)
 
 _BATCH_DOCUMENTS = 5_000
 """Documents that one change of the journal deletes."""
+_SEARCHED_DOCUMENTS = 100_000
+"""Ids of expired documents that are found at once."""
 
 
 class Expirer:
@@ -114,7 +117,7 @@ class Expirer:
         store : CollectionStore
             The collection.
         goes_on : callable
-            Called after each batch; returns whether to go on. Default always.
+            Called before each batch; returns whether to go on. Default always.
 
         Returns
         -------
@@ -125,14 +128,17 @@ class Expirer:
         total = 0
         for field, seconds in Rules.unpack(store.rules()).expiry.items():
             latest = _moment(self.clock() - seconds)
-            while latest is not None:
-                deleted = writer.delete_many(
-                    {field: {"$lte": latest}}, check_fields=False, most=_BATCH_DOCUMENTS
-                )
+            is_due = {field: {"$lte": latest}}
+            ids = [] if latest is None else writer.first_ids(is_due, _SEARCHED_DOCUMENTS)
+            before = total
+            while ids and goes_on():
+                # A document that was changed meanwhile is compared again.
+                batch, ids = ids[:_BATCH_DOCUMENTS], ids[_BATCH_DOCUMENTS:]
+                deleted = writer.delete_many({ID_FIELD: batch, **is_due}, check_fields=False)
                 total += deleted
                 self.expired += deleted
-                if deleted < _BATCH_DOCUMENTS or not goes_on():
-                    break
+                if not ids and total > before:
+                    before, ids = total, writer.first_ids(is_due, _SEARCHED_DOCUMENTS)
         if total:
             logger.info("deleted %d expired documents of %r", total, store.name)
         return total

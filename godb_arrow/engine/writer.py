@@ -387,10 +387,8 @@ class CollectionWriter:
         if not deleted:
             raise document_not_found(identity)
 
-    def delete_many(
-        self, filter: Filter | None, *, check_fields: bool, most: int | None = None
-    ) -> int:
-        """Delete the documents that match a filter, at most some of them; return their number."""
+    def delete_many(self, filter: Filter | None, *, check_fields: bool) -> int:
+        """Delete the documents that match a filter, and return their number."""
         self._context.lifecycle.check_writable()
         store = self._store
         condition = compiled(filter)
@@ -402,7 +400,7 @@ class CollectionWriter:
                 break
             with store.lock:
                 snapshot, version = self._snapshot(), store.changes
-            ids = self._matching_ids(snapshot, condition, most)
+            ids = self._matching_ids(snapshot, condition)
             self._context.lifecycle.check_writable()
             size = sum(weight(identity, None) for identity in ids)
             with self._saver.reserved(size):
@@ -412,14 +410,18 @@ class CollectionWriter:
         # Other threads change the collection repeatedly: now they wait. A RowFilter is code of the
         # caller, which must not run under a lock, so it is tried again instead.
         with self._saver.reserved(size), store.lock:
-            return self._delete(self._matching_ids(self._snapshot(), condition, most)) or 0
+            return self._delete(self._matching_ids(self._snapshot(), condition)) or 0
 
     def _snapshot(self) -> Snapshot:
         with self._store.reading():
             return self._store.snapshot()
 
+    def first_ids(self, filter: Filter, most: int) -> list[str]:
+        """Return the ids of documents that match a filter, at most some of them."""
+        return self._matching_ids(self._snapshot(), compiled(filter), most)
+
     def _matching_ids(
-        self, snapshot: Snapshot, condition: Filter | None, most: int | None
+        self, snapshot: Snapshot, condition: Filter | None, most: int | None = None
     ) -> list[str]:
         with error_context("delete", collection=self._store.name):
             found = matching(snapshot, condition, self._store.indexes())
