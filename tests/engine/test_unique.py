@@ -7,6 +7,7 @@ import math
 import pickle
 import random
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -442,11 +443,12 @@ def test_an_index_is_enforced_as_soon_as_it_exists(tmp_path: Path) -> None:
             while not stopping.is_set():
                 assert users.validation is None
                 users.insert({"m": 1})
+                time.sleep(0.001)
 
         threads = [threading.Thread(target=read) for _ in range(3)]
         for thread in threads:
             thread.start()
-        for _ in range(60):
+        for _ in range(15):
             users.create_index("n", unique=True)
             with pytest.raises(DuplicateValue):
                 users.insert({"n": -1})
