@@ -136,7 +136,8 @@ def copy(
     mode : {"copy", "sync"}
         With "sync", only what changed since the last such copy moves, deletions included. The
         source is a collection of a data directory. The target is such a collection, a table of a
-        database, a Delta table or a local NDJSON file. NDJSON gets one line for each change.
+        database, a Delta table, a folder of Parquet files or a local NDJSON file. NDJSON gets one
+        line for each change.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""Targets of incremental copies: data directories, NDJSON, databases and Delta tables."""
+"""Targets of incremental copies: data directories, databases, Delta, Parquet and NDJSON."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import io
 import json
 import os
 import secrets
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, BinaryIO
 
 import pyarrow as pa
 
+from godb_arrow.arrow_compute import pc
 from godb_arrow.connectors.columns import fit_columns
 from godb_arrow.connectors.etl.base import Target
 from godb_arrow.connectors.etl.databases import (
@@ -20,6 +22,11 @@ from godb_arrow.connectors.etl.databases import (
     connect,
     deltalake_module,
     sql_errors,
+)
+from godb_arrow.connectors.etl.partitions import (
+    open_parquet_folder,
+    read_partitions,
+    write_partitions,
 )
 from godb_arrow.connectors.etl.sqlite import add_column, create_table, quoted
 from godb_arrow.connectors.etl.sync import (
@@ -30,7 +37,7 @@ from godb_arrow.connectors.etl.sync import (
     line_of,
     reader_of,
 )
-from godb_arrow.connectors.etl.targets import EngineTarget, FileTarget
+from godb_arrow.connectors.etl.targets import EngineTarget, FileTarget, FolderTarget
 from godb_arrow.documents.json_lines import json_lines, runs_of
 from godb_arrow.engine.changes import ChangeFeed
 from godb_arrow.engine.engine import StorageEngine
@@ -81,14 +88,16 @@ def sync_target(to: Target, if_exists: IfExists) -> Iterator[SyncTarget | LogTar
             yield _SqlSync(connection, to, if_exists)
     elif isinstance(to, DeltaTarget):
         yield _DeltaSync(to, if_exists)
+    elif isinstance(to, FolderTarget):
+        yield _ParquetSync(to, if_exists)
     elif isinstance(to, FileTarget) and to.format == "ndjson" and _is_plain(to.place):
         with lock_file(to.place), storage_errors("write", to.place):
             yield from _opened_log(to, if_exists)
     else:
         raise InvalidOption(
             f'{to.name} does not support mode="sync"',
-            advice="copy to a collection of a data directory, a database, a Delta table, or a "
-            "local NDJSON file",
+            advice="copy to a collection of a data directory, a database, a Delta table, a folder "
+            "of Parquet files, or a local NDJSON file",
         )
 
 
@@ -335,6 +344,78 @@ class _DeltaSync(SyncTarget):
 
 
 _GONE = "godb_arrow_deleted"
+
+
+# --- folders of Parquet files -----------------------------------------------------------------
+
+
+class _ParquetSync(SyncTarget):
+    """Folder of Parquet files; each copy exchanges it, and links the files that stay."""
+
+    def __init__(self, to: FolderTarget, if_exists: IfExists) -> None:
+        self._to, self._if_exists = to, if_exists
+
+    def token(self) -> str | None:
+        found = read_partitions(self._to.place)
+        if found is None and self._to.exists() and self._if_exists == "error":
+            raise self._to.refuse_existing()
+        return None if found is None else found[2]
+
+    def replace(self, source: CollectionVersion, count: Count) -> Moved:
+        moved, keys = Moved(), self._to.partition_by
+
+        def fill(staged: str) -> None:
+            with source.stream_batches() as documents:
+                reader = _counted(fit_columns(documents, "parquet"), moved, count)
+                self._to.write_rows(staged, reader, secrets.token_hex(8))
+                write_partitions(staged, reader.schema, keys, source.token or "")
+
+        self._to.exchange(fill, "replace")
+        return moved
+
+    def update(self, source: CollectionVersion, ids: list[str], count: Count) -> Moved | None:
+        moved, place, found = Moved(), self._to.place, read_partitions(self._to.place)
+        assert found is not None
+        schema, keys, _ = found
+        reader = _counted(fit_columns(reader_of(source, ids), "parquet"), moved, count)
+        if not reader.schema.equals(schema) or keys != (self._to.partition_by or keys):
+            return None
+        self._to.partition_by = keys
+        changed = pa.array(ids, pa.string())
+        dataset = open_parquet_folder(place)
+
+        def fill(staged: str) -> None:
+            def rows() -> Iterator[pa.RecordBatch]:
+                for fragment in dataset.get_fragments():
+                    own = fragment.to_table(columns=[ID_FIELD]).column(ID_FIELD)
+                    is_changed = pc.is_in(own.cast(pa.string()), value_set=changed)
+                    if not pc.any(is_changed).as_py():
+                        _link(fragment.path, os.path.join(staged, _inside(fragment.path, place)))
+                        continue
+                    table = fragment.to_table(schema=dataset.schema, columns=schema.names)
+                    yield from table.filter(pc.invert(is_changed)).cast(schema).to_batches()
+                yield from reader
+
+            written = pa.RecordBatchReader.from_batches(schema, rows())
+            self._to.write_rows(staged, written, secrets.token_hex(8))
+            write_partitions(staged, schema, keys, source.token or "")
+
+        self._to.exchange(fill, "replace")
+        moved.deleted = len(ids) - moved.documents
+        return moved
+
+
+def _inside(path: str, folder: str) -> str:
+    return os.path.relpath(path, folder)
+
+
+def _link(path: str, target: str) -> None:
+    """Link a file, or copy it where the file system has no links."""
+    os.makedirs(os.path.dirname(target), exist_ok=True)
+    try:
+        os.link(path, target)
+    except OSError:
+        shutil.copy2(path, target)
 
 
 # --- NDJSON -----------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import secrets
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -328,55 +328,69 @@ class FolderTarget(Target):
                 f"{place} cannot be replaced as a whole",
                 advice='copy to a local folder, or to a Delta table with format="delta"',
             )
-        self._place = os.path.abspath(place)
-        self._partition_by = partition_by
+        self.place = os.path.abspath(place)
+        self.partition_by = partition_by
 
     def exists(self) -> bool:
         """Return whether the target exists."""
-        return os.path.lexists(self._place)
+        return os.path.lexists(self.place)
 
     def write(self, data: Data, if_exists: IfExists) -> None:
         """Write all documents or none."""
-        import pyarrow.dataset as ds  # imported late, because it imports pandas
-
         if if_exists in ("append", "upsert") and self.exists():
             raise self.refuse(if_exists, 'append to a Delta table instead, with format="delta"')
         assert isinstance(data, pa.RecordBatchReader)
-        missing_columns = set(self._partition_by) - set(data.schema.names)
+        missing_columns = set(self.partition_by) - set(data.schema.names)
         if missing_columns:
             raise FieldNotFound(
                 f"the column {sorted(missing_columns)} of partition_by does not exist",
                 advice=f"the columns are {shown_names(data.schema.names)}",
             )
-        parent, stem = os.path.split(self._place)
-        with storage_errors("write", self._place), ExitStack() as stack:
+
+        def fill(staged: str) -> None:
+            reader = fit_columns(data, "parquet")
+            self.write_rows(staged, reader)
+            if self.partition_by:
+                write_partitions(staged, reader.schema, self.partition_by)
+
+        self.exchange(fill, if_exists)
+
+    def write_rows(self, staged: str, reader: pa.RecordBatchReader, prefix: str = "part") -> None:
+        """Write rows to files of a staged folder, which may have others."""
+        import pyarrow.dataset as ds  # imported late, because it imports pandas
+
+        ds.write_dataset(
+            reader,
+            staged,
+            format="parquet",
+            basename_template=f"{prefix}-{{i}}.parquet",
+            existing_data_behavior="overwrite_or_ignore",
+            partitioning=self.partition_by or None,
+            partitioning_flavor="hive" if self.partition_by else None,
+            max_partitions=1 << 16,
+            max_open_files=256,
+            max_rows_per_group=_ROW_GROUP_ROWS,
+        )
+
+    def exchange(self, fill: Callable[[str], None], if_exists: IfExists) -> None:
+        """Replace the folder by a staged one, which a function fills."""
+        parent, stem = os.path.split(self.place)
+        with storage_errors("write", self.place), ExitStack() as stack:
             os.makedirs(parent, exist_ok=True)
-            with lock_file(self._place):
-                staged = stack.enter_context(_staged(parent, f"{_STAGED}{stem}-", self._place))
+            with lock_file(self.place):
+                staged = stack.enter_context(_staged(parent, f"{_STAGED}{stem}-", self.place))
             try:
-                reader = fit_columns(data, "parquet")
-                ds.write_dataset(
-                    reader,
-                    staged,
-                    format="parquet",
-                    partitioning=self._partition_by or None,
-                    partitioning_flavor="hive" if self._partition_by else None,
-                    max_partitions=1 << 16,
-                    max_open_files=256,
-                    max_rows_per_group=_ROW_GROUP_ROWS,
-                )
-                if self._partition_by:
-                    write_partitions(staged, reader.schema, self._partition_by)
+                fill(staged)
                 _sync_tree(staged)
-                with lock_file(self._place):
+                with lock_file(self.place):
                     if not self.exists():
-                        os.rename(staged, self._place)
+                        os.rename(staged, self.place)
                     elif if_exists == "error":  # Another writer created the folder meanwhile.
                         raise self.refuse_existing()
                     else:
                         before = f"{staged}{_BEFORE}"
-                        os.rename(self._place, before)
-                        os.rename(staged, self._place)
+                        os.rename(self.place, before)
+                        os.rename(staged, self.place)
                         shutil.rmtree(before)
             except pa.ArrowException as error:
                 raise UnsupportedType(f"Parquet cannot store the data: {error}") from error
@@ -385,7 +399,7 @@ class FolderTarget(Target):
         """Return the size in bytes."""
         return sum(
             os.path.getsize(os.path.join(folder, name))
-            for folder, _, names in os.walk(self._place)
+            for folder, _, names in os.walk(self.place)
             for name in names
         )
 

@@ -90,7 +90,16 @@ def in_delta(target: str) -> Rows:
     return {row["_id"]: {k: v for k, v in row.items() if v is not None} for row in rows}
 
 
+def in_folder(target: str) -> Rows:
+    from godb_arrow.connectors.etl.partitions import open_parquet_folder
+
+    rows = open_parquet_folder(target).to_table().to_pylist()
+    assert len({row["_id"] for row in rows}) == len(rows), "twice"
+    return {row["_id"]: {k: v for k, v in row.items() if v is not None} for row in rows}
+
+
 TARGETS = [
+    pytest.param("lake", "parquet", in_folder, id="parquet"),
     pytest.param("copy#people", None, in_engine, id="engine"),
     pytest.param("users.ndjson", None, in_log, id="ndjson"),
     pytest.param("sqlite:///users.db#people", None, in_table, id="sqlite", marks=needs_sql),
@@ -248,13 +257,12 @@ def test_documents_of_others_are_not_replaced_silently(
 
 
 @pytest.mark.parametrize(
-    "target", ["users.parquet", "users.godb", "users.csv", "lake", "users.ndjson.gz", "-"]
+    "target", ["users.parquet", "users.godb", "users.csv", "users.ndjson.gz", "-"]
 )
 def test_other_targets_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "lake").mkdir()
     with StorageEngine("data") as engine:
         users = engine.create_collection("users")
         with pytest.raises(InvalidOption, match='does not support mode="sync"'):
@@ -303,3 +311,25 @@ def test_a_torn_log_is_repaired(tmp_path: Path) -> None:
             target.write_bytes(whole[:size])
             copy(users, target, mode="sync", progress=False)
             assert in_log(str(target)) == rows_of(users), size
+
+
+def test_only_changed_partitions_are_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    def files() -> dict[str, int]:
+        return {str(path): path.stat().st_ino for path in Path("lake").rglob("*.parquet")}
+
+    with StorageEngine("data") as engine:
+        users = engine.create_collection("users")
+        users.insert_many({"n": n, "city": f"c{n % 5}"} for n in range(50))
+        copy(users, "lake", partition_by=["city"], mode="sync", progress=False)
+        before = files()
+        assert len(before) == 5
+        users.update("1", {"n": -1})
+        users.update("6", {"city": "c4"})
+        copy(users, "lake", mode="sync", progress=False)
+        kept = before.items() & files().items()
+        assert {path.split("/")[1] for path, _ in kept} == {f"city=c{n}" for n in range(1, 5)}
+        assert in_folder("lake") == rows_of(users)
