@@ -402,3 +402,36 @@ def test_what_is_no_token_is_refused(tmp_path: Path, token: Any) -> None:
             users.changes(since=engine.changes().token)
         with pytest.raises(InvalidCursor, match="of the collection 'users'"):
             engine.changes(since=users.changes().token)
+
+
+def test_a_reader_that_is_too_slow_is_told(tmp_path: Path) -> None:
+    with StorageEngine(tmp_path, keep_changes="128KiB") as engine:
+        users = engine.create_collection("users")
+        feed = users.changes(follow=True)
+        users.insert({"n": 0})
+        assert next(feed).id == "1"
+        for n in range(1, 6):
+            users.insert({"n": n})
+            engine.save()
+        with pytest.raises(ChangesLost, match="removed"):
+            list(feed)
+        feed.close()
+        ended = users.changes(since=users.snapshot().token, follow=True)
+        ended.close()
+        assert list(ended) == []
+
+
+def test_records_of_earlier_versions_have_no_label(tmp_path: Path) -> None:
+    from godb_arrow.directory.records import Record
+    from godb_arrow.engine.change_units import RecordReader
+
+    entry = godb_arrow.codec.pack("1") + godb_arrow.codec.pack({"_id": "1"})
+    record = Record(7, {"op": "write", "c": "users", "k": [1], "d": ["2"]}, [entry], b"")
+    unit = RecordReader(lambda _: iter(())).unit(record)
+    assert unit is not None
+    assert [row[0] for row in unit.rows] == ["upsert", "delete"]
+    assert unit.time is None
+    with pytest.raises(godb_arrow.CorruptFile, match="record 7"):
+        RecordReader(lambda _: iter(())).unit(Record(7, {"op": "write", "c": "u"}, [], b""))
+    with pytest.raises(ChangesLost, match="changes 7 to 9 were lost"):
+        RecordReader(lambda _: iter(())).unit(Record(7, {"op": "lost", "to": 9}, [], b""))
