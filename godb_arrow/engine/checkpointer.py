@@ -200,9 +200,11 @@ class Checkpointer:
         )
         if self._store.overlay.has_ids_to_find:
             stored.prepare_ids()  # otherwise writers would wait for them
-        constraints = self._store.constraints()
-        if constraints is not None and not self._store.is_sealed:
-            constraints.prepare(stored)  # for the same reason
+        if not self._store.is_sealed:
+            with suppress(GodbError):  # the next change raises it
+                constraints = self._store.constraints()
+                if constraints is not None:
+                    constraints.prepare(stored)  # for the same reason
         return stored
 
     def _fail(self, stored: Base | None, error: BaseException) -> None:

@@ -457,3 +457,23 @@ def test_an_index_is_enforced_as_soon_as_it_exists(tmp_path: Path) -> None:
         stopping.set()
         for thread in threads:
             thread.join()
+
+
+def test_a_restored_version_has_its_own_indexes(tmp_path: Path) -> None:
+    with StorageEngine(tmp_path) as engine:
+        users = engine.create_collection("users")
+        users.to_folder()
+        users.insert_many([{"n": 1}, {"n": 1}])
+        engine.save()
+        version = users.versions()[-1].version
+        users.delete("2")
+        users.create_index("n", unique=True)
+        engine.save()
+        later = users.versions()[-1].version
+        users.restore(version)
+        assert (users.count({"n": 1}), users.indexes) == (2, ())
+        users.insert({"n": 1})
+        users.restore(later)
+        assert users.list_indexes()[0].unique
+        with pytest.raises(DuplicateValue):
+            users.insert({"n": 1})

@@ -403,6 +403,9 @@ def test_damaged_and_unknown_rules(tmp_path: Path) -> None:
             found._store.change_setting({"op": "rules", "r": stored})
         with pytest.raises(godb_arrow.CorruptFile, match="set it again"):
             found.insert({})
+        engine.create_collection("d").insert({})
+        engine.save()
+        assert found.find_all() == []
         found.set_validation(None)
         found.insert({})
 
