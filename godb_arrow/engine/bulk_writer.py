@@ -97,6 +97,7 @@ class BulkWriter:
         finally:
             bulk.discard()
             del pin
+            self._context.memory.tidy()
         before.forget(store.base)
         checkpointer.sweep()
         self._context.followers.acknowledge(None)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from godb_arrow.engine.store import CollectionStore
 from godb_arrow.errors import InvalidFilter
 from godb_arrow.options import check_flags
+from godb_arrow.query.fields import is_storable
 from godb_arrow.snapshots.index_names import MAX_FIELDS, IndexDefinition
 from godb_arrow.snapshots.snapshot import Snapshot
 from godb_arrow.snapshots.unique import UniqueIndex
@@ -37,7 +38,7 @@ def index_on(fields: str | Sequence[str], *, unique: bool) -> IndexDefinition:
     check_flags(unique=unique)
     names = (fields,) if isinstance(fields, str) else tuple(fields)
     for name in names:
-        if not isinstance(name, str) or not name or "\0" in name:
+        if not isinstance(name, str) or not name or "\0" in name or not is_storable(name):
             raise InvalidFilter(
                 f"{name!r} cannot be indexed",
                 advice="give the name of a field without zero bytes, or a sequence of names",

@@ -30,6 +30,7 @@ from godb_arrow.errors import (
     VersionNotFound,
     error_context,
 )
+from godb_arrow.query.fields import is_storable
 from godb_arrow.snapshots.base import Base
 from godb_arrow.snapshots.overlay import Overlay
 from godb_arrow.snapshots.part_folder import PartFolder
@@ -258,7 +259,8 @@ class Maintainer:
             Another version has the tag.
         VersionNotFound
         """
-        if not isinstance(tag, str) or not 0 < len(tag) <= _MAX_TAG_CHARACTERS:
+        is_text = isinstance(tag, str) and 0 < len(tag) <= _MAX_TAG_CHARACTERS
+        if not is_text or not is_storable(tag):
             raise InvalidOption(f"the tag is {tag!r}", advice="give a text of 1 to 200 characters")
         if version is None:
             self.to_folder()

@@ -17,6 +17,8 @@ __all__ = [
     "check_names",
     "column_at",
     "field_at",
+    "is_storable",
+    "is_utf8",
     "may_have",
     "path_of",
     "paths_of",
@@ -54,6 +56,24 @@ def check_columns(columns: Sequence[str] | None) -> None:
             raise InvalidOption(f"columns names the field {name!r}", advice="give strings")
 
 
+def is_utf8(text: str) -> bool:
+    """Return whether a text has no surrogates, as names of columns have none."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def is_storable(text: str) -> bool:
+    """Return whether documents can have a text: its surrogates are raw bytes."""
+    try:
+        text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def path_of(schema: pa.Schema, name: str) -> FieldPath:
     """Return the path for a name: a field of that name, or a dotted path into structs and maps.
 
@@ -62,6 +82,8 @@ def path_of(schema: pa.Schema, name: str) -> FieldPath:
     FieldNotFound
         The schema has no such field.
     """
+    if not name.isascii() and not is_utf8(name):  # A column has no such name.
+        raise unknown_field(schema, name)
     if schema.get_field_index(name) >= 0:  # Its names would be listed again for each column.
         return (name,)
     path: list[str] = []

@@ -99,6 +99,7 @@ from godb_arrow.codec.predicate import (
     paths_of,
 )
 from godb_arrow.errors import DepthExceeded, InvalidDocument, InvalidFilter
+from godb_arrow.query.fields import is_storable
 from godb_arrow.schema import ID_FIELD
 
 __all__ = ["Range", "alternatives", "compile_filter", "named_paths"]
@@ -187,6 +188,10 @@ def _named(name: Any, condition: Any, place: _Place) -> Condition:
     if not isinstance(name, str):
         raise InvalidFilter(
             f"the field name {_shown(name)} is no string", advice="write field names as strings"
+        )
+    if not is_storable(name):
+        raise InvalidFilter(
+            f"the field name {name!r} has half of a surrogate pair", advice="check the name"
         )
     if not name.startswith("$"):
         return _condition(condition, place._replace(path=name))

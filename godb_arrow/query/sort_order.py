@@ -19,6 +19,7 @@ from godb_arrow import codec
 from godb_arrow.arrow_compute import pc
 from godb_arrow.codec.field_values import FieldValues, ValueKind, parts_of
 from godb_arrow.errors import InvalidOption
+from godb_arrow.query.fields import is_storable
 from godb_arrow.query.value_order import Rank
 
 __all__ = [
@@ -133,7 +134,7 @@ def _key_of(item: Any) -> SortKey:
         field, direction = item[1:], -1
     elif isinstance(item, (tuple, list)) and 2 <= len(item) <= 3:
         field, direction, nulls = (*item, None)[:3]
-    if not isinstance(field, str) or not field:
+    if not isinstance(field, str) or not field or not is_storable(field):
         raise InvalidOption(f"sort has {item!r}", advice=_ADVICE)
     is_known = isinstance(direction, (int, str)) and not isinstance(direction, bool)
     if not is_known or direction not in _DIRECTIONS:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Collection, Iterator, Sequence
 from typing import NamedTuple
@@ -69,6 +70,10 @@ class FrozenOverlay:
         """Return the changed documents, in the order of their last change."""
         with self._lock:
             if self._versions is None:
+                filled = [layer.versions for layer in self.layers if layer.versions]
+                if len(filled) == 1:  # Many deletions are not copied.
+                    self._versions = filled[0]
+                    return self._versions
                 merged: dict[str, Version] = {}
                 for layer in self.layers:
                     if not merged:
@@ -122,10 +127,11 @@ class FrozenOverlay:
         """Return the superseded and deleted rows of a base, in order."""
         known = self._superseded
         if known is None or known[0] != base.number:
-            superseded = [row for layer in self.layers for row in layer.superseded]
+            count = sum(len(layer.superseded) for layer in self.layers)
             joined = base.deleted
-            if superseded:
-                joined = np.union1d(joined, np.array(superseded, np.int64))
+            if count:
+                rows = itertools.chain.from_iterable(layer.superseded for layer in self.layers)
+                joined = np.union1d(joined, np.fromiter(rows, np.int64, count))
             known = self._superseded = base.number, joined
         return known[1]
 

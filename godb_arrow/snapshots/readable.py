@@ -16,6 +16,7 @@ from godb_arrow.errors import InvalidOption, error_context
 from godb_arrow.file.explanation import Explanation
 from godb_arrow.options import ReadKeywords, ReadOptions
 from godb_arrow.query.document_shape import Columns, shape_of
+from godb_arrow.query.fields import is_storable
 from godb_arrow.query.filters import Filter
 from godb_arrow.query.scannable import Scannable
 from godb_arrow.query.sort_order import Sort, parse_sort
@@ -232,7 +233,7 @@ class SnapshotCollection(Scannable):
         ['a', 'b', 'c']
         >>> engine.close()
         """
-        if not isinstance(field, str) or not field:
+        if not isinstance(field, str) or not field or not is_storable(field):
             raise InvalidOption(f"field is {field!r}", advice="give the name of a field")
         snapshot = self._snapshot()
         with error_context("read", collection=self.name):

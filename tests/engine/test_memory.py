@@ -229,8 +229,8 @@ VERBS = {
     "update": update,
     "insert": lambda s: [c.insert({"n": -1, "text": "x" * 300}) for _ in range(200)],
     "bulk": lambda s: c.insert_many(documents(30_000, s)),
-    "delete": lambda s: c.delete_many({"tags": "new"}),
-    "table": lambda s: c.insert_many(pa.table({"n": range(20_000), "tags": [["new"]] * 20_000})),
+    "delete": lambda s: c.delete_many({"tags": "new", "n": {"$lt": 20_000}}),
+    "table": lambda s: c.insert_many(pa.table({"n": range(5000), "tags": [["new"]] * 5000})),
     "save": lambda s: engine.save(),
 }
 

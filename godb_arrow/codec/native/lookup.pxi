@@ -536,8 +536,10 @@ cdef class PlainFilter:
         cdef Py_ssize_t size, at
         cdef const char* text
         cdef bytes name
+        if not _is_ascii(path):
+            return 0
         text = PyUnicode_AsUTF8AndSize(path, &size)
-        if not _is_ascii(path) or (size and text[0] == c"$"):
+        if size and text[0] == c"$":
             return 0
         if size >= 3 and memcmp(text, b"_id", 3) == 0:
             return 0
