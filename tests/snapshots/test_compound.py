@@ -66,7 +66,7 @@ def filters(chosen: random.Random, count: int) -> list[dict[str, Any]]:
     ]
 
 
-@pytest.mark.parametrize("seed", range(100 if LONG else 2))
+@pytest.mark.parametrize("seed", range(100 if LONG else 1))
 @pytest.mark.parametrize("state", ["unsaved", "saved", "parts", "recovered", "mixed"])
 def test_an_index_finds_what_reading_all_finds(tmp_path: Path, seed: int, state: str) -> None:
     chosen = random.Random(f"{seed} {state}")
@@ -90,7 +90,7 @@ def test_an_index_finds_what_reading_all_finds(tmp_path: Path, seed: int, state:
         engine = StorageEngine(tmp_path)
     used = 0
     with engine:
-        for filter in filters(chosen, 150):
+        for filter in filters(chosen, 120):
             used += engine["indexed"].explain(filter).index is not None
             found = [
                 sorted(one["_id"] for one in engine[name].find(filter))
@@ -99,7 +99,7 @@ def test_an_index_finds_what_reading_all_finds(tmp_path: Path, seed: int, state:
             assert found[0] == found[1] == found[2], filter
             assert len(engine["indexed"].find(filter, limit=2)) == min(2, len(found[0]))
             assert engine["indexed"].count(filter) == len(found[0]), filter
-    assert used > 50
+    assert used > 40
 
 
 def test_a_wrong_range_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,7 +107,7 @@ def test_a_wrong_range_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
     def wrong(low: Any, high: Any, text_bytes: int) -> Any:
         found = value_keys.bounds_of(low, high, text_bytes)
-        return found and [(first + b"\1", last) for first, last in found]
+        return found and [(first + b"\xfe", last) for first, last in found]
 
     monkeypatch.setattr(compound, "bounds_of", wrong)
     with pytest.raises(AssertionError):
