@@ -107,6 +107,8 @@ def _candidates(
 ) -> _Candidates | None:
     """Return the rows of the base that indexes name for the filter of a projection, if any can."""
     condition = projection.condition
+    if isinstance(condition, pc.Expression) and not fields and ID_FIELD not in projection.needed:
+        return None
     found = _named(snapshot, _conditions(condition, projection), fields)
     if found is None or isinstance(condition, Predicate):
         return found
