@@ -200,6 +200,7 @@ class BulkInsert:
             self._statistics.append(statistics)
             self._chunks, self._size = [], 0
             self._counted.release()
+            self._base.memory.tidy()
 
     def finish(self) -> None:
         """Write the remaining documents, and check that no id occurs twice.
