@@ -123,15 +123,13 @@ class ChangeLog:
     def _places(self) -> list[_Place]:
         """Return the segments without gaps, up to the last one."""
         segments: list[tuple[Segment, bool, bool]] = []
-        for folder, is_kept in zip(self._folders, (True, False), strict=True):
-            for index in kept_segments(folder):
-                path = segment_path(folder, index)
-                with storage_errors("read changes", path), open_to_read(path) as stream:
-                    segment = _header_of(stream, path, index)
-                    if segment is not None:
-                        is_empty = os.fstat(stream.fileno()).st_size <= segment.header_size
-                        segments.append((segment, is_kept, is_empty))
-        segments.sort(key=lambda item: item[0].index)
+        for index, (folder, is_kept) in sorted(self._listed().items()):
+            path = segment_path(folder, index)
+            with storage_errors("read changes", path), open_to_read(path) as stream:
+                segment = _header_of(stream, path, index)
+                if segment is not None:
+                    is_empty = os.fstat(stream.fileno()).st_size <= segment.header_size
+                    segments.append((segment, is_kept, is_empty))
         places: list[_Place] = []
         first: int | None = None
         for segment, is_kept, is_empty in reversed(segments):
@@ -144,6 +142,15 @@ class ChangeLog:
             places.append(_Place(segment, is_kept, None if first is None else first - 1))
             first = segment.first
         return places[::-1]
+
+    def _listed(self) -> dict[int, tuple[str, bool]]:
+        """Return the folder of each segment, and whether it is kept after it left the journal.
+
+        The journal is listed first. So a segment that moves meanwhile is in one of the lists.
+        """
+        kept, journal = self._folders
+        found = dict.fromkeys(kept_segments(journal), (journal, False))
+        return found | dict.fromkeys(kept_segments(kept), (kept, True))
 
     def _skip_to(
         self,
@@ -210,11 +217,7 @@ class ChangeLog:
         current = self._place.segment
         for _ in range(_MAX_ATTEMPTS):
             with suppress(FileNotFoundError):
-                indices = {
-                    index: (folder, is_kept)
-                    for folder, is_kept in zip(self._folders, (True, False), strict=True)
-                    for index in kept_segments(folder)
-                }
+                indices = self._listed()
                 later = sorted(index for index in indices if index > current.index)
                 if not later and current.index in indices:
                     return False
