@@ -101,7 +101,7 @@ def _imported(read: Callable[[Any], Any], data: Any) -> Any:
 
 
 def check_names(fields: Iterable[pa.Field], path: str = "") -> None:
-    """Check that all names of fields are UTF-8, which other languages do not ensure.
+    """Check that names of fields and time zones are UTF-8, which other languages do not ensure.
 
     Raises
     ------
@@ -117,7 +117,21 @@ def check_names(fields: Iterable[pa.Field], path: str = "") -> None:
                 advice="rename the column",
             ) from error
         kind = field.type
+        _check_zone(kind, name)
         check_names((kind.field(index) for index in range(kind.num_fields)), name)
+
+
+def _check_zone(kind: pa.DataType, name: str) -> None:
+    while pa.types.is_dictionary(kind) or pa.types.is_run_end_encoded(kind):
+        kind = kind.value_type
+    if pa.types.is_timestamp(kind):
+        try:
+            str(kind.tz)
+        except UnicodeDecodeError as error:
+            raise UnsupportedType(
+                f"the time zone of the column {name!r} is not UTF-8: {error.object!r}",
+                advice="cast the column to another time zone",
+            ) from error
 
 
 def _checked(schema: pa.Schema, id_column: str | None) -> pa.Schema:

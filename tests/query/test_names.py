@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from support import forge
 
@@ -61,3 +63,20 @@ def test_verbs_of_collections(verb: str, tmp_path: Path) -> None:
         assert collection.find({"\udc80": 5})[0]["n"] == 2
         engine.save()
         assert len(collection.find({"n": 2})) == 1
+
+
+@pytest.mark.parametrize("is_nested", [False, True])
+def test_time_zones_of_other_languages(is_nested: bool) -> None:
+    """Arrow has names of time zones as bytes, and strangers send any."""
+    kind = pa.timestamp("us", "Zone/Mine")
+    values: pa.Array = pa.array([1, 2], pa.int64()).cast(kind)
+    if is_nested:
+        values = pa.StructArray.from_arrays([values], ["inner"])
+    sink = pa.BufferOutputStream()
+    batch = pa.record_batch({"t": values})
+    with pa.ipc.new_stream(sink, batch.schema) as writer:
+        writer.write_batch(batch)
+    raw = sink.getvalue().to_pybytes().replace(b"Zone/Mine", b"Zone/\xff\xfe\xfdx")
+    table = pa.ipc.open_stream(raw).read_all()
+    with pytest.raises(godb_arrow.UnsupportedType, match="time zone"):
+        godb_arrow.write_godb(table, io.BytesIO(), "c")
