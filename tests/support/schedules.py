@@ -14,9 +14,11 @@ import sys
 import threading
 import time
 import traceback
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from queue import SimpleQueue
 from typing import Any
 
 from support.disks import FaultyDisk, using
@@ -332,6 +334,24 @@ class SimulatedCondition:
         self._waiting.clear()
 
 
+class SimulatedQueue:
+    """Unbounded queue of a schedule, as ``queue.SimpleQueue``."""
+
+    def __init__(self, schedule: Schedule) -> None:
+        self._schedule = schedule
+        self._items: deque[Any] = deque()
+
+    def put(self, item: Any) -> None:
+        """Add an item; another task may run after that."""
+        self._items.append(item)
+        self._schedule.pause("put into a queue")
+
+    def get(self) -> Any:
+        """Wait for an item, and take it."""
+        self._schedule.pause("take from a queue", lambda: bool(self._items))
+        return self._items.popleft()
+
+
 class SimulatedEvent:
     """Event of a schedule. A wait with a timeout may time out whenever the schedule chooses."""
 
@@ -477,7 +497,11 @@ def simulated(seed: int) -> Iterator[tuple[Schedule, SteppedDisk]]:
     """
     schedule = Schedule(seed)
     disk = SteppedDisk(schedule)
-    replacements = {"threading": (threading, _Threading(schedule)), "time": (time, _Clock())}
+    replacements: dict[str, tuple[Any, Any]] = {
+        "threading": (threading, _Threading(schedule)),
+        "SimpleQueue": (SimpleQueue, partial(SimulatedQueue, schedule)),
+        "time": (time, _Clock()),
+    }
     replaced = [
         (module, name, before, after)
         for key, module in sorted(sys.modules.items())
