@@ -166,7 +166,8 @@ class _Work(Generic[_Item, _Result]):
             self._ended = True
             running = list(self._running)
         for thread in running:
-            if thread is not threading.current_thread():
+            # An interrupt may have kept a thread from its start.
+            if thread is not threading.current_thread() and thread.ident is not None:
                 thread.join()
         with self._lock:
             self._results.clear()
@@ -193,8 +194,8 @@ class _Work(Generic[_Item, _Result]):
     def _start_threads(self) -> None:
         while self._has_room() and len(self._running) < self._threads:
             thread = threading.Thread(target=self._run, name=_THREAD_NAME, daemon=True)
-            self._running.add(thread)  # before start(), so that an interrupt cannot lose it
             try:
+                self._running.add(thread)  # before start(), so that an interrupt cannot lose it
                 thread.start()
             except RuntimeError:  # The interpreter is shutting down; use the caller's thread.
                 self._running.discard(thread)

@@ -47,5 +47,5 @@ def test_methods(tmp_path: Path) -> None:
 
 
 def test_other_type_errors_are_unchanged(tmp_path: Path) -> None:
-    with pytest.raises(TypeError, match="missing 2 required"):
+    with pytest.raises(TypeError, match="missing 1 required"):
         godb_arrow.write_godb([])  # type: ignore[call-arg]

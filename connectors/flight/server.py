@@ -166,6 +166,9 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
         super().shutdown()
         self._watch.stop()
 
+    def __exit__(self, *_: object) -> None:
+        self.shutdown()  # pyarrow would call its own
+
     def list_flights(
         self, context: fl.ServerCallContext, criteria: bytes
     ) -> Iterator[fl.FlightInfo]:

@@ -18,6 +18,9 @@ from godb_arrow.display import plural, quantity
 from godb_arrow.errors import InvalidOption
 from godb_arrow.options import CompressionName, OptionWarning, parse_duration, parse_size
 
+# Another thread may receive a signal, whose handler runs when the main thread runs again.
+_SIGNAL_SECONDS = 0.5
+
 
 @main.command()
 @click.argument("directory")
@@ -135,7 +138,8 @@ def serve(
             engine.start_background_workers()
         if not quiet:
             echo(f"serving {plural(len(engine), 'collection')} on {host}:{server.port}", err=True)
-        ending.wait()
+        while not ending.wait(_SIGNAL_SECONDS):
+            pass
         stopping = threading.Thread(target=server.shutdown, daemon=True)
         stopping.start()
         stopping.join(seconds)

@@ -137,6 +137,7 @@ class ConstrainedCollection(EditableCollection):
     @property
     def validation(self) -> Validation | None:
         """Validation of the documents; None if there is none."""
+        self._store.context.lifecycle.check_process()
         validator = self._refresher.read(self._store, self._store.validator)
         return None if validator is None else validator.info
 
@@ -148,6 +149,7 @@ class ConstrainedCollection(EditableCollection):
         SchemaViolation
             One for each document that does not fit.
         """
+        self._store.context.lifecycle.check_process()
         validator = self._refresher.read(self._store, self._store.validator)
         if validator is not None:
             for entries in self.stored_entries():
@@ -201,6 +203,7 @@ class ConstrainedCollection(EditableCollection):
     @property
     def ttl(self) -> dict[str, dt.timedelta]:
         """Time after which documents expire, by the field that has their moment."""
+        self._store.context.lifecycle.check_process()
         rules = Rules.unpack(self._refresher.read(self._store, self._store.rules))
         return {field: dt.timedelta(seconds=after) for field, after in rules.expiry.items()}
 

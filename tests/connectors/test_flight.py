@@ -571,6 +571,16 @@ def test_the_command_serves_until_it_is_told_to_end(tmp_path: Path) -> None:
     assert len([name for name in names if not name.startswith("Dummy")]) < 20, names
 
 
+def test_a_server_that_has_ended_leaves_no_thread(engine: StorageEngine) -> None:
+    before = {thread.name for thread in threading.enumerate()}
+    with FlightServer(engine, token=TOKEN) as server:
+        with connect(f"grpc://127.0.0.1:{server.port}", token=TOKEN) as remote:
+            remote["people"].to_arrow()
+        assert "godb-arrow-idle" in {thread.name for thread in threading.enumerate()}
+    left = {thread.name for thread in threading.enumerate()} - before
+    assert not [name for name in left if not name.startswith("Dummy")]
+
+
 def test_categories(tmp_path: Path) -> None:
     values = pa.array(["a", "b", None] * 50).dictionary_encode()
     lists = pa.ListArray.from_arrays(pa.array(range(151), pa.int32()), values)

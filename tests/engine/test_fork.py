@@ -180,6 +180,7 @@ GIVEN = {
     "changes": {"1": {"v": 2}}, "fields": {"v": 2}, "field": "v", "filter": None, "version": 1,
     "target": place + "-target", "path": place + ".godb", "interval": 1.0, "function": print,
     "compression": "zstd", "limit": 1, "size": 1, "expected": {}, "query": "select * from c",
+    "expire_after": 3600.0,
 }
 OWN = {  # values of one verb
     **dict.fromkeys(
