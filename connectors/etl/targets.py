@@ -160,7 +160,7 @@ class StandardOutput(Target):
 
     def __init__(self, name: str, format: str, options: Mapping[str, Any] = NO_OPTIONS) -> None:
         super().__init__(name)
-        self.format = self._format = format
+        self.format: str = format
         self._options = chosen_options(format, options, "write")
         self.takes_documents = is_document_format(format)
 
@@ -172,9 +172,9 @@ class StandardOutput(Target):
         """Write all documents or none."""
         with tempfile.NamedTemporaryFile(prefix="godb-arrow-") as temporary:
             if isinstance(data, pa.RecordBatchReader):
-                export_file(data, temporary.name, format=self._format, options=self._options)
+                export_file(data, temporary.name, format=self.format, options=self._options)
             else:
-                export_documents(data, temporary.name, format=self._format, options=self._options)
+                export_documents(data, temporary.name, format=self.format, options=self._options)
             with open(temporary.name, "rb") as complete:  # the file was replaced
                 shutil.copyfileobj(complete, sys.stdout.buffer, 1 << 20)
         sys.stdout.flush()
@@ -188,7 +188,7 @@ class FileTarget(Target):
     ) -> None:
         super().__init__(name)
         self.place = place
-        self.format = self._format = format
+        self.format: str = format
         self._options = chosen_options(format, options, "write")
         self._read_options = chosen_options(format, options, "read")
         self.takes_documents = is_document_format(format)
@@ -233,9 +233,9 @@ class FileTarget(Target):
                 yield pa.ipc.open_stream(file)
             return
         with tempfile.NamedTemporaryFile(prefix="godb-arrow-") as temporary:
-            export_documents(data, temporary.name, format=self._format, options=self._options)
+            export_documents(data, temporary.name, format=self.format, options=self._options)
             with open_file(
-                temporary.name, format=self._format, options=self._read_options
+                temporary.name, format=self.format, options=self._read_options
             ) as documents:
                 assert not isinstance(documents, pa.RecordBatchReader)
                 yield documents
@@ -245,10 +245,10 @@ class FileTarget(Target):
         if not self.exists():
             self._export(data)
             return
-        with open_file(self.place, format=self._format, options=self._read_options) as before:
+        with open_file(self.place, format=self.format, options=self._read_options) as before:
             if isinstance(before, pa.RecordBatchReader):
                 assert isinstance(data, pa.RecordBatchReader)
-                self._export(_chained(before, data, self._format))
+                self._export(_chained(before, data, self.format))
                 return
             self._export_documents(data, before)
 
@@ -257,7 +257,7 @@ class FileTarget(Target):
             export_file(
                 data,
                 self.place,
-                format=self._format,
+                format=self.format,
                 expected=self._expected,
                 options=self._options,
             )
@@ -265,7 +265,7 @@ class FileTarget(Target):
             self._export_documents(data)
 
     def _export_documents(self, data: Any, before: Any = ()) -> None:
-        place, format, expected = self.place, self._format, self._expected
+        place, format, expected = self.place, self.format, self._expected
         export_documents(
             data, place, format=format, expected=expected, before=before, options=self._options
         )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import html
 import os
-import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -187,9 +186,7 @@ class StorageEngine(EngineLifetime, CollectionVerbs):
             read_only=read_only, trust_journal=trust_journal, use_hints=use_hints, create=create
         )
         policy = check_policy(eviction_policy)
-        url_options = UrlOptions(data_dir, storage_options)
-        url_options.start()
-        weakref.finalize(self, url_options.end)
+        UrlOptions(data_dir, storage_options).start_for(self)
         memory = Memory(options.max_memory, policy, options.max_document_bytes, use_hints)
         directory = open_own_directory(
             data_dir, memory, read_only=read_only, trust_journal=trust_journal, create=create

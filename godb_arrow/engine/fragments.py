@@ -6,7 +6,6 @@ A fragment names some files of a collection and can be pickled.
 from __future__ import annotations
 
 import os
-import weakref
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -29,7 +28,7 @@ from godb_arrow.snapshots.part_folder import PartFolder
 from godb_arrow.snapshots.parted_base import PartedBase
 from godb_arrow.snapshots.versions import CollectionVersion
 from godb_arrow.storage.object_store import is_url
-from godb_arrow.storage.url_options import StorageOptions, UrlOptions, with_options
+from godb_arrow.storage.url_options import StorageOptions, made_with_options, with_options
 
 __all__ = [
     "MEMORY",
@@ -72,15 +71,7 @@ class Fragment:
 
     def open(self) -> Scannable:
         """Open the fragment for reading."""
-        used = UrlOptions(self.path, self.storage_options)
-        used.start()
-        try:
-            opened = self._opened()
-        except BaseException:
-            used.end()
-            raise
-        weakref.finalize(opened, used.end)  # it opens its files again when it needs them
-        return opened
+        return made_with_options(self.path, self.storage_options, self._opened)
 
     def _opened(self) -> Scannable:
         if not self.manifest:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any, TypeAlias, Unpack, cast
@@ -26,7 +25,7 @@ from godb_arrow.options import ReadKeywords
 from godb_arrow.query.filters import Filter
 from godb_arrow.storage.several import places_of
 from godb_arrow.storage.source import Location, Source
-from godb_arrow.storage.url_options import StorageOptions, UrlOptions, with_options
+from godb_arrow.storage.url_options import StorageOptions, made_with_options, with_options
 
 __all__ = [
     "Sources",
@@ -394,17 +393,8 @@ def open_godb(
         raise InvalidOption(
             "collection is a list of names", advice="call open_godb once for each name"
         )
-    used = UrlOptions(source, storage_options)
-    used.start()
-    try:
-        name = os.fspath(source) if isinstance(source, (str, os.PathLike)) else None
-        with error_context("open", name):
-            handle = open_place(source, collection, options)
-    except BaseException:
-        used.end()
-        raise
-    if storage_options is not None:
-        weakref.finalize(handle, used.end)  # A handle opens its files again when it needs them.
-    else:
-        used.end()
-    return handle
+    name = os.fspath(source) if isinstance(source, (str, os.PathLike)) else None
+    with error_context("open", name):
+        return made_with_options(
+            source, storage_options, lambda: open_place(source, collection, options)
+        )

@@ -390,7 +390,7 @@ def _is_same(first: Any, second: Any) -> bool:
 
 
 def _wrong_kind(operator: str, path: str, value: Any, wanted: str) -> InvalidUpdate:
-    kind = "null" if value is None else f"{kind_of(value)}"
+    kind = "null" if value is None else kind_of(value)
     return InvalidUpdate(
         f"{operator} needs {wanted} in {path!r}, and the value is {kind}",
         advice="exclude such documents by the filter, or $set the field",

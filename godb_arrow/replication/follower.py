@@ -22,7 +22,6 @@ from __future__ import annotations
 import os
 import threading
 import time
-import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -138,9 +137,7 @@ class Follower:
         self._shipping = threading.Lock()  # guards the copy of the journal
         self._stepping = threading.Lock()
         self._written = 0.0
-        self._url_options = UrlOptions(name, storage_options)
-        self._url_options.start()
-        weakref.finalize(self, self._url_options.end)
+        UrlOptions(name, storage_options).start_for(self)
         with error_context("follow", name), storage_errors("open", name):
             self._target = open_target(name)
             try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import operator
 import os
-import weakref
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import reduce
@@ -243,9 +242,8 @@ class _RemoteFolder(Folder):
 
     def __init__(self, path: str, above: Folder | None = None) -> None:
         super().__init__(path, above)
-        used = UrlOptions(path, options_of(path) or None)
-        used.start()
-        weakref.finalize(self, used.end)
+        if above is None:  # A folder inside of another one keeps that, and so its options.
+            UrlOptions(path, options_of(path) or None).start_for(self)
 
     def folder(self, name: str) -> Folder:
         return _RemoteFolder(self.place(name), self)

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+import weakref
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import Any, TypeVar
 
 from godb_arrow.errors import InvalidOption, MissingDependency
 
-__all__ = ["StorageOptions", "UrlOptions", "file_system_of", "options_of", "with_options"]
+__all__ = [
+    "StorageOptions",
+    "UrlOptions",
+    "file_system_of",
+    "made_with_options",
+    "options_of",
+    "with_options",
+]
 
 StorageOptions = Mapping[str, Any] | None
 """Keyword arguments for the file system of fsspec, such as ``{"anon": True}``."""
@@ -20,6 +28,7 @@ _EXTRAS = {
 }  # fmt: skip
 """Extras with the packages for protocols."""
 
+_Made = TypeVar("_Made")
 _in_use: list[UrlOptions] = []
 """Options in use, of which the last ones of a URL count.
 
@@ -80,6 +89,21 @@ class UrlOptions:
         with suppress(ValueError):  # they ended before
             _in_use.remove(self)
 
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Use the options until the block ends."""
+        self.start()
+        try:
+            yield
+        finally:
+            self.end()
+
+    def start_for(self, owner: object) -> None:
+        """Use the options as long as an object lives, which may open its files again."""
+        if self._urls:
+            self.start()
+            weakref.finalize(owner, self.end)
+
     def length_above(self, url: str) -> int:
         """Return the length of the longest of the places at or above a URL; 0 if there is none."""
         above = (one for one in self._urls if url == one or url.startswith(f"{one}/"))
@@ -93,12 +117,17 @@ class UrlOptions:
 @contextmanager
 def with_options(place: object, options: StorageOptions) -> Iterator[None]:
     """Use options for a URL, and for all places below it, until the block ends."""
-    used = UrlOptions(place, options)
-    used.start()
-    try:
+    with UrlOptions(place, options).in_use():
         yield
-    finally:
-        used.end()
+
+
+def made_with_options(place: object, options: StorageOptions, make: Callable[[], _Made]) -> _Made:
+    """Return what a function makes, and use options for a URL as long as that object lives."""
+    used = UrlOptions(place, options)
+    with used.in_use():
+        made = make()
+        used.start_for(made)
+    return made
 
 
 def file_system_of(url: str) -> tuple[Any, str]:

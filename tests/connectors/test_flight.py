@@ -571,6 +571,25 @@ def test_the_command_serves_until_it_is_told_to_end(tmp_path: Path) -> None:
     assert len([name for name in names if not name.startswith("Dummy")]) < 20, names
 
 
+def test_a_signal_to_another_thread_ends_the_server(tmp_path: Path) -> None:
+    program = """
+import signal, sys, threading, time
+from godb_arrow.cli.command import main
+
+def end():
+    while signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        time.sleep(0.01)
+    time.sleep(0.5)  # the main thread waits by then, on most machines
+    signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+    time.sleep(60)
+
+threading.Thread(target=end, daemon=True).start()
+main(["serve", sys.argv[1], "--create", "--insecure", "--port", "0"])
+"""
+    done = run_python(program, tmp_path / "data", timeout=30)
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (0, "saved and closed")
+
+
 def test_a_server_that_has_ended_leaves_no_thread(engine: StorageEngine) -> None:
     before = {thread.name for thread in threading.enumerate()}
     with FlightServer(engine, token=TOKEN) as server:
