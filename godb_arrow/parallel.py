@@ -74,7 +74,7 @@ class _Failed:
 
 
 class OrderedMap(Iterator[_Result]):
-    """Iterator of the results of :func:`ordered_map`.
+    """Iterator of the results of :func:`ordered_map`, for one thread at a time.
 
     An iterator that is dropped before its end stops its threads without waiting for them. It
     takes no lock, because the garbage collector may drop it on any thread, inside any lock.
@@ -133,6 +133,8 @@ class _Work(Generic[_Item, _Result]):
             )
         while self._threads > 1:
             with self._lock:
+                if not (self._running or self._started > self._given or self._may_wait()):
+                    break  # No result may wait, so that threads would not help.
                 self._is_awaited = True
                 self._start_threads()
                 if self._given in self._results:

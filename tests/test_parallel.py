@@ -187,3 +187,20 @@ print("done")
 def test_an_interrupt_never_loses_a_lock() -> None:
     done = run_python(INTERRUPTS, 2000 if LONG else 100)
     assert done.stdout.strip() == "done", done.stderr[-3000:]
+
+
+def test_no_thread_starts_where_no_result_may_wait() -> None:
+    by: list[str] = []
+
+    def work(number: int) -> int:
+        by.append(threading.current_thread().name)
+        return number
+
+    may_wait = False
+    results = ordered_map(work, iter(range(9)), 4, may_wait=lambda: may_wait)
+    assert [next(results) for _ in range(3)] == [0, 1, 2]
+    assert by == [threading.current_thread().name] * 3
+    may_wait = True
+    assert list(results) == [3, 4, 5, 6, 7, 8]
+    assert set(by[3:]) - {threading.current_thread().name}
+    assert not wait_for_workers()

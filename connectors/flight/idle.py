@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 import weakref
@@ -11,6 +12,7 @@ import pyarrow.flight as fl
 
 __all__ = ["Idle", "IdleWatch"]
 
+logger = logging.getLogger(__name__)
 _CHECKS_PER_TIMEOUT = 4
 _MAX_CHECK_SECONDS = 10.0
 
@@ -55,7 +57,10 @@ class Idle:
                 return
             self._has_expired = True
         for release in self._release:
-            release()
+            try:
+                release()
+            except Exception:  # such as a full disk; the other streams are still watched
+                logger.exception("an idle stream could not be released")
 
 
 class IdleWatch:

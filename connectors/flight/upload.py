@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from contextlib import suppress
 from typing import IO
 
 import pyarrow as pa
@@ -59,11 +60,13 @@ class ReceivedBatches:
     def close(self) -> None:
         """Remove the temporary file."""
         self._batches.clear()
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
-        if self._file is not None:
-            self._file.close()
+        writer, self._writer = self._writer, None
+        with suppress(OSError, pa.ArrowException):  # a full disk, of a file that nothing reads
+            if writer is not None:
+                writer.close()
+        with suppress(OSError):
+            if self._file is not None:
+                self._file.close()
 
 
 def check_batch(batch: pa.RecordBatch) -> None:

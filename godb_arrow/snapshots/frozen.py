@@ -60,6 +60,7 @@ class FrozenOverlay:
         self._lock = threading.Lock()
         self._versions: dict[str, Version] | None = None
         self._runs: list[codec.Entries] | None = None
+        self._run_data: frozenset[int] = frozenset()  # identities of the bytes of these runs
         self._sources: tuple[Unsaved, ...] | None = None
         self._row_sets: tuple[codec.RowSet, ...] | None = None
         # Of a base, whose number is first.
@@ -92,7 +93,12 @@ class FrozenOverlay:
             if self._runs is None:
                 ranges = [bulk for layer in self.layers for bulk in layer.ranges]
                 self._runs = [*_range_runs(versions, ranges), *runs_of(versions, self.bulks)]
+                self._run_data = frozenset(id(run.data) for run in self._runs)
             return self._runs
+
+    def has_run_of(self, data: object) -> bool:
+        """Return whether a run has these bytes, without building the runs."""
+        return id(data) in self._run_data
 
     def sources(self) -> tuple[Unsaved, ...]:
         """Return the documents of :meth:`runs` in the same order, superseded ones included."""

@@ -507,11 +507,10 @@ def _matching_runs(
     memory = snapshot.base.memory
     matches = matching(snapshot, condition, indexed)
     is_loaded = snapshot.base.is_loaded
-    counted_elsewhere = {id(run.data) for run in snapshot.overlay_runs()}
 
     def count(match: _Match) -> tuple[_Match, Counted]:
         run = match[0]
-        is_counted = is_loaded or id(run.data) in counted_elsewhere
+        is_counted = is_loaded or snapshot.unsaved.has_run_of(run.data)
         return match, Counted(memory, streams=0 if is_counted else run.nbytes)
 
     # A thread reads the next run from the file while the caller uses the documents of this one.

@@ -25,6 +25,7 @@ import godb_arrow
 from godb_arrow import StorageEngine
 from godb_arrow.connectors.flight.access import Slots
 from godb_arrow.connectors.flight.client import RemoteEngine, connect
+from godb_arrow.connectors.flight.idle import Idle, IdleWatch
 from godb_arrow.connectors.flight.server import FlightServer
 
 TOKEN = "a token for the tests"
@@ -693,6 +694,27 @@ def test_a_stream_that_no_client_reads_ends(engine: StorageEngine) -> None:
             time.sleep(0.01)
         assert rows == 400_000
         client.close()
+
+
+def test_a_stream_that_cannot_be_released_is_logged_and_the_others_end(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    released: list[str] = []
+
+    def fail() -> None:
+        raise OSError("no space left")
+
+    watch = IdleWatch(0.05)
+    broken = Idle(fail, lambda: released.append("first"))
+    broken.wait()
+    watch.add(broken)
+    assert _in_time(lambda: released == ["first"])
+    other = Idle(lambda: released.append("second"))
+    other.wait()
+    watch.add(other)
+    assert _in_time(lambda: released == ["first", "second"])
+    watch.stop()
+    assert "could not be released" in caplog.text
 
 
 def test_an_upload_that_sends_nothing_ends(engine: StorageEngine) -> None:

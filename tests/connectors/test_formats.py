@@ -400,6 +400,19 @@ def test_large_blocks_of_avro_are_several_batches(
         avro(record_of(lists), (small + hostile[:9000], 2))
 
 
+def test_blocks_of_avro_that_tell_their_size_are_counted(
+    avro: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("fastavro")
+    from godb_arrow.connectors.etl import avro as module
+
+    monkeypatch.setattr(module, "_BATCH_MEMORY", 1)  # so that each record is counted
+    sized = avro_long(-3) + avro_long(3) + b"\x02\x04\x06" + b"\0"
+    lists = {"type": "array", "items": "long"}
+    rows = avro(record_of(lists), (sized + b"\x02\x08\0" + sized, 3))["f0"].to_pylist()
+    assert rows == [[1, 2, 3], [4], [1, 2, 3]]
+
+
 VALUES = {
     "type": "map", "values": ["null", "boolean", "float", "double", "bytes", {
         "type": "fixed", "name": "F", "size": 3}, {"type": "enum", "name": "E", "symbols": ["A"]},

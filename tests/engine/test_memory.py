@@ -17,6 +17,7 @@ from support.settings import LONG
 from godb_arrow import StorageEngine
 from godb_arrow.memory.limit import Counted, Memory
 from godb_arrow.parallel import ordered_map
+from godb_arrow.snapshots.frozen import FrozenOverlay
 
 MEBIBYTE = 1 << 20
 SOAK_SECONDS = float(os.environ.get("GODB_ARROW_SOAK", "600"))
@@ -281,3 +282,25 @@ engine.close()
 assert not failed, failed
 print(most - before)
 """
+
+
+def test_an_index_finds_documents_without_a_look_at_all_unsaved_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built: list[int] = []
+    runs = FrozenOverlay.runs
+    monkeypatch.setattr(FrozenOverlay, "runs", lambda self: built.append(1) or runs(self))
+    with StorageEngine(tmp_path) as engine:
+        collection = engine.create_collection("c")
+        collection.insert_many([{"k": n} for n in range(3000)])
+        collection.create_index("k")
+        built.clear()
+        for n in range(3):
+            collection.insert({"k": 3000 + n})
+            assert [one["k"] for one in collection.find_all_stream({"k": n})] == [n]
+            either = collection.find({"$or": [{"k": n}, {"k": 3000 + n}]})
+            assert [one["k"] for one in either] == [n, 3000 + n]
+        assert not built
+        streams = [collection.find_all_stream({"k": {"$gte": 0}}) for _ in range(2)]
+        assert [next(stream)["k"] for stream in streams] == [0, 0]
+        assert engine.memory_stats().stream_bytes == 0, "unsaved documents count as changes"

@@ -20,7 +20,7 @@ GROUPS: list[list[Any]] = [
     [float("nan"), -float("nan")],
     [float("inf")], [-float("inf")], [2**63, float(2**63)], [2**53 + 1], [""], ["1"], ["i1"], ["t"],
     [b""], [b"1"], [b"i1"], [b"t"], [[]], [[1], [1.0]], [["1"]], [[[1]]], [[1, 2]], [[2, 1]],
-    [["a", "b"]],
+    [["a", "b"]], [["asb"]], [{"a": "b"}], [{"as": "b"}], [{"asb": ""}],
     [["ab"]], [{}], [{"a": 1, "b": 2}, {"b": 2.0, "a": 1}], [{"a": 2, "b": 1}], [{"a": {"b": 1}}],
     [{1: "x"}], [{"1": "x"}], [DAY, msgpack.Timestamp.from_datetime(DAY)], [DAY + dt.timedelta(1)],
     [msgpack.ExtType(5, b"1")], [msgpack.ExtType(6, b"1")], [msgpack.ExtType(5, b"2")], ["\\udc80"],
