@@ -10,6 +10,7 @@ from godb_arrow.engine.catalog import Catalog
 from godb_arrow.engine.open_collection import OpenCollection
 from godb_arrow.engine.store import CollectionStore
 from godb_arrow.errors import GodbError, SourceNotFound, StorageError
+from godb_arrow.snapshots.parted_base import PartedBase
 
 __all__ = ["FormerFiles", "is_replaced", "stored_bytes"]
 
@@ -136,10 +137,14 @@ def is_replaced(store: CollectionStore, size: int | None) -> bool:
     size : int or None
         Size of the former file in bytes, as :func:`stored_bytes` returned it.
     """
+    directory = store.context.directory
     if store.base.path is None or store.attached:
         return False
     try:
-        if store.context.directory.knows(store.stored_position):
+        if directory.knows(store.stored_position):
+            return False
+        # A compaction changes the size of a folder, and adds no record to what it contains.
+        if isinstance(store.base, PartedBase) and directory.wrote(store.base.hint):
             return False
     except SourceNotFound:
         raise  # a reader reads the directory again

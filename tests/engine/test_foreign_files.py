@@ -971,3 +971,30 @@ def test_a_file_of_others_that_was_dropped_does_not_come_back(tmp_path: Path) ->
     with StorageEngine(tmp_path / "data") as engine:
         assert engine.collections() == []
     assert not place.exists()
+
+
+@pytest.mark.parametrize("thorough", [True, False])
+def test_a_renamed_folder_that_was_compacted_before_its_save_keeps_its_documents(
+    thorough: bool, tmp_path: Path
+) -> None:
+    with StorageEngine(tmp_path, part_size=2000) as engine:
+        engine.create_collection("c").to_folder()
+        for part in range(6):
+            engine.upsert_many("c", [{"_id": f"{part}-{n}", "n": n} for n in range(80)])
+            engine.save()
+        engine["c"].delete_many({"n": {"$lt": 30}})
+        engine.save()
+        engine.create_collection("z")
+        engine.save()  # The journal forgets the run that saved the folder.
+    engine = StorageEngine(tmp_path, part_size=2000)
+    engine["c"].insert({"_id": "first"})
+    engine.rename_collection("c", "r")
+    crash(engine)
+    engine = StorageEngine(tmp_path, part_size=2000)
+    engine["r"].compact(thorough=thorough)
+    engine["r"].insert({"_id": "second"})
+    wanted = sorted(one["_id"] for one in engine["r"].find())
+    crash(engine)
+    with StorageEngine(tmp_path, part_size=2000) as engine:
+        assert counts(engine) == {"r": 302, "z": 0}
+        assert sorted(one["_id"] for one in engine["r"].find()) == wanted
