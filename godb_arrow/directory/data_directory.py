@@ -58,12 +58,14 @@ from godb_arrow.storage.object_store import Expected, is_url
 from godb_arrow.storage.replace import is_temporary
 from godb_arrow.storage.source import HeldFile
 
-__all__ = ["PARTS", "DataDirectory"]
+__all__ = ["PARTS", "DataDirectory", "JournalEnd"]
 
 
 logger = logging.getLogger(__name__)
 PARTS = ".parts"
 """Suffix of the folder of a collection that has parts."""
+JournalEnd = tuple[JournalPosition, tuple[int, int] | None]
+"""Position of the last record, with its segment and the offset after it."""
 _SUFFIX = ".godb"
 _DEFAULT_MEMORY_BYTES = 64 << 20
 _MAX_ATTEMPTS = 10  # to read a directory that another process changes
@@ -89,6 +91,8 @@ class DataDirectory:
         Identity of the directory; None if it is opened for reading only.
     keeps_changes : tuple
         Max bytes and age of segments of the journal that are kept for readers of changes.
+    read_end : tuple
+        Position of the last record of a journal that was only read, and where it ends.
 
     Raises
     ------
@@ -147,7 +151,7 @@ class DataDirectory:
             self.memory, self._root, self._stored, trust_journal=trust_journal
         )
         self._lineage = Lineage()
-        self._read_end: tuple[JournalPosition, tuple[int, int] | None] = (JournalPosition(), None)
+        self.read_end: JournalEnd = (JournalPosition(), None)
         self._newest: list[int] = []  # segments of the journal, if it was only read
         self._stamp: bytes | None = None
 
@@ -204,9 +208,9 @@ class DataDirectory:
         """Folder of the journal's segments."""
         return self._journal_folder
 
-    def journal_end(self) -> tuple[JournalPosition, tuple[int, int] | None]:
+    def journal_end(self) -> JournalEnd:
         """Return the position of the last record that this engine knows, and where it ends."""
-        return self._read_end if self._journal is None else self._journal.end()
+        return self.read_end if self._journal is None else self._journal.end()
 
     @property
     def keeps_journal(self) -> bool:
@@ -316,7 +320,7 @@ class DataDirectory:
             self._lineage = replayed.lineage
             for segment in replayed.segments[-1:]:
                 end = (segment.index, segment.size)
-                self._read_end = JournalPosition(segment.run, segment.last), end
+                self.read_end = JournalPosition(segment.run, segment.last), end
             return records
         return []
 

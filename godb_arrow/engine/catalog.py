@@ -95,7 +95,7 @@ class Catalog:
                     files.pop(name, None)
                 else:
                     collection.store.drop()
-            self._used, self._files = used, files
+            self._used, self._files, self._make = used, files, found._make
 
     def unused(self) -> list[tuple[str, str]]:
         """Return the names and files of the other collections."""

@@ -389,10 +389,11 @@ def _version(
 def token_of(store: CollectionStore, snapshot: Snapshot) -> ChangeToken:
     """Return the token of a snapshot that was just taken; the caller holds the lock.
 
-    A directory that another process writes may be newer than the token. Then changes come again.
+    Of a directory that another process writes, the documents may be newer than the token, and never
+    older. Then changes come again.
     """
     directory = store.context.directory
-    position, offset = directory.journal_end()
+    position, offset = store.read_end if directory.read_only else directory.journal_end()
     version = None
     if isinstance(snapshot.base, PartedBase) and snapshot.is_clean:
         version = (snapshot.base.manifest.version, snapshot.base.manifest.created)

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Self
 
+from godb_arrow.directory.data_directory import JournalEnd
 from godb_arrow.engine.added_workers import added_worker
 from godb_arrow.engine.change_token import ChangeToken
 from godb_arrow.engine.changes import ChangeFeed, begin_token
@@ -75,7 +76,10 @@ class EngineLifetime:
         parts = self._components
 
         def now() -> ChangeToken:
-            position, offset = parts.directory.journal_end()
+            if parts.directory.read_only:
+                position, offset = _oldest_end(parts)
+            else:
+                position, offset = parts.directory.journal_end()
             return ChangeToken(position, None, offset)
 
         token = begin_token(since, now)
@@ -236,3 +240,9 @@ class EngineLifetime:
         """Return statistics of the engine: memory, workers, checkpoints, journal."""
         self._lifecycle.check_process()
         return self._components.stats.engine()
+
+
+def _oldest_end(parts: EngineComponents) -> JournalEnd:
+    """Return the end of the oldest read of the journal that a collection of a reader is from."""
+    ends = [collection.store.read_end for collection in parts.catalog.used()]
+    return min([*ends, parts.directory.read_end], key=lambda end: end[1] or (0, 0))

@@ -22,9 +22,12 @@ logger = logging.getLogger(__name__)
 
 def collection_of_file(context: EngineContext) -> Callable[[str, str], OpenCollection]:
     """Return a function that makes a collection from its name and the path of its file."""
+    read_end = context.directory.read_end
 
     def make(name: str, path: str) -> OpenCollection:
-        return OpenCollection(context, name, context.directory.base(path))
+        made = OpenCollection(context, name, context.directory.base(path))
+        made.store.read_end = read_end  # A later read of the directory may be under way.
+        return made
 
     return make
 

@@ -84,6 +84,8 @@ class CollectionStore:
         Sequence of generated ids; None until :meth:`id_sequence`.
     shared : int
         Sequence number of the last transaction.
+    read_end : tuple
+        End of the journal when it was read for the documents; only for an engine that reads.
     """
 
     def __init__(
@@ -117,6 +119,7 @@ class CollectionStore:
         self.accesses = 0
         self.max_given_id = self.shared = 0
         self.sequence: IdSequence | None = None
+        self.read_end = context.directory.read_end
         self._settings = Settings(indexes, compression)
         self._pending = PendingRecords()
 
@@ -562,7 +565,7 @@ class CollectionStore:
             self.base, self._pending = found.base, found._pending
             self.position, self.attached = found.position, found.attached
             self._settings = found._settings
-            self.needs, self.stale = found.needs, found.stale
+            self.needs, self.stale, self.read_end = found.needs, found.stale, found.read_end
             self.overlay, self.count, self.sequence = Overlay(), None, None
             self.account()
         before.forget()

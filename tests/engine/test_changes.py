@@ -435,3 +435,36 @@ def test_records_of_earlier_versions_have_no_label(tmp_path: Path) -> None:
         RecordReader(lambda _: iter(())).unit(Record(7, {"op": "write", "c": "u"}, [], b""))
     with pytest.raises(ChangesLost, match="changes 7 to 9 were lost"):
         RecordReader(lambda _: iter(())).unit(Record(7, {"op": "lost", "to": 9}, [], b""))
+
+
+def test_a_token_of_a_reader_is_no_newer_than_its_documents(tmp_path: Path) -> None:
+    writer = StorageEngine(tmp_path)
+    names = ("users", "others")
+    for name in names:
+        writer.create_collection(name).insert({"_id": "a", "n": 1})
+    writer.save()
+    with StorageEngine(tmp_path, read_only=True) as reader:
+        known = {name: reader[name] for name in names}
+        assert [len(collection) for collection in known.values()] == [1, 1]
+        for name in names:
+            writer[name].insert({"_id": "b", "n": 2})
+        writer.create_collection("later")
+        for step in ("new name", "removed file"):
+            if step == "removed file":
+                writer.drop_collection("others")
+                writer.create_collection("others").insert({"_id": "c", "n": 3})
+                writer["users"].insert({"_id": "c", "n": 3})
+                writer.save()
+            known["later"] = reader["later"]
+            of_all = reader.changes()
+            before = {name: documents_of(collection) for name, collection in known.items()}
+            for name, collection in known.items():
+                snapshot = collection.snapshot()
+                feed = collection.changes(since=snapshot.token)
+                assert applied(documents_of(snapshot), feed) == documents_of(writer[name]), step
+            if step == "new name":
+                changes = list(of_all)
+                for name, documents in before.items():
+                    mine = iter([change for change in changes if change.collection == name])
+                    assert applied(documents, mine) == documents_of(writer[name])
+    writer.close()
