@@ -6,6 +6,7 @@ import asyncio
 import datetime as dt
 import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -109,6 +110,15 @@ class Change:
     to: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class _Begun:
+    """Unit, its rows that were not returned, and the token after it."""
+
+    unit: ChangeUnit | None
+    rows: Iterator[tuple[Row, bool]]
+    token: ChangeToken
+
+
 class ChangeFeed:
     """Changes after a token: an iterator and an async iterator of :class:`Change`.
 
@@ -160,7 +170,7 @@ class ChangeFeed:
         self._taking = threading.Lock()
         self._end: ChangeToken | None = None
         self._units_left = self._units()
-        self._items = self._changes()
+        self._begun: _Begun | None = None  # unit with rows that were not returned
 
     # --- token --------------------------------------------------------------------------------
 
@@ -199,27 +209,46 @@ class ChangeFeed:
         return self
 
     def __next__(self) -> Change:
-        with self._taking:
-            return next(self._items)
+        while True:
+            change, is_over = self._change_now()
+            if is_over:
+                raise StopIteration
+            if change is not None:
+                return change
+            self._closed.wait(_POLL_SECONDS)
 
     def __aiter__(self) -> AsyncIterator[Change]:
         return self._items_async()
 
     async def _items_async(self) -> AsyncIterator[Change]:
+        """Yield changes; a thread is occupied only while it reads what is there."""
         try:
-            while (change := await asyncio.to_thread(next, self, None)) is not None:
-                yield change
+            while True:
+                change, is_over = await asyncio.to_thread(self._change_now)
+                if is_over:
+                    return
+                if change is not None:
+                    yield change
+                else:
+                    await asyncio.sleep(_POLL_SECONDS)
         finally:
             self._closed.set()
 
-    def _changes(self) -> Iterator[Change]:
-        for unit, token in self._units_left:
-            if unit is not None:
-                for row, is_last in _with_last(unit.rows):
-                    if is_last:
-                        self._token = token
-                    yield _change(unit, row, is_last=is_last)
-            self._token = token
+    def _change_now(self) -> tuple[Change | None, bool]:
+        """Return the next change if it is there, and whether the feed is over."""
+        with self._step():
+            while (begun := self._next_unit()) is not None:
+                row, is_last = next(begun.rows, (None, True))
+                change = None
+                if row is not None and begun.unit is not None:
+                    change = _change(begun.unit, row, is_last=is_last)
+                if is_last:
+                    self._token = begun.token
+                else:
+                    self._begun = begun
+                if change is not None or (self._follow and begun.token is self._end):
+                    return change, False
+            return None, True
 
     def batches(self, max_changes: int = _BATCH_CHANGES) -> Iterator[pa.RecordBatch]:
         """Yield the changes as record batches, each with whole transactions.
@@ -233,28 +262,66 @@ class ChangeFeed:
         max_changes : int
             Number of changes after which a batch ends with its transaction.
         """
-        rows: list[tuple[ChangeUnit, Row]] = []
-        for unit, token in self._units_left:
-            if unit is not None:
-                rows += [(unit, row) for row in unit.rows]
-                if len(rows) < max_changes:
-                    continue
-            elif rows and token is not self._end:
-                continue  # No chosen document changed.
-            self._token = token
-            if rows:
-                yield _batch_of(rows)
-                rows = []
+        is_over = False
+        while not is_over:
+            with self._step():
+                rows, token, is_over = self._gathered(max_changes)
+                batch = _batch_of(rows) if rows else None
+                self._token = token
+            if batch is not None:
+                yield batch
+            if not is_over and token is self._end:
+                self._closed.wait(_POLL_SECONDS)
 
     def to_arrow(self) -> pa.Table:
         """Return the changes as one table; see :meth:`batches`."""
+        gathered: list[tuple[ChangeUnit, Row]] = []
+        is_over = False
+        with self._step():
+            while not is_over:
+                rows, token, is_over = self._gathered(None)
+                gathered += rows
+                if not is_over:
+                    self._closed.wait(_POLL_SECONDS)
+            table = pa.Table.from_batches([_batch_of(gathered)])
+            self._token = token
+        return table
+
+    @contextmanager
+    def _step(self) -> Iterator[None]:
+        """Exclude other threads, and end the feed on an error: it may have taken changes."""
+        with self._taking:
+            try:
+                yield
+            except BaseException:
+                self._units_left = iter(())
+                raise
+
+    def _gathered(
+        self, max_changes: int | None
+    ) -> tuple[list[tuple[ChangeUnit, Row]], ChangeToken, bool]:
+        """Return rows of whole units, the token after them, and whether the feed is over.
+
+        The rows end at the end of a feed that follows.
+        """
         rows: list[tuple[ChangeUnit, Row]] = []
-        latest = self._token
-        for unit, token in self._units_left:
-            rows += [] if unit is None else [(unit, row) for row in unit.rows]
-            latest = token
-        self._token = latest
-        return pa.Table.from_batches([_batch_of(rows)])
+        token = self._token
+        while (begun := self._next_unit()) is not None:
+            if begun.unit is not None:
+                rows += [(begun.unit, row) for row, _ in begun.rows]
+            token = begun.token
+            is_full = max_changes is not None and len(rows) >= max_changes
+            if is_full or (self._follow and token is self._end):
+                return rows, token, False
+        return rows, token, True
+
+    def _next_unit(self) -> _Begun | None:
+        """Return the unit that was begun, or the next one; None at the end of the feed."""
+        begun, self._begun = self._begun, None
+        if begun is None and (following := next(self._units_left, None)) is not None:
+            unit, token = following
+            begun = _Begun(unit, _with_last([] if unit is None else unit.rows), token)
+        return begun
 
     # --- units --------------------------------------------------------------------------------
 
@@ -264,28 +331,29 @@ class ChangeFeed:
         try:
             with error_context("read changes", collection=name):
                 try:
-                    yield from self._listed()
+                    yield from self._listed(self._token)
                     return
                 except ChangesLost:
                     net = self._net()
                     if net is None:
                         raise
                 yield net
-                self._token = self._end = net[1]
+                self._end = net[1]
                 if self._context.directory.keeps_journal:
-                    yield from self._listed()
+                    yield from self._listed(self._end)
                 else:
                     yield None, self._end
         finally:
             if self._log is not None:
                 self._log.close()
 
-    def _listed(self) -> Iterator[tuple[ChangeUnit | None, ChangeToken]]:
+    def _listed(self, token: ChangeToken) -> Iterator[tuple[ChangeUnit | None, ChangeToken]]:
         """Yield the units of the journal; without `follow`, up to the last one."""
         reader, lifecycle = self._reader, self._context.lifecycle
         lifecycle.check_open()
-        log = self._log = self._opened_log()
+        log = self._log = self._opened_log(token)
         while not self._closed.is_set():
+            lifecycle.check_open()
             for record in log.read():
                 unit = reader.unit(record)
                 yield unit, ChangeToken(log.position, reader.followed, log.offset)
@@ -295,11 +363,9 @@ class ChangeFeed:
             yield None, end
             if not self._follow:
                 return
-            self._closed.wait(_POLL_SECONDS)
-            lifecycle.check_open()
 
-    def _opened_log(self) -> ChangeLog:
-        directory, token = self._context.directory, self._token
+    def _opened_log(self, token: ChangeToken) -> ChangeLog:
+        directory = self._context.directory
         if not directory.keeps_journal:
             raise ChangesLost("an object store has no journal", advice=ADVICE)
         journal, kept = directory.journal_folder, directory.changes_folder

@@ -6,6 +6,7 @@ import asyncio
 import datetime as dt
 import shutil
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -155,6 +156,83 @@ def test_batches_have_whole_units_and_the_token_after_them(tmp_path: Path) -> No
         assert (empty.num_rows, empty.schema.names[:2]) == (0, ["_operation", "_sequence"])
 
 
+@pytest.mark.parametrize("way", ["batches", "table", "changes"])
+@pytest.mark.parametrize("is_net", [False, True])
+def test_a_unit_that_was_begun_is_continued(tmp_path: Path, way: str, is_net: bool) -> None:
+    with StorageEngine(tmp_path, versions="all", keep_changes=0) as engine:
+        users = engine.create_collection("users")
+        users.insert({"_id": "0"})
+        engine.save()
+        token = users.snapshot().token
+        users.insert_many([{"_id": str(n)} for n in range(1, 4)])
+        if is_net:
+            engine.save()
+        feed = users.changes(token)
+        assert (next(feed).id, feed.token) == ("1", token)
+        if way == "batches":
+            rest = [row["_id"] for batch in feed.batches(1) for row in batch.to_pylist()]
+        elif way == "table":
+            rest = feed.to_arrow()["_id"].to_pylist()
+        else:
+            second = next(feed)
+            assert (second.id, second.net, feed.token) == ("2", is_net, token)
+            rest = [second.id, next(feed).id]
+            assert feed.token != token, "the unit ends with its last change"
+        assert rest == ["2", "3"]
+        assert list(feed) == []
+        assert list(users.changes(feed.token)) == []
+
+
+def test_a_failed_step_ends_the_feed_before_its_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with StorageEngine(tmp_path) as engine:
+        users = engine.create_collection("users")
+        for read in (next, lambda feed: next(feed.batches()), lambda feed: feed.to_arrow()):
+            feed = users.changes()
+            token = feed.token
+            users.insert_many([{"n": 1}, {"n": 2}])
+            with monkeypatch.context() as patched:
+                for name in ("_change", "_batch_of"):
+                    patched.setattr(f"godb_arrow.engine.changes.{name}", _fail)
+                with pytest.raises(MemoryError):
+                    read(feed)
+            users.insert({"n": 3})
+            assert list(feed) == []
+            assert feed.token == token
+            assert len(list(users.changes(token))) == 3
+
+
+def _fail(*_: Any, **__: Any) -> Any:
+    raise MemoryError
+
+
+def test_batches_end_when_another_thread_closes_the_feed(tmp_path: Path) -> None:
+    with StorageEngine(tmp_path) as engine:
+        users = engine.create_collection("users")
+        token = users.snapshot().token
+        for n in range(300):
+            users.insert({"n": n})
+        failures: list[BaseException] = []
+
+        def read(feed: Any, begun: threading.Event) -> None:
+            try:
+                for _ in feed.batches(1):
+                    begun.set()
+            except BaseException as error:
+                failures.append(error)
+
+        for _ in range(20):
+            feed, begun = users.changes(token, follow=True), threading.Event()
+            thread = threading.Thread(target=read, args=(feed, begun))
+            thread.start()
+            begun.wait()
+            feed.close()
+            thread.join(10)
+            assert not thread.is_alive()
+        assert failures == []
+
+
 def test_a_live_feed_waits_for_changes(tmp_path: Path) -> None:
     with StorageEngine(tmp_path) as engine:
         users = engine.create_collection("users")
@@ -196,6 +274,26 @@ def test_an_asynchronous_feed(tmp_path: Path) -> None:
         writer.start()
         assert asyncio.run(first_three(feed)) == [0, 1, 2]
         writer.join()
+
+
+def test_idle_asynchronous_feeds_occupy_no_thread(tmp_path: Path) -> None:
+    async def wait_for_all(users: Any) -> list[Any]:
+        loop = asyncio.get_running_loop()
+        loop.set_default_executor(ThreadPoolExecutor(1))
+
+        async def first(feed: Any) -> Any:
+            async for change in feed:
+                return change.id
+            return None
+
+        feeds = [users.changes(follow=True) for _ in range(3)]
+        readers = [asyncio.create_task(first(feed)) for feed in feeds]
+        await asyncio.sleep(0.1)
+        await asyncio.wait_for(asyncio.to_thread(users.insert, {"_id": "a"}), 10)
+        return await asyncio.wait_for(asyncio.gather(*readers), 10)
+
+    with StorageEngine(tmp_path) as engine:
+        assert asyncio.run(wait_for_all(engine.create_collection("users"))) == ["a"] * 3
 
 
 def test_another_process_follows(tmp_path: Path) -> None:
