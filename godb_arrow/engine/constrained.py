@@ -8,7 +8,7 @@ from typing import Any
 
 from godb_arrow.engine.editing import EditableCollection
 from godb_arrow.engine.expirer import Expirer
-from godb_arrow.engine.indexing import add_index, index_on
+from godb_arrow.engine.indexing import add_index, check_searchable, index_on
 from godb_arrow.engine.refresher import Refresher
 from godb_arrow.engine.rule_changes import set_expiry, set_validation
 from godb_arrow.engine.rules import Rules
@@ -58,7 +58,7 @@ class ConstrainedCollection(EditableCollection):
         DuplicateValue
             With `unique`, two documents have the same values.
         InvalidFilter
-            A field has maps.
+            A field has maps, or a name that filters cannot search.
         InvalidDocument
             With `unique`, a document has a map or an extension value in a field.
 
@@ -75,6 +75,7 @@ class ConstrainedCollection(EditableCollection):
         >>> engine.close()
         """
         index = index_on(fields, unique=unique)
+        check_searchable(index.fields)
         with self._store.writing("create an index"):
             for field in index.fields:
                 check_indexable(self.schema, field)
@@ -87,6 +88,11 @@ class ConstrainedCollection(EditableCollection):
         ----------
         fields : str or sequence of str
             Fields of the index, in order.
+
+        Raises
+        ------
+        InvalidFilter
+            The fields are no names.
         """
         dropped = index_on(fields, unique=True).names
         with self._store.writing("drop an index"), self._store.lock:
@@ -184,7 +190,7 @@ class ConstrainedCollection(EditableCollection):
         1
         """
         seconds = parse_lifetime("expire_after", expire_after)
-        index_on([field], unique=False)  # raises for what is no field
+        check_searchable(index_on([field], unique=False).fields)
         with self._store.writing("create a ttl"):
             check_indexable(self.schema, field)
             set_expiry(self._store, field, seconds)
@@ -196,7 +202,13 @@ class ConstrainedCollection(EditableCollection):
         ----------
         field : str
             Field of :meth:`create_ttl`.
+
+        Raises
+        ------
+        InvalidFilter
+            The field is no name.
         """
+        index_on([field], unique=False)  # raises for what is no field
         with self._store.writing("drop a ttl"):
             set_expiry(self._store, field, None)
 

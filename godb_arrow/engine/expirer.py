@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from godb_arrow.engine.catalog import Catalog
 from godb_arrow.engine.context import EngineContext
@@ -112,6 +112,8 @@ class Expirer:
     def expire(self, store: CollectionStore, goes_on: Callable[[], bool] = lambda: True) -> int:
         """Delete the expired documents of a collection, in batches.
 
+        An error of one lifetime is raised after the other lifetimes were applied.
+
         Parameters
         ----------
         store : CollectionStore
@@ -126,22 +128,38 @@ class Expirer:
         """
         writer = CollectionWriter(store, self._saver)
         total = 0
+        failed: GodbError | None = None
         for field, seconds in Rules.unpack(store.rules()).expiry.items():
-            latest = _moment(self.clock() - seconds)
-            is_due = {field: {"$lte": latest}}
-            ids = [] if latest is None else writer.first_ids(is_due, _SEARCHED_DOCUMENTS)
-            before = total
-            while ids and goes_on():
-                # A document that was changed meanwhile is compared again.
-                batch, ids = ids[:_BATCH_DOCUMENTS], ids[_BATCH_DOCUMENTS:]
-                deleted = writer.delete_many({ID_FIELD: batch, **is_due}, check_fields=False)
-                total += deleted
-                self.expired += deleted
-                if not ids and total > before:
-                    before, ids = total, writer.first_ids(is_due, _SEARCHED_DOCUMENTS)
+            try:
+                for deleted in self._deletions(writer, field, seconds, goes_on):
+                    total += deleted
+                    self.expired += deleted
+            except GodbError as error:  # the other lifetimes are applied all the same
+                failed = failed or error
         if total:
             logger.info("deleted %d expired documents of %r", total, store.name)
+        if failed is not None:
+            raise failed
         return total
+
+    def _deletions(
+        self, writer: CollectionWriter, field: str, seconds: float, goes_on: Callable[[], bool]
+    ) -> Iterator[int]:
+        """Delete the documents that expired by one field; yield the number of each batch."""
+        latest = _moment(self.clock() - seconds)
+        if latest is None:
+            return
+        is_due = {field: {"$lte": latest}}
+        ids = writer.first_ids(is_due, _SEARCHED_DOCUMENTS)
+        since_search = 0
+        while ids and goes_on():
+            # A document that was changed meanwhile is compared again.
+            batch, ids = ids[:_BATCH_DOCUMENTS], ids[_BATCH_DOCUMENTS:]
+            deleted = writer.delete_many({ID_FIELD: batch, **is_due}, check_fields=False)
+            since_search += deleted
+            yield deleted
+            if not ids and since_search:
+                since_search, ids = 0, writer.first_ids(is_due, _SEARCHED_DOCUMENTS)
 
 
 def _moment(seconds: float) -> dt.datetime | None:

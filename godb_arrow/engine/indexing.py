@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from godb_arrow.engine.store import CollectionStore
 from godb_arrow.errors import InvalidFilter
@@ -12,7 +12,7 @@ from godb_arrow.snapshots.index_names import MAX_FIELDS, IndexDefinition
 from godb_arrow.snapshots.snapshot import Snapshot
 from godb_arrow.snapshots.unique import UniqueIndex
 
-__all__ = ["add_index", "index_on"]
+__all__ = ["add_index", "check_searchable", "index_on"]
 
 _MAX_ATTEMPTS = 3
 """Attempts until values are compared while writers wait."""
@@ -36,6 +36,11 @@ def index_on(fields: str | Sequence[str], *, unique: bool) -> IndexDefinition:
         `unique` is neither True nor False.
     """
     check_flags(unique=unique)
+    if not isinstance(fields, Iterable):
+        raise InvalidFilter(
+            f"{fields!r} cannot be indexed",
+            advice="give the name of a field, or a sequence of names",
+        )
     names = (fields,) if isinstance(fields, str) else tuple(fields)
     for name in names:
         if not isinstance(name, str) or not name or "\0" in name or not is_storable(name):
@@ -49,6 +54,22 @@ def index_on(fields: str | Sequence[str], *, unique: bool) -> IndexDefinition:
             advice=f"give 1 to {MAX_FIELDS} fields, each once",
         )
     return IndexDefinition(names, unique)
+
+
+def check_searchable(fields: Sequence[str]) -> None:
+    """Check that filters can name the fields of a new index.
+
+    Raises
+    ------
+    InvalidFilter
+        A name begins with ``$``, as operators of filters do.
+    """
+    for name in fields:
+        if name.startswith("$"):
+            raise InvalidFilter(
+                f"{name!r} cannot be indexed: in a filter it is an operator",
+                advice="give the name of a field that does not begin with $",
+            )
 
 
 def add_index(store: CollectionStore, index: IndexDefinition) -> None:

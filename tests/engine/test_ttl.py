@@ -6,6 +6,7 @@ import datetime as dt
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from support.engines import crash
 import godb_arrow
 from godb_arrow import Follower, StorageEngine, promote, restore_backup
 from godb_arrow.engine import expirer
+from godb_arrow.engine.rule_changes import set_expiry
 
 NOW = dt.datetime(2026, 6, 1, tzinfo=dt.UTC)
 DAY = dt.timedelta(days=1)
@@ -291,3 +293,55 @@ def test_collections_without_a_lifetime_stay_unused(tmp_path: Path) -> None:
             assert used == ["c7"]
         assert len(engine["c7"]) == 0
         assert len(engine["c8"]) == 1
+
+
+@pytest.mark.parametrize("field", ["$x", "$and", "$date.x"])
+def test_a_field_that_filters_cannot_name_has_no_lifetime(tmp_path: Path, field: str) -> None:
+    with StorageEngine(tmp_path) as engine:
+        found = engine.create_collection("c")
+        with pytest.raises(godb_arrow.InvalidFilter, match=r"begin with \$"):
+            found.create_ttl(field, 0)
+        assert (found.ttl, found.indexes) == ({}, ())
+        found.create_ttl("a.$b", 0)  # an inner name, which filters can search
+        found.insert({"a": {"$b": dt.datetime(2020, 1, 1)}})
+        assert found.expire() == 1
+        for name in (5, None, b"x", ["a"]):
+            for verb in (lambda name: found.create_ttl(name, 0), found.drop_ttl):
+                with suppress(godb_arrow.InvalidFilter):
+                    verb(name)
+        assert set(found.ttl) == {"a.$b"}
+
+
+def test_a_broken_lifetime_keeps_no_other_from_being_applied(tmp_path: Path) -> None:
+    """An earlier program recorded lifetimes of fields that no filter can name."""
+    with at(StorageEngine(tmp_path), NOW) as engine:
+        found = engine.create_collection("c")
+        set_expiry(found._store, "$x", 0)
+        found.create_ttl("at", 0)
+        set_expiry(found._store, "$y", 0)
+        found.insert_many([{"at": NOW - DAY}, {"at": NOW + DAY}])
+        with pytest.raises(godb_arrow.InvalidFilter, match=r"\$x"):
+            found.expire()
+        assert (len(found), engine.stats().expired_documents) == (1, 1)
+        found.insert({"at": NOW - DAY})
+        with pytest.raises(godb_arrow.InvalidFilter):
+            in_background(engine)
+        assert len(found) == 1
+        engine._components.failure.take()
+        found.drop_ttl("$x")
+        found.drop_ttl("$y")
+        found.drop_index("$x")
+        assert (set(found.ttl), found.indexes) == ({"at"}, ("at", "$y"))
+        assert found.expire() == 0
+
+
+def test_documents_beyond_one_search_expire_in_one_call(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(expirer, "_SEARCHED_DOCUMENTS", 10)
+    with at(StorageEngine(tmp_path), NOW) as engine:
+        found = engine.create_collection("c")
+        found.create_ttl("at", 0)
+        found.insert_many({"at": NOW - DAY} for _ in range(25))
+        assert found.expire() == 25
+        assert len(found) == 0

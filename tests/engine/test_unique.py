@@ -245,12 +245,42 @@ def test_a_plain_index_becomes_unique_and_is_dropped_as_one(users: Collection) -
     assert users.explain({"email": "a@x"}).index == "email"
 
 
-@pytest.mark.parametrize("fields", ["", [], ["a", "a"], ["a", 1], "a\0b", list("abcdefghi")])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        "",
+        [],
+        ["a", "a"],
+        ["a", 1],
+        "a\0b",
+        list("abcdefghi"),
+        5,
+        None,
+        1.5,
+        b"ab",
+        [["a"]],
+        "\ud800",
+    ],
+)
 def test_impossible_fields_are_refused(tmp_path: Path, fields: Any) -> None:
     with StorageEngine(tmp_path) as engine:
         users = engine.create_collection("users")
+        for unique in (False, True):
+            with pytest.raises(InvalidFilter):
+                users.create_index(fields, unique=unique)
         with pytest.raises(InvalidFilter):
-            users.create_index(fields)
+            users.drop_index(fields)
+
+
+@pytest.mark.parametrize("fields", ["$x", "$and", ["a", "$x"]])
+def test_operators_of_filters_are_no_fields(tmp_path: Path, fields: Any) -> None:
+    with StorageEngine(tmp_path) as engine:
+        users = engine.create_collection("users")
+        for unique in (False, True):
+            with pytest.raises(InvalidFilter, match="it is an operator"):
+                users.create_index(fields, unique=unique)
+        users.drop_index(fields)  # an earlier program may have made it
+        assert users.indexes == ()
 
 
 def test_several_fields_are_compared_together(users: Collection) -> None:
