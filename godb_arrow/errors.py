@@ -426,7 +426,7 @@ class DuplicateValue(GodbError, ValueError):
     fields : tuple of str
         Fields of the index.
     value : object
-        The value; a tuple for a compound index.
+        The value, as documents are read; a tuple for a compound index.
     ids : list of str
         Ids of such documents. The first one keeps the value.
     """

@@ -60,7 +60,8 @@ class ConstrainedCollection(EditableCollection):
         InvalidFilter
             A field has maps, or a name that filters cannot search.
         InvalidDocument
-            With `unique`, a document has a map or an extension value in a field.
+            With `unique`, a document has a map or an extension value in a field, or its lists have
+            too many combinations.
 
         Examples
         --------

@@ -21,7 +21,14 @@ from godb_arrow.snapshots.index_names import (
 )
 from godb_arrow.snapshots.indexes import sorted_keys
 from godb_arrow.snapshots.snapshot import Snapshot
-from godb_arrow.snapshots.value_keys import FieldReader, UnkeyedValue, document_keys, load_plain
+from godb_arrow.snapshots.value_keys import (
+    MAX_DOCUMENT_KEYS,
+    FieldReader,
+    TooManyKeys,
+    UnkeyedValue,
+    document_keys,
+    load_plain,
+)
 
 __all__ = ["Hashes", "UniqueIndex", "rows_with"]
 
@@ -112,14 +119,14 @@ class UniqueIndex:
         Raises
         ------
         InvalidDocument
-            A value is a map or an extension value.
+            A value is a map or an extension value, or lists have too many combinations.
         """
         plain = load_plain(document)
         plain[ID_FIELD] = identity
         try:
             return self._reader.keys(plain)
-        except UnkeyedValue:
-            raise self.unkeyed(identity) from None
+        except UnkeyedValue as signal:
+            raise self.unkeyed(identity, signal) from None
 
     def keys_if_any(self, identity: str, document: bytes) -> list[bytes]:
         """Return the keys of a stored document; none if a value has no key."""
@@ -154,9 +161,23 @@ class UniqueIndex:
             for key in self.keys(ids[row], entries.document(row)):
                 yield key, row
 
-    def unkeyed(self, identity: str) -> InvalidDocument:
-        """Return the error for a document whose value is a map or an extension value."""
+    def unkeyed(self, identity: str, signal: UnkeyedValue | None = None) -> InvalidDocument:
+        """Return the error for a document without keys.
+
+        Parameters
+        ----------
+        identity : str
+            Its id.
+        signal : UnkeyedValue, optional
+            What the reader of keys raised, default that of a map or an extension value.
+        """
         shown = ", ".join(map(repr, self.fields))
+        if isinstance(signal, TooManyKeys):
+            return InvalidDocument(
+                f"document {identity!r}: its lists have more than {MAX_DOCUMENT_KEYS:,} "
+                f"combinations of values for the unique index of {shown}",
+                advice="store fewer values in the lists, or index fewer of the fields",
+            )
         return InvalidDocument(
             f"document {identity!r}: a value of the unique index of {shown} is a map "
             "or an extension value, which it cannot compare",
@@ -228,6 +249,7 @@ class UniqueIndex:
         old = [source for at, source in enumerate(sources) if added is not None and at not in added]
         for source in new:
             for run, at in source.current(source.rows_of_kind(_OTHERS)):
+                self.keys(run.id(at), run.document(at))  # raises, and says why
                 raise self.unkeyed(run.id(at))
         found = [source.hashes() for source in new]
         wanted = np.unique(np.concatenate([_NO_HASHES, *(hashes for hashes, _ in found)]))

@@ -36,9 +36,11 @@ from godb_arrow.arrow_compute import pc
 from godb_arrow.codec.field_values import FieldValues, ValueKind, parts_of
 
 __all__ = [
+    "MAX_DOCUMENT_KEYS",
     "NULL_KEY",
     "DocumentKeys",
     "FieldReader",
+    "TooManyKeys",
     "UnkeyedValue",
     "bounds_of",
     "document_keys",
@@ -47,6 +49,8 @@ __all__ = [
     "max_text_bytes",
 ]
 
+MAX_DOCUMENT_KEYS = 10_000
+"""Max keys of one document in a unique index of several fields."""
 NULL_KEY = b"\x05"
 _NAN, _NUMBER, _STRING, _BINARY, _FALSE, _TRUE, _MOMENT = (
     bytes([kind * 16]) for kind in range(1, 8)
@@ -58,6 +62,7 @@ _SIGN = 1 << 63
 _MAX_INT32 = 2**31 - 1
 _MAX_REST = 1 << 15  # of an integer, beside the nearest float
 _LAST = b"\xff"
+_TEXTS: dict[str, Any] = {"use_bin_type": True, "unicode_errors": "surrogateescape"}
 
 _Rows: TypeAlias = npt.NDArray[np.int64]
 _CONSTANTS = {
@@ -72,6 +77,10 @@ _UNKEYED = (ValueKind.MAP, ValueKind.EXTENSION)
 
 class UnkeyedValue(Exception):
     """Signal that a value has no key: a map, or an extension value."""
+
+
+class TooManyKeys(UnkeyedValue):
+    """Signal that the lists of a document have too many combinations of values."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,23 +283,39 @@ class FieldReader:
         ------
         UnkeyedValue
             A value is a map or an extension value.
+        TooManyKeys
+            Lists in several fields have more combinations than a document may have.
         """
-        columns = []
-        for names in self._names:
-            found = dict.fromkeys(key_of(value) for value in _values_at(document, names))
-            found.pop(NULL_KEY, None)
-            columns.append([*found])
+        columns = self._columns(document)
         if len(columns) == 1:
-            return columns[0]
+            return [*columns[0]]
         return [b"".join(parts) for parts in product(*columns)]
 
     def value_of(self, document: Mapping[Any, Any], key: bytes) -> Any:
-        """Return the value of a document that has a key; a tuple for several fields."""
-        columns = [[*_values_at(document, names)] for names in self._names]
-        for values in product(*columns):
-            if b"".join(map(key_of, values)) == key:
-                return values[0] if len(values) == 1 else values
+        """Return the value of a document that has a key; a tuple for several fields.
+
+        Moments are as in documents that callers read.
+        """
+        columns = self._columns(document)
+        for parts in product(*columns):
+            if b"".join(parts) == key:
+                values = [column[part] for column, part in zip(columns, parts, strict=True)]
+                loaded = tuple(codec.load(msgpack.packb({"": values}, **_TEXTS))[""])
+                return loaded[0] if len(loaded) == 1 else loaded
         return None
+
+    def _columns(self, document: Mapping[Any, Any]) -> list[dict[bytes, Any]]:
+        """Return the values of each field by their keys, without null."""
+        columns = []
+        for names in self._names:
+            values: dict[bytes, Any] = {}
+            for value in _values_at(document, names):
+                values.setdefault(key_of(value), value)
+            values.pop(NULL_KEY, None)
+            columns.append(values)
+        if len(columns) > 1 and math.prod(map(len, columns)) > MAX_DOCUMENT_KEYS:
+            raise TooManyKeys
+        return columns
 
 
 _Names: TypeAlias = list[tuple[str, "_Names | None"]]

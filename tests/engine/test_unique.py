@@ -18,6 +18,7 @@ import pytest
 from support.engines import crash
 from support.settings import LONG
 
+import godb_arrow
 from godb_arrow import (
     DuplicateValue,
     Follower,
@@ -507,3 +508,81 @@ def test_a_restored_version_has_its_own_indexes(tmp_path: Path) -> None:
         assert users.list_indexes()[0].unique
         with pytest.raises(DuplicateValue):
             users.insert({"n": 1})
+
+
+MOMENTS = [
+    dt.datetime(2026, 1, 1, tzinfo=dt.UTC),
+    dt.datetime(1, 1, 1, tzinfo=dt.UTC),
+    msgpack.Timestamp(5, 7),
+    msgpack.Timestamp(2**40, 0),
+]
+
+
+@pytest.mark.parametrize("value", [*MOMENTS, "\udcff", b"x", 2**64 - 1, 1.5, True])
+def test_the_value_of_an_error_is_what_get_returns(tmp_path: Path, value: Any) -> None:
+    """The first document has the value, and the second one has it in a list."""
+    with StorageEngine(tmp_path) as engine:
+        found = engine.create_collection("c")
+        found.create_index("v", unique=True)
+        found.create_index(["n", "v"], unique=True)
+        found.insert({"_id": "a", "v": value})
+        expected = found.get("a")["v"]
+        with pytest.raises(DuplicateValue) as raised:
+            found.insert({"v": [None, "other", value]})
+        assert (type(raised.value.value), raised.value.value) == (type(expected), expected)
+        found.drop_index("v")
+        found.update("a", {"n": value})
+        for documents in ([{"n": value, "v": value}], [{"n": [1, value], "v": [2, value]}]):
+            with pytest.raises(DuplicateValue) as raised:
+                found.insert_many(documents)
+            assert raised.value.value == (expected, expected)
+        engine.save()
+        with pytest.raises(DuplicateValue) as raised:
+            found.insert({"n": value, "v": value})
+        assert raised.value.value == (expected, expected)
+
+
+def test_combinations_of_lists_are_limited(tmp_path: Path) -> None:
+    """A small document does not become millions of keys, whoever builds them."""
+    fields = ("a", "b", "c", "d")
+    hundred = list(range(100))
+    allowed = {"a": hundred, "b": hundred, "c": 1, "d": "x"}
+    refused = {"a": hundred, "b": [*hundred, 100], "c": 1, "d": "x"}
+    huge = {name: list(range(1000)) for name in fields}
+    repeated = {name: [0] * 1000 + [1] for name in fields}  # 16 combinations
+    with StorageEngine(tmp_path / "data") as engine:
+        found = engine.create_collection("c")
+        found.create_index(fields, unique=True)
+        found.insert({"_id": "good", **allowed})
+        found.insert({"_id": "more", **repeated})
+        verbs: list[Callable[[dict[str, Any]], Any]] = [
+            found.insert,
+            lambda document: found.insert_many([{"a": 1}, document]),
+            lambda document: found.insert_many([{"a": 1}] * 5000 + [document]),
+            lambda document: found.upsert_many([{"_id": "good", **document}]),
+            lambda document: found.update("good", document),
+        ]
+        for verb in verbs:
+            for document in (refused, huge):
+                with pytest.raises(InvalidDocument, match="more than 10,000 combinations"):
+                    verb(document)
+        assert len(found) == 2
+        with pytest.raises(DuplicateValue) as raised:
+            found.insert({"a": 1, "b": 1, "c": 1, "d": 1})
+        assert raised.value.value == (1, 1, 1, 1)
+        found.insert({"a": huge["a"], "b": None, "c": huge["c"], "d": 1})  # has no value
+        engine.save()
+        found.compact(thorough=True)
+        assert found.count({"a": 5}) == 2
+        plain = engine.create_collection("plain")
+        plain.create_index(fields)  # compares nothing
+        plain.create_index("a", unique=True)
+        plain.insert(huge)
+        for state in (unsaved, saved):
+            state(engine)
+            with pytest.raises(InvalidDocument, match=r"'1': .* combinations"):
+                plain.create_index(fields, unique=True)
+        godb_arrow.write_godb([{"_id": "f", **refused}], tmp_path / "file.godb", "foreign")
+        engine.load_collection_metadata(tmp_path / "file.godb")
+        with pytest.raises(InvalidDocument, match=r"'f': .* combinations"):
+            engine["foreign"].create_index(fields, unique=True)
