@@ -322,6 +322,8 @@ class Maintainer:
     def restore(self, version: int) -> None:
         """Return to a version; the current documents stay readable as the version before.
 
+        Indexes, validation, lifetimes and compression return with the documents. Tags stay.
+
         Raises
         ------
         VersionNotFound
@@ -345,8 +347,11 @@ class Maintainer:
                 tags=base.manifest.tags if isinstance(base, PartedBase) else {},
             )
             assert isinstance(base, PartedBase)
-            store.forget_settings()  # the manifest records them
-            checkpointer.commit_manifest(base, (manifest, earlier.part_statistics()))
+            try:
+                checkpointer.commit_manifest(base, (manifest, earlier.part_statistics()))
+            finally:
+                if store.base is not base:
+                    store.forget_settings()  # the manifest records them
             base.forget(store.base)
             directory.journal.release(store, None)
         self._context.followers.acknowledge(None)

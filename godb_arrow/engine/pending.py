@@ -14,7 +14,7 @@ from godb_arrow.directory.data_directory import DataDirectory
 from godb_arrow.directory.records import Record
 from godb_arrow.engine.constraints import Constraints
 from godb_arrow.engine.rules import Rules
-from godb_arrow.engine.validation import Validator, restored_validator
+from godb_arrow.engine.validation import Validator, restored_validator, stored_validator
 from godb_arrow.file.hints import CollectionHint, JournalPosition
 from godb_arrow.former_ipc import read_former_schema
 from godb_arrow.options import CompressionName
@@ -123,7 +123,8 @@ class Settings:
     rules : bytes or None
         Packed rules, or None for those that the base records.
     validator : Validator or None
-        What validates documents, if it was set since the collection was opened.
+        What validates documents, if it was set since the collection was opened. It counts while
+        the rules record it.
     compression : str or None
         Compression of new files, or None for the compression that the base records.
     columns : pyarrow.Schema or None
@@ -168,7 +169,9 @@ class Settings:
         if self.constraints is _UNREAD:
             unique = [index for index in definitions_of(indexes()) if index.unique]
             stored, validator = Rules.unpack(rules()).validation, self.validator
-            if stored is not None and validator is None:
+            if stored is None:
+                validator = None
+            elif validator is None or stored_validator(validator) != stored:
                 validator = restored_validator(stored)
             self.constraints = Constraints(unique, validator) if unique or validator else None
         return self.constraints

@@ -355,8 +355,8 @@ class CollectionStore:
         return self.journaled({**meta, "c": self.name}, parts, apply).number or None
 
     def forget_settings(self) -> None:
-        """Take indexes and compression from the next base."""
-        self._settings = Settings()
+        """Take all settings from the base; its rules may still need a model that was given."""
+        self._settings = Settings(validator=self._settings.validator)
 
     def note_setting(self, number: int | None) -> None:
         """Note a change of no document; the next checkpoint saves it."""

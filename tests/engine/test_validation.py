@@ -18,6 +18,7 @@ from support.engines import crash
 
 import godb_arrow
 from godb_arrow import (
+    DuplicateValue,
     InvalidDocument,
     InvalidOption,
     MissingDependency,
@@ -31,6 +32,7 @@ from godb_arrow import (
 from godb_arrow.engine.collection import Collection
 from godb_arrow.engine.part_writer import PartWriter, commit_parts
 from godb_arrow.engine.rules import Rules
+from godb_arrow.snapshots.part_folder import PartFolder
 
 ADDRESS = pa.struct([pa.field("zip", pa.string(), nullable=False), pa.field("city", pa.string())])
 ARROW = pa.schema([
@@ -240,6 +242,89 @@ def test_a_model_must_be_given_again(tmp_path: Path) -> None:
         users.insert({"name": "root"})
     with StorageEngine(tmp_path) as engine:
         engine["users"].insert({"name": "root"})
+
+
+def test_a_model_validates_restored_versions_that_record_it(tmp_path: Path) -> None:
+    user = model()
+    with StorageEngine(tmp_path) as engine:
+        users = engine.create_collection("users")
+        users.to_folder()
+        users.insert({"name": "Ada"})
+        engine.save()
+        without = users.versions()[-1].version
+        users.set_validation(user)
+        users.create_index("name", unique=True)
+        users.insert({"name": "Bob"})
+        engine.save()
+        version = users.versions()[-1].version
+        users.insert({"name": "Cy"})
+        engine.save()
+
+        def check() -> None:
+            users.insert({"name": "Dan"})
+            with pytest.raises(SchemaViolation, match="root is no user"):
+                users.insert({"name": "root"})
+            with pytest.raises(DuplicateValue):
+                users.insert({"name": "Ada"})
+
+        users.restore(version)
+        assert [one["name"] for one in users.find()] == ["Ada", "Bob"]
+        check()
+        users.restore(without)
+        assert (users.validation, users.indexes) == (None, ())
+        users.insert({"name": "root"})
+        users.set_validation({"properties": {"age": {"type": "integer"}}})
+        users.restore(version)  # its model is another one than the current validation
+        with pytest.raises(MissingValidator):
+            users.insert({"name": "Dan"})
+        users.set_validation(user)
+        check()
+        users.set_validation(None)
+        users.restore(version)
+        with pytest.raises(MissingValidator):
+            users.insert({"name": "Dan"})
+
+
+def test_a_restore_that_fails_keeps_the_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    user = model()
+    with StorageEngine(tmp_path) as engine:
+        users = engine.create_collection("users")
+        users.to_folder()
+        users.insert({"name": "Ada"})
+        engine.save()
+        version = users.versions()[-1].version
+        users.set_validation(user)
+        users.create_index("name", unique=True)
+        users.create_ttl("at", 0)
+        engine.save()
+
+        def failing(*_: Any) -> Any:
+            raise godb_arrow.DiskFull("no space")
+
+        for _ in range(2):
+            with monkeypatch.context() as patched, pytest.raises(godb_arrow.DiskFull):
+                patched.setattr(PartFolder, "commit", failing)
+                users.restore(version)
+            with pytest.raises(SchemaViolation, match="root is no user"):
+                users.insert({"name": "root"})
+            with pytest.raises(DuplicateValue):
+                users.insert({"name": "Ada"})
+            assert set(users.ttl) == {"at"}
+        users.restore(version)
+        assert (users.validation, users.indexes, users.ttl) == (None, (), {})
+
+
+def test_a_lifetime_keeps_the_model(tmp_path: Path) -> None:
+    with StorageEngine(tmp_path) as engine:
+        users = engine.create_collection("users")
+        users.set_validation(model())
+        users.create_ttl("at", "1h")
+        users.insert({"name": "Ada"})
+        users.drop_ttl("at")
+        with pytest.raises(SchemaViolation, match="root is no user"):
+            users.insert({"name": "root"})
 
 
 def test_the_id_and_values_that_json_lacks(tmp_path: Path) -> None:
