@@ -169,7 +169,7 @@ class UniqueIndex:
         identity : str
             Its id.
         signal : UnkeyedValue, optional
-            What the reader of keys raised, default that of a map or an extension value.
+            Signal of the reader of keys; default as for a map or an extension value.
         """
         shown = ", ".join(map(repr, self.fields))
         if isinstance(signal, TooManyKeys):
