@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import datetime as dt
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -146,7 +147,7 @@ class ConstrainedCollection(EditableCollection):
         """Validation of the documents; None if there is none."""
         self._store.context.lifecycle.check_process()
         validator = self._refresher.read(self._store, self._store.validator)
-        return None if validator is None else validator.info
+        return None if validator is None else copy.deepcopy(validator.info)
 
     def validate(self) -> Iterator[SchemaViolation]:
         """Check the existing documents.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 
 from godb_arrow.engine.store import CollectionStore
 from godb_arrow.errors import InvalidFilter
@@ -36,7 +36,7 @@ def index_on(fields: str | Sequence[str], *, unique: bool) -> IndexDefinition:
         `unique` is neither True nor False.
     """
     check_flags(unique=unique)
-    if not isinstance(fields, Iterable):
+    if not isinstance(fields, Iterable) or isinstance(fields, (bytes, Mapping, Set)):
         raise InvalidFilter(
             f"{fields!r} cannot be indexed",
             advice="give the name of a field, or a sequence of names",

@@ -6,7 +6,8 @@ import base64
 import datetime as dt
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeAlias
 
@@ -18,6 +19,7 @@ from godb_arrow.documents.fitting import Misfit, Path, fitting, shown_path
 from godb_arrow.documents.loading import load_chunks
 from godb_arrow.errors import (
     CorruptFile,
+    GodbError,
     InvalidOption,
     MissingDependency,
     MissingValidator,
@@ -38,6 +40,21 @@ __all__ = [
 ]
 
 ValidationKind: TypeAlias = Literal["arrow", "json_schema", "pydantic"]
+
+_REFERENCES = ("$ref", "$dynamicRef", "$recursiveRef")
+"""Keywords of a JSON Schema that name another schema."""
+_NAMES = ("$id", "id")
+"""Keywords of a JSON Schema that name it."""
+_SCHEMAS = frozenset((
+    "additionalItems", "additionalProperties", "allOf", "anyOf", "contains", "contentSchema",
+    "disallow", "else", "extends", "if", "items", "not", "oneOf", "prefixItems", "propertyNames",
+    "then", "type", "unevaluatedItems", "unevaluatedProperties",
+))  # fmt: skip
+"""Keywords of a JSON Schema with a schema or a list of schemas, in any of the dialects."""
+_SCHEMAS_BY_NAME = frozenset((
+    "$defs", "definitions", "dependencies", "dependentSchemas", "patternProperties", "properties",
+))  # fmt: skip
+"""Keywords of a JSON Schema that map names to schemas."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +123,7 @@ class _JsonSchemaValidator:
     def __init__(self, schema: dict[str, Any]) -> None:
         self.info = Validation("json_schema", schema)
         self._validator: Any = None
-        self._has_id = ID_FIELD in schema.get("properties", {})
+        self._has_id = _has_id(schema)
 
     def prepared(self) -> Any:
         """Return the validator of the package jsonschema, made at the first use."""
@@ -130,9 +147,15 @@ class _JsonSchemaValidator:
             raise Misfit(_path_of(error), error.message)
 
 
+def _has_id(schema: Mapping[str, Any]) -> bool:
+    """Return whether a JSON Schema names the id of documents."""
+    properties = schema.get("properties")
+    return isinstance(properties, dict) and ID_FIELD in properties
+
+
 def _path_of(error: Any) -> Path:
     path = tuple(error.absolute_path)
-    if error.validator == "required":
+    if error.validator == "required" and isinstance(error.validator_value, list):
         lacking = [name for name in error.validator_value if name not in error.instance]
         path = (*path, *lacking[:1])
     return path
@@ -142,10 +165,16 @@ class _ModelValidator:
     runs_code = True
 
     def __init__(self, model: Any) -> None:
-        schema = model.model_json_schema()
+        try:
+            schema = model.model_json_schema()
+        except Exception as failure:  # such as a field that JSON lacks
+            raise InvalidOption(
+                f"the model {model.__qualname__} has no JSON Schema: {failure}",
+                advice="give a model of values that JSON has",
+            ) from failure
         self.info = Validation("pydantic", schema, f"{model.__module__}.{model.__qualname__}")
         self._model = model
-        self._has_id = ID_FIELD in schema.get("properties", {})
+        self._has_id = _has_id(schema)
 
     def check(self, document: Mapping[Any, Any]) -> None:
         text = json.dumps(_json_of(document, keep_id=self._has_id))
@@ -200,11 +229,13 @@ def validator_of(schema: Any, *, allow_extra: bool) -> Validator:
         return _ModelValidator(schema)
     if isinstance(schema, Mapping):
         try:
-            found = json.loads(json.dumps(dict(schema)))
-        except (TypeError, ValueError) as error:
+            found = json.loads(json.dumps(dict(schema), allow_nan=False))
+        except (TypeError, ValueError, RecursionError) as error:
             raise InvalidOption(f"the JSON Schema is no JSON: {error}") from error
         validator = _JsonSchemaValidator(found)
         validator.prepared()
+        with suppress(Misfit):
+            validator.check({})  # a schema that only refers to itself fits and refuses nothing
         return validator
     raise InvalidOption(
         f"{schema!r} validates nothing",
@@ -295,46 +326,87 @@ def violations(validator: Validator, entries: codec.Entries) -> Iterator[SchemaV
 def _json_schema_validator(schema: Any) -> Any:
     try:
         import jsonschema
-        import referencing
+        import referencing.jsonschema
     except ImportError as error:
         raise MissingDependency(
             "jsonschema is not installed, and a JSON Schema validates the documents",
             advice='install it with pip install "godb-arrow[validation]"',
         ) from error
-    kind = jsonschema.validators.validator_for(schema, jsonschema.Draft202012Validator)
+    registry = referencing.Registry()
     try:
+        kind = jsonschema.validators.validator_for(schema, jsonschema.Draft202012Validator)
         kind.check_schema(schema)
-    except jsonschema.SchemaError as error:
+        checker = kind.FORMAT_CHECKER
+        rules = referencing.jsonschema.specification_with(kind.META_SCHEMA["$schema"])
+        resolver = registry.resolver_with_root(rules.create_resource(schema))
+        _check_keywords(schema, rules, resolver, checker.checkers.keys())
+    except GodbError:
+        raise
+    except Exception as error:  # jsonschema and referencing also raise errors of Python
+        at = shown_path(tuple(getattr(error, "absolute_path", ()))) or "its top"
         raise InvalidOption(
-            f"the JSON Schema is invalid at {shown_path(tuple(error.absolute_path)) or 'its top'}: "
-            f"{error.message}",
+            f"the JSON Schema is invalid at {at}: {getattr(error, 'message', error)}",
             advice="see the specification of JSON Schema",
         ) from error
-    checker = kind.FORMAT_CHECKER
-    _check_keywords(schema, checker.checkers.keys())
-    return kind(schema, format_checker=checker, registry=referencing.Registry())
+    return kind(schema, format_checker=checker, registry=registry)
 
 
-def _check_keywords(schema: Any, formats: Any) -> None:
-    """Raise for what jsonschema would ignore or fetch: unknown formats, and other documents."""
-    found = [schema]
+def _check_keywords(schema: Any, rules: Any, resolver: Any, formats: Container[str]) -> None:
+    """Raise for what jsonschema would ignore or fetch: unknown formats, and other documents.
+
+    Parameters
+    ----------
+    schema : object
+        JSON Schema, of which no two parts are the same object.
+    rules : referencing.Specification
+        Rules of its dialect for references.
+    resolver : referencing.Resolver
+        Resolver of references in the schema.
+    formats : container of str
+        Formats that can be checked.
+    """
+    found = [(schema, resolver)]
+    seen: set[int] = set()
     while found:
-        one = found.pop()
-        if isinstance(one, list):
-            found += one
-        elif isinstance(one, dict):
-            found += one.values()
-            reference, format = one.get("$ref"), one.get("format")
-            if isinstance(reference, str) and not reference.startswith("#"):
-                raise InvalidOption(
-                    f"the JSON Schema refers to {reference!r}, which is not part of it",
-                    advice='copy it to "$defs", and refer to "#/$defs/…"',
-                )
-            if isinstance(format, str) and format not in formats:
-                raise InvalidOption(
-                    f"the format {format!r} of the JSON Schema cannot be checked here",
-                    advice='install "jsonschema[format]", or say it with "pattern"',
-                )
+        part, resolver = found.pop()
+        if isinstance(part, list):
+            found += ((inner, resolver) for inner in part)
+        if not isinstance(part, dict) or id(part) in seen:
+            continue
+        seen.add(id(part))
+        if part is not schema and all(isinstance(part.get(key, ""), str) for key in _NAMES):
+            resolver = resolver.in_subresource(rules.create_resource(part))
+        found += [(inner, resolver) for inner in _parts(part)]
+        for reference in filter(None, map(part.get, _REFERENCES)):
+            if isinstance(reference, str):
+                found.append(_referred(reference, resolver))
+        format = part.get("format")
+        if isinstance(format, str) and format not in formats:
+            raise InvalidOption(
+                f"the format {format!r} of the JSON Schema cannot be checked here",
+                advice='install "jsonschema[format]", or say it with "pattern"',
+            )
+
+
+def _parts(schema: Mapping[str, Any]) -> Iterator[Any]:
+    """Yield the inner schemas; other values, such as examples, are none."""
+    for keyword, value in schema.items():
+        if keyword in _SCHEMAS_BY_NAME and isinstance(value, dict):
+            yield from value.values()
+        elif keyword in _SCHEMAS:
+            yield value
+
+
+def _referred(reference: str, resolver: Any) -> tuple[Any, Any]:
+    """Return the schema to which a reference leads, and the resolver there."""
+    try:
+        referred = resolver.lookup(reference)
+    except Exception as error:  # referencing also raises errors of Python
+        raise InvalidOption(
+            f"the JSON Schema refers to {reference!r}, which is not part of it",
+            advice='copy it to "$defs", and refer to "#/$defs/…"',
+        ) from error
+    return referred.contents, referred.resolver
 
 
 def _json_of(document: Mapping[Any, Any], *, keep_id: bool) -> dict[str, Any]:

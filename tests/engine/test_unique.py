@@ -260,6 +260,8 @@ def test_a_plain_index_becomes_unique_and_is_dropped_as_one(users: Collection) -
         1.5,
         b"ab",
         [["a"]],
+        {"a": 1},
+        {"a", "b"},
         "\ud800",
     ],
 )

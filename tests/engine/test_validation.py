@@ -352,11 +352,31 @@ def test_the_id_and_values_that_json_lacks(tmp_path: Path) -> None:
         assert raised.value.path == "_id"
 
 
+DRAFT_3 = "http://json-schema.org/draft-03/schema#"
+DRAFT_4 = "http://json-schema.org/draft-04/schema#"
 INVALID: list[tuple[Any, str]] = [
     ({"type": "nothing"}, "invalid at type"),
     ({"properties": {"a": {"format": "no such format"}}}, "format"),
     ({"properties": {"a": {"$ref": "https://example.org/schema"}}}, "not part of it"),
     ({"type": object()}, "no JSON"),
+    ({"const": float("nan")}, "no JSON"),
+    ({"properties": 5}, "invalid at properties: 5"),
+    ({"properties": None}, "invalid at properties: None"),
+    ({"properties": {"a": {"required": True}}}, "invalid at properties.a.required"),
+    ({"$schema": 5}, "invalid at its top"),
+    ({"$id": "http://[", "$ref": "x"}, "not part of it"),
+    ({"properties": {"default": {"format": "x"}}}, "format 'x'"),
+    ({"$defs": {"const": {"format": "x"}}}, "format 'x'"),
+    ({"dependencies": {"a": ["b"], "enum": {"format": "x"}}}, "format 'x'"),
+    ({"items": [{"not": {"format": "x"}}], "$schema": DRAFT_4}, "format 'x'"),
+    ({"extends": {"format": "x"}, "$schema": DRAFT_3}, "format 'x'"),
+    ({"type": ["string", {"format": "x"}], "$schema": DRAFT_3}, "format 'x'"),
+    ({"$ref": "#/own/it", "own": {"it": {"format": "x"}}}, "format 'x'"),
+    ({"$ref": "#/examples/0", "examples": [{"format": "x"}]}, "format 'x'"),
+    ({"properties": {"enum": {"$ref": "https://example.org/"}}}, "not part of it"),
+    ({"$dynamicRef": "https://example.org/"}, "not part of it"),
+    ({"properties": {"a": {"$ref": "#/$defs/lost"}}}, "'#/\\$defs/lost', which is not part"),
+    ({"$ref": "#"}, "cannot be applied"),
     ("string", "validates nothing"),
     (int, "validates nothing"),
 ]
@@ -376,13 +396,84 @@ def test_what_cannot_be_checked_is_refused(tmp_path: Path, schema: Any, said: st
         assert found.validation is None
 
 
-def test_a_reference_that_leads_nowhere_refuses_documents(tmp_path: Path) -> None:
+VALUES: list[dict[str, Any]] = [
+    {"default": {"$ref": "https://example.org/"}},
+    {"examples": [{"format": "x", "$ref": "#/lost"}]},
+    {"x-shown": {"format": "x", "$id": 5}},
+    {"properties": {"a": {"enum": [{"format": "x"}, 1]}}},
+    {"properties": {"a": {"anyOf": [{"const": {"$ref": "#/lost"}}, {"const": 1}]}}},
+    {"properties": {"format": {"type": "string"}, "$ref": {"type": "string"}}},
+    {"dependentRequired": {"format": ["a"]}},
+    {"$id": "https://example.org/a", "$ref": "https://example.org/a#/$defs/b", "$defs": {"b": {}}},
+    {"$ref": "#b", "$defs": {"b": {"$anchor": "b"}}},
+]
+
+
+@pytest.mark.parametrize("schema", VALUES, ids=str)
+def test_values_in_a_json_schema_are_no_schemas(tmp_path: Path, schema: dict[str, Any]) -> None:
     pytest.importorskip("jsonschema")
     with StorageEngine(tmp_path) as engine:
         found = engine.create_collection("c")
-        found.set_validation({"properties": {"a": {"$ref": "#/$defs/lost"}}})
-        with pytest.raises(InvalidOption, match="cannot be applied"):
-            found.insert({"a": 1})
+        found.set_validation(schema)
+        found.insert({"a": 1})
+
+
+def test_required_fields_of_each_draft_are_named(tmp_path: Path) -> None:
+    pytest.importorskip("jsonschema")
+    with StorageEngine(tmp_path) as engine:
+        found = engine.create_collection("c")
+        for schema in (
+            {"$schema": DRAFT_3, "properties": {"a": {"properties": {"b": {"required": True}}}}},
+            {"$schema": DRAFT_4, "properties": {"a": {"required": ["b"]}}},
+            {"properties": {"a": {"required": ["b"]}}},
+        ):
+            found.set_validation(schema)
+            with pytest.raises(SchemaViolation) as raised:
+                found.insert({"a": {}})
+            assert raised.value.path == "a.b"
+            found.insert({"a": {"b": 1}})
+
+
+def test_the_schema_is_a_copy(tmp_path: Path) -> None:
+    pytest.importorskip("jsonschema")
+    given: dict[str, Any] = {"properties": {"a": {"type": "string"}}}
+    with StorageEngine(tmp_path) as engine:
+        found = engine.create_collection("c")
+        found.set_validation(given)
+        given["properties"]["a"]["type"] = "integer"
+        assert found.validation is not None
+        assert isinstance(found.validation.schema, dict)
+        found.validation.schema["properties"]["a"]["type"] = "integer"
+        assert found.validation.schema == {"properties": {"a": {"type": "string"}}}
+        found.insert({"a": "x"})
+        found.create_ttl("at", 0)  # stores the rules again
+    with StorageEngine(tmp_path) as engine, pytest.raises(SchemaViolation):
+        engine["c"].insert({"a": 1})
+
+
+def test_a_model_without_a_json_schema_is_refused(tmp_path: Path) -> None:
+    pydantic = pytest.importorskip("pydantic")
+
+    class Job(pydantic.BaseModel):  # type: ignore[name-defined, misc]
+        run: Callable[[], None]
+
+    with StorageEngine(tmp_path) as engine:
+        found = engine.create_collection("c")
+        with pytest.raises(InvalidOption, match="no JSON Schema"):
+            found.set_validation(Job)
+        assert found.validation is None
+
+
+def test_a_stored_schema_that_cannot_be_applied_refuses_documents(tmp_path: Path) -> None:
+    pytest.importorskip("jsonschema")
+    with StorageEngine(tmp_path) as engine:
+        found = engine.create_collection("c")
+        for schema in ('{"$ref": "#/lost"}', '{"properties": 5}', '{"$schema": 5}'):
+            stored = {"kind": "json_schema", "schema": schema, "name": "", "extra": False}
+            with found._store.lock:
+                found._store.change_setting({"op": "rules", "r": Rules(stored, {}).pack()})
+            with pytest.raises(InvalidOption, match="JSON Schema"):
+                found.insert({"a": 1})
         assert len(found) == 0
 
 
