@@ -29,6 +29,7 @@ from godb_arrow.file.hints import JournalPosition
 
 __all__ = [
     "LOST",
+    "NO_VERSION",
     "TRANSACTION",
     "UNLISTED",
     "Lineage",
@@ -49,6 +50,8 @@ TRANSACTION = "transaction"
 """Operation of a record with the changes of several collections."""
 UNLISTED = "unlisted"
 """Operation of a record for changes that only a version of a collection has."""
+NO_VERSION = 0.0
+"""Time of the version before the first one, which has no documents."""
 LOST = "lost"
 """Operation of a record that stands for lost ones (see :mod:`godb_arrow.directory.repair`)."""
 _HEAD_1 = struct.Struct("<QQQQ")  # of version 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any, BinaryIO
@@ -74,6 +74,7 @@ def save_snapshot(
     rules: bytes,
     compression: CompressionName,
     part_size: int,
+    announce: Callable[[Manifest | None], None] | None = None,
 ) -> Base:
     """Save a collection, copying unmodified documents byte for byte.
 
@@ -97,6 +98,9 @@ def save_snapshot(
         Compression of new files.
     part_size : int
         Maximum bytes of documents in a part.
+    announce : callable, optional
+        Function that gets the manifest of new parts just before the save takes effect, or None for
+        a file.
 
     Returns
     -------
@@ -123,9 +127,12 @@ def save_snapshot(
             compression,
             part_size,
             directory.stamp,
+            announce,
         )
         directory.restrict(parted.access())
         return parted
+    if announce is not None:
+        announce(None)
     write_snapshots(
         directory.write(target, base),
         [(name, snapshot, next_id, indexes, rules)],
@@ -151,6 +158,7 @@ def _save_parts(
     compression: CompressionName,
     part_size: int,
     directory: bytes,
+    announce: Callable[[Manifest], None] | None,
 ) -> Base:
     """Write changed documents to new parts, and a manifest that names all parts."""
     base = snapshot.base
@@ -205,7 +213,7 @@ def _save_parts(
         rules=rules,
         tags=base.manifest.tags if isinstance(base, PartedBase) and base.folder is folder else {},
     )
-    return PartedBase(folder, folder.commit(manifest, statistics))
+    return PartedBase(folder, folder.commit(manifest, statistics, announce))
 
 
 def _version_in(folder: PartFolder, base: Base, directory: bytes) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ import pyarrow as pa
 from godb_arrow import codec
 from godb_arrow.directory.change_log import ChangeLog
 from godb_arrow.directory.data_directory import DataDirectory
-from godb_arrow.directory.records import Record
+from godb_arrow.directory.records import NO_VERSION, Record
 from godb_arrow.engine.change_token import ChangeToken
 from godb_arrow.engine.change_units import (
     ADVICE,
@@ -48,6 +49,7 @@ from godb_arrow.snapshots.snapshot import Snapshot
 __all__ = ["Change", "ChangeFeed", "begin_token", "token_of"]
 
 _POLL_SECONDS = 0.05
+_MAX_WAITS = 20  # for a version that its writer announced
 _BATCH_CHANGES = 16_384
 _NO_DOCUMENT = b"\x80"  # an empty map
 _CHANGE_COLUMNS = pa.schema(
@@ -412,16 +414,21 @@ class ChangeFeed:
         ------
         VersionNotFound
         """
-        name, number = record.meta["c"], record.meta["v"]
-        store = self._store or self._store_of(name)
+        meta = record.meta
+        number, created, since = meta["v"], meta.get("at"), meta.get("from")
+        store = self._store or self._store_of(meta["c"])
         base = None if store is None else store.base
-        if not isinstance(base, PartedBase):
+        if created is None or since is None or not isinstance(base, PartedBase):
             raise VersionNotFound("a single file has no versions")
-        after, _ = _version(base.folder, number)
-        if self._context.directory.holds(after.manifest.position, record):
+        before, pin = None, None
+        if since != NO_VERSION:
+            before, pin = _version(base.folder, number - 1, since)
+        after, _ = _announced(base.folder, number)
+        if after.manifest.created != created:
+            if before is None:
+                raise VersionNotFound(f"version {number} is of another collection")
             return iter(())  # The change failed, and a later save has this number.
         later = Snapshot(after, Overlay(), after.live, after.manifest.position)
-        before, pin = _version(base.folder, number - 1) if number > 1 else (None, None)
         return _differences(before, later, pin)
 
 
@@ -450,6 +457,20 @@ def _version(
         return base, base.pin()
     except SourceNotFound as error:
         raise VersionNotFound(f"there is no version {number}") from error
+
+
+def _announced(folder: PartFolder, number: int) -> tuple[PartedBase, Pin]:
+    """Return a version that a record announces; its writer may need a moment.
+
+    Raises
+    ------
+    VersionNotFound
+    """
+    for _ in range(_MAX_WAITS):
+        if number <= max(folder.versions(), default=0):
+            break
+        time.sleep(_POLL_SECONDS)
+    return _version(folder, number)
 
 
 def token_of(store: CollectionStore, snapshot: Snapshot) -> ChangeToken:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
-from godb_arrow.directory.records import UNLISTED
+from godb_arrow.directory.records import NO_VERSION, UNLISTED
 from godb_arrow.directory.snapshot_writer import place_for, save_snapshot
 from godb_arrow.engine.store import CollectionStore
 from godb_arrow.errors import EngineClosed, GodbError, StorageError, error_context
@@ -185,8 +185,7 @@ class Checkpointer:
     def _write(self, saving: _Saving) -> Base:
         if self._store.shared:
             self._context.directory.journal.sync_shared(self._store.shared)
-        if self._context.options.durability == "checkpoint" and saving.snapshot.changes:
-            _note_unlisted(self._store, saving.snapshot.base.hint.version + 1)
+        has_unlisted = self._context.options.durability == "checkpoint" and saving.snapshot.changes
         stored = save_snapshot(
             self._context.directory,
             saving.target,
@@ -197,6 +196,7 @@ class Checkpointer:
             saving.rules,
             saving.compression,
             self._context.options.part_size,
+            _announcer(self._store, saving.snapshot.base) if has_unlisted else None,
         )
         if self._store.overlay.has_ids_to_find:
             stored.prepare_ids()  # otherwise writers would wait for them
@@ -285,10 +285,9 @@ class Checkpointer:
             ``applied`` is "unknown" if the manifest replaced the former one.
         """
         store, folder = self._store, before.folder
-        if has_changes:
-            _note_unlisted(store, wanted[0].version)
+        announce = _announcer(store, before) if has_changes else None
         try:
-            store.restate(PartedBase(folder, folder.commit(*wanted)))
+            store.restate(PartedBase(folder, folder.commit(*wanted, announce)))
         except BaseException as error:
             if store.base is before:
                 with suppress(GodbError):
@@ -311,12 +310,25 @@ class Checkpointer:
                 )
 
 
-def _note_unlisted(store: CollectionStore, version: int) -> None:
-    """Journal that a version has changes which the journal does not list.
+def _announcer(store: CollectionStore, before: Base) -> Callable[[Manifest | None], None]:
+    """Return a function that journals a version whose changes the journal does not list.
 
-    The record precedes the version, so that no change is missed. Recovery does not need it.
+    The record precedes the version, so that no change is missed. Recovery does not need it. It
+    names both versions by their times, since a later collection may have the same name and numbers.
     """
     directory, key = store.context.directory, object()
-    if directory.keeps_journal and not directory.journal.is_broken:
-        directory.journal.append(key, {"op": UNLISTED, "c": store.name, "v": version})
+
+    def announce(manifest: Manifest | None) -> None:
+        if not directory.keeps_journal or directory.journal.is_broken:
+            return
+        meta = {"op": UNLISTED, "c": store.name, "v": 0, "from": None}
+        if manifest is not None:
+            meta |= {"v": manifest.version, "at": manifest.created}
+        if isinstance(before, PartedBase):
+            meta["from"] = before.manifest.created
+        elif not before.live:
+            meta["from"] = NO_VERSION
+        directory.journal.append(key, meta)
         directory.journal.release(key, None)
+
+    return announce

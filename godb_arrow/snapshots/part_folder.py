@@ -401,7 +401,12 @@ class PartFolder:
             packed = pack_statistics(joined)
         return replace(manifest, packed_statistics=packed)
 
-    def commit(self, manifest: Manifest, statistics: Sequence[Row | None]) -> Manifest:
+    def commit(
+        self,
+        manifest: Manifest,
+        statistics: Sequence[Row | None],
+        announce: Callable[[Manifest], None] | None = None,
+    ) -> Manifest:
         """Make a manifest the current version of the collection.
 
         Parameters
@@ -410,6 +415,8 @@ class PartFolder:
             The state without statistics.
         statistics : sequence of Row or None
             Statistics of each part.
+        announce : callable, optional
+            Function that gets the manifest just before it is written.
 
         Returns
         -------
@@ -423,6 +430,8 @@ class PartFolder:
         if unsure is not None and unsure.version >= manifest.version and self._has(unsure):
             # The write had succeeded. This save has its changes, too, and follows as a new version.
             manifest = replace(manifest, version=unsure.version + 1)
+        if announce is not None:
+            announce(manifest)
         try:
             write_manifest(self.content, manifest, access)
         except WriteConflict:

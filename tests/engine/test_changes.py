@@ -566,3 +566,88 @@ def test_a_token_of_a_reader_is_no_newer_than_its_documents(tmp_path: Path) -> N
                     mine = iter([change for change in changes if change.collection == name])
                     assert applied(documents, mine) == documents_of(writer[name])
     writer.close()
+
+
+@pytest.mark.parametrize("durability", ["interval", "checkpoint"])
+@pytest.mark.parametrize("way", ["dropped", "renamed"])
+def test_versions_of_another_collection_are_not_compared(
+    tmp_path: Path, durability: Any, way: str
+) -> None:
+    with StorageEngine(tmp_path, durability=durability, versions="all") as engine:
+        token = engine.changes().token
+        users = engine.create_collection("users")
+        for key in "ab":
+            users.insert({"_id": key})
+            engine.save()
+        users.restore(users.versions()[0].version)
+        expected = ["insert", "insert", "delete"]
+        assert [change.operation for change in engine.changes(token)] == expected
+        if way == "dropped":
+            engine.drop_collection("users")
+        else:
+            engine.rename_collection("users", "people")
+        again = engine.create_collection("users")
+        for key in "xyzw":
+            again.insert({"_id": key})
+            engine.save()
+        with pytest.raises(ChangesLost, match="no record of the journal"):
+            list(engine.changes(token))
+
+
+def test_a_single_file_that_grows_to_a_folder_has_no_version_before(tmp_path: Path) -> None:
+    with StorageEngine(tmp_path, durability="checkpoint", part_size="1KiB") as engine:
+        users = engine.create_collection("users")
+        users.insert_many([{"_id": "a"}, {"_id": "b"}])
+        engine.save()
+        token = users.snapshot().token
+        users.delete("b")
+        users.insert_many({"n": n, "t": "x" * 100} for n in range(100))
+        engine.save()
+        assert users.versions()
+        with pytest.raises(ChangesLost, match="no record of the journal"):
+            list(users.changes(token))
+
+
+def test_a_failed_change_is_no_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from godb_arrow.snapshots import part_folder
+
+    with StorageEngine(tmp_path, versions="all") as engine:
+        users = engine.create_collection("users")
+        for key in "ab":
+            users.insert({"_id": key})
+            engine.save()
+        documents, token = documents_of(users), users.snapshot().token
+        with monkeypatch.context() as patched:
+            patched.setattr(part_folder, "write_manifest", _fail)
+            with pytest.raises(MemoryError):
+                users.restore(1)
+        users.insert({"_id": "c"})
+        engine.save()
+        changes = list(users.changes(token))
+        assert [(change.operation, change.id) for change in changes] == [("insert", "c")]
+        assert applied(documents, changes) == documents_of(users)
+
+
+def test_a_live_feed_waits_for_an_announced_version(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from godb_arrow.snapshots import part_folder
+
+    announced, write = threading.Event(), part_folder.write_manifest
+
+    def write_late(*arguments: Any) -> None:
+        announced.set()
+        threading.Event().wait(0.1)
+        write(*arguments)
+
+    with StorageEngine(tmp_path, durability="checkpoint", versions="all") as engine:
+        users = engine.create_collection("users")
+        engine.save()
+        token = users.snapshot().token
+        users.insert({"_id": "a"})
+        monkeypatch.setattr(part_folder, "write_manifest", write_late)
+        saver = threading.Thread(target=engine.save)
+        saver.start()
+        announced.wait()
+        assert [change.id for change in users.changes(token)] == ["a"]
+        saver.join()
