@@ -20,10 +20,11 @@ from godb_arrow.file.hints import JournalPosition
 from godb_arrow.storage import local
 from godb_arrow.storage.inside import open_to_read
 
-__all__ = ["ChangeLog"]
+__all__ = ["ADVICE", "ChangeLog"]
 
 _MAX_ATTEMPTS = 10  # to open a segment that the writer moves meanwhile
-_ADVICE = "read a snapshot(), and continue with its token"
+ADVICE = "read a snapshot(), and continue with its token"
+"""Fix of :class:`~godb_arrow.ChangesLost`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,11 +275,11 @@ def _head_at(stream: BinaryIO, segment: Segment, at: int) -> tuple[int, int, int
 
 
 def _removed(position: JournalPosition) -> ChangesLost:
-    return ChangesLost(f"the changes after {position.number} were removed", advice=_ADVICE)
+    return ChangesLost(f"the changes after {position.number} were removed", advice=ADVICE)
 
 
 def _never_happened(position: JournalPosition) -> ChangesLost:
     return ChangesLost(
         f"change {position.number} is not in this data directory, which lost changes",
-        advice=_ADVICE,
+        advice=ADVICE,
     )

@@ -9,14 +9,14 @@ from typing import Any, Literal
 
 import numpy as np
 
+from godb_arrow.directory.change_log import ADVICE
 from godb_arrow.directory.records import LOST, TRANSACTION, UNLISTED, Record, sensible
 from godb_arrow.errors import ChangesLost, VersionNotFound
 from godb_arrow.snapshots.entry_runs import scan
 
-__all__ = ["ADVICE", "ChangeUnit", "Operation", "RecordReader", "Row", "net_rows"]
+__all__ = ["ChangeUnit", "Operation", "RecordReader", "Row", "net_rows"]
 
 Operation = Literal["insert", "update", "upsert", "delete", "drop", "rename"]
-ADVICE = "read a snapshot(), and continue with its token"
 
 Row = tuple[Operation, str, str | None, bytes | None, str | None]
 """Operation, collection, document id, document, and the new name of a renamed collection."""

@@ -14,12 +14,12 @@ from typing import Any, Self
 import pyarrow as pa
 
 from godb_arrow import codec
-from godb_arrow.directory.change_log import ChangeLog
+from godb_arrow.directory.change_log import ADVICE, ChangeLog
 from godb_arrow.directory.data_directory import DataDirectory
 from godb_arrow.directory.records import NO_VERSION, Record
+from godb_arrow.engine.change_batches import batch_of
 from godb_arrow.engine.change_token import ChangeToken
 from godb_arrow.engine.change_units import (
-    ADVICE,
     ChangeUnit,
     Operation,
     RecordReader,
@@ -36,11 +36,8 @@ from godb_arrow.errors import (
     error_context,
 )
 from godb_arrow.file.hints import JournalPosition
-from godb_arrow.query.projection import project
-from godb_arrow.schema import ID_FIELD, DocumentSummary, infer_schema
 from godb_arrow.snapshots.base import Pin
 from godb_arrow.snapshots.differences import differences
-from godb_arrow.snapshots.entry_runs import scan
 from godb_arrow.snapshots.overlay import Overlay
 from godb_arrow.snapshots.part_folder import PartFolder
 from godb_arrow.snapshots.parted_base import PartedBase
@@ -51,17 +48,6 @@ __all__ = ["Change", "ChangeFeed", "begin_token", "token_of"]
 _POLL_SECONDS = 0.05
 _MAX_WAITS = 20  # for a version that its writer announced
 _BATCH_CHANGES = 16_384
-_NO_DOCUMENT = b"\x80"  # an empty map
-_CHANGE_COLUMNS = pa.schema(
-    [
-        ("_operation", pa.string()),
-        ("_sequence", pa.int64()),
-        ("_time", pa.timestamp("us", "UTC")),
-        ("_net", pa.bool_()),
-        ("_collection", pa.string()),
-        (ID_FIELD, pa.string()),
-    ]
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,6 +243,7 @@ class ChangeFeed:
 
         A batch has the columns ``_operation``, ``_sequence``, ``_time``, ``_net``, ``_collection``
         and ``_id``, and then the fields of its documents, with the types of these documents.
+        A field with the name of one of these columns gets a trailing underscore.
         :attr:`token` is the position after the last batch.
 
         Parameters
@@ -268,7 +255,7 @@ class ChangeFeed:
         while not is_over:
             with self._step():
                 rows, token, is_over = self._gathered(max_changes)
-                batch = _batch_of(rows) if rows else None
+                batch = batch_of(rows) if rows else None
                 self._token = token
             if batch is not None:
                 yield batch
@@ -285,7 +272,7 @@ class ChangeFeed:
                 gathered += rows
                 if not is_over:
                     self._closed.wait(_POLL_SECONDS)
-            table = pa.Table.from_batches([_batch_of(gathered)])
+            table = pa.Table.from_batches([batch_of(gathered)])
             self._token = token
         return table
 
@@ -353,11 +340,14 @@ class ChangeFeed:
         """Yield the units of the journal; without `follow`, up to the last one."""
         reader, lifecycle = self._reader, self._context.lifecycle
         lifecycle.check_open()
+        self._check_followed(token)
         log = self._log = self._opened_log(token)
         while not self._closed.is_set():
             lifecycle.check_open()
             for record in log.read():
-                unit = reader.unit(record)
+                before, unit = reader.followed, reader.unit(record)
+                if reader.followed != before:
+                    self._check_followed(ChangeToken(log.position, reader.followed, log.offset))
                 yield unit, ChangeToken(log.position, reader.followed, log.offset)
                 if self._closed.is_set():
                     return
@@ -373,16 +363,39 @@ class ChangeFeed:
         journal, kept = directory.journal_folder, directory.changes_folder
         return ChangeLog(journal, kept, token.position, token.offset)
 
+    def _check_followed(self, token: ChangeToken) -> None:
+        """Check that the collection of a token is, or gets, the name of the feed's collection.
+
+        Raises
+        ------
+        InvalidCursor
+            The token is of another collection. So none of its changes is listed.
+        """
+        store, followed = self._store, token.collection
+        if store is None or followed is None:
+            return
+        with store.lock:  # A rename takes effect under it.
+            name = store.name
+        if followed == name:
+            return
+        log = self._opened_log(token)
+        try:
+            for record in log.read():
+                if record.meta["op"] == "rename" and record.meta["c"] == followed:
+                    followed = record.meta["to"]
+        finally:
+            log.close()
+        if followed != name:
+            raise InvalidCursor(
+                f"the token is of the collection {followed!r}, and not of {name!r}",
+                advice="give each collection its own token",
+            )
+
     def _token_at_end(self, log: ChangeLog) -> ChangeToken:
         """Return the token after the last change, with the saved version that has all of them."""
         followed, store = self._reader.followed, self._store
         if store is None:
             return ChangeToken(log.position, None, log.offset)
-        if followed != store.name:
-            raise InvalidCursor(
-                f"the token is of the collection {followed!r}, and not of {store.name!r}",
-                advice="give each collection its own token",
-            )
         version = _saved_version(store, log.position, self._context.directory)
         return ChangeToken(log.position, followed, log.offset, version)
 
@@ -534,31 +547,6 @@ def _change(unit: ChangeUnit, row: Row, *, is_last: bool) -> Change:
         is_last,
         new_name,
     )
-
-
-def _batch_of(rows: list[tuple[ChangeUnit, Row]]) -> pa.RecordBatch:
-    """Return changes as a record batch: columns of the changes, then fields of the documents."""
-    chunk = b"".join(
-        [codec.pack(row[2] or "") + (_NO_DOCUMENT if row[3] is None else row[3]) for _, row in rows]
-    )
-    entries, summary = scan(chunk, len(rows)), DocumentSummary()
-    codec.infer(entries, summary)
-    projection = project(infer_schema(summary), None, None)
-    documents = projection.apply(
-        codec.decode_batch(entries, codec.plan_columns(projection.decoded))
-    )
-    values = [
-        [row[0] for _, row in rows],
-        [unit.sequence for unit, _ in rows],
-        [unit.time for unit, _ in rows],
-        [unit.is_net for unit, _ in rows],
-        [row[1] for _, row in rows],
-        [row[2] for _, row in rows],
-    ]
-    columns = [pa.array(v, field.type) for v, field in zip(values, _CHANGE_COLUMNS, strict=True)]
-    fields = [field for field in documents.schema if field.name not in _CHANGE_COLUMNS.names]
-    columns += [documents.column(field.name) for field in fields]
-    return pa.RecordBatch.from_arrays(columns, schema=pa.schema([*_CHANGE_COLUMNS, *fields]))
 
 
 def begin_token(since: object, now: Callable[[], ChangeToken]) -> ChangeToken:

@@ -193,7 +193,7 @@ def test_a_failed_step_ends_the_feed_before_its_changes(
             token = feed.token
             users.insert_many([{"n": 1}, {"n": 2}])
             with monkeypatch.context() as patched:
-                for name in ("_change", "_batch_of"):
+                for name in ("_change", "batch_of"):
                     patched.setattr(f"godb_arrow.engine.changes.{name}", _fail)
                 with pytest.raises(MemoryError):
                     read(feed)
@@ -651,3 +651,40 @@ def test_a_live_feed_waits_for_an_announced_version(
         announced.wait()
         assert [change.id for change in users.changes(token)] == ["a"]
         saver.join()
+
+
+@pytest.mark.parametrize("way", ["other", "renamed away", "renamed there", "swapped"])
+def test_a_token_of_another_collection_is_refused_before_its_changes(
+    tmp_path: Path, way: str
+) -> None:
+    with StorageEngine(tmp_path) as engine:
+        users = engine.create_collection("users")
+        token = users.snapshot().token
+        if way == "other":
+            other = engine.create_collection("others")
+            users.insert({"_id": "a"})
+        else:
+            engine.rename_collection("users", "people")
+            users.insert({"_id": "a"})
+            other = engine.create_collection("users")
+            if way != "renamed away":
+                engine.rename_collection("people", "later")
+                engine.rename_collection("users", "people")
+                if way == "swapped":
+                    engine.rename_collection("later", "users")
+        feed = other.changes(token)
+        with pytest.raises(InvalidCursor, match=f"and not of '{other.name}'"):
+            next(feed)
+        assert feed.token == token
+        assert [change.id for change in users.changes(token)] == ["a"]
+
+
+def test_columns_of_changes_keep_fields_of_the_same_name(tmp_path: Path) -> None:
+    with StorageEngine(tmp_path) as engine:
+        users = engine.create_collection("users")
+        feed = users.changes()
+        fields = {"_operation": "mine", "_time": 5, "_time_": 6, "_net": None, "n": 1}
+        users.insert({"_id": "a", **fields})
+        (row,) = feed.to_arrow().to_pylist()
+        assert (row["_operation"], row["_operation_"], row["_id"]) == ("insert", "mine", "a")
+        assert (row["_time__"], row["_time_"], row["_net_"], row["n"]) == (5, 6, None, 1)
