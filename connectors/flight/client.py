@@ -8,7 +8,6 @@ import json
 import logging
 import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from typing import Any, Self, Unpack
 
 import pyarrow as pa
@@ -16,17 +15,12 @@ import pyarrow.flight as fl
 
 from godb_arrow import codec
 from godb_arrow.arrow_compute import pc
+from godb_arrow.connectors.flight.errors import client_errors
 from godb_arrow.documents.encoding import encode_rows
 from godb_arrow.documents.ids import IdSequence
 from godb_arrow.documents.loading import load_run
 from godb_arrow.documents.rows import rows_of
-from godb_arrow.errors import (
-    AccessDenied,
-    CollectionNotFound,
-    GodbError,
-    InvalidOption,
-    StorageError,
-)
+from godb_arrow.errors import InvalidOption
 from godb_arrow.file.reading import read_table
 from godb_arrow.file.writing import write_godb
 from godb_arrow.options import MAX_DOCUMENT_BYTES, ReadKeywords
@@ -76,7 +70,7 @@ class RemoteEngine(Mapping[str, "RemoteCollection"]):
     """Collections of a server, as :func:`connect` returns them."""
 
     def __init__(self, location: str, token: str | None, tls_authority: bytes | None) -> None:
-        with _client_errors(location):
+        with client_errors(location):
             self._client = fl.FlightClient(location, tls_root_certs=tls_authority)
         headers = [] if token is None else [(b"authorization", f"Bearer {token}".encode())]
         self._options = fl.FlightCallOptions(headers=headers)
@@ -84,12 +78,12 @@ class RemoteEngine(Mapping[str, "RemoteCollection"]):
 
     def __getitem__(self, name: str) -> RemoteCollection:
         descriptor = fl.FlightDescriptor.for_path(name)
-        with _client_errors(self.location):
+        with client_errors(self.location):
             info = self._client.get_flight_info(descriptor, self._options)
         return RemoteCollection(self, name, info)
 
     def __iter__(self) -> Iterator[str]:
-        with _client_errors(self.location):
+        with client_errors(self.location):
             flights = self._client.list_flights(options=self._options)
             return iter([flight.descriptor.path[0].decode() for flight in flights])
 
@@ -98,7 +92,7 @@ class RemoteEngine(Mapping[str, "RemoteCollection"]):
 
     def health(self) -> dict[str, Any]:
         """Return the state that the server reports."""
-        with _client_errors(self.location):
+        with client_errors(self.location):
             (answer,) = self._client.do_action(fl.Action("health", b""), self._options)
             health: dict[str, Any] = json.loads(answer.body.to_pybytes())
             return health
@@ -124,6 +118,8 @@ class RemoteEngine(Mapping[str, "RemoteCollection"]):
         ------
         DuplicateId
             Ids occur twice, or exist already.
+        DuplicateValue, SchemaViolation
+            A document does not fulfil the constraints of the collection.
         """
         return self._put(name, data, id_column, upsert=False)
 
@@ -139,6 +135,11 @@ class RemoteEngine(Mapping[str, "RemoteCollection"]):
         -------
         int
             Number of documents inserted or replaced.
+
+        Raises
+        ------
+        DuplicateValue, SchemaViolation
+            A document does not fulfil the constraints of the collection.
         """
         return self._put(name, data, id_column, upsert=True)
 
@@ -154,7 +155,7 @@ class RemoteEngine(Mapping[str, "RemoteCollection"]):
         # A last message confirms the end, since a process that ends also closes its stream.
         wanted["end"] = True
         descriptor = fl.FlightDescriptor.for_command(json.dumps(wanted).encode())
-        with _client_errors(self.location):
+        with client_errors(self.location):
             writer, answers = self._client.do_put(descriptor, table.schema, self._options)
             with writer:
                 writer.write_table(table, max_chunksize=16_384)
@@ -166,7 +167,7 @@ class RemoteEngine(Mapping[str, "RemoteCollection"]):
     def stream(self, wanted: dict[str, Any]) -> pa.RecordBatchReader:
         """Stream the record batches of a ticket."""
         ticket = fl.Ticket(json.dumps(wanted).encode())
-        with _client_errors(self.location):
+        with client_errors(self.location):
             reader = self._client.do_get(ticket, self._options).to_reader()
         return pa.RecordBatchReader.from_batches(reader.schema, _received(reader, self.location))
 
@@ -212,32 +213,8 @@ def _as_columns(documents: Iterable[Any], id_column: str | None) -> pa.Table:
 
 
 def _received(reader: pa.RecordBatchReader, location: str) -> Iterator[pa.RecordBatch]:
-    with _client_errors(location):
+    with client_errors(location):
         yield from reader
-
-
-@contextmanager
-def _client_errors(location: str) -> Iterator[None]:
-    try:
-        yield
-    except GodbError:
-        raise
-    except (fl.FlightUnauthenticatedError, fl.FlightUnauthorizedError) as error:
-        raise AccessDenied(f"the server at {location} refused: {_first_line(error)}") from error
-    except fl.FlightServerError as error:
-        kind: type[GodbError] = StorageError
-        if error.extra_info:  # the name of an error that the caller can do something about
-            not_found = error.extra_info == CollectionNotFound.__name__.encode()
-            kind = CollectionNotFound if not_found else InvalidOption
-        word = "failed" if kind is StorageError else "refused"
-        raise kind(f"the server at {location} {word}: {_first_line(error)}") from error
-    except (fl.FlightError, pa.ArrowException, OSError) as error:
-        raise StorageError(f"the server at {location} failed: {_first_line(error)}") from error
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error.args[0] if error.args else error)
-    return text.partition(" Detail: ")[0].partition(". gRPC client debug context")[0]
 
 
 class RemoteCollection(Scannable):

@@ -39,6 +39,7 @@ from godb_arrow.connectors.flight.access import (
     check_may_write,
     checked_tokens,
 )
+from godb_arrow.connectors.flight.errors import sent_error
 from godb_arrow.connectors.flight.idle import Idle, IdleWatch
 from godb_arrow.connectors.flight.ticket import filter_of_request, parsed, request_of
 from godb_arrow.connectors.flight.upload import ReceivedBatches, check_batch, unpacked_bytes
@@ -431,7 +432,7 @@ def _flight_errors() -> Iterator[None]:
     """Convert errors to Flight's, without paths, tracebacks or other details of the server.
 
     Only errors of Flight's own are sent without the traceback of Python. Their extra information is
-    the name of our error.
+    the name of our error, with its attributes.
     """
     try:
         yield
@@ -443,8 +444,7 @@ def _flight_errors() -> Iterator[None]:
         logger.exception("a request failed")
         raise fl.FlightServerError("the storage failed; see the server's log") from None
     except GodbError as error:
-        kind = type(error).__name__.encode()
-        raise fl.FlightServerError(f"{error.message}; {error.advice}", extra_info=kind) from None
+        raise sent_error(error) from None
     except Exception:
         logger.exception("a request failed")
         raise fl.FlightServerError("the request failed; see the server's log") from None

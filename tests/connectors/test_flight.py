@@ -162,9 +162,9 @@ def test_uploads(engine: StorageEngine, remote: Any) -> None:
     with pytest.raises(godb_arrow.InvalidDocument):
         remote.insert_many("odd", [{"_id": "4", "n": object()}])
     before = engine.find_all("new")
-    with pytest.raises(godb_arrow.InvalidOption, match="'x'"):
+    with pytest.raises(godb_arrow.DuplicateId, match="'x'"):
         remote.insert_many("new", [{"_id": "z"}, {"_id": "x"}])
-    with pytest.raises(godb_arrow.InvalidOption, match="smaller batches"):
+    with pytest.raises(godb_arrow.LimitExceeded, match="smaller batches"):
         remote.insert_many("large", [{"t": "x" * 300_000}])
     assert engine.find_all("new") == before
     assert "large" not in engine, "nothing was made for what was refused"
@@ -308,7 +308,7 @@ def test_uploads_to_the_same_new_collection(
     def upload(table: pa.Table) -> None:
         with connect(f"grpc://127.0.0.1:{server.port}", token=TOKEN) as remote:
             if table.num_rows == 2 and first == "fails":
-                with pytest.raises(godb_arrow.InvalidOption):
+                with pytest.raises(godb_arrow.DuplicateId):
                     remote.insert_many("new", table)
             else:
                 remote.insert_many("new", table)
