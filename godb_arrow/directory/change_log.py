@@ -6,7 +6,6 @@ position means the same in a directory, in its followers, and in a promoted foll
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from typing import BinaryIO
 
 from godb_arrow.directory.kept_segments import kept_segments
 from godb_arrow.directory.records import Record, extent_of, head_of, head_size, read_record
-from godb_arrow.directory.segments import Segment, open_segment, segment_path
+from godb_arrow.directory.segments import Segment, content_size, open_segment, segment_path
 from godb_arrow.errors import ChangesLost, CorruptFile, storage_errors
 from godb_arrow.file.hints import JournalPosition
 from godb_arrow.storage import local
@@ -129,7 +128,7 @@ class ChangeLog:
             with storage_errors("read changes", path), open_to_read(path) as stream:
                 segment = _header_of(stream, path, index)
                 if segment is not None:
-                    is_empty = os.fstat(stream.fileno()).st_size <= segment.header_size
+                    is_empty = content_size(stream, segment) <= segment.header_size
                     segments.append((segment, is_kept, is_empty))
         places: list[_Place] = []
         first: int | None = None
@@ -162,7 +161,7 @@ class ChangeLog:
     ) -> None:
         """Advance the segment to the record after a position, reading only heads."""
         segment = place.segment
-        size = os.fstat(stream.fileno()).st_size
+        size = content_size(stream, segment)
         if offset is not None and offset[0] == segment.index:
             at = offset[1]
             head = _head_at(stream, segment, at) if segment.header_size <= at <= size else None
@@ -199,7 +198,7 @@ class ChangeLog:
     def _rest(self) -> Iterator[Record]:
         stream, segment = self._stream, self._place.segment
         assert stream is not None
-        size = os.fstat(stream.fileno()).st_size
+        size = content_size(stream, segment)
         if size > segment.size and not self._place.is_kept:
             with storage_errors("sync the journal", segment.path):
                 local.disk.fsync(stream.fileno())
@@ -247,7 +246,7 @@ class ChangeLog:
             self._stream, self._place = stream, _Place(segment, is_kept, None)
             self.position = JournalPosition(segment.run, segment.last)
             return True
-        size = os.fstat(stream.fileno()).st_size
+        size = 0 if segment is None else content_size(stream, segment)
         stream.close()
         if segment is None or (segment.first < expected and size <= segment.header_size):
             return False  # A crash left it.
@@ -256,8 +255,8 @@ class ChangeLog:
     def _has_more(self) -> bool:
         stream, segment = self._stream, self._place.segment
         assert stream is not None
+        size = content_size(stream, segment)
         stream.seek(segment.size)
-        size = os.fstat(stream.fileno()).st_size
         return read_record(stream, segment, size - segment.size, segment.last + 1) is not None
 
 

@@ -24,6 +24,9 @@ the sequence number.
 A block has 512 bytes, counted in the file or in the record. It is sparse if it has at most one byte
 other than zero. So a sector that was never written is detected.
 
+A segment may end with zeros, which a journal of commits reserves ahead of its records. No record
+begins or ends with zeros.
+
 In version 1 the header ends before the UUID. A record's head has neither the sparse blocks nor a
 checksum of its own, and no bytes follow the payload.
 
@@ -64,6 +67,7 @@ __all__ = ["Journal", "Receipt"]
 
 logger = logging.getLogger(__name__)
 _SEGMENT_BYTES = 64 << 20
+_RESERVED_BYTES = 256 << 10  # ahead of the records of commits, which are synced sooner then
 
 
 class Receipt:
@@ -124,6 +128,7 @@ class Journal:
         self._closed = False
         self._durable_size = 0  # synced bytes of the last segment
         self._durable_number = 0
+        self._reserved_size = 0  # size of the last segment's file with its reserved space; or 0
         self._run = uuid.uuid4().bytes
         self._needed: dict[object, int] = {}  # oldest record that no checkpoint contains, by owner
         self._wanted: dict[object, int] = {}  # oldest record that a follower lacks, by owner
@@ -208,6 +213,7 @@ class Journal:
         descriptor = -1
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
         try:
+            self._release_reserved(previous)
             descriptor = open_inside(path, flags, self._access.new_file)
             self._access.restrict(descriptor)
             local.disk.write_all(descriptor, pack_header(first, self._run, oldest))
@@ -226,6 +232,23 @@ class Journal:
         finally:
             if previous >= 0 and self._descriptor == descriptor:
                 local.disk.close(previous)
+
+    def _reserve(self, segment: Segment) -> None:
+        """Reserve space for records; then a sync of one need not change the size of the file."""
+        if segment.size + _RESERVED_BYTES // 4 <= self._reserved_size:
+            return
+        end = segment.size + _RESERVED_BYTES
+        self._reserved_size = end  # An attempt that fails may reserve a part of it.
+        with suppress(OSError, AttributeError):  # The records need no reserved space.
+            local.disk.allocate(self._descriptor, segment.size, _RESERVED_BYTES)
+
+    def _release_reserved(self, descriptor: int) -> None:
+        """Cut off the space that no record uses."""
+        size = self._segments[-1].size if self._reserved_size else 0
+        if self._reserved_size > size:
+            with suppress(OSError):  # Readers ignore the zeros.
+                local.disk.truncate(descriptor, size)
+        self._reserved_size = 0
 
     def restrict(self, access: Access) -> None:
         """Remove permissions from existing and future segments."""
@@ -312,6 +335,7 @@ class Journal:
         """Cut off the bytes of a record that could not be written."""
         try:
             local.disk.truncate(self._descriptor, segment.size)
+            self._reserved_size = 0
             os.lseek(self._descriptor, segment.size, os.SEEK_SET)
         except OSError as second:
             self._break(second)
@@ -365,6 +389,12 @@ class Journal:
         with self._syncing:
             self._sync_now(wanted)
 
+    def commit(self, number: int) -> None:
+        """Sync a record, as :meth:`sync`, and reserve space for those that will follow."""
+        if self._durable_number < number:
+            with self._syncing:
+                self._sync_now(number, reserve=True)
+
     def sync_shared(self, number: int) -> None:
         """Sync a record that several collections share, before a file has its changes.
 
@@ -374,13 +404,15 @@ class Journal:
         if self._broken is None:
             self.sync(number)
 
-    def _sync_now(self, wanted: int) -> None:
+    def _sync_now(self, wanted: int, *, reserve: bool = False) -> None:
         with self._lock:  # Closing makes records durable, too. It has ended or not begun.
             if self._durable_number >= wanted:
                 return
             self._check_usable("unknown")
             segment = self._segments[-1]
             number, size = segment.last, segment.size
+            if reserve:
+                self._reserve(segment)
             descriptor = os.dup(self._descriptor)
         try:
             with storage_errors("sync the journal", segment.path):
@@ -479,6 +511,7 @@ class Journal:
             try:
                 if descriptor >= 0 and self._process == os.getpid():
                     with storage_errors("close the journal", self._folder):
+                        self._release_reserved(descriptor)
                         if not stored and self._broken is None and self.last > self._durable_number:
                             local.disk.fsync(descriptor)
             finally:

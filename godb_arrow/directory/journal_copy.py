@@ -22,6 +22,7 @@ from godb_arrow.directory.records import Record, last_number, read_record
 from godb_arrow.directory.segments import (
     HEADER,
     Segment,
+    content_size,
     journal_damage,
     open_segment,
     pack_header,
@@ -31,7 +32,7 @@ from godb_arrow.directory.segments import (
 from godb_arrow.errors import CorruptFile, GodbError
 from godb_arrow.storage import local
 from godb_arrow.storage.folder import open_folder
-from godb_arrow.storage.inside import check_folder, open_inside, open_to_read, regular_file
+from godb_arrow.storage.inside import check_folder, open_inside, open_to_read
 from godb_arrow.storage.modes import UNLIMITED, Access
 from godb_arrow.storage.replace import TEMPORARY_PREFIX, TEMPORARY_SUFFIX, replace_file
 from godb_arrow.storage.source import Source
@@ -203,7 +204,7 @@ class JournalCopy:
                 begun = _begun(stream, index, self._source)
                 if begun is None:
                     continue
-                empty = os.fstat(stream.fileno()).st_size == begun.size
+                empty = content_size(stream, begun) == begun.size
                 if empty and begun.first <= self.last + 1:
                     continue  # The segment before may still get records.
                 if begun.first != self.last + 1:
@@ -216,7 +217,7 @@ class JournalCopy:
 
     def _append(self, segment: Segment, stream: BinaryIO, path: str | None = None) -> None:
         """Copy the new records of a segment."""
-        size = os.fstat(stream.fileno()).st_size
+        size = content_size(stream, segment)
         if size < segment.size:
             raise MissingRecords(f"the journal lost records before {segment.last + 1}")
         end, last = max(segment.size, segment.header_size), segment.last
@@ -227,7 +228,7 @@ class JournalCopy:
             attached.update(attached_files(record))
         problem = None
         if end < size:
-            problem = damage_after(stream, replace(segment, size=end, last=last), size)
+            problem = damage_after(stream, replace(segment, size=end, last=last))
         if end > segment.size:
             self._write(path or segment.path, stream, segment, end)
             segment.size, segment.last = end, last
@@ -468,14 +469,19 @@ def last_record(folder: str) -> int:
     return last
 
 
+def _size_of(path: str, index: int) -> int:
+    """Return the size of a segment that another process may remove."""
+    with suppress(FileNotFoundError), open_to_read(path) as stream:
+        segment = open_segment(stream, path, index, is_last=True)
+        return 0 if segment is None else content_size(stream, segment)
+    return 0
+
+
 def bytes_behind(source: str, target: str) -> int:
     """Return the number of bytes that a journal has and its copy lacks."""
 
     def sizes(folder: str) -> dict[int, int]:
-        statuses = {index: regular_file(segment_path(folder, index)) for index in _indices(folder)}
-        return {
-            index: 0 if status is None else status.st_size for index, status in statuses.items()
-        }
+        return {index: _size_of(segment_path(folder, index), index) for index in _indices(folder)}
 
     ours = sizes(target)
     newest = max(ours, default=0)

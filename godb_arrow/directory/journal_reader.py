@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ from godb_arrow.directory.records import (
 )
 from godb_arrow.directory.segments import (
     Segment,
+    content_size,
     journal_damage,
     open_segment,
     segment_indices,
@@ -45,13 +47,17 @@ __all__ = [
 ]
 
 
+_WAITS = (0.001, 0.01)
+"""Seconds, for a record in reserved space of which another process may have written a part."""
+
+
 @dataclass(slots=True)
 class Replayed:
     """Content of the segments in a folder, apart from their records."""
 
     segments: list[Segment] = field(default_factory=list)
     unneeded: list[str] = field(default_factory=list)  # segments that a crash left
-    cuts: dict[str, int] = field(default_factory=dict)  # offset of a torn record, by segment
+    cuts: dict[str, int] = field(default_factory=dict)  # end of the complete records, by segment
     torn: int = 0  # number of bytes after the last complete record
     lineage: Lineage = field(default_factory=Lineage)
 
@@ -96,7 +102,6 @@ class Layout:
         for index in indices:
             path = segment_path(folder, index)
             with storage_errors("recover", path), open_to_read(path) as stream:
-                size = os.fstat(stream.fileno()).st_size
                 try:
                     segment = open_segment(stream, path, index, is_last=index == indices[-1])
                 except CorruptFile as error:
@@ -104,12 +109,12 @@ class Layout:
                         raise
                     damaged(error)
                     segment = Segment(index, path, 0, 0, size=0)
-            if segment is None:
-                headless, torn = [index], size
-                continue
-            segments.append(segment)
-            if size > segment.size:
-                last = index
+                if segment is None:
+                    headless, torn = [index], os.fstat(stream.fileno()).st_size
+                    continue
+                segments.append(segment)
+                if content_size(stream, segment) > segment.size:
+                    last = index
         oldest = max((segment.oldest for segment in segments), default=0)
         count = 0
         for segment in segments[1:]:
@@ -149,7 +154,7 @@ def read_journal(folder: str, found: Replayed | None = None) -> Iterator[Record]
     for segment in layout.segments:
         path = segment.path
         with storage_errors("recover", path), open_to_read(path) as stream:
-            size = os.fstat(stream.fileno()).st_size
+            size = content_size(stream, segment)
             expected = next_number(found)
             if found.segments and segment.first != expected:
                 if segment.index > layout.last and segment.first < expected:
@@ -165,11 +170,12 @@ def read_journal(folder: str, found: Replayed | None = None) -> Iterator[Record]
             if segment.size < size:
                 if segment.index < layout.last:
                     raise journal_damage(path, segment.size, "is damaged, and others follow")
-                problem = damage_after(stream, segment, size)
+                problem = damage_after(stream, segment)
                 if problem is not None:
                     raise journal_damage(path, segment.size, f"is damaged: {problem}")
-                found.cuts[path] = segment.size
                 found.torn += size - segment.size
+            if segment.size < os.fstat(stream.fileno()).st_size:
+                found.cuts[path] = segment.size  # a torn record, or space that was reserved
 
 
 def records_of(stream: BinaryIO, segment: Segment, size: int) -> Iterator[Record]:
@@ -185,7 +191,7 @@ def records_of(stream: BinaryIO, segment: Segment, size: int) -> Iterator[Record
 
 
 def remove_torn(replayed: Replayed, remove: Callable[[str], object] | None = None) -> None:
-    """Remove from the disk the bytes that a crash left unfinished.
+    """Remove from the disk the bytes after the complete records, which a crash left.
 
     Parameters
     ----------
@@ -210,15 +216,30 @@ def next_number(replayed: Replayed) -> int:
     return replayed.segments[-1].last + 1 if replayed.segments else 1
 
 
-def damage_after(stream: BinaryIO, segment: Segment, size: int) -> str | None:
-    """Return a description of damage after the last complete record of a last segment.
+def damage_after(stream: BinaryIO, segment: Segment) -> str | None:
+    """Return a description of damage after the last record that was read of a last segment.
 
     Returns
     -------
     str or None
         None for a torn tail. Then the file ends inside the record, or a sector was never written,
-        and no later record shows that it was synced.
+        and no later record shows that it was synced. Also None for a record that another process
+        completed meanwhile.
     """
+    problem = None
+    for wait in (0.0, *_WAITS):
+        time.sleep(wait)
+        size = os.fstat(stream.fileno()).st_size
+        stream.seek(segment.size)
+        if read_record(stream, segment, size - segment.size, segment.last + 1) is not None:
+            return None
+        problem = _damage_once(stream, segment, size)
+        if problem is None or content_size(stream, segment) == size:
+            return problem
+    return problem
+
+
+def _damage_once(stream: BinaryIO, segment: Segment, size: int) -> str | None:
     expected = segment.last + 1
     stream.seek(segment.size)
     head = stream.read(head_size(segment))

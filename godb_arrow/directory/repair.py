@@ -13,7 +13,7 @@ from godb_arrow.directory.follower_file import read_follower_file
 from godb_arrow.directory.journal_reader import Layout, damage_after, whole_records_after
 from godb_arrow.directory.places import full_path
 from godb_arrow.directory.records import LOST, Record, pack_record, read_record
-from godb_arrow.directory.segments import HEADER, VERSION, Segment, pack_header
+from godb_arrow.directory.segments import HEADER, VERSION, Segment, content_size, pack_header
 from godb_arrow.errors import CorruptFile, ReadOnly, SourceNotFound, error_context, storage_errors
 from godb_arrow.storage import local
 from godb_arrow.storage.folder import open_folder
@@ -222,7 +222,8 @@ class _Scan:
         self.torn = layout.torn
         for segment in layout.segments:
             with open_to_read(segment.path) as stream:
-                size = os.fstat(stream.fileno()).st_size
+                size = content_size(stream, segment)
+                stream.seek(0)
                 if not segment.size:
                     self._find_first(stream, segment, size)
                 if self._next is None:
@@ -271,7 +272,7 @@ class _Scan:
                 problem = error.message
             if record is None:
                 following = next(whole_records_after(stream, segment, size), None)
-                problem = problem or damage_after(stream, segment, size) or ""
+                problem = problem or damage_after(stream, segment) or ""
                 if not problem and not is_last:
                     problem = "a record is incomplete, and others follow"
                 if not problem:

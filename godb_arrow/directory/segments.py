@@ -16,6 +16,7 @@ __all__ = [
     "HEADER",
     "VERSION",
     "Segment",
+    "content_size",
     "index_of",
     "journal_damage",
     "open_segment",
@@ -32,6 +33,8 @@ _MAGIC = b"GODBJRNL"
 _HEADER_1 = struct.Struct("<8sIIQQ")  # of version 1, with which every later header begins
 _SUFFIX = ".journal"
 _READ_BYTES = 1 << 20
+_SCAN_BYTES = 1 << 16  # read at once from the end
+_ZEROS = bytes(_SCAN_BYTES)
 
 
 @dataclass(slots=True)
@@ -85,6 +88,25 @@ def pack_header(first: int, run: bytes, oldest: int = 0) -> bytes:
     front += seal(front)
     head = front + (run or bytes(16)) + oldest.to_bytes(8, "little")
     return head + seal(head)
+
+
+def content_size(stream: BinaryIO, segment: Segment) -> int:
+    """Return the size of a segment in bytes, without zeros at its end.
+
+    A journal of commits reserves space ahead of its records. Records never end with a zero, except
+    in version 1, whose segments reserve nothing. The position of the stream changes.
+    """
+    size = os.fstat(stream.fileno()).st_size
+    if segment.version == 1 or not segment.first:  # A damaged header tells no version.
+        return size
+    while size > segment.header_size:
+        start = max(segment.header_size, size - _SCAN_BYTES)
+        stream.seek(start)
+        block = stream.read(size - start)
+        if block != _ZEROS[: len(block)]:
+            return start + len(block.rstrip(b"\0"))
+        size = start
+    return size
 
 
 def seal(data: bytes) -> bytes:

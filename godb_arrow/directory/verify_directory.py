@@ -15,7 +15,7 @@ from godb_arrow.directory.kept_segments import KEPT_FOLDER, kept_segments
 from godb_arrow.directory.names import ATTACHED
 from godb_arrow.directory.records import LOST, TRANSACTION, UNLISTED, Record, sensible
 from godb_arrow.directory.repair import find_damage
-from godb_arrow.directory.segments import open_segment, segment_path
+from godb_arrow.directory.segments import content_size, open_segment, segment_path
 from godb_arrow.directory.verify import FileReport, Progress, verify_file, verify_parts
 from godb_arrow.errors import FormatError, GodbError, StorageError, error_context
 from godb_arrow.snapshots.entry_runs import scan
@@ -134,12 +134,12 @@ def _verify_kept(report: FileReport, path: str) -> None:
             with open_to_read(place) as stream:
                 segment = open_segment(stream, place, index, is_last=False)
                 assert segment is not None
-                size = os.fstat(stream.fileno()).st_size
+                size = content_size(stream, segment)
                 for record in records_of(stream, segment, size):
                     _check_record(report, record)
                 if segment.size == size:
                     continue
-                if damage_after(stream, segment, size) is None:
+                if damage_after(stream, segment) is None:
                     report.notes.append(f"{shown} ends with changes that a power cut lost")
                 else:
                     problem = "the changes are damaged; remove the folder"

@@ -57,5 +57,5 @@ class EngineContext:
         if number is None:
             return
         if self.options.durability == "commit":
-            self.directory.journal.sync(number)
+            self.directory.journal.commit(number)
         self.followers.acknowledge(number)

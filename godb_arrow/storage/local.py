@@ -38,6 +38,10 @@ class Disk:
             with suppress(OSError):  # The next fsync reports the error.
                 os.posix_fadvise(descriptor, position, size, os.POSIX_FADV_DONTNEED)
 
+    def allocate(self, descriptor: int, position: int, size: int) -> None:
+        """Extend the file by zeros, whose blocks are reserved."""
+        os.posix_fallocate(descriptor, position, size)
+
     def truncate(self, descriptor: int, size: int) -> None:
         """Truncate or extend the file."""
         os.ftruncate(descriptor, size)

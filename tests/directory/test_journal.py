@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import random
 import threading
+import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +17,15 @@ from support.disks import using
 from support.journals import SECTOR, segment_1
 
 from godb_arrow import CorruptFile, EngineClosed, StorageError, UnsupportedVersion
+from godb_arrow.directory.change_log import ChangeLog
 from godb_arrow.directory.journal import Journal
+from godb_arrow.directory.journal_copy import JournalCopy, bytes_behind, last_record
 from godb_arrow.directory.journal_reader import read_journal
+from godb_arrow.directory.kept_segments import KeptSegments
+from godb_arrow.directory.repair import find_damage
+from godb_arrow.file.hints import JournalPosition
 from godb_arrow.storage import local
+from godb_arrow.storage.local import Disk
 
 metas = st.dictionaries(
     st.text(max_size=3).filter(lambda key: key != "parts"),
@@ -77,8 +85,9 @@ def test_a_tail_that_is_cut_off_anywhere_leaves_the_records_before_it(
     whole = sum(end <= cut for end in ends[1:])
     assert [meta["n"] for meta, _ in contents(folder)] == list(range(whole))
     again = Journal(str(folder))
+    rest = path.read_bytes()[max([0, *(end for end in ends if end <= cut)]) :]
     assert len(list(again.recover())) == whole
-    assert again.torn == (0 if cut in ends else cut - max([0, *(e for e in ends if e <= cut)]))
+    assert again.torn == (len(rest.rstrip(b"\0")) if cut >= ends[0] else cut)
     assert again.append("key", {"n": "more"}) == whole + 1
     again.close()
     assert [meta["n"] for meta, _ in contents(folder)][whole:] == ["more"]
@@ -87,22 +96,36 @@ def test_a_tail_that_is_cut_off_anywhere_leaves_the_records_before_it(
 HEADER = 64  # bytes
 
 
-def filled(folder: Path, payload: bytes = b"x" * 50) -> tuple[Path, list[int]]:
-    """A segment of three records, and where each ends."""
+def filled(
+    folder: Path, payload: bytes = b"x" * 50, *, reserved: bool = False
+) -> tuple[Path, list[int]]:
+    """A segment of three records, and where each ends; with reserved space as a crash leaves it."""
     journal = fresh(folder)
     ends = [journal.size]
     for number in range(3):
-        journal.append("key", {"n": number}, [payload])
+        last = journal.append("key", {"n": number}, [payload])
         ends.append(journal.size)
+        if reserved and number != 1:  # The last record may need more space.
+            journal.commit(last)
+    path = segment(folder)
+    content = path.read_bytes()
+    assert any(content[ends[-1] :]) is False
+    assert (len(content) > ends[-1]) is reserved
     journal.close()
-    return segment(folder), ends
+    assert path.stat().st_size == ends[-1]
+    path.write_bytes(content)
+    return path, ends
 
 
-def test_any_flipped_bit_of_any_byte_is_refused(tmp_path: Path) -> None:
-    path, ends = filled(tmp_path)
+maybe_reserved = pytest.mark.parametrize("reserved", [False, True])
+
+
+@maybe_reserved
+def test_any_flipped_bit_of_any_byte_is_refused(reserved: bool, tmp_path: Path) -> None:
+    path, ends = filled(tmp_path, reserved=reserved)
     good = path.read_bytes()
-    assert ends[0] == HEADER and ends[-1] == len(good)
-    for at in range(len(good)):
+    assert ends[0] == HEADER
+    for at in range(ends[-1]):
         bit = 1 << at % 8
         path.write_bytes(good[:at] + bytes([good[at] ^ bit]) + good[at + 1 :])
         with pytest.raises(CorruptFile, match="restore the data directory") as raised:
@@ -146,14 +169,15 @@ def test_a_journal_of_version_1_goes_on(tmp_path: Path) -> None:
     assert [bool(record.run) for record in found] == [False, False, True]
 
 
+@maybe_reserved
 @pytest.mark.parametrize("size", [300, 5000, 3 << 20])
-def test_a_sector_that_was_never_written_is_torn(size: int, tmp_path: Path) -> None:
+def test_a_sector_that_was_never_written_is_torn(size: int, reserved: bool, tmp_path: Path) -> None:
     noise = random.Random(size).randbytes(size)
-    path, ends = filled(tmp_path, noise)
+    path, ends = filled(tmp_path, noise, reserved=reserved)
     good = path.read_bytes()
     first, last = ends[2] // SECTOR, (ends[3] - 1) // SECTOR
     for sector in {first, first + 1, (first + last) // 2, last} & {*range(first, last + 1)}:
-        start, end = max(ends[2], sector * SECTOR), min(len(good), (sector + 1) * SECTOR)
+        start, end = max(ends[2], sector * SECTOR), min(ends[3], (sector + 1) * SECTOR)
         path.write_bytes(good[:start] + bytes(end - start) + good[end:])
         assert len(contents(tmp_path)) == 2, sector
     path.write_bytes(good[: ends[2]] + bytes(len(good) - ends[2]))
@@ -166,10 +190,11 @@ def test_a_sector_that_was_never_written_is_torn(size: int, tmp_path: Path) -> N
             contents(tmp_path)
 
 
+@maybe_reserved
 @pytest.mark.parametrize("size", [600, 4096, 2 << 20])
-def test_documents_of_zeros_do_not_hide_damage(size: int, tmp_path: Path) -> None:
+def test_documents_of_zeros_do_not_hide_damage(size: int, reserved: bool, tmp_path: Path) -> None:
     payload = bytes(size // 2) + b"\1" + bytes(size // 2)
-    path, ends = filled(tmp_path, payload)
+    path, ends = filled(tmp_path, payload, reserved=reserved)
     good = path.read_bytes()
     assert len(contents(tmp_path)) == 3
     for at in {ends[2] + size // 2 + step for step in range(30, 90, 7)} | {
@@ -178,6 +203,86 @@ def test_documents_of_zeros_do_not_hide_damage(size: int, tmp_path: Path) -> Non
         path.write_bytes(good[:at] + bytes([good[at] ^ 1]) + good[at + 1 :])
         with pytest.raises(CorruptFile):
             contents(tmp_path)
+
+
+def test_reserved_space_is_no_content(tmp_path: Path) -> None:
+    source, target = tmp_path / "journal", tmp_path / "copy"
+    source.mkdir()
+    target.mkdir()
+    path, ends = filled(source, reserved=True)
+    copy = JournalCopy(str(source), str(target))
+    assert copy.replace([])
+    assert copy.copy() == 3
+    assert segment(target).stat().st_size == ends[-1]
+    assert (last_record(str(source)), bytes_behind(str(source), str(target))) == (3, 0)
+    assert find_damage(str(source)) == ([], 3, 0)
+    position = JournalPosition(copy.segments[0].run, 1)
+    with closing(ChangeLog(str(source), str(tmp_path / "changes"), position)) as log:
+        assert [record.number for record in log.read()] == [2, 3]
+        assert log.offset == (1, ends[-1])
+    again = Journal(str(source))
+    assert [record.number for record in again.recover()] == [1, 2, 3]
+    assert (again.torn, path.stat().st_size) == (0, ends[-1])
+    assert again.append("key", {}) == 4
+    again.close()
+
+
+def test_segments_are_kept_without_reserved_space(tmp_path: Path) -> None:
+    (tmp_path / "journal").mkdir()
+    kept = KeptSegments(str(tmp_path / "changes"), 1 << 20, None)
+    journal = Journal(str(tmp_path / "journal"), kept=kept)
+    assert list(journal.recover()) == []
+    for _ in range(2):
+        journal.commit(journal.append("a", {}))
+    size = journal.size
+    assert segment(tmp_path / "journal").stat().st_size > size
+    journal.release("a", None)
+    journal.trim()
+    assert segment(tmp_path / "changes").stat().st_size == size
+    journal.close()
+
+
+@pytest.mark.parametrize("failing", ["allocate", "truncate"])
+def test_commits_do_without_reserved_space(failing: str, tmp_path: Path) -> None:
+    class Refusing(Disk):
+        def allocate(self, descriptor: int, position: int, size: int) -> None:
+            super().allocate(descriptor, position, size if failing == "truncate" else 100)
+            if failing == "allocate":
+                raise OSError(28, "no space left")
+
+        def truncate(self, descriptor: int, size: int) -> None:
+            if failing == "truncate":
+                raise OSError(5, "no")
+            super().truncate(descriptor, size)
+
+    with using(Refusing()):
+        journal = fresh(tmp_path)
+        for number in range(3):
+            journal.commit(journal.append("a", {"n": number}, [b"x" * 200]))
+        journal.close()
+    assert [meta["n"] for meta, _ in contents(tmp_path)] == [0, 1, 2]
+
+
+def test_a_record_that_another_process_is_writing_is_no_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, ends = filled(tmp_path, reserved=True)
+    good = path.read_bytes()
+    damaged = good[: ends[2] + 50] + bytes(len(good) - ends[2] - 50)
+    path.write_bytes(damaged)
+    with pytest.raises(CorruptFile):
+        contents(tmp_path)
+    waits = []
+
+    def write(seconds: float) -> None:
+        waits.append(seconds)
+        if seconds:
+            path.write_bytes(good)
+
+    monkeypatch.setattr(time, "sleep", write)
+    assert len(contents(tmp_path)) == 2
+    assert len(contents(tmp_path)) == 3
+    assert len(waits) == 2
 
 
 def test_zeros_where_the_disk_had_a_record_are_refused(tmp_path: Path) -> None:

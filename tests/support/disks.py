@@ -58,6 +58,10 @@ class FaultyDisk(Disk):
         self._call("fsync")
         super().fsync(descriptor)
 
+    def allocate(self, descriptor: int, position: int, size: int) -> None:
+        self._call("allocate")
+        super().allocate(descriptor, position, size)
+
     def truncate(self, descriptor: int, size: int) -> None:
         self._call("truncate")
         super().truncate(descriptor, size)
@@ -191,6 +195,10 @@ class RecordingDisk(Disk):
             apply(file.content, offset, data)
         file.pending.clear()
         self._remember()
+
+    def allocate(self, descriptor: int, position: int, size: int) -> None:
+        super().allocate(descriptor, position, size)
+        self._file(descriptor).pending.append((position, bytes(size)))
 
     def truncate(self, descriptor: int, size: int) -> None:
         super().truncate(descriptor, size)
