@@ -15,10 +15,12 @@ from godb_arrow.errors import InvalidOption, TargetExists
 from godb_arrow.options import IfExists
 from godb_arrow.query.filters import Filter
 
-__all__ = ["Count", "Data", "Documents", "Origin", "Target", "counted"]
+__all__ = ["STATE", "Count", "Data", "Documents", "Origin", "Target", "counted"]
 
 
 Count = Callable[[int], Any]
+STATE = "godb_arrow_copies"
+"""Collection or table with the token of each incremental copy."""
 
 
 class Documents:

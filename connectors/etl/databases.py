@@ -13,8 +13,8 @@ import pyarrow as pa
 
 from godb_arrow.connectors import missing
 from godb_arrow.connectors.columns import fit_columns
-from godb_arrow.connectors.etl.base import Data, Target
-from godb_arrow.connectors.etl.sqlite import create_table, open_sqlite, quoted
+from godb_arrow.connectors.etl.base import STATE, Data, Target
+from godb_arrow.connectors.etl.sqlite import create_table, literal, open_sqlite, quoted
 from godb_arrow.errors import (
     FieldNotFound,
     GodbError,
@@ -112,7 +112,7 @@ class DeltaTarget(Target):
             raise StorageError(
                 f"the Delta table was not written: {first_line}",
                 advice="choose columns, or check the address of the table",
-            ) from None
+            ) from error
 
 
 # --- databases --------------------------------------------------------------------------------
@@ -216,6 +216,8 @@ class SqlTarget(Target):
                     create_table(cursor, self.table, reader.schema)
                     appends = True
                 cursor.adbc_ingest(self.table, reader, mode="append" if appends else "create")
+            if self.has_table(connection, STATE):  # Incremental copies do not know these rows.
+                cursor.execute(f"DELETE FROM {STATE} WHERE name = {literal(self.table)}")
             connection.commit()
 
     def _upsert(self, cursor: Any, reader: pa.RecordBatchReader) -> None:

@@ -244,7 +244,7 @@ def _copy_changes(
         name = source if isinstance(source, str) else collection.name
         count = stack.enter_context(progress_bar(None, shown=shown))
         with sync_target(to, if_exists) as opened:
-            moved, is_whole = sync(collection, opened, count)
+            moved, is_whole = sync(collection, opened, if_exists, count)
         summary = CopySummary(
             str(name),
             to.name,

@@ -17,10 +17,12 @@ from typing import Any
 import pyarrow as pa
 
 from godb_arrow.directory.places import is_data_directory
-from godb_arrow.engine.changes import Change, ChangeFeed
+from godb_arrow.engine.changes import Change, ChangeFeed, changed_ids
 from godb_arrow.engine.collection import Collection
 from godb_arrow.engine.engine import StorageEngine
-from godb_arrow.errors import ChangesLost, InvalidOption
+from godb_arrow.errors import ChangesLost, InvalidCursor, InvalidOption, TargetExists
+from godb_arrow.options import IfExists
+from godb_arrow.query.scannable import Scannable
 from godb_arrow.schema import ID_FIELD
 from godb_arrow.snapshots.versions import CollectionVersion
 
@@ -29,9 +31,11 @@ __all__ = [
     "Moved",
     "SyncTarget",
     "groups_of",
+    "ids_of",
     "line_of",
     "open_source",
     "reader_of",
+    "refuse_others",
     "sync",
 ]
 
@@ -111,38 +115,58 @@ def open_source(given: Any, stack: ExitStack) -> Collection:
 
 
 def sync(
-    source: Collection, target: SyncTarget | LogTarget, count: Callable[[int], Any]
+    source: Collection,
+    target: SyncTarget | LogTarget,
+    if_exists: IfExists,
+    count: Callable[[int], Any],
 ) -> tuple[Moved, bool]:
-    """Copy what changed since the last copy; return the numbers, and whether all was copied."""
+    """Copy what changed since the last copy; return the numbers, and whether all was copied.
+
+    Raises
+    ------
+    InvalidCursor
+        The token is of another collection, without ``if_exists="replace"``.
+    """
     token = target.token()
     snapshot = source.snapshot()
-    if isinstance(target, LogTarget):
-        if token is not None:
-            try:
-                return target.append(source.changes(token), count), False
-            except ChangesLost:
-                target.token()  # removes what was appended without a token
-        return target.begin(snapshot, count), True
-    moved = None
     if token is not None:
-        ids = _changed_ids(source, token)
-        moved = None if ids is None else target.update(snapshot, ids, count)
-    if moved is not None:
-        return moved, False
+        try:
+            if isinstance(target, LogTarget):
+                return target.append(source.changes(token), count), False
+            ids = changed_ids(source.changes(token))
+            if ids is not None:
+                moved: Moved | None = Moved()
+                if ids or token != snapshot.token:
+                    moved = target.update(snapshot, ids, count)
+                if moved is not None:
+                    return moved, False
+        except ChangesLost:
+            pass
+        except InvalidCursor as error:
+            if if_exists != "replace":
+                error.advice = 'use if_exists="replace" to copy the whole collection'
+                raise
+    if isinstance(target, LogTarget):
+        target.token()  # removes what was appended without a token
+        return target.begin(snapshot, count), True
     return target.replace(snapshot, count), True
 
 
-def _changed_ids(source: Collection, token: str) -> list[str] | None:
-    """Return the ids of all documents that differ since a token; None if all may differ."""
-    ids: dict[str, None] = {}
-    try:
-        for change in source.changes(token):
-            if change.id is None:
-                return None  # The collection was dropped.
-            ids[change.id] = None
-    except ChangesLost:
-        return None
-    return list(ids)
+def refuse_others() -> TargetExists:
+    """Return the error for a target with documents that no incremental copy wrote."""
+    return TargetExists(
+        "the target has documents that no incremental copy wrote",
+        advice='use if_exists="replace" to replace them, or choose another target',
+    )
+
+
+def ids_of(documents: Scannable) -> list[str]:
+    """Return the ids of all documents, without reading the documents."""
+    ids: list[str] = []
+    with documents.stream_batches([ID_FIELD]) as reader:
+        for batch in reader:
+            ids += batch.column(0).to_pylist()
+    return ids
 
 
 def groups_of(ids: Sequence[str]) -> Iterator[list[str]]:

@@ -1,21 +1,20 @@
-"""Targets of incremental copies: data directories, databases, Delta, Parquet and NDJSON."""
+"""Targets of incremental copies: data directories, databases, Delta tables and Parquet."""
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any, BinaryIO
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
 
 import pyarrow as pa
 
 from godb_arrow.arrow_compute import pc
 from godb_arrow.connectors.columns import fit_columns
-from godb_arrow.connectors.etl.base import Target
+from godb_arrow.connectors.etl.base import STATE, Count, Target
 from godb_arrow.connectors.etl.databases import (
     DeltaTarget,
     SqlTarget,
@@ -28,36 +27,32 @@ from godb_arrow.connectors.etl.partitions import (
     read_partitions,
     write_partitions,
 )
-from godb_arrow.connectors.etl.sqlite import add_column, create_table, quoted
+from godb_arrow.connectors.etl.sqlite import add_column, create_table, literal, quoted
 from godb_arrow.connectors.etl.sync import (
     LogTarget,
     Moved,
     SyncTarget,
     groups_of,
-    line_of,
+    ids_of,
     reader_of,
+    refuse_others,
 )
+from godb_arrow.connectors.etl.sync_log import opened_log
 from godb_arrow.connectors.etl.targets import EngineTarget, FileTarget, FolderTarget
-from godb_arrow.documents.json_lines import json_lines, runs_of
-from godb_arrow.engine.changes import ChangeFeed
 from godb_arrow.engine.engine import StorageEngine
-from godb_arrow.errors import CorruptFile, InvalidOption, storage_errors
+from godb_arrow.errors import InvalidOption, StorageError, storage_errors
 from godb_arrow.options import IfExists
 from godb_arrow.schema import ID_FIELD
 from godb_arrow.snapshots.versions import CollectionVersion
 from godb_arrow.storage.lock import lock_file
 from godb_arrow.storage.object_store import is_url
 
-__all__ = ["STATE", "sync_target"]
+__all__ = ["sync_target"]
 
-STATE = "godb_arrow_copies"
-"""Collection or table with the token of each incremental copy."""
 _DELTA_KEY = "godb_arrow_token"
-_HEADER = b'{"format":"changes of godb_arrow","version":1}\n'
-_TOKEN_START = b'{"token":"'
-_BLOCK_BYTES = 1 << 20
-
-Count = Callable[[int], Any]
+_NO_CHANGES = ("OPTIMIZE", "VACUUM START", "VACUUM END", "SET TBLPROPERTIES", "FSCK")
+"""Operations of Delta that change no documents."""
+_RECENT_COMMITS = 20  # that are read first
 
 
 @contextmanager
@@ -92,7 +87,7 @@ def sync_target(to: Target, if_exists: IfExists) -> Iterator[SyncTarget | LogTar
         yield _ParquetSync(to, if_exists)
     elif isinstance(to, FileTarget) and to.format == "ndjson" and _is_plain(to.place):
         with lock_file(to.place), storage_errors("write", to.place):
-            yield from _opened_log(to, if_exists)
+            yield from opened_log(to, if_exists)
     else:
         raise InvalidOption(
             f'{to.name} does not support mode="sync"',
@@ -119,13 +114,22 @@ class _EngineSync(SyncTarget):
             raise InvalidOption(f"{STATE!r} has the tokens", advice="copy to another collection")
 
     def token(self) -> str | None:
-        state = self._engine[STATE].get(self._name, None) if STATE in self._engine else None
-        if state is None and self._name in self._engine and self._if_exists == "error":
-            raise self._to.refuse_existing()
-        return None if state is None else state["token"]
+        engine, name = self._engine, self._name
+        if name not in engine:
+            return None
+        state = engine[STATE].get(name, None) if STATE in engine else None
+        if state is not None:
+            documents = state.get("documents")
+            if state["token"] is None or documents in (None, len(engine[name])):
+                token: str | None = state["token"]
+                return token
+        if self._if_exists == "error":
+            raise refuse_others()
+        return None
 
-    def _store(self, tx: Any, token: str | None) -> None:
-        tx[STATE].upsert_many([{ID_FIELD: self._name, "token": token}])
+    def _store(self, tx: Any, token: str | None, documents: int | None = None) -> None:
+        state = {ID_FIELD: self._name, "token": token, "documents": documents}
+        tx[STATE].upsert_many([state])
 
     def replace(self, source: CollectionVersion, count: Count) -> Moved:
         engine, name, moved = self._engine, self._name, Moved()
@@ -135,35 +139,43 @@ class _EngineSync(SyncTarget):
             self._store(tx, None)  # From here on the collection belongs to the copy.
         if name not in engine:
             engine.create_collection(name)
-        target = engine[name]
-        for group in groups_of([document[ID_FIELD] for document in target]):
-            kept = {document[ID_FIELD] for document in source.find({ID_FIELD: group})}
-            moved.deleted += self._put([], [key for key in group if key not in kept])
-        for group in groups_of([document[ID_FIELD] for document in source]):
-            moved.documents += self._put(source.find({ID_FIELD: group}), [])
+        target, ids = engine[name], ids_of(source)
+        for group in groups_of(sorted(set(ids_of(target)) - set(ids))):
+            moved.deleted += self._put([], group, None)
+        for group in groups_of(ids):
+            moved.documents += self._put(source.find({ID_FIELD: group}), [], None)
             count(len(group))
         target.to_folder()  # Later copies add parts, and do not write the whole file again.
         with engine.transaction() as tx:
-            self._store(tx, source.token)
+            self._store(tx, source.token, len(ids))
         return moved
 
     def update(self, source: CollectionVersion, ids: list[str], count: Count) -> Moved:
-        moved = Moved()
+        moved, before = Moved(), self.token()
         groups = list(groups_of(ids)) or [[]]
         for index, group in enumerate(groups):
             documents = source.find({ID_FIELD: group}) if group else []
             present = {document[ID_FIELD] for document in documents}
-            token = source.token if index == len(groups) - 1 else None
+            is_last = index == len(groups) - 1
             deleted = [key for key in group if key not in present]
             moved.documents += len(documents)
-            moved.deleted += self._put(documents, deleted, token)
+            token = source.token if is_last else before
+            moved.deleted += self._put(documents, deleted, token, is_last=is_last)
             count(len(documents))
         return moved
 
     def _put(
-        self, documents: list[dict[Any, Any]], deleted: list[str], token: str | None = None
+        self,
+        documents: list[dict[Any, Any]],
+        deleted: list[str],
+        token: str | None,
+        *,
+        is_last: bool = False,
     ) -> int:
-        """Write and delete documents in one transaction, and return their number."""
+        """Write and delete documents in one transaction, and return their number.
+
+        The number of documents in the target is stored with the last one.
+        """
         number = len(documents)
         with self._engine.transaction() as tx:
             if documents:
@@ -171,7 +183,7 @@ class _EngineSync(SyncTarget):
             if deleted:
                 number = tx[self._name].delete_many({ID_FIELD: deleted})
             if token is not None:
-                self._store(tx, token)
+                self._store(tx, token, len(tx[self._name]) if is_last else None)
         return number
 
 
@@ -191,15 +203,22 @@ class _SqlSync(SyncTarget):
         if self._to.has_table(self._connection, STATE):
             with self._connection.cursor() as cursor:
                 cursor.execute(
-                    f"SELECT token, columns FROM {STATE} WHERE name = {_text(self._table)}"
+                    f"SELECT token, columns, documents FROM {STATE} "
+                    f"WHERE name = {literal(self._table)}"
                 )
                 row = cursor.fetchone()
-            if row is not None and self._to.has_table(self._connection, self._table):
-                self._columns = json.loads(row[1])
-                return str(row[0])
+                is_ours = row is not None and self._to.has_table(self._connection, self._table)
+                if is_ours and row[2] == self._count(cursor):
+                    with suppress(ValueError):  # Damaged types are other types.
+                        self._columns = json.loads(row[1])
+                    return str(row[0])
         if self._to.has_table(self._connection, self._table) and self._if_exists == "error":
-            raise self._to.refuse_existing()
+            raise refuse_others()
         return None
+
+    def _count(self, cursor: Any) -> int:
+        cursor.execute(f"SELECT count(*) FROM {quoted(self._table)}")
+        return int(cursor.fetchone()[0])
 
     def _fitted(self, reader: pa.RecordBatchReader) -> pa.RecordBatchReader:
         return fit_columns(reader, "sqlite" if self._is_sqlite else "database")
@@ -212,7 +231,7 @@ class _SqlSync(SyncTarget):
                 cursor.execute(f"DROP TABLE {quoted(self._table)}")
             self._ingest(cursor, self._table, reader)
             if self._is_sqlite:
-                index = quoted(f"godb_arrow_{self._table}_ids")
+                index = f"godb_arrow_{secrets.token_hex(8)}"
                 table, key = quoted(self._table), quoted(ID_FIELD)
                 cursor.execute(f"CREATE UNIQUE INDEX {index} ON {table} ({key})")
             self._store(cursor, source, reader.schema)
@@ -226,11 +245,13 @@ class _SqlSync(SyncTarget):
 
     def _store(self, cursor: Any, source: CollectionVersion, schema: pa.Schema) -> None:
         if not self._to.has_table(self._connection, STATE):
-            cursor.execute(f"CREATE TABLE {STATE} (name TEXT, token TEXT, columns TEXT)")
+            cursor.execute(
+                f"CREATE TABLE {STATE} (name TEXT, token TEXT, columns TEXT, documents INTEGER)"
+            )
         columns = json.dumps({field.name: str(field.type) for field in schema})
-        values = ", ".join(map(_text, (self._table, source.token or "", columns)))
-        cursor.execute(f"DELETE FROM {STATE} WHERE name = {_text(self._table)}")
-        cursor.execute(f"INSERT INTO {STATE} (name, token, columns) VALUES ({values})")
+        values = ", ".join(map(literal, (self._table, source.token or "", columns)))
+        cursor.execute(f"DELETE FROM {STATE} WHERE name = {literal(self._table)}")
+        cursor.execute(f"INSERT INTO {STATE} VALUES ({values}, {self._count(cursor)})")
 
     def update(self, source: CollectionVersion, ids: list[str], count: Count) -> Moved | None:
         moved = Moved()
@@ -260,11 +281,6 @@ class _SqlSync(SyncTarget):
         return moved
 
 
-def _text(value: str) -> str:
-    """Return a text of SQL."""
-    return "'" + value.replace("'", "''") + "'"
-
-
 def _counted(reader: pa.RecordBatchReader, moved: Moved, count: Count) -> pa.RecordBatchReader:
     def batches() -> Iterator[pa.RecordBatch]:
         for batch in reader:
@@ -288,11 +304,19 @@ class _DeltaSync(SyncTarget):
     def token(self) -> str | None:
         if not self._to.exists():
             return None
-        for commit in self._delta.DeltaTable(self._to.place).history():
-            if _DELTA_KEY in commit:
-                return str(commit[_DELTA_KEY])
+        with self._to.errors():
+            table = self._delta.DeltaTable(self._to.place)
+            for limit in (_RECENT_COMMITS, None):
+                for commit in table.history(limit):
+                    if _DELTA_KEY in commit:
+                        return str(commit[_DELTA_KEY])
+                    if commit.get("operation") not in _NO_CHANGES:
+                        break  # Another program wrote documents.
+                else:
+                    continue
+                break
         if self._if_exists == "error":
-            raise self._to.refuse_existing()
+            raise refuse_others()
         return None
 
     def _properties(self, source: CollectionVersion) -> Any:
@@ -314,10 +338,10 @@ class _DeltaSync(SyncTarget):
     def update(self, source: CollectionVersion, ids: list[str], count: Count) -> Moved | None:
         moved = Moved()
         reader = _counted(fit_columns(reader_of(source, ids), "delta"), moved, count)
-        table = self._delta.DeltaTable(self._to.place)
-        known = {field.name: str(field.type) for field in table.schema().fields}
-        empty = pa.Table.from_batches([], reader.schema)
-        wanted = self._delta.Schema.from_arrow(empty.schema).fields
+        with self._to.errors():
+            table = self._delta.DeltaTable(self._to.place)
+            known = {field.name: str(field.type) for field in table.schema().fields}
+            wanted = self._delta.Schema.from_arrow(reader.schema).fields
         if known != {field.name: str(field.type) for field in wanted}:
             return None
         documents = reader.read_all()
@@ -328,6 +352,7 @@ class _DeltaSync(SyncTarget):
         rows = pa.concat_tables([documents, gone], promote_options="default")
         names = documents.schema.names
         with self._to.errors():
+            version = table.version()
             merge = table.merge(
                 rows.append_column(_GONE, flags),
                 predicate=f"target.{ID_FIELD} = source.{ID_FIELD}",
@@ -339,6 +364,14 @@ class _DeltaSync(SyncTarget):
             merge = merge.when_matched_delete(f"source.{_GONE} = true")
             merge = merge.when_matched_update(values, f"source.{_GONE} = false")
             merge.when_not_matched_insert(values, f"source.{_GONE} = false").execute()
+            if self._delta.DeltaTable(self._to.place).version() == version:
+                # A merge without effect makes no commit, which would have the token.
+                self._delta.write_deltalake(
+                    self._to.place,
+                    documents.slice(0, 0),
+                    mode="append",
+                    commit_properties=self._properties(source),
+                )
         moved.deleted = len(deleted)
         return moved
 
@@ -356,10 +389,23 @@ class _ParquetSync(SyncTarget):
         self._to, self._if_exists = to, if_exists
 
     def token(self) -> str | None:
-        found = read_partitions(self._to.place)
+        with self._errors():
+            found = read_partitions(self._to.place)
         if found is None and self._to.exists() and self._if_exists == "error":
-            raise self._to.refuse_existing()
+            raise refuse_others()
         return None if found is None else found[2]
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        """Convert errors of files that pyarrow reads."""
+        with storage_errors("read", self._to.place):
+            try:
+                yield
+            except (pa.ArrowException, ValueError, LookupError) as error:
+                raise StorageError(
+                    f"the folder of Parquet files cannot be read: {error}",
+                    advice="remove the folder, and copy again",
+                ) from error
 
     def replace(self, source: CollectionVersion, count: Count) -> Moved:
         moved, keys = Moved(), self._to.partition_by
@@ -382,7 +428,8 @@ class _ParquetSync(SyncTarget):
             return None
         self._to.partition_by = keys
         changed = pa.array(ids, pa.string())
-        dataset = open_parquet_folder(place)
+        with self._errors():
+            dataset = open_parquet_folder(place)
 
         def fill(staged: str) -> None:
             def rows() -> Iterator[pa.RecordBatch]:
@@ -416,108 +463,3 @@ def _link(path: str, target: str) -> None:
         os.link(path, target)
     except OSError:
         shutil.copy2(path, target)
-
-
-# --- NDJSON -----------------------------------------------------------------------------------
-
-
-def _opened_log(to: FileTarget, if_exists: IfExists) -> Iterator[LogTarget]:
-    if os.path.exists(to.place) and os.path.getsize(to.place):
-        with open(to.place, "rb") as stream:
-            start = stream.read(len(_HEADER))
-        if not _HEADER.startswith(start):
-            if if_exists == "error":
-                raise to.refuse_existing()
-            os.unlink(to.place)
-    with open(to.place, "a+b") as stream:
-        yield _NdjsonLog(stream, to.place)
-
-
-class _NdjsonLog(LogTarget):
-    """NDJSON file with one change for each line, and a line with the token after each copy."""
-
-    def __init__(self, stream: BinaryIO, place: str) -> None:
-        self._stream, self._place = stream, place
-
-    def token(self) -> str | None:
-        """Return the last token, and cut off what a killed copy left after it."""
-        end, token = self._last_token()
-        if self._stream.seek(0, io.SEEK_END) > end:
-            self._stream.truncate(end)
-        return token
-
-    def _last_token(self) -> tuple[int, str | None]:
-        """Return the end of the last whole line with a token, and the token."""
-        size = at = self._stream.seek(0, io.SEEK_END)
-        tail = b""
-        while at > 0:
-            start = max(0, at - _BLOCK_BYTES)
-            self._stream.seek(start)
-            tail = self._stream.read(at - start) + tail[: _BLOCK_BYTES // 2]
-            found = tail.rfind(b"\n" + _TOKEN_START)
-            while found >= 0:
-                self._stream.seek(start + found + 1)
-                line = self._stream.readline()
-                if line.endswith(b"}\n"):
-                    return start + found + 1 + len(line), self._parsed(line)
-                found = tail.rfind(b"\n" + _TOKEN_START, 0, found)
-            at = start
-        self._stream.seek(0)
-        is_begun = size >= len(_HEADER) and self._stream.read(len(_HEADER)) == _HEADER
-        return len(_HEADER) if is_begun else 0, None
-
-    def _parsed(self, line: bytes) -> str:
-        try:
-            return str(json.loads(line)["token"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise CorruptFile(
-                "the last token is damaged", offset=0, where="file", advice="copy to a new file"
-            ) from error
-
-    def begin(self, source: CollectionVersion, count: Count) -> Moved:
-        is_new = self._stream.seek(0, io.SEEK_END) == 0
-        if is_new:
-            self._stream.write(_HEADER)
-        moved = Moved()
-
-        def lines() -> Iterator[dict[str, Any]]:
-            if self._stream.tell() > len(_HEADER):
-                yield {"operation": "reset"}
-            for document in source:
-                moved.documents += 1
-                yield {"operation": "insert", "id": document[ID_FIELD], "document": document}
-
-        self._append(lines(), lambda: source.token or "", count)
-        return moved
-
-    def append(self, feed: ChangeFeed, count: Count) -> Moved:
-        moved = Moved()
-
-        def lines() -> Iterator[dict[str, Any]]:
-            for change in feed:
-                moved.documents += change.document is not None
-                moved.deleted += change.document is None
-                yield line_of(change)
-
-        before = feed.token
-        self._append(lines(), lambda: feed.token, count, unless=before)
-        return moved
-
-    def _append(
-        self,
-        lines: Iterator[dict[str, Any]],
-        token: Callable[[], str],
-        count: Count,
-        unless: str | None = None,
-    ) -> None:
-        """Write lines, and then the token: it is there only if all lines are."""
-        stream = self._stream
-        for text, number in json_lines(runs_of(lines)):
-            stream.write(text)
-            count(number)
-        stream.flush()
-        os.fsync(stream.fileno())
-        if token() != unless:
-            stream.write(_TOKEN_START + token().encode() + b'"}\n')
-            stream.flush()
-            os.fsync(stream.fileno())

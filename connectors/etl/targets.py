@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 
 from godb_arrow.connectors.columns import fit_columns
-from godb_arrow.connectors.etl.base import Data, Documents, Target
+from godb_arrow.connectors.etl.base import STATE, Data, Documents, Target
 from godb_arrow.connectors.etl.files import (
     NO_OPTIONS,
     export_documents,
@@ -117,7 +117,8 @@ class EngineTarget(Target):
             if if_exists in ("append", "upsert") and name in engine:
                 insert = engine.upsert_many if if_exists == "upsert" else engine.insert_many
                 rows = iter(data) if isinstance(data, Documents) else data
-                insert(name, rows, id_column=self._id_column)
+                with self._forgotten(engine):
+                    insert(name, rows, id_column=self._id_column)
                 return
             if is_url(self.place):
                 self._write_remote(engine, data)
@@ -132,11 +133,28 @@ class EngineTarget(Target):
                     before = engine[name].path
                     if before is not None:  # A file that replaces another keeps its mode.
                         restrict_file(path, Access.of_file(os.stat(before)))
-                    engine.drop_collection(name)
-                engine.load_collection_metadata(path)
+                with self._forgotten(engine):
+                    if kept is not None:
+                        engine.drop_collection(name)
+                    engine.load_collection_metadata(path)
                 if kept is not None:
                     kept.give_to(engine[name])
                 engine.save()
+
+    @contextmanager
+    def _forgotten(self, engine: StorageEngine) -> Iterator[None]:
+        """Forget the token of incremental copies, which do not know the documents to write."""
+        state = engine[STATE].get(self.collection, None) if STATE in engine else None
+        if state is None:
+            yield
+            return
+        engine.delete(STATE, self.collection)
+        try:
+            yield
+        except BaseException:
+            if self.collection in engine:  # The documents are unchanged.
+                engine.upsert_many(STATE, [state])
+            raise
 
     def _write_remote(self, engine: StorageEngine, data: Data) -> None:
         """Write a collection of an object store, after all documents have been read."""

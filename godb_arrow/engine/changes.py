@@ -43,7 +43,7 @@ from godb_arrow.snapshots.part_folder import PartFolder
 from godb_arrow.snapshots.parted_base import PartedBase
 from godb_arrow.snapshots.snapshot import Snapshot
 
-__all__ = ["Change", "ChangeFeed", "begin_token", "token_of"]
+__all__ = ["Change", "ChangeFeed", "begin_token", "changed_ids", "token_of"]
 
 _POLL_SECONDS = 0.05
 _MAX_WAITS = 20  # for a version that its writer announced
@@ -304,6 +304,17 @@ class ChangeFeed:
                 return rows, token, False
         return rows, token, True
 
+    def _ids(self) -> list[str] | None:
+        """Return the ids of changed documents, each once; None if the collection was dropped."""
+        ids: dict[str, None] = {}
+        with self._step():
+            while (begun := self._next_unit()) is not None:
+                for (_, _, identity, _, _), _ in begun.rows:
+                    if identity is None:
+                        return None
+                    ids[identity] = None
+        return list(ids)
+
     def _next_unit(self) -> _Begun | None:
         """Return the unit that was begun, or the next one; None at the end of the feed."""
         begun, self._begun = self._begun, None
@@ -547,6 +558,21 @@ def _change(unit: ChangeUnit, row: Row, *, is_last: bool) -> Change:
         is_last,
         new_name,
     )
+
+
+def changed_ids(feed: ChangeFeed) -> list[str] | None:
+    """Return the ids of the documents that a feed lists, each once, without reading documents.
+
+    Returns
+    -------
+    list of str or None
+        None if the collection was dropped.
+
+    Raises
+    ------
+    ChangesLost, InvalidCursor
+    """
+    return feed._ids()
 
 
 def begin_token(since: object, now: Callable[[], ChangeToken]) -> ChangeToken:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import random
+import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -16,7 +17,15 @@ from click.testing import CliRunner
 from support.processes import start
 from support.settings import LONG
 
-from godb_arrow import InvalidCursor, InvalidOption, StorageEngine, TargetExists
+from godb_arrow import (
+    DuplicateId,
+    InvalidCursor,
+    InvalidDocument,
+    InvalidOption,
+    StorageEngine,
+    StorageError,
+    TargetExists,
+)
 from godb_arrow.cli import main
 from godb_arrow.connectors.etl import copy
 
@@ -252,8 +261,159 @@ def test_documents_of_others_are_not_replaced_silently(
         copy(users, target, format=format, mode="sync", progress=False)
         assert read(target) == rows_of(users)
         others = engine.create_collection("others")
-        with pytest.raises(InvalidCursor, match="of the collection 'users'"):
+        others.insert({"_id": "o", "n": 3})
+        with pytest.raises(InvalidCursor, match=r"of the collection 'users'.*if_exists"):
             copy(others, target, format=format, mode="sync", progress=False)
+        assert read(target) == rows_of(users)
+        arguments = ["--incremental", "--if-exists", "replace"]
+        arguments += [] if format is None else ["--format", format]
+        run = CliRunner().invoke(main, ["copy", "data#others", target, *arguments])
+        assert run.exit_code == 0, run.output
+        assert read(target) == rows_of(others)
+
+
+@pytest.mark.parametrize("way", ["replace", "append"])
+@pytest.mark.parametrize(("target", "format", "read"), TARGETS)
+def test_an_ordinary_copy_ends_incremental_copies(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    target: str,
+    format: str | None,
+    read: Callable[[str], Rows],
+    way: Any,
+) -> None:
+    if (way, read) == ("append", in_folder):
+        return  # refused
+    monkeypatch.chdir(tmp_path)
+    with StorageEngine("data") as engine:
+        users = engine.create_collection("users")
+        users.insert_many({"n": n} for n in range(3))
+        copy(users, target, format=format, mode="sync", progress=False)
+        others = [{"_id": f"o{n}", "n": n} for n in range(3)]
+        copy(others, target, format=format, if_exists=way, progress=False)
+        users.update("1", {"n": 9})
+        with pytest.raises(TargetExists, match="that no incremental copy wrote"):
+            copy(users, target, format=format, mode="sync", progress=False)
+        options: Any = {"format": format, "mode": "sync", "progress": False}
+        copy(users, target, if_exists="replace", **options)
+        assert read(target) == rows_of(users)
+        users.delete("2")
+        assert not copy(users, target, **options).is_whole
+        assert read(target) == rows_of(users)
+
+
+@pytest.mark.parametrize("changes", [False, True])
+@pytest.mark.parametrize(("target", "format", "read"), TARGETS)
+def test_a_removed_target_is_copied_again(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    target: str,
+    format: str | None,
+    read: Callable[[str], Rows],
+    changes: bool,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with StorageEngine("data") as engine:
+        users = engine.create_collection("users")
+        users.insert_many({"n": n} for n in range(3))
+        copy(users, target, format=format, mode="sync", progress=False)
+        if read is in_engine:
+            with StorageEngine("copy") as mirror:
+                mirror.drop_collection("people")
+        elif read is in_table:
+            import sqlite3
+
+            with sqlite3.connect("users.db") as connection:
+                connection.execute("ALTER TABLE people RENAME TO former")
+            connection.close()
+        else:
+            place = Path(target)
+            shutil.rmtree(place) if place.is_dir() else place.unlink()
+        if changes:
+            users.update("1", {"n": 9})
+        assert copy(users, target, format=format, mode="sync", progress=False).is_whole
+        assert read(target) == rows_of(users)
+
+
+def test_a_target_that_another_program_changed_is_refused(tmp_path: Path) -> None:
+    with StorageEngine(tmp_path / "data") as engine:
+        users = engine.create_collection("users")
+        users.insert_many({"n": n} for n in range(3))
+        target = f"{tmp_path / 'copy'}#people"
+        copy(users, target, mode="sync", progress=False)
+        with StorageEngine(tmp_path / "copy") as mirror:
+            mirror.drop_collection("people")
+            mirror.create_collection("people").insert({"n": 7})
+        with pytest.raises(TargetExists, match="that no incremental copy wrote"):
+            copy(users, target, mode="sync", progress=False)
+        copy(users, target, mode="sync", if_exists="replace", progress=False)
+        assert in_engine(target) == rows_of(users)
+
+
+def test_a_failed_ordinary_copy_keeps_the_token(tmp_path: Path) -> None:
+    with StorageEngine(tmp_path / "data") as engine:
+        users = engine.create_collection("users")
+        users.insert_many({"n": n} for n in range(3))
+        target = f"{tmp_path / 'copy'}#people"
+        copy(users, target, mode="sync", progress=False)
+        with pytest.raises(DuplicateId):
+            copy([{"_id": "1"}], target, if_exists="append", progress=False)
+        with pytest.raises(InvalidDocument):
+            copy([{"_id": "1", "n": object()}], target, if_exists="replace", progress=False)
+        users.delete("2")
+        assert not copy(users, target, mode="sync", progress=False).is_whole
+        assert in_engine(target) == rows_of(users)
+
+
+@needs_delta
+def test_a_table_of_delta_gets_a_token_with_every_copy(tmp_path: Path) -> None:
+    import deltalake
+
+    target = tmp_path / "table"
+    options: Any = {"format": "delta", "mode": "sync", "progress": False}
+    with StorageEngine(tmp_path / "data") as engine:
+        users = engine.create_collection("users")
+        users.insert({"_id": "1"})
+        copy(users, target, **options)
+        for _ in range(3):
+            users.insert({"_id": "short"})
+            users.delete("short")
+            assert copy(users, target, **options).deleted == 1
+        versions = deltalake.DeltaTable(target).version()
+        copy(users, target, **options)
+        assert deltalake.DeltaTable(target).version() == versions, "nothing changed"
+        deltalake.DeltaTable(target).optimize.compact()
+        deltalake.DeltaTable(target).vacuum()
+        users.insert({"_id": "2"})
+        assert not copy(users, target, **options).is_whole
+
+
+@needs_delta
+def test_errors_of_libraries_have_a_cause(tmp_path: Path) -> None:
+    with StorageEngine(tmp_path / "data") as engine:
+        users = engine.create_collection("users")
+        users.insert({"a": 1})
+        target = tmp_path / "table"
+        copy(users, target, format="delta", mode="sync", progress=False)
+        users.insert({"a": 1, "A": 2})
+        with pytest.raises(StorageError, match="Duplicate field name") as caught:
+            copy(users, target, format="delta", mode="sync", progress=False)
+        assert caught.value.__cause__ is not None
+        (log,) = (target / "_delta_log").glob("*.json")
+        log.write_text("damaged")
+        with pytest.raises(StorageError):
+            copy(users, target, format="delta", mode="sync", progress=False)
+
+
+def test_a_damaged_folder_of_parquet_is_reported(tmp_path: Path) -> None:
+    with StorageEngine(tmp_path / "data") as engine:
+        users = engine.create_collection("users")
+        users.insert({"a": 1})
+        target = tmp_path / "lake"
+        copy(users, target, format="parquet", mode="sync", progress=False)
+        (target / "_common_metadata").write_bytes(b"damaged")
+        with pytest.raises(StorageError, match=r"cannot be read.*remove the folder"):
+            copy(users, target, format="parquet", mode="sync", progress=False)
 
 
 @pytest.mark.parametrize(
