@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import datetime as dt
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +13,7 @@ from godb_arrow.errors import CorruptFile, UnsupportedVersion
 __all__ = ["Rules"]
 
 _VALIDATION, _EXPIRY = "validation", "expiry"
+_MAX_SECONDS = dt.timedelta.max.total_seconds()
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +76,6 @@ class Rules:
 
 
 def _seconds(value: Any) -> float:
-    if type(value) not in (int, float) or not 0 <= value < math.inf:
+    if type(value) not in (int, float) or not 0 <= value <= _MAX_SECONDS:
         raise ValueError(f"a time of {value!r} seconds")
     return float(value)

@@ -396,7 +396,7 @@ def test_what_cannot_be_checked_is_refused(tmp_path: Path, schema: Any, said: st
         assert found.validation is None
 
 
-VALUES: list[dict[str, Any]] = [
+PLAIN: list[dict[str, Any]] = [
     {"default": {"$ref": "https://example.org/"}},
     {"examples": [{"format": "x", "$ref": "#/lost"}]},
     {"x-shown": {"format": "x", "$id": 5}},
@@ -409,7 +409,7 @@ VALUES: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize("schema", VALUES, ids=str)
+@pytest.mark.parametrize("schema", PLAIN, ids=str)
 def test_values_in_a_json_schema_are_no_schemas(tmp_path: Path, schema: dict[str, Any]) -> None:
     pytest.importorskip("jsonschema")
     with StorageEngine(tmp_path) as engine:
@@ -559,7 +559,14 @@ def test_what_fits_can_be_read_with_the_schema(tmp_path: Path, kind: pa.DataType
 
 
 def test_damaged_and_unknown_rules(tmp_path: Path) -> None:
-    for packed in (b"\xff", b"\x91\x01", b"\x81\xaavalidation\x01", b"\x81\xa6expiry\x01"):
+    endless = [Rules(None, {"at": seconds}).pack() for seconds in (1e300, float("inf"), -1.0)]
+    for packed in (
+        b"\xff",
+        b"\x91\x01",
+        b"\x81\xaavalidation\x01",
+        b"\x81\xa6expiry\x01",
+        *endless,
+    ):
         with pytest.raises(godb_arrow.CorruptFile):
             Rules.unpack(packed)
     with pytest.raises(godb_arrow.UnsupportedVersion, match="later"):
