@@ -136,6 +136,17 @@ def _for_spark(kind: pa.DataType) -> pa.DataType | str | None:
     return pa.string() if types.is_large_string(kind) else _for_delta(kind)
 
 
+def _for_dlt(kind: pa.DataType) -> pa.DataType | str | None:
+    types = pa.types
+    if types.is_null(kind):
+        return None  # dlt omits such columns until they have values.
+    if types.is_uint64(kind):
+        return pa.decimal128(20, 0)
+    if types.is_time(kind):
+        return pa.time64("us")
+    return _for_delta(kind)
+
+
 RULES: Mapping[str, Rule] = {
     "parquet": _for_parquet,
     "ipc": _for_ipc,
@@ -146,6 +157,7 @@ RULES: Mapping[str, Rule] = {
     "duckdb": _for_duckdb,
     "polars": _for_polars,
     "spark": _for_spark,
+    "dlt": _for_dlt,
 }
 """Replacements by format. A format that is missing here holds all types."""
 
