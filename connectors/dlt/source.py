@@ -255,7 +255,7 @@ class _Resource:
         if len(same) > 1:
             raise InvalidOption(
                 f"the collections {shown_names(same)} have the same table {table_name(same[0])!r}",
-                advice="choose one by collections=, and read the other by a source with another name",
+                advice="choose one by collections=, and give the other to another source",
             )
 
 
