@@ -145,7 +145,8 @@ def modules() -> list[str]:
     found = pkgutil.walk_packages(godb_arrow.__path__, "godb_arrow.")
     # PySpark is too large for every test run, and the others are optional.
     libraries = {"spark": "pyspark", "avro": "fastavro", "protobuf": "google.protobuf.descriptor"}
-    libraries |= dict.fromkeys(("dlt.source", "dlt.destination", "dlt.plugin"), "dlt")
+    own = ("connectors.dlt", "dlt.source", "dlt.destination", "dlt.plugin")
+    libraries |= dict.fromkeys(own, "dlt")
     absent = {f".{name}" for name, library in libraries.items() if not _is_installed(library)}
     return [module.name for module in found if not module.name.endswith(tuple(absent))]
 
