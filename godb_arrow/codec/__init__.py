@@ -98,6 +98,7 @@ pack_documents = _chosen.pack_documents
 pack_single = _chosen.pack_single
 scan_entries = _chosen.scan_entries
 select = _chosen.select
+write_short = _chosen.write_short
 select_front = _chosen.select_front
 skip_items = _chosen.skip_items
 survey_ids = _chosen.survey_ids
@@ -173,6 +174,7 @@ __all__ = [
     "unpack_sizes",
     "with_id",
     "write_bson",
+    "write_short",
 ]
 
 

@@ -45,6 +45,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 
+from godb_arrow.codec import write_short
 from godb_arrow.directory.journal_reader import Replayed, next_number, read_journal, remove_torn
 from godb_arrow.directory.kept_segments import KeptSegments
 from godb_arrow.directory.records import Lineage, Record, pack_record
@@ -309,7 +310,7 @@ class Journal:
             try:
                 try:
                     for buffer in buffers:
-                        written = disk.write(descriptor, buffer)
+                        written = disk.write(descriptor, buffer, write_short)
                         if written < len(buffer):
                             disk.write_all(descriptor, memoryview(buffer)[written:])
                 except OSError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import weakref
 from dataclasses import dataclass, field
 from typing import Any
@@ -33,6 +34,8 @@ class EngineContext:
         Followers that acknowledge changes.
     streams : WeakSet
         Open streams.
+    turn : RLock or None
+        Lock of the thread that inserts a document; None where each insert waits for the disk.
     """
 
     options: EngineOptions
@@ -41,6 +44,11 @@ class EngineContext:
     lifecycle: Lifecycle
     followers: Followers
     streams: weakref.WeakSet[Any] = field(default_factory=weakref.WeakSet)
+    turn: threading.RLock | None = None
+
+    def __post_init__(self) -> None:
+        if self.options.durability != "commit":
+            self.turn = threading.RLock()
 
     def sync(self, number: int | None) -> None:
         """Wait until a change is as durable as the engine promises.

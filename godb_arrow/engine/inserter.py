@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -13,6 +14,7 @@ from godb_arrow.documents.encoding import check_document_size
 from godb_arrow.documents.ids import IdSequence, identify, number_of
 from godb_arrow.engine.claims import validate
 from godb_arrow.engine.constraints import Claims
+from godb_arrow.engine.context import EngineContext
 from godb_arrow.engine.saver import MAX_JOURNAL_BYTES, Saver
 from godb_arrow.engine.store import CollectionStore
 from godb_arrow.engine.writer import naming_document
@@ -22,11 +24,20 @@ from godb_arrow.snapshots.overlay import weight
 
 __all__ = ["Inserter", "is_used"]
 
+_TURN_PAUSES = 2
+_TURN_PAUSE_SECONDS = 200e-6
+_MAX_TURN_SECONDS = 0.05
+
 
 class Inserter:
     """Inserts documents one by one.
 
     The steps are in few functions, since each call adds to the cost of a small insert.
+
+    Threads take turns. Otherwise a waiting thread gets a lock while another one runs, which
+    then waits for it. So each insert would change the thread, and take twice as long. Nothing
+    depends on a turn, for which a thread waits a limited time. Commits take no turns, since their
+    threads wait for the disk.
 
     Parameters
     ----------
@@ -46,6 +57,10 @@ class Inserter:
     def insert(self, document: Mapping[Any, Any]) -> str:
         """Insert a document and return its id; see :meth:`Collection.insert`."""
         store = self._store
+        turn = (
+            store.context.turn if type(document) is dict else None
+        )  # a mapping may wait for others
+        has_turn = turn is not None and (turn.acquire(False) or _wait_for_turn(store.context))
         try:
             store.context.lifecycle.check_writable()
             sequence = store.sequence if store.is_ready else None
@@ -64,11 +79,17 @@ class Inserter:
                 with self._saver.reserved(size), store.lock:
                     self._check_unused(identity, number, given)
                     record = store.write_few({identity: raw}, [], 1)
+            if has_turn and turn is not None:
+                has_turn = False
+                turn.release()
             store.context.sync(record)
             return identity
         except GodbError as error:
             place_error(error, "insert", store.name)
             raise
+        finally:
+            if has_turn and turn is not None:
+                turn.release()
 
     def _insert_counted(
         self, identity: str, entry: bytes, document: bytes, size: int, claims: Claims | None
@@ -152,6 +173,20 @@ class Inserter:
             raw = codec.pack(made)
         check_document_size(identity, raw, self._max_document_bytes)
         return identity, codec.pack(identity) + raw, raw, number_of(identity) or 0, given
+
+
+def _wait_for_turn(context: EngineContext) -> bool:
+    """Wait until no other thread inserts, and return False if that takes too long."""
+    turn = context.turn
+    assert turn is not None
+    for _ in range(_TURN_PAUSES):
+        time.sleep(_TURN_PAUSE_SECONDS)
+        if turn.acquire(blocking=False):
+            return True
+    if turn.acquire(timeout=_MAX_TURN_SECONDS):
+        return True
+    context.turn = threading.RLock()  # An interrupt may have kept a thread from ending its turn.
+    return False
 
 
 def is_used(store: CollectionStore, identity: str, number: int, *, given: bool) -> bool:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import io
 import os
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-__all__ = ["Disk", "DiskWriter", "disk", "make_folders"]
+__all__ = ["Disk", "DiskWriter", "WriteCall", "disk", "make_folders"]
 
 _SYNC_BYTES = 4 << 20
+
+WriteCall = Callable[[int, "bytes | memoryview"], int]
+"""Function that writes some of the bytes to a descriptor, and returns their number."""
 
 
 def _sync(descriptor: int) -> None:
@@ -23,9 +27,9 @@ class Disk:
         """Open or create a file."""
         return os.open(path, flags | os.O_CLOEXEC, mode)
 
-    def write(self, descriptor: int, data: bytes | memoryview) -> int:
+    def write(self, descriptor: int, data: bytes | memoryview, call: WriteCall = os.write) -> int:
         """Write some of the bytes and return their number."""
-        return os.write(descriptor, data)
+        return call(descriptor, data)
 
     def fsync(self, descriptor: int) -> None:
         """Wait until the file's bytes, and its size, are on the disk."""

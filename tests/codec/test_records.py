@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import random
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -73,3 +76,29 @@ def test_a_single_document_is_packed_as_in_two_steps(document: dict[Any, Any], o
     if packed is not None:
         entry = pack(identity) + raw
         assert packed == (identity, entry, raw, number_of(identity) or 0)
+
+
+@pytest.mark.parametrize("codec", [native, reference], ids=["native", "reference"])
+def test_short_writes_are_those_of_the_system(codec: Any, tmp_path: Path) -> None:
+    path = tmp_path / "written"
+    descriptor = os.open(path, os.O_CREAT | os.O_WRONLY)
+    expected = b""
+    for data in (b"", b"a", b"x" * 70_000, memoryview(b"view"), bytearray(b"array"), b"b" * 65_536):
+        assert codec.write_short(descriptor, data) == len(data)
+        expected += bytes(data)
+    assert path.read_bytes() == expected
+    os.close(descriptor)
+    with pytest.raises(OSError) as caught:
+        codec.write_short(descriptor, b"closed")
+    assert caught.value.errno == errno.EBADF
+    reading = os.open(path, os.O_RDONLY)
+    with pytest.raises(OSError):
+        codec.write_short(reading, b"read only")
+    os.close(reading)
+    front, back = os.pipe()
+    os.set_blocking(back, False)
+    with pytest.raises(BlockingIOError):
+        while codec.write_short(back, b"x" * 4096):
+            pass
+    os.close(front)
+    os.close(back)

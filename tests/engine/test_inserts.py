@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import threading
+from collections import UserDict
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -41,3 +45,68 @@ def test_unsaved_inserts_are_counted(tmp_path: Path) -> None:
     assert store.changed_bytes == store.overlay.size == engine.memory_stats().changes_bytes
     assert len(collection) == 100 and collection.info().access_count >= 100
     engine.close()
+
+
+@pytest.mark.parametrize("durability", ["commit", "interval", "checkpoint"])
+def test_threads_that_insert_lose_nothing(durability: Any, tmp_path: Path) -> None:
+    count = 50 if durability == "commit" else 1000
+    with StorageEngine(tmp_path, durability=durability) as engine:
+        collection = engine.create_collection("c")
+
+        def work(thread: int) -> None:
+            for number in range(count):
+                collection.insert({"thread": thread, "n": number})
+
+        threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+    with StorageEngine(tmp_path) as engine:
+        found = sorted((one["thread"], one["n"]) for one in engine["c"].find_all())
+    assert found == [(thread, number) for thread in range(4) for number in range(count)]
+
+
+def test_an_insert_waits_for_its_turn_for_a_limited_time(tmp_path: Path) -> None:
+    with StorageEngine(tmp_path) as engine:
+        collection = engine.create_collection("c")
+        turn = collection._store.context.turn
+        assert turn is not None
+        thread = threading.Thread(target=turn.acquire)  # An interrupt ends it within its turn.
+        thread.start()
+        thread.join(10)
+        assert collection.insert({}) == "1"
+        assert collection._store.context.turn is not turn, "later inserts do not wait"
+        assert [collection.insert({"n": n}) for n in range(2)] == ["2", "3"]
+
+
+def test_a_mapping_may_wait_for_another_thread_that_inserts(tmp_path: Path) -> None:
+    with StorageEngine(tmp_path) as engine:
+        collection = engine.create_collection("c")
+        turn = collection._store.context.turn
+
+        class Waiting(UserDict[str, Any]):
+            def __iter__(self) -> Iterator[str]:
+                thread = threading.Thread(target=collection.insert, args=({"n": 1},))
+                thread.start()
+                thread.join(10)
+                assert not thread.is_alive()
+                return super().__iter__()
+
+        collection.insert(Waiting(n=2))
+        assert sorted(collection.to_arrow()["n"].to_pylist())[-1] == 2
+        assert collection._store.context.turn is turn
+
+
+def test_an_insert_that_fails_ends_its_turn(tmp_path: Path) -> None:
+    with StorageEngine(tmp_path) as engine:
+        collection = engine.create_collection("c")
+        collection.insert({"_id": 1})
+        for bad in ({"_id": 1}, {"n": object()}):
+            with pytest.raises((DuplicateId, InvalidDocument)):
+                collection.insert(bad)
+        turn = collection._store.context.turn
+        thread = threading.Thread(target=collection.insert, args=({"n": 1},))
+        thread.start()
+        thread.join(10)
+        assert collection._store.context.turn is turn, "the other thread did not wait"

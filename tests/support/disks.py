@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from godb_arrow.storage import local
-from godb_arrow.storage.local import Disk
+from godb_arrow.storage.local import Disk, WriteCall
 
 SECTOR = 512
 
@@ -48,11 +48,11 @@ class FaultyDisk(Disk):
         self._call("open")
         return super().open(path, flags, mode)
 
-    def write(self, descriptor: int, data: bytes | memoryview) -> int:
+    def write(self, descriptor: int, data: bytes | memoryview, call: WriteCall = os.write) -> int:
         if self.short and len(self.calls) == self.fail_at:
             os.write(descriptor, memoryview(data)[: len(data) // 2])
         self._call("write")
-        return super().write(descriptor, data)
+        return super().write(descriptor, data, call)
 
     def fsync(self, descriptor: int) -> None:
         self._call("fsync")
@@ -105,8 +105,8 @@ class CountingDisk(Disk):
         self.counts["open"] += 1
         return super().open(path, flags, mode)
 
-    def write(self, descriptor: int, data: bytes | memoryview) -> int:
-        count = super().write(descriptor, data)
+    def write(self, descriptor: int, data: bytes | memoryview, call: WriteCall = os.write) -> int:
+        count = super().write(descriptor, data, call)
         self.counts["bytes"] += count
         return count
 
@@ -175,9 +175,9 @@ class RecordingDisk(Disk):
         self.files[descriptor] = self.names[path]
         return descriptor
 
-    def write(self, descriptor: int, data: bytes | memoryview) -> int:
+    def write(self, descriptor: int, data: bytes | memoryview, call: WriteCall = os.write) -> int:
         at = os.lseek(descriptor, 0, os.SEEK_CUR)
-        count = super().write(descriptor, data)
+        count = super().write(descriptor, data, call)
         self.files[descriptor].pending.append((at, bytes(data[:count])))
         self._remember()
         return count

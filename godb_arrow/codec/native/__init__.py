@@ -29,6 +29,7 @@ from godb_arrow.codec.native.dicts import (
     pack_documents,
     pack_record,
     pack_single,
+    write_short,
 )
 from godb_arrow.codec.native.identify import Identification
 from godb_arrow.codec.native.lookup import (
@@ -111,6 +112,7 @@ __all__ = [
     "to_dicts",
     "unpack_sizes",
     "write_bson",
+    "write_short",
 ]
 
 BACKEND = "native"

@@ -7,6 +7,7 @@ It wraps the C++ of the folder ``native`` in functions on plain Python objects, 
 """
 
 from array import array
+from os import write as os_write
 
 cimport cython
 

@@ -25,6 +25,7 @@ __all__ = [
     "pack_documents",
     "pack_record",
     "pack_single",
+    "write_short",
 ]
 
 ChunkIterator = _native.ChunkIterator
@@ -40,6 +41,7 @@ load = _native.load
 pack = _native.pack
 pack_record = _native.pack_record
 pack_single = _native.pack_single
+write_short = _native.write_short
 
 
 def load_documents(

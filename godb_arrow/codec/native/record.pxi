@@ -12,7 +12,40 @@ cdef extern from "record.hpp" namespace "godb" nogil:
         uint8_t* record, size_t length, uint64_t number, uint64_t durable, uint64_t offset)
 
 
+cdef extern from "write.hpp" namespace "godb" nogil:
+    Py_ssize_t c_write_timed "godb::write_timed"(
+        int descriptor, const char* data, size_t size, int64_t* nanoseconds)
+
+
 cdef size_t LONG_RECORD = 1 << 16  # bytes, which are hashed without the GIL
+
+
+cdef Py_ssize_t SHORT_WRITE = 1 << 16  # bytes, which the page cache takes in a few microseconds
+cdef int SLOW_NANOSECONDS = 1000000
+cdef int AFTER_SLOW = 1000  # writes that release the GIL after a slow one
+cdef int writes_released = 0
+
+
+def write_short(int descriptor, data):
+    """Write bytes as `os.write` does, but keep the GIL for few bytes.
+
+    Handing the GIL to another thread takes longer than copying them to the page cache. After a slow
+    write, the next ones release it.
+    """
+    global writes_released
+    if type(data) is not bytes or PyBytes_GET_SIZE(<bytes>data) > SHORT_WRITE:
+        return os_write(descriptor, data)
+    if writes_released > 0:
+        writes_released -= 1
+        return os_write(descriptor, data)
+    cdef int64_t taken
+    cdef Py_ssize_t written = c_write_timed(
+        descriptor, PyBytes_AS_STRING(<bytes>data), PyBytes_GET_SIZE(<bytes>data), &taken)
+    if taken > SLOW_NANOSECONDS:
+        writes_released = AFTER_SLOW
+    if written < 0:
+        return os_write(descriptor, data)  # which handles signals, and raises errors
+    return written
 
 
 def pack_record(uint64_t number, uint64_t durable, uint64_t offset, meta, parts):

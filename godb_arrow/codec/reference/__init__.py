@@ -40,7 +40,7 @@ from godb_arrow.codec.reference.lz4 import (
     decode_pieces_into,
 )
 from godb_arrow.codec.reference.predicate import select, select_front
-from godb_arrow.codec.reference.records import pack_record
+from godb_arrow.codec.reference.records import pack_record, write_short
 from godb_arrow.codec.reference.rows import encode, encode_documents
 from godb_arrow.codec.reference.scan import (
     check_entries,
@@ -105,6 +105,7 @@ __all__ = [
     "to_dicts",
     "unpack_sizes",
     "write_bson",
+    "write_short",
 ]
 
 BACKEND = "reference"

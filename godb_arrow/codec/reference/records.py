@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Sequence
 from typing import Any
@@ -22,6 +23,7 @@ __all__ = [
     "payload_of",
     "record_size",
     "sparse_blocks",
+    "write_short",
 ]
 
 ALIGNMENT_BYTES = 16
@@ -35,6 +37,11 @@ META_SIZE = struct.Struct("<I")
 """Size of the description of a change, before it."""
 _MIN_PADDING_BYTES = 2  # other than zero, at the end of a record
 _ZEROS = bytes(SECTOR_BYTES // 4 - 1)  # occurs in a sector with one byte other than zero
+
+
+def write_short(descriptor: int, data: bytes | memoryview) -> int:
+    """Write some of the bytes to a file, and return their number."""
+    return os.write(descriptor, data)
 
 
 def pack_record(
