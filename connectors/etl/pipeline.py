@@ -135,9 +135,9 @@ def copy(
         Whether to show a progress bar in a terminal or notebook, default True.
     mode : {"copy", "sync"}
         With "sync", only what changed since the last such copy moves, deletions included. The
-        source is a collection of a data directory. The target is such a collection, a table of a
-        database, a Delta table, a folder of Parquet files or a local NDJSON file. NDJSON gets one
-        line for each change.
+        source is a collection of a data directory. The target is such a collection, a GODB file, a
+        table of a database, a Delta table or a folder of Parquet files. It may also be a local
+        NDJSON file, which gets one line for each change.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""Targets of incremental copies: data directories, databases, Delta tables and Parquet."""
+"""Targets of incremental copies: data directories, GODB files, databases, Delta and Parquet."""
 
 from __future__ import annotations
 
@@ -38,11 +38,14 @@ from godb_arrow.connectors.etl.sync import (
     refuse_others,
 )
 from godb_arrow.connectors.etl.sync_log import opened_log
-from godb_arrow.connectors.etl.targets import EngineTarget, FileTarget, FolderTarget
+from godb_arrow.connectors.etl.targets import EngineTarget, FileTarget, FolderTarget, GodbTarget
+from godb_arrow.directory.synced_file import SyncedFile
 from godb_arrow.engine.engine import StorageEngine
 from godb_arrow.errors import InvalidOption, StorageError, storage_errors
 from godb_arrow.options import IfExists
 from godb_arrow.schema import ID_FIELD
+from godb_arrow.snapshots.find import matching
+from godb_arrow.snapshots.readable import snapshot_of
 from godb_arrow.snapshots.versions import CollectionVersion
 from godb_arrow.storage.lock import lock_file
 from godb_arrow.storage.object_store import is_url
@@ -52,6 +55,7 @@ __all__ = ["sync_target"]
 _DELTA_KEY = "godb_arrow_token"
 _NO_CHANGES = ("OPTIMIZE", "VACUUM START", "VACUUM END", "SET TBLPROPERTIES", "FSCK")
 """Operations of Delta that change no documents."""
+_FEW_CHANGES = 1000  # which a GODB file always gets without the other documents
 _RECENT_COMMITS = 20  # that are read first
 
 
@@ -85,14 +89,17 @@ def sync_target(to: Target, if_exists: IfExists) -> Iterator[SyncTarget | LogTar
         yield _DeltaSync(to, if_exists)
     elif isinstance(to, FolderTarget):
         yield _ParquetSync(to, if_exists)
+    elif isinstance(to, GodbTarget):
+        with lock_file(to.place):
+            yield _GodbSync(to, if_exists)
     elif isinstance(to, FileTarget) and to.format == "ndjson" and _is_plain(to.place):
         with lock_file(to.place), storage_errors("write", to.place):
             yield from opened_log(to, if_exists)
     else:
         raise InvalidOption(
             f'{to.name} does not support mode="sync"',
-            advice="copy to a collection of a data directory, a database, a Delta table, a folder "
-            "of Parquet files, or a local NDJSON file",
+            advice="copy to a collection of a data directory, a GODB file, a database, a Delta "
+            "table, a folder of Parquet files, or a local NDJSON file",
         )
 
 
@@ -156,26 +163,15 @@ class _EngineSync(SyncTarget):
         for index, group in enumerate(groups):
             documents = source.find({ID_FIELD: group}) if group else []
             present = {document[ID_FIELD] for document in documents}
-            is_last = index == len(groups) - 1
             deleted = [key for key in group if key not in present]
             moved.documents += len(documents)
-            token = source.token if is_last else before
-            moved.deleted += self._put(documents, deleted, token, is_last=is_last)
+            token = source.token if index == len(groups) - 1 else before
+            moved.deleted += self._put(documents, deleted, token)
             count(len(documents))
         return moved
 
-    def _put(
-        self,
-        documents: list[dict[Any, Any]],
-        deleted: list[str],
-        token: str | None,
-        *,
-        is_last: bool = False,
-    ) -> int:
-        """Write and delete documents in one transaction, and return their number.
-
-        The number of documents in the target is stored with the last one.
-        """
+    def _put(self, documents: list[dict[Any, Any]], deleted: list[str], token: str | None) -> int:
+        """Write and delete documents in one transaction, and return their number."""
         number = len(documents)
         with self._engine.transaction() as tx:
             if documents:
@@ -183,8 +179,40 @@ class _EngineSync(SyncTarget):
             if deleted:
                 number = tx[self._name].delete_many({ID_FIELD: deleted})
             if token is not None:
-                self._store(tx, token, len(tx[self._name]) if is_last else None)
+                self._store(tx, token, len(tx[self._name]))
         return number
+
+
+# --- GODB files -------------------------------------------------------------------------------
+
+
+class _GodbSync(SyncTarget):
+    """Collection of a GODB file, which each copy replaces."""
+
+    def __init__(self, to: GodbTarget, if_exists: IfExists) -> None:
+        self._file, self._if_exists = SyncedFile(to.place, to.collection), if_exists
+
+    def token(self) -> str | None:
+        token = self._file.token
+        if token is None and self._file.has_collection and self._if_exists == "error":
+            raise refuse_others()
+        return token
+
+    def replace(self, source: CollectionVersion, count: Count) -> Moved:
+        self._file.replace(snapshot_of(source), source.token or "")
+        count(len(source))
+        return Moved(len(source))
+
+    def update(self, source: CollectionVersion, ids: list[str], count: Count) -> Moved | None:
+        if len(ids) > max(_FEW_CHANGES, len(source) // 2):
+            return None  # Copying all documents takes less time.
+        documents = snapshot_of(source)
+        groups = ((group, matching(documents, {ID_FIELD: group}, ())) for group in groups_of(ids))
+        changes = self._file.update(groups, source.token or "")
+        if changes is None:
+            return None
+        count(changes.documents)
+        return Moved(changes.documents, changes.deleted)
 
 
 # --- databases --------------------------------------------------------------------------------

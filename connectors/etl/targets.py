@@ -62,14 +62,14 @@ class GodbTarget(Target):
 
     def __init__(self, name: str, place: str, part: str | None, id_column: str | None) -> None:
         super().__init__(name)
-        self._place = place
-        self._collection = part or os.path.basename(place).removesuffix(".godb")
+        self.place = place
+        self.collection = part or os.path.basename(place).removesuffix(".godb")
         self._id_column = id_column
 
     def exists(self) -> bool:
         """Return whether the target exists."""
         try:
-            open_godb(self._place, self._collection)
+            open_godb(self.place, self.collection)
         except (SourceNotFound, CollectionNotFound):
             return False
         return True
@@ -79,8 +79,8 @@ class GodbTarget(Target):
         try:
             write_godb(
                 data,
-                self._place,
-                self._collection,
+                self.place,
+                self.collection,
                 if_exists=if_exists,
                 id_column=self._id_column,
             )
@@ -89,7 +89,7 @@ class GodbTarget(Target):
 
     def size(self) -> int | None:
         """Return the size in bytes."""
-        return Source(self._place).size()
+        return Source(self.place).size()
 
 
 class EngineTarget(Target):

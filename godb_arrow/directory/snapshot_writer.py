@@ -31,7 +31,7 @@ from godb_arrow.snapshots.parted_base import PartedBase
 from godb_arrow.snapshots.snapshot import Snapshot
 from godb_arrow.storage.object_store import is_url
 
-__all__ = ["place_for", "save_snapshot", "write_snapshots"]
+__all__ = ["place_for", "save_snapshot", "size_of", "write_snapshots"]
 
 
 logger = logging.getLogger(__name__)
@@ -58,7 +58,7 @@ def place_for(
         return first if form == "file" else last
     if isinstance(snapshot.base, PartedBase) or versions == "all":
         return last
-    size = _size_of(snapshot)
+    size = size_of(snapshot)
     if size is None:  # Another program wrote the file. Documents take several times its size.
         size = 3 * snapshot.base.file_size
     return last if size > part_size else first
@@ -181,7 +181,7 @@ def _save_parts(
         size = sum(len(run.raw()) for run in snapshot.overlay_runs())
         files: list[tuple[int, Base]] | None = []
     else:
-        size = _size_of(snapshot) or 3 * base.file_size
+        size = size_of(snapshot) or 3 * base.file_size
         files = None
     left = count - sum(part.live for part in parts)
     added = folder.write_parts(
@@ -288,7 +288,7 @@ def write_snapshots(
             snapshot.live_count(),
             next_id,
             snapshot.settle_schema(),
-            _size_of(snapshot),
+            size_of(snapshot),
             snapshot.position.number,
             fields,
             plain=not metadata and not set(others) - {"indexes"},
@@ -321,7 +321,7 @@ def write_snapshots(
     return sum(data.count for data in collections)
 
 
-def _size_of(snapshot: Snapshot) -> int | None:
+def size_of(snapshot: Snapshot) -> int | None:
     """Return an estimate of the bytes of all entries, or None if it is unknown."""
     base, dead = snapshot.base, len(snapshot.superseded_rows())
     changed = sum(len(run.raw()) for run in snapshot.overlay_runs())

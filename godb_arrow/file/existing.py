@@ -163,8 +163,14 @@ class ExistingFile:
 
         return copy
 
-    def with_index_of(self, draft: Draft) -> dict[str, bytes]:
-        """Return the other top-level keys, with go-db's index of the collection rebuilt."""
+    def with_index_of(self, documents: Iterator[codec.Entries]) -> dict[str, bytes]:
+        """Return the other top-level keys, with go-db's index of the collection rebuilt.
+
+        Parameters
+        ----------
+        documents : iterator of Entries
+            New documents of the collection, which are read only for an index.
+        """
         raw = self.others.get("indexes")
         if raw is None or not self.has_collection:
             return self.others
@@ -173,7 +179,7 @@ class ExistingFile:
         if not isinstance(fields, dict) or not fields:
             return self.others
         ids: dict[Any, list[str] | None] = {name: [] for name in fields}
-        for entries in draft.entries():
+        for entries in documents:
             for position in range(len(entries)):
                 _index(entries.id(position), codec.load(entries.document(position)), ids)
         # go-db fails on an index over a list or map.

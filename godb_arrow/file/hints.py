@@ -96,6 +96,8 @@ def pack_hints(hints: Mapping[str, CollectionHint]) -> bytes:
             recorded["version"] = hint.version
         if hint.compression != "lz4":
             recorded["compression"] = hint.compression
+        if hint.token:
+            recorded["token"] = hint.token
         collections[name] = recorded
     packed: bytes = msgpack.packb(collections, unicode_errors="surrogateescape")
     reader = _PACKED_READER + codec.pack(_READER_NEEDED)
@@ -133,6 +135,9 @@ class CollectionHint:
         Number of times that the collection was saved. The file with the higher number is newer.
     compression : str
         Compression of new files of the collection.
+    token : str
+        Token of an incremental copy, with which its next run continues; empty for none. A program
+        that rewrites the collection records none.
     """
 
     count: int
@@ -148,6 +153,7 @@ class CollectionHint:
     directory: bytes = b""
     former: int = 0
     rules: bytes = b""
+    token: str = ""
 
     @property
     def fingerprint(self) -> int:
@@ -247,6 +253,7 @@ def _read_hint(hint: Any) -> CollectionHint:
         directory=checked_uuid(hint.get("directory", b"")),
         former=int(hint.get("former", 0)),
         rules=checked_rules(hint.get("rules", b"")),
+        token=str(hint.get("token", "")),
     )
 
 

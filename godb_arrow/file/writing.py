@@ -188,7 +188,7 @@ def write_godb(
                 draft.check_ids()
                 _warn_of_incompatible(draft.summary)
                 kept_as_is = existing.kept()
-                others = existing.with_index_of(draft)
+                others = existing.with_index_of(draft.entries())
                 plain = not (kept_as_is or others or existing.metadata)
                 collections = [*kept_as_is, draft.data(collection, plain=plain)]
                 with replace_file(path, expected=existing.version) as stream:

@@ -280,8 +280,9 @@ class Snapshot:
                 yield from ((part, NO_ROWS, None) for part in run.split())
 
     def _parts_of(self, file: Base, start: int, pieces: CollectionPieces) -> Iterator[_Part]:
-        # Statistics of a file that no engine wrote are not copied: they may lie.
-        statistics = pieces.statistics() if self.base.hint.directory else None
+        # Statistics of a file that no engine and no incremental copy wrote may lie.
+        is_known = self.base.hint.directory or self.base.hint.token
+        statistics = pieces.statistics() if is_known else None
         rows = pieces.rows()
         with file.open().source.open() as stream:
             for index, piece in enumerate(pieces.stored(stream)):

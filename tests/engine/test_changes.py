@@ -688,3 +688,148 @@ def test_columns_of_changes_keep_fields_of_the_same_name(tmp_path: Path) -> None
         (row,) = feed.to_arrow().to_pylist()
         assert (row["_operation"], row["_operation_"], row["_id"]) == ("insert", "mine", "a")
         assert (row["_time__"], row["_time_"], row["_net_"], row["n"]) == (5, 6, None, 1)
+
+
+@pytest.mark.parametrize("saved", [False, True])
+def test_an_offset_of_a_token_changes_no_result(tmp_path: Path, saved: bool) -> None:
+    from godb_arrow.engine.change_token import ChangeToken
+
+    with StorageEngine(tmp_path) as engine:
+        users = engine.create_collection("users")
+        feed = users.changes(follow=True)
+        tokens = [ChangeToken.unpack(feed.token)]
+        for n in range(6):
+            users.insert({"_id": str(n), "t": "x" * 100 * n})
+            if saved and n % 2:
+                engine.save()
+            next(feed)
+            tokens.append(ChangeToken.unpack(feed.token))
+        feed.close()
+        ends = [2, 4, 6] if saved else [6]  # where a segment ends, which has no record to compare
+        offsets = [token.offset for n, token in enumerate(tokens) if n not in ends]
+        offsets += [None, (99, 64), (1, 0), (1, 10**9)]
+        for n, token in enumerate(tokens):
+            for offset in [token.offset, *offsets]:
+                forged = ChangeToken(token.position, token.collection, offset)
+                ids = [change.id for change in users.changes(forged.pack())]
+                assert ids == [str(k) for k in range(n, 6)], offset
+
+
+def test_a_change_is_synced_before_it_is_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from godb_arrow.storage import local
+
+    synced: list[int] = []
+    sync, this = local.disk.fsync, threading.get_ident()
+
+    def note(descriptor: int) -> None:
+        if threading.get_ident() == this:
+            synced.append(descriptor)
+        sync(descriptor)
+
+    with (
+        StorageEngine(tmp_path) as engine,
+        StorageEngine(tmp_path, read_only=True) as reader,
+    ):
+        users = engine.create_collection("users")
+        for place in (engine, reader):
+            feed = place["users"].changes()
+            users.insert({"n": 1})
+            with monkeypatch.context() as patched:
+                patched.setattr(local.disk, "fsync", note)
+                assert next(feed).operation == "insert"
+            assert synced
+            synced.clear()
+
+
+@pytest.mark.parametrize("way", ["drop", "restore"])
+def test_a_version_of_a_token_is_not_one_of_a_later_collection(tmp_path: Path, way: str) -> None:
+    with StorageEngine(tmp_path, versions="all", keep_changes=0) as engine:
+        users = engine.create_collection("users")
+        for key in "ab":
+            users.insert({"_id": key})
+            engine.save()
+        feed = users.changes()
+        assert list(feed) == []
+        if way == "drop":
+            engine.drop_collection("users")
+            users = engine.create_collection("users")
+        for key in "xyz":
+            users.insert({"_id": key})
+            engine.save()
+        if way == "drop":
+            with pytest.raises(ChangesLost, match="removed"):
+                list(users.changes(feed.token))
+        else:
+            assert [change.id for change in users.changes(feed.token)] == ["x", "y", "z"]
+
+
+def test_kept_changes_have_the_permissions_of_the_files(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    folder.chmod(0o750)
+    with StorageEngine(folder) as engine:
+        users = engine.create_collection("users")
+        for n in range(2):
+            users.insert({"n": n})
+            engine.save()
+        kept = sorted((folder / "changes").iterdir())
+        assert {path.stat().st_mode & 0o777 for path in kept} == {0o640}
+        Path(users.path).chmod(0o600)
+        users.insert({"n": 2})
+        engine.save()
+        assert {path.stat().st_mode & 0o777 for path in kept} == {0o600}
+        assert {path.stat().st_mode & 0o077 for path in (folder / "changes").iterdir()} == {0}
+
+
+def test_a_token_has_no_version_with_later_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from godb_arrow.engine import changes
+
+    saved_version = changes._saved_version
+
+    def saved_late(*arguments: Any) -> Any:
+        users.insert({"_id": "late"})
+        engine.save()
+        return saved_version(*arguments)
+
+    with StorageEngine(tmp_path, versions="all", keep_changes=0) as engine:
+        users = engine.create_collection("users")
+        users.insert({"_id": "a"})
+        engine.save()
+        feed = users.changes()
+        with monkeypatch.context() as patched:
+            patched.setattr(changes, "_saved_version", saved_late)
+            assert list(feed) == []
+        with pytest.raises(ChangesLost):
+            list(users.changes(feed.token))
+
+
+def test_a_collection_that_gets_a_chosen_name_is_not_listed(tmp_path: Path) -> None:
+    with StorageEngine(tmp_path) as engine:
+        token = engine.changes().token
+        engine.create_collection("users").insert({"n": 1})
+        feed = engine.changes(token, collections=["people"])
+        engine.rename_collection("users", "people")
+        with pytest.raises(ChangesLost, match="'users' was renamed to 'people'"):
+            list(feed)
+
+
+def test_a_follower_removes_changes_with_its_source(tmp_path: Path) -> None:
+    with StorageEngine(tmp_path / "data", keep_changes="128KiB") as engine:
+        users = engine.create_collection("users")
+        replica = engine.replicate_to(tmp_path / "copy", mode="acknowledged")
+        seen_names = set()
+        for n in range(6):
+            users.insert({"n": n})
+            engine.save()
+            replica.step()
+            kept = [
+                {path.name for path in (tmp_path / place / "changes").glob("*")}
+                for place in ("data", "copy")
+            ]
+            assert kept[0] == kept[1]
+            seen_names |= kept[0]
+        assert len(seen_names) > len(kept[0])
