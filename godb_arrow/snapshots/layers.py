@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from godb_arrow import codec
+from godb_arrow.codec.entries import Rows
 from godb_arrow.documents.ids import number_of
 from godb_arrow.snapshots.entry_runs import scan
 from godb_arrow.snapshots.held import UnsavedDocuments
@@ -42,7 +43,8 @@ class Layer:
     singles: bool = False  # whether some changes are no bulk inserts
     ranges: list[Bulk] = field(default_factory=list)  # consecutive generated ids, in order
     _documents: UnsavedDocuments | None = field(default=None, init=False, repr=False)
-    _rows: codec.RowSet | None = field(default=None, init=False, repr=False)
+    _rows: Rows | None = field(default=None, init=False, repr=False)
+    _row_set: codec.RowSet | None = field(default=None, init=False, repr=False)
 
     def documents(self, bulks: list[Bulk]) -> UnsavedDocuments:
         """Return the documents of a frozen layer, without its ranges, in their order."""
@@ -50,11 +52,17 @@ class Layer:
             self._documents = UnsavedDocuments([*runs_of(self.versions, bulks)])
         return self._documents
 
+    def superseded_rows(self) -> Rows:
+        """Return the superseded or deleted rows of a frozen layer, in order."""
+        if self._rows is None:
+            self._rows = np.sort(np.array(self.superseded, np.int64))
+        return self._rows
+
     def superseded_set(self) -> codec.RowSet:
         """Return the superseded or deleted rows of a frozen layer as a set."""
-        if self._rows is None:
-            self._rows = codec.RowSet(np.array(sorted(self.superseded), np.int64))
-        return self._rows
+        if self._row_set is None:
+            self._row_set = codec.RowSet(self.superseded_rows())
+        return self._row_set
 
     def note(self, number: int | None, size: int, singles: bool) -> None:
         """Count a change, given its sequence number, its size, and whether it is a single one."""
