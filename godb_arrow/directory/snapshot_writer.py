@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any, BinaryIO
@@ -29,6 +29,7 @@ from godb_arrow.snapshots.manifest import Manifest, Part
 from godb_arrow.snapshots.part_folder import PartFolder
 from godb_arrow.snapshots.parted_base import PartedBase
 from godb_arrow.snapshots.snapshot import Snapshot
+from godb_arrow.snapshots.take_over import keeps_versions, take_over
 from godb_arrow.storage.object_store import is_url
 
 __all__ = ["place_for", "save_snapshot", "size_of", "write_snapshots"]
@@ -164,13 +165,18 @@ def _save_parts(
     base = snapshot.base
     is_parted = isinstance(base, PartedBase)  # Compaction forgets what was deleted.
     schema = snapshot.schema() if is_parted else snapshot.settle_schema()
-    folder.make(base.access())
+    moves = isinstance(base, PartedBase) and base.folder is not folder
     parts: list[Part] = []
+    tags: Mapping[str, int] = {}
     statistics: list[Row | None] = []
     count = snapshot.live_count()
+    if not moves:
+        folder.make(base.access())
     if isinstance(base, PartedBase):
-        if base.folder is not folder:  # The collection was renamed.
-            folder.take_over(base)
+        if moves:  # The collection was renamed.
+            take_over(folder, base, name, base.access())
+        if keeps_versions(folder) or not moves:
+            tags = base.manifest.tags
         for (start, _), part, row in zip(
             base.files(), base.manifest.parts, base.part_statistics(), strict=True
         ):
@@ -211,7 +217,7 @@ def _save_parts(
         directory=directory,
         former=_former(base, folder.path),
         rules=rules,
-        tags=base.manifest.tags if isinstance(base, PartedBase) and base.folder is folder else {},
+        tags=tags,
     )
     return PartedBase(folder, folder.commit(manifest, statistics, announce))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 
 from godb_arrow.directory.names import check_name
 from godb_arrow.directory.records import LOST, TRANSACTION, UNLISTED, Record, sensible
@@ -128,6 +129,8 @@ class Replay:
         op = record.meta["op"]
         collection = self.catalog.get(name)
         if collection is None:
+            if op in ("drop", "rename"):
+                self.dropped_files += self._remainder(name, None)
             if not self._has_lost or op in ("drop", "rename"):
                 return  # a later record drops it, and its file was removed
             collection = self.catalog[name] = OpenCollection(
@@ -150,6 +153,7 @@ class Replay:
             else:
                 self._discard(collection)
                 collection.store.rename(new_name, record.position)
+                collection.store.former += self._remainder(new_name, target)
             self.moved.append(collection)
             self.catalog[new_name] = collection
         else:
@@ -160,8 +164,7 @@ class Replay:
         """Remove the collection of a record, and note its file, unless another file replaces it."""
         if self._is_replaced(collection, record):
             return
-        if collection.path is not None:
-            self.dropped_files.append(collection.path)
+        self.dropped_files += collection.store.paths
         self._discard(collection)
         self.needs.pop(collection, None)
 
@@ -181,6 +184,31 @@ class Replay:
         name = collection.name
         self.catalog[name] = collection_of_file(self._context)(name, path)
         return True
+
+    def _remainder(self, name: str, target: OpenCollection | None) -> list[str]:
+        """Return the folder of a name that a killed process has partly written or removed.
+
+        It has files without a manifest. A save of a renamed collection also leaves earlier versions
+        under the new name, which are no collection.
+
+        Parameters
+        ----------
+        name : str
+            The name.
+        target : OpenCollection or None
+            Collection of the folder, which contains no record of the name.
+        """
+        directory = self._context.directory
+        *_, path = directory.paths_of(name)
+        with suppress(GodbError):  # A damaged or refused folder stays.
+            folder = directory.folder(path)
+            if not directory.keeps_journal or not folder.content.check():
+                return []
+            if not folder.versions():
+                return [path]
+            if target is not None and target.path == path:
+                return [path] if directory.wrote(target.store.base.hint) else []
+        return []
 
     def _discard(self, collection: OpenCollection) -> None:
         """Remove a name, or return it to the file that the collection covered."""

@@ -500,16 +500,6 @@ class PartFolder:
         if not self.content.remove_empty():
             self.content.sync()
 
-    def take_over(self, base: PartedFiles) -> None:
-        """Link or copy the files of a collection's former folder into this one."""
-        self.content.make()
-        self._last_number = None
-        self._sweeper.forget()
-        for part in base.manifest.parts:
-            for name in (part.file, part.ids_file):
-                self.content.share(base.folder.content, name)
-        self.content.sync()
-
 
 def _part_numbers(names: Iterable[str]) -> list[int]:
     """Return the numbers of the part files among file names, in order."""
