@@ -10,10 +10,12 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 from functools import cache
-from importlib.metadata import EntryPoint, entry_points
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from godb_arrow.errors import InvalidOption
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 __all__ = ["GROUPS", "extension", "extension_names", "unknown_name"]
 
@@ -26,6 +28,8 @@ GROUPS = frozenset(
 @cache
 def _entries(group: str) -> dict[str, EntryPoint]:
     """Return the entry points of a group by name; the environment is searched once."""
+    from importlib.metadata import entry_points  # imported late, because it takes 15 ms
+
     return {entry.name: entry for entry in entry_points(group=group)}
 
 

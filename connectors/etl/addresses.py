@@ -25,11 +25,9 @@ from godb_arrow.connectors.etl.origins import (
     CollectionOrigin,
     ColumnsOrigin,
     DocumentsOrigin,
-    EngineOrigin,
 )
 from godb_arrow.connectors.etl.partitions import open_parquet_folder
 from godb_arrow.connectors.etl.targets import (
-    EngineTarget,
     FileTarget,
     FolderTarget,
     GodbTarget,
@@ -85,6 +83,8 @@ def origin_of(
     if _is_folder(place):
         return _of_folder(name, place, part, batch_size)
     if part is not None and is_url(place) and is_data_directory(place):
+        from godb_arrow.connectors.etl.directories import EngineOrigin
+
         return EngineOrigin(place, part, name, batch_size)
     if place.endswith(".godb"):
         return CollectionOrigin(open_godb(place, part), name, batch_size)
@@ -151,6 +151,8 @@ def _of_stream(given: Any, batch_size: int | None) -> Origin:
 
 def _of_folder(name: str, place: str, part: str | None, batch_size: int | None) -> Origin:
     if is_data_directory(place) and not os.path.isdir(os.path.join(place, "_delta_log")):
+        from godb_arrow.connectors.etl.directories import EngineOrigin
+
         return EngineOrigin(place, _only(place, part, name), name, batch_size)
     with _folder_errors(place):
         dataset = _dataset_of(place)
@@ -249,6 +251,8 @@ def target_of(
         return GodbTarget(name, place, part, id_column)
     is_new = format is None and part is not None and not has_format(place)
     if format == "engine" or is_new or (not is_url(place) and is_data_directory(place)):
+        from godb_arrow.connectors.etl.directories import EngineTarget
+
         return EngineTarget(name, place, _needed(part, name), id_column)
     if partition_by or (format == "parquet" and not has_format(place)) or _is_folder(place):
         return FolderTarget(name, place, partition_by)

@@ -150,9 +150,9 @@ def added_format(name: str) -> AddedFormat | None:
         The library of the format is not installed.
     """
     if name in _MODULES:
-        added = import_module(f"godb_arrow.connectors.etl.{_MODULES[name]}")
+        added: Any = import_module(f"godb_arrow.connectors.etl.{_MODULES[name]}")
     else:
-        added = extension(_GROUP, name)
+        added = None if name in FORMATS.values() else extension(_GROUP, name)
     if added is None:
         return None
     kind = getattr(added, "kind", None)

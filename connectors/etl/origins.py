@@ -11,7 +11,6 @@ from typing import Any
 import pyarrow as pa
 
 from godb_arrow.connectors.etl.base import Data, Documents, Origin
-from godb_arrow.engine.engine import StorageEngine
 from godb_arrow.file.collection import open_godb
 from godb_arrow.file.writing import write_godb
 from godb_arrow.query.filters import Filter
@@ -19,7 +18,7 @@ from godb_arrow.query.projection import narrow
 from godb_arrow.query.scannable import Scannable
 from godb_arrow.schema import is_json
 
-__all__ = ["CollectionOrigin", "ColumnsOrigin", "DocumentsOrigin", "EngineOrigin"]
+__all__ = ["CollectionOrigin", "ColumnsOrigin", "DocumentsOrigin"]
 
 
 class CollectionOrigin(Origin):
@@ -112,34 +111,3 @@ class ColumnsOrigin(Origin):
                 batch.slice(at, size) for batch in narrowed for at in range(0, batch.num_rows, size)
             )
             yield pa.RecordBatchReader.from_batches(narrowed.schema, cut)
-
-
-class EngineOrigin(Origin):
-    """Collection of a data directory, which is open only while it is read."""
-
-    def __init__(self, place: str, collection: str, name: str, batch_size: int | None) -> None:
-        self.name = name
-        self._place, self._collection, self._batch_size = place, collection, batch_size
-        with self._source() as source:
-            self._total, self._mixed = source.total(), source.conflicts()
-
-    @contextmanager
-    def _source(self) -> Iterator[CollectionOrigin]:
-        with StorageEngine(self._place, read_only=True) as engine:
-            yield CollectionOrigin(engine[self._collection], self.name, self._batch_size)
-
-    def total(self) -> int:
-        """Return the number of documents, if known."""
-        return self._total
-
-    def conflicts(self) -> list[str]:
-        """Return the fields whose values have several types."""
-        return self._mixed
-
-    @contextmanager
-    def opened(
-        self, as_documents: bool, columns: Sequence[str] | None, filter: Filter | None
-    ) -> Iterator[Data]:
-        """Open the source as documents or record batches."""
-        with self._source() as source, source.opened(as_documents, columns, filter) as data:
-            yield data

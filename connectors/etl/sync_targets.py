@@ -22,6 +22,7 @@ from godb_arrow.connectors.etl.databases import (
     deltalake_module,
     sql_errors,
 )
+from godb_arrow.connectors.etl.directories import EngineTarget
 from godb_arrow.connectors.etl.partitions import (
     open_parquet_folder,
     read_partitions,
@@ -38,7 +39,7 @@ from godb_arrow.connectors.etl.sync import (
     refuse_others,
 )
 from godb_arrow.connectors.etl.sync_log import opened_log
-from godb_arrow.connectors.etl.targets import EngineTarget, FileTarget, FolderTarget, GodbTarget
+from godb_arrow.connectors.etl.targets import FileTarget, FolderTarget, GodbTarget
 from godb_arrow.directory.synced_file import SyncedFile
 from godb_arrow.engine.engine import StorageEngine
 from godb_arrow.errors import InvalidOption, StorageError, storage_errors

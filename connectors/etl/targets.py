@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 
 from godb_arrow.connectors.columns import fit_columns
-from godb_arrow.connectors.etl.base import STATE, Data, Documents, Target
+from godb_arrow.connectors.etl.base import Data, Target
 from godb_arrow.connectors.etl.files import (
     NO_OPTIONS,
     export_documents,
@@ -25,9 +25,6 @@ from godb_arrow.connectors.etl.files import (
 from godb_arrow.connectors.etl.formats import chosen_options, is_document_format
 from godb_arrow.connectors.etl.partitions import write_partitions
 from godb_arrow.connectors.fitting import fit_column
-from godb_arrow.directory.places import is_data_directory
-from godb_arrow.engine.engine import StorageEngine
-from godb_arrow.engine.replacing import KeptSettings
 from godb_arrow.errors import (
     CollectionExists,
     CollectionNotFound,
@@ -43,14 +40,13 @@ from godb_arrow.file.writing import write_godb
 from godb_arrow.options import IfExists
 from godb_arrow.query.fields import shown_names
 from godb_arrow.storage.lock import lock_file, try_lock
-from godb_arrow.storage.modes import Access, restrict_file
-from godb_arrow.storage.object_store import Expected, is_url
+from godb_arrow.storage.object_store import Expected
 from godb_arrow.storage.source import Source, spool
 
-__all__ = ["EngineTarget", "FileTarget", "FolderTarget", "GodbTarget", "StandardOutput"]
+__all__ = ["FileTarget", "FolderTarget", "GodbTarget", "StandardOutput"]
 
 
-_STAGED = ".godb-arrow-"
+STAGED = ".godb-arrow-"
 _BEFORE = "-before"  # suffix of a folder until the new one has replaced it
 _ROW_GROUP_ROWS = 1 << 17  # gathered in memory before they are written
 
@@ -90,87 +86,6 @@ class GodbTarget(Target):
     def size(self) -> int | None:
         """Return the size in bytes."""
         return Source(self.place).size()
-
-
-class EngineTarget(Target):
-    """Collection of a data directory."""
-
-    takes_documents = True
-
-    def __init__(self, name: str, place: str, part: str, id_column: str | None) -> None:
-        super().__init__(name)
-        self.place, self.collection, self._id_column = place, part, id_column
-
-    def exists(self) -> bool:
-        """Return whether the target exists."""
-        if not is_data_directory(self.place):
-            return False
-        with StorageEngine(self.place, read_only=True) as engine:
-            return self.collection in engine
-
-    def write(self, data: Data, if_exists: IfExists) -> None:
-        """Write all documents or none."""
-        name = self.collection
-        with StorageEngine(self.place) as engine:
-            if if_exists == "error" and name in engine:  # Another writer created it meanwhile.
-                raise self.refuse_existing()
-            if if_exists in ("append", "upsert") and name in engine:
-                insert = engine.upsert_many if if_exists == "upsert" else engine.insert_many
-                rows = iter(data) if isinstance(data, Documents) else data
-                with self._forgotten(engine):
-                    insert(name, rows, id_column=self._id_column)
-                return
-            if is_url(self.place):
-                self._write_remote(engine, data)
-                return
-            # The whole collection is written to a file beside the others, and then adopted.
-            with _staged(self.place, _STAGED) as folder:
-                path = os.path.join(folder, "copy.godb")
-                write_godb(data, path, name, id_column=self._id_column)
-                kept = KeptSettings.of(engine[name]) if name in engine else None
-                if kept is not None:
-                    kept.check(engine[name], path)
-                    before = engine[name].path
-                    if before is not None:  # A file that replaces another keeps its mode.
-                        restrict_file(path, Access.of_file(os.stat(before)))
-                with self._forgotten(engine):
-                    if kept is not None:
-                        engine.drop_collection(name)
-                    engine.load_collection_metadata(path)
-                if kept is not None:
-                    kept.give_to(engine[name])
-                engine.save()
-
-    @contextmanager
-    def _forgotten(self, engine: StorageEngine) -> Iterator[None]:
-        """Forget the token of incremental copies, which do not know the documents to write."""
-        state = engine[STATE].get(self.collection, None) if STATE in engine else None
-        if state is None:
-            yield
-            return
-        engine.delete(STATE, self.collection)
-        try:
-            yield
-        except BaseException:
-            if self.collection in engine:  # The documents are unchanged.
-                engine.upsert_many(STATE, [state])
-            raise
-
-    def _write_remote(self, engine: StorageEngine, data: Data) -> None:
-        """Write a collection of an object store, after all documents have been read."""
-        with tempfile.TemporaryDirectory(prefix="godb-arrow-") as folder:
-            path = os.path.join(folder, "copy.godb")
-            write_godb(data, path, self.collection, id_column=self._id_column)
-            kept = None
-            if self.collection in engine:
-                kept = KeptSettings.of(engine[self.collection])
-                kept.check(engine[self.collection], path)
-                engine.drop_collection(self.collection)
-            made = engine.create_collection(self.collection)
-            if kept is not None:
-                kept.give_to(made)
-            made.insert_many(open_godb(path))
-            engine.save()
 
 
 class StandardOutput(Target):
@@ -396,7 +311,7 @@ class FolderTarget(Target):
         with storage_errors("write", self.place), ExitStack() as stack:
             os.makedirs(parent, exist_ok=True)
             with lock_file(self.place):
-                staged = stack.enter_context(_staged(parent, f"{_STAGED}{stem}-", self.place))
+                staged = stack.enter_context(staged_in(parent, f"{STAGED}{stem}-", self.place))
             try:
                 fill(staged)
                 _sync_tree(staged)
@@ -423,7 +338,7 @@ class FolderTarget(Target):
 
 
 @contextmanager
-def _staged(parent: str, prefix: str, target: str | None = None) -> Iterator[str]:
+def staged_in(parent: str, prefix: str, target: str | None = None) -> Iterator[str]:
     """Create a temporary folder for data, and remove the folders of killed copies.
 
     Parameters

@@ -38,6 +38,9 @@ _MODULES = {
 """Modules of the commands, which are imported when the command is used."""
 
 
+_GARBAGE_THRESHOLD = 10_000  # objects; later imports allocate many, which are no garbage either
+
+
 # No command uses linear algebra, for which NumPy would start threads.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
@@ -56,6 +59,7 @@ class _Group(click.Group):
             try:
                 importlib.import_module(f"godb_arrow.cli.{_MODULES[name]}")
             finally:
+                gc.set_threshold(_GARBAGE_THRESHOLD, *gc.get_threshold()[1:])
                 gc.enable()
         return super().get_command(context, name)
 

@@ -26,10 +26,9 @@ from godb_arrow.cli.options import (
     split_names,
     where_option,
 )
-from godb_arrow.connectors.etl.base import Documents, counted
+from godb_arrow.connectors.etl.base import Documents, Target, counted
 from godb_arrow.connectors.etl.files import export_documents, export_file, open_file
 from godb_arrow.connectors.etl.formats import check_format, format_of, is_document_format
-from godb_arrow.connectors.etl.targets import EngineTarget
 from godb_arrow.directory.names import file_name
 from godb_arrow.directory.places import is_data_directory
 from godb_arrow.display import plural
@@ -173,6 +172,8 @@ def import_(
             progress(None, " documents", quiet) as update,
         ):
             if is_directory:
+                from godb_arrow.connectors.etl.directories import EngineTarget
+
                 rows = _import_into(
                     data, update, EngineTarget(file, place, name, id_column), if_exists
                 )
@@ -189,9 +190,7 @@ def import_(
             echo(f"{place}: {plural(rows, 'document')} in {name!r}", err=True)
 
 
-def _import_into(
-    data: Any, update: Callable[[int], object], target: EngineTarget, if_exists: Any
-) -> int:
+def _import_into(data: Any, update: Callable[[int], object], target: Target, if_exists: Any) -> int:
     """Write documents to a collection of a data directory; return their number."""
     rows = 0
 

@@ -25,7 +25,8 @@ from support.settings import LONG
 
 import godb_arrow
 from godb_arrow import StorageEngine
-from godb_arrow.connectors.etl import files, targets
+from godb_arrow.connectors.etl import files
+from godb_arrow.connectors.etl.directories import EngineTarget
 from godb_arrow.connectors.etl.pipeline import CopySummary
 from godb_arrow.connectors.etl.pipeline import copy as copy_with_progress
 
@@ -420,7 +421,7 @@ def test_a_collection_that_is_there_is_not_replaced_unasked(people: Path, tmp_pa
     """Another copy may create it after the first look."""
     StorageEngine(tmp_path / "data").close()
     copy(people, f"{tmp_path}/data#c")
-    target = targets.EngineTarget("data#c", f"{tmp_path}/data", "c", None)
+    target = EngineTarget("data#c", f"{tmp_path}/data", "c", None)
     with pytest.raises(godb_arrow.TargetExists):
         target.write(iter([{"_id": "x"}]), "error")
     with StorageEngine(tmp_path / "data") as engine:

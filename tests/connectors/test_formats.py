@@ -740,3 +740,12 @@ def test_several_files_are_copied_as_one(tmp_path: Path) -> None:
     with godb_arrow.StorageEngine(tmp_path / "data") as engine:
         engine.create_collection("only").insert({"n": 1})
     copy(tmp_path / "data", tmp_path / "y.ndjson", progress=False)
+
+
+def test_a_built_in_name_stays_what_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "kind = 'documents'\n\ndef read(stream, name):\n    return iter([{'other': True}])\n"
+    installed.install(tmp_path, monkeypatch, "their_ndjson", text, formats="ndjson = their_ndjson")
+    path = tmp_path / "a.ndjson"
+    path.write_text('{"n": 1}\n')
+    copy(path, tmp_path / "a.godb")
+    assert godb_arrow.read_table(tmp_path / "a.godb")["n"].to_pylist() == [1]
