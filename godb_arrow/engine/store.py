@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -32,6 +33,7 @@ __all__ = ["CollectionStore", "planned_change"]
 
 
 _NO_POSITION = JournalPosition()
+_LOCK_ORDERS = itertools.count()
 _Setting = TypeVar("_Setting")
 
 
@@ -74,6 +76,8 @@ class CollectionStore:
         Oldest record without documents that the next checkpoint saves, such as a rename.
     former : list of str
         Files under other names, which the next checkpoint removes.
+    lock_order : int
+        Number by which a thread acquires the locks of several collections, in ascending order.
     form : {"file", "folder", None}
         Form of the next base, default by its size.
     is_dropped, is_sealed : bool
@@ -104,7 +108,7 @@ class CollectionStore:
         self.name = name
         self.base = base
         self.overlay = Overlay()
-        self.lock = threading.RLock()
+        self.lock, self.lock_order = threading.RLock(), next(_LOCK_ORDERS)
         self.count: int | None = None
         self.changes = self.changed_bytes = 0
         self.position = position

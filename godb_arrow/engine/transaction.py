@@ -142,7 +142,7 @@ class Transaction:
         self._begins: dict[str, _Begin] = {}
         with catalog.lock, ExitStack() as locks:
             stores = [collection.store for collection in catalog.all()]
-            for store in sorted(stores, key=id):
+            for store in sorted(stores, key=lambda store: store.lock_order):
                 locks.enter_context(store.lock)
             for store in stores:
                 snapshot = store.freeze() if store.is_ready else None
@@ -226,8 +226,9 @@ class Transaction:
             size += sum(weight(key, raw) for key, raw in change.puts.items())
             size += sum(weight(key, None) for key in change.deleted)
         with self._saver.reserved(size), ExitStack() as locks:
-            for change in sorted(changes, key=lambda change: id(change.store.collection)):
-                locks.enter_context(change.store.collection.lock)
+            stores = [change.store.collection for change in changes]
+            for store in sorted(stores, key=lambda store: store.lock_order):
+                locks.enter_context(store.lock)
             descriptions, parts, plans = [], [], []
             for change in changes:
                 _check(change)
