@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import importlib
 import os
@@ -38,11 +39,11 @@ _MODULES = {
 """Modules of the commands, which are imported when the command is used."""
 
 
-_GARBAGE_THRESHOLD = 10_000  # objects; later imports allocate many, which are no garbage either
-
-
 # No command uses linear algebra, for which NumPy would start threads.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+# Imports leave no garbage, for which Python would search often, and at the end in all objects.
+gc.set_threshold(50_000, *gc.get_threshold()[1:])
+atexit.register(gc.freeze)
 
 
 class _Group(click.Group):
@@ -55,12 +56,7 @@ class _Group(click.Group):
     def get_command(self, context: click.Context, name: str) -> click.Command | None:
         """Return a command by its name, or None."""
         if name in _MODULES:
-            gc.disable()  # An import leaves no garbage, for which Python would search often.
-            try:
-                importlib.import_module(f"godb_arrow.cli.{_MODULES[name]}")
-            finally:
-                gc.set_threshold(_GARBAGE_THRESHOLD, *gc.get_threshold()[1:])
-                gc.enable()
+            importlib.import_module(f"godb_arrow.cli.{_MODULES[name]}")
         return super().get_command(context, name)
 
 
