@@ -302,6 +302,7 @@ class PartFolder:
                     )
                 )
                 number += 1
+            next(chunks, None)  # There is none, and the threads that read chunks end.
         except BaseException:
             self._sweeper.forget()  # No manifest names the parts that were written.
             raise

@@ -555,3 +555,15 @@ def test_two_orders_of_locks_are_reported_and_deadlocks_with_their_stacks() -> N
         assert "with locks[first], locks[second]" in failure
         assert "waits for: acquire lock" in failure
     assert all("the other way round" in failure for failure in orders)
+
+
+def test_a_save_leaves_no_thread(tmp_path: Path) -> None:
+    """The last thread that reads documents may start after it is needed."""
+    for seed in range(750 if LONG else 30):
+        with simulated(seed), StorageEngine(tmp_path / str(seed), threads=2) as engine:
+            found = engine.create_collection("c")
+            found.to_folder()
+            for _ in range(2):
+                found.insert_many([{"n": n} for n in range(70)])
+                engine.save()
+            found.insert({"n": 1})
