@@ -27,6 +27,7 @@ from godb_arrow.codec.entries import Documents, Entries, MeasuredEntries
 from godb_arrow.codec.reference.dicts import IdSource, PackedDocuments, load_pairs, with_id
 from godb_arrow.codec.reference.documents import mismatch_error
 from godb_arrow.codec.reference.ids import MAX_NUMBER, id_number
+from godb_arrow.codec.reference.patch import PatchedDocuments, PatchOperator, PatchStep
 from godb_arrow.codec.reference.scan import describe
 from godb_arrow.errors import InvalidOption, TypeMismatch
 
@@ -96,6 +97,7 @@ load_documents = _chosen.load_documents
 pack = _chosen.pack
 pack_documents = _chosen.pack_documents
 pack_single = _chosen.pack_single
+patch_documents = _chosen.patch_documents
 scan_entries = _chosen.scan_entries
 select = _chosen.select
 write_short = _chosen.write_short
@@ -124,6 +126,9 @@ __all__ = [
     "Located",
     "MeasuredEntries",
     "PackedDocuments",
+    "PatchOperator",
+    "PatchStep",
+    "PatchedDocuments",
     "RowSet",
     "SortedKeys",
     "check_entries",
@@ -158,6 +163,7 @@ __all__ = [
     "pack_entry",
     "pack_record",
     "pack_single",
+    "patch_documents",
     "plain_filter",
     "plan_columns",
     "read_json",

@@ -5,9 +5,11 @@ from __future__ import annotations
 from contextlib import nullcontext
 from typing import Any
 
+import numpy as np
+
 from godb_arrow import codec
-from godb_arrow.documents.encoding import check_document_size, encode_rows
-from godb_arrow.documents.ids import identify, number_of
+from godb_arrow.documents.encoding import Encoded, check_document_size, check_sizes, encode_rows
+from godb_arrow.documents.ids import identify, ids_of, number_of
 from godb_arrow.documents.rows import rows_of
 from godb_arrow.engine.claims import (
     claim_run,
@@ -22,7 +24,6 @@ from godb_arrow.engine.saver import Reservation, Saver
 from godb_arrow.engine.store import CollectionStore
 from godb_arrow.engine.writer import naming_document, record_of
 from godb_arrow.errors import DuplicateId
-from godb_arrow.schema import ID_FIELD
 from godb_arrow.snapshots.entry_runs import scan
 from godb_arrow.snapshots.overlay import bulk_weight, weight
 
@@ -49,15 +50,46 @@ class CheckedWriter:
         """Reserve memory for changed documents of some bytes; the caller holds no lock."""
         return self._saver.reserved(size)
 
+    def encoded(self, documents: list[dict[Any, Any]]) -> list[Encoded]:
+        """Encode documents that have an id.
+
+        Raises
+        ------
+        InvalidDocument, DocumentTooLarge
+        """
+        limit = self._context.options.max_document_bytes
+        rows = rows_of(documents, None)
+        return [*encode_rows(rows, None, False, self._store.ids(), max_document_bytes=limit)]
+
+    def patched(self, data: bytes, count: int) -> Encoded:
+        """Return documents that were changed in MessagePack.
+
+        Raises
+        ------
+        DocumentTooLarge
+        """
+        entries = scan(data, count)
+        ids = ids_of(entries)
+        sizes = np.diff(np.frombuffer(entries.bounds, np.int64)[::2])
+        check_sizes(sizes, ids, self._context.options.max_document_bytes)
+        return Encoded(data, ids, given=True, bounds=entries.bounds)
+
     def put_back(
-        self, documents: list[dict[Any, Any]], version: int, *, is_reserved: bool = False
+        self,
+        encoded: list[Encoded],
+        ids: list[str],
+        version: int,
+        *,
+        is_reserved: bool = False,
     ) -> bool:
         """Replace documents at once, unless the collection changed since a version.
 
         Parameters
         ----------
-        documents : list of dict
+        encoded : list of Encoded
             New documents, each with the id of an existing one, once.
+        ids : list of str
+            Their ids.
         version : int
             Number of changes of the collection when the documents were read.
         is_reserved : bool
@@ -69,12 +101,8 @@ class CheckedWriter:
             Whether the documents were replaced.
         """
         store = self._store
-        limit = self._context.options.max_document_bytes
-        rows = rows_of(documents, None)
-        encoded = encode_rows(rows, None, False, store.ids(), max_document_bytes=limit)
-        runs = [*validated(store, encoded)]
+        runs = [*validated(store, iter(encoded))]
         chunk = b"".join(run.chunk for run in runs)
-        ids = [document[ID_FIELD] for document in documents]
         entries = scan(chunk, len(ids))
         if are_few(ids, None):
             size = sum(weight(key, entries.document(index)) for index, key in enumerate(ids))

@@ -12,6 +12,7 @@ import numpy as np
 from godb_arrow import codec
 from godb_arrow.codec.entries import Rows
 from godb_arrow.codec.predicate import Predicate
+from godb_arrow.documents.encoding import Encoded
 from godb_arrow.documents.loading import load_chunks
 from godb_arrow.engine.checked_writer import CheckedWriter
 from godb_arrow.engine.store import CollectionStore
@@ -89,7 +90,8 @@ class _Found:
     """Documents that a filter matched, and the changed ones among them."""
 
     matched: int = 0
-    changed: list[dict[Any, Any]] = field(default_factory=list)
+    changed: list[Encoded] = field(default_factory=list)
+    ids: list[str] = field(default_factory=list)  # of the changed documents
     size: int = 0
     before: dict[Any, Any] | None = None  # the first document, and the same after the update
     after: dict[Any, Any] | None = None
@@ -169,11 +171,12 @@ class CollectionUpdater:
             found.after = codec.with_id(document, identity)
             return (UpdateResult(0, 0, identity), found), size
         if not is_locked and self._writer.is_larger_than_memory(found.size):
-            ids = [document[ID_FIELD] for document in found.changed]
-            self._writer.replace_in_files(ids, self._change_of(wanted.update))
-        elif found.changed and not checked.put_back(found.changed, version, is_reserved=is_locked):
+            self._writer.replace_in_files(found.ids, self._change_of(wanted.update))
+        elif found.changed and not checked.put_back(
+            found.changed, found.ids, version, is_reserved=is_locked
+        ):
             return None, found.size
-        return (UpdateResult(found.matched, len(found.changed)), found), found.size
+        return (UpdateResult(found.matched, len(found.ids)), found), found.size
 
     def _change_of(self, update: Update) -> Any:
         def change(key: str, before: bytes) -> dict[Any, Any]:
@@ -189,17 +192,38 @@ class CollectionUpdater:
             if wanted.only_first and len(rows):
                 rows = np.asarray(rows, np.int64)[:1]
                 found.before = next(load_chunks(entries, rows))[0]
-            changed = False
-            for documents in load_chunks(entries, rows):
-                found.matched += len(documents)
-                modified = _modified(documents, wanted.update)
-                found.changed += modified
-                changed = changed or bool(modified)
-                found.after = documents[0]
-            found.size += _size_of(entries, rows) if changed else 0
+            if wanted.only_first or not self._patch(found, entries, rows, wanted.update):
+                self._change(found, entries, rows, wanted.update)
             if wanted.only_first and found.matched:
                 break
         return found
+
+    def _patch(self, found: _Found, entries: codec.Entries, rows: Rows, update: Update) -> bool:
+        """Change documents of a run in MessagePack; return False if they must be decoded."""
+        if update.patch is None:
+            return False
+        patched = codec.patch_documents(entries, np.asarray(rows, np.int64), update.patch)
+        if patched is None:
+            return False
+        found.matched += len(rows)
+        if len(patched.changed):
+            encoded = self._checked.patched(patched.data, len(patched.changed))
+            found.changed.append(encoded)
+            found.ids += encoded.entries().ids()
+            found.size += len(patched.data)
+        return True
+
+    def _change(self, found: _Found, entries: codec.Entries, rows: Rows, update: Update) -> None:
+        """Change documents of a run as dicts."""
+        changed: list[dict[Any, Any]] = []
+        for documents in load_chunks(entries, rows):
+            found.matched += len(documents)
+            changed += _modified(documents, update)
+            found.after = documents[0]
+        if changed:
+            found.changed += self._checked.encoded(changed)
+            found.ids += [document[ID_FIELD] for document in changed]
+            found.size += _size_of(entries, rows)
 
     def _matches(
         self, snapshot: Snapshot, wanted: Wanted, condition: Filter | None

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from typing import Any, TypeAlias
 
 from godb_arrow import codec
+from godb_arrow.codec import PatchOperator, PatchStep
 from godb_arrow.codec.predicate import Predicate
 from godb_arrow.display import kind_of
 from godb_arrow.errors import InvalidUpdate
@@ -71,6 +73,12 @@ class Update:
                 paths += _checked_paths(operator, path, operand)
                 steps.append(make(path, operand))
         _check_conflicts(paths)
+        self._patch = _patch_steps(changes)
+
+    @property
+    def patch(self) -> tuple[PatchStep, ...] | None:
+        """Steps with the same result on MessagePack; None if documents must be decoded."""
+        return self._patch
 
     def apply(self, document: dict[Any, Any]) -> bool:
         """Change a document in place, and return whether anything changed.
@@ -124,6 +132,64 @@ def _check_conflicts(paths: Sequence[str]) -> None:
                     advice="change each field by one operator",
                 )
         seen.add(path)
+
+
+# --- changes of MessagePack -----------------------------------------------------------------------
+
+_PATCH_OPERATORS = {
+    "$set": PatchOperator.SET,
+    "$unset": PatchOperator.UNSET,
+    "$inc": PatchOperator.INC,
+    "$min": PatchOperator.MIN,
+    "$max": PatchOperator.MAX,
+}
+_MAX_PATCH_DEPTH = 32  # levels of a path, and of its new value, which leaves room for others
+
+
+def _patch_steps(changes: Changes) -> tuple[PatchStep, ...] | None:
+    """Return the steps of checked changes; None if they need more than the steps can do."""
+    steps = []
+    for name, operands in changes.items():
+        if name == "$setOnInsert":
+            continue
+        operator = _PATCH_OPERATORS.get(name)
+        if operator is None:
+            return None
+        for path, operand in operands.items():
+            step = _patch_step(operator, path, operand)
+            if step is None:
+                return None
+            steps.append(step)
+    return tuple(steps)
+
+
+def _patch_step(operator: PatchOperator, path: str, operand: Any) -> PatchStep | None:
+    parts = path.split(".")
+    if path == ID_FIELD or len(parts) > _MAX_PATCH_DEPTH:
+        return None
+    raw = b""
+    if operator is not PatchOperator.UNSET:
+        value = _stored(operand)
+        if operator is PatchOperator.SET:
+            is_possible = _depth_of(value) <= _MAX_PATCH_DEPTH
+        else:
+            is_possible = _is_number(value) and not math.isnan(value)
+        if not is_possible:
+            return None
+        raw = codec.pack(value)
+    try:
+        names = tuple(part.encode("utf-8", "surrogateescape") for part in parts)
+    except UnicodeEncodeError:
+        return None
+    return PatchStep(operator, names, raw)
+
+
+def _depth_of(value: Any) -> int:
+    if isinstance(value, dict):
+        value = [*value, *value.values()]
+    if not isinstance(value, (list, tuple)):
+        return 0
+    return 1 + max(map(_depth_of, value), default=0)
 
 
 # --- operators ----------------------------------------------------------------------------------

@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 import godb_arrow
-from godb_arrow import InvalidDocument, InvalidUpdate, StorageEngine, UpdateResult
+from godb_arrow import InvalidDocument, InvalidUpdate, StorageEngine, UpdateResult, codec
 from godb_arrow.arrow_compute import pc
+from godb_arrow.connectors.etl.base import Documents
 from godb_arrow.engine.writer import CollectionWriter
+from godb_arrow.query.update import Update
 
 AT = dt.datetime(2024, 1, 1, tzinfo=dt.UTC)
 
@@ -368,3 +371,60 @@ def test_threads_take_each_job_once_and_count_all_changes(tmp_path: Path) -> Non
         assert not errors
         assert sorted(taken) == sorted({str(n) for n in range(1, 61)})
         assert collection.get("n")["n"] == 60
+
+
+def raw_of(collection: Any) -> list[tuple[str, bytes]]:
+    return [
+        (run.id(index), run.document(index))
+        for run in collection.stored_entries()
+        for index in range(len(run))
+    ]
+
+
+@pytest.mark.parametrize("saved", [False, True])
+def test_updates_of_messagepack_and_of_dicts_have_the_same_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, saved: bool
+) -> None:
+    cases = [case for case in CHANGED if "_id" not in str(case)]
+    with StorageEngine(tmp_path) as engine:
+        raw, results = [], []
+        for name in ("messagepack", "dicts"):
+            collection = engine.create_collection(name)
+            for number, (before, _, _) in enumerate(cases):
+                collection.insert({"_id": str(number), "n": 1, **before, "z": AT})
+            if saved:
+                engine.save()
+            if name == "dicts":
+                monkeypatch.setattr(Update, "patch", None)
+            for number, (_, changes, _) in enumerate(cases):
+                results.append(collection.update_many({"_id": str(number)}, changes))
+            raw.append(raw_of(collection))
+        assert raw[0] == raw[1]
+        assert results[: len(cases)] == results[len(cases) :]
+
+
+@pytest.mark.parametrize("saved", [False, True])
+def test_updates_keep_the_bytes_of_other_fields(tmp_path: Path, saved: bool) -> None:
+    odd = b"\xa1f\xca\x3f\x80\x00\x00" + b"\xa1e\xc7\x01\x07x" + b"\xa1i\xcd\x00\x05"
+    document = b"\x85\xa3_id\xa11" + odd + b"\xa1n\x01"
+    entries = codec.scan_entries(b"\xa11" + document, 0, 1, 100, 0)
+    godb_arrow.write_godb(Documents(pa.schema([]), iter([entries])), tmp_path / "c.godb", "c")
+    with StorageEngine(tmp_path / "data") as engine:
+        engine.load_collection_metadata(tmp_path / "c.godb")
+        collection = engine["c"]
+        assert collection.update_many(None, {"$inc": {"n": 1}}) == UpdateResult(1, 1)
+        assert collection.update_many(None, {"$set": {"m.k": 2}}) == UpdateResult(1, 1)
+        if saved:
+            engine.save()
+        changed = b"\x86\xa3_id\xa11" + odd + b"\xa1n\x02\xa1m\x81\xa1k\x02"
+        assert raw_of(collection) == [("1", changed)]
+
+
+def test_an_update_that_makes_a_document_too_large_is_refused(tmp_path: Path) -> None:
+    with StorageEngine(tmp_path, max_document_bytes="1KiB") as engine:
+        collection = engine.create_collection("c")
+        collection.insert_many([{"n": n} for n in range(3)])
+        before = raw_of(collection)
+        with pytest.raises(godb_arrow.DocumentTooLarge, match="'1'"):
+            collection.update_many(None, {"$set": {"t": "x" * 1100}})
+        assert raw_of(collection) == before

@@ -41,6 +41,7 @@ from godb_arrow.codec.native.lookup import (
     load_found,
     plain_filter,
 )
+from godb_arrow.codec.native.patch import patch_documents
 from godb_arrow.codec.native.programs import compile_program
 from godb_arrow.codec.predicate import Predicate
 from godb_arrow.codec.reference import documents as reference
@@ -101,6 +102,7 @@ __all__ = [
     "pack_documents",
     "pack_record",
     "pack_single",
+    "patch_documents",
     "plain_filter",
     "read_json",
     "scan_entries",

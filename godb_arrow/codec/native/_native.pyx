@@ -1141,6 +1141,7 @@ def to_dicts(tuple names not None, list columns not None, Py_ssize_t count):
 include "bson.pxi"
 include "dicts.pxi"
 include "lookup.pxi"
+include "patch.pxi"
 include "record.pxi"
 # --- JSON -----------------------------------------------------------------------------------
 

@@ -39,6 +39,7 @@ from godb_arrow.codec.reference.lz4 import (
     decode_pieces,
     decode_pieces_into,
 )
+from godb_arrow.codec.reference.patch import patch_documents
 from godb_arrow.codec.reference.predicate import select, select_front
 from godb_arrow.codec.reference.records import pack_record, write_short
 from godb_arrow.codec.reference.rows import encode, encode_documents
@@ -94,6 +95,7 @@ __all__ = [
     "pack_documents",
     "pack_record",
     "pack_single",
+    "patch_documents",
     "plain_filter",
     "read_json",
     "scan_entries",
