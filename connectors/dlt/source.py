@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeAlias
 
@@ -42,7 +42,6 @@ DELETED = "_godb_deleted"
 _INTERNAL = "godb_arrow_"  # prefix of collections with the state of copies and loads
 _TOKEN = "token"  # key in the state of a resource
 _DEFAULT_NAME = "godb"
-_MERGE = {"write_disposition": "merge", "columns": {DELETED: {"hard_delete": True}}}
 
 Place: TypeAlias = "str | os.PathLike[str] | StorageEngine"
 
@@ -206,7 +205,11 @@ class _Resource:
         """
         self._check_names()
         state = dlt.current.resource_state()
-        is_log = dlt.current.resource().write_disposition == "append"
+        disposition = dlt.current.resource().write_disposition
+        if isinstance(disposition, Mapping):
+            disposition = disposition["disposition"]
+        is_log = disposition == "append"
+        hints: dict[str, Any] = {}
         with self._opened() as collection:
             assert isinstance(collection, Collection)
             snapshot = collection.snapshot()
@@ -217,11 +220,14 @@ class _Resource:
                     logger.warning(
                         "%r is read again as a whole: its changes are not known", self._name
                     )
-                hints: dict[str, Any] = {} if is_log else {"write_disposition": "replace"}
+                if not is_log:
+                    hints["write_disposition"] = "replace"
                 documents = snapshot.stream_batches(**self._options)
                 yield from self._batches(_flagged(documents) if is_log else documents, hints)
             elif ids:
-                hints = {} if is_log else _MERGE
+                hints["columns"] = {DELETED: {"hard_delete": True}}
+                if disposition == "replace":  # as the run before
+                    hints["write_disposition"] = "merge"
                 changed = _flagged(reader_of(snapshot, ids), _deleted(snapshot, ids))
                 yield from self._batches(changed, hints)
             state[_TOKEN] = snapshot.token
