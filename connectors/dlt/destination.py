@@ -231,13 +231,10 @@ class _Load:
 
     def _documents(self, file: pq.ParquetFile) -> Iterator[pa.Table]:
         """Yield the documents of a file, with their ids as the first column."""
-        number = 0
-        for batch in file.iter_batches(batch_size=_ROWS_AT_ONCE):
-            step = max(1, _ROWS_AT_ONCE // (1 + batch.nbytes // _BYTES_AT_ONCE))
-            for first in range(0, batch.num_rows, step):
-                group = batch.slice(first, step)
-                yield self._with_ids(group, self._ids(group, number + first))
-            number += batch.num_rows
+        first = 0
+        for batch in file.iter_batches(batch_size=_rows_at_once(file.metadata)):
+            yield self._with_ids(batch, self._ids(batch, first))
+            first += batch.num_rows
 
     def _with_ids(self, batch: pa.RecordBatch, ids: pa.Array) -> pa.Table:
         columns = {ID_FIELD: ids}
@@ -254,9 +251,9 @@ class _Load:
         """Return the document ids of rows, which are the same in each attempt."""
         names = batch.schema.names
         if ID_FIELD in names:
-            return _key_texts([batch.column(ID_FIELD)], [ID_FIELD])
+            return _key_texts(batch, [ID_FIELD])
         if self._disposition == "merge":
-            return _key_texts([batch.column(name) for name in self._keys], self._keys)
+            return _key_texts(batch, self._keys)
         if _DLT_ID in names and not batch.column(_DLT_ID).null_count:
             return batch.column(_DLT_ID)
         # The name of a file is TABLE.ID.ATTEMPT.parquet.
@@ -267,30 +264,43 @@ class _Load:
     def _write(self, collection: Collection, rows: pa.Table) -> None:
         """Write the last row of each id, or delete its document."""
         rows = rows.filter(_last_of_each(rows.column(ID_FIELD)))
-        if self._disposition == "merge" and self._flags:
-            deleted = _is_deleted(rows, self._flags)
+        flags = [name for name in self._flags if name in rows.column_names]
+        if self._disposition == "merge" and flags:
+            deleted = _is_deleted(rows, flags)
             gone = rows.column(ID_FIELD).filter(deleted).cast(pa.string()).to_pylist()
             if gone:
                 collection.delete_many({ID_FIELD: gone})
-            rows = rows.filter(pc.invert(deleted)).drop_columns(self._flags)
+            rows = rows.filter(pc.invert(deleted)).drop_columns(flags)
         if rows.num_rows:
             collection.upsert_many(rows, omit_nulls=self._omit_nulls)
 
 
-def _key_texts(columns: list[pa.Array], names: list[str]) -> pa.Array:
+def _rows_at_once(file: pq.FileMetaData) -> int:
+    """Return the number of rows to write by one call."""
+    size = sum(file.row_group(group).total_byte_size for group in range(file.num_row_groups))
+    rows: int = _BYTES_AT_ONCE * file.num_rows // max(1, size)
+    return max(1, min(_ROWS_AT_ONCE, rows))
+
+
+def _key_texts(batch: pa.RecordBatch, names: list[str]) -> pa.Array:
     """Return document ids of keys: their text, or a JSON array of several."""
-    for name, column in zip(names, columns, strict=True):
-        if column.null_count:
+    for name in names:
+        if name not in batch.schema.names or batch.column(name).null_count:
             raise InvalidDocument(
                 f"the primary key {name!r} is null", advice="give each row a key, or append"
             )
+    columns = [batch.column(name) for name in names]
     if len(columns) == 1 and (is_text(columns[0].type) or pa.types.is_integer(columns[0].type)):
         return columns[0]
     rows = zip(*(column.to_pylist() for column in columns), strict=True)
     if len(columns) == 1:
-        return pa.array([str(value) for (value,) in rows], pa.string())
-    texts = [json.dumps(row, default=str, ensure_ascii=False) for row in rows]
+        return pa.array([_text_of(value) for (value,) in rows], pa.string())
+    texts = [json.dumps(row, default=_text_of, ensure_ascii=False) for row in rows]
     return pa.array(texts, pa.string())
+
+
+def _text_of(value: Any) -> str:
+    return value.hex() if isinstance(value, bytes) else str(value)
 
 
 def _is_deleted(rows: pa.Table, flags: list[str]) -> pa.ChunkedArray:

@@ -432,6 +432,13 @@ def test_loads_that_cannot_succeed_are_not_repeated(options: dict[str, Any], mes
     assert "terminally" in told
 
 
+def test_texts_that_are_no_json_are_refused() -> None:
+    rows, columns = pa.table({"n": [1], "v": ["{"]}), {"v": {"data_type": "json"}}
+    told = failure(lambda: to_godb().run(rows, columns=columns, table_name="t"))
+    assert "terminally" in told
+    assert "InvalidDocument" in told
+
+
 def test_another_key_beside_ids_is_refused() -> None:
     options = {"table_name": "t", **MERGE_N}
     assert "is not the primary key" in failure(
