@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from godb_arrow.arrow_compute import pc
 from godb_arrow.connectors import missing
 from godb_arrow.connectors.dlt.settings import SETTINGS
+from godb_arrow.documents.value_types import VALUES
 from godb_arrow.engine.collection import Collection
 from godb_arrow.engine.engine import StorageEngine
 from godb_arrow.errors import (
@@ -237,15 +238,17 @@ class _Load:
             first += batch.num_rows
 
     def _with_ids(self, batch: pa.RecordBatch, ids: pa.Array) -> pa.Table:
-        columns = {ID_FIELD: ids}
-        for name, array in zip(batch.schema.names, batch.columns, strict=True):
-            hints = self._columns.get(name)
-            if hints is None or name == ID_FIELD:
+        fields, columns = [pa.field(ID_FIELD, ids.type)], [ids]
+        for field, array in zip(batch.schema, batch.columns, strict=True):
+            hints = self._columns.get(field.name)
+            if hints is None or field.name == ID_FIELD:
                 continue  # columns of dlt
             if hints.get("data_type") == "json" and is_text(array.type):
+                field = pa.field(field.name, JSON_TYPE, metadata=VALUES)
                 array = pa.ExtensionArray.from_storage(JSON_TYPE, array.cast(pa.string()))
-            columns[name] = array
-        return pa.table(columns)
+            fields.append(field)
+            columns.append(array)
+        return pa.table(columns, schema=pa.schema(fields))
 
     def _ids(self, batch: pa.RecordBatch, first: int) -> pa.Array:
         """Return the document ids of rows, which are the same in each attempt."""

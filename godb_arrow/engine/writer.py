@@ -16,6 +16,7 @@ from godb_arrow.display import kind_of
 from godb_arrow.documents.encoding import Encoded, check_document_size, encode_rows
 from godb_arrow.documents.ids import id_of, repeated_ids
 from godb_arrow.documents.rows import rows_of, stored_schema
+from godb_arrow.documents.value_types import take_value_fields, with_value_types
 from godb_arrow.engine.bulk_writer import BulkWriter
 from godb_arrow.engine.claims import (
     claim_run,
@@ -110,7 +111,9 @@ class CollectionWriter:
         store, memory = self._store, self._context.memory
         with store.writing(operation):
             rows = rows_of(data, id_column)
-            schema = None if rows.schema is None else _with_id_field(stored_schema(rows.schema))
+            schema, carriers = None, frozenset[str]()
+            if rows.schema is not None:
+                schema, carriers = take_value_fields(_with_id_field(stored_schema(rows.schema)))
             encoded: list[Encoded] = []
             counted = Counted(memory)
             size = 0
@@ -141,6 +144,8 @@ class CollectionWriter:
             ids = [text for run in encoded for text in run.texts or _texts(run.ids)]
             del encoded
             counted.release()  # The change reserves its bytes.
+            if schema is not None:
+                schema = with_value_types(schema, carriers, joined.entries())
             self._put(joined, ids, schema, replace=replace)
             return ids
 
