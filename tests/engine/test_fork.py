@@ -137,10 +137,10 @@ class Stopping(local.Disk):
     def __init__(self):
         self.stopping, self.go_on = False, threading.Event()
         self.in_journal, self.in_file = threading.Event(), threading.Event()
-    def write(self, descriptor, data):
+    def write(self, *arguments):
         if self.stopping and not self.in_journal.is_set():
             self.in_journal.set(); self.go_on.wait()
-        return super().write(descriptor, data)
+        return super().write(*arguments)
     def open(self, path, flags, mode=0o666):
         if self.stopping and "collections" in path and not self.in_file.is_set():
             self.in_file.set(); self.go_on.wait()
@@ -186,6 +186,7 @@ OWN = {  # values of one verb
     **dict.fromkeys(
         ["update_one", "update_many", "find_one_and_update"], {"changes": {"$set": {"v": 2}}}
     ),
+    **dict.fromkeys(["create_index", "drop_index"], {"fields": "v"}),
 }
 # What they say is in memory and stays true of it.
 WORDS = {"name", "closed", "options", "data_dir", "replicas", "path", "state", "is_dirty"}
