@@ -21,7 +21,7 @@ from support.settings import LONG
 from godb_arrow import StorageEngine, TransactionConflict
 from godb_arrow.engine import transaction, workers
 
-SEEDS = 1_000 if LONG else 10
+SEEDS = 1_000 if LONG else 6
 NAMES = ("a", "b")
 KEYS = [f"k{n}" for n in range(5)]
 EUROS = 10
@@ -163,8 +163,18 @@ class Bank:
 
     def copier(self) -> None:
         """Copy the directory, as a kill at that moment leaves it."""
-        ends = self.now() + self.schedule.random.randrange(4_000)
-        self.schedule.pause("wait to copy", lambda: self.now() >= ends or not self.working)
+        draw, trace = self.schedule.random, self.schedule.trace
+        ends = len(trace) + draw.randrange(2_000)
+        is_inside = draw.random() < 0.7  # of the commit of a transaction
+
+        def is_time() -> bool:
+            if not self.working:
+                return True
+            is_committing = any(not attempt.is_plain for attempt in self.open)
+            is_inside_now = is_committing and "disk.write" in trace[-1]
+            return len(trace) >= ends and (is_inside_now or not is_inside)
+
+        self.schedule.pause("wait to copy", is_time)
         self.copied = list(self.done), list(self.open)
         shutil.copytree(self.engine.data_dir, self._copy_to)
 
