@@ -6,6 +6,8 @@ import datetime as dt
 import math
 import random
 import struct
+import sys
+from pathlib import Path
 from typing import Any
 
 import msgpack
@@ -181,6 +183,21 @@ def test_other_documents_are_decoded(document: bytes) -> None:
 )  # fmt: skip
 def test_other_changes_decode_documents(changes: Any) -> None:
     assert Update(changes).patch is None
+
+
+def test_damaged_documents_are_changed_alike() -> None:
+    pytest.importorskip("godb_arrow.codec.native")
+    sys.path.insert(0, str(Path(__file__).parents[1] / "fuzz"))
+    from differential import check_patches, corpus, mutate
+
+    seeds, rng = corpus(), random.Random(5)
+    for seed in seeds:
+        for data in (seed, *(mutate(seed, seeds, rng) for _ in range(20 if LONG else 4))):
+            try:
+                entries = codec.scan_entries(data, 0, 100, len(data) + 1, 0)
+            except GodbError:
+                continue
+            check_patches(entries)
 
 
 def test_rows_are_checked() -> None:

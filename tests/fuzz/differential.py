@@ -25,6 +25,7 @@ from godb_arrow.codec import (
     Entries,
     MeasuredEntries,
     native,
+    pack,
     pack_entry,
     plan_columns,
     reference,
@@ -32,6 +33,7 @@ from godb_arrow.codec import (
 )
 from godb_arrow.codec.blocks import Compressed, Content, compress_block
 from godb_arrow.codec.reference.lz4 import Piece
+from godb_arrow.query.update import Update
 from godb_arrow.schema import DocumentSummary, infer_schema
 
 JSON = pa.json_(pa.string())
@@ -43,6 +45,18 @@ PLANS = [
         {"a": JSON, "b": JSON, "c": JSON},
         {"a": pa.list_(pa.float64()), "b": pa.map_(pa.string(), JSON), "c": pa.timestamp("ns")},
         {"a": pa.struct({"x": pa.uint64(), "y": pa.list_(pa.binary())}), "b": pa.bool_()},
+    )
+]
+
+ID_FIELD = pack("_id")
+PATCHES = [
+    Update(changes).patch
+    for changes in (
+        {"$set": {"a": 1, "b.x": "y"}},
+        {"$unset": {"a": 1, "b.x": 1}},
+        {"$inc": {"a": 1, "b": -1.5, "c.k.deep": 2}},
+        {"$min": {"a": 2**63}, "$max": {"b": 0.5}},
+        {"$set": {"a.x.y": None}, "$inc": {"b.x": 1}, "$unset": {"c": 1}},
     )
 ]
 
@@ -123,6 +137,7 @@ def check(data: bytes, plan: Any) -> str:
     schemas = [summary_of(module, entries) for module in (native, reference)]
     assert schemas[0] == schemas[1], (schemas, data.hex())
     check_dicts(entries, random.Random(len(data)))
+    check_patches(entries)
     plans = [plan]
     if not isinstance(schemas[0], type):
         plans.append(plan_columns(schemas[0], strict=True))
@@ -174,6 +189,27 @@ def check_dicts(entries: Entries, rng: random.Random) -> None:
     for rows in (None, np.array(chosen, np.int64)):
         loaded = [_dicts(module, entries, rows) for module in (native, reference)]
         assert loaded[0] == loaded[1], (loaded, bytes(entries.raw()).hex())
+
+
+def check_patches(entries: Entries) -> None:
+    """Compare updates of the documents in MessagePack, each of which gets its id as a field."""
+    for row in range(len(entries)):
+        document, bounds = bytes(entries.document(row)), entries.bounds
+        if not 0x80 <= document[0] < 0x8F:
+            continue
+        identity = bytes(entries.data[bounds[2 * row] : bounds[2 * row + 1]])
+        whole = identity + bytes([document[0] + 1]) + ID_FIELD + identity + document[1:]
+        given = outcome(reference.scan_entries, whole, 0, 1, len(whole) + 1, 0)
+        if isinstance(given, type) or not len(given):
+            continue
+        for steps in PATCHES:
+            patched = [
+                module.patch_documents(given, np.arange(1), steps) for module in (native, reference)
+            ]
+            assert (patched[0] is None) == (patched[1] is None), (steps, whole.hex())
+            if patched[0] is not None:
+                assert patched[0].data == patched[1].data, (steps, whole.hex())
+                assert len(patched[0].changed) == len(patched[1].changed), (steps, whole.hex())
 
 
 def _dicts(module: Any, entries: Entries, rows: Any) -> list[str]:
