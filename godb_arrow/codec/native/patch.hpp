@@ -58,8 +58,8 @@ inline bool is_text(const Head& head, const std::string& text) {
            std::memcmp(head.body, text.data(), text.size()) == 0;
 }
 
-// Whether a value is no container, and packed in its shortest form.
-inline bool is_short(const uint8_t* p, const uint8_t* end) {
+// Whether a value that is no container is packed in its shortest form.
+inline bool is_short_scalar(const uint8_t* p, const uint8_t* end) {
     const Head head = read_head(p, end);
     const size_t front = size_t(head.body - p);
     switch (head.token) {
@@ -94,11 +94,50 @@ inline bool is_short(const uint8_t* p, const uint8_t* end) {
     }
 }
 
+constexpr uint64_t kMaxComparedKeys = 64;  // of a map, each of which is compared with the others
+
+inline bool is_short_front(const Head& head, const uint8_t* p) {
+    return size_t(head.body - p) == (head.size < 16 ? 1u : head.size <= 0xffff ? 3u : 5u);
+}
+
+// End of a value of a scanned document that is packed in its shortest form, so that other values
+// have other bytes; null for another one. Keys of maps are strings, all different and not too many.
+// There is no NaN, and no extension but for timestamps.
+inline const uint8_t* short_end(const uint8_t* p, const uint8_t* end) {
+    const Head head = read_head(p, end);
+    if (head.token == Token::Array) {
+        if (!is_short_front(head, p)) return nullptr;
+        p = head.body;
+        for (uint64_t i = 0; i < head.size && p; ++i) p = short_end(p, end);
+        return p;
+    }
+    if (head.token != Token::Map) {
+        return is_short_scalar(p, end) ? after_value(p, end) : nullptr;
+    }
+    if (!is_short_front(head, p) || head.size > kMaxComparedKeys) return nullptr;
+    struct Name { const uint8_t* text; uint64_t size; } names[kMaxComparedKeys];
+    p = head.body;
+    for (uint64_t i = 0; i < head.size; ++i) {
+        const Head name = read_head(p, end);
+        if (name.token != Token::String || !is_short_scalar(p, end)) return nullptr;
+        for (uint64_t other = 0; other < i; ++other)
+            if (names[other].size == name.size &&
+                std::memcmp(names[other].text, name.body, name.size) == 0)
+                return nullptr;
+        names[i] = {name.body, name.size};
+        p = short_end(name.body + name.size, end);
+        if (!p) return nullptr;
+    }
+    return p;
+}
+
+inline bool is_short(const uint8_t* p, const uint8_t* end) { return short_end(p, end) != nullptr; }
+
 }  // namespace detail
 
 // Read a number that is packed in its shortest form, and is not NaN; false for anything else.
 inline bool read_number(const uint8_t* p, const uint8_t* end, PatchNumber& number) {
-    if (!detail::is_short(p, end)) return false;
+    if (!detail::is_short_scalar(p, end)) return false;
     const Head head = read_head(p, end);
     switch (head.token) {
         case Token::Positive: case Token::UInt:

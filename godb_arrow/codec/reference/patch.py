@@ -25,6 +25,7 @@ _EXTENSION_HEADS = frozenset((*range(0xC7, 0xCA), *range(0xD4, 0xD9)))
 _EXTENSION_BYTES = bytes(sorted(_EXTENSION_HEADS))
 _STRING_WIDTHS = {0xD9: 1, 0xDA: 2, 0xDB: 4}
 _TIMESTAMP_HEADS = (b"\xd6\xff", b"\xd7\xff", b"\xc7\x0c\xff")
+_MAX_COMPARED_KEYS = 64  # of a map, each of which is compared with the others
 _MAX_PAIRS = (1 << 32) - 1
 _MIN_INTEGER, _MAX_INTEGER = -(1 << 63), (1 << 64) - 1
 
@@ -104,8 +105,8 @@ def patch_documents(
     -------
     PatchedDocuments or None
         None if a document must be decoded. Its field ``_id`` differs from its id, or it has an
-        invalid extension. Or a step leads into a list or to a repeated field. Or the step's value
-        cannot be changed or compared, or is not packed in its shortest form.
+        invalid extension. Or a step leads into a list or to a repeated field. Or the step cannot
+        change or compare the value there, such as one that is not packed in its shortest form.
     """
     data, changed = bytearray(), []
     for position, row in enumerate(rows.tolist()):
@@ -192,11 +193,7 @@ def _fields(document: bytes, at: int, wanted: Sequence[bytes]) -> _Fields:
     """Locate fields of the map at an offset."""
     if document[at] not in _MAP_HEADS:
         raise _Other
-    if document[at] < 0xDE:
-        pairs, body = document[at] & 0x0F, at + 1
-    else:
-        body = at + (3 if document[at] == 0xDE else 5)
-        pairs = int.from_bytes(document[at + 1 : body], "big")
+    pairs, body = _count_at(document, at, 0xDE)
     places: dict[bytes, tuple[int, int, int]] = {}
     position = body
     for _ in range(pairs):
@@ -224,20 +221,74 @@ def _packed_text(text: bytes) -> bytes:
     return pack(text.decode("utf-8", "surrogateescape"))
 
 
+def _count_at(raw: bytes, at: int, long_head: int) -> tuple[int, int]:
+    """Return the number of elements or pairs of a container, and the end of its head."""
+    if raw[at] < long_head:
+        return raw[at] & 0x0F, at + 1
+    body = at + (3 if raw[at] == long_head else 5)
+    return int.from_bytes(raw[at + 1 : body], "big"), body
+
+
 def _map_head(pairs: int) -> bytes:
-    if pairs < 1 << 4:
-        return bytes([0x80 | pairs])
-    if pairs < 1 << 16:
-        return b"\xde" + pairs.to_bytes(2, "big")
-    return b"\xdf" + pairs.to_bytes(4, "big")
+    return _head(pairs, 0x80, 0xDE)
+
+
+def _head(count: int, short_head: int, long_head: int) -> bytes:
+    if count < 1 << 4:
+        return bytes([short_head | count])
+    if count < 1 << 16:
+        return bytes([long_head]) + count.to_bytes(2, "big")
+    return bytes([long_head + 1]) + count.to_bytes(4, "big")
 
 
 def _is_short(raw: bytes) -> bool:
-    """Return whether a value is no container, and packed in its shortest form."""
-    head = raw[0]
-    if head in _MAP_HEADS or head in _ARRAY_HEADS:
-        return False
-    if head in _EXTENSION_HEADS and not raw.startswith(_TIMESTAMP_HEADS):
+    """Return whether a value is packed in its shortest form, so that others have other bytes.
+
+    Keys of maps are strings, all different and not too many. There is no NaN and no extension but
+    for timestamps.
+    """
+    return _short_end(raw, 0) is not None
+
+
+def _short_end(raw: bytes, at: int) -> int | None:
+    """Return the end of a value that is packed in its shortest form; None for another one."""
+    head = raw[at]
+    if head in _MAP_HEADS:
+        return _short_end_of_map(raw, at)
+    if head in _ARRAY_HEADS:
+        count, position = _count_at(raw, at, 0xDC)
+        if raw[at:position] != _head(count, 0x90, 0xDC):
+            return None
+        for _ in range(count):
+            end = _short_end(raw, position)
+            if end is None:
+                return None
+            position = end
+        return position
+    end = skip_items(raw, at, 1)[0]
+    return end if _is_short_scalar(raw[at:end]) else None
+
+
+def _short_end_of_map(raw: bytes, at: int) -> int | None:
+    pairs, position = _count_at(raw, at, 0xDE)
+    if raw[at:position] != _map_head(pairs) or pairs > _MAX_COMPARED_KEYS:
+        return None
+    names = set()
+    for _ in range(pairs):
+        begin = _short_end(raw, position)
+        name = None if begin is None else _text_of(raw, position, begin)
+        if begin is None or name is None or name in names:
+            return None
+        names.add(name)
+        end = _short_end(raw, begin)
+        if end is None:
+            return None
+        position = end
+    return position
+
+
+def _is_short_scalar(raw: bytes) -> bool:
+    if raw[0] in _EXTENSION_HEADS and not raw.startswith(_TIMESTAMP_HEADS):
         return False
     try:
         value: Any = load(raw)
@@ -247,7 +298,7 @@ def _is_short(raw: bytes) -> bool:
 
 
 def _number(raw: bytes) -> Any:
-    value: Any = load(raw) if _is_short(raw) else None
+    value: Any = load(raw) if _is_short_scalar(raw) else None
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise _Other
     return value
