@@ -6,14 +6,19 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeAlias
 
+import numpy as np
 import pyarrow as pa
 
 from godb_arrow import codec
+from godb_arrow.documents.encoding import Encoded, check_sizes, encode_rows
+from godb_arrow.documents.ids import IdSequence, ids_of
 from godb_arrow.documents.json_source import JsonSource
 from godb_arrow.documents.loading import load_run
+from godb_arrow.documents.rows import Rows
 from godb_arrow.errors import InvalidOption, TargetExists
 from godb_arrow.options import IfExists
 from godb_arrow.query.filters import Filter
+from godb_arrow.schema import ID_FIELD
 
 __all__ = ["STATE", "Count", "Data", "Documents", "Origin", "Target", "counted"]
 
@@ -37,6 +42,28 @@ class Documents:
     def __iter__(self) -> Iterator[dict[Any, Any]]:
         for run in self._runs:
             yield from load_run(run)
+
+    def encode_documents(
+        self,
+        id_field: str,
+        sequence: IdSequence,
+        limit: int,
+        prepare: Callable[[Encoded], Encoded] = lambda encoded: encoded,
+    ) -> Iterator[Encoded]:
+        """Yield the documents unchanged, for a collection that takes them byte for byte.
+
+        With ids of another field they are decoded.
+        """
+        if id_field != ID_FIELD:
+            rows = Rows(None, documents=iter(self))
+            yield from encode_rows(rows, id_field, False, sequence, max_document_bytes=limit)
+            return
+        for run in self._runs:
+            for entries in run.split():
+                ids = ids_of(entries)
+                sizes = np.diff(np.frombuffer(entries.bounds, np.int64)[::2])
+                check_sizes(sizes, ids, limit)
+                yield prepare(Encoded(bytes(entries.raw()), ids, given=True))
 
 
 Data: TypeAlias = Documents | JsonSource | Iterator[dict[Any, Any]] | pa.RecordBatchReader

@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from godb_arrow.connectors.etl.base import STATE, Data, Documents, Origin, Target
+from godb_arrow.connectors.etl.base import STATE, Data, Origin, Target
 from godb_arrow.connectors.etl.origins import CollectionOrigin
 from godb_arrow.connectors.etl.targets import STAGED, staged_in
 from godb_arrow.directory.places import is_data_directory
@@ -78,9 +78,8 @@ class EngineTarget(Target):
                 raise self.refuse_existing()
             if if_exists in ("append", "upsert") and name in engine:
                 insert = engine.upsert_many if if_exists == "upsert" else engine.insert_many
-                rows = iter(data) if isinstance(data, Documents) else data
                 with self._forgotten(engine):
-                    insert(name, rows, id_column=self._id_column)
+                    insert(name, data, id_column=self._id_column)
                 return
             if is_url(self.place):
                 self._write_remote(engine, data)

@@ -16,6 +16,8 @@ from typing import Any
 
 import pyarrow as pa
 
+from godb_arrow import codec
+from godb_arrow.connectors.etl.base import Documents
 from godb_arrow.directory.places import is_data_directory
 from godb_arrow.engine.changes import Change, ChangeFeed, changed_ids
 from godb_arrow.engine.collection import Collection
@@ -24,6 +26,8 @@ from godb_arrow.errors import ChangesLost, InvalidCursor, InvalidOption, TargetE
 from godb_arrow.options import IfExists
 from godb_arrow.query.scannable import Scannable
 from godb_arrow.schema import ID_FIELD
+from godb_arrow.snapshots.find import matching
+from godb_arrow.snapshots.readable import snapshot_of
 from godb_arrow.snapshots.versions import CollectionVersion
 
 __all__ = [
@@ -36,6 +40,7 @@ __all__ = [
     "open_source",
     "reader_of",
     "refuse_others",
+    "stored_documents",
     "sync",
 ]
 
@@ -173,6 +178,14 @@ def groups_of(ids: Sequence[str]) -> Iterator[list[str]]:
     """Yield ids in groups that are looked up together."""
     for first in range(0, len(ids), _IDS_AT_ONCE):
         yield list(ids[first : first + _IDS_AT_ONCE])
+
+
+def stored_documents(source: CollectionVersion, ids: list[str]) -> tuple[Documents, list[str]]:
+    """Return the documents of a snapshot that have one of some ids, and their ids."""
+    found = matching(snapshot_of(source), {ID_FIELD: ids}, ())
+    runs = [codec.take(run, rows) for run, rows in found if len(rows)]
+    present = [identity for run in runs for identity in run.ids()]
+    return Documents(source.stored_schema, iter(runs)), present
 
 
 def reader_of(source: CollectionVersion, ids: list[str]) -> pa.RecordBatchReader:

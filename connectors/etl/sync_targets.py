@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from godb_arrow.arrow_compute import pc
 from godb_arrow.connectors.columns import fit_columns
-from godb_arrow.connectors.etl.base import STATE, Count, Target
+from godb_arrow.connectors.etl.base import STATE, Count, Documents, Target
 from godb_arrow.connectors.etl.databases import (
     DeltaTarget,
     SqlTarget,
@@ -37,6 +37,7 @@ from godb_arrow.connectors.etl.sync import (
     ids_of,
     reader_of,
     refuse_others,
+    stored_documents,
 )
 from godb_arrow.connectors.etl.sync_log import opened_log
 from godb_arrow.connectors.etl.targets import FileTarget, FolderTarget, GodbTarget
@@ -149,9 +150,11 @@ class _EngineSync(SyncTarget):
             engine.create_collection(name)
         target, ids = engine[name], ids_of(source)
         for group in groups_of(sorted(set(ids_of(target)) - set(ids))):
-            moved.deleted += self._put([], group, None)
+            moved.deleted += self._put(None, group, None)
         for group in groups_of(ids):
-            moved.documents += self._put(source.find({ID_FIELD: group}), [], None)
+            documents, present = stored_documents(source, group)
+            self._put(documents, [], None)
+            moved.documents += len(present)
             count(len(group))
         target.to_folder()  # Later copies add parts, and do not write the whole file again.
         with engine.transaction() as tx:
@@ -162,20 +165,19 @@ class _EngineSync(SyncTarget):
         moved, before = Moved(), self.token()
         groups = list(groups_of(ids)) or [[]]
         for index, group in enumerate(groups):
-            documents = source.find({ID_FIELD: group}) if group else []
-            present = {document[ID_FIELD] for document in documents}
-            deleted = [key for key in group if key not in present]
-            moved.documents += len(documents)
+            documents, present = stored_documents(source, group) if group else (None, [])
+            deleted = [*dict.fromkeys(group).keys() - set(present)]
+            moved.documents += len(present)
             token = source.token if index == len(groups) - 1 else before
-            moved.deleted += self._put(documents, deleted, token)
-            count(len(documents))
+            moved.deleted += self._put(documents if present else None, deleted, token)
+            count(len(present))
         return moved
 
-    def _put(self, documents: list[dict[Any, Any]], deleted: list[str], token: str | None) -> int:
-        """Write and delete documents in one transaction, and return their number."""
-        number = len(documents)
+    def _put(self, documents: Documents | None, deleted: list[str], token: str | None) -> int:
+        """Write and delete documents in one transaction; return the number of deleted ones."""
+        number = 0
         with self._engine.transaction() as tx:
-            if documents:
+            if documents is not None:
                 tx[self._name].upsert_many(documents)
             if deleted:
                 number = tx[self._name].delete_many({ID_FIELD: deleted})

@@ -548,16 +548,22 @@ def raw_of(documents: Any) -> dict[str, bytes]:
     }
 
 
-@pytest.mark.parametrize("saved", [False, True])
-def test_a_file_has_the_bytes_of_the_source(tmp_path: Path, saved: bool) -> None:
-    rng, target = random.Random(3), tmp_path / "people.godb"
-    odd = [b"\x81\xa1f\xca\x3f\x80\x00\x00", b"\x81\xa1i\xcd\x00\x05", b"\x81\xa1e\xc7\x01\x07x"]
+def write_odd(path: Path) -> None:
+    """Write documents that dicts do not have: short floats, long integers, lists as keys."""
+    odd = [
+        b"\x81\xa1f\xca\x3f\x80\x00\x00", b"\x81\xa1i\xcd\x00\x05", b"\x81\xa1e\xc7\x01\x07x",
+        b"\x81\x91\x01\x02",
+    ]  # fmt: skip
     entries = [codec.pack(f"odd{n}") + raw for n, raw in enumerate(odd)]
     body = b"\x81" + codec.pack("collections") + b"\x81" + codec.pack("users")
     body += bytes([0x80 + len(entries)]) + b"".join(entries)
-    (tmp_path / "odd.godb").write_bytes(
-        b"GODB\x01\x00\x00\x00" + lz4.block.compress(body, store_size=False)
-    )
+    path.write_bytes(b"GODB\x01\x00\x00\x00" + lz4.block.compress(body, store_size=False))
+
+
+@pytest.mark.parametrize("saved", [False, True])
+def test_a_file_has_the_bytes_of_the_source(tmp_path: Path, saved: bool) -> None:
+    rng, target = random.Random(3), tmp_path / "people.godb"
+    write_odd(tmp_path / "odd.godb")
     with StorageEngine(tmp_path / "data", part_size="16KiB" if saved else "1MB") as engine:
         engine.load_collection_metadata(tmp_path / "odd.godb")
         users = engine["users"]
@@ -632,3 +638,22 @@ def test_a_file_on_an_object_store(tmp_path: Path) -> None:
             summary = copy(users, "memory://sync/people.godb", mode="sync", progress=False)
             assert summary.is_whole == (not step)
             assert in_file("memory://sync/people.godb") == rows_of(users)
+
+
+@pytest.mark.parametrize("saved", [False, True])
+def test_a_data_directory_has_the_bytes_of_the_source(tmp_path: Path, saved: bool) -> None:
+    write_odd(tmp_path / "odd.godb")
+    target = f"{tmp_path / 'copy'}#people"
+    with StorageEngine(tmp_path / "data") as engine:
+        engine.load_collection_metadata(tmp_path / "odd.godb")
+        users = engine["users"]
+        for step in range(3):
+            users.insert({"_id": str(step), "n": step})
+            if saved:
+                engine.save()
+            assert copy(users, target, mode="sync", progress=False).is_whole == (not step)
+            with StorageEngine(tmp_path / "copy", read_only=True) as mirror:
+                assert raw_of(mirror["people"]) == raw_of(users)
+        copy(users, f"{tmp_path / 'copy'}#people", if_exists="upsert", progress=False)
+        with StorageEngine(tmp_path / "copy", read_only=True) as mirror:
+            assert raw_of(mirror["people"]) == raw_of(users)
