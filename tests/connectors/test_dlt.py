@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import decimal
 import importlib
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -159,6 +160,22 @@ def test_later_runs_load_only_changes() -> None:
     users.delete("1")
     assert run() == 0  # the whole table was replaced by none
     engine.close()
+
+
+def test_the_position_is_committed_with_the_load() -> None:
+    with StorageEngine("data") as engine:
+        users = engine.create_collection("users")
+        users.insert_many({"n": n} for n in range(10))
+        to_duckdb().run(connector.godb_source(engine))
+        users.update("1", {"n": 100})
+        failed = to_duckdb()
+        failed.extract(connector.godb_source(engine))
+        shutil.rmtree("pipelines")  # before the load: the state of the destination counts
+        users.delete("2")
+        pipeline = to_duckdb()
+        pipeline.run(connector.godb_source(engine))
+        assert pipeline.last_trace.last_normalize_info.row_counts["users"] == 2
+        assert in_duckdb("users") == {d["_id"]: d for d in users}
 
 
 def test_all_is_loaded_again_where_changes_were_removed() -> None:
