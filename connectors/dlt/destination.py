@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 
 from godb_arrow.arrow_compute import pc
 from godb_arrow.connectors import missing
+from godb_arrow.connectors.columns import restore_columns
 from godb_arrow.connectors.dlt.settings import SETTINGS
 from godb_arrow.documents.value_types import VALUES
 from godb_arrow.engine.collection import Collection
@@ -31,7 +32,7 @@ from godb_arrow.errors import (
     StorageError,
 )
 from godb_arrow.options import check_flags
-from godb_arrow.schema import ID_FIELD, JSON_TYPE, is_text
+from godb_arrow.schema import ID_FIELD, JSON_TYPE, is_json, is_text
 from godb_arrow.storage.object_store import is_url
 
 try:
@@ -232,8 +233,10 @@ class _Load:
 
     def _documents(self, file: pq.ParquetFile) -> Iterator[pa.Table]:
         """Yield the documents of a file, with their ids as the first column."""
+        batches = file.iter_batches(batch_size=_rows_at_once(file.metadata))
+        reader = pa.RecordBatchReader.from_batches(file.schema_arrow, batches)
         first = 0
-        for batch in file.iter_batches(batch_size=_rows_at_once(file.metadata)):
+        for batch in restore_columns(reader):  # in their own types, where godb_source read them
             yield self._with_ids(batch, self._ids(batch, first))
             first += batch.num_rows
 
@@ -243,9 +246,10 @@ class _Load:
             hints = self._columns.get(field.name)
             if hints is None or field.name == ID_FIELD:
                 continue  # columns of dlt
-            if hints.get("data_type") == "json" and is_text(array.type):
+            if hints.get("data_type") == "json" and (is_text(array.type) or is_json(array.type)):
                 field = pa.field(field.name, JSON_TYPE, metadata=VALUES)
-                array = pa.ExtensionArray.from_storage(JSON_TYPE, array.cast(pa.string()))
+                texts = array.storage if is_json(array.type) else array.cast(pa.string())
+                array = pa.ExtensionArray.from_storage(JSON_TYPE, texts)
             fields.append(field)
             columns.append(array)
         return pa.table(columns, schema=pa.schema(fields))

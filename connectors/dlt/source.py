@@ -236,9 +236,8 @@ class _Resource:
         """Yield record batches in types of dlt; the first one, which may be empty, has hints."""
         reader = _with_whole_texts(reader)
         with fit_columns(reader, "dlt") as fitted:
-            mixed = {field.name for field in reader.schema if is_json(field.type)}
             table = TableTypes(dlt.current.source_schema(), self._name)
-            schema = table.fit(fitted.schema, mixed)
+            schema = table.fit(reader.schema, fitted.schema)
             filled = (batch for batch in fitted if batch.num_rows)
             batches = (table.convert(batch, schema) for batch in filled)
             first = next(batches, None) or pa.Table.from_batches([], schema)

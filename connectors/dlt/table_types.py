@@ -6,14 +6,14 @@ type.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pyarrow as pa
 
-from godb_arrow.connectors.arrays import as_json_texts, is_bytes
+from godb_arrow.connectors.arrays import as_json_texts, convert_array, is_bytes
 from godb_arrow.errors import TypeMismatch
-from godb_arrow.schema import ID_FIELD, is_text
+from godb_arrow.schema import ID_FIELD, is_json, is_text
 
 __all__ = ["TableTypes"]
 
@@ -55,19 +55,19 @@ class TableTypes:
         name = schema.naming.normalize_table_identifier(resource)
         self._columns: Mapping[str, Any] = schema.tables.get(name, {}).get("columns", {})
         self.json: list[str] = []
-        self._texts: set[str] = set()  # columns of other values, which become JSON text
+        self._texts: dict[str, pa.DataType] = {}  # own types of columns that become JSON text
 
-    def fit(self, schema: pa.Schema, mixed: Collection[str]) -> pa.Schema:
+    def fit(self, own: pa.Schema, schema: pa.Schema) -> pa.Schema:
         """Return the schema of the columns for dlt.
 
         Columns of nulls are omitted, because dlt warns of them, and the id is not null.
 
         Parameters
         ----------
+        own : pyarrow.Schema
+            Schema of the collection.
         schema : pyarrow.Schema
-            Schema of the collection, in types of dlt.
-        mixed : collection of str
-            Columns of JSON text.
+            The same in types of dlt.
 
         Raises
         ------
@@ -75,16 +75,16 @@ class TableTypes:
             A column has another type than in the table, which would change values.
         """
         fields = []
-        for field in schema:
+        for before, field in zip(own, schema, strict=True):
             if pa.types.is_null(field.type):
                 continue
             known = self._columns.get(self._naming.normalize_identifier(field.name), {})
-            if field.name in mixed:
+            if is_json(before.type) or (pa.types.is_nested(before.type) and is_text(field.type)):
                 self.json.append(field.name)
             elif known.get("data_type") == "json" and not pa.types.is_nested(field.type):
                 self.json.append(field.name)
-                self._texts.add(field.name)
-                field = field.with_type(pa.string())
+                self._texts[field.name] = before.type
+                field = pa.field(field.name, pa.string())
             self._check(field, known)
             fields.append(field.with_nullable(field.name != ID_FIELD))
         return pa.schema(fields)
@@ -111,7 +111,9 @@ class TableTypes:
         columns = []
         for field in schema:
             column = batch.column(field.name)
-            columns.append(as_json_texts(column) if field.name in self._texts else column)
+            if field.name in self._texts:
+                column = as_json_texts(convert_array(column, self._texts[field.name]))
+            columns.append(column)
         return pa.RecordBatch.from_arrays(columns, schema=schema)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import decimal
 import importlib
+import random
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from support.settings import LONG
 
 from godb_arrow import (
     CollectionNotFound,
@@ -33,6 +35,21 @@ destination = pytest.importorskip("godb_arrow.connectors.dlt.destination")
 
 ROOT = Path(__file__).parents[2]
 MOMENT = dt.datetime(2026, 11, 26, 1, 2, 3, 4, tzinfo=dt.UTC)
+
+
+OWN = pa.table(
+    {
+        "price": pa.array([decimal.Decimal("1.50"), None]),
+        "day": pa.array([dt.date(2026, 1, 2), None]),
+        "at": pa.array([dt.time(1, 2, 3), None], pa.time64("ns")),
+        "lasts": pa.array([5, None], pa.duration("us")),
+        "city": pa.array(["Rome", None]).dictionary_encode(),
+        "small": pa.array([1, None], pa.uint8()),
+        "half": pa.array([0.5, None], pa.float16()),
+        "fixed": pa.array([b"ab", None], pa.binary(2)),
+        "counts": pa.array([[("a", 1)], None], pa.map_(pa.string(), pa.int64())),
+    }
+)
 
 
 @pytest.fixture(autouse=True)
@@ -84,19 +101,6 @@ def failure(run: Callable[[], Any]) -> str:
 
 
 def test_documents_of_all_types_are_loaded_into_duckdb() -> None:
-    own = pa.table(
-        {
-            "price": pa.array([decimal.Decimal("1.50"), None]),
-            "day": pa.array([dt.date(2026, 1, 2), None]),
-            "at": pa.array([dt.time(1, 2, 3), None], pa.time64("ns")),
-            "lasts": pa.array([5, None], pa.duration("us")),
-            "city": pa.array(["Rome", None]).dictionary_encode(),
-            "small": pa.array([1, None], pa.uint8()),
-            "half": pa.array([0.5, None], pa.float16()),
-            "fixed": pa.array([b"ab", None], pa.binary(2)),
-            "counts": pa.array([[("a", 1)], None], pa.map_(pa.string(), pa.int64())),
-        }
-    )
     with StorageEngine("data") as engine:
         engine.create_collection("users").insert_many(
             [
@@ -104,7 +108,7 @@ def test_documents_of_all_types_are_loaded_into_duckdb() -> None:
                 {"n": 2, "mixed": "x", "geo": {"x": 1, "y": [{"z": 2.5}]}, "large": 2**63 + 1},
             ]
         )
-        engine.create_collection("own").insert_many(own)
+        engine.create_collection("own").insert_many(OWN)
         engine.create_collection("none")
     to_duckdb().run(connector.godb_source("data"))
     assert in_duckdb("users") == {
@@ -362,6 +366,76 @@ def go_round(source: StorageEngine, target: StorageEngine) -> None:
         users.update("4", {"n": 400})
         users.insert({"n": 5, "geo": {"x": []}})
     assert set(connector.godb_source(target).resources) == {"users"}  # without the state
+
+
+def test_own_types_go_round() -> None:
+    large = pa.table({"large": pa.array([2**63 + 1, None], pa.uint64()), "e": [{}, None]})
+    with StorageEngine("data") as engine:
+        engine.create_collection("own").insert_many(OWN)
+        engine.create_collection("large").insert_many(large)
+        to_godb().run(connector.godb_source(engine))
+        with StorageEngine("out", read_only=True) as copy:
+            for name in ("own", "large"):
+                assert copy.find(name) == [
+                    {key: value for key, value in document.items() if value is not None}
+                    for document in engine.find(name)
+                ]
+            assert copy["own"].schema.field("lasts").type == pa.duration("us")
+            assert copy["own"].schema.field("small").type == pa.uint8()
+            assert copy["large"].schema.field("large").type == pa.uint64()
+
+
+def some_value(rng: random.Random, depth: int = 0) -> Any:
+    if depth < 2 and rng.random() < 0.3:
+        inner = [some_value(rng, depth + 1) for _ in range(rng.randrange(3))]
+        return inner if rng.random() < 0.5 else dict(zip("xy", inner, strict=False))
+    # Columns join integers and floats, and text and binary, so that larger values would differ.
+    return rng.choice([None, 1, 2.5, True, "a", "", MOMENT, -1])
+
+
+def some_document(rng: random.Random) -> dict[str, Any]:
+    document = {"any": some_value(rng), "n": rng.choice([1, 2.5]), "t": rng.choice(["", "b"])}
+    return {name: value for name, value in document.items() if rng.random() < 0.7}
+
+
+def plain(value: Any) -> Any:
+    """Return a value without nulls and empty maps in maps, which columns do not tell apart."""
+    if isinstance(value, dict):
+        shown = {name: plain(inner) for name, inner in value.items()}
+        return {name: inner for name, inner in shown.items() if inner not in (None, {})}
+    return [plain(inner) for inner in value] if isinstance(value, list) else value
+
+
+@pytest.mark.parametrize("seed", range(30 if LONG else 1))
+def test_random_changes_are_followed(seed: int) -> None:
+    rng = random.Random(seed)
+    keep = rng.choice([0, "64MiB"])
+    pipeline = to_godb()
+    with StorageEngine("data", keep_changes=keep, versions="all") as engine:
+        users = engine.create_collection("users")
+        for _ in range(25 if LONG else 6):
+            for _ in range(rng.randrange(6)):
+                choice, ids = rng.random(), [document["_id"] for document in users]
+                if choice < 0.5 or not ids:
+                    users.insert_many([some_document(rng) for _ in range(rng.randrange(5))])
+                elif choice < 0.7:
+                    users.delete(rng.choice(ids))
+                elif choice < 0.9:
+                    users.replace(rng.choice(ids), some_document(rng))
+                elif choice < 0.94:
+                    engine.drop_collection("users")
+                    users = engine.create_collection("users")
+                else:
+                    engine.save()
+            try:
+                pipeline.run(connector.godb_source(engine))
+            except failures.PipelineStepFailed as error:
+                assert "load the table again" in str(error)
+                pipeline.run(connector.godb_source(engine), refresh="drop_resources")
+            loaded = {row.pop("_id"): plain(row) for row in in_godb("users")}
+            for row in loaded.values():
+                row.pop("_godb_deleted", None)
+            assert loaded == {row.pop("_id"): plain(row) for row in users.find({})}
 
 
 class Interrupted(Exception):
