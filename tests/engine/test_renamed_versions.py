@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import random
 import shutil
 from collections.abc import Callable
 from contextlib import suppress
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.disks import FaultyDisk, using
+from support.disks import FaultyDisk, RecordingDisk, after_power_cut, put, using
 from support.engines import crash
 from support.settings import LONG
 
@@ -36,9 +37,9 @@ def versions_of(engine: StorageEngine, name: str) -> Versions:
     return {info.version: ids(found.at_version(info.version)) for info in found.versions()}
 
 
-def grown(folder: Path, name: str) -> tuple[StorageEngine, Versions]:
+def grown(folder: Path, name: str, **options: Any) -> tuple[StorageEngine, Versions]:
     """Return an engine with a collection of some versions, one tag, and an unsaved change."""
-    engine = opened(folder)
+    engine = opened(folder, **options)
     users = engine.create_collection(name)
     users.insert_many([{"_id": f"a{n}", "n": n} for n in range(3)])
     engine.tag(name, "first")
@@ -299,6 +300,30 @@ def test_files_of_a_killed_save_are_not_taken_for_later_ones(tmp_path: Path) -> 
             assert ids(engine["new"]) == wanted
             assert len(wanted) == 16
         assert godb_arrow.verify_godb(copy).ok
+
+
+def test_a_power_cut_in_the_save_after_a_renaming(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    for part in ("collections", "journal"):
+        (folder / part).mkdir(parents=True)
+    disk = RecordingDisk(str(folder))
+    with using(disk):
+        engine, versions = grown(folder, "old", durability="commit")
+        engine.rename_collection("old", "new")
+        first = len(disk.cuts)
+        engine.save()
+        crash(engine)
+    number = random.Random(5)
+    for index in range(first, len(disk.cuts), 1 if LONG else 20):
+        for how in ("least", "most", "any"):
+            target = tmp_path / "cut"
+            put(after_power_cut(disk.cuts[index][1], how, number), str(folder), target)
+            with opened(target) as engine:
+                check(engine, "new", versions)
+                engine.save()
+                check(engine, "new", versions)
+            assert len(list((target / "collections").iterdir())) == 1, (index, how)
+            shutil.rmtree(target)
 
 
 def test_on_an_object_store_versions_end_with_the_name() -> None:

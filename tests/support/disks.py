@@ -228,16 +228,30 @@ class RecordingDisk(Disk):
         self.pending.append((os.path.dirname(target), target, self.names[target]))
         self._remember()
 
+    def remove_folder(self, path: str) -> None:
+        super().remove_folder(path)
+        self.pending.append((os.path.dirname(path), path, None))
+        self._remember()
+
     def sync_folder(self, path: str) -> None:
         super().sync_folder(path)
+        left: list[tuple[str, str, File | None]] = []
         for folder, name, file in self.pending:
-            if folder == path:
-                if file is None:
-                    self.durable.pop(name, None)
-                else:
-                    self.durable[name] = file
-        self.pending = [one for one in self.pending if one[0] != path]
+            if folder != path:
+                left.append((folder, name, file))
+            elif file is None:
+                drop(self.durable, name)
+                left = [one for one in left if one[0] != name]  # names in a removed folder
+            else:
+                self.durable[name] = file
+        self.pending = left
         self._remember()
+
+
+def drop(names: dict[str, File], path: str) -> None:
+    """Drop the name of a file, or of an empty folder with all names that were in it."""
+    for name in [name for name in names if name == path or name.startswith(path + os.sep)]:
+        del names[name]
 
 
 def after_power_cut(state: Any, how: str, random_: random.Random) -> dict[str, bytes]:
@@ -247,7 +261,7 @@ def after_power_cut(state: Any, how: str, random_: random.Random) -> dict[str, b
     for _, path, file in pending:
         if how == "most" or (how == "any" and random_.random() < 0.5):
             if file is None:
-                names.pop(path, None)
+                drop(names, path)
             else:
                 names[path] = file
     contents: dict[int, bytes] = {}
