@@ -24,6 +24,7 @@ from godb_arrow.connectors.etl import copy
 SHARE = 100  # One in so many documents changes between two copies.
 TARGETS = {
     "a data directory": ("mirror#c", None),
+    "a GODB file": ("c.godb", None),
     "SQLite": ("sqlite:///c.db#c", None),
     "a Delta table": ("c-table", "delta"),
     "NDJSON": ("c.ndjson", None),
