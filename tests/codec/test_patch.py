@@ -21,7 +21,7 @@ from godb_arrow.errors import GodbError
 from godb_arrow.query.update import Update
 from godb_arrow.snapshots.entry_runs import scan
 
-ROUNDS = 40_000 if LONG else 6000
+ROUNDS = 40_000 if LONG else 3000
 NAMES = ["a", "b", "c", "a.b", "b.c", "a.b.c", "_ids", "x" * 40, "é", "0"]
 AT = dt.datetime(2024, 1, 1, tzinfo=dt.UTC)
 NUMBERS = [

@@ -292,7 +292,7 @@ def test_an_ordinary_copy_ends_incremental_copies(
     read: Callable[[str], Rows],
     way: Any,
 ) -> None:
-    if (way, read) == ("append", in_folder):
+    if way == "append" and read is in_folder:
         return  # refused
     monkeypatch.chdir(tmp_path)
     with StorageEngine("data") as engine:
@@ -505,7 +505,7 @@ def test_only_changed_partitions_are_written(
         assert in_folder("lake") == rows_of(users)
 
 
-@pytest.mark.parametrize("groups", range(4))
+@pytest.mark.parametrize("groups", range(4) if LONG else [0, 2])
 def test_a_first_copy_that_ended_after_some_groups_continues(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, groups: int
 ) -> None:
@@ -567,8 +567,8 @@ def test_a_file_has_the_bytes_of_the_source(tmp_path: Path, saved: bool) -> None
     with StorageEngine(tmp_path / "data", part_size="16KiB" if saved else "1MB") as engine:
         engine.load_collection_metadata(tmp_path / "odd.godb")
         users = engine["users"]
-        users.insert_many({"m": n, "t": "x" * 50, f"f{n % 7}": n} for n in range(2000))
-        for step in range(7):
+        users.insert_many({"m": n, "t": "x" * 50, f"f{n % 4}": n} for n in range(1200))
+        for step in range(4):
             summary = copy(users, target, mode="sync", progress=False)
             assert summary.is_whole == (step == 0)
             assert raw_of(open_godb(target)) == raw_of(users), step
@@ -579,7 +579,7 @@ def test_a_file_has_the_bytes_of_the_source(tmp_path: Path, saved: bool) -> None
             assert godb_arrow.verify_godb(target).problems == []
             for _ in range(3):
                 change(users, rng)
-            users.delete_many({"_id": [str(n + 1) for n in range(step, 2000, 7)]})  # one field
+            users.delete_many({"_id": [str(n + 1) for n in range(step, 1200, 4)]})  # one field
             if saved:
                 engine.save()
                 engine.compact()
