@@ -2,26 +2,30 @@
 
 A position is a run and a sequence number. Runs are unique, and records of a run never change. So a
 position means the same in a directory, in its followers, and in a promoted follower.
+
+A position names the run of its record. A later run that has no record yet may be in no follower.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import BinaryIO
 
 from godb_arrow.directory.kept_segments import kept_segments
 from godb_arrow.directory.records import Record, extent_of, head_of, head_size, read_record
 from godb_arrow.directory.segments import Segment, content_size, open_segment, segment_path
-from godb_arrow.errors import ChangesLost, CorruptFile, storage_errors
+from godb_arrow.errors import ChangesLost, CorruptFile, GodbError, storage_errors
 from godb_arrow.file.hints import JournalPosition
 from godb_arrow.storage import local
 from godb_arrow.storage.inside import open_to_read
 
-__all__ = ["ADVICE", "ChangeLog"]
+__all__ = ["ADVICE", "ChangeLog", "last_record"]
 
 _MAX_ATTEMPTS = 10  # to open a segment that the writer moves meanwhile
+_CACHED_ENDS = 64  # each has the run of its last record, which never changes
 ADVICE = "read a snapshot(), and continue with its token"
 """Fix of :class:`~godb_arrow.ChangesLost`."""
 
@@ -33,6 +37,11 @@ class _Place:
     segment: Segment
     is_kept: bool
     end: int | None  # last sequence number by the header of the segment after it; None for the last
+
+    @property
+    def has_records(self) -> bool:
+        """Whether the segment has records; false for the last one."""
+        return self.end is not None and self.end >= self.segment.first
 
 
 class ChangeLog:
@@ -46,6 +55,8 @@ class ChangeLog:
         Last record that was read.
     offset : tuple of int, optional
         Number of the segment and offset where the next record probably begins.
+    begun : bytes
+        UUID of a later run, which had no record at the position. It is optional.
 
     Raises
     ------
@@ -75,12 +86,18 @@ class ChangeLog:
         kept: str,
         position: JournalPosition,
         offset: tuple[int, int] | None = None,
+        begun: bytes = b"",
     ) -> None:
         self._folders = (kept, journal)
         self.position = position
         self._stream: BinaryIO | None = None
         self._place: _Place
-        self._open(position, offset)
+        self._open(position, offset, begun)
+
+    @property
+    def run(self) -> bytes:
+        """UUID of the run of the current segment, which has no record yet at its beginning."""
+        return self._place.segment.run
 
     @property
     def offset(self) -> tuple[int, int]:
@@ -94,10 +111,16 @@ class ChangeLog:
 
     # --- position -----------------------------------------------------------------------------
 
-    def _open(self, position: JournalPosition, offset: tuple[int, int] | None) -> None:
+    def _open(
+        self, position: JournalPosition, offset: tuple[int, int] | None, begun: bytes
+    ) -> None:
         for _ in range(_MAX_ATTEMPTS):
             with suppress(FileNotFoundError):  # The writer moved or removed a segment.
-                place = self._find(position)
+                places = _places(self._folders)
+                at = _find(places, position, begun)
+                place = places[at]
+                if place.segment.run != (begun or position.run):
+                    offset = None  # It is in another run.
                 stream = open_to_read(place.segment.path)
                 try:
                     self._skip_to(stream, place, position, offset)
@@ -105,52 +128,9 @@ class ChangeLog:
                     stream.close()
                     raise
                 self._stream, self._place = stream, place
+                self.position = _named(places, at, position)
                 return
         raise _removed(position)
-
-    def _find(self, position: JournalPosition) -> _Place:
-        """Return the segment that has the record after a position."""
-        places = self._places()
-        same = [place for place in places if position.run and place.segment.run == position.run]
-        found = [place for place in same if place.segment.first <= position.number + 1]
-        if not found:
-            raise _removed(position)
-        place = found[-1]
-        if place.end is not None and position.number > place.end:
-            raise _never_happened(position)
-        return place
-
-    def _places(self) -> list[_Place]:
-        """Return the segments without gaps, up to the last one."""
-        segments: list[tuple[Segment, bool, bool]] = []
-        for index, (folder, is_kept) in sorted(self._listed().items()):
-            path = segment_path(folder, index)
-            with storage_errors("read changes", path), open_to_read(path) as stream:
-                segment = _header_of(stream, path, index)
-                if segment is not None:
-                    is_empty = content_size(stream, segment) <= segment.header_size
-                    segments.append((segment, is_kept, is_empty))
-        places: list[_Place] = []
-        first: int | None = None
-        for segment, is_kept, is_empty in reversed(segments):
-            if first is not None and (
-                segment.first > first or (is_empty and segment.first != first)
-            ):
-                if is_empty:
-                    continue  # A crash left it after the segment with later records.
-                break
-            places.append(_Place(segment, is_kept, None if first is None else first - 1))
-            first = segment.first
-        return places[::-1]
-
-    def _listed(self) -> dict[int, tuple[str, bool]]:
-        """Return the folder of each segment, and whether it is kept after it left the journal.
-
-        The journal is listed first. So a segment that moves meanwhile is in one of the lists.
-        """
-        kept, journal = self._folders
-        found = dict.fromkeys(kept_segments(journal), (journal, False))
-        return found | dict.fromkeys(kept_segments(kept), (kept, True))
 
     def _skip_to(
         self,
@@ -217,7 +197,7 @@ class ChangeLog:
         current = self._place.segment
         for _ in range(_MAX_ATTEMPTS):
             with suppress(FileNotFoundError):
-                indices = self._listed()
+                indices = _listed(self._folders)
                 later = sorted(index for index in indices if index > current.index)
                 if not later and current.index in indices:
                     return False
@@ -244,7 +224,6 @@ class ChangeLog:
         if segment is not None and segment.first == expected:
             self.close()
             self._stream, self._place = stream, _Place(segment, is_kept, None)
-            self.position = JournalPosition(segment.run, segment.last)
             return True
         size = 0 if segment is None else content_size(stream, segment)
         stream.close()
@@ -258,6 +237,92 @@ class ChangeLog:
         size = content_size(stream, segment)
         stream.seek(segment.size)
         return read_record(stream, segment, size - segment.size, segment.last + 1) is not None
+
+
+@lru_cache(_CACHED_ENDS)
+def last_record(journal: str, kept: str, end: JournalPosition) -> JournalPosition:
+    """Return the position at the end of a journal with the run that wrote the last record.
+
+    Parameters
+    ----------
+    journal, kept : str
+        Folders of the segments.
+    end : JournalPosition
+        Position with the last run, which may have no record.
+
+    Returns
+    -------
+    JournalPosition
+        The same position if no segment has the record.
+    """
+    with suppress(OSError, GodbError):  # The given position is valid, too.
+        places = _places((kept, journal))
+        return _named(places, _find(places, end), end)
+    return end
+
+
+def _listed(folders: tuple[str, str]) -> dict[int, tuple[str, bool]]:
+    """Return the folder of each segment, and whether it is kept after it left the journal.
+
+    The journal is listed first. So a segment that moves meanwhile is in one of the lists.
+    """
+    kept, journal = folders
+    found = dict.fromkeys(kept_segments(journal), (journal, False))
+    return found | dict.fromkeys(kept_segments(kept), (kept, True))
+
+
+def _places(folders: tuple[str, str]) -> list[_Place]:
+    """Return the segments without gaps, up to the last one."""
+    segments: list[tuple[Segment, bool, bool]] = []
+    for index, (folder, is_kept) in sorted(_listed(folders).items()):
+        path = segment_path(folder, index)
+        with storage_errors("read changes", path), open_to_read(path) as stream:
+            segment = _header_of(stream, path, index)
+            if segment is not None:
+                is_empty = content_size(stream, segment) <= segment.header_size
+                segments.append((segment, is_kept, is_empty))
+    places: list[_Place] = []
+    first: int | None = None
+    for segment, is_kept, is_empty in reversed(segments):
+        if first is not None and (segment.first > first or (is_empty and segment.first != first)):
+            if is_empty:
+                continue  # A crash left it after the segment with later records.
+            break
+        places.append(_Place(segment, is_kept, None if first is None else first - 1))
+        first = segment.first
+    return places[::-1]
+
+
+def _find(places: Sequence[_Place], position: JournalPosition, begun: bytes = b"") -> int:
+    """Return the index of the segment that has the record after a position."""
+    runs = [place.segment.run for place in places]
+    run = begun if begun in runs else position.run  # A follower may lack the later run.
+    found = [
+        index
+        for index, place in enumerate(places)
+        if run and place.segment.run == run and place.segment.first <= position.number + 1
+    ]
+    if not found:
+        raise _removed(position)
+    end = places[found[-1]].end
+    if end is not None and position.number > end:
+        raise _never_happened(position)
+    return found[-1]
+
+
+def _named(places: Sequence[_Place], at: int, position: JournalPosition) -> JournalPosition:
+    """Return the position of a segment's beginning with the run of the record before.
+
+    Without this record it has the oldest run that began there. Other positions are unchanged.
+    """
+    run = position.run
+    if places[at].segment.first == position.number + 1:
+        run = places[at].segment.run or run
+        for place in reversed(places[:at]):
+            run = place.segment.run or run
+            if place.has_records:
+                break
+    return JournalPosition(run, position.number)
 
 
 def _header_of(stream: BinaryIO, path: str, index: int) -> Segment | None:

@@ -131,6 +131,7 @@ class Journal:
         self._durable_number = 0
         self._reserved_size = 0  # size of the last segment's file with its reserved space; or 0
         self._run = uuid.uuid4().bytes
+        self.first = 0  # sequence number of the first record of this run
         self._needed: dict[object, int] = {}  # oldest record that no checkpoint contains, by owner
         self._wanted: dict[object, int] = {}  # oldest record that a follower lacks, by owner
         self.syncs = 0
@@ -199,6 +200,7 @@ class Journal:
         for segment in replayed.segments:
             restrict_file(segment.path, self._access)
         self._durable_number = first - 1
+        self.first = first
         self._begin_segment(first)
 
     def skip_to(self, number: int) -> None:

@@ -32,6 +32,8 @@ class ChangeToken:
         Segment and offset of the record after the change, where it probably is.
     version : tuple of (int, float) or None
         Number and time of the saved version with exactly these changes, if there is one.
+    begun : bytes
+        UUID of a later run of the journal, which has no change yet; empty without such a run.
 
     Examples
     --------
@@ -44,6 +46,7 @@ class ChangeToken:
     collection: str | None = None
     offset: tuple[int, int] | None = None
     version: tuple[int, float] | None = None
+    begun: bytes = b""
 
     def pack(self) -> str:
         """Return the token as text."""
@@ -51,6 +54,8 @@ class ChangeToken:
             _FORMAT, self.position.run, self.position.number, self.collection,
             self.offset, self.version,
         ]  # fmt: skip
+        if self.begun not in (b"", self.position.run):
+            fields.append(self.begun)
         data: bytes = msgpack.packb(fields, unicode_errors="surrogateescape")
         data += xxhash.xxh32_digest(data)
         return base64.urlsafe_b64encode(data).decode().rstrip("=")
@@ -73,10 +78,10 @@ class ChangeToken:
             if xxhash.xxh32_digest(packed) != checksum:
                 raise ValueError
             content = msgpack.unpackb(packed, unicode_errors="surrogateescape", use_list=False)
-            number_of_format, run, number, collection, offset, version = content
-            if number_of_format != _FORMAT:
+            number_of_format, run, number, collection, offset, version, *later = content
+            if number_of_format != _FORMAT or len(later) > 1:
                 raise ValueError
-            return cls(JournalPosition(run, number), collection, offset, version)
+            return cls(JournalPosition(run, number), collection, offset, version, *later)
         except (binascii.Error, ValueError, TypeError, msgpack.UnpackException) as error:
             raise InvalidCursor(
                 f"{token!r} is not a token of changes",

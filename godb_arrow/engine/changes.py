@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import threading
-import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,8 +13,8 @@ from typing import Any, Self
 import pyarrow as pa
 
 from godb_arrow import codec
-from godb_arrow.directory.change_log import ADVICE, ChangeLog
-from godb_arrow.directory.data_directory import DataDirectory
+from godb_arrow.directory.change_log import ADVICE, ChangeLog, last_record
+from godb_arrow.directory.data_directory import DataDirectory, JournalEnd
 from godb_arrow.directory.records import NO_VERSION, Record
 from godb_arrow.engine.change_batches import batch_of
 from godb_arrow.engine.change_token import ChangeToken
@@ -26,27 +25,23 @@ from godb_arrow.engine.change_units import (
     Row,
     net_rows,
 )
+from godb_arrow.engine.change_versions import announced_version, compared, pinned_version
 from godb_arrow.engine.context import EngineContext
 from godb_arrow.engine.store import CollectionStore
 from godb_arrow.errors import (
     ChangesLost,
     InvalidCursor,
-    SourceNotFound,
     VersionNotFound,
     error_context,
 )
 from godb_arrow.file.hints import JournalPosition
-from godb_arrow.snapshots.base import Pin
-from godb_arrow.snapshots.differences import differences
 from godb_arrow.snapshots.overlay import Overlay
-from godb_arrow.snapshots.part_folder import PartFolder
 from godb_arrow.snapshots.parted_base import PartedBase
 from godb_arrow.snapshots.snapshot import Snapshot
 
-__all__ = ["Change", "ChangeFeed", "begin_token", "changed_ids", "token_of"]
+__all__ = ["Change", "ChangeFeed", "begin_token", "changed_ids", "token_at_end", "token_of"]
 
 _POLL_SECONDS = 0.05
-_MAX_WAITS = 20  # for a version that its writer announced
 _BATCH_CHANGES = 16_384
 
 
@@ -358,8 +353,8 @@ class ChangeFeed:
             for record in log.read():
                 before, unit = reader.followed, reader.unit(record)
                 if reader.followed != before:
-                    self._check_followed(ChangeToken(log.position, reader.followed, log.offset))
-                yield unit, ChangeToken(log.position, reader.followed, log.offset)
+                    self._check_followed(_token_at(log, reader.followed))
+                yield unit, _token_at(log, reader.followed)
                 if self._closed.is_set():
                     return
             end = self._end = self._token_at_end(log)
@@ -372,7 +367,7 @@ class ChangeFeed:
         if not directory.keeps_journal:
             raise ChangesLost("an object store has no journal", advice=ADVICE)
         journal, kept = directory.journal_folder, directory.changes_folder
-        return ChangeLog(journal, kept, token.position, token.offset)
+        return ChangeLog(journal, kept, token.position, token.offset, token.begun)
 
     def _check_followed(self, token: ChangeToken) -> None:
         """Check that the collection of a token is, or gets, the name of the feed's collection.
@@ -406,9 +401,9 @@ class ChangeFeed:
         """Return the token after the last change, with the saved version that has all of them."""
         followed, store = self._reader.followed, self._store
         if store is None:
-            return ChangeToken(log.position, None, log.offset)
-        version = _saved_version(store, log.position, self._context.directory)
-        return ChangeToken(log.position, followed, log.offset, version)
+            return _token_at(log, None)
+        end = JournalPosition(log.run, log.position.number)
+        return _token_at(log, followed, _saved_version(store, end, self._context.directory))
 
     # --- versions -----------------------------------------------------------------------------
 
@@ -425,10 +420,10 @@ class ChangeFeed:
         if not isinstance(now.base, PartedBase):
             return None
         try:
-            before, pin = _version(now.base.folder, *token.version)
+            before, pin = pinned_version(now.base.folder, *token.version)
         except VersionNotFound:
             return None
-        rows = net_rows(store.name, _differences(before, now, pin))
+        rows = net_rows(store.name, compared(before, now, pin))
         return ChangeUnit(end.position.number, None, rows, is_net=True), end
 
     def _compared(self, record: Record) -> Iterator[tuple[str, bytes | None, bool]]:
@@ -446,55 +441,14 @@ class ChangeFeed:
             raise VersionNotFound("a single file has no versions")
         before, pin = None, None
         if since != NO_VERSION:
-            before, pin = _version(base.folder, number - 1, since)
-        after, _ = _announced(base.folder, number)
+            before, pin = pinned_version(base.folder, number - 1, since)
+        after, _ = announced_version(base.folder, number)
         if after.manifest.created != created:
             if before is None:
                 raise VersionNotFound(f"version {number} is of another collection")
             return iter(())  # The change failed, and a later save has this number.
         later = Snapshot(after, Overlay(), after.live, after.manifest.position)
-        return _differences(before, later, pin)
-
-
-def _differences(
-    before: PartedBase | None, after: Snapshot, pin: Pin | None
-) -> Iterator[tuple[str, bytes | None, bool]]:
-    """Compare two states, and keep the files of the first one meanwhile."""
-    yield from differences(before, after)
-    del pin
-
-
-def _version(
-    folder: PartFolder, number: int, created: float | None = None
-) -> tuple[PartedBase, Pin]:
-    """Return a version, and a pin that keeps its files.
-
-    Raises
-    ------
-    VersionNotFound
-    """
-    try:
-        manifest = folder.manifest(number)
-        if created not in (None, manifest.created):
-            raise VersionNotFound(f"version {number} is of another collection")
-        base = PartedBase(folder, manifest)
-        return base, base.pin()
-    except SourceNotFound as error:
-        raise VersionNotFound(f"there is no version {number}") from error
-
-
-def _announced(folder: PartFolder, number: int) -> tuple[PartedBase, Pin]:
-    """Return a version that a record announces; its writer may need a moment.
-
-    Raises
-    ------
-    VersionNotFound
-    """
-    for _ in range(_MAX_WAITS):
-        if number <= max(folder.versions(), default=0):
-            break
-        time.sleep(_POLL_SECONDS)
-    return _version(folder, number)
+        return compared(before, later, pin)
 
 
 def token_of(store: CollectionStore, snapshot: Snapshot) -> ChangeToken:
@@ -504,11 +458,32 @@ def token_of(store: CollectionStore, snapshot: Snapshot) -> ChangeToken:
     older. Then changes come again.
     """
     directory = store.context.directory
-    position, offset = store.read_end if directory.read_only else directory.journal_end()
+    end = store.read_end if directory.read_only else directory.journal_end()
     version = None
     if isinstance(snapshot.base, PartedBase) and snapshot.is_clean:
         version = (snapshot.base.manifest.version, snapshot.base.manifest.created)
-    return ChangeToken(position, store.name, offset, version)
+    return token_at_end(directory, end, store.name, version)
+
+
+def token_at_end(
+    directory: DataDirectory,
+    end: JournalEnd,
+    collection: str | None = None,
+    version: tuple[int, float] | None = None,
+) -> ChangeToken:
+    """Return the token of an end of the journal, which names the run of the last change."""
+    position, offset = end
+    run = position.run
+    has_changes = not directory.read_only and position.number >= directory.journal.first
+    if directory.keeps_journal and not has_changes:
+        position = last_record(directory.journal_folder, directory.changes_folder, position)
+    return ChangeToken(position, collection, offset, version, begun=run)
+
+
+def _token_at(
+    log: ChangeLog, collection: str | None, version: tuple[int, float] | None = None
+) -> ChangeToken:
+    return ChangeToken(log.position, collection, log.offset, version, begun=log.run)
 
 
 def _saved_version(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 from godb_arrow.directory.data_directory import JournalEnd
 from godb_arrow.engine.added_workers import added_worker
 from godb_arrow.engine.change_token import ChangeToken
-from godb_arrow.engine.changes import ChangeFeed, begin_token
+from godb_arrow.engine.changes import ChangeFeed, begin_token, token_at_end
 from godb_arrow.engine.components import EngineComponents
 from godb_arrow.engine.health import EngineHealth, health_of
 from godb_arrow.engine.processes import close_later, forget_engine
@@ -76,11 +76,9 @@ class EngineLifetime:
         parts = self._components
 
         def now() -> ChangeToken:
-            if parts.directory.read_only:
-                position, offset = _oldest_end(parts)
-            else:
-                position, offset = parts.directory.journal_end()
-            return ChangeToken(position, None, offset)
+            directory = parts.directory
+            end = _oldest_end(parts) if directory.read_only else directory.journal_end()
+            return token_at_end(directory, end)
 
         token = begin_token(since, now)
         if token.collection is not None:

@@ -461,6 +461,70 @@ def test_failover_continues_or_refuses(tmp_path: Path) -> None:
             list(promoted["users"].changes(since=ahead.token))
 
 
+def _token_of_a_run_without_changes(folder: Path, way: str) -> str:
+    """Reopen a directory, change nothing, and return a token of the end."""
+    if way == "reader":
+        StorageEngine(folder).close()
+        with StorageEngine(folder, read_only=True) as reader:
+            return reader.changes().token
+    with StorageEngine(folder) as engine:
+        users = engine["users"]
+        if way == "snapshot":
+            return users.snapshot().token
+        feed = users.changes() if way == "collection" else engine.changes()
+        if way == "read":
+            assert list(feed) == []
+        return feed.token
+
+
+@pytest.mark.parametrize("saved", [False, True])
+@pytest.mark.parametrize("way", ["engine", "collection", "read", "snapshot", "reader"])
+def test_a_run_without_changes_needs_no_copy(tmp_path: Path, way: str, saved: bool) -> None:
+    """A token of a run without changes is valid in a follower that never saw this run."""
+    data, copy = tmp_path / "data", tmp_path / "copy"
+    engine = StorageEngine(data)
+    engine.create_collection("users").insert({"n": 1})
+    if saved:
+        engine.save()
+    with godb_arrow.Follower(data, copy) as follower:
+        follower.step()
+    crash(engine)
+    token = _token_of_a_run_without_changes(data, way)
+    shutil.rmtree(data)
+    godb_arrow.promote(copy)
+    with StorageEngine(copy) as promoted:
+        promoted.insert("users", {"n": 2})
+        of_all = way in ("engine", "read", "reader")
+        feed = promoted.changes(token) if of_all else promoted["users"].changes(token)
+        assert seen(feed) == [("insert", "2", 2)]
+
+
+def test_a_run_without_changes_replaces_removed_ones(tmp_path: Path) -> None:
+    """A token stays valid where only changes before it were removed, through idle runs, too."""
+    from godb_arrow.engine.change_token import ChangeToken
+
+    with StorageEngine(tmp_path) as engine:
+        engine.create_collection("users").insert({"n": 1})
+    token = _token_of_a_run_without_changes(tmp_path, "engine")
+    for kept in sorted((tmp_path / "changes").iterdir())[:-1]:
+        kept.unlink()  # the records
+    tokens = [token]
+    for _ in range(2):
+        with StorageEngine(tmp_path) as engine:
+            feed = engine.changes(tokens[-1])
+            assert list(feed) == []
+            tokens.append(feed.token)
+    earlier = ChangeToken.unpack(token)  # as before: it names the run without changes
+    earlier = ChangeToken(earlier.position._replace(run=earlier.begun), None, earlier.offset)
+    tokens.append(earlier.pack())
+    with StorageEngine(tmp_path) as engine:
+        engine.insert("users", {"n": 2})
+        for one in tokens:
+            feed = engine.changes(one)
+            assert seen(feed) == [("insert", "2", 2)]
+            assert seen(engine.changes(feed.token)) == []
+
+
 def test_a_restored_backup_refuses_older_tokens(tmp_path: Path) -> None:
     with StorageEngine(tmp_path / "data") as engine:
         users = engine.create_collection("users")
@@ -783,8 +847,9 @@ def test_kept_changes_have_the_permissions_of_the_files(tmp_path: Path) -> None:
         assert {path.stat().st_mode & 0o077 for path in (folder / "changes").iterdir()} == {0}
 
 
+@pytest.mark.parametrize("reopened", [False, True])
 def test_a_token_has_no_version_with_later_changes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reopened: bool
 ) -> None:
     from godb_arrow.engine import changes
 
@@ -795,14 +860,21 @@ def test_a_token_has_no_version_with_later_changes(
         engine.save()
         return saved_version(*arguments)
 
-    with StorageEngine(tmp_path, versions="all", keep_changes=0) as engine:
-        users = engine.create_collection("users")
-        users.insert({"_id": "a"})
-        engine.save()
+    options: dict[str, Any] = {"versions": "all", "keep_changes": "1MiB" if reopened else 0}
+    engine = StorageEngine(tmp_path, **options)
+    users = engine.create_collection("users")
+    users.insert({"_id": "a"})
+    engine.save()
+    if reopened:
+        engine.close()
+        engine = StorageEngine(tmp_path, **options)
+        users = engine["users"]
+    with engine:
         feed = users.changes()
         with monkeypatch.context() as patched:
             patched.setattr(changes, "_saved_version", saved_late)
             assert list(feed) == []
+        shutil.rmtree(tmp_path / "changes", ignore_errors=True)
         with pytest.raises(ChangesLost):
             list(users.changes(feed.token))
 
