@@ -6,7 +6,7 @@ import asyncio
 import datetime as dt
 import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -429,26 +429,65 @@ class ChangeFeed:
     def _compared(self, record: Record) -> Iterator[tuple[str, bytes | None, bool]]:
         """Compare the version of a record with the one before.
 
+        The collection may have been renamed since. The times of its versions tell it from others.
+
         Raises
         ------
         VersionNotFound
         """
-        meta = record.meta
-        number, created, since = meta["v"], meta.get("at"), meta.get("from")
-        store = self._store or self._store_of(meta["c"])
-        base = None if store is None else store.base
-        if created is None or since is None or not isinstance(base, PartedBase):
-            raise VersionNotFound("a single file has no versions")
-        before, pin = None, None
-        if since != NO_VERSION:
-            before, pin = pinned_version(base.folder, number - 1, since)
-        after, _ = announced_version(base.folder, number)
-        if after.manifest.created != created:
-            if before is None:
-                raise VersionNotFound(f"version {number} is of another collection")
-            return iter(())  # The change failed, and a later save has this number.
-        later = Snapshot(after, Overlay(), after.live, after.manifest.position)
-        return compared(before, later, pin)
+        if self._store is not None:
+            return _compared_in(self._store, record)
+        try:
+            return _compared_in(self._store_of(record.meta["c"]), record)
+        except VersionNotFound:
+            for name in reversed(self._later_names(record.meta["c"])):
+                with suppress(VersionNotFound):
+                    return _compared_in(self._store_of(name), record)
+            raise
+
+    def _later_names(self, name: str) -> list[str]:
+        """Return the names that a collection got after the current record, in order."""
+        log = self._log
+        assert log is not None
+        names: list[str] = []
+        later = self._opened_log(_token_at(log, None))
+        try:
+            for record in later.read():
+                op, subject = record.meta["op"], record.meta.get("c")
+                if op == "rename" and subject == name:
+                    name = record.meta["to"]
+                    names.append(name)
+                elif op == "drop" and subject == name:
+                    break
+        finally:
+            later.close()
+        return names
+
+
+def _compared_in(
+    store: CollectionStore | None, record: Record
+) -> Iterator[tuple[str, bytes | None, bool]]:
+    """Compare the version of a record with the one before, if a collection has both.
+
+    Raises
+    ------
+    VersionNotFound
+    """
+    meta = record.meta
+    number, created, since = meta["v"], meta.get("at"), meta.get("from")
+    base = None if store is None else store.base
+    if created is None or since is None or not isinstance(base, PartedBase):
+        raise VersionNotFound("a single file has no versions")
+    before, pin = None, None
+    if since != NO_VERSION:
+        before, pin = pinned_version(base.folder, number - 1, since)
+    after, _ = announced_version(base.folder, number)
+    if after.manifest.created != created:
+        if before is None:
+            raise VersionNotFound(f"version {number} is of another collection")
+        return iter(())  # The change failed, and a later save has this number.
+    later = Snapshot(after, Overlay(), after.live, after.manifest.position)
+    return compared(before, later, pin)
 
 
 def token_of(store: CollectionStore, snapshot: Snapshot) -> ChangeToken:

@@ -406,6 +406,40 @@ def test_saves_without_a_journal_are_compared(tmp_path: Path) -> None:
             list(small.changes(since=token))
 
 
+@pytest.mark.parametrize("way", ["renamed", "twice", "name given again", "reopened", "reader"])
+def test_compared_changes_of_a_renamed_collection(tmp_path: Path, way: str) -> None:
+    options: dict[str, Any] = {"durability": "checkpoint", "versions": "all"}
+    engine = StorageEngine(tmp_path, **options)
+    users = engine.create_collection("users")
+    engine.create_collection("others").insert({"n": 9})
+    engine.save()
+    token = engine.changes().token
+    users.insert_many([{"_id": "a", "n": 1}, {"_id": "b", "n": 2}])
+    engine.save()
+    users.delete("a")
+    engine.save()
+    engine.rename_collection("users", "people")
+    if way == "twice":
+        engine.rename_collection("people", "persons")
+    if way == "name given again":
+        engine.create_collection("users").insert({"_id": "z", "n": 5})
+        engine.save()
+    if way in ("reopened", "reader"):
+        engine.close()
+        engine = StorageEngine(tmp_path, **({"read_only": True} if way == "reader" else options))
+    with engine:
+        changes = [(c.operation, c.collection, c.id, c.to) for c in engine.changes(token)]
+    expected = [
+        ("insert", "users", "a", None), ("insert", "users", "b", None),
+        ("delete", "users", "a", None), ("rename", "users", None, "people"),
+    ]  # fmt: skip
+    if way == "twice":
+        expected.append(("rename", "people", None, "persons"))
+    if way == "name given again":
+        expected.append(("insert", "users", "z", None))
+    assert changes == expected
+
+
 def test_names_are_followed(tmp_path: Path) -> None:
     with StorageEngine(tmp_path) as engine:
         users = engine.create_collection("users")
@@ -654,6 +688,11 @@ def test_versions_of_another_collection_are_not_compared(
         for key in "xyzw":
             again.insert({"_id": key})
             engine.save()
+        if way == "renamed":
+            changes = [(c.operation, c.id) for c in engine.changes(token)]
+            assert changes[:3] == [("insert", "a"), ("insert", "b"), ("delete", "b")]
+            assert changes[3:] == [("rename", None), *(("insert", key) for key in "xyzw")]
+            return
         with pytest.raises(ChangesLost, match="no record of the journal"):
             list(engine.changes(token))
 
