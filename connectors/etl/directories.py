@@ -11,8 +11,9 @@ from godb_arrow.connectors.etl.base import STATE, Data, Origin, Target
 from godb_arrow.connectors.etl.origins import CollectionOrigin
 from godb_arrow.connectors.etl.targets import STAGED, staged_in
 from godb_arrow.directory.places import is_data_directory
+from godb_arrow.engine.collection import Collection
 from godb_arrow.engine.engine import StorageEngine
-from godb_arrow.engine.replacing import KeptSettings
+from godb_arrow.engine.replacing import KeptSettings, replace_collection
 from godb_arrow.file.collection import open_godb
 from godb_arrow.file.writing import write_godb
 from godb_arrow.options import IfExists
@@ -88,18 +89,14 @@ class EngineTarget(Target):
             with staged_in(self.place, STAGED) as folder:
                 path = os.path.join(folder, "copy.godb")
                 write_godb(data, path, name, id_column=self._id_column)
-                kept = KeptSettings.of(engine[name]) if name in engine else None
-                if kept is not None:
-                    kept.check(engine[name], path)
-                    before = engine[name].path
-                    if before is not None:  # A file that replaces another keeps its mode.
-                        restrict_file(path, Access.of_file(os.stat(before)))
+                before = engine[name].path if name in engine else None
+                if before is not None:  # A file that replaces another keeps its mode.
+                    restrict_file(path, Access.of_file(os.stat(before)))
                 with self._forgotten(engine):
-                    if kept is not None:
-                        engine.drop_collection(name)
-                    engine.load_collection_metadata(path)
-                if kept is not None:
-                    kept.give_to(engine[name])
+                    if name in engine:
+                        replace_collection(engine, name, path)
+                    else:
+                        engine.load_collection_metadata(path)
                 engine.save()
 
     @contextmanager
@@ -109,13 +106,20 @@ class EngineTarget(Target):
         if state is None:
             yield
             return
+        before = self._present(engine)
         engine.delete(STATE, self.collection)
         try:
             yield
         except BaseException:
-            if self.collection in engine:  # The documents are unchanged.
+            if self._present(engine) is before:  # The documents are unchanged.
                 engine.upsert_many(STATE, [state])
             raise
+
+    def _present(self, engine: StorageEngine) -> Collection | None:
+        """Return the collection, if it exists."""
+        if self.collection not in engine:
+            return None
+        return engine[self.collection]
 
     def _write_remote(self, engine: StorageEngine, data: Data) -> None:
         """Write a collection of an object store, after all documents have been read."""

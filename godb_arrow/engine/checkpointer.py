@@ -141,15 +141,20 @@ class Checkpointer:
         changes = saving.changes
         del saving
         # The journal must know of the former name as long as that file exists.
-        for path in store.former[:]:
-            self._context.directory.remove(path)
-            store.former.remove(path)
+        self.remove_former()
         with store.lock:
             needed = [number for number in (store.overlay.first, store.needs) if number is not None]
             journal.release(store, min(needed, default=None))
         logger.info("saved %r: %d documents, %d changes", store.name, stored.live, changes)
         self.sweep()
         return True
+
+    def remove_former(self) -> None:
+        """Remove the files under other names; nothing needs them any longer."""
+        former = self._store.former
+        for path in former[:]:
+            self._context.directory.remove(path)
+            former.remove(path)
 
     def _begin(self) -> _Saving:
         """Take the changes for a checkpoint; later changes wait for the next one."""

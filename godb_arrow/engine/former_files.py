@@ -12,7 +12,7 @@ from godb_arrow.engine.store import CollectionStore
 from godb_arrow.errors import GodbError, SourceNotFound, StorageError
 from godb_arrow.snapshots.parted_base import PartedBase
 
-__all__ = ["FormerFiles", "is_replaced", "stored_bytes"]
+__all__ = ["FormerFiles", "is_replaced", "remove_replaced", "stored_bytes"]
 
 
 logger = logging.getLogger(__name__)
@@ -112,6 +112,17 @@ class FormerFiles:
             if path in self._dropped:
                 self._directory.remove(path)
                 self._forget_dropped(path)
+
+
+def remove_replaced(collection: OpenCollection) -> None:
+    """Remove the files of the collection that a collection replaces.
+
+    The journal names the new file on the disk. The next save tries again what fails here.
+    """
+    try:
+        collection.checkpointer.remove_former()
+    except StorageError:
+        logger.warning("the file of a replaced collection stays for now", exc_info=True)
 
 
 def stored_bytes(store: CollectionStore) -> int | None:

@@ -1,10 +1,10 @@
-"""Creating, dropping, renaming and attaching collections."""
+"""Creating, dropping, renaming, attaching and replacing collections."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from godb_arrow.codec.compression import check_compression
@@ -12,11 +12,19 @@ from godb_arrow.directory.journal import Receipt
 from godb_arrow.directory.names import check_name
 from godb_arrow.directory.places import full_path
 from godb_arrow.engine.catalog import Catalog
+from godb_arrow.engine.claims import check_base
 from godb_arrow.engine.context import EngineContext
-from godb_arrow.engine.former_files import FormerFiles, stored_bytes
+from godb_arrow.engine.former_files import FormerFiles, remove_replaced, stored_bytes
 from godb_arrow.engine.open_collection import OpenCollection
+from godb_arrow.engine.pending import Settings
 from godb_arrow.engine.saver import Saver
-from godb_arrow.errors import CollectionExists, GodbError, ReplicationFailed, error_context
+from godb_arrow.errors import (
+    CollectionExists,
+    CollectionNotFound,
+    GodbError,
+    ReplicationFailed,
+    error_context,
+)
 from godb_arrow.file.reading import list_collections
 from godb_arrow.options import CompressionName
 from godb_arrow.snapshots.base import Base
@@ -72,7 +80,7 @@ class CollectionNaming:
                 self._former_files.free(name, self._saver.checkpoint)
                 base = Base(self._context.memory)
                 collection = OpenCollection(
-                    self._context, name, base, indexes=(), compression=chosen, stale=True
+                    self._context, name, base, settings=Settings((), chosen), stale=True
                 )
 
                 def apply(_: int) -> None:
@@ -168,6 +176,97 @@ class CollectionNaming:
         ------
         CollectionExists, InvalidCollectionName
         """
+        with self._copied(path) as (bases, undo):
+            counts = {name: base.count for name, base in bases.items()}
+            with self._catalog.lock:
+                for name in bases:
+                    self._check_free(name)
+                    self._former_files.free(name, self._saver.checkpoint)
+                if bases:
+                    self._attach(bases, undo)
+            return counts
+
+    def replace(self, find: Callable[[], OpenCollection], path: str) -> None:
+        """Replace all documents of a collection by the documents of a file, which is copied.
+
+        One record of the journal has the copy and the settings, which stay. So a crash leaves the
+        former collection or the new one. Handles of the former one raise, as after a drop; open
+        streams still read it.
+
+        Parameters
+        ----------
+        find : callable
+            Returns the collection. Called under the lock.
+        path : path
+            A GODB file with one collection of the same name.
+
+        Raises
+        ------
+        CollectionNotFound
+            The file has other collections.
+        DuplicateValue, InvalidDocument, MissingValidator
+            The documents of the file do not fulfil what the collection demands.
+        """
+        with self._copied(path) as (bases, undo), self._catalog.lock:
+            collection = find()
+            name = collection.name
+            if [*bases] != [name]:
+                raise CollectionNotFound(
+                    f"the file has the collections {[*bases]}, and not {name!r} alone",
+                    advice="write a file with this collection",
+                )
+            with collection.checkpointer.at_rest():
+                check_base(collection.store, bases[name])
+                self._context.followers.check()
+                remove_replaced(self._replace(collection, bases[name], undo))
+        self._context.followers.acknowledge(None)  # followers need the file, too
+
+    def _replace(self, collection: OpenCollection, base: Base, undo: ExitStack) -> OpenCollection:
+        """Replace a collection by one with a file of the data directory.
+
+        The caller holds the locks.
+        """
+        store, directory = collection.store, self._context.directory
+        name, journal = store.name, directory.journal
+        directory.restrict(base.access())
+        settings = Settings(
+            store.indexes(), store.compression(), rules=store.rules(), validator=store.validator()
+        )
+        new = OpenCollection(
+            self._context, name, base, settings=settings, stale=True, attached=True
+        )
+        new.store.former = store.paths
+        needed = journal.needed(store)  # As long as the former files exist.
+
+        def apply(number: int) -> None:
+            undo.pop_all()  # the journal names the file
+            journal.release(new.store, number if needed is None else needed)
+            new.store.note_record(journal.position(number))
+            self._catalog[name] = new
+            self._former_files.note_renamed(new)
+            store.drop()
+            journal.release(store, None)
+
+        meta = {
+            "op": "attach",
+            "files": {name: os.path.basename(base.path or "")},
+            "x": stored_bytes(store),
+            "i": [*store.indexes()],
+            "r": store.rules(),
+            "z": store.compression(),
+        }
+        self._journal(new, meta, apply)
+        return new
+
+    @contextmanager
+    def _copied(self, path: str | os.PathLike[str]) -> Iterator[tuple[dict[str, Base], ExitStack]]:
+        """Copy a file into the data directory, for the context or until the journal names it.
+
+        Yields
+        ------
+        tuple
+            Documents of its collections by name, and what removes the copy.
+        """
         self._context.lifecycle.check_writable()
         attached, location = self._context.directory.attached_files, full_path(path)
         with error_context("load", location), ExitStack() as undo:
@@ -179,17 +278,12 @@ class CollectionNaming:
                     check_name(name)
                     files[name] = attached.attach_again(copy) if files else copy
                 bases = {name: attached.base(file, name) for name, file in files.items()}
-                counts = {name: base.open().count for name, base in bases.items()}
+                for base in bases.values():
+                    base.open()
             except GodbError as error:
                 error.source = location  # and not its copy
                 raise
-            with self._catalog.lock:
-                for name in files:
-                    self._check_free(name)
-                    self._former_files.free(name, self._saver.checkpoint)
-                if files:
-                    self._attach(bases, undo)
-            return counts
+            yield bases, undo
 
     def _attach(self, bases: Mapping[str, Base], undo: ExitStack) -> None:
         """Add collections with files of the data directory; the caller holds the lock."""

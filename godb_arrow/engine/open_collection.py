@@ -7,9 +7,9 @@ from typing import Any, TypedDict, Unpack
 from godb_arrow.engine.checkpointer import Checkpointer
 from godb_arrow.engine.context import EngineContext
 from godb_arrow.engine.maintainer import Maintainer
+from godb_arrow.engine.pending import Settings
 from godb_arrow.engine.store import CollectionStore
 from godb_arrow.file.hints import JournalPosition
-from godb_arrow.options import CompressionName
 from godb_arrow.snapshots.base import Base
 
 __all__ = ["OpenCollection"]
@@ -18,8 +18,7 @@ __all__ = ["OpenCollection"]
 class StoreOptions(TypedDict, total=False):
     """Optional parameters of :class:`CollectionStore`."""
 
-    indexes: tuple[str, ...] | None
-    compression: CompressionName | None
+    settings: Settings | None
     position: JournalPosition
     stale: bool
     attached: bool

@@ -140,6 +140,12 @@ class Settings:
     validator: Validator | None = None
     constraints: Constraints | None = field(default=_UNREAD, repr=False)
 
+    @classmethod
+    def created_by(cls, meta: Mapping[str, Any]) -> Settings:
+        """Return the settings of a collection that a record creates, attaches or replaces."""
+        indexes = tuple(meta["i"]) if "i" in meta else None
+        return cls(indexes, meta.get("z"), rules=meta.get("r"))
+
     def unique_bytes(self, overlay: Overlay) -> int:
         """Return the bytes of memory for the unique values of an overlay."""
         return 0 if self.constraints is None else self.constraints.size_over(overlay)

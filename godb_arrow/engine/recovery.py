@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from godb_arrow.engine.catalog import Catalog
 from godb_arrow.engine.context import EngineContext
-from godb_arrow.engine.former_files import FormerFiles
+from godb_arrow.engine.former_files import FormerFiles, remove_replaced
 from godb_arrow.engine.replay import Replay, collection_of_file
 from godb_arrow.errors import GodbError
 
@@ -67,6 +67,9 @@ def recover(context: EngineContext) -> Recovered:
         with suppress(GodbError), collection.store.pinned_base() as base:
             directory.restrict(base.access())
     former_files.remove_all()
+    for collection in catalog.used():
+        if collection.store.attached:
+            remove_replaced(collection)
     directory.attached_files.remove_unused(
         {path for collection in catalog.used() for path in collection.store.paths}
     )

@@ -6,12 +6,14 @@ from dataclasses import dataclass
 
 from godb_arrow.engine.claims import check_base
 from godb_arrow.engine.collection import Collection, store_of
+from godb_arrow.engine.engine import StorageEngine
 from godb_arrow.engine.rule_changes import set_all
 from godb_arrow.engine.rules import Rules
 from godb_arrow.engine.validation import Validator
+from godb_arrow.errors import error_context
 from godb_arrow.snapshots.base import Base
 
-__all__ = ["KeptSettings"]
+__all__ = ["KeptSettings", "replace_collection"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,3 +67,25 @@ class KeptSettings:
         if self.indexes or self.rules:
             rules = Rules.unpack(self.rules)
             set_all(store_of(collection), rules, self.validator, self.indexes)
+
+
+def replace_collection(engine: StorageEngine, name: str, path: str) -> None:
+    """Replace all documents of a collection by the documents of a file; its settings stay.
+
+    A crash leaves all former documents or all new ones.
+
+    Parameters
+    ----------
+    engine : StorageEngine
+        Engine of the collection.
+    name : str
+        Name of the collection.
+    path : str
+        A GODB file with one collection of this name.
+
+    Raises
+    ------
+    CollectionNotFound, DuplicateValue, InvalidDocument, MissingValidator
+    """
+    with error_context("replace", collection=name):
+        engine._components.naming.replace(lambda: engine._find(name), path)

@@ -12,6 +12,7 @@ from godb_arrow.engine.catalog import Catalog
 from godb_arrow.engine.context import EngineContext
 from godb_arrow.engine.former_files import is_replaced
 from godb_arrow.engine.open_collection import OpenCollection
+from godb_arrow.engine.pending import Settings
 from godb_arrow.errors import GodbError, SourceNotFound
 from godb_arrow.snapshots.base import Base
 
@@ -104,26 +105,45 @@ class Replay:
     def _add(self, record: Record, name: str, base: Base) -> None:
         """Replay a record that creates a collection, or attaches one from a file."""
         present = self.catalog.get(name)
+        first = record.number
         if present is not None:
             if self._contains(present, record, unread=True):
                 return
-            self.needs.pop(present, None)
+            first = self.needs.pop(present, first)
         if base.is_refused:
             logger.warning("collection %r: %s", name, base.refusal)
         collection = OpenCollection(
             self._context,
             name,
             base,
-            compression=record.meta.get("z"),
+            settings=Settings.created_by(record.meta),
             position=record.position,
             stale=True,
             attached=base.path is not None,
         )
-        if present is not None:
+        if "x" in record.meta:
+            self._replace(present, collection, record)
+        elif present is not None:
             self._covered[collection] = present
         self.catalog[name] = collection
         self.moved.append(collection)
-        self.needs[collection] = record.number
+        self.needs[collection] = first
+
+    def _replace(
+        self, present: OpenCollection | None, collection: OpenCollection, record: Record
+    ) -> None:
+        """Note the files of the collection that an attached one replaces.
+
+        They may be there partly, after a kill, or another file may have replaced them.
+        """
+        if present is None:
+            collection.store.former = self._remainder(collection.name, None)
+        elif is_replaced(present.store, record.meta["x"]):
+            self._covered[collection] = present
+        else:
+            collection.store.former = present.store.paths
+            if present in self._covered:
+                self._covered[collection] = self._covered.pop(present)
 
     def _change(self, record: Record, name: str) -> None:
         op = record.meta["op"]

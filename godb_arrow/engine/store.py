@@ -50,10 +50,8 @@ class CollectionStore:
         Name of the collection.
     base : Base
         Its saved documents.
-    indexes : tuple of str, optional
-        Indexed fields, default those that the base records.
-    compression : str, optional
-        Compression of new files, default the compression that the base records.
+    settings : Settings, optional
+        Indexes, rules and compression, default those that the base records.
     position : JournalPosition
         Last journal record of the collection.
     stale : bool
@@ -98,8 +96,7 @@ class CollectionStore:
         name: str,
         base: Base,
         *,
-        indexes: tuple[str, ...] | None = None,
-        compression: CompressionName | None = None,
+        settings: Settings | None = None,
         position: JournalPosition = _NO_POSITION,
         stale: bool = False,
         attached: bool = False,
@@ -124,7 +121,7 @@ class CollectionStore:
         self.max_given_id = self.shared = 0
         self.sequence: IdSequence | None = None
         self.read_end = context.directory.read_end
-        self._settings = Settings(indexes, compression)
+        self._settings = settings or Settings()
         self._pending = PendingRecords()
 
     # --- state --------------------------------------------------------------------------------
