@@ -22,6 +22,7 @@ from godb_arrow.connectors.etl.avro_plain import Shape, check_memory, plain_sche
 from godb_arrow.connectors.etl.avro_schema import arrow_fields, avro_schema
 from godb_arrow.errors import InvalidDocument
 from godb_arrow.schema import storage_schema
+from godb_arrow.storage.limited import read_limited
 
 __all__ = ["kind", "read", "write"]
 
@@ -258,7 +259,7 @@ def _decompressor(codec: str) -> Callable[[bytes], bytes]:
 
     def zstandard(data: bytes) -> bytes:
         with pa.CompressedInputStream(pa.BufferReader(data), "zstd") as stream:
-            found: bytes = stream.read(_MAX_BLOCK_BYTES + 1)
+            found = read_limited(stream, _MAX_BLOCK_BYTES)
         _checked(len(found))
         return found
 

@@ -20,6 +20,7 @@ import msgpack
 from godb_arrow.connectors import missing
 from godb_arrow.errors import InvalidDocument, InvalidOption
 from godb_arrow.schema import ID_FIELD
+from godb_arrow.storage.limited import read_limited
 
 __all__ = ["kind", "read", "write"]
 
@@ -113,7 +114,7 @@ def _read_varint(stream: BinaryIO, number: int) -> int | None:
 
 def _message_class(path: str | os.PathLike[str], name: str | None) -> type[Any]:
     with open(path, "rb") as file:
-        data = file.read(_MAX_DESCRIPTOR_BYTES + 1)
+        data = read_limited(file, _MAX_DESCRIPTOR_BYTES)
     files = descriptor_pb2.FileDescriptorSet()
     pool = descriptor_pool.DescriptorPool()
     try:

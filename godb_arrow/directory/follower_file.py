@@ -13,6 +13,7 @@ from godb_arrow.errors import (
     SourceNotFound,
 )
 from godb_arrow.storage.folder import open_folder
+from godb_arrow.storage.limited import read_limited
 
 __all__ = ["FOLLOWER_FILE", "read_follower_file"]
 
@@ -38,7 +39,7 @@ def read_follower_file(path: str) -> dict[str, Any] | None:
     file = folder.place(FOLLOWER_FILE)
     try:
         with folder.open(FOLLOWER_FILE) as stream:
-            data = stream.read(_MAX_FILE_BYTES + 1)
+            data = read_limited(stream, _MAX_FILE_BYTES)
         if len(data) > _MAX_FILE_BYTES:
             raise ValueError(f"it has more than {_MAX_FILE_BYTES} bytes")
         content = json.loads(data)

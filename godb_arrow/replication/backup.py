@@ -52,6 +52,7 @@ from godb_arrow.snapshots.parted_base import PartedBase
 from godb_arrow.storage import local
 from godb_arrow.storage.folder import Folder, open_folder
 from godb_arrow.storage.inside import number_in
+from godb_arrow.storage.limited import read_limited
 from godb_arrow.storage.lock import lock_file
 from godb_arrow.storage.modes import UNLIMITED, Access
 from godb_arrow.storage.object_store import is_url
@@ -217,7 +218,7 @@ class BackupPlace:
             error_context("read", self.descriptions.place(name)),
             self.descriptions.open(name) as stream,
         ):
-            data = stream.read(_MAX_DESCRIPTION_BYTES + 1)
+            data = read_limited(stream, _MAX_DESCRIPTION_BYTES)
             try:
                 if len(data) > _MAX_DESCRIPTION_BYTES:
                     raise ValueError(f"it has more than {_MAX_DESCRIPTION_BYTES} bytes")

@@ -50,6 +50,7 @@ from godb_arrow.query.statistics import Statistics, unpack_statistics
 from godb_arrow.recorded_schema import describe_schema, restore_schema
 from godb_arrow.storage.folder import Folder, open_folder
 from godb_arrow.storage.inside import number_in
+from godb_arrow.storage.limited import read_limited
 from godb_arrow.storage.modes import Access
 from godb_arrow.storage.object_store import is_url
 
@@ -397,7 +398,7 @@ def stored_manifest(folder: Folder, manifest: Manifest) -> bytes:
 
 def _read(folder: Folder, version: int) -> bytes:
     with folder.open(manifest_name(version)) as stream:
-        data = stream.read(_MAX_MANIFEST_BYTES + 1)
+        data = read_limited(stream, _MAX_MANIFEST_BYTES)
     if len(data) > _MAX_MANIFEST_BYTES:
         raise _damaged(f"it has more than {_MAX_MANIFEST_BYTES} bytes")
     return data

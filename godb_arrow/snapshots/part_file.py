@@ -74,21 +74,32 @@ class PartFile(Base):
         is_ours: bool,
         check: Callable[[Manifest], None],
     ) -> None:
+        name = part.file
         super().__init__(
             memory,
-            folder.place(part.file),
+            folder.place(name),
             is_ours=is_ours,
             may_close=None if is_ours else True,
-            hold=lambda _: folder.hold(part.file),
+            hold=lambda _: folder.hold(name),
         )
         self._files = folder
         self._ids_checksum = part.ids_checksum
-        self._part = part
-        self._manifest = manifest
+        self._documents_in_part, self._ids_file = part.documents, part.ids_file
+        # Known only until it was there after the file was opened: it has the deleted rows of a
+        # version, which need not stay in memory.
+        self._unchecked = None if is_ours else manifest
         self._check = check
         self.collection_size = 0  # bytes of documents in all parts
         self.described: set[str] = set()  # fields of the manifest's statistics that were compared
-        self.is_named = is_ours  # whether the manifest existed after the file was opened
+
+    @property
+    def is_named(self) -> bool:
+        """Whether the manifest existed after the file was opened."""
+        return self._unchecked is None
+
+    def note_named(self) -> None:
+        """Note that the manifest existed after the file was opened."""
+        self._unchecked = None
 
     def open(self) -> StoredCollection:
         """Return the collection in the file that the manifest names, after opening it.
@@ -99,19 +110,20 @@ class PartFile(Base):
             Another process removed the file, or the manifest that names it.
         """
         try:
-            if not self.is_named:
+            unchecked = self._unchecked
+            if unchecked is not None:
                 pin = self.pin()  # noqa: F841 (It keeps the file open until it is checked.)
-                self._check(self._manifest)
-                self.is_named = True
+                self._check(unchecked)
+                self.note_named()
             stored = super().open()
         except SourceNotFound as gone:
             if self.is_ours:
                 raise
             raise replaced(self.path or "") from gone
-        if stored.count != self._part.documents:
+        if stored.count != self._documents_in_part:
             error = CorruptFile(
                 f"the file has {stored.count} documents, but the manifest records "
-                f"{self._part.documents}",
+                f"{self._documents_in_part}",
                 offset=0,
                 where="file",
                 advice="restore it from a backup",
@@ -131,12 +143,12 @@ class PartFile(Base):
 
     def has_valid_ids(self) -> bool:
         """Return whether the id file matches its checksum."""
-        return read_id_file(self._files, self._part.ids_file, self._ids_checksum) is not None
+        return read_id_file(self._files, self._ids_file, self._ids_checksum) is not None
 
     def has_all_ids(self) -> bool:
         """Return whether a valid id file has as many ids as the part has documents."""
-        stored = read_id_file(self._files, self._part.ids_file, self._ids_checksum)
-        return stored is None or len(stored.ids.hashes) == self._part.documents
+        stored = read_id_file(self._files, self._ids_file, self._ids_checksum)
+        return stored is None or len(stored.ids.hashes) == self._documents_in_part
 
     def ids(self) -> IdIndex:
         """Return the index of ids, mapped from its file so that only needed pages are read."""
@@ -154,12 +166,13 @@ class PartFile(Base):
 
     def stored_ids(self) -> IdIndex | None:
         """Return the index in the id file, or None if it is damaged or has other hashes."""
-        stored = read_id_file(self._files, self._part.ids_file, self._ids_checksum)
+        stored = read_id_file(self._files, self._ids_file, self._ids_checksum)
         return None if stored is None or not self._is_usable(stored) else stored.ids
 
     def _is_usable(self, stored: IdFile) -> bool:
         """Return whether an id file has as many ids as the part, and hashes of both codecs."""
-        if len(stored.ids.hashes) != self._part.documents or not self._part.documents:
+        documents = self._documents_in_part
+        if len(stored.ids.hashes) != documents or not documents:
             return False
         if stored.version != CODEC_HASHES:
             return True

@@ -100,7 +100,8 @@ class PartedBase(Base):
             if not all(file.is_named for file in self.parts):
                 self.folder.check(self.manifest)
                 for held, file in zip(pin.files, self.parts, strict=False):
-                    file.is_named = held.file is not None
+                    if held.file is not None:
+                        file.note_named()
         return pin
 
     def close_if_idle(self) -> None:

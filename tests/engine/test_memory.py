@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import io
 import os
 import random
 import subprocess
@@ -18,6 +20,8 @@ from godb_arrow import StorageEngine
 from godb_arrow.memory.limit import Counted, Memory
 from godb_arrow.parallel import ordered_map
 from godb_arrow.snapshots.frozen import FrozenOverlay
+from godb_arrow.snapshots.manifest import Manifest
+from godb_arrow.storage.limited import read_limited
 
 MEBIBYTE = 1 << 20
 SOAK_SECONDS = float(os.environ.get("GODB_ARROW_SOAK", "600"))
@@ -304,3 +308,27 @@ def test_an_index_finds_documents_without_a_look_at_all_unsaved_ones(
         streams = [collection.find_all_stream({"k": {"$gte": 0}}) for _ in range(2)]
         assert [next(stream)["k"] for stream in streams] == [0, 0]
         assert engine.memory_stats().stream_bytes == 0, "unsaved documents count as changes"
+
+
+def test_former_manifests_do_not_stay_in_memory(tmp_path: Path) -> None:
+    with StorageEngine(tmp_path, part_size="32KiB") as engine:
+        collection = engine.create_collection("c")
+        collection.insert_many([{"n": n, "text": "x" * 50} for n in range(5000)])
+        engine.save()
+        for turn in range(5):
+            collection.delete_many({"n": {"$gte": 300 * turn, "$lt": 300 * turn + 100}})
+            collection.insert_many([{"n": -1}] * 200)
+            engine.save()
+        gc.collect()
+        manifests = [one for one in gc.get_objects() if isinstance(one, Manifest)]
+        assert len(manifests) == 1
+
+
+def test_a_file_of_unknown_size_is_read_in_small_steps() -> None:
+    class Stream(io.BytesIO):
+        def read(self, size: int | None = -1, /) -> bytes:
+            assert size is not None and 0 < size <= MEBIBYTE
+            return super().read(size)
+
+    assert read_limited(Stream(b"x" * 3 * MEBIBYTE), 1 << 30) == b"x" * 3 * MEBIBYTE
+    assert read_limited(Stream(b"x" * 3 * MEBIBYTE), 2 * MEBIBYTE) == b"x" * (2 * MEBIBYTE + 1)

@@ -118,6 +118,7 @@ struct FieldKeys {
     }
 
     void finish() {
+        shrink();
         for (size_t kind = 0; kind < kKeyKinds; ++kind) trees[kind].build(rows[kind]);
         for (size_t which = 0; which < 2; ++which) {
             key_fences[which].clear();
@@ -144,12 +145,23 @@ struct FieldKeys {
 
     size_t bytes() const {
         size_t total = 0;
-        for (const auto& found : keys) total += found.size() * 8;
-        for (const auto& found : ends) total += found.size() * 4;
-        for (const auto& found : texts) total += found.size();
-        for (const auto& found : rows) total += found.size() * 4;
+        for (const auto& found : keys) total += found.capacity() * 8;
+        for (const auto& found : ends) total += found.capacity() * 4;
+        for (const auto& found : texts) total += found.capacity();
+        for (const auto& found : rows) total += found.capacity() * 4;
         for (const auto& tree : trees) total += tree.bytes();
+        for (const auto& found : key_fences) total += found.capacity() * 8;
+        for (const auto& found : text_fence_ends) total += found.capacity() * 4;
+        for (const auto& found : text_fences) total += found.capacity();
         return total;
+    }
+
+    // Release the memory that growing arrays reserved: keys stay for long.
+    void shrink() {
+        for (auto& found : keys) found.shrink_to_fit();
+        for (auto& found : ends) found.shrink_to_fit();
+        for (auto& found : texts) found.shrink_to_fit();
+        for (auto& found : rows) found.shrink_to_fit();
     }
 
     std::string_view text(size_t which, size_t index) const {
