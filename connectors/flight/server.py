@@ -48,6 +48,8 @@ from godb_arrow.errors import (
     AccessDenied,
     CollectionExists,
     CollectionNotFound,
+    EngineClosed,
+    FormatError,
     GodbError,
     InvalidOption,
     LimitExceeded,
@@ -440,7 +442,7 @@ def _flight_errors() -> Iterator[None]:
         raise
     except AccessDenied as error:
         raise fl.FlightUnauthorizedError(f"{error.message}; {error.advice}") from None
-    except StorageError:
+    except (StorageError, FormatError, EngineClosed):  # The caller cannot help.
         logger.exception("a request failed")
         raise fl.FlightServerError("the storage failed; see the server's log") from None
     except GodbError as error:

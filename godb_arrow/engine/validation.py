@@ -450,4 +450,4 @@ def _moment_text(moment: msgpack.Timestamp, path: Path) -> str:
         seconds = dt.datetime.fromtimestamp(moment.seconds, dt.UTC)
     except (OverflowError, ValueError, OSError):
         raise Misfit(path, f"JSON has no moment {moment!r}") from None
-    return f"{seconds:%Y-%m-%dT%H:%M:%S}.{moment.nanoseconds:09}Z"
+    return f"{seconds.replace(tzinfo=None).isoformat()}.{moment.nanoseconds:09}Z"

@@ -16,7 +16,7 @@ import godb_arrow
 from godb_arrow import StorageEngine
 from godb_arrow.connectors.flight.client import RemoteEngine, connect
 from godb_arrow.connectors.flight.errors import client_errors, sent_error
-from godb_arrow.connectors.flight.server import FlightServer
+from godb_arrow.connectors.flight.server import FlightServer, _flight_errors
 
 TOKEN = "a token for the tests"
 MOMENT = dt.datetime(2026, 1, 2, tzinfo=dt.UTC)
@@ -146,3 +146,20 @@ def test_values_that_documents_cannot_have_are_not_sent() -> None:
     with pytest.raises(godb_arrow.DuplicateValue) as raised, client_errors("here"):
         raise error
     assert (raised.value.fields, raised.value.ids, raised.value.value) == (("a",), ["x", "y"], None)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        godb_arrow.CorruptFile("damage in /secret", offset=0, where="file"),
+        godb_arrow.UnsupportedVersion("/secret has version 9"),
+        godb_arrow.EngineClosed("the engine of /secret was closed"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_damaged_file_and_a_closed_engine_are_failures_of_the_server(error: Exception) -> None:
+    """The caller's options are not wrong, and the answer names no path of the server."""
+    failed = pytest.raises(godb_arrow.StorageError, match="here failed")
+    with failed as raised, client_errors("here"), _flight_errors():
+        raise error
+    assert "secret" not in str(raised.value)

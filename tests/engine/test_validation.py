@@ -341,6 +341,10 @@ def test_the_id_and_values_that_json_lacks(tmp_path: Path) -> None:
         })  # fmt: skip
         found.insert({"_id": "x", "at": moment, "raw": b"x"})
         found.insert({"at": msgpack.Timestamp(1_767_323_045, 1)})
+        early = engine.create_collection("early")
+        early.set_validation({"properties": {"at": {"pattern": "^0999-01-01T00:00:00"}}})
+        for nanoseconds in (0, 5):
+            early.insert({"at": msgpack.Timestamp(-30_641_760_000, nanoseconds)})
         for wrong in ({"at": float("nan")}, {"at": msgpack.ExtType(1, b"")}, {"at": "x"}):
             with pytest.raises(SchemaViolation) as raised:
                 found.insert(wrong)
