@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 from godb_arrow.connectors.etl.base import STATE, Data, Origin, Target
 from godb_arrow.connectors.etl.origins import CollectionOrigin
@@ -13,8 +13,7 @@ from godb_arrow.connectors.etl.targets import STAGED, staged_in
 from godb_arrow.directory.places import is_data_directory
 from godb_arrow.engine.collection import Collection
 from godb_arrow.engine.engine import StorageEngine
-from godb_arrow.engine.replacing import KeptSettings, replace_collection
-from godb_arrow.file.collection import open_godb
+from godb_arrow.engine.replacing import replace_collection
 from godb_arrow.file.writing import write_godb
 from godb_arrow.options import IfExists
 from godb_arrow.query.filters import Filter
@@ -82,15 +81,13 @@ class EngineTarget(Target):
                 with self._forgotten(engine):
                     insert(name, data, id_column=self._id_column)
                 return
-            if is_url(self.place):
-                self._write_remote(engine, data)
-                return
             # The whole collection is written to a file beside the others, and then adopted.
-            with staged_in(self.place, STAGED) as folder:
+            with self._staged() as folder:
                 path = os.path.join(folder, "copy.godb")
                 write_godb(data, path, name, id_column=self._id_column)
                 before = engine[name].path if name in engine else None
-                if before is not None:  # A file that replaces another keeps its mode.
+                # A file that replaces another keeps its mode.
+                if before is not None and not is_url(before):
                     restrict_file(path, Access.of_file(os.stat(before)))
                 with self._forgotten(engine):
                     if name in engine:
@@ -121,18 +118,8 @@ class EngineTarget(Target):
             return None
         return engine[self.collection]
 
-    def _write_remote(self, engine: StorageEngine, data: Data) -> None:
-        """Write a collection of an object store, after all documents have been read."""
-        with tempfile.TemporaryDirectory(prefix="godb-arrow-") as folder:
-            path = os.path.join(folder, "copy.godb")
-            write_godb(data, path, self.collection, id_column=self._id_column)
-            kept = None
-            if self.collection in engine:
-                kept = KeptSettings.of(engine[self.collection])
-                kept.check(engine[self.collection], path)
-                engine.drop_collection(self.collection)
-            made = engine.create_collection(self.collection)
-            if kept is not None:
-                kept.give_to(made)
-            made.insert_many(open_godb(path))
-            engine.save()
+    def _staged(self) -> AbstractContextManager[str]:
+        """Return a context with a local folder for the new file."""
+        if is_url(self.place):
+            return tempfile.TemporaryDirectory(prefix="godb-arrow-")
+        return staged_in(self.place, STAGED)

@@ -22,7 +22,7 @@ import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, suppress
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 import filelock
 
@@ -482,6 +482,10 @@ class DataDirectory:
 
     def expected_at(self, path: str, base: Base) -> Expected:
         """Return the version of the file to replace; None, for any, on a local disk."""
+        return None
+
+    def note_replaced(self, base: Base) -> Literal["file"] | None:
+        """Return the form of the files that are to replace a base; None for any, on a disk."""
         return None
 
     def close(self, *, stored: bool = False) -> None:

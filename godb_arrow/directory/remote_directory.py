@@ -7,7 +7,7 @@ import shutil
 import tempfile
 import weakref
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, Literal
 
 from godb_arrow.directory.attached_files import AttachedFiles
 from godb_arrow.directory.data_directory import DataDirectory
@@ -20,8 +20,9 @@ from godb_arrow.directory.records import Record
 from godb_arrow.file.hints import JournalPosition
 from godb_arrow.memory.limit import Memory
 from godb_arrow.snapshots.base import Base
+from godb_arrow.snapshots.parted_base import PartedBase
 from godb_arrow.storage.folder import open_folder
-from godb_arrow.storage.object_store import Expected
+from godb_arrow.storage.object_store import Expected, is_url
 
 __all__ = ["RemoteDirectory"]
 
@@ -47,6 +48,7 @@ class RemoteDirectory(DataDirectory):
         self._describe(full_path(url), memory, read_only, trust_journal)
         self._lock = None
         self._journal = None
+        self._replaced: dict[str, Expected] = {}  # versions of files, by path
         self._temporary: weakref.finalize[..., Any] | None = None
         self._follower = self._check_follower()
         if not read_only:
@@ -90,10 +92,27 @@ class RemoteDirectory(DataDirectory):
         return False
 
     def expected_at(self, path: str, base: Base) -> Expected:
-        """Return the version of the base, or "absent" for a new file."""
+        """Return the version of the base or of the file that it replaces, else "absent"."""
         if base.path != path:
-            return "absent"
+            return self._replaced.get(path, "absent")
         return base.open().source.version()
+
+    def note_replaced(self, base: Base) -> Literal["file"] | None:
+        """Note the version of a file that another base is to replace, and return the new form.
+
+        A folder is replaced by a file, since a kill must not leave parts of both in one folder. The
+        folder counts until it is removed, because its version is higher.
+        """
+        if isinstance(base, PartedBase):
+            return "file"
+        if base.path is not None and is_url(base.path):
+            self._replaced[base.path] = base.open().source.version()
+        return None
+
+    def remove(self, path: str) -> None:
+        """Remove a collection's file or folder, if it exists and belongs to the directory."""
+        super().remove(path)
+        self._replaced.pop(path, None)
 
     def close(self, *, stored: bool = False) -> None:
         """Remove the temporary journal."""

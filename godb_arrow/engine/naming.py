@@ -191,7 +191,7 @@ class CollectionNaming:
 
         One record of the journal has the copy and the settings, which stay. So a crash leaves the
         former collection or the new one. Handles of the former one raise, as after a drop; open
-        streams still read it.
+        streams still read it. On an object store the next save replaces the files.
 
         Parameters
         ----------
@@ -218,7 +218,9 @@ class CollectionNaming:
             with collection.checkpointer.at_rest():
                 check_base(collection.store, bases[name])
                 self._context.followers.check()
-                remove_replaced(self._replace(collection, bases[name], undo))
+                new = self._replace(collection, bases[name], undo)
+                if self._context.directory.keeps_journal:
+                    remove_replaced(new)
         self._context.followers.acknowledge(None)  # followers need the file, too
 
     def _replace(self, collection: OpenCollection, base: Base, undo: ExitStack) -> OpenCollection:
@@ -236,6 +238,7 @@ class CollectionNaming:
             self._context, name, base, settings=settings, stale=True, attached=True
         )
         new.store.former = store.paths
+        new.store.form = directory.note_replaced(store.base)
         needed = journal.needed(store)  # As long as the former files exist.
 
         def apply(number: int) -> None:

@@ -9,7 +9,7 @@ from godb_arrow.engine.rules import Rules
 from godb_arrow.engine.store import CollectionStore
 from godb_arrow.engine.validation import Validator, stored_validator, validator_of
 
-__all__ = ["set_all", "set_expiry", "set_validation"]
+__all__ = ["set_expiry", "set_validation"]
 
 
 def set_validation(store: CollectionStore, schema: Any, *, allow_extra: bool) -> None:
@@ -30,14 +30,6 @@ def set_expiry(store: CollectionStore, field: str, seconds: float | None) -> Non
             indexes = tuple(dict.fromkeys([*indexes, field]))
         if expiry != rules.expiry or indexes != store.indexes():
             _set(store, replace(rules, expiry=expiry), store.validator(), indexes)
-
-
-def set_all(
-    store: CollectionStore, rules: Rules, validator: Validator | None, indexes: tuple[str, ...]
-) -> None:
-    """Set all rules and indexes of a collection, as one change."""
-    with store.lock:
-        _set(store, rules, validator, indexes)
 
 
 def _set(

@@ -25,10 +25,12 @@ from godb_arrow import (
     Follower,
     SchemaViolation,
     StorageEngine,
+    WriteConflict,
     promote,
 )
 from godb_arrow.connectors.etl import copy
 from godb_arrow.engine.replacing import replace_collection
+from godb_arrow.storage.object_store import RemoteStore
 
 _EVERY = 1 if LONG else 9  # calls of the disk, of which one is tried
 _FORMS = ["file", "folder", "attached", "renamed", "unsaved"]
@@ -294,3 +296,58 @@ def test_a_killed_copy_leaves_the_settings(tmp_path: Path) -> None:
         with StorageEngine(place) as engine:
             check(engine, form="file", is_new=True if place is folder else None)
     assert path.stat().st_mode & 0o777 == 0o640
+
+
+def in_a_store(url: str, form: str) -> None:
+    constrained(url, form).close()  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("form", ["file", "folder"])
+def test_a_kill_on_an_object_store(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    place, copies = f"/replaced-{form}/data", []
+    files = pytest.importorskip("fsspec").filesystem("memory")
+    in_a_store(f"memory:/{place}", form)
+
+    def copying(do: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **named: Any) -> Any:
+            copies.append(f"/replaced-{form}/{len(copies)}")
+            files.copy(place, copies[-1], recursive=True)
+            return do(*arguments, **named)
+
+        return call
+
+    with monkeypatch.context() as patch:
+        for verb in ("put", "remove"):
+            patch.setattr(RemoteStore, verb, copying(getattr(RemoteStore, verb)))
+        copy(rows(NEW), f"memory:/{place}#b", if_exists="replace", progress=False)
+    found = []
+    for url in (f"memory:/{path}" for path in [*copies, place]):
+        with StorageEngine(url, read_only=True) as reader:
+            found.append(check(reader, form=form))
+        for _ in range(2):
+            with StorageEngine(url) as engine:
+                check(engine, form=form, is_new=found[-1])
+        assert godb_arrow.verify_godb(url).ok
+    assert found == ([False, True] if form == "file" else sorted(found))
+    assert found[-1]
+
+
+def test_two_writers_on_an_object_store(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    pytest.importorskip("fsspec")
+    url = "memory://replaced-by-two"
+    in_a_store(url, "file")
+    with StorageEngine(url) as first, StorageEngine(url) as second:
+        replace_collection(first, "b", written(tmp_path))
+        second.insert("b", {"_id": "other", "v": 100})
+        second.save()
+        with pytest.raises(WriteConflict):
+            first.save()
+        caplog.clear()  # The record of the error holds the open file.
+        first.drop_collection("b")
+        first.create_collection("b").insert({"_id": "again"})
+        first.save()
+        replace_collection(first, "b", written(tmp_path))
+        first.save()
+        first.upsert_many("b", rows(NEW))
+        first.save()
+        assert len(first["b"]) == len(NEW)
