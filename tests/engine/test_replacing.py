@@ -31,6 +31,7 @@ from godb_arrow import (
 )
 from godb_arrow.connectors.etl import copy
 from godb_arrow.engine.replacing import replace_collection
+from godb_arrow.storage.local import Disk
 from godb_arrow.storage.object_store import RemoteStore
 
 _CALLS = ("replace", "unlink", "remove_folder")  # of the disk, before which CI tries a kill
@@ -186,6 +187,47 @@ def test_nothing_comes_back_after_a_kill(tmp_path: Path, form: str, after: str) 
                 assert {name: [*engine[name]] for name in engine.collections()} == wanted
                 engine.save()
         assert len(list((place / "collections").iterdir())) == len(wanted)
+
+
+class KeepingDisk(Disk):
+    """Refuses to remove files."""
+
+    def unlink(self, path: str) -> None:
+        raise OSError(errno.EACCES, "refused", path)
+
+
+@pytest.mark.parametrize("form", _FORMS if LONG else ["folder"])
+def test_kills_before_and_after_a_recovery(tmp_path: Path, form: str) -> None:
+    """The first kill is before the former files are removed, the second one in the next save."""
+    engine, path = constrained(tmp_path / "data", form), written(tmp_path)
+    with using(KeepingDisk()):
+        replace_collection(engine, "b", path)
+    crash(engine)
+    disk = CopyingDisk(tmp_path / "data", tmp_path / "copies")
+    with using(disk), StorageEngine(tmp_path / "data") as engine:
+        engine.save()
+    for place in disk.copies:
+        with StorageEngine(place) as engine:
+            check(engine, form=form, is_new=True)
+            engine.save()
+        with StorageEngine(place) as engine:
+            check(engine, form=form, is_new=True)
+
+
+@pytest.mark.parametrize("is_recovered", [False, True])
+def test_former_files_that_stay_do_not_come_back(tmp_path: Path, is_recovered: bool) -> None:
+    engine, path = constrained(tmp_path / "data", "renamed"), written(tmp_path)
+    with using(KeepingDisk()):
+        replace_collection(engine, "b", path)
+        if is_recovered:
+            crash(engine)
+            engine = StorageEngine(tmp_path / "data")
+        for _ in range(2):
+            with suppress(godb_arrow.StorageError):
+                engine.save()
+        crash(engine)
+    with StorageEngine(tmp_path / "data") as engine:
+        check(engine, form="renamed", is_new=True)
 
 
 @pytest.mark.parametrize("form", _FORMS if LONG else ["file", "folder"])
