@@ -485,8 +485,7 @@ class DataDirectory:
         return None
 
     def note_replaced(self, base: Base) -> Literal["file"] | None:
-        """Return the form of the files that are to replace a base; None for any, on a disk."""
-        return None
+        """Return the form of the files that are to replace a base; None, for any, on a disk."""
 
     def close(self, *, stored: bool = False) -> None:
         """Close the directory and release its lock.

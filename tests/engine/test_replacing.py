@@ -205,6 +205,8 @@ def test_kills_before_and_after_a_recovery(tmp_path: Path, form: str) -> None:
     crash(engine)
     disk = CopyingDisk(tmp_path / "data", tmp_path / "copies")
     with using(disk), StorageEngine(tmp_path / "data") as engine:
+        present = {path.name for path in (tmp_path / "data" / "collections").iterdir()}
+        assert not present & {"a.godb", "b.godb", "b.parts"}
         engine.save()
     for place in disk.copies:
         with StorageEngine(place) as engine:
@@ -216,7 +218,9 @@ def test_kills_before_and_after_a_recovery(tmp_path: Path, form: str) -> None:
 
 @pytest.mark.parametrize("is_recovered", [False, True])
 def test_former_files_that_stay_do_not_come_back(tmp_path: Path, is_recovered: bool) -> None:
-    engine, path = constrained(tmp_path / "data", "renamed"), written(tmp_path)
+    path = written(tmp_path)
+    crash(constrained(tmp_path / "data", "renamed"))
+    engine = StorageEngine(tmp_path / "data")  # The record of the name is in a segment before.
     with using(KeepingDisk()):
         replace_collection(engine, "b", path)
         if is_recovered:
@@ -225,6 +229,8 @@ def test_former_files_that_stay_do_not_come_back(tmp_path: Path, is_recovered: b
         for _ in range(2):
             with suppress(godb_arrow.StorageError):
                 engine.save()
+            with suppress(godb_arrow.StorageError), using(Disk()):
+                engine._components.directory.journal.trim()
         crash(engine)
     with StorageEngine(tmp_path / "data") as engine:
         check(engine, form="renamed", is_new=True)
