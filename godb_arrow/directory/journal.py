@@ -46,6 +46,7 @@ from contextlib import suppress
 from typing import Any
 
 from godb_arrow.codec import write_short
+from godb_arrow.directory.commit_queue import CommitQueue
 from godb_arrow.directory.journal_reader import Replayed, next_number, read_journal, remove_torn
 from godb_arrow.directory.kept_segments import KeptSegments
 from godb_arrow.directory.records import Lineage, Record, pack_record
@@ -127,6 +128,7 @@ class Journal:
         self._broken: StorageError | None = None
         self._process = os.getpid()
         self._closed = False
+        self._commits = CommitQueue()
         self._durable_size = 0  # synced bytes of the last segment
         self._durable_number = 0
         self._reserved_size = 0  # size of the last segment's file with its reserved space; or 0
@@ -393,10 +395,21 @@ class Journal:
             self._sync_now(wanted)
 
     def commit(self, number: int) -> None:
-        """Sync a record, as :meth:`sync`, and reserve space for those that will follow."""
-        if self._durable_number < number:
-            with self._syncing:
-                self._sync_now(number, reserve=True)
+        """Sync a record, as :meth:`sync`, and reserve space for those that will follow.
+
+        One thread syncs at a time. When it has, it wakes all threads whose records are durable now,
+        and the one that syncs next. So the disk need not wait until each of them has run.
+        """
+        if self._durable_number < number and self._commits.leads(number, self):
+            try:
+                with self._syncing:
+                    self._sync_now(number, reserve=True)
+            finally:
+                self._commits.pass_on(self._durable_number)
+
+    def is_durable(self, number: int) -> bool:
+        """Return whether a power cut keeps a record."""
+        return self._durable_number >= number
 
     def sync_shared(self, number: int) -> None:
         """Sync a record that several collections share, before a file has its changes.
