@@ -20,7 +20,13 @@ from godb_arrow.engine.changes import changed_ids
 from godb_arrow.engine.collection import Collection
 from godb_arrow.engine.engine import StorageEngine
 from godb_arrow.engine.reading import list_collections
-from godb_arrow.errors import ChangesLost, CollectionNotFound, InvalidCursor, InvalidOption
+from godb_arrow.errors import (
+    ChangesLost,
+    CollectionNotFound,
+    InvalidCursor,
+    InvalidOption,
+    SchemaError,
+)
 from godb_arrow.file.collection import open_godb
 from godb_arrow.query.fields import shown_names
 from godb_arrow.query.scannable import Scannable
@@ -222,15 +228,31 @@ class _Resource:
                     )
                 if not is_log:
                     hints["write_disposition"] = "replace"
-                documents = snapshot.stream_batches(**self._options)
+                documents = self._checked(snapshot.stream_batches(**self._options))
                 yield from self._batches(_flagged(documents) if is_log else documents, hints)
             elif ids:
                 hints["columns"] = {DELETED: {"hard_delete": True}}
                 if disposition == "replace":  # as the run before
                     hints["write_disposition"] = "merge"
-                changed = _flagged(reader_of(snapshot, ids), _deleted(snapshot, ids))
+                documents = self._checked(reader_of(snapshot, ids))
+                changed = _flagged(documents, _deleted(snapshot, ids))
                 yield from self._batches(changed, hints)
             state[_TOKEN] = snapshot.token
+
+    def _checked(self, reader: pa.RecordBatchReader) -> pa.RecordBatchReader:
+        """Check that no document has a field with the name of the column of deletions.
+
+        Raises
+        ------
+        SchemaError
+        """
+        if DELETED in reader.schema.names:
+            reader.close()
+            raise SchemaError(
+                f"documents of {self._name!r} have the field {DELETED!r}, which tells deletions",
+                advice="rename the field in the documents, or use incremental=False",
+            )
+        return reader
 
     def _batches(self, reader: pa.RecordBatchReader, hints: dict[str, Any]) -> Iterator[Any]:
         """Yield record batches in types of dlt; the first one, which may be empty, has hints."""

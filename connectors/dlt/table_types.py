@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from godb_arrow.connectors.arrays import as_json_texts, convert_array, is_bytes
-from godb_arrow.errors import TypeMismatch
+from godb_arrow.errors import SchemaError, TypeMismatch
 from godb_arrow.schema import ID_FIELD, is_json, is_text
 
 __all__ = ["TableTypes"]
@@ -73,12 +73,14 @@ class TableTypes:
         ------
         TypeMismatch
             A column has another type than in the table, which would change values.
+        SchemaError
+            A field has a name that dlt refuses.
         """
         fields = []
         for before, field in zip(own, schema, strict=True):
             if pa.types.is_null(field.type):
                 continue
-            known = self._columns.get(self._naming.normalize_identifier(field.name), {})
+            known = self._columns.get(self._column_name(field.name), {})
             if is_json(before.type) or (pa.types.is_nested(before.type) and is_text(field.type)):
                 self.json.append(field.name)
             elif known.get("data_type") == "json" and not pa.types.is_nested(field.type):
@@ -88,6 +90,15 @@ class TableTypes:
             self._check(field, known)
             fields.append(field.with_nullable(field.name != ID_FIELD))
         return pa.schema(fields)
+
+    def _column_name(self, name: str) -> str:
+        try:
+            return str(self._naming.normalize_identifier(name))
+        except ValueError as error:  # such as an empty name
+            raise SchemaError(
+                f"the field {name!r} of {self._resource!r} has no name for a column of dlt",
+                advice="rename the field in the documents",
+            ) from error
 
     def _check(self, field: pa.Field, known: Mapping[str, Any]) -> None:
         before = known.get("data_type")

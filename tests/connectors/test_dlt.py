@@ -243,6 +243,23 @@ def test_a_disposition_of_the_caller_makes_a_log_of_changes() -> None:
     assert rows == [("1", 1, False), ("2", 2, False), ("1", 3, False), ("2", None, True)]
 
 
+@pytest.mark.parametrize(
+    ("field", "is_first"), [("_godb_deleted", True), ("_godb_deleted", False), ("", True)]
+)
+def test_fields_that_are_no_columns_are_refused(field: str, is_first: bool) -> None:
+    pipeline = to_duckdb()
+    with StorageEngine("data") as engine:
+        users = engine.create_collection("users")
+        if not is_first:
+            users.insert({"n": 1})
+            pipeline.run(connector.godb_source(engine))
+        users.insert({field: "x"})
+        with pytest.raises(
+            failures.PipelineStepFailed, match=f"'{field}'.*'users'|'users'.*'{field}'"
+        ):
+            pipeline.run(connector.godb_source(engine))
+
+
 def test_files_are_read_as_a_whole() -> None:
     write_godb([{"n": 1}], "shop.godb", "users")
     write_godb([{"n": 2}], "shop.godb", "orders", if_exists="append")
