@@ -14,7 +14,7 @@ from godb_arrow.engine.saver import Saver
 from godb_arrow.engine.store import CollectionStore
 from godb_arrow.engine.workers import BackgroundFailure, Workers
 from godb_arrow.engine.writer import CollectionWriter
-from godb_arrow.errors import CollectionNotFound, EngineClosed, GodbError
+from godb_arrow.errors import CollectionNotFound, EngineClosed, GodbError, StorageError
 from godb_arrow.schema import ID_FIELD
 
 __all__ = ["Expirer"]
@@ -97,13 +97,17 @@ class Expirer:
         for name, path in self._catalog.unused():
             if path in self._without:
                 continue
-            base = self._context.directory.base(path)
+            expires = False
             try:
-                expires = bool(Rules.unpack(base.hint.rules).expiry)
+                base = self._context.directory.base(path)
+                try:
+                    expires = bool(Rules.unpack(base.hint.rules).expiry)
+                finally:
+                    base.forget()
             except GodbError as error:
                 logger.warning("the rules of %r cannot be read: %s", name, error)
-                expires = False
-            base.forget()
+                if isinstance(error, StorageError):
+                    continue  # The next run reads them again.
             if expires:
                 self._catalog.get(name)
             else:

@@ -295,6 +295,26 @@ def test_collections_without_a_lifetime_stay_unused(tmp_path: Path) -> None:
         assert len(engine["c8"]) == 1
 
 
+def test_rules_that_a_disk_refuses_once_are_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with StorageEngine(tmp_path) as engine:
+        users = engine.create_collection("users")
+        users.create_ttl("at", 0)
+        users.insert({"at": NOW - DAY})
+    with at(StorageEngine(tmp_path), NOW) as engine:
+
+        def refused(path: str) -> Any:
+            raise godb_arrow.StorageError("too many open files")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(engine._components.directory, "base", refused)
+            in_background(engine)
+        assert [name for name, _ in engine._components.catalog.unused()] == ["users"]
+        in_background(engine)
+        assert len(engine["users"]) == 0
+
+
 @pytest.mark.parametrize("field", ["$x", "$and", "$date.x"])
 def test_a_field_that_filters_cannot_name_has_no_lifetime(tmp_path: Path, field: str) -> None:
     with StorageEngine(tmp_path) as engine:
