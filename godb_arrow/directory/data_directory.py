@@ -21,7 +21,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any, BinaryIO, Literal
 
 import filelock
@@ -279,16 +279,16 @@ class DataDirectory:
     def _names(self) -> list[str]:
         """Return the names of the collections' files and folders."""
         names = open_folder(self._collections).names()
-        visible = [name for name in names if not name.startswith(".")]
-        return [name for name in visible if name.endswith((_SUFFIX, PARTS))]
+        return [name for name in names if name.endswith((_SUFFIX, PARTS)) and name[0] != "."]
 
-    def recover(self) -> Iterator[Record]:
-        """Yield the changes that no file may have yet; then the journal accepts new records."""
+    @contextmanager
+    def recovering(self) -> Iterator[list[Record]]:
+        """Enter with the changes that no file may have; then the journal accepts new records."""
         kept = KeptSegments(self.changes_folder, *self.keeps_changes)
         journal = Journal(self._journal_folder, self._access_of_all(), kept)
-        for record in journal.recover():
+        with journal.recovering() as records:
             self._lineage = journal.lineage
-            yield record
+            yield records
         self._journal = journal
 
     def _access_of_all(self) -> Access:

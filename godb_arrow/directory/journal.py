@@ -42,7 +42,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from godb_arrow.codec import write_short
@@ -166,12 +166,18 @@ class Journal:
         segments = self._segments
         return segments[0].size if len(segments) == 1 else sum([one.size for one in segments])
 
-    def recover(self) -> Iterator[Record]:
-        """Yield the existing records; then the journal accepts new ones."""
+    def recover(self) -> list[Record]:
+        """Return the existing records; the journal accepts new ones."""
+        with self.recovering() as records:
+            return records
+
+    @contextmanager
+    def recovering(self) -> Iterator[list[Record]]:
+        """Enter with the existing records; then, without an error, the journal accepts new ones."""
         replayed = Replayed()
-        for record in read_journal(self._folder, replayed):
-            self.lineage = replayed.lineage
-            yield record
+        records = list(read_journal(self._folder, replayed))
+        self.lineage = replayed.lineage
+        yield records
         with storage_errors("recover", self._folder):
             self._continue_after(replayed)
 

@@ -7,6 +7,7 @@ import shutil
 import tempfile
 import weakref
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, Literal
 
 from godb_arrow.directory.attached_files import AttachedFiles
@@ -62,8 +63,9 @@ class RemoteDirectory(DataDirectory):
         """False, since the journal is a temporary one."""
         return False
 
-    def recover(self) -> Iterator[Record]:
-        """Yield the records of a follower's journal, and none for other directories."""
+    @contextmanager
+    def recovering(self) -> Iterator[list[Record]]:
+        """Enter with the records of a follower's journal, and with none for other directories."""
         records = self._read_while_written()
         folder = tempfile.mkdtemp(prefix="godb-arrow-journal-")
         self.attached_files = AttachedFiles(
@@ -75,7 +77,7 @@ class RemoteDirectory(DataDirectory):
         if records:
             journal.skip_to(records[-1].last + 1)
         self._journal = journal
-        yield from records
+        yield records
 
     def _read_while_written(self) -> list[Record]:
         if self._follower is None:

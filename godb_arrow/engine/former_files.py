@@ -49,9 +49,13 @@ class FormerFiles:
     def note_renamed(self, collection: OpenCollection) -> None:
         """Note the files that a collection keeps under other names until it is saved.
 
-        So that creating a collection need not ask all other collections for their files.
+        So that creating a collection need not ask all other collections for their files. A file
+        that the collection wrote in place of a dropped one stays.
         """
-        self._renamed.update(dict.fromkeys(collection.store.paths, collection))
+        paths = collection.store.paths
+        self._renamed.update(dict.fromkeys(paths, collection))
+        for path in self._dropped.keys() & paths:
+            self._forget_dropped(path)
 
     def remove_all(self) -> None:
         """Remove all files of dropped collections, and forget files that were moved."""

@@ -53,9 +53,8 @@ def recover(context: EngineContext) -> Recovered:
     directory = context.directory
     files = directory.files()
     directory.remove_older(files)
-    replay = Replay(context, Catalog(files, collection_of_file(context)))
-    for record in directory.recover():
-        replay.apply(record)
+    with directory.recovering() as records:
+        replay = Replay(context, Catalog(files, collection_of_file(context)), records)
     catalog = replay.catalog
     former_files = FormerFiles(directory, catalog, replay.dropped_files)
     for collection in replay.moved:

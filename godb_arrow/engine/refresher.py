@@ -39,10 +39,7 @@ def read_directory(context: EngineContext) -> Replay:
 
 def _read_once(context: EngineContext) -> Replay:
     files, records = context.directory.look()
-    replay = Replay(context, Catalog(files, collection_of_file(context)))
-    for record in records:
-        replay.apply(record)
-    return replay
+    return Replay(context, Catalog(files, collection_of_file(context)), records)
 
 
 def _is_overtaken(context: EngineContext, collections: Iterable[OpenCollection]) -> bool:

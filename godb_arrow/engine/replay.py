@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from godb_arrow.directory.names import check_name
@@ -11,9 +11,11 @@ from godb_arrow.directory.records import LOST, TRANSACTION, UNLISTED, Record, se
 from godb_arrow.engine.catalog import Catalog
 from godb_arrow.engine.context import EngineContext
 from godb_arrow.engine.former_files import is_replaced
+from godb_arrow.engine.name_history import NameHistory
 from godb_arrow.engine.open_collection import OpenCollection
 from godb_arrow.engine.pending import Settings
 from godb_arrow.errors import GodbError, SourceNotFound
+from godb_arrow.file.hints import JournalPosition
 from godb_arrow.snapshots.base import Base
 
 __all__ = ["Replay", "collection_of_file"]
@@ -43,6 +45,8 @@ class Replay:
         Context of the engine.
     catalog : Catalog
         Collections by their files. Records add, rename and remove entries.
+    records : sequence of Record
+        All records of the journal, in order.
 
     Attributes
     ----------
@@ -54,29 +58,26 @@ class Replay:
         Collections with a file under another name than their own.
     count : int
         Number of records.
+
+    Raises
+    ------
+    CorruptFile, InvalidCollectionName
+        No engine writes such a record.
     """
 
-    def __init__(self, context: EngineContext, catalog: Catalog) -> None:
+    def __init__(self, context: EngineContext, catalog: Catalog, records: Sequence[Record]) -> None:
         self.catalog = catalog
         self.needs: dict[OpenCollection, int] = {}
         self.dropped_files: list[str] = []
         self.moved: list[OpenCollection] = []
-        self.count = 0
+        self.count = len(records)
         self._context = context
         self._has_lost = False  # whether a repair removed records
-        self._covered: dict[OpenCollection, OpenCollection] = {}  # files, by the created collection
-
-    def apply(self, record: Record) -> None:
-        """Apply the next record.
-
-        Raises
-        ------
-        CorruptFile, InvalidCollectionName
-            No engine writes such a record.
-        """
-        self.count += 1
-        with sensible(record):
-            self._apply(record)
+        self._covered: dict[OpenCollection, OpenCollection] = {}  # files, by what has their name
+        self._names = NameHistory(records, context.directory.holds)
+        for record in records:
+            with sensible(record):
+                self._apply(record)
 
     def _apply(self, record: Record) -> None:
         op, attached = record.meta["op"], self._context.directory.attached_files
@@ -104,10 +105,11 @@ class Replay:
 
     def _add(self, record: Record, name: str, base: Base) -> None:
         """Replay a record that creates a collection, or attaches one from a file."""
-        present = self.catalog.get(name)
+        present, covered = self.catalog.get(name), self._covered_by(name)
         first = record.number
-        if present is not None:
-            if self._contains(present, record, unread=True):
+        if present is not None and covered is not None:
+            if self._takes(covered, name, record, unread=True):
+                self.catalog[name] = covered
                 return
             first = self.needs.pop(present, first)
         if base.is_refused:
@@ -121,13 +123,22 @@ class Replay:
             stale=True,
             attached=base.path is not None,
         )
-        if "x" in record.meta:
+        if "x" in record.meta and not self._is_later(present, name, record):
             self._replace(present, collection, record)
-        elif present is not None:
-            self._covered[collection] = present
+        elif covered is not None:
+            self._covered[collection] = covered
         self.catalog[name] = collection
         self.moved.append(collection)
         self.needs[collection] = first
+
+    def _is_later(self, present: OpenCollection | None, name: str, record: Record) -> bool:
+        """Return whether a name has the file of a collection that takes it after a record."""
+        if present is None or present.path in self._context.directory.paths_of(name):
+            is_last = self._names.is_last(name, record)
+            return not is_last or (
+                present is not None and self._contains(present, record, unread=False)
+            )
+        return False
 
     def _replace(
         self, present: OpenCollection | None, collection: OpenCollection, record: Record
@@ -163,17 +174,21 @@ class Replay:
             return
         if op == "rename":
             new_name = check_name(record.meta["to"])
-            target = self.catalog.get(new_name)
-            if target is not None and self._contains(target, record, unread=False):
+            target = self._covered_by(new_name)
+            if target is not None and self._takes(target, new_name, record, unread=False):
                 self._remove(collection, record)  # its new file exists beside the former one
                 return
             if self._is_replaced(collection, record):
                 base = Base(self._context.memory)
                 collection = OpenCollection(self._context, new_name, base, stale=True)
             else:
+                self.dropped_files += self._remainder(name, None)
                 self._discard(collection)
                 collection.store.rename(new_name, record.position)
-                collection.store.former += self._remainder(new_name, target)
+                if not self._is_later(target, new_name, record):
+                    collection.store.former += self._remainder(new_name, target)
+                elif target is not None:
+                    self._covered[collection] = target
             self.moved.append(collection)
             self.catalog[new_name] = collection
         else:
@@ -184,7 +199,7 @@ class Replay:
         """Remove the collection of a record, and note its file, unless another file replaces it."""
         if self._is_replaced(collection, record):
             return
-        self.dropped_files += collection.store.paths
+        self.dropped_files += [*collection.store.paths, *self._remainder(collection.name, None)]
         self._discard(collection)
         self.needs.pop(collection, None)
 
@@ -238,15 +253,35 @@ class Replay:
         if covered is not None:
             self.catalog[name] = covered
 
+    def _covered_by(self, name: str) -> OpenCollection | None:
+        """Return the collection that a name returns to when it is dropped or renamed."""
+        present = self.catalog.get(name)
+        while present is not None and present in self._covered:
+            present = self._covered[present]
+        return present
+
+    def _takes(
+        self, collection: OpenCollection, name: str, record: Record, *, unread: bool
+    ) -> bool:
+        """Return whether the file of a collection contains a record by which it has its name."""
+        position = self._position(collection)
+        return unread if position is None else self._names.has_taken(name, position, record)
+
     def _contains(self, collection: OpenCollection, record: Record, *, unread: bool) -> bool:
         """Return whether the file of a collection contains a record.
 
         A damaged file must not keep the directory closed: `unread` is the answer for it, and the
         first use of the collection raises the error.
         """
+        position = self._position(collection)
+        return unread if position is None else self._context.directory.holds(position, record)
+
+    @staticmethod
+    def _position(collection: OpenCollection) -> JournalPosition | None:
+        """Return the last record that the file of a collection contains; None if it is damaged."""
         try:
-            return collection.store.contains(record)
+            return collection.store.stored_position
         except SourceNotFound:
             raise  # a reader reads the directory again
         except GodbError:
-            return unread
+            return None

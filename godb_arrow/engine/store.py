@@ -501,10 +501,6 @@ class CollectionStore:
         self.base.close_if_idle()
         return position
 
-    def contains(self, record: Record) -> bool:
-        """Return whether the base contains a journal record."""
-        return self.context.directory.holds(self.stored_position, record)
-
     def prepare(self) -> None:
         """Count the documents and apply the records of the journal, before the first use."""
         pending = self._pending
