@@ -38,11 +38,13 @@ from godb_arrow.storage.modes import UNLIMITED, Access
 from godb_arrow.storage.object_store import is_url
 from godb_arrow.storage.source import HeldFile
 
-__all__ = ["Base", "Pin", "Wanted", "replaced"]
+__all__ = ["Base", "Located", "Pin", "Wanted", "replaced"]
 
 
 logger = logging.getLogger(__name__)
 
+Located: TypeAlias = Iterator[tuple[str, int, codec.Entries, int]]
+"""Id, row, run and index in the run of each document."""
 Wanted: TypeAlias = Sequence[Any]
 """Pieces needed of a file; for several files, such a sequence for each, or all or nothing of it."""
 
@@ -390,10 +392,7 @@ class Base:
     # --- documents ----------------------------------------------------------------------------
 
     def rows_of(self, ids: Collection[str]) -> dict[str, list[int]]:
-        """Return the rows of the given ids that exist.
-
-        Files of other programs may have several rows for an id.
-        """
+        """Return the rows of ids that exist; files of others may have several for one."""
         rows_by_id: dict[str, list[int]] = {}
         for identity, row, _, _ in self._located(ids):
             rows_by_id.setdefault(identity, []).append(row)
@@ -403,18 +402,19 @@ class Base:
         """Return the rows of the given ids that exist, and the document in the last row of each."""
         located: dict[str, tuple[list[int], bytes]] = {}
         for identity, row, run, index in self._located(ids):
-            rows = located[identity][0] if identity in located else []
+            rows, _ = located.get(identity, ([], b""))
             located[identity] = ([*rows, row], run.document(index))
         return located
 
-    def _located(self, ids: Collection[str]) -> Iterator[tuple[str, int, codec.Entries, int]]:
+    def _located(self, ids: Collection[str]) -> Located:
         """Yield id, row, run and index in the run of the documents with given ids, in order."""
-        if self.path is None or not ids:
+        return self._located_packed(pack_ids(ids), frozenset(ids)) if ids else iter(())
+
+    def _located_packed(self, packed: pa.Array, wanted: frozenset[str]) -> Located:
+        """Locate ids that were packed once for all files; see :meth:`_located`."""
+        found = None if self.path is None else self.ids().candidates(packed)
+        if found is None or not len(rows := _existing(found, self.count)):
             return
-        rows = _existing(self.ids().candidates(pack_ids(ids)), self.count)
-        if not len(rows):
-            return
-        wanted = frozenset(ids)
         for row, (run, index) in zip(rows.tolist(), self.entries_at(rows), strict=True):
             identity = run.id(index)
             if identity in wanted:  # Other ids may have the same hash.

@@ -7,6 +7,7 @@ from bisect import bisect_right
 from collections.abc import Collection, Iterator, Sequence
 
 import numpy as np
+import pyarrow as pa
 
 from godb_arrow import codec
 from godb_arrow.codec.entries import Rows
@@ -17,7 +18,7 @@ from godb_arrow.file.hints import CollectionHint
 from godb_arrow.query.projection import Projection
 from godb_arrow.query.statistics import Row, Statistics, row_of
 from godb_arrow.schema import DocumentSummary
-from godb_arrow.snapshots.base import Base, Pin, Wanted
+from godb_arrow.snapshots.base import Base, Located, Pin, Wanted
 from godb_arrow.snapshots.held import Documents
 from godb_arrow.snapshots.manifest import (
     Manifest,
@@ -275,10 +276,10 @@ class PartedBase(Base):
 
     # --- documents ----------------------------------------------------------------------------
 
-    def _located(self, ids: Collection[str]) -> Iterator[tuple[str, int, codec.Entries, int]]:
+    def _located_packed(self, packed: pa.Array, wanted: frozenset[str]) -> Located:
         deleted = self.deleted
         for start, file in self.files():
-            for identity, row, run, index in file._located(ids):
+            for identity, row, run, index in file._located_packed(packed, wanted):
                 at = int(deleted.searchsorted(row + start))
                 if at == len(deleted) or deleted[at] != row + start:
                     yield identity, row + start, run, index
