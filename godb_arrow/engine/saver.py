@@ -187,6 +187,12 @@ class Saver:
         """Release the memory that an owner reserved."""
         self._context.memory.release(owner)
 
+    def relieve(self) -> None:
+        """Save collections if memory is full, so that the caller can collect documents."""
+        memory = self._context.memory
+        if memory.changes and not memory.room:
+            self._make_room(memory.limit // 2)
+
     def _make_room(self, size: int) -> GodbError | None:
         """Save collections, those with the most changes first, until a change has room.
 

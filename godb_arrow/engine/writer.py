@@ -132,6 +132,7 @@ class CollectionWriter:
                 if size > memory.limit:
                     with self._saver.reserved(size):
                         pass  # raises before all documents are read
+                self._saver.relieve()
             if not encoded:
                 if schema is not None:
                     self._keep_columns(schema)
