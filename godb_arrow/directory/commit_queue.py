@@ -3,18 +3,11 @@
 from __future__ import annotations
 
 import threading
-from typing import Protocol
+from collections.abc import Callable
 
-__all__ = ["CommitQueue", "Durability"]
+__all__ = ["CommitQueue"]
 
 _MAX_WAIT_SECONDS = 1.0
-
-
-class Durability(Protocol):
-    """Journal that knows which records are durable."""
-
-    def is_durable(self, number: int) -> bool:
-        """Return whether a power cut keeps a record."""
 
 
 class _Waiter:
@@ -33,33 +26,38 @@ class CommitQueue:
     Only speed depends on the queue: a thread that is not woken, since an interrupt ended another
     one, syncs by itself after a second.
 
+    Parameters
+    ----------
+    is_durable : callable
+        Returns whether a power cut keeps the record of a sequence number.
+
     Examples
     --------
-    >>> class Nothing:
-    ...     def is_durable(self, number):
-    ...         return False
-    >>> queue = CommitQueue()
-    >>> queue.leads(1, Nothing())
+    >>> synced = set()
+    >>> queue = CommitQueue(synced.__contains__)
+    >>> queue.leads(1)
     True
-    >>> queue.pass_on(1)
+    >>> synced.add(1)
+    >>> queue.pass_on()
+    >>> queue.leads(1)
+    False
     """
 
-    __slots__ = ("_has_leader", "_lock", "_waiters")
+    __slots__ = ("_has_leader", "_is_durable", "_lock", "_waiters")
 
-    def __init__(self) -> None:
+    def __init__(self, is_durable: Callable[[int], bool]) -> None:
+        self._is_durable = is_durable
         self._lock = threading.Lock()
         self._waiters: list[_Waiter] = []
         self._has_leader = False
 
-    def leads(self, number: int, durability: Durability) -> bool:
+    def leads(self, number: int) -> bool:
         """Wait until a record is durable, or until the caller must sync it.
 
         Parameters
         ----------
         number : int
             Sequence number of the record.
-        durability : Durability
-            The journal.
 
         Returns
         -------
@@ -67,7 +65,7 @@ class CommitQueue:
             Whether the caller syncs, and then calls :meth:`pass_on`.
         """
         with self._lock:
-            if durability.is_durable(number):
+            if self._is_durable(number):
                 return False
             if not self._has_leader:
                 self._has_leader = True
@@ -78,11 +76,11 @@ class CommitQueue:
             is_woken = waiter.woken.acquire(timeout=_MAX_WAIT_SECONDS)
         except BaseException:
             if not self._leave(waiter):
-                self.pass_on(0)
+                self.pass_on()
             raise
         if is_woken:
             return waiter.leads
-        return not self._leave(waiter) or not durability.is_durable(number)
+        return not self._leave(waiter) or not self._is_durable(number)
 
     def _leave(self, waiter: _Waiter) -> bool:
         """Remove a waiting thread; return False if it was to sync next."""
@@ -91,17 +89,11 @@ class CommitQueue:
                 self._waiters.remove(waiter)
             return not waiter.leads
 
-    def pass_on(self, durable: int) -> None:
-        """Wake the threads whose records are durable, and the one that syncs next.
-
-        Parameters
-        ----------
-        durable : int
-            Sequence number of the last durable record.
-        """
+    def pass_on(self) -> None:
+        """Wake the threads whose records are durable, and the one that syncs next."""
         with self._lock:
-            done = [waiter for waiter in self._waiters if waiter.number <= durable]
-            self._waiters = [waiter for waiter in self._waiters if waiter.number > durable]
+            waiting, done = self._waiters, [w for w in self._waiters if self._is_durable(w.number)]
+            self._waiters = [waiter for waiter in waiting if waiter not in done]
             self._has_leader = bool(self._waiters)
             if self._waiters:
                 leader = self._waiters.pop(0)

@@ -128,7 +128,7 @@ class Journal:
         self._broken: StorageError | None = None
         self._process = os.getpid()
         self._closed = False
-        self._commits = CommitQueue()
+        self._commits = CommitQueue(self.is_durable)
         self._durable_size = 0  # synced bytes of the last segment
         self._durable_number = 0
         self._reserved_size = 0  # size of the last segment's file with its reserved space; or 0
@@ -250,7 +250,7 @@ class Journal:
             return
         end = segment.size + _RESERVED_BYTES
         self._reserved_size = end  # An attempt that fails may reserve a part of it.
-        with suppress(OSError, AttributeError):  # The records need no reserved space.
+        with suppress(OSError):  # The records need no reserved space.
             local.disk.allocate(self._descriptor, segment.size, _RESERVED_BYTES)
 
     def _release_reserved(self, descriptor: int) -> None:
@@ -406,12 +406,12 @@ class Journal:
         One thread syncs at a time. When it has, it wakes all threads whose records are durable now,
         and the one that syncs next. So the disk need not wait until each of them has run.
         """
-        if self._durable_number < number and self._commits.leads(number, self):
+        if not self.is_durable(number) and self._commits.leads(number):
             try:
                 with self._syncing:
                     self._sync_now(number, reserve=True)
             finally:
-                self._commits.pass_on(self._durable_number)
+                self._commits.pass_on()
 
     def is_durable(self, number: int) -> bool:
         """Return whether a power cut keeps a record."""

@@ -57,10 +57,9 @@ class Inserter:
     def insert(self, document: Mapping[Any, Any]) -> str:
         """Insert a document and return its id; see :meth:`Collection.insert`."""
         store = self._store
-        turn = (
-            store.context.turn if type(document) is dict else None
-        )  # a mapping may wait for others
-        has_turn = turn is not None and (turn.acquire(False) or _wait_for_turn(store.context))
+        # Another mapping than a dict is code of the caller, which may wait for other threads.
+        turn = store.context.turn if type(document) is dict else None
+        has_turn = turn is not None and (turn.acquire(False) or _wait_for_turn(store.context, turn))
         try:
             store.context.lifecycle.check_writable()
             sequence = store.sequence if store.is_ready else None
@@ -175,17 +174,16 @@ class Inserter:
         return identity, codec.pack(identity) + raw, raw, number_of(identity) or 0, given
 
 
-def _wait_for_turn(context: EngineContext) -> bool:
+def _wait_for_turn(context: EngineContext, turn: threading.RLock) -> bool:
     """Wait until no other thread inserts, and return False if that takes too long."""
-    turn = context.turn
-    assert turn is not None
     for _ in range(_TURN_PAUSES):
         time.sleep(_TURN_PAUSE_SECONDS)
         if turn.acquire(blocking=False):
             return True
     if turn.acquire(timeout=_MAX_TURN_SECONDS):
         return True
-    context.turn = threading.RLock()  # An interrupt may have kept a thread from ending its turn.
+    if context.turn is turn:  # An interrupt may have kept a thread from ending its turn.
+        context.turn = threading.RLock()
     return False
 
 

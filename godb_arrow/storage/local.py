@@ -43,8 +43,9 @@ class Disk:
                 os.posix_fadvise(descriptor, position, size, os.POSIX_FADV_DONTNEED)
 
     def allocate(self, descriptor: int, position: int, size: int) -> None:
-        """Extend the file by zeros, whose blocks are reserved."""
-        os.posix_fallocate(descriptor, position, size)
+        """Extend the file by zeros, whose blocks are reserved, where the system can do that."""
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(descriptor, position, size)
 
     def truncate(self, descriptor: int, size: int) -> None:
         """Truncate or extend the file."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import random
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -102,3 +104,32 @@ def test_short_writes_are_those_of_the_system(codec: Any, tmp_path: Path) -> Non
             pass
     os.close(front)
     os.close(back)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs another process")
+def test_after_a_slow_write_others_release_the_interpreter_lock(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    released: list[int] = []
+    module = native._native
+    write = os.write
+    monkeypatch.setattr(
+        module, "os_write", lambda descriptor, data: released.append(1) or write(descriptor, data)
+    )
+    front, back = os.pipe()
+    reader = subprocess.Popen(
+        [sys.executable, "-c", "import sys, time; time.sleep(0.2); sys.stdin.buffer.read()"],
+        stdin=front,
+    )
+    os.close(front)
+    for _ in range(1001):  # earlier slow writes are forgotten
+        native.write_short(back, b"")
+    released.clear()
+    while not released:
+        native.write_short(back, b"x" * 65_536)  # waits until the reader has begun
+    before = len(released)
+    for _ in range(3):
+        native.write_short(back, b"x")
+    assert len(released) == before + 3
+    os.close(back)
+    assert reader.wait(10) == 0

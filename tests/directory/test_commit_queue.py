@@ -26,6 +26,11 @@ class Durable:
         return self.number >= number
 
 
+def made_queue() -> tuple[CommitQueue, Durable]:
+    durable = Durable()
+    return CommitQueue(durable.is_durable), durable
+
+
 def in_thread(work: Any, *arguments: Any) -> tuple[threading.Thread, list[Any]]:
     results: list[Any] = []
 
@@ -48,37 +53,37 @@ def wait_until(condition: Any) -> None:
 
 
 def test_one_thread_syncs_for_those_that_wait() -> None:
-    queue, durable = CommitQueue(), Durable()
-    assert queue.leads(1, durable)
-    started = [in_thread(queue.leads, number, durable) for number in (2, 3, 4)]
+    queue, durable = made_queue()
+    assert queue.leads(1)
+    started = [in_thread(queue.leads, number) for number in (2, 3, 4)]
     wait_until(lambda: len(queue._waiters) == 3)
     durable.number = 3
-    queue.pass_on(3)
+    queue.pass_on()
     for thread, _ in started:
         thread.join(10)
     assert [results for _, results in started] == [[False], [False], [True]]
     durable.number = 4
-    queue.pass_on(4)
-    assert not queue.leads(4, durable)
-    assert queue.leads(5, durable)
+    queue.pass_on()
+    assert not queue.leads(4)
+    assert queue.leads(5)
 
 
 def test_a_thread_that_nobody_wakes_syncs_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(commit_queue, "_MAX_WAIT_SECONDS", 0.01)
-    queue, durable = CommitQueue(), Durable()
-    assert queue.leads(1, durable)  # An interrupt keeps it from passing on.
-    assert queue.leads(2, durable)
+    queue, durable = made_queue()
+    assert queue.leads(1)  # An interrupt keeps it from passing on.
+    assert queue.leads(2)
     durable.number = 2
-    queue.pass_on(2)
-    assert queue.leads(3, durable) and not queue._waiters
+    queue.pass_on()
+    assert queue.leads(3) and not queue._waiters
     durable.number = 4
-    assert not queue.leads(4, durable), "somebody else synced it"
+    assert not queue.leads(4), "somebody else synced it"
 
 
 @pytest.mark.parametrize("leads", [False, True])
 def test_an_interrupted_thread_passes_on(leads: bool) -> None:
-    queue, durable = CommitQueue(), Durable()
-    assert queue.leads(1, durable)
+    queue, _ = made_queue()
+    assert queue.leads(1)
 
     class Interrupted:
         def __init__(self, lock: Any) -> None:
@@ -86,7 +91,7 @@ def test_an_interrupted_thread_passes_on(leads: bool) -> None:
 
         def acquire(self, timeout: float) -> bool:
             if leads:
-                queue.pass_on(1)
+                queue.pass_on()
             raise KeyboardInterrupt
 
         def release(self) -> None:
@@ -102,10 +107,10 @@ def test_an_interrupted_thread_passes_on(leads: bool) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(commit_queue, "_Waiter", waiter)
         with pytest.raises(KeyboardInterrupt):
-            queue.leads(2, durable)
+            queue.leads(2)
     if not leads:
-        queue.pass_on(1)
-    assert queue.leads(3, durable)
+        queue.pass_on()
+    assert queue.leads(3)
 
 
 def test_all_threads_that_wait_for_a_failing_disk_get_the_error(

@@ -110,3 +110,27 @@ def test_an_insert_that_fails_ends_its_turn(tmp_path: Path) -> None:
         thread.start()
         thread.join(10)
         assert collection._store.context.turn is turn, "the other thread did not wait"
+
+
+def test_a_turn_that_another_thread_replaced_is_not_ended(tmp_path: Path) -> None:
+    """Of threads that wait for a stuck turn, the first replaces it while the others wait."""
+    with StorageEngine(tmp_path) as engine:
+        collection = engine.create_collection("c")
+        context = collection._store.context
+        fresh = threading.RLock()
+
+        class Stuck:
+            def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
+                context.turn = fresh
+                return False
+
+            def release(self) -> None:
+                raise RuntimeError("cannot release un-acquired lock")
+
+        context.turn = Stuck()  # type: ignore[assignment]
+        assert collection.insert({"n": 1}) == "1"
+        assert context.turn is fresh
+        thread = threading.Thread(target=collection.insert, args=({"n": 2},))
+        thread.start()
+        thread.join(10)
+        assert context.turn is fresh, "nobody holds it"
