@@ -17,7 +17,6 @@ from typing import Any
 import pyarrow as pa
 
 from godb_arrow import codec
-from godb_arrow.connectors.etl.base import Documents
 from godb_arrow.directory.places import is_data_directory
 from godb_arrow.engine.changes import Change, ChangeFeed, changed_ids
 from godb_arrow.engine.collection import Collection
@@ -40,7 +39,7 @@ __all__ = [
     "open_source",
     "reader_of",
     "refuse_others",
-    "stored_documents",
+    "stored_runs",
     "sync",
 ]
 
@@ -180,12 +179,11 @@ def groups_of(ids: Sequence[str]) -> Iterator[list[str]]:
         yield list(ids[first : first + _IDS_AT_ONCE])
 
 
-def stored_documents(source: CollectionVersion, ids: list[str]) -> tuple[Documents, list[str]]:
-    """Return the documents of a snapshot that have one of some ids, and their ids."""
-    found = matching(snapshot_of(source), {ID_FIELD: ids}, ())
-    runs = [codec.take(run, rows) for run, rows in found if len(rows)]
-    present = [identity for run in runs for identity in run.ids()]
-    return Documents(source.stored_schema, iter(runs)), present
+def stored_runs(source: CollectionVersion, ids: list[str]) -> Iterator[codec.Entries]:
+    """Yield the documents of a snapshot that have one of some ids, in runs of about 1 MiB."""
+    for run, rows in matching(snapshot_of(source), {ID_FIELD: ids}, ()):
+        if len(rows):
+            yield from codec.take(run, rows).split()
 
 
 def reader_of(source: CollectionVersion, ids: list[str]) -> pa.RecordBatchReader:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from godb_arrow import codec
 from godb_arrow.arrow_compute import pc
 from godb_arrow.connectors.columns import fit_columns
 from godb_arrow.connectors.etl.base import STATE, Count, Documents, Target
@@ -37,7 +38,7 @@ from godb_arrow.connectors.etl.sync import (
     ids_of,
     reader_of,
     refuse_others,
-    stored_documents,
+    stored_runs,
 )
 from godb_arrow.connectors.etl.sync_log import opened_log
 from godb_arrow.connectors.etl.targets import FileTarget, FolderTarget, GodbTarget
@@ -57,6 +58,7 @@ __all__ = ["sync_target"]
 _DELTA_KEY = "godb_arrow_token"
 _NO_CHANGES = ("OPTIMIZE", "VACUUM START", "VACUUM END", "SET TBLPROPERTIES", "FSCK")
 """Operations of Delta that change no documents."""
+_TRANSACTION_BYTES = 32 << 20  # of documents, after which the next transaction begins
 _FEW_CHANGES = 1000  # which a GODB file always gets without the other documents
 _RECENT_COMMITS = 20  # that are read first
 
@@ -148,37 +150,53 @@ class _EngineSync(SyncTarget):
             self._store(tx, None)  # From here on the collection belongs to the copy.
         if name not in engine:
             engine.create_collection(name)
-        target, ids = engine[name], ids_of(source)
-        for group in groups_of(sorted(set(ids_of(target)) - set(ids))):
-            moved.deleted += self._put(None, group, None)
-        for group in groups_of(ids):
-            documents, present = stored_documents(source, group)
-            self._put(documents, [], None)
-            moved.documents += len(present)
-            count(len(group))
+        target = engine[name]
+        others = set(ids_of(target))
+        if others:
+            others.difference_update(ids_of(source))
+        for group in groups_of(sorted(others)):
+            moved.deleted += self._put(source, [], group, None)
+        for run in source.stored_entries():
+            for part in run.split():
+                self._put(source, [part], [], None)
+                moved.documents += len(part)
+                count(len(part))
         target.to_folder()  # Later copies add parts, and do not write the whole file again.
         with engine.transaction() as tx:
-            self._store(tx, source.token, len(ids))
+            self._store(tx, source.token, len(target))
         return moved
 
     def update(self, source: CollectionVersion, ids: list[str], count: Count) -> Moved:
         moved, before = Moved(), self.token()
         groups = list(groups_of(ids)) or [[]]
         for index, group in enumerate(groups):
-            documents, present = stored_documents(source, group) if group else (None, [])
-            deleted = [*dict.fromkeys(group).keys() - set(present)]
-            moved.documents += len(present)
+            deleted = dict.fromkeys(group)
+            runs: list[codec.Entries] = []
+            for run in stored_runs(source, group) if group else ():
+                if sum(part.nbytes for part in runs) > _TRANSACTION_BYTES:
+                    self._put(source, runs, [], before)
+                    runs = []
+                runs.append(run)
+                for identity in run.ids():
+                    deleted.pop(identity, None)  # Files of others may repeat ids.
+                moved.documents += len(run)
+                count(len(run))
             token = source.token if index == len(groups) - 1 else before
-            moved.deleted += self._put(documents if present else None, deleted, token)
-            count(len(present))
+            moved.deleted += self._put(source, runs, [*deleted], token)
         return moved
 
-    def _put(self, documents: Documents | None, deleted: list[str], token: str | None) -> int:
+    def _put(
+        self,
+        source: CollectionVersion,
+        runs: list[codec.Entries],
+        deleted: list[str],
+        token: str | None,
+    ) -> int:
         """Write and delete documents in one transaction; return the number of deleted ones."""
         number = 0
         with self._engine.transaction() as tx:
-            if documents is not None:
-                tx[self._name].upsert_many(documents)
+            if runs:
+                tx[self._name].upsert_many(Documents(source.stored_schema, iter(runs)))
             if deleted:
                 number = tx[self._name].delete_many({ID_FIELD: deleted})
             if token is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import json
 import random
@@ -509,6 +510,7 @@ def test_only_changed_partitions_are_written(
 def test_a_first_copy_that_ended_after_some_groups_continues(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, groups: int
 ) -> None:
+    from godb_arrow.codec import entries
     from godb_arrow.connectors.etl import sync, sync_targets
 
     class Killed(BaseException):
@@ -524,6 +526,7 @@ def test_a_first_copy_that_ended_after_some_groups_continues(
         return put(*arguments, **options)
 
     monkeypatch.setattr(sync, "_IDS_AT_ONCE", 4)
+    monkeypatch.setattr(entries, "CHUNK_BYTES", 56)  # four documents
     target = f"{tmp_path / 'copy'}#people"
     with StorageEngine(tmp_path / "data") as engine:
         users = engine.create_collection("users")
@@ -554,7 +557,11 @@ def write_odd(path: Path) -> None:
         b"\x81\xa1f\xca\x3f\x80\x00\x00", b"\x81\xa1i\xcd\x00\x05", b"\x81\xa1e\xc7\x01\x07x",
         b"\x81\x91\x01\x02",
     ]  # fmt: skip
-    entries = [codec.pack(f"odd{n}") + raw for n, raw in enumerate(odd)]
+    write_entries(path, [codec.pack(f"odd{n}") + raw for n, raw in enumerate(odd)])
+
+
+def write_entries(path: Path, entries: list[bytes]) -> None:
+    """Write a file of another program."""
     body = b"\x81" + codec.pack("collections") + b"\x81" + codec.pack("users")
     body += bytes([0x80 + len(entries)]) + b"".join(entries)
     path.write_bytes(b"GODB\x01\x00\x00\x00" + lz4.block.compress(body, store_size=False))
@@ -638,6 +645,43 @@ def test_a_file_on_an_object_store(tmp_path: Path) -> None:
             summary = copy(users, "memory://sync/people.godb", mode="sync", progress=False)
             assert summary.is_whole == (not step)
             assert in_file("memory://sync/people.godb") == rows_of(users)
+
+
+@pytest.mark.parametrize("saved", [False, True])
+def test_large_documents_are_copied_to_a_data_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, saved: bool
+) -> None:
+    """All of them are more than the memory of the target."""
+    from godb_arrow.connectors.etl import sync_targets
+
+    small = functools.partial(StorageEngine, max_memory="8MB")
+    monkeypatch.setattr(sync_targets, "StorageEngine", small)
+    monkeypatch.setattr(sync_targets, "_TRANSACTION_BYTES", 1 << 20)
+    target = f"{tmp_path / 'copy'}#people"
+    with StorageEngine(tmp_path / "data") as engine:
+        users = engine.create_collection("users")
+        users.insert_many({"n": n, "b": bytes(100_000)} for n in range(120))
+        for step in range(2):
+            if saved:
+                engine.save()
+            summary = copy(users, target, mode="sync", progress=False)
+            assert (summary.documents, summary.is_whole) == (120 - step, not step)
+            assert in_engine(target) == rows_of(users)
+            users.update_many({}, {"$inc": {"n": 1}})
+            users.delete(str(7 + step))
+
+
+def test_repeated_ids_of_a_file_are_copied_to_a_data_directory(tmp_path: Path) -> None:
+    entries = [codec.pack(key) + codec.pack({"n": n}) for n, key in enumerate("abac")]
+    write_entries(tmp_path / "odd.godb", entries)
+    target = f"{tmp_path / 'copy'}#people"
+    with StorageEngine(tmp_path / "data") as engine:
+        engine.load_collection_metadata(tmp_path / "odd.godb")
+        users = engine["users"]
+        for step in range(3):
+            assert copy(users, target, mode="sync", progress=False).is_whole == (not step)
+            assert in_engine(target) == rows_of(users)
+            users.insert({"n": step})
 
 
 @pytest.mark.parametrize("saved", [False, True])
