@@ -60,6 +60,7 @@ _NO_CHANGES = ("OPTIMIZE", "VACUUM START", "VACUUM END", "SET TBLPROPERTIES", "F
 """Operations of Delta that change no documents."""
 _TRANSACTION_BYTES = 32 << 20  # of documents, after which the next transaction begins
 _FEW_CHANGES = 1000  # which a GODB file always gets without the other documents
+_MAX_SHARE = 100  # of the documents, one in so many, up to which a GODB file gets only changes
 _RECENT_COMMITS = 20  # that are read first
 
 
@@ -225,7 +226,7 @@ class _GodbSync(SyncTarget):
         return Moved(len(source))
 
     def update(self, source: CollectionVersion, ids: list[str], count: Count) -> Moved | None:
-        if len(ids) > max(_FEW_CHANGES, len(source) // 2):
+        if len(ids) > max(_FEW_CHANGES, len(source) // _MAX_SHARE):
             return None  # Copying all documents takes less time.
         documents = snapshot_of(source)
         groups = ((group, matching(documents, {ID_FIELD: group}, ())) for group in groups_of(ids))

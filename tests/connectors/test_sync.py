@@ -637,6 +637,20 @@ def test_too_many_changes_for_memory_copy_all(
             assert raw_of(open_godb(target)) == raw_of(users)
 
 
+def test_a_share_of_changes_copies_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from godb_arrow.connectors.etl import sync_targets
+
+    monkeypatch.setattr(sync_targets, "_FEW_CHANGES", 1)
+    target = tmp_path / "people.godb"
+    with StorageEngine(tmp_path / "data") as engine:
+        users = engine.create_collection("users")
+        users.insert_many({"n": n} for n in range(300))
+        for changed, is_whole in ((0, True), (3, False), (4, True)):
+            users.update_many({"n": {"$lt": changed}}, {"$set": {"t": f"{changed} changed"}})
+            assert copy(users, target, mode="sync", progress=False).is_whole == is_whole
+            assert raw_of(open_godb(target)) == raw_of(users)
+
+
 def test_a_file_on_an_object_store(tmp_path: Path) -> None:
     with StorageEngine(tmp_path / "data") as engine:
         users = engine.create_collection("users")
