@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeAlias
 
@@ -31,7 +31,6 @@ from godb_arrow.file.collection import open_godb
 from godb_arrow.query.fields import shown_names
 from godb_arrow.query.scannable import Scannable
 from godb_arrow.schema import ID_FIELD, JSON_TYPE, is_json
-from godb_arrow.snapshots.versions import CollectionVersion
 from godb_arrow.storage.object_store import is_url
 
 try:
@@ -235,7 +234,7 @@ class _Resource:
                 if disposition == "replace":  # as the run before
                     hints["write_disposition"] = "merge"
                 documents = self._checked(reader_of(snapshot, ids))
-                changed = _flagged(documents, _deleted(snapshot, ids))
+                changed = _flagged(documents, ids)
                 yield from self._batches(changed, hints)
             state[_TOKEN] = snapshot.token
 
@@ -327,33 +326,24 @@ def _with_whole_texts(reader: pa.RecordBatchReader) -> pa.RecordBatchReader:
     return pa.RecordBatchReader.from_batches(schema, batches())
 
 
-def _flagged(
-    reader: pa.RecordBatchReader, deleted: Iterable[list[str]] = ()
-) -> pa.RecordBatchReader:
-    """Add the column that tells deletions from documents, and the rows of deletions."""
+def _flagged(reader: pa.RecordBatchReader, ids: Sequence[str] = ()) -> pa.RecordBatchReader:
+    """Add the column that tells deletions, and a row for each id that has no document."""
     schema = reader.schema.append(pa.field(DELETED, pa.bool_()))
 
     def batches() -> Iterator[pa.RecordBatch]:
+        deleted = set(ids)
         with reader:
             for batch in reader:
+                if deleted:
+                    deleted.difference_update(batch.column(ID_FIELD).to_pylist())
                 flags = pa.repeat(pa.scalar(False), batch.num_rows)
                 yield pa.RecordBatch.from_arrays([*batch.columns, flags], schema=schema)
-        for ids in deleted:
-            own = {ID_FIELD: pa.array(ids, pa.string()), DELETED: pa.array([True] * len(ids))}
+        for group in groups_of([key for key in ids if key in deleted]):
+            own = {ID_FIELD: pa.array(group, pa.string()), DELETED: pa.repeat(True, len(group))}
             columns = [
-                own[field.name] if field.name in own else pa.nulls(len(ids), field.type)
+                own[field.name] if field.name in own else pa.nulls(len(group), field.type)
                 for field in schema
             ]
             yield pa.RecordBatch.from_arrays(columns, schema=schema)
 
     return pa.RecordBatchReader.from_batches(schema, batches())
-
-
-def _deleted(snapshot: CollectionVersion, ids: Sequence[str]) -> Iterator[list[str]]:
-    """Yield the ids that a snapshot lacks, in groups."""
-    for group in groups_of(ids):
-        with snapshot.stream_batches([ID_FIELD], {ID_FIELD: group}) as reader:
-            present = {key for batch in reader for key in batch.column(0).to_pylist()}
-        deleted = [key for key in group if key not in present]
-        if deleted:
-            yield deleted
