@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
+import io
 import os
 import tempfile
 import threading
@@ -130,7 +131,11 @@ class RemoteStore:
     def open(self) -> Iterator[BinaryIO]:
         """Open the file for streaming from its beginning."""
         with _remote_errors("open", self.url):
-            stream = self.filesystem.open(self.path, "rb")
+            stream: BinaryIO = (
+                io.BytesIO(self.filesystem.cat_file(self.path))
+                if self._is_memory
+                else self.filesystem.open(self.path, "rb")
+            )
         with _remote_errors("read", self.url), stream:
             yield stream
 
@@ -143,7 +148,11 @@ class RemoteStore:
     def fetch(self, local: str) -> None:
         """Download the file to a local path."""
         with _remote_errors("read", self.url):
-            self.filesystem.get_file(self.path, local)
+            if not self._is_memory:
+                self.filesystem.get_file(self.path, local)
+                return
+            with open(local, "wb") as file:
+                file.write(self.filesystem.cat_file(self.path))
 
     def put(self, local: str, *, expected: Expected = None) -> str:
         """Upload a local file atomically.
@@ -169,7 +178,7 @@ class RemoteStore:
         """
         with _remote_errors("write", self.url):
             if expected is None:
-                self.filesystem.put_file(local, self.path)
+                self._put(local)
             elif self._has_conditions:
                 self._put_on_condition(local, expected)
             else:
@@ -177,11 +186,27 @@ class RemoteStore:
                 with _check_lock:
                     if (self.version() or "absent") != expected:
                         raise self._conflict()
-                    self.filesystem.put_file(local, self.path)
+                    self._put(local)
         version = self.version()
         if version is None:
             raise StorageError("the file is missing after it was written")
         return version
+
+    def _put(self, local: str) -> None:
+        if not self._is_memory:
+            self.filesystem.put_file(local, self.path)
+            return
+        with open(local, "rb") as file:
+            self.filesystem.pipe_file(self.path, file.read())
+
+    @property
+    def _is_memory(self) -> bool:
+        """Whether files are objects in memory, which have one position for all readers.
+
+        Such a file is empty when it is opened for writing, and written piece by piece. So it is
+        read and written as a whole.
+        """
+        return bool(self.filesystem.protocol == "memory")
 
     @property
     def _has_conditions(self) -> bool:

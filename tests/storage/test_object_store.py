@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -143,6 +144,45 @@ def test_a_reader_of_what_was_replaced_is_told(folder: str) -> None:
             engine.insert("big", {"t": "new"})
         with pytest.raises(WriteConflict):
             reader.to_arrow("big")
+
+
+def test_readers_of_a_file_in_memory_see_whole_versions(tmp_path: Path) -> None:
+    store = RemoteStore("memory://whole-versions/a")
+    size = 3 << 20
+    for content in b"xy":
+        (tmp_path / chr(content)).write_bytes(bytes([content]) * size)
+    store.put(str(tmp_path / "x"))
+    seen: list[str] = []
+
+    def streamed(_: Path) -> bytes:
+        with store.open() as stream:
+            return b"".join(iter(functools.partial(stream.read, 1 << 16), b""))
+
+    def fetched(target: Path) -> bytes:
+        store.fetch(str(target))
+        return target.read_bytes()
+
+    def read(target: Path, read_with: Callable[[Path], bytes]) -> None:
+        for _ in range(20):
+            data = read_with(target)
+            if data not in (b"x" * size, b"y" * size):
+                seen.append(f"{read_with.__name__}: {len(data)} bytes")
+
+    readers: list[Callable[[Path], bytes]] = [
+        streamed, streamed, fetched, fetched, lambda _: store.read(0, size),
+    ]  # fmt: skip
+    threads = [
+        threading.Thread(target=read, args=(tmp_path / str(number), reader))
+        for number, reader in enumerate(readers)
+    ]
+    for thread in threads:
+        thread.start()
+    while any(thread.is_alive() for thread in threads):
+        for content in "yx":
+            store.put(str(tmp_path / content))
+    for thread in threads:
+        thread.join()
+    assert seen == []
 
 
 @pytest.mark.parametrize("fault", ["refuse", "lose the answer"])
