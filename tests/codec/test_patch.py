@@ -89,6 +89,39 @@ def other_codec() -> list[Any]:
     return [] if codec.BACKEND == "reference" else [codec.patch_documents]
 
 
+def patched_alike(entries: Any, update: Update) -> Any:
+    """Change all documents with both codecs, and return what both return."""
+    assert update.patch is not None
+    rows = np.arange(len(entries))
+    patched = reference.patch_documents(entries, rows, update.patch)
+    for patch in other_codec():
+        other = patch(entries, rows, update.patch)
+        assert (other is None) == (patched is None), update.patch
+        if patched is not None:
+            assert other.data == patched.data, update.patch
+            assert other.changed.tolist() == patched.changed.tolist()
+    return patched
+
+
+def updated(entries: Any, update: Update) -> tuple[bytes, list[int]]:
+    """Change all documents as dicts, and return the changed entries and their rows."""
+    data, changed = b"", []
+    for row in range(len(entries)):
+        document = codec.load(entries.document(row))
+        if update.apply(document):
+            changed.append(row)
+            data += codec.pack(entries.id(row)) + codec.pack(document)
+    return data, changed
+
+
+def check_patched(document: dict[str, Any], changes: Any) -> None:
+    """Check that a document can be changed in MessagePack, and becomes what a dict becomes."""
+    entries, update = scan(b"\xa11" + codec.pack({"_id": "1", **document}), 1), Update(changes)
+    patched, (data, changed) = patched_alike(entries, update), updated(entries, update)
+    assert patched is not None
+    assert (patched.changed.tolist(), patched.data) == (changed, data)
+
+
 @pytest.mark.parametrize("oddity", [0.0, 0.05])
 @pytest.mark.parametrize("seed", range(4))
 def test_all_ways_have_the_same_result(seed: int, oddity: float) -> None:
@@ -109,23 +142,11 @@ def test_all_ways_have_the_same_result(seed: int, oddity: float) -> None:
                 rng.shuffle(pairs)
             documents.append(codec.pack(str(key)) + packed(rng, dict(pairs), oddity))
         entries = scan(b"".join(documents), len(documents))
-        rows = np.arange(len(documents))
-        patched = reference.patch_documents(entries, rows, update.patch)
-        for patch in other_codec():
-            other = patch(entries, rows, update.patch)
-            assert (other is None) == (patched is None), update.patch
-            if patched is not None:
-                assert other.data == patched.data, update.patch
-                assert other.changed.tolist() == patched.changed.tolist()
+        patched = patched_alike(entries, update)
         if patched is None:
             known += 1
             continue
-        expected, changed = b"", []
-        for row in range(len(documents)):
-            document = codec.load(entries.document(row))
-            if update.apply(document):
-                changed.append(row)
-                expected += codec.pack(str(row)) + codec.pack(document)
+        expected, changed = updated(entries, update)
         assert patched.changed.tolist() == changed, update.patch
         found = scan(patched.data, len(changed))
         assert list(found.ids()) == [str(row) for row in changed]
@@ -138,6 +159,58 @@ def test_all_ways_have_the_same_result(seed: int, oddity: float) -> None:
         done += 1
         unchanged += not changed
     assert min(done, known, unchanged) > ROUNDS // 200
+
+
+@pytest.mark.parametrize("fields", [14, 15, 16, 2**16 - 2, 2**16 - 1])
+def test_heads_of_maps_grow_and_shrink(fields: int) -> None:
+    whole = {str(number): 0 for number in range(fields)}
+    check_patched(whole, {"$set": {"new": 1}})
+    check_patched({"m": {**whole, "last": 0}}, {"$unset": {"m.0": 1}})
+
+
+@pytest.mark.parametrize("size", [15, 16, 31, 32, 255, 256, 2**16 - 1, 2**16])
+def test_values_of_each_size_are_replaced(size: int) -> None:
+    for value in ([0] * size, "x" * size, b"x" * size):
+        check_patched({"a": value, "b": 1}, {"$set": {"a": 1}})
+        check_patched({"a": 1, "b": 1}, {"$set": {"a": value}})
+
+
+def test_maps_of_64_fields_are_replaced_without_a_dict() -> None:
+    most = {str(number): 0 for number in range(64)}
+    check_patched({"a": most}, {"$set": {"a": 1}})
+    check_patched({"a": {**most, "more": 0}}, {"$set": {"b": 1}})
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        codec.pack({str(number): 0 for number in range(65)}),
+        b"\x82\xa1k\x01\xa1k\x01",  # a repeated field
+        b"\x91\xcc\x01",  # not in its shortest form
+        b"\xdc\x00\x01\x01",
+        b"\xde\x00\x01\xa1k\x01",
+        b"\x81\x01\x01",  # a key that is no string
+        b"\xcb\x7f\xf8" + bytes(6),  # NaN
+    ],
+)
+def test_values_that_others_may_equal_are_replaced_as_dicts(value: bytes) -> None:
+    entries = scan(b"\xa11\x82\xa3_id\xa11\xa1a" + value, 1)
+    assert patched_alike(entries, Update({"$set": {"a": 1}})) is None
+    assert patched_alike(entries, Update({"$set": {"b": 1}})) is not None
+
+
+def test_documents_with_an_id_in_a_longer_form_are_decoded() -> None:
+    entries = scan(b"\xd9\x011\x82\xa3_id\xd9\x011\xa1n\x01", 1)
+    assert patched_alike(entries, Update({"$inc": {"n": 1}})) is None
+
+
+@pytest.mark.parametrize("operator", ["$min", "$max"])
+@pytest.mark.parametrize(
+    ("before", "same"),
+    [(1, 1.0), (1.0, 1), (0.0, -0.0), (0, -0.0), (2**53, 2.0**53), (2.0**63, 2**63), (-5, -5.0)],
+)
+def test_an_equal_number_of_another_type_stays(operator: str, before: Any, same: Any) -> None:
+    check_patched({"n": before}, {operator: {"n": same}})
 
 
 def test_untouched_values_keep_their_bytes() -> None:
