@@ -18,6 +18,8 @@ from support.settings import LONG
 import godb_arrow
 from godb_arrow import Follower, StorageEngine, StorageError, promote
 from godb_arrow.engine.former_files import FormerFiles
+from godb_arrow.snapshots.manifest import manifest_name, read_manifest
+from godb_arrow.storage.folder import open_folder
 
 NAMES = [("old", "new"), ("o" * 240, "n" * 250)]  # long names are recorded in the files only
 _EVERY = 13  # calls of the disk, of which one is tried unless GODB_ARROW_LONG is set
@@ -161,6 +163,34 @@ def test_a_damaged_version_is_no_obstacle(tmp_path: Path) -> None:
     assert ids(engine["new"]) == NOW
     assert ids(engine.snapshot("new", tag="first")) == ["a0", "a1", "a2"]
     engine.close()
+
+
+def test_a_version_without_its_files_is_no_obstacle(tmp_path: Path) -> None:
+    engine, versions = grown(tmp_path, "old")
+    engine = compacted(engine)
+    newest = max(versions_of(engine, "old"))
+    (tmp_path / "collections" / "old.parts" / "00000001.godb").unlink()
+    engine.rename_collection("old", "new")
+    engine.save()
+    assert ids(engine["new"]) == NOW
+    kept = {info.version for info in engine["new"].versions()}
+    assert newest in kept
+    assert min(versions) not in kept, "it needs the file that is missing"
+    engine.close()
+
+
+def test_manifests_have_the_new_name_and_no_more_readers(tmp_path: Path) -> None:
+    engine, versions = grown(tmp_path, "old")
+    private = min(versions)
+    (tmp_path / "collections" / "old.parts" / manifest_name(private)).chmod(0o600)
+    engine.rename_collection("old", "new")
+    engine.save()
+    engine.close()
+    folder = tmp_path / "collections" / "new.parts"
+    content = open_folder(str(folder))
+    for version in versions:
+        assert read_manifest(content, version).name == "new"
+    assert (folder / manifest_name(private)).stat().st_mode & 0o077 == 0
 
 
 class CopyingDisk(FaultyDisk):
