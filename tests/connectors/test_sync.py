@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 import json
+import os
 import random
 import shutil
 import signal
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import lz4.block
+import msgpack
 import pytest
 from click.testing import CliRunner
 from support.processes import start
@@ -29,11 +31,14 @@ from godb_arrow import (
     StorageEngine,
     StorageError,
     TargetExists,
+    WriteConflict,
     codec,
     open_godb,
 )
 from godb_arrow.cli import main
 from godb_arrow.connectors.etl import copy
+from godb_arrow.directory.synced_file import SyncedFile
+from godb_arrow.snapshots.readable import snapshot_of
 
 KILLS = 75 if LONG else 1
 COPIER = """
@@ -504,6 +509,14 @@ def test_only_changed_partitions_are_written(
         kept = before.items() & files().items()
         assert {path.split("/")[1] for path, _ in kept} == {f"city=c{n}" for n in range(1, 5)}
         assert in_folder("lake") == rows_of(users)
+        monkeypatch.setattr(os, "link", no_links)
+        users.update("1", {"n": -2})
+        assert copy(users, "lake", mode="sync", progress=False).documents == 1
+        assert in_folder("lake") == rows_of(users)
+
+
+def no_links(*_: Any) -> None:
+    raise OSError("a file system without links")
 
 
 @pytest.mark.parametrize("groups", range(4) if LONG else [0, 2])
@@ -619,6 +632,67 @@ def test_a_file_keeps_its_other_content(tmp_path: Path) -> None:
         with pytest.raises(TargetExists, match="that no incremental copy wrote"):
             copy(users, f"{target}#users", **options)
         assert not copy(people, f"{target}#people", **options).is_whole
+
+
+def test_a_file_keeps_its_indexes_and_deleted_ids(tmp_path: Path) -> None:
+    target = tmp_path / "mirror" / "collections" / "people.godb"
+    with StorageEngine(tmp_path / "mirror") as mirror:
+        people = mirror.create_collection("people")
+        people.create_index("n", unique=True)
+        people.create_index("t")
+        people.insert({"n": 1, "t": "y"})
+        before = people.list_indexes()
+    with StorageEngine(tmp_path / "data") as engine:
+        users = engine.create_collection("users")
+        users.insert_many({"n": n, "t": "x"} for n in range(20))
+        options: Any = {"mode": "sync", "progress": False}
+        assert copy(users, target, if_exists="replace", **options).is_whole
+        users.delete("20")
+        users.update("1", {"n": 30})
+        assert not copy(users, target, **options).is_whole
+        with StorageEngine(tmp_path / "mirror", read_only=True) as mirror:
+            assert mirror["people"].list_indexes() == before
+            assert rows_of(mirror["people"]) == rows_of(users)
+            assert mirror["people"].find({"n": 30}) == [users.get("1")]
+        raw = target.read_bytes()
+        body = lz4.block.decompress(raw[8:], uncompressed_size=1 << 20)
+        ids = [str(n) for n in range(1, 20)]
+        indexes = msgpack.unpackb(body)["indexes"]["people"]
+        assert {name: sorted(found, key=int) for name, found in indexes.items()} == {
+            "n": ids, "t": ids,
+        }  # fmt: skip
+        godb_arrow.write_godb([{"n": 31}], target, "people", if_exists="append")
+        assert set(in_file(f"{target}#people")) == {*ids, "21"}
+
+
+def test_a_file_of_another_program_keeps_its_metadata(tmp_path: Path) -> None:
+    target = tmp_path / "people.godb"
+    top = {"zebra": [1], "metadata": {"by": "go"}, "collections": {"people": {}}}
+    packed = msgpack.packb(top)
+    target.write_bytes(b"GODB\x01\x00\x00\x00" + lz4.block.compress(packed, store_size=False))
+    with StorageEngine(tmp_path / "data") as engine:
+        users = engine.create_collection("users")
+        options: Any = {"mode": "sync", "progress": False}
+        for step in range(3):
+            users.insert({"n": step})
+            assert copy(users, target, if_exists="replace", **options).is_whole == (not step)
+            body = lz4.block.decompress(target.read_bytes()[8:], uncompressed_size=1 << 20)
+            kept = msgpack.unpackb(body)
+            assert (kept["zebra"], kept["metadata"]["by"]) == ([1], "go")
+            assert len(kept["collections"]["people"]) == step + 1
+
+
+def test_a_file_on_an_object_store_is_not_replaced_twice(tmp_path: Path) -> None:
+    target = "memory://sync-twice/people.godb"
+    with StorageEngine(tmp_path / "data") as engine:
+        users = engine.create_collection("users")
+        users.insert({"n": 1})
+        snapshot = users.snapshot()
+        for _ in range(2):  # of a new file, and of an existing one
+            first, second = (SyncedFile(target, "people") for _ in range(2))
+            first.replace(snapshot_of(snapshot), snapshot.token or "")
+            with pytest.raises(WriteConflict):
+                second.replace(snapshot_of(snapshot), snapshot.token or "")
 
 
 def test_too_many_changes_for_memory_copy_all(

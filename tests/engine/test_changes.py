@@ -944,3 +944,18 @@ def test_a_follower_removes_changes_with_its_source(tmp_path: Path) -> None:
             assert kept[0] == kept[1]
             seen_names |= kept[0]
         assert len(seen_names) > len(kept[0])
+
+
+def test_a_token_names_no_version_without_its_last_changes(tmp_path: Path) -> None:
+    with StorageEngine(tmp_path, versions="all", keep_changes=0) as engine:
+        users = engine.create_collection("users")
+        users.insert({"n": 1})
+        engine.save()
+        feed = users.changes()
+        users.insert({"n": 2})
+        assert [change.id for change in feed] == ["2"]
+        engine.save()
+        users.insert({"n": 3})
+        engine.save()
+        with pytest.raises(ChangesLost):  # not the second document again
+            list(users.changes(feed.token))
