@@ -24,6 +24,7 @@ __all__ = [
     "ids_of",
     "pack_ids",
     "repeated_ids",
+    "texts_of",
 ]
 
 _REGIONS = ((20, 18), (24, 14), (28, 10), (32, 6))
@@ -216,6 +217,15 @@ def pack_ids(ids: Iterable[str]) -> pa.Array:
     """Pack ids as a binary array."""
     raw = [identity.encode("utf-8", "surrogateescape") for identity in ids]
     return pa.array(raw, pa.binary())
+
+
+def texts_of(ids: pa.Array) -> list[str]:
+    """Return the ids of a binary array as strings."""
+    try:
+        texts: list[str] = ids.cast(pa.string()).to_pylist()
+    except pa.ArrowInvalid:
+        texts = [raw.decode("utf-8", "surrogateescape") for raw in ids.to_pylist()]
+    return texts
 
 
 _ID_PLAN = codec.plan_columns(pa.schema({ID_FIELD: pa.string()}))

@@ -6,12 +6,10 @@ all documents visible at once.
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
-from itertools import accumulate
-from typing import overload
+from itertools import compress, islice
 
 import numpy as np
 import pyarrow as pa
@@ -20,63 +18,17 @@ from godb_arrow import codec
 from godb_arrow.codec.entries import Chunk
 from godb_arrow.documents.encoding import Encoded
 from godb_arrow.documents.ids import repeated_ids
+from godb_arrow.engine.packed_ids import DocumentIds
 from godb_arrow.errors import DuplicateId, GodbError
 from godb_arrow.memory.limit import Counted
 from godb_arrow.query.schema_join import join_schemas
 from godb_arrow.query.statistics import Row, covered, decode_statistics
 from godb_arrow.schema import DocumentSummary, fields_fit, infer_schema, is_partial
+from godb_arrow.snapshots.deletions import IDS_AT_ONCE
 from godb_arrow.snapshots.manifest import Manifest, Part
 from godb_arrow.snapshots.parted_base import PartedBase
 
-__all__ = ["BulkInsert", "DocumentIds", "join_bases"]
-
-
-class DocumentIds(Sequence[str]):
-    """Ids of inserted documents: a sequence that takes little memory.
-
-    Parameters
-    ----------
-    parts : sequence of range or pyarrow.BinaryArray
-        Generated ids as ranges, and ids that callers chose.
-
-    Examples
-    --------
-    >>> ids = DocumentIds([range(1, 3), pa.array([b"x"])])
-    >>> len(ids), list(ids), ids[-1]
-    (3, ['1', '2', 'x'], 'x')
-    """
-
-    def __init__(self, parts: Sequence[range | pa.Array]) -> None:
-        self._parts = list(parts)
-        self._ends = list(accumulate(map(len, parts)))
-
-    def __len__(self) -> int:
-        return self._ends[-1] if self._ends else 0
-
-    @overload
-    def __getitem__(self, index: int) -> str: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[str]: ...
-    def __getitem__(self, index: int | slice) -> str | list[str]:
-        if isinstance(index, slice):
-            return [self[position] for position in range(*index.indices(len(self)))]
-        if index < 0:
-            index += len(self)
-        if not 0 <= index < len(self):
-            raise IndexError(f"the index {index} is out of range")
-        number = bisect_right(self._ends, index)
-        part = self._parts[number]
-        found = part[index - (self._ends[number - 1] if number else 0)]
-        if isinstance(found, int):
-            return str(found)
-        raw: bytes = found.as_py()
-        return raw.decode("utf-8", "surrogateescape")
-
-    def __iter__(self) -> Iterator[str]:
-        return (self[index] for index in range(len(self)))
-
-    def __repr__(self) -> str:
-        return f"<{len(self):,} document ids>"
+__all__ = ["BulkInsert", "join_bases"]
 
 
 class BulkInsert:
@@ -220,12 +172,15 @@ class BulkInsert:
         """Return the ids of the documents."""
         return DocumentIds(self._ids)
 
-    def has_any(self, ids: Sequence[str]) -> list[str]:
+    def has_any(self, ids: Iterable[str]) -> list[str]:
         """Return those ids that the documents have, too."""
-        hashes = np.frombuffer(b"".join(self._hashes), np.uint64)
-        near = {
-            identity for identity in ids if (hashes == np.uint64(codec.hash_id(identity))).any()
-        }
+        hashes = np.sort(np.frombuffer(b"".join(self._hashes), np.uint64))
+        near: set[str] = set()
+        left = iter(ids if len(hashes) else ())
+        while some := [*islice(left, IDS_AT_ONCE)]:
+            wanted = np.fromiter(map(codec.hash_id, some), np.uint64, len(some))
+            places = np.minimum(hashes.searchsorted(wanted), len(hashes) - 1)
+            near.update(compress(some, hashes[places] == wanted))
         return [identity for identity in self.ids() if identity in near] if near else []
 
     def added_since(self, base: PartedBase) -> list[str]:

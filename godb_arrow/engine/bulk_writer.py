@@ -11,10 +11,11 @@ from godb_arrow import codec
 from godb_arrow.codec.entries import CHUNK_BYTES, Rows
 from godb_arrow.documents.encoding import Encoded
 from godb_arrow.documents.ids import pack_ids
-from godb_arrow.engine.bulk import BulkInsert, DocumentIds
+from godb_arrow.engine.bulk import BulkInsert
 from godb_arrow.engine.checkpointer import Checkpointer
 from godb_arrow.engine.claims import check_files
 from godb_arrow.engine.maintainer import Maintainer
+from godb_arrow.engine.packed_ids import DocumentIds
 from godb_arrow.engine.store import CollectionStore
 from godb_arrow.errors import DuplicateId, GodbError, document_not_found, error_context
 from godb_arrow.snapshots.parted_base import PartedBase

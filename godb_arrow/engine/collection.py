@@ -15,6 +15,7 @@ from godb_arrow.engine.change_token import ChangeToken
 from godb_arrow.engine.changes import ChangeFeed, begin_token, token_of
 from godb_arrow.engine.checked_writer import CheckedWriter
 from godb_arrow.engine.constrained import ConstrainedCollection
+from godb_arrow.engine.deleter import CollectionDeleter
 from godb_arrow.engine.expirer import Expirer
 from godb_arrow.engine.info import CollectionInfo, CollectionState, moment
 from godb_arrow.engine.inserter import Inserter
@@ -70,6 +71,7 @@ class Collection(ConstrainedCollection):
         store = collection.store
         bulk = BulkWriter(store, collection.checkpointer, collection.maintainer)
         self._writer = CollectionWriter(store, saver, bulk)
+        self._deleter = CollectionDeleter(store, saver)
         self._inserter = Inserter(store, saver)
         checked = CheckedWriter(collection.store, saver)
         self._updater = CollectionUpdater(collection.store, self._writer, checked)

@@ -8,6 +8,7 @@ from typing import Any
 
 from godb_arrow.display import kind_of
 from godb_arrow.documents.ids import id_of
+from godb_arrow.engine.deleter import CollectionDeleter
 from godb_arrow.engine.updater import CollectionUpdater, UpdateResult, Wanted
 from godb_arrow.engine.writer import CollectionWriter, replacement
 from godb_arrow.errors import InvalidOption
@@ -25,12 +26,15 @@ class EditableCollection(SnapshotCollection):
     Attributes
     ----------
     _writer : CollectionWriter
-        Makes the changes.
+        Inserts and replaces documents.
+    _deleter : CollectionDeleter
+        Deletes documents.
     _updater : CollectionUpdater
         Makes changes by filters.
     """
 
     _writer: CollectionWriter
+    _deleter: CollectionDeleter
     _updater: CollectionUpdater
 
     @abstractmethod
@@ -352,7 +356,7 @@ class EditableCollection(SnapshotCollection):
         DocumentNotFound
             No document has the id.
         """
-        self._writer.delete(id_of(identity, "the document to delete"))
+        self._deleter.delete(id_of(identity, "the document to delete"))
 
     def delete_many(self, filter: Filter | None, *, check_fields: bool = True) -> int:
         """Delete the documents that match a filter, all at once.
@@ -384,4 +388,4 @@ class EditableCollection(SnapshotCollection):
         1
         >>> engine.close()
         """
-        return self._writer.delete_many(filter, check_fields=check_fields)
+        return self._deleter.delete_many(filter, check_fields=check_fields)

@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterator
 
 from godb_arrow.engine.catalog import Catalog
 from godb_arrow.engine.context import EngineContext
+from godb_arrow.engine.deleter import CollectionDeleter
 from godb_arrow.engine.rules import Rules
 from godb_arrow.engine.saver import Saver
 from godb_arrow.engine.store import CollectionStore
 from godb_arrow.engine.workers import BackgroundFailure, Workers
-from godb_arrow.engine.writer import CollectionWriter
 from godb_arrow.errors import CollectionNotFound, EngineClosed, GodbError, StorageError
 from godb_arrow.schema import ID_FIELD
 
@@ -130,12 +130,12 @@ class Expirer:
         int
             Number of deleted documents.
         """
-        writer = CollectionWriter(store, self._saver)
+        deleter = CollectionDeleter(store, self._saver)
         total = 0
         failed: GodbError | None = None
         for field, seconds in Rules.unpack(store.rules()).expiry.items():
             try:
-                for deleted in self._deletions(writer, field, seconds, goes_on):
+                for deleted in self._deletions(deleter, field, seconds, goes_on):
                     total += deleted
                     self.expired += deleted
             except GodbError as error:  # the other lifetimes are applied all the same
@@ -147,23 +147,23 @@ class Expirer:
         return total
 
     def _deletions(
-        self, writer: CollectionWriter, field: str, seconds: float, goes_on: Callable[[], bool]
+        self, deleter: CollectionDeleter, field: str, seconds: float, goes_on: Callable[[], bool]
     ) -> Iterator[int]:
         """Delete the documents that expired by one field; yield the number of each batch."""
         latest = _moment(self.clock() - seconds)
         if latest is None:
             return
         is_due = {field: {"$lte": latest}}
-        ids = writer.first_ids(is_due, _SEARCHED_DOCUMENTS)
+        ids = deleter.first_ids(is_due, _SEARCHED_DOCUMENTS)
         since_search = 0
         while ids and goes_on():
             # A document that was changed meanwhile is compared again.
             batch, ids = ids[:_BATCH_DOCUMENTS], ids[_BATCH_DOCUMENTS:]
-            deleted = writer.delete_many({ID_FIELD: batch, **is_due}, check_fields=False)
+            deleted = deleter.delete_many({ID_FIELD: batch, **is_due}, check_fields=False)
             since_search += deleted
             yield deleted
             if not ids and since_search:
-                since_search, ids = 0, writer.first_ids(is_due, _SEARCHED_DOCUMENTS)
+                since_search, ids = 0, deleter.first_ids(is_due, _SEARCHED_DOCUMENTS)
 
 
 def _moment(seconds: float) -> dt.datetime | None:

@@ -10,8 +10,10 @@ import pyarrow as pa
 
 from godb_arrow import codec
 from godb_arrow.codec.compression import check_compression
+from godb_arrow.codec.entries import NO_ROWS
 from godb_arrow.directory.data_directory import DataDirectory
 from godb_arrow.directory.records import Record
+from godb_arrow.documents.ids import pack_ids
 from godb_arrow.engine.constraints import Constraints
 from godb_arrow.engine.rules import Rules
 from godb_arrow.engine.validation import Validator, restored_validator, stored_validator
@@ -20,12 +22,24 @@ from godb_arrow.former_ipc import read_former_schema
 from godb_arrow.options import CompressionName
 from godb_arrow.recorded_schema import restore_schema
 from godb_arrow.snapshots.base import Base
+from godb_arrow.snapshots.deletions import DeletedIds
 from godb_arrow.snapshots.entry_runs import scan
 from godb_arrow.snapshots.index_names import definitions_of
 from godb_arrow.snapshots.overlay import Overlay, PlannedChange
 
-__all__ = ["PendingRecords", "Settings", "are_few", "next_id_of", "plan_put"]
+__all__ = [
+    "MAX_SINGLE_DELETIONS",
+    "PendingRecords",
+    "Settings",
+    "are_few",
+    "next_id_of",
+    "plan_delete",
+    "plan_put",
+]
 
+
+MAX_SINGLE_DELETIONS = 1_024
+"""Documents that one change deletes, up to which the overlay has an object for each."""
 
 _UNREAD = Constraints(())
 _MAX_CLAIMED_ID = 1 << 56  # ids; no engine generated that many
@@ -108,7 +122,7 @@ class PendingRecords:
                 plan = plan_put(overlay, entries, list(entries.ids()), schema, [])
             plan(record.number)
         if meta.get("d"):
-            overlay.plan_change(dict.fromkeys(meta["d"]), [])(record.number)
+            plan_delete(overlay, meta["d"])(record.number)
         return True
 
 
@@ -228,6 +242,15 @@ def plan_put(
         versions = {identity: entries.document(index) for index, identity in enumerate(ids)}
         return overlay.plan_change(versions, superseded)
     return overlay.plan_add(ids, entries, schema, superseded)
+
+
+def plan_delete(overlay: Overlay, ids: list[str]) -> PlannedChange:
+    """Plan to delete documents of a base that is not known yet."""
+    if len(ids) <= MAX_SINGLE_DELETIONS:
+        return overlay.plan_change(dict.fromkeys(ids), [])
+    changed = overlay.find_any(dict.fromkeys(ids))
+    unchanged = pack_ids(dict.fromkeys(key for key in ids if key not in changed))
+    return overlay.plan_delete(DeletedIds(unchanged, NO_ROWS), changed)
 
 
 def _schema_in(meta: Mapping[str, Any]) -> pa.Schema | None:

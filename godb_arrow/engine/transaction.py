@@ -15,6 +15,7 @@ from godb_arrow.engine.catalog import Catalog
 from godb_arrow.engine.checked_writer import CheckedWriter
 from godb_arrow.engine.claims import prepare_constraints, prepare_ids
 from godb_arrow.engine.context import EngineContext
+from godb_arrow.engine.deleter import CollectionDeleter
 from godb_arrow.engine.editing import EditableCollection
 from godb_arrow.engine.pending import are_few
 from godb_arrow.engine.saver import Saver
@@ -63,6 +64,7 @@ class TransactionCollection(EditableCollection):
     def __init__(self, store: TransactionStore, saver: Saver) -> None:
         self._store = store
         self._writer = CollectionWriter(store, saver)
+        self._deleter = CollectionDeleter(store, saver)
         checked = CheckedWriter(store, saver)
         self._updater = CollectionUpdater(store, self._writer, checked)
 

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from godb_arrow import codec
-from godb_arrow.codec.predicate import Predicate
 from godb_arrow.display import kind_of
 from godb_arrow.documents.encoding import Encoded, check_document_size, encode_rows
-from godb_arrow.documents.ids import id_of, repeated_ids
+from godb_arrow.documents.ids import id_of, repeated_ids, texts_of
 from godb_arrow.documents.rows import rows_of, stored_schema
 from godb_arrow.documents.value_types import take_value_fields, with_value_types
 from godb_arrow.engine.bulk_writer import BulkWriter
@@ -33,24 +32,19 @@ from godb_arrow.errors import (
     InvalidDocument,
     InvalidUpdate,
     document_not_found,
-    error_context,
 )
 from godb_arrow.memory.limit import Counted
-from godb_arrow.query.filters import Filter, RowFilter, compiled
 from godb_arrow.query.update import Update, has_operators
 from godb_arrow.query.value_order import identity_of
 from godb_arrow.recorded_schema import describe_schema
 from godb_arrow.schema import ID_FIELD
 from godb_arrow.snapshots.base import Base
-from godb_arrow.snapshots.find import check_named, matching
 from godb_arrow.snapshots.layers import Version
 from godb_arrow.snapshots.overlay import bulk_weight, weight
-from godb_arrow.snapshots.snapshot import Snapshot
 
 __all__ = ["CollectionWriter", "naming_document", "record_of", "replaced_in", "replacement"]
 
 
-_MAX_DELETE_ATTEMPTS = 3  # until a filter is evaluated while other writers wait
 _CROWD_DIVISOR = 8  # part of the limit for an insert, one in so many, beside many others
 _BYTES_PER_GIVEN_ID = 250  # of memory, for the id of an unsaved document
 _BYTES_PER_GENERATED_ID = 16
@@ -128,7 +122,7 @@ class CollectionWriter:
                 if not replace and self.is_larger_than_memory(size):
                     assert self._bulk is not None
                     collected = _popped(encoded, counted)
-                    return self._bulk.insert(itertools.chain(collected, runs), schema)
+                    return self._bulk.insert(chain(collected, runs), schema)
                 if size > memory.limit:
                     with self._saver.reserved(size):
                         pass  # raises before all documents are read
@@ -142,7 +136,7 @@ class CollectionWriter:
                 pa.chunked_array([run.ids for run in encoded]).combine_chunks(),
                 any(run.given for run in encoded),
             )
-            ids = [text for run in encoded for text in run.texts or _texts(run.ids)]
+            ids = [text for run in encoded for text in run.texts or texts_of(run.ids)]
             del encoded
             counted.release()  # The change reserves its bytes.
             if schema is not None:
@@ -378,85 +372,6 @@ class CollectionWriter:
         assert self._bulk is not None
         self._bulk.replace(ids, lambda key, raw: self._changed(key, raw, change)[1])
 
-    # --- deleting -----------------------------------------------------------------------------
-
-    def delete(self, identity: str) -> None:
-        """Delete a document.
-
-        Raises
-        ------
-        DocumentNotFound
-        """
-        self._context.lifecycle.check_writable()
-        with self._saver.reserved(weight(identity, None)):
-            deleted = self._delete([identity])
-        if not deleted:
-            raise document_not_found(identity)
-
-    def delete_many(self, filter: Filter | None, *, check_fields: bool) -> int:
-        """Delete the documents that match a filter, and return their number."""
-        self._context.lifecycle.check_writable()
-        store = self._store
-        condition = compiled(filter)
-        if check_fields and isinstance(condition, Predicate):
-            with error_context("delete", collection=store.name):
-                check_named(self._snapshot(), condition)
-        for attempt in itertools.count():
-            if attempt >= _MAX_DELETE_ATTEMPTS and not isinstance(condition, RowFilter):
-                break
-            with store.lock:
-                snapshot, version = self._snapshot(), store.changes
-            ids = self._matching_ids(snapshot, condition)
-            self._context.lifecycle.check_writable()
-            size = sum(weight(identity, None) for identity in ids)
-            with self._saver.reserved(size):
-                deleted = self._delete(ids, version)
-            if deleted is not None:
-                return deleted
-        # Other threads change the collection repeatedly: now they wait. A RowFilter is code of the
-        # caller, which must not run under a lock, so it is tried again instead.
-        with self._saver.reserved(size), store.lock:
-            return self._delete(self._matching_ids(self._snapshot(), condition)) or 0
-
-    def _snapshot(self) -> Snapshot:
-        with self._store.reading():
-            return self._store.snapshot()
-
-    def first_ids(self, filter: Filter, most: int) -> list[str]:
-        """Return the ids of documents that match a filter, at most some of them."""
-        return self._matching_ids(self._snapshot(), compiled(filter), most)
-
-    def _matching_ids(
-        self, snapshot: Snapshot, condition: Filter | None, most: int | None = None
-    ) -> list[str]:
-        with error_context("delete", collection=self._store.name):
-            found = matching(snapshot, condition, self._store.indexes())
-            ids = (run.id(int(row)) for run, rows in found for row in rows)
-            return [*itertools.islice(ids, most)]
-
-    def _delete(self, ids: list[str], version: int | None = None) -> int | None:
-        """Delete existing documents; return None if the collection changed since a version."""
-        store = self._store
-        with store.writing("delete"):
-            prepare_ids(store)
-            with store.lock:
-                store.check_present()
-                store.prepare()
-                if version not in (None, store.changes):
-                    return None
-                changed = store.overlay.find_any(dict.fromkeys(ids))
-                stored = store.base.rows_of([key for key in ids if key not in changed])
-                deleted = [key for key, found in changed.items() if found is not None]
-                deleted += stored
-                if not deleted:
-                    return 0
-                superseded = [row for rows in stored.values() for row in rows]
-                # A file of another program may have an id twice.
-                added = len(stored) - len(superseded) - len(deleted)
-                number = store.write_few(dict.fromkeys(deleted), superseded, added)
-            self._context.sync(number)
-            return len(deleted)
-
 
 def record_of(store: CollectionStore, count: int, schema: pa.Schema | None) -> dict[str, Any]:
     """Return the description of a journal record with a number of documents."""
@@ -543,11 +458,3 @@ def _with_id_field(schema: pa.Schema) -> pa.Schema:
     if ID_FIELD in schema.names:
         return schema
     return pa.schema([pa.field(ID_FIELD, pa.string()), *schema], metadata=schema.metadata)
-
-
-def _texts(ids: pa.Array) -> list[str]:
-    try:
-        texts: list[str] = ids.cast(pa.string()).to_pylist()
-    except pa.ArrowInvalid:
-        texts = [raw.decode("utf-8", "surrogateescape") for raw in ids.to_pylist()]
-    return texts

@@ -67,7 +67,10 @@ class FrozenOverlay:
         self._schema: tuple[int, pa.Schema] | None = None
 
     def versions(self) -> dict[str, Version]:
-        """Return the changed documents, in the order of their last change."""
+        """Return the changed documents, in the order of their last change.
+
+        It does not have deletions of many saved documents.
+        """
         with self._lock:
             if self._versions is None:
                 filled = [layer.versions for layer in self.layers if layer.versions]
@@ -124,7 +127,7 @@ class FrozenOverlay:
         """Return the superseded and deleted rows of the base, in sets."""
         if self._row_sets is None:
             self._row_sets = tuple(
-                layer.superseded_set() for layer in self.layers if layer.superseded
+                layer.superseded_set() for layer in self.layers if layer.has_superseded
             )
         return self._row_sets
 
@@ -132,7 +135,7 @@ class FrozenOverlay:
         """Return the superseded and deleted rows of a base, in order."""
         known = self._superseded
         if known is None or known[0] != base.number:
-            runs = [layer.superseded_rows() for layer in self.layers if layer.superseded]
+            runs = [layer.superseded_rows() for layer in self.layers if layer.has_superseded]
             known = self._superseded = base.number, _joined(base.deleted, runs)
         return known[1]
 

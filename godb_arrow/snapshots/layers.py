@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -12,6 +13,7 @@ import pyarrow as pa
 from godb_arrow import codec
 from godb_arrow.codec.entries import Rows
 from godb_arrow.documents.ids import number_of
+from godb_arrow.snapshots.deletions import DeletedIds
 from godb_arrow.snapshots.entry_runs import scan
 from godb_arrow.snapshots.held import UnsavedDocuments
 
@@ -42,6 +44,7 @@ class Layer:
     size: int = 0
     singles: bool = False  # whether some changes are no bulk inserts
     ranges: list[Bulk] = field(default_factory=list)  # consecutive generated ids, in order
+    deletions: tuple[DeletedIds, ...] = ()  # of saved documents, before all versions of their ids
     _documents: UnsavedDocuments | None = field(default=None, init=False, repr=False)
     _rows: Rows | None = field(default=None, init=False, repr=False)
     _row_set: codec.RowSet | None = field(default=None, init=False, repr=False)
@@ -55,8 +58,15 @@ class Layer:
     def superseded_rows(self) -> Rows:
         """Return the superseded or deleted rows of a frozen layer, in order."""
         if self._rows is None:
-            self._rows = np.sort(np.array(self.superseded, np.int64))
+            rows = [deleted.rows for deleted in self.deletions]
+            self._rows = np.concatenate([np.array(self.superseded, np.int64), *rows])
+            self._rows.sort()
         return self._rows
+
+    @property
+    def has_superseded(self) -> bool:
+        """Whether rows of the base are superseded or deleted."""
+        return bool(self.superseded) or any(len(deleted.rows) for deleted in self.deletions)
 
     def superseded_set(self) -> codec.RowSet:
         """Return the superseded or deleted rows of a frozen layer as a set."""
@@ -72,8 +82,13 @@ class Layer:
     def find(self, identity: str) -> Version | bool:
         """Return the version of a document, or False if the layer has none."""
         version = self.versions.get(identity, False)
-        if version is not False or not self.ranges:
-            return version
+        if version is False and self.ranges:
+            version = self._find_in_ranges(identity)
+        if version is False and any(identity in deleted for deleted in self.deletions):
+            return None
+        return version
+
+    def _find_in_ranges(self, identity: str) -> int | bool:
         number = number_of(identity)
         if number is None:
             return False
@@ -82,9 +97,25 @@ class Layer:
         row = number - first_id(bulk)
         return bulk.start + row if at >= 0 and row < len(bulk.entries) else False
 
+    def find_any(self, ids: Mapping[str, Any]) -> dict[str, Version]:
+        """Return the versions of the given documents that the layer has."""
+        found: dict[str, Version] = {}
+        for deleted in self.deletions:
+            found.update(dict.fromkeys(deleted.among(ids)))
+        for identity in ids if self.ranges else ():
+            row = self._find_in_ranges(identity)
+            if row is not False:
+                found[identity] = row
+        if not ids.keys().isdisjoint(self.versions.keys()):
+            for identity in ids.keys() & self.versions.keys():
+                found[identity] = self.versions[identity]
+        return found
+
     def __len__(self) -> int:
-        ranges = self.ranges
-        return len(self.versions) + (sum(len(one.entries) for one in ranges) if ranges else 0)
+        count = len(self.versions)
+        if self.ranges:
+            count += sum(len(one.entries) for one in self.ranges)
+        return count + sum(map(len, self.deletions)) if self.deletions else count
 
 
 @dataclass(slots=True)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 import sys
 from bisect import insort
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,8 +12,9 @@ import numpy as np
 import pyarrow as pa
 
 from godb_arrow import codec
-from godb_arrow.codec.entries import Rows
+from godb_arrow.codec.entries import NO_ROWS, Rows
 from godb_arrow.snapshots.base import Base
+from godb_arrow.snapshots.deletions import DeletedIds, joined, rows_among
 from godb_arrow.snapshots.frozen import FrozenOverlay
 from godb_arrow.snapshots.layers import Bulk, Layer, Version, bulk_document, bulk_of, first_id
 
@@ -59,8 +59,9 @@ class Overlay:
 
     def find(self, identity: str) -> Version | bool:
         """Return the version of a document, or False if it is unchanged."""
-        if not self._layers and not self._active.versions:
-            return self._active.find(identity) if self._active.ranges else False
+        active = self._active
+        if not self._layers and not active.versions:
+            return active.find(identity) if active.ranges or active.deletions else False
         for layer in (self._active, *reversed(self._layers)):
             version = layer.find(identity)
             if version is not False:
@@ -71,14 +72,7 @@ class Overlay:
         """Return the versions of the given documents that changed."""
         versions: dict[str, Version] = {}
         for layer in (*self._layers, self._active):
-            if layer.ranges:
-                found = ((identity, layer.find(identity)) for identity in ids)
-                versions |= {
-                    identity: version for identity, version in found if version is not False
-                }
-            elif not ids.keys().isdisjoint(layer.versions.keys()):
-                changed = ids.keys() & layer.versions.keys()
-                versions |= {identity: layer.versions[identity] for identity in changed}
+            versions |= layer.find_any(ids)
         return versions
 
     def document(self, version: bytes | int) -> bytes:
@@ -149,6 +143,28 @@ class Overlay:
             self._frozen = None
             layer.versions[identity] = document
             layer.note(number, total, True)
+
+        return apply
+
+    def plan_delete(self, deleted: DeletedIds, versions: Collection[str] = ()) -> PlannedChange:
+        """Plan to delete many documents; see :meth:`plan_change`.
+
+        Parameters
+        ----------
+        deleted : DeletedIds
+            Saved documents, none of which has a version.
+        versions : collection of str
+            Documents that have one.
+        """
+        layer = self._active
+        change = self.plan_change(dict.fromkeys(versions), ())
+        deletions = joined([*layer.deletions, deleted])
+        added = sum(found.nbytes for found in deletions)
+        added -= sum(found.nbytes for found in layer.deletions)
+
+        def apply(number: int | None) -> None:
+            change(number)  # sets the size without the deletions, also the second time
+            layer.deletions, layer.size = deletions, layer.size + added
 
         return apply
 
@@ -235,6 +251,8 @@ class Overlay:
                 first = first_id(bulk)
                 for index in range(len(bulk.entries)):
                     merged[str(first + index)] = bulk.entries.document(index)
+            for deleted in layer.deletions:
+                merged.update(dict.fromkeys(deleted))
             for identity, version in layer.versions.items():
                 merged.pop(identity, None)
                 merged[identity] = None if version is None else self.document(version)
@@ -254,6 +272,7 @@ class Overlay:
                 older.size + newer.size,
                 older.singles or newer.singles,
                 sorted(older.ranges + newer.ranges, key=first_id),
+                joined([*older.deletions, *newer.deletions]),
             )
             for identity, version in newer.versions.items():
                 merged.versions.pop(identity, None)
@@ -305,14 +324,18 @@ class Overlay:
     @property
     def has_ids_to_find(self) -> bool:
         """Whether changes that are not pinned need the rows of their ids in a new base."""
-        return any(layer.versions for layer in (*self._layers[self._pinned :], self._active))
+        layers = (*self._layers[self._pinned :], self._active)
+        return any(layer.versions or layer.deletions for layer in layers)
 
-    def deleted(self) -> list[str]:
-        """Return the ids of documents that were deleted."""
+    def deleted(self) -> Iterator[str]:
+        """Yield the ids of documents that were deleted."""
         versions: dict[str, Version] = {}
         for layer in (*self._layers, self._active):
             versions.update(layer.versions)
-        return [identity for identity, version in versions.items() if version is None]
+        yield from (identity for identity, version in versions.items() if version is None)
+        for layer in (*self._layers, self._active):
+            for deleted in layer.deletions:
+                yield from (identity for identity in deleted if identity not in versions)
 
     def generated_ids(self) -> Iterator[int]:
         """Yield the generated ids of documents that were inserted in bulk."""
@@ -327,19 +350,33 @@ class Overlay:
         layers = []
         for layer in (*self._layers, self._active):
             rows = np.array(layer.superseded, np.int64)
-            layers.append(replace(layer, superseded=(rows - deleted.searchsorted(rows)).tolist()))
+            layers.append(
+                replace(
+                    layer,
+                    superseded=(rows - deleted.searchsorted(rows)).tolist(),
+                    deletions=tuple(
+                        found.with_rows(found.rows - deleted.searchsorted(found.rows))
+                        for found in layer.deletions
+                    ),
+                )
+            )
         *after._layers, after._active = layers
         return after
 
     def rebase(self, base: Base) -> None:
         """Find the superseded and deleted rows of a new base."""
-        seen: set[int] = set()
+        seen = NO_ROWS
         layers = []
         for layer in (*self._layers, self._active):
-            rows = set(itertools.chain(*base.rows_of(layer.versions).values())) - seen
-            seen |= rows
+            deletions = []
+            for deleted in layer.deletions:
+                rows = np.setdiff1d(rows_among(base, deleted), seen)
+                deletions.append(deleted.with_rows(rows))
+                seen = np.union1d(seen, rows)
+            rows = np.setdiff1d(rows_among(base, layer.versions), seen)
+            seen = np.union1d(seen, rows)
             # Snapshots may have the old layer, with rows of the base before.
-            layers.append(replace(layer, superseded=sorted(rows)))
+            layers.append(replace(layer, superseded=rows.tolist(), deletions=tuple(deletions)))
         *self._layers, self._active = layers
         self._frozen = None
 

@@ -177,10 +177,11 @@ class Source:
         with self.open() as stream:
             try:
                 end = stream.seek(0, os.SEEK_END)
-                stream.seek(max(self._start, end - count))
+                start = max(self._start, end - count)
+                stream.seek(start)
             except (OSError, ValueError):
                 return b""
-            return stream.read(count)
+            return stream.read(max(0, end - start))  # A damaged file may have a huge count.
 
 
 class HeldFile(Source):

@@ -8,7 +8,8 @@ import os
 import random
 import subprocess
 import sys
-from collections.abc import Iterator
+import tracemalloc
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,30 @@ def test_statistics_show_what_an_insert_collects(tmp_path: Path) -> None:
         collection.insert_many(documents(False))
         assert engine.memory_stats().write_bytes == 0
         assert len(collection) == 20_000
+
+
+def test_deletions_of_many_documents_take_few_bytes_each(tmp_path: Path) -> None:
+    with StorageEngine(tmp_path, max_memory="4MiB") as engine:
+        collection = engine.create_collection("c")
+        collection.insert_many([{"n": n} for n in range(30_000)])
+        engine.save()
+        assert collection.delete_many({"n": {"$lt": 2_000}}) == 2_000  # loads pandas
+        peak = tracemalloc_peak(lambda: collection.delete_many({"n": {"$gte": 10_000}}))
+        assert peak < 20_000 * 300, "the ids are not all strings at once"
+        assert engine.memory_stats().changes_bytes < 20_000 * 40
+        assert len(collection) == collection.count({"n": {"$lt": 10_000}}) == 8_000
+    with StorageEngine(tmp_path, max_memory="4MiB") as engine:
+        assert len(engine["c"]) == engine["c"].count({"n": {"$lt": 10_000}}) == 8_000
+
+
+def tracemalloc_peak(function: Callable[[], object]) -> int:
+    """Return the peak of the bytes of Python objects that a function creates."""
+    tracemalloc.start()
+    try:
+        function()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
 
 
 def test_the_hit_rate_is_between_0_and_1(tmp_path: Path) -> None:
@@ -338,9 +363,7 @@ def test_a_file_of_unknown_size_is_read_in_small_steps() -> None:
 def test_an_insert_that_collects_documents_saves_other_changes_first(tmp_path: Path) -> None:
     with StorageEngine(tmp_path, max_memory="8MiB") as engine:
         collection = engine.create_collection("c")
-        collection.insert_many([{"n": n} for n in range(60_000)])
-        engine.save()
-        collection.delete_many({"n": {"$lt": 40_000}})
+        collection.upsert_many(made(5500))
         assert engine.memory_stats().changes_bytes > 5 * MEBIBYTE
         most = 0.0
 
@@ -352,4 +375,4 @@ def test_an_insert_that_collects_documents_saves_other_changes_first(tmp_path: P
 
         collection.insert_many(documents())
         assert most <= 8 + 1, "one run of documents more than the limit"
-        assert len(collection) == 26_000
+        assert len(collection) == 11_500

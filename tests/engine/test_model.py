@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -24,7 +26,9 @@ from support.settings import LONG
 
 import godb_arrow
 from godb_arrow import Follower, StorageEngine, promote
+from godb_arrow.engine import deleter, pending
 from godb_arrow.options import COMPRESSIONS, CompressionName
+from godb_arrow.snapshots import deletions
 
 NAMES = st.sampled_from(["users", "a/b", "..", "%7E", "é" * 120])
 IDS = st.sampled_from(["1", "2", "3", "10", "x", "y", "ü"])
@@ -478,6 +482,43 @@ class PartsMachine(EngineMachine):
         assert not (deleted and deleted[-1] in self.engine[name])
 
 
+class PackedDeletionsMachine(PartsMachine):
+    """The same where each deletion by a filter is stored as a deletion of many documents."""
+
+    def __init__(self) -> None:
+        self.patches = ExitStack()
+        for place, name, value in ((deleter, "MAX_SINGLE_DELETIONS", 0),
+                                   (pending, "MAX_SINGLE_DELETIONS", 0),
+                                   (deletions, "IDS_AT_ONCE", 3)):  # fmt: skip
+            self.patches.enter_context(patch.object(place, name, value))
+        super().__init__()
+
+    def teardown(self) -> None:
+        super().teardown()
+        self.patches.close()
+
+    @rule(name=NAMES, places=st.lists(st.integers(0, 400), max_size=40), by=st.booleans())
+    def delete_places(self, name: str, places: list[int], by: bool) -> None:
+        """Delete documents anywhere, directly or in a transaction, and insert some again."""
+        if not self.exists(name) or not self.model[name]:
+            return
+        documents = self.model[name]
+        ids = [*documents]
+        chosen = list(dict.fromkeys(ids[place % len(ids)] for place in places))
+        if by:
+            with self.engine.transaction() as transaction:
+                assert transaction[name].delete_many({"_id": chosen[::2]}) == len(chosen[::2])
+                assert transaction[name].delete_many({"_id": chosen}) == len(chosen[1::2])
+        else:
+            assert self.engine.delete_many(name, {"_id": chosen}) == len(chosen)
+        assert self.engine.delete_many(name, {"_id": chosen}) == 0
+        for identity in chosen:
+            del documents[identity]
+        self.engine.insert_many(name, [{"_id": one, "again": 1} for one in chosen[::3]])
+        for identity in chosen[::3]:
+            self.put(name, identity, {"again": 1})
+
+
 SETTINGS = settings(
     max_examples=1000 if LONG else 15,
     stateful_step_count=60 if LONG else 30,
@@ -490,3 +531,5 @@ TestEngine = EngineMachine.TestCase
 TestEngine.settings = SETTINGS
 TestParts = PartsMachine.TestCase
 TestParts.settings = SETTINGS
+TestPackedDeletions = PackedDeletionsMachine.TestCase
+TestPackedDeletions.settings = SETTINGS if LONG else settings(SETTINGS, max_examples=8)

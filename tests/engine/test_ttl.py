@@ -156,17 +156,17 @@ def test_a_document_that_is_changed_meanwhile_stays(
         found = engine.create_collection("c")
         found.create_ttl("at", 0)
         found.insert_many([{"_id": "a", "at": NOW - DAY}, {"_id": "b", "at": NOW - DAY}])
-        from godb_arrow.engine.writer import CollectionWriter
+        from godb_arrow.engine.deleter import CollectionDeleter
 
-        original = CollectionWriter._delete
+        original = CollectionDeleter._delete
 
         def meanwhile(self: Any, ids: list[str], version: int | None = None) -> int | None:
             if "a" in ids:
-                monkeypatch.setattr(CollectionWriter, "_delete", original)
+                monkeypatch.setattr(CollectionDeleter, "_delete", original)
                 found.update("a", {"at": NOW + DAY})
             return original(self, ids, version)
 
-        monkeypatch.setattr(CollectionWriter, "_delete", meanwhile)
+        monkeypatch.setattr(CollectionDeleter, "_delete", meanwhile)
         assert found.expire() == 1
         assert [one["_id"] for one in found.find()] == ["a"]
 
@@ -206,14 +206,14 @@ def test_a_failure_is_counted_and_raised_by_the_next_save(
         found = engine.create_collection(name)
         found.create_ttl("at", 0)
         found.insert({"at": NOW - DAY})
-    original = expirer.CollectionWriter.delete_many
+    original = expirer.CollectionDeleter.delete_many
 
     def failing(self: Any, *args: Any, **keywords: Any) -> int:
         if self._store.name == "a":
             raise godb_arrow.DiskFull("no space")
         return original(self, *args, **keywords)
 
-    monkeypatch.setattr(expirer.CollectionWriter, "delete_many", failing)
+    monkeypatch.setattr(expirer.CollectionDeleter, "delete_many", failing)
     engine.remove_worker("expirer")
     engine.add_worker("expirer", 0.01, engine._components.expirer.expire_in_background)
     engine.start_background_workers()
@@ -231,7 +231,7 @@ def test_a_failure_is_counted_and_raised_by_the_next_save(
     engine.stop_background_workers()
     with pytest.raises(godb_arrow.DiskFull):
         engine.save()
-    monkeypatch.setattr(expirer.CollectionWriter, "delete_many", original)
+    monkeypatch.setattr(expirer.CollectionDeleter, "delete_many", original)
     engine.start_background_workers()
     for _ in range(500):
         if len(engine["a"]) == 0:

@@ -36,6 +36,7 @@ RECORD_FRONT = struct.Struct("<QQQI")
 META_SIZE = struct.Struct("<I")
 """Size of the description of a change, before it."""
 _MIN_PADDING_BYTES = 2  # other than zero, at the end of a record
+_PACKED_WHOLE = (str, bytes, bytearray, memoryview, list, tuple)
 _ZEROS = bytes(SECTOR_BYTES // 4 - 1)  # occurs in a sector with one byte other than zero
 
 
@@ -71,10 +72,26 @@ def pack_record(
 def payload_of(meta: dict[str, Any], parts: Sequence[bytes]) -> tuple[int, list[bytes]]:
     """Return the length of a record's payload, and all bytes after the head."""
     described = {**meta, "parts": [len(part) for part in parts]}
-    packed: bytes = msgpack.packb(described, unicode_errors="surrogateescape")
+    packed = _packed(described)
     length = META_SIZE.size + len(packed) + sum(map(len, parts))
     filler = b"\xff" * (record_size(length) - RECORD_HEAD.size - length)
     return length, [META_SIZE.pack(len(packed)), packed, *parts, filler]
+
+
+def _packed(meta: dict[str, Any]) -> bytes:
+    """Pack a description, whose long sequences need no object for each element at once."""
+    packer = msgpack.Packer(autoreset=False, unicode_errors="surrogateescape")
+    packer.pack_map_header(len(meta))
+    for key, value in meta.items():
+        packer.pack(key)
+        if isinstance(value, Sequence) and not isinstance(value, _PACKED_WHOLE):
+            packer.pack_array_header(len(value))
+            for element in value:
+                packer.pack(element)
+        else:
+            packer.pack(value)
+    packed: bytes = packer.bytes()
+    return packed
 
 
 def front_of_record(length: int, number: int, durable: int, sparse: int) -> bytes:

@@ -1,0 +1,165 @@
+"""Deletions of many saved documents, in few bytes for each."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from copy import copy
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from godb_arrow import codec
+from godb_arrow.codec.entries import NO_ROWS, Rows
+from godb_arrow.documents.ids import pack_ids, texts_of
+from godb_arrow.snapshots.base import Base
+
+__all__ = ["IDS_AT_ONCE", "DeletedIds", "IdRows", "joined", "rows_among"]
+
+
+IDS_AT_ONCE = 8_192
+"""Ids that are Python objects at the same time."""
+
+
+class DeletedIds(Collection[str]):
+    """Ids of saved documents that were deleted together, and their rows.
+
+    No other change of the overlay had the ids before. Therefore any other version of an id is a
+    later one.
+
+    Parameters
+    ----------
+    ids : pyarrow.BinaryArray
+        The ids, each once.
+    rows : array of int64
+        Rows of the documents in the base, in any order.
+
+    Attributes
+    ----------
+    rows : array of int64
+        The rows.
+
+    Examples
+    --------
+    >>> deleted = DeletedIds(pa.array([b"x", b"7"]), np.array([4, 2]))
+    >>> "7" in deleted, "8" in deleted, len(deleted)
+    (True, False, 2)
+    """
+
+    __slots__ = ("_hashes", "_ids", "_order", "rows")
+
+    def __init__(self, ids: pa.Array, rows: Rows) -> None:
+        hashes = np.frombuffer(codec.survey_ids(ids)[0], np.uint64)
+        order = np.argsort(hashes, kind="stable")
+        self._hashes: npt.NDArray[np.uint64] = hashes[order]
+        self._order = order.astype(np.uint32)
+        self._ids = ids
+        self.rows = rows
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the ids and rows in bytes."""
+        arrays = self._hashes, self._order, self._ids, self.rows
+        return sum(int(array.nbytes) for array in arrays)
+
+    @property
+    def packed(self) -> pa.Array:
+        """Ids as a binary array."""
+        return self._ids
+
+    def __len__(self) -> int:
+        return len(self._hashes)
+
+    def __iter__(self) -> Iterator[str]:
+        for start in range(0, len(self._ids), IDS_AT_ONCE):
+            yield from texts_of(self._ids.slice(start, IDS_AT_ONCE))
+
+    def __contains__(self, identity: object) -> bool:
+        assert isinstance(identity, str)
+        wanted = np.uint64(codec.hash_id(identity))
+        return self._has(identity, wanted, int(self._hashes.searchsorted(wanted)))
+
+    def _has(self, identity: str, wanted: np.uint64, at: int) -> bool:
+        raw = identity.encode("utf-8", "surrogateescape")
+        while at < len(self._hashes) and self._hashes[at] == wanted:
+            if self._ids[int(self._order[at])].as_py() == raw:
+                return True
+            at += 1
+        return False
+
+    def among(self, ids: Mapping[str, Any]) -> Iterator[str]:
+        """Yield those ids of a mapping that were deleted."""
+        left = iter(ids)
+        while some := [*islice(left, IDS_AT_ONCE)]:
+            wanted = np.fromiter(map(codec.hash_id, some), np.uint64, len(some))
+            places = self._hashes.searchsorted(wanted)
+            is_near = self._hashes[np.minimum(places, len(self._hashes) - 1)] == wanted
+            for index in np.flatnonzero(is_near).tolist():
+                if self._has(some[index], wanted[index], int(places[index])):
+                    yield some[index]
+
+    def with_rows(self, rows: Rows) -> DeletedIds:
+        """Return the same ids with rows of another base."""
+        other = copy(self)
+        other.rows = rows
+        return other
+
+
+def joined(deletions: Sequence[DeletedIds]) -> tuple[DeletedIds, ...]:
+    """Return deletions as few that become smaller, so that a search needs few steps."""
+    few: list[DeletedIds] = []
+    for deleted in deletions:
+        if len(deleted):
+            few.append(deleted)
+        while len(few) > 1 and len(few[-2]) < 2 * len(few[-1]):
+            newer, older = few.pop(), few.pop()
+            ids = pa.chunked_array([older.packed, newer.packed]).combine_chunks()
+            few.append(DeletedIds(ids, np.concatenate([older.rows, newer.rows])))
+    return tuple(few)
+
+
+class IdRows:
+    """Rows of many ids in a base, found for some ids after others.
+
+    Attributes
+    ----------
+    count : int
+        Number of ids that the base has.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._ids: list[pa.Array] = []
+        self._rows: list[Rows] = []
+        self._repeated: set[str] = set()  # ids that a file of another program has several times
+
+    def add(self, base: Base, ids: Collection[str]) -> None:
+        """Find the rows of further ids."""
+        found = base.rows_of(ids)
+        if sum(map(len, found.values())) > len(found):
+            for identity in [key for key, rows in found.items() if len(rows) > 1]:
+                if identity in self._repeated:
+                    del found[identity]
+                self._repeated.add(identity)
+        self.count += len(found)
+        self._ids.append(pack_ids(found))
+        self._rows.append(np.array([row for rows in found.values() for row in rows], np.int64))
+
+    def rows(self) -> Rows:
+        """Return the rows of all ids, in the order of the ids."""
+        return np.concatenate(self._rows) if self._rows else NO_ROWS
+
+    def ids(self) -> pa.Array:
+        """Return the ids that the base has, each once, as a binary array."""
+        return pa.chunked_array(self._ids, pa.binary()).combine_chunks()
+
+
+def rows_among(base: Base, ids: Collection[str]) -> Rows:
+    """Return the rows that a base has of some ids, without an object for each at once."""
+    found = IdRows()
+    left = iter(ids)
+    while some := [*islice(left, IDS_AT_ONCE)]:
+        found.add(base, some)
+    return found.rows()
