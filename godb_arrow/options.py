@@ -85,6 +85,7 @@ _TIME_UNITS = {"": 1.0} | _named(
 _SYNCED_NAMES = frozenset({"fsync", "sync", "synced", "always", "full"})
 """Names that other databases have for the durability "commit"."""
 
+_MAX_COUNT = (1 << 63) - 1
 _MIN_MEMORY_BYTES = 1 << 20
 _MIN_PART_BYTES = 1 << 10
 _MIN_DOCUMENT_BYTES = 1 << 10
@@ -195,6 +196,8 @@ class ReadKeywords(TypedDict, total=False):
 def _check_count(name: str, value: object) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise InvalidOption(f"{name} is {value!r}", advice="give an integer of at least 1")
+    if value > _MAX_COUNT:
+        raise InvalidOption(f"{name} is {value!r}", advice="give an integer below 2**63")
 
 
 def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
@@ -312,7 +315,11 @@ def _quantity(text: str, units: Mapping[str, float]) -> float | None:
 def parse_size(name: str, value: object, minimum: int = _MIN_MEMORY_BYTES) -> int:
     """Convert a size, a number of bytes or text such as ``"512MB"`` or ``"1GiB"``, to bytes."""
     size = _quantity(value, _SIZE_UNITS) if isinstance(value, str) else value
-    if isinstance(size, bool) or not isinstance(size, (int, float)) or not size >= minimum:
+    if (
+        isinstance(size, bool)
+        or not isinstance(size, (int, float))
+        or not minimum <= size <= _MAX_COUNT
+    ):
         raise InvalidOption(
             f"{name} is {value!r}",
             advice=f"give at least {minimum >> 10} KiB, in bytes or text such as '1GB'",

@@ -28,10 +28,12 @@ from godb_arrow.documents.json_lines import json_lines
 from godb_arrow.engine.places import opened
 from godb_arrow.file.collection import FileCollection
 from godb_arrow.options import ReadKeywords
+from godb_arrow.query.python_values import python_values
 
 __all__ = ["schema_lines", "table_lines"]
 
 _MAX_CELL = 40  # characters of a value in a table
+_MAX_ROWS = 1 << 31  # that head shows
 
 
 def schema_lines(schema: pa.Schema) -> list[str]:
@@ -76,7 +78,7 @@ def schema(file: str, collection: str | None, no_hints: bool, quiet: bool) -> No
     "-n",
     default=5,
     show_default=True,
-    type=click.IntRange(1),
+    type=click.IntRange(1, _MAX_ROWS),
     help="Number of documents.",
 )
 @no_hints_option
@@ -124,7 +126,7 @@ def table_lines(table: pa.Table) -> list[str]:
     """Return a table as lines of text, with a heading and one line for each row."""
     columns = []
     for name, column in zip(table.schema.names, table.columns, strict=True):
-        cells = [_shown(name), *map(_shown, column.to_pylist())]
+        cells = [_shown(name), *map(_shown, python_values(column))]
         width = max(map(len, cells))
         is_number = pa.types.is_integer(column.type) or pa.types.is_floating(column.type)
         columns.append([c.rjust(width) if is_number else c.ljust(width) for c in cells])

@@ -23,6 +23,7 @@ __all__ = [
     "ids_in",
     "ids_of",
     "pack_ids",
+    "pack_wanted",
     "repeated_ids",
     "texts_of",
 ]
@@ -226,6 +227,17 @@ def texts_of(ids: pa.Array) -> list[str]:
     except pa.ArrowInvalid:
         texts = [raw.decode("utf-8", "surrogateescape") for raw in ids.to_pylist()]
     return texts
+
+
+def pack_wanted(ids: Iterable[str]) -> pa.Array:
+    """Pack ids to look for, without those with half of a surrogate pair, which no document has."""
+    raw = []
+    for identity in ids:
+        try:
+            raw.append(identity.encode("utf-8", "surrogateescape"))
+        except UnicodeEncodeError:
+            continue
+    return pa.array(raw, pa.binary())
 
 
 _ID_PLAN = codec.plan_columns(pa.schema({ID_FIELD: pa.string()}))

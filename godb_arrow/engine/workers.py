@@ -199,6 +199,8 @@ class Workers:
         """Add a worker; it starts with the others, or now if they are started."""
         if not callable(function):
             raise InvalidOption(f"{function!r} cannot be called", advice="give a function")
+        if not isinstance(name, str):
+            raise InvalidOption(f"the name of a worker is {name!r}", advice="give a string")
         with self._lock:
             if name in self._workers:
                 raise InvalidOption(

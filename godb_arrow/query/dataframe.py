@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple
 import pandas as pd
 import pyarrow as pa
 
+from godb_arrow.errors import InvalidOption, UnsupportedType
 from godb_arrow.query.fields import check_columns
 from godb_arrow.query.labels import rebuild_categories, rebuild_frequency, rebuild_labels
 from godb_arrow.query.python_values import object_column, would_round
@@ -68,8 +69,12 @@ def to_frame(table: pa.Table, dtype_backend: DtypeBackend | None = None) -> pd.D
     >>> to_frame(pa.table({"a": [1, None]})).dtypes["a"]
     Int64Dtype()
     """
-    table, recorded = _fitted(table)
     mapper = {"pyarrow": pd.ArrowDtype, "numpy_nullable": _NULLABLE.get, None: None}
+    if dtype_backend not in mapper:
+        raise InvalidOption(
+            f"dtype_backend is {dtype_backend!r}", advice="use pyarrow or numpy_nullable"
+        )
+    table, recorded = _fitted(table)
     objects: dict[int, pa.ChunkedArray] = {}
     backed: dict[int, pa.ChunkedArray] = {}
     categories: dict[str, pd.Categorical] = {}
@@ -159,11 +164,17 @@ class _Recorded(NamedTuple):
 def _to_pandas(table: pa.Table, mapper: Any) -> pd.DataFrame:
     try:
         frame: pd.DataFrame = table.to_pandas(types_mapper=mapper)
-    except (KeyError, TypeError, ValueError, SyntaxError):
-        if not table.schema.pandas_metadata:
-            raise
+    except (KeyError, TypeError, ValueError, OverflowError, SyntaxError):
         # What was recorded does not fit: another program wrote it, or columns were added.
-        frame = table.replace_schema_metadata().to_pandas(types_mapper=mapper)
+        plain = table.replace_schema_metadata()
+        try:
+            # Python has no dates after the year 9999, but pandas has.
+            frame = plain.to_pandas(types_mapper=mapper, date_as_object=False)
+        except (ValueError, TypeError, OverflowError) as error:
+            raise UnsupportedType(
+                f"the columns cannot become a DataFrame: {error}",
+                advice="choose other columns, or read a table",
+            ) from error
     return frame
 
 

@@ -10,6 +10,7 @@ import pyarrow as pa
 from godb_arrow import codec
 from godb_arrow.arrow_compute import pc
 from godb_arrow.codec.predicate import Predicate
+from godb_arrow.display import kind_of
 from godb_arrow.errors import FieldNotFound, InvalidFilter, InvalidOption
 from godb_arrow.query.column_mask import ColumnMask, column_mask
 from godb_arrow.query.expression_pruning import may_match
@@ -177,6 +178,7 @@ def project(
     ['user.id']
     """
     check_columns(columns)
+    _check_schema(schema)
     full = schema
     if ID_FIELD not in schema.names:
         full = pa.schema([pa.field(ID_FIELD, pa.string()), *schema], metadata=full.metadata)
@@ -204,6 +206,17 @@ def project(
         decoded, full = without_mark(decoded), without_mark(full)
     result = _output_schema(full, outputs, columns)
     return Projection(decoded, result, chosen, frozenset(needed), outputs, mask)
+
+
+def _check_schema(schema: pa.Schema) -> None:
+    """Raise InvalidOption unless a schema that the caller may have given has distinct fields."""
+    if not isinstance(schema, pa.Schema):
+        raise InvalidOption(f"schema is {kind_of(schema)}", advice="give a pyarrow.Schema")
+    if len({*schema.names}) != len(schema):
+        repeated = next(name for name in schema.names if schema.names.count(name) > 1)
+        raise InvalidOption(
+            f"schema has the field {repeated!r} more than once", advice="name each field once"
+        )
 
 
 def with_wanted(

@@ -13,7 +13,7 @@ from godb_arrow.arrow_compute import pc
 from godb_arrow.codec.wire import map_lists
 from godb_arrow.query.comparable import plain_array, plain_type
 
-__all__ = ["object_column", "would_round"]
+__all__ = ["object_column", "python_values", "would_round"]
 
 
 def would_round(kind: pa.DataType) -> bool:
@@ -29,6 +29,21 @@ def would_round(kind: pa.DataType) -> bool:
         is_safe = types.is_floating(item) or types.is_string(item) or types.is_temporal(item)
         return not is_safe or would_round(item)
     return False
+
+
+def python_values(column: pa.Array | pa.ChunkedArray) -> list[Any]:
+    """Return values as Python objects; as NumPy's, where Python has no such moment or zone.
+
+    Examples
+    --------
+    >>> python_values(pa.array([1 << 40], pa.timestamp("s")))
+    [np.datetime64('36812-02-20T00:36:16')]
+    """
+    try:
+        return column.to_pylist()  # type: ignore[no-any-return]
+    except (OverflowError, ValueError):
+        chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
+        return [value for chunk in chunks for value in _objects(chunk)]
 
 
 def object_column(column: pa.ChunkedArray) -> npt.NDArray[np.object_]:

@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from godb_arrow import codec
+from godb_arrow.display import Table
 from godb_arrow.errors import MissingDependency
+from godb_arrow.query.python_values import python_values
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -53,8 +56,10 @@ class QueryResult:
         return int(self._table.num_rows)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
+        names = self._table.column_names
         for batch in self._table.to_batches():
-            yield from batch.to_pylist()
+            columns = map(python_values, batch.columns)
+            yield from codec.to_dicts(names, list(columns), batch.num_rows)
 
     def to_dicts(self) -> list[dict[str, Any]]:
         """Return the rows as dicts."""
@@ -94,5 +99,8 @@ class QueryResult:
         return f"<QueryResult, {len(self):,} rows of {columns}>"
 
     def _repr_html_(self) -> str:
-        html: str = self.to_pandas().head(_MAX_SHOWN_ROWS).to_html()
-        return html
+        shown = self._table.slice(0, _MAX_SHOWN_ROWS)
+        table = Table(shown.column_names)
+        for cells in zip(*map(python_values, shown.columns), strict=True):
+            table.add(*cells)
+        return table.html()

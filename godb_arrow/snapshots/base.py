@@ -16,7 +16,7 @@ import pyarrow as pa
 from godb_arrow import codec
 from godb_arrow.codec.entries import NO_ROWS, Rows
 from godb_arrow.codec.runs import Run
-from godb_arrow.documents.ids import ids_of, pack_ids
+from godb_arrow.documents.ids import ids_of, pack_wanted
 from godb_arrow.errors import GodbError, SourceNotFound
 from godb_arrow.file.hints import CollectionHint
 from godb_arrow.file.locate import StoredCollection, join_summary, locate
@@ -408,7 +408,7 @@ class Base:
 
     def _located(self, ids: Collection[str]) -> Located:
         """Yield id, row, run and index in the run of the documents with given ids, in order."""
-        return self._located_packed(pack_ids(ids), frozenset(ids)) if ids else iter(())
+        return self._located_packed(pack_wanted(ids), frozenset(ids)) if ids else iter(())
 
     def _located_packed(self, packed: pa.Array, wanted: frozenset[str]) -> Located:
         """Locate ids that were packed once for all files; see :meth:`_located`."""
@@ -431,8 +431,7 @@ class Base:
         documents, ids = self.documents(), self.ids()
         if documents is not None:
             return ids.search().find(documents.located, identity)
-        entries = self.entries_at(_existing(np.sort(ids.candidates_of(identity)), self.count))
-        matches = [run.document(i) for run, i in entries if run.id(i) == identity]
+        matches = [run.document(index) for _, _, run, index in self._located([identity])]
         return matches[-1] if matches else None
 
     def find_held(self, identity: str) -> bytes | bool | None:

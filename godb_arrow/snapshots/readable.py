@@ -32,6 +32,8 @@ from godb_arrow.snapshots.streaming import BatchStream, DocumentStream
 
 __all__ = ["SnapshotCollection", "snapshot_of"]
 
+_MAX_ROWS = 1 << 61  # of a limit and an offset, so that their sum fits 64 bits
+
 
 class SnapshotCollection(Scannable):
     """A collection that is read from snapshots: a verb sees one state from beginning to end."""
@@ -137,6 +139,8 @@ class SnapshotCollection(Scannable):
         """
         if limit is not None or offset or type(offset) is not int:
             _check_numbers(limit, offset)
+            limit = None if limit is None else min(limit, _MAX_ROWS)
+            offset = min(offset, _MAX_ROWS)
         if filter is not None and sort is None:
             shape = None if columns is None else shape_of(columns)
             found = self._find_in_memory(filter, -1 if limit is None else limit + offset)
@@ -452,9 +456,9 @@ class SnapshotCollection(Scannable):
 
 def _check_numbers(limit: int | None, offset: int) -> None:
     for name, value in (("limit", limit), ("offset", offset)):
-        if value is not None and (
-            isinstance(value, bool) or not isinstance(value, int) or value < 0
-        ):
+        if name == "limit" and value is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
             raise InvalidOption(f"{name} is {value!r}", advice="give a whole number")
 
 

@@ -12,6 +12,7 @@ from typing import BinaryIO
 from godb_arrow.errors import storage_errors
 from godb_arrow.storage import local
 from godb_arrow.storage.inside import check_folder, open_to_read, regular_file, regular_files
+from godb_arrow.storage.local import checked_path
 from godb_arrow.storage.modes import UNLIMITED, Access, restrict_file
 from godb_arrow.storage.object_store import Expected, RemoteStore, is_url
 from godb_arrow.storage.replace import replace_file
@@ -44,7 +45,7 @@ class Folder:
     """Argument of :func:`~godb_arrow.storage.replace.replace_file` for a name that must be new."""
 
     def __init__(self, path: str, above: Folder | None = None) -> None:
-        self.path = path
+        self.path = checked_path(path)
         self._above = above
 
     def folder(self, name: str) -> Folder:

@@ -8,12 +8,30 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-__all__ = ["Disk", "DiskWriter", "WriteCall", "disk", "make_folders"]
+from godb_arrow.errors import InvalidOption
+
+__all__ = ["Disk", "DiskWriter", "WriteCall", "checked_path", "disk", "make_folders"]
 
 _SYNC_BYTES = 4 << 20
 
 WriteCall = Callable[[int, "bytes | memoryview"], int]
 """Function that writes some of the bytes to a descriptor, and returns their number."""
+
+
+def checked_path(path: str) -> str:
+    """Return a path that the operating system can have.
+
+    Raises
+    ------
+    InvalidOption
+        The path has a zero byte, or half of a surrogate pair.
+    """
+    try:
+        if b"\0" not in os.fsencode(path):
+            return path
+    except UnicodeEncodeError:
+        pass
+    raise InvalidOption(f"no file can have the path {path!r}", advice="correct the path")
 
 
 def _sync(descriptor: int) -> None:

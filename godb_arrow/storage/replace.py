@@ -87,7 +87,12 @@ def replace_file(
                 f"cannot write to {type(target).__name__}",
                 advice="give a path, a URL, or a file that is open for writing in binary mode",
             )
-        with storage_errors("write", str(getattr(target, "name", "<file>"))):
+        name = str(getattr(target, "name", "<file>"))
+        if isinstance(target, io.TextIOBase):
+            raise InvalidOption(
+                f"{name} is open as text", advice="open it in binary mode, with open(…, 'wb')"
+            )
+        with storage_errors("write", name):
             yield cast(BinaryIO, target)
         return
     name = os.fspath(target)

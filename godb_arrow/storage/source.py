@@ -14,6 +14,7 @@ from typing import IO, Any, BinaryIO, cast
 
 from godb_arrow.errors import InvalidOption, storage_errors
 from godb_arrow.storage.inside import open_to_read
+from godb_arrow.storage.local import checked_path
 from godb_arrow.storage.modes import UNLIMITED, Access
 from godb_arrow.storage.object_store import LocalCopy, RemoteStore, is_url
 
@@ -382,7 +383,7 @@ def resolve(name: str) -> tuple[RemoteStore | None, str]:
     if is_url(name):
         store = RemoteStore(name)
         return store, store.path
-    return None, os.path.expanduser(name.removeprefix("file://"))
+    return None, checked_path(os.path.expanduser(name.removeprefix("file://")))
 
 
 def spool() -> IO[bytes]:

@@ -15,6 +15,7 @@ from pathlib import Path
 import click
 import msgpack
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet
 import pytest
 from click.testing import CliRunner
@@ -297,3 +298,12 @@ def test_an_import_follows_names_of_collections_and_data_directories(tmp_path: P
         "set_compression" in run("import", tmp_path / "a.csv", data, "--compression", "zstd").stderr
     )
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.csv", "data", "shop.godb"]
+
+
+def test_head_shows_moments_after_the_year_9999(tmp_path: Path) -> None:
+    path = tmp_path / "far.godb"
+    far = pa.array([1 << 40], pa.timestamp("s"))
+    godb_arrow.write_godb(pa.table({"x": far, "z": far.cast(pa.timestamp("s", "UTC"))}), path, "c")
+    done = run("head", path)
+    assert done.returncode == 0 and done.stdout.count("36812-02-20") == 2
+    assert run("head", path, "-n", 1 << 70).returncode == 2

@@ -257,7 +257,10 @@ def check_entries(entries: Entries) -> tuple[list[int], list[int]]:
 
 def find_entry(entries: Entries, identity: str) -> int:
     """Return the index of the last entry with an id, or -1."""
-    raw = identity.encode("utf-8", "surrogateescape")
+    try:
+        raw = identity.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:  # no document has such an id
+        return -1
     found: int = _native.find(entries.data, entries.bounds, raw)
     return found
 

@@ -161,7 +161,11 @@ cdef class IdSearch:
 
     def may_have(self, str identity not None):
         """Return whether a document may have an id."""
-        cdef bytes raw = identity.encode("utf-8", "surrogateescape")
+        cdef bytes raw
+        try:
+            raw = identity.encode("utf-8", "surrogateescape")
+        except UnicodeEncodeError:  # no document has such an id
+            return False
         cdef uint64_t hash = c_hash_id(
             <const uint8_t*>PyBytes_AS_STRING(raw), PyBytes_GET_SIZE(raw))
         cdef size_t at = self._ids.find(hash)
@@ -175,7 +179,10 @@ cdef class IdSearch:
         if _is_ascii(identity):
             text = <const uint8_t*>PyUnicode_AsUTF8AndSize(identity, &size)
         else:
-            raw = identity.encode("utf-8", "surrogateescape")
+            try:
+                raw = identity.encode("utf-8", "surrogateescape")
+            except UnicodeEncodeError:  # no document has such an id
+                return None
             text = <const uint8_t*>PyBytes_AS_STRING(raw)
             size = PyBytes_GET_SIZE(raw)
         cdef uint64_t hash = c_hash_id(text, <size_t>size)

@@ -103,7 +103,10 @@ class IdSearch:
 
     def may_have(self, identity: str) -> bool:
         """Return whether a document may have an id."""
-        wanted = np.uint64(hash_id(identity))
+        try:
+            wanted = np.uint64(hash_id(identity))
+        except UnicodeEncodeError:  # no document has such an id
+            return False
         at = int(self._hashes.searchsorted(wanted, "left"))
         return at < len(self._hashes) and bool(self._hashes[at] == wanted)
 
@@ -125,6 +128,8 @@ class IdSearch:
         -------
         bytes or None
         """
+        if not self.may_have(identity):
+            return None
         wanted = np.uint64(hash_id(identity))
         first = int(self._hashes.searchsorted(wanted, "left"))
         last = int(self._hashes.searchsorted(wanted, "right"))
