@@ -8,6 +8,8 @@ import weakref
 from functools import cache
 from typing import Any, Protocol, TypeVar
 
+import pyarrow as pa
+
 from godb_arrow.memory.buffers import forget_buffers
 from godb_arrow.memory.lru import EvictionPolicy, LRUCache
 from godb_arrow.options import DEFAULT_DOCUMENT_BYTES
@@ -25,7 +27,9 @@ _MIN_FILES = 8
 _IDLE_FILES_DIVISOR, _OPEN_FILES_DIVISOR = 5, 3  # of the number of files a process may have open
 _LOW_LIMIT_BYTES = 64 << 20
 _MMAP_THRESHOLD = -3  # M_MMAP_THRESHOLD of glibc's malloc.h
+_ARENA_MAX = -8  # M_ARENA_MAX
 _LARGE_BUFFER_BYTES = 256 << 10
+_HEAPS = 2
 _RUNS_AHEAD = 3  # of a stream that reads ahead
 _STREAMS_DIVISOR = 4  # part of the limit up to which streams read ahead, one in so many
 
@@ -129,7 +133,7 @@ class Memory:
         self._changes_of: dict[int, int] = {}
         self.peak = 0
         if limit < _LOW_LIMIT_BYTES:
-            keep_large_apart()
+            keep_heaps_small()
         pieces = min(limit // 4, _BYTES_PER_PIECE)
         self.run_bytes = min(max(limit // 32, pieces, _MIN_RUN_BYTES), _MAX_RUN_BYTES)
         self.threads = max(1, min(available_cores(), limit // _BYTES_PER_THREAD))
@@ -378,24 +382,27 @@ def _trim() -> Any:
 
 
 @cache
-def keep_large_apart() -> None:
-    """Make malloc return large buffers to the system when they are freed, in the whole process.
+def keep_heaps_small() -> None:
+    """Make malloc keep little freed memory, in the whole process.
 
-    glibc does so at first. Once a large buffer was freed, glibc raises its threshold and keeps
-    buffers of that size in its heaps, one for each thread.
+    glibc returns large buffers to the system at first. Once a large buffer was freed, glibc raises
+    its threshold and keeps buffers of that size in its heaps. It has a heap for each thread, and
+    memory that one thread freed is of no use to the others.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None and _trim() is not None:  # the number of the option is glibc's
+    if mallopt is not None and _trim() is not None:  # the numbers of the options are glibc's
         mallopt(_MMAP_THRESHOLD, _LARGE_BUFFER_BYTES)
+        mallopt(_ARENA_MAX, _HEAPS)
 
 
 def give_back() -> None:
-    """Return unused buffers, and memory that the C library caches, to the system.
+    """Return unused buffers, and memory that the C library and Arrow cache, to the system.
 
-    glibc caches several MiB for each thread that ever allocated. With many threads this adds up
-    to more than the limit of an engine.
+    Both cache several MiB for each thread that ever allocated. With many threads this adds up to
+    more than the limit of an engine.
     """
     forget_buffers()
+    pa.default_memory_pool().release_unused()
     trim = _trim()
     if trim is not None:
         trim(0)

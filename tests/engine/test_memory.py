@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import io
 import os
@@ -11,6 +12,7 @@ import sys
 import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,6 +20,7 @@ from support.processes import run_python
 from support.settings import LONG
 
 from godb_arrow import StorageEngine
+from godb_arrow.memory import limit
 from godb_arrow.memory.limit import Counted, Memory
 from godb_arrow.parallel import ordered_map
 from godb_arrow.snapshots.frozen import FrozenOverlay
@@ -160,6 +163,60 @@ def test_results_do_not_wait_where_memory_is_short(threads: int) -> None:
 
 # --- memory of the process --------------------------------------------------------------------
 
+
+def is_glibc() -> bool:
+    return sys.platform.startswith("linux") and hasattr(ctypes.CDLL(None), "malloc_info")
+
+
+HEAPS = """
+import ctypes, os, re, sys, tempfile, threading
+from godb_arrow import StorageEngine
+
+libc = ctypes.CDLL(None)
+libc.fopen.restype = ctypes.c_void_p
+libc.malloc_info.argtypes, libc.fclose.argtypes = [ctypes.c_int, ctypes.c_void_p], [ctypes.c_void_p]
+
+def heaps():
+    name = os.path.join(tempfile.mkdtemp(), "heaps")
+    file = libc.fopen(name.encode(), b"w")
+    libc.malloc_info(0, file)
+    libc.fclose(file)
+    return open(name).read().count("<heap nr=")
+
+before = heaps()
+with StorageEngine(tempfile.mkdtemp(), max_memory=sys.argv[1]) as engine:
+    together = threading.Barrier(6)
+    def work():
+        together.wait()
+        pieces = [bytearray(2000) for _ in range(100)]
+        together.wait()
+    threads = [threading.Thread(target=work) for _ in range(6)]
+    for thread in threads: thread.start()
+    for thread in threads: thread.join()
+print(before, heaps())
+"""
+
+
+@pytest.mark.skipif(not is_glibc(), reason="reads the heaps of glibc")
+def test_threads_share_heaps_where_memory_is_low() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", HEAPS, "8MiB"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    before, after = map(int, done.stdout.split())
+    assert after <= max(2, before)
+
+
+def test_arrow_returns_unused_memory_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    released: list[int] = []
+    pool = SimpleNamespace(release_unused=lambda: released.append(1))
+    monkeypatch.setattr(limit, "pa", SimpleNamespace(default_memory_pool=lambda: pool))
+    Memory(1 << 30).tidy()
+    assert not released
+    Memory(1 << 20).tidy()
+    assert released
+
+
 STREAMS = """
 import sys
 from godb_arrow import StorageEngine
@@ -198,7 +255,7 @@ def test_sixteen_streams_take_little_more_than_their_documents(folder: Path, kin
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 def test_a_soak_stays_within_the_limit(tmp_path: Path) -> None:
     """A thread reads and writes, workers save, a follower copies; the data has ten limits."""
-    limit = 32 * MEBIBYTE
+    max_memory = 32 * MEBIBYTE
     folder = tmp_path / "data"
     with StorageEngine(folder, part_size="16MiB") as engine:
         collection = engine.create_collection("c")
@@ -207,7 +264,7 @@ def test_a_soak_stays_within_the_limit(tmp_path: Path) -> None:
         collection.create_index("n")
     places = [str(folder), str(tmp_path / "follower")]
     done = subprocess.run(
-        [sys.executable, "-c", SOAK, *places, str(SOAK_SECONDS), str(limit), SOAK_THREADS],
+        [sys.executable, "-c", SOAK, *places, str(SOAK_SECONDS), str(max_memory), SOAK_THREADS],
         capture_output=True,
         text=True,
         check=False,
@@ -216,7 +273,7 @@ def test_a_soak_stays_within_the_limit(tmp_path: Path) -> None:
     print(done.stdout)
     assert done.returncode == 0, done.stderr[-3000:]
     growth = int(done.stdout.split()[-1])
-    assert growth <= limit + 64 * MEBIBYTE, f"{growth / MEBIBYTE:.1f} MiB"
+    assert growth <= max_memory + 64 * MEBIBYTE, f"{growth / MEBIBYTE:.1f} MiB"
 
 
 SOAK = """
