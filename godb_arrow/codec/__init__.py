@@ -103,6 +103,7 @@ select = _chosen.select
 write_short = _chosen.write_short
 select_front = _chosen.select_front
 skip_items = _chosen.skip_items
+sort_hashes = _chosen.sort_hashes
 survey_ids = _chosen.survey_ids
 text_extremes = _chosen.text_extremes
 to_dicts = _chosen.to_dicts
@@ -172,6 +173,7 @@ __all__ = [
     "select",
     "select_front",
     "skip_items",
+    "sort_hashes",
     "survey_ids",
     "take",
     "take_measured",

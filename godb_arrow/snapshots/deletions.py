@@ -51,10 +51,9 @@ class DeletedIds(Collection[str]):
     __slots__ = ("_hashes", "_ids", "_order", "rows")
 
     def __init__(self, ids: pa.Array, rows: Rows) -> None:
-        hashes = np.frombuffer(codec.survey_ids(ids)[0], np.uint64)
-        order = np.argsort(hashes, kind="stable")
-        self._hashes: npt.NDArray[np.uint64] = hashes[order]
-        self._order = order.astype(np.uint32)
+        hashes, places = codec.sort_hashes(codec.survey_ids(ids)[0])
+        self._hashes: npt.NDArray[np.uint64] = np.frombuffer(hashes, np.uint64)
+        self._order = np.frombuffer(places, np.uint64).astype(np.uint32)
         self._ids = ids
         self.rows = rows
 

@@ -58,10 +58,9 @@ class IdIndex:
     def build(cls, ids: Iterable[pa.Array]) -> IdIndex:
         """Index ids, given in order as binary arrays."""
         surveys = [codec.survey_ids(array) for array in ids]
-        hashes = np.frombuffer(b"".join(hashes for hashes, _ in surveys), np.uint64)
-        order = np.argsort(hashes, kind="stable")
         greatest = max((number for _, number in surveys), default=0)
-        return cls(hashes[order], order.astype(np.int64), greatest)
+        hashes, rows = codec.sort_hashes(b"".join(hashes for hashes, _ in surveys))
+        return cls(np.frombuffer(hashes, np.uint64), np.frombuffer(rows, np.int64), greatest)
 
     @property
     def nbytes(self) -> int:

@@ -6,7 +6,7 @@ indexed field does. A kind follows, and then the fields, each after a zero byte.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Protocol, TypeAlias
@@ -46,6 +46,7 @@ MAX_FIELDS = 8
 MAX_KEY_BYTES = 64
 """Max bytes of the key of a compound index."""
 
+_SORTED_AT_ONCE = 1 << 17  # documents
 _SEPARATOR = "\0"
 _COMPOUND, _UNIQUE = "compound", "unique"
 _KINDS, _MOMENTS, _BINARIES, _NULLS, _OTHERS = 9, 1, 3, 7, 8  # of sorted keys
@@ -151,9 +152,9 @@ def keys_builder(name: str) -> Builder:
     """Return what builds the sorted keys with a name."""
     kind, fields = _parsed(name)
     if kind == _COMPOUND:
-        return _CompoundBuilder(fields)
+        return _MergingBuilder(lambda: _CompoundBuilder(fields))
     if kind == _UNIQUE:
-        return _UniqueBuilder(fields)
+        return _MergingBuilder(lambda: _UniqueBuilder(fields))
     builder: Builder = codec.KeysBuilder(parts_of(name))
     return builder
 
@@ -161,6 +162,47 @@ def keys_builder(name: str) -> Builder:
 def plain_document(entries: codec.Entries, row: int) -> dict[Any, Any]:
     """Return a document with plain values, and its id."""
     return load_plain(entries.document(row)) | {ID_FIELD: entries.id(row)}
+
+
+class _MergingBuilder:
+    """Builder that sorts the keys of some documents at a time, and merges them.
+
+    Sorts of NumPy and Arrow notice no signal, and merging does.
+
+    Parameters
+    ----------
+    make : callable
+        Returns a builder.
+    """
+
+    def __init__(self, make: Callable[[], Builder]) -> None:
+        self._make = make
+        self._builder = make()
+        self._documents = 0  # that the builder has
+        self._sorted: list[codec.SortedKeys] = []
+        self._places: list[npt.NDArray[np.int64]] = []
+        self._first = 0
+
+    def add(self, entries: codec.Entries) -> None:
+        """Add the next documents."""
+        self._builder.add(entries)
+        self._documents += len(entries)
+        if self._documents >= _SORTED_AT_ONCE:
+            self._sort()
+
+    def _sort(self) -> None:
+        self._sorted.append(self._builder.keys())
+        self._places.append(np.arange(self._first, self._first + self._documents))
+        self._builder = self._make()
+        self._first, self._documents = self._first + self._documents, 0
+
+    def keys(self) -> codec.SortedKeys:
+        """Return the keys of all documents that were added."""
+        if not self._sorted:
+            return self._builder.keys()  # type: ignore[no-any-return]
+        self._sort()
+        merged: codec.SortedKeys = codec.SortedKeys.merge(self._sorted, self._places, self._first)
+        return merged
 
 
 class _CompoundBuilder:

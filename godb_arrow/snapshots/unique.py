@@ -275,8 +275,10 @@ class UniqueIndex:
     ) -> None:
         """Raise if two documents whose hashes are equal have equal keys."""
         hashes = np.concatenate([_NO_HASHES, *(own for own, _ in found)])
-        order = np.argsort(hashes)
-        is_equal = hashes[order][1:] == hashes[order][:-1]
+        ordered, order = (
+            np.frombuffer(found, np.int64) for found in codec.sort_hashes(hashes.tobytes())
+        )
+        is_equal = ordered[1:] == ordered[:-1]
         if not is_equal.any():
             return
         places = np.zeros(len(hashes), bool)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import re
@@ -295,6 +296,36 @@ def test_ids_are_surveyed_alike(ids: list[bytes]) -> None:
     assert greatest == max((one for one in decimals if one < 2**62), default=0)
     assert native.has_equal(hashes) == (len(set(ids)) != len(ids))
     assert reference.has_equal(hashes) == native.has_equal(hashes)
+
+
+_ORDERS = {
+    "random": lambda count: np.random.default_rng(1).integers(0, 1 << 62, count),
+    "repeated": lambda count: np.random.default_rng(2).integers(0, 300, count),
+    "equal": lambda count: np.full(count, 7),
+    "ascending": np.arange,
+    "descending": lambda count: np.arange(count)[::-1],
+    "peak": lambda count: np.minimum(np.arange(count), np.arange(count)[::-1]),
+    # Min values where a sort in steps takes its samples.
+    "misleading": lambda count: np.where(np.arange(count) % (count // 63), np.arange(count), 0),
+}
+
+
+@pytest.mark.parametrize("order", _ORDERS)
+def test_many_values_are_sorted_alike_in_any_order(order: str) -> None:
+    for count in (0, 1, 1000, 150_000):
+        values = _ORDERS[order](count if count > 63 else 64)[:count].astype(np.uint64)
+        assert native.sort_hashes(values.tobytes()) == reference.sort_hashes(values.tobytes())
+    texts = pa.array(values[:70_000]).cast(pa.string()).cast(pa.binary())
+    data, _ = native.encode(pa.record_batch({"t": texts.cast(pa.string())}), texts, False)
+    builder = native.KeysBuilder(["t"])
+    entries = native.scan_entries(data, 0, len(texts), len(data) + 1, 0)
+    builder.add(entries)
+    _, (strings, _), rows = builder.keys().arrays()
+    ends, blob = np.frombuffer(strings[0], np.uint32), np.frombuffer(strings[1], np.uint8)
+    found = [blob[a:b].tobytes() for a, b in itertools.pairwise(ends.tolist())]
+    pairs = sorted((raw, row) for row, raw in enumerate(texts.to_pylist()))
+    assert found == [raw for raw, _ in pairs]
+    assert np.frombuffer(rows[2], np.uint32).tolist() == [row for _, row in pairs]
 
 
 @example([b"1", b"12", b"123456789", b"00000000012"])

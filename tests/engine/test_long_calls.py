@@ -15,7 +15,8 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="sends signals t
 PROGRAM = """
 import io, json, signal, sys, tempfile, time
 import godb_arrow, numpy, pandas, pyarrow as pa
-from godb_arrow import StorageEngine
+from godb_arrow import StorageEngine, codec
+from godb_arrow.snapshots.index_names import keys_builder
 
 kind = sys.argv[1]
 big = {"_id": "big", "a": [{"k": n, "s": "text"} for n in range(700_000)]}
@@ -59,6 +60,28 @@ elif kind == "verify":
     table = pa.table({"_id": [str(n) for n in range(300_000)], "n": range(300_000)})
     godb_arrow.write_godb(table, file, "c")
     call = lambda: godb_arrow.verify_godb(file.getvalue())
+elif kind == "sorted ids":
+    hashes = numpy.random.bytes(8 * 2_000_000)
+    call = lambda: codec.sort_hashes(hashes)
+elif kind in ("sorted keys", "merged keys", "rows of keys"):
+    count = 200_000
+    texts = pa.array(numpy.random.permutation(count)).cast(pa.string())
+    columns = {"x": numpy.random.rand(count), "t": texts}
+    data, _ = codec.encode(pa.record_batch(columns), texts.cast(pa.binary()), False)
+    entries = codec.scan_entries(data, 0, count, len(data) + 1, 0)
+    builders = [keys_builder("t" if kind == "sorted keys" else "x") for _ in range(3)]
+    for builder in builders:
+        for _ in range(6 if kind == "sorted keys" else 3):
+            builder.add(entries)
+    if kind == "sorted keys":
+        call = lambda: builders.pop().keys()
+    elif kind == "rows of keys":
+        keys = builders[0].keys()
+        call = lambda: keys.rows([(0.0, 1.0)] * 6)
+    else:
+        keys = [builder.keys() for builder in builders]
+        places = [numpy.arange(3 * count) * 3 + n for n in range(3)]
+        call = lambda: codec.SortedKeys.merge(keys, places, 9 * count)
 elif kind == "ndjson":
     text = "\\n".join(json.dumps({"n": n, "t": "x" * 50}) for n in range(200_000))
     with tempfile.NamedTemporaryFile(suffix=".ndjson", delete=False) as file:
@@ -88,6 +111,7 @@ except KeyboardInterrupt:
 KINDS = [
     "dict of a list", "dict of a map", "document of a list", "document of a map",
     "unsaved, sorted", "unsaved, columns", "unsaved, filter", "verify", "ndjson",
+    "sorted ids", "sorted keys", "merged keys", "rows of keys",
 ]  # fmt: skip
 
 

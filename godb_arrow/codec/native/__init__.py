@@ -109,6 +109,7 @@ __all__ = [
     "select",
     "select_front",
     "skip_items",
+    "sort_hashes",
     "survey_ids",
     "text_extremes",
     "to_dicts",
@@ -514,6 +515,12 @@ def to_dicts(names: Sequence[str], columns: Sequence[list[Any]], count: int) -> 
 def hash_id(identity: str) -> int:
     """Return the hash that :func:`survey_ids` computes for an id."""
     found: int = _native.hash_id(identity.encode("utf-8", "surrogateescape"))
+    return found
+
+
+def sort_hashes(hashes: bytes) -> tuple[bytes, bytes]:
+    """Return hashes in order, and their places."""
+    found: tuple[bytes, bytes] = _native.sort_hashes(hashes)
     return found
 
 

@@ -253,7 +253,13 @@ cdef extern from "encode.hpp" namespace "godb" nogil:
         cbool leads_outside()
 
 
+cdef extern from "steps.hpp" namespace "godb":
+    void raise_interrupted()
+
+
 cdef extern from "ids.hpp" namespace "godb" nogil:
+    void c_sort_hashes "godb::sort_hashes"(
+        uint64_t* hashes, uint64_t* rows, size_t count) except +raise_interrupted
     uint64_t c_survey_ids "godb::survey_ids"(const ArrowArray* ids, Buffer& hashes) except +
     cbool c_ids_ascend "godb::ids_ascend"(const ArrowArray* ids, uint64_t& greatest)
     uint64_t c_number_of "godb::number_of"(const uint8_t* id, size_t size, size_t readable)
@@ -1074,6 +1080,20 @@ def has_equal(const uint8_t[::1] hashes not None):
         with nogil:
             found = c_has_equal(<const uint64_t*>&hashes[0], count)
     return found
+
+
+def sort_hashes(const uint8_t[::1] hashes not None):
+    """Return hashes of 8 bytes each in order, and the place of each in 8 bytes."""
+    cdef size_t count = hashes.shape[0] // 8
+    ordered = PyBytes_FromStringAndSize(NULL, 8 * count)
+    rows = PyBytes_FromStringAndSize(NULL, 8 * count)
+    cdef uint64_t* words = <uint64_t*>PyBytes_AS_STRING(ordered)
+    cdef uint64_t* places = <uint64_t*>PyBytes_AS_STRING(rows)
+    if count:
+        memcpy(words, &hashes[0], 8 * count)
+        with nogil:
+            c_sort_hashes(words, places, count)
+    return ordered, rows
 
 
 def hash_id(bytes identity not None):

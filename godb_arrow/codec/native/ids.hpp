@@ -3,9 +3,14 @@
 #pragma once
 
 #include <algorithm>
+#include <functional>
+#include <tuple>
+#include <utility>
+#include <vector>
 
 #include "encode.hpp"
 #include "extremes.hpp"
+#include "steps.hpp"
 #include "words.hpp"
 
 namespace godb {
@@ -109,6 +114,15 @@ inline bool ids_ascend(const ArrowArray* array, uint64_t& greatest) {
         if (number) break;
     }
     return true;
+}
+
+// Sort hashes, equal ones by their places. Throws Interrupted.
+inline void sort_hashes(uint64_t* hashes, uint64_t* rows, size_t count) {
+    std::vector<std::pair<uint64_t, uint64_t>> pairs(count);
+    for (size_t i = 0; i < count; ++i) pairs[i] = {hashes[i], i};
+    Steps steps;
+    sort_in_steps(pairs.begin(), pairs.end(), std::less<>(), steps);
+    for (size_t i = 0; i < count; ++i) std::tie(hashes[i], rows[i]) = pairs[i];
 }
 
 // Whether two of the hashes are equal. A bitmap with several bits for each hash tells most of them

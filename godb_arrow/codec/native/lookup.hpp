@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <functional>
 #include <queue>
 #include <string>
 #include <string_view>
@@ -16,6 +17,7 @@
 
 #include "ids.hpp"
 #include "predicate.hpp"
+#include "steps.hpp"
 #include "values.hpp"
 
 namespace godb {
@@ -289,25 +291,33 @@ class KeyBuilder {
         return true;
     }
 
+    // Throws Interrupted.
     void finish(FieldKeys& out) {
+        Steps steps;
         for (size_t which = 0; which < 2; ++which) {
-            std::sort(pairs_[which].begin(), pairs_[which].end());
-            for (const auto& [key, row] : pairs_[which]) {
+            const auto pairs = sorted(std::move(pairs_[which]), std::less<>(), steps);
+            keys_.keys[which].reserve(pairs.size());
+            keys_.rows[kNumbers + which].reserve(pairs.size());
+            for (const auto& [key, row] : pairs) {
                 keys_.keys[which].push_back(key);
                 keys_.rows[kNumbers + which].push_back(row);
+                steps.count();
             }
-            auto& texts = texts_[which];
+        }
+        for (size_t which = 0; which < 2; ++which) {
             const uint8_t* const blob = blob_[which].data();
-            std::sort(texts.begin(), texts.end(), [blob](const Text& a, const Text& b) {
+            const auto less = [blob](const Text& a, const Text& b) {
                 if (a.head != b.head) return a.head < b.head;
                 const size_t common = std::min(a.size, b.size);
                 const int order = common ? std::memcmp(blob + a.at, blob + b.at, common) : 0;
                 if (order) return order < 0;
                 return a.size != b.size ? a.size < b.size : a.row < b.row;
-            });
-            for (const Text& one : texts)
+            };
+            for (const Text& one : sorted(std::move(texts_[which]), less, steps)) {
                 keys_.add_text(which, {reinterpret_cast<const char*>(blob) + one.at, one.size},
                                one.row);
+                steps.count();
+            }
         }
         keys_.finish();
         out = std::move(keys_);
@@ -320,6 +330,11 @@ class KeyBuilder {
         uint32_t size, row;
     };
 
+    template <typename T, typename Less>
+    static std::vector<T> sorted(std::vector<T> values, const Less& less, Steps& steps) {
+        sort_in_steps(values.begin(), values.end(), less, steps);
+        return values;
+    }
     void flag(size_t kind, uint32_t row) {
         auto& rows = keys_.rows[kind];
         if (rows.empty() || rows.back() != row) rows.push_back(row);
@@ -342,13 +357,14 @@ class KeyBuilder {
 };
 
 // Merge the keys of several files into one set of keys. The new row of each document is given, or -1
-// where the new file does not have it; new rows ascend within a file.
+// where the new file does not have it; new rows ascend within a file. Throws Interrupted.
 inline void merge_keys(const std::vector<const FieldKeys*>& files,
                        const std::vector<const int64_t*>& places, uint64_t documents,
                        FieldKeys& out) {
     struct Source {
         size_t file, at;
     };
+    Steps steps;
     out.documents = documents;
     for (const FieldKeys* const file : files) out.has_lists = out.has_lists || file->has_lists;
     const auto place = [&](const Source& one, size_t kind) {
@@ -375,6 +391,7 @@ inline void merge_keys(const std::vector<const FieldKeys*>& files,
             heap.pop_back();
             add(one, uint32_t(place(one, kind)));
             push({one.file, one.at + 1});
+            steps.count();
         }
     };
     for (size_t which = 0; which < 2; ++which) {
@@ -399,7 +416,7 @@ inline void merge_keys(const std::vector<const FieldKeys*>& files,
 }
 
 // Rows of some spans in order, each once. Few rows are sorted; of many, the next one is searched
-// for, since the caller may need few.
+// for, since the caller may need few. The constructor throws Interrupted.
 class RowStream {
   public:
     static constexpr size_t kSorted = 2048;  // max rows that are sorted where few are needed
@@ -414,7 +431,8 @@ class RowStream {
                 const auto rows = keys.rows[span.kind].begin();
                 rows_.insert(rows_.end(), rows + ptrdiff_t(span.first), rows + ptrdiff_t(span.last));
             }
-            std::sort(rows_.begin(), rows_.end());
+            Steps steps;
+            sort_in_steps(rows_.begin(), rows_.end(), std::less<>(), steps);
             rows_.erase(std::unique(rows_.begin(), rows_.end()), rows_.end());
             return;
         }

@@ -55,17 +55,19 @@ cdef extern from "lookup.hpp" namespace "godb" nogil:
     cdef cppclass KeyBuilder:
         KeyBuilder(const vector[string]& parts) except +
         cbool add(const uint8_t* data, const int64_t* bounds, size_t count) except +
-        void finish(FieldKeys& out) except +
+        void finish(FieldKeys& out) except +raise_interrupted
 
     void merge_keys(
         const vector[const FieldKeys*]& files, const vector[const int64_t*]& places,
-        uint64_t documents, FieldKeys& out) except +
+        uint64_t documents, FieldKeys& out) except +raise_interrupted
 
     cbool entry_edges(
         const uint8_t* data, size_t size, size_t count, vector[int64_t]& edges) except +
 
     cdef cppclass RowStream:
-        RowStream(const FieldKeys& keys, const vector[Span]& spans, cbool needs_all) except +
+        RowStream(
+            const FieldKeys& keys, const vector[Span]& spans, cbool needs_all
+        ) except +raise_interrupted
         cbool next(int64_t& row) except +
 
     cdef cppclass Alternatives:

@@ -22,7 +22,13 @@ from godb_arrow.codec.reference.documents import (
     to_dicts,
 )
 from godb_arrow.codec.reference.identify import Identification
-from godb_arrow.codec.reference.ids import has_equal, hash_id, ids_ascend, survey_ids
+from godb_arrow.codec.reference.ids import (
+    has_equal,
+    hash_id,
+    ids_ascend,
+    sort_hashes,
+    survey_ids,
+)
 from godb_arrow.codec.reference.jsonread import JsonScanner, json_lines, read_json
 from godb_arrow.codec.reference.lookup import (
     IdSearch,
@@ -102,6 +108,7 @@ __all__ = [
     "select",
     "select_front",
     "skip_items",
+    "sort_hashes",
     "survey_ids",
     "text_extremes",
     "to_dicts",

@@ -6,6 +6,7 @@ import itertools
 import struct
 import sys
 
+import numpy as np
 import pyarrow as pa
 
 from godb_arrow.arrow_compute import pc
@@ -16,6 +17,7 @@ __all__ = [
     "hash_id",
     "id_number",
     "ids_ascend",
+    "sort_hashes",
     "survey_ids",
 ]
 
@@ -117,6 +119,25 @@ def _hash_of(raw: bytes) -> int:
     value ^= value >> 29
     value = value * _SIZE_FACTOR & _MAX_UINT64
     return value ^ value >> 32
+
+
+def sort_hashes(hashes: bytes) -> tuple[bytes, bytes]:
+    """Sort hashes of ids.
+
+    Parameters
+    ----------
+    hashes : bytes
+        Hashes as :func:`survey_ids` returns them.
+
+    Returns
+    -------
+    hashes, places : bytes
+        The hashes in order, and the place that each had, in 8 bytes. Equal hashes stay in the order
+        of their places.
+    """
+    values = np.frombuffer(hashes, np.uint64)
+    order = np.argsort(values, kind="stable")
+    return values[order].tobytes(), order.astype(np.uint64).tobytes()
 
 
 def has_equal(hashes: bytes | bytearray) -> bool:
