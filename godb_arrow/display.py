@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,11 +23,15 @@ __all__ = [
     "quantity",
     "table_of",
     "vars_of",
+    "without_secrets",
 ]
 
 
 Item = TypeVar("Item", bound=Any)
 _MAX_TABLE_ROWS = 100
+_MIN_SECRET = 4  # characters of a password that is replaced where it stands alone
+_PASSWORD = re.compile(r"(\w://[^\s:/@]*):([^\s/]*)@")
+_QUERY = re.compile(r"(\w://[^\s?'\"]*)\?(?:[^\s'\"#;:]|:\b)*=(?:[^\s'\"#;:]|:\b)*")
 
 
 class Table:
@@ -133,6 +138,28 @@ def printable(text: str, *, keep: str = "") -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() or c in keep else repr(c)[1:-1] for c in text)
+
+
+def without_secrets(text: str, url: str = "") -> str:
+    """Return text with ``***`` for the passwords and the query values of URLs in it.
+
+    Parameters
+    ----------
+    text : str
+        Text to print.
+    url : str
+        URL whose password may stand alone in the text, too.
+
+    Examples
+    --------
+    >>> without_secrets("open postgresql://ada:secret@host/shop?sslcert=a: no route")
+    'open postgresql://ada:***@host/shop?***: no route'
+    """
+    if "://" in url and (found := _PASSWORD.search(url)) and len(found[2]) >= _MIN_SECRET:
+        text = text.replace(found[2], "***")
+    if "://" not in text:
+        return text
+    return _QUERY.sub(r"\1?***", _PASSWORD.sub(r"\1:***@", text))
 
 
 def quantity(count: float) -> str:

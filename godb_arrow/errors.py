@@ -64,6 +64,8 @@ import errno
 from collections.abc import Sequence
 from typing import Any, Literal
 
+from godb_arrow.display import without_secrets
+
 __all__ = [
     "AccessDenied",
     "ChangesLost",
@@ -180,7 +182,7 @@ class GodbError(Exception):
     def __str__(self) -> str:
         place = self._place()
         text = f"{place}: {self.message}" if place else self.message
-        return f"{text}; {self.advice}" if self.advice else text
+        return without_secrets(f"{text}; {self.advice}" if self.advice else text)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (type(self), self.args, self.__dict__)

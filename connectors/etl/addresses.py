@@ -47,7 +47,7 @@ from godb_arrow.errors import (
 from godb_arrow.file.collection import open_godb
 from godb_arrow.query.scannable import Scannable
 from godb_arrow.storage.nearest import nearest_path
-from godb_arrow.storage.object_store import is_url
+from godb_arrow.storage.object_store import is_url, without_query
 from godb_arrow.storage.several import places_of
 from godb_arrow.storage.source import Source, spool
 
@@ -86,7 +86,7 @@ def origin_of(
         from godb_arrow.connectors.etl.directories import EngineOrigin
 
         return EngineOrigin(place, part, name, batch_size)
-    if place.endswith(".godb"):
+    if without_query(place).endswith(".godb"):
         return CollectionOrigin(open_godb(place, part), name, batch_size)
     if "://" not in place and not os.path.exists(place):
         near = nearest_path(place)
@@ -207,7 +207,7 @@ def _split(name: str) -> tuple[str, str | None]:
 
 
 def _extension(name: str) -> str:
-    return os.path.splitext(name)[1].lower()
+    return os.path.splitext(without_query(name))[1].lower()
 
 
 def _needed(part: str | None, name: str) -> str:

@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from godb_arrow.errors import GodbError, InvalidDocument, InvalidOption
 from godb_arrow.extensions import extension, extension_names, unknown_name
+from godb_arrow.storage.object_store import without_query
 from godb_arrow.storage.source import Source, spool
 
 __all__ = [
@@ -233,7 +234,7 @@ def is_document_format(name: str) -> bool:
 
 def _split(name: str) -> tuple[str, str | None]:
     """Return the extension of a format, and of a compression after it, in a file name."""
-    stem, last = os.path.splitext(name)
+    stem, last = os.path.splitext(without_query(name))
     if last.lower() in COMPRESSED_NAMES:
         return os.path.splitext(stem)[1].lower(), last.lower()
     return last.lower(), None

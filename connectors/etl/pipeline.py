@@ -14,7 +14,14 @@ from godb_arrow.connectors.etl.addresses import origin_of, target_of
 from godb_arrow.connectors.etl.base import counted
 from godb_arrow.connectors.etl.files import NO_OPTIONS
 from godb_arrow.connectors.etl.formats import check_options
-from godb_arrow.display import plural, progress_bar, quantity, table_of, vars_of
+from godb_arrow.display import (
+    plural,
+    progress_bar,
+    quantity,
+    table_of,
+    vars_of,
+    without_secrets,
+)
 from godb_arrow.errors import InvalidOption, error_context
 from godb_arrow.keywords import explain_keywords
 from godb_arrow.options import IfExists, check_if_exists
@@ -35,7 +42,7 @@ class CopySummary:
     Attributes
     ----------
     source, target : str
-        Addresses of the source and the target.
+        Addresses of the source and the target, without passwords.
     documents : int
         Number of documents or rows copied.
     bytes : int or None
@@ -199,8 +206,8 @@ def copy(
 
             to.write(counted(data, note), if_exists)
         summary = CopySummary(
-            origin.name,
-            to.name,
+            without_secrets(origin.name),
+            without_secrets(to.name),
             documents,
             to.size(),
             time.perf_counter() - started,
@@ -246,8 +253,8 @@ def _copy_changes(
         with sync_target(to, if_exists) as opened:
             moved, is_whole = sync(collection, opened, if_exists, count)
         summary = CopySummary(
-            str(name),
-            to.name,
+            without_secrets(str(name)),
+            without_secrets(to.name),
             moved.documents,
             to.size(),
             time.perf_counter() - started,

@@ -25,6 +25,7 @@ from godb_arrow.connectors.etl.files import (
 from godb_arrow.connectors.etl.formats import chosen_options, is_document_format
 from godb_arrow.connectors.etl.partitions import write_partitions
 from godb_arrow.connectors.fitting import fit_column
+from godb_arrow.documents.json_lines import terminal_lines
 from godb_arrow.errors import (
     CollectionExists,
     CollectionNotFound,
@@ -109,7 +110,11 @@ class StandardOutput(Target):
             else:
                 export_documents(data, temporary.name, format=self.format, options=self._options)
             with open(temporary.name, "rb") as complete:  # the file was replaced
-                shutil.copyfileobj(complete, sys.stdout.buffer, 1 << 20)
+                if self.format == "ndjson":
+                    while lines := complete.readlines(1 << 20):
+                        sys.stdout.buffer.write(terminal_lines(b"".join(lines)))
+                else:
+                    shutil.copyfileobj(complete, sys.stdout.buffer, 1 << 20)
         sys.stdout.flush()
 
 

@@ -24,7 +24,7 @@ from godb_arrow.cli.options import (
     where_option,
 )
 from godb_arrow.display import printable
-from godb_arrow.documents.json_lines import json_lines
+from godb_arrow.documents.json_lines import json_lines, terminal_lines
 from godb_arrow.engine.places import opened
 from godb_arrow.file.collection import FileCollection
 from godb_arrow.options import ReadKeywords
@@ -176,7 +176,7 @@ def cat(
     with opened(file, collection, reading_options(no_hints), None) as handle:
         runs = handle.stored_entries(parse_conditions(where))
         for lines, _ in json_lines(runs if limit is None else _first(runs, limit), plain=plain):
-            out.write(lines)
+            out.write(terminal_lines(lines))
     out.flush()
 
 

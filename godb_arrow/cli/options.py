@@ -13,7 +13,7 @@ from typing import Any, TypeVar, cast, get_args
 
 import click
 
-from godb_arrow.display import printable, progress_bar
+from godb_arrow.display import printable, progress_bar, without_secrets
 from godb_arrow.errors import GodbError, InvalidOption, SourceNotFound
 from godb_arrow.options import IfExists, ReadKeywords
 from godb_arrow.query.extended_json import parse_literal
@@ -38,8 +38,8 @@ _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
 def echo(text: str, *, err: bool = False) -> None:
-    """Print text, with control characters other than line ends as escape sequences."""
-    click.echo(printable(text, keep="\n"), err=err)
+    """Print text without passwords of URLs, and with control characters as escape sequences."""
+    click.echo(printable(without_secrets(text), keep="\n"), err=err)
 
 
 def common_options(command: _Command) -> _Command:

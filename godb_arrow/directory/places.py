@@ -6,6 +6,7 @@ import os
 from contextlib import suppress
 
 from godb_arrow.directory.identity import IDENTITY_FILE
+from godb_arrow.display import without_secrets
 from godb_arrow.errors import StorageError
 from godb_arrow.storage.folder import open_folder
 from godb_arrow.storage.object_store import is_url
@@ -39,8 +40,8 @@ def full_path(place: str | os.PathLike[str]) -> str:
 def shown_path(path: str) -> str:
     """Return a path or URL for display, relative to the current folder if it is below."""
     with suppress(OSError):  # the current folder may be deleted
-        return path.removeprefix(os.path.join(os.getcwd(), ""))
-    return path
+        path = path.removeprefix(os.path.join(os.getcwd(), ""))
+    return without_secrets(path)
 
 
 def is_data_directory(place: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from array import array
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypeAlias
@@ -16,7 +17,12 @@ from godb_arrow.documents.json_source import JsonSource
 from godb_arrow.documents.rows import rows_of
 from godb_arrow.parallel import ordered_map
 
-__all__ = ["Run", "json_lines", "runs_of"]
+__all__ = ["Run", "json_lines", "runs_of", "terminal_lines"]
+
+_CONTROLS = re.compile(
+    rb"\x7f|\xc2[\x80-\x9f]|\xd8\x9c|\xe2\x80[\x8e\x8f\xa8-\xae]|\xe2\x81[\xa6-\xa9]"
+)
+"""UTF-8 of DEL, of C1 controls, of line separators, and of controls of the text's direction."""
 
 _DOCUMENTS_AT_ONCE = 1000  # dicts that are packed before they are written
 
@@ -65,6 +71,19 @@ def _runs_of_dicts(documents: Iterable[Mapping[Any, Any]]) -> Iterator[codec.Doc
 def _joined(packed: list[bytes]) -> codec.Documents:
     bounds = np.cumsum([0, *map(len, packed)], dtype=np.int64)
     return codec.Documents(b"".join(packed), array("q", bounds.tobytes()))
+
+
+def terminal_lines(lines: bytes) -> bytes:
+    """Return JSON that cannot control a terminal, of the same value.
+
+    JSON escapes the controls of ASCII only. Terminals obey others, too.
+
+    Examples
+    --------
+    >>> terminal_lines('{"name": "\\x9b2J"}'.encode())
+    b'{"name": "\\\\u009b2J"}'
+    """
+    return _CONTROLS.sub(lambda found: b"\\u%04x" % ord(found[0].decode()), lines)
 
 
 def json_lines(runs: Iterator[Run], *, plain: bool = False) -> Iterator[tuple[bytes, int]]:

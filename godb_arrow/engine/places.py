@@ -12,7 +12,7 @@ from godb_arrow.file.collection import FileCollection
 from godb_arrow.file.collection import open_godb as open_file
 from godb_arrow.options import ReadKeywords
 from godb_arrow.query.scannable import Scannable
-from godb_arrow.storage.object_store import is_url
+from godb_arrow.storage.object_store import is_url, without_query
 from godb_arrow.storage.several import named_collection, places_of
 from godb_arrow.storage.source import Location, Source, open_source
 from godb_arrow.storage.url_options import StorageOptions, with_options
@@ -82,7 +82,7 @@ def place_of(source: Location | Source, collection: str | None = None) -> Place:
 
 
 def _kind_of(name: str) -> PlaceKind:
-    path = name.rstrip("/")
+    path = without_query(name).rstrip("/")
     if path.endswith(_PARTS):
         return "parts"
     if is_url(path):
@@ -90,7 +90,8 @@ def _kind_of(name: str) -> PlaceKind:
             return "file"
         from godb_arrow.directory.places import is_data_directory
 
-        return "directory" if is_data_directory(path) else "file"
+        is_directory = path == name.rstrip("/") and is_data_directory(path)
+        return "directory" if is_directory else "file"
     path = os.path.expanduser(path.removeprefix("file://"))
     if not os.path.isdir(path):
         # An engine has made a folder of the collection, which became large.

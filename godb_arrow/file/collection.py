@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 import pyarrow as pa
 
 from godb_arrow import codec
-from godb_arrow.display import Table, plural, quantity
+from godb_arrow.display import Table, plural, quantity, without_secrets
 from godb_arrow.file.explanation import Explanation
 from godb_arrow.file.locate import StoredCollection, locate
 from godb_arrow.file.reading import (
@@ -181,7 +181,8 @@ class FileCollection(Scannable):
 
     def __repr__(self) -> str:
         documents = plural(len(self), "document")
-        return f"<FileCollection {self._name!r} of {self._file.source.name}, {documents}>"
+        source = without_secrets(self._file.source.name)
+        return f"<FileCollection {self._name!r} of {source}, {documents}>"
 
     def _repr_html_(self) -> str:
         table = Table(["collection", "documents", "file", "size"])

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, BinaryIO, Literal
 
+from godb_arrow.display import without_secrets
 from godb_arrow.errors import (
     GodbError,
     SourceNotFound,
@@ -22,7 +23,7 @@ from godb_arrow.errors import (
 )
 from godb_arrow.storage.url_options import file_system_of
 
-__all__ = ["Absent", "Expected", "LocalCopy", "RemoteStore", "is_url"]
+__all__ = ["Absent", "Expected", "LocalCopy", "RemoteStore", "is_url", "without_query"]
 
 
 Absent = Literal["absent"]
@@ -47,6 +48,17 @@ def is_url(name: str) -> bool:
     return "://" in name and not name.startswith("file://")
 
 
+def without_query(name: str) -> str:
+    """Return a name without the query of an HTTP URL.
+
+    Examples
+    --------
+    >>> without_query("https://host/users.godb?token=1"), without_query("what?.godb")
+    ('https://host/users.godb', 'what?.godb')
+    """
+    return name.partition("?")[0] if name.startswith(("http://", "https://")) else name
+
+
 @contextmanager
 def _remote_errors(operation: str, url: str) -> Iterator[None]:
     """Convert the errors of any library for object stores to `StorageError`."""
@@ -57,7 +69,8 @@ def _remote_errors(operation: str, url: str) -> Iterator[None]:
         raise
     except Exception as error:
         raised = StorageError(
-            f"{type(error).__name__}: {error}", advice="check the connection and the credentials"
+            without_secrets(f"{type(error).__name__}: {error}", url),
+            advice="check the connection and the credentials",
         )
         raised.operation, raised.source = operation, url
         raise raised from error

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from godb_arrow.errors import InvalidOption, SourceNotFound
-from godb_arrow.storage.object_store import is_url
+from godb_arrow.storage.object_store import is_url, without_query
 from godb_arrow.storage.source import Source
 from godb_arrow.storage.url_options import file_system_of
 
@@ -23,7 +23,8 @@ def places_of(source: Any) -> list[Any] | None:
     Parameters
     ----------
     source : object
-        Paths and URLs may have ``*``, ``?``, ``[…]``, and ``**`` for any folders.
+        Paths and URLs may have ``*``, ``?``, ``[…]``, and ``**`` for any folders. After a ``?``,
+        an HTTP URL has a query. A file or folder of that very name is one place.
 
     Raises
     ------
@@ -39,7 +40,7 @@ def places_of(source: Any) -> list[Any] | None:
     """
     if isinstance(source, (str, os.PathLike)):
         name = os.fspath(source)
-        return _matching(name) if _WILDCARDS & {*name} and not _exists(name) else None
+        return _matching(name) if _has_wildcards(name) else None
     if isinstance(source, (bytes, bytearray, memoryview, Source)) or hasattr(source, "read"):
         return None
     if not isinstance(source, Iterable) or hasattr(source, "stream_batches"):
@@ -87,9 +88,24 @@ def _exists(name: str) -> bool:
     return not is_url(name) and os.path.lexists(os.path.expanduser(name))
 
 
+def _has_wildcards(name: str) -> bool:
+    """Return whether a name stands for all places that match it."""
+    if not _WILDCARDS & {*name} or _exists(name):
+        return False
+    place = without_query(name.rpartition("#")[0] or name)
+    if not _WILDCARDS & {*place} or _exists(place):
+        return False
+    if not is_url(place):
+        return True
+    filesystem, path = file_system_of(place)
+    return not filesystem.exists(path)
+
+
 def _matching(name: str) -> list[str]:
     """Return the sorted paths or URLs that match a name, each with the collection after ``#``."""
-    pattern, separator, collection = name.partition("#")
+    before, separator, collection = name.rpartition("#")
+    pattern = before or name
+    collection = collection if before else ""
     found = _matching_urls(pattern) if is_url(pattern) else _matching_files(pattern)
     if not found:
         raise SourceNotFound(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import io
 import json
 import os
 import pty
@@ -264,19 +265,23 @@ def test_each_command_has_help_and_is_documented(name: str) -> None:
 
 
 def test_no_control_characters_of_documents_reach_a_terminal(tmp_path: Path) -> None:
-    evil = "\x1b]0;owned\x07\x1b[2J\nall is well"
+    line = "all is well"
+    evil = f"\x1b]0;owned\x07\x1b[2J\n{line}\x9b2J\x85{line}\u2028{line}\u202e\u2066\x7f\u200f"
     path = tmp_path / "x.godb"
     godb_arrow.write_godb([{evil: {evil: 1}, "a": evil}], path, "c")
     for command in (
         ["info", path], ["schema", path], ["head", path], ["cat", path], ["cat", "--plain", path],
         ["verify", path], ["head", path, "--columns", "\x1b[31mx"], ["info", f"{path}\x1b[31m"],
         ["schema", path, "-c", "\x1b[31mx"], ["cat", path, "-c", "\x9b31mx"],
+        ["copy", path, "-"], ["copy", path, "-", "--columns", "a"],
     ):  # fmt: skip
         done = run(*command)
         printed = done.stdout + done.stderr
         assert printed
         assert all(c.isprintable() for line in printed.splitlines() for c in line), command
         assert not any(line.startswith("all is well") for line in printed.splitlines()), command
+    lines = run("cat", path).stdout.encode()
+    assert godb_arrow.read_ndjson(io.BytesIO(lines)).column("a").to_pylist() == [evil]
 
 
 def test_an_import_follows_names_of_collections_and_data_directories(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import polars as pl
 import pyarrow as pa
 import pytest
 from click.testing import CliRunner
+from support.http_files import served
 
 import godb_arrow
 from godb_arrow import (
@@ -27,6 +28,7 @@ from godb_arrow import (
 )
 from godb_arrow.cli.command import main
 from godb_arrow.connectors import polars as godb
+from godb_arrow.connectors.etl import copy
 from godb_arrow.storage.url_options import UrlOptions, options_of, with_options
 
 
@@ -272,3 +274,55 @@ def test_options_that_a_finalizer_ends_inside_of_another_start_do_not_block() ->
             gc.set_threshold(*threshold)
     gc.collect()
     assert options_of("memory://finalized/x") == {}
+
+
+@pytest.mark.parametrize("query", ["", "?token=a-secret", "?X-Signature=a-secret%2F&list=[1]*"])
+def test_an_http_url_may_have_a_query(folder: Path, query: str) -> None:
+    pytest.importorskip("aiohttp")
+    godb_arrow.write_godb([{"n": 7}], "[1].godb", "users")
+    (folder / "a.csv").write_text("n\n7\n")
+    with served(folder) as host:
+        for name in ("a.godb", "[1].godb"):
+            url = f"{host}/{name}{query}"
+            assert godb_arrow.list_collections(url)["users"] >= 1
+            assert godb_arrow.read_table(f"{url}#users", columns=["n"]).num_rows >= 1
+            assert godb_arrow.verify_godb(url).ok
+            handle = godb_arrow.open_godb(url, "users")
+            summary = copy(f"{url}#users", "copied.godb#users", if_exists="replace", progress=False)
+            assert "a-secret" not in f"{handle!r} {summary} {summary!r}"
+        assert copy(f"{host}/a.csv{query}", "csv.godb", progress=False).documents == 1
+        with pytest.raises(SourceNotFound) as caught:
+            godb_arrow.read_table(f"{host}/none.godb{query}")
+        assert "a-secret" not in str(caught.value) and "none.godb" in str(caught.value)
+
+
+def test_a_place_with_wildcards_in_its_name_and_a_collection(folder: Path) -> None:
+    with StorageEngine("data [1]*") as engine:
+        engine.create_collection("users").insert({"n": 7})
+    assert godb_arrow.read_table("data [1]*#users").column("n").to_pylist() == [7]
+    godb_arrow.write_godb([{"n": 7}], "memory://wild-x/what?.godb", "c")
+    try:
+        for place in ("memory://wild-x/what?.godb", "memory://wild-x/what?.godb#c"):
+            assert godb_arrow.read_table(place).column("n").to_pylist() == [7]
+        assert godb_arrow.read_table("memory://wild-x/wha*.godb").num_rows == 1
+    finally:
+        fsspec.filesystem("memory").rm("/wild-x", recursive=True)
+    with pytest.raises(CollectionNotFound, match=r"\[2J"):
+        godb_arrow.read_table("a.godb#[2J")
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["mysql://ada:a-secret@host/shop", "nowhere://ada:a@a-secret@host/x?pass=a-secret"],
+)
+def test_errors_and_commands_show_no_password(folder: Path, url: str) -> None:
+    for use in (
+        lambda: godb_arrow.read_table(url),
+        lambda: godb_arrow.write_godb([{"n": 1}], url, "c"),
+        lambda: StorageEngine(url),
+        lambda: godb_arrow.list_backups(url),
+        lambda: copy("a.godb", f"{url}#t", progress=False),
+    ):
+        with pytest.raises(godb_arrow.GodbError) as caught:
+            use()
+        assert "a-secret" not in str(caught.value) and "ada:***@host" in str(caught.value)
