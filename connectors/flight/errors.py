@@ -114,6 +114,19 @@ def sent_error(error: GodbError) -> fl.FlightServerError:
     return fl.FlightServerError(text, extra_info=info)
 
 
+class SchemaRefused(Exception):
+    """Error of a call for a schema, whose traceback cannot be printed.
+
+    pyarrow sends the traceback of any error of that call to the client, with paths of the server.
+    Where ``traceback.format_exception`` fails, it sends the name of the class instead.
+    """
+
+    @property
+    def __cause__(self) -> BaseException | None:  # type: ignore[override]
+        """Raise, since only the printing of a traceback reads the cause."""
+        raise AttributeError("the traceback is private")
+
+
 def _cut(text: str, most: int) -> str:
     raw = text.encode("utf-8", "replace")
     return text if len(raw) <= most else raw[:most].decode("utf-8", "ignore") + "…"

@@ -39,7 +39,7 @@ from godb_arrow.connectors.flight.access import (
     check_may_write,
     checked_tokens,
 )
-from godb_arrow.connectors.flight.errors import sent_error
+from godb_arrow.connectors.flight.errors import SchemaRefused, sent_error
 from godb_arrow.connectors.flight.idle import Idle, IdleWatch
 from godb_arrow.connectors.flight.ticket import filter_of_request, parsed, request_of
 from godb_arrow.connectors.flight.upload import ReceivedBatches, check_batch, unpacked_bytes
@@ -192,8 +192,22 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
         self, context: fl.ServerCallContext, descriptor: fl.FlightDescriptor
     ) -> fl.SchemaResult:
         """Return the schema of a collection."""
-        with _flight_errors():
-            return fl.SchemaResult(self._engine[request_of(descriptor)["collection"]].schema)
+        try:
+            with _flight_errors():
+                name = request_of(descriptor)["collection"]
+                return fl.SchemaResult(self._engine[name].schema)
+        except fl.FlightError as error:
+            raise SchemaRefused(str(error)) from None
+
+    def do_exchange(
+        self,
+        context: fl.ServerCallContext,
+        descriptor: fl.FlightDescriptor,
+        reader: fl.MetadataRecordBatchReader,
+        writer: fl.MetadataRecordBatchWriter,
+    ) -> None:
+        """Refuse, since there is nothing to exchange."""
+        raise fl.FlightServerError("there is no exchange; use do_get and do_put")
 
     def _info(self, name: str, wanted: dict[str, Any]) -> fl.FlightInfo:
         collection = self._engine[name]

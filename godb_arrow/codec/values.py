@@ -48,6 +48,7 @@ _REFUSALS = (ValueError, OverflowError, TypeError, BufferError)
 _DOUBLE_BYTES = 8
 _SHOWN_CHARACTERS = 40  # of a text in a message
 _SHOWN_BITS = 4096  # Python refuses to write longer integers as text
+_MAX_ZEROS = 10_000  # that the exponent of a decimal adds; BSON needs up to 6,176
 _NAT = -(2**63)  # ticks of NumPy's missing times
 _NANOSECONDS_PER_TICK = {
     "W": (7 * NANOSECONDS_PER_DAY, 1),
@@ -189,7 +190,7 @@ def stored_value(value: Any) -> Any:
         digits = len(str(abs(value))) if value.bit_length() < _SHOWN_BITS else "many"
         raise TypeError(f"the integer of {digits} digits does not fit in 64 bits")
     if isinstance(value, decimal.Decimal):
-        return format(value, "f")
+        return plain_decimal(value)
     if isinstance(value, uuid.UUID):
         return str(value)
     if isinstance(value, (pa.Scalar, pa.Array, pa.ChunkedArray)):  # scalars of maps are mappings
@@ -205,13 +206,29 @@ def stored_value(value: Any) -> Any:
     raise TypeError(f"the type {kind.__name__}")
 
 
+def plain_decimal(value: decimal.Decimal) -> str:
+    """Return a decimal as text without an exponent.
+
+    Raises
+    ------
+    TypeError
+        The exponent adds so many zeros that a few bytes would become very many.
+    """
+    if value.is_finite():
+        exponent = value.as_tuple().exponent
+        assert isinstance(exponent, int)
+        if max(exponent, -value.adjusted()) > _MAX_ZEROS:
+            raise TypeError(f"the decimal with the exponent {exponent}")
+    return format(value, "f")
+
+
 def _from_bson(value: Any) -> Any:
     """Return an object id as its 24 hexadecimal digits, and a decimal as text."""
     name = type(value).__name__
     if name == "ObjectId":
         return str(value)
     if name == "Decimal128":
-        return format(value.to_decimal(), "f")
+        return plain_decimal(value.to_decimal())
     raise TypeError(f"the type {name} of BSON")
 
 

@@ -31,7 +31,7 @@ from godb_arrow.file.hints import CollectionHint
 from godb_arrow.file.writer import CollectionData, compressed_chunk
 from godb_arrow.options import CompressionName
 from godb_arrow.parallel import ordered_map
-from godb_arrow.query.schema_join import join_schemas
+from godb_arrow.query.schema_join import join_schemas, types_of_replaced
 from godb_arrow.query.statistics import covered, decode_statistics
 from godb_arrow.schema import DocumentSummary, infer_schema, needs_review, reviewed
 from godb_arrow.storage.source import spool
@@ -376,7 +376,9 @@ class Draft:
 
     def _joined_schema(self) -> pa.Schema:
         """Return the schema of existing and new documents."""
-        recorded = self._recorded if self._existing else None
+        recorded = self._recorded
+        if recorded is not None and not self._existing:  # all documents are replaced
+            recorded = types_of_replaced(recorded, infer_schema(self.summary))
         if recorded is not None and needs_review(recorded):
             recorded = reviewed(recorded, self.summary)
         if recorded is None and not self._declared:

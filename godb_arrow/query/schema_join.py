@@ -23,7 +23,7 @@ from godb_arrow.schema import (
     with_rounded,
 )
 
-__all__ = ["find_misfits", "join_schemas", "narrow_schema"]
+__all__ = ["find_misfits", "join_schemas", "narrow_schema", "types_of_replaced"]
 
 _UNITS = ("s", "ms", "us", "ns")
 _MAX_DIGITS_128, _MAX_DIGITS_256 = 38, 76  # of decimals
@@ -242,6 +242,41 @@ def _wider_struct(first: pa.DataType, second: pa.DataType) -> pa.DataType | None
             return None
         fields[field.name] = (field if mine is None else mine).with_type(kind).with_nullable(True)
     return pa.struct(list(fields.values()))
+
+
+def types_of_replaced(recorded: pa.Schema, found: pa.Schema) -> pa.Schema | None:
+    """Return the schema of documents that were all replaced, for the documents after them.
+
+    Types that inference cannot find, such as dates and decimals, are kept. Fields that the new
+    documents lack are forgotten.
+
+    Parameters
+    ----------
+    recorded : pyarrow.Schema
+        Schema of the former documents.
+    found : pyarrow.Schema
+        Schema that is inferred from the new documents.
+
+    Returns
+    -------
+    pyarrow.Schema or None
+        None where nothing is kept.
+
+    Examples
+    --------
+    >>> recorded = pa.schema({"day": pa.date32(), "n": pa.string(), "gone": pa.int8()})
+    >>> types_of_replaced(recorded, pa.schema({"n": pa.int64(), "day": pa.int64()})).types
+    [DataType(date32[day]), DataType(int64)]
+    """
+    if is_partial(recorded) or is_partial(found):
+        return None
+    fields = [
+        found.field(field.name) if _is_inferred(field.type) else field
+        for field in recorded
+        if field.name in found.names
+    ]
+    joined = pa.schema(fields, metadata=recorded.metadata)
+    return with_rounded(joined, rounded_fields(found))
 
 
 def narrow_schema(schema: pa.Schema, deleted: DocumentSummary, runs: Runs) -> pa.Schema:

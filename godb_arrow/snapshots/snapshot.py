@@ -14,7 +14,7 @@ from godb_arrow.errors import GodbError
 from godb_arrow.file.hints import JournalPosition
 from godb_arrow.file.pieces import CollectionPieces, StoredPiece
 from godb_arrow.parallel import ordered_map
-from godb_arrow.query.schema_join import join_schemas, narrow_schema
+from godb_arrow.query.schema_join import join_schemas, narrow_schema, types_of_replaced
 from godb_arrow.query.statistics import Row, covered, decode_statistics, row_of
 from godb_arrow.schema import DocumentSummary, fields_fit, infer_schema, is_partial
 from godb_arrow.snapshots.base import Base, Wanted
@@ -25,6 +25,7 @@ __all__ = ["Snapshot"]
 
 _Part = tuple[codec.Entries | StoredPiece, Rows, Row | None]  # with superseded or deleted rows
 _RUN_DOCUMENTS = 16_384
+_IDS_AT_ONCE = 1024  # that are searched in the base
 
 
 class Snapshot:
@@ -125,13 +126,26 @@ class Snapshot:
         for run in self.overlay_parts():
             codec.infer(run, summary)
         has_base = self.base.count > len(self.superseded_rows())
-        schema = self.base.schema() if has_base else None
+        schema = self.base.schema() if has_base else self._schema_of_replaced(summary)
         if summary.is_partial or (schema is not None and is_partial(schema)):
             return self._find_partial_schema(schema)
         if schema is not None and fields_fit(infer_schema(summary), schema):
             return schema
         declared = [bulk.schema for bulk in self.unsaved.bulks if bulk.schema is not None]
         return join_schemas(schema, declared, summary, self.overlay_runs, self._summarize)
+
+    def _schema_of_replaced(self, summary: DocumentSummary) -> pa.Schema | None:
+        """Return the types to keep where no document of the base is left; None without any.
+
+        Changed documents keep their types, and the types of deleted documents are forgotten.
+        """
+        live = [key for key, version in self.unsaved.versions().items() if version is not None]
+        if not self.base.count or summary.is_partial:
+            return None
+        for start in range(0, len(live), _IDS_AT_ONCE):
+            if self.base.rows_of(live[start : start + _IDS_AT_ONCE]):
+                return types_of_replaced(self.base.schema(), infer_schema(summary))
+        return None
 
     def _summarize(self) -> DocumentSummary:
         """Join the kinds of value in all documents, with the fields of the base first."""

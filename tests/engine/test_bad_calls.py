@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import decimal
 import io
 from collections.abc import Callable
 from pathlib import Path
@@ -10,16 +11,19 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 import pytest
+from click.testing import CliRunner
 
 import godb_arrow
 from godb_arrow import (
     DocumentNotFound,
     GodbError,
+    InvalidDocument,
     InvalidOption,
     OptionWarning,
     StorageEngine,
     UnsupportedType,
 )
+from godb_arrow.cli.command import main
 
 HALF = "\ud800"
 """Half of a surrogate pair, which no text of a document has."""
@@ -158,3 +162,33 @@ def test_an_unknown_time_zone_is_an_error_of_ours() -> None:
     assert godb_arrow.read_table(file).num_rows == 1
     with pytest.raises(UnsupportedType, match="DataFrame"):
         godb_arrow.read_godb(file)
+
+
+@pytest.mark.parametrize("text", ["1E+999999999999", "1E-999999999999", "0E-999999999999"])
+def test_a_decimal_whose_text_would_fill_the_memory_is_refused(tmp_path: Path, text: str) -> None:
+    value = decimal.Decimal(text)
+    with pytest.raises(InvalidDocument, match=r"at x .*exponent -?999999999999"):
+        in_memory([{"x": value}])
+    with StorageEngine(tmp_path / "data") as engine:
+        c = engine.create_collection("c")
+        c.insert({"_id": "1"})
+        for change in (
+            lambda: c.insert({"x": value}),
+            lambda: c.insert_many([{"x": value}]),
+            lambda: c.update("1", {"x": value}),
+            lambda: c.update_many({}, {"$set": {"x": value}}),
+        ):
+            with pytest.raises(InvalidDocument, match="exponent"):
+                change()
+        assert c.find_all() == [{"_id": "1"}]
+    lines = tmp_path / "a.json"
+    lines.write_text(f'{{"x": {{"$numberDecimal": "{text}"}}}}')
+    done = CliRunner().invoke(main, ["import", "--extended-json", str(lines), f"{tmp_path}/a.godb"])
+    assert done.exit_code == 2 and "exponent" in done.output
+
+
+def test_decimals_with_many_digits_are_stored() -> None:
+    digits = "3." + "14159" * 4000
+    values = [decimal.Decimal(digits), decimal.Decimal("1E+6144"), decimal.Decimal("1E-6176")]
+    found = [d["x"] for d in godb_arrow.read_documents(in_memory([{"x": v} for v in values]))]
+    assert found[0] == digits and list(map(decimal.Decimal, found)) == values

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import decimal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -198,3 +198,77 @@ def test_integers_beside_floats_are_read_as_inference_reads_them(tmp_path: Path)
     assert godb_arrow.verify_godb(path).ok
     godb_arrow.write_godb([{"v": 7}], path, "c", if_exists="append")
     assert godb_arrow.read_table(path)["v"].to_pylist() == [1.5, 2.0**53, 7.0]
+
+
+def _typed(rows: int = 5) -> pa.Table:
+    return pa.table(
+        {
+            "day": [dt.date(2020, 1, 1)] * rows,
+            "price": pa.array([decimal.Decimal("1.10")] * rows, pa.decimal128(10, 2)),
+            "n": pa.array(range(rows), pa.int32()),
+            "map": pa.array([[("k", 1)]] * rows, pa.map_(pa.string(), pa.int8())),
+        }
+    )
+
+
+@pytest.mark.parametrize("saves", [False, True], ids=["unsaved", "saved"])
+@pytest.mark.parametrize("in_parts", [False, True], ids=["file", "parts"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda c: c.update_many({}, {"$set": {"k": 1}}),
+        lambda c: c.update_many({}, {"$inc": {"n": 1}}),
+        lambda c: c.update_by_id({str(n): {"k": 1} for n in range(1, 6)}),
+        lambda c: [c.replace(str(n), {**c.get(str(n)), "n": 5}) for n in range(1, 6)],
+        lambda c: c.upsert_many([{**c.get(str(n)), "n": 5} for n in range(1, 6)]),
+    ],
+)
+def test_a_change_of_all_documents_keeps_the_types(
+    tmp_path: Path, change: Callable[[Any], Any], in_parts: bool, saves: bool
+) -> None:
+    with StorageEngine(tmp_path) as engine:
+        c = engine.create_collection("c")
+        c.insert_many(_typed())
+        if in_parts:
+            c.to_folder()
+        engine.save()
+        change(c)
+        if saves:
+            engine.save()
+        assert [
+            c.schema.field(name).type for name in _typed().column_names
+        ] == _typed().schema.types
+        assert c.count({"day": dt.date(2020, 1, 1)}) == 5
+    with StorageEngine(tmp_path, read_only=True) as engine:
+        kinds = [engine["c"].schema.field(name).type for name in _typed().column_names]
+        assert kinds == _typed().schema.types
+    assert godb_arrow.verify_godb(tmp_path).ok
+
+
+def test_a_change_of_all_documents_forgets_what_no_document_has(tmp_path: Path) -> None:
+    with StorageEngine(tmp_path) as engine:
+        c = engine.create_collection("c")
+        c.insert_many(_typed())
+        engine.save()
+        c.update_many({}, {"$unset": {"map": 1}, "$set": {"day": "x", "n": 1 << 40}})
+        found = {field.name: field.type for field in c.schema}
+        assert found == {
+            "_id": pa.string(), "day": pa.string(), "price": pa.decimal128(10, 2), "n": pa.int64(),
+        }  # fmt: skip
+        engine.save()
+        c.delete_many({})
+        c.insert_many([{"_id": "new", "day": dt.date(2020, 1, 1)}])
+        assert c.schema.field("day").type == pa.timestamp("us", "UTC")
+
+
+def test_an_upsert_of_all_documents_of_a_file_keeps_the_types(tmp_path: Path) -> None:
+    path = tmp_path / "a.godb"
+    godb_arrow.write_godb(_typed(), path, "c")
+    documents = [{"_id": str(n), "day": dt.date(2021, 1, 1), "n": n} for n in range(1, 6)]
+    godb_arrow.write_godb(documents, path, "c", if_exists="upsert")
+    schema = godb_arrow.read_schema(path)
+    assert {field.name: field.type for field in schema if field.name != "_id"} == {
+        "day": pa.date32(),
+        "n": pa.int32(),
+    }
+    assert godb_arrow.verify_godb(path).ok
