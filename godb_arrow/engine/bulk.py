@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from godb_arrow import codec
-from godb_arrow.codec.entries import Chunk
+from godb_arrow.codec.entries import NO_ROWS, Chunk, Rows
 from godb_arrow.documents.encoding import Encoded
 from godb_arrow.documents.ids import repeated_ids
 from godb_arrow.engine.packed_ids import DocumentIds
@@ -201,7 +201,7 @@ class BulkInsert:
         base: PartedBase,
         next_id: int,
         directory: bytes,
-        deleted: Sequence[int] = (),
+        deleted: Rows = NO_ROWS,
     ) -> tuple[Manifest, list[Row | None]]:
         """Return the manifest of a collection with the documents, and the statistics of its parts.
 
@@ -213,7 +213,7 @@ class BulkInsert:
             Number of the next generated id.
         directory : bytes
             UUID of the data directory.
-        deleted : sequence of int
+        deleted : array of int64
             Rows of the collection's documents that they replace.
         """
         self._offered = True
@@ -223,7 +223,7 @@ class BulkInsert:
             for index, (token, part) in enumerate(self._written)
         ]
         schemas = [self._schema_so_far()] if parts else []
-        base = _without_rows(base, deleted) if deleted else base
+        base = _without_rows(base, deleted) if len(deleted) else base
         return _with_parts(base, parts, self._statistics, schemas, next_id, directory)
 
     def discard(self) -> None:
@@ -279,9 +279,9 @@ def join_bases(
     return joined
 
 
-def _without_rows(base: PartedBase, deleted: Sequence[int]) -> PartedBase:
+def _without_rows(base: PartedBase, deleted: Rows) -> PartedBase:
     """Return a collection with further rows deleted; rows keep their numbers."""
-    rows = np.union1d(base.deleted, np.array(deleted, np.int64))
+    rows = np.union1d(base.deleted, deleted)
     parts = []
     for (start, _), part in zip(base.files(), base.manifest.parts, strict=True):
         first, last = np.searchsorted(rows, (start, start + part.documents))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pyarrow as pa
@@ -15,9 +15,11 @@ from godb_arrow.engine.bulk import BulkInsert
 from godb_arrow.engine.checkpointer import Checkpointer
 from godb_arrow.engine.claims import check_files
 from godb_arrow.engine.maintainer import Maintainer
-from godb_arrow.engine.packed_ids import DocumentIds
+from godb_arrow.engine.packed_ids import DocumentIds, PackedIds
 from godb_arrow.engine.store import CollectionStore
 from godb_arrow.errors import DuplicateId, GodbError, document_not_found, error_context
+from godb_arrow.snapshots.deletions import IdRows
+from godb_arrow.snapshots.overlay import Overlay
 from godb_arrow.snapshots.parted_base import PartedBase
 
 __all__ = ["BulkWriter"]
@@ -118,12 +120,12 @@ class BulkWriter:
                 repeated, advice="omit these documents, which were inserted meanwhile"
             )
 
-    def replace(self, ids: Sequence[str], make: Callable[[str, bytes], bytes]) -> None:
+    def replace(self, ids: PackedIds, make: Callable[[str, bytes], bytes]) -> None:
         """Replace documents: new files have them, and the manifest deletes the former ones.
 
         Parameters
         ----------
-        ids : sequence of str
+        ids : PackedIds
             Document ids, each once.
         make : callable
             Makes the bytes of a document from its id and its former bytes.
@@ -142,21 +144,22 @@ class BulkWriter:
         self._checkpointer.sweep()
         self._context.followers.acknowledge(None)
 
-    def _replace_stored(self, ids: Sequence[str], make: Callable[[str, bytes], bytes]) -> bool:
+    def _replace_stored(self, ids: PackedIds, make: Callable[[str, bytes], bytes]) -> bool:
         """Replace saved documents; return False if a document has changed since."""
         store, checkpointer = self._store, self._checkpointer
-        wanted = dict.fromkeys(ids)
         with store.lock:
             store.check_present()
             base = store.base
         assert isinstance(base, PartedBase)
-        found = base.rows_of(wanted)
-        for identity in ids:
-            if identity not in found:
-                raise document_not_found(identity, advice="nothing was changed")
+        found = IdRows()
+        for texts in ids.texts():
+            found.add(base, texts)
+        if found.missing is not None:
+            raise document_not_found(found.missing, advice="nothing was changed")
         # A file of another program may have an id twice; the last one counts.
-        rows = np.sort(np.array([rows[-1] for rows in found.values()], np.int64))
-        deleted = [row for rows in found.values() for row in rows]
+        rows = np.sort(found.last_rows())
+        deleted = found.rows()
+        del found
         bulk = self._begin(base, None)
         try:
             for encoded in _made(base, rows, make):
@@ -164,7 +167,7 @@ class BulkWriter:
             bulk.finish()
             with checkpointer.storing(), store.lock:
                 store.check_present()
-                if store.base is not base or store.overlay.find_any(wanted):
+                if store.base is not base or _has_any(store.overlay, ids):
                     return False
                 if store.constraints() is not None and len(store.overlay):
                     return False
@@ -181,6 +184,11 @@ class BulkWriter:
         limit = self._context.memory.limit // _PARTS_PER_LIMIT
         part_bytes = min(self._context.options.part_size, limit)
         return BulkInsert(base, self._store.name, schema, part_bytes, self._checkpointer.storing)
+
+
+def _has_any(overlay: Overlay, ids: PackedIds) -> bool:
+    """Return whether an overlay changes any of some documents."""
+    return len(overlay) > 0 and any(overlay.find_any(dict.fromkeys(some)) for some in ids.texts())
 
 
 def _made(base: PartedBase, rows: Rows, make: Callable[[str, bytes], bytes]) -> Iterator[Encoded]:

@@ -89,6 +89,13 @@ class PackedIds:
         self._counted = Counted(memory)
         self.weight = 0
 
+    @classmethod
+    def of(cls, memory: Memory, ids: Sequence[str]) -> PackedIds:
+        """Return given ids."""
+        packed = cls(memory)
+        packed.add_array(pack_ids(ids))
+        return packed
+
     def add(self, run: codec.Entries, rows: Rows) -> None:
         """Add the ids of documents of a run."""
         if not len(rows):
@@ -99,6 +106,10 @@ class PackedIds:
             ids = ids_of(run)
             if len(rows) < len(run):
                 ids = ids.take(pa.array(rows))
+        self.add_array(ids)
+
+    def add_array(self, ids: pa.Array) -> None:
+        """Add the ids of a binary array."""
         self._arrays.append(ids)
         self._count += len(ids)
         self._counted.add(writes=ids.nbytes)

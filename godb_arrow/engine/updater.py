@@ -15,9 +15,11 @@ from godb_arrow.codec.predicate import Predicate
 from godb_arrow.documents.encoding import Encoded
 from godb_arrow.documents.loading import load_chunks
 from godb_arrow.engine.checked_writer import CheckedWriter
+from godb_arrow.engine.packed_ids import PackedIds
 from godb_arrow.engine.store import CollectionStore
 from godb_arrow.engine.writer import CollectionWriter, naming_document
 from godb_arrow.errors import InvalidDocument, InvalidUpdate, error_context
+from godb_arrow.memory.limit import Counted
 from godb_arrow.query.filters import Filter, RowFilter, compiled
 from godb_arrow.query.sort_order import Sort, parse_sort
 from godb_arrow.query.update import Update, equalities_of
@@ -89,10 +91,12 @@ class Wanted:
 class _Found:
     """Documents that a filter matched, and the changed ones among them."""
 
+    counted: Counted
+    ids: PackedIds  # of the changed documents
     matched: int = 0
     changed: list[Encoded] = field(default_factory=list)
-    ids: list[str] = field(default_factory=list)  # of the changed documents
     size: int = 0
+    is_large: bool = False  # so that the changed documents were dropped
     before: dict[Any, Any] | None = None  # the first document, and the same after the update
     after: dict[Any, Any] | None = None
 
@@ -162,7 +166,7 @@ class CollectionUpdater:
         store, checked = self._store, self._checked
         with store.lock:
             snapshot, version = self._snapshot(), store.changes
-        found = self._find(snapshot, wanted, condition)
+        found = self._find(snapshot, wanted, condition, is_locked=is_locked)
         if not found.matched and wanted.upsert:
             document = wanted.update.inserted(equalities_of(wanted.filter))
             identity = checked.insert_new(document, version, is_reserved=is_locked)
@@ -170,12 +174,12 @@ class CollectionUpdater:
                 return None, size
             found.after = codec.with_id(document, identity)
             return (UpdateResult(0, 0, identity), found), size
-        if not is_locked and self._writer.is_larger_than_memory(found.size):
+        if found.is_large:
             self._writer.replace_in_files(found.ids, self._change_of(wanted.update))
-        elif found.changed and not checked.put_back(
-            found.changed, found.ids, version, is_reserved=is_locked
-        ):
-            return None, found.size
+        elif found.changed:
+            ids = [text for texts in found.ids.texts() for text in texts]
+            if not checked.put_back(found.changed, ids, version, is_reserved=is_locked):
+                return None, found.size
         return (UpdateResult(found.matched, len(found.ids)), found), found.size
 
     def _change_of(self, update: Update) -> Any:
@@ -186,14 +190,22 @@ class CollectionUpdater:
 
         return change
 
-    def _find(self, snapshot: Snapshot, wanted: Wanted, condition: Filter | None) -> _Found:
-        found = _Found()
+    def _find(
+        self, snapshot: Snapshot, wanted: Wanted, condition: Filter | None, *, is_locked: bool
+    ) -> _Found:
+        memory = self._store.context.memory
+        found = _Found(Counted(memory), PackedIds(memory))
         for entries, rows in self._matches(snapshot, wanted, condition):
             if wanted.only_first and len(rows):
                 rows = np.asarray(rows, np.int64)[:1]
                 found.before = next(load_chunks(entries, rows))[0]
             if wanted.only_first or not self._patch(found, entries, rows, wanted.update):
                 self._change(found, entries, rows, wanted.update)
+            if not is_locked and self._writer.is_larger_than_memory(found.size):
+                found.is_large = True
+            if found.is_large:  # They are made again while files are written.
+                found.changed.clear()
+                found.counted.release()
             if wanted.only_first and found.matched:
                 break
         return found
@@ -209,8 +221,9 @@ class CollectionUpdater:
         if len(patched.changed):
             encoded = self._checked.patched(patched.data, len(patched.changed))
             found.changed.append(encoded)
-            found.ids += encoded.entries().ids()
+            found.ids.add_array(encoded.ids)
             found.size += len(patched.data)
+            found.counted.add(writes=len(patched.data))
         return True
 
     def _change(self, found: _Found, entries: codec.Entries, rows: Rows, update: Update) -> None:
@@ -221,9 +234,12 @@ class CollectionUpdater:
             changed += _modified(documents, update)
             found.after = documents[0]
         if changed:
-            found.changed += self._checked.encoded(changed)
-            found.ids += [document[ID_FIELD] for document in changed]
+            encoded = self._checked.encoded(changed)
+            found.changed += encoded
+            for run in encoded:
+                found.ids.add_array(run.ids)
             found.size += _size_of(entries, rows)
+            found.counted.add(writes=sum(len(run.chunk) for run in encoded))
 
     def _matches(
         self, snapshot: Snapshot, wanted: Wanted, condition: Filter | None

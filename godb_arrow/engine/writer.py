@@ -24,6 +24,7 @@ from godb_arrow.engine.claims import (
     validate,
     validated,
 )
+from godb_arrow.engine.packed_ids import PackedIds
 from godb_arrow.engine.pending import are_few, plan_put
 from godb_arrow.engine.saver import Saver
 from godb_arrow.engine.store import CollectionStore
@@ -309,7 +310,8 @@ class CollectionWriter:
                     size += weight(key, packed[key])
                     if len(ids) > 1 and self.is_larger_than_memory(size):
                         del present, documents, packed
-                        self.replace_in_files(ids, change)
+                        packed_ids = PackedIds.of(self._context.memory, ids)
+                        self.replace_in_files(packed_ids, change)
                         return {}
                 with self._saver.reserved(size), store.lock:
                     store.check_present()
@@ -367,7 +369,7 @@ class CollectionWriter:
             return False
         return True
 
-    def replace_in_files(self, ids: list[str], change: Change) -> None:
+    def replace_in_files(self, ids: PackedIds, change: Change) -> None:
         """Replace more documents than memory has room for."""
         assert self._bulk is not None
         self._bulk.replace(ids, lambda key, raw: self._changed(key, raw, change)[1])

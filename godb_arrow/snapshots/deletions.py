@@ -126,17 +126,23 @@ class IdRows:
     ----------
     count : int
         Number of ids that the base has.
+    missing : str or None
+        First id that the base does not have.
     """
 
     def __init__(self) -> None:
         self.count = 0
+        self.missing: str | None = None
         self._ids: list[pa.Array] = []
         self._rows: list[Rows] = []
+        self._last: list[Rows] = []
         self._repeated: set[str] = set()  # ids that a file of another program has several times
 
     def add(self, base: Base, ids: Collection[str]) -> None:
         """Find the rows of further ids."""
         found = base.rows_of(ids)
+        if self.missing is None and len(found) < len(ids):
+            self.missing = next((identity for identity in ids if identity not in found), None)
         if sum(map(len, found.values())) > len(found):
             for identity in [key for key, rows in found.items() if len(rows) > 1]:
                 if identity in self._repeated:
@@ -145,6 +151,11 @@ class IdRows:
         self.count += len(found)
         self._ids.append(pack_ids(found))
         self._rows.append(np.array([row for rows in found.values() for row in rows], np.int64))
+        self._last.append(np.array([rows[-1] for rows in found.values()], np.int64))
+
+    def last_rows(self) -> Rows:
+        """Return the last row of each id, in the order of the ids."""
+        return np.concatenate(self._last) if self._last else NO_ROWS
 
     def rows(self) -> Rows:
         """Return the rows of all ids, in the order of the ids."""

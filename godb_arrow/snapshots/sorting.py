@@ -7,6 +7,7 @@ import threading
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from itertools import chain
 from typing import IO, Any
 
 import numpy as np
@@ -34,8 +35,11 @@ _MIN_SORTED_BYTES = 1 << 20
 _ROWS_PER_RUN = 2048
 """Documents of a run of sorted documents."""
 
-_FILE_BYTES = 1 << 20
-"""Bytes of a batch in a file of sorted documents."""
+_MAX_BATCH_BYTES = 1 << 20
+"""Max bytes of a batch in a file of sorted documents."""
+
+_FILES_AT_ONCE = 16
+"""Files of sorted documents that are merged together, two batches of each in memory."""
 
 _MIN_KEPT_ROWS = 4096
 """Documents that are collected before those beyond the limit are dropped."""
@@ -117,6 +121,7 @@ def sorted_tables(
             yield entries, table
     finally:
         sorter.close()
+        memory.tidy()
 
 
 def _by_index(
@@ -158,10 +163,12 @@ class _Sorter:
         self._keys, self._most, self._after = wanted.keys, wanted.most, wanted.after
         self._memory = memory
         self._max_bytes = max(_MIN_SORTED_BYTES, memory.limit // _MAX_SHARE)
+        self._batch_bytes = min(_MAX_BATCH_BYTES, self._max_bytes // (2 * _FILES_AT_ONCE))
         self._tables: list[pa.Table] = []
         self._bytes = self._rows = 0
         self._counted = 0  # bytes that the memory limit counts
-        self._files: list[IO[bytes]] = []
+        # A file of a level was merged of several files of the level before.
+        self._levels: list[list[IO[bytes]]] = [[]]
         self._worst: tuple[int, int] | None = None  # rank and key of the last wanted document
         self._lock = threading.Lock()
 
@@ -215,7 +222,10 @@ class _Sorter:
         if self._most is not None and self._rows > max(2 * self._most, _MIN_KEPT_ROWS):
             self._cut(self._most)
         if self._bytes > self._max_bytes:
-            self._write()
+            if self._most is not None and self._rows > self._most:
+                self._cut(self._most)
+            if 2 * self._bytes > self._max_bytes:
+                self._write()
         self._count(self._bytes)
 
     def _count(self, size: int) -> None:
@@ -238,28 +248,54 @@ class _Sorter:
 
     def _write(self) -> None:
         """Write the documents so far to a sorted file."""
-        table = pa.concat_tables(self._tables)
+        # Arrow would join the chunks for each batch.
+        table = pa.concat_tables(self._tables).combine_chunks()
+        self._tables = []
         order = self._order_of(table)
         if self._most is not None:
             order = order.slice(0, self._most)
-        per_batch = max(1, _FILE_BYTES * len(order) // max(1, self._bytes))
+        per_batch = max(1, self._batch_bytes * len(order) // max(1, self._bytes))
+        starts = range(0, len(order), per_batch)
+        self._write_file(0, (table.take(order.slice(start, per_batch)) for start in starts))
+        self._bytes = self._rows = 0
+        del table
+        if len(self._levels[0]) == _FILES_AT_ONCE:
+            self._merge_level(0)
+        self._memory.tidy()
+
+    def _write_file(self, level: int, tables: Iterator[pa.Table]) -> None:
+        """Write sorted tables to a file of a level."""
+        first = next(tables)
         file = tempfile.TemporaryFile(prefix="godb-arrow-sort-")  # noqa: SIM115 (closed by close)
-        self._files.append(file)
-        with pa.ipc.new_stream(file, table.schema) as writer:
-            for start in range(0, len(order), per_batch):
-                writer.write_table(table.take(order.slice(start, per_batch)).combine_chunks())
-        self._tables, self._bytes, self._rows = [], 0, 0
+        self._levels[level].append(file)
+        with pa.ipc.new_stream(file, first.schema) as writer:
+            for table in chain((first,), tables):
+                writer.write_table(table.combine_chunks())
+
+    def _merge_level(self, level: int) -> None:
+        """Merge the files of a level into one of the next level."""
+        if level + 1 == len(self._levels):
+            self._levels.append([])
+        self._write_file(level + 1, self._merged(self._levels[level]))
+        self._close(level)
+        if len(self._levels[level + 1]) == _FILES_AT_ONCE:
+            self._merge_level(level + 1)
+
+    def _close(self, level: int) -> None:
+        for file in self._levels[level]:
+            file.close()
+        self._levels[level] = []
 
     def sorted(self) -> Iterator[pa.Table]:
         """Yield all documents in order, in tables."""
-        if not self._files:
+        if not any(self._levels):
             yield from self._from_memory()
             return
         if self._tables:
             self._write()
             self._count(0)
         left = self._most
-        for table in self._merged():
+        for table in self._merged([file for level in self._levels for file in level]):
             for start in range(0, table.num_rows, _ROWS_PER_RUN):
                 part = table.slice(start, _ROWS_PER_RUN)
                 if left is not None:
@@ -279,9 +315,10 @@ class _Sorter:
         for start in range(0, len(order), _ROWS_PER_RUN):
             yield table.take(order.slice(start, _ROWS_PER_RUN))
 
-    def _merged(self) -> Iterator[pa.Table]:
-        """Merge the sorted files: a part of each is in memory."""
-        runs = [_SortedFile(file) for file in self._files]
+    def _merged(self, files: Sequence[IO[bytes]]) -> Iterator[pa.Table]:
+        """Merge sorted files: a part of each is in memory."""
+        runs = [_SortedFile(file) for file in files]
+        merged = 0  # bytes since Arrow returned unused memory
         while runs:
             joined = pa.concat_tables([run.head for run in runs])
             order = self._order_of(joined).to_numpy()
@@ -293,7 +330,12 @@ class _Sorter:
                 int(places[end - 1]) for end, run in zip(ends, runs, strict=True) if run.has_more
             ]
             chosen = order[: min(lasts) + 1] if lasts else order
-            yield joined.take(pa.array(chosen))
+            table = joined.take(pa.array(chosen))
+            merged += table.get_total_buffer_size()
+            if merged > self._max_bytes:
+                merged = 0
+                self._memory.tidy()
+            yield table
             counts = np.bincount(np.searchsorted(ends, chosen, "right"), minlength=len(runs))
             runs = [
                 run for run, count in zip(runs, counts.tolist(), strict=True) if run.skip(count)
@@ -303,8 +345,8 @@ class _Sorter:
         """Release memory and files."""
         self._tables = []
         self._count(0)
-        for file in self._files:
-            file.close()
+        for level in range(len(self._levels)):
+            self._close(level)
 
 
 class _SortedFile:

@@ -7,6 +7,7 @@ import gc
 import io
 import os
 import random
+import shutil
 import subprocess
 import sys
 import tracemalloc
@@ -249,6 +250,50 @@ def test_sixteen_streams_take_little_more_than_their_documents(folder: Path, kin
     done = run_python(STREAMS, kind, folder)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) < 48 * 1024  # KiB
+
+
+CALLS = """
+import sys, threading, time
+import pandas
+from godb_arrow import StorageEngine
+
+def resident():
+    with open("/proc/self/statm") as file:
+        pages = file.read().split()
+    return (int(pages[1]) - int(pages[2])) * 4096
+
+kind, folder = sys.argv[1:]
+with StorageEngine(folder, max_memory="8MiB", part_size="1MiB") as engine:
+    c = engine["c"]
+    calls = {"update": lambda condition: c.update_many(condition, {"$set": {"seen": 1}}),
+             "sort": lambda condition: [0 for _ in c.find_all_stream(condition, sort="n")],
+             "delete": lambda condition: c.delete_many(condition)}
+    calls[kind]({"n": {"$lt": 10}})
+    before = most = resident()
+    ended = threading.Event()
+    def watch():
+        global most
+        while not ended.wait(0.001):
+            most = max(most, resident())
+    watching = threading.Thread(target=watch)
+    watching.start()
+    calls[kind]({"n": {"$gte": 0}})
+    ended.set()
+    watching.join()
+    print((most - before) // 1024)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+@pytest.mark.parametrize("kind", ["update", "sort", "delete"])
+def test_calls_on_more_documents_than_memory_take_little(
+    folder: Path, tmp_path: Path, kind: str
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    done = run_python(CALLS, kind, copy)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) < 24 * 1024  # KiB; the documents have 27 MiB
 
 
 @pytest.mark.skipif(not LONG, reason="takes minutes")

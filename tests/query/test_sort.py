@@ -135,14 +135,25 @@ def pages_of(collection: godb_arrow.Collection, sort: Any, limit: int) -> list[s
         cursor = page.cursor
 
 
-@pytest.mark.parametrize("sort", ["n", "-n", ["t", "-n"], {"t": -1}])
+@pytest.mark.parametrize(
+    ("sort", "files"), [("n", 16), ("-n", 2), (["t", "-n"], 3), ({"t": -1}, 16)]
+)
 def test_more_documents_than_memory_are_merged_from_files(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sort: Any
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sort: Any, files: int
 ) -> None:
     monkeypatch.setattr(sorting, "_MIN_SORTED_BYTES", 20_000)
     monkeypatch.setattr(sorting, "_MAX_SHARE", 64)
-    monkeypatch.setattr(sorting, "_FILE_BYTES", 4_000)
+    monkeypatch.setattr(sorting, "_MAX_BATCH_BYTES", 4_000)
+    monkeypatch.setattr(sorting, "_FILES_AT_ONCE", files)
     written: list[int] = []
+    merged: list[int] = []
+    merge = sorting._Sorter._merged
+
+    def counted(self: Any, open_files: Any) -> Any:
+        merged.append(len(open_files))
+        return merge(self, open_files)
+
+    monkeypatch.setattr(sorting._Sorter, "_merged", counted)
     write = sorting._Sorter._write
     monkeypatch.setattr(sorting._Sorter, "_write",
                         lambda self: (written.append(1), write(self))[1])  # fmt: skip
@@ -159,6 +170,12 @@ def test_more_documents_than_memory_are_merged_from_files(
         assert first == found[:2500]
         assert collection.find({"n": {"$lt": 3}}, sort=sort, limit=1)[0]["n"] < 3
         assert engine._components.memory.streams == 0
+        assert files == 16 or max(merged) <= 2 * files + 2, "few files of each level"
+        assert files == 16 or len(merged) > 2
+        written.clear()
+        few = collection.find(sort=sort, limit=10)
+        assert [one["_id"] for one in few] == found[:10]
+        assert not written, "a few documents need no file"
 
 
 def test_an_index_names_the_first_documents(tmp_path: Path) -> None:
