@@ -23,7 +23,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from godb_arrow.codec.columns import ColumnPlan, DecodePlan, finish, plan_columns
-from godb_arrow.codec.entries import Documents, Entries, MeasuredEntries
+from godb_arrow.codec.entries import Documents, Entries, MeasuredEntries, UnscannedEntries
 from godb_arrow.codec.reference.dicts import IdSource, PackedDocuments, load_pairs, with_id
 from godb_arrow.codec.reference.documents import mismatch_error
 from godb_arrow.codec.reference.ids import MAX_NUMBER, id_number
@@ -74,6 +74,7 @@ decode = _chosen.decode
 decode_front = _chosen.decode_front
 decode_pieces = _chosen.decode_pieces
 decode_pieces_into = _chosen.decode_pieces_into
+decode_unscanned = _chosen.decode_unscanned
 encode = _chosen.encode
 encode_documents = _chosen.encode_documents
 count_present = _chosen.count_present
@@ -132,6 +133,7 @@ __all__ = [
     "PatchedDocuments",
     "RowSet",
     "SortedKeys",
+    "UnscannedEntries",
     "check_entries",
     "compress_piece",
     "count_present",
@@ -141,6 +143,8 @@ __all__ = [
     "decode_front_batch",
     "decode_pieces",
     "decode_pieces_into",
+    "decode_unscanned",
+    "decode_unscanned_batch",
     "describe",
     "encode",
     "encode_documents",
@@ -235,6 +239,28 @@ def decode_front_batch(measured: MeasuredEntries, plan: DecodePlan) -> pa.Record
         return None
 
 
+def decode_unscanned_batch(entries: UnscannedEntries, plan: DecodePlan) -> pa.RecordBatch | None:
+    """Decode entries into a record batch while they are located.
+
+    Parameters
+    ----------
+    entries : UnscannedEntries
+        Documents, one row each.
+    plan : DecodePlan
+        Columns to decode.
+
+    Returns
+    -------
+    pyarrow.RecordBatch or None
+        None where the entries must be scanned before, which tells what is wrong with them.
+    """
+    arrays = decode_unscanned(entries, plan)
+    try:
+        return None if arrays is None else _batch(entries, arrays, plan)
+    except TypeMismatch:
+        return None
+
+
 def take(entries: Entries, rows: npt.NDArray[np.int64]) -> Entries:
     """Return some entries by their indices, in memory of their own."""
     edges = np.frombuffer(entries.bounds, np.int64)
@@ -271,7 +297,9 @@ def take_measured(measured: MeasuredEntries, rows: npt.NDArray[np.int64]) -> Ent
 
 
 def _batch(
-    entries: Entries | MeasuredEntries, arrays: list[pa.Array], plan: DecodePlan
+    entries: Entries | MeasuredEntries | UnscannedEntries,
+    arrays: list[pa.Array],
+    plan: DecodePlan,
 ) -> pa.RecordBatch:
     columns = []
     for values, column in zip(arrays, plan.columns, strict=True):

@@ -11,7 +11,16 @@ import msgpack
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["CHUNK_BYTES", "NO_ROWS", "Chunk", "Documents", "Entries", "MeasuredEntries", "Rows"]
+__all__ = [
+    "CHUNK_BYTES",
+    "NO_ROWS",
+    "Chunk",
+    "Documents",
+    "Entries",
+    "MeasuredEntries",
+    "Rows",
+    "UnscannedEntries",
+]
 
 CHUNK_BYTES = 1 << 20
 """Approximate maximum bytes of documents in a chunk that can be divided."""
@@ -167,6 +176,39 @@ class Documents:
                 bounds = array("q", (edges[first : last + 1] - edges[first]).tobytes())
                 yield Documents(self.data[edges[first] : edges[last]], bounds)
             first = last
+
+
+@dataclass(frozen=True, slots=True)
+class UnscannedEntries:
+    """Consecutive entries that are not yet scanned.
+
+    Parameters
+    ----------
+    data : bytes or memoryview
+        Bytes of the entries, one after the other, valid until they are released.
+    documents : int
+        Number of entries that the bytes should have.
+    scan : callable
+        Function that finds a number of entries in bytes, or raises an error.
+    release : callable
+        Function to call when the entries are no longer in use, so that their memory is reused.
+    """
+
+    data: bytes | memoryview
+    documents: int
+    scan: Callable[[bytes | memoryview, int], Entries]
+    release: Callable[[], None] = lambda: None
+
+    def __len__(self) -> int:
+        return self.documents
+
+    def entries(self) -> Entries:
+        """Scan all entries; decode them before they are released."""
+        return self.scan(self.data, self.documents)
+
+    def id(self, index: int) -> str:
+        """Return the id of one entry."""
+        return self.entries().id(index)
 
 
 @dataclass(frozen=True, slots=True)

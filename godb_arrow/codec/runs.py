@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from godb_arrow import codec
-from godb_arrow.codec.entries import MeasuredEntries
+from godb_arrow.codec.entries import MeasuredEntries, UnscannedEntries
 
 __all__ = ["Run"]
 
@@ -29,7 +29,7 @@ class BorrowedEntries(NamedTuple):
 class Run(NamedTuple):
     """Run of consecutive documents of a collection, which may still be compressed.
 
-    Ask for the documents in one of the three ways, and only once. Their memory is reused after.
+    Ask for the documents in one of the ways, and only once. Their memory is reused after.
 
     Attributes
     ----------
@@ -41,15 +41,15 @@ class Run(NamedTuple):
         Function that returns the entries.
     measured : callable
         Function that returns the entries unscanned, or None where their sizes are not known.
-    borrow : callable, optional
-        Function that returns borrowed entries, to a caller that only decodes them.
+    unscanned : callable
+        Function that returns the entries unscanned, or None where they are scanned anyway.
     """
 
     start: int
     documents: int
     load: Callable[[], codec.Entries]
     measured: Callable[[], MeasuredEntries | None] = lambda: None
-    borrow: Callable[[], BorrowedEntries] | None = None
+    unscanned: Callable[[], UnscannedEntries | None] = lambda: None
 
     @classmethod
     def of(cls, entries: codec.Entries, start: int = 0) -> Run:
@@ -62,6 +62,7 @@ class Run(NamedTuple):
 
     def borrowed(self) -> BorrowedEntries:
         """Return the entries as borrowed memory, to be decoded and released."""
-        if self.borrow is not None:
-            return self.borrow()
-        return BorrowedEntries(self.load(), lambda: None)
+        unscanned = self.unscanned()
+        if unscanned is None:
+            return BorrowedEntries(self.load(), lambda: None)
+        return BorrowedEntries(unscanned.entries(), unscanned.release)

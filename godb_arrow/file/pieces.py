@@ -34,9 +34,9 @@ import xxhash
 
 from godb_arrow import codec
 from godb_arrow.codec.compression import Compression
-from godb_arrow.codec.entries import Chunk, MeasuredEntries
+from godb_arrow.codec.entries import Chunk, MeasuredEntries, UnscannedEntries
 from godb_arrow.codec.reference.lz4 import Piece
-from godb_arrow.codec.runs import BorrowedEntries, Run
+from godb_arrow.codec.runs import Run
 from godb_arrow.errors import ChecksumMismatch, CorruptFile
 from godb_arrow.file.body import read_exactly
 from godb_arrow.file.checked import CheckedRecords, chosen_pieces
@@ -238,7 +238,8 @@ class CollectionPieces:
             packed = sizes.of(first, last)
             data = _read_into(stream, begin, end, self.behind[last - 1])
             run = _StoredRun(self, first, last, bases[first], fields, data, packed)
-            yield Run(rows[first], rows[last] - rows[first], run.load, run.measured, run.borrow)
+            count = rows[last] - rows[first]
+            yield Run(rows[first], count, run.load, run.measured, run.unscanned)
 
     def _groups(
         self, options: ReadOptions, wanted: Sequence[bool] | None
@@ -384,11 +385,11 @@ class _StoredRun:
         COMPRESSED.give(self.data)
         return _scan(self.base, decoded, self._count(), self.fields)
 
-    def borrow(self) -> BorrowedEntries:
+    def unscanned(self) -> UnscannedEntries:
         view = self._decode()
         COMPRESSED.give(self.data)
-        entries = _scan(self.base, view, self._count(), self.fields)
-        return BorrowedEntries(entries, partial(DECODED.give, view))
+        scan = partial(_scan, self.base, fields=self.fields)
+        return UnscannedEntries(view, self._count(), scan, partial(DECODED.give, view))
 
     def measured(self) -> MeasuredEntries | None:
         pieces, indices = self.pieces, range(self.first, self.last)

@@ -145,19 +145,24 @@ class ProjectionDecoder:
                 return self._decode_measured(measured)
             finally:
                 measured.release()
-        borrowed = run.borrowed()
+        unscanned = run.unscanned()
+        if unscanned is None:
+            return self.decode(run.load())
         try:
-            return self.decode(borrowed.entries)
+            return self._decode_unscanned(unscanned)
         finally:
-            borrowed.release()
+            unscanned.release()
 
     def whole_run(self, run: Run) -> pa.RecordBatch:
         """Decode all documents of a run, with the fields of the filter."""
-        borrowed = run.borrowed()
+        unscanned = run.unscanned()
+        if unscanned is None:
+            return self.whole(run.load())
         try:
-            return self.whole(borrowed.entries)
+            batch = codec.decode_unscanned_batch(unscanned, self._plan)
+            return self.whole(unscanned.entries()) if batch is None else batch
         finally:
-            borrowed.release()
+            unscanned.release()
 
     def _select(self, run: Run, predicate: Predicate, deleted: Rows) -> pa.RecordBatch:
         measured = run.measured()
@@ -201,6 +206,13 @@ class ProjectionDecoder:
         if not len(self._projection.decoded):
             return codec.rows_without_columns(len(rows), self._projection.schema)
         return self._projection.pick(self.whole(take(rows)), None)
+
+    def _decode_unscanned(self, unscanned: codec.UnscannedEntries) -> pa.RecordBatch:
+        if self._first is None:
+            batch = codec.decode_unscanned_batch(unscanned, self._plan)
+            if batch is not None:
+                return self._projection.apply(batch)
+        return self.decode(unscanned.entries())
 
     def _decode_measured(self, measured: codec.MeasuredEntries) -> pa.RecordBatch:
         front = codec.decode_front_batch(

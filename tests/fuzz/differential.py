@@ -24,6 +24,7 @@ from godb_arrow import GodbError
 from godb_arrow.codec import (
     Entries,
     MeasuredEntries,
+    UnscannedEntries,
     native,
     pack,
     pack_entry,
@@ -149,7 +150,23 @@ def check(data: bytes, plan: Any) -> str:
         for left, right in zip(*arrays, strict=True):
             left.validate(full=True)
             assert same(left, right), (left, right, data.hex())
+        check_blocks(entries, one)
     return "decoded"
+
+
+def check_blocks(entries: Entries, plan: Any) -> None:
+    """Compare many copies of the documents, which the kernel decodes column by column."""
+    data = bytes(entries.raw())
+    many, count = data * 20, len(entries) * 20
+    scanned = native.scan_entries(many, 0, count, len(many) + 1, 0)
+    unscanned = UnscannedEntries(many, count, lambda *_: scanned)
+    columns = [module.decode_unscanned(unscanned, plan) for module in (native, reference)]
+    assert (columns[0] is None) == (columns[1] is None), data.hex()
+    if columns[0] is not None:
+        for left, right, third in zip(*columns, native.decode(scanned, plan), strict=True):
+            left.validate(full=True)
+            assert same(left, right), (left, right, data.hex())
+            assert same(left, third), (left, third, data.hex())
 
 
 def check_fronts(data: bytes, plan: Any, rng: random.Random) -> None:

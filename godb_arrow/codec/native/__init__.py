@@ -18,7 +18,7 @@ import pyarrow as pa
 
 import godb_arrow.codec.native._native as _native  # noqa: PLR0402 (mypy knows it by this name)
 from godb_arrow.codec.columns import ColumnPlan, Core, DecodePlan
-from godb_arrow.codec.entries import Documents, Entries, MeasuredEntries
+from godb_arrow.codec.entries import Documents, Entries, MeasuredEntries, UnscannedEntries
 from godb_arrow.codec.field_values import FieldValues
 from godb_arrow.codec.native.dicts import (
     ChunkIterator,
@@ -83,6 +83,7 @@ __all__ = [
     "decode_front",
     "decode_pieces",
     "decode_pieces_into",
+    "decode_unscanned",
     "encode",
     "encode_documents",
     "field_values",
@@ -329,8 +330,6 @@ def decode(entries: Entries, plan: DecodePlan, *, whole: bool = True) -> list[pa
     Documents of which only the front was scanned are not `whole`.
     """
     names = [column.name for column in plan.columns]
-    children = tuple(_column(column) for column in plan.columns)
-    root = (int(Core.STRUCT), 0, "", "", children, False)
     places: bytes | None = None
     order: tuple[int, ...] = ()
     if not plan.strict and entries.fields and set(names) <= {ID_FIELD, *entries.fields}:
@@ -339,16 +338,31 @@ def decode(entries: Entries, plan: DecodePlan, *, whole: bool = True) -> list[pa
     columns, failure = _native.decode(
         entries.data,
         entries.bounds,
-        root,
-        names.index(ID_FIELD) if ID_FIELD in names else -1,
-        plan.strict,
-        plan.on_mismatch == "null",
+        *_plan(plan),
         places,
         order,
         whole,
     )
     if failure is not None:
         raise _error(entries, *failure)
+    return _arrays(columns, plan)
+
+
+def decode_unscanned(entries: UnscannedEntries, plan: DecodePlan) -> list[pa.Array] | None:
+    """Decode whole entries while they are located, or return None where that does not work."""
+    columns = _native.decode_unscanned(entries.data, len(entries), *_plan(plan))
+    return None if columns is None else _arrays(columns, plan)
+
+
+def _plan(plan: DecodePlan) -> tuple[tuple[Any, ...], int, bool, bool]:
+    names = [column.name for column in plan.columns]
+    children = tuple(_column(column) for column in plan.columns)
+    root = (int(Core.STRUCT), 0, "", "", children, False)
+    identity = names.index(ID_FIELD) if ID_FIELD in names else -1
+    return root, identity, plan.strict, plan.on_mismatch == "null"
+
+
+def _arrays(columns: Sequence[Any], plan: DecodePlan) -> list[pa.Array]:
     return [
         _array(found, column.core_type) for found, column in zip(columns, plan.columns, strict=True)
     ]

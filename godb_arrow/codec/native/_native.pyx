@@ -118,10 +118,12 @@ cdef extern from "scan.hpp" namespace "godb" nogil:
 
     Skipped c_skip_items "godb::skip_items"(
         const uint8_t* data, size_t size, size_t position, uint64_t items)
-    Scanned c_scan_entries "godb::scan_entries"(
-        const uint8_t* data, size_t size, size_t start, size_t count, size_t max_bytes,
-        const vector[string]& wanted, vector[int64_t]& bounds, vector[uint32_t]& places,
-        size_t& at) except +
+    cdef cppclass EntryScanner:
+        EntryScanner(const vector[string]& wanted) except +
+        Scanned run(
+            const uint8_t* data, size_t size, size_t start, size_t count, size_t max_bytes,
+            vector[int64_t]& bounds, vector[uint32_t]& places, size_t& at) except +
+
     cbool c_scan_fronts "godb::scan_fronts"(
         const uint8_t* data, size_t size, const int64_t* edges, size_t count,
         const vector[string]& wanted, int64_t* bounds, uint32_t* places) except +
@@ -184,7 +186,7 @@ cdef extern from "summary.hpp" namespace "godb" nogil:
         Inferred add(const uint8_t* data, const int64_t* bounds, size_t count) except +
 
 
-cdef extern from "decode.hpp" namespace "godb" nogil:
+cdef extern from "blocks.hpp" namespace "godb" nogil:
     cdef enum class Core:
         pass
 
@@ -227,6 +229,7 @@ cdef extern from "decode.hpp" namespace "godb" nogil:
         cbool run(
             const uint8_t* data, const int64_t* bounds, size_t count, cbool whole,
             const uint32_t* places, size_t width, const int* order) except +
+        cbool run_entries(const uint8_t* data, size_t size, size_t count) except +
 
 
 cdef extern from "encode.hpp" nogil:
@@ -568,12 +571,14 @@ def scan(const uint8_t[::1] data not None, size_t start, size_t count, size_t ma
     cdef vector[uint32_t] places
     cdef vector[string] wanted
     cdef size_t at = start
+    cdef unique_ptr[EntryScanner] scanner
     cdef Scanned scanned
     for field in fields:
         wanted.push_back(<bytes>field)
+    scanner.reset(new EntryScanner(wanted))
     with nogil:
         bounds.push_back(<int64_t>start)
-        scanned = c_scan_entries(begin, size, start, count, max_bytes, wanted, bounds, places, at)
+        scanned = scanner.get().run(begin, size, start, count, max_bytes, bounds, places, at)
     return _bounds(bounds), <int>scanned, at, _places(places)
 
 
@@ -878,6 +883,31 @@ def decode(
         value,
         _bytes(failure.field).decode("utf-8", "replace"),
     )
+
+
+def decode_unscanned(
+    const uint8_t[::1] data not None,
+    size_t count,
+    object plan,
+    Py_ssize_t id_column,
+    cbool strict,
+    cbool null_mismatch,
+):
+    """Return the finished columns of whole entries, or None if these must be scanned before."""
+    cdef size_t size = data.shape[0]
+    cdef const uint8_t* begin = &data[0] if size else NULL
+    cdef unique_ptr[Column] root
+    cdef unique_ptr[Decoder] decoder
+    cdef Column* identity = NULL
+    cdef cbool done
+    root.reset(new Column())
+    _fill(root.get(), plan)
+    if id_column >= 0:
+        identity = root.get().children[<size_t>id_column].get()
+    decoder.reset(new Decoder(root.get()[0], identity, strict, null_mismatch))
+    with nogil:
+        done = decoder.get().run_entries(begin, size, count)
+    return _finished(root.get())[3] if done else None
 
 
 # --- Predicates -----------------------------------------------------------------------------

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "fields.hpp"
 #include "keys.hpp"
 #include "memory.hpp"
 
@@ -24,6 +25,8 @@ struct Column {
     std::string type_name;  // of timestamps, in messages
     std::vector<std::unique_ptr<Column>> children;
     Keys keys;              // of a struct: the children's names
+
+    std::unique_ptr<FieldFinder> finder;  // of a struct's children; created when it is needed
 
     size_t width = 0;  // of a struct, the columns that a null adds to, all levels counted
     size_t length = 0;
@@ -79,14 +82,21 @@ struct Column {
         values.push(value);
         mark_valid();
     }
-    // Memory after the numbers, to fill with more of them.
-    uint8_t* room_for_numbers(size_t count) {
-        values.reserve(count * 8);
-        return values.data() + values.size();
+    // Memory after the offsets, to fill with some more.
+    uint8_t* room_for_offsets(size_t count) {
+        if (offsets.size() == 0) offsets.push<int32_t>(0);
+        offsets.reserve(count * sizeof(int32_t));
+        return offsets.data() + offsets.size();
     }
-    void add_numbers(size_t count) {
-        values.extend(count * 8);
-        if (nulls) valid.push_set(count);
+    // Call this after values were added: for each, whether it is not null.
+    void mark(const uint8_t* present, size_t count) {
+        size_t valid_count = 0;
+        for (size_t i = 0; i < count; ++i) valid_count += present[i];
+        if (nulls || valid_count < count) {
+            if (nulls == 0) valid.push_set(length);
+            valid.push_each(present, count);
+        }
+        nulls += count - valid_count;
         length += count;
     }
     void push_bool(bool value) {

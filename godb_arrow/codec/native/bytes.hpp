@@ -124,19 +124,22 @@ class SizeGuess {
 // Conversion of numbers to 64 bits that depends only on their first byte. The number begins `skip`
 // bytes after it, and is shifted to the right with its sign and masked.
 struct PlainNumbers {
-    struct Form { uint64_t mask; uint8_t skip, shift; };
-    Form at[256];  // the mask is 0 for everything else
+    enum Kind : uint8_t { kOther, kNumber, kNil };
+    struct Form { uint64_t mask; uint8_t skip, shift; Kind kind; };
+    Form at[256];  // the mask is 0 for everything but numbers
     constexpr explicit PlainNumbers(bool integers) : at{} {
         for (int i = 0; i < 256; ++i) {
             const detail::Entry entry = detail::kTable.at[i];
             const int bits = entry.width ? 8 * entry.width : 8;
-            const Form form{~uint64_t(0), uint8_t(entry.width != 0), uint8_t(64 - bits)};
+            const Form form{~uint64_t(0), uint8_t(entry.width != 0), uint8_t(64 - bits), kNumber};
             const bool is_signed = entry.token == Token::Negative || entry.token == Token::Int;
             const bool is_unsigned = entry.token == Token::Positive ||
                                      (entry.token == Token::UInt && entry.width < 8);
             if (integers ? is_signed : entry.token == Token::Float64) at[i] = form;
-            if (integers && is_unsigned) at[i] = {form.mask >> form.shift, form.skip, form.shift};
+            if (integers && is_unsigned)
+                at[i] = {form.mask >> form.shift, form.skip, form.shift, kNumber};
         }
+        at[0xc0].kind = kNil;
     }
 };
 inline constexpr PlainNumbers kPlainIntegers{true};
@@ -292,6 +295,15 @@ inline bool is_utf8_slow(const uint8_t* p, const uint8_t* end) {
     return true;
 }
 
+// Masks of the high bits of the first bytes of 32.
+struct HighBits {
+    uint8_t bytes[64];
+    constexpr HighBits() : bytes{} {
+        for (int i = 0; i < 32; ++i) bytes[i] = 0x80;
+    }
+    const uint8_t* of(size_t size) const { return bytes + 32 - size; }
+};
+
 // Whether the first `size` bytes, at most 16, are ASCII; 16 bytes can be read.
 inline bool is_short_ascii(const uint8_t* p, size_t size) {
     uint64_t low = word_at(p), high = word_at(p + 8);
@@ -299,6 +311,14 @@ inline bool is_short_ascii(const uint8_t* p, size_t size) {
     low &= in_low ? ~uint64_t(0) >> (64 - 8 * in_low) : 0;
     high &= in_high ? ~uint64_t(0) >> (64 - 8 * in_high) : 0;
     return ((low | high) & 0x8080808080808080ull) == 0;
+}
+
+// Whether the first `size` bytes, fewer than 32, are ASCII; 32 bytes can be read.
+inline bool is_short_ascii32(const uint8_t* p, size_t size) {
+    static constexpr HighBits high;
+    uint64_t found = 0;
+    for (int i = 0; i < 4; ++i) found |= word_at(p + 8 * i) & word_at(high.of(size) + 8 * i);
+    return found == 0;
 }
 
 inline bool is_utf8(const uint8_t* p, size_t size) {

@@ -1,4 +1,4 @@
-// Decoding of documents into columns.
+// Decoding of values into columns, one by one.
 
 #pragma once
 
@@ -20,60 +20,15 @@ struct Failure {
     std::string field;     // of UnknownField
 };
 
-class Decoder {
+// Decoder of single values and documents.
+class ValueDecoder {
   public:
-    Decoder(Column& root, Column* id, bool strict, bool null_mismatch)
+    ValueDecoder(Column& root, Column* id, bool strict, bool null_mismatch)
         : root_(root), id_(id), strict_(strict), null_mismatch_(null_mismatch) {}
 
     Failure& failure() { return failure_; }
 
-    // Decode documents into the root's children; false if there is a failure. `places`, if given,
-    // has the places of the values of `width` fields of each document. `order` maps them to the
-    // children (-1 for the id). Documents of which only the front was scanned are not `whole`.
-    bool run(const uint8_t* data, const int64_t* bounds, size_t count, bool whole,
-             const uint32_t* places = nullptr, size_t width = 0, const int* order = nullptr) {
-        limit_ = data + bounds[2 * count];
-        const auto size = size_t(bounds[2 * count] - bounds[0]);
-        max_cells_ = size / kMaxCells > kMaxCellsPerByte ? SIZE_MAX : std::max(kMaxCells, kMaxCellsPerByte * size);
-        measure(root_);
-        root_.reserve(count);
-        if (const size_t texts = root_.count_text())
-            root_.reserve_text(size_t(bounds[2 * count] - bounds[0]) / texts * 3 / 2);
-        const Places known{data, bounds, places, width, order};
-        for (size_t i = 0; i < count;) {
-            const size_t block = count - i < kBlock ? count - i : kBlock;
-            if (places && block_at_places(known, i, block)) {
-                i += block;
-                continue;
-            }
-            for (const size_t last = i + block; i < last; ++i) {
-                const uint8_t* const start = data + bounds[2 * i + 1];
-                const uint8_t* const end = data + bounds[2 * i + 2];
-                if (places && at_places(known, i)) continue;
-                if (!(whole || is_whole(start, end))) {
-                    failure_.problem = Problem::Corrupt;
-                    failure_.document = i;
-                    return false;
-                }
-                if (!document(data + bounds[2 * i], start, end)) {
-                    failure_.document = i;
-                    // Report corruption in preference to any other error.
-                    const uint8_t* p = start;
-                    if (pass_over<true>(p, end, kMaxDepth) != Passed::Whole)
-                        failure_.problem = Problem::Corrupt;
-                    return false;
-                }
-            }
-        }
-        for (auto& child : root_.children)
-            if (oversized(*child)) {
-                failure_.problem = Problem::TooLarge;
-                return false;
-            }
-        return true;
-    }
-
-  private:
+  protected:
     static bool oversized(const Column& column) {
         if (column.too_large()) return true;
         for (auto& child : column.children)
@@ -103,10 +58,6 @@ class Decoder {
         return false;
     }
 
-    static bool is_whole(const uint8_t* p, const uint8_t* end) {
-        return pass_over<false>(p, end, kMaxDepth) == Passed::Whole && p == end;
-    }
-
     bool document(const uint8_t* id, const uint8_t* p, const uint8_t* end) {
         const size_t row = root_.length;
         if (id_ && !convert(*id_, id, end)) {
@@ -118,98 +69,6 @@ class Decoder {
         if (!fields(root_, row, head.size, p, end, true)) return false;
         ++root_.length;
         return true;
-    }
-
-    // Position of the children's values in documents.
-    struct Places {
-        const uint8_t* data;
-        const int64_t* bounds;
-        const uint32_t* places;
-        size_t width;
-        const int* order;
-
-        bool has_id(size_t child) const { return order[child] < 0; }
-        const uint8_t* id(size_t row) const { return data + bounds[2 * row]; }
-        const uint8_t* end(size_t row) const { return data + bounds[2 * row + 2]; }
-        uint32_t place(size_t row, size_t child) const {
-            return places[row * width + size_t(order[child])];
-        }
-    };
-
-    static constexpr size_t kBlock = 512;  // documents that are decoded column by column
-
-    // Decode documents with known places column by column. Returns false, and adds nothing, if a
-    // place is not known or a value does not fit.
-    bool block_at_places(const Places& known, size_t first, size_t count) {
-        const size_t row = root_.length, cells = cells_;
-        for (size_t child = 0; child < root_.children.size(); ++child)
-            if (!values_at_places(known, child, first, count)) return take_back(row, cells);
-        root_.length += count;
-        return true;
-    }
-
-    bool values_at_places(const Places& known, size_t child, size_t first, size_t count) {
-        Column& column = *root_.children[child];
-        const bool numbers = column.core == Core::Int64 || column.core == Core::Float64;
-        for (size_t i = first; i < first + count; ++i) {
-            if (numbers && !known.has_id(child)) {
-                i += plain_numbers(column, known, child, i, first + count - i);
-                if (i == first + count) break;
-            }
-            if (!value_at_place(column, known, child, i)) return false;
-        }
-        return true;
-    }
-
-    // Add numbers of the column's type from a document on, and return how many there were.
-    size_t plain_numbers(Column& column, const Places& known, size_t child, size_t first,
-                         size_t count) {
-        uint8_t* const to = column.room_for_numbers(count);
-        const PlainNumbers& plain = column.core == Core::Int64 ? kPlainIntegers : kPlainReals;
-        size_t i = 0;
-        for (; i < count; ++i) {
-            const uint32_t place = known.place(first + i, child);
-            if (place == kUnknownPlace || place == kNoPlace) break;
-            const uint8_t* const p = known.data + place;
-            const PlainNumbers::Form form = plain.at[*p];
-            if (!form.mask || size_t(limit_ - p) < 9) break;
-            const uint64_t number = uint64_t(int64_t(load64(p + form.skip)) >> form.shift) & form.mask;
-            std::memcpy(to + 8 * i, &number, 8);
-        }
-        column.add_numbers(i);
-        return i;
-    }
-
-    bool value_at_place(Column& column, const Places& known, size_t child, size_t row) {
-        const uint8_t* p = known.id(row);
-        if (!known.has_id(child)) {
-            const uint32_t place = known.place(row, child);
-            if (place == kNoPlace) {
-                if (column.width && !has_room_for(column.width)) return false;
-                column.push_null();
-                return true;
-            }
-            if (place == kUnknownPlace) return false;
-            p = known.data + place;
-        }
-        return convert(column, p, known.end(row));
-    }
-
-    // Decode one of these documents; false, with nothing added, if it must be decoded as a whole.
-    bool at_places(const Places& known, size_t document) {
-        const size_t row = root_.length, cells = cells_;
-        for (size_t child = 0; child < root_.children.size(); ++child)
-            if (!value_at_place(*root_.children[child], known, child, document))
-                return take_back(row, cells);
-        ++root_.length;
-        return true;
-    }
-
-    bool take_back(size_t row, size_t cells) {
-        failure_ = Failure();
-        cells_ = cells;
-        for (auto& child : root_.children) child->truncate(row);
-        return false;
     }
 
     bool corrupt() {
@@ -266,7 +125,8 @@ class Decoder {
                 if (!read_key(p, end, scratch_, name)) return corrupt();
                 if (name.odd) found = column.keys.find(name.data, name.size, place);
                 // A recorded schema must not hide a field that it does not name.
-                if (found == Keys::kNone && strict_ && !(top && is_id(name))) {
+                const bool is_unknown = strict_ && !(top && is_id(name));
+                if (found == Keys::kNone && is_unknown) {
                     if (!open) open.reset(new Undecided(column.children.size()));
                     if (!open->unknown) {
                         open->unknown = p;
@@ -274,7 +134,8 @@ class Decoder {
                     }
                 }
                 // The next document has the same field, so remember that it is not wanted.
-                if (!name.odd && column.keys.size() < column.children.size() + kMaxUnwanted)
+                if (!(name.odd || is_unknown) &&
+                    column.keys.size() < column.children.size() + kMaxUnwanted)
                     column.keys.add(name.data, name.size);
             }
             if (size_t(found) >= column.children.size() ||

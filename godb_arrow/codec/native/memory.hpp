@@ -115,6 +115,18 @@ class Bitmap {
         size_ += whole * 8;
         for (count %= 8; count; --count) push(true);
     }
+    // Add bits that are given as bytes, each 0 or 1.
+    void push_each(const uint8_t* bits, size_t count) {
+        for (; count && (size_ & 7); --count) push(*bits++ != 0);
+        uint8_t* const to = bytes_.extend(count / 8);
+        for (size_t i = 0; i < count / 8; ++i, bits += 8) {
+            uint8_t byte = 0;
+            for (int bit = 0; bit < 8; ++bit) byte |= uint8_t(bits[bit] << bit);
+            to[i] = byte;
+        }
+        size_ += count / 8 * 8;
+        for (count %= 8; count; --count) push(*bits++ != 0);
+    }
     bool at(size_t index) const { return bytes_.data()[index >> 3] >> (index & 7) & 1; }
     void truncate(size_t size) {
         size_ = size;

@@ -87,66 +87,71 @@ class IdHeads {
     size_t size_ = 0;
 };
 
-// Find whole entries, each an id and a document. `bounds` gets the start of every id and document
-// after the first id, and the end. `at` gets the position of a problem. `places` gets the places of
-// the wanted fields of each document.
-inline Scanned scan_entries(const uint8_t* data, size_t size, size_t start, size_t count,
-                            size_t max_bytes, const std::vector<std::string>& wanted,
-                            std::vector<int64_t>& bounds, std::vector<uint32_t>& places,
-                            size_t& at) {
-    const uint8_t* const end = data + size;
-    const uint8_t* p = data + start;
-    Repeats repeats(wanted);
-    IdHeads ids;
-    const size_t expected = std::min(count, (size - start) / kUsualSize);
-    bounds.reserve(bounds.size() + 2 * expected);
-    places.reserve(wanted.size() * expected);
-    std::vector<uint32_t> here(wanted.size(), kUnknownPlace);
-    const std::vector<uint32_t> unknown(wanted.size(), kUnknownPlace);
-    for (size_t found = 0; found < count && size_t(p - data) - start < max_bytes && p < end;
-         ++found) {
-        at = size_t(p - data);
-        Token token;
-        const uint8_t* const document = ids.pass(p, end, token);
-        if (!document) {
-            if (token != Token::Incomplete) return Scanned::BadId;
-            break;
-        }
-        if (detail::kTable.at[*document].token != Token::Map) {
-            at = size_t(document - data);
-            return Scanned::BadDocument;
-        }
-        if (const uint8_t* const behind = repeats.pass(document, end, data, here.data())) {
-            places.insert(places.end(), here.begin(), here.end());
+// Finder of whole entries, each an id and a document.
+class EntryScanner {
+  public:
+    explicit EntryScanner(const std::vector<std::string>& wanted)
+        : wanted_(wanted), repeats_(wanted_), here_(wanted.size(), kUnknownPlace) {}
+    EntryScanner(const EntryScanner&) = delete;
+
+    // Find entries from `start` on. `bounds` gets the start of every id and document after the first
+    // id, and the end. `at` gets the position of a problem. `places` gets the places of the wanted
+    // fields of each document.
+    Scanned run(const uint8_t* data, size_t size, size_t start, size_t count, size_t max_bytes,
+                std::vector<int64_t>& bounds, std::vector<uint32_t>& places, size_t& at) {
+        const uint8_t* const end = data + size;
+        const uint8_t* p = data + start;
+        const size_t expected = std::min(count, (size - start) / kUsualSize);
+        bounds.reserve(bounds.size() + 2 * expected);
+        places.reserve(wanted_.size() * expected);
+        for (size_t found = 0; found < count && size_t(p - data) - start < max_bytes && p < end;
+             ++found) {
+            at = size_t(p - data);
+            Token token;
+            const uint8_t* const document = ids_.pass(p, end, token);
+            if (!document) {
+                if (token != Token::Incomplete) return Scanned::BadId;
+                break;
+            }
+            if (detail::kTable.at[*document].token != Token::Map) {
+                at = size_t(document - data);
+                return Scanned::BadDocument;
+            }
+            const uint8_t* next = repeats_.pass(document, end, data, here_.data());
+            if (!next) {
+                next = document;
+                const Passed passed = pass_over<false>(next, end, kMaxDepth);
+                if (passed == Passed::Incomplete) break;
+                if (passed == Passed::Invalid) return Scanned::Invalid;
+                if (passed == Passed::TooDeep) {
+                    const Skipped rest = skip_items(data, size, size_t(document - data), 1);
+                    if (rest.invalid) return Scanned::Invalid;
+                    if (rest.items || rest.payload) break;
+                    at = size_t(document - data);
+                    return Scanned::TooDeep;
+                }
+                repeats_.learn(document, next);
+                std::fill(here_.begin(), here_.end(), kUnknownPlace);
+            }
+            places.insert(places.end(), here_.begin(), here_.end());
             bounds.push_back(document - data);
-            bounds.push_back(behind - data);
-            p = behind;
-            continue;
+            bounds.push_back(next - data);
+            p = next;
         }
-        const uint8_t* next = document;
-        const Passed passed = pass_over<false>(next, end, kMaxDepth);
-        if (passed == Passed::Incomplete) break;
-        if (passed == Passed::Invalid) return Scanned::Invalid;
-        if (passed == Passed::TooDeep) {
-            const Skipped rest = skip_items(data, size, size_t(document - data), 1);
-            if (rest.invalid) return Scanned::Invalid;
-            if (rest.items || rest.payload) break;
-            at = size_t(document - data);
-            return Scanned::TooDeep;
-        }
-        repeats.learn(document, next);
-        places.insert(places.end(), unknown.begin(), unknown.end());
-        bounds.push_back(document - data);
-        bounds.push_back(next - data);
-        p = next;
+        return Scanned::Done;
     }
-    return Scanned::Done;
-}
+
+  private:
+    const std::vector<std::string> wanted_;
+    Repeats repeats_;
+    IdHeads ids_;
+    std::vector<uint32_t> here_;
+};
 
 // Find the wanted fields of entries that begin and end at `edges`, without reading the bytes after
 // these fields. Returns false if anything is wrong; the entries must then be scanned. Documents
 // with an unknown place were scanned. `bounds` gets 2 count + 1 offsets, and `places` the places
-// of the fields, as in scan_entries.
+// of the fields, as in EntryScanner.
 inline bool scan_fronts(const uint8_t* data, size_t size, const int64_t* edges, size_t count,
                         const std::vector<std::string>& wanted, int64_t* bounds,
                         uint32_t* places) {
@@ -219,12 +224,13 @@ inline bool measure_entries(const uint8_t* data, size_t size, size_t count,
     const std::vector<std::string> nothing;
     Repeats repeats(nothing, Look::SameKeys);
     IdHeads ids;
+    uint32_t none;  // no place is wanted
     sizes.reserve(count);
     for (size_t i = 0; i < count && p < end; ++i) {
         Token token;
         const uint8_t* const document = ids.pass(p, end, token);
         if (!document || detail::kTable.at[*document].token != Token::Map) return false;
-        const uint8_t* next = repeats.pass(document, end, data, nullptr);
+        const uint8_t* next = repeats.pass(document, end, data, &none);
         if (!next) {
             next = document;
             if (pass_over<false>(next, end, kMaxDepth) != Passed::Whole) return false;

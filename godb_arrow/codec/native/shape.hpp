@@ -7,17 +7,15 @@
 
 #pragma once
 
+#include <algorithm>
 #include <string>
 #include <vector>
 
 #include "bytes.hpp"
+#include "fields.hpp"
 #include "words.hpp"
 
 namespace godb {
-
-// Places of the values of some fields in a skipped document, as offsets into the data.
-constexpr uint32_t kUnknownPlace = 0;  // the document must be searched for the field
-constexpr uint32_t kNoPlace = UINT32_MAX;  // the document does not have it
 
 // Expected key and value, or expected value without a key.
 class Step {
@@ -293,11 +291,12 @@ class Shape {
         std::vector<std::string> names;
         std::vector<bool> found(wanted_.size(), false);
         for (size_t i = 0; i < steps_.size(); i = steps_[i].after()) {
-            if (steps_[i].key() == 0) {
+            names.push_back(steps_[i].key() ? steps_[i].name() : "");
+            const auto* const name = reinterpret_cast<const uint8_t*>(names.back().data());
+            if (steps_[i].key() == 0 || !is_utf8(name, names.back().size())) {
                 knows_places_ = false;
                 return;
             }
-            names.push_back(steps_[i].name());
             for (size_t k = 0; k < wanted_.size(); ++k)
                 if (wanted_[k] == names.back()) {
                     steps_[i].set_wanted(k);
@@ -324,15 +323,49 @@ class Shape {
     size_t tries_ = 64;  // without similar documents, documents are skipped one by one
 };
 
-// Skipper of documents that repeat the layout of an earlier one with as many fields.
+// Skipper of documents that repeat the layout of an earlier one with as many fields. Where keys come
+// in another order each time, the wanted fields are found by their keys.
 class Repeats {
   public:
     explicit Repeats(const std::vector<std::string>& wanted, Look look = Look::Whole)
-        : shapes_(kShapes, Shape(wanted, look)) {}
+        : shapes_(kShapes, Shape(wanted, look)),
+          finder_(look == Look::Whole ? wanted : std::vector<std::string>()) {}
 
     // Like Shape's function; the document is at `p`.
     const uint8_t* pass(const uint8_t* p, const uint8_t* end, const uint8_t* data,
                         uint32_t* places) {
+        if (!finder_.usable()) return repeated(p, end, data, places);
+        if (disorder_ < kDisorder || ++found_ % kFound == 0) {
+            const uint8_t* const after = repeated(p, end, data, places);
+            if (after && places[0] != kUnknownPlace) {
+                disorder_ -= disorder_ > 0;
+                return after;
+            }
+            disorder_ = std::min(disorder_ + 2, kMaxDisorder);
+            const uint8_t* const found = find(p, end, data, places);
+            if (found && !after) learn(p, found);
+            return found ? found : after;
+        }
+        const uint8_t* const after = find(p, end, data, places);
+        return after ? after : repeated(p, end, data, places);
+    }
+
+    // Learn the layout of a scanned document.
+    void learn(const uint8_t* p, const uint8_t* end) {
+        const Head head = read_head(p, end);
+        shape(head.size).learn(head, end);
+    }
+
+  private:
+    static constexpr size_t kShapes = 16;
+    static constexpr int kDisorder = 16;     // with more, documents are not expected to be alike
+    static constexpr int kMaxDisorder = 32;
+    static constexpr uint32_t kFound = 64;   // documents of which one is compared again
+
+    Shape& shape(uint64_t fields) { return shapes_[size_t(fields % kShapes)]; }
+
+    const uint8_t* repeated(const uint8_t* p, const uint8_t* end, const uint8_t* data,
+                            uint32_t* places) {
         if (*p != first_) {
             const Head head = read_head(p, end);
             if (head.token != Token::Map) return nullptr;
@@ -344,18 +377,17 @@ class Repeats {
         return last_->pass(first_ & 0x0f, p + 1, end, data, places);
     }
 
-    // Learn the layout of a scanned document.
-    void learn(const uint8_t* p, const uint8_t* end) {
+    const uint8_t* find(const uint8_t* p, const uint8_t* end, const uint8_t* data,
+                        uint32_t* places) const {
         const Head head = read_head(p, end);
-        shape(head.size).learn(head, end);
+        if (head.token != Token::Map) return nullptr;
+        return finder_.find(head.size, head.body, end, data, places, false);
     }
 
-  private:
-    static constexpr size_t kShapes = 16;
-
-    Shape& shape(uint64_t fields) { return shapes_[size_t(fields % kShapes)]; }
-
     std::vector<Shape> shapes_;
+    FieldFinder finder_;     // of the wanted fields; not usable if there are none
+    int disorder_ = 0;       // rises with each document that has its keys in another order
+    uint32_t found_ = 0;     // documents whose fields were found by their keys
     Shape* last_ = nullptr;  // shape of the previous document, if that began with
     uint8_t first_ = 0;      // this byte, the head of a map
 };

@@ -17,6 +17,7 @@ from godb_arrow.codec.reference.dicts import (
 from godb_arrow.codec.reference.documents import (
     decode,
     decode_front,
+    decode_unscanned,
     infer,
     text_extremes,
     to_dicts,
@@ -82,6 +83,7 @@ __all__ = [
     "decode_front",
     "decode_pieces",
     "decode_pieces_into",
+    "decode_unscanned",
     "encode",
     "encode_documents",
     "field_values",

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from godb_arrow.arrow_compute import pc
 from godb_arrow.codec.columns import ColumnPlan, Core, DecodePlan
-from godb_arrow.codec.entries import Entries, MeasuredEntries
+from godb_arrow.codec.entries import Entries, MeasuredEntries, UnscannedEntries
 from godb_arrow.codec.jsontext import is_utf8, to_json_text
 from godb_arrow.codec.reference.cells import Cells, TooSparse, too_sparse, width_of
 from godb_arrow.errors import CorruptFile, DepthExceeded, LimitExceeded, TypeMismatch
@@ -25,6 +25,7 @@ __all__ = [
     "Pairs",
     "decode",
     "decode_front",
+    "decode_unscanned",
     "document_pairs",
     "field_name",
     "infer",
@@ -470,6 +471,29 @@ def type_name(value: Any) -> str:
 
 
 # --- Encoding -------------------------------------------------------------------------------
+
+
+def decode_unscanned(entries: UnscannedEntries, plan: DecodePlan) -> list[pa.Array] | None:
+    """Decode whole entries while they are located, or return None where that does not work.
+
+    Parameters
+    ----------
+    entries : UnscannedEntries
+        Documents to decode.
+    plan : DecodePlan
+        Columns to decode.
+
+    Returns
+    -------
+    list of pyarrow.Array or None
+        Arrays as :func:`decode` returns them. None where the entries are damaged or others than
+        expected, or a value does not fit. The entries must then be scanned and decoded, which
+        raises the error.
+    """
+    try:
+        return decode(entries.entries(), plan)
+    except (CorruptFile, DepthExceeded, LimitExceeded, TypeMismatch):
+        return None
 
 
 def decode_front(measured: MeasuredEntries, plan: DecodePlan) -> list[pa.Array] | None:

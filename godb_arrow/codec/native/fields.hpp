@@ -1,0 +1,188 @@
+// Finding the values of some fields in maps whose keys come in any order.
+//
+// The bytes of a key and its size select a slot of a table that has no collisions. So a key is found
+// without a branch that the processor would predict wrongly, whichever key comes next.
+
+#pragma once
+
+#include <algorithm>
+#include <string>
+#include <vector>
+
+#include "bytes.hpp"
+#include "hash.hpp"
+#include "words.hpp"
+
+namespace godb {
+
+// Places of the values of some fields in a document, as offsets into the data.
+constexpr uint32_t kUnknownPlace = 0;  // the document must be searched for the field
+constexpr uint32_t kBelowNull = 1;     // the map that would have the field is null
+constexpr uint32_t kNoPlace = UINT32_MAX;  // the document does not have it
+
+// Words that hold a short string with its head: the first eight bytes, and the last eight ones of a
+// name of eight bytes or more.
+struct KeyWords {
+    uint64_t front, back;
+
+    // The key at `p`, of which `kReadable` bytes can be read.
+    static KeyWords at(const uint8_t* p) {
+        const Mask& mask = kMasks.at[*p & 0x1f];
+        return {word_at(p) & mask.front, word_at(p + mask.skip) & mask.back};
+    }
+    bool operator==(const KeyWords& other) const {
+        return ((front ^ other.front) | (back ^ other.back)) == 0;
+    }
+
+    static constexpr size_t kReadable = 32;
+
+  private:
+    struct Mask { uint64_t front, back; size_t skip; };
+    struct Masks {
+        Mask at[32];
+        constexpr Masks() : at{} {
+            for (size_t size = 0; size < 32; ++size) {
+                at[size].front = size < 7 ? (uint64_t(1) << (8 * (size + 1))) - 1 : ~uint64_t(0);
+                at[size].back = size < 8 ? 0 : ~uint64_t(0);
+                at[size].skip = size < 8 ? 0 : size - 7;
+            }
+        }
+    };
+    static const Masks kMasks;
+};
+inline constexpr KeyWords::Masks KeyWords::kMasks{};
+
+// Finder of the values of some fields, which have different names, in maps.
+class FieldFinder {
+  public:
+    static constexpr size_t kMaxFields = 62;
+
+    explicit FieldFinder(const std::vector<std::string>& names) : count_(names.size()) {
+        if (names.empty() || count_ > kMaxFields) return;
+        size_t bits = 4;
+        while ((size_t(1) << bits) < count_ * count_ && bits < kMaxBits) ++bits;
+        shift_ = 64 - int(bits);
+        entries_.resize(count_ + 1);
+        for (size_t i = 0; i < count_; ++i) {
+            const std::string& name = names[i];
+            const auto* const data = reinterpret_cast<const uint8_t*>(name.data());
+            if (!is_utf8(data, name.size())) return;
+            if (name.size() >= 32) continue;  // not a short string
+            Entry& entry = entries_[i];
+            entry.key[0] = uint8_t(0xa0 | name.size());
+            std::memcpy(entry.key + 1, data, name.size());
+            entry.words = KeyWords::at(entry.key);
+            entry.has_middle = name.size() > 15;
+        }
+        for (size_t tries = kMaxTries; tries && !usable_; --tries) usable_ = place();
+    }
+
+    bool usable() const { return usable_; }
+
+    // Find the fields of a map of `pairs` pairs, of which the first is at `p`. Returns the end of the
+    // map, or null if that needs more care: at keys that are no short strings, equal keys, invalid
+    // values, and too near to `end`. With `only`, other fields need more care, too. `places` gets
+    // the offset of each value from `data`, or kNoPlace.
+    const uint8_t* find(uint64_t pairs, const uint8_t* p, const uint8_t* end, const uint8_t* data,
+                        uint32_t* places, bool only) const {
+        uint32_t here[kMaxFields + 1];
+        for (size_t i = 0; i < count_; ++i) here[i] = kNoPlace;
+        uint64_t seen = 0, again = 0;
+        for (; pairs; --pairs) {
+            if (size_t(end - p) < kLongest) return nullptr;
+            if ((*p & 0xe0) != 0xa0) return nullptr;
+            const size_t index = index_of(p);
+            if (__builtin_expect(index == count_, 0) && (only || !is_ascii(p + 1, *p & 0x1f)))
+                return nullptr;
+            again |= seen & uint64_t(1) << index;
+            seen |= uint64_t(1) << index;
+            p += 1 + (*p & 0x1f);
+            here[index] = uint32_t(p - data);
+            if (const uint8_t size = kScalarSizes.at[*p]) p += size;
+            else if (!(p = after(p, end))) return nullptr;
+        }
+        const uint64_t wanted = (uint64_t(1) << count_) - 1;
+        if ((again & wanted) || size_t(p - data) >= kNoPlace) return nullptr;
+        std::memcpy(places, here, count_ * sizeof *places);
+        return p;
+    }
+
+    // Skip any value in a map; null if it is invalid or too deep. Extensions are checked.
+    static const uint8_t* after(const uint8_t* p, const uint8_t* end) {
+        if (const uint8_t* const next = after_short(p, end)) return next;
+        return pass_over<true>(p, end, kMaxDepth - 1) == Passed::Whole ? p : nullptr;
+    }
+
+  private:
+    static constexpr size_t kLongest = 80;  // bytes of a short key and of a scalar, and some more
+    static constexpr size_t kMaxBits = 12;
+    static constexpr size_t kMaxTries = 200;
+
+    struct Entry {
+        KeyWords words{1, 0};  // equal to no key
+        uint8_t key[KeyWords::kReadable + 8] = {};
+        bool has_middle = false;  // whether the words do not hold all of the key
+    };
+
+    // Skip a short container of scalars; null for anything else.
+    static const uint8_t* after_short(const uint8_t* p, const uint8_t* end) {
+        constexpr ptrdiff_t longest = 30 * 34;
+        if (end - p < longest || (*p & 0xe0) != 0x80) return nullptr;
+        int items = *p & 0x0f;
+        if (!(*p & 0x10)) items *= 2;
+        for (++p; items; --items) {
+            const uint8_t size = kScalarSizes.at[*p];
+            if (!size) return nullptr;
+            p += size;
+        }
+        return p;
+    }
+
+    static bool is_ascii(const uint8_t* p, size_t size) {
+        uint8_t bits = 0;
+        for (size_t i = 0; i < size; ++i) bits |= p[i];
+        return bits < 0x80;
+    }
+
+    size_t slot_of(const KeyWords& words) const {
+        return size_t((words.front * factors_[0] + words.back * factors_[1]) >> shift_);
+    }
+
+    // The index of the field whose key is at `p`, or the number of fields.
+    size_t index_of(const uint8_t* p) const {
+        const KeyWords words = KeyWords::at(p);
+        const size_t index = slots_[slot_of(words)];
+        const Entry& entry = entries_[index];
+        const bool equal = entry.words == words;
+        if (__builtin_expect(entry.has_middle, 0) && equal &&
+            std::memcmp(p, entry.key, 1 + size_t(*p & 0x1f)) != 0)
+            return count_;
+        return equal ? index : count_;
+    }
+
+    // Put the names into slots with other factors; false if two have the same slot.
+    bool place() {
+        for (uint64_t& factor : factors_) {
+            seed_ = fold(seed_ + kHashSecret.word[0], kHashSecret.word[1]);
+            factor = seed_ | 1;
+        }
+        slots_.assign(size_t(1) << (64 - shift_), uint8_t(count_));
+        for (size_t i = 0; i < count_; ++i) {
+            if (entries_[i].words.front == 1) continue;
+            uint8_t& slot = slots_[slot_of(entries_[i].words)];
+            if (slot != count_) return false;
+            slot = uint8_t(i);
+        }
+        return true;
+    }
+
+    size_t count_;
+    int shift_ = 0;
+    bool usable_ = false;
+    uint64_t factors_[2] = {1, 1};
+    uint64_t seed_ = kHashSecret.word[2];
+    std::vector<uint8_t> slots_;   // index of a field, or their number
+    std::vector<Entry> entries_;   // and one that equals nothing
+};
+
+}  // namespace godb

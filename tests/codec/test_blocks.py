@@ -1,0 +1,237 @@
+"""Documents that the kernel decodes column by column become what the reference codec makes of them.
+
+The documents of a block have other keys, orders, types and nesting than their neighbours. They are
+decoded scanned and unscanned, as they are and damaged.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import sys
+from array import array
+from pathlib import Path
+from typing import Any
+
+import msgpack
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from godb_arrow import GodbError
+from godb_arrow.codec import Entries, UnscannedEntries, pack, plan_columns, reference
+from godb_arrow.errors import CorruptFile
+from godb_arrow.schema import DocumentSummary, infer_schema
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "fuzz"))
+from differential import same
+
+LONG = os.environ.get("GODB_ARROW_LONG") == "1"
+PADDING = bytes(2_000)  # so that no document is near the end of the bytes
+
+native = pytest.importorskip("godb_arrow.codec.native")
+
+NAMES = (
+    "", "a", "b", "count", "exactly7", "exactly", "a name of 15 byt", "a name of 15 by",
+    "a name of sixteen byte", "a name of seventeen by", "a name whose middle A differs, A",
+    "a name whose middle B differs, A", "a name with thirty-one bytes, A", "x" * 32, "x" * 40,
+    "\u00e9", "_id",
+)  # fmt: skip
+
+
+def leaf(rng: random.Random) -> Any:
+    """Return a function that returns values of one kind, some of them in another form."""
+    text = rng.choice(["x", "\u00e9", "\U0001f600", "xy\u00e9z"])
+    return rng.choice([
+        lambda: rng.choice([0, 1, 127, 128, -1, -32, -33, 2**15, -(2**31), 2**32, -(2**63)]),
+        lambda: rng.choice([0, 2**63, 2**64 - 1]), lambda: rng.random() * 10**rng.randrange(-9, 9),
+        lambda: rng.choice([1.5, float("nan"), float("inf")]), lambda: rng.random() < 0.5,
+        lambda: text * rng.randrange(12), lambda: text * rng.choice([8, 15, 16, 17, 31, 32, 300]),
+        lambda: rng.choice(["", "a", "\ud800", "b" * 31]), lambda: rng.randbytes(rng.randrange(40)),
+        lambda: msgpack.Timestamp(rng.choice([0, 1, 2**32, 2**34 - 1, 10**10]),
+                                  rng.choice([0, 0, 1000, 1_000_000, 999_999_999])),
+        lambda: msgpack.Timestamp(rng.randrange(2**32), 0), lambda: None,
+        lambda: msgpack.Timestamp(rng.choice([-1, -(2**35), 2**35]), rng.randrange(10**9)),
+        lambda: msgpack.ExtType(5, b"1234"),
+    ])  # fmt: skip
+
+
+def value(rng: random.Random, depth: int) -> Any:
+    """Return a function that returns values of one kind, perhaps with others inside."""
+    kind = rng.random()
+    if depth < 3 and kind < 0.2:
+        return document(rng, depth + 1)
+    if depth < 3 and kind < 0.4:
+        item, longest = value(rng, depth + 1), rng.choice([2, 3, 3, 20])
+        return lambda: [item() for _ in range(rng.randrange(longest))]
+    return leaf(rng)
+
+
+def document(rng: random.Random, depth: int = 0) -> Any:
+    """Return a function that returns documents of one kind, with some exceptions."""
+    names = rng.sample(NAMES, rng.randrange(1, 4 if depth else len(NAMES)))
+    kinds = {name: value(rng, depth) for name in names}
+    often = {name: rng.choice([1, 1, 1, 0.5, 0.05]) for name in names}
+    odd = rng.choice([0, 0, 0, 0.01, 0.2])
+    is_shuffled = rng.random() < 0.5
+
+    def made() -> Any:
+        order = rng.sample(names, len(names)) if is_shuffled or rng.random() < odd else names
+        pairs = [(name, kinds[name]()) for name in order if rng.random() < often[name]]
+        if rng.random() < odd:
+            more = rng.choice([*NAMES, "unknown", 1, b"\xff", None, "\ud800"])
+            pairs.insert(rng.randrange(len(pairs) + 1), (more, leaf(rng)()))
+        if rng.random() < odd and pairs:
+            pairs[-1] = (pairs[-1][0], leaf(rng)())
+        return None if depth and rng.random() < odd else Pairs(pairs)
+
+    return made
+
+
+class Pairs(list[Any]):
+    """Keys and values of a map, in which keys may come again."""
+
+
+def packed(found: Any) -> bytes:
+    if isinstance(found, Pairs):
+        head = msgpack.Packer().pack_map_header(len(found))
+        return head + b"".join(packed(key) + packed(one) for key, one in found)
+    if isinstance(found, list):
+        head = msgpack.Packer().pack_array_header(len(found))
+        return head + b"".join(map(packed, found))
+    if isinstance(found, str):
+        return msgpack.packb(found, unicode_errors="surrogatepass")
+    return pack(found)
+
+
+def outcome(function: Any, *arguments: Any) -> Any:
+    try:
+        return function(*arguments)
+    except GodbError as error:
+        return str(error)
+
+
+def unscanned(data: bytes, count: int) -> UnscannedEntries:
+    def scan(part: bytes | memoryview, documents: int) -> Entries:
+        entries: Entries = native.scan_entries(part, 0, documents, len(part) + 1, 0)
+        if len(entries) != documents or entries.bounds[-1] != len(part):
+            raise CorruptFile("other documents")
+        return entries
+
+    return UnscannedEntries(data, count, scan)
+
+
+def compare(data: bytes, entries: Entries, plan: Any) -> None:
+    left, right = outcome(native.decode, entries, plan), outcome(reference.decode, entries, plan)
+    whole = data[: entries.bounds[-1]]
+    fused = native.decode_unscanned(unscanned(whole, len(entries)), plan)
+    assert (fused is None) == isinstance(left, str), left
+    if isinstance(left, str) or isinstance(right, str):
+        assert isinstance(left, str), (left, right)
+        assert isinstance(right, str), (left, right)
+        # The reference codec looks for other fields first, but in the same document.
+        assert left.split(",")[0].split(" has")[0] == right.split(",")[0].split(" has")[0]
+        return
+    for one, other, third in zip(left, right, fused, strict=True):
+        one.validate(full=True)
+        third.validate(full=True)
+        assert same(one, other)
+        assert same(third, other)
+
+
+@pytest.mark.parametrize("seed", range(5_000 if LONG else 80))
+def test_blocks_of_documents_are_decoded_like_single_ones(seed: int) -> None:
+    rng = random.Random(seed)
+    kinds = [document(rng) for _ in range(rng.choice([1, 1, 2, 30]))]
+    kind, parts = kinds[0], []
+    for number in range(rng.choice([1, 5, 40, 80])):
+        kind = rng.choice(kinds) if rng.random() < 0.2 else kind
+        parts.append(pack(rng.choice(["", "n", "id" * 20]) + str(number)) + packed(kind()))
+    data = b"".join(parts) + rng.choice([b"", PADDING, PADDING])
+    entries = native.scan_entries(data, 0, len(parts), len(data) + 1, 0)
+    assert len(entries) == len(parts)
+    summary, first = DocumentSummary(), DocumentSummary()
+    reference.infer(entries, summary)
+    reference.infer(entries.between(0, 1 + len(parts) // 3), first)
+    schemas = [infer_schema(summary), infer_schema(first)]
+    names = rng.sample(schemas[0].names, rng.randrange(1, len(schemas[0].names) + 1))
+    schemas.append(pa.schema([schemas[0].field(name) for name in names]))
+    for schema in schemas:
+        strict, exact = rng.random() < 0.5, rng.random() < 0.5
+        compare(data, entries, plan_columns(schema, strict=strict, exact=exact))
+        compare(data, entries, plan_columns(schema, on_mismatch="null"))
+
+
+@pytest.mark.parametrize("seed", range(5_000 if LONG else 60))
+def test_damaged_blocks_are_refused_like_single_documents(seed: int) -> None:
+    rng = random.Random(seed)
+    kind = document(rng)
+    data = bytearray()
+    for number in range(40):
+        data += pack(str(number)) + packed(kind())
+    for _ in range(rng.choice([0, 1, 1, 5])):
+        data[rng.randrange(len(data))] = rng.choice([rng.randrange(256), 0xC1, 0xDF, 0xD6, 0xC0])
+    damaged = bytes(data) + rng.choice([b"", PADDING])
+    entries = outcome(native.scan_entries, damaged, 0, 40, len(damaged) + 1, 0)
+    if isinstance(entries, str):
+        assert native.decode_unscanned(unscanned(damaged, 40), plan_columns(pa.schema([]))) is None
+        return
+    summary = DocumentSummary()
+    failed = outcome(reference.infer, entries, summary)
+    schema = pa.schema({"a": pa.int64(), "b": pa.string()}) if failed else infer_schema(summary)
+    for strict in (False, True):
+        compare(damaged, entries, plan_columns(schema, strict=strict))
+
+
+def test_blocks_and_long_lists_are_joined() -> None:
+    rng = random.Random(1)
+    data = b""
+    for n in range(2500):
+        found = {
+            "a": n,
+            "b": "x" * (n % 40),
+            "c": [n, None] * (n % 4),
+            "d": {"e": n / 2, "f": True},
+        }
+        if n == 1500:
+            found["c"] = list(range(5000))
+        if n % 700 == 99:
+            found["d"] = found["a"] = None
+        data += pack(str(n)) + pack(dict(rng.sample(list(found.items()), 4)))
+    entries = native.scan_entries(data, 0, 2500, len(data) + 1, 0)
+    summary = DocumentSummary()
+    native.infer(entries, summary)
+    compare(data, entries, plan_columns(infer_schema(summary), strict=True, exact=True))
+
+
+def test_entries_of_another_number_or_size_are_not_decoded_unscanned() -> None:
+    data = b"".join(pack(str(n)) + pack({"a": n}) for n in range(1000))
+    plan = plan_columns(pa.schema({"_id": pa.string(), "a": pa.int64()}), strict=True)
+    whole = native.decode_unscanned(unscanned(data, 1000), plan)
+    assert [made.to_pylist()[-1] for made in whole] == ["999", 999]
+    for part, count in ((data, 999), (data, 1001), (data[:-1], 1000), (data + b"\xa1", 1000)):
+        assert native.decode_unscanned(unscanned(part, count), plan) is None
+    assert [len(made) for made in native.decode_unscanned(unscanned(b"", 0), plan)] == [0, 0]
+
+
+def test_schemas_that_nest_deeper_than_documents_are_not_followed() -> None:
+    kind: pa.DataType = pa.int64()
+    for _ in range(200):
+        kind = pa.struct({"a": kind, "b": pa.list_(pa.int64())})
+    plan = plan_columns(pa.schema({"a": kind}))
+    rows: list[Any] = [None, {"a": None}, {"a": {"b": [1]}}, {}]
+    data = b"".join(pack(str(n)) + pack({"a": rows[n % 4]}) for n in range(40)) + PADDING
+    entries = native.scan_entries(data, 0, 40, len(data), 0)
+    compare(data, entries, plan)
+
+
+def test_the_nulls_of_structs_are_counted_in_blocks_too() -> None:
+    kind: pa.DataType = pa.struct({f"f{n}": pa.int64() for n in range(60)})
+    wide = pa.struct({f"s{n}": kind for n in range(60)})
+    data = (pack("1") + pack({"a": {"s1": None}})) * 20_000
+    edges = np.arange(20_001) * (len(data) // 20_000)
+    bounds = array("q", np.repeat(edges, 2)[:-1].tolist())
+    bounds[1::2] = array("q", (edges[:-1] + 2).tolist())
+    entries = Entries(data, bounds, 0)
+    failed = outcome(native.decode, entries, plan_columns(pa.schema({"a": wide})))
+    assert "structs are nearly all null" in failed
