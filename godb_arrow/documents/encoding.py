@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -116,6 +117,15 @@ def check_sizes(sizes: npt.NDArray[np.integer[Any]], ids: pa.Array, limit: int) 
         index = int(np.argmax(sizes > limit))
         identity = ids[index].as_py().decode("utf-8", "surrogateescape")
         _check_size(identity, int(sizes[index]), limit)
+
+
+def join_chunks(runs: Iterable[Encoded]) -> bytes:
+    """Return the entries of runs together; each run may be freed as soon as it is copied."""
+    joined = io.BytesIO()  # whose value is no copy
+    for run in runs:
+        joined.write(run.chunk)
+        del run
+    return joined.getvalue()
 
 
 def _check_size(identity: str, size: int, limit: int) -> None:

@@ -8,7 +8,13 @@ from typing import Any
 import numpy as np
 
 from godb_arrow import codec
-from godb_arrow.documents.encoding import Encoded, check_document_size, check_sizes, encode_rows
+from godb_arrow.documents.encoding import (
+    Encoded,
+    check_document_size,
+    check_sizes,
+    encode_rows,
+    join_chunks,
+)
 from godb_arrow.documents.ids import identify, ids_of, number_of
 from godb_arrow.documents.rows import rows_of
 from godb_arrow.engine.claims import (
@@ -22,7 +28,7 @@ from godb_arrow.engine.inserter import is_used
 from godb_arrow.engine.pending import are_few, plan_put
 from godb_arrow.engine.saver import Reservation, Saver
 from godb_arrow.engine.store import CollectionStore
-from godb_arrow.engine.writer import naming_document, record_of
+from godb_arrow.engine.writer import naming_document, popped, record_of
 from godb_arrow.errors import DuplicateId
 from godb_arrow.snapshots.entry_runs import scan
 from godb_arrow.snapshots.overlay import bulk_weight, weight
@@ -87,7 +93,7 @@ class CheckedWriter:
         Parameters
         ----------
         encoded : list of Encoded
-            New documents, each with the id of an existing one, once.
+            New documents, each with the id of an existing one, once. The list is emptied.
         ids : list of str
             Their ids.
         version : int
@@ -101,8 +107,7 @@ class CheckedWriter:
             Whether the documents were replaced.
         """
         store = self._store
-        runs = [*validated(store, iter(encoded))]
-        chunk = b"".join(run.chunk for run in runs)
+        chunk = join_chunks(validated(store, popped(encoded)))
         entries = scan(chunk, len(ids))
         if are_few(ids, None):
             size = sum(weight(key, entries.document(index)) for index, key in enumerate(ids))

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from godb_arrow import codec
 from godb_arrow.display import kind_of
-from godb_arrow.documents.encoding import Encoded, check_document_size, encode_rows
+from godb_arrow.documents.encoding import Encoded, check_document_size, encode_rows, join_chunks
 from godb_arrow.documents.ids import id_of, repeated_ids, texts_of
 from godb_arrow.documents.rows import rows_of, stored_schema
 from godb_arrow.documents.value_types import take_value_fields, with_value_types
@@ -43,7 +43,14 @@ from godb_arrow.snapshots.base import Base
 from godb_arrow.snapshots.layers import Version
 from godb_arrow.snapshots.overlay import bulk_weight, weight
 
-__all__ = ["CollectionWriter", "naming_document", "record_of", "replaced_in", "replacement"]
+__all__ = [
+    "CollectionWriter",
+    "naming_document",
+    "popped",
+    "record_of",
+    "replaced_in",
+    "replacement",
+]
 
 
 _CROWD_DIVISOR = 8  # part of the limit for an insert, one in so many, beside many others
@@ -122,7 +129,7 @@ class CollectionWriter:
                 counted.add(writes=len(run.chunk))
                 if not replace and self.is_larger_than_memory(size):
                     assert self._bulk is not None
-                    collected = _popped(encoded, counted)
+                    collected = _uncounted(popped(encoded), counted)
                     return self._bulk.insert(chain(collected, runs), schema)
                 if size > memory.limit:
                     with self._saver.reserved(size):
@@ -132,13 +139,11 @@ class CollectionWriter:
                 if schema is not None:
                     self._keep_columns(schema)
                 return []
-            joined = Encoded(
-                b"".join(run.chunk for run in encoded),
-                pa.chunked_array([run.ids for run in encoded]).combine_chunks(),
-                any(run.given for run in encoded),
-            )
             ids = [text for run in encoded for text in run.texts or texts_of(run.ids)]
-            del encoded
+            packed = pa.chunked_array([run.ids for run in encoded]).combine_chunks()
+            given = any(run.given for run in encoded)
+            del run
+            joined = Encoded(join_chunks(popped(encoded)), packed, given)
             counted.release()  # The change reserves its bytes.
             if schema is not None:
                 schema = with_value_types(schema, carriers, joined.entries())
@@ -449,11 +454,17 @@ def naming_document(identity: str) -> Iterator[None]:
         raise
 
 
-def _popped(items: list[Encoded], counted: Counted) -> Iterator[Encoded]:
-    """Yield the items, which are neither referenced nor counted any longer."""
+def popped(items: list[Encoded]) -> Iterator[Encoded]:
+    """Yield the items, which the list does not have any longer."""
     while items:
-        counted.add(writes=-len(items[0].chunk))
         yield items.pop(0)
+
+
+def _uncounted(items: Iterator[Encoded], counted: Counted) -> Iterator[Encoded]:
+    for item in items:
+        counted.add(writes=-len(item.chunk))
+        yield item
+        del item
 
 
 def _with_id_field(schema: pa.Schema) -> pa.Schema:

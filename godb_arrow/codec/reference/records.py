@@ -36,6 +36,7 @@ RECORD_FRONT = struct.Struct("<QQQI")
 META_SIZE = struct.Struct("<I")
 """Size of the description of a change, before it."""
 _MIN_PADDING_BYTES = 2  # other than zero, at the end of a record
+_SECTORS_AT_ONCE = 2_048
 _PACKED_WHOLE = (str, bytes, bytearray, memoryview, list, tuple)
 _ZEROS = bytes(SECTOR_BYTES // 4 - 1)  # occurs in a sector with one byte other than zero
 
@@ -132,7 +133,9 @@ def count_blocks(data: bytes, offset: int, most: int) -> int:
         end = start + (len(data) - start) // SECTOR_BYTES * SECTOR_BYTES
         if start < end:
             sectors = np.frombuffer(data, np.uint8, end - start, start).reshape(-1, SECTOR_BYTES)
-            count += int((np.count_nonzero(sectors, axis=1) <= most).sum())
+            for at in range(0, len(sectors), _SECTORS_AT_ONCE):  # NumPy copies what it counts.
+                some = np.count_nonzero(sectors[at : at + _SECTORS_AT_ONCE], axis=1)
+                count += int((some <= most).sum())
         for edge in (data[:start], data[max(end, start) :]):
             if len(edge) >= ALIGNMENT_BYTES and len(edge) - edge.count(0) <= most:
                 count += 1
