@@ -88,6 +88,7 @@ hash_id = _chosen.hash_id
 id_source = _chosen.id_source
 ids_ascend = _chosen.ids_ascend
 infer = _chosen.infer
+infer_with_bounds = _chosen.infer_with_bounds
 json_lines = _chosen.json_lines
 measure = _chosen.measure
 plain_filter = _chosen.plain_filter
@@ -109,6 +110,7 @@ survey_ids = _chosen.survey_ids
 text_extremes = _chosen.text_extremes
 to_dicts = _chosen.to_dicts
 unpack_sizes = _chosen.unpack_sizes
+value_bounds = _chosen.value_bounds
 write_bson = _chosen.write_bson
 
 __all__ = [
@@ -157,6 +159,7 @@ __all__ = [
     "id_source",
     "ids_ascend",
     "infer",
+    "infer_with_bounds",
     "json_lines",
     "load",
     "load_documents",
@@ -184,6 +187,7 @@ __all__ = [
     "text_extremes",
     "to_dicts",
     "unpack_sizes",
+    "value_bounds",
     "with_id",
     "write_bson",
     "write_short",

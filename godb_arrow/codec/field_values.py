@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["FieldValues", "ValueKind", "parts_of"]
+__all__ = ["FieldValues", "ValueBounds", "ValueKind", "parts_of"]
 
 MAX_PARTS = 32
 """Max parts of a dotted name."""
@@ -59,6 +59,48 @@ class FieldValues(NamedTuple):
         """Return the bytes of a text, or at most so many of them."""
         start, size = int(self.words[index]), int(self.sizes[index])
         return bytes(self.data[start : start + (size if most is None else min(size, most))])
+
+
+class ValueBounds(NamedTuple):
+    """Number of the values of a field in some documents, with min and max, by kind.
+
+    Attributes
+    ----------
+    values : int
+        Number of values, nulls included.
+    documents : int
+        Number of documents with the field. It is smaller than `values` where a key is repeated.
+    nulls, trues, falses, nans : int
+        Number of these values.
+    others : int
+        Number of lists, maps and extensions.
+    integers : tuple of int, or None
+        Min and max of 64-bit integers; None where there are none.
+    above_int64 : tuple of int, or None
+        The same of greater integers.
+    floats : tuple of float, or None
+        The same of floats that are not NaN.
+    moments : tuple of tuple, or None
+        The same of moments, as seconds and nanoseconds.
+    strings : tuple of int, int, bytes, bytes, or None
+        Number of texts, the most bytes of one, and the min and max by bytes.
+    binaries : tuple of int, int, bytes, bytes, or None
+        The same of binary values, and of strings that are not UTF-8.
+    """
+
+    values: int
+    documents: int
+    nulls: int
+    trues: int
+    falses: int
+    nans: int
+    others: int
+    integers: tuple[int, int] | None
+    above_int64: tuple[int, int] | None
+    floats: tuple[float, float] | None
+    moments: tuple[tuple[int, int], tuple[int, int]] | None
+    strings: tuple[int, int, bytes, bytes] | None
+    binaries: tuple[int, int, bytes, bytes] | None
 
 
 def parts_of(name: str) -> list[str]:

@@ -46,6 +46,7 @@ from godb_arrow.query.statistics import Row, Statistics, row_of
 from godb_arrow.schema import (
     ID_FIELD,
     DocumentSummary,
+    fields_fit,
     infer_schema,
     needs_review,
     rounded_fields,
@@ -369,13 +370,24 @@ class _CheckedRun(NamedTuple):
             numbers = map(codec.id_number, ids.to_pylist())
             greatest = max((n for n in numbers if len(str(n)) <= COUNTED_DIGITS), default=0)
         damaged, differing = codec.check_entries(entries)
-        misfit: GodbError | None = None
-        if plan is not None:
-            try:
-                codec.decode_batch(entries, plan)
-            except (TypeMismatch, FormatError) as error:
-                misfit = error
+        misfit = None if plan is None else _misfit(entries, plan)
         return _CheckedRun(entries, hashes, greatest, damaged, differing, misfit)
+
+
+def _misfit(entries: codec.Entries, plan: codec.DecodePlan) -> GodbError | None:
+    """Return why documents do not fit a recorded schema.
+
+    Documents whose inferred types fit are not decoded.
+    """
+    try:
+        summary = DocumentSummary()
+        codec.infer(entries, summary)
+        inferred = infer_schema(summary)
+        if not fields_fit(inferred, plan.schema) or rounded_fields(inferred):
+            codec.decode_batch(entries, plan)
+    except (TypeMismatch, FormatError) as error:
+        return error
+    return None
 
 
 def _threads(documents: int) -> int:

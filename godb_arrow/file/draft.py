@@ -149,10 +149,10 @@ class Draft:
     def _prepare(self, encoded: Encoded) -> Encoded:
         """Summarize and compress entries, while they are in the cache of the thread's core."""
         entries = encoded.entries()
-        summary = None
+        summary, values = None, None
         if self._infer:
             summary = DocumentSummary()
-            codec.infer(entries, summary)
+            values = codec.infer_with_bounds(entries, summary)
         with self._expecting:
             if self._expected is None:
                 schema = infer_schema(summary) if summary is not None else self._hint_schema()
@@ -163,7 +163,7 @@ class Draft:
         if chunk.compressed is None:  # It is too small for a piece.
             return encoded._replace(summary=summary)
         if chunk.statistics is None:
-            chunk = chunk._replace(statistics=decode_statistics(entries, expected))
+            chunk = chunk._replace(statistics=decode_statistics(entries, expected, values))
         return encoded._replace(summary=summary, compressed=chunk)
 
     def _surveyed(

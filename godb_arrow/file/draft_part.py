@@ -14,7 +14,8 @@ from godb_arrow.codec.reference.lz4 import Piece
 from godb_arrow.codec.sizes import pack_if_worthwhile
 from godb_arrow.documents.encoding import check_sizes
 from godb_arrow.options import DEFAULT_DOCUMENT_BYTES, CompressionName
-from godb_arrow.query.statistics import Bounds, Row, decode_statistics, statistics_of
+from godb_arrow.query.bounds import Bounds
+from godb_arrow.query.statistics import Row, decode_statistics, statistics_of
 from godb_arrow.schema import DocumentSummary
 
 __all__ = ["DraftPart"]

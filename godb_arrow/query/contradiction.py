@@ -5,7 +5,8 @@ from __future__ import annotations
 import pyarrow as pa
 
 from godb_arrow import codec
-from godb_arrow.query.statistics import KINDS, Bounds, Row, decode_statistics
+from godb_arrow.query.bounds import Bounds
+from godb_arrow.query.statistics import KINDS, Row, decode_statistics
 from godb_arrow.schema import JSON_TYPE
 
 __all__ = ["contradiction"]

@@ -10,7 +10,8 @@ import pyarrow as pa
 
 from godb_arrow.arrow_compute import pc
 from godb_arrow.codec.columns import UNITS
-from godb_arrow.query.statistics import KINDS, Bounds, Statistics
+from godb_arrow.query.bounds import Bounds
+from godb_arrow.query.statistics import KINDS, Statistics
 from godb_arrow.schema import NANOSECONDS_PER_DAY, NANOSECONDS_PER_SECOND, is_text, storage_schema
 
 __all__ = ["may_match"]

@@ -29,8 +29,9 @@ from godb_arrow.codec.predicate import (
     ValueType,
     names_odd_key,
 )
+from godb_arrow.query.bounds import Bounds
 from godb_arrow.query.predicate import named_paths
-from godb_arrow.query.statistics import Bounds, Statistics
+from godb_arrow.query.statistics import Statistics
 from godb_arrow.schema import NANOSECONDS_PER_SECOND
 
 __all__ = ["may_match_predicate"]

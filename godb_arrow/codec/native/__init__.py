@@ -31,6 +31,7 @@ from godb_arrow.codec.native.dicts import (
     write_short,
 )
 from godb_arrow.codec.native.identify import Identification
+from godb_arrow.codec.native.inference import infer, infer_with_bounds, value_bounds
 from godb_arrow.codec.native.lookup import (
     IdSearch,
     KeysBuilder,
@@ -54,12 +55,7 @@ from godb_arrow.codec.reference.lz4 import Piece
 from godb_arrow.codec.sizes import HEAD_SIZE, packed_head
 from godb_arrow.codec.wire import wire_columns
 from godb_arrow.errors import CorruptFile, UnsupportedType
-from godb_arrow.schema import (
-    ID_FIELD,
-    MAX_STRUCT_KEYS,
-    DocumentSummary,
-    FieldSummary,
-)
+from godb_arrow.schema import ID_FIELD
 
 __all__ = [
     "BACKEND",
@@ -92,6 +88,7 @@ __all__ = [
     "id_source",
     "ids_ascend",
     "infer",
+    "infer_with_bounds",
     "json_lines",
     "load",
     "load_documents",
@@ -113,13 +110,13 @@ __all__ = [
     "text_extremes",
     "to_dicts",
     "unpack_sizes",
+    "value_bounds",
     "write_bson",
     "write_short",
 ]
 
 BACKEND = "native"
 
-_CORRUPT, _PARTIAL = 1, 2  # problems of inference
 _ROW_FIELD = "row"
 _ROW_HEAD = (pack("") + pack({ID_FIELD: "", _ROW_FIELD: {}}))[:-1]  # before a row in an entry
 _END, _SEPARATOR = 0, 2  # of reading JSON
@@ -287,38 +284,6 @@ def field_values(entries: Entries, parts: Sequence[str]) -> FieldValues:
         np.frombuffer(sizes, np.uint32),
         entries.data,
     )
-
-
-def infer(entries: Entries, summary: DocumentSummary) -> None:
-    """Join the kinds of value in documents into a summary."""
-    if not len(entries):
-        return
-    limit = summary.limit - 1  # the id needs one more
-    names: list[bytes] = []
-    while True:
-        identity, found, problem, document = _native.infer(
-            entries.data, entries.bounds, MAX_STRUCT_KEYS, limit, names
-        )
-        if problem == _CORRUPT:
-            raise reference.invalid_document(entries, document)
-        known = [name.encode() for name in summary.fields if name != ID_FIELD]
-        if problem != _PARTIAL or names or not known:
-            break
-        names = known  # Infer again: fields of the summary take precedence over new ones.
-    summary.is_partial = summary.is_partial or problem == _PARTIAL
-    summary.field(ID_FIELD).merge(_summary(identity, entries))
-    summary.merge(_summary(found, entries))
-
-
-def _summary(found: Any, entries: Entries) -> FieldSummary:
-    kinds, firsts, item, fields, values = found
-    summary = FieldSummary()
-    summary.kinds = kinds
-    summary.first = {flag: entries.id(document) for flag, document in firsts}
-    summary.item = None if item is None else _summary(item, entries)
-    summary.values = None if values is None else _summary(values, entries)
-    summary.fields = {name: _summary(child, entries) for name, child in fields}
-    return summary
 
 
 @contextmanager

@@ -161,6 +161,50 @@ cdef extern from "values.hpp" namespace "godb" nogil:
                   ValueColumns& out) except +
 
 
+cdef extern from "bounds.hpp" namespace "godb" nogil:
+    cdef cppclass OrderedText:
+        const uint8_t* data
+        size_t size
+
+    cdef cppclass Stamp "godb::Timestamp":
+        int64_t seconds
+        uint32_t nanoseconds
+
+    cdef cppclass Extent[Value]:
+        uint32_t count
+        Value low
+        Value high
+
+    cdef cppclass TextExtent "godb::Extent<godb::OrderedText, godb::TextBefore>":
+        uint32_t count
+        OrderedText low
+        OrderedText high
+
+    cdef cppclass StampExtent "godb::Extent<godb::Timestamp, godb::StampBefore>":
+        uint32_t count
+        Stamp low
+        Stamp high
+
+    cdef cppclass Texts:
+        TextExtent extent
+        size_t longest
+
+    cdef cppclass ValueBounds:
+        uint32_t values
+        uint32_t documents
+        uint32_t nulls
+        uint32_t trues
+        uint32_t falses
+        uint32_t nans
+        uint32_t others
+        Extent[int64_t] integers
+        Extent[uint64_t] above_int64
+        Extent[double] floats
+        StampExtent moments
+        Texts strings
+        Texts binaries
+
+
 cdef extern from "summary.hpp" namespace "godb" nogil:
     int kKinds
 
@@ -171,6 +215,7 @@ cdef extern from "summary.hpp" namespace "godb" nogil:
         Keys keys
         vector[unique_ptr[Summary]] fields
         unique_ptr[Summary] values
+        unique_ptr[ValueBounds] bounds
 
     cdef enum class Inferred:
         Done
@@ -178,7 +223,7 @@ cdef extern from "summary.hpp" namespace "godb" nogil:
         Partial
 
     cdef cppclass Inference:
-        Inference(size_t max_keys, size_t max_columns) except +
+        Inference(size_t max_keys, size_t max_columns, cbool has_bounds) except +
         Summary& root()
         Summary& id()
         uint32_t document()
@@ -757,31 +802,70 @@ cdef object _summary(Summary* summary):
     return summary.kinds, firsts, item, fields, values
 
 
+cdef object _texts(const Texts& texts):
+    """Return the number of texts, the most bytes of one, and the least and the greatest."""
+    if not texts.extent.count:
+        return None
+    low, high = texts.extent.low, texts.extent.high
+    return (texts.extent.count, texts.longest,
+            PyBytes_FromStringAndSize(<const char*>low.data, low.size),
+            PyBytes_FromStringAndSize(<const char*>high.data, high.size))
+
+
+cdef object _value_bounds(const ValueBounds* found):
+    """Return the attributes of a ValueBounds of Python."""
+    integers, above, floats = found.integers, found.above_int64, found.floats
+    moments = found.moments
+    return (
+        found.values, found.documents, found.nulls, found.trues, found.falses, found.nans,
+        found.others,
+        (integers.low, integers.high) if integers.count else None,
+        (above.low, above.high) if above.count else None,
+        (floats.low, floats.high) if floats.count else None,
+        ((moments.low.seconds, moments.low.nanoseconds),
+         (moments.high.seconds, moments.high.nanoseconds)) if moments.count else None,
+        _texts(found.strings), _texts(found.binaries),
+    )
+
+
+cdef object _bounds_of_fields(Summary* root, Summary* identity):
+    cdef size_t index
+    bounds = [("_id", _value_bounds(identity.bounds.get()))] if identity.bounds.get() else []
+    for index in range(root.fields.size()):
+        if root.fields[index].get().bounds.get():  # else the field was only expected
+            name = _bytes(root.keys.name(index)).decode()
+            bounds.append((name, _value_bounds(root.fields[index].get().bounds.get())))
+    return bounds
+
+
 def infer(
     bytes data not None,
     const int64_t[::1] bounds not None,
     size_t max_keys,
     size_t max_columns,
     list names not None,
+    cbool has_bounds,
 ):
-    """Return summaries of ids and documents, and a problem (0 is none) with its document.
+    """Return summaries of ids and documents, a problem (0 is none) with its document, and bounds.
 
     The fields in ``names`` have summaries in any case. Problem 2 is that other fields have none.
+    With ``has_bounds``, each field that documents have has bounds.
     """
     cdef const uint8_t* begin = <const uint8_t*>PyBytes_AS_STRING(data)
     cdef size_t count = bounds.shape[0] // 2
     cdef unique_ptr[Inference] inference
     cdef Inferred result
     cdef bytes name
-    inference.reset(new Inference(max_keys, max_columns))
+    inference.reset(new Inference(max_keys, max_columns, has_bounds))
     for name in names:
         inference.get().expect(<const uint8_t*>PyBytes_AS_STRING(name), PyBytes_GET_SIZE(name))
     with nogil:
         result = inference.get().add(begin, &bounds[0], count)
     if result == Inferred.Corrupt:
-        return None, None, <int>result, inference.get().document()
+        return None, None, <int>result, inference.get().document(), []
     return (
         _summary(&inference.get().id()), _summary(&inference.get().root()), <int>result, 0,
+        _bounds_of_fields(&inference.get().root(), &inference.get().id()),
     )
 
 

@@ -7,6 +7,7 @@
 
 #include <memory>
 
+#include "bounds.hpp"
 #include "keys.hpp"
 
 namespace godb {
@@ -26,6 +27,7 @@ struct Summary {
     Keys keys;                             // of maps
     std::vector<std::unique_ptr<Summary>> fields;
     std::unique_ptr<Summary> values;       // of maps, once their keys are too many
+    std::unique_ptr<ValueBounds> bounds;   // of a whole field, where they are wanted
 
     void add(uint32_t kind, uint32_t document) {
         if (__builtin_expect((kinds & kind) == kind, 1)) return;
@@ -57,6 +59,10 @@ struct Summary {
     // Summary of a key that was seen before, with `p` advanced after the key; else null.
     Summary* known(const uint8_t*& p, const uint8_t* end, size_t place, const uint8_t* limit) {
         if (values) return nullptr;
+        if (__builtin_expect(limit - p > 8, 1)) {
+            const int guess = keys.expected(p, place);
+            if (__builtin_expect(guess != Keys::kNone, 1)) return fields[size_t(guess)].get();
+        }
         const int size = short_string(p);
         if (__builtin_expect(size >= 0, 1)) {
             const int found = keys.find(p + 1, size_t(size), place, size_t(limit - p - 1));
@@ -98,8 +104,9 @@ enum class Inferred { Done, Corrupt, Partial };
 
 class Inference {
   public:
-    Inference(size_t max_keys, size_t max_columns)
-        : max_keys_(max_keys), max_columns_(max_columns) {}
+    // With `has_bounds`, fields have the bounds of their values, too.
+    Inference(size_t max_keys, size_t max_columns, bool has_bounds)
+        : max_keys_(max_keys), max_columns_(max_columns), has_bounds_(has_bounds) {}
 
     Summary& root() { return root_; }
     Summary& id() { return id_; }
@@ -113,96 +120,162 @@ class Inference {
     // Summarize documents: `bounds` are 2 n + 1 offsets, of each id and each document. Fields
     // above `max_columns` are skipped, and the result is Partial.
     Inferred add(const uint8_t* data, const int64_t* bounds, size_t count) {
+        return has_bounds_ ? add<true>(data, bounds, count) : add<false>(data, bounds, count);
+    }
+
+  private:
+    static constexpr size_t kIdKeySize = 4;
+
+    template <bool kBounds>
+    Inferred add(const uint8_t* data, const int64_t* bounds, size_t count) {
         limit_ = data + bounds[2 * count];
         Inferred result = Inferred::Done;
         for (size_t i = 0; i < count; ++i) {
             document_ = uint32_t(i);
             const uint8_t* p = data + bounds[2 * i];
             const uint8_t* const end = data + bounds[2 * i + 2];
-            if (!observe(id_, p, end)) return Inferred::Corrupt;
+            if (!observe<kBounds>(id_, p, end)) return Inferred::Corrupt;
             p = data + bounds[2 * i + 1];
             const Head head = read_head(p, end);
             p = head.body;
-            for (uint64_t place = 0; place < head.size; ++place) {
+            size_t place = 0;  // among the keys that are fields
+            for (uint64_t left = head.size; left; --left) {
+                if (is_id(p)) {
+                    p += kIdKeySize;
+                    if (!pass(p, end)) return Inferred::Corrupt;
+                    continue;
+                }
                 Summary* const known = root_.known(p, end, place, limit_);
                 if (known) {
-                    if (!observe(*known, p, end)) return Inferred::Corrupt;
+                    ++place;
+                    if (!observe<kBounds>(*known, p, end)) return Inferred::Corrupt;
                     continue;
                 }
                 KeyName name;
                 if (!read_key(p, end, scratch_, name)) return Inferred::Corrupt;
                 if (name.size == 3 && std::memcmp(name.data, "_id", 3) == 0) {
-                    if (pass_over<true>(p, end, kMaxDepth) != Passed::Whole)
-                        return Inferred::Corrupt;
+                    if (!pass(p, end)) return Inferred::Corrupt;
                     continue;
                 }
                 if (name.odd) root_.add(kOddKey, document_);
                 if (root_.fields.size() >= max_columns_ &&
                     root_.keys.find(name.data, name.size, place) == Keys::kNone) {
                     result = Inferred::Partial;
-                    if (pass_over<true>(p, end, kMaxDepth) != Passed::Whole)
-                        return Inferred::Corrupt;
+                    if (!pass(p, end)) return Inferred::Corrupt;
                     continue;
                 }
-                Summary& field = root_.field(name.data, name.size, place, SIZE_MAX);
-                if (!observe(field, p, end)) return Inferred::Corrupt;
+                Summary& field = root_.field(name.data, name.size, place++, SIZE_MAX);
+                if (!observe<kBounds>(field, p, end)) return Inferred::Corrupt;
             }
         }
         return result;
     }
 
-  private:
+    // Whether a key is "_id" as a short string.
+    bool is_id(const uint8_t* p) const {
+        return limit_ - p >= ptrdiff_t(kIdKeySize) && std::memcmp(p, "\xa3_id", kIdKeySize) == 0;
+    }
+
+    // Skip a value; false if it is damaged.
+    static bool pass(const uint8_t*& p, const uint8_t* end) {
+        const int size = short_string(p);
+        if (size >= 0) {
+            p += 1 + size;
+            return true;
+        }
+        return pass_over<true>(p, end, kMaxDepth) == Passed::Whole;
+    }
+
+    // Observe a value; with `kBounds`, the value of a whole field.
+    template <bool kBounds>
     bool observe(Summary& summary, const uint8_t*& p, const uint8_t* end) {
+        ValueBounds* bounds = nullptr;
+        if constexpr (kBounds) {
+            if (!summary.bounds) summary.bounds = std::make_unique<ValueBounds>();
+            bounds = summary.bounds.get();
+            bounds->begin(document_);
+        }
         const int size = short_string(p);
         if (size >= 0) {
             const bool ascii =
                 size <= 16 && limit_ - p > 16 && is_short_ascii(p + 1, size_t(size));
-            summary.add(ascii || is_utf8(p + 1, size_t(size)) ? kString : kBinary, document_);
+            const bool is_string = ascii || is_utf8(p + 1, size_t(size));
+            summary.add(is_string ? kString : kBinary, document_);
+            if constexpr (kBounds)
+                (is_string ? bounds->strings : bounds->binaries).see(p + 1, size_t(size), limit_);
             p += 1 + size;
             return true;
         }
         const Head head = read_head(p, end);
         p = head.body;
         switch (head.token) {
-            case Token::Nil: summary.add(kNull, document_); return true;
-            case Token::False:
-            case Token::True: summary.add(kBool, document_); return true;
-            case Token::Positive: summary.add(kUnsigned, document_); return true;
-            case Token::UInt:
-                summary.add(head.bits >> 63 ? kAboveInt64 : kUnsigned, document_);
+            case Token::Nil:
+                summary.add(kNull, document_);
+                if constexpr (kBounds) ++bounds->nulls;
                 return true;
+            case Token::False:
+            case Token::True:
+                summary.add(kBool, document_);
+                if constexpr (kBounds)
+                    ++(head.token == Token::True ? bounds->trues : bounds->falses);
+                return true;
+            case Token::Positive:
+            case Token::UInt: {
+                const bool is_above = head.bits >> 63;
+                summary.add(is_above ? kAboveInt64 : kUnsigned, document_);
+                if constexpr (kBounds) {
+                    if (is_above) bounds->above_int64.see(head.bits);
+                    else bounds->integers.see(int64_t(head.bits));
+                }
+                return true;
+            }
             case Token::Negative:
             case Token::Int:
                 summary.add(head.bits >> 63 ? kNegative : kUnsigned, document_);
+                if constexpr (kBounds) bounds->integers.see(int64_t(head.bits));
                 return true;
             case Token::Float32:
-            case Token::Float64: summary.add(kFloat, document_); return true;
-            case Token::String:
-                p += head.size;
-                summary.add(is_utf8(head.body, head.size) ? kString : kBinary, document_);
+            case Token::Float64:
+                summary.add(kFloat, document_);
+                if constexpr (kBounds) bounds->see(as_double(head));
                 return true;
-            case Token::Binary: p += head.size; summary.add(kBinary, document_); return true;
-            case Token::Extension: p += head.size; return extension(summary, head);
+            case Token::String: {
+                p += head.size;
+                const bool is_string = is_utf8(head.body, head.size);
+                summary.add(is_string ? kString : kBinary, document_);
+                if constexpr (kBounds)
+                    (is_string ? bounds->strings : bounds->binaries)
+                        .see(head.body, head.size, limit_);
+                return true;
+            }
+            case Token::Binary:
+                p += head.size;
+                summary.add(kBinary, document_);
+                if constexpr (kBounds) bounds->binaries.see(head.body, head.size, limit_);
+                return true;
+            case Token::Extension: p += head.size; return extension(summary, head, bounds);
             case Token::Array: {
                 summary.add(kArray, document_);
+                if constexpr (kBounds) ++bounds->others;
                 if (head.size && !summary.item) summary.item = std::make_unique<Summary>();
                 for (uint64_t i = 0; i < head.size; ++i)
-                    if (!observe(*summary.item, p, end)) return false;
+                    if (!observe<false>(*summary.item, p, end)) return false;
                 return true;
             }
             case Token::Map: {
                 summary.add(kMap, document_);
+                if constexpr (kBounds) ++bounds->others;
                 for (uint64_t place = 0; place < head.size; ++place) {
                     Summary* const known = summary.known(p, end, place, limit_);
                     if (known) {
-                        if (!observe(*known, p, end)) return false;
+                        if (!observe<false>(*known, p, end)) return false;
                         continue;
                     }
                     KeyName name;
                     if (!read_key(p, end, scratch_, name)) return false;
                     if (name.odd) summary.add(kOddKey, document_);
                     Summary& field = summary.field(name.data, name.size, place, max_keys_);
-                    if (!observe(field, p, end)) return false;
+                    if (!observe<false>(field, p, end)) return false;
                 }
                 return true;
             }
@@ -210,9 +283,10 @@ class Inference {
         }
     }
 
-    bool extension(Summary& summary, const Head& head) {
+    bool extension(Summary& summary, const Head& head, ValueBounds* bounds) {
         if (head.ext_type != -1) {
             summary.add(kExtension, document_);
+            if (bounds) ++bounds->others;
             return head.ext_type >= 0;
         }
         Timestamp stamp;
@@ -223,6 +297,7 @@ class Inference {
         if (!ticks(stamp, 1000000000, unused)) kinds |= kOutsideNanoseconds;
         if (!ticks(stamp, 1000000, unused)) kinds |= kOutsideMicroseconds;
         summary.add(kinds, document_);
+        if (bounds) bounds->moments.see(stamp);
         return true;
     }
 
@@ -230,6 +305,7 @@ class Inference {
     Summary id_;
     size_t max_keys_;
     size_t max_columns_;
+    bool has_bounds_;
     uint32_t document_ = 0;
     const uint8_t* limit_ = nullptr;  // end of all documents, up to which bytes may be read
     Buffer scratch_;

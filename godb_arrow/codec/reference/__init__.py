@@ -5,6 +5,7 @@ The compiled codec, :mod:`godb_arrow.codec.native`, returns the same results for
 
 from __future__ import annotations
 
+from godb_arrow.codec.reference.bounds import infer_with_bounds, value_bounds
 from godb_arrow.codec.reference.bsonread import BsonReader, cut_bson, write_bson
 from godb_arrow.codec.reference.dicts import (
     ChunkIterator,
@@ -94,6 +95,7 @@ __all__ = [
     "id_source",
     "ids_ascend",
     "infer",
+    "infer_with_bounds",
     "json_lines",
     "load",
     "load_documents",
@@ -115,6 +117,7 @@ __all__ = [
     "text_extremes",
     "to_dicts",
     "unpack_sizes",
+    "value_bounds",
     "write_bson",
     "write_short",
 ]
