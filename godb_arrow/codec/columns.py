@@ -100,12 +100,16 @@ class DecodePlan:
         earlier then cannot hide data.
     on_mismatch : {"error", "null"}
         Treatment of a value that does not fit.
+    is_guess : bool
+        Whether the schema was inferred from other documents. A key that comes twice in a map, and
+        an integer among exact floats, then do not fit: inference may choose another type for them.
     """
 
     schema: pa.Schema
     columns: tuple[ColumnPlan, ...]
     strict: bool = False
     on_mismatch: OnMismatch = "error"
+    is_guess: bool = False
 
 
 UNITS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": NANOSECONDS_PER_SECOND}
@@ -144,6 +148,7 @@ def plan_columns(
     strict: bool = False,
     on_mismatch: OnMismatch = "error",
     exact: bool = False,
+    is_guess: bool = False,
 ) -> DecodePlan:
     """Plan how to decode documents into record batches of a schema.
 
@@ -158,6 +163,8 @@ def plan_columns(
     exact : bool
         Whether a value that its type would round, cut or change does not fit. Fields that
         inference itself rounds are read as it does.
+    is_guess : bool
+        Whether the schema was inferred from other documents; see :class:`DecodePlan`.
 
     Returns
     -------
@@ -177,7 +184,7 @@ def plan_columns(
     if exact:
         rounded = rounded_fields(schema)
         columns = tuple(plan if plan.name in rounded else _exact(plan) for plan in columns)
-    return DecodePlan(schema, columns, strict, on_mismatch)
+    return DecodePlan(schema, columns, strict, on_mismatch, is_guess)
 
 
 def _plan_field(field: pa.Field, path: str) -> ColumnPlan:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 
 import numpy as np
 import numpy.typing as npt
@@ -29,13 +30,22 @@ from godb_arrow.parallel import available_cores, ordered_map
 from godb_arrow.query.contradiction import contradiction
 from godb_arrow.query.projection import Projection
 from godb_arrow.query.statistics import Row
-from godb_arrow.schema import DocumentSummary, infer_schema, needs_review, reviewed
+from godb_arrow.schema import (
+    DocumentSummary,
+    infer_schema,
+    is_json,
+    is_partial,
+    needs_review,
+    reviewed,
+    rounded_fields,
+)
 from godb_arrow.storage.source import Location, Source, open_source
 
 __all__ = ["StoredCollection", "join_summary", "locate"]
 
 
 _SMALL_FILE_BYTES = 256 << 10
+_GUESSED_DOCUMENTS = 4096  # whose schema others are expected to have
 _MAX_CACHED_BYTES = 512 << 20
 
 logger = logging.getLogger(__name__)
@@ -225,6 +235,45 @@ class StoredCollection:
             if recorded is not None:
                 return reviewed(recorded, summary)
             return infer_schema(summary, self.options.on_conflict)
+
+    def guessed_schema(self) -> pa.Schema | None:
+        """Infer the schema of the first documents, which others are expected to have.
+
+        Returns
+        -------
+        pyarrow.Schema or None
+            None where all documents have to be inspected, or where a schema is recorded.
+        """
+        is_recorded = self.hint is not None and self.hint.schema is not None
+        if is_recorded or self.options.sample is not None or self.count <= _GUESSED_DOCUMENTS:
+            return None
+        options = replace(self.options, batch_size=min(self.options.batch_size, _GUESSED_DOCUMENTS))
+        summary = DocumentSummary()
+        with error_context("read", self.source.name, self.name):
+            runs = replace(self, options=options).runs()
+            for run in islice(runs, 1):
+                codec.infer(run.load(), summary)
+        schema = infer_schema(summary)
+        return schema if _can_be_guessed(schema) else None
+
+
+def _can_be_guessed(schema: pa.Schema) -> bool:
+    """Return whether documents that fit an inferred schema exactly do not change it.
+
+    JSON text does not tell the kinds of its values. In a field with rounded values all values are
+    read as they are rounded, which tells their kinds only of a field without others inside.
+    """
+    rounded = rounded_fields(schema)
+    return not is_partial(schema) and all(
+        not _has_json(field.type) and not (field.name in rounded and pa.types.is_nested(field.type))
+        for field in schema
+    )
+
+
+def _has_json(kind: pa.DataType) -> bool:
+    if pa.types.is_nested(kind):
+        return any(_has_json(kind.field(index).type) for index in range(kind.num_fields))
+    return is_json(kind)
 
 
 def join_summary(summary: DocumentSummary, own: DocumentSummary, entries: codec.Entries) -> None:

@@ -15,6 +15,7 @@ from godb_arrow.codec.entries import Rows
 from godb_arrow.codec.runs import Run
 from godb_arrow.documents.loading import load_chunks, load_entry
 from godb_arrow.errors import (
+    LimitExceeded,
     TypeMismatch,
     document_not_found,
     error_context,
@@ -70,6 +71,7 @@ def _scan(
     condition: Filter | None,
     schema: pa.Schema | None,
     kept: KeptEntries | None = None,
+    guess: pa.Schema | None = None,
 ) -> pa.RecordBatchReader:
     with error_context("read", target.source.name, target.name):
         options = target.options
@@ -77,7 +79,7 @@ def _scan(
         is_given = schema is not None
         strict = not is_given and columns is None
         if schema is None:
-            schema = target.schema(kept)
+            schema = target.schema(kept) if guess is None else guess
             if columns is None:
                 check_complete(schema)
             schema = with_wanted(schema, columns, condition, target.entries)
@@ -91,6 +93,7 @@ def _scan(
             strict=strict,
             on_mismatch=options.on_mismatch if is_given or options.sample else "error",
             exact=not is_given and options.sample is None,
+            is_guess=guess is not None,
         )
     in_memory = kept and kept.take()
     runs = (
@@ -135,6 +138,10 @@ def read_table(
     chosen = ReadOptions(**options)
     with closing(locate(source, collection, chosen)) as located:
         target = replace(located, opened=None)  # The collection may be read twice.
+        if schema is None and columns is None and filter is None:
+            table = _read_as_guessed(target)
+            if table is not None:
+                return table
         try:
             return _scan(target, columns, filter, schema, KeptEntries()).read_all()
         except TypeMismatch:
@@ -147,6 +154,20 @@ def read_table(
             )
             target = replace(target, hint=None)
             return _scan(target, columns, filter, None, KeptEntries()).read_all()
+
+
+def _read_as_guessed(target: StoredCollection) -> pa.Table | None:
+    """Read a collection with the schema of its first documents, if inference gives no other.
+
+    So documents are read and decoded once, instead of being inspected before.
+    """
+    guess = target.guessed_schema()
+    if guess is None:
+        return None
+    try:
+        return _scan(target, None, None, None, guess=guess).read_all()
+    except (TypeMismatch, LimitExceeded):
+        return None
 
 
 def read_schema(

@@ -43,6 +43,9 @@ class ProjectionDecoder:
         Treatment of a value that does not fit.
     exact : bool
         Whether a value that its type would round or change does not fit.
+    is_guess : bool
+        Whether the schema was inferred from some of the documents, and the others should tell if
+        they need another one.
     """
 
     def __init__(
@@ -52,10 +55,15 @@ class ProjectionDecoder:
         strict: bool,
         on_mismatch: OnMismatch,
         exact: bool,
+        is_guess: bool = False,
     ) -> None:
         self._projection = projection
         self._plan = codec.plan_columns(
-            projection.decoded, strict=strict, on_mismatch=on_mismatch, exact=exact
+            projection.decoded,
+            strict=strict,
+            on_mismatch=on_mismatch,
+            exact=exact,
+            is_guess=is_guess,
         )
         self._width = sum(1 + width_of(column) for column in self._plan.columns)
         self._first: codec.DecodePlan | None = None

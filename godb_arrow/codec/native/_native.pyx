@@ -269,7 +269,7 @@ cdef extern from "blocks.hpp" namespace "godb" nogil:
         string field
 
     cdef cppclass Decoder:
-        Decoder(Column& root, Column* id, cbool strict, cbool null_mismatch) except +
+        Decoder(Column& root, Column* id, cbool strict, cbool null_mismatch, cbool is_guess) except +
         Failure& failure()
         cbool run(
             const uint8_t* data, const int64_t* bounds, size_t count, cbool whole,
@@ -919,6 +919,7 @@ def decode(
     Py_ssize_t id_column,
     cbool strict,
     cbool null_mismatch,
+    cbool is_guess,
     bytes places=None,
     order=(),
     cbool whole=True,
@@ -945,7 +946,7 @@ def decode(
     _fill(root.get(), plan)
     if id_column >= 0:
         identity = root.get().children[<size_t>id_column].get()
-    decoder.reset(new Decoder(root.get()[0], identity, strict, null_mismatch))
+    decoder.reset(new Decoder(root.get()[0], identity, strict, null_mismatch, is_guess))
     with nogil:
         done = decoder.get().run(begin, &bounds[0], count, whole, noted, width, which.data())
     if done:
@@ -976,6 +977,7 @@ def decode_unscanned(
     Py_ssize_t id_column,
     cbool strict,
     cbool null_mismatch,
+    cbool is_guess,
 ):
     """Return the finished columns of whole entries, or None if these must be scanned before."""
     cdef size_t size = data.shape[0]
@@ -988,7 +990,7 @@ def decode_unscanned(
     _fill(root.get(), plan)
     if id_column >= 0:
         identity = root.get().children[<size_t>id_column].get()
-    decoder.reset(new Decoder(root.get()[0], identity, strict, null_mismatch))
+    decoder.reset(new Decoder(root.get()[0], identity, strict, null_mismatch, is_guess))
     with nogil:
         done = decoder.get().run_entries(begin, size, count)
     return _finished(root.get())[3] if done else None

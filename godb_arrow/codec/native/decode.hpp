@@ -23,8 +23,10 @@ struct Failure {
 // Decoder of single values and documents.
 class ValueDecoder {
   public:
-    ValueDecoder(Column& root, Column* id, bool strict, bool null_mismatch)
-        : root_(root), id_(id), strict_(strict), null_mismatch_(null_mismatch) {}
+    // With `is_guess`, values for which inference may choose another type do not fit.
+    ValueDecoder(Column& root, Column* id, bool strict, bool null_mismatch, bool is_guess)
+        : root_(root), id_(id), strict_(strict), null_mismatch_(null_mismatch),
+          is_guess_(is_guess) {}
 
     Failure& failure() { return failure_; }
 
@@ -149,6 +151,10 @@ class ValueDecoder {
             Column& child = *column.children[size_t(found)];
             const uint8_t* const value = p;
             if (__builtin_expect(child.length > row || open, 0)) {
+                if (is_guess_ && child.length > row) {
+                    failure_.parts.push_back(top ? child.name : "." + child.name);
+                    return misfit(child, value, p, end, "one value");
+                }
                 if (!open) open.reset(new Undecided(column.children.size()));
                 if (child.length > row && !open->field(size_t(found)))
                     open->add(size_t(found), value, Failure());
@@ -161,7 +167,7 @@ class ValueDecoder {
             }
             if (!convert(child, p, end)) {
                 if (failure_.problem == Problem::Corrupt ||
-                    failure_.problem == Problem::TooSparse) {
+                    failure_.problem == Problem::TooSparse || is_guess_) {
                     failure_.parts.push_back(top ? child.name : "." + child.name);
                     return false;
                 }
@@ -388,13 +394,13 @@ class ValueDecoder {
             case Token::Float64: number = as_double(head); break;
             case Token::Positive:
             case Token::UInt:
-                if (column.exact && !is_double(head.bits))
+                if (column.exact && (is_guess_ || !is_double(head.bits)))
                     return misfit(column, p, p, end, "float64");
                 number = double(head.bits);
                 break;
             case Token::Negative:
             case Token::Int:
-                if (column.exact && !is_double(magnitude(head.bits)))
+                if (column.exact && (is_guess_ || !is_double(magnitude(head.bits))))
                     return misfit(column, p, p, end, "float64");
                 number = double(int64_t(head.bits));
                 break;
@@ -463,6 +469,7 @@ class ValueDecoder {
     Column* id_;
     bool strict_;
     bool null_mismatch_;
+    bool is_guess_;
     size_t cells_ = 0;
     size_t max_cells_ = SIZE_MAX;
     const uint8_t* limit_ = nullptr;  // end of all documents, up to which bytes may be read

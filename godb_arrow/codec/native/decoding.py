@@ -51,12 +51,12 @@ def decode_unscanned(entries: UnscannedEntries, plan: DecodePlan) -> list[pa.Arr
     return None if columns is None else _arrays(columns, plan)
 
 
-def _plan(plan: DecodePlan) -> tuple[tuple[Any, ...], int, bool, bool]:
+def _plan(plan: DecodePlan) -> tuple[tuple[Any, ...], int, bool, bool, bool]:
     names = [column.name for column in plan.columns]
     children = tuple(_column(column) for column in plan.columns)
     root = (int(Core.STRUCT), 0, "", "", children, False)
     identity = names.index(ID_FIELD) if ID_FIELD in names else -1
-    return root, identity, plan.strict, plan.on_mismatch == "null"
+    return root, identity, plan.strict, plan.on_mismatch == "null", plan.is_guess
 
 
 def _arrays(columns: Sequence[Any], plan: DecodePlan) -> list[pa.Array]:

@@ -212,7 +212,12 @@ def decode(entries: Entries, plan: DecodePlan) -> list[pa.Array]:
     values: list[list[Any]] = [[] for _ in names]
     columns = list(zip(names, converters, values, strict=True))
     for index in range(len(entries)):
-        fields = _fields(document_pairs(entries, index))
+        pairs = document_pairs(entries, index)
+        if plan.is_guess:
+            pairs = tuple(pair for pair in pairs if pair[0] != ID_FIELD)
+        fields = _fields(pairs)
+        if plan.is_guess and len(fields) < len(pairs):
+            raise mismatch_error(entries.id(index), "", "each key once", "one twice")
         fields[ID_FIELD] = entries.id(index)
         if known is not None and not known.issuperset(fields):
             unknown = next(name for name in fields if name not in known)
@@ -278,6 +283,8 @@ def _converter(column: ColumnPlan, plan: DecodePlan, cells: Cells) -> _Converter
         convert = _map_converter(column, plan, cells)
     elif column.core is Core.TIMESTAMP:
         convert = _timestamp_converter(column)
+    elif column.exact and plan.is_guess and column.core is Core.FLOAT64:
+        convert = _only_float64
     elif column.exact and column.core in _EXACT_SCALARS:
         convert = _EXACT_SCALARS[column.core]
     else:
@@ -328,6 +335,12 @@ def _float64(value: Any) -> Any:
     if kind is int:
         return float(value)
     raise _Mismatch("float64", type_name(value))
+
+
+def _only_float64(value: Any) -> Any:
+    if type(value) is int:
+        raise _Mismatch("float64", type_name(value))
+    return _float64(value)
 
 
 def _exact_float64(value: Any) -> Any:
@@ -421,6 +434,8 @@ def _struct_converter(column: ColumnPlan, plan: DecodePlan, cells: Cells) -> _Co
             raise _Mismatch("struct", type_name(value))
         cells.add(len(children))
         fields = _fields(value)
+        if plan.is_guess and len(fields) < len(value):
+            raise _Mismatch("each key once", "one twice")
         if known is not None and not known.issuperset(fields):
             unknown = next(name for name in fields if name not in known)
             raise _Mismatch("a struct without it", f"the field {unknown!r}")
