@@ -38,9 +38,13 @@ _LADDER = [
     pa.bool_(),
     pa.date32(),
     pa.time32("s"),
+    pa.time64("us"),
+    pa.time64("ns"),
     pa.timestamp("s"),
+    pa.timestamp("us"),
     pa.timestamp("ns"),
     pa.timestamp("s", "UTC"),
+    pa.timestamp("us", "UTC"),
     pa.timestamp("ns", "UTC"),
     pa.string(),
     pa.binary(),
@@ -48,6 +52,18 @@ _LADDER = [
 """Types of columns, in the order in which they are tried."""
 
 _TEXT = _LADDER.index(pa.string())
+_DATE, _TIME = "[0-9]{4}-[0-9]{2}-[0-9]{2}", "[0-9]{2}:[0-9]{2}:[0-9]{2}"
+_SHAPES = {
+    rf"^{_TIME}(\.[0-9]{{1,9}})?$": pa.time64("us"),
+    rf"^{_DATE}[ T]{_TIME}(\.[0-9]{{1,6}})?$": pa.timestamp("us"),
+    rf"^{_DATE}[ T]{_TIME}(\.[0-9]{{1,6}})?Z$": pa.timestamp("us", "UTC"),
+}
+"""Texts of times and moments that Arrow does not infer, since it knows nanoseconds only."""
+
+_HEXADECIMAL = r"^\s*[+-]?0[xX]"
+"""Texts that Arrow reads as integers, although they are codes or addresses as often."""
+
+_SCANNED_BYTES = 16 << 20  # of a file at once
 
 
 def open_csv(source: Source, stream: Any) -> pa.RecordBatchReader:
@@ -101,6 +117,8 @@ class _Kind:
         """Return the first type to try for a column of an inferred type."""
         if pa.types.is_floating(kind):  # perhaps of integers above 2^63-1
             return cls(_LADDER.index(pa.int64()))
+        if pa.types.is_timestamp(kind) and kind.unit == "ns":
+            kind = pa.timestamp("us", kind.tz)
         return cls(_LADDER.index(kind) if kind in _LADDER else _TEXT)
 
     def convert(self, column: pa.Array) -> pa.Array:
@@ -131,6 +149,8 @@ def _types_of(source: Source) -> dict[str, _Kind]:
     for name, column in zip(names, () if first is None else first.columns, strict=False):
         if pa.types.is_floating(column.type) and _has_fraction(column):
             types[name] = _Kind(_LADDER.index(pa.float64()))
+        elif pa.types.is_string(column.type):
+            types[name] = _Kind(_step_of_texts(column))
     if ID_FIELD in types:
         types[ID_FIELD] = _Kind(_TEXT)
     while not _fit(source, types):
@@ -140,7 +160,44 @@ def _types_of(source: Source) -> dict[str, _Kind]:
     reals = [name for name, kind in types.items() if pa.types.is_floating(kind.final)]
     for name in _inexact(source, reals):
         types[name] = _Kind(_TEXT)
+    whole = [name for name, kind in types.items() if pa.types.is_integer(kind.final)]
+    for name in _hexadecimal(source, whole):
+        types[name] = _Kind(_TEXT)
     return types
+
+
+def _step_of_texts(column: pa.Array) -> int:
+    """Return the position in `_LADDER` of the type that all texts of a column have the shape of."""
+    missing = pa.array(sorted(_MISSING_WORDS | {""}), column.type)
+    texts = column.filter(pc.invert(pc.is_in(column, value_set=missing)))
+    for shape, kind in _SHAPES.items():
+        if len(texts) and pc.all(pc.match_substring_regex(texts, shape)).as_py():
+            return _LADDER.index(kind)
+    return _TEXT
+
+
+def _hexadecimal(source: Source, names: list[str]) -> Iterator[str]:
+    """Yield the columns with an integer in hexadecimal digits."""
+    if not names or not _may_have_hexadecimal(source):
+        return
+    found: set[str] = set()
+    with source.open() as stream:
+        for batch in _open(stream, dict.fromkeys(names, pa.string()), names):
+            for name, column in zip(names, batch.columns, strict=True):
+                if pc.any(pc.match_substring_regex(column, _HEXADECIMAL)).as_py():
+                    found.add(name)
+    yield from found
+
+
+def _may_have_hexadecimal(source: Source) -> bool:
+    before = b""
+    with source.open() as stream:
+        while block := stream.read(_SCANNED_BYTES):
+            seen = before + block
+            if b"0x" in seen or b"0X" in seen:
+                return True
+            before = block[-1:]
+    return False
 
 
 def _has_fraction(column: pa.Array) -> bool:

@@ -749,3 +749,39 @@ def test_a_built_in_name_stays_what_it_is(tmp_path: Path, monkeypatch: pytest.Mo
     path.write_text('{"n": 1}\n')
     copy(path, tmp_path / "a.godb")
     assert godb_arrow.read_table(tmp_path / "a.godb")["n"].to_pylist() == [1]
+
+
+YEARS_1_AND_9999 = [1, None, -62_135_596_800_000_000, 253_402_300_799_999_999]
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        pa.array(YEARS_1_AND_9999, pa.timestamp("us")),
+        pa.array(YEARS_1_AND_9999, pa.timestamp("us", "UTC")),
+        pa.array([1, None, 0], pa.timestamp("ns")),
+        pa.array([1, None, 3_600_000_001], pa.time64("us")),
+        pa.array([1, None, 3_600_000_000_000], pa.time64("ns")),
+        pa.array([1, None, 0], pa.time32("s")),
+        pa.array(["0x10", None, "0X1f"]),
+        pa.array(["10:00:00.5", None, "later"]),
+        pa.array(["99:00:00.5", None, "2020-13-01 00:00:00.5"]),
+    ],
+    ids=lambda column: f"{column.type} {column.is_valid().to_pylist()[1:]}",
+)
+def test_times_moments_and_codes_come_back_from_csv(tmp_path: Path, column: pa.Array) -> None:
+    path, back = tmp_path / "a.csv", tmp_path / "b.godb"
+    copy(pa.table({"x": column, "n": range(len(column))}), path, progress=False)
+    copy(path, back, progress=False)
+    found = godb_arrow.read_table(back)["x"].combine_chunks()
+    assert found.equals(column)
+
+
+def test_hexadecimal_codes_of_a_csv_stay_text_wherever_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("godb_arrow.connectors.etl.csv._SCANNED_BYTES", 3)
+    (tmp_path / "a.csv").write_text("code,n\n" + "1,7\n" * 9 + "0x1F,7\n")
+    copy(tmp_path / "a.csv", tmp_path / "a.godb", progress=False)
+    found = godb_arrow.read_table(tmp_path / "a.godb")
+    assert found["code"].to_pylist() == ["1"] * 9 + ["0x1F"] and found["n"].to_pylist() == [7] * 10
