@@ -278,7 +278,7 @@ def read_record(stream: BinaryIO, segment: Segment, left: int, number: int | Non
     payload = stream.read(extent - len(head))
     if len(head) + len(payload) < extent or digest_of(segment, head, payload) != head[-8:]:
         return None
-    return _unpacked(segment, actual, payload[:length])
+    return _unpacked(segment, actual, memoryview(payload)[:length])
 
 
 def digest_of(segment: Segment, head: bytes, payload: bytes) -> bytes:
@@ -288,7 +288,7 @@ def digest_of(segment: Segment, head: bytes, payload: bytes) -> bytes:
     return digest.intdigest().to_bytes(8, "little")
 
 
-def _unpacked(segment: Segment, number: int, payload: bytes) -> Record:
+def _unpacked(segment: Segment, number: int, payload: memoryview) -> Record:
     try:
         (meta_size,) = META_SIZE.unpack_from(payload)
         at = META_SIZE.size + meta_size
@@ -302,7 +302,7 @@ def _unpacked(segment: Segment, number: int, payload: bytes) -> Record:
         for part_size in meta.pop("parts"):
             if not 0 <= part_size <= len(payload) - at:
                 raise ValueError(f"a part has {part_size} bytes")
-            parts.append(payload[at : at + part_size])
+            parts.append(bytes(payload[at : at + part_size]))
             at += part_size
         record = Record(number, meta, parts, segment.run)
         if record.last < number:

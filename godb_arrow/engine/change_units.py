@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Literal
 
 import numpy as np
@@ -101,11 +102,12 @@ class RecordReader:
         if op == "write":
             return _written(meta["c"], record, "t" in meta) if self._has(meta["c"]) else None
         if op == TRANSACTION:
-            rows: list[Row] = []
-            for part in record.of_collections():
-                if self._has(part.meta["c"]):
-                    rows += _written(part.meta["c"], part, "t" in meta)
-            return rows or None
+            rows = [
+                _written(part.meta["c"], part, "t" in meta)
+                for part in record.of_collections()
+                if self._has(part.meta["c"])
+            ]
+            return chain.from_iterable(rows) if rows else None
         if op == UNLISTED:
             return self._unlisted(record) if self._has(meta["c"]) else None
         if op == "drop":
@@ -163,22 +165,24 @@ def net_rows(name: str, compared: Iterator[tuple[str, bytes | None, bool]]) -> I
             yield "update" if existed else "insert", name, identity, document, None
 
 
-def _written(name: str, record: Record, is_labelled: bool) -> list[Row]:
-    """Return the changes of documents in a record of one collection."""
+def _written(name: str, record: Record, is_labelled: bool) -> Iterator[Row]:
+    """Return the changes of documents in a record of one collection, which is checked first."""
     meta = record.meta
-    rows: list[Row] = []
     flags = _flags(meta, is_labelled)
-    at = 0
-    for count, part in zip(meta["k"], record.parts, strict=True):
-        if not count:
-            continue
-        entries = scan(part, count)
-        for index, identity in enumerate(entries.ids()):
-            operation = flags(at)
-            rows.append((operation, name, identity, entries.document(index), None))
-            at += 1
-    rows += [("delete", name, identity, None, None) for identity in meta.get("d") or ()]
-    return rows
+    parts = zip(meta["k"], record.parts, strict=True)
+    runs = [scan(part, count) for count, part in parts if count]
+    operations = [flags(at) for at in range(sum(map(len, runs)))]
+    deleted: list[str] = meta.get("d") or []
+    documents = (
+        (identity, run.document(index)) for run in runs for index, identity in enumerate(run.ids())
+    )
+    return chain(
+        (
+            (operation, name, identity, document, None)
+            for operation, (identity, document) in zip(operations, documents, strict=True)
+        ),
+        (("delete", name, identity, None, None) for identity in deleted),
+    )
 
 
 def _flags(meta: dict[str, Any], is_labelled: bool) -> Callable[[int], Operation]:

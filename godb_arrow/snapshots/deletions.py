@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from copy import copy
 from itertools import islice
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,52 +15,40 @@ from godb_arrow.codec.entries import NO_ROWS, Rows
 from godb_arrow.documents.ids import pack_ids, texts_of
 from godb_arrow.snapshots.base import Base
 
-__all__ = ["IDS_AT_ONCE", "DeletedIds", "IdRows", "joined", "rows_among"]
+__all__ = ["IDS_AT_ONCE", "DeletedIds", "IdRows", "IdSet", "joined", "rows_among"]
 
 
 IDS_AT_ONCE = 8_192
 """Ids that are Python objects at the same time."""
 
 
-class DeletedIds(Collection[str]):
-    """Ids of saved documents that were deleted together, and their rows.
-
-    No other change of the overlay had the ids before. Therefore any other version of an id is a
-    later one.
+class IdSet(Collection[str]):
+    """Ids in the order in which they were given, with a search by hash.
 
     Parameters
     ----------
     ids : pyarrow.BinaryArray
-        The ids, each once.
-    rows : array of int64
-        Rows of the documents in the base, in any order.
-
-    Attributes
-    ----------
-    rows : array of int64
-        The rows.
+        The ids.
 
     Examples
     --------
-    >>> deleted = DeletedIds(pa.array([b"x", b"7"]), np.array([4, 2]))
-    >>> "7" in deleted, "8" in deleted, len(deleted)
-    (True, False, 2)
+    >>> ids = IdSet(pa.array([b"x", b"7"]))
+    >>> "7" in ids, "8" in ids, len(ids), [*ids.places(["y", "x"])]
+    (True, False, 2, [(1, 0)])
     """
 
-    __slots__ = ("_hashes", "_ids", "_order", "rows")
+    __slots__ = ("_hashes", "_ids", "_order")
 
-    def __init__(self, ids: pa.Array, rows: Rows) -> None:
+    def __init__(self, ids: pa.Array) -> None:
         hashes, places = codec.sort_hashes(codec.survey_ids(ids)[0])
         self._hashes: npt.NDArray[np.uint64] = np.frombuffer(hashes, np.uint64)
         self._order = np.frombuffer(places, np.uint64).astype(np.uint32)
         self._ids = ids
-        self.rows = rows
 
     @property
     def nbytes(self) -> int:
-        """Size of the ids and rows in bytes."""
-        arrays = self._hashes, self._order, self._ids, self.rows
-        return sum(int(array.nbytes) for array in arrays)
+        """Size of the ids in bytes."""
+        return int(self._hashes.nbytes + self._order.nbytes + self._ids.nbytes)
 
     @property
     def packed(self) -> pa.Array:
@@ -78,26 +65,64 @@ class DeletedIds(Collection[str]):
     def __contains__(self, identity: object) -> bool:
         assert isinstance(identity, str)
         wanted = np.uint64(codec.hash_id(identity))
-        return self._has(identity, wanted, int(self._hashes.searchsorted(wanted)))
+        near = self._places_of(identity, wanted, int(self._hashes.searchsorted(wanted)))
+        return next(near, None) is not None
 
-    def _has(self, identity: str, wanted: np.uint64, at: int) -> bool:
+    def _places_of(self, identity: str, wanted: np.uint64, at: int) -> Iterator[int]:
         raw = identity.encode("utf-8", "surrogateescape")
         while at < len(self._hashes) and self._hashes[at] == wanted:
-            if self._ids[int(self._order[at])].as_py() == raw:
-                return True
+            place = int(self._order[at])
+            if self._ids[place].as_py() == raw:
+                yield place
             at += 1
-        return False
 
-    def among(self, ids: Mapping[str, Any]) -> Iterator[str]:
-        """Yield those ids of a mapping that were deleted."""
+    def places(self, ids: Sequence[str]) -> Iterator[tuple[int, int]]:
+        """Yield the index of each of some ids that the set has, and its place in the set."""
+        if not len(self):
+            return
+        wanted = np.fromiter(map(codec.hash_id, ids), np.uint64, len(ids))
+        found = self._hashes.searchsorted(wanted)
+        is_near = self._hashes[np.minimum(found, len(self) - 1)] == wanted
+        for index in np.flatnonzero(is_near).tolist():
+            for place in self._places_of(ids[index], wanted[index], int(found[index])):
+                yield index, place
+
+    def among(self, ids: Iterable[str]) -> Iterator[str]:
+        """Yield those of some ids that the set has."""
         left = iter(ids)
         while some := [*islice(left, IDS_AT_ONCE)]:
-            wanted = np.fromiter(map(codec.hash_id, some), np.uint64, len(some))
-            places = self._hashes.searchsorted(wanted)
-            is_near = self._hashes[np.minimum(places, len(self._hashes) - 1)] == wanted
-            for index in np.flatnonzero(is_near).tolist():
-                if self._has(some[index], wanted[index], int(places[index])):
-                    yield some[index]
+            yield from (some[index] for index, _ in self.places(some))
+
+
+class DeletedIds(IdSet):
+    """Ids of saved documents that were deleted together, and their rows.
+
+    No other change of the overlay had the ids before. Therefore any other version of an id is a
+    later one.
+
+    Parameters
+    ----------
+    ids : pyarrow.BinaryArray
+        The ids, each once.
+    rows : array of int64
+        Rows of the documents in the base, in any order.
+
+    Attributes
+    ----------
+    rows : array of int64
+        The rows.
+    """
+
+    __slots__ = ("rows",)
+
+    def __init__(self, ids: pa.Array, rows: Rows) -> None:
+        super().__init__(ids)
+        self.rows = rows
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the ids and rows in bytes."""
+        return super().nbytes + self.rows.nbytes
 
     def with_rows(self, rows: Rows) -> DeletedIds:
         """Return the same ids with rows of another base."""

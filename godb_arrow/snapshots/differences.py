@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import compress
 
 import numpy as np
+import pyarrow as pa
 import xxhash
 
 from godb_arrow.codec.entries import Rows
+from godb_arrow.documents.ids import pack_ids
+from godb_arrow.memory.limit import Counted, Memory
+from godb_arrow.snapshots.deletions import IDS_AT_ONCE, IdSet
 from godb_arrow.snapshots.manifest import Part
 from godb_arrow.snapshots.parted_base import PartedBase
 from godb_arrow.snapshots.snapshot import Snapshot
@@ -15,6 +20,9 @@ from godb_arrow.snapshots.snapshot import Snapshot
 __all__ = ["differences"]
 
 _Key = tuple[int, int, int]
+_COMPARED_AT_ONCE = 1_024  # documents
+_COMPARED_BYTES = 1 << 20
+_DIGEST_BYTES = 16
 
 
 def differences(
@@ -22,7 +30,8 @@ def differences(
 ) -> Iterator[tuple[str, bytes | None, bool]]:
     """Yield the documents that were inserted, changed or deleted.
 
-    Only parts that differ are read. The ids of their former documents are in memory meanwhile.
+    Only parts that differ are read. The ids of their former documents are in memory meanwhile, with
+    a digest of each document.
 
     Parameters
     ----------
@@ -39,17 +48,62 @@ def differences(
     assert isinstance(after.base, PartedBase)
     now = _live(after.base, after.superseded_rows())
     then: dict[_Key, tuple[int, Rows]] = {}
-    former: dict[str, bytes] = {}
     if before is not None:
         then = _live(before, before.deleted)
-        for run, index in before.entries_at(_other(then, now)):
-            former[run.id(index)] = xxhash.xxh3_128_digest(run.document(index))
-    for identity, document in _documents(after, _other(now, then)):
-        digest = former.pop(identity, None)
-        if digest is None or digest != xxhash.xxh3_128_digest(document):
-            yield identity, document, digest is not None
-    for identity in former:
+    former = _Former(before, _other(then, now), after.base.memory)
+    for some in _blocks(_documents(after, _other(now, then))):
+        digests = former.take([identity for identity, _ in some])
+        for (identity, document), digest in zip(some, digests, strict=True):
+            if digest is None or digest != xxhash.xxh3_128_digest(document):
+                yield identity, document, digest is not None
+    for identity in former.left():
         yield identity, None, True
+
+
+class _Former:
+    """Ids and digests of former documents."""
+
+    def __init__(self, base: PartedBase | None, rows: Rows, memory: Memory) -> None:
+        ids, self._digests = [], bytearray()
+        waiting: list[str] = []
+        for run, index in () if base is None else base.entries_at(rows):
+            waiting.append(run.id(index))
+            self._digests += xxhash.xxh3_128_digest(run.document(index))
+            if len(waiting) == IDS_AT_ONCE:
+                ids.append(pack_ids(waiting))
+                waiting = []
+        ids.append(pack_ids(waiting))
+        self._ids = IdSet(pa.chunked_array(ids).combine_chunks())
+        self._is_left = np.ones(len(self._ids), bool)
+        size = self._ids.nbytes + len(self._digests) + self._is_left.nbytes
+        self._counted = Counted(memory, streams=size)
+
+    def take(self, ids: Sequence[str]) -> list[bytes | None]:
+        """Return the digests of some documents, which are then no longer left."""
+        digests: list[bytes | None] = [None] * len(ids)
+        for index, place in self._ids.places(ids):
+            first = _DIGEST_BYTES * place
+            digests[index] = bytes(self._digests[first : first + _DIGEST_BYTES])
+            self._is_left[place] = False
+        return digests
+
+    def left(self) -> Iterator[str]:
+        """Yield the ids of the documents that are left, in their order."""
+        return compress(self._ids, self._is_left)
+
+
+def _blocks(documents: Iterator[tuple[str, bytes]]) -> Iterator[list[tuple[str, bytes]]]:
+    """Yield documents, some at a time."""
+    block: list[tuple[str, bytes]] = []
+    size = 0
+    for identity, document in documents:
+        block.append((identity, document))
+        size += len(document)
+        if len(block) >= _COMPARED_AT_ONCE or size >= _COMPARED_BYTES:
+            yield block
+            block, size = [], 0
+    if block:
+        yield block
 
 
 def _documents(after: Snapshot, rows: Rows) -> Iterator[tuple[str, bytes]]:

@@ -11,7 +11,7 @@ import pytest
 
 from godb_arrow.documents.ids import pack_ids, texts_of
 from godb_arrow.snapshots import deletions
-from godb_arrow.snapshots.deletions import DeletedIds, joined
+from godb_arrow.snapshots.deletions import DeletedIds, IdSet, joined
 
 ODD = ["", "ü", "1", "01", "x" * 300, b"\xff\xfe".decode("utf-8", "surrogateescape"), "\0"]
 
@@ -41,9 +41,10 @@ def test_searches_find_the_ids_and_no_others(seed: int, monkeypatch: pytest.Monk
 
 
 def test_equal_hashes_are_told_apart() -> None:
-    deleted = DeletedIds(pack_ids(["a", "b", "c"]), np.arange(3))
-    deleted._hashes = np.full(3, deleted._hashes[0])
-    assert [deleted._has(one, deleted._hashes[0], 0) for one in "abcd"] == [True, True, True, False]
+    ids = IdSet(pack_ids(["a", "b", "a", "c"]))
+    ids._hashes = np.full(4, ids._hashes[0])
+    found = [[*ids._places_of(one, ids._hashes[0], 0)] for one in "abcd"]
+    assert [sorted(places) for places in found] == [[0, 2], [1], [3], []]
 
 
 def test_an_id_takes_few_bytes() -> None:
