@@ -88,7 +88,7 @@ class IdSet(Collection[str]):
                 yield index, place
 
     def among(self, ids: Iterable[str]) -> Iterator[str]:
-        """Yield those of some ids that the set has."""
+        """Yield the given ids that the set has."""
         left = iter(ids)
         while some := [*islice(left, IDS_AT_ONCE)]:
             yield from (some[index] for index, _ in self.places(some))

@@ -9,17 +9,26 @@ from __future__ import annotations
 
 import threading
 import time
+from array import array
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 
 from godb_arrow.errors import SourceNotFound
-from godb_arrow.snapshots.manifest import Manifest, manifest_name, read_manifest, versions_in
+from godb_arrow.snapshots.manifest import (
+    Manifest,
+    Part,
+    manifest_name,
+    read_manifest,
+    versions_in,
+)
 from godb_arrow.storage.folder import Folder
+from godb_arrow.storage.inside import number_in
 
 __all__ = ["Sweeper", "files_of"]
 
+_SUFFIXES = ".godb", ".ids"
 _MIN_SWEEPS = 256  # number of sweeps between two listings of a folder
 
 
@@ -29,13 +38,14 @@ class _Version:
 
     number: int
     created: float
-    files: frozenset[str]
+    parts: array[int]  # their numbers: names of all files of all versions would take megabytes
     tagged: frozenset[int]  # versions with a tag
 
     @classmethod
     def of(cls, manifest: Manifest) -> _Version:
         tagged = frozenset(manifest.tags.values())
-        return cls(manifest.version, manifest.created, files_of(manifest), tagged)
+        parts = array("Q", (part.number for part in manifest.parts))
+        return cls(manifest.version, manifest.created, parts, tagged)
 
 
 class Sweeper:
@@ -60,7 +70,7 @@ class Sweeper:
         self._lock = threading.Lock()
         self._sweeps_left = 0  # until the folder is listed again
         self._versions: deque[_Version] = deque()  # in order
-        self._uses: Counter[str] = Counter()  # number of versions that name each file
+        self._uses: Counter[int] = Counter()  # number of versions that have each part
         self._unused: dict[str, None] = {}  # files to remove, which no version names
         self._young: deque[tuple[float, str]] = deque()  # unused files that are too new, by age
 
@@ -81,7 +91,12 @@ class Sweeper:
 
     def _add(self, version: _Version) -> None:
         self._versions.append(version)
-        self._uses.update(version.files)
+        self._uses.update(version.parts)
+
+    def _is_used(self, name: str) -> bool:
+        """Return whether a version names a file."""
+        numbers = (number_in(name, suffix) for suffix in _SUFFIXES)
+        return any(number in self._uses for number in numbers if number is not None)
 
     def sweep(self, keep: int, grace: float, pinned: Collection[str]) -> int:
         """Remove superseded manifests, and files that no manifest and no reader needs.
@@ -123,7 +138,7 @@ class Sweeper:
         self._unused.clear()
         young = []
         for name in names:
-            if name not in self._uses and not name.endswith(".manifest"):
+            if not self._is_used(name) and not name.endswith(".manifest"):
                 with suppress(SourceNotFound):
                     young.append((self._folder.modified(name), name))
         self._young = deque(sorted(young))
@@ -140,18 +155,19 @@ class Sweeper:
                 continue
             self._folder.remove(manifest_name(version.number))
             removed += 1
-            self._release(version.files)
+            self._release(version.parts)
         self._versions.extendleft(reversed(kept))
         if removed:  # A manifest must never exist without its files.
             self._folder.sync()
         return removed
 
-    def _release(self, files: Iterable[str]) -> None:
-        for name in files:
-            self._uses[name] -= 1
-            if not self._uses[name]:
-                del self._uses[name]
-                self._unused[name] = None
+    def _release(self, parts: Iterable[int]) -> None:
+        for number in parts:
+            self._uses[number] -= 1
+            if not self._uses[number]:
+                del self._uses[number]
+                part = Part(number, 0, 0, 0)
+                self._unused |= dict.fromkeys((part.file, part.ids_file))
 
     def _remove_files(self, since: float, pinned: Collection[str]) -> int:
         while self._young and self._young[0][0] <= since:
@@ -161,7 +177,7 @@ class Sweeper:
                     self._unused[name] = None
         removed = 0
         for name in [unused for unused in self._unused if unused not in pinned]:
-            if name not in self._uses:  # An earlier version may have been restored.
+            if not self._is_used(name):  # An earlier version may have been restored.
                 with suppress(SourceNotFound):
                     self._folder.remove(name)
                     removed += 1

@@ -466,6 +466,25 @@ def test_former_manifests_do_not_stay_in_memory(tmp_path: Path) -> None:
         assert len(manifests) == 1
 
 
+def test_versions_that_stay_take_a_few_bytes_for_each_part(tmp_path: Path) -> None:
+    with StorageEngine(tmp_path, part_size="32KiB") as engine:
+        collection = engine.create_collection("c")
+        collection.insert_many([{"n": n, "text": "x" * 500} for n in range(5000)])
+        engine.save()
+        tracemalloc.start()
+        try:
+            for _ in range(10):
+                collection.insert({"n": -1})
+                engine.save()
+            traces = tracemalloc.take_snapshot().traces
+        finally:
+            tracemalloc.stop()
+        parts = engine.versions("c")[-1].parts
+        kept = [one.size for one in traces if one.traceback[0].filename.endswith("sweep.py")]
+        assert parts > 70
+        assert sum(kept) < 10 * parts * 16
+
+
 def test_a_file_of_unknown_size_is_read_in_small_steps() -> None:
     class Stream(io.BytesIO):
         def read(self, size: int | None = -1, /) -> bytes:
