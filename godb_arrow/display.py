@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -65,7 +64,7 @@ class Table:
         """Return the table as HTML."""
         parts = ["<table>"]
         if self._caption:
-            parts.append(f"<caption>{html.escape(self._caption)}</caption>")
+            parts.append(f"<caption>{_escaped(self._caption)}</caption>")
         parts.append(_row("th", self._heads))
         parts += [_row("td", row) for row in self._rows]
         return "".join([*parts, "</table>"])
@@ -103,7 +102,13 @@ class TableList(list[Item]):
 
 def _row(kind: str, cells: Sequence[str]) -> str:
     style = ' style="text-align:left"'
-    return f"<tr>{''.join(f'<{kind}{style}>{html.escape(cell)}</{kind}>' for cell in cells)}</tr>"
+    return f"<tr>{''.join(f'<{kind}{style}>{_escaped(cell)}</{kind}>' for cell in cells)}</tr>"
+
+
+def _escaped(text: str) -> str:
+    import html
+
+    return html.escape(text)
 
 
 def kind_of(value: object) -> str:

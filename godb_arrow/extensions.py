@@ -7,7 +7,6 @@ name. ``docs/extension_points.md`` has an example for each group.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -88,6 +87,8 @@ def unknown_name(option: str, value: object, known: Iterable[str]) -> InvalidOpt
     compression is 'zst'; did you mean 'zstd'? use one of lz4, zstd
     """
     names = list(known)
+    import difflib
+
     near = difflib.get_close_matches(str(value).lower(), names, 1)
     advice = f"did you mean {near[0]!r}? " if near else ""
     return InvalidOption(f"{option} is {value!r}", advice=f"{advice}use one of {', '.join(names)}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Callable, Iterable
 from functools import wraps
@@ -91,6 +90,8 @@ def _unknown_keyword(function: Callable[..., Any], given: Iterable[str]) -> str 
     unknown = next((name for name in given if name not in known), None)
     if unknown is None:
         return None
+    import difflib
+
     translated = _IN_OTHER_LIBRARIES.get(unknown)
     near = [translated] if translated in known else []
     near = near or difflib.get_close_matches(unknown, known, 1, _MIN_SIMILARITY)

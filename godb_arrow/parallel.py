@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Any, Generic, TypeVar
 
@@ -68,9 +67,11 @@ def ordered_map(
     return OrderedMap(_Work(function, items, threads, ahead, may_wait))
 
 
-@dataclass(frozen=True, slots=True)
 class _Failed:
-    error: BaseException
+    """Error in place of a result."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
 
 
 class OrderedMap(Iterator[_Result]):

@@ -39,6 +39,9 @@ _MODULES = {
 """Modules of the commands, which are imported when the command is used."""
 
 
+_CONVERSIONS = frozenset({"check", "convert", "files"})
+"""Modules of commands that go through a file once, and end."""
+
 # No command uses linear algebra, for which NumPy would start threads.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 # Imports leave no garbage, for which Python would search often, and at the end in all objects.
@@ -57,6 +60,8 @@ class _Group(click.Group):
         """Return a command by its name, or None."""
         if name in _MODULES:
             importlib.import_module(f"godb_arrow.cli.{_MODULES[name]}")
+            if _MODULES[name] in _CONVERSIONS:
+                importlib.import_module("godb_arrow.codec").keep_freed_memory()
         return super().get_command(context, name)
 
 

@@ -90,6 +90,7 @@ ids_ascend = _chosen.ids_ascend
 infer = _chosen.infer
 infer_with_bounds = _chosen.infer_with_bounds
 json_lines = _chosen.json_lines
+keep_freed_memory = _chosen.keep_freed_memory
 measure = _chosen.measure
 plain_filter = _chosen.plain_filter
 load_found = _chosen.load_found
@@ -161,6 +162,7 @@ __all__ = [
     "infer",
     "infer_with_bounds",
     "json_lines",
+    "keep_freed_memory",
     "load",
     "load_documents",
     "load_found",

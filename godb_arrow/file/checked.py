@@ -11,7 +11,6 @@ are remembered while the file is unchanged.
 
 from __future__ import annotations
 
-import secrets
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -86,4 +85,8 @@ def chosen_pieces(
     """
     if sum(sizes) <= EXACT_BYTES:
         return list(pieces)
-    return [] if is_sampled else [secrets.choice(pieces)]
+    if is_sampled:
+        return []
+    import secrets
+
+    return [secrets.choice(pieces)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping, Sequence
 
 import pyarrow as pa
@@ -116,6 +115,8 @@ def unknown_field(schema: pa.Schema, name: str) -> FieldNotFound:
             advice="check the name, or give schema= with this field and its type",
         )
     known = paths_of(schema)
+    import difflib
+
     close = difflib.get_close_matches(name, known, n=3)
     shown = ", ".join(map(repr, close)) if close else shown_names(known)
     return FieldNotFound(

@@ -68,7 +68,6 @@ The field ``_id`` is the document id, which is a string: ``{"_id": 1}`` stands f
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Callable, Iterable, Mapping
 from decimal import Decimal
@@ -253,6 +252,8 @@ def _operator(name: str, operand: Any, place: _Place) -> Condition:
 
 
 def _unknown(name: str, known: Iterable[str], where: str, hint: str = "") -> InvalidFilter:
+    import difflib
+
     near = difflib.get_close_matches(name, known, n=1)
     advice = f"did you mean {near[0]}? " if near else ""
     return InvalidFilter(
@@ -316,6 +317,8 @@ def _type(operand: Any, place: _Place) -> Condition:
     for name in [operand] if isinstance(operand, str) else _values("$type", operand, place):
         found = _TYPES.get(_SCHEMA_TYPES.get(name, name)) if isinstance(name, str) else None
         if found is None:
+            import difflib
+
             near = difflib.get_close_matches(str(name), _TYPES, n=1)
             hint = f"did you mean {near[0]}? " if near else ""
             raise InvalidFilter(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Callable
 
@@ -60,5 +59,7 @@ def nearest_path(
         is_there = name in open_folder(similar).names()
         return whole if is_there and is_wanted(whole) else nearest_path(whole, is_wanted, 1)
     others = [other for other in names if other != name]
+    import difflib
+
     similar_names = difflib.get_close_matches(name, others, 5, _MIN_SIMILARITY)
     return next((prefix + other for other in similar_names if is_wanted(prefix + other)), None)

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import datetime as dt
-import hashlib
 import io
 import os
-import tempfile
 import threading
 import weakref
 from collections.abc import Iterator
@@ -307,6 +305,8 @@ def _code(error: BaseException | None) -> str | None:
 
 
 def _md5(path: str) -> str:
+    import hashlib
+
     with open(path, "rb") as file:
         return hashlib.file_digest(
             file,
@@ -372,6 +372,8 @@ class LocalCopy:
 
     def _local(self) -> int:
         if self._descriptor is None:
+            import tempfile
+
             descriptor, path = tempfile.mkstemp(prefix="godb-arrow-")
             closing = weakref.finalize(self, os.close, descriptor)
             try:

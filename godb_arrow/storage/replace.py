@@ -5,9 +5,7 @@ from __future__ import annotations
 import io
 import os
 import re
-import secrets
 import stat
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
@@ -31,7 +29,7 @@ _TEMPORARY = re.compile(r"\.godb-arrow-([0-9]{8,}|[0-9a-f]{16})\.tmp")
 
 def temporary_name() -> str:
     """Return a new name for a file that is being written."""
-    return f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}{TEMPORARY_SUFFIX}"
+    return f"{TEMPORARY_PREFIX}{os.urandom(8).hex()}{TEMPORARY_SUFFIX}"
 
 
 def is_temporary(name: str) -> bool:
@@ -102,6 +100,8 @@ def replace_file(
             with _replace_local(path, expected, access or UNLIMITED, inside) as stream:
                 yield stream
         else:
+            import tempfile
+
             with tempfile.NamedTemporaryFile(prefix="godb-arrow-") as temporary:
                 yield cast(BinaryIO, temporary)
                 temporary.flush()

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import shutil
-import tempfile
 import threading
 import weakref
 from collections.abc import Iterator
@@ -84,7 +82,8 @@ class Source:
         else:
             copy = cast(BinaryIO, spool())
             with storage_errors("read", self.name):
-                shutil.copyfileobj(file, copy, 1 << 20)
+                for piece in iter(lambda: file.read(1 << 20), b""):
+                    copy.write(piece)
             self._file, self._lock = copy, threading.Lock()
             weakref.finalize(self, copy.close)
 
@@ -388,4 +387,6 @@ def resolve(name: str) -> tuple[RemoteStore | None, str]:
 
 def spool() -> IO[bytes]:
     """Open a temporary file, which stays in memory while it is small."""
+    import tempfile
+
     return tempfile.SpooledTemporaryFile(max_size=_SPOOL_BYTES_IN_MEMORY)

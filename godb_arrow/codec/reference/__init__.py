@@ -97,6 +97,7 @@ __all__ = [
     "infer",
     "infer_with_bounds",
     "json_lines",
+    "keep_freed_memory",
     "load",
     "load_documents",
     "load_found",
@@ -123,3 +124,7 @@ __all__ = [
 ]
 
 BACKEND = "reference"
+
+
+def keep_freed_memory() -> None:
+    """Do nothing: the reference codec has no pieces in memory of its own."""
