@@ -30,7 +30,7 @@ def leaf(rng: random.Random) -> Any:
                                   rng.choice([0, 0, 1000, 1_000_000, 999_999_999])),
         lambda: msgpack.Timestamp(rng.randrange(2**32), 0), lambda: None,
         lambda: msgpack.Timestamp(rng.choice([-1, -(2**35), 2**35]), rng.randrange(10**9)),
-        lambda: msgpack.ExtType(5, b"1234"),
+        lambda: msgpack.ExtType(5, b"1234"), lambda: msgpack.ExtType(127, b"12"),
     ])  # fmt: skip
 
 

@@ -51,6 +51,7 @@ class Decoder : public ValueDecoder {
     static constexpr size_t kBlock = 512;  // max documents of a block
     static constexpr ptrdiff_t kBlockBytes = 64 << 10;  // with more, a block has no further document
     static constexpr ptrdiff_t kMargin = 64;  // bytes that can be read after each document of a block
+    static constexpr size_t kDisorder = 4;  // structs in another order, after which none is expected
     static constexpr size_t kElements = 1024;  // elements of lists that are decoded together
 
     // Documents and the places of their fields. Without places, these are found block by block.
@@ -389,7 +390,7 @@ class Decoder : public ValueDecoder {
         uint8_t present[kElements];
         const size_t width = column.children.size(), count = last - first;
         std::vector<uint32_t> places(count * width);
-        size_t i = 0;
+        size_t i = 0, disorder = 0;
         for (; i < count; ++i) {
             const uint8_t* const p = at(first + i);
             uint32_t* const here = places.data() + i * width;
@@ -400,7 +401,11 @@ class Decoder : public ValueDecoder {
             }
             const Head head = container_head(p);
             if (head.token != Token::Map) break;
-            if (!finder->find(head.size, head.body, limit_, data_, here, strict_)) break;
+            if (disorder > kDisorder ||
+                !finder->find_in_order(head.size, head.body, limit_, data_, here)) {
+                ++disorder;
+                if (!finder->find(head.size, head.body, limit_, data_, here, strict_)) break;
+            }
             if (!has_room_for(width)) return fits = false;
         }
         if (std::find(present, present + i, 1) == present + i) {

@@ -73,6 +73,7 @@ class FieldFinder {
             std::memcpy(entry.key + 1, data, name.size());
             entry.words = KeyWords::at(entry.key);
             entry.has_middle = name.size() > 15;
+            entry.size = uint8_t(1 + name.size());
         }
         for (size_t tries = kMaxTries; tries && !usable_; --tries) usable_ = place();
     }
@@ -107,6 +108,22 @@ class FieldFinder {
         return p;
     }
 
+    // Like find, for a map that has all fields and no others, in their order. Returns null for any
+    // other map.
+    const uint8_t* find_in_order(uint64_t pairs, const uint8_t* p, const uint8_t* end,
+                                 const uint8_t* data, uint32_t* places) const {
+        if (pairs != count_) return nullptr;
+        for (size_t i = 0; i < count_; ++i) {
+            const Entry& entry = entries_[i];
+            if (size_t(end - p) < kLongest || !entry.is_at(p)) return nullptr;
+            p += entry.size;
+            places[i] = uint32_t(p - data);
+            if (const uint8_t size = kScalarSizes.at[*p]) p += size;
+            else if (!(p = after(p, end))) return nullptr;
+        }
+        return size_t(p - data) < kNoPlace ? p : nullptr;
+    }
+
     // Skip any value in a map; null if it is invalid or too deep. Extensions are checked.
     static const uint8_t* after(const uint8_t* p, const uint8_t* end) {
         if (const uint8_t* const next = after_short(p, end)) return next;
@@ -115,6 +132,7 @@ class FieldFinder {
 
   private:
     static constexpr size_t kLongest = 80;  // bytes of a short key and of a scalar, and some more
+    static constexpr int kMaxContainers = 8;  // that are skipped without counting their levels
     static constexpr size_t kMaxBits = 12;
     static constexpr size_t kMaxTries = 200;
 
@@ -122,20 +140,34 @@ class FieldFinder {
         KeyWords words{1, 0};  // equal to no key
         uint8_t key[KeyWords::kReadable + 8] = {};
         bool has_middle = false;  // whether the words do not hold all of the key
+        uint8_t size = 0;         // bytes of the key with its head
+
+        bool is_at(const uint8_t* p) const {
+            return KeyWords::at(p) == words && (!has_middle || std::memcmp(p, key, size) == 0);
+        }
     };
 
-    // Skip a short container of scalars; null for anything else.
+    // Skip a short extension, or short containers of scalars; null for anything else.
     static const uint8_t* after_short(const uint8_t* p, const uint8_t* end) {
-        constexpr ptrdiff_t longest = 30 * 34;
-        if (end - p < longest || (*p & 0xe0) != 0x80) return nullptr;
-        int items = *p & 0x0f;
-        if (!(*p & 0x10)) items *= 2;
-        for (++p; items; --items) {
-            const uint8_t size = kScalarSizes.at[*p];
-            if (!size) return nullptr;
-            p += size;
+        if (const uint8_t size = kValueSizes.at[*p])
+            return p[1] < 0x80 || is_moment(p) ? p + size : nullptr;
+        int containers = kMaxContainers;
+        for (size_t items = 1; items; --items) {
+            if (size_t(end - p) < kLongest) return nullptr;
+            if (const uint8_t size = kScalarSizes.at[*p]) {
+                p += size;
+                continue;
+            }
+            if ((*p & 0xe0) != 0x80 || --containers < 0) return nullptr;
+            items += (*p & 0x10 ? 1u : 2u) * (*p & 0x0f);
+            ++p;
         }
         return p;
+    }
+
+    // Whether an extension of a fixed size is a valid timestamp of four or eight bytes.
+    static bool is_moment(const uint8_t* p) {
+        return p[1] == 0xff && (*p == 0xd6 || (*p == 0xd7 && load64(p + 2) >> 34 < 1000000000));
     }
 
     static bool is_ascii(const uint8_t* p, size_t size) {
@@ -155,7 +187,7 @@ class FieldFinder {
         const Entry& entry = entries_[index];
         const bool equal = entry.words == words;
         if (__builtin_expect(entry.has_middle, 0) && equal &&
-            std::memcmp(p, entry.key, 1 + size_t(*p & 0x1f)) != 0)
+            std::memcmp(p, entry.key, entry.size) != 0)
             return count_;
         return equal ? index : count_;
     }
