@@ -21,11 +21,13 @@ class HashFile:
     """Temporary file of hashes, which is written and read in parts."""
 
     def __init__(self) -> None:
-        self._file: IO[bytes] = spool()
+        self._file: IO[bytes] | None = None
         self._size = 0
 
     def add(self, hashes: bytes) -> int:
         """Append hashes, and return their offset."""
+        if self._file is None:
+            self._file = spool()
         self._file.seek(self._size)
         self._file.write(hashes)
         self._size += len(hashes)
@@ -33,12 +35,15 @@ class HashFile:
 
     def read(self, offset: int, count: int) -> bytes:
         """Return a number of hashes."""
+        if self._file is None:
+            return b""
         self._file.seek(offset)
         return self._file.read(count * _HASH_BYTES)
 
     def close(self) -> None:
         """Delete the file."""
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
 
 
 def has_equal_hash(hashes: Iterator[bytes], count: int) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from typing import IO
 
 import numpy as np
 import pyarrow as pa
@@ -34,13 +35,13 @@ from godb_arrow.parallel import ordered_map
 from godb_arrow.query.schema_join import join_schemas, types_of_replaced
 from godb_arrow.query.statistics import covered, decode_statistics
 from godb_arrow.schema import DocumentSummary, infer_schema, needs_review, reviewed
-from godb_arrow.storage.source import spool
 
 __all__ = ["MANY", "Draft"]
 
 MANY = 1000
 """Number of documents above which statistics are worthwhile."""
 
+_BYTES_IN_MEMORY = 32 << 20  # of parts, before the others are spooled
 _PIECES_AHEAD = 4  # compressed pieces that wait to be hashed and written
 
 
@@ -84,9 +85,10 @@ class Draft:
         self._compression = compression
         self._expected: pa.Schema | None = None  # fields that will probably have statistics
         self._expecting = threading.Lock()
-        self._file = spool()
+        self._file: IO[bytes] | None = None
         self._parts: list[DraftPart] = []
-        self._written = 0
+        self._in_memory = 0  # bytes of parts
+        self._written = 0  # bytes in the file
         self._hashes = HashFile()
         self._all_differ = True  # whether ids cannot repeat, because all were generated
         self._last_id: bytes | None = b""  # of ids that ascend; None if they do not
@@ -106,7 +108,8 @@ class Draft:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
         self._hashes.close()
 
     def add(self, rows: Rows, id_column: str | None, omit_nulls: bool) -> None:
@@ -212,8 +215,16 @@ class Draft:
     def _spooled(self, encoded: Encoded) -> DraftPart:
         chunk = encoded.compressed or Chunk(encoded.chunk, len(encoded.ids), encoded.statistics)
         part = DraftPart.of(chunk, self._compression, self._expected, encoded.summary)
+        stored = chunk.compressed or (chunk.data,)
+        if self._in_memory + part.size <= _BYTES_IN_MEMORY:
+            self._in_memory += part.size
+            return replace(part, raw=b"".join(stored))
+        if self._file is None:
+            import tempfile
+
+            self._file = tempfile.TemporaryFile(prefix="godb-arrow-")  # noqa: SIM115 (closed in __exit__)
         self._file.seek(self._written)
-        for data in chunk.compressed or (chunk.data,):
+        for data in stored:
             self._file.write(data)
         part = replace(part, start=self._written)
         self._written += part.size
@@ -320,6 +331,8 @@ class Draft:
             yield part if part.batch is not None else self._read(part)
 
     def _read(self, part: DraftPart) -> DraftPart:
+        if part.raw or self._file is None:
+            return part
         self._file.seek(part.start)
         return replace(part, raw=self._file.read(part.size))
 

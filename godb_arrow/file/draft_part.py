@@ -32,7 +32,7 @@ class DraftPart:
     start, size : int
         Place of the spooled bytes.
     raw : bytes
-        The spooled bytes, while the part is encoded.
+        The bytes, while they are in memory.
     compression : str or None
         Compression of the spooled bytes; None if they are entries.
     sequences, content_size : int
