@@ -29,11 +29,28 @@ STATE = "godb_arrow_copies"
 
 
 class Documents:
-    """Stored documents with their schema, which are copied to GODB files byte for byte."""
+    """Stored documents with their schema, which are copied to GODB files byte for byte.
 
-    def __init__(self, schema: pa.Schema, runs: Iterator[codec.Entries]) -> None:
+    Parameters
+    ----------
+    schema : pyarrow.Schema
+        Schema of the documents.
+    runs : iterator of Entries
+        The documents, which can be read once.
+    map_entries : callable, optional
+        Function that reads the documents in place of `runs`, and applies another one to them on
+        the threads that load them; see :meth:`StoredCollection.map_entries`.
+    """
+
+    def __init__(
+        self,
+        schema: pa.Schema,
+        runs: Iterator[codec.Entries],
+        map_entries: Callable[[Callable[[codec.Entries], Any]], Iterator[Any]] | None = None,
+    ) -> None:
         self.schema = self.stored_schema = schema
         self._runs = runs
+        self.map_entries = map_entries
 
     def stored_entries(self) -> Iterator[codec.Entries]:
         """Return the documents in runs, which can be read once."""

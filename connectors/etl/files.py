@@ -28,7 +28,7 @@ from godb_arrow.connectors.etl.formats import (
     decompressed_file,
     is_document_format,
 )
-from godb_arrow.documents.json_lines import json_lines, runs_of
+from godb_arrow.documents.json_lines import lines_of
 from godb_arrow.documents.json_source import JsonSource
 from godb_arrow.errors import GodbError, InvalidOption, UnsupportedType, error_context
 from godb_arrow.query.extended_json import document_from_json
@@ -257,7 +257,7 @@ def documents_of(reader: pa.RecordBatchReader) -> Iterator[dict[str, Any]]:
 
 
 def _ndjson(documents: Any) -> Iterator[tuple[bytes, int]]:
-    return json_lines(runs_of(documents))
+    return lines_of(documents)
 
 
 def _as_array(parts: Iterator[tuple[bytes, int]]) -> Iterator[tuple[bytes, int]]:

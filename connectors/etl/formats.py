@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import os
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
@@ -323,7 +322,9 @@ def decompressed(stream: BinaryIO, name: str) -> BinaryIO:
 def decompressed_file(source: Source) -> Iterator[BinaryIO]:
     """Open a temporary file with the content of a compressed text file."""
     with spool() as file, source.open() as stream:
-        shutil.copyfileobj(decompressed(stream, source.name), file, 1 << 20)
+        text = decompressed(stream, source.name)
+        for piece in iter(lambda: text.read(1 << 20), b""):
+            file.write(piece)
         file.seek(0)
         yield cast(BinaryIO, file)
 

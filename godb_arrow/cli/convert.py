@@ -99,7 +99,9 @@ def export(
             progress(counts.get(name), " documents", quiet) as update,
         ):
             if chosen is None and is_document_format(check_format(path, format_)):
-                documents = Documents(handle.stored_schema, handle.stored_entries(filter_))
+                mapped = getattr(handle, "map_entries", None) if filter_ is None else None
+                entries = handle.stored_entries(filter_)
+                documents = Documents(handle.stored_schema, entries, mapped)
                 rows = export_documents(
                     documents, path, format=format_, progress=update, options=options
                 )

@@ -24,7 +24,7 @@ from godb_arrow.cli.options import (
     where_option,
 )
 from godb_arrow.display import printable
-from godb_arrow.documents.json_lines import json_lines, terminal_lines
+from godb_arrow.documents.json_lines import json_lines, lines_of, terminal_lines
 from godb_arrow.engine.places import opened
 from godb_arrow.file.collection import FileCollection
 from godb_arrow.options import ReadKeywords
@@ -174,8 +174,13 @@ def cat(
     """
     out = sys.stdout.buffer
     with opened(file, collection, reading_options(no_hints), None) as handle:
-        runs = handle.stored_entries(parse_conditions(where))
-        for lines, _ in json_lines(runs if limit is None else _first(runs, limit), plain=plain):
+        filter_ = parse_conditions(where)
+        if limit is None and filter_ is None:
+            written = lines_of(handle, plain=plain)
+        else:
+            runs = handle.stored_entries(filter_)
+            written = json_lines(runs if limit is None else _first(runs, limit), plain=plain)
+        for lines, _ in written:
             out.write(terminal_lines(lines))
     out.flush()
 

@@ -17,7 +17,7 @@ from godb_arrow.documents.json_source import JsonSource
 from godb_arrow.documents.rows import rows_of
 from godb_arrow.parallel import ordered_map
 
-__all__ = ["Run", "json_lines", "runs_of", "terminal_lines"]
+__all__ = ["Run", "json_lines", "lines_of", "runs_of", "terminal_lines"]
 
 _CONTROLS = re.compile(
     rb"\x7f|\xc2[\x80-\x9f]|\xd8\x9c|\xe2\x80[\x8e\x8f\xa8-\xae]|\xe2\x81[\xa6-\xa9]"
@@ -84,6 +84,33 @@ def terminal_lines(lines: bytes) -> bytes:
     b'{"name": "\\\\u009b2J"}'
     """
     return _CONTROLS.sub(lambda found: b"\\u%04x" % ord(found[0].decode()), lines)
+
+
+def lines_of(documents: Any, *, plain: bool = False) -> Iterator[tuple[bytes, int]]:
+    """Write documents of any source as NDJSON, on all cores.
+
+    Parameters
+    ----------
+    documents : collection, JsonSource, RecordBatchReader or iterable of dict
+        The documents; see :func:`runs_of`.
+    plain : bool
+        See :func:`godb_arrow.codec.jsontext.to_json_text`.
+
+    Yields
+    ------
+    lines : bytes
+        Lines of a run.
+    count : int
+        Number of documents in the run.
+    """
+
+    def write(entries: codec.Entries) -> tuple[bytes, int]:
+        return codec.json_lines(entries, plain=plain), len(entries)
+
+    map_entries = getattr(documents, "map_entries", None)
+    return (
+        json_lines(runs_of(documents), plain=plain) if map_entries is None else map_entries(write)
+    )
 
 
 def json_lines(runs: Iterator[Run], *, plain: bool = False) -> Iterator[tuple[bytes, int]]:

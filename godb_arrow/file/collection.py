@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 import weakref
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Unpack
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
 import pyarrow as pa
 
@@ -36,6 +36,8 @@ __all__ = ["FileCollection", "open_godb"]
 
 _open_files = idle_files()  # shared by all handles
 _numbers = itertools.count(1)
+
+_Result = TypeVar("_Result")
 
 
 class _HandleFile:
@@ -164,6 +166,10 @@ class FileCollection(Scannable):
     def _entries(self) -> tuple[pa.Schema, Iterator[codec.Entries]]:
         stored = self._stored
         return project(stored.schema(), None, None).schema, stored.entries()
+
+    def map_entries(self, function: Callable[[codec.Entries], _Result]) -> Iterator[_Result]:
+        """Apply a function to the stored documents in short runs, on all cores."""
+        return self._stored.map_entries(function)
 
     def explain(self, filter: Filter | None = None) -> Explanation:
         """Explain how a filter is evaluated, and how much of the file it reads."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -44,7 +45,10 @@ from godb_arrow.storage.source import Location, Source, open_source
 __all__ = ["StoredCollection", "join_summary", "locate"]
 
 
+_Result = TypeVar("_Result")
+
 _SMALL_FILE_BYTES = 256 << 10
+_MAX_MAPPED_BYTES = 4 << 20  # of a run that is worked on as a whole
 _GUESSED_DOCUMENTS = 4096  # whose schema others are expected to have
 _MAX_CACHED_BYTES = 512 << 20
 
@@ -97,6 +101,17 @@ class StoredCollection:
     def entries(self, fields: tuple[str, ...] = ()) -> Iterator[codec.Entries]:
         """Yield the documents in runs, which are read ahead where threads help."""
         return ordered_map(Run.loaded, self.runs(fields), self.ahead())
+
+    def map_entries(self, function: Callable[[codec.Entries], _Result]) -> Iterator[_Result]:
+        """Apply a function to the documents in short runs, and yield the results in order.
+
+        The thread that loads a run works on it, while it is in the cache of the thread's core.
+        """
+        pieces = self.pieces()
+        if pieces is None or pieces.largest > _MAX_MAPPED_BYTES:
+            short = (part for entries in self.entries() for part in entries.split())
+            return ordered_map(function, short, self.threads())
+        return ordered_map(lambda run: function(run.load()), self.runs(), self.threads())
 
     def ahead(self) -> int:
         """Return the number of threads that help with loading runs and nothing else."""

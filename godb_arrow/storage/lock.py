@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import os
-import random
 import re
 import threading
 import time
@@ -108,6 +107,8 @@ def _wait_for(path: str, name: str) -> BinaryIO:
             )
             conflict.operation, conflict.source = "write", name
             raise conflict
+        import random
+
         time.sleep(random.uniform(*_POLL_SECONDS))
 
 

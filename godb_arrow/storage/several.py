@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import os
 from collections.abc import Iterable
 from typing import Any
@@ -115,6 +114,8 @@ def _matching(name: str) -> list[str]:
 
 
 def _matching_files(pattern: str) -> list[str]:
+    import glob
+
     path = os.path.expanduser(pattern.removeprefix("file://"))
     return sorted(glob.glob(path, recursive=True))
 
