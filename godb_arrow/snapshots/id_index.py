@@ -126,13 +126,15 @@ def read_id_file(folder: Folder, name: str, checksum: int) -> IdFile | None:
         return None
     version = int.from_bytes(bytes(data[4:8]), "little")
     if (
-        xxhash.xxh3_64_intdigest(data.data) != checksum
+        len(data) < _HEAD_BYTES
         or bytes(data[:4]) != _MAGIC
         or version not in (CODEC_HASHES, _VERSION)
     ):
         return None
     count, greatest = (int(number) for number in data[8:_HEAD_BYTES].view("<u8"))
-    if len(data) != _HEAD_BYTES + _BYTES_PER_ID * count:
+    # A file of another size is not read, since it may be sparse and without end.
+    is_whole = len(data) == _HEAD_BYTES + _BYTES_PER_ID * count
+    if not is_whole or xxhash.xxh3_64_intdigest(data.data) != checksum:
         return None
     middle = _HEAD_BYTES + 8 * count
     ids = IdIndex(data[_HEAD_BYTES:middle].view("<u8"), data[middle:].view("<u4"), greatest)
