@@ -59,8 +59,8 @@ class Layer:
         """Return the superseded or deleted rows of a frozen layer, in order."""
         if self._rows is None:
             rows = [deleted.rows for deleted in self.deletions]
-            self._rows = np.concatenate([np.array(self.superseded, np.int64), *rows])
-            self._rows.sort()
+            # Other threads see the array when it is assigned, so it is sorted before.
+            self._rows = np.sort(np.concatenate([np.array(self.superseded, np.int64), *rows]))
         return self._rows
 
     @property

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import random
+import sys
 from itertools import pairwise
+from types import FrameType
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -12,6 +15,7 @@ import pytest
 from godb_arrow.documents.ids import pack_ids, texts_of
 from godb_arrow.snapshots import deletions
 from godb_arrow.snapshots.deletions import DeletedIds, IdSet, joined
+from godb_arrow.snapshots.layers import Layer
 
 ODD = ["", "ü", "1", "01", "x" * 300, b"\xff\xfe".decode("utf-8", "surrogateescape"), "\0"]
 
@@ -45,6 +49,28 @@ def test_equal_hashes_are_told_apart() -> None:
     ids._hashes = np.full(4, ids._hashes[0])
     found = [[*ids._places_of(one, ids._hashes[0], 0)] for one in "abcd"]
     assert [sorted(places) for places in found] == [[0, 2], [1], [3], []]
+
+
+def test_other_threads_see_sorted_rows_only() -> None:
+    """A thread may run between any two lines of another one."""
+    layer = Layer(superseded=[5, 1])
+    layer.deletions = (DeletedIds(pack_ids(["a", "b"]), np.array([4, 2])),)
+    seen: list[list[int]] = []
+
+    def look(frame: FrameType, event: str, argument: object) -> Any:
+        if layer._rows is not None:
+            seen.append(layer._rows.tolist())
+        return look
+
+    before = sys.gettrace()
+    sys.settrace(look)
+    try:
+        rows = layer.superseded_rows()
+    finally:
+        sys.settrace(before)
+    assert rows.tolist() == [1, 2, 4, 5]
+    assert seen
+    assert all(found == [1, 2, 4, 5] for found in seen)
 
 
 def test_an_id_takes_few_bytes() -> None:
