@@ -12,6 +12,7 @@ import pyarrow as pa
 from godb_arrow.connectors import missing
 from godb_arrow.engine.fragments import Fragment, fragments_of
 from godb_arrow.engine.part_writer import PartWriter, commit_parts
+from godb_arrow.errors import InvalidOption
 from godb_arrow.keywords import explain_keywords
 from godb_arrow.options import IfExists
 from godb_arrow.query.dataframe import to_frame
@@ -23,14 +24,13 @@ from godb_arrow.storage.url_options import StorageOptions
 
 try:
     import dask.dataframe as dd
+    import pandas as pd
     from dask.base import compute
     from dask.delayed import delayed
 except ImportError as error:
     raise missing("dask", "Dask") from error
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from godb_arrow.query.dataframe import DtypeBackend
 
 __all__ = ["read_godb", "to_godb"]
@@ -137,7 +137,7 @@ def to_godb(
     ----------
     frame : dask.dataframe.DataFrame
         Rows to write. A column ``_id`` has the document ids. Without it they are generated, with
-        gaps.
+        gaps. The index becomes a column, unless it is one of numbers without a name.
     directory : path
         Data directory that all workers see. No engine may have it open for writing when this job
         begins and ends. Other jobs may run at the same time.
@@ -156,6 +156,8 @@ def to_godb(
     Raises
     ------
     CollectionExists, DuplicateId, DirectoryLocked
+    InvalidOption
+        The index has the name of a column.
 
     Examples
     --------
@@ -167,7 +169,8 @@ def to_godb(
     >>> int(read_godb(folder, "numbers").n.sum().compute())
     45
     """
-    has_ids = ID_FIELD in frame.columns
+    index = _index_column(frame)
+    has_ids = ID_FIELD in (*frame.columns, index)
     writer = PartWriter.of(
         directory,
         collection,
@@ -177,12 +180,28 @@ def to_godb(
     )
     write = delayed(_write, pure=False)
     partitions: list[Any] = frame.to_delayed()  # type: ignore[no-untyped-call]
-    tasks = [write(writer, part, index) for index, part in enumerate(partitions)]
+    tasks = [write(writer, part, number, index) for number, part in enumerate(partitions)]
     written: Sequence[list[WrittenPart]] = compute(*tasks)  # type: ignore[no-untyped-call]
     parts = list(itertools.chain(*written))
     return commit_parts(directory, collection, parts, if_exists, storage_options=storage_options)
 
 
-def _write(writer: PartWriter, frame: pd.DataFrame, index: int) -> Any:
+def _index_column(frame: dd.DataFrame) -> str | None:
+    """Return the name of the column for an index; None for numbers without a name."""
+    index: pd.Index = frame._meta.index
+    if index.name is None and pd.api.types.is_integer_dtype(index.dtype):
+        return None
+    name = "index" if index.name is None else index.name
+    if name in frame.columns:
+        raise InvalidOption(
+            f"the index has the name of the column {name!r}",
+            advice="rename the index, or drop it with reset_index(drop=True)",
+        )
+    return str(name)
+
+
+def _write(writer: PartWriter, frame: pd.DataFrame, number: int, index: str | None) -> Any:
+    if index is not None:
+        frame = frame.rename_axis(index).reset_index()
     table = pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata()
-    return writer.write(table, index)
+    return writer.write(table, number)

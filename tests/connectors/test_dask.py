@@ -272,3 +272,33 @@ def test_a_collection_without_documents(tmp_path: Path) -> None:
     frame = read_godb(tmp_path, "c")
     assert len(frame) == 0
     assert "_id" in read_godb(tmp_path, "c").columns
+
+
+@pytest.mark.parametrize(
+    ("index", "column"),
+    [
+        (pd.Index(list("wxyz"), name="k"), "k"),
+        (pd.Index(list("wxyz")), "index"),
+        (pd.date_range("2024", periods=4, name="at"), "at"),
+        (pd.Index([7, 8, 9, 10], name="k"), "k"),
+        (pd.Index(list("wxyz"), name="_id"), "_id"),
+        (pd.Index([7, 8, 9, 10]), None),
+        (pd.RangeIndex(4), None),
+    ],
+)
+def test_the_index_of_a_frame_becomes_a_column(
+    tmp_path: Path, index: pd.Index, column: str | None
+) -> None:
+    frame = pd.DataFrame({"n": range(4)}, index=index)
+    assert to_godb(dd.from_pandas(frame, npartitions=2), tmp_path, "c") == 4
+    found = read_godb(tmp_path, "c").compute()
+    assert {*found.columns} - {"_id"} == {"n", column} - {None, "_id"}
+    if column is not None:
+        by_n = found.sort_values("n")
+        assert list(by_n[column]) == list(index)
+
+
+def test_an_index_with_the_name_of_a_column_is_refused(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"n": range(4)}, index=pd.Index(list("wxyz"), name="n"))
+    with pytest.raises(godb_arrow.InvalidOption, match="index has the name of the column 'n'"):
+        to_godb(dd.from_pandas(frame, npartitions=2), tmp_path, "c")
