@@ -84,8 +84,8 @@ class Layer:
         version = self.versions.get(identity, False)
         if version is False and self.ranges:
             version = self._find_in_ranges(identity)
-        if version is False and any(identity in deleted for deleted in self.deletions):
-            return None
+        if version is False and self.deletions:
+            return None if any(identity in deleted for deleted in self.deletions) else False
         return version
 
     def _find_in_ranges(self, identity: str) -> int | bool:
