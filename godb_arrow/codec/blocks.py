@@ -6,7 +6,7 @@ Literals after the last match of a piece become part of the next piece's first s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import xxhash
@@ -72,7 +72,7 @@ def compress_block(
     pieces: Iterator[Content],
     *,
     threads: int = 1,
-    ending: Callable[[list[Compressed]], bytes] = lambda compressed: b"",
+    ending: Callable[[list[Compressed]], Sequence[bytes]] = lambda compressed: (),
     reserve: int = 0,
     head: Callable[[int], bytes] = literal_head,
     measure: Callable[[bytes, int], bytes] = lambda data, documents: b"",
@@ -88,8 +88,8 @@ def compress_block(
     threads : int
         Number of threads that compress.
     ending : callable
-        Function that takes each compressed piece and returns bytes to store uncompressed at the
-        end.
+        Function that takes each compressed piece, and returns bytes to store uncompressed at the
+        end, in parts.
     reserve : int
         Number of literal bytes that the caller appends to the block.
     head : callable
@@ -132,5 +132,6 @@ def compress_block(
             yield rest
         waiting += literals
         compressed.append(made._replace(length=length))
-    waiting += ending(compressed)
-    yield head(len(waiting) + reserve) + waiting
+    last = ending(compressed)
+    yield head(len(waiting) + sum(map(len, last)) + reserve) + waiting
+    yield from last

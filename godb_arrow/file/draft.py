@@ -41,7 +41,7 @@ __all__ = ["MANY", "Draft"]
 MANY = 1000
 """Number of documents above which statistics are worthwhile."""
 
-_BYTES_IN_MEMORY = 32 << 20  # of parts, before the others are spooled
+_BYTES_IN_MEMORY = 24 << 20  # of parts, before the others are spooled
 _PIECES_AHEAD = 4  # compressed pieces that wait to be hashed and written
 
 

@@ -173,8 +173,8 @@ class _Layout:
             self.collections[collection] = (first, count + 1)
         self.documents.append(documents)
 
-    def index(self, compressed: list[Compressed]) -> bytes:
-        """Return the index as a top-level key and its value."""
+    def index(self, compressed: list[Compressed]) -> Iterator[bytes]:
+        """Yield the parts of the index, of sizes and of runs: top-level keys and their values."""
         statistics = {}
         for name, noted in self.chunks.items():
             if any(row is not None for _, row in noted):
@@ -183,15 +183,16 @@ class _Layout:
                 statistics[name] = pack_statistics(joined)
         runs = {name: packed() for name, packed in self.runs.items()}
         index = PieceIndex.of(compressed, self.documents, self.collections, statistics, runs)
-        sizes = b"".join(piece.sizes for piece in compressed)
-        stored = b""
         if self.runs:
-            stored = _binary(INDEXES_KEY, b"".join(b"".join(one.values()) for one in runs.values()))
-        return stored + _binary(SIZES_KEY, sizes) + _binary(PIECES_KEY, index.pack())
+            yield from _binary(INDEXES_KEY, [run for one in runs.values() for run in one.values()])
+        yield from _binary(SIZES_KEY, [piece.sizes for piece in compressed])
+        yield from _binary(PIECES_KEY, [index.pack()])
 
 
-def _binary(key: str, value: bytes) -> bytes:
-    return codec.pack(key) + b"\xc6" + len(value).to_bytes(4, "big") + value
+def _binary(key: str, parts: Sequence[bytes]) -> Iterator[bytes]:
+    """Yield a top-level key and its value, of which no copy is made."""
+    yield codec.pack(key) + b"\xc6" + sum(map(len, parts)).to_bytes(4, "big")
+    yield from parts
 
 
 def _body(
@@ -273,10 +274,11 @@ def _sealed(
             content_hash.update(piece.data)
             yield piece
 
-    def ending(compressed: list[Compressed]) -> bytes:
-        literals = b"" if layout is None else layout.index(compressed)
-        literals += FILE_CHECKSUM_HEAD
-        content_hash.update(literals)
+    def ending(compressed: list[Compressed]) -> list[bytes]:
+        literals = [] if layout is None else list(layout.index(compressed))
+        literals.append(FILE_CHECKSUM_HEAD)
+        for part in literals:
+            content_hash.update(part)
         return literals
 
     header = MAGIC + VERSION.to_bytes(2, "little") + compression.flags.to_bytes(2, "little")

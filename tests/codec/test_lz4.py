@@ -64,7 +64,7 @@ def test_lz4_decodes_what_we_encode(
     content: bytes, step: int, ratio: int | None, high: bool
 ) -> None:
     options: dict[str, Any] = {
-        "max_ratio": ratio, "high": high, "ending": lambda compressed: b"the end"
+        "max_ratio": ratio, "high": high, "ending": lambda compressed: [b"the ", b"end"]
     }  # fmt: skip
     block = encode(content, step, reserve=3, threads=1 + step % 2, **options) + b"123"
     whole = content + b"the end123"
@@ -151,9 +151,9 @@ def blocks_and_pieces(contents: list[bytes], **options: Any) -> tuple[bytes, lis
     """A block, and where its pieces are."""
     found: list[Compressed] = []
 
-    def ending(compressed: list[Compressed]) -> bytes:
+    def ending(compressed: list[Compressed]) -> list[bytes]:
         found.extend(compressed)
-        return b"behind"
+        return [b"be", b"hind"]
 
     block = b"".join(compress_block(compressor(**options), map(Content, contents), ending=ending))
     pieces = []

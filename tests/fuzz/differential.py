@@ -261,9 +261,9 @@ def blocks(seeds: list[bytes]) -> list[tuple[bytes, list[Piece]]]:
         ]
         compressed: list[Compressed] = []
 
-        def ending(made: list[Compressed], kept: list[Compressed] = compressed) -> bytes:
+        def ending(made: list[Compressed], kept: list[Compressed] = compressed) -> list[bytes]:
             kept += made
-            return b"behind"
+            return [b"be", b"hind"]
 
         given = map(Content, contents)
 
