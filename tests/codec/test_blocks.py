@@ -142,6 +142,19 @@ def test_entries_of_another_number_or_size_are_not_decoded_unscanned() -> None:
     assert [len(made) for made in native.decode_unscanned(unscanned(b"", 0), plan)] == [0, 0]
 
 
+@pytest.mark.parametrize("key", [b"\xa1\xff", b"\x07", b"\xc4\x01k"])
+def test_fields_of_keys_that_are_no_text_are_found_in_blocks(key: bytes) -> None:
+    pairs = (key + pack(n) + pack("a") + pack(n) for n in range(40))
+    data = b"".join(pack(str(n)) + b"\x82" + pair for n, pair in enumerate(pairs)) + PADDING
+    entries = native.scan_entries(data, 0, 40, len(data), 0)
+    summary = DocumentSummary()
+    native.infer(entries, summary)
+    schema = infer_schema(summary)
+    assert len(schema) == 3
+    compare(data, entries, plan_columns(schema))
+    compare(data, entries, plan_columns(schema, strict=True))
+
+
 def test_schemas_that_nest_deeper_than_documents_are_not_followed() -> None:
     kind: pa.DataType = pa.int64()
     for _ in range(200):
