@@ -87,22 +87,7 @@ def terminal_lines(lines: bytes) -> bytes:
 
 
 def lines_of(documents: Any, *, plain: bool = False) -> Iterator[tuple[bytes, int]]:
-    """Write documents of any source as NDJSON, on all cores.
-
-    Parameters
-    ----------
-    documents : collection, JsonSource, RecordBatchReader or iterable of dict
-        The documents; see :func:`runs_of`.
-    plain : bool
-        See :func:`godb_arrow.codec.jsontext.to_json_text`.
-
-    Yields
-    ------
-    lines : bytes
-        Lines of a run.
-    count : int
-        Number of documents in the run.
-    """
+    """Write documents of any source of :func:`runs_of` as :func:`json_lines` does."""
 
     def write(entries: codec.Entries) -> tuple[bytes, int]:
         return codec.json_lines(entries, plain=plain), len(entries)

@@ -111,8 +111,8 @@ def outcome(function: Any, *arguments: Any) -> Any:
 
 def summary_of(module: Any, entries: Entries) -> Any:
     summary = DocumentSummary()
-    failed = outcome(module.infer, entries, summary)
-    return failed or infer_schema(summary)
+    bounds = outcome(module.infer_with_bounds, entries, summary)
+    return bounds if isinstance(bounds, type) else (infer_schema(summary), bounds)
 
 
 def same(left: pa.Array, right: pa.Array) -> bool:
@@ -141,7 +141,7 @@ def check(data: bytes, plan: Any) -> str:
     check_patches(entries)
     plans = [plan]
     if not isinstance(schemas[0], type):
-        plans.append(plan_columns(schemas[0], strict=True))
+        plans.append(plan_columns(schemas[0][0], strict=True))
     for one in plans:
         arrays = [outcome(module.decode, entries, one) for module in (native, reference)]
         if isinstance(arrays[0], type) or isinstance(arrays[1], type):
