@@ -77,6 +77,7 @@ decode_pieces_into = _chosen.decode_pieces_into
 decode_unscanned = _chosen.decode_unscanned
 encode = _chosen.encode
 encode_documents = _chosen.encode_documents
+count_line_feeds = _chosen.count_line_feeds
 count_present = _chosen.count_present
 cut_bson = _chosen.cut_bson
 field_values = _chosen.field_values
@@ -139,6 +140,7 @@ __all__ = [
     "UnscannedEntries",
     "check_entries",
     "compress_piece",
+    "count_line_feeds",
     "count_present",
     "cut_bson",
     "decode_batch",

@@ -30,7 +30,6 @@ _MAX_TEXT_BYTES = 1 << 30  # of one document
 _MAX_LINE_FEEDS = 100  # tried as an end of a document, from the end of a block
 _SPACE_BYTES = 64  # searched for a bracket before a line feed
 _SPACE = b" \t\r\n"
-_LINE_FEED = 10
 _BOM = b"\xef\xbb\xbf"
 _FORMER_MARKS = (b"\xff\xfe", b"\xfe\xff")  # at the beginning of UTF-16 and UTF-32
 
@@ -193,7 +192,7 @@ class JsonSource:
                 yield result
 
     def _advance(self, text: bytes) -> None:
-        lines = int(np.count_nonzero(np.frombuffer(text, np.uint8) == _LINE_FEED))
+        lines = codec.count_line_feeds(text)
         rest = _characters(text[text.rfind(b"\n") + 1 :])
         self._lines += lines
         self._column = rest if lines else self._column + rest
@@ -231,7 +230,7 @@ class JsonSource:
         while True:
             end = -1 if is_last else cutter.cut(text)
             if end >= 0:
-                yield _Block(number, b"".join([*waiting, text[:end]]), in_array)
+                yield _Block(number, b"".join([*waiting, memoryview(text)[:end]]), in_array)
                 number, waiting, size = number + 1, [], 0
                 text = text[end:]
             waiting.append(text)

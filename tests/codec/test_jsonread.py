@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from support.json_texts import random_text
 from support.strategies import raw_values, tables
 
-from godb_arrow import GodbError
+from godb_arrow import GodbError, codec
 from godb_arrow.codec import Documents, Entries, load, pack, pack_entry, reference
 from godb_arrow.codec.jsontext import from_json_text
 from godb_arrow.codec.reference.jsonread import JsonError
@@ -336,3 +336,9 @@ def test_rows_become_the_same_documents(table: pa.Table) -> None:
                 native.encode_documents(batch)
         else:
             assert native.encode_documents(batch) == right
+
+
+@given(st.binary(max_size=300), st.sampled_from([b"", b"\n" * 20_000, b"\n\n x" * 9_000]))
+def test_line_feeds_are_counted(text: bytes, more: bytes) -> None:
+    for one in (text, text + more, more + text):
+        assert codec.count_line_feeds(one) == one.count(b"\n")

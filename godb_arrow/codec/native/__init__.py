@@ -71,6 +71,7 @@ __all__ = [
     "SortedKeys",
     "check_entries",
     "compress_piece",
+    "count_line_feeds",
     "count_present",
     "cut_bson",
     "decode",
@@ -408,6 +409,12 @@ def read_json(
         parts.append((packed, array("q", [0, len(packed)])))
         is_first = False
     return Documents.joined(parts)
+
+
+def count_line_feeds(text: bytes) -> int:
+    """Return the number of line feeds in a text."""
+    found: int = _native.count_line_feeds(text)
+    return found
 
 
 def json_lines(found: Entries | Documents, *, plain: bool = False) -> bytes:

@@ -401,6 +401,10 @@ cdef extern from "jsonread.hpp" namespace "godb" nogil:
         int64_t run(const uint8_t* data, size_t size, int64_t level)
 
 
+cdef extern from "jsonchars.hpp" namespace "godb" nogil:
+    size_t c_count_line_feeds "godb::count_line_feeds"(const uint8_t* text, size_t size)
+
+
 cdef extern from "jsontext.hpp" namespace "godb" nogil:
     cdef cppclass JsonWriter:
         JsonWriter(Buffer& out, cbool simple)
@@ -1320,6 +1324,14 @@ cdef class JsonScanner:
         with nogil:
             end = self._scanner.run(data, size, level)
         return end
+
+
+def count_line_feeds(bytes text not None):
+    cdef const uint8_t* begin = <const uint8_t*>PyBytes_AS_STRING(text)
+    cdef size_t size = PyBytes_GET_SIZE(text)
+    with nogil:
+        size = c_count_line_feeds(begin, size)
+    return size
 
 
 def json_lines(

@@ -31,7 +31,12 @@ from godb_arrow.codec.reference.ids import (
     sort_hashes,
     survey_ids,
 )
-from godb_arrow.codec.reference.jsonread import JsonScanner, json_lines, read_json
+from godb_arrow.codec.reference.jsonread import (
+    JsonScanner,
+    count_line_feeds,
+    json_lines,
+    read_json,
+)
 from godb_arrow.codec.reference.lookup import (
     IdSearch,
     KeysBuilder,
@@ -78,6 +83,7 @@ __all__ = [
     "SortedKeys",
     "check_entries",
     "compress_piece",
+    "count_line_feeds",
     "count_present",
     "cut_bson",
     "decode",

@@ -26,6 +26,7 @@ from godb_arrow.schema import ID_FIELD
 __all__ = [
     "JsonError",
     "JsonScanner",
+    "count_line_feeds",
     "json_lines",
     "missing_comma",
     "read_document",
@@ -222,6 +223,11 @@ class JsonScanner:
                     last = at + 1
         self._skipped = self._skipped - len(block) if self._skipped >= len(block) else -1
         return last
+
+
+def count_line_feeds(text: bytes) -> int:
+    """Return the number of line feeds in a text."""
+    return text.count(b"\n")
 
 
 def json_lines(found: Entries | Documents, *, plain: bool = False) -> bytes:
