@@ -92,14 +92,14 @@ def as_python(values: pa.Array, kind: pa.DataType) -> list[Any]:
     Returns
     -------
     list
-        Times outside the years of Python's ``datetime`` are values of NumPy.
+        Times outside the years of ``datetime``, or in an unknown zone, are values of NumPy.
     """
     if not pa.types.is_temporal(kind):
         return values.to_pylist()  # type: ignore[no-any-return]
     times = values.cast(kind)
     try:
         return times.to_pylist()  # type: ignore[no-any-return]
-    except (OverflowError, ValueError):
+    except (OverflowError, ValueError, LookupError):
         return [_numpy_time(ticks, kind) for ticks in values.to_pylist()]
 
 

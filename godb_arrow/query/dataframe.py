@@ -170,7 +170,7 @@ def _to_pandas(table: pa.Table, mapper: Any) -> pd.DataFrame:
         try:
             # Python has no dates after the year 9999, but pandas has.
             frame = plain.to_pandas(types_mapper=mapper, date_as_object=False)
-        except (ValueError, TypeError, OverflowError) as error:
+        except (LookupError, ValueError, TypeError, OverflowError) as error:  # also of zones
             raise UnsupportedType(
                 f"the columns cannot become a DataFrame: {error}",
                 advice="choose other columns, or read a table",

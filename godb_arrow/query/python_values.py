@@ -41,7 +41,7 @@ def python_values(column: pa.Array | pa.ChunkedArray) -> list[Any]:
     """
     try:
         return column.to_pylist()  # type: ignore[no-any-return]
-    except (OverflowError, ValueError):
+    except (OverflowError, ValueError, LookupError):  # of unknown zones, pytz raises a KeyError
         chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
         return [value for chunk in chunks for value in _objects(chunk)]
 
@@ -108,7 +108,7 @@ def _objects(array: pa.Array) -> list[Any]:
 def _others(array: pa.Array) -> list[Any]:
     try:
         return array.to_pylist()  # type: ignore[no-any-return]
-    except (OverflowError, ValueError):  # times outside the years of datetime
+    except (OverflowError, ValueError, LookupError):  # moments that datetime has not, or zones
         values = list(array.to_numpy(zero_copy_only=False))
         return [None if np.isnat(value) else value for value in values]
 

@@ -162,6 +162,9 @@ def test_an_unknown_time_zone_is_an_error_of_ours() -> None:
     assert godb_arrow.read_table(file).num_rows == 1
     with pytest.raises(UnsupportedType, match="DataFrame"):
         godb_arrow.read_godb(file)
+    handle = godb_arrow.open_godb(file)
+    assert str(handle.profile()["x"].min).startswith("1970-01-01")
+    assert handle.sql("select x from c").to_arrow().num_rows == 1
 
 
 @pytest.mark.parametrize("text", ["1E+999999999999", "1E-999999999999", "0E-999999999999"])
