@@ -92,6 +92,7 @@ infer = _chosen.infer
 infer_with_bounds = _chosen.infer_with_bounds
 json_lines = _chosen.json_lines
 keep_freed_memory = _chosen.keep_freed_memory
+may_have_controls = _chosen.may_have_controls
 measure = _chosen.measure
 plain_filter = _chosen.plain_filter
 load_found = _chosen.load_found
@@ -169,6 +170,7 @@ __all__ = [
     "load_documents",
     "load_found",
     "load_pairs",
+    "may_have_controls",
     "measure",
     "pack",
     "pack_documents",

@@ -83,6 +83,8 @@ def terminal_lines(lines: bytes) -> bytes:
     >>> terminal_lines('{"name": "\\x9b2J"}'.encode())
     b'{"name": "\\\\u009b2J"}'
     """
+    if not codec.may_have_controls(lines):
+        return lines
     return _CONTROLS.sub(lambda found: b"\\u%04x" % ord(found[0].decode()), lines)
 
 

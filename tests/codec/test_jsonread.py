@@ -25,6 +25,7 @@ from godb_arrow import GodbError, codec
 from godb_arrow.codec import Documents, Entries, load, pack, pack_entry, reference
 from godb_arrow.codec.jsontext import from_json_text
 from godb_arrow.codec.reference.jsonread import JsonError
+from godb_arrow.documents.json_lines import _CONTROLS, terminal_lines
 
 native = pytest.importorskip("godb_arrow.codec.native")
 CODECS = [native, reference]
@@ -342,3 +343,11 @@ def test_rows_become_the_same_documents(table: pa.Table) -> None:
 def test_line_feeds_are_counted(text: bytes, more: bytes) -> None:
     for one in (text, text + more, more + text):
         assert codec.count_line_feeds(one) == one.count(b"\n")
+
+
+@given(st.binary(max_size=40), st.integers(0, 5000), st.text(max_size=3))
+def test_texts_that_may_have_controls(text: bytes, before: int, more: str) -> None:
+    text = b"x" * before + text + more.encode("utf-8", "surrogatepass")
+    expected = reference.may_have_controls(text)
+    assert codec.may_have_controls(text) == expected
+    assert expected or terminal_lines(text) == _CONTROLS.sub(b"?", text)

@@ -95,6 +95,7 @@ __all__ = [
     "load",
     "load_documents",
     "load_found",
+    "may_have_controls",
     "measure",
     "pack",
     "pack_documents",
@@ -414,6 +415,12 @@ def read_json(
 def count_line_feeds(text: bytes) -> int:
     """Return the number of line feeds in a text."""
     found: int = _native.count_line_feeds(text)
+    return found
+
+
+def may_have_controls(text: bytes) -> bool:
+    """Return whether UTF-8 may have DEL or a control character above ASCII."""
+    found: bool = _native.may_have_controls(text)
     return found
 
 

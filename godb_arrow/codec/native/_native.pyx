@@ -403,6 +403,7 @@ cdef extern from "jsonread.hpp" namespace "godb" nogil:
 
 cdef extern from "jsonchars.hpp" namespace "godb" nogil:
     size_t c_count_line_feeds "godb::count_line_feeds"(const uint8_t* text, size_t size)
+    cbool c_may_have_controls "godb::may_have_controls"(const uint8_t* text, size_t size)
 
 
 cdef extern from "jsontext.hpp" namespace "godb" nogil:
@@ -1332,6 +1333,15 @@ def count_line_feeds(bytes text not None):
     with nogil:
         size = c_count_line_feeds(begin, size)
     return size
+
+
+def may_have_controls(bytes text not None):
+    cdef const uint8_t* begin = <const uint8_t*>PyBytes_AS_STRING(text)
+    cdef size_t size = PyBytes_GET_SIZE(text)
+    cdef cbool found
+    with nogil:
+        found = c_may_have_controls(begin, size)
+    return bool(found)
 
 
 def json_lines(

@@ -24,6 +24,21 @@ inline size_t count_line_feeds(const uint8_t* text, size_t size) {
     return found;
 }
 
+// Whether a text has DEL, or a byte that begins a control character above ASCII in UTF-8. The inner
+// loop has no branches, so that it takes many bytes at a time.
+inline bool may_have_controls(const uint8_t* text, size_t size) {
+    constexpr size_t step = 4096;
+    for (size_t at = 0; at < size; at += step) {
+        const size_t end = at + step < size ? at + step : size;
+        uint8_t found = 0;
+        for (size_t i = at; i < end; ++i)
+            found |= uint8_t((text[i] == 0x7f) | (text[i] == 0xc2) | (text[i] == 0xd8) |
+                             (text[i] == 0xe2));
+        if (found) return true;
+    }
+    return false;
+}
+
 }  // namespace godb
 
 #if defined(__SSE2__)

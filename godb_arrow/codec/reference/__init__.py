@@ -35,6 +35,7 @@ from godb_arrow.codec.reference.jsonread import (
     JsonScanner,
     count_line_feeds,
     json_lines,
+    may_have_controls,
     read_json,
 )
 from godb_arrow.codec.reference.lookup import (
@@ -107,6 +108,7 @@ __all__ = [
     "load",
     "load_documents",
     "load_found",
+    "may_have_controls",
     "measure",
     "pack",
     "pack_documents",

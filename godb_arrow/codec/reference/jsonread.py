@@ -28,12 +28,14 @@ __all__ = [
     "JsonScanner",
     "count_line_feeds",
     "json_lines",
+    "may_have_controls",
     "missing_comma",
     "read_document",
     "read_json",
 ]
 
 _BOM = b"\xef\xbb\xbf"
+_CONTROL_STARTS = frozenset(b"\x7f\xc2\xd8\xe2")
 _NOT_SPACE = re.compile(rb"[^ \t\r\n]")
 _BRACKETS = re.compile(rb'["\\{}\[\]]')
 _WINDOW_BYTES = 1 << 16  # decoded at first, since most documents are smaller
@@ -228,6 +230,14 @@ class JsonScanner:
 def count_line_feeds(text: bytes) -> int:
     """Return the number of line feeds in a text."""
     return text.count(b"\n")
+
+
+def may_have_controls(text: bytes) -> bool:
+    """Return whether UTF-8 may have DEL or a control character above ASCII.
+
+    It is a quick test: other characters begin with the same bytes.
+    """
+    return not _CONTROL_STARTS.isdisjoint(text)
 
 
 def json_lines(found: Entries | Documents, *, plain: bool = False) -> bytes:
