@@ -61,7 +61,7 @@ class _Group(click.Group):
         if name in _MODULES:
             importlib.import_module(f"godb_arrow.cli.{_MODULES[name]}")
             if _MODULES[name] in _CONVERSIONS:
-                importlib.import_module("godb_arrow.codec").keep_freed_memory()
+                importlib.import_module("godb_arrow.memory.limit").keep_freed_memory()
         return super().get_command(context, name)
 
 

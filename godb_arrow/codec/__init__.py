@@ -91,7 +91,6 @@ ids_ascend = _chosen.ids_ascend
 infer = _chosen.infer
 infer_with_bounds = _chosen.infer_with_bounds
 json_lines = _chosen.json_lines
-keep_freed_memory = _chosen.keep_freed_memory
 may_have_controls = _chosen.may_have_controls
 measure = _chosen.measure
 plain_filter = _chosen.plain_filter
@@ -165,7 +164,6 @@ __all__ = [
     "infer",
     "infer_with_bounds",
     "json_lines",
-    "keep_freed_memory",
     "load",
     "load_documents",
     "load_found",

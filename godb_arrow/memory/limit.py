@@ -26,8 +26,9 @@ _MAX_IDLE_FILES = 200
 _MIN_FILES = 8
 _IDLE_FILES_DIVISOR, _OPEN_FILES_DIVISOR = 5, 3  # of the number of files a process may have open
 _LOW_LIMIT_BYTES = 64 << 20
-_MMAP_THRESHOLD = -3  # M_MMAP_THRESHOLD of glibc's malloc.h
-_ARENA_MAX = -8  # M_ARENA_MAX
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8  # M_… of glibc's malloc.h
+_MAX_MMAP_THRESHOLD = 32 << 20  # glibc takes no more
+_KEPT_BYTES = 64 << 20  # of each heap
 _LARGE_BUFFER_BYTES = 256 << 10
 _HEAPS = 2
 _RUNS_AHEAD = 3  # of a stream that reads ahead
@@ -389,10 +390,23 @@ def keep_heaps_small() -> None:
     its threshold and keeps buffers of that size in its heaps. It has a heap for each thread, and
     memory that one thread freed is of no use to the others.
     """
+    _set_malloc({_MMAP_THRESHOLD: _LARGE_BUFFER_BYTES, _ARENA_MAX: _HEAPS})
+
+
+def keep_freed_memory() -> None:
+    """Make malloc keep freed memory for the next piece of a file, in the whole process.
+
+    By default, memory of this size goes back to the system, which clears each page that it gives
+    again.
+    """
+    _set_malloc({_MMAP_THRESHOLD: _MAX_MMAP_THRESHOLD, _TRIM_THRESHOLD: _KEPT_BYTES})
+
+
+def _set_malloc(options: dict[int, int]) -> None:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None and _trim() is not None:  # the numbers of the options are glibc's
-        mallopt(_MMAP_THRESHOLD, _LARGE_BUFFER_BYTES)
-        mallopt(_ARENA_MAX, _HEAPS)
+        for option, value in options.items():
+            mallopt(option, value)
 
 
 def give_back() -> None:

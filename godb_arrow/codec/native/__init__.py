@@ -91,7 +91,6 @@ __all__ = [
     "infer",
     "infer_with_bounds",
     "json_lines",
-    "keep_freed_memory",
     "load",
     "load_documents",
     "load_found",
@@ -269,11 +268,6 @@ def count_present(entries: Entries, names: Sequence[str]) -> list[int]:
     raw = [name.encode("utf-8", "surrogateescape") for name in names]
     counts: list[int] = _native.count_present(entries.data, entries.bounds, raw)
     return counts
-
-
-def keep_freed_memory() -> None:
-    """Keep memory that is freed for the next piece of a file, instead of for the system."""
-    _native.keep_freed_memory()
 
 
 def field_values(entries: Entries, parts: Sequence[str]) -> FieldValues:

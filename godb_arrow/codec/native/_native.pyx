@@ -44,8 +44,6 @@ cdef extern from "Python.h":
 
 
 cdef extern from "memory.hpp" namespace "godb" nogil:
-    void c_keep_freed_memory "godb::keep_freed_memory"()
-
     void prefer_large_pages(void* data, size_t size)
 
     cdef cppclass Buffer:
@@ -789,10 +787,6 @@ def field_values(const uint8_t[::1] data not None, const int64_t[::1] bounds not
         return None
     return (_copied(found.rows), _copied(found.kinds), _copied(found.words),
             _copied(found.sizes))
-
-
-def keep_freed_memory():
-    c_keep_freed_memory()
 
 
 # --- Inference ------------------------------------------------------------------------------

@@ -11,9 +11,6 @@
 #if defined(__linux__)
 #include <sys/mman.h>
 #endif
-#if defined(__GLIBC__)
-#include <malloc.h>
-#endif
 
 namespace godb {
 
@@ -27,15 +24,6 @@ inline void prefer_large_pages(void* data, size_t size) {
 #else
     (void)data;
     (void)size;
-#endif
-}
-
-// Keep freed memory for the next piece of a file. By default, memory of this size goes back to the
-// system, which clears each page that it gives again.
-inline void keep_freed_memory() {
-#if defined(__GLIBC__)
-    mallopt(M_MMAP_THRESHOLD, 32 << 20);  // glibc takes no more
-    mallopt(M_TRIM_THRESHOLD, 64 << 20);
 #endif
 }
 

@@ -104,7 +104,6 @@ __all__ = [
     "infer",
     "infer_with_bounds",
     "json_lines",
-    "keep_freed_memory",
     "load",
     "load_documents",
     "load_found",
@@ -132,7 +131,3 @@ __all__ = [
 ]
 
 BACKEND = "reference"
-
-
-def keep_freed_memory() -> None:
-    """Do nothing: the reference codec has no pieces in memory of its own."""
