@@ -48,6 +48,7 @@ __all__ = [
     "Kind",
     "check_complete",
     "fields_fit",
+    "has_json",
     "infer_schema",
     "infer_type",
     "is_json",
@@ -97,6 +98,12 @@ JSON_TYPE: pa.DataType = pa.json_(pa.string())
 def is_json(data_type: pa.DataType) -> bool:
     """Return whether an Arrow type is the ``arrow.json`` extension."""
     return isinstance(data_type, pa.JsonType)
+
+
+def has_json(data_type: pa.DataType) -> bool:
+    """Return whether a type is JSON text, or has JSON text inside."""
+    children = (data_type.field(index).type for index in range(data_type.num_fields))
+    return is_json(data_type) or any(map(has_json, children))
 
 
 def is_text(data_type: pa.DataType) -> bool:

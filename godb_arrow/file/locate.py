@@ -33,8 +33,8 @@ from godb_arrow.query.projection import Projection
 from godb_arrow.query.statistics import Row
 from godb_arrow.schema import (
     DocumentSummary,
+    has_json,
     infer_schema,
-    is_json,
     is_partial,
     needs_review,
     reviewed,
@@ -280,15 +280,9 @@ def _can_be_guessed(schema: pa.Schema) -> bool:
     """
     rounded = rounded_fields(schema)
     return not is_partial(schema) and all(
-        not _has_json(field.type) and not (field.name in rounded and pa.types.is_nested(field.type))
+        not has_json(field.type) and not (field.name in rounded and pa.types.is_nested(field.type))
         for field in schema
     )
-
-
-def _has_json(kind: pa.DataType) -> bool:
-    if pa.types.is_nested(kind):
-        return any(_has_json(kind.field(index).type) for index in range(kind.num_fields))
-    return is_json(kind)
 
 
 def join_summary(summary: DocumentSummary, own: DocumentSummary, entries: codec.Entries) -> None:
