@@ -30,7 +30,7 @@ from godb_arrow.errors import (
 from godb_arrow.file.collection import open_godb
 from godb_arrow.query.fields import shown_names
 from godb_arrow.query.scannable import Scannable
-from godb_arrow.schema import ID_FIELD, JSON_TYPE, is_json
+from godb_arrow.schema import ID_FIELD, JSON_TYPE, has_json
 from godb_arrow.storage.object_store import is_url
 
 try:
@@ -299,15 +299,10 @@ def _changed(collection: Collection, token: str) -> list[str] | None:
         raise
 
 
-def _has_json(kind: pa.DataType) -> bool:
-    children = (kind.field(index).type for index in range(kind.num_fields))
-    return is_json(kind) or any(map(_has_json, children))
-
-
 def _with_whole_texts(reader: pa.RecordBatchReader) -> pa.RecordBatchReader:
     """Make nested columns with JSON text inside one JSON text each."""
     schema = pa.schema(
-        field.with_type(JSON_TYPE) if _has_json(field.type) else field for field in reader.schema
+        field.with_type(JSON_TYPE) if has_json(field.type) else field for field in reader.schema
     )
     if schema.types == reader.schema.types:
         return reader
