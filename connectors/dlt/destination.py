@@ -34,6 +34,7 @@ from godb_arrow.errors import (
 from godb_arrow.options import check_flags
 from godb_arrow.schema import ID_FIELD, JSON_TYPE, is_json, is_text
 from godb_arrow.storage.object_store import is_url
+from godb_arrow.storage.source import local_path
 
 try:
     import dlt
@@ -164,7 +165,7 @@ def _opened(target: Target, options: Mapping[str, Any] | None) -> Iterator[Stora
         yield target
         target.save()
         return
-    with StorageEngine(os.path.expanduser(target), **(options or {})) as engine:
+    with StorageEngine(local_path(os.fspath(target)), **(options or {})) as engine:
         yield engine
 
 

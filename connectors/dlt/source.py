@@ -32,6 +32,7 @@ from godb_arrow.query.fields import shown_names
 from godb_arrow.query.scannable import Scannable
 from godb_arrow.schema import ID_FIELD, JSON_TYPE, has_json
 from godb_arrow.storage.object_store import is_url
+from godb_arrow.storage.source import local_path
 
 try:
     import dlt
@@ -138,7 +139,7 @@ def _chosen(source: Place, collections: Sequence[str] | None) -> list[str]:
     if isinstance(source, StorageEngine):
         known = source.collections()
     else:
-        known = list(list_collections(os.path.expanduser(os.fspath(source))))
+        known = list(list_collections(local_path(os.fspath(source))))
     if collections is None:
         return [name for name in known if not name.startswith(_INTERNAL)]
     if isinstance(collections, str):
@@ -190,7 +191,7 @@ class _Resource:
         if isinstance(source, StorageEngine):
             yield source[self._name]
             return
-        place = os.path.expanduser(os.fspath(source))
+        place = local_path(os.fspath(source))
         if is_data_directory(place):
             with StorageEngine(place, read_only=True) as engine:
                 yield engine[self._name]

@@ -48,6 +48,7 @@ from godb_arrow.file.collection import open_godb
 from godb_arrow.query.scannable import Scannable
 from godb_arrow.storage.nearest import nearest_path
 from godb_arrow.storage.object_store import is_url, without_query
+from godb_arrow.storage.occupied import check_unoccupied
 from godb_arrow.storage.several import places_of
 from godb_arrow.storage.source import Source, spool
 
@@ -107,10 +108,10 @@ def origin_of(
 
 
 def _expanded(name: str) -> str:
-    """Return an address with the home folder in place of ``~``."""
+    """Return an address with the home folder in place of ``~``, and paths for ``file://`` URLs."""
     if name.startswith(_SQLITE_HOME):
         return _SQLITE + os.path.expanduser(name[len(_SQLITE) :])
-    return os.path.expanduser(name)
+    return os.path.expanduser(name.removeprefix("file://"))
 
 
 def _is_several(given: Any) -> bool:
@@ -244,6 +245,8 @@ def target_of(
     place, part = _split(name)
     if is_database(place):
         return SqlTarget(name, place, _needed(part, name), id_column)
+    if not is_url(place) and name != STANDARD:
+        check_unoccupied(os.path.realpath(place))
     extension = _extension(place)
     if format == "delta" or (format is None and os.path.isdir(os.path.join(place, "_delta_log"))):
         return DeltaTarget(name, place, partition_by)

@@ -28,6 +28,7 @@ from godb_arrow.schema import ID_FIELD
 from godb_arrow.snapshots.find import matching
 from godb_arrow.snapshots.readable import snapshot_of
 from godb_arrow.snapshots.versions import CollectionVersion
+from godb_arrow.storage.source import local_path
 
 __all__ = [
     "LogTarget",
@@ -105,7 +106,7 @@ def open_source(given: Any, stack: ExitStack) -> Collection:
     if isinstance(given, Collection):
         return given
     if isinstance(given, (str, os.PathLike)):
-        place, separator, name = os.path.expanduser(os.fspath(given)).rpartition("#")
+        place, separator, name = local_path(os.fspath(given)).rpartition("#")
         if separator and is_data_directory(place):
             return stack.enter_context(StorageEngine(place, read_only=True))[name]
         if not separator and is_data_directory(name):

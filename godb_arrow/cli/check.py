@@ -12,13 +12,13 @@ from godb_arrow.cli.command import main
 from godb_arrow.cli.files import schema_lines
 from godb_arrow.cli.options import DAMAGED, common_options, echo, progress
 from godb_arrow.codec.compression import check_compression
-from godb_arrow.directory.directory_lock import is_locked
 from godb_arrow.display import plural, quantity
 from godb_arrow.engine.checking import inspect_godb, verify_godb
 from godb_arrow.engine.places import opened_engine, place_of
 from godb_arrow.errors import GodbError, SourceNotFound
 from godb_arrow.replication.status import follower_status
 from godb_arrow.storage.object_store import is_url
+from godb_arrow.storage.occupied import is_locked
 from godb_arrow.storage.several import places_of
 
 

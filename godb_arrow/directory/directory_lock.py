@@ -11,12 +11,9 @@ from godb_arrow.errors import DirectoryLocked, storage_errors
 from godb_arrow.storage import local
 from godb_arrow.storage.folder import open_folder
 from godb_arrow.storage.inside import open_inside
-from godb_arrow.storage.lock import try_lock
+from godb_arrow.storage.occupied import LOCK_FILE
 
-__all__ = ["is_locked", "lock_directory"]
-
-
-_LOCK_FILE = "godb_arrow.lock"
+__all__ = ["lock_directory"]
 
 
 def lock_directory(path: str) -> filelock.BaseFileLock:
@@ -27,7 +24,7 @@ def lock_directory(path: str) -> filelock.BaseFileLock:
     DirectoryLocked
         Another process has locked the directory.
     """
-    place = os.path.join(path, _LOCK_FILE)
+    place = os.path.join(path, LOCK_FILE)
     with storage_errors("lock", place):
         # A symbolic link is refused here, because filelock would truncate the linked file.
         descriptor = open_inside(place, os.O_RDWR | os.O_CREAT, open_folder(path).access().new_file)
@@ -44,12 +41,3 @@ def lock_directory(path: str) -> filelock.BaseFileLock:
         locked.operation, locked.source = "open", path
         raise locked from error
     return lock
-
-
-def is_locked(path: str) -> bool:
-    """Return whether an engine has a local data directory open for writing."""
-    try:
-        with open(os.path.join(path, _LOCK_FILE), "rb") as file:
-            return try_lock(file.fileno()) is False
-    except OSError:
-        return False

@@ -15,12 +15,12 @@ import uuid
 from godb_arrow.errors import CorruptFile, SourceNotFound, WriteConflict, storage_errors
 from godb_arrow.storage.folder import open_folder
 from godb_arrow.storage.object_store import is_url
+from godb_arrow.storage.occupied import IDENTITY_FILE
 from godb_arrow.storage.replace import replace_file
 from godb_arrow.storage.source import Source
 
-__all__ = ["IDENTITY_FILE", "ensure_identity", "is_identity", "read_identity", "renew_identity"]
+__all__ = ["ensure_identity", "is_identity", "read_identity", "renew_identity"]
 
-IDENTITY_FILE = "godb_arrow.id"
 _IDENTITY = re.compile(r"[0-9a-f]{32}")
 
 
@@ -128,6 +128,6 @@ def _write(folder: str, *, only_new: bool) -> str:
     place = open_folder(folder)
     identity = uuid.uuid4().hex
     expected = place.expected_of_new if only_new else None
-    with replace_file(place.place(IDENTITY_FILE), expected=expected) as stream:
+    with replace_file(place.place(IDENTITY_FILE), expected=expected, inside=True) as stream:
         stream.write(f"{identity}\n".encode())
     return identity

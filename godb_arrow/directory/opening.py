@@ -11,6 +11,7 @@ from godb_arrow.errors import InvalidOption, SourceNotFound
 from godb_arrow.memory.limit import Memory
 from godb_arrow.storage.nearest import nearest_path
 from godb_arrow.storage.object_store import is_url
+from godb_arrow.storage.occupied import check_unoccupied
 
 __all__ = ["open_directory"]
 
@@ -42,11 +43,15 @@ def open_directory(
     ------
     SourceNotFound
         The directory is missing. The error suggests the most similar name.
+    DirectoryLocked, InvalidOption
+        The new directory would be part of another one; see :func:`check_unoccupied`.
     """
     name = os.fspath(path)
     _check_is_no_file(name)
     if not create:
         _check_is_there(name)
+    elif not is_url(name) and not is_data_directory(name):
+        check_unoccupied(os.path.realpath(full_path(name)))
     kind = RemoteDirectory if is_url(name) else DataDirectory
     return kind(name, memory, read_only=read_only, trust_journal=trust_journal)
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 
-from godb_arrow.directory.identity import IDENTITY_FILE
 from godb_arrow.display import without_secrets
-from godb_arrow.errors import StorageError
+from godb_arrow.errors import InvalidOption, StorageError
 from godb_arrow.storage.folder import open_folder
+from godb_arrow.storage.nesting import is_inside
 from godb_arrow.storage.object_store import is_url
+from godb_arrow.storage.occupied import IDENTITY_FILE, enclosing_directory
+from godb_arrow.storage.source import local_path
 
-__all__ = ["full_path", "is_data_directory", "shown_path"]
+__all__ = ["check_apart", "full_path", "is_data_directory", "shown_path"]
 
 _NAMES = frozenset({"collections", IDENTITY_FILE})
 
@@ -30,11 +32,50 @@ def full_path(place: str | os.PathLike[str]) -> str:
 
     Examples
     --------
-    >>> full_path("s3://bucket/data/"), full_path("/srv/../data/")
-    ('s3://bucket/data', '/data')
+    >>> full_path("s3://bucket/data/"), full_path("/srv/../data/"), full_path("file:///data")
+    ('s3://bucket/data', '/data', '/data')
     """
     name = os.fspath(place)
-    return name.rstrip("/") if is_url(name) else os.path.abspath(os.path.expanduser(name))
+    return name.rstrip("/") if is_url(name) else os.path.abspath(local_path(name))
+
+
+def check_apart(target: str, source: str, *, purpose: str, kind: str = "data directory") -> None:
+    """Check that neither of a target and its source is inside of the other.
+
+    The target may not be inside of any other local data directory either. Symbolic links, relative
+    paths and ``file://`` URLs stand for the folders that they lead to.
+
+    Parameters
+    ----------
+    target : str
+        Path or URL to write, which need not exist.
+    source : str
+        Path or URL of the folder that is copied.
+    purpose : str
+        Name of the target's content in the error, such as "a backup".
+    kind : str
+        Name of the source's content in the error.
+
+    Raises
+    ------
+    InvalidOption
+        The two overlap. Nothing was written.
+    """
+    target, source = full_path(target), full_path(source)
+    is_below, is_above = is_inside(target, source), is_inside(source, target)
+    problem = None
+    if is_below or is_above:
+        relation = "is" if is_below and is_above else "is inside of" if is_below else "contains"
+        problem = f"{relation} the {kind} {source}"
+    elif not is_url(target):
+        around = enclosing_directory(os.path.dirname(os.path.realpath(target)))
+        if around is not None:
+            problem = f"is inside of the data directory {around}"
+    if problem is not None:
+        raise InvalidOption(
+            f"the target of {purpose}, {target}, {problem}",
+            advice="give a folder beside it",
+        )
 
 
 def shown_path(path: str) -> str:
@@ -52,7 +93,7 @@ def is_data_directory(place: str) -> bool:
     collection is not listed.
     """
     if not is_url(place):
-        path = os.path.expanduser(place)
+        path = local_path(place)
         return os.path.isdir(os.path.join(path, "collections")) or os.path.isfile(
             os.path.join(path, IDENTITY_FILE)
         )

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from godb_arrow.directory.places import shown_path
+from godb_arrow.directory.places import check_apart, shown_path
 from godb_arrow.display import TableList, plural
 from godb_arrow.engine.collection import Collection
 from godb_arrow.engine.components import EngineComponents
@@ -505,7 +505,8 @@ class StorageEngine(EngineLifetime, CollectionVerbs):
         Parameters
         ----------
         target : path or URL
-            A folder, or a place on an object store. It may have any number of backups.
+            A folder apart from the data directory, or a place on an object store. It may have any
+            number of backups.
         keep : int, optional
             Number of the last backups to keep, this one included, default all.
         storage_options : mapping, optional
@@ -526,9 +527,10 @@ class StorageEngine(EngineLifetime, CollectionVerbs):
         """
         check_keep(keep)
         names = self.collections()
-        self.save()
-        pinned = ((name, self._find(name).store.pinned_base()) for name in names)
         with with_options(target, storage_options):
+            check_apart(os.fspath(target), self.data_dir, purpose="a backup")
+            self.save()
+            pinned = ((name, self._find(name).store.pinned_base()) for name in names)
             identity = self._components.directory.identity
             info = backup_collections(pinned, os.fspath(target), identity)
             if keep is not None:

@@ -31,7 +31,7 @@ from typing import Any, BinaryIO, ClassVar
 import xxhash
 
 from godb_arrow.directory.names import is_stored_name
-from godb_arrow.directory.places import full_path
+from godb_arrow.directory.places import check_apart, full_path
 from godb_arrow.display import TableList, plural, quantity, table_of
 from godb_arrow.errors import (
     ChecksumMismatch,
@@ -57,6 +57,7 @@ from godb_arrow.storage.lock import lock_file
 from godb_arrow.storage.modes import UNLIMITED, Access
 from godb_arrow.storage.object_store import is_url
 from godb_arrow.storage.replace import temporary_name
+from godb_arrow.storage.source import local_path
 from godb_arrow.storage.url_options import StorageOptions, with_options
 
 __all__ = [
@@ -79,14 +80,8 @@ _DIGEST = re.compile("[0-9a-f]{32}")
 _MAX_DESCRIPTION_BYTES = 256 << 20
 _FORMAT = 1
 _UNUSABLE = (
-    ValueError,
-    KeyError,
-    TypeError,
-    AttributeError,
-    OverflowError,
-    OSError,
-    RecursionError,
-)
+    ValueError, KeyError, TypeError, AttributeError, OverflowError, OSError, RecursionError,
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -520,6 +515,8 @@ def restore_backup(
         The backup does not exist.
     ChecksumMismatch, CorruptFile
         The backup is damaged. No data directory was created.
+    InvalidOption
+        The folder is inside of another data directory or of the folder of backups.
 
     Examples
     --------
@@ -534,7 +531,12 @@ def restore_backup(
     [{'_id': '1', 'name': 'Ada'}]
     """
     name = os.fspath(source)
-    target = os.path.realpath(os.path.expanduser(os.fspath(data_dir)))
+    if is_url(os.fspath(data_dir)):
+        raise InvalidOption(
+            f"a backup cannot be restored to {data_dir}",
+            advice="restore to a local folder, and follow it to the object store",
+        )
+    target = os.path.realpath(local_path(os.fspath(data_dir)))
     with with_options(source, storage_options), error_context("restore", name):
         place = BackupPlace(name)
         numbers = place.numbers()
@@ -547,6 +549,7 @@ def restore_backup(
             raise VersionNotFound(f"there is no backup {chosen}", advice=advice)
         if os.path.lexists(target) and (not os.path.isdir(target) or os.listdir(target)):
             raise TargetExists(f"the folder {target} is not empty", advice="give an empty folder")
+        check_apart(target, name, purpose="a restore", kind="folder of backups")
         description = place.read(chosen)
         with _whole_or_not(target) as path:
             stored = open_folder(path).folder("collections")

@@ -28,7 +28,7 @@ from dataclasses import dataclass
 
 from godb_arrow.directory.identity import ensure_identity, read_identity, renew_identity
 from godb_arrow.directory.journal_copy import MissingRecords
-from godb_arrow.directory.places import full_path, is_data_directory
+from godb_arrow.directory.places import check_apart, full_path, is_data_directory
 from godb_arrow.errors import (
     CorruptFile,
     InvalidOption,
@@ -99,6 +99,8 @@ class Follower:
         The source is missing, or is not the data directory that the target follows.
     DirectoryLocked
         Another process updates the target.
+    InvalidOption
+        The target is the source, is inside of it, or has it inside.
 
     Examples
     --------
@@ -132,13 +134,12 @@ class Follower:
             self._find_source()
         self._stored = open_folder(self.source).folder("collections")
         name = os.fspath(target)
-        if full_path(name) == self.source:
-            raise InvalidOption("a data directory cannot follow itself", advice="give another")
         self._shipping = threading.Lock()  # guards the copy of the journal
         self._stepping = threading.Lock()
         self._written = 0.0
         UrlOptions(name, storage_options).start_for(self)
         with error_context("follow", name), storage_errors("open", name):
+            check_apart(name, self.source, purpose="a follower")
             self._target = open_target(name)
             try:
                 self._begin(replace)

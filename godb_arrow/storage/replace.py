@@ -18,6 +18,7 @@ from godb_arrow.storage.local import DiskWriter
 from godb_arrow.storage.lock import is_file_of, is_lock_name, lock_file, try_lock
 from godb_arrow.storage.modes import UNLIMITED, Access
 from godb_arrow.storage.object_store import Expected
+from godb_arrow.storage.occupied import check_unoccupied
 from godb_arrow.storage.source import local_version, resolve
 
 __all__ = ["is_temporary", "replace_file", "temporary_name"]
@@ -78,6 +79,8 @@ def replace_file(
     ------
     WriteConflict
         Another writer replaced the file since it had the expected version.
+    DirectoryLocked, InvalidOption
+        The file belongs to a data directory; see :func:`check_unoccupied`.
     """
     if not isinstance(target, (str, os.PathLike)):
         if not hasattr(target, "write"):
@@ -114,6 +117,7 @@ def _replace_local(
 ) -> Iterator[BinaryIO]:
     if not inside:
         path = os.path.realpath(path)  # A symbolic link is kept, and its target replaced.
+        check_unoccupied(path)
     folder = os.path.dirname(path)
     if not os.path.isdir(folder):
         raise SourceNotFound(f"there is no folder {folder}", advice="create it first")

@@ -16,7 +16,16 @@ from godb_arrow.storage.local import checked_path
 from godb_arrow.storage.modes import UNLIMITED, Access
 from godb_arrow.storage.object_store import LocalCopy, RemoteStore, is_url
 
-__all__ = ["HeldFile", "Location", "Source", "local_version", "open_source", "resolve", "spool"]
+__all__ = [
+    "HeldFile",
+    "Location",
+    "Source",
+    "local_path",
+    "local_version",
+    "open_source",
+    "resolve",
+    "spool",
+]
 
 
 Location = str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes]
@@ -382,7 +391,12 @@ def resolve(name: str) -> tuple[RemoteStore | None, str]:
     if is_url(name):
         store = RemoteStore(name)
         return store, store.path
-    return None, checked_path(os.path.expanduser(name.removeprefix("file://")))
+    return None, local_path(name)
+
+
+def local_path(name: str) -> str:
+    """Return the path of a local file or folder, which a ``file://`` URL may name, too."""
+    return checked_path(os.path.expanduser(name.removeprefix("file://")))
 
 
 def spool() -> IO[bytes]:
