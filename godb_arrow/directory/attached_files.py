@@ -14,6 +14,7 @@ from godb_arrow.memory.limit import Memory
 from godb_arrow.snapshots.base import Base
 from godb_arrow.storage import local
 from godb_arrow.storage.folder import Folder
+from godb_arrow.storage.holes import check_dense
 from godb_arrow.storage.modes import Access
 from godb_arrow.storage.object_store import is_url
 from godb_arrow.storage.source import Source
@@ -71,6 +72,7 @@ class AttachedFiles:
             access = folder.access()
             if not is_url(location):  # The copy must not be more readable than the file.
                 access &= Access.of_file(os.fstat(source.fileno()))
+                check_dense(location, source.fileno())
             with folder.replace(name, access) as target:
                 shutil.copyfileobj(source, target, _COPY_BYTES)
         return folder.place(name)

@@ -48,6 +48,7 @@ from godb_arrow.keywords import explain_keywords
 from godb_arrow.replication.target import split_stored
 from godb_arrow.snapshots.base import Base
 from godb_arrow.snapshots.manifest import manifest_name, stored_manifest
+from godb_arrow.snapshots.part_file import check_part_size
 from godb_arrow.snapshots.parted_base import PartedBase
 from godb_arrow.storage import local
 from godb_arrow.storage.folder import Folder, open_folder
@@ -413,6 +414,7 @@ def _files_of(base: Base) -> Iterator[_StoredSource]:
     for part in base.manifest.parts:
         for name in (part.file, part.ids_file):
             held = content.hold(name)
+            check_part_size(part, name, held.size())
             modified = int((held.modified() or 0) * 1e9)
             yield _StoredSource(f"{folder}/{name}", held.size(), modified, held.access(), held.open)
 

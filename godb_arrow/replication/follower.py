@@ -46,7 +46,8 @@ from godb_arrow.replication.target import (
     open_target,
     split_stored,
 )
-from godb_arrow.snapshots.manifest import Manifest
+from godb_arrow.snapshots.manifest import Manifest, Part, stored_content
+from godb_arrow.snapshots.part_file import check_part_size
 from godb_arrow.storage.folder import open_folder
 from godb_arrow.storage.inside import open_to_read
 from godb_arrow.storage.modes import Access
@@ -355,10 +356,17 @@ class Follower:
         staged: list[Staged] = []
         updated = {name for name in changed if name in there and not comes_late(name)}
         self._discard_folders({name.rpartition("/")[0] for name in updated})
+        parts: dict[str, Part] = {}
+        for name in filter(_is_manifest, changed):
+            staged.append(self._stage(name, copied))
+            parts |= _parts_of(staged[-1])
+        for name in parts.keys() - wanted.keys():  # parts that were written since
+            changed.append(name)
+            wanted[name] = (0, 0)
         for name in sorted(changed, key=comes_late):
-            copy = self._stage(name, copied)
-            if copy.name.endswith(".manifest"):
-                self._fetch_files_of(copy, wanted, copied)
+            if _is_manifest(name):
+                continue
+            copy = self._stage(name, copied, parts.get(name))
             if comes_late(name):
                 staged.append(copy)
             else:
@@ -407,23 +415,29 @@ class Follower:
                 if list_stored(self._stored) != wanted:
                     raise
 
-    def _stage(self, name: str, copied: Copied) -> Staged:
+    def _stage(self, name: str, copied: Copied, part: Part | None = None) -> Staged:
         folder, file = split_stored(self._stored, name)
         folder.check()
         with open_to_read(folder.place(file)) as stream:
+            if part is not None:
+                with error_context("read", folder.place(file)):
+                    check_part_size(part, file, os.fstat(stream.fileno()).st_size)
             access = Access.of_file(os.fstat(stream.fileno())) & folder.access()
             staged = self._target.stage(name, stream, access)
         copied.files += 1
         copied.size += staged.stamp[0]
         return staged
 
-    def _fetch_files_of(self, staged: Staged, wanted: dict[str, Stamp], copied: Copied) -> None:
-        """Copy files that a manifest names, and that are missing in the list of files."""
-        with open(staged.temporary, "rb") as stream:
-            manifest = Manifest.unpack(stream.read())
-        folder = staged.name.rpartition("/")[0]
-        for part in manifest.parts:
-            for name in (f"{folder}/{part.file}", f"{folder}/{part.ids_file}"):
-                if name not in wanted:
-                    self._target.place([self._stage(name, copied)])
-                    wanted[name] = (0, 0)
+
+def _is_manifest(name: str) -> bool:
+    return name.endswith(".manifest")
+
+
+def _parts_of(staged: Staged) -> dict[str, Part]:
+    """Return the files of a manifest by their paths below the folder of collections."""
+    with open(staged.temporary, "rb") as stream:
+        manifest = Manifest.unpack(stored_content(stream))
+    folder = staged.name.rpartition("/")[0]
+    return {
+        f"{folder}/{name}": part for part in manifest.parts for name in (part.file, part.ids_file)
+    }

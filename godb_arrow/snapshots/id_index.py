@@ -21,6 +21,7 @@ __all__ = [
     "CODEC_HASHES",
     "IdFile",
     "IdIndex",
+    "id_file_size",
     "pack_id_file",
     "read_id_file",
 ]
@@ -133,7 +134,7 @@ def read_id_file(folder: Folder, name: str, checksum: int) -> IdFile | None:
         return None
     count, greatest = (int(number) for number in data[8:_HEAD_BYTES].view("<u8"))
     # A file of another size is not read, since it may be sparse and without end.
-    is_whole = len(data) == _HEAD_BYTES + _BYTES_PER_ID * count
+    is_whole = len(data) == id_file_size(count)
     if not is_whole or xxhash.xxh3_64_intdigest(data.data) != checksum:
         return None
     middle = _HEAD_BYTES + 8 * count
@@ -148,6 +149,11 @@ def _mapped(stream: BinaryIO) -> npt.NDArray[np.uint8]:
         return np.memmap(stream, np.uint8, "r")
     with pa.memory_map(opened) as file:
         return np.frombuffer(file.read_buffer(), np.uint8)
+
+
+def id_file_size(count: int) -> int:
+    """Return the size in bytes of an id file with a number of ids."""
+    return _HEAD_BYTES + _BYTES_PER_ID * count
 
 
 def pack_id_file(index: IdIndex) -> bytes:

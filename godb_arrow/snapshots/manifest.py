@@ -20,7 +20,7 @@ import os
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, BinaryIO
 
 import msgpack
 import numpy as np
@@ -60,6 +60,7 @@ __all__ = [
     "is_part_name",
     "manifest_name",
     "read_manifest",
+    "stored_content",
     "stored_manifest",
     "versions_in",
     "write_manifest",
@@ -398,7 +399,12 @@ def stored_manifest(folder: Folder, manifest: Manifest) -> bytes:
 
 def _read(folder: Folder, version: int) -> bytes:
     with folder.open(manifest_name(version)) as stream:
-        data = read_limited(stream, _MAX_MANIFEST_BYTES)
+        return stored_content(stream)
+
+
+def stored_content(stream: BinaryIO) -> bytes:
+    """Return the bytes of an open manifest, unless they are too many."""
+    data = read_limited(stream, _MAX_MANIFEST_BYTES)
     if len(data) > _MAX_MANIFEST_BYTES:
         raise _damaged(f"it has more than {_MAX_MANIFEST_BYTES} bytes")
     return data

@@ -12,12 +12,39 @@ from godb_arrow.memory.limit import Memory
 from godb_arrow.query.statistics import Row
 from godb_arrow.snapshots.base import Base, replaced
 from godb_arrow.snapshots.held import Documents
-from godb_arrow.snapshots.id_index import CODEC_HASHES, IdFile, IdIndex, read_id_file
+from godb_arrow.snapshots.id_index import CODEC_HASHES, IdFile, IdIndex, id_file_size, read_id_file
 from godb_arrow.snapshots.manifest import Manifest, Part
 from godb_arrow.storage.folder import Folder
 from godb_arrow.storage.object_store import is_url
 
-__all__ = ["PartFile", "WrittenPart"]
+__all__ = ["PartFile", "WrittenPart", "check_part_size"]
+
+
+def check_part_size(part: Part, name: str, size: int) -> None:
+    """Check the size of a part's file or id file, before the file is copied.
+
+    Parameters
+    ----------
+    part : Part
+        Entry of the part in a manifest.
+    name : str
+        Name of the file, without its folder.
+    size : int
+        Size of the file in bytes.
+
+    Raises
+    ------
+    CorruptFile
+        The manifest records another size.
+    """
+    recorded = part.file_size if name == part.file else id_file_size(part.documents)
+    if size != recorded:
+        raise CorruptFile(
+            f"the file {name} has {size} bytes, but its manifest records {recorded}",
+            offset=min(size, recorded),
+            where="file",
+            advice="restore the file from a copy",
+        )
 
 
 @dataclass(frozen=True, slots=True)

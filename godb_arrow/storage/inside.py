@@ -17,6 +17,7 @@ from typing import BinaryIO
 
 from godb_arrow.errors import StorageError
 from godb_arrow.storage import local
+from godb_arrow.storage.holes import check_dense
 
 __all__ = [
     "check_folder",
@@ -104,16 +105,30 @@ def open_inside(path: str, flags: int, mode: int = 0o666) -> int:
     return _open(path, lambda: local.disk.open(path, flags | _NO_LINK, mode))
 
 
-def open_to_read(path: str) -> BinaryIO:
+def open_to_read(path: str, *, is_read: bool = True) -> BinaryIO:
     """Open a regular file for reading.
+
+    Parameters
+    ----------
+    path : str
+        The file.
+    is_read : bool
+        Whether the content is read, default True. Such a file must not be sparse.
 
     Raises
     ------
     StorageError
-        The path is a symbolic link, a folder, a named pipe, a socket or a device.
+        The path is a symbolic link, a folder, a named pipe, a socket, a device or a sparse file.
     """
     flags = os.O_RDONLY | getattr(os, "O_BINARY", 0) | _NO_LINK
-    return os.fdopen(_open(path, lambda: os.open(path, flags)), "rb")
+    stream = os.fdopen(_open(path, lambda: os.open(path, flags)), "rb")
+    if is_read:
+        try:
+            check_dense(path, stream.fileno())
+        except BaseException:
+            stream.close()
+            raise
+    return stream
 
 
 def _open(path: str, opener: Callable[[], int]) -> int:

@@ -100,7 +100,7 @@ def _without_group(mode: int, others: int) -> int:
 
 def restrict_file(path: str, access: Access) -> None:
     """Remove denied permissions from a file inside a folder."""
-    with open_to_read(path) as stream:
+    with open_to_read(path, is_read=False) as stream:
         try:
             access.restrict(stream.fileno())
         except PermissionError:  # Another user owns the file.

@@ -169,7 +169,7 @@ def _remove_abandoned(folder: str) -> None:
                 continue
             if entry.stat(follow_symlinks=False).st_mtime > oldest:
                 continue  # The writer may be about to lock its new file.
-            with suppress(OSError), open_to_read(entry.path) as stream:
+            with suppress(OSError), open_to_read(entry.path, is_read=False) as stream:
                 descriptor = stream.fileno()
                 if try_lock(descriptor) and is_file_of(descriptor, entry.path):
                     os.unlink(entry.path)
