@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
+from typing import TypeAlias
 
 import pyarrow as pa
 
@@ -19,7 +20,7 @@ from godb_arrow.documents.normalize import convert_columns
 from godb_arrow.documents.rows import with_first_categories
 from godb_arrow.errors import TypeMismatch, UnsupportedType
 from godb_arrow.query.comparable import plain_type
-from godb_arrow.schema import JSON_TYPE, is_json, is_text, storage_schema
+from godb_arrow.schema import is_json, is_text, json_type, storage_schema
 
 __all__ = [
     "JSON_TEXT",
@@ -39,17 +40,14 @@ JSON_TEXT = "json"
 """Replacement of a type by JSON text; also what the metadata of such a field says."""
 
 _EMPTY_STRUCT = b"struct<>"
-_NANOSECOND_TYPE = pa.int64()
-_UNSIGNED = {
-    pa.uint8(): pa.int16(),
-    pa.uint16(): pa.int32(),
-    pa.uint32(): pa.int64(),
-    pa.uint64(): pa.decimal128(20, 0),
-}
+_SIGNED = {"uint8": "int16", "uint16": "int32", "uint32": "int64"}
+"""Signed types that hold the values of unsigned ones."""
+
+_UINT64_DIGITS = 20
 _MAX_DIGITS = 38
 _FIRST_SECOND, _LAST_SECOND = -62_135_596_800, 253_402_300_799  # of the years 1 to 9999
 
-Rule = Callable[[pa.DataType], "pa.DataType | str | None"]
+Rule: TypeAlias = "Callable[[pa.DataType], pa.DataType | str | None]"
 """Returns the replacement of a type: another type, `JSON_TEXT`, or None to keep it."""
 
 
@@ -77,7 +75,7 @@ def _for_delta(kind: pa.DataType) -> pa.DataType | str | None:
     if types.is_null(kind):
         return pa.string()
     if types.is_time(kind) or types.is_duration(kind):
-        return _NANOSECOND_TYPE
+        return pa.int64()
     if types.is_float16(kind):
         return pa.float32()
     if types.is_timestamp(kind) and kind.unit == "ns":
@@ -86,14 +84,16 @@ def _for_delta(kind: pa.DataType) -> pa.DataType | str | None:
         return pa.string()
     if types.is_decimal256(kind):
         return pa.decimal128(kind.precision, kind.scale)
-    return _UNSIGNED.get(kind)
+    if types.is_uint64(kind):
+        return pa.decimal128(_UINT64_DIGITS, 0)
+    return pa.type_for_alias(_SIGNED[str(kind)]) if str(kind) in _SIGNED else None
 
 
 def _for_csv(kind: pa.DataType) -> pa.DataType | str | None:
     types = pa.types
     if types.is_nested(kind) or is_bytes(kind):
         return JSON_TEXT
-    return _NANOSECOND_TYPE if types.is_duration(kind) else None
+    return pa.int64() if types.is_duration(kind) else None
 
 
 def _for_database(kind: pa.DataType) -> pa.DataType | str | None:
@@ -107,7 +107,7 @@ def _for_sqlite(kind: pa.DataType) -> pa.DataType | str | None:
     if types.is_decimal(kind):
         return pa.string()
     if types.is_time(kind) or types.is_duration(kind):
-        return _NANOSECOND_TYPE
+        return pa.int64()
     return pa.date32() if types.is_date64(kind) else _for_database(kind)
 
 
@@ -418,7 +418,7 @@ def _restore_field(field: pa.Field) -> pa.Field:
     metadata = {key: value for key, value in field.metadata.items() if key != MARK}
     kind = field.type
     if mark == JSON_TEXT.encode():
-        kind = JSON_TYPE if is_text(kind) else kind
+        kind = json_type() if is_text(kind) else kind
     elif mark == _EMPTY_STRUCT:
         kind = pa.struct([]) if is_text(kind) else kind
     else:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 
 import pyarrow as pa
@@ -85,14 +84,15 @@ def is_moment(kind: pa.DataType) -> bool:
     return bool(pa.types.is_timestamp(kind) or pa.types.is_date(kind))
 
 
-_FAMILIES: tuple[Callable[[pa.DataType], bool], ...] = (
-    _is_number,
-    is_moment,
-    pa.types.is_time,
-    pa.types.is_duration,
-    is_text,
-    is_bytes,
-)
+def _is_time(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_time(kind))
+
+
+def _is_duration(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_duration(kind))
+
+
+_FAMILIES = (_is_number, is_moment, _is_time, _is_duration, is_text, is_bytes)
 """Tests of types whose values are compared with each other."""
 
 

@@ -9,9 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from itertools import islice
+from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 __all__ = ["MAX_UNCHECKED_NAMES", "first_names", "names_collide"]
 

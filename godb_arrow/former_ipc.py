@@ -16,7 +16,7 @@ __all__ = ["read_former_batch", "read_former_schema"]
 
 _MAX_DICTIONARY_BYTES = 1 << 20
 _MAX_SCHEMA_BYTES = 1 << 20  # about 10,000 fields, whose names may all collide
-_UNUSABLE = (pa.ArrowException, OSError, ValueError, IndexError, EOFError, struct.error, TypeError)
+_UNUSABLE = (OSError, ValueError, IndexError, EOFError, struct.error, TypeError)
 
 
 def read_former_schema(data: bytes) -> pa.Schema:
@@ -63,7 +63,7 @@ def read_former_batch(data: bytes) -> pa.RecordBatch | None:
             return None
         batch = pa.ipc.read_record_batch(message, schema)
         batch.validate(full=True)
-    except (StopIteration, *_UNUSABLE):
+    except (StopIteration, pa.ArrowException, *_UNUSABLE):
         return None
     return batch
 

@@ -11,6 +11,7 @@ parameters is its name. Every other type is a map with its name under ``type``, 
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Callable, Mapping
@@ -66,45 +67,37 @@ FORMER_KEY = b"godb_arrow:former"
 _ZONE = re.compile(r"[A-Za-z0-9_+\-:/]{1,64}")
 _EXTENSION_NAME, _EXTENSION_METADATA = b"ARROW:extension:name", b"ARROW:extension:metadata"
 
-_PLAIN_TYPES: dict[str, pa.DataType] = {
-    "null": pa.null(),
-    "bool": pa.bool_(),
-    "int8": pa.int8(),
-    "int16": pa.int16(),
-    "int32": pa.int32(),
-    "int64": pa.int64(),
-    "uint8": pa.uint8(),
-    "uint16": pa.uint16(),
-    "uint32": pa.uint32(),
-    "uint64": pa.uint64(),
-    "float16": pa.float16(),
-    "float32": pa.float32(),
-    "float64": pa.float64(),
-    "string": pa.string(),
-    "large_string": pa.large_string(),
-    "string_view": pa.string_view(),
-    "binary": pa.binary(),
-    "large_binary": pa.large_binary(),
-    "binary_view": pa.binary_view(),
-    "date32": pa.date32(),
-    "date64": pa.date64(),
-}
-_NAMES = {data_type: name for name, data_type in _PLAIN_TYPES.items()}
+_PLAIN_TYPES = (
+    "null", "bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64",
+    "float16", "float32", "float64", "string", "large_string", "string_view", "binary",
+    "large_binary", "binary_view", "date32", "date64",
+)  # fmt: skip
+"""Types without parameters, as Arrow's functions name them."""
 
-_DECIMALS: tuple[tuple[str, Callable[[pa.DataType], bool]], ...] = (
-    ("decimal32", pa.types.is_decimal32),
-    ("decimal64", pa.types.is_decimal64),
-    ("decimal128", pa.types.is_decimal128),
-    ("decimal256", pa.types.is_decimal256),
-)
-_LISTS: tuple[tuple[str, Callable[[pa.DataType], bool], Callable[[pa.Field], pa.DataType]], ...] = (
-    ("list", pa.types.is_list, pa.list_),
-    ("large_list", pa.types.is_large_list, pa.large_list),
-    ("list_view", pa.types.is_list_view, pa.list_view),
-    ("large_list_view", pa.types.is_large_list_view, pa.large_list_view),
-)
+_DECIMALS = ("decimal32", "decimal64", "decimal128", "decimal256")
+_LISTS = ("list", "large_list", "list_view", "large_list_view")
 
 Description = dict[str, Any]
+
+
+def _made(name: str) -> Callable[..., pa.DataType]:
+    """Return Arrow's function that creates types of a name."""
+    make: Callable[..., pa.DataType] = getattr(pa, f"{name}_" if name in ("bool", "list") else name)
+    return make
+
+
+def _is(name: str, data_type: pa.DataType) -> bool:
+    return bool(getattr(pa.types, f"is_{name}")(data_type))
+
+
+@functools.cache
+def _plain_types() -> dict[str, pa.DataType]:
+    return {name: _made(name)() for name in _PLAIN_TYPES}
+
+
+@functools.cache
+def _plain_names() -> dict[pa.DataType, str]:
+    return {data_type: name for name, data_type in _plain_types().items()}
 
 
 # --- from a schema to its description ---------------------------------------------------------
@@ -159,7 +152,7 @@ def _plain_metadata(metadata: Mapping[bytes, bytes] | None, limit: int) -> dict[
 
 
 def _describe_type(data_type: pa.DataType, level: int) -> str | Description:
-    name = _NAMES.get(data_type)
+    name = _plain_names().get(data_type)
     if name is not None:
         return name
     if level > MAX_RECORDED_LEVELS:
@@ -176,8 +169,8 @@ def _describe_scalar(data_type: pa.DataType, level: int) -> Description:
         return {"type": f"time{data_type.bit_width}", "unit": data_type.unit}
     if types.is_duration(data_type):
         return {"type": "duration", "unit": data_type.unit}
-    for name, is_one in _DECIMALS:
-        if is_one(data_type):
+    for name in _DECIMALS:
+        if _is(name, data_type):
             precision, scale = data_type.precision, data_type.scale
             return {"type": name, "precision": precision, "scale": scale}
     if types.is_fixed_size_binary(data_type):
@@ -216,8 +209,8 @@ def _describe_nested(data_type: pa.DataType, level: int) -> Description | None:
         if data_type.list_size > MAX_FIXED_SIZE:
             return {"type": "list", "item": item}
         return {"type": "fixed_size_list", "size": data_type.list_size, "item": item}
-    for name, is_one, _ in _LISTS:
-        if is_one(data_type):
+    for name in _LISTS:
+        if _is(name, data_type):
             return {"type": name, "item": _describe_field(data_type.value_field, level)}
     return None
 
@@ -308,12 +301,12 @@ def _restored_metadata(metadata: Any) -> dict[str, str] | None:
 
 def _restore_type(description: Any, level: int, width: int) -> pa.DataType:
     if isinstance(description, str):
-        return _PLAIN_TYPES[description]
+        return _plain_types()[description]
     if level > MAX_RECORDED_LEVELS:
         raise ValueError(f"it nests deeper than {MAX_RECORDED_LEVELS} levels")
     name = description["type"]
     restore = _RESTORED.get(name)
-    return _PLAIN_TYPES[name] if restore is None else restore(description, level + 1, width)
+    return _plain_types()[name] if restore is None else restore(description, level + 1, width)
 
 
 def _timestamp(description: Description, level: int, width: int) -> pa.DataType:
@@ -355,8 +348,7 @@ def _fixed_size_list(description: Description, level: int, width: int) -> pa.Dat
 
 
 def _list(description: Description, level: int, width: int) -> pa.DataType:
-    make = next(make for name, _, make in _LISTS if name == description["type"])
-    return make(_restore_field(description["item"], level, width))
+    return _made(description["type"])(_restore_field(description["item"], level, width))
 
 
 def _struct(description: Description, level: int, width: int) -> pa.DataType:
@@ -424,10 +416,10 @@ _RESTORED: dict[str, Callable[[Description, int, int], pa.DataType]] = {
     "duration": _duration,
     "time32": _time32,
     "time64": _time64,
-    **{name: _decimal for name, _ in _DECIMALS},
+    **dict.fromkeys(_DECIMALS, _decimal),
     "fixed_size_binary": _fixed_size_binary,
     "fixed_size_list": _fixed_size_list,
-    **{name: _list for name, _, _ in _LISTS},
+    **dict.fromkeys(_LISTS, _list),
     "struct": _struct,
     "map": _map,
     "dictionary": _dictionary,

@@ -28,6 +28,7 @@ range of microseconds in an int64, and containers nested deeper than Arrow's C i
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Iterable, Iterator
 from enum import IntFlag
@@ -41,7 +42,6 @@ from godb_arrow.recorded_schema import CATEGORIES_KEY, FORMER_KEY
 
 __all__ = [
     "ID_FIELD",
-    "JSON_TYPE",
     "NANOSECONDS_PER_DAY",
     "NANOSECONDS_PER_SECOND",
     "FieldSummary",
@@ -92,7 +92,11 @@ MAX_ARROW_LEVELS = 60
 
 The C data interface of Arrow C++ carries 63, and consumers add some of their own."""
 
-JSON_TYPE: pa.DataType = pa.json_(pa.string())
+
+@functools.cache
+def json_type() -> pa.DataType:
+    """Return the ``arrow.json`` type of columns with JSON text."""
+    return pa.json_(pa.string())
 
 
 def is_json(data_type: pa.DataType) -> bool:
@@ -340,7 +344,7 @@ def infer_type(summary: FieldSummary, level: int = 0) -> pa.DataType:
     if not families:
         return pa.null()
     if len(families) > 1 or _is_number_conflict(kinds):
-        return JSON_TYPE
+        return json_type()
     if kinds & Kind.BOOL:
         return pa.bool_()
     if kinds & _NUMBER:
@@ -351,11 +355,11 @@ def infer_type(summary: FieldSummary, level: int = 0) -> pa.DataType:
         return pa.binary() if kinds & Kind.BINARY else pa.string()
     if kinds & Kind.TIMESTAMP:
         if kinds & Kind.OUTSIDE_MICROSECONDS:
-            return JSON_TYPE
+            return json_type()
         nanoseconds = kinds & Kind.NEEDS_NANOSECONDS and not kinds & Kind.OUTSIDE_NANOSECONDS
         return pa.timestamp("ns" if nanoseconds else "us", tz="UTC")
     if level >= MAX_ARROW_LEVELS or kinds & Kind.EXTENSION:
-        return JSON_TYPE
+        return json_type()
     if kinds & Kind.ARRAY:
         item = summary.item
         return pa.list_(pa.null() if item is None else infer_type(item, level + 1))
@@ -372,7 +376,7 @@ def _map_type(summary: FieldSummary, level: int) -> pa.DataType:
         # A map counts twice: it holds a struct of key and value.
         return pa.map_(pa.string(), infer_type(values, level + 2))
     if names_collide(summary.fields):
-        return JSON_TYPE
+        return json_type()
     return pa.struct(
         [pa.field(name, infer_type(child, level + 1)) for name, child in summary.fields.items()]
     )

@@ -32,7 +32,7 @@ from godb_arrow.errors import (
     StorageError,
 )
 from godb_arrow.options import check_flags
-from godb_arrow.schema import ID_FIELD, JSON_TYPE, is_json, is_text
+from godb_arrow.schema import ID_FIELD, is_json, is_text, json_type
 from godb_arrow.storage.object_store import is_url
 from godb_arrow.storage.source import local_path
 
@@ -248,9 +248,9 @@ class _Load:
             if hints is None or field.name == ID_FIELD:
                 continue  # columns of dlt
             if hints.get("data_type") == "json" and (is_text(array.type) or is_json(array.type)):
-                field = pa.field(field.name, JSON_TYPE, metadata=VALUES)
+                field = pa.field(field.name, json_type(), metadata=VALUES)
                 texts = array.storage if is_json(array.type) else array.cast(pa.string())
-                array = pa.ExtensionArray.from_storage(JSON_TYPE, texts)
+                array = pa.ExtensionArray.from_storage(json_type(), texts)
             fields.append(field)
             columns.append(array)
         return pa.table(columns, schema=pa.schema(fields))

@@ -30,7 +30,7 @@ from godb_arrow.errors import (
 from godb_arrow.file.collection import open_godb
 from godb_arrow.query.fields import shown_names
 from godb_arrow.query.scannable import Scannable
-from godb_arrow.schema import ID_FIELD, JSON_TYPE, has_json
+from godb_arrow.schema import ID_FIELD, has_json, json_type
 from godb_arrow.storage.object_store import is_url
 from godb_arrow.storage.source import local_path
 
@@ -303,7 +303,7 @@ def _changed(collection: Collection, token: str) -> list[str] | None:
 def _with_whole_texts(reader: pa.RecordBatchReader) -> pa.RecordBatchReader:
     """Make nested columns with JSON text inside one JSON text each."""
     schema = pa.schema(
-        field.with_type(JSON_TYPE) if has_json(field.type) else field for field in reader.schema
+        field.with_type(json_type()) if has_json(field.type) else field for field in reader.schema
     )
     if schema.types == reader.schema.types:
         return reader
@@ -314,7 +314,7 @@ def _with_whole_texts(reader: pa.RecordBatchReader) -> pa.RecordBatchReader:
                 columns = [
                     column
                     if column.type.equals(field.type)
-                    else pa.ExtensionArray.from_storage(JSON_TYPE, as_json_texts(column))
+                    else pa.ExtensionArray.from_storage(json_type(), as_json_texts(column))
                     for column, field in zip(batch.columns, schema, strict=True)
                 ]
                 yield pa.RecordBatch.from_arrays(columns, schema=schema)

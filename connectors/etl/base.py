@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cached_property
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -33,8 +34,8 @@ class Documents:
 
     Parameters
     ----------
-    schema : pyarrow.Schema
-        Schema of the documents.
+    schema : pyarrow.Schema or callable
+        Schema of the documents, or a function that returns it for those who need it.
     runs : iterator of Entries
         The documents, which can be read once.
     map_entries : callable, optional
@@ -44,13 +45,23 @@ class Documents:
 
     def __init__(
         self,
-        schema: pa.Schema,
+        schema: pa.Schema | Callable[[], pa.Schema],
         runs: Iterator[codec.Entries],
         map_entries: Callable[[Callable[[codec.Entries], Any]], Iterator[Any]] | None = None,
     ) -> None:
-        self.schema = self.stored_schema = schema
+        self._schema = schema
         self._runs = runs
         self.map_entries = map_entries
+
+    @cached_property
+    def schema(self) -> pa.Schema:
+        """Schema of the documents."""
+        return self._schema() if callable(self._schema) else self._schema
+
+    @property
+    def stored_schema(self) -> pa.Schema:
+        """Schema of the documents, as :class:`Scannable` has it."""
+        return self.schema
 
     def stored_entries(self) -> Iterator[codec.Entries]:
         """Return the documents in runs, which can be read once."""
@@ -83,7 +94,7 @@ class Documents:
                 yield prepare(Encoded(bytes(entries.raw()), ids, given=True))
 
 
-Data: TypeAlias = Documents | JsonSource | Iterator[dict[Any, Any]] | pa.RecordBatchReader
+Data: TypeAlias = "Documents | JsonSource | Iterator[dict[Any, Any]] | pa.RecordBatchReader"
 
 
 def counted(data: Data, count: Count) -> Data:

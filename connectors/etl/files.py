@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from types import MappingProxyType
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeAlias
 
 import pyarrow as pa
 
@@ -191,7 +191,8 @@ def export_documents(
         replace_file(path, expected=expected) as file,
         compressed(file, name) as stream,
     ):
-        encoded = itertools.chain.from_iterable(map(_ENCODERS[format], (before, documents)))
+        sources = (before, documents) if before else (documents,)
+        encoded = itertools.chain.from_iterable(map(_ENCODERS[format], sources))
         for part, more in _as_array(encoded) if format == "json" else encoded:
             stream.write(part)
             count += more
@@ -295,7 +296,7 @@ _ENCODERS: dict[str, Callable[[Any], Iterator[tuple[bytes, int]]]] = {
 }
 """Functions that encode documents, with the number of documents in each part."""
 
-_Write = Callable[[pa.RecordBatch], Any]
+_Write: TypeAlias = "Callable[[pa.RecordBatch], Any]"
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from godb_arrow.schema import JSON_TYPE, is_json
+from godb_arrow.schema import is_json, json_type
 
 __all__ = ["add_column", "create_table", "literal", "open_sqlite", "quoted"]
 
@@ -118,7 +118,7 @@ def open_sqlite(cursor: Any, table: str) -> pa.RecordBatchReader:
         elif kinds == {"integer", "real"} and largest < _MAX_EXACT_INTEGER:
             kinds, column = frozenset({"real"}), f"CAST({column} AS REAL)"
         elif len(kinds) > 1:
-            wanted[name] = JSON_TYPE
+            wanted[name] = json_type()
             kinds, column = frozenset({"text"}), _JSON.format(column=column)
         elif not kinds:
             kinds = frozenset({_affinity(type_name.upper())})

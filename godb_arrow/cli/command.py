@@ -10,6 +10,7 @@ import os
 import click
 
 from godb_arrow._version import __version__
+from godb_arrow.cli.deferred import defer
 
 __all__ = ["main"]
 
@@ -42,6 +43,8 @@ _MODULES = {
 _CONVERSIONS = frozenset({"check", "convert", "files"})
 """Modules of commands that go through a file once, and end."""
 
+# The bytes of documents need neither, and both take longer to import than all of this package.
+defer("numpy", "pyarrow")
 # No command uses linear algebra, for which NumPy would start threads.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 # Imports leave no garbage, for which Python would search often, and at the end in all objects.

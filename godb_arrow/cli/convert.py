@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import click
@@ -101,7 +102,7 @@ def export(
             if chosen is None and is_document_format(check_format(path, format_)):
                 mapped = getattr(handle, "map_entries", None) if filter_ is None else None
                 entries = handle.stored_entries(filter_)
-                documents = Documents(handle.stored_schema, entries, mapped)
+                documents = Documents(partial(getattr, handle, "stored_schema"), entries, mapped)
                 rows = export_documents(
                     documents, path, format=format_, progress=update, options=options
                 )

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from godb_arrow.codec.columns import ColumnPlan, DecodePlan, finish, plan_columns
@@ -32,6 +31,8 @@ from godb_arrow.codec.reference.scan import describe
 from godb_arrow.errors import InvalidOption, TypeMismatch
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
+
     from godb_arrow.codec import reference as _chosen
 else:
     _wanted = os.environ.get("GODB_ARROW_CODEC", "")

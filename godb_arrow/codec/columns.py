@@ -115,31 +115,15 @@ class DecodePlan:
 UNITS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": NANOSECONDS_PER_SECOND}
 """Ticks of a second, by unit."""
 
-_Tests = Iterable[Callable[[pa.DataType], bool]]
-_INT64: _Tests = (
-    pa.types.is_signed_integer,
-    pa.types.is_uint8,
-    pa.types.is_uint16,
-    pa.types.is_uint32,
-)
-_STRINGS: _Tests = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
-_BINARIES: _Tests = (
-    pa.types.is_binary,
-    pa.types.is_large_binary,
-    pa.types.is_binary_view,
-    pa.types.is_fixed_size_binary,
-)
-_LISTS: _Tests = (
-    pa.types.is_list,
-    pa.types.is_large_list,
-    pa.types.is_fixed_size_list,
-    pa.types.is_list_view,
-    pa.types.is_large_list_view,
-)
+_INT64 = ("signed_integer", "uint8", "uint16", "uint32")
+_STRINGS = ("string", "large_string", "string_view")
+_BINARIES = ("binary", "large_binary", "binary_view", "fixed_size_binary")
+_LISTS = ("list", "large_list", "fixed_size_list", "list_view", "large_list_view")
 
 
-def _is(data_type: pa.DataType, tests: _Tests) -> bool:
-    return any(test(data_type) for test in tests)
+def _is(data_type: pa.DataType, names: Iterable[str]) -> bool:
+    """Return whether a type is one of those that Arrow tests by these names."""
+    return any(getattr(pa.types, f"is_{name}")(data_type) for name in names)
 
 
 def plan_columns(

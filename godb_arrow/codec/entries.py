@@ -3,30 +3,40 @@
 from __future__ import annotations
 
 from array import array
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from functools import cache
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import msgpack
 import numpy as np
-import numpy.typing as npt
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 __all__ = [
     "CHUNK_BYTES",
-    "NO_ROWS",
     "Chunk",
     "Documents",
     "Entries",
     "MeasuredEntries",
     "Rows",
     "UnscannedEntries",
+    "no_rows",
 ]
 
 CHUNK_BYTES = 1 << 20
 """Approximate maximum bytes of documents in a chunk that can be divided."""
 
-Rows = npt.NDArray[np.int64]
-NO_ROWS: Rows = np.empty(0, np.int64)
+Rows: TypeAlias = "npt.NDArray[np.int64]"
+"""Indices of documents in a run, in order."""
+
+
+@cache
+def no_rows() -> Rows:
+    """Return the indices of no documents."""
+    return np.empty(0, np.int64)
 
 
 class Chunk(NamedTuple):
@@ -119,13 +129,16 @@ class Entries:
             return self
         return Entries(self.data, self.bounds[2 * first : 2 * last + 1], self.base)
 
+    def _edge(self, index: int) -> int:
+        """Return the offset where an entry begins."""
+        return self.bounds[2 * index]
+
     def split(self) -> Iterator[Entries]:
         """Yield the entries in parts of about `CHUNK_BYTES` at most, over the same bytes."""
-        edges = np.frombuffer(self.bounds, np.int64)[::2]
         first = 0
         while first < len(self):
-            last = int(np.searchsorted(edges, edges[first] + CHUNK_BYTES))
-            last = min(max(last, first + 1), len(self))
+            end = self._edge(first) + CHUNK_BYTES
+            last = bisect_left(range(len(self)), end, first + 1, key=self._edge)
             yield self.between(first, last)
             first = last
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeAlias
 
 import pyarrow as pa
 
@@ -11,7 +12,7 @@ from godb_arrow.schema import NANOSECONDS_PER_DAY
 
 __all__ = ["Convert", "checked"]
 
-Convert = Callable[[pa.Array], pa.Array]
+Convert: TypeAlias = "Callable[[pa.Array], pa.Array]"
 
 _DECIMAL_TEXT = r'^(-?(0|[1-9][0-9]*)|"-?(0|[1-9][0-9]*)(\.[0-9]+)?")$'
 """JSON of a decimal as documents hold it: an integer, or a text without leading zeros."""

@@ -8,22 +8,20 @@ of similar size, so that four or eight bits are enough.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 import xxhash
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 __all__ = ["most_packed", "pack_if_worthwhile", "pack_sizes", "packed_head", "unpack_sizes"]
 
 HEAD_SIZE = 5
 _MIN_ENTRY_BYTES = 2  # limits the number of entries that a file can claim, and their memory
 _FOOT_BYTES = 8
-_TYPES: dict[int, np.dtype[Any]] = {
-    8: np.dtype("u1"),
-    16: np.dtype("<u2"),
-    32: np.dtype("<u4"),
-}
+_TYPES = {8: "u1", 16: "<u2", 32: "<u4"}
 
 
 def pack_sizes(sizes: npt.NDArray[np.uint32]) -> bytes:

@@ -21,7 +21,7 @@ import datetime as dt
 import decimal
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import msgpack
 import numpy as np
@@ -337,7 +337,7 @@ def _stamp(value: dt.datetime) -> Any:
     return msgpack.Timestamp(delta.days * 86_400 + delta.seconds, delta.microseconds * 1_000)
 
 
-_Writer = Callable[[pa.Array, str], list[Any]]
+_Writer: TypeAlias = "Callable[[pa.Array, str], list[Any]]"
 
 
 def wire_values(array: pa.Array, path: str) -> list[Any]:

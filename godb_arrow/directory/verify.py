@@ -6,10 +6,9 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import xxhash
 
 from godb_arrow import codec
@@ -60,6 +59,9 @@ from godb_arrow.snapshots.part_folder import PartFolder
 from godb_arrow.snapshots.parted_base import PartedBase
 from godb_arrow.storage.folder import Folder, open_folder
 from godb_arrow.storage.source import Location, Source, open_source
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 __all__ = [
     "CollectionReport",

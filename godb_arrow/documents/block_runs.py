@@ -17,8 +17,6 @@ from godb_arrow.schema import ID_FIELD
 
 __all__ = ["BlockRun", "Turns"]
 
-_NO_NUMBERS = np.empty(0, np.int64)
-
 
 class Turns:
     """Turns of the threads that work on blocks, in the order of the blocks."""
@@ -58,9 +56,9 @@ class BlockRun:
         self._id_field = id_field
         self.count = len(documents)
         self._is_given = not len(self._found.generated) and self._found.invalid < 0
-        self._entries = self._found.entries(_NO_NUMBERS) if self._is_given else None
+        self._entries = self._found.entries(np.empty(0, np.int64)) if self._is_given else None
         self._greatest = 0 if self._entries is None else codec.survey_ids(self._entries[1])[1]
-        self._numbers = _NO_NUMBERS
+        self._numbers = np.empty(0, np.int64)
 
     def take_ids(self, sequence: IdSequence, first: int) -> None:
         """Take the ids of the documents that have none; call it in the order of the runs."""

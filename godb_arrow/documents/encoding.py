@@ -6,10 +6,9 @@ import io
 import itertools
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from godb_arrow import codec
@@ -20,6 +19,9 @@ from godb_arrow.errors import DocumentTooLarge, GodbError
 from godb_arrow.parallel import available_cores, ordered_map
 from godb_arrow.query.statistics import Row, statistics_of
 from godb_arrow.schema import ID_FIELD, DocumentSummary
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 __all__ = ["Encoded", "check_document_size", "check_sizes", "encode_rows", "renumber"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
@@ -240,13 +241,15 @@ def pack_wanted(ids: Iterable[str]) -> pa.Array:
     return pa.array(raw, pa.binary())
 
 
-_ID_PLAN = codec.plan_columns(pa.schema({ID_FIELD: pa.string()}))
+@functools.cache
+def _id_plan() -> codec.DecodePlan:
+    return codec.plan_columns(pa.schema({ID_FIELD: pa.string()}))
 
 
 def ids_of(entries: codec.Entries) -> pa.Array:
     """Return the ids of entries as a binary array, without a Python object for each."""
     try:
-        return codec.decode_batch(entries, _ID_PLAN).column(0).cast(pa.binary())
+        return codec.decode_batch(entries, _id_plan()).column(0).cast(pa.binary())
     except GodbError:  # an id that is not UTF-8
         return pack_ids(entries.ids())
 

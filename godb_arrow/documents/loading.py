@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from godb_arrow import codec
 from godb_arrow.errors import CorruptFile, LimitExceeded
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 __all__ = ["load_chunks", "load_entry", "load_run"]
 

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from godb_arrow import codec
-from godb_arrow.codec.entries import NO_ROWS, Chunk, Rows
+from godb_arrow.codec.entries import Chunk, Rows
 from godb_arrow.documents.encoding import Encoded
 from godb_arrow.documents.ids import repeated_ids
 from godb_arrow.engine.packed_ids import DocumentIds
@@ -201,7 +201,7 @@ class BulkInsert:
         base: PartedBase,
         next_id: int,
         directory: bytes,
-        deleted: Rows = NO_ROWS,
+        deleted: Rows | tuple[()] = (),
     ) -> tuple[Manifest, list[Row | None]]:
         """Return the manifest of a collection with the documents, and the statistics of its parts.
 
@@ -279,9 +279,9 @@ def join_bases(
     return joined
 
 
-def _without_rows(base: PartedBase, deleted: Rows) -> PartedBase:
+def _without_rows(base: PartedBase, deleted: Rows | tuple[()]) -> PartedBase:
     """Return a collection with further rows deleted; rows keep their numbers."""
-    rows = np.union1d(base.deleted, deleted)
+    rows = np.union1d(base.deleted, np.asarray(deleted, np.int64))
     parts = []
     for (start, _), part in zip(base.files(), base.manifest.parts, strict=True):
         first, last = np.searchsorted(rows, (start, start + part.documents))

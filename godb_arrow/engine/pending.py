@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from godb_arrow import codec
 from godb_arrow.codec.compression import check_compression
-from godb_arrow.codec.entries import NO_ROWS
+from godb_arrow.codec.entries import no_rows
 from godb_arrow.directory.data_directory import DataDirectory
 from godb_arrow.directory.records import Record
 from godb_arrow.documents.ids import pack_ids
@@ -250,7 +250,7 @@ def plan_delete(overlay: Overlay, ids: list[str]) -> PlannedChange:
         return overlay.plan_change(dict.fromkeys(ids), [])
     changed = overlay.find_any(dict.fromkeys(ids))
     unchanged = pack_ids(dict.fromkeys(key for key in ids if key not in changed))
-    return overlay.plan_delete(DeletedIds(unchanged, NO_ROWS), changed)
+    return overlay.plan_delete(DeletedIds(unchanged, no_rows()), changed)
 
 
 def _schema_in(meta: Mapping[str, Any]) -> pa.Schema | None:

@@ -167,6 +167,10 @@ class FileCollection(Scannable):
         stored = self._stored
         return project(stored.schema(), None, None).schema, stored.entries()
 
+    def stored_entries(self, filter: Filter | None = None) -> Iterator[codec.Entries]:
+        """Yield the documents that match a filter unchanged; only a filter needs the schema."""
+        return self._stored.entries() if filter is None else super().stored_entries(filter)
+
     def map_entries(self, function: Callable[[codec.Entries], _Result]) -> Iterator[_Result]:
         """Apply a function to the stored documents in short runs, on all cores."""
         return self._stored.map_entries(function)

@@ -57,7 +57,6 @@ from godb_arrow.file.body import read_exactly
 __all__ = [
     "HEADER_SIZE",
     "TAIL_SIZE",
-    "UNUSABLE",
     "Header",
     "is_sealed",
     "parse_header",
@@ -169,19 +168,12 @@ def is_sealed(tail: bytes) -> bool:
     )
 
 
-UNUSABLE = (
-    KeyError,
-    TypeError,
-    AttributeError,
-    ValueError,
-    IndexError,
-    OverflowError,
-    RecursionError,
-    OSError,
-    pa.ArrowException,
-    msgpack.UnpackException,
-    GodbError,
-)
+def unusable_errors() -> tuple[type[Exception], ...]:
+    """Return the errors of content that has no sense, such as hints of a damaged file."""
+    return (
+        KeyError, TypeError, AttributeError, ValueError, IndexError, OverflowError,
+        RecursionError, OSError, pa.ArrowException, msgpack.UnpackException, GodbError,
+    )  # fmt: skip
 
 
 def split_map(raw: bytes) -> dict[bytes, bytes]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import msgpack
@@ -18,10 +19,10 @@ from godb_arrow.errors import UnsupportedVersion
 from godb_arrow.file.format import (
     PACKED_CHECKSUM,
     PACKED_COLLECTIONS,
-    UNUSABLE,
     pack_checksum,
     split_map,
     unpack,
+    unusable_errors,
 )
 from godb_arrow.former_ipc import read_former_schema
 from godb_arrow.options import CompressionName
@@ -105,6 +106,42 @@ def pack_hints(hints: Mapping[str, CollectionHint]) -> bytes:
     return b"\x83" + reader + PACKED_COLLECTIONS + packed + checksum
 
 
+class UnreadSchema:
+    """Schema that a file records, which is restored when something needs it.
+
+    Parameters
+    ----------
+    restore : callable
+        Function that restores a schema, and raises one of :func:`unusable_errors` for a
+        description without sense.
+    description : object
+        What the file records.
+    """
+
+    def __init__(self, restore: Callable[[Any], pa.Schema], description: Any) -> None:
+        self._restore = restore
+        self._description = description
+
+    @cached_property
+    def schema(self) -> pa.Schema | None:
+        """Schema, or None if the description has no sense, as if the file recorded none."""
+        try:
+            return self.restored()
+        except unusable_errors() as error:
+            logger.debug("no usable schema in metadata: %r", error)
+            return None
+
+    def restored(self) -> pa.Schema:
+        """Restore the schema, or raise one of :func:`unusable_errors`."""
+        schema = self._restore(self._description)
+        codec.plan_columns(schema)
+        if _is_sound(schema.pandas_metadata):
+            return schema
+        return schema.with_metadata(
+            {key: value for key, value in schema.metadata.items() if key != b"pandas"}
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class CollectionHint:
     """Hint about a collection, recorded in ``metadata``.
@@ -115,8 +152,8 @@ class CollectionHint:
         Number of documents.
     next_id : int or None
         Number of the next generated document id.
-    schema : pyarrow.Schema or None
-        Schema of the record batches.
+    recorded : pyarrow.Schema, UnreadSchema or None
+        Schema of the record batches, as :attr:`schema` returns it, or before it is restored.
     size : int or None
         Decompressed bytes of the entries.
     record : int
@@ -142,7 +179,7 @@ class CollectionHint:
 
     count: int
     next_id: int | None = None
-    schema: pa.Schema | None = None
+    recorded: pa.Schema | UnreadSchema | None = None
     size: int | None = None
     record: int = 0
     indexes: tuple[str, ...] = ()
@@ -154,6 +191,12 @@ class CollectionHint:
     former: int = 0
     rules: bytes = b""
     token: str = ""
+
+    @property
+    def schema(self) -> pa.Schema | None:
+        """Schema of the record batches, or None if none is recorded that makes sense."""
+        recorded = self.recorded
+        return recorded.schema if isinstance(recorded, UnreadSchema) else recorded
 
     @property
     def fingerprint(self) -> int:
@@ -188,7 +231,7 @@ def read_hints(metadata: bytes) -> dict[str, CollectionHint]:
     try:
         ours = split_map(split_map(metadata)[PACKED_HINTS_KEY])
         reader = unpack(ours.get(_PACKED_READER, b"\x01"))
-    except UNUSABLE as error:
+    except unusable_errors() as error:
         logger.debug("no usable hints in metadata: %r", error)
         return {}
     if isinstance(reader, int) and reader > READER:
@@ -198,7 +241,7 @@ def read_hints(metadata: bytes) -> dict[str, CollectionHint]:
         )
     try:
         return _unpack_hints(ours)
-    except UNUSABLE as error:
+    except unusable_errors() as error:
         logger.debug("no usable hints in metadata: %r", error)
         return {}
 
@@ -214,9 +257,10 @@ def are_usable_hints(metadata: bytes) -> bool:
     """Return whether the hints in ``metadata`` are valid; also if there are none."""
     try:
         packed = split_map(metadata).get(PACKED_HINTS_KEY)
-        if packed is not None:
-            _unpack_hints(split_map(packed))
-    except UNUSABLE:
+        for hint in () if packed is None else _unpack_hints(split_map(packed)).values():
+            if isinstance(hint.recorded, UnreadSchema):
+                hint.recorded.restored()
+    except unusable_errors():
         return False
     return True
 
@@ -227,22 +271,16 @@ def has_only_hints(metadata: bytes) -> bool:
 
 
 def _read_hint(hint: Any) -> CollectionHint:
-    schema = None
+    recorded = None
     if hint.get("schema") is not None:
-        schema = read_former_schema(hint["schema"])
+        recorded = UnreadSchema(read_former_schema, hint["schema"])
     elif hint.get("fields") is not None:
-        schema = restore_schema(hint["fields"])
-    if schema is not None:
-        codec.plan_columns(schema)
-        if not _is_sound(schema.pandas_metadata):
-            schema = schema.with_metadata(
-                {key: value for key, value in schema.metadata.items() if key != b"pandas"}
-            )
+        recorded = UnreadSchema(restore_schema, hint["fields"])
     size = hint.get("size")
     return CollectionHint(
         count=checked_number(hint["count"]),
         next_id=checked_next_id(hint.get("next_id")),
-        schema=schema,
+        recorded=recorded,
         size=None if size is None else checked_number(size),
         record=checked_number(hint.get("record", 0)),
         indexes=tuple(str(field) for field in hint.get("indexes", ())),

@@ -6,10 +6,9 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from godb_arrow import codec
@@ -41,6 +40,9 @@ from godb_arrow.schema import (
     rounded_fields,
 )
 from godb_arrow.storage.source import Location, Source, open_source
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 __all__ = ["StoredCollection", "join_summary", "locate"]
 
@@ -95,7 +97,7 @@ class StoredCollection:
         """
         hint = self.hint
         if hint is not None:
-            hint = replace(hint, schema=None, size=None, next_id=None)
+            hint = replace(hint, recorded=None, size=None, next_id=None)
         return replace(self, hint=hint, _found={self.name: None})
 
     def entries(self, fields: tuple[str, ...] = ()) -> Iterator[codec.Entries]:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import logging
+import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate
+from itertools import accumulate, chain
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgpack
-import numpy as np
-import numpy.typing as npt
 import xxhash
 
 from godb_arrow import codec
@@ -27,6 +26,7 @@ __all__ = [
     "INDEXES_KEY",
     "PIECES_KEY",
     "SIZES_KEY",
+    "IndexedPiece",
     "PieceIndex",
     "read_piece_index",
 ]
@@ -39,7 +39,7 @@ SIZES_KEY = "godb_arrow_sizes"  # directly before PIECES_KEY
 INDEXES_KEY = "godb_arrow_indexes"  # directly before SIZES_KEY, in files with indexes
 FOOT_SIZE = 12  # checksum and length after the index
 _INDEX_GUESS_BYTES = 32 << 10
-_FIELDS = 5  # length, tail, size, documents, checksum
+_PACKED_PIECE = struct.Struct("<5Q")
 _MAX_BYTES_AFTER = 1 << 10  # of the file, after the index
 _HEADER_BYTES = 8  # before the body
 _BYTES_AFTER_SIZES = len(codec.pack(PIECES_KEY)) + 5  # up to the index
@@ -69,20 +69,47 @@ def read_piece_index(read_tail: Callable[[int], bytes]) -> PieceIndex | None:
     return PieceIndex.unpack(tail[len(tail) - size : len(tail) - TAIL_SIZE], TAIL_SIZE)
 
 
+class IndexedPiece(NamedTuple):
+    """Piece of the body, as the index records it.
+
+    Attributes
+    ----------
+    length : int
+        Bytes in the file.
+    tail : int
+        Number of literals after it.
+    size : int
+        Bytes in the body.
+    documents : int
+        Number of documents.
+    checksum : int
+        XXH3-64 of the bytes in the body.
+    """
+
+    length: int
+    tail: int
+    size: int
+    documents: int
+    checksum: int
+
+    def is_small(self) -> bool:
+        """Return whether sums of its numbers are no more than files can have."""
+        return not (self.length | self.tail | self.size | self.documents) >> 48
+
+
 @dataclass(frozen=True, slots=True)
 class PieceIndex:
     """Positions of the pieces of a file.
 
     Parameters
     ----------
-    pieces : array of uint64
-        A row for each piece of the body. It has the length in the file, the number of literals
-        after it, the size in the body, the number of documents, and an XXH3-64.
+    pieces : sequence of IndexedPiece
+        The pieces of the body, in order.
     collections : mapping of str to tuple
         First piece with documents of a collection, and number of its pieces.
     statistics : mapping of str to bytes
         Packed statistics of a collection's pieces.
-    sizes : array of uint32, optional
+    sizes : sequence of int, optional
         Bytes of the packed sizes of each piece's documents; 0 if the sizes are unknown.
     packed_size : int
         Bytes of the index in the file, if it was read from one.
@@ -101,10 +128,10 @@ class PieceIndex:
     {'users': (0, 1)}
     """
 
-    pieces: npt.NDArray[np.uint64]
+    pieces: Sequence[IndexedPiece]
     collections: Mapping[str, tuple[int, int]]
     statistics: Mapping[str, bytes] = field(default_factory=dict)
-    sizes: npt.NDArray[np.uint32] | None = None
+    sizes: Sequence[int] | None = None
     packed_size: int = 0
     behind: int = 0
     runs: Mapping[str, Mapping[str, tuple[int, int, int]]] = field(default_factory=dict)
@@ -120,12 +147,11 @@ class PieceIndex:
         runs: Mapping[str, Mapping[str, bytes]] = MappingProxyType({}),
     ) -> PieceIndex:
         """Return the index of compressed pieces."""
-        rows = [
-            (piece.length, piece.tail, piece.size, count, piece.checksum)
+        pieces = [
+            IndexedPiece(piece.length, piece.tail, piece.size, count, piece.checksum)
             for piece, count in zip(compressed, documents, strict=True)
         ]
-        pieces = np.array(rows, np.uint64).reshape(-1, _FIELDS)
-        sizes = np.array([len(piece.sizes) for piece in compressed], np.uint32)
+        sizes = [len(piece.sizes) for piece in compressed]
         places: dict[str, dict[str, tuple[int, int, int]]] = {}
         at = 0
         for name, fields in runs.items():
@@ -138,10 +164,10 @@ class PieceIndex:
     def pack(self) -> bytes:
         """Pack the index, with its foot."""
         content: dict[str, Any] = {
-            "pieces": self.pieces.astype("<u8").tobytes(),
+            "pieces": b"".join(_PACKED_PIECE.pack(*piece) for piece in self.pieces),
             "collections": {name: list(span) for name, span in self.collections.items()},
             "statistics": dict(self.statistics),
-            "sizes": b"" if self.sizes is None else self.sizes.astype("<u4").tobytes(),
+            "sizes": struct.pack(f"<{len(self.sizes or ())}I", *(self.sizes or ())),
         }
         if self.runs:
             content |= {"runs": self.runs, "runs_size": self.runs_size}
@@ -161,8 +187,8 @@ class PieceIndex:
             return None
         try:
             content = msgpack.unpackb(body, raw=False, unicode_errors="surrogateescape")
-            pieces = np.frombuffer(content["pieces"], "<u8").reshape(-1, _FIELDS).astype(np.uint64)
-            if (pieces[:, :-1] >> 48).any():  # Smaller numbers have sums without overflow.
+            pieces = [IndexedPiece(*row) for row in _PACKED_PIECE.iter_unpack(content["pieces"])]
+            if not all(map(IndexedPiece.is_small, pieces)):
                 return None
             collections = {}
             for name, (first, count) in content["collections"].items():
@@ -174,11 +200,11 @@ class PieceIndex:
                 for name, raw in content["statistics"].items()
                 if isinstance(raw, bytes)
             }
-            sizes = np.frombuffer(content.get("sizes", b""), "<u4")
+            sizes = [*chain(*struct.iter_unpack("<I", content.get("sizes", b"")))]
             known = sizes if len(sizes) == len(pieces) else None
             runs, runs_size = _unpack_runs(content)
             return cls(pieces, collections, statistics, known, len(packed), behind, runs, runs_size)
-        except UNUSABLE:
+        except (*UNUSABLE, struct.error):
             return None
 
     def find(
@@ -207,9 +233,7 @@ class PieceIndex:
         first, number = self.collections.get(name, (0, 0))
         if not first or not number:
             return None
-        length, tail, size, documents, checksum = (
-            column.astype(object).tolist() for column in self.pieces.T
-        )
+        length, tail, size, documents, checksum = map(list, zip(*self.pieces, strict=True))
         pieces: list[Piece] = []
         at, skip = block_start, 0
         for index in range(len(self.pieces)):
@@ -225,7 +249,7 @@ class PieceIndex:
         if sum(documents[first:last]) != count or not all(documents[first:last]):
             return None
         behind = []
-        total = 0 if self.sizes is None else int(self.sizes.sum(dtype=np.int64))
+        total = sum(self.sizes or ())
         if total > sum(map(most_packed, size)):
             return None
         room = total + self.packed_size + self.runs_size + _MAX_BYTES_AFTER
@@ -266,7 +290,7 @@ class PieceIndex:
             return []
         behind = self.behind + self.packed_size + _BYTES_AFTER_SIZES + total
         start = block_start - _HEADER_BYTES + file_size - behind
-        edges = [start, *accumulate(self.sizes.tolist(), initial=start)][1:]
+        edges = [start, *accumulate(self.sizes, initial=start)][1:]
         return edges if start >= block_start else []
 
 

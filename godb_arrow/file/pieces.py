@@ -25,11 +25,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import accumulate, pairwise
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, TypeAlias
 
 import msgpack
 import numpy as np
-import numpy.typing as npt
 import xxhash
 
 from godb_arrow import codec
@@ -46,13 +45,16 @@ from godb_arrow.query.contradiction import contradiction
 from godb_arrow.query.projection import Projection
 from godb_arrow.query.statistics import Row, Statistics, unpack_statistics
 
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
 __all__ = ["UNUSABLE", "CollectionPieces", "StoredPiece"]
 
 logger = logging.getLogger(__name__)
 
 _SIZES_READ_BYTES = 1 << 20  # packed sizes that are read together
 _MAX_HEAD_BYTES = 64 << 20  # of the body before the first piece of a collection
-Edges = npt.NDArray[np.int64]
+Edges: TypeAlias = "npt.NDArray[np.int64]"
 UNUSABLE = (KeyError, TypeError, AttributeError, ValueError, msgpack.UnpackException)
 
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from godb_arrow import codec
@@ -13,6 +12,9 @@ from godb_arrow.arrow_compute import pc
 from godb_arrow.codec.columns import UNITS
 from godb_arrow.codec.field_values import FieldValues, ValueBounds, ValueKind
 from godb_arrow.schema import NANOSECONDS_PER_DAY, NANOSECONDS_PER_SECOND, is_json, is_text
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 __all__ = [
     "Bounds",

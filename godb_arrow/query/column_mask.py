@@ -18,7 +18,7 @@ from godb_arrow.query.literals import COMPARISONS, Operand, Parts, paths_in
 
 __all__ = ["ColumnMask", "column_mask"]
 
-_Mask: TypeAlias = Callable[[pa.RecordBatch], pa.Array]
+_Mask: TypeAlias = "Callable[[pa.RecordBatch], pa.Array]"
 
 _LOGICAL = frozenset(("and_kleene", "or_kleene", "invert"))
 _MATCH_NULLS = 0  # null_matching_behavior of is_in, as isin() sets it by default

@@ -12,10 +12,9 @@ from collections.abc import Callable, Iterable
 from decimal import Decimal
 from fractions import Fraction
 from functools import reduce
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from godb_arrow.arrow_compute import pc
@@ -33,6 +32,9 @@ from godb_arrow.codec.predicate import (
     is_container,
     names_odd_key,
 )
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 __all__ = ["select_in_columns"]
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from godb_arrow.arrow_compute import pc
 from godb_arrow.codec.columns import UNITS
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 __all__ = ["as_comparable", "as_numbers", "as_python", "leaf_of", "plain_array", "plain_type"]
 

@@ -7,7 +7,7 @@ import pyarrow as pa
 from godb_arrow import codec
 from godb_arrow.query.bounds import Bounds
 from godb_arrow.query.statistics import KINDS, Row, decode_statistics
-from godb_arrow.schema import JSON_TYPE
+from godb_arrow.schema import json_type
 
 __all__ = ["contradiction"]
 
@@ -30,13 +30,13 @@ def _type_of(bounds: Bounds) -> pa.DataType:
     """Return a type that values within bounds mostly have, so that they are decoded at once."""
     known = [kind for kind, pair in zip(KINDS, bounds[:5], strict=True) if pair is not None]
     if len(known) != 1 or bounds.others:
-        return JSON_TYPE
+        return json_type()
     if bounds.numbers is not None:
         if any(type(end) is float for end in bounds.numbers) or bounds.nans:
             return pa.float64()
         return pa.int64() if bounds.numbers[1] <= _MAX_INT64 else pa.uint64()
     types = {"strings": pa.string(), "moments": pa.timestamp("ns"), "booleans": pa.bool_()}
-    return types.get(known[0], JSON_TYPE)
+    return types.get(known[0], json_type())
 
 
 def _agrees(recorded: Bounds, found: Bounds) -> bool:

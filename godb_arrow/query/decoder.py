@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from godb_arrow import codec
-from godb_arrow.codec.entries import NO_ROWS, Rows
+from godb_arrow.codec.entries import Rows
 from godb_arrow.codec.predicate import Predicate
 from godb_arrow.codec.reference.cells import width_of
 from godb_arrow.codec.runs import Run
@@ -129,7 +129,7 @@ class ProjectionDecoder:
         if any(map(pa.types.is_dictionary, self._projection.schema.types)):
             yield self._projection.pick(self.whole(codec.Entries(b"", array("q", [0]))), None)
 
-    def decode_run(self, run: Run, deleted: Rows = NO_ROWS) -> pa.RecordBatch:
+    def decode_run(self, run: Run, deleted: Rows | tuple[()] = ()) -> pa.RecordBatch:
         """Decode the requested columns of the documents of a run that match the filter.
 
         Where the sizes of the documents are known, the others are decoded only as far as the
@@ -172,7 +172,7 @@ class ProjectionDecoder:
         finally:
             unscanned.release()
 
-    def _select(self, run: Run, predicate: Predicate, deleted: Rows) -> pa.RecordBatch:
+    def _select(self, run: Run, predicate: Predicate, deleted: Rows | tuple[()]) -> pa.RecordBatch:
         measured = run.measured()
         if measured is None:
             borrowed = run.borrowed()
@@ -194,7 +194,7 @@ class ProjectionDecoder:
             measured.release()
 
     def _select_entries(
-        self, entries: codec.Entries, predicate: Predicate, deleted: Rows
+        self, entries: codec.Entries, predicate: Predicate, deleted: Rows | tuple[()]
     ) -> pa.RecordBatch:
         rows = without_rows(codec.select(entries, predicate), deleted)
         if self._is_dense(rows, len(entries)):

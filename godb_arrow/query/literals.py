@@ -69,7 +69,7 @@ class Operand:
     arguments: list[Operand] = field(default_factory=list)
 
 
-Parts: TypeAlias = tuple[Operand, pa.RecordBatch]
+Parts: TypeAlias = "tuple[Operand, pa.RecordBatch]"
 """Expression, and the record batch with the literals and options that it refers to."""
 
 

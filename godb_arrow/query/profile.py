@@ -7,10 +7,9 @@ import io
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from godb_arrow import codec
@@ -27,6 +26,7 @@ from godb_arrow.query.comparable import (
 from godb_arrow.schema import is_json
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
     import pandas as pd
     from matplotlib.figure import Figure
 
@@ -43,7 +43,7 @@ _SECONDS_PER_DAY = 86_400.0
 _MAX_PLOTTED_SECONDS = 6e10  # from 1970, within the years that matplotlib draws
 _HEADS = ["field", "type", "nulls", "absent", "distinct", "min", "max", "most frequent"]
 
-_Numbers = npt.NDArray[np.float64]
+_Numbers: TypeAlias = "npt.NDArray[np.float64]"
 
 
 @dataclass(frozen=True, slots=True)

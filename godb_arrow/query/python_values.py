@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from godb_arrow import codec
 from godb_arrow.arrow_compute import pc
 from godb_arrow.codec.wire import map_lists
 from godb_arrow.query.comparable import plain_array, plain_type
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 __all__ = ["object_column", "python_values", "would_round"]
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from godb_arrow import codec
 from godb_arrow.codec.predicate import AllOf, AnyOf, Condition, Not, Predicate
 from godb_arrow.schema import ID_FIELD
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 __all__ = ["RowSelector"]
 

@@ -7,6 +7,7 @@ type of the same kind, or the type that is inferred from all documents.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import pyarrow as pa
@@ -360,17 +361,11 @@ def _is_inferred(kind: pa.DataType) -> bool:
         return _is_inferred(kind.value_type)
     if types.is_map(kind):
         return _is_inferred(kind.item_type)
-    return kind in _INFERRED
+    return kind in _inferred_types()
 
 
-_INFERRED = {
-    pa.null(),
-    pa.bool_(),
-    pa.int64(),
-    pa.uint64(),
-    pa.float64(),
-    pa.string(),
-    pa.binary(),
-    pa.timestamp("us", "UTC"),
-    pa.timestamp("ns", "UTC"),
-}
+@functools.cache
+def _inferred_types() -> frozenset[pa.DataType]:
+    plain = [pa.null(), pa.bool_(), pa.int64(), pa.uint64(), pa.float64()]
+    moments = [pa.timestamp("us", "UTC"), pa.timestamp("ns", "UTC")]
+    return frozenset((*plain, pa.string(), pa.binary(), *moments))

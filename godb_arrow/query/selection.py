@@ -15,7 +15,7 @@ MAX_RECORDED_FIELDS = 8
 """Max fields whose positions are recorded while documents are located."""
 
 
-def without_rows(rows: Rows, deleted: Rows) -> Rows:
+def without_rows(rows: Rows, deleted: Rows | tuple[()]) -> Rows:
     """Return rows without deleted ones; both are in order."""
     return np.setdiff1d(rows, deleted, assume_unique=True) if len(deleted) else rows
 

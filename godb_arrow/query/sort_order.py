@@ -9,10 +9,9 @@ ascending order, and by its max element in descending order. A list in it counts
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from godb_arrow import codec
@@ -21,6 +20,9 @@ from godb_arrow.codec.field_values import FieldValues, ValueKind, parts_of
 from godb_arrow.errors import InvalidOption
 from godb_arrow.query.fields import is_storable
 from godb_arrow.query.value_order import Rank
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 __all__ = [
     "KEY_TYPES",

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from godb_arrow import codec
-from godb_arrow.codec.entries import NO_ROWS, Rows
+from godb_arrow.codec.entries import Rows, no_rows
 from godb_arrow.codec.runs import Run
 from godb_arrow.documents.ids import ids_of, pack_wanted
 from godb_arrow.errors import GodbError, SourceNotFound
@@ -232,7 +232,7 @@ class Base:
     @property
     def deleted(self) -> Rows:
         """Rows that are marked as deleted; a single file has none."""
-        return NO_ROWS
+        return no_rows()
 
     def deleted_set(self) -> codec.RowSet | None:
         """Return all deleted rows as a set, or None if no row is deleted."""

@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from copy import copy
 from itertools import islice
+from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from godb_arrow import codec
-from godb_arrow.codec.entries import NO_ROWS, Rows
+from godb_arrow.codec.entries import Rows, no_rows
 from godb_arrow.documents.ids import pack_ids, texts_of
 from godb_arrow.snapshots.base import Base
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 __all__ = ["IDS_AT_ONCE", "DeletedIds", "IdRows", "IdSet", "joined", "rows_among"]
 
@@ -180,11 +183,11 @@ class IdRows:
 
     def last_rows(self) -> Rows:
         """Return the last row of each id, in the order of the ids."""
-        return np.concatenate(self._last) if self._last else NO_ROWS
+        return np.concatenate(self._last) if self._last else no_rows()
 
     def rows(self) -> Rows:
         """Return the rows of all ids, in the order of the ids."""
-        return np.concatenate(self._rows) if self._rows else NO_ROWS
+        return np.concatenate(self._rows) if self._rows else no_rows()
 
     def ids(self) -> pa.Array:
         """Return the ids that the base has, each once, as a binary array."""

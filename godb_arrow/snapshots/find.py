@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from godb_arrow import codec
 from godb_arrow.arrow_compute import pc
-from godb_arrow.codec.entries import NO_ROWS, Rows
+from godb_arrow.codec.entries import Rows, no_rows
 from godb_arrow.codec.predicate import Predicate
 from godb_arrow.codec.runs import Run
 from godb_arrow.file.explanation import Explanation
@@ -42,7 +42,7 @@ _DOCUMENTS_PER_THREAD = 10_000
 _MAX_SHARE = 8  # of the documents, one in so many, up to which candidates are read one by one
 _MIN_CANDIDATES = 1_000  # which are always read one by one
 
-_Part: TypeAlias = tuple[Run, Rows]
+_Part: TypeAlias = "tuple[Run, Rows]"
 _Result = TypeVar("_Result")
 Condition: TypeAlias = "pc.Expression | RowFilter | Predicate | None"
 _MAX_UNINDEXED = 64  # number of unsaved documents that are candidates without an index
@@ -133,7 +133,7 @@ def _named(
     Each condition has ranges, in one of which a matching document has a value.
     """
     if any(not ranges for ranges in conditions):
-        return _Candidates((), (), NO_ROWS)
+        return _Candidates((), (), no_rows())
     compound = choose_compound(fields, conditions)
     if compound is not None:
         conditions = [ranges for ranges in conditions if ranges not in compound.covered]
@@ -149,7 +149,7 @@ def _named(
     if sum(map(len, rows)) > max(_MIN_CANDIDATES, snapshot.base.count // _MAX_SHARE):
         return None  # Documents are read faster in order than one by one.
     named = dict.fromkeys(one.field for ranges in usable for one in ranges)
-    found = np.concatenate(rows) if rows else NO_ROWS
+    found = np.concatenate(rows) if rows else no_rows()
     return _Candidates(tuple(named), usable, found, compound)
 
 
@@ -180,7 +180,7 @@ def _rows_in(
         found = joined if found is None else np.intersect1d(found, joined, assume_unique=True)
         if not len(found):
             break
-    return NO_ROWS if found is None else found
+    return no_rows() if found is None else found
 
 
 def _rows_of_field(source: Base | UnsavedDocuments, field: str, ranges: Sequence[Range]) -> Rows:
@@ -270,7 +270,7 @@ def _mapped(
     """Apply a function to the documents that may match, on several threads."""
     candidates = _named(snapshot, alternatives(predicate), indexed)
     if candidates is not None:
-        parts: Iterator[_Part] = ((Run.of(r), NO_ROWS) for r in _runs(snapshot, candidates))
+        parts: Iterator[_Part] = ((Run.of(r), no_rows()) for r in _runs(snapshot, candidates))
         return map(function, parts)
     fields = predicate.fields if len(predicate.fields) <= MAX_RECORDED_FIELDS else ()
     projection = project(_NO_COLUMNS, [], predicate)

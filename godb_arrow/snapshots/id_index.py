@@ -5,17 +5,19 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import xxhash
 
 from godb_arrow import codec
-from godb_arrow.codec.entries import NO_ROWS, Rows
+from godb_arrow.codec.entries import Rows, no_rows
 from godb_arrow.storage.folder import Folder
 from godb_arrow.storage.object_store import is_url
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 __all__ = [
     "CODEC_HASHES",
@@ -89,7 +91,7 @@ class IdIndex:
         last = np.searchsorted(self.hashes, wanted, "right")
         hits = np.flatnonzero(last > first)
         if not len(hits):
-            return NO_ROWS
+            return no_rows()
         rows = np.concatenate([self.rows[first[hit] : last[hit]] for hit in hits])
         return np.unique(rows).astype(np.int64)
 

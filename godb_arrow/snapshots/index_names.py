@@ -9,15 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgpack
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from godb_arrow import codec
 from godb_arrow.arrow_compute import pc
+from godb_arrow.codec.entries import Rows
 from godb_arrow.codec.field_values import parts_of
 from godb_arrow.schema import ID_FIELD
 from godb_arrow.snapshots.value_keys import (
@@ -27,6 +27,9 @@ from godb_arrow.snapshots.value_keys import (
     load_plain,
     max_text_bytes,
 )
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 __all__ = [
     "MAX_FIELDS",
@@ -50,7 +53,6 @@ _SORTED_AT_ONCE = 1 << 17  # documents
 _SEPARATOR = "\0"
 _COMPOUND, _UNIQUE = "compound", "unique"
 _KINDS, _MOMENTS, _BINARIES, _NULLS, _OTHERS = 9, 1, 3, 7, 8  # of sorted keys
-_Rows: TypeAlias = npt.NDArray[np.int64]
 _NO_ROWS = np.empty(0, np.int64)
 _NO_HASHES = np.empty(0, np.uint64)
 _NO_TEXTS = np.zeros(1, np.uint32), np.empty(0, np.uint8)
@@ -280,7 +282,7 @@ class _UniqueBuilder:
         self._unkeyed += (found.unkeyed + self._documents).tolist()
         self._documents += len(entries)
 
-    def _note(self, rows: _Rows, keys: pa.BinaryArray) -> None:
+    def _note(self, rows: Rows, keys: pa.BinaryArray) -> None:
         self._rows.append(rows + self._documents)
         self._hashes.append(hashes_of(keys))
 
@@ -316,12 +318,12 @@ def _sorted_keys(
     documents: int,
     *,
     has_lists: bool,
-    nulls: _Rows,
-    others: _Rows = _NO_ROWS,
+    nulls: Rows,
+    others: Rows = _NO_ROWS,
     hashes: npt.NDArray[np.uint64] = _NO_HASHES,
-    hash_rows: _Rows = _NO_ROWS,
+    hash_rows: Rows = _NO_ROWS,
     texts: tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint8]] = _NO_TEXTS,
-    text_rows: _Rows = _NO_ROWS,
+    text_rows: Rows = _NO_ROWS,
 ) -> codec.SortedKeys:
     """Return sorted keys with hashes as moments, and texts as binary values."""
     rows = [np.empty(0, np.uint32)] * _KINDS

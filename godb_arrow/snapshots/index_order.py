@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
 from godb_arrow import codec
 from godb_arrow.codec.entries import Rows
 from godb_arrow.query.sort_order import SortKey
 from godb_arrow.snapshots.base import Base
 from godb_arrow.snapshots.indexes import sorted_keys
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 __all__ = ["first_rows"]
 
@@ -20,7 +23,7 @@ _MAX_ROWS_SHARE = 8
 
 _MIN_ROWS = 1_000
 
-_Group = tuple[npt.NDArray[np.uint32], Callable[[int], bool]]
+_Group: TypeAlias = "tuple[npt.NDArray[np.uint32], Callable[[int], bool]]"
 """Rows in the order of their keys, and a function for whether a key equals the key before."""
 
 

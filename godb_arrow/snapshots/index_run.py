@@ -18,14 +18,16 @@ rest           keys and rows of each kind, as the map says, in little-endian arr
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgpack
 import numpy as np
-import numpy.typing as npt
 
 from godb_arrow import codec
 from godb_arrow.snapshots.index_names import keys_builder
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 __all__ = ["IndexBuilders", "pack_run", "unpack_run"]
 

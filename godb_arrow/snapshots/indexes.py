@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from godb_arrow import codec
@@ -15,6 +15,9 @@ from godb_arrow.snapshots.base import Base
 from godb_arrow.snapshots.held import UnsavedDocuments, keys_of
 from godb_arrow.snapshots.index_run import pack_run, unpack_run
 from godb_arrow.snapshots.snapshot import Snapshot
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 __all__ = ["MergedRuns", "cached_keys", "check_indexable", "sorted_keys"]
 

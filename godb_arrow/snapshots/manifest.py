@@ -36,7 +36,7 @@ from godb_arrow.errors import (
     UnsupportedVersion,
     error_context,
 )
-from godb_arrow.file.format import UNUSABLE
+from godb_arrow.file.format import unusable_errors
 from godb_arrow.file.hints import (
     JournalPosition,
     checked_next_id,
@@ -280,7 +280,7 @@ class Manifest:
                 rules=checked_rules(content.get("rules", b"")),
                 tags=_unpack_tags(content.get("tags", {})),
             )
-        except UNUSABLE as error:
+        except unusable_errors() as error:
             raise _damaged(f"its content is invalid: {error!r}") from error
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from godb_arrow import codec
-from godb_arrow.codec.entries import NO_ROWS, Rows
+from godb_arrow.codec.entries import Rows, no_rows
 from godb_arrow.snapshots.base import Base
 from godb_arrow.snapshots.deletions import DeletedIds, joined, rows_among
 from godb_arrow.snapshots.frozen import FrozenOverlay
@@ -365,7 +365,7 @@ class Overlay:
 
     def rebase(self, base: Base) -> None:
         """Find the superseded and deleted rows of a new base."""
-        seen = NO_ROWS
+        seen = no_rows()
         layers = []
         for layer in (*self._layers, self._active):
             deletions = []

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from godb_arrow import codec
-from godb_arrow.codec.entries import NO_ROWS, Rows
+from godb_arrow.codec.entries import Rows, no_rows
 from godb_arrow.documents.loading import load_run
 from godb_arrow.errors import CorruptFile
 from godb_arrow.query.selection import without_rows
@@ -158,7 +158,7 @@ def _search_compound(
         if not search(documents, keys, superseded[first:last] - start, ()):
             return None
     for held, newer in unsaved.sources():
-        if not search(held, held.keys(compound.name), NO_ROWS, newer):
+        if not search(held, held.keys(compound.name), no_rows(), newer):
             return None
     return total, b"".join(parts)
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import TypeAlias
 
 import numpy as np
 import pyarrow as pa
 
 from godb_arrow import codec
-from godb_arrow.codec.entries import NO_ROWS, Chunk, Rows
+from godb_arrow.codec.entries import Chunk, Rows, no_rows
 from godb_arrow.codec.runs import Run
 from godb_arrow.errors import GodbError
 from godb_arrow.file.hints import JournalPosition
@@ -23,7 +24,8 @@ from godb_arrow.snapshots.overlay import Overlay
 
 __all__ = ["Snapshot"]
 
-_Part = tuple[codec.Entries | StoredPiece, Rows, Row | None]  # with superseded or deleted rows
+_Part: TypeAlias = "tuple[codec.Entries | StoredPiece, Rows, Row | None]"
+"""Documents, the superseded or deleted rows among them, and their statistics."""
 _RUN_DOCUMENTS = 16_384
 _IDS_AT_ONCE = 1024  # that are searched in the base
 
@@ -232,7 +234,7 @@ class Snapshot:
         for run in self.base.runs(wanted, fields):
             yield run, self.superseded_in(run.start, run.documents)
         for entries in self.overlay_parts():
-            yield Run.of(entries), NO_ROWS
+            yield Run.of(entries), no_rows()
 
     def chunks(
         self,
@@ -291,7 +293,7 @@ class Snapshot:
                     row += len(part)
         if changes:
             for run in self.overlay_runs():
-                yield from ((part, NO_ROWS, None) for part in run.split())
+                yield from ((part, no_rows(), None) for part in run.split())
 
     def _parts_of(self, file: Base, start: int, pieces: CollectionPieces) -> Iterator[_Part]:
         # Statistics of a file that no engine and no incremental copy wrote may lie.

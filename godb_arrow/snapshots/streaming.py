@@ -10,13 +10,13 @@ import threading
 import weakref
 from collections.abc import AsyncIterator, Callable, Generator, Iterator, Sequence
 from contextlib import closing
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Generic, Self, TypeAlias, TypeVar
 
 import numpy as np
 import pyarrow as pa
 
 from godb_arrow import codec
-from godb_arrow.codec.entries import NO_ROWS, Rows
+from godb_arrow.codec.entries import Rows
 from godb_arrow.codec.runs import Run
 from godb_arrow.display import table_of
 from godb_arrow.documents.json_lines import runs_of
@@ -43,7 +43,8 @@ logger = logging.getLogger(__name__)
 
 _Item = TypeVar("_Item")
 _BATCHES = "batches"
-_Part = tuple[Run, Rows | None]  # documents, and the superseded or deleted rows among them
+_Part: TypeAlias = "tuple[Run, Rows | None]"
+"""Documents, and the superseded or deleted rows among them."""
 _Match = tuple[codec.Entries, Any]  # documents, and the matching rows among them
 _MANY_DOCUMENTS = 1000
 
@@ -359,7 +360,7 @@ class _Work:
                     whole if superseded is None else _without_rows(whole, superseded)
                 )
             else:
-                result = self.decoder.decode_run(run, NO_ROWS if superseded is None else superseded)
+                result = self.decoder.decode_run(run, () if superseded is None else superseded)
             return whole, result, Counted(memory, streams=result.nbytes)
 
         threads = self.options.threads or available_cores()

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Container, Iterator, Sequence
-from typing import NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
 from godb_arrow import codec
-from godb_arrow.codec.entries import NO_ROWS, Rows
+from godb_arrow.codec.entries import Rows, no_rows
 from godb_arrow.errors import DuplicateValue, InvalidDocument
 from godb_arrow.schema import ID_FIELD
 from godb_arrow.snapshots.base import Base
@@ -30,12 +29,15 @@ from godb_arrow.snapshots.value_keys import (
     load_plain,
 )
 
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
 __all__ = ["Hashes", "UniqueIndex", "rows_with"]
 
 _MOMENTS, _OTHERS = 1, 8
 _ROWS_PER_HASH = 20
 """Documents for each wanted hash, up to which all hashes are compared at once."""
-Hashes: TypeAlias = npt.NDArray[np.uint64]
+Hashes: TypeAlias = "npt.NDArray[np.uint64]"
 _NO_HASHES = np.empty(0, np.uint64)
 
 
@@ -77,7 +79,7 @@ class _Source(NamedTuple):
     def rows_of_kind(self, kind: int) -> Rows:
         """Return the rows of the keys of a kind."""
         if self.keys is None:
-            return NO_ROWS
+            return no_rows()
         return np.frombuffer(self.keys.arrays()[2][kind], np.uint32).astype(np.int64)
 
 
@@ -268,7 +270,7 @@ class UniqueIndex:
                 keys = self.file_keys(file, is_trusted=is_trusted)
             yield _Source(keys, file, snapshot.superseded_in(start, file.count))
         for source in snapshot.unsaved.sources():
-            yield _Source(source.documents.keys(self.name), source.documents, NO_ROWS, source)
+            yield _Source(source.documents.keys(self.name), source.documents, no_rows(), source)
 
     def _compare(
         self, sources: Sequence[_Source], found: Sequence[tuple[Hashes, npt.NDArray[np.uint32]]]

@@ -24,16 +24,19 @@ import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgpack
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from godb_arrow import codec
 from godb_arrow.arrow_compute import pc
+from godb_arrow.codec.entries import Rows
 from godb_arrow.codec.field_values import FieldValues, ValueKind, parts_of
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 __all__ = [
     "MAX_DOCUMENT_KEYS",
@@ -64,7 +67,6 @@ _MAX_REST = 1 << 15  # of an integer, beside the nearest float
 _LAST = b"\xff"
 _TEXTS: dict[str, Any] = {"use_bin_type": True, "unicode_errors": "surrogateescape"}
 
-_Rows: TypeAlias = npt.NDArray[np.int64]
 _CONSTANTS = {
     ValueKind.ABSENT: NULL_KEY,
     ValueKind.NULL: NULL_KEY,
@@ -101,11 +103,11 @@ class DocumentKeys:
         Rows of the documents with a map or an extension value, in order. They have no key.
     """
 
-    rows: _Rows
+    rows: Rows
     keys: pa.BinaryArray
     has_null: npt.NDArray[np.bool_]
-    several: _Rows
-    unkeyed: _Rows
+    several: Rows
+    unkeyed: Rows
 
 
 def max_text_bytes(fields: int, limit: int) -> int:
@@ -161,7 +163,7 @@ def _single_keys(
     kinds, words, sizes = values.kinds[chosen], values.words[chosen], values.sizes[chosen]
     places, parts = [], []
 
-    def add(where: _Rows, keys: pa.Array) -> None:
+    def add(where: Rows, keys: pa.Array) -> None:
         if len(where):
             places.append(where)
             parts.append(keys)
@@ -231,7 +233,7 @@ def _fixed_keys(kind: bytes, *columns: npt.NDArray[Any]) -> pa.BinaryArray:
 
 
 def _text_keys(
-    values: FieldValues, chosen: _Rows, head: bytes, text_bytes: int | None
+    values: FieldValues, chosen: Rows, head: bytes, text_bytes: int | None
 ) -> pa.BinaryArray:
     texts = _texts(values, chosen, text_bytes)
     escaped = pc.replace_substring(texts, b"\0", _ESCAPED)
@@ -240,7 +242,7 @@ def _text_keys(
     return pc.binary_join_element_wise(head, escaped, _END, b"")
 
 
-def _texts(values: FieldValues, chosen: _Rows, most: int | None) -> pa.BinaryArray:
+def _texts(values: FieldValues, chosen: Rows, most: int | None) -> pa.BinaryArray:
     """Return texts, or at most so many bytes of each."""
     starts, sizes = values.words[chosen].astype(np.int64), values.sizes[chosen].astype(np.int64)
     if most is not None:

@@ -9,10 +9,9 @@ from __future__ import annotations
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 import godb_arrow.codec.native._native as _native  # noqa: PLR0402 (mypy knows it by this name)
@@ -56,6 +55,9 @@ from godb_arrow.codec.sizes import HEAD_SIZE, packed_head
 from godb_arrow.codec.wire import wire_columns
 from godb_arrow.errors import CorruptFile, UnsupportedType
 from godb_arrow.schema import ID_FIELD
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 __all__ = [
     "BACKEND",

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 import godb_arrow.codec.native._native as _native  # noqa: PLR0402 (mypy knows it by this name)
@@ -15,6 +14,9 @@ from godb_arrow.codec.entries import Entries
 from godb_arrow.codec.reference import dicts as reference_dicts
 from godb_arrow.codec.reference import records as reference_records
 from godb_arrow.codec.reference.dicts import IdSource, PackedDocuments
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 __all__ = [
     "ChunkIterator",

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 import godb_arrow.codec.native._native as _native  # noqa: PLR0402 (mypy knows it by this name)
 from godb_arrow.codec.entries import Documents, Entries
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 __all__ = ["Identification"]
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
 import godb_arrow.codec.native._native as _native  # noqa: PLR0402 (mypy knows it by this name)
 from godb_arrow.codec.entries import Entries
 from godb_arrow.codec.reference.patch import PatchedDocuments, PatchStep
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 __all__ = ["patch_documents"]
 

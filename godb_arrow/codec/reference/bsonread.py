@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy.typing as npt
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
 
 __all__ = ["BSON_TYPES", "MAX_BSON_BYTES", "MIN_BSON_BYTES", "BsonReader", "cut_bson", "write_bson"]
 

@@ -5,16 +5,18 @@ from __future__ import annotations
 import enum
 import os
 from collections import deque
-from typing import Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import msgpack
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from godb_arrow.codec.entries import Entries
 from godb_arrow.errors import CorruptFile, LimitExceeded
 from godb_arrow.schema import ID_FIELD
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 __all__ = [
     "ChunkIterator",

@@ -5,16 +5,18 @@ from __future__ import annotations
 import itertools
 from array import array
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgpack
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from godb_arrow.codec.entries import Documents, Entries
 from godb_arrow.codec.reference.dicts import load_pairs
 from godb_arrow.schema import ID_FIELD
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 __all__ = ["Identification"]
 

@@ -10,11 +10,10 @@ import math
 import struct
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgpack
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from godb_arrow.arrow_compute import pc
@@ -22,6 +21,9 @@ from godb_arrow.codec.entries import Entries
 from godb_arrow.codec.field_values import FieldValues, ValueKind
 from godb_arrow.codec.reference.ids import hash_id
 from godb_arrow.codec.reference.values import field_values
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 __all__ = [
     "IdSearch",
@@ -35,12 +37,12 @@ __all__ = [
 
 _MAX_KEY_BYTES = 64  # of a text
 _MIN_INT64, _MAX_INT64, _MAX_UINT64 = -(2**63), 2**63 - 1, 2**64 - 1
-_SIGN = np.uint64(1 << 63)
+_SIGN = 1 << 63
 _NUMBERS, _MOMENTS, _STRINGS, _BINARIES, _FALSE, _TRUE, _NANS, _NULLS, _OTHERS = range(9)
 _KINDS = 9
 
-_U32 = npt.NDArray[np.uint32]
-_U64 = npt.NDArray[np.uint64]
+_U32: TypeAlias = "npt.NDArray[np.uint32]"
+_U64: TypeAlias = "npt.NDArray[np.uint64]"
 _Range = tuple[Any, Any]
 
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 import enum
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from godb_arrow.codec.entries import Entries
 from godb_arrow.codec.reference.dicts import load
@@ -16,6 +15,9 @@ from godb_arrow.codec.reference.scan import skip_items
 from godb_arrow.codec.values import pack
 from godb_arrow.errors import CorruptFile, GodbError, LimitExceeded
 from godb_arrow.schema import ID_FIELD
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 __all__ = ["PatchOperator", "PatchStep", "PatchedDocuments", "patch_documents"]
 

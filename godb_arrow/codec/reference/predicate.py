@@ -10,11 +10,10 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from decimal import Decimal
 from fractions import Fraction
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgpack
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from godb_arrow.arrow_compute import pc
@@ -43,6 +42,9 @@ from godb_arrow.codec.predicate import (
 from godb_arrow.codec.reference.documents import document_pairs
 from godb_arrow.errors import CorruptFile, DepthExceeded
 from godb_arrow.schema import ID_FIELD
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 __all__ = ["select", "select_front"]
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from array import array
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from godb_arrow.codec.entries import Documents
 from godb_arrow.codec.values import pack, wire_values
 from godb_arrow.schema import ID_FIELD
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 __all__ = ["encode", "encode_documents"]
 

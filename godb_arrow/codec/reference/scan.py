@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgpack
 import numpy as np
-import numpy.typing as npt
 
 from godb_arrow.codec.entries import Entries
 from godb_arrow.codec.reference.dicts import load, load_pairs
 from godb_arrow.errors import CorruptFile, DepthExceeded
 from godb_arrow.options import MAX_DEPTH
 from godb_arrow.schema import ID_FIELD
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 __all__ = [
     "SCAN_PROBLEMS",
