@@ -35,7 +35,7 @@ class Documents:
     Parameters
     ----------
     schema : pyarrow.Schema or callable
-        Schema of the documents, or a function that returns it for those who need it.
+        Schema of the documents, or a function that returns it where it is needed.
     runs : iterator of Entries
         The documents, which can be read once.
     map_entries : callable, optional

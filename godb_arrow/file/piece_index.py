@@ -93,7 +93,7 @@ class IndexedPiece(NamedTuple):
     checksum: int
 
     def is_small(self) -> bool:
-        """Return whether sums of its numbers are no more than files can have."""
+        """Return whether a file can have its numbers."""
         return not (self.length | self.tail | self.size | self.documents) >> 48
 
 

@@ -90,17 +90,17 @@ def test_a_change_keeps_the_recorded_types(
 WIDER: list[tuple[str, Any, pa.DataType]] = [
     ("n", 2**40, pa.int64()),
     ("n", 1.5, pa.float64()),
-    ("n", "x", godb_arrow.schema.JSON_TYPE),
+    ("n", "x", godb_arrow.schema.json_type()),
     ("f", 0.1, pa.float64()),
     ("f", 2**24 + 1, pa.float64()),
     ("day", dt.datetime(2020, 1, 1, 5, tzinfo=dt.UTC), pa.timestamp("us", "UTC")),
     ("price", "nothing", pa.string()),
-    ("c", 5, godb_arrow.schema.JSON_TYPE),
+    ("c", 5, godb_arrow.schema.json_type()),
     ("z", dt.datetime(2020, 1, 1, 0, 0, 0, 5, tzinfo=dt.UTC), pa.timestamp("us", "Europe/Berlin")),
     ("at", -5, pa.int64()),
     ("raw", b"abc", pa.binary()),
     ("l", [dt.date(2020, 1, 1), None], pa.list_(pa.date32())),
-    ("l", [5], pa.list_(godb_arrow.schema.JSON_TYPE)),
+    ("l", [5], pa.list_(godb_arrow.schema.json_type())),
 ]
 
 

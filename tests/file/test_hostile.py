@@ -53,6 +53,36 @@ def padded_file(rows: int = ROWS, **options: Any) -> bytes:
     )
 
 
+# --- schemas ----------------------------------------------------------------------------------
+
+
+UNUSABLE_SCHEMAS: dict[str, dict[str, Any]] = {
+    "no map": {"fields": 5},
+    "no list": {"fields": {"fields": 5}},
+    "unknown type": {"fields": {"fields": [{"name": "n", "type": "quaternion"}]}},
+    "unit": {"fields": {"fields": [{"name": "n", "type": {"type": "timestamp", "unit": "h"}}]}},
+    "twice": {"fields": {"fields": [{"name": "n", "type": "int64"}] * 2}},
+    "half of a surrogate pair": {"fields": {"fields": [{"name": "\udcff", "type": "int64"}]}},
+    "IPC": {"schema": b"no schema of Arrow"},
+}
+
+
+@pytest.mark.parametrize("name", UNUSABLE_SCHEMAS)
+def test_a_schema_without_sense_is_ignored_and_nothing_else(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "c.godb"
+    documents = [{"n": number} for number in range(40)]
+    hint = {"next_id": 1000, **UNUSABLE_SCHEMAS[name]}
+    path.write_bytes(forge.godb_file(forge.collection("c", documents, hint=hint)))
+    found = godb_arrow.read_table(path)
+    assert found.equals(godb_arrow.read_table(path, use_hints=False))
+    assert found["n"].to_pylist() == [*range(40)]
+    assert [*godb_arrow.open_godb(path)][3] == {"_id": "4", "n": 3}
+    assert any("damaged" in problem for problem in godb_arrow.verify_godb(path).problems)
+    godb_arrow.write_godb([{"n": 40}], path, "c", if_exists="append")
+    assert godb_arrow.read_document(path, "1000") == {"_id": "1000", "n": 40}
+    assert godb_arrow.verify_godb(path).ok
+
+
 # --- sizes and statistics ---------------------------------------------------------------------
 
 

@@ -19,7 +19,7 @@ from godb_arrow.directory.verify_records import recorded_plan
 from godb_arrow.query import statistics
 from godb_arrow.query.contradiction import contradiction
 from godb_arrow.query.statistics import covered, decode_statistics
-from godb_arrow.schema import JSON_TYPE, DocumentSummary, infer_schema
+from godb_arrow.schema import DocumentSummary, infer_schema, json_type
 
 Pairs = list[tuple[Any, Any]]
 
@@ -99,8 +99,8 @@ def test_they_are_those_of_decoded_columns(first: list[Any], second: list[Any]) 
         covered(infer_schema(summary, "json")),
         pa.schema({"v": pa.timestamp("ns"), "w": pa.float64(), "_id": pa.string()}),
         pa.schema({"v": pa.int32(), "w": pa.uint8()}),
-        pa.schema({"v": JSON_TYPE, "w": pa.string(), "x": pa.int64()}),
-        pa.schema({"v": pa.timestamp("us", "UTC"), "w": pa.bool_(), "x": JSON_TYPE}),
+        pa.schema({"v": json_type(), "w": pa.string(), "x": pa.int64()}),
+        pa.schema({"v": pa.timestamp("us", "UTC"), "w": pa.bool_(), "x": json_type()}),
         pa.schema({"v": pa.float64(), "w": pa.uint64()}),
         *(pa.schema({"v": kind, "w": pa.string()}) for kind in TYPES),
     ):

@@ -41,7 +41,7 @@ from godb_arrow.query.statistics import (
     statistics_of,
     unpack_statistics,
 )
-from godb_arrow.schema import JSON_TYPE
+from godb_arrow.schema import json_type
 
 pytestmark = pytest.mark.usefixtures("trusted_records_in_module")
 
@@ -243,7 +243,7 @@ def test_bounds_of_mixed_values_are_kept_by_kind(values: list[Any]) -> None:
     documents = [{} if value == "absent" else {"v": value} for value in values]
     packed = b"".join(codec.pack_entry(str(n), one) for n, one in enumerate(documents))
     entries = codec.scan_entries(packed, 0, len(values), len(packed) + 1, 0)
-    row = decode_statistics(entries, pa.schema({"v": JSON_TYPE}))
+    row = decode_statistics(entries, pa.schema({"v": json_type()}))
     assert row is not None
     found = row["v"]
     numbers = [x for x in values if type(x) in (int, float) and x == x]  # noqa: PLR0124
