@@ -27,7 +27,9 @@ _MAX_RATIO = 10  # go-db allocates ten times the size of a body
 
 
 class _Decoder(Protocol):
-    def gather(self, window: bytes, count: int, fetch: Callable[[], bytes]) -> bytes: ...
+    def fill(
+        self, buffer: memoryview, start: int, end: int, limit: int, fetch: Callable[[], bytes]
+    ) -> int: ...
 
 
 @dataclass(frozen=True, slots=True)

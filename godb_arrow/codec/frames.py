@@ -19,6 +19,7 @@ from typing import NamedTuple, Protocol
 
 import pyarrow as pa
 
+from godb_arrow.codec.filling import FillingDecoder
 from godb_arrow.codec.reference.lz4 import Piece, damaged_piece
 from godb_arrow.errors import CorruptFile
 
@@ -226,7 +227,7 @@ class ExtensionFrames:
         return self.magic + lengths + packed
 
 
-class FrameDecoder:
+class FrameDecoder(FillingDecoder):
     """Decoder of a body of frames and stored bytes, fed in pieces.
 
     Parameters
@@ -238,28 +239,19 @@ class FrameDecoder:
     --------
     >>> decoder = FrameDecoder(ZSTD)
     >>> body = iter([ZSTD.compress(b"abc" * 9), b"def"])
-    >>> decoder.gather(b"", 99, lambda: next(body, b""))
+    >>> buffer = memoryview(bytearray(99))
+    >>> end = decoder.fill(buffer, 0, 0, 99, lambda: next(body, b""))
+    >>> bytes(buffer[:end])
     b'abcabcabcabcabcabcabcabcabcdef'
     """
 
     def __init__(self, frames: Frames | None) -> None:
+        super().__init__()
         self._frames = frames
         self._input = b""
         self._position = 0  # bytes of the body before the input
 
-    def gather(self, window: bytes, count: int, fetch: Callable[[], bytes]) -> bytes:
-        """Add at least `count` decoded bytes to a window, unless the body ends."""
-        parts = [window]
-        while count > 0:
-            part = self._next(fetch)
-            if not part:
-                break
-            parts.append(part)
-            count -= len(part)
-        return b"".join(parts)
-
     def _next(self, fetch: Callable[[], bytes]) -> bytes:
-        """Return the next bytes, or none at the end."""
         while self._frames is not None:
             begins = self._input[:4]
             if begins == self._frames.magic:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import NamedTuple
 
 from godb_arrow import codec
@@ -43,6 +44,8 @@ class Run(NamedTuple):
         Function that returns the entries unscanned, or None where their sizes are not known.
     unscanned : callable
         Function that returns the entries unscanned, or None where they are scanned anyway.
+    scanned : callable
+        Function that returns the entries in borrowed memory, or None where they are in their own.
     """
 
     start: int
@@ -50,11 +53,23 @@ class Run(NamedTuple):
     load: Callable[[], codec.Entries]
     measured: Callable[[], MeasuredEntries | None] = lambda: None
     unscanned: Callable[[], UnscannedEntries | None] = lambda: None
+    scanned: Callable[[], BorrowedEntries | None] = lambda: None
 
     @classmethod
     def of(cls, entries: codec.Entries, start: int = 0) -> Run:
         """Create a run of documents that are in memory."""
         return cls(start, len(entries), lambda: entries)
+
+    @classmethod
+    def borrowing(cls, entries: codec.Entries, release: Callable[[], None], start: int) -> Run:
+        """Create a run of documents that are in borrowed memory."""
+
+        def load() -> codec.Entries:
+            owned = replace(entries, data=bytes(entries.data))
+            release()
+            return owned
+
+        return cls(start, len(entries), load, scanned=lambda: BorrowedEntries(entries, release))
 
     def loaded(self) -> codec.Entries:
         """Return the entries."""
@@ -62,6 +77,9 @@ class Run(NamedTuple):
 
     def borrowed(self) -> BorrowedEntries:
         """Return the entries as borrowed memory, to be decoded and released."""
+        scanned = self.scanned()
+        if scanned is not None:
+            return scanned
         unscanned = self.unscanned()
         if unscanned is None:
             return BorrowedEntries(self.load(), lambda: None)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import BinaryIO
 
 import xxhash
@@ -9,12 +11,15 @@ import xxhash
 from godb_arrow import codec
 from godb_arrow.codec.compression import Compression
 from godb_arrow.errors import CorruptFile, LimitExceeded
+from godb_arrow.memory.buffers import DECODED
 
 __all__ = ["Body", "read_exactly"]
 
 
 _READ_BYTES = 128 << 10
 _MIN_GROWTH_BYTES = 256 << 10
+_MIN_DECODED_BYTES = 64 << 10  # that are decoded at once
+_HISTORY_BYTES = 64 << 10  # before new output, which its decoder copies from
 _MAX_VALUE_BYTES = 1 << 30
 
 
@@ -29,8 +34,20 @@ def read_exactly(stream: BinaryIO, count: int) -> bytes:
     return data
 
 
+def _nothing() -> None:
+    """Release bytes that were copied."""
+
+
+def _give(buffer: memoryview) -> None:
+    if len(buffer):
+        DECODED.give(buffer)
+
+
 class Body:
     """Window that moves forward over the decompressed body of a file.
+
+    The window is in a buffer of :mod:`godb_arrow.memory.buffers`, after the bytes that the decoder
+    still copies from. A caller that takes the bytes of the window borrows the buffer.
 
     Parameters
     ----------
@@ -52,17 +69,29 @@ class Body:
         self._file_tail = b""  # last bytes read, which are not hashed yet
         self._hash = xxhash.xxh3_64()
         self._hashed = 0  # number of hashed bytes of the window
-        self.data = b""
-        self.position = 0
-        self.base = 0  # offset of data[0] in the body
+        self._buffer = memoryview(bytearray())
+        self._first = 0  # offset of the first decoded byte in the buffer
+        self._start = 0  # offset of the window in the buffer
+        self._end = 0
+        self.position = 0  # offset in the window
+        self.base = 0  # offset of the window in the body
+
+    def __del__(self) -> None:
+        _give(self._buffer)
 
     def fetch(self, count: int) -> bytes:
         """Read bytes of the file before its compressed body."""
         data = read_exactly(self._stream, count)
         self._read += len(data)
-        joined = self._file_tail + data
-        self._file_hash.update(joined[: -self._unhashed])
-        self._file_tail = joined[-self._unhashed :]
+        hashed = len(data) - self._unhashed
+        if hashed >= 0:
+            self._file_hash.update(self._file_tail)
+            self._file_hash.update(memoryview(data)[:hashed])
+            self._file_tail = data[hashed:]
+        else:
+            joined = self._file_tail + data
+            self._file_hash.update(joined[: -self._unhashed])
+            self._file_tail = joined[-self._unhashed :]
         return data
 
     def begin_block(self, compression: Compression) -> None:
@@ -77,33 +106,74 @@ class Body:
         return self.base + self.position
 
     @property
+    def end(self) -> int:
+        """End of the window in the decompressed body."""
+        return self.base + self._end - self._start
+
+    @property
     def available(self) -> int:
         """Number of unread bytes in the window."""
-        return len(self.data) - self.position
+        return self._end - self._start - self.position
+
+    @property
+    def data(self) -> memoryview:
+        """Bytes of the window, valid until it grows or the position moves."""
+        return self._buffer[self._start : self._end]
 
     def drop(self) -> None:
         """Discard the bytes before the position."""
         if self.position:
             self._hash_to_position()
-            self.data = self.data[self.position :]
+            self._start += self.position
             self.base += self.position
             self.position = self._hashed = 0
 
     def _hash_to_position(self) -> None:
         if self.position > self._hashed:
-            self._hash.update(memoryview(self.data)[self._hashed : self.position])
+            at = self._start
+            self._hash.update(self._buffer[at + self._hashed : at + self.position])
             self._hashed = self.position
 
     def grow(self, count: int) -> bool:
-        """Add about `count` bytes to the window; return False at the end of the body."""
-        before = len(self.data)
+        """Add at least `count` bytes to the window; return False at the end of the body."""
+        count = max(count, _MIN_DECODED_BYTES)
+        if self._end + count > len(self._buffer):
+            self._move(count)
+        before = self._end
         try:
-            self.data = self._decoder.gather(self.data, count, self._fetch_piece)
+            self._end = self._decoder.fill(
+                self._buffer, self._first, before, before + count, self._fetch_piece
+            )
         except CorruptFile as error:
             if error.where == "file":
                 error.offset += self._block_start
             raise
-        return len(self.data) > before
+        return self._end > before
+
+    def _move(self, room: int, *, is_borrowed: bool = False) -> None:
+        """Move the window to the front of a buffer that has room for more bytes."""
+        first = min(self._start, max(self._first, self._end - _HISTORY_BYTES))
+        kept = self._end - first
+        old = self._buffer
+        if is_borrowed or kept + room > len(old):
+            self._buffer = DECODED.take(kept + room + min(room, _MIN_GROWTH_BYTES))
+        self._buffer[:kept] = old[first : self._end]
+        self._first, self._start, self._end = 0, self._start - first, kept
+        if not is_borrowed and self._buffer is not old:
+            _give(old)
+
+    def borrow(self) -> tuple[memoryview, Callable[[], None]]:
+        """Return the bytes before the position, and a function that releases them.
+
+        Few bytes are copied, and so are fewer than there are after the position.
+        """
+        end = self.position
+        view = self.data[:end]
+        self.drop()
+        if end < max(self.available, _MIN_DECODED_BYTES):
+            return memoryview(bytes(view)), _nothing
+        self._move(end, is_borrowed=True)
+        return view, partial(DECODED.give, view)
 
     def _fetch_piece(self) -> bytes:
         return self.fetch(_READ_BYTES)
@@ -130,14 +200,14 @@ class Body:
                 )
         self.grow(missing)
         if self.available < count:
-            raise CorruptFile(f"the body ends inside {expected}", offset=self.base + len(self.data))
+            raise CorruptFile(f"the body ends inside {expected}", offset=self.end)
 
     def take(self, count: int, expected: str) -> bytes:
         """Read `count` bytes."""
         self.need(count, expected)
-        data = self.data[self.position : self.position + count]
+        at = self._start + self.position
         self.position += count
-        return data
+        return bytes(self._buffer[at : at + count])
 
     def read_map_head(self, expected: str) -> int:
         """Read the head of a map, or nil, which Go writes for a nil map."""
@@ -210,7 +280,7 @@ class Body:
 
     def _keep(self, count: int, kept: list[bytes] | None) -> None:
         if kept is not None:
-            kept.append(self.data[self.position : self.position + count])
+            kept.append(bytes(self.data[self.position : self.position + count]))
         self.position += count
 
     def content_digest(self) -> int:
@@ -220,12 +290,10 @@ class Body:
 
     def drain(self) -> int:
         """Read to the end of the file, and return the number of bytes read."""
-        left = self.available
-        self.position = len(self.data)
-        self.drop()
-        while self.grow(_MIN_GROWTH_BYTES):
+        left = 0
+        while self.available or self.grow(_MIN_DECODED_BYTES):
             left += self.available
-            self.position = len(self.data)
+            self.position += self.available
             self.drop()
         return left
 

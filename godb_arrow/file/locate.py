@@ -139,7 +139,6 @@ class StoredCollection:
                 yield from pieces.read(stream, self.options, fields, wanted)
                 return
             reader = GodbReader(stream, self.source.size())
-            row = 0
             for section in reader.sections():
                 if isinstance(section, CollectionSection) and section.name == self.name:
                     if section.count != self.count:
@@ -148,9 +147,7 @@ class StoredCollection:
                             f"{self.count}",
                             offset=reader.offset,
                         )
-                    for entries in section.entries(self.options, fields):
-                        yield Run.of(entries, row)
-                        row += len(entries)
+                    yield from section.runs(self.options, fields)
 
     def pieces_with(self, rows: npt.NDArray[np.int64]) -> Sequence[bool] | None:
         """Return which pieces have any of some rows, or None if it is unknown."""

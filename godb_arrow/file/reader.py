@@ -6,9 +6,10 @@ import logging
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from godb_arrow import codec
+from godb_arrow.codec.runs import Run
 from godb_arrow.errors import (
     ChecksumMismatch,
     CorruptFile,
@@ -25,6 +26,7 @@ __all__ = ["CollectionSection", "GodbReader", "ValueSection"]
 logger = logging.getLogger(__name__)
 
 _MIN_GROWTH_BYTES = 256 << 10
+_EXTRA_BYTES = 64 << 10  # beyond a run, so that its last document is whole
 
 
 @dataclass(slots=True)
@@ -75,9 +77,40 @@ class CollectionSection:
             A document has more bytes than the options allow.
         """
         while self._left:
-            yield self._run(options, fields)
+            bounds, places = self._next(options, fields)
+            base, data = self._body.base, bytes(self._body.data[: bounds[-1]])
+            yield codec.Entries(data, bounds, base, fields if places else (), places)
 
-    def _run(self, options: ReadOptions, fields: tuple[str, ...]) -> codec.Entries:
+    def runs(self, options: ReadOptions, fields: tuple[str, ...] = ()) -> Iterator[Run]:
+        """Read the documents in runs, as :meth:`entries` does, which borrow their memory.
+
+        Parameters
+        ----------
+        options, fields
+            See :meth:`entries`.
+
+        Yields
+        ------
+        Run
+
+        Raises
+        ------
+        CorruptFile, DocumentTooLarge
+        """
+        row = 0
+        while self._left:
+            bounds, places = self._next(options, fields)
+            base, (view, release) = self._body.base, self._body.borrow()
+            data: Any = view
+            entries = codec.Entries(data, bounds, base, fields if places else (), places)
+            yield Run.borrowing(entries, release, row)
+            row += len(entries)
+
+    def _next(self, options: ReadOptions, fields: tuple[str, ...]) -> tuple[array[int], bytes]:
+        """Return bounds of the next documents in the window and places of their fields.
+
+        The window begins with the documents, and its position is after them.
+        """
         body = self._body
         body.drop()
         rows = min(options.batch_size, self._left)
@@ -88,12 +121,15 @@ class CollectionSection:
             left, room = rows - len(bounds) // 2, options.batch_bytes - end
             scanned = codec.scan_entries(body.data, end, left, room, body.base, fields)
             places += scanned.places
-            bounds.extend(scanned.bounds[1:])
+            if len(bounds) == 1:
+                bounds = scanned.bounds
+            else:
+                bounds.extend(scanned.bounds[1:])
             end = bounds[-1]
             count = len(bounds) // 2
             if count == rows or end >= options.batch_bytes:
                 break
-            waiting = len(body.data) - end
+            waiting = body.available - end
             if waiting > options.max_document_bytes:
                 if count:
                     break
@@ -108,11 +144,11 @@ class CollectionSection:
                 raise CorruptFile(
                     f"the body ends inside collection {self.name!r}, "
                     f"{self._left} of {self.count} documents early",
-                    offset=body.base + len(body.data),
+                    offset=body.end,
                 )
-        body.position = bounds[-1]
-        self._left -= len(bounds) // 2
-        return codec.Entries(body.data, bounds, body.base, fields if places else (), places)
+        self._left -= count
+        body.position = end
+        return bounds, places
 
     @staticmethod
     def _growth(end: int, count: int, rows: int, waiting: int, options: ReadOptions) -> int:
@@ -120,7 +156,7 @@ class CollectionSection:
         if not count:
             return max(_MIN_GROWTH_BYTES, waiting)
         wanted = min(options.batch_bytes - end, (end // count + 1) * (rows - count)) - waiting
-        return max(_MIN_GROWTH_BYTES, waiting, min(wanted, options.batch_bytes))
+        return max(_MIN_GROWTH_BYTES, waiting, min(wanted, options.batch_bytes) + _EXTRA_BYTES)
 
     def skip(self) -> None:
         """Skip the documents that are still unread."""

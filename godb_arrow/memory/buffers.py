@@ -10,6 +10,7 @@ from godb_arrow.parallel import available_cores
 __all__ = ["COMPRESSED", "DECODED", "forget_buffers", "pooled_bytes"]
 
 _MAX_POOLED_BYTES = 8 << 20
+_MIN_POOLED_BUFFERS = 2  # on a single core, whose number takes long to find
 
 
 class _Buffers:
@@ -50,7 +51,8 @@ class _Buffers:
         buffer = view.obj
         if isinstance(buffer, bytearray) and len(buffer) <= _MAX_POOLED_BYTES:
             self._free.append((threading.get_ident(), buffer))
-            if len(self._free) > available_cores() + 1:
+            count = len(self._free)
+            if count > _MIN_POOLED_BUFFERS and count > available_cores() + 1:
                 self._pop_oldest()
 
     def _pop_oldest(self) -> None:

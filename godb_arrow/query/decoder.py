@@ -155,7 +155,11 @@ class ProjectionDecoder:
                 measured.release()
         unscanned = run.unscanned()
         if unscanned is None:
-            return self.decode(run.load())
+            borrowed = run.borrowed()
+            try:
+                return self.decode(borrowed.entries)
+            finally:
+                borrowed.release()
         try:
             return self._decode_unscanned(unscanned)
         finally:
@@ -165,7 +169,11 @@ class ProjectionDecoder:
         """Decode all documents of a run, with the fields of the filter."""
         unscanned = run.unscanned()
         if unscanned is None:
-            return self.whole(run.load())
+            borrowed = run.borrowed()
+            try:
+                return self.whole(borrowed.entries)
+            finally:
+                borrowed.release()
         try:
             batch = codec.decode_unscanned_batch(unscanned, self._plan)
             return self.whole(unscanned.entries()) if batch is None else batch

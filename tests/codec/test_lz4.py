@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from godb_arrow.codec import BlockDecoder, compress_piece, decode_pieces, reference
+from godb_arrow.codec import BACKEND, BlockDecoder, compress_piece, decode_pieces, reference
 from godb_arrow.codec.blocks import Compressed, Content, compress_block
 from godb_arrow.codec.reference.lz4 import Piece, cut_out
 from godb_arrow.errors import CorruptFile
@@ -24,11 +24,22 @@ chunks = st.one_of(
 contents = st.lists(chunks, max_size=8).map(b"".join)
 
 
+def filled(decoder: Any, fetch: Callable[[], bytes], room: int = 99_991) -> bytes:
+    """Return the whole output, decoded into a buffer that is moved as soon as it is full."""
+    output, history = b"", 0
+    while True:
+        buffer = memoryview(bytearray(history + room))
+        buffer[:history] = output[len(output) - history :]
+        end = decoder.fill(buffer, 0, history, history + room, fetch)
+        output += bytes(buffer[history:end])
+        if end < history + room:
+            return output
+        history = min(len(output), 64 << 10)
+
+
 def decode(block: bytes, step: int) -> bytes:
-    decoder = BlockDecoder()
-    pieces = [decoder.decode(block[at : at + step]) for at in range(0, len(block), step)]
-    decoder.finish()
-    return b"".join(pieces)
+    parts = iter([block[at : at + step] for at in range(0, len(block), step)])
+    return filled(BlockDecoder(), lambda: next(parts, b""))
 
 
 @given(contents, st.integers(1, 70_000))
@@ -92,27 +103,27 @@ def test_the_ratio_is_used_up() -> None:
     assert 500_000 <= len(block) < 525_000
 
 
-def test_gathering_adds_to_a_window() -> None:
-    content = random.Random(5).randbytes(300_000) * 5
-    block = encode(content)
-    parts = [block[at : at + 9999] for at in range(0, len(block), 9999)]
-    decoder = BlockDecoder()
-    fetch = iter(parts)
-    window = b"before"
-    while True:
-        grown = decoder.gather(window, 100_000, lambda: next(fetch, b""))
-        if len(grown) == len(window):
-            break
-        window = grown
-    assert window == b"before" + content
+@given(contents, st.integers(1, 70_000), st.integers(1, 200_000))
+def test_the_history_is_where_the_caller_left_it(content: bytes, step: int, room: int) -> None:
+    content = content[: 99 * room]
+    block = lz4.block.compress(content, store_size=False)
+    parts = iter([block[at : at + step] for at in range(0, len(block), step)])
+    assert filled(BlockDecoder(), lambda: next(parts, b""), room) == content
 
 
-def test_an_error_while_gathering_passes_through() -> None:
+def test_an_error_while_filling_passes_through() -> None:
     def fail() -> bytes:
         raise OSError("gone")
 
     with pytest.raises(OSError, match="gone"):
-        BlockDecoder().gather(b"x", 10, fail)
+        BlockDecoder().fill(memoryview(bytearray(10)), 0, 0, 10, fail)
+
+
+@pytest.mark.parametrize("places", [(0, 5, 11), (6, 5, 7), (0, 8, 7)])
+def test_output_outside_of_the_buffer_is_refused(places: tuple[int, int, int]) -> None:
+    if BACKEND == "native":
+        with pytest.raises(ValueError, match="not within the buffer"):
+            BlockDecoder().fill(memoryview(bytearray(10)), *places, lambda: b"")
 
 
 @pytest.mark.parametrize(

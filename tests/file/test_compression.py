@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -93,12 +94,11 @@ def test_frames_decode_to_what_they_were_made_of(
     made = [ZSTD.compress(content) for content in contents]
     body = b"".join(made) + behind
     steps = iter([body[at : at + step] for at in range(0, len(body), step)])
-    decoder, found = FrameDecoder(ZSTD), b""
-    while True:
-        more = decoder.gather(found, count, lambda: next(steps, b""))
-        if more == found:
-            break
-        found = more
+    decoder, found, end = FrameDecoder(ZSTD), b"", count
+    while end == count:
+        buffer = memoryview(bytearray(count))
+        end = decoder.fill(buffer, 0, 0, count, lambda: next(steps, b""))
+        found += bytes(buffer[:end])
     assert found == b"".join(contents) + behind
     at = 0
     zstd = check_compression("zstd")
@@ -138,7 +138,7 @@ def test_what_claims_too_much_is_refused() -> None:
     ):
         body = iter([bad])
         with pytest.raises(godb_arrow.CorruptFile, match=text):
-            FrameDecoder(ZSTD).gather(b"", 10, lambda body=body: next(body, b""))  # type: ignore[misc]
+            FrameDecoder(ZSTD).fill(memoryview(bytearray(10)), 0, 0, 10, partial(next, body, b""))
     zstd, plain = check_compression("zstd"), check_compression("none")
     for piece in (
         Piece(0, len(frame), 0, 0, 999),

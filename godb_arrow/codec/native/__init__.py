@@ -132,34 +132,21 @@ write_bson = _native.write_bson
 
 
 class BlockDecoder:
-    """Decoder of one raw LZ4 block, fed in parts; see :mod:`godb_arrow.codec.reference.lz4`."""
+    """Decoder of one raw LZ4 block; see :mod:`godb_arrow.codec.reference.lz4`."""
 
     def __init__(self) -> None:
         self._decoder = _native.BlockDecoder()
 
-    def decode(self, data: bytes) -> bytes:
-        """Decode the next bytes of the block."""
-        return b"".join(self.pieces(data))
-
-    def pieces(self, data: bytes) -> Iterator[bytes]:
-        """Decode the next bytes of the block, in parts of about 512 KiB of output."""
-        at = 0
-        more = True
-        while more:
-            piece, at, bad_distance, more = self._decoder.step(data, at)
-            if bad_distance >= 0:
-                raise reference_lz4.bad_distance(bad_distance, self._decoder.position)
-            if piece:
-                yield piece
-
-    def gather(self, window: bytes, count: int, fetch: Callable[[], bytes]) -> bytes:
-        """Add at least `count` decoded bytes to a window, unless the block ends."""
-        window, bad_distance, ended = self._decoder.gather(window, count, fetch)
+    def fill(
+        self, buffer: memoryview, start: int, end: int, limit: int, fetch: Callable[[], bytes]
+    ) -> int:
+        """Decode into a buffer; see :class:`godb_arrow.codec.filling.FillingDecoder`."""
+        end, bad_distance, ended = self._decoder.fill(buffer, start, end, limit, fetch)
         if bad_distance >= 0:
             raise reference_lz4.bad_distance(bad_distance, self._decoder.position)
         if ended:
             self.finish()
-        return window
+        return end
 
     def finish(self) -> None:
         """Check that the block may end at the end of its bytes."""
@@ -236,7 +223,7 @@ def unpack_sizes(
     return edges if right else None
 
 
-def skip_items(data: bytes, position: int, items: int) -> tuple[int, int, int]:
+def skip_items(data: bytes | memoryview, position: int, items: int) -> tuple[int, int, int]:
     """Skip MessagePack values without decoding them, at any depth of nesting."""
     position, items, payload, invalid = _native.skip(data, position, items)
     if invalid:

@@ -70,8 +70,6 @@ cdef extern from "bytes.hpp" namespace "godb" nogil:
 
 
 cdef extern from "lz4.hpp" namespace "godb" nogil:
-    size_t kMostOutput "godb::Lz4Decoder::kMostOutput"
-
     cdef enum class Status "godb::Lz4Decoder::Status":
         NeedInput
         HaveOutput
@@ -79,12 +77,11 @@ cdef extern from "lz4.hpp" namespace "godb" nogil:
 
     cdef cppclass Lz4Decoder:
         Lz4Decoder() except +
-        const uint8_t* output()
-        size_t output_size()
         uint64_t position()
         uint32_t bad_distance()
         cbool complete()
-        Status run(const uint8_t*& data, const uint8_t* end)
+        Status run(const uint8_t*& data, const uint8_t* end, const uint8_t* base, uint8_t*& out,
+                   uint8_t* limit)
 
     cdef cppclass Lz4Compressor:
         Lz4Compressor(uint64_t max_ratio) except +
@@ -459,10 +456,10 @@ cdef class BlockDecoder:
     """See `godb_arrow.codec.native`."""
 
     cdef Lz4Decoder* _decoder
-    cdef bytes _input            # bytes that gather fetched last
+    cdef bytes _input            # bytes that were fetched last
     cdef const uint8_t* _at      # end of the bytes that are decoded
     cdef const uint8_t* _end
-    cdef cbool _more             # whether there is output that needs no more input
+    cdef cbool _more             # whether there may be output that needs no more input
 
     def __cinit__(self):
         self._decoder = new Lz4Decoder()
@@ -473,63 +470,31 @@ cdef class BlockDecoder:
     def __dealloc__(self):
         del self._decoder
 
-    def step(self, bytes data not None, Py_ssize_t start):
-        """Decode from `start`; return the output, its end, and a bad distance or -1."""
-        cdef const uint8_t* begin = <const uint8_t*>PyBytes_AS_STRING(data)
-        cdef const uint8_t* p = begin + start
-        cdef const uint8_t* end = begin + PyBytes_GET_SIZE(data)
-        cdef Status status
-        with nogil:
-            status = self._decoder.run(p, end)
-        bad = <object>self._decoder.bad_distance() if status == Status.BadDistance else -1
-        output = PyBytes_FromStringAndSize(
-            <const char*>self._decoder.output(), <Py_ssize_t>self._decoder.output_size())
-        return output, p - begin, bad, status == Status.HaveOutput
-
-    def gather(self, bytes window not None, Py_ssize_t count, object fetch):
-        """Return the window with decoded bytes, a bad distance or -1, and whether input ended."""
-        cdef Py_ssize_t size = PyBytes_GET_SIZE(window)
-        cdef Py_ssize_t wanted = size + count
-        cdef Py_ssize_t room = wanted + kMostOutput
-        cdef PyObject* made = PyBytes_FromStringAndSize_(NULL, room)
-        cdef uint8_t* to = <uint8_t*>PyBytes_AS_STRING(<object>made)
+    def fill(self, uint8_t[::1] buffer not None, size_t start, size_t end, size_t limit, fetch):
+        """Return the end of the output, a bad distance or -1, and whether the input ended."""
+        if not start <= end <= limit <= <size_t>buffer.shape[0]:
+            raise ValueError("the output is not within the buffer")
+        if end == limit:
+            return end, -1, False
+        cdef uint8_t* begin = &buffer[0]
+        cdef uint8_t* out = begin + end
         cdef const uint8_t* p
-        cdef const uint8_t* end
         cdef Status status = Status.NeedInput
-        cdef size_t produced
-        cdef cbool ended = False
-        prefer_large_pages(to, room)
-        try:
-            memcpy(to, PyBytes_AS_STRING(window), size)
-            while size < wanted:
-                if self._at == self._end and not self._more:
-                    self._input = fetch()
-                    self._at = <const uint8_t*>PyBytes_AS_STRING(self._input)
-                    self._end = self._at + PyBytes_GET_SIZE(self._input)
-                    if self._at == self._end:
-                        ended = True
-                        break
-                p = self._at
-                end = self._end
-                with nogil:
-                    while True:
-                        status = self._decoder.run(p, end)
-                        produced = self._decoder.output_size()
-                        memcpy(to + size, self._decoder.output(), produced)
-                        size += produced
-                        if status != Status.HaveOutput or size >= wanted:
-                            break
-                self._at = p
-                self._more = status == Status.HaveOutput
-                if status == Status.BadDistance:
-                    break
-        except:
-            Py_DECREF_(made)
-            raise
-        _PyBytes_Resize(&made, size)
-        result = <object>made
-        Py_DECREF_(made)
-        return result, self._decoder.bad_distance() if status == Status.BadDistance else -1, ended
+        while out < begin + limit:
+            if self._at == self._end and not self._more:
+                self._input = fetch()
+                self._at = <const uint8_t*>PyBytes_AS_STRING(self._input)
+                self._end = self._at + PyBytes_GET_SIZE(self._input)
+                if self._at == self._end:
+                    return out - begin, -1, True
+            p = self._at
+            with nogil:
+                status = self._decoder.run(p, self._end, begin + start, out, begin + limit)
+            self._at = p
+            self._more = status == Status.HaveOutput
+            if status == Status.BadDistance:
+                return out - begin, self._decoder.bad_distance(), False
+        return out - begin, -1, False
 
     @property
     def position(self):
@@ -719,10 +684,10 @@ def measure(const uint8_t[::1] data not None, size_t count):
     return _places(sizes) if measured else None
 
 
-def skip(bytes data not None, size_t position, items):
+def skip(const uint8_t[::1] data not None, size_t position, items):
     """Return position, items and payload as skip_items does, and whether a byte is invalid."""
-    cdef const uint8_t* begin = <const uint8_t*>PyBytes_AS_STRING(data)
-    cdef size_t size = PyBytes_GET_SIZE(data)
+    cdef size_t size = data.shape[0]
+    cdef const uint8_t* begin = &data[0] if size else NULL
     cdef uint64_t count = items
     cdef Skipped skipped
     with nogil:

@@ -1,7 +1,7 @@
 // Decoding and encoding of one raw LZ4 block in pieces.
 //
-// The decoder keeps 64 KiB of history before its output and checks every length and distance. It
-// can stop and continue at any byte of the input. The compressor writes the sequences of a piece,
+// The decoder writes after the history that it copies from, and checks every length and distance.
+// It can stop and continue at any byte of the input and of the output. The compressor writes the sequences of a piece,
 // which godb_arrow.codec.blocks joins to one block of any length. It keeps the ratio below a limit
 // by storing literals where the data are too regular.
 // The format: https://github.com/lz4/lz4/blob/dev/doc/lz4_Block_format.md
@@ -20,7 +20,6 @@
 
 namespace godb {
 
-constexpr size_t kHistory = 64 << 10;
 constexpr size_t kMinMatch = 4;
 constexpr unsigned kRun = 15;
 
@@ -131,15 +130,6 @@ class Lz4Decoder {
   public:
     enum class Status { NeedInput, HaveOutput, BadDistance };
 
-    static constexpr size_t kPiece = 512 << 10;
-    static constexpr size_t kMostOutput = kHistory + kPiece;  // of one call
-
-    Lz4Decoder() : buffer_(new uint8_t[kHistory + kPiece + kSlack]) {}
-
-    // Output of the last call of run.
-    const uint8_t* output() const { return buffer_.get() + start_; }
-    size_t output_size() const { return end_ - start_; }
-
     uint64_t position() const { return position_; }   // number of bytes of the block used
     uint32_t bad_distance() const { return distance_; }
 
@@ -150,39 +140,26 @@ class Lz4Decoder {
                 !half_distance_);
     }
 
-    // Decode until the input or the room for output is exhausted. Advances `in`.
-    Status run(const uint8_t*& in, const uint8_t* in_end) {
-        slide();
-        start_ = end_;
+    // Decode until the input is exhausted or `out` is at `limit`. Advances `in` and `out`. Before
+    // `out`, from `base` on, are the last 64 KiB of output, or all of it.
+    Status run(const uint8_t*& in, const uint8_t* in_end, const uint8_t* base, uint8_t*& out,
+               uint8_t* limit) {
         const uint8_t* const from = in;
-        const Status status = decode(in, in_end);
+        const Status status = decode(in, in_end, base, out, limit);
         position_ += size_t(in - from);
         return status;
     }
 
   private:
-    static constexpr size_t kSlack = 64;
-
     enum class Stage : uint8_t { Token, LiteralLength, Literals, Distance, MatchLength, Match };
 
-    // Keep the last 64 KiB, at the front, once half of the room is used.
-    void slide() {
-        if (end_ > kHistory + kPiece / 2) {
-            std::memmove(buffer_.get(), buffer_.get() + end_ - kHistory, kHistory);
-            end_ = kHistory;
-        }
-    }
-
-    Status decode(const uint8_t*& in, const uint8_t* in_end) {
-        uint8_t* const base = buffer_.get();
-        uint8_t* const limit = base + kHistory + kPiece;
-        uint8_t* out = base + end_;
-        Status status = Status::NeedInput;
+    Status decode(const uint8_t*& in, const uint8_t* in_end, const uint8_t* base, uint8_t*& out,
+                  uint8_t* limit) {
         for (;;) {
-            if (stage_ == Stage::Token) {
-                if (!decode_sequences(in, in_end, base, out, limit, distance_)) { status = Status::BadDistance; break; }
-            }
-            if (out >= limit) { status = Status::HaveOutput; break; }
+            if (stage_ == Stage::Token &&
+                !decode_sequences(in, in_end, base, out, limit, distance_))
+                return Status::BadDistance;
+            if (out >= limit) return Status::HaveOutput;
             if (stage_ == Stage::Match) {
                 const size_t count = std::min<uint64_t>(match_, size_t(limit - out));
                 out = copy_match(out, distance_, count);
@@ -191,7 +168,7 @@ class Lz4Decoder {
                 continue;
             }
             if (stage_ == Stage::Literals && literals_ == 0) { stage_ = Stage::Distance; continue; }
-            if (in >= in_end) break;
+            if (in >= in_end) return Status::NeedInput;
             switch (stage_) {
                 case Stage::Token:
                     literals_ = *in >> 4;
@@ -223,7 +200,6 @@ class Lz4Decoder {
                     half_distance_ = false;
                     if (distance_ == 0 || distance_ > size_t(out - base)) {
                         in -= 2;  // to the distance, for the message
-                        end_ = size_t(out - base);
                         return Status::BadDistance;
                     }
                     stage_ = long_match_ ? Stage::MatchLength : Stage::Match;
@@ -235,13 +211,8 @@ class Lz4Decoder {
                 default: break;
             }
         }
-        end_ = size_t(out - base);
-        return status;
     }
 
-    std::unique_ptr<uint8_t[]> buffer_;
-    size_t start_ = 0;
-    size_t end_ = 0;
     uint64_t position_ = 0;
     Stage stage_ = Stage::Token;
     uint64_t literals_ = 0;

@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import lz4.block
 
+from godb_arrow.codec.filling import FillingDecoder
 from godb_arrow.errors import CorruptFile
 
 __all__ = [
@@ -53,7 +54,7 @@ class _Stage(Enum):
     MATCH = 5
 
 
-class BlockDecoder:
+class BlockDecoder(FillingDecoder):
     """Decoder of one raw LZ4 block, fed in parts.
 
     Memory is limited to a part of the output and 64 KiB of history, whatever sizes the block has or
@@ -68,6 +69,7 @@ class BlockDecoder:
     """
 
     def __init__(self) -> None:
+        super().__init__()
         self._input = b""
         self._position = 0  # bytes of the block before self._input
         self._history = b""
@@ -110,41 +112,16 @@ class BlockDecoder:
             if piece:
                 yield piece
 
-    def gather(self, window: bytes, count: int, fetch: Callable[[], bytes]) -> bytes:
-        """Add decoded bytes to a window.
-
-        Parameters
-        ----------
-        window : bytes
-            Decoded bytes that are still needed.
-        count : int
-            Minimum number of bytes to add, unless the block ends.
-        fetch : callable
-            Function that returns the next bytes of the block, or none at its end.
-
-        Returns
-        -------
-        bytes
-            Window with the added bytes.
-
-        Raises
-        ------
-        CorruptFile
-            The block is damaged, or ends inside a sequence.
-        """
-        pieces = [window]
-        added = 0
-        while added < count:
+    def _next(self, fetch: Callable[[], bytes]) -> bytes:
+        while True:
             piece = next(self._waiting, b"")
-            if not piece:
-                data = fetch()
-                if not data:
-                    self.finish()
-                    break
-                self._waiting = self.pieces(data)
-            pieces.append(piece)
-            added += len(piece)
-        return b"".join(pieces)
+            if piece:
+                return piece
+            data = fetch()
+            if not data:
+                self.finish()
+                return b""
+            self._waiting = self.pieces(data)
 
     def finish(self) -> None:
         """Check that the block may end at the end of its bytes.

@@ -279,12 +279,12 @@ def _has_odd_keys(document: bytes) -> bool:
     return False
 
 
-def skip_items(data: bytes, position: int, items: int) -> tuple[int, int, int]:
+def skip_items(data: bytes | memoryview, position: int, items: int) -> tuple[int, int, int]:
     """Skip MessagePack values without decoding them, at any depth of nesting.
 
     Parameters
     ----------
-    data : bytes
+    data : bytes or memoryview
         Bytes of MessagePack.
     position : int
         Offset of the first value.
@@ -323,7 +323,7 @@ def invalid_head(position: int) -> CorruptFile:
     return CorruptFile("the byte c1 begins no MessagePack value", offset=position)
 
 
-def _item(data: bytes, position: int) -> tuple[int, int, int]:
+def _item(data: bytes | memoryview, position: int) -> tuple[int, int, int]:
     """Return the end of a value's head, its bytes after it, and its children (-1 if a scalar)."""
     head = data[position]
     if head < 0x80 or head >= 0xE0:
