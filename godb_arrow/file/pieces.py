@@ -39,6 +39,7 @@ from godb_arrow.codec.runs import Run
 from godb_arrow.errors import ChecksumMismatch, CorruptFile
 from godb_arrow.file.body import read_exactly
 from godb_arrow.file.checked import CheckedRecords, chosen_pieces
+from godb_arrow.file.piece_window import PieceReader, PieceWindow
 from godb_arrow.memory.buffers import COMPRESSED, DECODED
 from godb_arrow.options import ReadOptions
 from godb_arrow.query.contradiction import contradiction
@@ -142,11 +143,12 @@ class CollectionPieces:
         unknown = [one for one in skipped if not known.issuperset((one, name) for name in fields)]
         sizes = [self.pieces[index].size for index in unknown]
         is_sampled = self.checked.sampled.issuperset(fields)
+        reader = PieceReader(stream)
         for index in chosen_pieces(unknown, sizes, is_sampled=is_sampled):
             bounds = ((name, statistics.bounds(name)[index]) for name in fields)
             row = {name: found for name, found in bounds if found is not None}
             piece = self.pieces[index]
-            stored = StoredPiece(self, index, _read(stream, piece, piece, self.behind[index]), b"")
+            stored = StoredPiece(self, index, reader.read([piece], self.behind[index]), b"")
             wrong = contradiction(row, stored.entries())
             if wrong is not None:
                 return wrong
@@ -184,8 +186,8 @@ class CollectionPieces:
         if piece.size > _MAX_HEAD_BYTES:
             return False
         try:
-            data = _read(stream, piece, piece, self.pieces[0].size + self.behind[0])
-            head = self.compression.decode_pieces(data, [piece._replace(at=0)])
+            window = PieceReader(stream).read([piece], self.pieces[0].size + self.behind[0])
+            head = self.compression.decode_pieces(window.data, window.pieces)
         except CorruptFile:
             return False
         return _after_collections_head(head) == expected if first else head == expected
@@ -235,11 +237,11 @@ class CollectionPieces:
         use_sizes = bool(fields) and not self.checked.sizes_lie
         sizes = _SizeReader(stream, self.sizes if use_sizes else [])
         bases = [front, *accumulate((piece.size for piece in self.pieces), initial=front)][1:]
+        reader = PieceReader(stream)
         for first, last in self._groups(options, wanted):
-            begin, end = self.pieces[first], self.pieces[last - 1]
             packed = sizes.of(first, last)
-            data = _read_into(stream, begin, end, self.behind[last - 1])
-            run = _StoredRun(self, first, last, bases[first], fields, data, packed)
+            window = reader.read(self.pieces[first:last], self.behind[last - 1], reuse=True)
+            run = _StoredRun(self, first, last, bases[first], fields, window, packed)
             count = rows[last] - rows[first]
             yield Run(rows[first], count, run.load, run.measured, run.unscanned)
 
@@ -263,31 +265,21 @@ class CollectionPieces:
 
     def stored(self, stream: BinaryIO) -> Iterator[StoredPiece]:
         """Read the pieces one by one, to write them to another file."""
-        sizes = _SizeReader(stream, self.sizes)
+        sizes, reader = _SizeReader(stream, self.sizes), PieceReader(stream)
         for index, piece in enumerate(self.pieces):
-            data = _read(stream, piece, piece, self.behind[index])
-            yield StoredPiece(self, index, data, b"".join(sizes.of(index, index + 1)))
+            window = reader.read([piece], self.behind[index])
+            yield StoredPiece(self, index, window, b"".join(sizes.of(index, index + 1)))
 
-    def _decode(self, data: bytes | memoryview, first: int, last: int) -> bytes:
-        with self._relative(first, last) as pieces:
-            decoded = self.compression.decode_pieces(data, pieces)
+    def _decode(self, window: PieceWindow, first: int, last: int) -> bytes:
+        with _offsets_of(window):
+            decoded = self.compression.decode_pieces(window.data, window.pieces)
         self._check(decoded, first, last)
         return decoded
 
-    def _decode_into(self, data: memoryview, first: int, last: int, into: memoryview) -> None:
-        with self._relative(first, last) as pieces:
-            self.compression.decode_pieces_into(data, pieces, into)
+    def _decode_into(self, window: PieceWindow, first: int, last: int, into: memoryview) -> None:
+        with _offsets_of(window):
+            self.compression.decode_pieces_into(memoryview(window.data), window.pieces, into)
         self._check(into, first, last)
-
-    @contextmanager
-    def _relative(self, first: int, last: int) -> Iterator[list[Piece]]:
-        """Return pieces with offsets from the first one, and correct the offsets of errors."""
-        start = self.pieces[first].at
-        try:
-            yield [piece._replace(at=piece.at - start) for piece in self.pieces[first:last]]
-        except CorruptFile as error:
-            error.offset += start
-            raise
 
     def sizes_hold(self, view: memoryview, edges: Edges, first: int, last: int) -> bool:
         """Return whether entries begin and end at `edges`, and have no repeated keys."""
@@ -325,7 +317,7 @@ class StoredPiece:
 
     _pieces: CollectionPieces
     _index: int
-    _data: bytes
+    _window: PieceWindow
     sizes: bytes  # packed sizes of the documents, as the file records them
 
     def __len__(self) -> int:
@@ -333,15 +325,15 @@ class StoredPiece:
 
     def entries(self) -> codec.Entries:
         """Return the documents."""
-        return _scan(0, self._pieces._decode(self._data, self._index, self._index + 1), len(self))
+        return _scan(0, self._pieces._decode(self._window, self._index, self._index + 1), len(self))
 
     def chunk(self, statistics: Row) -> Chunk:
         """Return the piece as a chunk that keeps its compressed form, after a check."""
-        decoded = self._pieces._decode(self._data, self._index, self._index + 1)
-        piece = self._pieces.pieces[self._index]._replace(at=0)
+        decoded = self._pieces._decode(self._window, self._index, self._index + 1)
+        (piece,) = self._window.pieces
         documents = self._pieces.documents[self._index]
         compression = self._pieces.compression
-        compressed = compression.cut_out(self._data, piece)
+        compressed = compression.cut_out(bytes(self._window.data), piece)
         is_right = codec.unpack_sizes([self.sizes], [documents], [piece.size]) is not None
         sizes = self.sizes if is_right else b""
         return Chunk(decoded, documents, statistics, compressed, compression.flags, sizes)
@@ -379,17 +371,17 @@ class _StoredRun:
     last: int
     base: int
     fields: tuple[str, ...]
-    data: memoryview
+    window: PieceWindow
     sizes: list[bytes]
 
     def load(self) -> codec.Entries:
-        decoded = self.pieces._decode(self.data, self.first, self.last)
-        COMPRESSED.give(self.data)
+        decoded = self.pieces._decode(self.window, self.first, self.last)
+        self._release()
         return _scan(self.base, decoded, self._count(), self.fields)
 
     def unscanned(self) -> UnscannedEntries:
         view = self._decode()
-        COMPRESSED.give(self.data)
+        self._release()
         scan = partial(_scan, self.base, fields=self.fields)
         return UnscannedEntries(view, self._count(), scan, partial(DECODED.give, view))
 
@@ -409,9 +401,13 @@ class _StoredRun:
         if not pieces.sizes_hold(view, edges, self.first, self.last):
             DECODED.give(view)
             return None
-        COMPRESSED.give(self.data)
+        self._release()
         release = partial(DECODED.give, view)
         return MeasuredEntries(view, edges, self.base, partial(_scan, self.base), release)
+
+    def _release(self) -> None:
+        if isinstance(self.window.data, memoryview):
+            COMPRESSED.give(self.window.data)
 
     def _count(self) -> int:
         return sum(self.pieces.documents[self.first : self.last])
@@ -421,7 +417,7 @@ class _StoredRun:
 
     def _decode(self) -> memoryview:
         view = DECODED.take(sum(self._totals()))
-        self.pieces._decode_into(self.data, self.first, self.last, view)
+        self.pieces._decode_into(self.window, self.first, self.last, view)
         return view
 
 
@@ -437,34 +433,14 @@ def _scan(
     return entries
 
 
-def _read(stream: BinaryIO, first: Piece, last: Piece, behind: int) -> bytes:
-    """Read the bytes from the beginning of a piece to the end of another."""
-    at, size = _extent(first, last, behind)
-    stream.seek(at)
-    return read_exactly(stream, size)
-
-
-def _extent(first: Piece, last: Piece, behind: int) -> tuple[int, int]:
-    """Return the offset and the number of bytes of consecutive pieces in a file."""
-    head = 2 + (last.skip + last.tail + behind) // 255
-    return first.at, last.at - first.at + last.length + head + last.skip + last.tail
-
-
-def _read_into(stream: BinaryIO, first: Piece, last: Piece, behind: int) -> memoryview:
-    """Read the same bytes into a buffer that is reused."""
-    at, size = _extent(first, last, behind)
-    stream.seek(at)
-    readinto = getattr(stream, "readinto", None)
-    if readinto is None:
-        return memoryview(read_exactly(stream, size))
-    view = COMPRESSED.take(size)
-    filled = 0
-    while filled < size:
-        count = readinto(view[filled:])
-        if not count:
-            return view[:filled]
-        filled += count
-    return view
+@contextmanager
+def _offsets_of(window: PieceWindow) -> Iterator[None]:
+    """Correct the offsets of errors in a window."""
+    try:
+        yield
+    except CorruptFile as error:
+        error.offset += window.start
+        raise
 
 
 def _packed_head(name: str, count: int) -> bytes:
