@@ -191,6 +191,7 @@ class ChangeLog:
             segment.last = record.last
             self.position = JournalPosition(segment.run, record.last)
             yield record
+            del record  # The next one may be as large.
 
     def _advance(self) -> bool:
         """Open the segment after the current one; return False if there is none."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
@@ -56,6 +56,7 @@ LOST = "lost"
 """Operation of a record that stands for lost ones (see :mod:`godb_arrow.directory.repair`)."""
 _HEAD_1 = struct.Struct("<QQQQ")  # of version 1
 _WRITE_BYTES = 1 << 20  # a multiple of the sector
+_LARGE_BYTES = 1 << 20  # of a record, above which its parts are not copied
 _UNUSABLE = (
     AttributeError,
     IndexError,
@@ -275,10 +276,51 @@ def read_record(stream: BinaryIO, segment: Segment, left: int, number: int | Non
     extent = extent_of(segment, length)
     if not META_SIZE.size <= length <= extent <= left or (number is not None and actual != number):
         return None
+    if length > _LARGE_BYTES:
+        return _read_large(stream, segment, head, length)
     payload = stream.read(extent - len(head))
     if len(head) + len(payload) < extent or digest_of(segment, head, payload) != head[-8:]:
         return None
     return _unpacked(segment, actual, memoryview(payload)[:length])
+
+
+def _read_large(stream: BinaryIO, segment: Segment, head: bytes, length: int) -> Record | None:
+    """Read the rest of a record with many bytes, each part without a copy of it."""
+    fields = head_of(segment, head)
+    assert fields is not None
+    digest = xxhash.xxh3_64(head[:-8])
+    left = extent_of(segment, length) - len(head)
+
+    def take(size: int) -> bytes:
+        nonlocal left
+        data = stream.read(min(size, left))
+        digest.update(data)
+        left -= len(data)
+        return data
+
+    front = take(META_SIZE.size)
+    front += take(min(int.from_bytes(front, "little"), length - len(front)))
+    end = left - (length - len(front))  # bytes of padding
+    parts = [take(min(size, left - end)) for size in _sizes_in(front)]
+    while left and take(_WRITE_BYTES):
+        pass
+    if left or digest.intdigest().to_bytes(8, "little") != head[-8:]:
+        return None
+    return _unpacked(segment, fields[1], memoryview(front), parts)
+
+
+def _sizes_in(front: bytes) -> list[int]:
+    """Return the sizes of the parts of a record, by its description, which may be damaged."""
+    with suppress(*_UNUSABLE):
+        meta = _meta_in(front[META_SIZE.size :])
+        return [size for size in meta["parts"] if size >= 0]
+    return []
+
+
+def _meta_in(packed: bytes | memoryview) -> Any:
+    return msgpack.unpackb(
+        packed, raw=False, strict_map_key=False, unicode_errors="surrogateescape"
+    )
 
 
 def digest_of(segment: Segment, head: bytes, payload: bytes) -> bytes:
@@ -288,18 +330,19 @@ def digest_of(segment: Segment, head: bytes, payload: bytes) -> bytes:
     return digest.intdigest().to_bytes(8, "little")
 
 
-def _unpacked(segment: Segment, number: int, payload: memoryview) -> Record:
+def _unpacked(
+    segment: Segment, number: int, payload: memoryview, known: list[bytes] | None = None
+) -> Record:
+    """Return the record in a payload, of which the parts may be known."""
     try:
         (meta_size,) = META_SIZE.unpack_from(payload)
         at = META_SIZE.size + meta_size
-        meta = msgpack.unpackb(
-            payload[META_SIZE.size : at],
-            raw=False,
-            strict_map_key=False,
-            unicode_errors="surrogateescape",
-        )
-        parts = []
-        for part_size in meta.pop("parts"):
+        meta = _meta_in(payload[META_SIZE.size : at])
+        parts = known or []
+        sizes = meta.pop("parts")
+        if known is not None and sizes != [len(part) for part in known]:
+            raise ValueError("a part has no bytes")
+        for part_size in () if known is not None else sizes:
             if not 0 <= part_size <= len(payload) - at:
                 raise ValueError(f"a part has {part_size} bytes")
             parts.append(bytes(payload[at : at + part_size]))

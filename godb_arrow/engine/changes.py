@@ -18,13 +18,7 @@ from godb_arrow.directory.data_directory import DataDirectory, JournalEnd
 from godb_arrow.directory.records import NO_VERSION, Record
 from godb_arrow.engine.change_batches import batch_of
 from godb_arrow.engine.change_token import ChangeToken
-from godb_arrow.engine.change_units import (
-    ChangeUnit,
-    Operation,
-    RecordReader,
-    Row,
-    net_rows,
-)
+from godb_arrow.engine.change_units import ChangeUnit, Operation, RecordReader, Row, net_rows
 from godb_arrow.engine.change_versions import announced_version, compared, pinned_version
 from godb_arrow.engine.context import EngineContext
 from godb_arrow.engine.store import CollectionStore
@@ -35,6 +29,7 @@ from godb_arrow.errors import (
     error_context,
 )
 from godb_arrow.file.hints import JournalPosition
+from godb_arrow.memory.limit import Counted
 from godb_arrow.snapshots.overlay import Overlay
 from godb_arrow.snapshots.parted_base import PartedBase
 from godb_arrow.snapshots.snapshot import Snapshot
@@ -354,7 +349,11 @@ class ChangeFeed:
                 before, unit = reader.followed, reader.unit(record)
                 if reader.followed != before:
                     self._check_followed(_token_at(log, reader.followed))
+                counted = Counted(self._context.memory, streams=sum(map(len, record.parts)))
+                del record
                 yield unit, _token_at(log, reader.followed)
+                del unit  # The next record is read only when this one is released.
+                counted.release()
                 if self._closed.is_set():
                     return
             end = self._end = self._token_at_end(log)

@@ -435,7 +435,7 @@ def _scan(
 
 @contextmanager
 def _offsets_of(window: PieceWindow) -> Iterator[None]:
-    """Correct the offsets of errors in a window."""
+    """Convert the offsets of errors in a window to offsets in the file."""
     try:
         yield
     except CorruptFile as error:

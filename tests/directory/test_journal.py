@@ -460,3 +460,24 @@ def test_a_closed_journal_appends_and_syncs_nothing(tmp_path: Path) -> None:
     again = Journal(str(tmp_path))
     assert len(list(again.recover())) == 1
     again.close()
+
+
+@pytest.mark.parametrize("sizes", [[3 << 20], [0, 1 << 20, 5, 1 << 20], [2 << 20, 0]])
+def test_a_large_record_is_read_part_by_part(tmp_path: Path, sizes: list[int]) -> None:
+    parts = [os.urandom(size) for size in sizes]
+    journal = Journal(str(tmp_path))
+    assert list(journal.recover()) == []
+    journal.append("users", {"op": "write", "c": "users", "k": [0] * len(parts)}, parts)
+    journal.append("users", {"op": "drop", "c": "users"})
+    journal.close()
+    first, second = read_journal(str(tmp_path))
+    assert first.parts == parts
+    assert second.meta["op"] == "drop"
+    path = next(tmp_path.glob("*.journal"))
+    whole = path.read_bytes()
+    for at in (200, len(whole) // 2, 100):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        with pytest.raises(CorruptFile):
+            list(read_journal(str(tmp_path)))
+    path.write_bytes(whole[: len(whole) // 2])
+    assert list(read_journal(str(tmp_path))) == []  # torn
