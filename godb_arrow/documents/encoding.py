@@ -41,7 +41,7 @@ class Encoded(NamedTuple):
     Attributes
     ----------
     chunk : bytes
-        Bytes of the entries, one after the other.
+        Bytes of the entries, one after the other; empty where only compressed ones are needed.
     ids : pyarrow.BinaryArray
         Ids of the documents.
     given : bool
@@ -58,6 +58,8 @@ class Encoded(NamedTuple):
         The entries on their way to a file, where they are compressed already.
     texts : list of str or None
         The ids as strings, where they are known.
+    size : int
+        Bytes of the entries, where they are no longer in memory.
     """
 
     chunk: bytes
@@ -69,6 +71,7 @@ class Encoded(NamedTuple):
     summary: DocumentSummary | None = None
     compressed: Chunk | None = None
     texts: list[str] | None = None
+    size: int = 0
 
     def entries(self) -> codec.Entries:
         """Return the entries with their bounds."""

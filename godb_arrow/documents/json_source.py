@@ -7,6 +7,7 @@ because an array would need a comma there. Without such a line feed, brackets ar
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from typing import Any, BinaryIO, NamedTuple, NoReturn, TypeVar
@@ -64,6 +65,20 @@ class _Block(NamedTuple):
         if self.is_open:
             raise JsonError("the array has no end", len(self.text))
         return found
+
+
+class _Extent(NamedTuple):
+    """Number of line feeds in a text, and of characters after the last one."""
+
+    lines: int
+    rest: int
+
+
+class _Failed(NamedTuple):
+    """Error in a block, and the text that tells where."""
+
+    error: JsonError
+    text: bytes
 
 
 class JsonSource:
@@ -158,16 +173,19 @@ class JsonSource:
 
         def encode(block: _Block) -> list[Encoded]:
             nonlocal before
-            runs: list[BlockRun] = []
+            runs: deque[BlockRun] = deque()
             try:
-                documents = block.parse(self._convert)
-                runs = [BlockRun(part, id_field) for part in documents.split(ROWS)]
+                parts = block.parse(self._convert).split(ROWS)
+                runs.extend(BlockRun(part, id_field) for part in parts)
+                del parts
             finally:
                 with turns.turn(block.number):
                     for run in runs:
                         run.take_ids(sequence, before)
                         before += run.count
-            return [prepare(run.encode(limit)) for run in runs]
+                        del run
+            # Each run is released as soon as it is encoded, before its entries are compressed.
+            return [prepare(runs.popleft().encode(limit)) for _ in range(len(runs))]
 
         for encoded in self._map(encode):
             for run in encoded:
@@ -177,23 +195,24 @@ class JsonSource:
     def _map(self, function: Callable[[_Block], _Result]) -> Iterator[_Result]:
         """Apply a function to the blocks on all cores, and raise its errors with their lines."""
 
-        def work(block: _Block) -> tuple[_Result | JsonError, _Block]:
+        def work(block: _Block) -> tuple[_Result, _Extent] | _Failed:
             try:
-                return function(block), block
+                return function(block), _extent(block.text)
             except JsonError as error:
-                return error, block
+                return _Failed(error, block.text)
 
         # The threads end before the caller closes the stream that they read.
         with closing(ordered_map(work, self._blocks(), threads())) as results:
-            for result, block in results:
-                if isinstance(result, JsonError):
-                    self._raise(result, block.text)
-                self._advance(block.text)
+            for found in results:
+                if isinstance(found, _Failed):
+                    self._raise(*found)
+                result, extent = found
+                del found
+                self._advance(extent)
                 yield result
 
-    def _advance(self, text: bytes) -> None:
-        lines = codec.count_line_feeds(text)
-        rest = _characters(text[text.rfind(b"\n") + 1 :])
+    def _advance(self, extent: _Extent) -> None:
+        lines, rest = extent
         self._lines += lines
         self._column = rest if lines else self._column + rest
 
@@ -201,7 +220,7 @@ class JsonSource:
         before = text[: error.offset]
         if not text[error.offset :].strip(_SPACE):  # the text ends too early
             before = before.rstrip(_SPACE)
-        self._advance(before)
+        self._advance(_extent(before))
         line, column = self._lines + 1, self._column + 1
         if error.error is not None:
             error.error.message = f"line {line} of {self._name}: {error.error.message}"
@@ -251,6 +270,10 @@ class JsonSource:
             yield _Block(number, rest if is_open else closed[:-1], in_array, is_open)
         elif rest:
             yield _Block(number, rest, in_array)
+
+
+def _extent(text: bytes) -> _Extent:
+    return _Extent(codec.count_line_feeds(text), _characters(text[text.rfind(b"\n") + 1 :]))
 
 
 def _characters(text: bytes) -> int:

@@ -41,7 +41,7 @@ __all__ = ["MANY", "Draft"]
 MANY = 1000
 """Number of documents above which statistics are worthwhile."""
 
-_BYTES_IN_MEMORY = 24 << 20  # of parts, before the others are spooled
+_BYTES_IN_MEMORY = 8 << 20  # of parts, before the others are spooled
 _PIECES_AHEAD = 4  # compressed pieces that wait to be hashed and written
 
 
@@ -167,7 +167,12 @@ class Draft:
             return encoded._replace(summary=summary)
         if chunk.statistics is None:
             chunk = chunk._replace(statistics=decode_statistics(entries, expected, values))
-        return encoded._replace(summary=summary, compressed=chunk)
+        if summary is not None and summary.is_partial:  # The entries are inspected again.
+            return encoded._replace(summary=summary, compressed=chunk)
+        compressed = chunk._replace(data=b"")
+        return encoded._replace(
+            chunk=b"", bounds=None, size=len(chunk.data), summary=summary, compressed=compressed
+        )
 
     def _surveyed(
         self, part: DraftPart, ids: pa.Array, given: bool, generated: Sequence[int]
@@ -214,7 +219,8 @@ class Draft:
 
     def _spooled(self, encoded: Encoded) -> DraftPart:
         chunk = encoded.compressed or Chunk(encoded.chunk, len(encoded.ids), encoded.statistics)
-        part = DraftPart.of(chunk, self._compression, self._expected, encoded.summary)
+        size = encoded.size or len(chunk.data)
+        part = DraftPart.of(chunk, size, self._compression, self._expected, encoded.summary)
         stored = chunk.compressed or (chunk.data,)
         if self._in_memory + part.size <= _BYTES_IN_MEMORY:
             self._in_memory += part.size

@@ -80,12 +80,13 @@ class DraftPart:
     @staticmethod
     def of(
         chunk: Chunk,
+        size: int,
         compression: CompressionName,
         fields: pa.Schema | None,
         summary: DocumentSummary | None,
     ) -> DraftPart:
-        """Return the part of a chunk, before it is spooled."""
-        part = DraftPart(chunk.documents, statistics=chunk.statistics, size=len(chunk.data))
+        """Return the part of a chunk with entries of a size, before it is spooled."""
+        part = DraftPart(chunk.documents, statistics=chunk.statistics, size=size)
         if chunk.compressed is None:
             return part
         sequences, literals = chunk.compressed
@@ -95,7 +96,7 @@ class DraftPart:
             size=len(sequences) + len(literals),
             compression=compression,
             sequences=len(sequences),
-            content_size=len(chunk.data),
+            content_size=size,
             sizes=chunk.sizes,
             statistics=None if is_partial else chunk.statistics,
             fields=None if summary is None else fields,
