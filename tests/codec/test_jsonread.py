@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import os
 import random
 from array import array
 from typing import Any
@@ -18,7 +19,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.json_texts import random_text
+from support.json_texts import alike_text, random_text
 from support.strategies import raw_values, tables
 
 from godb_arrow import GodbError, codec
@@ -29,6 +30,7 @@ from godb_arrow.documents.json_lines import _CONTROLS, terminal_lines
 
 native = pytest.importorskip("godb_arrow.codec.native")
 CODECS = [native, reference]
+LONG = os.environ.get("GODB_ARROW_LONG") == "1"
 
 
 def outcome(module: Any, text: bytes, **options: Any) -> Any:
@@ -240,6 +242,42 @@ def test_any_text_means_the_same_to_both_codecs() -> None:
         assert found == right, (text, options)
         read += len(found) == 2
     assert 300 < read < 1200
+
+
+def test_documents_of_nearly_the_same_keys_mean_the_same_to_both_codecs() -> None:
+    rng = random.Random(9)
+    read = 0
+    for _ in range(20_000 if LONG else 600):
+        text = alike_text(rng)
+        found, right = (outcome(module, text) for module in CODECS)
+        assert found == right, text
+        read += len(found) == 2
+    assert read > 200
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ['{"a":1,"b":2}', '{"a":1,"b":2,"a":3}', '{"a":1,"b":2}'],
+        ['{"a":1,"b":2,"c":3}', '{"a":1,"c":2}', '{"c":1,"a":2}', '{"a":1,"c":2,"c":3}'],
+        ['{"a":1}', '{"a": 1}', '{"a":\t1 }', '{ "a":1}', "{}", "{ }", '{"a":1}'],
+        ['{"a":{"b":1}}', '{"a":{"b":1,"b":2}}', '{"a":[{"b":1},{"c":2},{"b":3}]}', '{"a":2}'],
+        ['{"a":1,"b":2}', '{"a":1,,"b":2}', '{"a":1,"b":2}'],
+        ['{"a":1,"b":2}', '{"a":1,}', '{"a":1,"b":2}'],
+        ['{"a":1,"b":2}', '{,"b":2}', '{"a":1,"b":2}'],
+        ['{"a":1,"b":2}', '{"a":1"b":2}', '{"a":1,"b":2}'],
+        [r'{"a":1,"\u0061b":2}', r'{"a":1,"\u0061b":3}', '{"a":1,"ab":2,"a":5}'],
+        [json.dumps({f"k{n}": n for n in range(70)} | more) for more in ({}, {"k3": 1}, {})],
+        [json.dumps({"x" * n: n for n in range(25, 40)})] * 3,
+        ['{"$time":"2024-02-29T06:30:00Z"}', '{"v":{"$bytes":"00"}}', '{"v":{"$bytes":"01"}}'] * 2,
+    ],
+)  # fmt: skip
+def test_expected_keys(lines: list[str]) -> None:
+    # Spaces after the text let the kernel compare whole vectors up to its end.
+    for text in ("\n".join(lines), "\n".join(lines * 20)):
+        for more in ("", "\n" + " " * 64):
+            found, right = (outcome(module, (text + more).encode()) for module in CODECS)
+            assert found == right
 
 
 def test_scanners_find_the_ends_of_documents() -> None:

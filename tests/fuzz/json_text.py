@@ -14,7 +14,7 @@ from collections import Counter
 from typing import Any
 
 import numpy as np
-from support.json_texts import DAMAGE, random_text
+from support.json_texts import DAMAGE, alike_text, random_text
 
 from godb_arrow.codec import native, reference
 from godb_arrow.codec.reference.jsonread import JsonError
@@ -74,7 +74,7 @@ def main(executions: int, seed: int) -> None:
     outcomes: Counter[str] = Counter()
     for _ in range(executions):
         options = {"in_array": rng.random() < 0.3, "is_first": rng.random() < 0.8}
-        text = mutate(random_text(rng), rng)
+        text = mutate(rng.choice((random_text, alike_text))(rng), rng)
         outcomes[check(text, options, rng)] += 1
         scanners = [module.JsonScanner() for module in (native, reference)]
         at = rng.randrange(len(text) + 1)

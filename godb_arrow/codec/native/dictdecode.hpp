@@ -49,22 +49,6 @@ namespace detail {
 // Whether values are put into dicts without a search, where the layout of dicts is known.
 inline bool use_slots = true;
 
-// Whether two short texts of the same size are equal.
-inline bool equal_bytes(const uint8_t* a, const uint8_t* b, size_t size) {
-    if (size >= 8) {
-        for (size_t at = 0; at + 8 < size; at += 8)
-            if (word_at(a + at) != word_at(b + at)) return false;
-        return word_at(a + size - 8) == word_at(b + size - 8);
-    }
-    if (size >= 4) {
-        return word_at<uint32_t>(a) == word_at<uint32_t>(b) &&
-               word_at<uint32_t>(a + size - 4) == word_at<uint32_t>(b + size - 4);
-    }
-    for (size_t at = 0; at < size; ++at)
-        if (a[at] != b[at]) return false;
-    return true;
-}
-
 inline bool is_ascii(const uint8_t* p, size_t size) {
     constexpr uint64_t high = 0x8080808080808080ull;
     if (size >= 8) {
@@ -217,7 +201,7 @@ class TextMemo {
         Owned& held = texts_[detail::hash_bytes(p, size) % kTexts];
         if (PyObject* const known = held.get();
             known && size_t(PyUnicode_GET_LENGTH(known)) == size &&
-            detail::equal_bytes(PyUnicode_1BYTE_DATA(known), p, size)) {
+            equal_bytes(PyUnicode_1BYTE_DATA(known), p, size)) {
             ++hits_;
             return Py_NewRef(known);
         }
@@ -532,7 +516,7 @@ class DictDecoder {
     static bool has(const uint8_t* p, const uint8_t* end, const Shape& shape, size_t index) {
         const Key& key = shape.keys[index];
         return size_t(end - p) >= key.size &&
-               detail::equal_bytes(p, shape.bytes.data() + key.at, key.size);
+               equal_bytes(p, shape.bytes.data() + key.at, key.size);
     }
 
     // Another shape with the same first keys as this one, and with the key that follows.
@@ -622,7 +606,7 @@ class DictDecoder {
         const uint64_t hash = detail::hash_bytes(key, bytes);
         signature = mixed(signature, hash);
         Name& found = names_[hash & (kNames - 1)];
-        if (found.size != bytes || !detail::equal_bytes(found.bytes, key, bytes)) {
+        if (found.size != bytes || !equal_bytes(found.bytes, key, bytes)) {
             found.size = 0;
             found.child = kNoShape;
             found.text = Owned(detail::new_text(key + 1, size_t(size)));

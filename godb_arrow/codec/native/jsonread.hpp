@@ -3,11 +3,15 @@
 // The reader accepts what it can store exactly and defers everything else: invalid text, numbers
 // beyond 64 bits, lone surrogates, repeated keys, and unusual reserved forms. The caller reads a
 // deferred document with godb_arrow.codec.jsontext, which stores it or raises the error.
+//
+// The reader predicts that a map has the keys of the map that was last at its place, with the same
+// separators and spaces. It compares their bytes, and copies what they became.
 
 #pragma once
 
 #include <algorithm>
 #include <charconv>
+#include <deque>
 #include <vector>
 
 #include "bytes.hpp"
@@ -49,7 +53,7 @@ class JsonReader {
             stop = JsonStop::Document;
             if (*here.from != '{') break;
             keys_.clear();
-            const At next = map(here, 1);
+            const At next = map(here, 1, 0);
             // A document whose only field has a reserved name may be some other value.
             if (!next.from || detail::kTable.at[*here.to].token != Token::Map) break;
             stop = JsonStop::End;
@@ -67,7 +71,26 @@ class JsonReader {
     struct At { const uint8_t* from; uint8_t* to; };
     // Key of an open map: a tag that differs if the keys differ, mostly, and its bytes.
     struct Key { uint64_t tag; const uint8_t* data; size_t size; };
+    // Text of a key, from the end of the value before it to its own value, and its MessagePack.
+    struct Expected {
+        uint8_t text_size, packed_size;
+        int8_t place;  // of maps in its value; kNoPlace for none
+        uint8_t text[32], packed[32];
+    };
+    // Keys of the map that was last at a place, which all differ.
+    struct Place {
+        std::vector<Expected> keys;
+        uint32_t hits = 0, misses = 0;
 
+        // Whether it pays to remember the keys of a map that had others.
+        bool learns() const { return misses < 16 || hits / 8 > misses; }
+    };
+
+    static constexpr size_t kTextBytes = sizeof(Expected::text);
+    static constexpr size_t kExpectedKeys = 64;  // of a place, a bit for each
+    static constexpr size_t kSkippedKeys = 4;    // that a map may lack before its next key
+    static constexpr int kPlaces = 64;
+    static constexpr int8_t kNoPlace = -1;
     static constexpr size_t kSlack = 64;       // bytes that may be written after the last value
     static constexpr size_t kComparedKeys = 64;  // keys of a map that are compared in pairs
     static constexpr At kDeferred{nullptr, nullptr};
@@ -82,12 +105,12 @@ class JsonReader {
 
     static bool is_digit(uint8_t c) { return uint8_t(c - '0') < 10; }
 
-    At value(At at, int depth) {
+    At value(At at, int depth, int8_t place) {
         const uint8_t* p = at.from;
         switch (*p) {
             case '"': return string(at);
-            case '{': return map(at, depth);
-            case '[': return array(at, depth);
+            case '{': return map(at, depth, place);
+            case '[': return array(at, depth, place);
             case 't':
                 if (p[1] != 'r' || p[2] != 'u' || p[3] != 'e') return kDeferred;
                 *at.to = 0xc3;
@@ -104,42 +127,125 @@ class JsonReader {
         }
     }
 
-    At map(At at, int depth) {
+    At map(At at, int depth, int8_t place) {
         if (depth > kMaxDepth) return kDeferred;
         uint8_t* const head = at.to++;
-        const size_t outer = keys_.size();
-        uint64_t seen = 0;  // a bit for the tag of each key
+        ++at.from;
+        uint64_t found = 0;  // a bit for each expected key
         size_t count = 0;
-        const uint8_t* p = skip_space(at.from + 1);
-        if (*p != '}') for (;;) {
-            if (*p != '"') return kDeferred;
-            const uint8_t* const key = at.to;
-            at = string({p, at.to});
-            if (!at.from || (is_dialect_ && key[1] == '$')) return kDeferred;
-            if (!add_key(key, size_t(at.to - key), outer, seen)) return kDeferred;
-            ++count;
-            p = skip_space(at.from);
-            if (*p != ':') return kDeferred;
-            at = value({skip_space(p + 1), at.to}, depth + 1);
-            if (!at.from) return kDeferred;
-            p = skip_space(at.from);
-            if (*p == '}') break;
-            if (*p != ',') return kDeferred;
-            p = skip_space(p + 1);
-        }
-        if (count > kComparedKeys && has_repeated_key(outer)) return kDeferred;
-        keys_.resize(outer);
-        if (count == 1 && is_reserved(head + 1)) return reserved(head, {p + 1, at.to});
-        return {p + 1, close(head, at.to, count, 0x80, 0xde)};
+        if (place != kNoPlace && !expected_fields(at, depth, places_[place], found, count))
+            return kDeferred;
+        if ((count == 0 || *at.from != '}') && !other_fields(at, depth, place, found, count))
+            return kDeferred;
+        ++at.from;
+        if (count == 1 && is_reserved(head + 1)) return reserved(head, at);
+        return {at.from, close(head, at.to, count, 0x80, 0xde)};
     }
 
-    At array(At at, int depth) {
+    // Read fields with expected keys, in their order. A map may lack some.
+    bool expected_fields(At& at, int depth, Place& place, uint64_t& found, size_t& count) {
+        size_t next = 0;
+        while (size_t(end_ - at.from) >= kTextBytes) {
+            size_t index = next;
+            // The text of each key but the first has a comma.
+            const size_t last = count ? next + 1 + kSkippedKeys : 1;
+            const size_t end = std::min(place.keys.size(), last);
+            while (index < end && !is_expected(at.from, place.keys[index])) ++index;
+            if (index == end) break;
+            Expected& key = place.keys[index];
+            found |= uint64_t(1) << index;
+            next = index + 1;
+            ++count;
+            std::memcpy(at.to, key.packed, sizeof key.packed);
+            const uint8_t* const p = skip_space(at.from + key.text_size);
+            if (key.place == kNoPlace && (*p == '{' || *p == '[')) key.place = new_place();
+            at = value({p, at.to + key.packed_size}, depth + 1, key.place);
+            if (!at.from) return false;
+            if (*at.from == '}') break;
+        }
+        const uint8_t* const p = skip_space(at.from);
+        if (count && *p == '}') {
+            at.from = p;
+            ++place.hits;
+        }
+        return true;
+    }
+
+    static bool is_expected(const uint8_t* p, const Expected& key) {
+        return equal_bytes(p, key.text, key.text_size);
+    }
+
+    // A place for maps that have none, while there is one.
+    int8_t new_place() { return places_.size() < kPlaces ? add_place() : kNoPlace; }
+
+    int8_t add_place() {
+        places_.emplace_back();
+        return int8_t(places_.size() - 1);
+    }
+
+    // Read the rest of a map, up to its end, and remember its keys.
+    bool other_fields(At& at, int depth, int8_t place, uint64_t found, size_t& count) {
+        const size_t outer = keys_.size();
+        uint64_t seen = 0;  // a bit for the tag of each key
+        std::vector<Expected> learned;
+        bool learns = place != kNoPlace && places_[place].learns();
+        for (uint64_t left = found; left; left &= left - 1) {
+            const Expected& key = places_[place].keys[size_t(__builtin_ctzll(left))];
+            add_key(key.packed, key.packed_size, outer, seen);
+            if (learns) learned.push_back(key);
+        }
+        const uint8_t* p = skip_space(at.from);
+        while (*p != '}') {
+            if (count) {
+                if (*p != ',') return false;
+                p = skip_space(p + 1);
+            }
+            if (*p != '"') return false;
+            const uint8_t *const from = at.from, *const key = at.to;
+            at = string({p, at.to});
+            if (!at.from || (is_dialect_ && key[1] == '$')) return false;
+            if (!add_key(key, size_t(at.to - key), outer, seen)) return false;
+            ++count;
+            p = skip_space(at.from);
+            if (*p != ':') return false;
+            p = skip_space(p + 1);
+            learns = learns && learn(learned, from, p, key, at.to);
+            at = value({p, at.to}, depth + 1, kNoPlace);
+            if (!at.from) return false;
+            p = skip_space(at.from);
+        }
+        if (count > kComparedKeys && has_repeated_key(outer)) return false;
+        keys_.resize(outer);
+        at.from = p;
+        if (place != kNoPlace && count) {
+            ++places_[place].misses;
+            if (!learned.empty()) places_[place].keys = std::move(learned);
+        }
+        return true;
+    }
+
+    // Remember a key, if it is short; false if no more are remembered.
+    static bool learn(std::vector<Expected>& learned, const uint8_t* from, const uint8_t* text_end,
+                      const uint8_t* key, const uint8_t* key_end) {
+        const size_t text_size = size_t(text_end - from), packed_size = size_t(key_end - key);
+        if (learned.size() == kExpectedKeys || text_size > kTextBytes || packed_size > kTextBytes)
+            return false;
+        Expected& made = learned.emplace_back();
+        made.text_size = uint8_t(text_size);
+        made.packed_size = uint8_t(packed_size);
+        made.place = kNoPlace;
+        std::memcpy(made.text, from, text_size);
+        std::memcpy(made.packed, key, packed_size);
+        return true;
+    }
+
+    At array(At at, int depth, int8_t place) {
         if (depth > kMaxDepth) return kDeferred;
         uint8_t* const head = at.to++;
         size_t count = 0;
         const uint8_t* p = skip_space(at.from + 1);
         if (*p != ']') for (;;) {
-            at = value({p, at.to}, depth + 1);
+            at = value({p, at.to}, depth + 1, place);
             if (!at.from) return kDeferred;
             ++count;
             p = skip_space(at.from);
@@ -606,6 +712,7 @@ class JsonReader {
     Buffer out_;
     std::vector<int64_t> bounds_;
     std::vector<Key> keys_;
+    std::deque<Place> places_ = std::deque<Place>(1);  // the first is that of documents
 };
 
 // Ends of documents in JSON text that arrives in blocks. Only brackets and quotes are read, so the
