@@ -255,6 +255,9 @@ def test_documents_of_nearly_the_same_keys_mean_the_same_to_both_codecs() -> Non
     assert read > 200
 
 
+MANY_KEYS = json.dumps({f"k{n}": n for n in range(70)})
+
+
 @pytest.mark.parametrize(
     "lines",
     [
@@ -268,6 +271,7 @@ def test_documents_of_nearly_the_same_keys_mean_the_same_to_both_codecs() -> Non
         ['{"a":1,"b":2}', '{"a":1"b":2}', '{"a":1,"b":2}'],
         [r'{"a":1,"\u0061b":2}', r'{"a":1,"\u0061b":3}', '{"a":1,"ab":2,"a":5}'],
         [json.dumps({f"k{n}": n for n in range(70)} | more) for more in ({}, {"k3": 1}, {})],
+        [MANY_KEYS, MANY_KEYS, MANY_KEYS[:-1] + ', "k66": 0}', MANY_KEYS],
         [json.dumps({"x" * n: n for n in range(25, 40)})] * 3,
         ['{"$time":"2024-02-29T06:30:00Z"}', '{"v":{"$bytes":"00"}}', '{"v":{"$bytes":"01"}}'] * 2,
     ],

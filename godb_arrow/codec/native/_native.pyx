@@ -387,7 +387,10 @@ cdef extern from "jsonread.hpp" namespace "godb" nogil:
         pass
 
     cdef cppclass JsonReader:
-        JsonReader(const uint8_t* begin, const uint8_t* end, cbool is_dialect)
+        JsonReader(const uint8_t* begin, const uint8_t* end, cbool is_dialect, uint8_t* to,
+                   size_t room)
+        @staticmethod
+        size_t room_for(size_t text)
         Buffer& documents()
         vector[int64_t]& bounds()
         JsonStop run(size_t& at, cbool in_array, cbool& is_first) except +
@@ -418,7 +421,8 @@ cdef extern from "identify.hpp" namespace "godb" nogil:
         Identifier(const uint8_t* data, const int64_t* bounds, size_t count, string field) except +
         void locate(vector[uint32_t]& rows) except +
         int64_t invalid()
-        void run(const int64_t* numbers) except +
+        size_t room()
+        void run(const int64_t* numbers, uint8_t* to, size_t room) except +
         Buffer& entries()
         Buffer& edges()
         Buffer& ids()
@@ -729,6 +733,14 @@ def check_entries(const uint8_t[::1] data not None, const int64_t[::1] bounds no
     with nogil:
         c_check_entries(begin, &bounds[0], count, damaged, differing)
     return _places(damaged), _places(differing)
+
+
+cdef bytes _cut(PyObject* made, size_t size):
+    """Return bytes that were made with more room, cut to a size."""
+    _PyBytes_Resize(&made, <Py_ssize_t>size)
+    result = <bytes><object>made
+    Py_DECREF_(made)
+    return result
 
 
 cdef bytes _copied(Buffer& buffer):
@@ -1264,11 +1276,19 @@ def read_json(bytes text not None, size_t at, cbool in_array, cbool is_first, cb
     cdef JsonStop stop
     if at > size:
         raise ValueError("the position is after the end")
-    reader.reset(new JsonReader(begin, begin + size, is_dialect))
-    with nogil:
-        stop = reader.get().run(at, in_array, is_first)
-    return (_copied(reader.get().documents()), _bounds(reader.get().bounds()), at, <int>stop,
-            is_first)
+    cdef size_t room = JsonReader.room_for(size - at)
+    cdef PyObject* made = PyBytes_FromStringAndSize_(NULL, <Py_ssize_t>room)
+    cdef uint8_t* to
+    try:
+        to = <uint8_t*>PyBytes_AS_STRING(<object>made)
+        reader.reset(new JsonReader(begin, begin + size, is_dialect, to, room))
+        with nogil:
+            stop = reader.get().run(at, in_array, is_first)
+        found = _bounds(reader.get().bounds())
+    except:
+        Py_DECREF_(made)
+        raise
+    return _cut(made, reader.get().documents().size()), found, at, <int>stop, is_first
 
 
 cdef class JsonScanner:
@@ -1356,9 +1376,16 @@ cdef class Identification:
         cdef c_array.array edges
         if 4 * numbers.shape[0] != len(self.rows):
             raise ValueError("the number of generated ids is wrong")
-        with nogil:
-            identifier.run(given)
-        edges = c_array.clone(_INT64S, <Py_ssize_t>(identifier.edges().size() // 8), False)
-        memcpy(edges.data.as_voidptr, identifier.edges().data(), identifier.edges().size())
-        return (_copied(identifier.entries()), edges,
-                _copied(identifier.offsets()), _copied(identifier.ids()))
+        cdef size_t room = identifier.room()
+        cdef PyObject* made = PyBytes_FromStringAndSize_(NULL, <Py_ssize_t>room)
+        cdef uint8_t* to = <uint8_t*>PyBytes_AS_STRING(<object>made)
+        try:
+            with nogil:
+                identifier.run(given, to, room)
+            edges = c_array.clone(_INT64S, <Py_ssize_t>(identifier.edges().size() // 8), False)
+            memcpy(edges.data.as_voidptr, identifier.edges().data(), identifier.edges().size())
+            offsets, ids = _copied(identifier.offsets()), _copied(identifier.ids())
+        except:
+            Py_DECREF_(made)
+            raise
+        return _cut(made, identifier.entries().size()), edges, offsets, ids

@@ -3,6 +3,8 @@
 #pragma once
 
 #include <string>
+#include <string_view>
+#include <utility>
 #include <vector>
 
 #include "bytes.hpp"
@@ -73,10 +75,22 @@ class Identifier {
         return -1;
     }
 
-    // Write the entries, with `numbers` as the ids of the rows without one.
-    void run(const int64_t* numbers) {
-        for (Buffer* buffer : {&entries_, &edges_, &ids_, &offsets_}) buffer->truncate(0);
-        entries_.reserve(size_t(bounds_[count_] - bounds_[0]) + 48 * count_);
+    // Bytes that suffice for the entries. A document gets its id twice, and a longer head.
+    size_t room() const {
+        size_t room = size_t(bounds_[count_] - bounds_[0]);
+        for (size_t row = 0; row < count_; ++row) {
+            const LocatedId& located = located_[row];
+            const bool is_text = located.source == IdSource::Text;
+            room += 2 * (kHeadBytes + (is_text ? size_t(located.end - located.value) : kDigits)) +
+                    kHeadBytes + kIdField.size();
+        }
+        return room;
+    }
+
+    // Write the entries to `to`, with `numbers` as the ids of the rows without one.
+    void run(const int64_t* numbers, uint8_t* to, size_t room) {
+        for (Buffer* buffer : {&edges_, &ids_, &offsets_}) buffer->truncate(0);
+        entries_ = Buffer(to, room);
         edges_.push(int64_t(0));
         offsets_.push(int32_t(0));
         for (size_t row = 0; row < count_; ++row) {
@@ -86,7 +100,7 @@ class Identifier {
                 const Head text = read_head(data_ + located.value, end);
                 add(row, text.body, text.size);
             } else {
-                char digits[24];
+                char digits[kDigits];
                 const auto done = located.source == IdSource::Absent
                                       ? std::to_chars(digits, digits + sizeof digits, *numbers++)
                                       : integer_text(digits, data_ + located.value, end);
@@ -102,7 +116,11 @@ class Identifier {
     Buffer& offsets() { return offsets_; }  // 32 bits for the end of each id
 
   private:
-    static std::to_chars_result integer_text(char (&digits)[24], const uint8_t* p,
+    static constexpr size_t kDigits = 24;    // of a number of 64 bits, at most
+    static constexpr size_t kHeadBytes = 5;  // of a text or map, at most
+    static constexpr std::string_view kIdField = "\xa3_id";
+
+    static std::to_chars_result integer_text(char (&digits)[kDigits], const uint8_t* p,
                                              const uint8_t* end) {
         const Head head = read_head(p, end);
         const bool is_negative = head.token == Token::Negative || head.token == Token::Int;
@@ -125,7 +143,7 @@ class Identifier {
         }
         const Head head = read_head(data_ + begin, data_ + end);
         push_map_head(head.size + (own.key < 0));
-        entries_.append("\xa3_id", 4);
+        entries_.append(kIdField.data(), kIdField.size());
         entries_.reserve(packed);
         entries_.append(entries_.data() + at, packed);
         const int64_t first = head.body - data_;

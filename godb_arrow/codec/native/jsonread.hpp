@@ -28,9 +28,14 @@ enum class JsonStop : uint8_t { End, Document, Separator };
 class JsonReader {
   public:
     // The byte `*end` can be read and is 0, as after the bytes of a Python object.
-    // With `is_dialect`, documents with keys that begin with $ are deferred.
-    JsonReader(const uint8_t* begin, const uint8_t* end, bool is_dialect)
-        : begin_(begin), end_(end), is_dialect_(is_dialect) {}
+    // With `is_dialect`, documents with keys that begin with $ are deferred. The documents are
+    // written to `to`, which has room for the text that is to be read.
+    JsonReader(const uint8_t* begin, const uint8_t* end, bool is_dialect, uint8_t* to, size_t room)
+        : begin_(begin), end_(end), is_dialect_(is_dialect), out_(to, room) {}
+
+    // Bytes that suffice for the documents of a text: a value of JSON takes at most nine bytes for
+    // four characters in MessagePack.
+    static size_t room_for(size_t text) { return 3 * text + kSlack; }
 
     // MessagePack of the documents that were read, and where each of them begins and ends.
     Buffer& documents() { return out_; }
@@ -38,8 +43,7 @@ class JsonReader {
 
     // Read documents from `at` on. In an array, a comma precedes each document but the first.
     JsonStop run(size_t& at, bool in_array, bool& is_first) {
-        // A value of JSON takes at most nine bytes for four characters in MessagePack.
-        out_.reserve(3 * (size_t(end_ - begin_) - at) + kSlack);
+        out_.reserve(room_for(size_t(end_ - begin_) - at));
         bounds_.push_back(0);
         At here{begin_ + at, out_.data()};
         JsonStop stop = JsonStop::End;

@@ -31,11 +31,13 @@ inline void prefer_large_pages(void* data, size_t size) {
 class Buffer {
   public:
     Buffer() = default;
+    // A buffer in memory of the caller, which cannot grow.
+    Buffer(uint8_t* data, size_t capacity) : data_(data), capacity_(capacity), owns_(false) {}
     Buffer(const Buffer&) = delete;
     Buffer& operator=(const Buffer&) = delete;
     Buffer(Buffer&& other) noexcept { swap(other); }
     Buffer& operator=(Buffer&& other) noexcept { swap(other); return *this; }
-    ~Buffer() { std::free(data_); }
+    ~Buffer() { if (owns_) std::free(data_); }
 
     uint8_t* data() { return data_; }
     const uint8_t* data() const { return data_; }
@@ -81,8 +83,10 @@ class Buffer {
         std::swap(data_, other.data_);
         std::swap(size_, other.size_);
         std::swap(capacity_, other.capacity_);
+        std::swap(owns_, other.owns_);
     }
     void grow(size_t needed) {
+        if (!owns_) throw std::bad_alloc();
         size_t capacity = capacity_ + capacity_ / 2;
         if (capacity < needed) capacity = needed;
         if (capacity < 64) capacity = 64;
@@ -95,6 +99,7 @@ class Buffer {
     uint8_t* data_ = nullptr;
     size_t size_ = 0;
     size_t capacity_ = 0;
+    bool owns_ = true;
 };
 
 // Bitmap that grows bit by bit, lowest bit first, as in Arrow.
