@@ -716,7 +716,7 @@ class JsonReader {
     Buffer out_;
     std::vector<int64_t> bounds_;
     std::vector<Key> keys_;
-    std::deque<Place> places_ = std::deque<Place>(1);  // the first is that of documents
+    std::deque<Place> places_ = std::deque<Place>(1);  // the first has whole documents
 };
 
 // Ends of documents in JSON text that arrives in blocks. Only brackets and quotes are read, so the
