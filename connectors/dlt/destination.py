@@ -109,6 +109,10 @@ def godb_destination(
 
 
 def _check_target(target: Target, options: Mapping[str, Any] | None) -> None:
+    if options is not None and not isinstance(options, Mapping):
+        raise InvalidOption(
+            f"options is a {type(options).__name__}", advice="give a dict of options of an engine"
+        )
     if isinstance(target, StorageEngine):
         if options:
             raise InvalidOption("the target is an open engine", advice="give it no options")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import decimal
 import pickle
+import random
+import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
@@ -73,6 +75,71 @@ def test_dense_cases() -> None:
         wanted = expected(entries, filter)
         assert reference.select(entries, predicate).tolist() == wanted, (number, rows, filter)
         assert native.select(entries, predicate).tolist() == wanted, (number, rows, filter)
+
+
+LITERALS = [
+    None, True, False, 0, 1, 1.0, -1, 2**63, 0.5, float("nan"), "", "a", "b" * 40, b"a",
+    [], [1], ["a", None], {}, {"x": 1}, {"x": [1, {"y": None}]}, decimal.Decimal("2.50"), 2**70,
+]  # fmt: skip
+
+
+def test_many_values_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    source = random.Random(5)
+    stored = [one for one in LITERALS if type(one) is not decimal.Decimal and one != 2**70]
+
+    def some(most: int) -> list[Any]:
+        return source.sample(stored, most)
+
+    for number in range(4_000 if LONG else 400):
+        monkeypatch.setattr(
+            "godb_arrow.codec.native.programs._MIN_JOINED", source.choice([1, 3, 9])
+        )
+        rows: list[dict[str, Any]] = [{}, {"v": None}, {"v": [None] * 3}, {"v": some(19)[:-1]}]
+        rows += [{"v": some(source.randrange(20))} for _ in range(4)]
+        rows += [{"v": source.choice(LITERALS[:20])}, {"v": [{"w": one} for one in some(15)]}]
+        rows += [
+            {"v": [{"w": some(8)}, 5, {"w": some(18)}]},
+            {"v": {"w": some(19)}},
+            {"v": [some(9)]},
+        ]
+        chosen = source.sample(LITERALS, source.choice([1, 2, 4, 9, 12, 16]))
+        if source.random() < 0.6:  # all in some of the rows
+            mirrored = [one for one in chosen[::-1] if type(one) is not decimal.Decimal]
+            rows.append({"v": [*(one for one in mirrored if one != 2**70), "2.5"], "w": 1})
+        path = source.choice(["v", "v", "v.w", "_id"])
+        condition: dict[str, Any] = {"$all": chosen}
+        if path == "v" and source.random() < 0.2:
+            condition = {"$elemMatch": condition}
+        filter: dict[str, Any] = {path: condition}
+        if source.random() < 0.3:
+            filter = {"$nor": [filter, {"w": 1}]}
+        entries = entries_of(rows)
+        wanted = expected(entries, filter)
+        predicate = compile_filter(filter)
+        assert reference.select(entries, predicate).tolist() == wanted, (number, filter)
+        assert native.select(entries, predicate).tolist() == wanted, (number, filter)
+
+
+def test_dense_cases_with_joined_values(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("godb_arrow.codec.native.programs._MIN_JOINED", 1)
+    for number in range(200_000 if LONG else 1000):
+        rows, filter = dense_case(number)
+        entries = entries_of(rows)
+        predicate = compile_filter(filter)
+        wanted = reference.select(entries, predicate).tolist()
+        assert native.select(entries, predicate).tolist() == wanted, (number, rows, filter)
+
+
+def test_many_values_of_all_take_linear_time() -> None:
+    def seconds(count: int) -> float:
+        entries = entries_of([{"v": [{"a": number} for number in range(count)]}])
+        predicate = compile_filter({"v": {"$all": [{"a": number} for number in range(count)]}})
+        native.select(entries, predicate)  # compiles it
+        started = time.process_time()
+        assert native.select(entries, predicate).tolist() == [0]
+        return time.process_time() - started
+
+    assert min(seconds(4000) for _ in range(3)) < 30 * min(seconds(500) for _ in range(3))
 
 
 @pytest.mark.parametrize(

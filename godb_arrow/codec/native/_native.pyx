@@ -346,6 +346,9 @@ cdef extern from "predicate.hpp" namespace "godb" nogil:
     cdef cppclass LiteralSet:
         void add(const uint8_t* p, const uint8_t* end) except +
 
+    cdef cppclass LiteralNumbers:
+        void add(const uint8_t* p, const uint8_t* end) except +
+
     cdef cppclass Condition:
         Op op
         vector[unique_ptr[Condition]] children
@@ -358,6 +361,7 @@ cdef extern from "predicate.hpp" namespace "godb" nogil:
         vector[Literal] literals
         LiteralSet scalars
         LiteralSet containers
+        LiteralNumbers every
         unordered_set[string] decimals
         cbool few
         cbool contained
@@ -1022,6 +1026,9 @@ cdef void _fill_condition(Condition* condition, dict plan) except *:
     for raw in plan["containers"]:
         data = <const uint8_t*>PyBytes_AS_STRING(raw)
         condition.containers.add(data, data + PyBytes_GET_SIZE(raw))
+    for raw in plan["every"]:
+        data = <const uint8_t*>PyBytes_AS_STRING(raw)
+        condition.every.add(data, data + PyBytes_GET_SIZE(raw))
     for raw in plan["decimals"]:
         condition.decimals.insert(<string>raw)
     condition.few = plan["few"]

@@ -10,6 +10,7 @@
 #include <limits>
 #include <memory>
 #include <string>
+#include <unordered_map>
 #include <unordered_set>
 #include <vector>
 
@@ -292,7 +293,10 @@ struct Literal {
     }
 };
 
-enum class Op : uint8_t { AllOf, AnyOf, Not, OneOf, Bound, Exists, HasType, Matches, Size, Element };
+enum class Op : uint8_t {
+    AllOf, AnyOf, Not, OneOf, Bound, Exists, HasType, Matches, Size, Element,
+    Every,  // AllOf of OneOf with one literal each, on one path
+};
 
 // Values in a set, as bytes that are equal if they are.
 class LiteralSet {
@@ -313,6 +317,27 @@ class LiteralSet {
     std::unordered_set<std::string, SecretHash> known_;
 };
 
+// Values with the number of each, by the same bytes.
+class LiteralNumbers {
+  public:
+    void add(const uint8_t* p, const uint8_t* end) {
+        std::string value;
+        Canonical(value).write(p, end);
+        known_.emplace(std::move(value), known_.size());
+    }
+    size_t size() const { return known_.size(); }
+    // The number of a value; size() if it is unknown.
+    size_t find(const uint8_t* p, const uint8_t* end, std::string& scratch) const {
+        scratch.clear();
+        Canonical(scratch).write(p, end);
+        const auto found = known_.find(scratch);
+        return found == known_.end() ? known_.size() : found->second;
+    }
+
+  private:
+    std::unordered_map<std::string, size_t, SecretHash> known_;
+};
+
 constexpr size_t kId = SIZE_MAX;  // in place of a located field
 
 struct Condition {
@@ -329,6 +354,7 @@ struct Condition {
 
     std::vector<Literal> literals;  // of OneOf, if they are few scalars; of Bound, one
     LiteralSet scalars, containers;
+    LiteralNumbers every;
     std::unordered_set<std::string, SecretHash> decimals;
     bool few = false;        // literals are all there is
     bool contained = false;  // containers are compared with elements, too
@@ -575,6 +601,10 @@ class Selector {
     template <bool collect>
     bool leaf(const Condition& leaf) {
         bool found = false;
+        if (leaf.op == Op::Every) {
+            seen_.assign(leaf.every.size(), false);
+            unseen_ = leaf.every.size();
+        }
         if (leaf.is_self) return accepts<collect>(leaf, element_);
         if (fields_) return in_map<collect>(leaf, fields_, 0, found) || absent(leaf, found);
         if (leaf.is_id) return accepts<collect>(leaf, id_);
@@ -690,6 +720,7 @@ class Selector {
     bool accepts_one(const Condition& leaf, const uint8_t* p, const Head& head, bool containers) {
         switch (leaf.op) {
             case Op::OneOf: return is_one_of(leaf, p, head, containers);
+            case Op::Every: return is_last_of(leaf, p);
             case Op::Bound: return (leaf.literals[0].compare(head) & leaf.order) != 0;
             case Op::HasType: return (type_of(head) & leaf.types) != 0;
             case Op::Matches: return matches<collect>(asked_[leaf.pattern], head);
@@ -706,6 +737,14 @@ class Selector {
         for (const Literal& literal : leaf.literals)
             if (equals(literal, head)) return true;
         return false;
+    }
+
+    // Whether all literals were seen with this value. Values of one document are noted in turn.
+    bool is_last_of(const Condition& leaf, const uint8_t* p) {
+        const size_t number = leaf.every.find(p, end_, scratch_);
+        if (number == seen_.size() || seen_[number]) return false;
+        seen_[number] = true;
+        return --unseen_ == 0;
     }
 
     static bool is_decimal(const Condition& leaf, const Head& head) {
@@ -790,6 +829,8 @@ class Selector {
     std::vector<const Condition*> leaves_;
     Keys keys_;  // of the wanted fields, for documents that are tested one by one
     std::string scratch_;
+    std::vector<bool> seen_;  // literals of the condition that is tested
+    size_t unseen_ = 0;
     const uint8_t* data_ = nullptr;
     const uint8_t* limit_ = nullptr;    // of all documents: bytes before it may be read
     const uint8_t* end_ = nullptr;      // of the document

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
 from operator import itemgetter
@@ -41,10 +42,22 @@ __all__ = ["compile_program"]
 _MAX_COMPARED_LITERALS = 8
 """Maximum number of literals that are compared one by one; more are looked up in a set."""
 
+_MIN_JOINED = 9
+"""Minimum number of values of ``$all`` that are looked for in one pass over a list."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Every:
+    """A list that contains all of some literals."""
+
+    path: str | None
+    literals: tuple[Any, ...]
+
+
 _BELOW_INT64, _ABOVE_UINT64, _MAX_UINT64 = -(2**63) - 1, 2**64, 2**64 - 1
 _OPS: dict[type, int] = {
     AllOf: 0, AnyOf: 1, Not: 2, OneOf: 3, Bound: 4, Exists: 5, HasType: 6, Matches: 7, Size: 8,
-    Element: 9,
+    Element: 9, _Every: 10,
 }  # fmt: skip
 
 
@@ -65,17 +78,22 @@ def compile_program(predicate: Predicate) -> Any:
     return _native.Program(plan, names, len(patterns), match)
 
 
-def _plan(condition: Condition, fields: Sequence[str], patterns: list[str]) -> dict[str, Any]:
+def _plan(
+    condition: Condition | _Every, fields: Sequence[str], patterns: list[str]
+) -> dict[str, Any]:
     """Return a condition as attributes of the kernel's condition."""
     plan: dict[str, Any] = {
         "op": _OPS[type(condition)], "children": [], "has_pattern": False, "is_self": False,
         "is_id": False, "path": b"", "ends": (), "located": (), "literals": (), "numbers": (),
-        "scalars": (), "containers": (), "decimals": (), "few": True, "contained": False,
-        "accepts_absent": False, "order": 0, "types": 0, "count": 0, "is_map": False, "pattern": 0,
+        "scalars": (), "containers": (), "every": (), "decimals": (), "few": True,
+        "contained": False, "accepts_absent": False, "order": 0, "types": 0, "count": 0,
+        "is_map": False, "pattern": 0,
     }  # fmt: skip
-    children: tuple[Condition, ...] = ()
+    children: tuple[Condition | _Every, ...] = ()
     if isinstance(condition, (AllOf, AnyOf)):
         children = condition.conditions
+        if isinstance(condition, AllOf):
+            children = _joined(children)
     elif isinstance(condition, (Not, Element)):
         children = (condition.condition,)
     plan["children"] = [_plan(child, fields, patterns) for child in children]
@@ -97,9 +115,16 @@ def _plan(condition: Condition, fields: Sequence[str], patterns: list[str]) -> d
     return plan | _leaf_plan(condition, patterns)
 
 
-def _leaf_plan(leaf: Leaf, patterns: list[str]) -> dict[str, Any]:
+def _leaf_plan(leaf: Leaf | _Every, patterns: list[str]) -> dict[str, Any]:
     if isinstance(leaf, OneOf):
         return _literals_plan(leaf)
+    if isinstance(leaf, _Every):
+        packed = [_packed(exact_number(one) if type(one) is int else one) for one in leaf.literals]
+        return {
+            "every": packed,
+            "contained": True,
+            "accepts_absent": all(one is None for one in leaf.literals),
+        }
     if isinstance(leaf, Bound):
         literal = leaf.literal
         plain = _is_plain(literal)
@@ -116,6 +141,30 @@ def _leaf_plan(leaf: Leaf, patterns: list[str]) -> dict[str, Any]:
     if isinstance(leaf, Size):
         return {"count": min(leaf.count, 2**64 - 1)}
     return {"is_map": leaf.is_map} if isinstance(leaf, Element) else {}
+
+
+def _joined(conditions: tuple[Condition, ...]) -> tuple[Condition | _Every, ...]:
+    """Join the values that one list must contain, which then take one pass over the list."""
+    found: dict[str | None, list[Any]] = {}
+    others: list[Condition | _Every] = []
+    for one in conditions:
+        if isinstance(one, OneOf) and one.contained and _is_joined(*one.literals):
+            found.setdefault(one.path, []).append(one)
+        else:
+            others.append(one)
+    for path, joined in found.items():
+        if len(joined) < _MIN_JOINED:
+            others += joined
+        else:
+            others.append(_Every(path, tuple(one.literals[0] for one in joined)))
+    return tuple(others)
+
+
+def _is_joined(literal: Any) -> bool:
+    """Return whether the kernel compares a literal by its own bytes."""
+    if type(literal) is int:
+        return exact_number(literal) is not None
+    return type(literal) is not Decimal
 
 
 def _literals_plan(leaf: OneOf) -> dict[str, Any]:
