@@ -206,6 +206,17 @@ class Inference {
             p += 1 + size;
             return true;
         }
+        if (__builtin_expect(p < end, 1)) {  // The most frequent kinds come first.
+            const uint8_t first = *p;
+            if (first < 0x80) return ++p, see_unsigned<kBounds>(summary, bounds, first);
+            if (first == 0xcb && end - p > 8) {
+                double value;
+                const uint64_t bits = load64(p + 1);
+                std::memcpy(&value, &bits, sizeof value);
+                return p += 9, see_float<kBounds>(summary, bounds, value);
+            }
+            if ((first & 0xfe) == 0xc2) return ++p, see_bool<kBounds>(summary, bounds, first & 1);
+        }
         const Head head = read_head(p, end);
         p = head.body;
         switch (head.token) {
@@ -213,32 +224,17 @@ class Inference {
                 summary.add(kNull, document_);
                 if constexpr (kBounds) ++bounds->nulls;
                 return true;
-            case Token::False:
-            case Token::True:
-                summary.add(kBool, document_);
-                if constexpr (kBounds)
-                    ++(head.token == Token::True ? bounds->trues : bounds->falses);
-                return true;
+            case Token::False: return see_bool<kBounds>(summary, bounds, false);
+            case Token::True: return see_bool<kBounds>(summary, bounds, true);
             case Token::Positive:
-            case Token::UInt: {
-                const bool is_above = head.bits >> 63;
-                summary.add(is_above ? kAboveInt64 : kUnsigned, document_);
-                if constexpr (kBounds) {
-                    if (is_above) bounds->above_int64.see(head.bits);
-                    else bounds->integers.see(int64_t(head.bits));
-                }
-                return true;
-            }
+            case Token::UInt: return see_unsigned<kBounds>(summary, bounds, head.bits);
             case Token::Negative:
             case Token::Int:
                 summary.add(head.bits >> 63 ? kNegative : kUnsigned, document_);
                 if constexpr (kBounds) bounds->integers.see(int64_t(head.bits));
                 return true;
             case Token::Float32:
-            case Token::Float64:
-                summary.add(kFloat, document_);
-                if constexpr (kBounds) bounds->see(as_double(head));
-                return true;
+            case Token::Float64: return see_float<kBounds>(summary, bounds, as_double(head));
             case Token::String: {
                 p += head.size;
                 const bool is_string = is_utf8(head.body, head.size);
@@ -281,6 +277,31 @@ class Inference {
             }
             default: return false;
         }
+    }
+
+    template <bool kBounds>
+    bool see_unsigned(Summary& summary, ValueBounds* bounds, uint64_t value) {
+        const bool is_above = value >> 63;
+        summary.add(is_above ? kAboveInt64 : kUnsigned, document_);
+        if constexpr (kBounds) {
+            if (is_above) bounds->above_int64.see(value);
+            else bounds->integers.see(int64_t(value));
+        }
+        return true;
+    }
+
+    template <bool kBounds>
+    bool see_float(Summary& summary, ValueBounds* bounds, double value) {
+        summary.add(kFloat, document_);
+        if constexpr (kBounds) bounds->see(value);
+        return true;
+    }
+
+    template <bool kBounds>
+    bool see_bool(Summary& summary, ValueBounds* bounds, bool value) {
+        summary.add(kBool, document_);
+        if constexpr (kBounds) ++(value ? bounds->trues : bounds->falses);
+        return true;
     }
 
     bool extension(Summary& summary, const Head& head, ValueBounds* bounds) {
