@@ -104,6 +104,7 @@ pack_documents = _chosen.pack_documents
 pack_single = _chosen.pack_single
 patch_documents = _chosen.patch_documents
 scan_entries = _chosen.scan_entries
+scan_extent = _chosen.scan_extent
 select = _chosen.select
 write_short = _chosen.write_short
 select_front = _chosen.select_front
@@ -182,6 +183,7 @@ __all__ = [
     "read_json",
     "rows_without_columns",
     "scan_entries",
+    "scan_extent",
     "select",
     "select_front",
     "skip_items",

@@ -71,6 +71,17 @@ class Run(NamedTuple):
 
         return cls(start, len(entries), load, scanned=lambda: BorrowedEntries(entries, release))
 
+    @classmethod
+    def of_unscanned(cls, unscanned: UnscannedEntries, start: int) -> Run:
+        """Create a run of documents that are in borrowed memory, without their bounds."""
+
+        def load() -> codec.Entries:
+            owned = unscanned.scan(bytes(unscanned.data), len(unscanned))
+            unscanned.release()
+            return owned
+
+        return cls(start, len(unscanned), load, unscanned=lambda: unscanned)
+
     def loaded(self) -> codec.Entries:
         """Return the entries."""
         return self.load()

@@ -125,13 +125,18 @@ class StoredCollection:
         return pieces.largest <= self.options.batch_bytes
 
     def runs(
-        self, fields: tuple[str, ...] = (), wanted: Sequence[bool] | None = None
+        self,
+        fields: tuple[str, ...] = (),
+        wanted: Sequence[bool] | None = None,
+        *,
+        unscanned: bool = False,
     ) -> Iterator[Run]:
         """Yield the documents in runs, which the caller loads.
 
         Everything is checked by the end of the iteration at the latest. The positions of values of
         `fields` are recorded for a caller that decodes these first. Pieces that are not `wanted`
-        are skipped.
+        are skipped. A caller that decodes documents `unscanned` gets them without their bounds
+        where that is faster.
         """
         with error_context("read", self.source.name, self.name), self.source.open() as stream:
             pieces = self.pieces()
@@ -147,7 +152,8 @@ class StoredCollection:
                             f"{self.count}",
                             offset=reader.offset,
                         )
-                    yield from section.runs(self.options, fields)
+                    counted = unscanned and codec.BACKEND == "native"
+                    yield from section.runs(self.options, fields, unscanned=counted)
 
     def pieces_with(self, rows: npt.NDArray[np.int64]) -> Sequence[bool] | None:
         """Return which pieces have any of some rows, or None if it is unknown."""

@@ -6,9 +6,11 @@ import logging
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, BinaryIO
 
 from godb_arrow import codec
+from godb_arrow.codec.entries import UnscannedEntries
 from godb_arrow.codec.runs import Run
 from godb_arrow.errors import (
     ChecksumMismatch,
@@ -27,6 +29,53 @@ logger = logging.getLogger(__name__)
 
 _MIN_GROWTH_BYTES = 256 << 10
 _EXTRA_BYTES = 64 << 10  # beyond a run, so that its last document is whole
+
+
+class _Bounds:
+    """Bounds of documents at the beginning of a window, and the places of some fields."""
+
+    def __init__(self, fields: tuple[str, ...]) -> None:
+        self._fields = fields
+        self._bounds = array("q", [0])
+        self._places = b""
+
+    @property
+    def count(self) -> int:
+        return len(self._bounds) // 2
+
+    @property
+    def end(self) -> int:
+        return self._bounds[-1]
+
+    def scan(self, body: Body, rows: int, max_bytes: int) -> None:
+        """Find more documents in the window."""
+        found = codec.scan_entries(body.data, self.end, rows, max_bytes, body.base, self._fields)
+        self._places += found.places
+        if self.count:
+            self._bounds.extend(found.bounds[1:])
+        else:
+            self._bounds = found.bounds
+
+    def entries(self, data: bytes, base: int) -> codec.Entries:
+        """Return the documents, given the bytes of the window."""
+        fields = self._fields if self._places else ()
+        return codec.Entries(data, self._bounds, base, fields, self._places)
+
+
+class _Extent:
+    """Number of documents at the beginning of a window, and their end."""
+
+    def __init__(self) -> None:
+        self.count = self.end = 0
+
+    def scan(self, body: Body, rows: int, max_bytes: int) -> None:
+        """Find more documents in the window."""
+        more, self.end = codec.scan_extent(body.data, self.end, rows, max_bytes, body.base)
+        self.count += more
+
+
+def _scan(base: int, data: bytes | memoryview, count: int) -> codec.Entries:
+    return codec.scan_entries(data, 0, count, len(data) + 1, base)
 
 
 @dataclass(slots=True)
@@ -77,17 +126,22 @@ class CollectionSection:
             A document has more bytes than the options allow.
         """
         while self._left:
-            bounds, places = self._next(options, fields)
-            base, data = self._body.base, bytes(self._body.data[: bounds[-1]])
-            yield codec.Entries(data, bounds, base, fields if places else (), places)
+            found = _Bounds(fields)
+            self._next(options, found)
+            yield found.entries(bytes(self._body.data[: found.end]), self._body.base)
 
-    def runs(self, options: ReadOptions, fields: tuple[str, ...] = ()) -> Iterator[Run]:
+    def runs(
+        self, options: ReadOptions, fields: tuple[str, ...] = (), *, unscanned: bool = False
+    ) -> Iterator[Run]:
         """Read the documents in runs, as :meth:`entries` does, which borrow their memory.
 
         Parameters
         ----------
         options, fields
             See :meth:`entries`.
+        unscanned : bool
+            Whether the caller decodes the documents while it locates them, default False. They
+            are counted here, without their bounds.
 
         Yields
         ------
@@ -99,34 +153,25 @@ class CollectionSection:
         """
         row = 0
         while self._left:
-            bounds, places = self._next(options, fields)
+            found = _Extent() if unscanned else _Bounds(fields)
+            self._next(options, found)
             base, (view, release) = self._body.base, self._body.borrow()
-            data: Any = view
-            entries = codec.Entries(data, bounds, base, fields if places else (), places)
-            yield Run.borrowing(entries, release, row)
-            row += len(entries)
+            if isinstance(found, _Bounds):
+                borrowed: Any = view
+                yield Run.borrowing(found.entries(borrowed, base), release, row)
+            else:
+                scan = partial(_scan, base)
+                yield Run.of_unscanned(UnscannedEntries(view, found.count, scan, release), row)
+            row += found.count
 
-    def _next(self, options: ReadOptions, fields: tuple[str, ...]) -> tuple[array[int], bytes]:
-        """Return bounds of the next documents in the window and places of their fields.
-
-        The window begins with the documents, and its position is after them.
-        """
+    def _next(self, options: ReadOptions, found: _Bounds | _Extent) -> None:
+        """Find the next documents in the window, which begins with them, and move after them."""
         body = self._body
         body.drop()
         rows = min(options.batch_size, self._left)
-        bounds = array("q", [0])
-        places = b""
         while True:
-            end = bounds[-1]
-            left, room = rows - len(bounds) // 2, options.batch_bytes - end
-            scanned = codec.scan_entries(body.data, end, left, room, body.base, fields)
-            places += scanned.places
-            if len(bounds) == 1:
-                bounds = scanned.bounds
-            else:
-                bounds.extend(scanned.bounds[1:])
-            end = bounds[-1]
-            count = len(bounds) // 2
+            found.scan(body, rows - found.count, options.batch_bytes - found.end)
+            count, end = found.count, found.end
             if count == rows or end >= options.batch_bytes:
                 break
             waiting = body.available - end
@@ -148,7 +193,6 @@ class CollectionSection:
                 )
         self._left -= count
         body.position = end
-        return bounds, places
 
     @staticmethod
     def _growth(end: int, count: int, rows: int, waiting: int, options: ReadOptions) -> int:

@@ -96,11 +96,11 @@ def _scan(
             is_guess=guess is not None,
         )
     in_memory = kept and kept.take()
-    runs = (
-        map(Run.of, in_memory)
-        if in_memory
-        else target.runs(decoder.fields, target.pieces_matching(projection) if usable else None)
-    )
+    if in_memory:
+        runs: Iterator[Run] = map(Run.of, in_memory)
+    else:
+        wanted = target.pieces_matching(projection) if usable else None
+        runs = target.runs(decoder.fields, wanted, unscanned=decoder.takes_unscanned)
 
     parts = decoder.split(((run, None) for run in runs), options.batch_bytes)
 

@@ -87,6 +87,11 @@ class ProjectionDecoder:
         return () if first.strict or len(names) > MAX_RECORDED_FIELDS else names
 
     @property
+    def takes_unscanned(self) -> bool:
+        """Whether documents are decoded while they are located, unless they need more work."""
+        return self._predicate is None and self._first is None and not self.fields
+
+    @property
     def ahead(self) -> int:
         """Number of results that may wait; filtered results are mostly small."""
         return 1 if self._projection.condition is None else _FILTERED_RESULTS_AHEAD

@@ -113,6 +113,21 @@ def test_the_same_documents_are_found(data: bytes, count: int) -> None:
     assert scan(native, data, count) == scan(reference, data, count)
 
 
+@given(entry_bytes(), st.integers(0, 6), st.integers(0, 90))
+def test_the_same_documents_are_counted(data: bytes, count: int, max_bytes: int) -> None:
+    """From the beginning, and from the second document on, if there is one."""
+    first = scan(reference, data, 1)
+    for start in {0} if isinstance(first, Failed) else {0, first[-1]}:
+        limits = data, start, count, max_bytes, 7
+        entries = outcome(reference.scan_entries, *limits)
+        found = [outcome(module.scan_extent, *limits) for module in (native, reference)]
+        assert found[0] == found[1]
+        if isinstance(entries, Failed):
+            assert found[0] == entries
+        else:
+            assert found[0] == (len(entries), entries.bounds[-1])
+
+
 @given(entry_bytes())
 def test_the_same_documents_are_damaged(data: bytes) -> None:
     found = outcome(native.scan_entries, data, 0, 100, len(data) + 1, 7)

@@ -86,10 +86,13 @@ def test_windows_have_the_documents(
     assert kept.to_pylist() == [{"far": row["far"]} for row in expected[:99]]
 
 
-def test_every_window_may_wait(content: dict[str, dict[str, Any]], data: bytes) -> None:
+@pytest.mark.parametrize("unscanned", [False, True])
+def test_every_window_may_wait(
+    content: dict[str, dict[str, Any]], data: bytes, unscanned: bool, spoilt: None
+) -> None:
     """Runs that nobody has released stay as they are, in any order of use."""
-    options = ReadOptions(batch_size=200)
-    runs = list(locate(data, "c", options).runs())
+    options = ReadOptions(batch_size=700)
+    runs = list(locate(data, "c", options).runs(("n", "far"), unscanned=unscanned))
     body = msgpack.packb({"collections": {"c": content}, "indexes": {}})
     assert sum(run.documents for run in runs) == len(content)
     assert [run.start for run in runs[1:]] == [run.start + run.documents for run in runs[:-1]]
@@ -97,6 +100,7 @@ def test_every_window_may_wait(content: dict[str, dict[str, Any]], data: bytes) 
     for number, run in enumerate(runs):
         borrowed = run.borrowed() if number % 2 else BorrowedEntries(run.load(), lambda: None)
         entries = borrowed.entries
+        assert len(entries.places) == 8 * len(entries) * bool(entries.fields)
         for index in (0, len(entries) - 1):
             document = entries.document(index)
             assert msgpack.unpackb(document) == content[str(run.start + index)]

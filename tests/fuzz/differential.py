@@ -128,6 +128,8 @@ def same(left: pa.Array, right: pa.Array) -> bool:
 def check(data: bytes, plan: Any) -> str:
     """Compare the two codecs on one input; the name of what happened."""
     both = [outcome(m.scan_entries, data, 0, 100, len(data) + 1, 0) for m in (native, reference)]
+    extents = [outcome(m.scan_extent, data, 0, 100, len(data) + 1, 0) for m in (native, reference)]
+    assert extents[0] == extents[1], extents
     if isinstance(both[0], type) or isinstance(both[1], type):
         assert both[0] == both[1], (both, data.hex())
         return f"scan {both[0].__name__}"

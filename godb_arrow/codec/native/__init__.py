@@ -106,6 +106,7 @@ __all__ = [
     "plain_filter",
     "read_json",
     "scan_entries",
+    "scan_extent",
     "select",
     "select_front",
     "skip_items",
@@ -195,6 +196,16 @@ def scan_entries(
         raise reference_scan.SCAN_PROBLEMS[problem](bytes(data[at : at + 1]), 0, base + at)
     entries: Any = data  # a view, for a caller that only decodes the entries
     return Entries(entries, bounds, base, fields, places)
+
+
+def scan_extent(
+    data: bytes | memoryview, start: int, count: int, max_bytes: int, base: int
+) -> tuple[int, int]:
+    """Return the number of whole entries at the start of a buffer, and their end."""
+    found, end, problem, at = _native.scan_extent(data, start, max(count, 0), max(max_bytes, 0))
+    if problem:
+        raise reference_scan.SCAN_PROBLEMS[problem](bytes(data[at : at + 1]), 0, base + at)
+    return found, end
 
 
 def measure(data: bytes | memoryview, count: int) -> npt.NDArray[np.uint32] | None:

@@ -121,6 +121,9 @@ cdef extern from "scan.hpp" namespace "godb" nogil:
             const uint8_t* data, size_t size, size_t start, size_t count, size_t max_bytes,
             vector[int64_t]& bounds, vector[uint32_t]& places, size_t& at) except +
 
+    Scanned c_scan_extent "godb::scan_extent"(
+        const uint8_t* data, size_t size, size_t start, size_t count, size_t max_bytes,
+        size_t& found, size_t& end, size_t& at) except +
     cbool c_scan_fronts "godb::scan_fronts"(
         const uint8_t* data, size_t size, const int64_t* edges, size_t count,
         const vector[string]& wanted, int64_t* bounds, uint32_t* places) except +
@@ -603,6 +606,23 @@ def scan(const uint8_t[::1] data not None, size_t start, size_t count, size_t ma
         bounds.push_back(<int64_t>start)
         scanned = scanner.get().run(begin, size, start, count, max_bytes, bounds, places, at)
     return _bounds(bounds), <int>scanned, at, _places(places)
+
+
+def scan_extent(
+    const uint8_t[::1] data not None, size_t start, size_t count, size_t max_bytes
+):
+    """Return the number of whole entries from `start`, their end, and a problem with its position."""
+    cdef size_t size = data.shape[0]
+    cdef const uint8_t* begin = &data[0] if size else NULL
+    cdef size_t found = 0
+    cdef size_t end = start
+    cdef size_t at = start
+    cdef Scanned scanned
+    if start > size:
+        raise ValueError("the entries do not start within the bytes")
+    with nogil:
+        scanned = c_scan_extent(begin, size, start, count, max_bytes, found, end, at)
+    return found, end, <int>scanned, at
 
 
 cdef c_array.array _bounds(vector[int64_t]& bounds):

@@ -97,8 +97,9 @@ class EntryScanner {
     // Find entries from `start` on. `bounds` gets the start of every id and document after the first
     // id, and the end. `at` gets the position of a problem. `places` gets the places of the wanted
     // fields of each document.
+    template <typename Bounds>
     Scanned run(const uint8_t* data, size_t size, size_t start, size_t count, size_t max_bytes,
-                std::vector<int64_t>& bounds, std::vector<uint32_t>& places, size_t& at) {
+                Bounds& bounds, std::vector<uint32_t>& places, size_t& at) {
         const uint8_t* const end = data + size;
         const uint8_t* p = data + start;
         const size_t expected = std::min(count, (size - start) / kUsualSize);
@@ -147,6 +148,32 @@ class EntryScanner {
     IdHeads ids_;
     std::vector<uint32_t> here_;
 };
+
+// Number of bounds, and the last one.
+struct LastBound {
+    int64_t last;
+    size_t count = 1;
+
+    size_t size() const { return count; }
+    void reserve(size_t) {}
+    void push_back(int64_t bound) {
+        last = bound;
+        ++count;
+    }
+};
+
+// Count entries from `start` on, and find their end.
+inline Scanned scan_extent(const uint8_t* data, size_t size, size_t start, size_t count,
+                           size_t max_bytes, size_t& found, size_t& end, size_t& at) {
+    const std::vector<std::string> nothing;
+    std::vector<uint32_t> places;
+    LastBound bounds{int64_t(start)};
+    EntryScanner scanner(nothing);
+    const Scanned scanned = scanner.run(data, size, start, count, max_bytes, bounds, places, at);
+    found = bounds.count / 2;
+    end = size_t(bounds.last);
+    return scanned;
+}
 
 // Find the wanted fields of entries that begin and end at `edges`, without reading the bytes after
 // these fields. Returns false if anything is wrong; the entries must then be scanned. Documents

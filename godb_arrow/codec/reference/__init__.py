@@ -64,6 +64,7 @@ from godb_arrow.codec.reference.scan import (
     gather,
     measure,
     scan_entries,
+    scan_extent,
     skip_items,
 )
 from godb_arrow.codec.reference.values import field_values
@@ -117,6 +118,7 @@ __all__ = [
     "plain_filter",
     "read_json",
     "scan_entries",
+    "scan_extent",
     "select",
     "select_front",
     "skip_items",

@@ -27,6 +27,7 @@ __all__ = [
     "invalid_head",
     "measure",
     "scan_entries",
+    "scan_extent",
     "skip_items",
 ]
 
@@ -277,6 +278,17 @@ def _has_odd_keys(document: bytes) -> bool:
         seen.add(key)
         position, _, _ = skip_items(document, end, 1)
     return False
+
+
+def scan_extent(
+    data: bytes | memoryview, start: int, count: int, max_bytes: int, base: int
+) -> tuple[int, int]:
+    """Return the number of whole entries at the start of a buffer, and their end.
+
+    See :func:`scan_entries` for parameters and errors.
+    """
+    entries = scan_entries(data, start, count, max_bytes, base)
+    return len(entries), entries.bounds[-1]
 
 
 def skip_items(data: bytes | memoryview, position: int, items: int) -> tuple[int, int, int]:
