@@ -132,7 +132,7 @@ def _by_index(
 ) -> Iterator[tuple[codec.Entries, Rows]] | None:
     """Return documents that have the first ones among them, if an index names them."""
     (key, *others) = wanted.keys
-    is_possible = condition is None and wanted.after is None and not others
+    is_possible = condition is None and not others
     if not is_possible or wanted.most is None or key.field not in indexed:
         return None
     most, superseded = wanted.most, snapshot.superseded_rows()
@@ -140,7 +140,7 @@ def _by_index(
     for start, file in snapshot.base.files():
         if file.count:
             live = snapshot.superseded_in(start, file.count)
-            rows = first_rows(file, key, most, live)
+            rows = first_rows(file, key, most, live, wanted.after)
             if rows is None:
                 return None
             found.append(rows + start)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import itertools
 import math
+import random
 from pathlib import Path
 from typing import Any
 
@@ -380,3 +381,62 @@ def test_versions_are_sorted_too(tmp_path: Path) -> None:
             0,
             1,
         ]
+
+
+def pages(collection: godb_arrow.Collection, sort: Any, limit: int) -> list[list[str]]:
+    """Return the ids of all pages."""
+    found, cursor = [], None
+    while True:
+        page = collection.find_page(limit=limit, sort=sort, cursor=cursor)
+        found.append([document["_id"] for document in page.documents])
+        cursor = page.cursor
+        if cursor is None:
+            return found
+
+
+_PAGED = [
+    None, True, False, 0, 1, 1.0, 1.5, -1, 2**53, 2**53 + 1, 2.0**53, 2**63, float("nan"), "", "a",
+    "ab", "b" * 300, b"", b"a", dt.datetime(2020, 1, 1, tzinfo=dt.UTC),
+    dt.datetime(2020, 1, 1, 0, 0, 0, 5, tzinfo=dt.UTC),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("part_size", ["1GiB", "8KiB"])
+@pytest.mark.parametrize("seed", range(20 if LONG else 1))
+def test_pages_of_an_index_are_those_of_all_documents(
+    tmp_path: Path, seed: int, part_size: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("godb_arrow.snapshots.index_order._MIN_ROWS", 20)
+    monkeypatch.setattr("godb_arrow.snapshots.index_order._MAX_ROWS_SHARE", 1)
+    source = random.Random(seed)
+    with StorageEngine(tmp_path, part_size=part_size) as engine:
+        users = engine.create_collection("users")
+        rows = [{"v": source.choice(_PAGED), "w": "x" * 40} for _ in range(120)]
+        rows += [{"w": 1}] * 3 + [{"v": number} for number in source.sample(range(90), 30)]
+        users.insert_many(rows)
+        engine.save()
+        users.delete_many({"_id": {"$in": [str(source.randrange(150)) for _ in range(15)]}})
+        users.insert_many({"v": source.choice(_PAGED)} for _ in range(9))
+        users.update_many({"_id": {"$in": ["3", "9", "140"]}}, {"$set": {"v": 7}})
+        orders: list[Any] = ["v", "-v", [("v", 1, "first")], [("v", -1, "last")]]
+        wanted = [
+            pages(users, sort, limit) for sort in orders for limit in ([7, 30] if LONG else [9])
+        ]
+        users.create_index("v")
+        assert [
+            pages(users, sort, limit) for sort in orders for limit in ([7, 30] if LONG else [9])
+        ] == wanted
+
+
+def test_a_later_page_of_an_index_reads_few_documents(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with StorageEngine(tmp_path) as engine:
+        users = engine.create_collection("users")
+        users.insert_many({"v": number * 7 % 20_011} for number in range(20_000))
+        users.create_index("v")
+        engine.save()
+        first = users.find_page(limit=50, sort="v")
+        monkeypatch.setattr("godb_arrow.snapshots.sorting.matching", None)
+        last = users.find_page(limit=50, sort="v", cursor=first.cursor)
+        assert [document["v"] for document in last.documents] == list(range(50, 100))
