@@ -78,6 +78,7 @@ decode_pieces_into = _chosen.decode_pieces_into
 decode_unscanned = _chosen.decode_unscanned
 encode = _chosen.encode
 encode_documents = _chosen.encode_documents
+copied = _chosen.copied
 count_line_feeds = _chosen.count_line_feeds
 count_present = _chosen.count_present
 cut_bson = _chosen.cut_bson
@@ -142,6 +143,7 @@ __all__ = [
     "UnscannedEntries",
     "check_entries",
     "compress_piece",
+    "copied",
     "count_line_feeds",
     "count_present",
     "cut_bson",

@@ -65,7 +65,7 @@ class Run(NamedTuple):
         """Create a run of documents that are in borrowed memory."""
 
         def load() -> codec.Entries:
-            owned = replace(entries, data=bytes(entries.data))
+            owned = replace(entries, data=codec.copied(memoryview(entries.data)))
             release()
             return owned
 
@@ -76,7 +76,7 @@ class Run(NamedTuple):
         """Create a run of documents that are in borrowed memory, without their bounds."""
 
         def load() -> codec.Entries:
-            owned = unscanned.scan(bytes(unscanned.data), len(unscanned))
+            owned = unscanned.scan(codec.copied(memoryview(unscanned.data)), len(unscanned))
             unscanned.release()
             return owned
 

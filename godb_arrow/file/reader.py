@@ -128,7 +128,8 @@ class CollectionSection:
         while self._left:
             found = _Bounds(fields)
             self._next(options, found)
-            yield found.entries(bytes(self._body.data[: found.end]), self._body.base)
+            data = codec.copied(self._body.data[: found.end])
+            yield found.entries(data, self._body.base)
 
     def runs(
         self, options: ReadOptions, fields: tuple[str, ...] = (), *, unscanned: bool = False

@@ -128,6 +128,17 @@ def test_the_same_documents_are_counted(data: bytes, count: int, max_bytes: int)
             assert found[0] == (len(entries), entries.bounds[-1])
 
 
+@pytest.mark.parametrize("size", [0, 1, 70_000, 5 << 20])
+def test_copies_do_not_follow_their_source(size: int) -> None:
+    for module in (native, reference):
+        source = bytearray(random.Random(size).randbytes(size))
+        found = module.copied(memoryview(source)[1:])
+        expected = bytes(source[1:])
+        source[:] = bytes(size)
+        assert type(found) is bytes
+        assert found == expected
+
+
 @given(entry_bytes())
 def test_the_same_documents_are_damaged(data: bytes) -> None:
     found = outcome(native.scan_entries, data, 0, 100, len(data) + 1, 7)

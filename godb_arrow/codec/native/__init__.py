@@ -73,6 +73,7 @@ __all__ = [
     "SortedKeys",
     "check_entries",
     "compress_piece",
+    "copied",
     "count_line_feeds",
     "count_present",
     "cut_bson",
@@ -220,6 +221,12 @@ def gather(
     """Concatenate parts of bytes."""
     gathered: bytes = _native.gather(data, starts, ends)
     return gathered
+
+
+def copied(data: memoryview) -> bytes:
+    """Return a copy of bytes in borrowed memory."""
+    made: bytes = _native.copied(data)
+    return made
 
 
 def unpack_sizes(

@@ -701,6 +701,18 @@ def gather(
     return gathered
 
 
+def copied(const uint8_t[::1] data not None):
+    """Return a copy of bytes."""
+    cdef Py_ssize_t size = data.shape[0]
+    cdef bytes made = PyBytes_FromStringAndSize(NULL, size)
+    cdef char* to = PyBytes_AS_STRING(made)
+    if size:
+        prefer_large_pages(to, size)
+        with nogil:
+            memcpy(to, &data[0], size)
+    return made
+
+
 def measure(const uint8_t[::1] data not None, size_t count):
     """Return the sizes of entries, four bytes each; None if they are damaged or have odd keys."""
     cdef size_t size = data.shape[0]

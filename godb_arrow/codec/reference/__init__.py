@@ -59,6 +59,7 @@ from godb_arrow.codec.reference.records import pack_record, write_short
 from godb_arrow.codec.reference.rows import encode, encode_documents
 from godb_arrow.codec.reference.scan import (
     check_entries,
+    copied,
     count_present,
     find_entry,
     gather,
@@ -85,6 +86,7 @@ __all__ = [
     "SortedKeys",
     "check_entries",
     "compress_piece",
+    "copied",
     "count_line_feeds",
     "count_present",
     "cut_bson",

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "SCAN_PROBLEMS",
+    "copied",
     "count_present",
     "describe",
     "find_entry",
@@ -205,6 +206,11 @@ def _check_depth(data: bytes, start: int, end: int, base: int) -> None:
                 raise _too_deep(data, start, base)
         while open_items and not open_items[-1]:
             open_items.pop()
+
+
+def copied(data: memoryview) -> bytes:
+    """Return a copy of bytes in borrowed memory."""
+    return bytes(data)
 
 
 def gather(
