@@ -168,7 +168,7 @@ class _Sorter:
         self._bytes = self._rows = 0
         self._counted = 0  # bytes that the memory limit counts
         # A file of a level was merged of several files of the level before.
-        self._levels: list[list[IO[bytes]]] = [[]]
+        self._levels: list[list[_SortedFile]] = [[]]
         self._worst: tuple[int, int] | None = None  # rank and key of the last wanted document
         self._lock = threading.Lock()
 
@@ -267,10 +267,12 @@ class _Sorter:
         """Write sorted tables to a file of a level."""
         first = next(tables)
         file = tempfile.TemporaryFile(prefix="godb-arrow-sort-")  # noqa: SIM115 (closed by close)
-        self._levels[level].append(file)
+        written = _SortedFile(file)
+        self._levels[level].append(written)
         with pa.ipc.new_stream(file, first.schema) as writer:
             for table in chain((first,), tables):
                 writer.write_table(table.combine_chunks())
+                written.batches += 1
 
     def _merge_level(self, level: int) -> None:
         """Merge the files of a level into one of the next level."""
@@ -315,13 +317,14 @@ class _Sorter:
         for start in range(0, len(order), _ROWS_PER_RUN):
             yield table.take(order.slice(start, _ROWS_PER_RUN))
 
-    def _merged(self, files: Sequence[IO[bytes]]) -> Iterator[pa.Table]:
-        """Merge sorted files: a part of each is in memory."""
-        runs = [_SortedFile(file) for file in files]
+    def _merged(self, runs: Sequence[_SortedFile]) -> Iterator[pa.Table]:
+        """Merge sorted files: a batch of each is in memory."""
+        for run in runs:
+            run.begin()
         merged = 0  # bytes since Arrow returned unused memory
         while runs:
             joined = pa.concat_tables([run.head for run in runs])
-            order = self._order_of(joined).to_numpy()
+            order = self._order_of(joined).to_numpy().astype(np.int64)
             ends = np.cumsum([run.head.num_rows for run in runs])
             places = np.empty(len(order), np.int64)
             places[order] = np.arange(len(order))
@@ -330,13 +333,21 @@ class _Sorter:
                 int(places[end - 1]) for end, run in zip(ends, runs, strict=True) if run.has_more
             ]
             chosen = order[: min(lasts) + 1] if lasts else order
-            table = joined.take(pa.array(chosen))
+            at = np.searchsorted(ends, chosen, "right")
+            counts = np.bincount(at, minlength=len(runs))
+            # Arrow joins all chunks of texts to take a few. The chosen rows begin each head.
+            del joined
+            table = pa.concat_tables(
+                [run.head.slice(0, count) for run, count in zip(runs, counts.tolist(), strict=True)]
+            )
+            before = np.cumsum(counts) - counts - (ends - np.diff(ends, prepend=0))
+            table = table.take(pa.array(chosen + before[at]))
             merged += table.get_total_buffer_size()
             if merged > self._max_bytes:
                 merged = 0
                 self._memory.tidy()
             yield table
-            counts = np.bincount(np.searchsorted(ends, chosen, "right"), minlength=len(runs))
+            del table
             runs = [
                 run for run, count in zip(runs, counts.tolist(), strict=True) if run.skip(count)
             ]
@@ -350,29 +361,51 @@ class _Sorter:
 
 
 class _SortedFile:
-    """File of sorted documents, read batch by batch."""
+    """File of sorted documents, read batch by batch.
+
+    Attributes
+    ----------
+    batches : int
+        Number of batches that are written and not read.
+    head : pyarrow.Table
+        Rows that are read and not skipped.
+    """
+
+    head: pa.Table
 
     def __init__(self, file: IO[bytes]) -> None:
-        file.seek(0)
-        self._batches = iter(pa.ipc.open_stream(file))
-        self.has_more = True
-        self._next: pa.RecordBatch | None = next(self._batches, None)
-        self.head = self._read()
+        self._file = file
+        self.batches = 0
 
-    def _read(self) -> pa.Table:
-        assert self._next is not None
-        head, self._next = pa.Table.from_batches([self._next]), next(self._batches, None)
-        self.has_more = self._next is not None
-        return head
+    @property
+    def has_more(self) -> bool:
+        """Whether the file has rows after the head."""
+        return self.batches > 0
+
+    def begin(self) -> None:
+        """Read the first batch."""
+        self._file.seek(0)
+        self._reader = pa.ipc.open_stream(self._file)
+        self._read()
+
+    def _read(self) -> None:
+        self.batches -= 1
+        self.head = pa.Table.from_batches([self._reader.read_next_batch()])
 
     def skip(self, count: int) -> bool:
         """Skip rows of the head; return whether rows are left."""
         self.head = self.head.slice(count)
         if not self.head.num_rows:
-            if self._next is None:
+            if not self.batches:
                 return False
-            self.head = self._read()
+            del self.head  # before the next one takes memory
+            self._read()
         return True
+
+    def close(self) -> None:
+        """Release memory and the file."""
+        self.head = self._reader = None
+        self._file.close()
 
 
 def _table_of(entries: codec.Entries, columns: dict[str, Any]) -> pa.Table:
