@@ -31,6 +31,7 @@ _MAX_MMAP_THRESHOLD = 32 << 20  # glibc takes no more
 _KEPT_BYTES = 64 << 20  # of each heap
 _LARGE_BUFFER_BYTES = 256 << 10
 _HEAPS = 2
+_CORES_PER_HEAP = 2
 _RUNS_AHEAD = 3  # of a stream that reads ahead
 _STREAMS_DIVISOR = 4  # part of the limit up to which streams read ahead, one in so many
 
@@ -397,9 +398,12 @@ def keep_freed_memory() -> None:
     """Make malloc keep freed memory for the next piece of a file, in the whole process.
 
     By default, memory of this size goes back to the system, which clears each page that it gives
-    again.
+    again. Threads share heaps, because one thread frees what another one allocated.
     """
-    _set_malloc({_MMAP_THRESHOLD: _MAX_MMAP_THRESHOLD, _TRIM_THRESHOLD: _KEPT_BYTES})
+    heaps = max(1, available_cores() // _CORES_PER_HEAP)
+    _set_malloc(
+        {_MMAP_THRESHOLD: _MAX_MMAP_THRESHOLD, _TRIM_THRESHOLD: _KEPT_BYTES, _ARENA_MAX: heaps}
+    )
 
 
 def _set_malloc(options: dict[int, int]) -> None:
