@@ -50,7 +50,7 @@ from godb_arrow.file import locate
 from godb_arrow.query.statistics import covered, decode_statistics, pack_statistics, per_piece
 from godb_arrow.recorded_schema import describe_schema
 
-SECONDS_PER_EXECUTION = 20
+SECONDS_PER_EXECUTION = 20  # of the processor
 MEBIBYTE = 1 << 20
 MAX_GROWTH_MIB = 256  # of the memory of a whole run, whose artefacts have a few KiB
 PIECE_DOCUMENTS = 12
@@ -677,14 +677,19 @@ def peak() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
 
 
+def stop_slow(*_: object) -> None:
+    raise TimeoutError(f"the execution took {SECONDS_PER_EXECUTION} s")
+
+
 def run(name: str, executions: int, seed: int) -> int:
     """Run a target; return the number of faults."""
     prepare()
     target, outcomes, faults = TARGETS[name], Counter[str](), 0
     target(random.Random(0), Counter())
     before = peak()
+    signal.signal(signal.SIGPROF, stop_slow)
     for execution in range(seed, seed + executions):
-        signal.alarm(SECONDS_PER_EXECUTION)
+        signal.setitimer(signal.ITIMER_PROF, SECONDS_PER_EXECUTION)
         try:
             target(random.Random(execution), outcomes)
         except Exception as error:
@@ -693,7 +698,7 @@ def run(name: str, executions: int, seed: int) -> int:
             at = f"{Path(place.filename).name}:{place.lineno}"
             kind = type(error).__name__
             print(f"{name} seed {execution}: {kind} at {at}: {str(error)[:300]!r}", flush=True)
-    signal.alarm(0)
+    signal.setitimer(signal.ITIMER_PROF, 0)
     grown = peak() - before
     print(json.dumps({
         "target": name, "executions": executions, "faults": faults, "grown_mib": grown,
