@@ -110,9 +110,9 @@ def test_a_given_schema_keeps_indexes_and_pruning_of_mappings(
     looked: list[Any] = []
     whole = StoredCollection.runs
 
-    def runs(self: StoredCollection, fields: Any = (), wanted: Any = None) -> Any:
+    def runs(self: StoredCollection, fields: Any = (), wanted: Any = None, **how: bool) -> Any:
         looked.append(None if wanted is None else sum(wanted))
-        return whole(self, fields, wanted)
+        return whole(self, fields, wanted, **how)
 
     with godb_arrow.StorageEngine(tmp_path) as engine:
         collection = engine.create_collection("c")
