@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any
@@ -31,6 +31,8 @@ from godb_arrow.snapshots.sorting import SortedDocuments, sorted_tables
 __all__ = ["Page", "page_after", "sorted_page_after"]
 
 
+_BYTES_PER_ORDERED_ID = 64  # while ids are sorted
+_ORDERED_SHARE = 2  # of the free memory that ordered ids take, one part in so many
 _MAX_SHOWN_ROWS, _MAX_SHOWN_FIELDS, _MAX_CELL = 20, 12, 60
 
 
@@ -115,14 +117,10 @@ def page_after(
         The cursor is invalid.
     """
     after = None if cursor is None else _unpack_cursor(cursor)
-    chosen: list[tuple[str, codec.Entries, int]] = []
-    if condition is None:
+    if condition is None and _may_order_ids(snapshot.base):
         chosen = _next_ids(snapshot, after, limit + 1)
     else:
-        for run, rows in matching(snapshot, condition, indexed):
-            matches = ((run.id(int(row)), run, int(row)) for row in rows)
-            chosen += [match for match in matches if after is None or match[0] > after]
-            chosen = sorted(chosen, key=itemgetter(0))[: limit + 1]
+        chosen = _least_ids(matching(snapshot, condition, indexed), after, limit + 1)
     documents = [load_entry(run, index) for _, run, index in chosen[:limit]]
     more = len(chosen) > limit
     return Page(documents, _pack_cursor(chosen[limit - 1][0]) if more else None)
@@ -205,6 +203,34 @@ def _ordered_ids(base: Base) -> _OrderedIds:
         found = _OrderedIds(ids.take(order), order.to_numpy().astype(np.int64))
         base.hold("ordered ids", found, found.ids.nbytes + found.rows.nbytes)
     return found
+
+
+def _may_order_ids(base: Base) -> bool:
+    """Return whether the ordered ids of a base fit into memory."""
+    is_held = base.view("ordered ids") is not None
+    return is_held or base.count * _BYTES_PER_ORDERED_ID <= base.memory.room // _ORDERED_SHARE
+
+
+def _least_ids(
+    matches: Iterator[tuple[codec.Entries, Any]], after: str | None, count: int
+) -> list[tuple[str, codec.Entries, int]]:
+    """Return the matching entries with the next ids, in order, of which few are in memory."""
+    raw = None if after is None else after.encode("utf-8", "surrogateescape")
+    chosen: list[tuple[str, codec.Entries, int]] = []
+    for run, matching_rows in matches:
+        ids, rows = ids_of(run), np.asarray(matching_rows, np.int64)
+        if len(rows) < len(run):
+            ids = ids.take(pa.array(rows))
+        if raw is not None:
+            later = np.flatnonzero(pc.greater(ids, pa.scalar(raw, ids.type)))
+            ids, rows = ids.take(pa.array(later)), rows[later]
+        if len(rows) > count:
+            rows = rows[np.sort(pc.bottom_k_unstable(ids, count).to_numpy())]
+        if len(rows):
+            few = codec.take(run, rows)  # The run itself is released.
+            chosen += [(few.id(index), few, index) for index in range(len(few))]
+            chosen = sorted(chosen, key=itemgetter(0))[:count]
+    return chosen
 
 
 def _as_py(scalar: Any) -> Any:

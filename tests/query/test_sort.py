@@ -440,3 +440,33 @@ def test_a_later_page_of_an_index_reads_few_documents(
         monkeypatch.setattr("godb_arrow.snapshots.sorting.matching", None)
         last = users.find_page(limit=50, sort="v", cursor=first.cursor)
         assert [document["v"] for document in last.documents] == list(range(50, 100))
+
+
+@pytest.mark.parametrize("part_size", ["1GiB", "8KiB"])
+def test_pages_without_room_for_all_ids_are_the_same(
+    tmp_path: Path, part_size: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = random.Random(4)
+    with StorageEngine(tmp_path, part_size=part_size) as engine:
+        users = engine.create_collection("users")
+        ids = [f"{source.choice('aé€😀Z')}{source.randrange(10_000)}" for _ in range(600)]
+        users.insert_many({"_id": one, "n": at % 3} for at, one in enumerate(dict.fromkeys(ids)))
+        engine.save()
+        users.delete_many({"_id": {"$in": ids[:40]}})
+        users.insert_many({"_id": f"new{number}", "n": 1} for number in range(30))
+
+        def all_pages(filter: Any) -> list[list[str]]:
+            found, cursor = [], None
+            while True:
+                page = users.find_page(filter, limit=37, cursor=cursor)
+                found.append([document["_id"] for document in page.documents])
+                cursor = page.cursor
+                if cursor is None:
+                    return found
+
+        wanted = all_pages(None)
+        assert [*itertools.chain(*wanted)] == sorted(document["_id"] for document in users.find())
+        monkeypatch.setattr("godb_arrow.snapshots.pages._may_order_ids", lambda base: False)
+        assert all_pages(None) == wanted
+        some = [*itertools.chain(*all_pages({"n": 1}))]
+        assert some == sorted(document["_id"] for document in users.find({"n": 1}))
