@@ -411,13 +411,13 @@ def test_pages_of_an_index_are_those_of_all_documents(
     source = random.Random(seed)
     with StorageEngine(tmp_path, part_size=part_size) as engine:
         users = engine.create_collection("users")
-        rows = [{"v": source.choice(_PAGED), "w": "x" * 40} for _ in range(120)]
-        rows += [{"w": 1}] * 3 + [{"v": number} for number in source.sample(range(90), 30)]
+        rows = [{"v": source.choice(_PAGED), "w": "x" * 40} for _ in range(80)]
+        rows += [{"w": 1}] * 3 + [{"v": number} for number in source.sample(range(90), 20)]
         users.insert_many(rows)
         engine.save()
-        users.delete_many({"_id": {"$in": [str(source.randrange(150)) for _ in range(15)]}})
+        users.delete_many({"_id": {"$in": [str(source.randrange(100)) for _ in range(15)]}})
         users.insert_many({"v": source.choice(_PAGED)} for _ in range(9))
-        users.update_many({"_id": {"$in": ["3", "9", "140"]}}, {"$set": {"v": 7}})
+        users.update_many({"_id": {"$in": ["3", "9", "100"]}}, {"$set": {"v": 7}})
         orders: list[Any] = ["v", "-v", [("v", 1, "first")], [("v", -1, "last")]]
         wanted = [
             pages(users, sort, limit) for sort in orders for limit in ([7, 30] if LONG else [9])

@@ -80,8 +80,7 @@ def test_verify_names_a_sparse_file(tmp_path: Path, directory: Path) -> None:
     assert any("sparse" in problem for problem in report.problems), report
 
 
-@pytest.mark.parametrize("ending", [".godb", ".ids"])
-@pytest.mark.parametrize("change", [-1, 1, 4096])
+@pytest.mark.parametrize(("ending", "change"), [(".godb", 4096), (".ids", -1)])
 def test_a_part_has_the_size_that_its_manifest_records(
     tmp_path: Path, directory: Path, ending: str, change: int
 ) -> None:
