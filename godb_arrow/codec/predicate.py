@@ -39,6 +39,7 @@ __all__ = [
     "Predicate",
     "Size",
     "ValueType",
+    "any_of",
     "decimal_digits",
     "exact_number",
     "is_container",
@@ -209,6 +210,20 @@ class Predicate:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Predicate, (self.condition,)
+
+
+def any_of(conditions: tuple[Condition, ...]) -> Condition:
+    """Return a disjunction in which all values of one field are looked up together."""
+    literals: dict[str | None, list[Any]] = {}
+    others: list[Condition] = []
+    for one in conditions:
+        if isinstance(one, OneOf) and not one.contained:
+            literals.setdefault(one.path, []).extend(one.literals)
+        else:
+            others.append(one)
+    joined = (OneOf(path, tuple(found)) for path, found in literals.items())
+    found = (*joined, *others)
+    return found[0] if len(found) == 1 else AnyOf(found)
 
 
 def paths_of(condition: Condition) -> Iterator[str]:

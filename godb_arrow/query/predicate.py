@@ -94,6 +94,7 @@ from godb_arrow.codec.predicate import (
     Predicate,
     Size,
     ValueType,
+    any_of,
     is_container,
     paths_of,
 )
@@ -207,8 +208,8 @@ def _named(name: Any, condition: Any, place: _Place) -> Condition:
 
 _COMBINING: dict[str, Callable[[tuple[Condition, ...]], Condition]] = {
     "$and": AllOf,
-    "$or": AnyOf,
-    "$nor": lambda filters: Not(AnyOf(filters)),
+    "$or": any_of,
+    "$nor": lambda filters: Not(any_of(filters)),
 }
 
 

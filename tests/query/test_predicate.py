@@ -83,6 +83,18 @@ LITERALS = [
 ]  # fmt: skip
 
 
+def test_alternatives_of_one_field_are_looked_up_together() -> None:
+    filters = [{"n": 1}, {"s": "a"}, {"n": {"$in": [2, None]}}, {"n": {"$gt": 5}}]
+    joined = [{"n": {"$in": [1, 2, None]}}, {"s": "a"}, {"n": {"$gt": 5}}]
+    assert compile_filter({"$or": filters}) == compile_filter({"$or": joined})
+    assert compile_filter({"$or": [{"n": 1}, {"n": 2}]}) == compile_filter({"n": [1, 2]})
+    assert compile_filter({"$nor": [{"n": 1}, {"n": 2}]}) == compile_filter({"n": {"$nin": [1, 2]}})
+    rows = [{"n": 1}, {"n": 2}, {}, {"n": 9}, {"s": "a", "n": 4}, {"n": 4}]
+    entries, predicate = entries_of(rows), compile_filter({"$or": filters})
+    for select in (reference.select, native.select):
+        assert select(entries, predicate).tolist() == [0, 1, 2, 3, 4]
+
+
 def test_many_values_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
     source = random.Random(5)
     stored = [one for one in LITERALS if type(one) is not decimal.Decimal and one != 2**70]
