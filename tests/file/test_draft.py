@@ -20,7 +20,7 @@ from godb_arrow.options import ReadOptions
 
 def lines(count: int, fields: int) -> bytes:
     """Return NDJSON of documents that all have some of many fields."""
-    rows = ({f"f{n % fields}": n, "text": "ab" * (n % 50)} for n in range(count))
+    rows = ({f"f{n % fields}": n, "text": "ab" * (n % 500)} for n in range(count))
     return b"".join(json.dumps(row).encode() + b"\n" for row in rows)
 
 
@@ -36,12 +36,12 @@ def test_files_do_not_depend_on_where_parts_are(
 ) -> None:
     """In memory or in a temporary file, also where summaries of the documents are partial."""
     monkeypatch.setattr("godb_arrow.schema.MAX_COLUMNS", max_columns)
-    text = lines(30_000, fields)
+    text = lines(6000, fields)
     files = []
-    for size in (0, 1 << 20, 1 << 30):
+    for size in (1 << 18, 1 << 30):
         monkeypatch.setattr(draft, "_BYTES_IN_MEMORY", size)
         files.append(written(text))
-    assert files[0] == files[1] == files[2]
+    assert files[0] == files[1]
     inferred = locate(files[0], "c", ReadOptions(use_hints=False)).schema()
     assert recorded_schema(files[0]) == inferred
     found = list(godb_arrow.read_documents(files[0]))
@@ -60,7 +60,7 @@ def test_results_that_wait_have_compressed_entries_only(monkeypatch: pytest.Monk
         append(self, encoded)
 
     monkeypatch.setattr(draft.Draft, "_append", noted)
-    written(lines(30_000, 5))
+    written(lines(6000, 5))
     assert any(size for _, size in sizes)
     assert all(bool(chunk) != bool(size) for chunk, size in sizes)
 
@@ -88,22 +88,22 @@ def test_blocks_are_released_before_their_entries_are_compressed(
     monkeypatch.setattr(json_source, "BlockRun", Run)
     monkeypatch.setattr(json_source, "threads", lambda: 1)
     monkeypatch.setattr(draft.Draft, "_prepare", noted)
-    written(lines(30_000, 5))
+    written(lines(6000, 5))
     assert len(alive) > 1
     assert min(alive) == 0
     assert not created
 
 
-@pytest.mark.parametrize("at", [3, 20_000, 29_999])
+@pytest.mark.parametrize("at", [3, 4000, 5999])
 def test_errors_name_lines_after_many_blocks(at: int, tmp_path: Path) -> None:
-    parts = lines(30_000, 5).splitlines(keepends=True)
+    parts = lines(6000, 5).splitlines(keepends=True)
     parts[at] = b'{"\xc3\xa4": 1, x}\n'
     with pytest.raises(godb_arrow.InvalidDocument, match=rf"line {at + 1}, column 10 of lines"):
         written(b"".join(parts))
 
 
 def test_errors_name_columns_after_many_blocks() -> None:
-    text = b"[" + b",".join(lines(30_000, 5).splitlines()) + b", x]"
+    text = b"[" + b",".join(lines(6000, 5).splitlines()) + b", x]"
     column = len(text) - 1
     with pytest.raises(godb_arrow.InvalidDocument, match=f"line 1, column {column} of lines"):
         written(text)
