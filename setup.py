@@ -14,6 +14,7 @@ from setuptools.command.build_ext import build_ext
 # A failing compiler stops the build where the kernel is required, as in CI.
 REQUIRED = os.environ.get("GODB_ARROW_REQUIRE_NATIVE") == "1"
 SANITIZE = os.environ.get("GODB_ARROW_SANITIZE", "")
+SANITIZE_LEVEL = os.environ.get("GODB_ARROW_SANITIZE_LEVEL", "1")  # of optimization
 
 # Python's own flags ask for symbols of a debugger, which take a quarter of the compiler's time.
 flags = ["-std=c++17", "-O3", "-g0", "-fno-plt", "-Wall", "-Wextra", "-Wno-unused-function"]
@@ -23,7 +24,8 @@ if sys.platform == "linux":
     link = ["-Wl,-z,relro", "-Wl,-z,now"]
 if SANITIZE:
     link = [f"-fsanitize={SANITIZE}"]
-    flags = ["-std=c++17", "-O1", "-g1", "-fno-omit-frame-pointer", "-fno-sanitize-recover", *link]
+    flags = ["-std=c++17", f"-O{SANITIZE_LEVEL}", "-g1", "-fno-omit-frame-pointer"]
+    flags += ["-fno-sanitize-recover", *link]
 if os.name == "nt":
     flags, link = ["/std:c++17", "/O2"], []
 
