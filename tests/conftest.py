@@ -6,7 +6,6 @@ import gc
 import os
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import hypothesis
@@ -17,6 +16,8 @@ from support.settings import EXAMPLES, LONG
 from godb_arrow import codec
 
 __all__ = ["faulty"]
+
+_OPEN_FILES = "/proc/self/fd/"
 
 hypothesis.settings.register_profile(
     "short", max_examples=EXAMPLES, deadline=None, derandomize=True, database=None
@@ -33,24 +34,22 @@ def pytest_sessionstart() -> None:
 def pytest_collection_finish() -> None:
     """Keep the garbage collector from the tests that wait: each run would look at all of them."""
     gc.enable()
-    gc.collect()
     gc.freeze()
 
 
 @pytest.fixture(autouse=True)
 def no_leaked_files() -> Iterator[None]:
     """Fail a test that leaves a file open."""
-    folder = Path("/proc/self/fd")
-    if not folder.is_dir():
+    if not os.path.isdir(_OPEN_FILES):
         yield
         return
-    before = _regular_files(folder)
+    before = _regular_files()
     yield
     ends = time.monotonic() + 2
-    while _regular_files(folder) - before and time.monotonic() < ends:
+    while _regular_files() - before and time.monotonic() < ends:
         gc.collect()  # an error that was caught holds what its frames had; threads end soon
         time.sleep(0.02)
-    leaked = _regular_files(folder) - before
+    leaked = _regular_files() - before
     assert not leaked, f"left open: {leaked}"
 
 
@@ -73,11 +72,11 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, tuple[str, ...]]
     return seen
 
 
-def _regular_files(folder: Path) -> set[str]:
+def _regular_files() -> set[str]:
     found = set()
-    for entry in folder.iterdir():
+    for number in os.listdir(_OPEN_FILES):
         try:
-            target = os.readlink(entry)
+            target = os.readlink(_OPEN_FILES + number)
         except OSError:
             continue
         if target.endswith(".godb") or "godb-arrow-" in target:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -84,6 +85,7 @@ def imports(name: str, path: Path, known: dict[str, Path]) -> Iterator[Import]:
                     yield Import(name, target, node.lineno)
 
 
+@functools.cache
 def all_imports() -> list[Import]:
     known = modules()
     return [found for name, path in known.items() for found in imports(name, path, known)]

@@ -7,14 +7,14 @@ import sys
 from pathlib import Path
 
 import pytest
-from support.settings import LONG
+from support.settings import examples
 
 FUZZER = Path(__file__).parent / "fuzz" / "sealed.py"
 
 
 @pytest.mark.parametrize("target", ["file", "parts", "journal", "backup", "flight"])
 def test_readers_are_right_or_refuse(target: str) -> None:
-    count = "20000" if LONG else "150"
+    count = str(examples(100, long=20_000))
     done = subprocess.run(
         [sys.executable, str(FUZZER), target, count], capture_output=True, text=True, check=False
     )

@@ -5,8 +5,6 @@ from __future__ import annotations
 import ast
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).parents[1]
 MAX_FILE_LINES = 600
 MAX_CLASS_LINES = 350  # docstrings not counted
@@ -42,9 +40,10 @@ def faults(text: str) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("path", sources(), ids=lambda path: str(path.relative_to(ROOT)))
-def test_no_file_and_no_class_is_too_long(path: Path) -> None:
-    assert faults(path.read_text()) == []
+def test_no_file_and_no_class_is_too_long() -> None:
+    found = {str(path.relative_to(ROOT)): faults(path.read_text()) for path in sources()}
+    assert len(found) > 100
+    assert {name: what for name, what in found.items() if what} == {}
 
 
 def test_a_class_that_is_too_long_is_found() -> None:

@@ -6,7 +6,6 @@ decoded scanned and unscanned, as they are and damaged.
 
 from __future__ import annotations
 
-import os
 import random
 import sys
 from array import array
@@ -17,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from support.documents import document, packed
+from support.settings import for_seeds
 
 from godb_arrow import GodbError
 from godb_arrow.codec import Entries, UnscannedEntries, pack, plan_columns, reference
@@ -26,7 +26,6 @@ from godb_arrow.schema import DocumentSummary, infer_schema
 sys.path.insert(0, str(Path(__file__).parents[1] / "fuzz"))
 from differential import same
 
-LONG = os.environ.get("GODB_ARROW_LONG") == "1"
 PADDING = bytes(2_000)  # so that no document is near the end of the bytes
 
 native = pytest.importorskip("godb_arrow.codec.native")
@@ -67,7 +66,7 @@ def compare(data: bytes, entries: Entries, plan: Any) -> None:
         assert same(third, other)
 
 
-@pytest.mark.parametrize("seed", range(5_000 if LONG else 80))
+@for_seeds(80, long=5_000)
 def test_blocks_of_documents_are_decoded_like_single_ones(seed: int) -> None:
     rng = random.Random(seed)
     kinds = [document(rng) for _ in range(rng.choice([1, 1, 2, 30]))]
@@ -90,7 +89,7 @@ def test_blocks_of_documents_are_decoded_like_single_ones(seed: int) -> None:
         compare(data, entries, plan_columns(schema, on_mismatch="null"))
 
 
-@pytest.mark.parametrize("seed", range(5_000 if LONG else 60))
+@for_seeds(60, long=5_000)
 def test_damaged_blocks_are_refused_like_single_documents(seed: int) -> None:
     rng = random.Random(seed)
     kind = document(rng)

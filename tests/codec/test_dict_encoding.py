@@ -20,6 +20,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.settings import examples
 from support.strategies import odd_keys, scalars, texts, timestamps
 
 from godb_arrow import GodbError, InvalidDocument, StorageEngine, codec, read_documents, write_godb
@@ -125,7 +126,7 @@ values = st.recursive(
 )  # fmt: skip
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60, long=3000))
 @given(st.dictionaries(st.one_of(odd_keys, st.text(max_size=40)), values, max_size=6))
 def test_dicts_become_the_same_bytes(document: dict[Any, Any]) -> None:
     assert outcome(native, document) == outcome(reference, document)

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.settings import examples
 from support.strategies import raw_values
 
 from godb_arrow import CorruptFile, LimitExceeded, codec
@@ -49,7 +50,7 @@ names = st.sampled_from(["a", "b", "c", "_id", "é", "k" * 31, "k" * 32, "d" * 3
 maps = st.dictionaries(names, raw_values, max_size=5)
 
 
-@settings(max_examples=50)
+@settings(max_examples=examples(50, long=3000))
 @given(st.lists(maps, max_size=6), st.randoms(use_true_random=False))
 def test_documents_are_the_same_dicts(documents: list[Any], rng: random.Random) -> None:
     documents += [dict(rng.sample(list(one.items()), len(one))) for one in documents] * 2

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import sys
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from support.documents import Pairs, document, packed
+from support.settings import for_seeds
 
 import godb_arrow
 from godb_arrow import GodbError
@@ -23,7 +23,6 @@ from godb_arrow.schema import DocumentSummary, infer_schema
 sys.path.insert(0, str(Path(__file__).parents[1] / "fuzz"))
 from differential import same
 
-LONG = os.environ.get("GODB_ARROW_LONG") == "1"
 DOCUMENTS = 400
 
 native = pytest.importorskip("godb_arrow.codec.native")
@@ -42,7 +41,7 @@ def inferred(entries: Any) -> pa.Schema:
     return infer_schema(summary)
 
 
-@pytest.mark.parametrize("seed", range(20_000 if LONG else 300))
+@for_seeds(300, long=20_000)
 def test_documents_that_fit_a_guessed_schema_do_not_change_it(seed: int) -> None:
     rng = random.Random(seed)
     kind = document(rng, rng.choice([0, 0, 3]))

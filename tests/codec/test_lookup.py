@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.settings import LONG
+from support.settings import examples
 
 from godb_arrow import codec
 from godb_arrow.codec.field_values import parts_of
@@ -70,7 +70,7 @@ def keys_of(module: Any, field: str, chunks: list[codec.Entries]) -> Any:
     return builder.keys()
 
 
-@settings(max_examples=3000 if LONG else 200)
+@settings(max_examples=examples(200, long=3000))
 @given(DOCUMENTS, PATHS, st.lists(st.tuples(SCALARS, SCALARS), max_size=3))
 def test_both_codecs_have_the_same_keys(
     documents: list[dict[str, Any]], field: str, ranges: list[Any]
@@ -90,7 +90,7 @@ def test_both_codecs_have_the_same_keys(
         assert pure.count([one]) == kernel.count([one]), one
 
 
-@settings(max_examples=2000 if LONG else 150)
+@settings(max_examples=examples(150, long=2000))
 @given(st.lists(DOCUMENTS, min_size=1, max_size=3), PATHS, st.randoms(use_true_random=False))
 def test_merged_keys_are_those_of_all_documents(
     files: list[list[dict[str, Any]]], field: str, chance: Any
@@ -112,7 +112,7 @@ def test_merged_keys_are_those_of_all_documents(
         assert merged.has_lists >= whole.has_lists
 
 
-@settings(max_examples=6000 if LONG else 300)
+@settings(max_examples=examples(300, long=6000))
 @given(DOCUMENTS, FILTERS, st.integers(-1, 4))
 def test_a_filter_in_one_step_is_the_compiled_one(
     documents: list[dict[str, Any]], filter: dict[str, Any], limit: int
@@ -171,7 +171,7 @@ def test_the_first_rows_of_many_are_found_without_sorting_them() -> None:
     assert query.search(located, (flags,), (), (), 0, 3_000, -1) is None, "too many to be tested"
 
 
-@settings(max_examples=300 if LONG else 50)
+@settings(max_examples=examples(50, long=300))
 @given(st.lists(st.text(max_size=20), max_size=40), st.lists(st.text(max_size=20), max_size=5))
 def test_documents_are_found_by_id(ids: list[str], others: list[str]) -> None:
     ids = [one.encode("utf-8", "replace").decode() for one in ids]
@@ -197,7 +197,7 @@ def test_documents_are_found_by_id(ids: list[str], others: list[str]) -> None:
                 )
 
 
-@settings(max_examples=1000 if LONG else 100)
+@settings(max_examples=examples(100, long=1000))
 @given(DOCUMENTS)
 def test_found_entries_become_the_dicts_of_a_run(documents: list[dict[str, Any]]) -> None:
     entries = entries_of(documents)

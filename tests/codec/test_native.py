@@ -18,6 +18,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from support.settings import examples, for_seeds
 from support.strategies import raw_values, tables
 
 from godb_arrow import CorruptFile, GodbError, codec
@@ -36,8 +37,6 @@ from godb_arrow.schema import DocumentSummary, FieldSummary, Kind, infer_schema,
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "fuzz"))
 from differential import same
-
-LONG = os.environ.get("GODB_ARROW_LONG") == "1"
 
 native = pytest.importorskip("godb_arrow.codec.native")
 
@@ -449,7 +448,7 @@ def repeating(rng: random.Random, depth: int = 0) -> bytes:
     return b"\xde" + len(pairs).to_bytes(2, "big") + b"".join(pairs)
 
 
-@pytest.mark.parametrize("seed", range(20_000 if LONG else 300))
+@for_seeds(300, long=20_000)
 def test_of_equal_keys_the_last_decides_also_about_failures(seed: int) -> None:
     rng = random.Random(seed)
     data = b"".join(pack(f"d{n}") + repeating(rng) for n in range(rng.randrange(1, 5)))
@@ -471,7 +470,7 @@ def test_of_equal_keys_the_last_decides_also_about_failures(seed: int) -> None:
 
 
 @given(st.integers(0, 2**64 - 1).map(lambda bits: bits.to_bytes(8, "big")))
-@settings(max_examples=300)
+@settings(max_examples=examples(300, long=3000))
 def test_floats_have_the_text_that_python_gives_them(bits: bytes) -> None:
     data = pack("d0") + b"\x81\xa1a\xcb" + bits
     entries = Entries(data, array("q", [0, 3, len(data)]), 0)
@@ -528,7 +527,7 @@ def alike(rng: random.Random) -> list[dict[Any, Any]]:
     return documents
 
 
-@pytest.mark.parametrize("seed", range(20_000 if LONG else 400))
+@for_seeds(400, long=20_000)
 def test_places_that_were_noted_give_what_looking_for_fields_gives(seed: int) -> None:
     rng = random.Random(seed)
     documents = alike(rng)
@@ -594,7 +593,7 @@ def measured_of(data: bytes, sizes: list[int]) -> MeasuredEntries:
     return MeasuredEntries(data, np.cumsum([0, *sizes]), 0, found)
 
 
-@pytest.mark.parametrize("seed", range(20_000 if LONG else 400))
+@for_seeds(400, long=20_000)
 def test_fronts_give_what_whole_documents_give(seed: int) -> None:
     rng = random.Random(seed)
     documents = [*alike(rng), *({"z": "x" * 300} for _ in range(30))]  # none is near the end

@@ -13,7 +13,7 @@ from typing import Any
 import msgpack
 import numpy as np
 import pytest
-from support.settings import LONG
+from support.settings import LONG, examples
 
 from godb_arrow import codec
 from godb_arrow.codec.reference import patch as reference
@@ -21,7 +21,7 @@ from godb_arrow.errors import GodbError
 from godb_arrow.query.update import Update
 from godb_arrow.snapshots.entry_runs import scan
 
-ROUNDS = 40_000 if LONG else 3000
+ROUNDS = examples(3000, long=40_000)
 NAMES = ["a", "b", "c", "a.b", "b.c", "a.b.c", "_ids", "x" * 40, "é", "0"]
 AT = dt.datetime(2024, 1, 1, tzinfo=dt.UTC)
 NUMBERS = [

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from support.settings import LONG
+from support.settings import examples
 
 from godb_arrow import GodbError, codec
 from godb_arrow.codec.reference import bsonread as reference
@@ -23,7 +23,7 @@ bson = pytest.importorskip("bson")
 native = pytest.importorskip("godb_arrow.codec.native")
 etl = pytest.importorskip("godb_arrow.connectors.etl.bson")
 
-CASES = 20_000 if LONG else 300
+CASES = examples(300, long=20_000)
 OPTIONS = bson.codec_options.CodecOptions(
     uuid_representation=bson.binary.UuidRepresentation.STANDARD
 )

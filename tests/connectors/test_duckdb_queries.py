@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from support.settings import LONG
+from support.settings import examples
 
 import godb_arrow
 from godb_arrow import StorageEngine
@@ -19,7 +19,7 @@ duckdb = pytest.importorskip("duckdb")
 from godb_arrow.connectors import duckdb as adapter  # noqa: E402
 
 ROWS = 300
-QUERIES = 5_000 if LONG else 60
+QUERIES = examples(60, long=5_000)
 
 NUMBERS = ("n", "u", "x", "f", "d")
 """Columns of numbers, which aggregates and comparisons with numbers use."""

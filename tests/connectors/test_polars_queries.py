@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from support.arrow_types import SCALARS
-from support.settings import LONG
+from support.settings import examples
 
 import godb_arrow
 from godb_arrow import StorageEngine, TypeMismatch
@@ -24,7 +24,7 @@ from polars.testing import assert_frame_equal  # noqa: E402
 from godb_arrow.connectors import polars as adapter  # noqa: E402
 
 ROWS = 400
-QUERIES = 5_000 if LONG else 250
+QUERIES = examples(250, long=5_000)
 
 
 @pytest.fixture(scope="module")

@@ -21,6 +21,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.engines import crash
+from support.settings import examples
 
 import godb_arrow
 from godb_arrow import CollectionState, OptionWarning, StorageEngine
@@ -50,7 +51,9 @@ def people(engine: StorageEngine) -> godb_arrow.Collection:
 
 @given(name=st.text(min_size=1, max_size=80).filter(lambda name: len(name.encode()) <= 255))
 @settings(
-    suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    max_examples=examples(60, long=3000),
+    deadline=None,
 )
 def test_any_name_stays_in_the_directory_and_comes_back(
     name: str, tmp_path_factory: pytest.TempPathFactory

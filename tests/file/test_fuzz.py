@@ -8,13 +8,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from support.settings import LONG
+from support.settings import examples
 
 PROGRAM = Path(__file__).parents[1] / "fuzz" / "mutate.py"
 
 
 def test_damaged_files_never_crash_hang_or_take_memory() -> None:
-    count = 100_000 if LONG else 4_000
+    count = examples(3_000, long=100_000)
     done = subprocess.run(
         [sys.executable, str(PROGRAM), str(count), "7"],
         capture_output=True,
@@ -31,7 +31,7 @@ def test_damaged_files_never_crash_hang_or_take_memory() -> None:
 
 def test_the_two_codecs_agree_on_damaged_documents() -> None:
     pytest.importorskip("godb_arrow.codec.native")
-    count = 100_000 if LONG else 3_000
+    count = examples(2_000, long=100_000)
     program = PROGRAM.with_name("differential.py")
     done = subprocess.run(
         [sys.executable, str(program), str(count), "3"], capture_output=True, text=True, check=False

@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
-from support.settings import LONG
+from support.settings import examples
 
 import godb_arrow
 from godb_arrow import StorageEngine
@@ -75,7 +75,7 @@ def test_expressions_find_what_arrow_finds_in_the_full_table(tmp_path: Path) -> 
         engine.save()
         collection.insert_many(rows(chance, 5))
         full = collection.to_arrow()
-        for _ in range(2000 if LONG else 150):
+        for _ in range(examples(150, long=2000)):
             filter, typed = expressions(chance, 2)
             expected = sorted(full.filter(typed).column("_id").to_pylist())
             found = collection.to_arrow(["_id"], filter).column("_id").to_pylist()

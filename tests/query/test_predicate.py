@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import filter_model
 from support.filters import dense_case, documents, entries_of, filters
-from support.settings import LONG
+from support.settings import examples
 from support.strategies import odd_keys, values
 
 import godb_arrow
@@ -35,7 +35,7 @@ def expected(entries: Entries, filter: dict[str, Any]) -> list[int]:
     return [i for i, one in enumerate(documents) if filter_model.matches(one, filter)]
 
 
-@settings(max_examples=10_000 if LONG else 400)
+@settings(max_examples=examples(400, long=10_000))
 @given(st.lists(documents, max_size=6), filters())
 def test_both_codecs_find_what_the_model_finds(
     rows: list[dict[str, Any]], filter: dict[str, Any]
@@ -68,7 +68,7 @@ def test_integers_of_every_form_beside_fractions(operator: str) -> None:
 
 
 def test_dense_cases() -> None:
-    for number in range(200_000 if LONG else 2500):
+    for number in range(examples(2500, long=200_000)):
         rows, filter = dense_case(number)
         entries = entries_of(rows)
         predicate = compile_filter(filter)

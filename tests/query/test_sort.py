@@ -13,7 +13,7 @@ import msgpack
 import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
-from support.settings import LONG
+from support.settings import LONG, examples
 
 import godb_arrow
 from godb_arrow import StorageEngine
@@ -96,7 +96,7 @@ def stored(documents: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{k: v for k, v in one.items() if v is not ABSENT} for one in documents]
 
 
-@settings(max_examples=1000 if LONG else 25, deadline=None, phases=PHASES)
+@settings(max_examples=examples(25, long=1000), deadline=None, phases=PHASES)
 @given(st.lists(st.tuples(VALUES, VALUES), max_size=25), st.sampled_from(SORTS), st.data())
 def test_documents_sort_as_their_values(rows: list[Any], sort: Any, data: Any) -> None:
     import tempfile

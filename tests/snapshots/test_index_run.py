@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support import handmade
-from support.settings import LONG
+from support.settings import LONG, examples
 
 import godb_arrow
 from godb_arrow import StorageEngine, codec
@@ -68,7 +68,7 @@ def entries_of(documents: list[dict[str, Any]]) -> codec.Entries:
     return codec.scan_entries(packed, 0, len(documents), len(packed) + 1, 0)
 
 
-@settings(max_examples=3000 if LONG else 200)
+@settings(max_examples=examples(200, long=3000))
 @given(DOCUMENTS, FIELDS, FILTERS)
 def test_no_matching_document_is_missing(
     documents: list[dict[str, Any]], field: str, condition: dict[str, Any]
@@ -91,7 +91,7 @@ def candidates(keys: Any, ranges: Any) -> list[int]:
     return list(rows.tolist())
 
 
-@settings(max_examples=100)
+@settings(max_examples=examples(100, long=3000))
 @given(st.lists(DOCUMENTS, min_size=1, max_size=3), FIELDS)
 def test_a_run_of_several_chunks_is_the_run_of_all(
     chunks: list[list[dict[str, Any]]], field: str
@@ -102,7 +102,7 @@ def test_a_run_of_several_chunks_is_the_run_of_all(
 
 
 @settings(
-    max_examples=400 if LONG else 30,
+    max_examples=examples(30, long=400),
     suppress_health_check=[HealthCheck.function_scoped_fixture],
     deadline=None,
 )

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support import filter_model
-from support.settings import LONG
+from support.settings import examples
 
 from godb_arrow import StorageEngine, codec
 from godb_arrow.engine.collection import Collection
@@ -70,7 +70,7 @@ def check(collection: Collection, condition: dict[str, Any]) -> None:
 
 
 @settings(
-    max_examples=300 if LONG else 25,
+    max_examples=examples(25, long=300),
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
