@@ -47,12 +47,33 @@ def test_its_prose_follows_the_rules(name: str) -> None:
     assert [*_faults_of_prose(text, 1), *_banned(_paragraphs(text, 1))] == []
 
 
-@pytest.mark.parametrize("name", NOTEBOOKS)
-def test_it_runs(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "names",
+    [[name] for name in NOTEBOOKS] if LONG else [NOTEBOOKS[::2], NOTEBOOKS[1::2]],
+    ids=" ".join,
+)
+def test_they_run(names: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several in one process, which takes longer to start than most notebooks."""
     nbclient = pytest.importorskip("nbclient")
     for needed in ("ipykernel", "matplotlib", "duckdb", "polars", "moto", "s3fs", "deltalake"):
         pytest.importorskip(needed)
+    from jupyter_client.manager import KernelManager
+    from nbformat import v4
+
     monkeypatch.setenv("GODB_ARROW_NOTEBOOK_SCALE", "1" if LONG else "0.05")
     monkeypatch.setenv("PYTHONWARNINGS", "ignore")
-    resources = {"metadata": {"path": str(FOLDER)}}
-    nbclient.NotebookClient(read(name), timeout=600, resources=resources).execute()
+    kernel = KernelManager(kernel_name="python3")
+    kernel.start_kernel(cwd=str(FOLDER))
+    try:
+        for name in names:
+            notebook = read(name)
+            notebook.cells.insert(0, v4.new_code_cell("%reset -f"))
+            client = nbclient.NotebookClient(notebook, km=kernel, timeout=600)
+            try:
+                client.execute()
+            except nbclient.exceptions.CellExecutionError as error:
+                error.add_note(f"in {name}")
+                raise
+            client.kc.stop_channels()
+    finally:
+        kernel.shutdown_kernel(now=True)
