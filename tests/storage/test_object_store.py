@@ -269,27 +269,27 @@ def names_in(folder: str) -> list[str]:
 def test_a_collection_of_several_files(folder: str, tmp_path: Path) -> None:
     with StorageEngine(folder, **PARTS) as engine:
         numbers = engine.create_collection("numbers")
-        for first in range(0, 4000, 1000):
-            numbers.insert_many(table(first, 1000))
+        for first in range(0, 1600, 400):
+            numbers.insert_many(table(first, 400))
             engine.save()
         assert names_in(folder) == ["numbers.parts"]
         numbers.update("1", {"n": -1})
-        numbers.delete_many(pc.field("n") >= 3990)
+        numbers.delete_many(pc.field("n") >= 1590)
         engine.save()
     with StorageEngine(folder, **PARTS, max_memory="1MiB") as engine:
         numbers = engine["numbers"]
-        assert len(numbers) == 3990 and numbers.get("1")["n"] == -1
-        found = numbers.explain(pc.field("n") == 2500)
+        assert len(numbers) == 1590 and numbers.get("1")["n"] == -1
+        found = numbers.explain(pc.field("n") == 900)
         assert found.parts > found.parts_read
-        assert numbers.find({"n": 2500})[0]["_id"] == "2501"
-        numbers.insert_many({"n": n, "text": "x" * 300} for n in range(5000, 9000))  # a bulk
+        assert numbers.find({"n": 900})[0]["_id"] == "901"
+        numbers.insert_many({"n": n, "text": "x" * 1200} for n in range(5000, 6000))  # a bulk
         before = numbers.versions()[-1].version
         numbers.delete_many(pc.field("n") >= 5000)
         engine.save()
-        assert len(numbers) == 3990
+        assert len(numbers) == 1590
         numbers.compact(thorough=True)
         numbers.restore(numbers.versions()[-1].version)
-        assert len(numbers.at_version(numbers.versions()[-1].version)) == 3990
+        assert len(numbers.at_version(numbers.versions()[-1].version)) == 1590
         assert before < numbers.versions()[-1].version
         engine.rename_collection("numbers", "renamed")
         engine.save()
@@ -298,7 +298,7 @@ def test_a_collection_of_several_files(folder: str, tmp_path: Path) -> None:
         assert engine.backup(tmp_path / "backups").files > 4
     godb_arrow.restore_backup(tmp_path / "backups", tmp_path / "local")
     with StorageEngine(tmp_path / "local", read_only=True) as engine:
-        assert engine.count("renamed") == 3990
+        assert engine.count("renamed") == 1590
     with StorageEngine(folder, **PARTS) as engine:
         engine.pack("renamed")
         assert names_in(folder) == ["renamed.godb"]
@@ -381,7 +381,7 @@ def test_an_upload_of_a_part_that_fails(faulty: Faulty) -> None:
         for fault in faults if LONG else [faults[number % 2]]:
             folder = f"s3://parts-faults/{number}-{fault[:4]}"
             with StorageEngine(folder, **PARTS) as engine:
-                engine.create_collection("c").insert_many(table(0, 3000))
+                engine.create_collection("c").insert_many(table(0, 600))
             engine = StorageEngine(folder, **PARTS)
             engine.insert("c", {"n": -1})
             left = [number]
@@ -400,11 +400,11 @@ def test_an_upload_of_a_part_that_fails(faulty: Faulty) -> None:
             assert not left
             faulty.fault = lambda *_: None
             with StorageEngine(folder, read_only=True) as reader:
-                assert reader.count("c") in (3000, 3001)
+                assert reader.count("c") in (600, 601)
             engine.save()
             engine.close()
             with StorageEngine(folder, read_only=True) as reader:
-                assert reader.count("c") == 3001
+                assert reader.count("c") == 601
                 assert [one["n"] for one in reader.find_all("c")].count(-1) == 1
 
 
