@@ -53,7 +53,7 @@ OPERATIONS: dict[str, Callable[[StorageEngine], Any]] = {
 @pytest.mark.usefixtures("disk")
 def test_an_operation_calls_as_much_beside_many_collections(operation: str, tmp_path: Path) -> None:
     counts = []
-    for collections in (10, 1000 if LONG else 150):
+    for collections in (10, 1000 if LONG else 80):
         with StorageEngine(tmp_path / str(collections)) as engine:
             for number in range(collections):
                 engine.create_collection(f"c{number}").insert({"v": 1})

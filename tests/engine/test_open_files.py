@@ -56,8 +56,9 @@ from godb_arrow import StorageEngine
 folder, parts = sys.argv[1], int(sys.argv[2])
 with StorageEngine(folder, read_only=sys.argv[3] == "True") as engine:
     names = [name for name in engine.collections() if name != "parts"]
+    few = names[:100]
     for _ in range(2):
-        for name in names:
+        for name in few:
             assert [one["n"] for one in engine[name]] == [int(name[1:])]
         streams = [engine["parts"].find_all_stream() for _ in range(3)]
         for _ in range(parts):
@@ -67,10 +68,10 @@ with StorageEngine(folder, read_only=sys.argv[3] == "True") as engine:
         assert engine.to_arrow("parts", ["n"]).num_rows == parts
         assert engine["parts"].get("9")["n"] == 8
         assert [info.documents for info in engine.infos()] == [1] * len(names) + [parts]
-paths = [os.path.join(folder, "collections", f"{name}.godb") for name in names]
+paths = [os.path.join(folder, "collections", f"{name}.godb") for name in few]
 handles = [godb_arrow.open_godb(path) for path in paths]
 for _ in range(2):
-    for name, handle in zip(names, handles, strict=True):
+    for name, handle in zip(few, handles, strict=True):
         assert len(handle) == 1 and handle.get("1")["n"] == int(name[1:])
 """
 
