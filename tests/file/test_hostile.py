@@ -348,7 +348,7 @@ def test_one_document_with_many_fields_makes_batches_of_fewer_rows(
     if state == "file":
         source = io.BytesIO()
         godb_arrow.write_godb(documents, source, "c")
-        batches = list(godb_arrow.scan_godb(source.getvalue(), filter=filter, batch_bytes=1 << 19))
+        batches = list(godb_arrow.scan_godb(source.getvalue(), filter=filter, batch_bytes=1 << 20))
     else:
         with StorageEngine(tmp_path) as engine:
             collection = engine.create_collection("c")
@@ -360,13 +360,13 @@ def test_one_document_with_many_fields_makes_batches_of_fewer_rows(
                 collection.delete_many({"_id": gone})
                 expected = [one for one in expected if one not in set(gone)]
             for _ in range(2):  # The second reading finds views.
-                batches = list(collection.stream(filter=filter, batch_bytes=1 << 19))
+                batches = list(collection.stream(filter=filter, batch_bytes=1 << 20))
                 if filter is None:
                     assert sorted(_ids(batches)) == sorted(expected)
     assert sorted(_ids(batches)) == sorted(expected)
     if filter is None:
         assert len(batches) > 2
-        assert max(batch.num_rows * batch.num_columns for batch in batches) <= 1 << 19
+        assert max(batch.num_rows * batch.num_columns for batch in batches) <= 1 << 20
         row = pa.Table.from_batches(batches).filter(pc.field("_id") == "wide").to_pylist()
         assert row == documents[:1]
 
