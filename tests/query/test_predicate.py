@@ -102,7 +102,7 @@ def test_many_values_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
     def some(most: int) -> list[Any]:
         return source.sample(stored, most)
 
-    for number in range(4_000 if LONG else 200):
+    for number in range(examples(200, long=4_000)):
         monkeypatch.setattr(
             "godb_arrow.codec.native.programs._MIN_JOINED", source.choice([1, 3, 9])
         )
@@ -134,7 +134,7 @@ def test_many_values_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_dense_cases_with_joined_values(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("godb_arrow.codec.native.programs._MIN_JOINED", 1)
-    for number in range(200_000 if LONG else 500):
+    for number in range(examples(500, long=200_000)):
         rows, filter = dense_case(number)
         entries = entries_of(rows)
         predicate = compile_filter(filter)
