@@ -32,6 +32,7 @@ __all__ = [
     "categories_in",
     "category_array",
     "describe_schema",
+    "is_named",
     "restore_schema",
     "with_categories",
     "with_notes",
@@ -86,8 +87,15 @@ def _made(name: str) -> Callable[..., pa.DataType]:
     return make
 
 
-def _is(name: str, data_type: pa.DataType) -> bool:
-    return bool(getattr(pa.types, f"is_{name}")(data_type))
+def is_named(data_type: pa.DataType, *names: str) -> bool:
+    """Return whether a type is one of those that Arrow's tests have these names for.
+
+    Examples
+    --------
+    >>> is_named(pa.int8(), "string", "signed_integer")
+    True
+    """
+    return any(getattr(pa.types, f"is_{name}")(data_type) for name in names)
 
 
 @functools.cache
@@ -170,7 +178,7 @@ def _describe_scalar(data_type: pa.DataType, level: int) -> Description:
     if types.is_duration(data_type):
         return {"type": "duration", "unit": data_type.unit}
     for name in _DECIMALS:
-        if _is(name, data_type):
+        if is_named(data_type, name):
             precision, scale = data_type.precision, data_type.scale
             return {"type": name, "precision": precision, "scale": scale}
     if types.is_fixed_size_binary(data_type):
@@ -210,7 +218,7 @@ def _describe_nested(data_type: pa.DataType, level: int) -> Description | None:
             return {"type": "list", "item": item}
         return {"type": "fixed_size_list", "size": data_type.list_size, "item": item}
     for name in _LISTS:
-        if _is(name, data_type):
+        if is_named(data_type, name):
             return {"type": name, "item": _describe_field(data_type.value_field, level)}
     return None
 

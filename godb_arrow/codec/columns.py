@@ -8,7 +8,7 @@ dictionaries, extension types and so on. Both codecs share it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import IntEnum
 
@@ -18,7 +18,7 @@ from godb_arrow.arrow_compute import pc
 from godb_arrow.codec.exact import checked
 from godb_arrow.errors import UnsupportedType
 from godb_arrow.options import OnMismatch
-from godb_arrow.recorded_schema import category_array
+from godb_arrow.recorded_schema import category_array, is_named
 from godb_arrow.schema import NANOSECONDS_PER_SECOND, is_json, rounded_fields
 
 __all__ = [
@@ -121,11 +121,6 @@ _BINARIES = ("binary", "large_binary", "binary_view", "fixed_size_binary")
 _LISTS = ("list", "large_list", "fixed_size_list", "list_view", "large_list_view")
 
 
-def _is(data_type: pa.DataType, names: Iterable[str]) -> bool:
-    """Return whether a type is one of those that Arrow tests by these names."""
-    return any(getattr(pa.types, f"is_{name}")(data_type) for name in names)
-
-
 def plan_columns(
     schema: pa.Schema,
     *,
@@ -205,7 +200,7 @@ def _plan(
     scalar = _plan_scalar(name, target)
     if scalar is not None:
         return scalar
-    if _is(target, _LISTS):
+    if is_named(target, *_LISTS):
         item = _plan("item", target.value_type, f"{path}[]")
         core_type = pa.list_(item.core_type)
         return ColumnPlan(
@@ -215,7 +210,7 @@ def _plan(
         children = tuple(_plan_field(child, f"{path}.{child.name}") for child in target)
         core_type = pa.struct([pa.field(child.name, child.core_type) for child in children])
         return ColumnPlan(name, Core.STRUCT, core_type, target, children=children)
-    if types.is_map(target) and _is(target.key_type, _STRINGS):
+    if types.is_map(target) and is_named(target.key_type, *_STRINGS):
         item = _plan("value", target.item_type, f"{path}.*")
         core_type = pa.map_(pa.string(), item.core_type)
         return ColumnPlan(name, Core.MAP, core_type, target, children=(item,))
@@ -235,13 +230,13 @@ def _plan_scalar(name: str, target: pa.DataType) -> ColumnPlan | None:
         return ColumnPlan(name, Core.BOOL, target, target)
     if types.is_uint64(target):
         return ColumnPlan(name, Core.UINT64, target, target)
-    if _is(target, _INT64):
+    if is_named(target, *_INT64):
         return ColumnPlan(name, Core.INT64, pa.int64(), target, convert=cast)
     if types.is_floating(target):
         return ColumnPlan(name, Core.FLOAT64, pa.float64(), target, convert=cast)
-    if _is(target, _STRINGS):
+    if is_named(target, *_STRINGS):
         return ColumnPlan(name, Core.STRING, pa.string(), target, convert=cast)
-    if _is(target, _BINARIES):
+    if is_named(target, *_BINARIES):
         return ColumnPlan(name, Core.BINARY, pa.binary(), target, convert=cast)
     if types.is_timestamp(target):
         return ColumnPlan(name, Core.TIMESTAMP, target, target, unit=UNITS[target.unit])

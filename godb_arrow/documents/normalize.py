@@ -25,6 +25,7 @@ import pyarrow as pa
 from godb_arrow.arrow_compute import pc
 from godb_arrow.codec.wire import list_offsets
 from godb_arrow.errors import UnsupportedType
+from godb_arrow.recorded_schema import is_named
 from godb_arrow.schema import is_json
 
 __all__ = [
@@ -163,7 +164,7 @@ def _is_normal(kind: pa.DataType) -> bool:
         return all(_is_normal(child.type) for child in kind)
     if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
         return _is_normal(kind.value_type)
-    return not any(getattr(types, f"is_{name}")(kind) for name in _CONVERTED)
+    return not is_named(kind, *_CONVERTED)
 
 
 def _field(field: pa.Field) -> pa.Field:

@@ -64,10 +64,7 @@ def rows_of(data: Any, id_column: str | None) -> Rows:
         check_polars(data)
     elif hasattr(data, "__arrow_c_array__") and not hasattr(data, "__arrow_c_stream__"):
         data = _imported(pa.record_batch, data)
-    has_stream = hasattr(data, "__arrow_c_stream__")
-    if (has_stream or hasattr(data, "__arrow_c_array__")) and isinstance(
-        data, (pa.RecordBatch, pa.Table)
-    ):
+    if isinstance(data, (pa.RecordBatch, pa.Table)):
         table = pa.Table.from_batches([data]) if isinstance(data, pa.RecordBatch) else data
         table = normalize_table(table)
         if any(pa.types.is_dictionary(kind) for kind in table.schema.types):
