@@ -178,7 +178,8 @@ class CollectionPieces:
     def is_right(self, stream: BinaryIO) -> bool:
         """Return whether the collection begins at its first piece, with this number of documents.
 
-        The bytes before a collection are its name and the number of its documents.
+        The bytes before a collection are its name and the number of its documents. Collections
+        without documents may come before.
         """
         first = len(self.before) == 1
         expected = _packed_head(self.name, self.count)
@@ -190,7 +191,8 @@ class CollectionPieces:
             head = self.compression.decode_pieces(window.data, window.pieces)
         except CorruptFile:
             return False
-        return _after_collections_head(head) == expected if first else head == expected
+        own = _after_collections_head(head) if first else head
+        return own is not None and _after_empty(own, len(expected)) == expected
 
     def rows(self) -> list[int]:
         """Return the row of each piece's first document, followed by the number of rows."""
@@ -461,3 +463,16 @@ def _after_collections_head(body: bytes) -> bytes | None:
     except (*UNUSABLE, msgpack.OutOfData):
         pass
     return None
+
+
+def _after_empty(body: bytes, size: int) -> bytes | None:
+    """Return the last bytes of a body, if only collections without documents come before."""
+    unpacker = msgpack.Unpacker(raw=False, unicode_errors="surrogateescape", max_buffer_size=0)
+    unpacker.feed(body)
+    try:
+        while unpacker.tell() < len(body) - size:
+            if not isinstance(unpacker.unpack(), str) or unpacker.read_map_header():
+                return None
+    except (*UNUSABLE, msgpack.OutOfData):
+        return None
+    return body[unpacker.tell() :]

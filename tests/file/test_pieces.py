@@ -37,6 +37,7 @@ from godb_arrow.file.piece_index import (
     PieceIndex,
     read_piece_index,
 )
+from godb_arrow.file.pieces import _after_empty
 from godb_arrow.file.writer import CollectionData, write_file
 from godb_arrow.options import ReadOptions
 from godb_arrow.query.filters import RowFilter
@@ -602,10 +603,33 @@ def test_files_that_only_read(file: Path) -> None:
         assert found.equals(godb_arrow.read_table(file, "second", **query))
 
 
-@pytest.mark.xfail(strict=True, reason="empty_collection_before_pieces")
 def test_an_empty_collection_before_a_large_one_keeps_its_pieces(tmp_path: Path) -> None:
     path = tmp_path / "file.godb"
     godb_arrow.write_godb([], path, "empty")
     godb_arrow.write_godb(table(), path, "large")
     assert not verify_godb(path).problems
     assert godb_arrow.open_godb(path, "large").explain(pc.field("at") == 5).pieces_read == 1
+
+
+@pytest.mark.parametrize(
+    ("before", "is_right"),
+    [
+        ([("e", 0)], True),
+        ([("e", 0), ("é" * 200, 0), ("", 0)], True),
+        ([("e", 1)], False),
+        ([("e", 0), ("f", 1)], False),
+        ([(5, 0)], False),
+        ([(b"x", 0)], False),
+    ],
+)
+@pytest.mark.parametrize("size", [4, 9])
+def test_only_empty_collections_may_come_before_a_collection(
+    before: list[tuple[Any, int]], is_right: bool, size: int
+) -> None:
+    packer = msgpack.Packer()
+    head = b"".join(packer.pack(name) + packer.pack_map_header(count) for name, count in before)
+    own = bytes(range(0x80, 0x80 + size))
+    found = _after_empty(head + own, size)
+    assert (found == own) == is_right
+    assert _after_empty(own, size) == own
+    assert _after_empty(own[:-1], size) != own
