@@ -16,7 +16,7 @@ from godb_arrow.errors import InvalidOption
 from godb_arrow.extensions import extension, extension_names
 from godb_arrow.options import COMPRESSION_GROUP, CompressionName, split_compression
 
-__all__ = ["EXTENSION_FLAGS", "Compression", "check_compression", "compression_of"]
+__all__ = ["EXTENSION_FLAGS", "BodyDecoder", "Compression", "check_compression", "compression_of"]
 
 _GO_DB = ("go-db", "godb_arrow")
 
@@ -26,10 +26,14 @@ _NO_LEVELS = (None,) * len(_NAMES)
 _MAX_RATIO = 10  # go-db allocates ten times the size of a body
 
 
-class _Decoder(Protocol):
+class BodyDecoder(Protocol):
+    """Decoder of a body from its beginning."""
+
     def fill(
         self, buffer: memoryview, start: int, end: int, limit: int, fetch: Callable[[], bytes]
-    ) -> int: ...
+    ) -> int:
+        """Decode into a buffer; see :class:`godb_arrow.codec.filling.FillingDecoder`."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +65,7 @@ class Compression:
     name: CompressionName
     flags: int
     readers: tuple[str, ...]
-    decoder: Callable[[], _Decoder]
+    decoder: Callable[[], BodyDecoder]
     compress: Callable[[bytes], tuple[bytes, bytes]]
     decode_pieces: Callable[[bytes | memoryview, Sequence[Piece]], bytes]
     decode_pieces_into: Callable[[memoryview, Sequence[Piece], memoryview], None]

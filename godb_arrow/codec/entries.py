@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CHUNK_BYTES",
+    "CheckedEntries",
     "Chunk",
     "Documents",
     "Entries",
@@ -141,6 +142,30 @@ class Entries:
             last = bisect_left(range(len(self)), end, first + 1, key=self._edge)
             yield self.between(first, last)
             first = last
+
+
+class CheckedEntries(NamedTuple):
+    """Result of the checks of entries.
+
+    Attributes
+    ----------
+    damaged : list of int
+        Rows of the documents with a value that cannot be decoded.
+    differing : list of int
+        Rows of the other documents that have another id in a field ``_id``.
+    hashes : bytes
+        Hashes of the ids, as ``survey_ids`` of the codecs returns them.
+    greatest : int
+        Max number among the ids; 0 if there is none.
+    is_measurable : bool
+        Whether ``measure`` of the codecs finds the sizes of the entries, and none is damaged.
+    """
+
+    damaged: list[int]
+    differing: list[int]
+    hashes: bytes
+    greatest: int
+    is_measurable: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,8 +15,9 @@ from godb_arrow.directory.kept_segments import KEPT_FOLDER, kept_segments
 from godb_arrow.directory.names import ATTACHED
 from godb_arrow.directory.records import LOST, TRANSACTION, UNLISTED, Record, sensible
 from godb_arrow.directory.repair import find_damage
+from godb_arrow.directory.reports import FileReport, Progress
 from godb_arrow.directory.segments import content_size, open_segment, segment_path
-from godb_arrow.directory.verify import FileReport, Progress, verify_file, verify_parts
+from godb_arrow.directory.verify import verify_file, verify_parts
 from godb_arrow.errors import FormatError, GodbError, StorageError, error_context
 from godb_arrow.snapshots.entry_runs import scan
 from godb_arrow.storage.folder import Folder, open_folder

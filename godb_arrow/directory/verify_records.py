@@ -1,28 +1,21 @@
-"""Checks of what files record of their documents, for ``verify``: hints, indexes, manifests."""
+"""Checks of what files record of their documents, for ``verify``: hints and indexes."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
-import numpy as np
 import pyarrow as pa
 
 from godb_arrow import codec
-from godb_arrow.errors import GodbError
 from godb_arrow.file.hints import CollectionHint, are_usable_hints, has_only_hints
 from godb_arrow.file.piece_index import PIECES_KEY, SIZES_KEY, PieceIndex
 from godb_arrow.schema import is_partial, needs_review
-from godb_arrow.snapshots.entry_runs import without
-from godb_arrow.snapshots.id_index import IdIndex
-from godb_arrow.snapshots.manifest import Manifest, Part
-from godb_arrow.snapshots.part_file import PartFile
 
 __all__ = [
     "COUNTED_DIGITS",
+    "is_about",
     "problems_of_hints",
     "problems_of_index",
-    "problems_of_manifest",
-    "problems_of_part",
     "recorded_plan",
 ]
 
@@ -76,7 +69,7 @@ def problems_of_hints(
         if size is None:
             continue
         where = f"collection {name!r}"
-        if hint.size is not None and not _is_about(hint.size, size):
+        if hint.size is not None and not is_about(hint.size, size):
             yield f"{where}: the metadata record {hint.size} bytes of documents, not {size}"
         # Only the hint of a single collection is believed in this.
         is_alone = len(sizes) == 1 and set(others) <= _PLAIN_KEYS
@@ -85,7 +78,7 @@ def problems_of_hints(
             yield f"{where}: the metadata claim that the file has nothing else"
 
 
-def _is_about(recorded: int, size: int) -> bool:
+def is_about(recorded: int, size: int) -> bool:
     """Return whether a size is recorded as about what it is: engines record estimates."""
     return size // 2 - _ESTIMATED_BYTES <= recorded <= 2 * size + _ESTIMATED_BYTES
 
@@ -112,67 +105,3 @@ def problems_of_index(
         yield f"the index of pieces names a missing collection {name!r}"
     if index.sizes is None and SIZES_KEY in ending:
         yield "the index of pieces has no place for the sizes of documents"
-
-
-def problems_of_manifest(manifest: Manifest) -> Iterator[str]:
-    """Yield what is wrong with a manifest itself, whatever its parts have."""
-    if manifest.packed_statistics and manifest.statistics() is None:
-        yield "the manifest's statistics are damaged, or of other parts"
-    if not manifest.next_id:
-        yield "the manifest records an impossible next id"
-
-
-def problems_of_part(
-    manifest: Manifest,
-    part: Part,
-    file: PartFile,
-    hint: CollectionHint | None,
-    size: int,
-    file_size: int | None,
-    ids: IdIndex,
-) -> Iterator[str]:
-    """Yield what a manifest says wrongly of a part.
-
-    Parameters
-    ----------
-    manifest, part, file
-        The manifest, its part, and the part's file.
-    hint : CollectionHint or None
-        Hint of the file, whose schema all documents fit.
-    size : int
-        Bytes of the part's entries.
-    file_size : int or None
-        Size of the file in bytes.
-    ids : IdIndex
-        Index of the ids, built from the documents.
-    """
-    if not file.has_valid_ids():
-        yield f"{part.ids_file} is damaged, so ids are found more slowly"
-    elif not file.has_all_ids():
-        yield f"{part.ids_file} does not have the ids of {part.file}"
-    kept = file.stored_ids()
-    if kept is not None and not (
-        np.array_equal(ids.hashes, kept.hashes)
-        and np.array_equal(ids.rows, kept.rows)
-        and ids.greatest == kept.greatest
-    ):
-        yield f"{part.ids_file} leads to other documents"
-    if not _is_about(part.size, size):
-        yield f"the manifest records {part.size} bytes of documents in {part.file}, not {size}"
-    if file_size is not None and part.file_size != file_size:
-        yield f"the manifest records {part.file_size} bytes of {part.file}, not {file_size}"
-    if manifest.next_id <= ids.greatest and len(str(ids.greatest)) <= COUNTED_DIGITS:
-        yield (
-            f"the manifest records {manifest.next_id} as the next id, but {ids.greatest} is in "
-            f"use in {part.file}"
-        )
-    schema = manifest.schema
-    if hint is not None and hint.schema is not None and hint.schema.equals(schema):
-        return
-    try:
-        plan = recorded_plan(schema)
-        for row, run in file.loaded():
-            deleted = part.deleted[(part.deleted >= row) & (part.deleted < row + len(run))] - row
-            codec.decode_batch(without(run, deleted), plan)
-    except GodbError as error:
-        yield f"the manifest's schema does not fit {part.file}: {error}"

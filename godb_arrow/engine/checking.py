@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 from typing import cast
 
-from godb_arrow.directory import verify as files
-from godb_arrow.directory.verify import FileReport, Progress
+from godb_arrow.directory import verify_file as files
+from godb_arrow.directory.reports import FileReport, Progress
 from godb_arrow.engine.places import place_of
 from godb_arrow.errors import InvalidOption
-from godb_arrow.replication import verify as places
 from godb_arrow.storage.several import places_of
 from godb_arrow.storage.source import Location, Source
 from godb_arrow.storage.url_options import StorageOptions, with_options
@@ -104,7 +103,13 @@ def verify_godb(
     False
     """
     with with_options(source, storage_options):
-        return places.verify_godb(_verified(source), progress=progress)
+        verified = _verified(source)
+        if isinstance(verified, (str, os.PathLike)) and os.path.isfile(verified):
+            return files.verify_single(verified, progress)
+        # Folders of engines and backups need much more code.
+        from godb_arrow.replication import verify as places
+
+        return places.verify_godb(verified, progress=progress)
 
 
 def _verified(source: Location | Source) -> Location | Source:

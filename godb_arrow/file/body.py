@@ -9,7 +9,7 @@ from typing import BinaryIO
 import xxhash
 
 from godb_arrow import codec
-from godb_arrow.codec.compression import Compression
+from godb_arrow.codec.compression import BodyDecoder, Compression
 from godb_arrow.errors import CorruptFile, LimitExceeded
 from godb_arrow.memory.buffers import DECODED
 
@@ -94,10 +94,10 @@ class Body:
             self._file_tail = joined[-self._unhashed :]
         return data
 
-    def begin_block(self, compression: Compression) -> None:
-        """Begin the compressed body at the position in the file."""
+    def begin_block(self, compression: Compression, decoder: BodyDecoder | None = None) -> None:
+        """Begin the compressed body at the position in the file, perhaps with another decoder."""
         self._block_start = self._read
-        self._decoder = compression.decoder()
+        self._decoder = compression.decoder() if decoder is None else decoder
         self._max_expansion = compression.max_expansion
 
     @property
@@ -271,6 +271,20 @@ class Body:
                 self.need(step, expected)
                 self._keep(step, kept)
                 payload -= step
+
+    def follow(self, decoded: memoryview) -> None:
+        """Move after the next bytes of the body, which were decoded elsewhere.
+
+        Raises
+        ------
+        CorruptFile
+            Bytes of the window are unread, so that these are not the next ones.
+        """
+        if self.available:
+            raise CorruptFile("the body has bytes before a piece of documents", offset=self.offset)
+        self.drop()
+        self._hash.update(decoded)
+        self.base += len(decoded)
 
     def prefetch(self, count: int) -> None:
         """Begin the window at the position, and add bytes up to `count` if the body has them."""

@@ -233,11 +233,48 @@ class PieceIndex:
         first, number = self.collections.get(name, (0, 0))
         if not first or not number:
             return None
-        length, tail, size, documents, checksum = map(list, zip(*self.pieces, strict=True))
+        places = self.places(block_start, file_size, compression)
+        if places is None:
+            return None
+        pieces, behind = places
+        last = first + number
+        *_, documents, checksum = zip(*self.pieces[first:last], strict=True)
+        if sum(documents) != count or not all(documents):
+            return None
+        total = sum(self.sizes or ())
+        return CollectionPieces(
+            name,
+            count,
+            pieces[:first],
+            pieces[first:last],
+            list(documents),
+            list(checksum),
+            behind[first:last],
+            self.statistics.get(name, b""),
+            compression,
+            self._size_edges(total, block_start, file_size)[first : last + 1],
+            self._places_of_runs(name, total, block_start, file_size),
+        )
+
+    def places(
+        self, block_start: int, file_size: int | None, compression: Compression
+    ) -> tuple[list[Piece], list[int]] | None:
+        """Return the positions of all pieces, and the max number of literals after each.
+
+        Parameters
+        ----------
+        block_start, file_size, compression
+            See :meth:`find`.
+
+        Returns
+        -------
+        tuple of list, or None
+            None if a file cannot have such pieces.
+        """
         pieces: list[Piece] = []
         at, skip = block_start, 0
-        for index in range(len(self.pieces)):
-            piece = Piece(at, length[index], skip, tail[index], size[index])
+        for one in self.pieces:
+            piece = Piece(at, one.length, skip, one.tail, one.size)
             pieces.append(piece)
             at += piece.length
             skip = piece.tail + (0 if piece.length else piece.skip)
@@ -245,30 +282,15 @@ class PieceIndex:
                 file_size is not None and at + piece.tail > block_start + file_size
             ):
                 return None
-        last = first + number
-        if sum(documents[first:last]) != count or not all(documents[first:last]):
+        total = sum(self.sizes or ())
+        if total > sum(most_packed(one.size) for one in self.pieces):
             return None
         behind = []
-        total = sum(self.sizes or ())
-        if total > sum(map(most_packed, size)):
-            return None
         room = total + self.packed_size + self.runs_size + _MAX_BYTES_AFTER
-        for index in reversed(range(len(self.pieces))):
+        for one in reversed(self.pieces):
             behind.append(room)
-            room = size[index] + (0 if length[index] else room)
-        return CollectionPieces(
-            name,
-            count,
-            pieces[:first],
-            pieces[first:last],
-            documents[first:last],
-            checksum[first:last],
-            behind[::-1][first:last],
-            self.statistics.get(name, b""),
-            compression,
-            self._size_edges(total, block_start, file_size)[first : last + 1],
-            self._places_of_runs(name, total, block_start, file_size),
-        )
+            room = one.size + (0 if one.length else room)
+        return pieces, behind[::-1]
 
     def _places_of_runs(
         self, name: str, total: int, block_start: int, file_size: int | None

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 from array import array
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, BinaryIO
 
 from godb_arrow import codec
+from godb_arrow.codec.compression import BodyDecoder, Compression
 from godb_arrow.codec.entries import UnscannedEntries
 from godb_arrow.codec.runs import Run
 from godb_arrow.errors import (
@@ -203,6 +204,12 @@ class CollectionSection:
         wanted = min(options.batch_bytes - end, (end // count + 1) * (rows - count)) - waiting
         return max(_MIN_GROWTH_BYTES, waiting, min(wanted, options.batch_bytes) + _EXTRA_BYTES)
 
+    def follow(self, decoded: Iterable[memoryview]) -> None:
+        """Skip all documents, given the bytes of their pieces, which were decoded elsewhere."""
+        for data in decoded:
+            self._body.follow(data)
+        self._left = 0
+
     def skip(self) -> None:
         """Skip the documents that are still unread."""
         self._body.skip_values(2 * self._left, f"collection {self.name!r}")
@@ -240,6 +247,8 @@ class GodbReader:
         Stream at the beginning of the GODB data.
     size : int, optional
         Size of the file in bytes, if it is known. Impossible lengths are then refused sooner.
+    decoder : callable, optional
+        Function that returns the decoder of the body, given its compression.
 
     Attributes
     ----------
@@ -262,10 +271,16 @@ class GodbReader:
     ['users']
     """
 
-    def __init__(self, stream: BinaryIO, size: int | None = None) -> None:
+    def __init__(
+        self,
+        stream: BinaryIO,
+        size: int | None = None,
+        decoder: Callable[[Compression], BodyDecoder] | None = None,
+    ) -> None:
         self._body = Body(stream, size, AFTER_FILE_HASH)
         self.header = parse_header(self._body.fetch(HEADER_SIZE))
-        self._body.begin_block(self.header.compression)
+        compression = self.header.compression
+        self._body.begin_block(compression, decoder and decoder(compression))
         self.checksum = False
         self.ending: set[str] = set()  # keys of the records after the documents
         self.trailing = 0

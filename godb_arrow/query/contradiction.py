@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import pyarrow as pa
 
 from godb_arrow import codec
+from godb_arrow.codec.field_values import ValueBounds
 from godb_arrow.query.bounds import Bounds
 from godb_arrow.query.statistics import KINDS, Row, decode_statistics
 from godb_arrow.schema import json_type
@@ -14,10 +17,22 @@ __all__ = ["contradiction"]
 _MAX_INT64 = 2**63 - 1
 
 
-def contradiction(row: Row, entries: codec.Entries) -> str | None:
-    """Return a field that statistics are wrong about, with what documents have there."""
+def contradiction(
+    row: Row, entries: codec.Entries, values: Mapping[str, ValueBounds] | None = None
+) -> str | None:
+    """Return a field that statistics are wrong about, with what documents have there.
+
+    Parameters
+    ----------
+    row : mapping of str to Bounds
+        The statistics.
+    entries : Entries
+        The documents.
+    values : mapping of str to ValueBounds, optional
+        Bounds of all values, if they were found before.
+    """
     fields = pa.schema([(name, _type_of(bounds)) for name, bounds in row.items()])
-    found = decode_statistics(entries, fields) or {}
+    found = decode_statistics(entries, fields, values) or {}
     for name, bounds in row.items():
         if name not in found:
             return f"{name!r}"

@@ -7,7 +7,8 @@ import os
 import xxhash
 
 from godb_arrow.directory.places import is_data_directory
-from godb_arrow.directory.verify import CollectionReport, FileReport, Progress, verify_file
+from godb_arrow.directory.reports import CollectionReport, FileReport, Progress
+from godb_arrow.directory.verify import verify_file
 from godb_arrow.directory.verify_directory import (
     merge_report,
     verify_directory,

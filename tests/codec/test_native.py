@@ -33,6 +33,7 @@ from godb_arrow.codec import (
     reference,
 )
 from godb_arrow.codec.sizes import pack_sizes
+from godb_arrow.documents.ids import ids_of
 from godb_arrow.schema import DocumentSummary, FieldSummary, Kind, infer_schema, infer_type
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "fuzz"))
@@ -142,10 +143,55 @@ def test_copies_do_not_follow_their_source(size: int) -> None:
 def test_the_same_documents_are_damaged(data: bytes) -> None:
     found = outcome(native.scan_entries, data, 0, 100, len(data) + 1, 7)
     if not isinstance(found, Failed):
-        damaged, differing = native.check_entries(found)
-        assert (damaged, differing) == reference.check_entries(found)
+        checked = native.check_entries(found)
+        assert checked == reference.check_entries(found)
+        assert (checked.hashes, checked.greatest) == native.survey_ids(ids_of(found))
         for row in range(len(found)):
-            assert isinstance(outcome(codec.load, found.document(row)), Failed) == (row in damaged)
+            is_damaged = isinstance(outcome(codec.load, found.document(row)), Failed)
+            assert is_damaged == (row in checked.damaged)
+
+
+REPEATED: list[tuple[bytes, bytes]] = [
+    (pack("at"), b"\xd6\xff\0\0\0\1"),
+    (pack("at"), b"\xd6\xfb\0\0\0\1"),  # a reserved extension
+    (pack("at"), b"\xd4\xff\0"),  # a timestamp of one byte
+    (pack("at"), b"\xc7\0\xff"),  # a timestamp of no bytes
+    (pack("n"), pack(5)),
+    (pack("n"), pack(-70_000)),
+    (pack("_id"), pack("7")),
+    (pack("_id"), pack("d7")),
+    (pack("_id"), pack(7)),
+    (pack("n"), pack([1, {"_id": "x"}])),
+    (pack("n"), pack({"_id": "x"})),
+    (pack("n"), b"\xc7\1\xff\0"),
+    (b"\xa1\xff", pack(1)),
+    (b"\xc0", pack(1)),
+    (pack("a key of more than sixteen bytes"), pack("x" * 40)),
+]
+"""Fields of which documents have some, often the same ones."""
+
+
+@for_seeds(50, long=2000)
+def test_documents_that_repeat_a_layout_are_checked_alike(seed: int) -> None:
+    chance = random.Random(seed)
+    layouts = [chance.sample(REPEATED, chance.randrange(8)) for _ in range(3)]
+    packed = []
+    for _ in range(200):
+        pairs = [*chance.choice(layouts)]
+        if pairs and chance.random() < 0.1:
+            pairs[chance.randrange(len(pairs))] = chance.choice(REPEATED)
+        if chance.random() < 0.05:
+            pairs.extend(chance.choices(REPEATED, k=chance.choice([1, 2, 20])))
+        head = msgpack.Packer().pack_map_header(len(pairs))
+        identity = chance.choice(["7", "d7", "123456789", "9" * 18, "é" * 20])
+        packed.append(pack(identity) + head + b"".join(map(b"".join, pairs)))
+    data = b"".join(packed)
+    found = reference.scan_entries(data, 0, 200, len(data) + 1, 0)
+    assert len(found) == 200
+    for entries in (found, found.between(3, 150)):
+        checked = native.check_entries(entries)
+        assert checked == reference.check_entries(entries)
+        assert (checked.hashes, checked.greatest) == native.survey_ids(ids_of(entries))
 
 
 def test_an_extension_of_four_gigabytes_is_not_one_of_none() -> None:

@@ -14,7 +14,7 @@ from support.strategies import odd_keys, raw_values
 
 from godb_arrow import CorruptFile, GodbError, codec
 from godb_arrow.codec import reference
-from godb_arrow.directory.verify import _misfit
+from godb_arrow.directory.verify_entries import _misfit
 from godb_arrow.directory.verify_records import recorded_plan
 from godb_arrow.query import statistics
 from godb_arrow.query.contradiction import contradiction
@@ -136,7 +136,7 @@ def test_documents_fit_a_recorded_schema_as_their_decoding_says(
         codec.decode_batch(entries(values), plan)
     except GodbError as error:
         decoded = error
-    assert (_misfit(entries(values), plan) is None) == (decoded is None)
+    assert (_misfit(entries(values), plan)[0] is None) == (decoded is None)
 
 
 def test_damaged_documents_have_none() -> None:

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 import godb_arrow.codec.native._native as _native  # noqa: PLR0402 (mypy knows it by this name)
-from godb_arrow.codec.entries import Documents, Entries, MeasuredEntries
+from godb_arrow.codec.entries import CheckedEntries, Documents, Entries, MeasuredEntries
 from godb_arrow.codec.field_values import FieldValues
 from godb_arrow.codec.native.decoding import decode, decode_front, decode_unscanned
 from godb_arrow.codec.native.dicts import (
@@ -249,14 +249,19 @@ def skip_items(data: bytes | memoryview, position: int, items: int) -> tuple[int
     return position, items, payload
 
 
-def check_entries(entries: Entries) -> tuple[list[int], list[int]]:
-    """Find damaged documents, and documents that have another id."""
+def check_entries(entries: Entries) -> CheckedEntries:
+    """Check entries, and hash their ids."""
     if not len(entries):
-        return [], []
-    damaged, differing = _native.check_entries(entries.data, entries.bounds)
-    return (
-        np.frombuffer(damaged, np.uint32).tolist(),
-        np.frombuffer(differing, np.uint32).tolist(),
+        return CheckedEntries([], [], b"", 0, True)
+    damaged, differing, hashes, greatest, has_odd_keys = _native.check_entries(
+        entries.data, entries.bounds
+    )
+    return CheckedEntries(
+        memoryview(damaged).cast("I").tolist(),
+        memoryview(differing).cast("I").tolist(),
+        hashes,
+        greatest,
+        not damaged and not has_odd_keys,
     )
 
 

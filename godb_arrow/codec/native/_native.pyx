@@ -418,9 +418,16 @@ cdef extern from "jsontext.hpp" namespace "godb" nogil:
 
 
 cdef extern from "check.hpp" namespace "godb" nogil:
-    void c_check_entries "godb::check_entries"(
-        const uint8_t* data, const int64_t* bounds, size_t count, vector[uint32_t]& damaged,
-        vector[uint32_t]& differing) except +
+    cdef cppclass Checked:
+        vector[uint32_t] damaged
+        vector[uint32_t] differing
+        Buffer hashes
+        uint64_t greatest
+        cbool has_odd_keys
+
+    cdef cppclass EntryChecker:
+        EntryChecker(const uint8_t* data, const int64_t* bounds, size_t count) except +
+        void run(Checked& found) except +
 
 
 cdef extern from "identify.hpp" namespace "godb" nogil:
@@ -761,14 +768,15 @@ def count_present(bytes data not None, const int64_t[::1] bounds not None, names
 
 
 def check_entries(const uint8_t[::1] data not None, const int64_t[::1] bounds not None):
-    """Return the rows of damaged documents, and of those that have another id, as 32 bits each."""
-    cdef const uint8_t* begin = &data[0]
-    cdef size_t count = bounds.shape[0] // 2
-    cdef vector[uint32_t] damaged
-    cdef vector[uint32_t] differing
+    """Return the rows of damaged documents and of those that have another id, as 32 bits each, then
+    the hashes of the ids, the max number of these, and whether a document has odd keys."""
+    cdef unique_ptr[EntryChecker] checker
+    cdef Checked found
+    checker.reset(new EntryChecker(&data[0], &bounds[0], bounds.shape[0] // 2))
     with nogil:
-        c_check_entries(begin, &bounds[0], count, damaged, differing)
-    return _places(damaged), _places(differing)
+        checker.get().run(found)
+    return (_places(found.damaged), _places(found.differing), _copied(found.hashes),
+            found.greatest, found.has_odd_keys)
 
 
 cdef bytes _cut(PyObject* made, size_t size):

@@ -59,6 +59,7 @@ inline Skipped skip_items(const uint8_t* data, size_t size, size_t position, uin
     return {position, items, 0, false};
 }
 
+constexpr uint64_t kFewKeys = 16;
 constexpr size_t kUsualSize = 64;  // min bytes of most documents, for which memory is reserved
 
 // Finder of the document of an entry. Ids mostly have the same size as the previous one.
@@ -232,10 +233,17 @@ inline bool has_odd_keys(const uint8_t* p, const uint8_t* end) {
     const Head head = read_head(p, end);
     p = head.body;
     std::unordered_set<std::string_view, SecretHash> seen;
+    std::string_view few[kFewKeys];  // compared one by one, which takes less time than a set
     for (uint64_t i = 0; i < head.size; ++i) {
         const Head key = read_head(p, end);
         if (key.token != Token::String || !is_utf8(key.body, key.size)) return true;
-        if (!seen.emplace(reinterpret_cast<const char*>(key.body), key.size).second) return true;
+        const std::string_view name(reinterpret_cast<const char*>(key.body), key.size);
+        if (head.size > kFewKeys) {
+            if (!seen.insert(name).second) return true;
+        } else {
+            if (std::find(few, few + i, name) != few + i) return true;
+            few[i] = name;
+        }
         p = key.body + key.size;
         if (pass_over<false>(p, end, kMaxDepth) != Passed::Whole) return true;
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from array import array
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -9,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import msgpack
 import numpy as np
 
-from godb_arrow.codec.entries import Entries
+from godb_arrow.codec.entries import CheckedEntries, Entries
 from godb_arrow.codec.reference.dicts import load, load_pairs
+from godb_arrow.codec.reference.ids import hash_id, id_number
 from godb_arrow.errors import CorruptFile, DepthExceeded
 from godb_arrow.options import MAX_DEPTH
 from godb_arrow.schema import ID_FIELD
@@ -395,8 +397,8 @@ def count_present(entries: Entries, names: Sequence[str]) -> list[int]:
     return list(counts.values())
 
 
-def check_entries(entries: Entries) -> tuple[list[int], list[int]]:
-    """Find damaged documents, and documents that have another id.
+def check_entries(entries: Entries) -> CheckedEntries:
+    """Check entries, and hash their ids.
 
     Parameters
     ----------
@@ -405,22 +407,23 @@ def check_entries(entries: Entries) -> tuple[list[int], list[int]]:
 
     Returns
     -------
-    damaged : list of int
-        Rows of the documents with a value that cannot be decoded.
-    differing : list of int
-        Rows of the other documents that have another id in a field ``_id``.
+    CheckedEntries
     """
     damaged, differing = [], []
-    for row in range(len(entries)):
+    hashes = bytearray()
+    greatest = 0
+    for row, identity in enumerate(entries.ids()):
+        hashes += hash_id(identity).to_bytes(8, sys.byteorder)
+        greatest = max(greatest, id_number(identity.encode("utf-8", "surrogateescape")))
         try:
             pairs = load_pairs(entries.document(row))
         except (ValueError, msgpack.UnpackException, OverflowError):
             damaged.append(row)
             continue
-        identity = entries.id(row)
         if any(key == ID_FIELD and value != identity for key, value in pairs):
             differing.append(row)
-    return damaged, differing
+    is_measurable = not damaged and measure(entries.raw(), len(entries)) is not None
+    return CheckedEntries(damaged, differing, bytes(hashes), greatest, is_measurable)
 
 
 def find_entry(entries: Entries, identity: str) -> int:
