@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import tempfile
 import threading
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from itertools import chain
-from typing import IO, Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -25,6 +23,10 @@ from godb_arrow.snapshots.entry_runs import gathered, scan
 from godb_arrow.snapshots.find import matching
 from godb_arrow.snapshots.index_order import first_rows
 from godb_arrow.snapshots.snapshot import Snapshot
+from godb_arrow.snapshots.sorted_file import ENTRY, SIZE, SortedFile, sizes_of, sliced, text_of
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 __all__ = ["SortedDocuments", "sampled", "sorted_matching", "sorted_tables"]
 
@@ -36,10 +38,13 @@ _ROWS_PER_RUN = 2048
 """Documents of a run of sorted documents."""
 
 _MAX_BATCH_BYTES = 1 << 20
-"""Max bytes of a batch in a file of sorted documents."""
+"""Max bytes of the keys of a batch in a file of sorted documents."""
 
 _FILES_AT_ONCE = 16
-"""Files of sorted documents that are merged together, two batches of each in memory."""
+"""Files of sorted documents that are merged together, keys of each in memory."""
+
+_MIN_FILES_AT_ONCE = 4
+"""Files that are merged together although their keys are large."""
 
 _MIN_KEPT_ROWS = 4096
 """Documents that are collected before those beyond the limit are dropped."""
@@ -164,11 +169,12 @@ class _Sorter:
         self._memory = memory
         self._max_bytes = max(_MIN_SORTED_BYTES, memory.limit // _MAX_SHARE)
         self._batch_bytes = min(_MAX_BATCH_BYTES, self._max_bytes // (2 * _FILES_AT_ONCE))
+        self._merged_bytes = self._max_bytes // 2  # of documents that are merged together
         self._tables: list[pa.Table] = []
         self._bytes = self._rows = 0
         self._counted = 0  # bytes that the memory limit counts
         # A file of a level was merged of several files of the level before.
-        self._levels: list[list[_SortedFile]] = [[]]
+        self._levels: list[list[SortedFile]] = [[]]
         self._worst: tuple[int, int] | None = None  # rank and key of the last wanted document
         self._lock = threading.Lock()
 
@@ -203,7 +209,7 @@ class _Sorter:
 
     def _cut_front(self, table: pa.Table) -> pa.Table:
         """Drop the documents up to the one after which the wanted ones come."""
-        after = {**(self._after or {}), "entry": b""}
+        after = {**(self._after or {}), ENTRY: b""}
         columns = {field.name: pa.array([after[field.name]], field.type) for field in table.schema}
         order = self._order_of(pa.concat_tables([table, pa.table(columns)])).to_numpy()
         at = int(np.flatnonzero(order == table.num_rows)[0])
@@ -254,25 +260,25 @@ class _Sorter:
         order = self._order_of(table)
         if self._most is not None:
             order = order.slice(0, self._most)
-        per_batch = max(1, self._batch_bytes * len(order) // max(1, self._bytes))
-        starts = range(0, len(order), per_batch)
-        self._write_file(0, (table.take(order.slice(start, per_batch)) for start in starts))
+        self._write_file(0, _taken(table, order.to_numpy().astype(np.int64), self._merged_bytes))
         self._bytes = self._rows = 0
         del table
-        if len(self._levels[0]) == _FILES_AT_ONCE:
+        if self._is_full(self._levels[0]):
             self._merge_level(0)
         self._memory.tidy()
 
+    def _is_full(self, files: Sequence[SortedFile]) -> bool:
+        """Return whether files are as many as are merged together."""
+        most = _FILES_AT_ONCE
+        if sum(file.head_bytes for file in files) > self._max_bytes:
+            most = min(_MIN_FILES_AT_ONCE, most)
+        return len(files) >= most
+
     def _write_file(self, level: int, tables: Iterator[pa.Table]) -> None:
         """Write sorted tables to a file of a level."""
-        first = next(tables)
-        file = tempfile.TemporaryFile(prefix="godb-arrow-sort-")  # noqa: SIM115 (closed by close)
-        written = _SortedFile(file)
-        self._levels[level].append(written)
-        with pa.ipc.new_stream(file, first.schema) as writer:
-            for table in chain((first,), tables):
-                writer.write_table(table.combine_chunks())
-                written.batches += 1
+        file = SortedFile(self._batch_bytes)
+        self._levels[level].append(file)
+        file.write(tables)
 
     def _merge_level(self, level: int) -> None:
         """Merge the files of a level into one of the next level."""
@@ -280,8 +286,18 @@ class _Sorter:
             self._levels.append([])
         self._write_file(level + 1, self._merged(self._levels[level]))
         self._close(level)
-        if len(self._levels[level + 1]) == _FILES_AT_ONCE:
+        if self._is_full(self._levels[level + 1]):
             self._merge_level(level + 1)
+
+    def _files(self) -> list[SortedFile]:
+        """Return all files, as few as are merged together if their keys are large."""
+        for level in range(len(self._levels) - 1):
+            files = [file for level in self._levels for file in level]
+            if sum(file.head_bytes for file in files) <= self._max_bytes:
+                break
+            if self._levels[level]:
+                self._merge_level(level)
+        return [file for level in self._levels for file in level]
 
     def _close(self, level: int) -> None:
         for file in self._levels[level]:
@@ -297,7 +313,7 @@ class _Sorter:
             self._write()
             self._count(0)
         left = self._most
-        for table in self._merged([file for level in self._levels for file in level]):
+        for table in self._merged(self._files()):
             for start in range(0, table.num_rows, _ROWS_PER_RUN):
                 part = table.slice(start, _ROWS_PER_RUN)
                 if left is not None:
@@ -317,8 +333,8 @@ class _Sorter:
         for start in range(0, len(order), _ROWS_PER_RUN):
             yield table.take(order.slice(start, _ROWS_PER_RUN))
 
-    def _merged(self, runs: Sequence[_SortedFile]) -> Iterator[pa.Table]:
-        """Merge sorted files: a batch of each is in memory."""
+    def _merged(self, runs: Sequence[SortedFile]) -> Iterator[pa.Table]:
+        """Merge sorted files: keys of each are in memory, and the documents that come next."""
         for run in runs:
             run.begin()
         merged = 0  # bytes since Arrow returned unused memory
@@ -335,19 +351,20 @@ class _Sorter:
             chosen = order[: min(lasts) + 1] if lasts else order
             at = np.searchsorted(ends, chosen, "right")
             counts = np.bincount(at, minlength=len(runs))
-            # Arrow joins all chunks of texts to take a few. The chosen rows begin each head.
+            sizes = joined.column(SIZE).to_numpy()[chosen]
+            keys = joined.drop_columns(SIZE)
             del joined
-            table = pa.concat_tables(
-                [run.head.slice(0, count) for run, count in zip(runs, counts.tolist(), strict=True)]
-            )
-            before = np.cumsum(counts) - counts - (ends - np.diff(ends, prepend=0))
-            table = table.take(pa.array(chosen + before[at]))
-            merged += table.get_total_buffer_size()
-            if merged > self._max_bytes:
-                merged = 0
-                self._memory.tidy()
-            yield table
-            del table
+            for start, end in sliced(sizes, self._merged_bytes):
+                entries = _next_entries(runs, at[start:end], sizes[start:end])
+                table = keys.take(pa.array(chosen[start:end])).append_column(ENTRY, entries)
+                del entries
+                merged += table.get_total_buffer_size()
+                if merged > self._max_bytes:
+                    merged = 0
+                    self._memory.tidy()
+                yield table
+                del table
+            del keys
             runs = [
                 run for run, count in zip(runs, counts.tolist(), strict=True) if run.skip(count)
             ]
@@ -360,52 +377,49 @@ class _Sorter:
             self._close(level)
 
 
-class _SortedFile:
-    """File of sorted documents, read batch by batch.
+def _next_entries(
+    runs: Sequence[SortedFile], at: npt.NDArray[np.int64], sizes: npt.NDArray[np.int64]
+) -> pa.Array:
+    """Return the next documents of files in the order of a merge.
 
-    Attributes
+    Parameters
     ----------
-    batches : int
-        Number of batches that are written and not read.
-    head : pyarrow.Table
-        Rows that are read and not skipped.
+    runs : sequence of SortedFile
+        The files.
+    at : array of int64
+        Number of the file of each document.
+    sizes : array of int64
+        Bytes of each document.
     """
+    by_run = np.argsort(at, kind="stable")  # as the documents are read
+    read = np.bincount(at, sizes, len(runs)).astype(np.int64).tolist()
+    data = b"".join([run.read_entries(size) for run, size in zip(runs, read, strict=True) if size])
+    starts = np.empty(len(at), np.int64)
+    starts[by_run] = np.cumsum(sizes[by_run]) - sizes[by_run]
+    if len(set(at.tolist())) > 1:
+        data = codec.gather(data, starts, starts + sizes)
+    return _texts(sizes, data)
 
-    head: pa.Table
 
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file = file
-        self.batches = 0
+def _taken(table: pa.Table, order: Rows, max_bytes: int) -> Iterator[pa.Table]:
+    """Yield rows of a table in an order, in tables with a bounded number of bytes of documents."""
+    entries, keys = table.column(ENTRY), table.drop_columns(ENTRY)
+    (chunk,) = entries.chunks
+    data, sizes = text_of(chunk), sizes_of(entries)
+    starts = np.cumsum(sizes) - sizes
+    for start, end in sliced(sizes[order], max_bytes):
+        rows = order[start:end]
+        # Not by Arrow, which keeps freed memory of this size.
+        found = codec.gather(data, starts[rows], starts[rows] + sizes[rows])
+        yield keys.take(pa.array(rows)).append_column(ENTRY, _texts(sizes[rows], found))
 
-    @property
-    def has_more(self) -> bool:
-        """Whether the file has rows after the head."""
-        return self.batches > 0
 
-    def begin(self) -> None:
-        """Read the first batch."""
-        self._file.seek(0)
-        self._reader = pa.ipc.open_stream(self._file)
-        self._read()
-
-    def _read(self) -> None:
-        self.batches -= 1
-        self.head = pa.Table.from_batches([self._reader.read_next_batch()])
-
-    def skip(self, count: int) -> bool:
-        """Skip rows of the head; return whether rows are left."""
-        self.head = self.head.slice(count)
-        if not self.head.num_rows:
-            if not self.batches:
-                return False
-            del self.head  # before the next one takes memory
-            self._read()
-        return True
-
-    def close(self) -> None:
-        """Release memory and the file."""
-        self.head = self._reader = None
-        self._file.close()
+def _texts(sizes: npt.NDArray[np.int64], data: bytes) -> pa.Array:
+    """Return texts whose bytes come one after the other."""
+    edges = np.zeros(len(sizes) + 1, np.int64)
+    np.cumsum(sizes, out=edges[1:])
+    buffers = [None, pa.py_buffer(edges), pa.py_buffer(data)]
+    return pa.Array.from_buffers(pa.large_binary(), len(sizes), buffers)
 
 
 def _table_of(entries: codec.Entries, columns: dict[str, Any]) -> pa.Table:
@@ -414,22 +428,13 @@ def _table_of(entries: codec.Entries, columns: dict[str, Any]) -> pa.Table:
     buffers = [None, pa.py_buffer(edges), pa.py_buffer(entries.data)]
     data = pa.Array.from_buffers(pa.large_binary(), len(entries), buffers)
     ids = ids_of(entries).cast(pa.large_binary())
-    return pa.table({**columns, "id": ids, "entry": data})
+    return pa.table({**columns, "id": ids, ENTRY: data})
 
 
 def _entries_of(table: pa.Table) -> codec.Entries:
     """Return the documents of a table."""
-    chunks = table.column("entry").chunks
-    return scan(b"".join(map(_text_of, chunks)), table.num_rows)
-
-
-def _text_of(texts: pa.Array) -> bytes:
-    """Return the bytes of all texts, one after the other."""
-    if not len(texts):
-        return b""
-    _, ends, data = texts.buffers()
-    offsets = np.frombuffer(ends, np.int64, len(texts) + 1, texts.offset * 8)
-    return b"" if data is None else bytes(data[int(offsets[0]) : int(offsets[-1])])
+    chunks = table.column(ENTRY).chunks
+    return scan(b"".join(map(text_of, chunks)), table.num_rows)
 
 
 def sampled(snapshot: Snapshot, numbers: Sequence[int]) -> Iterator[codec.Entries]:
