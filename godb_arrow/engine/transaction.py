@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
+from itertools import chain, islice
 from typing import Any, NamedTuple, Self
 
 from godb_arrow import codec
@@ -37,6 +38,8 @@ from godb_arrow.snapshots.snapshot import Snapshot
 __all__ = ["Transaction", "TransactionCollection"]
 
 _MAX_SHOWN_IDS = 5
+_IDS_AT_ONCE = 1_024
+"""Ids whose documents are looked up together: all parts are searched for each such number."""
 
 
 class _Begin(NamedTuple):
@@ -266,12 +269,18 @@ def _change_of(store: TransactionStore) -> _Change | None:
     with store.lock:
         versions = store.overlay.own_versions()
     puts = {key: raw for key, raw in versions.items() if raw is not None}
-    deleted = [
-        key
-        for key, raw in versions.items()
-        if raw is None and store.document_at_begin(key) is not None
-    ]
+    deleted: list[str] = []
+    for some in _some(key for key, raw in versions.items() if raw is None):
+        existed = store.existed_at_begin(some)
+        deleted += [key for key in some if key in existed]
     return _Change(store, puts, deleted) if puts or deleted else None
+
+
+def _some(ids: Iterable[str]) -> Iterator[list[str]]:
+    """Yield ids in lists, whose documents are looked up together."""
+    left = iter(ids)
+    while some := [*islice(left, _IDS_AT_ONCE)]:
+        yield some
 
 
 def _check(change: _Change) -> None:
@@ -286,9 +295,10 @@ def _check(change: _Change) -> None:
     store.prepare()
     if store.changes == own.changes_at_begin:
         return
-    ids = [*change.puts, *change.deleted]
-    current = _current(store, ids)
-    changed = [key for key in ids if current.get(key) != own.document_at_begin(key)]
+    changed: list[str] = []
+    for some in _some(chain(change.puts, change.deleted)):
+        current, former = _current(store, some), own.documents_at_begin(some)
+        changed += [key for key in some if current.get(key) != former.get(key)]
     if changed:
         shown = ", ".join(map(repr, changed[:_MAX_SHOWN_IDS]))
         error = TransactionConflict(

@@ -97,7 +97,26 @@ class TransactionStore(CollectionStore):
         if hasattr(self, "begin"):
             self.release()
 
-    def document_at_begin(self, identity: str) -> bytes | None:
-        """Return the bytes of a document when the transaction began; None if it did not exist."""
-        found = self.overlay.find_frozen(identity)
-        return self.base.find(identity) if isinstance(found, bool) else found
+    def existed_at_begin(self, ids: Sequence[str]) -> set[str]:
+        """Return the ids of documents that existed when the transaction began."""
+        existed: set[str] = set()
+        stored: list[str] = []
+        for key in ids:
+            found = self.overlay.find_frozen(key)
+            if isinstance(found, bool):
+                stored.append(key)
+            elif found is not None:
+                existed.add(key)
+        return existed.union(self.base.rows_of(stored))
+
+    def documents_at_begin(self, ids: Sequence[str]) -> dict[str, bytes]:
+        """Return the bytes of the documents that existed when the transaction began."""
+        documents: dict[str, bytes] = {}
+        stored: list[str] = []
+        for key in ids:
+            found = self.overlay.find_frozen(key)
+            if isinstance(found, bool):
+                stored.append(key)
+            elif found is not None:
+                documents[key] = found
+        return documents | {key: raw for key, (_, raw) in self.base.find_all(stored).items()}
