@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from collections.abc import Callable
 
 from godb_arrow.parallel import available_cores
 
-__all__ = ["COMPRESSED", "DECODED", "forget_buffers", "pooled_bytes"]
+__all__ = ["COMPRESSED", "DECODED", "add_pool", "forget_buffers", "pooled_bytes"]
 
 _MAX_POOLED_BYTES = 8 << 20
 _MIN_POOLED_BUFFERS = 2  # on a single core, whose number takes long to find
@@ -73,13 +74,36 @@ class _Buffers:
 
 COMPRESSED, DECODED = _Buffers(), _Buffers()
 
+_others: list[tuple[Callable[[], int], Callable[[bool], None]]] = []
+
+
+def add_pool(nbytes: Callable[[], int], clear: Callable[[bool], None]) -> None:
+    """Add a pool of another package.
+
+    Parameters
+    ----------
+    nbytes : callable
+        Function that returns the bytes of the memory that is not in use.
+    clear : callable
+        Function that frees this memory. Given true, the pool keeps none from then on.
+    """
+    _others.append((nbytes, clear))
+
 
 def pooled_bytes() -> int:
     """Return the bytes of the pooled buffers of all readers."""
-    return COMPRESSED.nbytes + DECODED.nbytes
+    return COMPRESSED.nbytes + DECODED.nbytes + sum(nbytes() for nbytes, _ in _others)
 
 
-def forget_buffers() -> None:
-    """Free the pooled buffers of all readers."""
+def forget_buffers(*, closed: bool = False) -> None:
+    """Free the pooled buffers of all readers.
+
+    Parameters
+    ----------
+    closed : bool
+        Whether pools of other packages keep no memory from then on, default False.
+    """
     COMPRESSED.clear()
     DECODED.clear()
+    for _, clear in _others:
+        clear(closed)

@@ -389,8 +389,10 @@ def keep_heaps_small() -> None:
 
     glibc returns large buffers to the system at first. Once a large buffer was freed, glibc raises
     its threshold and keeps buffers of that size in its heaps. It has a heap for each thread, and
-    memory that one thread freed is of no use to the others.
+    memory that one thread freed is of no use to the others. The memory of freed columns goes back,
+    too.
     """
+    forget_buffers(closed=True)
     _set_malloc({_MMAP_THRESHOLD: _LARGE_BUFFER_BYTES, _ARENA_MAX: _HEAPS})
 
 

@@ -54,6 +54,7 @@ from godb_arrow.codec.reference.lz4 import Piece
 from godb_arrow.codec.sizes import HEAD_SIZE, packed_head
 from godb_arrow.codec.wire import wire_columns
 from godb_arrow.errors import CorruptFile, UnsupportedType
+from godb_arrow.memory.buffers import add_pool
 from godb_arrow.schema import ID_FIELD
 
 if TYPE_CHECKING:
@@ -126,6 +127,8 @@ BACKEND = "native"
 _ROW_FIELD = "row"
 _ROW_HEAD = (pack("") + pack({ID_FIELD: "", _ROW_FIELD: {}}))[:-1]  # before a row in an entry
 _END, _SEPARATOR = 0, 2  # of reading JSON
+
+add_pool(_native.pooled_bytes, lambda closed: _native.shrink_blocks(0, closed))  # of freed columns
 
 JsonScanner = _native.JsonScanner
 BsonReader = _native.BsonReader

@@ -19,7 +19,6 @@ from cpython.buffer cimport PyBuffer_FillInfo
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.pycapsule cimport PyCapsule_GetPointer
 from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t, uint32_t, uint64_t
-from libc.stdlib cimport free
 from libc.string cimport memcmp, memcpy
 from cpython.ref cimport PyObject
 from libcpp cimport bool as cbool
@@ -46,6 +45,17 @@ cdef extern from "Python.h":
 cdef extern from "memory.hpp" namespace "godb" nogil:
     void prefer_large_pages(void* data, size_t size)
 
+    cdef struct Block "godb::BlockPool::Block":
+        uint8_t* data
+        size_t capacity
+
+    cdef cppclass BlockPool:
+        @staticmethod
+        BlockPool& shared()
+        void give(uint8_t* data, size_t capacity)
+        size_t bytes()
+        void shrink(size_t most, cbool lasting)
+
     cdef cppclass Buffer:
         Buffer()
         uint8_t* data()
@@ -54,7 +64,7 @@ cdef extern from "memory.hpp" namespace "godb" nogil:
         void append(const void* data, size_t size) except +
         void truncate(size_t size)
         void reserve(size_t more) except +
-        uint8_t* release()
+        Block release()
 
     cdef cppclass Bitmap:
         size_t size()
@@ -446,14 +456,14 @@ cdef extern from "identify.hpp" namespace "godb" nogil:
 cdef class OwnedBuffer:
     """Memory that the kernel allocated and an Arrow buffer keeps."""
 
-    cdef uint8_t* _data
+    cdef Block _block
     cdef size_t _size
 
     def __dealloc__(self):
-        free(self._data)
+        BlockPool.shared().give(self._block.data, self._block.capacity)
 
     def __getbuffer__(self, Py_buffer* view, int flags):
-        PyBuffer_FillInfo(view, self, self._data, <Py_ssize_t>self._size, 1, flags)
+        PyBuffer_FillInfo(view, self, self._block.data, <Py_ssize_t>self._size, 1, flags)
 
 
 cdef bytes _bytes(const string& text):
@@ -463,8 +473,18 @@ cdef bytes _bytes(const string& text):
 cdef OwnedBuffer _own(Buffer& buffer):
     cdef OwnedBuffer owned = OwnedBuffer.__new__(OwnedBuffer)
     owned._size = buffer.size()
-    owned._data = buffer.release()
+    owned._block = buffer.release()
     return owned
+
+
+def pooled_bytes():
+    """Return the bytes of freed columns that are kept for the next ones."""
+    return BlockPool.shared().bytes()
+
+
+def shrink_blocks(size_t most, cbool lasting):
+    """Free the memory that is kept for columns above a size; if lasting, also from then on."""
+    BlockPool.shared().shrink(most, lasting)
 
 
 # --- LZ4 ------------------------------------------------------------------------------------

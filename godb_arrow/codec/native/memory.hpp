@@ -2,9 +2,12 @@
 
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <deque>
+#include <mutex>
 #include <new>
 #include <utility>
 
@@ -27,6 +30,92 @@ inline void prefer_large_pages(void* data, size_t size) {
 #endif
 }
 
+// Pool of freed blocks of memory that columns of the same size use again.
+//
+// The system clears each page that it gives to a process, which takes about as long as decoding a
+// column into it. Columns of a batch mostly have the sizes of the batch before. A block is large,
+// and comes from malloc. The pool drops the oldest blocks above a number of bytes.
+class BlockPool {
+  public:
+    struct Block {
+        uint8_t* data = nullptr;
+        size_t capacity = 0;
+    };
+
+    static constexpr size_t kMinBytes = 64 << 10;   // of a block
+    static constexpr size_t kMaxBytes = 64 << 20;   // of all blocks
+
+    static BlockPool& shared() {
+        static BlockPool* const pool = new BlockPool();  // columns may outlive static objects
+        return *pool;
+    }
+
+    // A block of at least a number of bytes, and not much more; null if there is none.
+    Block take(size_t needed) noexcept {
+        if (needed < kMinBytes) return {};
+        const Lock lock(mutex_, std::try_to_lock);
+        if (!lock) return {};
+        size_t best = blocks_.size();
+        for (size_t i = blocks_.size(); i-- > 0;) {
+            const size_t capacity = blocks_[i].capacity;
+            if (capacity < needed || capacity - needed > needed / 4) continue;
+            if (best == blocks_.size() || capacity < blocks_[best].capacity) best = i;
+        }
+        if (best == blocks_.size()) return {};
+        const Block found = blocks_[best];
+        blocks_.erase(blocks_.begin() + ptrdiff_t(best));
+        bytes_ -= found.capacity;
+        return found;
+    }
+
+    // Free memory from malloc, or keep it.
+    void give(uint8_t* data, size_t capacity) noexcept {
+        if (capacity < kMinBytes || capacity > kMaxBytes || !keep({data, capacity})) std::free(data);
+    }
+
+    size_t bytes() noexcept {
+        const Lock lock(mutex_, std::try_to_lock);
+        return lock ? bytes_ : 0;
+    }
+
+    // Free blocks above a number of bytes, now and from then on if it is lasting.
+    void shrink(size_t most, bool lasting) noexcept {
+        if (lasting) most_ = most;
+        const Lock lock(mutex_, std::try_to_lock);
+        if (lock) drop_to(most);
+    }
+
+  private:
+    // A process that was forked while another thread had the lock never gets it.
+    using Lock = std::unique_lock<std::mutex>;
+
+    bool keep(Block block) noexcept {
+        const Lock lock(mutex_, std::try_to_lock);
+        if (!lock) return false;
+        try {
+            blocks_.push_back(block);
+        } catch (const std::bad_alloc&) {
+            return false;
+        }
+        bytes_ += block.capacity;
+        drop_to(most_);
+        return true;
+    }
+
+    void drop_to(size_t most) noexcept {
+        while (bytes_ > most) {
+            bytes_ -= blocks_.front().capacity;
+            std::free(blocks_.front().data);
+            blocks_.pop_front();
+        }
+    }
+
+    std::mutex mutex_;
+    std::deque<Block> blocks_;  // oldest first
+    std::atomic<size_t> most_{kMaxBytes};
+    size_t bytes_ = 0;
+};
+
 // Growing bytes on the heap, whose memory can be released to another owner.
 class Buffer {
   public:
@@ -37,7 +126,7 @@ class Buffer {
     Buffer& operator=(const Buffer&) = delete;
     Buffer(Buffer&& other) noexcept { swap(other); }
     Buffer& operator=(Buffer&& other) noexcept { swap(other); return *this; }
-    ~Buffer() { if (owns_) std::free(data_); }
+    ~Buffer() { if (owns_) BlockPool::shared().give(data_, capacity_); }
 
     uint8_t* data() { return data_; }
     const uint8_t* data() const { return data_; }
@@ -70,12 +159,20 @@ class Buffer {
     void push_byte(uint8_t value) { *extend(1) = value; }
     void truncate(size_t size) { size_ = size; }
 
-    // Release the memory, cut to its size and never null, to a caller that calls std::free.
-    uint8_t* release() {
-        void* fit = std::realloc(data_, size_ ? size_ : 1);
-        if (fit) data_ = static_cast<uint8_t*>(fit);
-        capacity_ = size_ = 0;
-        return std::exchange(data_, nullptr);
+    // Release the memory, cut to about its size and never null, to a caller that gives the block to
+    // the pool.
+    BlockPool::Block release() {
+        const size_t kept = size_ + size_ / 8;
+        if (!data_ || capacity_ > kept) {
+            const size_t capacity = size_ < BlockPool::kMinBytes ? size_ : kept;
+            void* const fit = std::realloc(data_, capacity ? capacity : 1);
+            if (fit) {
+                data_ = static_cast<uint8_t*>(fit);
+                capacity_ = capacity;
+            }
+        }
+        size_ = 0;
+        return {std::exchange(data_, nullptr), std::exchange(capacity_, 0)};
     }
 
   private:
@@ -90,6 +187,13 @@ class Buffer {
         size_t capacity = capacity_ + capacity_ / 2;
         if (capacity < needed) capacity = needed;
         if (capacity < 64) capacity = 64;
+        if (const BlockPool::Block block = BlockPool::shared().take(capacity); block.data) {
+            if (size_) std::memcpy(block.data, data_, size_);
+            BlockPool::shared().give(data_, capacity_);
+            data_ = block.data;
+            capacity_ = block.capacity;
+            return;
+        }
         void* fit = std::realloc(data_, capacity);
         if (!fit) throw std::bad_alloc();
         data_ = static_cast<uint8_t*>(fit);
