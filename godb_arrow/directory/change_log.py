@@ -190,8 +190,9 @@ class ChangeLog:
             segment.size = stream.tell()
             segment.last = record.last
             self.position = JournalPosition(segment.run, record.last)
-            yield record
-            del record  # The next one may be as large.
+            read = [record]
+            del record  # The caller may release it before it asks for the next one.
+            yield read.pop()
 
     def _advance(self) -> bool:
         """Open the segment after the current one; return False if there is none."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any, Literal
@@ -12,10 +12,11 @@ import numpy as np
 
 from godb_arrow.directory.change_log import ADVICE
 from godb_arrow.directory.records import LOST, TRANSACTION, UNLISTED, Record, sensible
+from godb_arrow.engine.change_token import ChangeToken
 from godb_arrow.errors import ChangesLost, VersionNotFound
 from godb_arrow.snapshots.entry_runs import scan
 
-__all__ = ["ChangeUnit", "Operation", "RecordReader", "Row", "net_rows"]
+__all__ = ["BegunUnit", "ChangeUnit", "Operation", "RecordReader", "Row", "net_rows"]
 
 Operation = Literal["insert", "update", "upsert", "delete", "drop", "rename"]
 
@@ -45,6 +46,20 @@ class ChangeUnit:
     time: dt.datetime | None
     rows: list[Row] | Iterator[Row]
     is_net: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class BegunUnit:
+    """Unit, or None, with its rows that were not returned, and the token after it."""
+
+    unit: ChangeUnit | None
+    rows: Iterator[tuple[Row, bool]]
+    token: ChangeToken
+
+    @classmethod
+    def of(cls, unit: ChangeUnit | None, token: ChangeToken) -> BegunUnit:
+        """Return a unit of which no row was returned."""
+        return cls(unit, _with_last([] if unit is None else unit.rows), token)
 
 
 class RecordReader:
@@ -199,3 +214,19 @@ def _flags(meta: dict[str, Any], is_labelled: bool) -> Callable[[int], Operation
         return lambda _: "update"
     bits = np.unpackbits(np.frombuffer(replaced, np.uint8))
     return lambda index: "update" if bits[index] else "insert"
+
+
+def _with_last(rows: Iterable[Row]) -> Iterator[tuple[Row, bool]]:
+    """Yield rows, each with whether it is the last one."""
+    if isinstance(rows, list):
+        for row in rows[:-1]:
+            yield row, False
+        if rows:
+            yield rows[-1], True
+        return
+    iterator = iter(rows)
+    row = next(iterator, None)
+    while row is not None:
+        following = next(iterator, None)
+        yield row, following is None
+        row = following

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import threading
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Self
@@ -16,9 +16,16 @@ from godb_arrow import codec
 from godb_arrow.directory.change_log import ADVICE, ChangeLog, last_record
 from godb_arrow.directory.data_directory import DataDirectory, JournalEnd
 from godb_arrow.directory.records import NO_VERSION, Record
-from godb_arrow.engine.change_batches import batch_of
+from godb_arrow.engine.change_batches import GatheredChanges, batch_of
 from godb_arrow.engine.change_token import ChangeToken
-from godb_arrow.engine.change_units import ChangeUnit, Operation, RecordReader, Row, net_rows
+from godb_arrow.engine.change_units import (
+    BegunUnit,
+    ChangeUnit,
+    Operation,
+    RecordReader,
+    Row,
+    net_rows,
+)
 from godb_arrow.engine.change_versions import announced_version, compared, pinned_version
 from godb_arrow.engine.context import EngineContext
 from godb_arrow.engine.store import CollectionStore
@@ -88,15 +95,6 @@ class Change:
     to: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class _Begun:
-    """Unit, its rows that were not returned, and the token after it."""
-
-    unit: ChangeUnit | None
-    rows: Iterator[tuple[Row, bool]]
-    token: ChangeToken
-
-
 class ChangeFeed:
     """Changes after a token: an iterator and an async iterator of :class:`Change`.
 
@@ -148,7 +146,7 @@ class ChangeFeed:
         self._taking = threading.Lock()
         self._end: ChangeToken | None = None
         self._units_left = self._units()
-        self._begun: _Begun | None = None  # unit with rows that were not returned
+        self._begun: BegunUnit | None = None  # unit with rows that were not returned
 
     # --- token --------------------------------------------------------------------------------
 
@@ -228,7 +226,9 @@ class ChangeFeed:
                     return change, False
             return None, True
 
-    def batches(self, max_changes: int = _BATCH_CHANGES) -> Iterator[pa.RecordBatch]:
+    def batches(
+        self, max_changes: int = _BATCH_CHANGES, *, split: bool = False
+    ) -> Iterator[pa.RecordBatch]:
         """Yield the changes as record batches, each with whole transactions.
 
         A batch has the columns ``_operation``, ``_sequence``, ``_time``, ``_net``, ``_collection``
@@ -239,27 +239,33 @@ class ChangeFeed:
         Parameters
         ----------
         max_changes : int
-            Number of changes after which a batch ends with its transaction.
+            Number of changes after which a batch ends with its transaction. It also ends after an
+            eighth of the memory limit, but not before 1 MiB.
+        split : bool
+            Whether a batch may end inside of a transaction or call, so that memory is bounded,
+            default False. :attr:`token` then moves with the last batch of the transaction.
         """
         is_over = False
         while not is_over:
             with self._step():
-                rows, token, is_over = self._gathered(max_changes)
-                batch = batch_of(rows) if rows else None
+                changes = GatheredChanges(self._context.memory, max_changes)
+                token, is_over = self._gather(changes, split=split)
+                batch = batch_of(changes) if len(changes) else None
+                del changes
                 self._token = token
             if batch is not None:
                 yield batch
-            if not is_over and token is self._end:
+                del batch
+            if not is_over and token is self._end and self._begun is None:
                 self._closed.wait(_POLL_SECONDS)
 
     def to_arrow(self) -> pa.Table:
         """Return the changes as one table; see :meth:`batches`."""
-        gathered: list[tuple[ChangeUnit, Row]] = []
+        gathered = GatheredChanges(self._context.memory)
         is_over = False
         with self._step():
             while not is_over:
-                rows, token, is_over = self._gathered(None)
-                gathered += rows
+                token, is_over = self._gather(gathered)
                 if not is_over:
                     self._closed.wait(_POLL_SECONDS)
             table = pa.Table.from_batches([batch_of(gathered)])
@@ -276,23 +282,20 @@ class ChangeFeed:
                 self._units_left = iter(())
                 raise
 
-    def _gathered(
-        self, max_changes: int | None
-    ) -> tuple[list[tuple[ChangeUnit, Row]], ChangeToken, bool]:
-        """Return rows of whole units, the token after them, and whether the feed is over.
+    def _gather(self, changes: GatheredChanges, *, split: bool = False) -> tuple[ChangeToken, bool]:
+        """Gather rows of units; return the token after the units, and whether the feed is over.
 
         The rows end at the end of a feed that follows.
         """
-        rows: list[tuple[ChangeUnit, Row]] = []
         token = self._token
         while (begun := self._next_unit()) is not None:
-            if begun.unit is not None:
-                rows += [(begun.unit, row) for row, _ in begun.rows]
+            if not changes.add(begun, split=split):
+                self._begun = begun
+                return token, False
             token = begun.token
-            is_full = max_changes is not None and len(rows) >= max_changes
-            if is_full or (self._follow and token is self._end):
-                return rows, token, False
-        return rows, token, True
+            if changes.is_full or (self._follow and token is self._end):
+                return token, False
+        return token, True
 
     def _ids(self) -> list[str] | None:
         """Return the ids of changed documents, each once; None if the collection was dropped."""
@@ -305,12 +308,11 @@ class ChangeFeed:
                     ids[identity] = None
         return list(ids)
 
-    def _next_unit(self) -> _Begun | None:
+    def _next_unit(self) -> BegunUnit | None:
         """Return the unit that was begun, or the next one; None at the end of the feed."""
         begun, self._begun = self._begun, None
         if begun is None and (following := next(self._units_left, None)) is not None:
-            unit, token = following
-            begun = _Begun(unit, _with_last([] if unit is None else unit.rows), token)
+            begun = BegunUnit.of(*following)
         return begun
 
     # --- units --------------------------------------------------------------------------------
@@ -537,22 +539,6 @@ def _saved_version(
         if last.run == position.run and last.number > position.number:
             return None
         return base.manifest.version, base.manifest.created
-
-
-def _with_last(rows: Iterable[Row]) -> Iterator[tuple[Row, bool]]:
-    """Yield rows, each with whether it is the last one."""
-    if isinstance(rows, list):
-        for row in rows[:-1]:
-            yield row, False
-        if rows:
-            yield rows[-1], True
-        return
-    iterator = iter(rows)
-    row = next(iterator, None)
-    while row is not None:
-        following = next(iterator, None)
-        yield row, following is None
-        row = following
 
 
 def _change(unit: ChangeUnit, row: Row, *, is_last: bool) -> Change:

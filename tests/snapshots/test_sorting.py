@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import random
 import tempfile
-import tracemalloc
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from support.peaks import peak_bytes
 from support.settings import for_seeds
 
 from godb_arrow import StorageEngine
@@ -78,20 +77,6 @@ def test_documents_of_merged_files_are_those_in_memory(seed: int) -> None:
             assert results() == wanted
             assert merged or len(wanted[0]) < 100
         assert engine._components.memory.streams == 0
-
-
-def peak_bytes(function: Callable[[], object]) -> int:
-    """Return the peak of the bytes of Python and Arrow while a function runs."""
-    former = pa.default_memory_pool()
-    pool = pa.proxy_memory_pool(former)
-    pa.set_memory_pool(pool)
-    tracemalloc.start()
-    try:
-        function()
-        return tracemalloc.get_traced_memory()[1] + int(pool.max_memory())
-    finally:
-        tracemalloc.stop()
-        pa.set_memory_pool(former)
 
 
 @pytest.fixture(scope="module")
