@@ -6,17 +6,16 @@ and checked before anything uses them.
 
 from __future__ import annotations
 
-import struct
-
 import pyarrow as pa
 
+from godb_arrow.ipc_header import read_ipc_header
 from godb_arrow.recorded_schema import FORMER_CATEGORIES_KEY, FORMER_KEY, with_categories
 
 __all__ = ["read_former_batch", "read_former_schema"]
 
 _MAX_DICTIONARY_BYTES = 1 << 20
 _MAX_SCHEMA_BYTES = 1 << 20  # about 10,000 fields, whose names may all collide
-_UNUSABLE = (OSError, ValueError, IndexError, EOFError, struct.error, TypeError)
+_UNUSABLE = (OSError, ValueError, IndexError, EOFError, TypeError)
 
 
 def read_former_schema(data: bytes) -> pa.Schema:
@@ -59,32 +58,10 @@ def read_former_batch(data: bytes) -> pa.RecordBatch | None:
             return None
         schema = pa.ipc.read_schema(message)
         message = messages.read_next_message()
-        if message.type != "record batch" or _is_compressed(bytes(message.metadata)):
+        if message.type != "record batch" or read_ipc_header(bytes(message.metadata)).is_compressed:
             return None
         batch = pa.ipc.read_record_batch(message, schema)
         batch.validate(full=True)
     except (StopIteration, pa.ArrowException, *_UNUSABLE):
         return None
     return batch
-
-
-def _is_compressed(metadata: bytes) -> bool:
-    """Return whether the buffers of a record batch are compressed, by its flatbuffer."""
-    message = _read("<I", metadata, 0)
-    header = message + _slot(metadata, message, 2)
-    header += _read("<I", metadata, header)
-    return _slot(metadata, header, 3) != 0
-
-
-def _slot(data: bytes, table: int, index: int) -> int:
-    """Return where a table of a flatbuffer has a field, counted from the table; 0 without it."""
-    layout = table - _read("<i", data, table)
-    place = 4 + 2 * index
-    return _read("<H", data, layout + place) if _read("<H", data, layout) > place else 0
-
-
-def _read(form: str, data: bytes, at: int) -> int:
-    if at < 0:
-        raise ValueError("an offset before the message")
-    (value,) = struct.unpack_from(form, data, at)
-    return int(value)

@@ -27,6 +27,7 @@ FLOORS = [
         "recorded_schema",
         "colliding_names",
         "former_ipc",
+        "ipc_header",
         "arrow_compute",
     },
     {"storage", "memory"},

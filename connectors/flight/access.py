@@ -6,15 +6,13 @@ import hmac
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import pyarrow.flight as fl
 
 from godb_arrow.errors import InvalidOption
 
-__all__ = ["AUTHENTICATION", "Slots", "TokenCheck", "check_may_write", "checked_tokens"]
+__all__ = ["Slots", "checked_tokens", "may_write"]
 
-AUTHENTICATION = "godb-arrow-token"
 _MIN_TOKEN_CHARACTERS = 16
 
 
@@ -31,7 +29,7 @@ def checked_tokens(token: str | None, read_only_token: str | None) -> dict[bytes
     if token is not None and token == read_only_token:
         raise InvalidOption("both tokens are the same", advice="give two different ones")
     tokens: dict[bytes, bool] = {}
-    for value, may_write in ((token, True), (read_only_token, False)):
+    for value, writes in ((token, True), (read_only_token, False)):
         if value is None:
             continue
         if len(value) < _MIN_TOKEN_CHARACTERS:
@@ -44,48 +42,32 @@ def checked_tokens(token: str | None, read_only_token: str | None) -> dict[bytes
                 "the token has a character that a header cannot have, such as a line end",
                 advice="use secrets.token_urlsafe()",
             )
-        tokens[f"Bearer {value}".encode()] = may_write
+        tokens[f"Bearer {value}".encode()] = writes
     return tokens
 
 
-class Access(fl.ServerMiddleware):  # type: ignore[misc]
-    """Rights of the client of one call."""
-
-    def __init__(self, may_write: bool) -> None:
-        super().__init__()
-        self.may_write = may_write
-
-
-class TokenCheck(fl.ServerMiddlewareFactory):  # type: ignore[misc]
-    """Check of the token of each call.
+def may_write(given: bytes, tokens: Mapping[bytes, bool]) -> bool:
+    """Return whether a client may write, by the header that it sends.
 
     Parameters
     ----------
+    given : bytes
+        Header of the client, which is empty without one.
     tokens : mapping of bytes to bool
-        Result of :func:`checked_tokens`.
+        Result of :func:`checked_tokens`. Without tokens, all clients may write.
+
+    Raises
+    ------
+    FlightUnauthenticatedError
+        The token is missing or wrong.
     """
-
-    def __init__(self, tokens: Mapping[bytes, bool]) -> None:
-        super().__init__()
-        self._tokens = tokens
-
-    def start_call(self, info: fl.CallInfo, headers: Mapping[str, list[Any]]) -> Access:
-        """Return the rights of a client, or refuse the call."""
-        values = [value for name, value in headers.items() if name.lower() == "authorization"]
-        given = values[0][0] if values and values[0] else ""
-        raw = given if isinstance(given, bytes) else str(given).encode("utf-8", "replace")
-        # All tokens are compared, so that the time does not tell them apart.
-        matches = [one for one in self._tokens if hmac.compare_digest(raw, one)]
-        if not matches:
-            raise fl.FlightUnauthenticatedError("the token is missing or wrong")
-        return Access(self._tokens[matches[0]])
-
-
-def check_may_write(context: fl.ServerCallContext) -> None:
-    """Refuse a call whose token is for reading only."""
-    access = context.get_middleware(AUTHENTICATION)
-    if access is not None and not access.may_write:
-        raise fl.FlightUnauthorizedError("the token is for reading only")
+    if not tokens:
+        return True
+    # All tokens are compared, so that the time does not tell them apart.
+    matches = [token for token in tokens if hmac.compare_digest(given, token)]
+    if not matches:
+        raise fl.FlightUnauthenticatedError("the token is missing or wrong")
+    return tokens[matches[0]]
 
 
 class Slots:

@@ -41,6 +41,8 @@ _MAX_MESSAGE_BYTES = 900
 _MAX_ADVICE_BYTES = 300
 _MAX_ATTRIBUTE_BYTES = 1_200
 
+_TOO_LARGE = "larger than max"  # what gRPC says of a message that a server does not receive
+
 _KINDS: dict[str, type[GodbError]] = {
     kind.__name__: kind
     for kind in (
@@ -114,19 +116,6 @@ def sent_error(error: GodbError) -> fl.FlightServerError:
     return fl.FlightServerError(text, extra_info=info)
 
 
-class SchemaRefused(Exception):
-    """Error of a call for a schema, whose traceback cannot be printed.
-
-    pyarrow sends the traceback of any error of that call to the client, with paths of the server.
-    Where ``traceback.format_exception`` fails, it sends the name of the class instead.
-    """
-
-    @property
-    def __cause__(self) -> BaseException | None:  # type: ignore[override]
-        """Raise, since only the printing of a traceback reads the cause."""
-        raise AttributeError("the traceback is private")
-
-
 def _cut(text: str, most: int) -> str:
     raw = text.encode("utf-8", "replace")
     return text if len(raw) <= most else raw[:most].decode("utf-8", "ignore") + "…"
@@ -147,6 +136,11 @@ def client_errors(location: str) -> Iterator[None]:
     except fl.FlightServerError as error:
         raise _received(error, location) from error
     except (fl.FlightError, pa.ArrowException, OSError) as error:
+        if _TOO_LARGE in str(error):
+            raise LimitExceeded(
+                f"the server at {location} refused: {_first_line(error)}",
+                advice="send smaller batches",
+            ) from error
         raise StorageError(f"the server at {location} failed: {_first_line(error)}") from error
 
 

@@ -24,10 +24,14 @@ class Idle:
     ----------
     *release : callable
         Functions that release the slot of the stream, and what it has in memory and on disk.
+    end : callable, optional
+        Function that ends the call if others need its thread, and returns whether it did. It is
+        called when the client still does nothing after the same time again.
     """
 
-    def __init__(self, *release: Callable[[], None]) -> None:
+    def __init__(self, *release: Callable[[], None], end: Callable[[], bool] | None = None) -> None:
         self._release = release
+        self._end = end
         self._lock = threading.Lock()
         self._waits_since: float | None = None
         self._has_expired = False
@@ -53,10 +57,14 @@ class Idle:
         """End the stream if it waits for so many seconds."""
         with self._lock:
             since = self._waits_since
-            if self._has_expired or since is None or time.monotonic() - since < seconds:
+            waited = 0.0 if since is None else time.monotonic() - since
+            if since is None or waited < seconds:
                 return
+            functions = self._release if not self._has_expired else ()
             self._has_expired = True
-        for release in self._release:
+            if waited >= 2 * seconds and self._end is not None and self._end():
+                self._end = None
+        for release in functions:
             try:
                 release()
             except Exception:  # such as a full disk; the other streams are still watched

@@ -23,26 +23,23 @@ import datetime as dt
 import ipaddress
 import json
 import logging
-import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any, Self
 
 import pyarrow as pa
 import pyarrow.flight as fl
 
 from godb_arrow.connectors.etl.files import documents_of
-from godb_arrow.connectors.flight.access import (
-    AUTHENTICATION,
-    Slots,
-    TokenCheck,
-    check_may_write,
-    checked_tokens,
-)
-from godb_arrow.connectors.flight.errors import SchemaRefused, sent_error
+from godb_arrow.connectors.flight.access import Slots, checked_tokens, may_write
+from godb_arrow.connectors.flight.arrow_messages import Upload, messages_of
+from godb_arrow.connectors.flight.errors import sent_error
 from godb_arrow.connectors.flight.idle import Idle, IdleWatch
+from godb_arrow.connectors.flight.service import Call, Methods, Service, server_credentials
 from godb_arrow.connectors.flight.ticket import filter_of_request, parsed, request_of
 from godb_arrow.connectors.flight.upload import ReceivedBatches, check_batch, unpacked_bytes
+from godb_arrow.connectors.flight.wire import action_type_bytes, put_result_bytes
 from godb_arrow.engine.engine import StorageEngine
 from godb_arrow.errors import (
     AccessDenied,
@@ -58,7 +55,6 @@ from godb_arrow.errors import (
 from godb_arrow.options import parse_duration
 from godb_arrow.query.projection import project
 from godb_arrow.schema import ID_FIELD
-from godb_arrow.snapshots.streaming import BatchStream
 
 __all__ = ["FlightServer"]
 
@@ -70,7 +66,7 @@ _MAX_END_BYTES = 1 << 10  # of the message that ends an upload
 # --- server -----------------------------------------------------------------------------------
 
 
-class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
+class FlightServer(Methods):
     """Server of an engine's collections.
 
     Parameters
@@ -149,63 +145,67 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
         self._max_message = max_message_bytes
         self._max_upload = max_upload_bytes
         self._watch = IdleWatch(parse_duration("max_idle", max_idle))
-        scheme = "grpc" if tls is None else "grpc+tls"
+        self._tokens = tokens
         shown = f"[{host}]" if ":" in host else host
-        try:
-            super().__init__(
-                f"{scheme}://{shown}:{port}",
-                middleware={AUTHENTICATION: TokenCheck(tokens)} if tokens else {},
-                tls_certificates=None if tls is None else [tls],
-                verify_client=client_authority is not None,
-                root_certificates=client_authority,
-            )
-        except (pa.ArrowException, OSError) as error:
-            raise InvalidOption(
-                f"cannot listen on {host}:{port}: {error}", advice="choose another port"
-            ) from error
+        self._service = Service(
+            self,
+            f"{shown}:{port}",
+            None if tls is None else server_credentials(tls, client_authority),
+            max_message_bytes=max_message_bytes,
+            max_streams=max_streams,
+        )
 
-    def shutdown(self) -> None:
-        """Stop the server after its open calls."""
-        super().shutdown()
+    @property
+    def port(self) -> int:
+        """Port that the server listens on."""
+        return self._service.port
+
+    def wait(self) -> None:
+        """Wait until the server is shut down."""
+        self._service.wait()
+
+    serve = wait
+
+    def shutdown(self, grace: float | None = None) -> None:
+        """Stop the server after its open calls.
+
+        Parameters
+        ----------
+        grace : float or None
+            Time in seconds after which open calls are cancelled. Default: never.
+        """
+        self._service.stop(grace)
         self._watch.stop()
 
-    def __exit__(self, *_: object) -> None:
-        self.shutdown()  # pyarrow would call its own
+    def __enter__(self) -> Self:
+        return self
 
-    def list_flights(
-        self, context: fl.ServerCallContext, criteria: bytes
-    ) -> Iterator[fl.FlightInfo]:
+    def __exit__(self, *_: object) -> None:
+        self.shutdown()
+
+    def check_access(self, call: Call) -> None:
+        """Check the token of a call, and set what the client may do."""
+        call.may_write = may_write(call.header("authorization"), self._tokens)
+
+    def list_flights(self, call: Call, criteria: bytes) -> Iterator[fl.FlightInfo]:
         """Yield the schema and size of each collection."""
         with _flight_errors():
             for name in self._engine.collections():
                 yield self._info(name, {"collection": name})
 
-    def get_flight_info(
-        self, context: fl.ServerCallContext, descriptor: fl.FlightDescriptor
-    ) -> fl.FlightInfo:
+    def get_flight_info(self, call: Call, descriptor: fl.FlightDescriptor) -> fl.FlightInfo:
         """Return the schema and size of a collection, or of the result of a ticket."""
         with _flight_errors():
             wanted = request_of(descriptor)
             return self._info(wanted["collection"], wanted)
 
-    def get_schema(
-        self, context: fl.ServerCallContext, descriptor: fl.FlightDescriptor
-    ) -> fl.SchemaResult:
+    def get_schema(self, call: Call, descriptor: fl.FlightDescriptor) -> fl.SchemaResult:
         """Return the schema of a collection."""
-        try:
-            with _flight_errors():
-                name = request_of(descriptor)["collection"]
-                return fl.SchemaResult(self._engine[name].schema)
-        except fl.FlightError as error:
-            raise SchemaRefused(str(error)) from None
+        with _flight_errors():
+            name = request_of(descriptor)["collection"]
+            return fl.SchemaResult(self._engine[name].schema)
 
-    def do_exchange(
-        self,
-        context: fl.ServerCallContext,
-        descriptor: fl.FlightDescriptor,
-        reader: fl.MetadataRecordBatchReader,
-        writer: fl.MetadataRecordBatchWriter,
-    ) -> None:
+    def do_exchange(self, call: Call, messages: Iterator[bytes]) -> Iterator[bytes]:
         """Refuse, since there is nothing to exchange."""
         raise fl.FlightServerError("there is no exchange; use do_get and do_put")
 
@@ -224,11 +224,11 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
             collection.info().disk_bytes if whole else -1,
         )
 
-    def do_get(self, context: fl.ServerCallContext, ticket: fl.Ticket) -> fl.FlightDataStream:
-        """Stream the result of a ticket, from a snapshot at the time of the call."""
+    def do_get(self, call: Call, ticket: fl.Ticket) -> Iterator[bytes]:
+        """Yield the result of a ticket, from a snapshot at the time of the call."""
         with _flight_errors():
             wanted = parsed(ticket.ticket)
-            slot = self._slots.take(context.peer())
+            slot = self._slots.take(call.peer)
             try:
                 collection = self._engine[wanted["collection"]]
                 stream = collection.stream(
@@ -236,16 +236,14 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
                     filter_of_request(wanted),
                     batch_bytes=self._max_message // 4,
                 )
-                batches = _Guarded(stream, self._bounded(stream), slot)
-                self._watch.add(batches.idle)
-                if any(map(_has_dictionary, stream.schema.types)):
-                    # A stream of a generator sends the dictionaries of tables only.
-                    tables = map(pa.Table.from_batches, ([batch] for batch in batches))
-                    return fl.GeneratorStream(stream.schema, tables)
-                return fl.GeneratorStream(stream.schema, batches)
-            except BaseException:
+                idle = Idle(slot, stream.close, end=partial(self._service.end_idle, call))
+                self._watch.add(idle)
+                for message in messages_of(stream.schema, self._bounded(stream)):
+                    idle.wait()
+                    yield message
+                    idle.go_on()
+            finally:
                 slot()
-                raise
 
     def _bounded(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """Divide batches that are larger than a message may be."""
@@ -255,31 +253,27 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
             for start in range(0, batch.num_rows, rows):
                 yield batch.slice(start, rows)
 
-    def do_put(
-        self,
-        context: fl.ServerCallContext,
-        descriptor: fl.FlightDescriptor,
-        reader: fl.MetadataRecordBatchReader,
-        writer: fl.FlightMetadataWriter,
-    ) -> None:
+    def do_put(self, call: Call, messages: Iterator[bytes]) -> bytes:
         """Insert all documents of an upload or none; create the collection if it is missing.
 
         An upload that is incomplete, or whose client was killed or cancelled it, stores nothing.
         """
         with _flight_errors():
-            check_may_write(context)
-            wanted = request_of(descriptor)
-            slot = self._slots.take(context.peer())
-            received = ReceivedBatches(reader.schema)
+            if not call.may_write:
+                raise fl.FlightUnauthorizedError("the token is for reading only")
+            slot = self._slots.take(call.peer)
+            received = ReceivedBatches()
             try:
-                idle = Idle(slot, received.close)
+                idle = Idle(slot, received.close, end=partial(self._service.end_idle, call))
                 self._watch.add(idle)
+                upload = Upload(_waited_for(messages, idle), self._max_message)
+                wanted = request_of(upload.descriptor)
                 # The upload is checked before the collection is created.
-                self._receive(reader, received, idle, must_end=bool(wanted.get("end")))
-                if context.is_cancelled():
+                self._receive(upload, received, must_end=bool(wanted.get("end")))
+                if not wanted.get("end") and call.was_cancelled():
                     raise fl.FlightCancelledError("the client disconnected; nothing was stored")
                 count = self._store(wanted, received)
-                writer.write(json.dumps({"documents": count}).encode())
+                return put_result_bytes(json.dumps({"documents": count}).encode())
             finally:
                 slot()
                 received.close()
@@ -311,24 +305,18 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
                         self._engine.drop_collection(name, if_empty=True)
                 raise
 
-    def _receive(
-        self,
-        reader: fl.MetadataRecordBatchReader,
-        received: ReceivedBatches,
-        idle: Idle,
-        *,
-        must_end: bool,
-    ) -> None:
+    def _receive(self, upload: Upload, received: ReceivedBatches, *, must_end: bool) -> None:
         """Receive the record batches of an upload, and check that it is complete."""
+        received.schema = upload.schema
         total = rows = 0
         end: Any = None
-        for chunk in _waited_for(reader, idle):
-            if chunk.data is None:
-                end = _parsed_end(chunk.app_metadata)
+        for batch, app_metadata in upload:
+            if batch is None:
+                end = _parsed_end(app_metadata)
                 continue
-            rows += chunk.data.num_rows
-            check_batch(chunk.data)
-            size = unpacked_bytes(chunk.data)
+            rows += batch.num_rows
+            check_batch(batch)
+            size = unpacked_bytes(batch)
             total += size
             if size > self._max_message:
                 raise LimitExceeded(
@@ -340,15 +328,15 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
                     f"the upload has more than {self._max_upload} bytes",
                     advice="send it in several uploads",
                 )
-            received.add(chunk.data)
+            received.add(batch)
         if must_end and end != rows:
             raise InvalidOption(
                 f"the upload ended after {rows} rows and is incomplete; nothing was stored",
                 advice="send it again",
             )
 
-    def do_action(self, context: fl.ServerCallContext, action: fl.Action) -> Iterator[bytes]:
-        """Return for ``health`` whether the server works, and how many streams run."""
+    def do_action(self, call: Call, action: fl.Action) -> Iterator[bytes]:
+        """Yield for ``health`` whether the server works, and how many streams run."""
         if action.type != "health":
             raise fl.FlightServerError(f"the action {action.type!r} is unknown; use health")
         with _flight_errors():
@@ -361,23 +349,22 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
             }
             yield json.dumps(answer).encode()
 
-    def list_actions(self, context: fl.ServerCallContext) -> list[tuple[str, str]]:
-        """Return the only action."""
-        return [("health", "State of the server, as JSON.")]
+    def list_actions(self, call: Call) -> Iterator[bytes]:
+        """Yield the only action."""
+        yield action_type_bytes("health", "State of the server, as JSON.")
 
 
-def _waited_for(chunks: Iterator[Any], idle: Idle) -> Iterator[Any]:
+def _waited_for(messages: Iterator[bytes], idle: Idle) -> Iterator[bytes]:
     """Yield the messages of a client, and note how long it takes to send them."""
-    chunks = iter(chunks)
     while True:
         idle.wait()
         try:
-            chunk = next(chunks, None)
+            message = next(messages, None)
         finally:
             idle.go_on()
-        if chunk is None:
+        if message is None:
             return
-        yield chunk
+        yield message
 
 
 def _without_null_ids(data: pa.Table | pa.RecordBatchReader) -> Iterator[dict[str, Any]]:
@@ -389,48 +376,12 @@ def _without_null_ids(data: pa.Table | pa.RecordBatchReader) -> Iterator[dict[st
         yield document
 
 
-def _has_dictionary(kind: pa.DataType) -> bool:
-    if isinstance(kind, pa.BaseExtensionType):
-        return _has_dictionary(kind.storage_type)
-    children = (kind.field(index).type for index in range(kind.num_fields))
-    return pa.types.is_dictionary(kind) or any(map(_has_dictionary, children))
-
-
-class _Guarded:
-    """Batches that release their slot when they end, are collected, or are idle for too long."""
-
-    def __init__(
-        self, stream: BatchStream, batches: Iterator[pa.RecordBatch], release: Callable[[], None]
-    ) -> None:
-        self._batches = batches
-        self._release = release
-        self.idle = Idle(release, stream.close)
-        self.idle.wait()
-        weakref.finalize(self, release)
-
-    def __iter__(self) -> Self:
-        return self
-
-    def __next__(self) -> pa.RecordBatch:
-        try:
-            self.idle.go_on()
-            with _flight_errors():
-                batch = next(self._batches, None)
-            if batch is None:
-                raise StopIteration
-            self.idle.wait()
-            return batch
-        except BaseException:
-            self._release()
-            raise
-
-
-def _parsed_end(metadata: pa.Buffer | None) -> Any:
+def _parsed_end(metadata: bytes) -> Any:
     """Return the number of rows in the message that ends an upload, or None for others."""
-    if metadata is None or metadata.size > _MAX_END_BYTES:
+    if len(metadata) > _MAX_END_BYTES:
         return None
     try:
-        end = json.loads(metadata.to_pybytes())
+        end = json.loads(metadata)
     except (ValueError, RecursionError):
         return None
     return end.get("rows") if isinstance(end, dict) else None

@@ -19,16 +19,11 @@ _MAX_BYTES_IN_MEMORY = 1 << 20  # of an upload that has no temporary file
 
 
 class ReceivedBatches:
-    """Record batches of an upload, in a temporary file if they are larger than 1 MiB.
+    """Record batches of an upload, in a temporary file if they are larger than 1 MiB."""
 
-    Parameters
-    ----------
-    schema : pyarrow.Schema
-        Schema of the batches.
-    """
-
-    def __init__(self, schema: pa.Schema) -> None:
-        self._schema = schema
+    def __init__(self) -> None:
+        self.schema: pa.Schema = pa.schema([])
+        """Schema of the batches, which is set before they are added."""
         self._batches: list[pa.RecordBatch] = []
         self._bytes = 0
         self._file: IO[bytes] | None = None
@@ -41,7 +36,7 @@ class ReceivedBatches:
         if self._writer is None and self._bytes > _MAX_BYTES_IN_MEMORY:
             file = tempfile.TemporaryFile(prefix="godb-arrow-upload-")  # noqa: SIM115
             self._file = file
-            self._writer = pa.ipc.new_stream(file, self._schema)
+            self._writer = pa.ipc.new_stream(file, self.schema)
         if self._writer is not None:
             for one in self._batches:
                 self._writer.write_batch(one)
@@ -50,7 +45,7 @@ class ReceivedBatches:
     def data(self) -> pa.Table | pa.RecordBatchReader:
         """Return the whole upload, as often as it is needed; a reader has a batch in memory."""
         if self._file is None:
-            return pa.Table.from_batches(self._batches, self._schema)
+            return pa.Table.from_batches(self._batches, self.schema)
         if self._writer is not None:
             self._writer.close()
             self._writer = None

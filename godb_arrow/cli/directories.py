@@ -140,13 +140,9 @@ def serve(
             echo(f"serving {plural(len(engine), 'collection')} on {host}:{server.port}", err=True)
         while not ending.wait(_SIGNAL_SECONDS):
             pass
-        stopping = threading.Thread(target=server.shutdown, daemon=True)
-        stopping.start()
-        stopping.join(seconds)
+        server.shutdown(seconds)
     if not quiet:
         echo("saved and closed", err=True)
-    if stopping.is_alive():
-        os._exit(0)  # A client that stopped reading must not keep the process alive.
 
 
 def _token_in(path: str | None) -> str | None:

@@ -207,9 +207,9 @@ class _Watched(FlightServer):
         self.ended = threading.Event()
         self.error: BaseException | None = None
 
-    def do_put(self, *arguments: Any) -> None:
+    def do_put(self, *arguments: Any) -> bytes:
         try:
-            super().do_put(*arguments)
+            return super().do_put(*arguments)
         except BaseException as error:
             self.error = error
             raise
@@ -424,10 +424,10 @@ def test_answers_have_no_details_of_the_server(
             ):
                 try:
                     call()  # the front of a file may be enough
-                except (fl.FlightServerError, pa.ArrowException) as error:
+                except (fl.FlightServerError, pa.ArrowException, OSError) as error:
                     said.append(str(error))
         assert len(said) >= 12
-        assert any("names no collection" in text and "SchemaRefused" in text for text in said)
+        assert any("names no collection" in text for text in said)
         for word in ("secret place", "Traceback", str(Path(godb_arrow.__file__).parent)):
             assert word not in "".join(said)
         client.close()
@@ -607,8 +607,12 @@ def test_a_server_that_has_ended_leaves_no_thread(engine: StorageEngine) -> None
         with connect(f"grpc://127.0.0.1:{server.port}", token=TOKEN) as remote:
             remote["people"].to_arrow()
         assert "godb-arrow-idle" in {thread.name for thread in threading.enumerate()}
-    left = {thread.name for thread in threading.enumerate()} - before
-    assert not [name for name in left if not name.startswith("Dummy")]
+
+    def left() -> list[str]:
+        names = {thread.name for thread in threading.enumerate()} - before
+        return [name for name in names if not name.startswith("Dummy")]
+
+    assert _in_time(lambda: not left()), left()
 
 
 def test_categories(tmp_path: Path) -> None:
@@ -784,7 +788,8 @@ def test_an_upload_is_a_file_beyond_one_mebibyte() -> None:
                          .dictionary_encode(), "t": ["x" * 1000] * 300})
         for at in range(9)
     ]  # fmt: skip
-    received = ReceivedBatches(batches[0].schema)
+    received = ReceivedBatches()
+    received.schema = batches[0].schema
     received.add(batches[0])
     assert received.data() == pa.Table.from_batches(batches[:1])
     for batch in batches[1:]:
