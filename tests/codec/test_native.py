@@ -806,3 +806,59 @@ def test_numbers_of_every_width_become_columns() -> None:
         native.decode_front(measured_of(data, [len(part) for part in parts]), plan),
         reference.decode(plain, plan),
     )
+
+
+NAMES = ["", "a", "bb", "name", "é", "seventy", "\x00", "active", "aa"]
+LONG_NAMES = ["eighteen", "a name of more than fifteen", "a name of more than fiftaen", "x" * 31]
+ODD_KEYS = [b"\xa1\xff", b"\xc0", b"\x05", b"\xa7seventx", b"\xd9\x01a", b"\xa8eighteem"]
+
+
+def _values(chance: random.Random) -> bytes:
+    values: list[Any] = [1, -5, 300, 0.5, True, None, "text", "é" * 9, [1, 2], {"a": 1}, b"b"]
+    values += [msgpack.Timestamp(5, 7), [[{"x": [None]}]], "x" * 40]
+    return chance.choice([*map(pack, values), b"\xd4\x05\x00", b"\xd6\xff\0\0\0\1"])
+
+
+@for_seeds(60, long=3000)
+def test_fields_in_any_order_are_found_alike(seed: int) -> None:
+    """Also unknown keys, repeated keys, keys of other kinds, and damaged values."""
+    chance = random.Random(seed)
+    names = chance.sample(NAMES, chance.randrange(1, len(NAMES)))
+    names += chance.sample(LONG_NAMES, chance.choice([0, 0, 1, 4]))
+    fixed = {name: _values(chance) for name in names}
+    unusual = chance.choice([0, 0.01, 0.2])
+    packed = []
+    for row in range(300):
+        chance.shuffle(names)
+        pairs = []
+        for name in names:
+            value = _values(chance) if chance.random() < unusual else fixed[name]
+            if chance.random() >= unusual:
+                pairs.append(pack(name) + value)
+            while chance.random() < unusual / 4:
+                key = chance.choice([pack(name), chance.choice(ODD_KEYS), pack("other")])
+                pairs.append(key + chance.choice([value, b"\xd6\xfb\0\0\0\1"]))
+        head = msgpack.Packer().pack_map_header(len(pairs))
+        packed.append(pack(str(row)) + head + b"".join(pairs))
+    data = b"".join(packed)
+    entries = reference.scan_entries(data, 0, 300, len(data) + 1, 0)
+    assert len(entries) == 300
+    summary = DocumentSummary()
+    if isinstance(outcome(codec.infer, entries.between(0, 1), summary), Failed):
+        return
+    whole = infer_schema(summary)
+    part = pa.schema([field for field in whole if chance.random() < 0.6])
+    for schema, strict in ((whole, True), (whole, False), (part, False)):
+        fields = tuple(name for name in schema.names if name != "_id")
+        scanned = native.scan_entries(data, 0, 300, len(data) + 1, 0, fields)
+        assert scanned.bounds == entries.bounds
+        for mismatch in ("null", "error"):
+            plan = plan_columns(schema, strict=strict, on_mismatch=mismatch)
+            right = outcome(reference.decode, entries, plan)
+            for found in (entries, scanned):
+                decoded = outcome(native.decode, found, plan)
+                assert isinstance(decoded, Failed) == isinstance(right, Failed)
+                assert decoded == right
+            unscanned = codec.UnscannedEntries(data, 300, lambda data, count: entries)
+            columns = native.decode_unscanned(unscanned, plan)
+            assert columns is None or columns == right

@@ -30,6 +30,7 @@ struct KeyWords {
         const Mask& mask = kMasks.at[*p & 0x1f];
         return {word_at(p) & mask.front, word_at(p + mask.skip) & mask.back};
     }
+    static uint64_t front_at(const uint8_t* p) { return word_at(p) & kMasks.at[*p & 0x1f].front; }
     bool operator==(const KeyWords& other) const {
         return ((front ^ other.front) | (back ^ other.back)) == 0;
     }
@@ -76,36 +77,20 @@ class FieldFinder {
             entry.size = uint8_t(1 + name.size());
         }
         for (size_t tries = kMaxTries; tries && !usable_; --tries) usable_ = place();
+        if (usable_ && bits <= kMaxShortBits) collect_short(names);
     }
 
     bool usable() const { return usable_; }
+    size_t count() const { return count_; }
 
     // Find the fields of a map of `pairs` pairs, of which the first is at `p`. Returns the end of the
     // map, or null if that needs more care: at keys that are no short strings, equal keys, invalid
     // values, and too near to `end`. With `only`, other fields need more care, too. `places` gets
-    // the offset of each value from `data`, or kNoPlace.
+    // the offset of each value from `data`, or kNoPlace. If the result is null, they are arbitrary.
     const uint8_t* find(uint64_t pairs, const uint8_t* p, const uint8_t* end, const uint8_t* data,
                         uint32_t* places, bool only) const {
-        uint32_t here[kMaxFields + 1];
-        for (size_t i = 0; i < count_; ++i) here[i] = kNoPlace;
-        uint64_t seen = 0, again = 0;
-        for (; pairs; --pairs) {
-            if (size_t(end - p) < kLongest) return nullptr;
-            if ((*p & 0xe0) != 0xa0) return nullptr;
-            const size_t index = index_of(p);
-            if (__builtin_expect(index == count_, 0) && (only || !is_ascii(p + 1, *p & 0x1f)))
-                return nullptr;
-            again |= seen & uint64_t(1) << index;
-            seen |= uint64_t(1) << index;
-            p += 1 + (*p & 0x1f);
-            here[index] = uint32_t(p - data);
-            if (const uint8_t size = kScalarSizes.at[*p]) p += size;
-            else if (!(p = after(p, end))) return nullptr;
-        }
-        const uint64_t wanted = (uint64_t(1) << count_) - 1;
-        if ((again & wanted) || size_t(p - data) >= kNoPlace) return nullptr;
-        std::memcpy(places, here, count_ * sizeof *places);
-        return p;
+        return short_.empty() ? find<false>(pairs, p, end, data, places, only)
+                              : find<true>(pairs, p, end, data, places, only);
     }
 
     // Like find, for a map that has all fields and no others, in their order. Returns null for any
@@ -135,6 +120,53 @@ class FieldFinder {
     static constexpr int kMaxContainers = 8;  // that are skipped without counting their levels
     static constexpr size_t kMaxBits = 12;
     static constexpr size_t kMaxTries = 200;
+
+    static constexpr size_t kMaxShortBits = 8;
+
+    template <bool kShort>
+    const uint8_t* find(uint64_t pairs, const uint8_t* p, const uint8_t* end, const uint8_t* data,
+                        uint32_t* places, bool only) const {
+        std::fill(places, places + count_, kNoPlace);
+        uint64_t seen = 0, again = 0;
+        for (; pairs; --pairs) {
+            if (size_t(end - p) < kLongest) return nullptr;
+            const uint8_t* const key = p;
+            if ((*key & 0xe0) != 0xa0) return nullptr;
+            const size_t index = kShort ? short_index_of(key) : index_of(key);
+            p += 1 + (*key & 0x1f);
+            if (__builtin_expect(index != count_, 1)) {
+                again |= seen & uint64_t(1) << index;
+                seen |= uint64_t(1) << index;
+                places[index] = uint32_t(p - data);
+            } else if (only || !is_ascii(key + 1, *key & 0x1f)) {
+                return nullptr;
+            }
+            if (const uint8_t size = kScalarSizes.at[*p]) p += size;
+            else if (!(p = after(p, end))) return nullptr;
+        }
+        return again || size_t(p - data) >= kNoPlace ? nullptr : p;
+    }
+
+    // Slot for a key of fewer than eight bytes, of which eight bytes with the head are all.
+    struct ShortSlot {
+        uint64_t front = 1;  // equal to no key
+        size_t index = 0;
+    };
+
+    // Copy the slots, if all names are that short.
+    void collect_short(const std::vector<std::string>& names) {
+        for (const std::string& name : names)
+            if (name.size() > 7) return;
+        short_.resize(slots_.size());
+        for (size_t slot = 0; slot < slots_.size(); ++slot)
+            if (slots_[slot] != count_) short_[slot] = {entries_[slots_[slot]].words.front, slots_[slot]};
+    }
+
+    size_t short_index_of(const uint8_t* p) const {
+        const uint64_t front = KeyWords::front_at(p);
+        const ShortSlot& slot = short_[size_t(front * factors_[0]) >> shift_];
+        return __builtin_expect(slot.front == front, 1) ? slot.index : count_;
+    }
 
     struct Entry {
         KeyWords words{1, 0};  // equal to no key
@@ -215,6 +247,7 @@ class FieldFinder {
     uint64_t seed_ = kHashSecret.word[2];
     std::vector<uint8_t> slots_;   // index of a field, or their number
     std::vector<Entry> entries_;   // and one that equals nothing
+    std::vector<ShortSlot> short_; // empty if a name is too long
 };
 
 }  // namespace godb

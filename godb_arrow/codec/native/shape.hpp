@@ -344,6 +344,7 @@ class Repeats {
             disorder_ = std::min(disorder_ + 2, kMaxDisorder);
             const uint8_t* const found = find(p, end, data, places);
             if (found && !after) learn(p, found);
+            if (!found) std::fill(places, places + finder_.count(), kUnknownPlace);
             return found ? found : after;
         }
         const uint8_t* const after = find(p, end, data, places);
