@@ -240,7 +240,7 @@ class ChangeFeed:
         ----------
         max_changes : int
             Number of changes after which a batch ends with its transaction. It also ends after an
-            eighth of the memory limit, but not before 1 MiB.
+            eighth of the memory limit, but not before 1 MiB, and after 4,194,304 values.
         split : bool
             Whether a batch may end inside of a transaction or call, so that memory is bounded,
             default False. :attr:`token` then moves with the last batch of the transaction.

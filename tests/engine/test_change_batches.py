@@ -100,6 +100,7 @@ def test_batches_have_the_changes_that_iteration_lists(seed: int) -> None:
             patch.setattr(change_batches, "_MIN_BYTES", source.choice([1, 900, 1 << 20]))
             patch.setattr(change_batches, "_MAX_SHARE", 1 << 40)
             patch.setattr(change_batches, "_WAITING_BYTES", source.choice([1, 500, 1 << 20]))
+            patch.setattr(change_batches, "_MAX_VALUES", source.choice([1, 20, 1 << 20]))
             for split in (False, True):
                 most = source.choice([1, 2, 7, 1_000])
                 feed, rows = opened(since=token), []
@@ -200,6 +201,48 @@ def test_a_batch_of_large_documents_ends_with_their_bytes(tmp_path: Path) -> Non
             users.insert({"n": n, "t": "x" * 300_000})
         sizes = [batch.num_rows for batch in feed.batches()]
         assert sizes == [4, 4, 4]
+        feed = users.changes()
+        users.insert_many([{"n": 1}, {"n": 2}])
+        users.insert_many({"n": n} for n in range(5))
+        assert [batch.num_rows for batch in feed.batches(4, split=True)] == [4, 3]
+
+
+@pytest.mark.parametrize("split", [False, True])
+def test_a_batch_of_many_columns_has_few_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, split: bool
+) -> None:
+    monkeypatch.setattr(change_batches, "_MAX_VALUES", 20_000)
+    monkeypatch.setattr(change_batches, "_WAITING_BYTES", 2_000)
+    with StorageEngine(tmp_path) as engine:
+        users = engine.create_collection("users")
+        feed = users.changes()
+        for call in range(10 if split else 200):
+            count = 60 if split else 3
+            users.insert_many({f"f{call} {n} {k}": 1 for k in range(6)} for n in range(count))
+        batches = [*feed.batches(split=split)]
+        assert sum(batch.num_rows for batch in batches) == 600
+        assert all(batch.num_rows * batch.num_columns < 45_000 for batch in batches)
+        assert 5 < len(batches) < 100
+
+
+def test_changes_of_many_calls_are_packed_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packed: list[int] = []
+    pack = GatheredChanges._pack
+
+    def counted(self: Any, size: int) -> None:
+        packed.append(size)
+        pack(self, size)
+
+    monkeypatch.setattr(GatheredChanges, "_pack", counted)
+    with StorageEngine(tmp_path) as engine:
+        users = engine.create_collection("users")
+        feed = users.changes()
+        for n in range(2_000):
+            users.insert({"n": n})
+        assert [batch.num_rows for batch in feed.batches()] == [2_000]
+        assert len(packed) < 5
 
 
 def test_a_live_feed_does_not_wait_inside_of_a_transaction(
