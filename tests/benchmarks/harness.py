@@ -50,12 +50,12 @@ def _child(peer: Peer, connection: Connection) -> None:
     arguments = peer.arguments
     if peer.setup is not None:
         arguments = (peer.setup(*arguments),)
-    before = _resident()
-    _reset_peak()
+    before = resident()
+    reset_peak()
     started = time.perf_counter()
     peer.function(*arguments)
     seconds = time.perf_counter() - started
-    connection.send((seconds, _peak() - before))
+    connection.send((seconds, peak() - before))
     connection.close()
 
 
@@ -66,16 +66,19 @@ def _status(key: str) -> int:
     return 0
 
 
-def _resident() -> int:
+def resident() -> int:
+    """Return the memory of this process in bytes."""
     return _status("VmRSS:")
 
 
-def _reset_peak() -> None:
+def reset_peak() -> None:
+    """Let the peak of this process begin now."""
     with suppress(OSError):  # then the peak is that since the start
         Path("/proc/self/clear_refs").write_text("5")
 
 
-def _peak() -> int:
+def peak() -> int:
+    """Return the peak memory of this process in bytes."""
     return _status("VmHWM:") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
@@ -89,12 +92,12 @@ def compare(title: str, peers: Sequence[Peer], *, rows: int, repeat: int) -> Non
             process.start()
             sender.close()
             try:
-                seconds, peak = receiver.recv()
+                seconds, grown = receiver.recv()
             except EOFError:
                 raise SystemExit(f"{title}: {peer.name} failed") from None
             process.join()
             peer.seconds.append(seconds)
-            peer.peaks.append(peak / MEBIBYTE)
+            peer.peaks.append(grown / MEBIBYTE)
     print(f"\n{title} (median of {repeat})\n")
     print("| | seconds | times ours | documents/s | peak MiB |")
     print("|---|---:|---:|---:|---:|")
