@@ -36,7 +36,7 @@ from godb_arrow.connectors.flight.access import Slots, checked_tokens, may_write
 from godb_arrow.connectors.flight.arrow_messages import Upload, messages_of
 from godb_arrow.connectors.flight.errors import sent_error
 from godb_arrow.connectors.flight.idle import Idle, IdleWatch
-from godb_arrow.connectors.flight.service import Call, Methods, Service, server_credentials
+from godb_arrow.connectors.flight.service import Call, Service, server_credentials
 from godb_arrow.connectors.flight.ticket import filter_of_request, parsed, request_of
 from godb_arrow.connectors.flight.upload import ReceivedBatches, check_batch, unpacked_bytes
 from godb_arrow.connectors.flight.wire import action_type_bytes, put_result_bytes
@@ -66,7 +66,7 @@ _MAX_END_BYTES = 1 << 10  # of the message that ends an upload
 # --- server -----------------------------------------------------------------------------------
 
 
-class FlightServer(Methods):
+class FlightServer:
     """Server of an engine's collections.
 
     Parameters

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, Protocol
 
 import pyarrow.flight as fl
 
@@ -60,7 +60,7 @@ class Call:
         self._ended = threading.Event()
         if not context.add_callback(self._ended.set):
             self._ended.set()
-        self.may_write = True
+        self.may_write = False
 
     @property
     def peer(self) -> str:
@@ -86,44 +86,35 @@ class Call:
         self._context.cancel()
 
 
-class Methods:
-    """Methods of Flight, which :class:`FlightServer` overrides."""
+class Methods(Protocol):
+    """Methods of Flight, which :class:`FlightServer` has."""
 
     def check_access(self, call: Call) -> None:
         """Set the rights of the client, or raise an error of Flight."""
-        raise NotImplementedError
 
     def list_flights(self, call: Call, criteria: bytes) -> Iterator[fl.FlightInfo]:
         """Yield a description of each collection."""
-        raise NotImplementedError
 
     def get_flight_info(self, call: Call, descriptor: fl.FlightDescriptor) -> fl.FlightInfo:
         """Return a description of one collection or result."""
-        raise NotImplementedError
 
     def get_schema(self, call: Call, descriptor: fl.FlightDescriptor) -> fl.SchemaResult:
         """Return a schema."""
-        raise NotImplementedError
 
     def do_get(self, call: Call, ticket: fl.Ticket) -> Iterator[bytes]:
         """Return the messages of a stream."""
-        raise NotImplementedError
 
     def do_put(self, call: Call, messages: Iterator[bytes]) -> bytes:
         """Receive an upload, and return the answer."""
-        raise NotImplementedError
 
     def do_exchange(self, call: Call, messages: Iterator[bytes]) -> Iterator[bytes]:
         """Return the messages that answer others."""
-        raise NotImplementedError
 
     def do_action(self, call: Call, action: fl.Action) -> Iterator[bytes]:
         """Yield the results of an action."""
-        raise NotImplementedError
 
     def list_actions(self, call: Call) -> Iterator[bytes]:
         """Yield the descriptions of all actions."""
-        raise NotImplementedError
 
 
 def server_credentials(

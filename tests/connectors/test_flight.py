@@ -550,6 +550,14 @@ def test_tls(engine: StorageEngine, tmp_path: Path) -> None:
             remote["people"]
 
 
+@pytest.mark.parametrize("made", [(b"", b""), (b"no certificate", b"no key")])
+def test_what_is_no_certificate_is_refused(
+    engine: StorageEngine, made: tuple[bytes, bytes]
+) -> None:
+    with pytest.raises(godb_arrow.InvalidOption, match="certificate"):
+        FlightServer(engine, "localhost", token=TOKEN, tls=made)
+
+
 def test_the_command_serves_until_it_is_told_to_end(tmp_path: Path) -> None:
     (tmp_path / "token").touch(mode=0o600)
     (tmp_path / "token").write_text(TOKEN + "\n")
