@@ -159,6 +159,18 @@ def test_text_has_about_the_memory_that_it_needs() -> None:
     assert pooled_bytes() <= size * 5 // 4
 
 
+def test_memory_that_was_not_needed_is_released() -> None:
+    """The first documents have long texts, and the others have short ones."""
+    documents = [pack_entry(str(n), {"t": "y" * (300 if n < 600 else 20)}) for n in range(ROWS)]
+    data = b"".join(documents)
+    entries = codec.scan_entries(data, 0, ROWS, len(data) + 1, 0)
+    batch = decode(native, entries, plan_of(entries))
+    size = batch.nbytes
+    del batch
+    gc.collect()
+    assert 8 * ROWS <= pooled_bytes() <= size * 5 // 4
+
+
 def test_threads_share_the_pool() -> None:
     chance = random.Random(4)
     work = []

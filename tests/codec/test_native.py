@@ -815,7 +815,7 @@ ODD_KEYS = [b"\xa1\xff", b"\xc0", b"\x05", b"\xa7seventx", b"\xd9\x01a", b"\xa8e
 
 def _values(chance: random.Random) -> bytes:
     values: list[Any] = [1, -5, 300, 0.5, True, None, "text", "é" * 9, [1, 2], {"a": 1}, b"b"]
-    values += [msgpack.Timestamp(5, 7), [[{"x": [None]}]], "x" * 40]
+    values += [msgpack.Timestamp(5, 7), [[{"x": [None]}]], "x" * 40, {"a": 1, "zz": 2}, {"b": 5}]
     return chance.choice([*map(pack, values), b"\xd4\x05\x00", b"\xd6\xff\0\0\0\1"])
 
 
@@ -825,19 +825,26 @@ def test_fields_in_any_order_are_found_alike(seed: int) -> None:
     chance = random.Random(seed)
     names = chance.sample(NAMES, chance.randrange(1, len(NAMES)))
     names += chance.sample(LONG_NAMES, chance.choice([0, 0, 1, 4]))
-    fixed = {name: _values(chance) for name in names}
+    keys = [*map(pack, names), *chance.sample(ODD_KEYS[:3], chance.choice([0, 0, 2]))]
+    fixed = {key: _values(chance) for key in keys}
     unusual = chance.choice([0, 0.01, 0.2])
+    more = chance.choice([None, {"a": 1, "zz": 2}, {"é": 1, "a": 2}])  # in a struct, seldom
+    struct = keys[0]
+    if more is not None:
+        fixed[struct] = pack({"a": 1})
     packed = []
     for row in range(300):
-        chance.shuffle(names)
+        if row == 200 and more is not None:
+            fixed[struct] = pack(more)
+        chance.shuffle(keys)
         pairs = []
-        for name in names:
-            value = _values(chance) if chance.random() < unusual else fixed[name]
+        for key in keys:
+            value = _values(chance) if chance.random() < unusual else fixed[key]
             if chance.random() >= unusual:
-                pairs.append(pack(name) + value)
+                pairs.append(key + value)
             while chance.random() < unusual / 4:
-                key = chance.choice([pack(name), chance.choice(ODD_KEYS), pack("other")])
-                pairs.append(key + chance.choice([value, b"\xd6\xfb\0\0\0\1"]))
+                other = chance.choice([key, chance.choice(ODD_KEYS), pack("other")])
+                pairs.append(other + chance.choice([value, b"\xd6\xfb\0\0\0\1"]))
         head = msgpack.Packer().pack_map_header(len(pairs))
         packed.append(pack(str(row)) + head + b"".join(pairs))
     data = b"".join(packed)
@@ -852,13 +859,16 @@ def test_fields_in_any_order_are_found_alike(seed: int) -> None:
         fields = tuple(name for name in schema.names if name != "_id")
         scanned = native.scan_entries(data, 0, 300, len(data) + 1, 0, fields)
         assert scanned.bounds == entries.bounds
-        for mismatch in ("null", "error"):
+        for mismatch in ("error",) if strict else ("null", "error"):
             plan = plan_columns(schema, strict=strict, on_mismatch=mismatch)
             right = outcome(reference.decode, entries, plan)
             for found in (entries, scanned):
                 decoded = outcome(native.decode, found, plan)
-                assert isinstance(decoded, Failed) == isinstance(right, Failed)
-                assert decoded == right
+                if isinstance(right, Failed):  # perhaps of another document
+                    assert isinstance(decoded, Failed)
+                else:
+                    assert decoded == right
             unscanned = codec.UnscannedEntries(data, 300, lambda data, count: entries)
             columns = native.decode_unscanned(unscanned, plan)
-            assert columns is None or columns == right
+            if columns is not None:
+                assert columns == right
