@@ -160,8 +160,12 @@ def test_text_has_about_the_memory_that_it_needs() -> None:
 
 
 def test_memory_that_was_not_needed_is_released() -> None:
-    """The first documents have long texts, and the others have short ones."""
-    documents = [pack_entry(str(n), {"t": "y" * (300 if n < 600 else 20)}) for n in range(ROWS)]
+    """The first documents have long texts where the others have short ones, and the reverse."""
+    sizes = [(300, 20)] * 600 + [(20, 300)] * (ROWS - 600)
+    documents = [
+        pack_entry(str(n), {"t": "y" * first, "u": "z" * second})
+        for n, (first, second) in enumerate(sizes)
+    ]
     data = b"".join(documents)
     entries = codec.scan_entries(data, 0, ROWS, len(data) + 1, 0)
     batch = decode(native, entries, plan_of(entries))
