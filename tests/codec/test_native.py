@@ -635,6 +635,31 @@ def with_odd_keys(rng: random.Random, documents: list[dict[Any, Any]]) -> list[b
     return raw
 
 
+@pytest.mark.parametrize("count", [1, 2, 3, 15, 16, 17, 18, 40, 300])
+def test_documents_of_any_number_of_keys_are_not_measured_with_one_twice(count: int) -> None:
+    """Few keys are compared one by one, many by a set."""
+    names = [f"k{n:03d}" for n in range(count)]
+    pairs = [msgpack.packb(name) + b"\x05" for name in names]
+    head = b"\xde" + count.to_bytes(2, "big")
+
+    def measured(chosen: list[bytes]) -> list[bool]:
+        document = b"\xa1x" + head + b"".join(chosen)
+        found = [module.measure(document, 1) for module in (native, reference)]
+        entries = native.scan_entries(document, 0, 1, 1 << 40, 0)
+        checked = [module.check_entries(entries).is_measurable for module in (native, reference)]
+        return [*(one is not None for one in found), *checked]
+
+    assert measured(pairs) == [True] * 4
+    last = count - 1
+    for first in {0, last // 2, last - 1} - {-1, last}:
+        for twice in ((first, last), (last, first)):
+            chosen = pairs.copy()
+            chosen[twice[0]] = pairs[twice[1]]
+            assert measured(chosen) == [False] * 4
+    for odd in (b"\x05\x05", b"\xc4\x01a\x05", b"\xa1\xff\x05"):
+        assert measured([*pairs[:-1], odd]) == [False] * 4
+
+
 def measured_of(data: bytes, sizes: list[int]) -> MeasuredEntries:
     def found(part: bytes, count: int, fields: tuple[str, ...]) -> Entries:
         entries: Entries = native.scan_entries(part, 0, count, len(part) + 1, 0, fields)
