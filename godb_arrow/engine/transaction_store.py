@@ -99,18 +99,16 @@ class TransactionStore(CollectionStore):
 
     def existed_at_begin(self, ids: Sequence[str]) -> set[str]:
         """Return the ids of documents that existed when the transaction began."""
-        existed: set[str] = set()
-        stored: list[str] = []
-        for key in ids:
-            found = self.overlay.find_frozen(key)
-            if isinstance(found, bool):
-                stored.append(key)
-            elif found is not None:
-                existed.add(key)
-        return existed.union(self.base.rows_of(stored))
+        unsaved, stored = self._unsaved_at_begin(ids)
+        return {*unsaved, *self.base.rows_of(stored)}
 
     def documents_at_begin(self, ids: Sequence[str]) -> dict[str, bytes]:
         """Return the bytes of the documents that existed when the transaction began."""
+        unsaved, stored = self._unsaved_at_begin(ids)
+        return unsaved | {key: raw for key, (_, raw) in self.base.find_all(stored).items()}
+
+    def _unsaved_at_begin(self, ids: Sequence[str]) -> tuple[dict[str, bytes], list[str]]:
+        """Return the documents that were not saved, and the ids that only files may have."""
         documents: dict[str, bytes] = {}
         stored: list[str] = []
         for key in ids:
@@ -119,4 +117,4 @@ class TransactionStore(CollectionStore):
                 stored.append(key)
             elif found is not None:
                 documents[key] = found
-        return documents | {key: raw for key, (_, raw) in self.base.find_all(stored).items()}
+        return documents, stored
