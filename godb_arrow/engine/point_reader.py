@@ -114,11 +114,12 @@ class PointReader:
         with store.lock:
             if not store.is_ready:
                 return None  # a snapshot prepares the collection, or raises
-            base, unsaved, indexes = store.base, store.overlay.freeze(), store.known_indexes
+            base, unsaved = store.base, store.overlay.freeze()
+            store.note_access()
         found = search_memory(query, filter, base, unsaved, indexes, limit, counts=counts)
         if unsaved.changes and unsaved.key_bytes != store.overlay.key_bytes:
             store.recount()
-        if found is not None:  # otherwise the snapshot counts the access
+        if found is None:
             with store.lock:
-                store.note_access()
+                store.accesses -= 1  # The snapshot counts the access.
         return found

@@ -454,6 +454,7 @@ def main() -> None:
         os.environ["PYTHONPATH"] = _with_path(options.peers)
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.folder or Path(temporary)
+        folder.mkdir(parents=True, exist_ok=True)
         made = {shape: make_files(folder, shape, options.rows) for shape in ("flat", "nested")}
         files = Files(folder, options.rows, made)
         results = []
