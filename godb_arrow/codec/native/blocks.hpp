@@ -99,8 +99,7 @@ class Decoder : public ValueDecoder {
                          : std::max(kMaxCells, kMaxCellsPerByte * size);
         measure(root_);
         root_.reserve(count);
-        size_ = size;
-        total_ = count;
+        if (const size_t texts = root_.count_text()) root_.reserve_text(size / texts * 3 / 2);
         names_.clear();
         for (auto& child : root_.children) names_.push_back(child->name);
         if (std::find(names_.begin(), names_.end(), "_id") == names_.end()) names_.push_back("_id");
@@ -125,7 +124,6 @@ class Decoder : public ValueDecoder {
             const size_t known = find_block(documents, i, count);
             if (known && values_of(documents, i, i, known)) {
                 i += known;
-                expect_alike();
                 continue;
             }
             const size_t first = i;
@@ -135,13 +133,6 @@ class Decoder : public ValueDecoder {
             }
         }
         return true;
-    }
-
-    // Reserve memory after the first block, whose documents are mostly like the others.
-    void expect_alike() {
-        if (total_ > root_.length)
-            for (auto& child : root_.children) child->expect(root_.length, total_, size_);
-        total_ = 0;
     }
 
     // Decode a document as a whole.
@@ -445,8 +436,6 @@ class Decoder : public ValueDecoder {
     }
 
     const uint8_t* data_ = nullptr;
-    size_t size_ = 0;   // of all documents
-    size_t total_ = 0;  // number of documents, until memory is reserved for them
     std::vector<std::string> names_;    // of the root's fields, with the id among them
     std::unique_ptr<Repeats> repeats_;  // finds places where none are given
     std::vector<uint32_t> found_;       // these places, of one block

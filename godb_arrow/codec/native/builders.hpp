@@ -54,15 +54,18 @@ struct Column {
         }
     }
 
-    // Reserve memory for `total` rows as large as the first `rows`, but for no more than `most`
-    // bytes in a buffer. Growing step by step would touch all of it again.
-    void expect(size_t rows, size_t total, size_t most) {
-        for (Buffer* const buffer : {&values, &offsets}) {
-            const double expected = double(buffer->size()) * double(total) / double(rows) * 17 / 16;
-            const size_t bytes = expected < double(most) ? size_t(expected) : most;
-            if (bytes > buffer->size()) buffer->reserve(bytes - buffer->size());
-        }
-        for (auto& child : children) child->expect(rows, total, most);
+    bool is_text() const {
+        return core == Core::String || core == Core::Binary || core == Core::Json;
+    }
+    size_t count_text() const {
+        size_t count = is_text();
+        for (auto& child : children) count += child->count_text();
+        return count;
+    }
+    // Untouched memory costs nothing, while growing step by step touches all of it again.
+    void reserve_text(size_t bytes) {
+        if (is_text()) values.reserve_about(bytes);
+        for (auto& child : children) child->reserve_text(bytes);
     }
 
     void mark_valid() {

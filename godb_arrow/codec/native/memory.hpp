@@ -68,6 +68,20 @@ class BlockPool {
         return found;
     }
 
+    // The oldest block of up to twice a number of bytes, and of a 64th or more; null if there is none.
+    Block take_about(size_t most) noexcept {
+        const Lock lock(mutex_, std::try_to_lock);
+        if (!lock) return {};
+        for (size_t i = 0; i < blocks_.size(); ++i) {
+            const Block found = blocks_[i];
+            if (found.capacity / 2 > most || found.capacity < most / 64) continue;
+            blocks_.erase(blocks_.begin() + ptrdiff_t(i));
+            bytes_ -= found.capacity;
+            return found;
+        }
+        return {};
+    }
+
     // Free memory from malloc, or keep it.
     void give(uint8_t* data, size_t capacity) noexcept {
         if (capacity < kMinBytes || capacity > kMaxBytes || !keep({data, capacity})) std::free(data);
@@ -135,6 +149,16 @@ class Buffer {
 
     void reserve(size_t more) {
         if (size_ + more > capacity_) grow(size_ + more);
+    }
+    // Reserve memory for an unknown number of bytes, which is at most about `most`: a freed block,
+    // which had mostly what comes now, or all of them.
+    void reserve_about(size_t most) {
+        if (data_ == nullptr) {
+            const BlockPool::Block block = BlockPool::shared().take_about(most);
+            data_ = block.data;
+            capacity_ = block.capacity;
+        }
+        if (data_ == nullptr) reserve(most);
     }
     // Room for `count` bytes at the end, which count as used.
     uint8_t* extend(size_t count) {
